@@ -1,0 +1,9 @@
+"""The two ways in which Treeline stops: the user's mistake (exit code 2) and a failure (exit code 1)."""
+
+
+class InputError(Exception):
+    """A mistake of the user's: one line that says what, where, and what to do. Exit code 2."""
+
+
+class DatasetError(Exception):
+    """Stored data is not what its manifest says (a corrupt shard, say): never a wrong sample. Exit code 1."""

@@ -1,0 +1,68 @@
+"""Opens rasters (GeoTIFF and whatever GDAL reads) from any storage, and tells what their bands are."""
+
+from typing import Any
+
+import rasterio
+from rasterio.errors import RasterioIOError
+
+from shards.errors import InputError
+from shards.storage import gdal_path
+
+KNOWN_BANDS = {
+    4: ("blue", "green", "red", "nir"),
+    8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
+}
+"""Bands of WorldView-2/3 images by their number, for rasters that do not name them."""
+
+
+def open_raster(url: str) -> Any:
+    """The raster at `url`, open for reading; the caller closes it.
+
+    Raises:
+        InputError: it is no raster, is not there, or has no CRS.
+    """
+    try:
+        raster = rasterio.open(gdal_path(url))
+    except RasterioIOError as error:
+        raise InputError(f"{url}: cannot be read as a raster ({_one_line(error)})") from error
+    if raster.crs is None:
+        raster.close()
+        raise InputError(f"{url}: has no CRS, so its place is unknown; assign one (gdal_edit.py -a_srs ...)")
+    return raster
+
+
+def read_window(raster: Any, **options: Any) -> Any:
+    """`raster.read(**options)`.
+
+    Raises:
+        InputError: its file ends early or is damaged.
+    """
+    try:
+        return raster.read(**options)
+    except RasterioIOError as error:
+        window = options.get("window")
+        where = f" at row {window.row_off}, column {window.col_off}" if window else ""
+        raise InputError(f"{raster.name}: cannot be read{where} ({_one_line(error)})") from error
+
+
+def band_names(raster: Any, given: tuple[str, ...], expected: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """A name for each band: `given`, or their descriptions, or `expected`, or WorldView's by their number.
+
+    Raises:
+        InputError: their number fits none of these.
+    """
+    if all(raster.descriptions):
+        described: tuple[str, ...] = tuple(raster.descriptions)
+    else:
+        described = ()
+    for names in (given, described, expected, KNOWN_BANDS.get(raster.count, ())):
+        if len(names) == raster.count:
+            return names
+        if names is given and given:
+            break
+    wanted = f" where {len(given or expected)} are asked for ({' '.join(given or expected)})" * bool(given or expected)
+    raise InputError(f"{raster.name}: has {raster.count} bands{wanted}; name them with --bands")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split())

@@ -1,0 +1,96 @@
+"""What one chip holds: bands, types, nodata, sizes; and the chip itself."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+
+EXACT_DTYPES = ("uint8", "int16", "uint16")
+"""Stored pixel types whose values can all be counted, so that statistics are exact."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The shape and meaning of every chip of a dataset."""
+
+    bands: tuple[str, ...]
+    """Band names in stored order."""
+    dtype: str = "int16"
+    """Stored type of the image's pixels."""
+    nodata: int | None = -9999
+    """Stored value that means "no measurement", if any."""
+    chip_size: int = 64
+    """Pixels along each side."""
+    pixel_size: float = 2.0
+    """Size of a pixel in units of the chips' CRS (metres unless that is geographic)."""
+    label: str = "height"
+    """What was measured: one float32 band with the image's footprint."""
+    label_unit: str = "m"
+    """Unit of the label."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in EXACT_DTYPES:
+            raise InputError(f"pixel type {self.dtype}: images must be one of {', '.join(EXACT_DTYPES)}")
+        if len(set(self.bands)) != len(self.bands) or not self.bands:
+            raise InputError(f"band names {' '.join(self.bands)!r}: give each band a name of its own")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(bands, rows, columns)."""
+        return len(self.bands), self.chip_size, self.chip_size
+
+    @property
+    def label_shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.chip_size, self.chip_size
+
+    def band_positions(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Where the bands called `names` are stored.
+
+        Raises:
+            InputError: there is no such band.
+        """
+        missing = [name for name in names if name not in self.bands]
+        if missing:
+            raise InputError(f"no band {' or '.join(missing)}: there are {' '.join(self.bands)}")
+        return tuple(self.bands.index(name) for name in names)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**asdict(self), "bands": list(self.bands)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Schema":
+        """The inverse of `to_json`."""
+        return cls(**{**values, "bands": tuple(values["bands"])})
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One sample: image (bands, rows, columns) as stored, height (rows, columns) float32 metres, its origin."""
+
+    key: str
+    image_CHW: NDArray[Any]
+    height_HW: NDArray[np.float32]
+    source: str | None = None
+    """Where the height comes from, e.g. AK_IFSAR."""
+    sensor: str | None = None
+    """e.g. WV02."""
+    acquired: str | None = None
+    """Day of the image, YYYY-MM-DD."""
+    scene: str | None = None
+    """The image that the chip was cut from."""
+    x: float | None = None
+    """Easting (or longitude) of the chip's centre in `crs`."""
+    y: float | None = None
+    """Northing (or latitude) of the chip's centre in `crs`."""
+    crs: str | None = None
+    """e.g. EPSG:3338."""
+
+    def origin(self) -> dict[str, Any]:
+        """All but the pixels, as plain values."""
+        names = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs")
+        return {name: getattr(self, name) for name in names}

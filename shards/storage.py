@@ -1,0 +1,177 @@
+"""URLs, local or remote: the only module that knows about the cloud (GDAL's own configuration aside).
+
+Every object appears whole under its final name or not at all. Credentials, region and endpoint come from
+the standard environment and profile of each store (for S3: AWS_*), never from Treeline's configuration.
+
+    publish("s3://bucket/set/dataset.json", data)
+    with staged("maps/scene.tif") as path: ...     # a local path; moved or uploaded when the block ends well
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from shards.errors import InputError
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with `parts` below it."""
+    return "/".join([url.rstrip("/") or "/", *parts])
+
+
+def name_of(url: str) -> str:
+    """The last part of `url`: the file's name."""
+    return url.rstrip("/").rsplit("/", 1)[-1]
+
+
+def stem_of(url: str) -> str:
+    """The file's name without its last ending."""
+    return name_of(url).rsplit(".", 1)[0]
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` names a place on this machine's file systems."""
+    return urlsplit(url).scheme in ("", "file")
+
+
+def local_path(url: str) -> Path:
+    """The path that a local `url` names."""
+    return Path(urlsplit(url).path if url.startswith("file:") else url)
+
+
+def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{url}: not a URL that can be used here ({error}); give a path or s3://...") from error
+
+
+def exists(url: str) -> bool:
+    """Whether an object or folder is at `url`."""
+    filesystem, path = _filesystem(url)
+    return bool(filesystem.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole object at `url`.
+
+    Raises:
+        InputError: nothing readable is there.
+    """
+    filesystem, path = _filesystem(url)
+    try:
+        return bytes(filesystem.cat_file(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: no such file") from error
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
+
+
+def list_files(url: str, suffix: str) -> list[str]:
+    """The names (not paths) of the files directly in folder `url` that end in `suffix`, sorted.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    filesystem, path = _filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entry.name for entry in entries if entry.name.endswith(suffix))
+        except OSError as error:
+            raise InputError(f"{url}: no such folder ({error.strerror})") from error
+    try:
+        names = [name_of(item["name"]) for item in filesystem.ls(path, detail=True) if item["type"] == "file"]
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: no such folder") from error
+    return sorted(name for name in names if name.endswith(suffix))
+
+
+def expand(pattern: str) -> list[str]:
+    """The URLs that match a glob `pattern`, sorted; a pattern without wildcards is itself, if it exists.
+
+    Raises:
+        InputError: nothing matches.
+    """
+    filesystem, path = _filesystem(pattern)
+    if isinstance(filesystem, LocalFileSystem) and Path(pattern).is_file():
+        return [pattern]
+    found = sorted(filesystem.glob(path))
+    if not found:
+        raise InputError(f"{pattern}: no file matches")
+    return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
+
+
+def gdal_path(url: str) -> str:
+    """What GDAL calls `url`: a path, or /vsis3/... for s3://..."""
+    if is_local(url):
+        return str(local_path(url))
+    parts = urlsplit(url)
+    if parts.scheme != "s3":
+        raise InputError(f"{url}: rasters are read from local paths and s3:// only")
+    return f"/vsis3/{parts.netloc}{parts.path}"
+
+
+def check_writable(folder: str) -> None:
+    """Refuse `folder` as an output before any work is done; leaves nothing behind.
+
+    Raises:
+        InputError: it cannot be created or written.
+    """
+    if not is_local(folder):
+        _filesystem(folder)
+        return
+    path = local_path(folder).absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    try:
+        descriptor, probe = tempfile.mkstemp(dir=existing, prefix=".treeline-")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}: {existing}); choose another output"
+        ) from error
+    os.close(descriptor)
+    os.unlink(probe)
+
+
+@contextmanager
+def staged(url: str) -> Iterator[Path]:
+    """A local path to write; its file appears at `url`, whole, when the block ends without an error."""
+    filesystem, target = _filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        folder = Path(target).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        # The ending is kept because raster drivers and parquet writers look at it.
+        temporary = folder / f".{os.getpid()}-{Path(target).name}"
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        return
+    with tempfile.TemporaryDirectory(prefix="treeline-") as scratch:
+        temporary = Path(scratch) / name_of(url)
+        yield temporary
+        filesystem.put_file(str(temporary), target)
+
+
+def publish(url: str, data: bytes | bytearray | memoryview) -> None:
+    """Write `data` as the object at `url`, atomically."""
+    with staged(url) as path:
+        path.write_bytes(data)
+
+
+def remove_folder(url: str) -> None:
+    """Remove what a failed run of ours wrote below `url`; nothing if it is not there."""
+    filesystem, path = _filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        shutil.rmtree(path, ignore_errors=True)
+    elif filesystem.exists(path):
+        filesystem.rm(path, recursive=True)

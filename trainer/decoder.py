@@ -1,0 +1,110 @@
+"""The `residual` decoder: patch tokens -> heights, four doublings with residual blocks and channel attention.
+
+Module names are those of the decoder that users have trained so far, so its weights load as they are:
+
+    0, 2, 4, 6   doubling: transposed convolution 4x4, norm, LeakyReLU 0.1, Dropout2d
+    1, 3, 5, 7   two residual blocks; with channel attention in 5 and 7
+    8            head: three convolutions 3x3 and one 1x1 to metres
+"""
+
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+
+NOTEBOOK_WIDTHS = (512, 256, 128, 64)
+SLOPE = 0.1
+REDUCTION = 16
+"""Channel attention squeezes to width / 16."""
+DOUBLINGS = 4
+"""2^4 = 16: from one token a patch back to one height a pixel."""
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    """Group norm makes a chip's result independent of the batch that it is in."""
+    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
+
+
+class ChannelAttention(nn.Module):
+    """Scales each channel by a weight (0..1) computed from the channels' means (squeeze and excitation)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        narrow = max(1, width // REDUCTION)
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, narrow, 1), nn.ReLU(), nn.Conv2d(narrow, width, 1), nn.Sigmoid()
+        )
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        weighted: Tensor = features_BCHW * self.attention(features_BCHW)
+        return weighted
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions 3x3, optionally channel attention, added to the input."""
+
+    def __init__(self, width: int, norm: str, dropout: float, attention: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
+        self.attention = ChannelAttention(width) if attention else nn.Identity()
+        self.activation, self.dropout = nn.LeakyReLU(SLOPE), nn.Dropout2d(dropout)
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        inner = self.dropout(self.activation(self.bn1(self.conv1(features_BCHW))))
+        inner = self.attention(self.bn2(self.conv2(inner)))
+        result: Tensor = self.activation(features_BCHW + inner)
+        return result
+
+
+def _doubling(width_in: int, width: int, norm: str, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(width_in, width, 4, stride=2, padding=1),
+        _norm(norm, width),
+        nn.LeakyReLU(SLOPE),
+        nn.Dropout2d(dropout),
+    )
+
+
+def _head(width: int, norm: str, dropout: float) -> nn.Sequential:
+    wide, narrow = 2 * width, max(1, width // 2)
+    return nn.Sequential(
+        nn.Conv2d(width, wide, 3, padding=1),
+        _norm(norm, wide),
+        nn.LeakyReLU(SLOPE),
+        nn.Dropout2d(dropout),
+        ChannelAttention(wide),
+        nn.Conv2d(wide, width, 3, padding=1),
+        _norm(norm, width),
+        nn.LeakyReLU(SLOPE),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(width, narrow, 3, padding=1),
+        _norm(norm, narrow),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(narrow, 1, 1),
+    )
+
+
+class ResidualDecoder(nn.Sequential):
+    """features_BDHW, one vector a patch of 16 -> heights (B, 1, 16 H, 16 W) in metres, unclamped."""
+
+    def __init__(self, token_width: int, widths: tuple[int, ...], norm: str, dropout: float) -> None:
+        stages: list[nn.Module] = []
+        for stage, width in enumerate(widths):
+            attention = stage >= DOUBLINGS - 2
+            blocks = (ResidualBlock(width, norm, dropout, attention) for _ in range(2))
+            stages += (_doubling(token_width, width, norm, dropout), nn.Sequential(*blocks))
+            token_width = width
+        super().__init__(*stages, _head(widths[-1], norm, dropout))
+
+    def start_at(self, height_m: float) -> None:
+        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
+        head = self[-1]
+        assert isinstance(head, nn.Sequential)
+        output = head[-1]
+        assert isinstance(output, nn.Conv2d) and output.bias is not None
+        nn.init.normal_(output.weight, 0.0, 0.02)
+        with torch.no_grad():
+            output.bias.fill_(height_m)

@@ -1,0 +1,47 @@
+"""The regressor's first layer: raw stored pixels -> what the backbone reads.
+
+Band choice, clamp, scaling and z-score happen here and nowhere else, with the statistics that travel in
+the checkpoint: training, evaluation and prediction cannot normalise differently.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from shards.schema import Schema
+from shards.statistics import Statistics
+
+
+class Normalise(nn.Module):
+    """image_BCHW in stored type -> pixels_BCHW float32 of the chosen bands, and where they are valid.
+
+    x -> (clip(x / clamp_max, 0, 1) - clamped_mean) / clamped_std; a pixel without a measurement -> 0, the
+    mean. Constants: `shards.statistics.BandSummary`.
+    """
+
+    clamp_max_C: Tensor
+    mean_C: Tensor
+    std_C: Tensor
+
+    def __init__(self, schema: Schema, bands: tuple[str, ...], statistics: Statistics) -> None:
+        super().__init__()
+        self.positions = schema.band_positions(bands)
+        self.nodata = schema.nodata
+        chosen = [statistics.bands[band] for band in bands]
+        for name, values in (
+            ("clamp_max_C", [band.clamp_max for band in chosen]),
+            ("mean_C", [band.clamped_mean for band in chosen]),
+            # A constant band becomes all zeros instead of NaN.
+            ("std_C", [band.clamped_std or 1.0 for band in chosen]),
+        ):
+            # Not in the weights: the statistics file is their one home.
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(pixels_BCHW, valid_BHW): valid where no chosen band is nodata or NaN."""
+        chosen_BCHW = image_BCHW[:, self.positions].float()
+        missing_BCHW = chosen_BCHW.isnan()
+        if self.nodata is not None:
+            missing_BCHW |= chosen_BCHW == self.nodata
+        scaled_BCHW = (chosen_BCHW / self.clamp_max_C[:, None, None]).clamp(0, 1)
+        pixels_BCHW = (scaled_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
+        return pixels_BCHW.masked_fill(missing_BCHW, 0.0), ~missing_BCHW.any(1)
