@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.transform import from_origin
 
 FloatHW = npt.NDArray[np.floating[Any]]
 FloatCHW = npt.NDArray[np.floating[Any]]
@@ -36,7 +35,7 @@ COVERS = ("spruce", "shrub", "tundra", "wet")
 REFLECTANCE_KC = np.array(
     [[330, 520, 400, 2350], [350, 640, 450, 3000], [560, 800, 820, 2500], [300, 460, 390, 1650]], np.float32
 )
-# How far a cover's colour wanders (standard deviation of the logarithm): in brightness, and from lush to bare.
+# How far a cover's colour wanders, standard deviation of its logarithm: in brightness, from lush to bare.
 BRIGHTNESS_STD_K = np.array([0.12, 0.12, 0.14, 0.16], np.float32)
 BARENESS_STD_KC = np.array(
     [[0.05, 0.0, 0.10, -0.10], [0.08, 0.0, 0.15, -0.15], [0.20, 0.15, 0.24, -0.10], [0.1, 0.1, 0.2, -0.25]],
@@ -55,7 +54,7 @@ class Sun(NamedTuple):
 
 
 class Plants(NamedTuple):
-    """N plants in metres: distance of the stem from the north (row) and west (col) edge, height, crown radius."""
+    """N plants, all in metres: stem from the north (row) and west (col) edge, height, crown radius."""
 
     row_m: FloatN
     col_m: FloatN
@@ -110,8 +109,8 @@ def plant_spruce(altitude_HW: FloatHW, rng: np.random.Generator) -> Plants:
     stand_HW = 6.8 * np.exp(0.38 * fractal_noise(shape_HW, 1.4, rng) - 0.12 * altitude_HW)
     height_m = stand_HW.ravel()[cell] * np.exp(rng.normal(0.0, 0.32, cell.size))
     height_m = np.clip(height_m, 1.5, 24.0).astype(np.float32)
-    slenderness = np.clip(rng.normal(0.175, 0.02, cell.size), 0.12, 0.24).astype(np.float32)
-    return Plants(row_m, col_m, height_m, height_m * slenderness)
+    crown_ratio = np.clip(rng.normal(0.175, 0.02, cell.size), 0.12, 0.24).astype(np.float32)
+    return Plants(row_m, col_m, height_m, height_m * crown_ratio)
 
 
 def plant_shrubs(altitude_HW: FloatHW, rng: np.random.Generator) -> Plants:
@@ -126,7 +125,7 @@ def plant_shrubs(altitude_HW: FloatHW, rng: np.random.Generator) -> Plants:
 
 
 def cone(distance: FloatN) -> FloatN:
-    """Share of a spruce's height at a distance in crown radii; the lowest branches hang at a quarter of it."""
+    """Share of a spruce's height at a distance in crown radii; the lowest branches are at a quarter of it."""
     return np.float32(1) - np.float32(0.75) * distance
 
 
@@ -136,13 +135,13 @@ def dome(distance: FloatN) -> FloatN:
 
 
 def stamp_crowns(shape_HW: tuple[int, int], plants: Plants, profile: Callable[[FloatN], FloatN]) -> FloatHW:
-    """Top of the crowns (H, W) in metres above the ground, 0 between them, on a periodic grid of 1 m cells."""
+    """Top of the crowns (H, W) in metres above ground, 0 between them, on a periodic grid of 1 m cells."""
     num_rows, num_cols = shape_HW
     canopy_m_HW = np.zeros(shape_HW, np.float32)
     canopy_flat = canopy_m_HW.reshape(-1)
     # A stem nearer to a cell's centre than half its diagonal always marks that cell, however thin its crown.
     reach_m = np.maximum(plants.radius_m, np.float32(0.71))
-    # One group for each reach in whole cells, then one pass per offset: memory stays that of a list of plants.
+    # One group for each reach in whole cells, one pass per offset: memory stays that of a list of plants.
     reach_cells = np.ceil(reach_m).astype(np.int64)
     for reach in np.unique(reach_cells):
         group = reach_cells == reach
@@ -177,7 +176,7 @@ def shadow_depth(canopy_m_HW: FloatHW, ground_m_HW: FloatHW, sun: Sun, cell_m: f
 
 
 def hill_shade(surface_m_HW: FloatHW, sun: Sun, cell_m: float) -> FloatHW:
-    """Direct sunlight (H, W) that a matt surface receives, relative to flat ground: 1 there, 0 turned away."""
+    """Direct sunlight (H, W) on a matt surface, relative to flat ground: 1 there, 0 where turned away."""
     slope_south = (np.roll(surface_m_HW, -1, 0) - np.roll(surface_m_HW, 1, 0)) / np.float32(2 * cell_m)
     slope_east = (np.roll(surface_m_HW, -1, 1) - np.roll(surface_m_HW, 1, 1)) / np.float32(2 * cell_m)
     azimuth, tan_elevation = np.radians(sun.azimuth_deg), np.tan(np.radians(sun.elevation_deg))
@@ -187,7 +186,8 @@ def hill_shade(surface_m_HW: FloatHW, sun: Sun, cell_m: float) -> FloatHW:
 
 
 def reflectance(cover_KHW: FloatCHW, sunlit_KHW: FloatCHW, rng: np.random.Generator) -> FloatCHW:
-    """What the sensor sees: (4, H, W) reflectance x 10,000 from each cover's share and sunlit share of a pixel.
+    """What the sensor sees: (4, H, W) reflectance x 10,000, from the covers' shares of a pixel (4, H, W) and
+    how much direct sun each of them receives there.
 
     The colours wander smoothly over the scene and from scene to scene, and know nothing of height.
     """
@@ -207,10 +207,10 @@ def reflectance(cover_KHW: FloatCHW, sunlit_KHW: FloatCHW, rng: np.random.Genera
 
 
 def cloud_cover(shape_HW: tuple[int, int], rng: np.random.Generator) -> FloatHW:
-    """Opacity (H, W) in 0..1 of one small ragged cloud in the middle half of the scene, a few % of its area."""
+    """Opacity (H, W) in 0..1 of one small ragged cloud near the scene's middle, a few % of its area."""
     radius = 0.09 * min(shape_HW)
     distance_HW = _distance_from(rng.uniform(0.3, 0.7, 2), shape_HW) / np.float32(radius)
-    return np.clip(1.3 - distance_HW + 0.35 * fractal_noise(shape_HW, 1.5, rng), 0, 1) ** 2
+    return np.clip(1.4 - distance_HW + 0.2 * fractal_noise(shape_HW, 1.3, rng), 0, 1) ** 2
 
 
 def missing(shape_HW: tuple[int, int], rng: np.random.Generator) -> BoolHW:
@@ -218,7 +218,8 @@ def missing(shape_HW: tuple[int, int], rng: np.random.Generator) -> BoolHW:
     ragged_HW = 0.25 * fractal_noise(shape_HW, 1.5, rng)
     missing_HW = np.zeros(shape_HW, np.bool_)
     for _ in range(3):
-        radius = rng.uniform(0.007, 0.018) * min(shape_HW)
+        # 1.5 pixels shrunk by half, the most the rag can, still hold one pixel's centre.
+        radius = max(1.5, rng.uniform(0.007, 0.018) * min(shape_HW))
         distance_HW = _distance_from(rng.uniform(0.05, 0.95, 2), shape_HW)
         missing_HW |= distance_HW < radius * np.maximum(1 + ragged_HW, 0.5)
     width, lean, has_edge = rng.uniform(0.01, 0.06), rng.uniform(0.02, 0.08), rng.random() < 0.5
@@ -229,7 +230,7 @@ def missing(shape_HW: tuple[int, int], rng: np.random.Generator) -> BoolHW:
 
 
 def make_landscape(seed: int, scene_number: int = 0, shape_px: tuple[int, int] = (512, 512)) -> Landscape:
-    """Image (4, H, W) and heights (H, W) of one scene with pixels of 2 m; the same arguments, the same arrays."""
+    """Image (4, H, W) and heights (H, W) of one scene of 2 m pixels; same arguments, same arrays."""
     if min(shape_px) < 64:
         raise ValueError(f"scene of {shape_px[0]} x {shape_px[1]} pixels: each side needs at least 64 pixels")
     rng = np.random.default_rng([seed, scene_number])
@@ -302,7 +303,7 @@ def _write_geotiff(
             width=num_cols,
             dtype=array_CHW.dtype,
             crs=CRS,
-            transform=from_origin(*corner_xy_m, PIXEL_M, PIXEL_M),
+            transform=rasterio.Affine(PIXEL_M, 0, corner_xy_m[0], 0, -PIXEL_M, corner_xy_m[1]),
             nodata=NODATA,
             tiled=True,
             compress="deflate",
@@ -334,8 +335,9 @@ def _scatter(density_HW: FloatHW, rng: np.random.Generator) -> tuple[FloatN, Flo
 
 def _distance_from(centre: npt.NDArray[np.float64], shape_HW: tuple[int, int]) -> FloatHW:
     """Distance (H, W) in pixels from a point given as shares of the two sides."""
-    row, col = np.ogrid[: shape_HW[0], : shape_HW[1]]
-    return np.hypot(row - centre[0] * shape_HW[0], col - centre[1] * shape_HW[1]).astype(np.float32)
+    row, col = np.arange(shape_HW[0])[:, None], np.arange(shape_HW[1])[None, :]
+    distance_HW: FloatHW = np.hypot(row - centre[0] * shape_HW[0], col - centre[1] * shape_HW[1])
+    return distance_HW.astype(np.float32)
 
 
 def _quads(cells_HW: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -344,4 +346,4 @@ def _quads(cells_HW: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _sigmoid(x_HW: FloatHW) -> FloatHW:
-    return np.reciprocal(1 + np.exp(-x_HW))
+    return 1 / (1 + np.exp(-x_HW))

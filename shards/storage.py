@@ -168,6 +168,13 @@ def publish(url: str, data: bytes | bytearray | memoryview) -> None:
         path.write_bytes(data)
 
 
+def publish_folder(url: str, folder: str) -> None:
+    """Write the files below the local `folder` below `url`."""
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            publish(join(url, path.relative_to(folder).as_posix()), path.read_bytes())
+
+
 def remove_folder(url: str) -> None:
     """Remove what a failed run of ours wrote below `url`; nothing if it is not there."""
     filesystem, path = _filesystem(url)

@@ -1,0 +1,92 @@
+"""A checkpoint: a folder from which the regressor can be built again, anywhere. Nothing is unpickled.
+
+    config.json          what it is made of, what its images are like, what it was trained on; written last
+    model.safetensors    weights
+    statistics.json      of the training chips; the normalisation
+    metrics.json         scores so far, and the baselines
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from shards.errors import InputError
+from shards.manifest import read_json, write_json
+from shards.schema import Schema
+from shards.statistics import Statistics
+from shards.storage import exists, join, publish, read_bytes
+from trainer.backbone import build_backbone
+from trainer.baselines import Baselines
+from trainer.model import DecoderConfig, Regressor
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+STATISTICS = "statistics.json"
+METRICS = "metrics.json"
+FORMAT = "treeline-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A regressor and what is known of it."""
+
+    regressor: Regressor
+    trained_on: dict[str, Any]
+    """The dataset's URL and fingerprint, the code's version."""
+    metrics: dict[str, Any]
+    """Of the epoch that it was written after."""
+    baselines: Baselines
+
+    def save(self, url: str) -> None:
+        """Write the folder at `url`."""
+        model = self.regressor
+        publish(join(url, WEIGHTS), save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        write_json(join(url, STATISTICS), model.statistics.to_json())
+        write_json(join(url, METRICS), {**self.metrics, "baselines": self.baselines.to_json()})
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "schema": model.schema.to_json(),
+            "bands": list(model.bands),
+            "backbone": model.backbone.config.to_diff_dict(),
+            "decoder": model.decoder_config.to_json(),
+            "trained_on": self.trained_on,
+        }
+        write_json(join(url, CONFIG), config)
+
+
+def checkpoint_url(url: str) -> str:
+    """`url` itself if it is a checkpoint, or the best checkpoint of the training run at `url`."""
+    return join(url, "best") if exists(join(url, "best", CONFIG)) else url
+
+
+def load_checkpoint(url: str) -> Checkpoint:
+    """The checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
+
+    Raises:
+        InputError: there is none, or it is incomplete.
+    """
+    url = checkpoint_url(url)
+    for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
+        if not exists(join(url, name)):
+            raise InputError(f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote")
+    config = read_json(join(url, CONFIG))
+    if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
+        raise InputError(f"{url}: checkpoint format {config.get('format')} is not {FORMAT} {VERSION}")
+    metrics = read_json(join(url, METRICS))
+    regressor = Regressor(
+        Schema.from_json(config["schema"]),
+        tuple(config["bands"]),
+        Statistics.from_json(read_json(join(url, STATISTICS))),
+        build_backbone(config["backbone"]),
+        DecoderConfig.from_json(config["decoder"]),
+    )
+    try:
+        regressor.load_state_dict(load(read_bytes(join(url, WEIGHTS))))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{join(url, WEIGHTS)}: not this regressor's weights ({reason})") from error
+    return Checkpoint(regressor.eval(), config["trained_on"], metrics, Baselines.from_json(metrics.pop("baselines")))

@@ -1,0 +1,36 @@
+"""The processes that train together; one of them, or none, is all that most code needs to know."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world_size`; the process group is open where there are several."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+    """Where this process computes."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of every rank's `values`, on every rank."""
+        if self.world_size == 1:
+            return values
+        # NCCL sums what is on the GPU only.
+        total = values.to(self.device, copy=True)
+        torch.distributed.all_reduce(total)
+        return total.to(values.device)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """`module` with gradients averaged over ranks in its backward pass."""
+        return DistributedDataParallel(module) if self.world_size > 1 else module

@@ -1,0 +1,143 @@
+"""`treeline train`: what one rank does, from the dataset's URL to checkpoints. No Ray here.
+
+Below <out>:
+
+    config.yaml          the resolved options; can be fed back with --config
+    best/ last/          checkpoints
+    metrics.jsonl        one line an epoch
+    tensorboard/         the same numbers, for TensorBoard
+"""
+
+import json
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+import shards
+from shards.errors import InputError
+from shards.order import subset
+from shards.progress import Advance, progress
+from shards.reader import Dataset, open_dataset
+from shards.storage import check_writable, exists, is_local, join, local_path, publish, publish_folder
+from trainer.backbone import new_backbone
+from trainer.baselines import Baselines, fit_baselines
+from trainer.checkpoint import Checkpoint
+from trainer.config import TrainConfig
+from trainer.loop import Learning, fit
+from trainer.model import DecoderConfig, Regressor
+from trainer.ranks import Ranks
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+_BASELINE_BATCH = 256
+
+
+def check(config: TrainConfig) -> Dataset:
+    """Find the user's mistakes before any process is started or anything is written.
+
+    Raises:
+        InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
+    """
+    dataset = open_dataset(config.data)
+    dataset.schema.band_positions(config.bands)
+    if not dataset.manifest.samples("train"):
+        raise InputError(f"{config.data}: no chip is in the training split; ingest with a lower --val-share")
+    if exists(join(config.out, CONFIG)):
+        raise InputError(f"{config.out}: already holds a training run; choose another --out or delete it first")
+    check_writable(config.out)
+    return dataset
+
+
+def train(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
+    """Train as one of `ranks`; the first one writes. Returns the record of the best epoch."""
+    dataset = open_dataset(config.data)
+    torch.manual_seed(config.seed)
+    regressor = new_regressor(dataset, config).to(ranks.device)
+    chips = {split: dataset.chips(split) for split in ("train", "val")}
+    chips["train"] = chips["train"][subset(chips["train"].size, config.limit)]
+    learning = Learning(dataset, chips["train"], chips["val"], ranks)
+    with ExitStack() as stack:
+        run: Run | None = None
+        advance: Advance = _silent
+        if ranks.is_first:
+            sample = chips["train"][subset(chips["train"].size, config.baseline_chips)]
+            baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH))
+            run = stack.enter_context(Run(config, dataset, regressor, baselines))
+            total = config.epochs * chips["train"].size
+            advance = stack.enter_context(progress("train", total, "chips"))
+        best: dict[str, Any] = {}
+
+        def on_epoch(record: dict[str, Any], is_best: bool) -> None:
+            if is_best:
+                best.clear()
+                best.update(record)
+            if run:
+                run.record(record, is_best)
+
+        fit(regressor, learning, config, advance, on_epoch)
+    return best
+
+
+def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:
+    """The untrained regressor that `config` asks for, ready for the dataset's images."""
+    backbone = new_backbone(config.backbone, config.bands, config.new_band_from)
+    backbone.requires_grad_(config.train_backbone)
+    # The mask token is for pre-training; a parameter without a gradient would stall the ranks' averaging.
+    backbone.embeddings.mask_token.requires_grad_(False)
+    decoder = DecoderConfig(config.decoder_widths, config.norm, config.dropout)
+    return Regressor(dataset.schema, config.bands, dataset.statistics, backbone, decoder)
+
+
+class Run:
+    """What a training run leaves behind, written as it goes."""
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, regressor: Regressor, baselines: Baselines) -> None:
+        self._out, self._regressor, self._baselines = config.out, regressor, baselines
+        self._trained_on = {
+            "data": dataset.url,
+            "fingerprint": dataset.manifest.fingerprint,
+            "treeline": shards.__version__,
+        }
+        self._records: list[dict[str, Any]] = []
+        publish(join(config.out, CONFIG), config_yaml(config).encode())
+
+    def __enter__(self) -> "Run":
+        # TensorBoard appends to its log, which object stores cannot: elsewhere it is sent when done.
+        self._scratch = None if is_local(self._out) else tempfile.TemporaryDirectory(prefix="treeline-")
+        self._log_folder = self._scratch.name if self._scratch else str(local_path(join(self._out, TENSORBOARD)))
+        self._log = SummaryWriter(self._log_folder)  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._log.close()  # type: ignore[no-untyped-call]
+        if self._scratch:
+            publish_folder(join(self._out, TENSORBOARD), self._log_folder)
+            self._scratch.cleanup()
+
+    def record(self, record: dict[str, Any], is_best: bool) -> None:
+        """Write an epoch's numbers and checkpoints."""
+        self._records.append(record)
+        lines = "".join(json.dumps(line) + "\n" for line in self._records)
+        publish(join(self._out, METRICS), lines.encode())
+        for name, value in record.items():
+            if name != "epoch" and value is not None:
+                self._log.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
+        checkpoint = Checkpoint(self._regressor, self._trained_on, record, self._baselines)
+        for name in ("best", "last") if is_best else ("last",):
+            checkpoint.save(join(self._out, name))
+
+
+def config_yaml(config: TrainConfig) -> str:
+    """The resolved options as YAML, to be fed back with --config."""
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items() if k != "config"}
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def _silent(count: int, note: str = "") -> None:
+    """The other ranks show no progress."""
