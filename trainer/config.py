@@ -31,7 +31,7 @@ class TrainConfig:
     """Whether the backbone learns; otherwise it is frozen."""
     new_band_from: Literal["red", "green", "blue"] = "red"
     """The pretrained band whose patch weights start a band that the backbone does not know."""
-    decoder_widths: tuple[int, ...] = (64, 48, 32, 16)
+    decoder_widths: tuple[int, ...] = (64, 32, 16, 8)
     """Channels of the decoder after each of its four doublings."""
     norm: Literal["batch", "group"] = "group"
     """The decoder's normalisation; with "group" a chip's height does not depend on its batch."""
@@ -41,7 +41,7 @@ class TrainConfig:
     """Train on the eight flips and quarter turns of chips."""
     underestimate_factor: float = 1.0
     """How many times more a too low height costs than a too high one; 1: plain squared error."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     """AdamW's, at its highest."""
     weight_decay: float = 1e-2
     """AdamW's."""

@@ -23,7 +23,7 @@ from trainer.normalise import Normalise
 class DecoderConfig:
     """The decoder's shape."""
 
-    widths: tuple[int, ...] = (64, 48, 32, 16)
+    widths: tuple[int, ...] = (64, 32, 16, 8)
     """Channels after each of the four doublings."""
     norm: str = "group"
     """"batch" or "group"."""
@@ -70,6 +70,8 @@ class Regressor(nn.Module):
         self.normalise = Normalise(schema, bands, statistics)
         self.backbone = backbone
         self.decoder = ResidualDecoder(backbone.config.hidden_size, decoder.widths, decoder.norm, decoder.dropout)
+        # Narrow convolutions are up to twice as fast with the channels of a pixel side by side.
+        self.decoder.to(memory_format=torch.channels_last)
         self.decoder.start_at(statistics.height.percentiles["90"])
 
     def train(self, mode: bool = True) -> "Regressor":
@@ -92,7 +94,7 @@ class Regressor(nn.Module):
         rows, columns = (side // self.patch_size for side in pixels_BCHW.shape[-2:])
         patches_BND = self.tokens(pixels_BCHW)[:, -rows * columns :]
         features_BDHW = patches_BND.transpose(1, 2).unflatten(2, (rows, columns))
-        height_B1HW: Tensor = self.decoder(features_BDHW.contiguous())
+        height_B1HW: Tensor = self.decoder(features_BDHW.contiguous(memory_format=torch.channels_last))
         return height_B1HW[:, 0]
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,129 @@
+"""Predicts one block: windows of the scene's global grid, weighted and summed in a fixed order.
+
+Every pixel of the map is computed from the same windows, in the same order, in batches of the same shape,
+however the scene was cut and whoever computes: the same bytes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inference.windows import Block, Span, WindowGrid
+from trainer.model import Regressor
+
+NODATA = -9999
+DECIMETRES = 10.0
+
+
+def triangle(size: int) -> NDArray[np.float32]:
+    """(size,) weights that rise and fall linearly between the ends, never 0: SciPy's `windows.triang`."""
+    half = (size + size % 2) / 2
+    return (1 - np.abs(np.arange(size) - (size - 1) / 2) / half).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Halo:
+    """What a block is computed from: stored pixels (bands, rows, columns) and where in the scene they are."""
+
+    image_CHW: NDArray[Any]
+    row: int
+    column: int
+    scene_shape: tuple[int, int]
+
+    def reflected(self, stop_row: int, stop_column: int) -> "Halo":
+        """Filled up by reflection to rows < stop_row and columns < stop_column of the scene."""
+        _, height, width = self.image_CHW.shape
+        beyond = [max(0, stop_row - self.row - height), max(0, stop_column - self.column - width)]
+        if not any(beyond):
+            return self
+        image_CHW = np.pad(self.image_CHW, ((0, 0), (0, beyond[0]), (0, beyond[1])), mode="reflect")
+        return replace(self, image_CHW=image_CHW)
+
+    def part(self, rows: Span, columns: Span) -> NDArray[Any]:
+        """The pixels (bands, rows, columns) of a rectangle of the scene."""
+        row_slice = slice(rows.start - self.row, rows.stop - self.row)
+        return self.image_CHW[:, row_slice, columns.start - self.column : columns.stop - self.column]
+
+
+def halo_spans(block: Block, grid: WindowGrid, shape: tuple[int, int]) -> tuple[Span, Span]:
+    """Rows and columns to read for `block` of a scene of `shape`."""
+    return grid.needed(block.rows, shape[0]), grid.needed(block.columns, shape[1])
+
+
+def predict_block(
+    regressor: Regressor, block: Block, halo: Halo, grid: WindowGrid, batch_size: int
+) -> NDArray[np.int16]:
+    """The block's map: decimetres, not below 0, -9999 where a used band has no measurement.
+
+    Windows without a valid pixel are not computed.
+    """
+    row_starts, column_starts = (
+        grid.starts(span, length)
+        for span, length in zip((block.rows, block.columns), halo.scene_shape, strict=True)
+    )
+    windows = [(row, column) for row in row_starts for column in column_starts]
+    halo = halo.reflected(windows[-1][0] + grid.size, windows[-1][1] + grid.size)
+    weight_HW = np.outer(triangle(grid.size), triangle(grid.size))
+    shape = len(block.rows), len(block.columns)
+    total_HW, weights_HW = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for (row, column), height_HW in _heights(regressor, windows, halo, grid.size, batch_size):
+        rows, window_rows = _common(block.rows, row, grid.size)
+        columns, window_columns = _common(block.columns, column, grid.size)
+        part_HW = weight_HW[window_rows, window_columns]
+        total_HW[rows, columns] += part_HW * height_HW[window_rows, window_columns]
+        weights_HW[rows, columns] += part_HW
+    return _decimetres(regressor, block, halo, total_HW, weights_HW)
+
+
+def _heights(
+    regressor: Regressor, windows: list[tuple[int, int]], halo: Halo, size: int, batch_size: int
+) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+    """Metres (size, size) of each window that has a valid pixel, in order."""
+    device = next(regressor.parameters()).device
+    waiting: list[tuple[tuple[int, int], NDArray[Any]]] = []
+
+    def computed() -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+        # One shape for all batches, the last one filled up: results differ, if little, between shapes.
+        image_BCHW = np.zeros((batch_size, *waiting[0][1].shape), halo.image_CHW.dtype)
+        for place, (_, image_CHW) in enumerate(waiting):
+            image_BCHW[place] = image_CHW
+        height_BHW, _ = regressor.predict(torch.from_numpy(image_BCHW).to(device))
+        yield from zip((window for window, _ in waiting), height_BHW.cpu().numpy(), strict=False)
+        waiting.clear()
+
+    for row, column in windows:
+        image_CHW = halo.part(Span(row, row + size), Span(column, column + size))
+        _, valid_BHW = regressor.normalise(torch.from_numpy(np.ascontiguousarray(image_CHW[None])).to(device))
+        if valid_BHW.any():
+            waiting.append(((row, column), image_CHW))
+        if len(waiting) == batch_size:
+            yield from computed()
+    if waiting:
+        yield from computed()
+
+
+def _common(span: Span, start: int, size: int) -> tuple[slice, slice]:
+    """Where a window that starts at `start` meets `span`: within the span, and within the window."""
+    first, stop = max(span.start, start), min(span.stop, start + size)
+    return slice(first - span.start, stop - span.start), slice(first - start, stop - start)
+
+
+def _decimetres(
+    regressor: Regressor,
+    block: Block,
+    halo: Halo,
+    total_HW: NDArray[np.float32],
+    weights_HW: NDArray[np.float32],
+) -> NDArray[np.int16]:
+    device = next(regressor.parameters()).device
+    own_BCHW = np.ascontiguousarray(halo.part(block.rows, block.columns)[None])
+    valid_HW = regressor.normalise(torch.from_numpy(own_BCHW).to(device))[1][0].cpu().numpy()
+    if (valid_HW & (weights_HW == 0)).any():
+        raise AssertionError(f"{block}: a valid pixel was covered by no window")
+    metres_HW = np.divide(total_HW, weights_HW, out=np.zeros_like(total_HW), where=weights_HW > 0)
+    decimetres_HW = np.rint(np.clip(metres_HW * DECIMETRES, 0, np.iinfo(np.int16).max))
+    return np.where(valid_HW, decimetres_HW, NODATA).astype(np.int16)

@@ -1,0 +1,75 @@
+"""How a scene is cut: blocks to own, windows to compute. Pure functions of sizes in pixels.
+
+Windows start at every multiple of the step from the scene's first pixel until its last pixel is covered,
+whatever the blocks: a pixel is covered by the same windows however the scene is cut. Along an axis of 150
+pixels, windows of 64 at half overlap start at 0, 32, 64, 96; the last one reaches 10 pixels beyond the end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shards.errors import InputError
+
+
+@dataclass(frozen=True)
+class Span:
+    """Pixels start, ..., stop - 1 along one axis."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle of a scene that one task predicts and nobody else writes."""
+
+    rows: Span
+    columns: Span
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Windows of `size` pixels a side, one every `step` pixels."""
+
+    size: int
+    step: int
+
+    @classmethod
+    def with_overlap(cls, size: int, overlap: float, patch_size: int) -> "WindowGrid":
+        """Windows of which a share `overlap` is covered by the next one.
+
+        Raises:
+            InputError: the size is no multiple of the patch, or the overlap is out of range.
+        """
+        if size <= 0 or size % patch_size:
+            raise InputError(f"--window {size}: must be a multiple of the backbone's patches of {patch_size} pixels")
+        if not 0 <= overlap <= 0.75:
+            raise InputError(f"--overlap {overlap}: must be 0 to 0.75")
+        return cls(size, max(1, round(size * (1 - overlap))))
+
+    def starts(self, wanted: Span, length: int) -> range:
+        """First pixels of the windows that touch `wanted`, on an axis of `length` pixels."""
+        first = max(0, (wanted.start - self.size) // self.step + 1)
+        last = max(0, -(-(length - self.size) // self.step))
+        return range(first * self.step, min(wanted.stop, last * self.step + 1), self.step)
+
+    def needed(self, wanted: Span, length: int) -> Span:
+        """The pixels of an axis of `length` that the windows touching `wanted` are made from.
+
+        A window that reaches beyond the end is filled by reflection, whose source may lie before it.
+        """
+        starts = self.starts(wanted, length)
+        stop = starts[-1] + self.size
+        start = starts[0] if stop <= length else min(starts[0], max(0, length - self.size))
+        return Span(start, min(stop, length))
+
+
+def blocks_of(height: int, width: int, size: int) -> Iterator[Block]:
+    """Disjoint blocks of at most `size` pixels a side that cover the scene, row by row."""
+    for row in range(0, height, size):
+        for column in range(0, width, size):
+            rows = Span(row, min(row + size, height))
+            yield Block(rows, Span(column, min(column + size, width)))
