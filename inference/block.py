@@ -22,7 +22,8 @@ DECIMETRES = 10.0
 def triangle(size: int) -> NDArray[np.float32]:
     """(size,) weights that rise and fall linearly between the ends, never 0: SciPy's `windows.triang`."""
     half = (size + size % 2) / 2
-    return (1 - np.abs(np.arange(size) - (size - 1) / 2) / half).astype(np.float32)
+    weights: NDArray[np.float32] = (1 - np.abs(np.arange(size) - (size - 1) / 2) / half).astype(np.float32)
+    return weights
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ def map_writer(url: str, scene: Any, tags: dict[str, str]) -> Iterator[WriteBloc
 
                 def write(block: Block, decimetres_HW: NDArray[np.int16]) -> None:
                     size = len(block.columns), len(block.rows)
-                    target.write(decimetres_HW, 1, window=Window(block.columns.start, block.rows.start, *size))
+                    target.write(
+                        decimetres_HW, 1, window=Window(block.columns.start, block.rows.start, *size)
+                    )
 
                 yield write
             rasterio.shutil.copy(

@@ -17,14 +17,17 @@ def predict_on_ray(config: PredictConfig, tasks: list[Task]) -> Iterator[Predict
     import ray.data
 
     use_gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
-    rows = [{"scene": task.scene, **{k: list(v.values()) for k, v in asdict(task.block).items()}} for task in tasks]
+    rows = [
+        {"scene": task.scene, **{k: list(v.values()) for k, v in asdict(task.block).items()}}
+        for task in tasks
+    ]
     blocks = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * config.workers))).map(
-        _Worker,
+        _Worker,  # type: ignore[arg-type]
         fn_constructor_args=(config,),
         compute=ray.data.ActorPoolStrategy(size=config.workers),
         num_gpus=1 if use_gpu else 0,
     )
-    for row in blocks.iter_rows(prefetch_batches=0):
+    for row in blocks.iter_rows():
         task = _task(row)
         shape = len(task.block.rows), len(task.block.columns)
         yield task, np.frombuffer(row["decimetres"], np.int16).reshape(shape)

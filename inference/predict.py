@@ -49,7 +49,9 @@ class BlockPredictor:
         self.checkpoint = load_checkpoint(self.config.checkpoint)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.regressor = self.checkpoint.regressor.to(device)
-        self.grid = WindowGrid.with_overlap(self.config.window, self.config.overlap, self.regressor.patch_size)
+        self.grid = WindowGrid.with_overlap(
+            self.config.window, self.config.overlap, self.regressor.patch_size
+        )
 
     def __call__(self, task: Task) -> NDArray[np.int16]:
         """The block's map in decimetres."""
@@ -92,7 +94,11 @@ def predict(config: PredictConfig, engine: Engine) -> dict[str, str]:
         scenes = {
             url: stack.enter_context(Scene(url, checkpoint.regressor.schema, config.bands)) for url in maps
         }
-        tasks = [Task(url, block) for url, scene in scenes.items() for block in blocks_of(*scene.shape, config.block)]
+        tasks = [
+            Task(url, block)
+            for url, scene in scenes.items()
+            for block in blocks_of(*scene.shape, config.block)
+        ]
         pixels = sum(scene.shape[0] * scene.shape[1] for scene in scenes.values())
         advance = stack.enter_context(progress(f"predict {len(maps)} scenes", pixels, "pixels"))
         _write_maps(engine(config, tasks), tasks, MapWriters(maps, scenes, tags(config, checkpoint)), advance)
@@ -148,7 +154,9 @@ def _map_urls(config: PredictConfig) -> dict[str, str]:
     for url in (match for pattern in config.scenes for match in expand(pattern)):
         target = join(config.out, stem_of(url) + MAP_SUFFIX)
         if target in maps.values() and maps.get(url) != target:
-            raise InputError(f"{url}: another scene has the same name, and maps are named after scenes; rename one")
+            raise InputError(
+                f"{url}: another scene has the same name, and maps are named after scenes; rename one"
+            )
         if exists(target):
             raise InputError(f"{target}: is already there; choose another --out or delete it first")
         maps[url] = target

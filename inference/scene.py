@@ -30,7 +30,9 @@ class Scene:
             if missing:
                 raise InputError(f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}")
             if self.raster.dtypes[0] != schema.dtype:
-                raise InputError(f"{url}: pixels are {self.raster.dtypes[0]}, not {schema.dtype} as in training")
+                raise InputError(
+                    f"{url}: pixels are {self.raster.dtypes[0]}, not {schema.dtype} as in training"
+                )
         except InputError:
             self.raster.close()
             raise

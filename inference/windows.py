@@ -45,7 +45,9 @@ class WindowGrid:
             InputError: the size is no multiple of the patch, or the overlap is out of range.
         """
         if size <= 0 or size % patch_size:
-            raise InputError(f"--window {size}: must be a multiple of the backbone's patches of {patch_size} pixels")
+            raise InputError(
+                f"--window {size}: must be a multiple of the backbone's patches of {patch_size} pixels"
+            )
         if not 0 <= overlap <= 0.75:
             raise InputError(f"--overlap {overlap}: must be 0 to 0.75")
         return cls(size, max(1, round(size * (1 - overlap))))

@@ -43,13 +43,13 @@ class ScenesConfig:
     images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
     heights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")]
-    """Height rasters in metres (or surface elevations, with --ground); those that overlap an image serve it."""
+    """Height rasters in metres (with --ground: surface elevations); those that overlap it serve an image."""
     out: str
     """Where the dataset is made: a folder or s3://..., without a dataset in it."""
     ground: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
     """Ground elevations in metres: height = --heights minus these."""
     bands: tuple[str, ...] = ()
-    """Names of the rasters' bands in order; default: their descriptions, or by number (4: blue green red nir)."""
+    """Names of the rasters' bands in order; default: as described, or by number (4: blue green red nir)."""
     use: tuple[str, ...] = ()
     """Names of the bands to keep, in this order; default: all."""
     chip_size: int = 64

@@ -26,8 +26,8 @@ def ingest_pairs(config: PairsConfig) -> tuple[Manifest, str]:
         InputError: no chips, no chip kept, or (strict) a chip that would be rejected.
     """
     images, heights = set(list_files(config.images, NPY)), set(list_files(config.heights, NPY))
-    for folder, names in ((config.images, images), (config.heights, heights)):
-        if not names:
+    for folder, found in ((config.images, images), (config.heights, heights)):
+        if not found:
             raise InputError(f"{folder}: no .npy chips in this folder")
     schema = Schema(config.bands, config.dtype, config.nodata, config.chip_size, config.pixel_size)
     rule = SplitRule(config.val_share, config.split_by)
@@ -70,7 +70,11 @@ def read_npy(url: str) -> NDArray[Any]:
     try:
         return np.lib.format.read_array(io.BytesIO(read_bytes(url)), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        detail = "a pickled object, which is never loaded" if "allow_pickle" in str(error) else "truncated or not .npy"
+        detail = (
+            "a pickled object, which is never loaded"
+            if "allow_pickle" in str(error)
+            else "truncated or not .npy"
+        )
         raise Rejected("unreadable", f"{url} is {detail}") from error
     except InputError as error:
         raise Rejected("unreadable", str(error)) from error

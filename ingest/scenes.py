@@ -127,9 +127,7 @@ def _chip(scene: Scene, key: str, cut: Cut, schema: Schema) -> Chip:
     half = schema.chip_size / 2
     x, y = scene.image.transform * (cut.column + half, cut.row + half)
     known, crs = facts(scene.name), scene.image.crs.to_string()
-    return Chip(
-        key, image_CHW, height_HW, scene.source, known.sensor, known.acquired, scene.name, x, y, crs
-    )
+    return Chip(key, image_CHW, height_HW, scene.source, known.sensor, known.acquired, scene.name, x, y, crs)
 
 
 def _on_grid(rasters: Sequence[Any], window: Window) -> NDArray[np.float32]:

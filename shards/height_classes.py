@@ -1,8 +1,14 @@
 """The eight height classes of the treeline maps: edges in metres and their colours."""
 
+from itertools import pairwise
+
 EDGES = (0.0, 0.001, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 35.0)
 """Class i is EDGES[i] <= height < EDGES[i + 1]; lower heights count to the first, higher to the last."""
 
 COLOURS = ("#636363", "#fc8d59", "#fee08b", "#ffffbf", "#d9ef8b", "#91cf60", "#1a9850", "#005a32")
 
-NAMES = ("0 m", *(f"{low:g}-{high:g} m" for low, high in zip(EDGES[1:-2], EDGES[2:-1], strict=True)), "10 m and up")
+NAMES = (
+    "0 m",
+    *(f"{low:g}-{high:g} m" for low, high in pairwise(EDGES[1:-1])),
+    "10 m and up",
+)

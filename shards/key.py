@@ -1,7 +1,7 @@
 """Chip keys: what they may look like, what they say, and the split they fall into.
 
-    chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_02574_v20231006
-         ^sensor ^acquired  ^catalogue id        ^height source
+chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_02574_v20231006
+     ^sensor ^acquired  ^catalogue id        ^height source
 """
 
 import hashlib
@@ -43,6 +43,6 @@ def facts(name: str) -> KeyFacts:
 
 
 def split_of(name: str, val_share: float) -> str:
-    """"val" for a share `val_share` (0..1) of all names, else "train": a stable hash, the same everywhere."""
+    """The split of a name: "val" for a share (0..1) of all names, by a hash that is the same everywhere."""
     digest = hashlib.sha256(name.encode()).digest()
     return "val" if int.from_bytes(digest[:8], "big") < val_share * 2**64 else "train"

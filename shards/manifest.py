@@ -1,10 +1,10 @@
 """dataset.json: what a dataset is. Written last and whole: a dataset exists entirely or not at all.
 
-    <url>/dataset.json          this manifest
-    <url>/index.parquet         one row per chip
-    <url>/rejected.parquet      one row per chip that was refused, with its reason
-    <url>/statistics.json       of the training split; the counts themselves are in counts.npz
-    <url>/train/000000.tar ...  <url>/val/000000.tar ...
+<url>/dataset.json          this manifest
+<url>/index.parquet         one row per chip
+<url>/rejected.parquet      one row per chip that was refused, with its reason
+<url>/statistics.json       of the training split; the counts themselves are in counts.npz
+<url>/train/000000.tar ...  <url>/val/000000.tar ...
 """
 
 import hashlib
@@ -126,4 +126,3 @@ def read_manifest(url: str) -> Manifest:
         rejected=values["rejected"],
         made_by=values["made_by"],
     )
-

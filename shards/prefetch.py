@@ -21,7 +21,8 @@ def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
     def put(kind: str, value: Item | BaseException | None) -> None:
         while not stopped.is_set():
             try:
-                return ready.put((kind, value), timeout=_POLL_SECONDS)
+                ready.put((kind, value), timeout=_POLL_SECONDS)
+                return
             except queue.Full:
                 continue
 
@@ -31,7 +32,7 @@ def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
                 put("item", item)
                 if stopped.is_set():
                     return
-        except BaseException as error:  # handed over, and raised where the items are consumed
+        except BaseException as error:  # noqa: BLE001 - handed over, and raised again where items are consumed
             put("error", error)
             return
         put("end", None)

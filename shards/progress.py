@@ -1,7 +1,7 @@
 """Progress of long work on standard error: a bar on a terminal, a plain line now and then elsewhere.
 
-    with progress("ingest", total, "chips") as advance:
-        advance(1, "kept 10, rejected 2")
+with progress("ingest", total, "chips") as advance:
+    advance(1, "kept 10, rejected 2")
 """
 
 import sys

@@ -60,7 +60,9 @@ def band_names(raster: Any, given: tuple[str, ...], expected: tuple[str, ...] = 
             return names
         if names is given and given:
             break
-    wanted = f" where {len(given or expected)} are asked for ({' '.join(given or expected)})" * bool(given or expected)
+    wanted = f" where {len(given or expected)} are asked for ({' '.join(given or expected)})" * bool(
+        given or expected
+    )
     raise InputError(f"{raster.name}: has {raster.count} bands{wanted}; name them with --bands")
 
 

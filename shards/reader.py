@@ -1,9 +1,9 @@
 """Reads a dataset: batches of chips in stored types, in the order of `shards.order`, ahead of their use.
 
-    dataset = open_dataset("s3://bucket/chips")
-    chips = dataset.chips("train", limit=10_000)
-    for batch in dataset.batches(dataset.epoch(chips, seed=0, epoch=3), batch_size=64):
-        batch.image_BCHW, batch.height_BHW
+dataset = open_dataset("s3://bucket/chips")
+chips = dataset.chips("train", limit=10_000)
+for batch in dataset.batches(dataset.epoch(chips, seed=0, epoch=3), batch_size=64):
+    batch.image_BCHW, batch.height_BHW
 """
 
 from collections import OrderedDict
@@ -85,7 +85,7 @@ class Dataset:
         """The chips of "train", "val" or "all", ascending; at most `limit`, nested in any larger limit."""
         numbers = [
             np.arange(first, first + shard.samples)
-            for first, shard in zip(self._first_chip[:-1], self.manifest.shards, strict=True)
+            for first, shard in zip(self._first_chip, self.manifest.shards, strict=False)
             if split in (shard.split, "all")
         ]
         found = np.concatenate([np.arange(0), *numbers])
@@ -135,13 +135,13 @@ class Dataset:
         url = join(self.url, shard.name)
         try:
             if is_local(url):
-                data = np.memmap(local_path(url), np.uint8, "r")
+                data: NDArray[np.uint8] = np.memmap(local_path(url), np.uint8, "r")
             else:
                 data = np.frombuffer(read_bytes(url), np.uint8)
         except (FileNotFoundError, ValueError, InputError) as error:
             raise DatasetError(f"{url}: a shard of the dataset cannot be read ({error})") from error
         if number not in self._checked:
-            if data.size != shard.nbytes or google_crc32c.value(memoryview(data).tobytes()) != shard.crc32c:
+            if data.size != shard.nbytes or google_crc32c.value(data.tobytes()) != shard.crc32c:
                 raise DatasetError(f"{url}: the bytes are not those that were written; copy the shard again")
             self._checked.add(number)
         span = row_layout(self.schema).span

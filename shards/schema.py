@@ -70,7 +70,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Chip:
-    """One sample: image (bands, rows, columns) as stored, height (rows, columns) float32 metres, its origin."""
+    """One sample: image (bands, rows, columns) as stored, height (rows, columns) in metres, its origin."""
 
     key: str
     image_CHW: NDArray[Any]

@@ -44,9 +44,7 @@ class Counts:
     def empty(cls, schema: Schema) -> "Counts":
         """No chip seen yet."""
         levels = levels_of(schema.dtype).size
-        return cls(
-            np.zeros((len(schema.bands), levels), np.int64), np.zeros(HEIGHT_LEVELS.size, np.int64)
-        )
+        return cls(np.zeros((len(schema.bands), levels), np.int64), np.zeros(HEIGHT_LEVELS.size, np.int64))
 
     def add(self, image_NCHW: NDArray[Any], height_NHW: NDArray[np.float32]) -> None:
         """Count stored pixels (chips, bands, rows, columns) and heights (chips, rows, columns) in metres."""
@@ -154,7 +152,5 @@ def summarise(counts: Counts, schema: Schema) -> Statistics | None:
         # A band that is dark throughout must not be divided by zero.
         clamp_max = max(summary.mean + CLAMP_DEVIATIONS * summary.std, 1.0)
         mean, std = _mean_and_std(np.clip(values, 0, clamp_max) / clamp_max, value_counts)
-        bands[name] = BandSummary(
-            **asdict(summary), clamp_max=clamp_max, clamped_mean=mean, clamped_std=std
-        )
+        bands[name] = BandSummary(**asdict(summary), clamp_max=clamp_max, clamped_mean=mean, clamped_std=std)
     return Statistics(bands, _summary(heights, height_counts))

@@ -50,7 +50,9 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
     except (ValueError, ImportError) as error:
-        raise InputError(f"{url}: not a URL that can be used here ({error}); give a path or s3://...") from error
+        raise InputError(
+            f"{url}: not a URL that can be used here ({error}); give a path or s3://..."
+        ) from error
 
 
 def exists(url: str) -> bool:

@@ -1,9 +1,9 @@
 """Writes a dataset: chips in, shards + index + statistics + manifest out, with memory for one shard a split.
 
-    with DatasetWriter(url, schema, split_rule, made_by) as writer:
-        writer.add(chip)
-        writer.reject("chip_7", "unreadable", "truncated")
-        manifest = writer.finish()
+with DatasetWriter(url, schema, split_rule, made_by) as writer:
+    writer.add(chip)
+    writer.reject("chip_7", "unreadable", "truncated")
+    manifest = writer.finish()
 """
 
 import tempfile
@@ -52,7 +52,7 @@ class SplitRule:
     """"key": each chip for itself; "scene": all chips of a scene together."""
 
     def split(self, chip: Chip) -> str:
-        """"train" or "val"."""
+        """The split: "train" or "val"."""
         name = chip.scene if self.by == "scene" and chip.scene else chip.key
         return split_of(name, self.val_share)
 

@@ -44,7 +44,9 @@ def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv
         backbone: DINOv3ViTModel = DINOv3ViTModel.from_pretrained(name, local_files_only=exists(name))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--backbone {name}: no DINOv3 model in this folder or on the hub ({reason})") from error
+        raise InputError(
+            f"--backbone {name}: no DINOv3 model in this folder or on the hub ({reason})"
+        ) from error
     embeddings = backbone.embeddings.patch_embeddings
     weight_DCPP = patch_weights_for(embeddings.weight.detach(), bands, new_band_from)
     embeddings.weight = torch.nn.Parameter(weight_DCPP)

@@ -26,7 +26,9 @@ class Baselines:
     def linear(self, image_BCHW: NDArray[Any]) -> NDArray[np.float64]:
         """height_BHW in metres from all stored bands, unclamped."""
         slopes_C, intercept = np.array(self.coefficients[:-1]), self.coefficients[-1]
-        result: NDArray[np.float64] = np.einsum("bchw,c->bhw", image_BCHW.astype(np.float64), slopes_C) + intercept
+        result: NDArray[np.float64] = (
+            np.einsum("bchw,c->bhw", image_BCHW.astype(np.float64), slopes_C) + intercept
+        )
         return result
 
     def to_json(self) -> dict[str, Any]:

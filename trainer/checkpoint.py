@@ -1,9 +1,9 @@
 """A checkpoint: a folder from which the regressor can be built again, anywhere. Nothing is unpickled.
 
-    config.json          what it is made of, what its images are like, what it was trained on; written last
-    model.safetensors    weights
-    statistics.json      of the training chips; the normalisation
-    metrics.json         scores so far, and the baselines
+config.json          what it is made of, what its images are like, what it was trained on; written last
+model.safetensors    weights
+statistics.json      of the training chips; the normalisation
+metrics.json         scores so far, and the baselines
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,9 @@ def load_checkpoint(url: str) -> Checkpoint:
     url = checkpoint_url(url)
     for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
         if not exists(join(url, name)):
-            raise InputError(f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote")
+            raise InputError(
+                f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote"
+            )
     config = read_json(join(url, CONFIG))
     if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
         raise InputError(f"{url}: checkpoint format {config.get('format')} is not {FORMAT} {VERSION}")
@@ -89,4 +91,6 @@ def load_checkpoint(url: str) -> Checkpoint:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{join(url, WEIGHTS)}: not this regressor's weights ({reason})") from error
-    return Checkpoint(regressor.eval(), config["trained_on"], metrics, Baselines.from_json(metrics.pop("baselines")))
+    return Checkpoint(
+        regressor.eval(), config["trained_on"], metrics, Baselines.from_json(metrics.pop("baselines"))
+    )

@@ -90,7 +90,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "batch_per_worker": 16,
     },
 }
-"""Differences from the defaults. `notebook`: the recipe of the regressors trained so far, without its faults."""
+"""Differences from the defaults. `notebook`: how regressors were trained so far, without its faults."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,11 @@ class ChannelAttention(nn.Module):
         super().__init__()
         narrow = max(1, width // REDUCTION)
         self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, narrow, 1), nn.ReLU(), nn.Conv2d(narrow, width, 1), nn.Sigmoid()
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(width, narrow, 1),
+            nn.ReLU(),
+            nn.Conv2d(narrow, width, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
@@ -104,7 +108,8 @@ class ResidualDecoder(nn.Sequential):
         head = self[-1]
         assert isinstance(head, nn.Sequential)
         output = head[-1]
-        assert isinstance(output, nn.Conv2d) and output.bias is not None
+        assert isinstance(output, nn.Conv2d)
+        assert output.bias is not None
         nn.init.normal_(output.weight, 0.0, 0.02)
         with torch.no_grad():
             output.bias.fill_(height_m)

@@ -43,7 +43,9 @@ class Evaluation:
         rows = [(name, score.all) for name, score in self.scores.items()]
         rows += [(f"  {name}", metrics) for name, metrics in self.scores[REGRESSOR].by_class.items()]
         lines = [
-            f"{name:30}{m.count:12,}{m.mae:9.2f}{m.rmse:9.2f}{m.bias:9.2f}{m.r2:9.2f}" for name, m in rows if m.count
+            f"{name:30}{m.count:12,}{m.mae:9.2f}{m.rmse:9.2f}{m.bias:9.2f}{m.r2:9.2f}"
+            for name, m in rows
+            if m.count
         ]
         return "\n".join([head, *lines])
 
@@ -76,7 +78,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     return Evaluation(scores, chips.size, config.checkpoint, config.data, config.split)
 
 
-def _add_baselines(scores: dict[str, Score], checkpoint: Checkpoint, image_BCHW: Any, height_BHW: Any) -> None:
+def _add_baselines(
+    scores: dict[str, Score], checkpoint: Checkpoint, image_BCHW: Any, height_BHW: Any
+) -> None:
     linear_BHW = checkpoint.baselines.linear(image_BCHW)
     scores[LINEAR].add(linear_BHW, height_BHW)
     scores[MEAN].add(linear_BHW * 0 + checkpoint.baselines.mean_height, height_BHW)

@@ -36,7 +36,9 @@ class Learning:
     ranks: Ranks
 
 
-def fit(regressor: Regressor, learning: Learning, config: TrainConfig, advance: Advance, on_epoch: OnEpoch) -> None:
+def fit(
+    regressor: Regressor, learning: Learning, config: TrainConfig, advance: Advance, on_epoch: OnEpoch
+) -> None:
     """Train `regressor` in place, epoch by epoch, until it is done or stops improving.
 
     Without validation chips the training loss decides what is best.
@@ -49,13 +51,18 @@ def fit(regressor: Regressor, learning: Learning, config: TrainConfig, advance: 
     best, epochs_since_best = inf, 0
     for epoch in range(config.epochs):
         loss = _train_epoch((regressor, model), optimiser, after_step, learning, config, (epoch, advance))
-        score = score_chips(regressor, learning, learning.val_chips, config) if learning.val_chips.size else None
+        score = (
+            score_chips(regressor, learning, learning.val_chips, config) if learning.val_chips.size else None
+        )
         value = score.loss if score else loss
         is_best = value < best
         best, epochs_since_best = min(best, value), 0 if is_best else epochs_since_best + 1
         record = {"epoch": epoch, "loss": loss, "learning_rate": optimiser.param_groups[0]["lr"]}
         if score:
-            record |= {"val_loss": score.loss, **{f"val_{k}": v for k, v in score.score.all.to_json().items()}}
+            record |= {
+                "val_loss": score.loss,
+                **{f"val_{k}": v for k, v in score.score.all.to_json().items()},
+            }
         on_epoch(record, is_best)
         if after_epoch:
             after_epoch.step(value)
@@ -82,10 +89,14 @@ def _train_epoch(
             mine = rank_part(symmetries, ranks.rank, ranks.world_size)
             image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, mine)
         predicted_BHW, valid_BHW = model(image_BCHW)
-        loss, pixels = asymmetric_squared_error(predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor)
+        loss, pixels = asymmetric_squared_error(
+            predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor
+        )
         loss_all, pixels_all = ranks.sum(torch.stack([loss.detach().double(), pixels.double()]).cpu())
         if not isfinite(loss_all):
-            raise FloatingPointError(f"the loss is {loss_all} in epoch {epoch}, step {step}; lower --learning-rate")
+            raise FloatingPointError(
+                f"the loss is {loss_all} in epoch {epoch}, step {step}; lower --learning-rate"
+            )
         # Ranks average gradients; with their number as a factor that is the sum, over the pixels of all.
         (loss * ranks.world_size / pixels_all.clamp(min=1).item()).backward()
         torch.nn.utils.clip_grad_norm_(regressor.parameters(), config.gradient_norm)
@@ -113,7 +124,9 @@ def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: 
     for _, image_BCHW, height_BHW in _batches(learning, chips, config.global_batch):
         with torch.inference_mode():
             predicted_BHW, valid_BHW = regressor(image_BCHW)
-            loss, pixels = asymmetric_squared_error(predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor)
+            loss, pixels = asymmetric_squared_error(
+                predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor
+            )
         sums += torch.stack([loss.double(), pixels.double()]).cpu()
         score.add(predicted_BHW.clamp(min=0).cpu().numpy(), height_BHW.cpu().numpy())
     sums = learning.ranks.sum(sums)

@@ -1,8 +1,8 @@
 """How good heights are: MAE, RMSE, bias, R2, in all and by height class, from sums that merge exactly.
 
-    score = Score.empty()
-    score.add(predicted_BHW, height_BHW)             # any number of times, on any number of ranks
-    (score + other_score).all.rmse
+score = Score.empty()
+score.add(predicted_BHW, height_BHW)             # any number of times, on any number of ranks
+(score + other_score).all.rmse
 """
 
 from dataclasses import dataclass
@@ -47,12 +47,10 @@ class Score:
     @classmethod
     def empty(cls) -> "Score":
         """No pixel seen yet."""
-        return cls(
-            np.zeros((len(NAMES), len(_SUMS))), np.zeros((DENSITY_BINS, DENSITY_BINS), np.int64)
-        )
+        return cls(np.zeros((len(NAMES), len(_SUMS))), np.zeros((DENSITY_BINS, DENSITY_BINS), np.int64))
 
     def add(self, predicted: NDArray[np.floating[Any]], measured: NDArray[np.floating[Any]]) -> None:
-        """Count pixels, both in metres and of one shape; those without a measured height (NaN) are left out."""
+        """Count pixels, both in metres and of one shape; those without a height (NaN) are left out."""
         known = np.isfinite(measured) & np.isfinite(predicted)
         predicted_N, measured_N = predicted[known].astype(np.float64), measured[known].astype(np.float64)
         error_N = predicted_N - measured_N
@@ -60,7 +58,10 @@ class Score:
         class_N = np.searchsorted(EDGES[1:-1], measured_N, side="right")
         for column, values_N in enumerate(kinds):
             self.sums_KS[:, column] += np.bincount(class_N, values_N, len(NAMES))
-        bins = [np.clip(v * (DENSITY_BINS / DENSITY_TOP_M), 0, DENSITY_BINS - 1).astype(int) for v in (predicted_N, measured_N)]
+        bins = [
+            np.clip(v * (DENSITY_BINS / DENSITY_TOP_M), 0, DENSITY_BINS - 1).astype(int)
+            for v in (predicted_N, measured_N)
+        ]
         flat = np.bincount(bins[0] * DENSITY_BINS + bins[1], minlength=DENSITY_BINS**2)
         self.density_PM[:] += flat.reshape(DENSITY_BINS, DENSITY_BINS)
 

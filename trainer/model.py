@@ -1,8 +1,8 @@
 """The regressor: stored pixels in, metres out.
 
-    normalise   image_BCHW as stored -> pixels_BCHW       (trainer.normalise)
-    backbone    pixels_BCHW -> tokens_BND                 (DINOv3 of transformers)
-    decoder     features_BDHW -> height_BHW in metres     (trainer.decoder)
+normalise   image_BCHW as stored -> pixels_BCHW       (trainer.normalise)
+backbone    pixels_BCHW -> tokens_BND                 (DINOv3 of transformers)
+decoder     features_BDHW -> height_BHW in metres     (trainer.decoder)
 """
 
 from dataclasses import asdict, dataclass
@@ -62,16 +62,20 @@ class Regressor(nn.Module):
             InputError: the decoder cannot bring the backbone's patches back to pixels.
         """
         super().__init__()
-        patch = backbone.config.patch_size
+        patch = int(backbone.config.patch_size)  # type: ignore[arg-type]
         if patch != 2**DOUBLINGS or len(decoder.widths) != DOUBLINGS:
-            raise InputError(f"the residual decoder needs patches of 16 and 4 widths, not {patch} and {decoder.widths}")
+            raise InputError(
+                f"the residual decoder needs patches of 16 and 4 widths, not {patch} and {decoder.widths}"
+            )
         self.schema, self.bands, self.statistics, self.decoder_config = schema, bands, statistics, decoder
-        self.patch_size: int = patch
+        self.patch_size = patch
         self.normalise = Normalise(schema, bands, statistics)
         self.backbone = backbone
-        self.decoder = ResidualDecoder(backbone.config.hidden_size, decoder.widths, decoder.norm, decoder.dropout)
+        self.decoder = ResidualDecoder(
+            backbone.config.hidden_size, decoder.widths, decoder.norm, decoder.dropout
+        )
         # Narrow convolutions are up to twice as fast with the channels of a pixel side by side.
-        self.decoder.to(memory_format=torch.channels_last)
+        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder.start_at(statistics.height.percentiles["90"])
 
     def train(self, mode: bool = True) -> "Regressor":

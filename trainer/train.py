@@ -49,7 +49,9 @@ def check(config: TrainConfig) -> Dataset:
     if not dataset.manifest.samples("train"):
         raise InputError(f"{config.data}: no chip is in the training split; ingest with a lower --val-share")
     if exists(join(config.out, CONFIG)):
-        raise InputError(f"{config.out}: already holds a training run; choose another --out or delete it first")
+        raise InputError(
+            f"{config.out}: already holds a training run; choose another --out or delete it first"
+        )
     check_writable(config.out)
     return dataset
 
@@ -97,7 +99,9 @@ def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:
 class Run:
     """What a training run leaves behind, written as it goes."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, regressor: Regressor, baselines: Baselines) -> None:
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, regressor: Regressor, baselines: Baselines
+    ) -> None:
         self._out, self._regressor, self._baselines = config.out, regressor, baselines
         self._trained_on = {
             "data": dataset.url,
@@ -110,12 +114,14 @@ class Run:
     def __enter__(self) -> "Run":
         # TensorBoard appends to its log, which object stores cannot: elsewhere it is sent when done.
         self._scratch = None if is_local(self._out) else tempfile.TemporaryDirectory(prefix="treeline-")
-        self._log_folder = self._scratch.name if self._scratch else str(local_path(join(self._out, TENSORBOARD)))
-        self._log = SummaryWriter(self._log_folder)  # type: ignore[no-untyped-call]
+        self._log_folder = (
+            self._scratch.name if self._scratch else str(local_path(join(self._out, TENSORBOARD)))
+        )
+        self._log = SummaryWriter(self._log_folder)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._log.close()  # type: ignore[no-untyped-call]
+        self._log.close()
         if self._scratch:
             publish_folder(join(self._out, TENSORBOARD), self._log_folder)
             self._scratch.cleanup()
@@ -127,7 +133,7 @@ class Run:
         publish(join(self._out, METRICS), lines.encode())
         for name, value in record.items():
             if name != "epoch" and value is not None:
-                self._log.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
+                self._log.add_scalar(name, value, record["epoch"])
         checkpoint = Checkpoint(self._regressor, self._trained_on, record, self._baselines)
         for name in ("best", "last") if is_best else ("last",):
             checkpoint.save(join(self._out, name))
