@@ -1,0 +1,85 @@
+"""What each command does: calls a stage, and prints what came of it. Stages are imported when called."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.config import DemoConfig, SubmitConfig
+    from inference.config import PredictConfig
+    from ingest.config import PairsConfig, ScenesConfig
+    from shards.config import InspectConfig
+    from shards.manifest import Manifest
+    from trainer.config import EvaluateConfig, TrainConfig
+
+
+def demo(config: "DemoConfig") -> None:
+    """Everything, on a synthetic landscape."""
+    from cluster.demo import run_demo
+
+    print(run_demo(config))
+
+
+def ingest_pairs(config: "PairsConfig") -> None:
+    """Folders of .npy chips -> a dataset."""
+    from ingest.pairs import ingest_pairs
+
+    _print_ingested(config.out, *ingest_pairs(config))
+
+
+def ingest_scenes(config: "ScenesConfig") -> None:
+    """Images and height rasters -> a dataset."""
+    from ingest.scenes import ingest_scenes
+
+    _print_ingested(config.out, *ingest_scenes(config))
+
+
+def _print_ingested(url: str, manifest: "Manifest", rejected: str) -> None:
+    from shards.manifest import SPLITS
+
+    counts = ", ".join(f"{manifest.samples(split):,} {split}" for split in SPLITS)
+    print(f"{url}: {counts}; rejected: {rejected}")
+
+
+def inspect(config: "InspectConfig") -> None:
+    """What a dataset holds."""
+    from shards.inspect import inspect
+
+    print(inspect(config))
+
+
+def train(config: "TrainConfig") -> None:
+    """A dataset -> a regressor."""
+    from cluster.ray_session import connected
+    from trainer.launch import launch
+
+    with connected(config.workers):
+        best = launch(config)
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
+    print(f"{config.out}/best: epoch {best['epoch'] + 1}, {numbers}")
+
+
+def evaluate(config: "EvaluateConfig") -> None:
+    """How good a regressor is."""
+    from trainer.evaluate import evaluate, write_evaluation
+
+    evaluation = evaluate(config)
+    print(evaluation.table())
+    if config.out:
+        write_evaluation(config.out, evaluation)
+
+
+def predict(config: "PredictConfig") -> None:
+    """Scenes -> maps."""
+    from cluster.ray_session import connected
+    from inference.pipeline import predict_on_ray
+    from inference.predict import predict, predict_here
+
+    with connected(config.workers):
+        maps = predict(config, predict_on_ray if config.workers else predict_here)
+    print("\n".join(maps.values()))
+
+
+def submit(config: "SubmitConfig", command: list[str]) -> int:
+    """Run a command as a Ray job."""
+    from cluster.submit import submit
+
+    return submit(config, command)
