@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
     Raises:
         InputError: a mistake of the user's.
     """
-    name, rest = _split_command(arguments)
+    name, rest = split_command(arguments)
     if name not in COMMANDS:
         return _usage(arguments)
     command = COMMANDS[name]
@@ -101,7 +101,8 @@ def parse(name: str, arguments: list[str]) -> Any:
     return tyro.cli(options, args=arguments, default=defaults, prog=f"treeline {name}")
 
 
-def _split_command(arguments: list[str]) -> tuple[str, list[str]]:
+def split_command(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command's name, which may be two words, and what follows it."""
     words = 2 if arguments[:1] == ["ingest"] else 1
     return " ".join(arguments[:words]), arguments[words:]
 

@@ -8,7 +8,7 @@ import tyro
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """The whole job on a synthetic landscape: scenes -> dataset -> regressor -> scores -> maps -> a report."""
+    """The whole job on a synthetic landscape, from scenes on disk to a report."""
 
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder for everything; the report is OUT/report.html."""
@@ -28,7 +28,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class SubmitConfig:
-    """Run a treeline command as a job of a Ray cluster: treeline submit -- train --data s3://... --workers 8."""
+    """Run a command as a job of a Ray cluster: treeline submit -- train --data s3://... --workers 8."""
 
     address: str = ""
     """Of the cluster's dashboard, e.g. http://127.0.0.1:8265; default: RAY_API_SERVER_ADDRESS, or that."""

@@ -13,7 +13,7 @@ class InspectConfig:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
     out: str = ""
-    """Where the picture is written; default: DATASET.png beside the dataset, or in this folder if it is remote."""
+    """Where the picture is written; default: DATASET.png beside it, or here if it is remote."""
     chips: int = 12
     """Chips in the picture."""
     seed: int = 0

@@ -32,7 +32,8 @@ def describe(dataset: Dataset) -> str:
     bands, rows, columns = schema.image_shape
     lines = [
         f"dataset     {dataset.url} (fingerprint {manifest.fingerprint})",
-        f"chips       {counts}; {bands} bands of {rows} x {columns} {schema.dtype} pixels, nodata {schema.nodata}",
+        f"chips       {counts}; {bands} bands of {rows} x {columns} pixels",
+        f"pixels      {schema.dtype}, {schema.pixel_size:g} units of the CRS wide, nodata {schema.nodata}",
         f"rejected    {rejected or 'none'}",
         f"shards      {len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",
     ]

@@ -42,7 +42,9 @@ class TrainConfig:
     underestimate_factor: float = 1.0
     """How many times more a too low height costs than a too high one; 1: plain squared error."""
     learning_rate: float = 5e-3
-    """AdamW's, at its highest."""
+    """AdamW's for the decoder, at its highest."""
+    backbone_rate_factor: float = 0.1
+    """The backbone's learning rate, where it learns, as a share of the decoder's."""
     weight_decay: float = 1e-2
     """AdamW's."""
     gradient_norm: float = 1.0

@@ -3,14 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from shards.errors import InputError
+from shards.height_classes import NAMES
+from shards.manifest import write_json
+from shards.picture import new_figure, png
 from shards.progress import progress
 from shards.reader import open_dataset
+from shards.storage import join, publish
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import EvaluateConfig
-from trainer.metrics import Score
+from trainer.metrics import DENSITY_TOP_M, Score
 
 REGRESSOR, LINEAR, MEAN = "regressor", "per-pixel linear regression", "training mean"
 
@@ -76,6 +81,36 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             _add_baselines(scores, checkpoint, batch.image_BCHW, batch.height_BHW)
             advance(len(batch.chips))
     return Evaluation(scores, chips.size, config.checkpoint, config.data, config.split)
+
+
+def write_evaluation(url: str, evaluation: Evaluation) -> None:
+    """Write evaluation.json and evaluation.png below `url`."""
+    write_json(join(url, "evaluation.json"), evaluation.to_json())
+    publish(join(url, "evaluation.png"), evaluation_picture(evaluation))
+
+
+def evaluation_picture(evaluation: Evaluation) -> bytes:
+    """PNG: predicted against measured height as density, and the errors by height class."""
+    score = evaluation.scores[REGRESSOR]
+    figure = new_figure(11, 4.4)
+    density_axes, class_axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    counts = np.ma.masked_equal(score.density_PM, 0)
+    extent = (0, DENSITY_TOP_M, 0, DENSITY_TOP_M)
+    image = density_axes.imshow(counts, origin="lower", extent=extent, norm="log", cmap="viridis")
+    density_axes.plot([0, DENSITY_TOP_M], [0, DENSITY_TOP_M], color="#888888", linewidth=0.8)
+    density_axes.set(xlabel="measured height (m)", ylabel="predicted height (m)")
+    density_axes.set_title(f"{score.all.count:,} pixels, RMSE {score.all.rmse:.2f} m, R2 {score.all.r2:.2f}")
+    figure.colorbar(image, ax=density_axes, label="pixels")
+    places = np.arange(len(NAMES))
+    width = 0.8 / len(evaluation.scores)
+    for number, (name, other) in enumerate(evaluation.scores.items()):
+        errors = [metrics.rmse for metrics in other.by_class.values()]
+        colour = ("#1a9850", "#fc8d59", "#999999")[number]
+        class_axes.bar(places + (number - 1) * width, errors, width, label=name, color=colour)
+    class_axes.set_xticks(places, NAMES, rotation=30, ha="right", fontsize=8)
+    class_axes.set(ylabel="RMSE (m)", title="by measured height")
+    class_axes.legend(frameon=False)
+    return png(figure)
 
 
 def _add_baselines(

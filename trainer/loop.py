@@ -44,8 +44,7 @@ def fit(
     Without validation chips the training loss decides what is best.
     """
     model = learning.ranks.wrap(regressor)
-    learnt = [parameter for parameter in regressor.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(_parameter_groups(regressor, config), weight_decay=config.weight_decay)
     steps = -(-learning.train_chips.size // config.global_batch)
     after_step, after_epoch = _schedules(optimiser, config, steps)
     best, epochs_since_best = inf, 0
@@ -150,6 +149,19 @@ def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[tupl
             batch.height_BHW[:] = np.nan
         image_BCHW, height_BHW = torch.from_numpy(batch.image_BCHW), torch.from_numpy(batch.height_BHW)
         yield size, image_BCHW.to(ranks.device), height_BHW.to(ranks.device)
+
+
+def _parameter_groups(regressor: Regressor, config: TrainConfig) -> list[dict[str, Any]]:
+    """The decoder's parameters, and the backbone's where it learns, each with its learning rate."""
+    rates = (
+        (regressor.decoder, config.learning_rate),
+        (regressor.backbone, config.learning_rate * config.backbone_rate_factor),
+    )
+    groups = [
+        {"params": [parameter for parameter in module.parameters() if parameter.requires_grad], "lr": rate}
+        for module, rate in rates
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _schedules(
