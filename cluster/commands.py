@@ -49,18 +49,25 @@ def inspect(config: "InspectConfig") -> None:
 def train(config: "TrainConfig") -> None:
     """A dataset -> a regressor."""
     from cluster.ray_session import connected
+    from shards.manifest import read_json
+    from shards.storage import join
     from trainer.launch import launch
 
     with connected(config.workers):
-        best = launch(config)
+        launch(config)
+    url = join(config.out, "best")
+    best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-    print(f"{config.out}/best: epoch {best['epoch'] + 1}, {numbers}")
+    print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
 
 
 def evaluate(config: "EvaluateConfig") -> None:
     """How good a regressor is."""
+    from shards.storage import check_writable
     from trainer.evaluate import evaluate, write_evaluation
 
+    if config.out:
+        check_writable(config.out)
     evaluation = evaluate(config)
     print(evaluation.table())
     if config.out:

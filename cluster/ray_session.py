@@ -34,7 +34,7 @@ def connected(workers: int) -> Iterator[None]:
     already = ray.is_initialized()
     if not already:
         # Loopback: a cluster made for one command is nobody else's.
-        ray.init(log_to_driver=True, configure_logging=True, logging_level=logging.WARNING, include_dashboard=False)
+        ray.init(logging_level=logging.WARNING, include_dashboard=False)
     # Our own bar shows the progress.
     DataContext.get_current().enable_progress_bars = False
     try:

@@ -125,7 +125,7 @@ def _chip(scene: Scene, key: str, cut: Cut, schema: Schema) -> Chip:
     image_CHW = checked_image(cut.image_CHW, schema)
     height_HW = checked_height(cut.height_HW, schema)
     half = schema.chip_size / 2
-    x, y = scene.image.transform * (cut.column + half, cut.row + half)
+    x, y = scene.image.transform @ (cut.column + half, cut.row + half)
     known, crs = facts(scene.name), scene.image.crs.to_string()
     return Chip(key, image_CHW, height_HW, scene.source, known.sensor, known.acquired, scene.name, x, y, crs)
 

@@ -41,8 +41,10 @@ class TrainConfig:
     """Train on the eight flips and quarter turns of chips."""
     underestimate_factor: float = 1.0
     """How many times more a too low height costs than a too high one; 1: plain squared error."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     """AdamW's for the decoder, at its highest."""
+    output_rate_factor: float = 10.0
+    """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
     backbone_rate_factor: float = 0.1
     """The backbone's learning rate, where it learns, as a share of the decoder's."""
     weight_decay: float = 1e-2
@@ -85,6 +87,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "flips": False,
         "underestimate_factor": 3.0,
         "learning_rate": 5e-5,
+        "output_rate_factor": 1.0,
         "weight_decay": 1e-3,
         "schedule": "plateau",
         "epochs": 100,

@@ -9,7 +9,6 @@ Module names are those of the decoder that users have trained so far, so its wei
 
 from math import gcd
 
-import torch
 from torch import Tensor, nn
 
 NOTEBOOK_WIDTHS = (512, 256, 128, 64)
@@ -103,13 +102,17 @@ class ResidualDecoder(nn.Sequential):
             token_width = width
         super().__init__(*stages, _head(widths[-1], norm, dropout))
 
-    def start_at(self, height_m: float) -> None:
-        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer: channels -> metres."""
         head = self[-1]
         assert isinstance(head, nn.Sequential)
         output = head[-1]
         assert isinstance(output, nn.Conv2d)
-        assert output.bias is not None
-        nn.init.normal_(output.weight, 0.0, 0.02)
-        with torch.no_grad():
-            output.bias.fill_(height_m)
+        return output
+
+    def start_at(self, height_m: float) -> None:
+        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
+        assert self.output.bias is not None
+        nn.init.normal_(self.output.weight, 0.0, 0.02)
+        nn.init.constant_(self.output.bias, height_m)

@@ -21,6 +21,9 @@ from trainer.model import Regressor
 from trainer.ranks import Ranks
 
 WARM_UP_SHARE = 0.05
+ADAM_EPSILON = 1e-6
+"""A gradient that is 0 but for rounding (a bias before a norm) must not become a full step: ranks round
+differently, and would drift apart."""
 
 OnEpoch = Callable[[dict[str, Any], bool], None]
 """on_epoch(record, is_best): called on every rank after each epoch."""
@@ -44,7 +47,8 @@ def fit(
     Without validation chips the training loss decides what is best.
     """
     model = learning.ranks.wrap(regressor)
-    optimiser = torch.optim.AdamW(_parameter_groups(regressor, config), weight_decay=config.weight_decay)
+    groups = _parameter_groups(regressor, config)
+    optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, eps=ADAM_EPSILON)
     steps = -(-learning.train_chips.size // config.global_batch)
     after_step, after_epoch = _schedules(optimiser, config, steps)
     best, epochs_since_best = inf, 0
@@ -152,15 +156,12 @@ def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[tupl
 
 
 def _parameter_groups(regressor: Regressor, config: TrainConfig) -> list[dict[str, Any]]:
-    """The decoder's parameters, and the backbone's where it learns, each with its learning rate."""
-    rates = (
-        (regressor.decoder, config.learning_rate),
-        (regressor.backbone, config.learning_rate * config.backbone_rate_factor),
-    )
-    groups = [
-        {"params": [parameter for parameter in module.parameters() if parameter.requires_grad], "lr": rate}
-        for module, rate in rates
-    ]
+    """The decoder's output layer, its other parameters, and the backbone's where it learns."""
+    output = set(regressor.decoder.output.parameters())
+    decoder = [parameter for parameter in regressor.decoder.parameters() if parameter not in output]
+    backbone = [parameter for parameter in regressor.backbone.parameters() if parameter.requires_grad]
+    rates = ((decoder, 1.0), (output, config.output_rate_factor), (backbone, config.backbone_rate_factor))
+    groups = [{"params": list(group), "lr": config.learning_rate * factor} for group, factor in rates]
     return [group for group in groups if group["params"]]
 
 

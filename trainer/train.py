@@ -56,8 +56,8 @@ def check(config: TrainConfig) -> Dataset:
     return dataset
 
 
-def train(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
-    """Train as one of `ranks`; the first one writes. Returns the record of the best epoch."""
+def train(config: TrainConfig, ranks: Ranks) -> None:
+    """Train as one of `ranks`; the first one writes."""
     dataset = open_dataset(config.data)
     torch.manual_seed(config.seed)
     regressor = new_regressor(dataset, config).to(ranks.device)
@@ -73,17 +73,7 @@ def train(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
             run = stack.enter_context(Run(config, dataset, regressor, baselines))
             total = config.epochs * chips["train"].size
             advance = stack.enter_context(progress("train", total, "chips"))
-        best: dict[str, Any] = {}
-
-        def on_epoch(record: dict[str, Any], is_best: bool) -> None:
-            if is_best:
-                best.clear()
-                best.update(record)
-            if run:
-                run.record(record, is_best)
-
-        fit(regressor, learning, config, advance, on_epoch)
-    return best
+        fit(regressor, learning, config, advance, run.record if run else _unrecorded)
 
 
 def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:
@@ -143,6 +133,10 @@ def config_yaml(config: TrainConfig) -> str:
     """The resolved options as YAML, to be fed back with --config."""
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items() if k != "config"}
     return yaml.safe_dump(values, sort_keys=False)
+
+
+def _unrecorded(record: dict[str, Any], is_best: bool) -> None:
+    """The other ranks write nothing."""
 
 
 def _silent(count: int, note: str = "") -> None:

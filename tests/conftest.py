@@ -1,0 +1,141 @@
+"""Shared small real data: chips with realistic names, folders of .npy pairs, one written dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.key import facts
+from shards.manifest import Manifest
+from shards.reader import Dataset, open_dataset
+from shards.schema import Chip, Schema
+from shards.writer import DatasetWriter, SplitRule
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SCHEMA = Schema(("blue", "green", "red", "nir"))
+SCENES = (
+    "WV02_20150802_M1BS_1030010047ADDD00",
+    "WV02_20160715_M1BS_10300100599B3A00",
+    "WV03_20170828_M1BS_104001003234CE00",
+    "WV02_20200722_M1BS_10300100AB1FD100",
+    "WV03_20180619_P1BS_1040010040AA3B00",
+)
+SOURCES = ("AK_IFSAR", "fairbanks_ql1_2017", "infrastructure_2011_26906")
+
+
+def make_key(number: int) -> str:
+    """The name of chip `number`, e.g. chip_WV02_..._CHM_AK_IFSAR_CHM_02574_v20231006."""
+    scene, source = SCENES[number % len(SCENES)], SOURCES[number % len(SOURCES)]
+    return f"chip_{scene}_CHM_{source}_CHM_{number:05d}_v20231006"
+
+
+def make_chip(number: int, schema: Schema = SCHEMA) -> Chip:
+    """A valid chip: reflectances around 500-2500, mostly bare ground with some plants; same number, same chip."""
+    rng = np.random.default_rng((20_231_006, number))
+    level_C11 = np.linspace(500, 2500, len(schema.bands))[:, None, None]
+    image_CHW = rng.normal(level_C11, 0.2 * level_C11, schema.image_shape)
+    height_HW = np.where(
+        rng.random(schema.label_shape) < 0.4, rng.gamma(2.0, 2.0, schema.label_shape), 0.0
+    ).astype(np.float32)
+    key = make_key(number)
+    known = facts(key)
+    image_CHW = np.clip(image_CHW, 0, 10_000).astype(schema.dtype)
+    return Chip(key, image_CHW, height_HW, known.source, known.sensor, known.acquired, known.scene)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Two folders of .npy chips with the same names."""
+
+    images: Path
+    heights: Path
+    chips: dict[str, Chip]
+    """By key, as they were written."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A dataset, and the chips that went into it."""
+
+    url: str
+    manifest: Manifest
+    chips: dict[str, Chip]
+    """By key."""
+
+    def open(self) -> Dataset:
+        """A reader that has read nothing yet."""
+        return open_dataset(self.url)
+
+
+@pytest.fixture
+def chip_folders(tmp_path: Path) -> Callable[..., Folders]:
+    """Writes `count` valid pairs below tmp_path / name: chip_folders(12)."""
+
+    def make(count: int = 12, name: str = "chips") -> Folders:
+        folders = Folders(tmp_path / name / "images", tmp_path / name / "heights", {})
+        folders.images.mkdir(parents=True)
+        folders.heights.mkdir()
+        for chip in map(make_chip, range(count)):
+            np.save(folders.images / f"{chip.key}.npy", chip.image_CHW)
+            np.save(folders.heights / f"{chip.key}.npy", chip.height_HW)
+            folders.chips[chip.key] = chip
+        return folders
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_chip() -> Callable[..., Chip]:
+    """new_chip(number, schema): a valid chip, the same for the same number."""
+    return make_chip
+
+
+@pytest.fixture(scope="session")
+def schema() -> Schema:
+    """Four bands of 64 x 64 int16."""
+    return SCHEMA
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., Written]:
+    """write_dataset(url, chips, shard_chips): a dataset of these chips, a quarter of them in "val"."""
+
+    def write(url: Path | str, chips: list[Chip], shard_chips: int = 7, val_share: float = 0.25) -> Written:
+        with DatasetWriter(
+            str(url), SCHEMA, SplitRule(val_share), {"treeline": "test"}, shard_chips
+        ) as writer:
+            for chip in chips:
+                writer.add(chip)
+            manifest = writer.finish()
+        return Written(str(url), manifest, {chip.key: chip for chip in chips})
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def pairs_dataset(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Written]) -> Written:
+    """60 chips in shards of 7, train and val; not to be changed by a test."""
+    return write_dataset(tmp_path_factory.mktemp("pairs") / "dataset", [make_chip(n) for n in range(60)])
+
+
+def _shared_folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/{name} is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tahoe() -> Path:
+    """Folder with a real aerial image, and lidar elevations of the surface and of the ground."""
+    return _shared_folder("data/tahoe")
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder with golden outputs of other people's code."""
+    return _shared_folder("reference")

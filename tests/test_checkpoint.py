@@ -1,0 +1,163 @@
+"""A checkpoint is a folder from which the same regressor is built again, anywhere.
+
+- Saved and loaded it predicts the same, bit for bit, with the same normalisation, baselines and metrics.
+- It holds JSON and safetensors, nothing pickled, and nothing that unpickles is called to read it.
+- A damaged or missing one is refused with one line that names the path.
+"""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from regressors import (
+    exact_statistics,
+    small_regressor,
+    stored_images,
+    write_checkpoint,
+)
+from safetensors.torch import load_file, save_file
+
+from shards.errors import InputError
+from trainer.baselines import Baselines
+from trainer.checkpoint import checkpoint_url, load_checkpoint
+from trainer.model import DecoderConfig, Regressor
+
+FILES = {"config.json", "metrics.json", "model.safetensors", "statistics.json"}
+
+
+def learnt_regressor(norm: str = "group") -> Regressor:
+    """Exact statistics, and running means (of batch norm) that are no longer those of a new one."""
+    image_BCHW, height_BHW = stored_images(4, missing=0.01), np.full((4, 64, 64), 1.25, np.float32)
+    decoder = DecoderConfig((16, 16, 8, 8), norm, dropout=0.1)
+    regressor = small_regressor(5, exact_statistics(image_BCHW, height_BHW), decoder)
+    regressor.train()(torch.from_numpy(image_BCHW))
+    return regressor.eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "best", learnt_regressor())
+
+
+@pytest.fixture
+def damaged(saved: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_a_loaded_checkpoint_predicts_the_same_bits(tmp_path: Path, norm: str) -> None:
+    regressor = learnt_regressor(norm)
+    loaded = load_checkpoint(str(write_checkpoint(tmp_path / "saved", regressor))).regressor
+    image_BCHW = torch.from_numpy(stored_images(3, 64, 96, seed=9, missing=0.01))
+    for ours, theirs in zip(regressor.predict(image_BCHW), loaded.predict(image_BCHW), strict=True):
+        assert torch.equal(ours, theirs)
+    assert loaded.predict(image_BCHW)[0].std() > 0.01, "heights that do not vary prove nothing"
+    assert not loaded.training
+    assert (loaded.schema, loaded.bands) == (regressor.schema, regressor.bands)
+    assert (loaded.statistics, loaded.decoder_config) == (regressor.statistics, regressor.decoder_config)
+
+
+def test_saving_what_was_loaded_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    load_checkpoint(str(saved)).save(str(tmp_path / "again"))
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes(), name
+
+
+def test_metrics_origin_and_baselines_come_back(saved: Path) -> None:
+    checkpoint = load_checkpoint(str(saved))
+    assert checkpoint.metrics == {"epoch": 3, "loss": 0.5}
+    assert checkpoint.baselines == Baselines(1.5, (0.001, 0.0, -0.001, 0.0005, 0.25), chips=8)
+    assert checkpoint.trained_on["fingerprint"] == "0123456789abcdef"
+
+
+def test_the_best_checkpoint_of_a_run_is_found(saved: Path) -> None:
+    assert checkpoint_url(str(saved.parent)) == str(saved)
+    assert checkpoint_url(str(saved)) == str(saved)
+
+
+def test_the_folder_holds_json_and_safetensors_and_nothing_else(saved: Path) -> None:
+    assert {path.name for path in saved.rglob("*")} == FILES
+    for path in saved.glob("*.json"):
+        json.loads(path.read_text())
+    assert load_file(saved / "model.safetensors").keys() == learnt_regressor().state_dict().keys()
+
+
+def test_nothing_is_unpickled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was unpickled")
+
+    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(module, name, refuse)
+    load_checkpoint(str(saved))
+
+
+# --- refused ---
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_missing_file_is_named(damaged: Path, name: str) -> None:
+    (damaged / name).unlink()
+    with pytest.raises(InputError, match=f"damaged.*{name}"):
+        load_checkpoint(str(damaged))
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        load_checkpoint(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("kept", [0, 4, 500, -1])
+def test_truncated_weights_are_refused(damaged: Path, kept: int) -> None:
+    path = damaged / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match="damaged/model.safetensors"):
+        load_checkpoint(str(damaged))
+
+
+def test_weights_that_lack_a_tensor_are_refused(damaged: Path) -> None:
+    path = damaged / "model.safetensors"
+    weights = load_file(path)
+    del weights["decoder.8.12.bias"]
+    save_file(weights, path)
+    with pytest.raises(InputError, match=r"damaged/model.safetensors.*decoder\.8\.12\.bias"):
+        load_checkpoint(str(damaged))
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "statistics.json"])
+def test_truncated_json_is_refused(damaged: Path, name: str) -> None:
+    path = damaged / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=f"damaged/{name}"):
+        load_checkpoint(str(damaged))
+
+
+@pytest.mark.parametrize(("name", "key"), [("metrics.json", "baselines"), ("config.json", "decoder")])
+def test_json_that_lacks_a_part_is_refused(damaged: Path, name: str, key: str) -> None:
+    path = damaged / name
+    values = json.loads(path.read_text())
+    del values[key]
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(str(damaged))
+
+
+@pytest.mark.parametrize("change", [{"format": "other"}, {"version": 2}])
+def test_another_format_is_refused(damaged: Path, change: dict[str, object]) -> None:
+    path = damaged / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(str(damaged))
+
+
+def test_the_weights_of_another_decoder_are_refused(damaged: Path) -> None:
+    path = damaged / "config.json"
+    config = json.loads(path.read_text())
+    config["decoder"]["widths"] = [32, 16, 8, 8]
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="damaged/model.safetensors"):
+        load_checkpoint(str(damaged))

@@ -1,0 +1,230 @@
+"""What the commands say: mistakes in one line, with exit code 2 and nothing left behind; prompt help."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from cluster import cli
+from ingest.config import ScenesConfig
+from ingest.landscape import write_scene
+from ingest.scenes import ingest_scenes
+from shards.errors import InputError
+from trainer.config import RECIPES, TrainConfig
+from trainer.launch import launch
+
+KEY = "chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_02574_v20231006"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scenes, chips, and a checkpoint of one epoch."""
+    folder = tmp_path_factory.mktemp("run")
+    scenes = [write_scene(folder, number, 0, (128, 128)) for number in range(3)]
+    images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
+    ingest_scenes(ScenesConfig(images, heights, str(folder / "chips")))
+    launch(TrainConfig(str(folder / "chips"), str(folder / "checkpoints"), epochs=1))
+    return folder
+
+
+def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `treeline ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["treeline", *arguments])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    streams = capsys.readouterr()
+    return int(stop.value.code or 0), streams.out, streams.err
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+def pair(folder: Path, image: Any, height: Any) -> list[str]:
+    """One chip pair on disk, or half of one; returns the arguments that ingest it."""
+    for name, content in (("images", image), ("heights", height)):
+        (folder / name).mkdir()
+        if isinstance(content, bytes):
+            (folder / name / f"{KEY}.npy").write_bytes(content)
+        elif content is not None:
+            np.save(folder / name / f"{KEY}.npy", content, allow_pickle=content.dtype == object)
+    places = ["--images", str(folder / "images"), "--heights", str(folder / "heights")]
+    return ["ingest", "pairs", *places, "--out", str(folder / "out")]
+
+
+IMAGE = np.full((4, 64, 64), 500, np.int16)
+HEIGHT = np.ones((64, 64), np.float32)
+PICKLED = np.array([{"a": 1}] * 4, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("image", "height", "says"),
+    [
+        (None, HEIGHT, "images: no .npy chips"),
+        (b"\x93NUMPY\x01\x00", HEIGHT, "unreadable"),
+        (PICKLED, HEIGHT, "pickled object, which is never loaded"),
+        (IMAGE[:3], HEIGHT, "wrong shape"),
+        (IMAGE, HEIGHT * 0, "no height above 0"),
+    ],
+    ids=["empty folder", "truncated", "pickle", "three bands", "no height"],
+)
+def test_chips_that_cannot_be_used(
+    image: Any, height: Any, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    arguments = pair(tmp_path, image, height)
+    before = files_below(tmp_path)
+    code, _, err = called(arguments, monkeypatch, capsys)
+    assert code == 2
+    line = mistake(err)
+    assert says in line
+    assert str(tmp_path) in line or KEY in line
+    assert files_below(tmp_path) == before
+
+
+def test_a_missing_partner_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    arguments = pair(tmp_path, IMAGE, HEIGHT)
+    np.save(tmp_path / "images" / "alone.npy", IMAGE)
+    before = files_below(tmp_path)
+    code, _, err = called([*arguments, "--strict"], monkeypatch, capsys)
+    assert code == 2
+    assert "alone" in mistake(err)
+    assert "missing partner" in mistake(err)
+    assert files_below(tmp_path) == before
+    code, out, _ = called(arguments, monkeypatch, capsys)
+    assert code == 0, "one bad chip does not stop the others"
+    assert "1 missing partner, first alone" in out
+
+
+@pytest.mark.parametrize("kind", ["text", "three bands"])
+def test_scenes_that_cannot_be_used(
+    kind: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    scene = tmp_path / "scene.tif"
+    if kind == "text":
+        scene.write_text("this is no raster")
+    else:
+        with rasterio.open(
+            scene, "w", driver="GTiff", count=3, width=80, height=80, dtype="int16", crs="EPSG:3338",
+            transform=rasterio.Affine(2, 0, 0, 0, -2, 0),
+        ) as raster:  # fmt: skip
+            raster.write(np.ones((3, 80, 80), np.int16))
+    checkpoint = ["--checkpoint", str(run / "checkpoints")]
+    for arguments in (
+        ["predict", str(scene), *checkpoint],
+        ["ingest", "scenes", "--images", str(scene), "--heights", str(scene)],
+    ):
+        code, _, err = called([*arguments, "--out", str(tmp_path / "out")], monkeypatch, capsys)
+        assert code == 2
+        assert str(scene) in mistake(err)
+        assert ("has 3 bands" if kind == "three bands" else "cannot be read as a raster") in mistake(err)
+        assert files_below(tmp_path) == {Path("scene.tif")}
+
+
+def test_a_checkpoint_without_weights(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("config.json", "statistics.json", "metrics.json"):
+        (folder / name).write_bytes((run / "checkpoints" / "best" / name).read_bytes())
+    for arguments in (["evaluate", "--data", str(run / "chips")], ["predict", str(run / "*-sr-02m.tif")]):
+        arguments += ["--checkpoint", str(folder), "--out", str(tmp_path / "out")]
+        code, _, err = called(arguments, monkeypatch, capsys)
+        assert code == 2
+        assert f"{folder}: not a checkpoint (model.safetensors is missing)" in mistake(err)
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    # A file where a folder is wanted: refused for every user, the superuser too.
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    images, heights = str(run / "*-sr-02m.tif"), str(run / "*-chm-02m.tif")
+    for arguments in (
+        ["ingest", "scenes", "--images", images, "--heights", heights],
+        ["train", "--data", str(run / "chips"), "--epochs", "1"],
+        ["predict", images, "--checkpoint", str(run / "checkpoints")],
+        ["evaluate", "--checkpoint", str(run / "checkpoints"), "--data", str(run / "chips")],
+    ):
+        code, _, err = called([*arguments, "--out", out], monkeypatch, capsys)
+        assert code == 2, arguments
+        assert f"{out}: cannot be written" in mistake(err)
+        assert files_below(tmp_path) == {Path("file")}
+
+
+def mistake(err: str) -> str:
+    """The one line that names the mistake; progress may stand before it."""
+    lines = [line for line in err.splitlines() if line.startswith("treeline: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def test_defaults_then_recipe_then_file_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("recipe: notebook\nlearning_rate: 2e-5\nepochs: 7\ndecoder_widths: [8, 8, 8, 8]\n")
+    given = ["--data", "d", "--out", "o", "--config", str(file), "--epochs", "9"]
+    config = cli.parse("train", given)
+    assert config.underestimate_factor == RECIPES["notebook"]["underestimate_factor"]
+    assert (config.learning_rate, config.epochs, config.decoder_widths) == (2e-5, 9, (8, 8, 8, 8))
+    assert config.seed == TrainConfig("d", "o").seed
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("learning_rat: 1", "learning_rat"),
+        ("epochs: many", "epochs"),
+        ("- 1", "list of options"),
+        ("a: [", "YAML"),
+    ],
+)
+def test_a_wrong_options_file_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text(text)
+    with pytest.raises(InputError, match=says):
+        cli.parse("train", ["--data", "d", "--out", "o", "--config", str(tmp_path / "options.yaml")])
+
+
+def test_the_options_a_run_leaves_can_be_fed_back(run: Path, tmp_path: Path) -> None:
+    again = cli.parse("train", ["--config", str(run / "checkpoints" / "config.yaml"), "--out", "elsewhere"])
+    assert again == TrainConfig(
+        str(run / "chips"), "elsewhere", epochs=1, config=str(run / "checkpoints" / "config.yaml")
+    )
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code = (
+        "import sys; from cluster import cli\n"
+        f"try: cli.run([*{name.split()!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'rasterio', 'transformers', 'matplotlib', 'pyarrow'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith(f"usage: treeline {name}")
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_command_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    code, _, err = called(["ingest", "everything"], monkeypatch, capsys)
+    assert code == 2
+    assert all(name in err for name in cli.COMMANDS)
+
+
+def test_inspect_tells_and_draws(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    picture = tmp_path / "chips.png"
+    code, out, _ = called(["inspect", str(run / "chips"), "--out", str(picture)], monkeypatch, capsys)
+    assert code == 0
+    assert "train" in out
+    assert "nir" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
