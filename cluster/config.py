@@ -14,13 +14,13 @@ class DemoConfig:
     """Folder for everything; the report is OUT/report.html."""
     seed: int = 0
     """Of the landscape and the training."""
-    train_scenes: int = 6
+    train_scenes: int = 12
     """Scenes to learn from."""
     unseen_scenes: int = 2
     """Scenes to be scored on and mapped; no chip of them is learnt from."""
     scene_size: int = 512
     """Pixels of 2 m along each side of a scene."""
-    epochs: int = 20
+    epochs: int = 24
     """Times through the training chips."""
     workers: int = 0
     """Ray workers for training and prediction; 0: in this process."""

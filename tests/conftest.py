@@ -24,17 +24,17 @@ SCENES = (
     "WV02_20200722_M1BS_10300100AB1FD100",
     "WV03_20180619_P1BS_1040010040AA3B00",
 )
-SOURCES = ("AK_IFSAR", "fairbanks_ql1_2017", "infrastructure_2011_26906")
+SOURCES = ("AK_IFSAR_CHM", "fairbanks_ql1_2017", "infrastructure_2011_26906")
 
 
 def make_key(number: int) -> str:
     """The name of chip `number`, e.g. chip_WV02_..._CHM_AK_IFSAR_CHM_02574_v20231006."""
     scene, source = SCENES[number % len(SCENES)], SOURCES[number % len(SOURCES)]
-    return f"chip_{scene}_CHM_{source}_CHM_{number:05d}_v20231006"
+    return f"chip_{scene}_CHM_{source}_{number:05d}_v20231006"
 
 
 def make_chip(number: int, schema: Schema = SCHEMA) -> Chip:
-    """A valid chip: reflectances around 500-2500, mostly bare ground with some plants; same number, same chip."""
+    """A valid chip, mostly bare ground with some plants; the same number gives the same chip."""
     rng = np.random.default_rng((20_231_006, number))
     level_C11 = np.linspace(500, 2500, len(schema.bands))[:, None, None]
     image_CHW = rng.normal(level_C11, 0.2 * level_C11, schema.image_shape)

@@ -34,7 +34,9 @@ def learnt_regressor(norm: str = "group") -> Regressor:
     image_BCHW, height_BHW = stored_images(4, missing=0.01), np.full((4, 64, 64), 1.25, np.float32)
     decoder = DecoderConfig((16, 16, 8, 8), norm, dropout=0.1)
     regressor = small_regressor(5, exact_statistics(image_BCHW, height_BHW), decoder)
-    regressor.train()(torch.from_numpy(image_BCHW))
+    with torch.no_grad():
+        for _ in range(30):
+            regressor.train()(torch.from_numpy(image_BCHW))
     return regressor.eval()
 
 
@@ -115,7 +117,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_truncated_weights_are_refused(damaged: Path, kept: int) -> None:
     path = damaged / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match="damaged/model.safetensors"):
+    with pytest.raises(InputError, match=r"damaged/model\.safetensors"):
         load_checkpoint(str(damaged))
 
 
@@ -124,7 +126,7 @@ def test_weights_that_lack_a_tensor_are_refused(damaged: Path) -> None:
     weights = load_file(path)
     del weights["decoder.8.12.bias"]
     save_file(weights, path)
-    with pytest.raises(InputError, match=r"damaged/model.safetensors.*decoder\.8\.12\.bias"):
+    with pytest.raises(InputError, match=r"damaged/model\.safetensors.*decoder\.8\.12\.bias"):
         load_checkpoint(str(damaged))
 
 
@@ -133,16 +135,6 @@ def test_truncated_json_is_refused(damaged: Path, name: str) -> None:
     path = damaged / name
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=f"damaged/{name}"):
-        load_checkpoint(str(damaged))
-
-
-@pytest.mark.parametrize(("name", "key"), [("metrics.json", "baselines"), ("config.json", "decoder")])
-def test_json_that_lacks_a_part_is_refused(damaged: Path, name: str, key: str) -> None:
-    path = damaged / name
-    values = json.loads(path.read_text())
-    del values[key]
-    path.write_text(json.dumps(values))
-    with pytest.raises(InputError, match="damaged"):
         load_checkpoint(str(damaged))
 
 
@@ -159,5 +151,5 @@ def test_the_weights_of_another_decoder_are_refused(damaged: Path) -> None:
     config = json.loads(path.read_text())
     config["decoder"]["widths"] = [32, 16, 8, 8]
     path.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="damaged/model.safetensors"):
+    with pytest.raises(InputError, match=r"damaged/model\.safetensors"):
         load_checkpoint(str(damaged))

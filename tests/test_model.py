@@ -203,14 +203,19 @@ def test_any_sides_that_are_multiples_of_the_patch(sides: tuple[int, int]) -> No
     assert height_BHW.isfinite().all()
 
 
-def test_rows_and_columns_are_not_exchanged() -> None:
-    """Only one patch is bright: it is the one whose heights change most."""
+def test_the_decoder_gets_each_patch_where_it_is_in_the_image() -> None:
     regressor, dark_BCHW = small_regressor(), torch.zeros((1, 4, 64, 128), dtype=torch.int16)
+    for layer in regressor.backbone.model.layer:
+        torch.nn.init.zeros_(layer.layer_scale1.lambda1)  # no attention: what a patch shows stays there
     bright_BCHW = dark_BCHW.clone()
-    bright_BCHW[:, :, 48:, 96:112] = 1000
-    change_HW = (regressor(bright_BCHW)[0] - regressor(dark_BCHW)[0])[0].detach().abs()
-    change_by_patch = change_HW.reshape(4, 16, 8, 16).mean((1, 3))
-    assert divmod(int(change_by_patch.argmax()), 8) == (3, 6)
+    bright_BCHW[:, :, 48:64, 96:112] = 1000
+    features: list[torch.Tensor] = []
+    regressor.decoder.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    for image_BCHW in (dark_BCHW, bright_BCHW):
+        regressor.predict(image_BCHW)
+    changed_HW = (features[0] != features[1]).any(1)[0]
+    assert changed_HW.shape == (4, 8)
+    assert changed_HW.nonzero().tolist() == [[3, 6]]
 
 
 def test_predictions_are_never_below_0_but_training_sees_below_0() -> None:

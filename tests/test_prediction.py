@@ -1,0 +1,383 @@
+"""Scenes -> maps, from real GeoTIFFs to real GeoTIFFs.
+
+- The map is the one that the notebook's way of predicting gives (golden file).
+- The same scene gives the same bytes of the map however it is cut into blocks, and the same pixels
+  whatever its own nodata value and the order of its bands.
+- The map is on the scene's grid: int16 decimetres, not below 0, nodata exactly where a used band has none.
+- A scene that cannot be read leaves no file behind.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from numpy.typing import NDArray
+from regressors import (
+    CRS,
+    NODATA,
+    SCHEMA,
+    TRANSFORM,
+    notebook_regressor,
+    reference,
+    small_regressor,
+    statistics_of,
+    stored_images,
+    write_checkpoint,
+    write_scene,
+)
+
+from inference.config import PredictConfig
+from inference.predict import Predicted, Task, predict, predict_here
+from shards.errors import InputError
+
+ODD = (131, 97)
+"""Rows and columns of a scene that no block and no window fits into."""
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), small_regressor())
+
+
+def scene_image(rows: int, columns: int, seed: int = 0) -> NDArray[np.int16]:
+    """Stored pixels (4, rows, columns) with a few missing ones and a border without data."""
+    image_CHW = stored_images(1, rows, columns, seed, missing=0.005)[0]
+    image_CHW[:, : rows // 8] = NODATA
+    return image_CHW
+
+
+def used_bands_valid(image_CHW: NDArray[Any], nodata: float = NODATA) -> NDArray[np.bool_]:
+    """Where near infrared, red and green, which the regressor sees, are all measured."""
+    valid_HW: NDArray[np.bool_] = (image_CHW[1:] != nodata).all(0)
+    return valid_HW
+
+
+def predicted_map(scene: Path, checkpoint: Path, out: Path, **options: Any) -> Path:
+    """The map of one scene. Batches are small, since each is filled up to its full size."""
+    config = PredictConfig((str(scene),), str(checkpoint), str(out), **{"batch_size": BATCH, **options})
+    maps = predict(config, predict_here)
+    assert list(maps) == [str(scene)]
+    assert [str(path) for path in out.iterdir()] == list(maps.values()), "the map and nothing else"
+    return Path(maps[str(scene)])
+
+
+def pixels(path: Path) -> NDArray[np.int16]:
+    with rasterio.open(path) as raster:
+        stored: NDArray[np.int16] = raster.read(1)
+    return stored
+
+
+# --- the notebook's map ---
+
+
+@pytest.fixture(scope="module")
+def notebook_scene() -> Any:
+    return np.load(reference("notebook_scene_golden.npz"))
+
+
+@pytest.fixture(scope="module")
+def notebook_checkpoint(tmp_path_factory: pytest.TempPathFactory, notebook_scene: Any) -> Path:
+    constants = zip(*(notebook_scene[name].tolist() for name in ("clamp_max", "mean", "std")), strict=True)
+    statistics = statistics_of(dict(zip(("nir", "red", "green"), constants, strict=True)))
+    return write_checkpoint(tmp_path_factory.mktemp("notebook"), notebook_regressor(statistics))
+
+
+@pytest.mark.parametrize("block", [100, 512])
+def test_the_map_is_the_notebooks(
+    notebook_scene: Any, notebook_checkpoint: Path, tmp_path: Path, block: int
+) -> None:
+    image_CHW, golden_HW = notebook_scene["scene"], notebook_scene["decimetres"]
+    scene = write_scene(tmp_path / "scene.tif", image_CHW)
+    ours_HW = pixels(predicted_map(scene, notebook_checkpoint, tmp_path / "maps", block=block))
+    valid_HW = used_bands_valid(image_CHW)
+    assert (ours_HW[~valid_HW] == NODATA).all(), "also where only red or green is missing"
+    assert (golden_HW[valid_HW] != NODATA).all()
+    difference_N = np.abs(ours_HW[valid_HW].astype(int) - golden_HW[valid_HW])
+    assert difference_N.max() <= 1
+    assert (difference_N == 0).mean() >= 0.999
+
+
+# --- the same map however it is made ---
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(64, 0.5), (32, 0.25), (48, 0.0)])
+def test_the_bytes_of_a_map_do_not_depend_on_the_blocks(
+    checkpoint: Path, tmp_path: Path, window: int, overlap: float
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
+    maps = [
+        predicted_map(scene, checkpoint, tmp_path / str(block), block=block, window=window, overlap=overlap)
+        for block in (32, 48, 512)
+    ]
+    first, *others = [path.read_bytes() for path in maps]
+    assert all(other == first for other in others)
+    heights_N = pixels(maps[0])[used_bands_valid(scene_image(*ODD))]
+    assert len(np.unique(heights_N)) > 5, "a map that does not vary proves nothing"
+
+
+def test_a_map_does_not_depend_on_the_order_of_the_tasks(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
+    config = PredictConfig(
+        (str(scene),), str(checkpoint), str(tmp_path / "shuffled"), block=48, batch_size=BATCH
+    )
+
+    def shuffled(config: PredictConfig, tasks: list[Task]) -> Iterator[Predicted]:
+        order = np.random.default_rng(0).permutation(len(tasks))
+        return predict_here(config, [tasks[place] for place in order])
+
+    path = Path(predict(config, shuffled)[str(scene)])
+    in_order = predicted_map(scene, checkpoint, tmp_path / "in_order", block=48)
+    assert path.read_bytes() == in_order.read_bytes()
+
+
+def test_the_batch_size_changes_no_height_visibly(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
+    one, many = (
+        pixels(predicted_map(scene, checkpoint, tmp_path / str(size), batch_size=size)).astype(int)
+        for size in (1, 7)
+    )
+    assert np.abs(one - many).max() <= 1
+
+
+def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes").mkdir()
+    scenes = [
+        write_scene(tmp_path / "scenes" / f"scene_{number}.tif", scene_image(*shape, seed=number))
+        for number, shape in enumerate([(80, 70), (64, 130)])
+    ]
+    config = PredictConfig(
+        (str(tmp_path / "scenes" / "*.tif"),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH
+    )
+    maps = predict(config, predict_here)
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+        "scene_0.chm.tif",
+        "scene_1.chm.tif",
+    ]
+    for scene in scenes:
+        alone = predicted_map(scene, checkpoint, tmp_path / scene.stem)
+        assert alone.read_bytes() == Path(maps[str(scene)]).read_bytes()
+
+
+def test_a_pixel_is_predicted_as_the_regressor_does_where_one_window_covers_it(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    image_CHW = scene_image(64, 64)
+    scene = write_scene(tmp_path / "scene.tif", image_CHW)
+    with torch.inference_mode():
+        height_BHW, _ = small_regressor().predict(torch.from_numpy(image_CHW[None]))
+    expected_HW = np.rint(height_BHW[0].numpy() * 10)
+    ours_HW, valid_HW = (
+        pixels(predicted_map(scene, checkpoint, tmp_path / "maps")),
+        used_bands_valid(image_CHW),
+    )
+    assert np.abs(ours_HW - expected_HW)[valid_HW].max() <= 1
+    assert (ours_HW == expected_HW)[valid_HW].mean() > 0.99
+
+
+# --- what a scene may be ---
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (1, 1), (1, 90), (15, 17), (40, 200)])
+def test_scenes_smaller_than_a_window_are_predicted(
+    checkpoint: Path, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    image_CHW = stored_images(1, *shape, missing=0.01)[0]
+    image_CHW[:, 0, 0] = 500
+    scene = write_scene(tmp_path / "scene.tif", image_CHW)
+    map_HW = pixels(predicted_map(scene, checkpoint, tmp_path / "maps", block=48))
+    assert map_HW.shape == shape
+    assert np.array_equal(map_HW != NODATA, used_bands_valid(image_CHW))
+
+
+def test_nodata_is_kept_and_nothing_is_below_0(checkpoint: Path, tmp_path: Path) -> None:
+    image_CHW = scene_image(*ODD)
+    scene = write_scene(tmp_path / "scene.tif", image_CHW)
+    map_HW, valid_HW = (
+        pixels(predicted_map(scene, checkpoint, tmp_path / "maps")),
+        used_bands_valid(image_CHW),
+    )
+    assert np.array_equal(map_HW != NODATA, valid_HW)
+    assert map_HW[valid_HW].min() == 0, "of a regressor that also predicts below 0"
+
+
+def test_a_scene_without_data_gives_a_map_without_data(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", np.full((4, *ODD), NODATA, np.int16))
+    assert (pixels(predicted_map(scene, checkpoint, tmp_path / "maps", block=48)) == NODATA).all()
+
+
+@pytest.mark.parametrize("own", [-32768, 0])
+def test_a_scene_may_have_its_own_nodata_value(checkpoint: Path, tmp_path: Path, own: int) -> None:
+    image_CHW = np.maximum(scene_image(*ODD), NODATA + 1)
+    image_CHW[image_CHW <= 0] = 1
+    image_CHW[:, 20:40, 30:50] = NODATA
+    other_CHW = np.where(image_CHW == NODATA, own, image_CHW).astype(np.int16)
+    ours = write_scene(tmp_path / "ours.tif", image_CHW)
+    other = write_scene(tmp_path / "other.tif", other_CHW, nodata=own)
+    maps = [pixels(predicted_map(path, checkpoint, tmp_path / path.stem)) for path in (ours, other)]
+    assert np.array_equal(*maps)
+    assert (maps[0] == NODATA).sum() == 20 * 20
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_bands_are_found_by_name_in_any_order(checkpoint: Path, tmp_path: Path, described: bool) -> None:
+    """Eight bands in an order of their own, named by their descriptions or by --bands."""
+    image_CHW, order = (
+        scene_image(*ODD),
+        ("coastal", "nir", "yellow", "red", "blue", "rededge", "green", "nir2"),
+    )
+    mixed_CHW = np.stack(
+        [image_CHW[SCHEMA.bands.index(b)] if b in SCHEMA.bands else np.full(ODD, 7, np.int16) for b in order]
+    )
+    mixed = write_scene(tmp_path / "mixed.tif", mixed_CHW)
+    if described:
+        with rasterio.open(mixed, "r+") as raster:
+            raster.descriptions = order
+    plain = write_scene(tmp_path / "plain.tif", image_CHW)
+    ours = predicted_map(plain, checkpoint, tmp_path / "ours")
+    theirs = predicted_map(mixed, checkpoint, tmp_path / "theirs", bands=() if described else order)
+    assert np.array_equal(pixels(ours), pixels(theirs))
+
+
+# --- what a map is ---
+
+
+def test_a_map_has_the_scenes_grid_and_says_what_it_holds(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
+    with rasterio.open(predicted_map(scene, checkpoint, tmp_path / "maps")) as raster:
+        assert (raster.count, raster.dtypes, raster.nodata) == (1, ("int16",), NODATA)
+        assert (raster.shape, raster.transform, raster.crs.to_string()) == (ODD, TRANSFORM, CRS)
+        assert (raster.scales, raster.offsets, raster.units) == ((0.1,), (0.0,), ("m",))
+        assert raster.descriptions == ("canopy height",)
+        assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        tags = raster.tags()
+    assert tags["TREELINE_DATASET"] == "0123456789abcdef"
+    assert (tags["TREELINE_EPOCH"], tags["TREELINE_WINDOW"], tags["TREELINE_OVERLAP"]) == ("3", "64", "0.5")
+
+
+def test_a_larger_map_has_overviews_without_nodata_in_the_average(tmp_path: Path) -> None:
+    """Left half without data: an overview that averaged -9999 in would be far below 0."""
+    image_CHW = np.full((4, 1030, 1026), 500, np.int16)
+    image_CHW[:, :, :511] = NODATA
+    image_CHW[:, 500:] = NODATA
+    scene = write_scene(tmp_path / "scene.tif", image_CHW)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", small_regressor())
+    path = predicted_map(scene, checkpoint, tmp_path / "maps", overlap=0.0)
+    with rasterio.open(path) as raster:
+        assert raster.overviews(1) == [2, 4]
+        assert raster.block_shapes == [(512, 512)]
+        assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    with rasterio.open(path, overview_level=0) as overview:
+        coarse_HW = overview.read(1)
+    assert coarse_HW.shape == (515, 513)
+    assert (coarse_HW[coarse_HW != NODATA] >= 0).all()
+    assert (coarse_HW != NODATA).any()
+
+
+# --- refused, with nothing left behind ---
+
+
+def truncated(path: Path, share: float) -> Path:
+    """The raster at `path` with only its first `share` of bytes."""
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    return path
+
+
+def assert_refused(match: str, out: Path, *scenes: Path, checkpoint: Path, **options: Any) -> None:
+    """An InputError of one line that matches, and no file in `out`."""
+    config = PredictConfig(tuple(map(str, scenes)), str(checkpoint), str(out), **options)
+    with pytest.raises(InputError, match=match) as refused:
+        predict(config, predict_here)
+    assert "\n" not in str(refused.value)
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_a_truncated_scene_leaves_no_file_behind(checkpoint: Path, tmp_path: Path, share: float) -> None:
+    scene = truncated(write_scene(tmp_path / "short.tif", scene_image(*ODD)), share)
+    assert_refused(r"short\.tif", tmp_path / "maps", scene, checkpoint=checkpoint, block=32)
+
+
+def test_a_scene_that_fails_leaves_the_finished_map_of_another_and_nothing_else(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    good = write_scene(tmp_path / "good.tif", scene_image(*ODD))
+    short = truncated(write_scene(tmp_path / "short.tif", scene_image(*ODD)), 0.7)
+    out = tmp_path / "maps"
+    with pytest.raises(InputError, match=r"short\.tif"):
+        predict(
+            PredictConfig((str(good), str(short)), str(checkpoint), str(out), block=64, batch_size=BATCH),
+            predict_here,
+        )
+    assert [path.name for path in out.iterdir()] == ["good.chm.tif"]
+    alone = predicted_map(good, checkpoint, tmp_path / "alone", block=64)
+    assert alone.read_bytes() == (out / "good.chm.tif").read_bytes()
+
+
+def test_three_bands_where_four_are_asked_for_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "three.tif", scene_image(*ODD)[:3])
+    assert_refused(r"three\.tif.*3 bands", tmp_path / "maps", scene, checkpoint=checkpoint)
+
+
+def test_a_scene_that_lacks_a_band_by_name_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
+    assert_refused(
+        "nir", tmp_path / "maps", scene, checkpoint=checkpoint, bands=("blue", "green", "red", "swir")
+    )
+
+
+def test_other_pixels_than_in_training_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "float.tif", scene_image(*ODD).astype(np.float32))
+    assert_refused(r"float\.tif.*float32", tmp_path / "maps", scene, checkpoint=checkpoint)
+
+
+def test_a_scene_without_a_place_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "nowhere.tif", scene_image(*ODD), crs=None)
+    assert_refused(r"nowhere\.tif.*CRS", tmp_path / "maps", scene, checkpoint=checkpoint)
+
+
+def test_a_file_that_is_no_raster_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.tif").write_text("no raster")
+    assert_refused(r"text\.tif", tmp_path / "maps", tmp_path / "text.tif", checkpoint=checkpoint)
+
+
+def test_a_scene_that_is_not_there_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    assert_refused(r"absent\.tif", tmp_path / "maps", tmp_path / "absent.tif", checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"window": 40}, "--window 40"),
+        ({"overlap": 0.9}, "--overlap 0.9"),
+        ({"block": 0}, "--block 0"),
+        ({"batch_size": 0}, "--batch-size 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    checkpoint: Path, tmp_path: Path, options: dict[str, Any], named: str
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
+    assert_refused(named, tmp_path / "maps", scene, checkpoint=checkpoint, **options)
+
+
+def test_two_scenes_of_one_name_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    scenes = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        scenes.append(write_scene(tmp_path / folder / "scene.tif", scene_image(64, 64)))
+    assert_refused("same name", tmp_path / "maps", *scenes, checkpoint=checkpoint)
+
+
+def test_a_map_that_is_already_there_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    path = predicted_map(scene, checkpoint, tmp_path / "maps")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="already there"):
+        predict(PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps")), predict_here)
+    assert path.read_bytes() == before

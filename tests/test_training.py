@@ -1,0 +1,317 @@
+"""Training on a tiny dataset whose heights can be seen: what is promised of the loop and of a run's folder.
+
+- The loss goes down; the same seed gives the same losses bit for bit.
+- Two processes and one give the same losses, scores and weights' effect, also with a ragged last batch.
+- What is frozen stays as it is; early stopping stops; the plateau schedule lowers the rate.
+- A pixel without a height or without a valid image counts nowhere: not in losses, scores or baselines.
+- A run leaves config.yaml, metrics.jsonl, best, last and TensorBoard's log, and is never overwritten.
+- Every recipe builds and trains.
+"""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from regressors import fitted, local_backbone, small_config, train_as_rank, write_dataset
+
+from cluster.cli import parse
+from shards.errors import InputError
+from shards.reader import Dataset
+from trainer.checkpoint import load_checkpoint
+from trainer.config import RECIPES, EvaluateConfig, TrainConfig
+from trainer.evaluate import LINEAR, MEAN, REGRESSOR, evaluate
+from trainer.launch import launch
+from trainer.train import new_regressor
+
+MEASURED_PIXELS = 60 * 64
+"""Of a chip: two of its rows have no height, two others no image."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """18 chips to train on, in two shards: with batches of 8 the last one has 2 chips."""
+    return write_dataset(tmp_path_factory.mktemp("all_train"), chips=18)
+
+
+@pytest.fixture(scope="module")
+def split_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Chips to train on and chips held out."""
+    return write_dataset(tmp_path_factory.mktemp("split"), chips=20, val_share=0.3)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return local_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def losses(records: list[dict[str, Any]]) -> list[float]:
+    return [record["loss"] for record in records]
+
+
+# --- the loop ---
+
+
+def test_the_loss_goes_down(dataset: Dataset, backbone: Path) -> None:
+    _, records = fitted(dataset, small_config(dataset, backbone, epochs=8, learning_rate=1e-2, flips=False))
+    first, *_, last = losses(records)
+    assert last < 0.5 * first
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "batch", "dropout": 0.3}], ids=["group", "batch-dropout"])
+def test_the_same_seed_gives_the_same_losses_bit_for_bit(
+    dataset: Dataset, backbone: Path, options: dict[str, Any]
+) -> None:
+    config = small_config(dataset, backbone, **options)
+    (one, records), (again, records_again) = fitted(dataset, config), fitted(dataset, config)
+    assert records == records_again
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert losses(fitted(dataset, replace(config, seed=1))[1]) != losses(records)
+
+
+def test_two_ranks_and_one_give_the_same_losses_and_scores(
+    dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    """Also where the last batch is smaller than the ranks (18 chips: 17 + 1), and one has none to read."""
+    base = small_config(dataset, backbone, learning_rate=1e-3)
+    configs = [
+        replace(base, batch_size=6),
+        replace(base, batch_size=5, underestimate_factor=3.0),
+        replace(base, batch_size=17),
+        replace(base, batch_size=17, train_backbone=False, flips=False),
+    ]
+    context, out = multiprocessing.get_context("spawn"), tmp_path / "records.json"
+    arguments = (2, (tmp_path / "rendezvous").as_uri(), configs, str(out))
+    processes = [context.Process(target=train_as_rank, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    for config, of_two in zip(configs, json.loads(out.read_text()), strict=True):
+        _, of_one = fitted(dataset, config, val_chips=dataset.chips("train"))
+        assert len(of_one) == len(of_two) == config.epochs
+        for one, two in zip(of_one, of_two, strict=True):
+            assert one["val_count"] == two["val_count"]
+            assert two == pytest.approx(one, rel=1e-4, abs=1e-4), config
+
+
+def test_a_frozen_backbone_does_not_change_and_the_decoder_does(dataset: Dataset, backbone: Path) -> None:
+    config = small_config(dataset, backbone, train_backbone=False, epochs=1)
+    torch.manual_seed(config.seed)
+    before = new_regressor(dataset, config).state_dict()
+    after = fitted(dataset, config)[0].state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("decoder.")}
+
+
+def test_a_backbone_that_learns_changes_throughout(dataset: Dataset, backbone: Path) -> None:
+    config = small_config(dataset, backbone, epochs=1)
+    torch.manual_seed(config.seed)
+    before = new_regressor(dataset, config).state_dict()
+    after = fitted(dataset, config)[0].state_dict()
+    assert {name for name in before if torch.equal(before[name], after[name])} == {
+        "backbone.embeddings.mask_token"
+    }
+
+
+def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, backbone: Path) -> None:
+    config = small_config(dataset, backbone, learning_rate=1e30, gradient_norm=1e30, epochs=3)
+    with pytest.raises(FloatingPointError, match="learning-rate"):
+        fitted(dataset, config)
+
+
+# --- schedules and stopping ---
+
+
+def test_early_stopping_stops_after_so_many_epochs_without_improvement(
+    dataset: Dataset, backbone: Path
+) -> None:
+    """With a rate of nearly 0 nothing improves after the first epoch; the losses differ by rounding at most."""
+    stalled = small_config(dataset, backbone, learning_rate=1e-30, weight_decay=0.0, flips=False, epochs=6)
+    stalled = replace(stalled, batch_size=18, stop_patience=2)
+    values = [record["val_loss"] for record in fitted(dataset, stalled, val_chips=dataset.chips("train"))[1]]
+    assert values == [values[0]] * 3, "the first, and two that are not better"
+    patient = replace(stalled, stop_patience=0)
+    assert len(fitted(dataset, patient)[1]) == 6
+
+
+def test_a_plateau_halves_the_rate_down_to_the_lowest(dataset: Dataset, backbone: Path) -> None:
+    config = small_config(
+        dataset,
+        backbone,
+        learning_rate=8e-30,
+        lowest_learning_rate=2e-30,
+        weight_decay=0.0,
+        schedule="plateau",
+        plateau_patience=1,
+        epochs=8,
+    )
+    records = fitted(dataset, config, val_chips=dataset.chips("train"))[1]
+    rates = [record["learning_rate"] for record in records]
+    assert rates[0] == 8e-30
+    assert all(later <= earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert rates[-1] < rates[0]
+    assert set(rates) <= {8e-30, 4e-30, 2e-30}
+
+
+def test_the_cosine_rises_then_falls_to_0(dataset: Dataset, backbone: Path) -> None:
+    config = small_config(dataset, backbone, batch_size=18, epochs=10)
+    rates = [record["learning_rate"] for record in fitted(dataset, config)[1]]
+    # Ten steps, of which one warms up; the rate that is recorded is the next step's.
+    expected = [config.learning_rate * 0.5 * (1 + cos(pi * step / 9)) for step in range(10)]
+    assert rates == pytest.approx(expected, abs=1e-12)
+
+
+# --- what counts ---
+
+
+def test_losses_and_scores_are_over_the_pixels_with_a_height_and_an_image(
+    dataset: Dataset, backbone: Path
+) -> None:
+    """A map has nodata where a band is missing: what stands there is no prediction to be scored."""
+    config = small_config(dataset, backbone, epochs=1)
+    record = fitted(dataset, config, val_chips=dataset.chips("train"))[1][0]
+    assert record["val_count"] == 18 * MEASURED_PIXELS
+    assert record["val_rmse"] ** 2 == pytest.approx(record["val_loss"], rel=1e-3)
+
+
+def test_the_baselines_are_fitted_to_the_pixels_with_a_height_and_an_image(
+    dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    """-9999 is no reflectance: a baseline fitted to it would be too easily beaten."""
+    launch(small_config(dataset, backbone, out=str(tmp_path / "run"), epochs=1))
+    batch = dataset.gather(dataset.chips("train"))
+    image_NC = np.moveaxis(batch.image_BCHW, 1, -1).reshape(-1, 4)
+    height_N = batch.height_BHW.reshape(-1).astype(np.float64)
+    known = np.isfinite(height_N) & (image_NC != dataset.schema.nodata).all(1)
+    design = np.c_[image_NC, np.ones(len(image_NC))][known].astype(np.float64)
+    expected = np.linalg.lstsq(design, height_N[known], rcond=None)[0]
+    baselines = load_checkpoint(str(tmp_path / "run")).baselines
+    np.testing.assert_allclose(baselines.coefficients, expected, rtol=1e-5)
+    assert baselines.mean_height == pytest.approx(height_N[known].mean(), rel=1e-6)
+
+
+# --- the run's folder ---
+
+
+@pytest.fixture(scope="module")
+def run(split_dataset: Dataset, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    launch(small_config(split_dataset, backbone, out=str(out), epochs=3))
+    return out
+
+
+def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {
+        "best",
+        "config.yaml",
+        "last",
+        "metrics.jsonl",
+        "tensorboard",
+    }
+    assert list((run / "tensorboard").iterdir())
+    assert not list(run.rglob(".*")), "nothing half written"
+
+
+def test_a_line_an_epoch_and_the_best_is_the_best_of_them(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    best = min(records, key=lambda record: float(record["val_loss"]))
+    assert load_checkpoint(str(run)).metrics == best
+    assert load_checkpoint(str(run / "last")).metrics == records[-1]
+
+
+def test_the_options_can_be_fed_back_and_give_the_same_run(
+    run: Path, split_dataset: Dataset, tmp_path: Path
+) -> None:
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert written["data"] == split_dataset.url
+    out = str(tmp_path / "again")
+    config = parse("train", ["--config", str(run / "config.yaml"), "--out", out])
+    assert config.decoder_widths == tuple(written["decoder_widths"])
+    launch(config)
+    assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    weights = [folder / "best" / "model.safetensors" for folder in (run, tmp_path / "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_checkpoint_says_what_it_was_trained_on(run: Path, split_dataset: Dataset) -> None:
+    checkpoint = load_checkpoint(str(run))
+    assert checkpoint.trained_on["data"] == split_dataset.url
+    assert checkpoint.trained_on["fingerprint"] == split_dataset.manifest.fingerprint
+    assert checkpoint.regressor.statistics == split_dataset.statistics
+
+
+def test_evaluation_gives_the_scores_of_training_beside_the_baselines(
+    run: Path, split_dataset: Dataset
+) -> None:
+    evaluation = evaluate(EvaluateConfig(str(run), split_dataset.url, batch_size=3))
+    scores, metrics = evaluation.scores, load_checkpoint(str(run)).metrics
+    assert evaluation.chips == split_dataset.manifest.samples("val") > 0
+    assert scores[REGRESSOR].all.rmse == pytest.approx(metrics["val_rmse"], rel=1e-5)
+    assert scores[REGRESSOR].all.count == metrics["val_count"]
+    assert scores[REGRESSOR].all.count == scores[LINEAR].all.count == scores[MEAN].all.count
+    assert scores[MEAN].all.r2 < 0.01
+    assert "R2" in evaluation.table().splitlines()[0]
+
+
+def test_an_existing_run_is_refused_and_stays_as_it_is(
+    run: Path, split_dataset: Dataset, backbone: Path
+) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="already holds a training run"):
+        launch(small_config(split_dataset, backbone, out=str(run), seed=1))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_dataset_without_training_chips_is_refused(backbone: Path, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", chips=2, val_share=1.0)
+    with pytest.raises(InputError, match="training split"):
+        launch(small_config(dataset, backbone, out=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"bands": ("nir", "swir")}, "swir"), ({"backbone": "nowhere/at_all/model"}, "nowhere/at_all/model")],
+)
+def test_a_mistake_is_found_before_anything_is_written(
+    dataset: Dataset, backbone: Path, tmp_path: Path, options: dict[str, Any], named: str
+) -> None:
+    config = replace(small_config(dataset, backbone, out=str(tmp_path / "run")), **options)
+    with pytest.raises(InputError, match=named):
+        launch(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_trains_on_so_many_chips(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    config = small_config(dataset, backbone, out=str(tmp_path / "run"), epochs=1, limit=5, baseline_chips=3)
+    launch(config)
+    assert load_checkpoint(config.out).baselines.chips == 3
+
+
+# --- recipes ---
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_builds_and_trains(
+    recipe: str, dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    """One epoch of two steps, with a small backbone in the place of the large one."""
+    options = {**RECIPES[recipe], "backbone": str(backbone), "epochs": 1, "limit": 4}
+    options["batch_per_worker"] = 2
+    config = TrainConfig(dataset.url, str(tmp_path / "run"), recipe=recipe, **options)  # type: ignore[arg-type]
+    assert config.global_batch == 2
+    launch(config)
+    checkpoint = load_checkpoint(config.out)
+    assert np.isfinite(checkpoint.metrics["loss"])
+    assert checkpoint.regressor.decoder_config.widths == config.decoder_widths
+    assert checkpoint.regressor.decoder_config.norm == config.norm
