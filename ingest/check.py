@@ -51,6 +51,8 @@ def checked_height(array: NDArray[Any], schema: Schema) -> NDArray[np.float32]:
         raise Rejected("wrong shape", f"height is {array.shape}, not {schema.label_shape}")
     height_HW = np.ascontiguousarray(array, np.float32)
     missing = ~np.isfinite(height_HW) | (height_HW == HEIGHT_NODATA)
+    if schema.nodata:  # 0 is a height
+        missing |= height_HW == schema.nodata
     if missing.any():
         raise Rejected("NaN in height", f"{float(missing.mean()):.1%} of its pixels")
     if not (height_HW > 0).any():

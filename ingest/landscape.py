@@ -5,17 +5,15 @@ does in nature: by crown size, by shading and by the length of shadows. Every fi
 and shadows that leave the scene on one side come back on the other and no edge is special.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
+
+from shards.storage import staged
 
 FloatHW = npt.NDArray[np.floating[Any]]
 FloatCHW = npt.NDArray[np.floating[Any]]
@@ -293,7 +291,7 @@ def _write_geotiff(
 ) -> None:
     num_bands, num_rows, num_cols = array_CHW.shape
     with (
-        _appears_whole(path) as partial_path,
+        staged(str(path)) as partial_path,
         rasterio.open(
             partial_path,
             "w",
@@ -312,16 +310,6 @@ def _write_geotiff(
         raster.write(array_CHW)
         raster.descriptions = bands
         raster.units = ("metre",) if bands == ("height",) else ("reflectance x 10000",) * num_bands
-
-
-@contextmanager
-def _appears_whole(path: Path) -> Iterator[Path]:
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield partial_path
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)
 
 
 def _scatter(density_HW: FloatHW, rng: np.random.Generator) -> tuple[FloatN, FloatN, npt.NDArray[np.intp]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.coords import disjoint_bounds
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
@@ -26,7 +25,7 @@ from shards.key import facts, is_valid
 from shards.manifest import Manifest
 from shards.progress import Advance, progress
 from shards.raster import band_names, open_raster, read_window
-from shards.schema import Chip, Schema
+from shards.schema import EXACT_DTYPES, Chip, Schema
 from shards.storage import expand, stem_of
 from shards.writer import DatasetWriter, SplitRule
 
@@ -66,6 +65,10 @@ def ingest_scenes(config: ScenesConfig) -> tuple[Manifest, str]:
         rule = SplitRule(config.val_share, config.split_by)
         stride = config.stride or config.chip_size
         total = sum(_number_of_chips(config, url, schema) for url in images)
+        if not total:
+            raise InputError(
+                f"{images[0]}: is smaller than a chip of {schema.chip_size} pixels; see --chip-size"
+            )
         with (
             DatasetWriter(config.out, schema, rule, made_by(config)) as writer,
             progress("ingest", total, "chips") as advance,
@@ -99,29 +102,37 @@ class Cut:
     column: int
     image_CHW: NDArray[Any]
     height_HW: NDArray[np.float32]
+    is_whole: bool
+    """Whether the image reaches over the whole chip."""
 
 
 def _cuts(scene: Scene, schema: Schema, stride: int) -> Iterator[tuple[str, Cut]]:
     """Every chip of the scene with its key, row by row."""
     size = schema.chip_size
-    strip_row, image_CHW, height_HW = -1, np.empty(0), np.empty(0, np.float32)
+    strip_row, image_CHW, height_HW, inside_HW = -1, np.empty(0), np.empty(0, np.float32), np.empty(0, bool)
     for row, column in scene.corners(size, stride):
         if row != strip_row:
             strip_row, window = row, Window(0, row, scene.image.width, size)
             image_CHW = read_window(scene.image, indexes=list(scene.band_numbers), window=window)
+            inside_HW = np.ones(image_CHW.shape[1:], bool)
+            if scene.image.count > _source(scene.image).count:  # alpha, see _open_image
+                inside_HW = read_window(scene.image, indexes=scene.image.count, window=window) > 0
             height_HW = _on_grid(scene.heights, window)
             if scene.ground:
                 height_HW = height_HW - _on_grid(scene.ground, window)
         columns = slice(column, column + size)
-        cut = Cut(row, column, image_CHW[:, :, columns], height_HW[:, columns])
+        is_whole = bool(inside_HW[:, columns].all())
+        cut = Cut(row, column, image_CHW[:, :, columns], height_HW[:, columns], is_whole)
         yield f"{scene.name}_{row:05d}_{column:05d}", cut
 
 
 def _chip(scene: Scene, key: str, cut: Cut, schema: Schema) -> Chip:
     if not is_valid(key):
-        raise Rejected("unusable key", "the scene's name is too long: at most 76 characters")
+        raise Rejected("unusable key", "the scene's name is too long: at most 77 characters")
     if not scene.heights:
         raise Rejected("no height raster overlaps", scene.image.name)
+    if not cut.is_whole:
+        raise Rejected("nodata in image", "beyond the image's footprint")
     image_CHW = checked_image(cut.image_CHW, schema)
     height_HW = checked_height(cut.height_HW, schema)
     half = schema.chip_size / 2
@@ -159,7 +170,14 @@ def _open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
     )
     return opened.enter_context(
         WarpedVRT(
-            source, crs=crs, transform=transform, width=width, height=height, resampling=Resampling.bilinear
+            source,
+            crs=crs,
+            transform=transform,
+            width=width,
+            height=height,
+            resampling=Resampling.bilinear,
+            # Without a nodata value, alpha alone tells what lies beyond the image's footprint.
+            add_alpha=source.nodata is None,
         )
     )
 
@@ -172,7 +190,7 @@ def _open_scene(
     opened: ExitStack,
 ) -> Scene:
     image = _open_image(config, url, opened)
-    names = band_names(image, config.bands, schema.bands)
+    names = band_names(_source(image), config.bands, schema.bands)
     missing = [name for name in schema.bands if name not in names]
     if missing or image.dtypes[0] != schema.dtype:
         found = f"{image.dtypes[0]} {' '.join(names)}"
@@ -208,16 +226,27 @@ def _open_scene(
     )
 
 
+def _source(image: Any) -> Any:
+    """The raster that a resampled image is made from, or the image itself."""
+    return getattr(image, "src_dataset", image)
+
+
 def _overlap(raster: Any, image: Any) -> bool:
-    bounds = transform_bounds(raster.crs, image.crs, *raster.bounds)
-    return not disjoint_bounds(bounds, image.bounds)
+    """Whether they share an area of more than rounding; a common edge is none."""
+    left, bottom, right, top = transform_bounds(raster.crs, image.crs, *raster.bounds)
+    width = min(right, image.bounds.right) - max(left, image.bounds.left)
+    height = min(top, image.bounds.top) - max(bottom, image.bounds.bottom)
+    return bool(min(width, height) > 1e-3 * abs(image.transform.a))
 
 
 def _schema(config: ScenesConfig, url: str) -> Schema:
     """What every image must be like: as the first one is."""
     with ExitStack() as opened:
         image = _open_image(config, url, opened)
-        names = band_names(image, config.bands)
+        names = band_names(_source(image), config.bands)
+        if image.dtypes[0] not in EXACT_DTYPES:
+            allowed = ", ".join(EXACT_DTYPES)
+            raise InputError(f"{url}: pixels are {image.dtypes[0]}; images must be one of {allowed}")
         nodata = None if image.nodata is None else int(image.nodata)
         pixel_size = abs(image.transform.a)
         every = Schema(names, image.dtypes[0], nodata, config.chip_size, pixel_size)

@@ -177,6 +177,16 @@ def publish_folder(url: str, folder: str) -> None:
             publish(join(url, path.relative_to(folder).as_posix()), path.read_bytes())
 
 
+def remove_file(url: str) -> None:
+    """Remove an object of ours, and its folder if that is empty then."""
+    filesystem, path = _filesystem(url)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+    if isinstance(filesystem, LocalFileSystem):
+        with suppress(OSError):  # not empty
+            Path(path).parent.rmdir()
+
+
 def remove_folder(url: str) -> None:
     """Remove what a failed run of ours wrote below `url`; nothing if it is not there."""
     filesystem, path = _filesystem(url)

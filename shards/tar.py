@@ -109,6 +109,8 @@ def arrays_of(rows_BS: NDArray[np.uint8], schema: Schema) -> tuple[NDArray[Any],
     pixel = np.dtype(schema.dtype).newbyteorder("<")
 
     def view(dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> NDArray[Any]:
+        if not count:
+            return np.empty((0, *shape), dtype)
         inner = [int(np.prod(shape[axis + 1 :])) * dtype.itemsize for axis in range(len(shape))]
         return np.ndarray((count, *shape), dtype, rows_BS.data, offset, (stride, *inner))
 

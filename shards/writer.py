@@ -35,7 +35,7 @@ from shards.manifest import (
 )
 from shards.schema import Chip, Schema
 from shards.statistics import Counts, summarise
-from shards.storage import check_writable, exists, join, publish, remove_folder, staged
+from shards.storage import check_writable, exists, join, publish, remove_file, remove_folder, staged
 from shards.tar import pack
 
 SHARD_CHIPS = 1000
@@ -101,8 +101,11 @@ class DatasetWriter:
         self._refused.close()
         self._scratch.cleanup()
         # After a mistake of the user's nothing is worth keeping; after a failure, finished shards may be.
-        if isinstance(error, InputError) and not self._existed:
-            remove_folder(self._url)
+        if isinstance(error, InputError):
+            for shard in self._shards:
+                remove_file(join(self._url, shard.name))
+            if not self._existed:
+                remove_folder(self._url)
 
     def add(self, chip: Chip) -> None:
         """Keep `chip`, which must already be checked against the schema."""

@@ -1,4 +1,4 @@
-"""The order of an epoch, as arrays: every chip once, a pure function of (seed, epoch), for any number of ranks.
+"""The order of an epoch: every chip once, a pure function of (seed, epoch), for any number of ranks.
 
 - an epoch is a permutation of the chips, for any sizes of shards and any window
 - batches cover it in its order; the ranks' parts of a batch are the batch, and differ by one chip at most

@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import tarfile
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import webdataset
 
 from shards.errors import DatasetError
 from shards.schema import Chip, Schema
@@ -93,17 +94,14 @@ def test_a_chip_of_the_usual_schema_has_its_arrays_in_the_first_51_200_bytes(sch
     assert row_layout(schema).span == 51_200
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # WebDataset leaves closing to Python
 def test_webdataset_reads_what_we_read(pairs_dataset: Any) -> None:
-    # WebDataset and the torch modules it loads may warn of their own deprecations when imported.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        webdataset = pytest.importorskip("webdataset")
     dataset = pairs_dataset.open()
     paths = [str(Path(pairs_dataset.url) / shard.name) for shard in dataset.manifest.shards]
     batch = dataset.gather(dataset.chips("all"))
     keys = dataset.index["key"].to_pylist()
     samples = list(webdataset.WebDataset(paths, shardshuffle=False).decode())
+    gc.collect()
     assert [sample["__key__"] for sample in samples] == keys
     for number, sample in enumerate(samples):
         assert sample["image.npy"].dtype == batch.image_BCHW.dtype

@@ -48,7 +48,7 @@ def fit(
     """
     model = learning.ranks.wrap(regressor)
     groups = _parameter_groups(regressor, config)
-    optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, eps=ADAM_EPSILON)
+    optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, eps=ADAM_EPSILON, fused=True)
     steps = -(-learning.train_chips.size // config.global_batch)
     after_step, after_epoch = _schedules(optimiser, config, steps)
     best, epochs_since_best = inf, 0

@@ -1,0 +1,453 @@
+"""A dataset on storage: what was added is what is read, or an error; it exists entirely or not at all.
+
+- every chip is read exactly once an epoch, with its own pixels, for any number of ranks and size of batches
+- a corrupt byte, a cut, swapped or missing shard is a DatasetError, never a wrong sample
+- a failure before the end leaves no dataset.json; a mistake of the user's leaves nothing
+- the same on a remote file system as on a local one
+- reading ahead keeps order, passes errors on and ends its thread when left early
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from shards.errors import DatasetError, InputError
+from shards.manifest import MANIFEST, SPLITS, read_manifest
+from shards.prefetch import ahead
+from shards.reader import HELD_SHARDS, Dataset, Part, open_dataset
+from shards.schema import Chip, Schema
+from shards.storage import check_writable, exists, expand, gdal_path, join, list_files, read_bytes, staged
+from shards.writer import DatasetWriter, SplitRule
+
+
+def assert_chips_are_themselves(dataset: Dataset, written: Any, batch: Any) -> None:
+    keys = dataset.index["key"].to_pylist()
+    for number, image_CHW, height_HW in zip(batch.chips, batch.image_BCHW, batch.height_BHW, strict=True):
+        chip = written.chips[keys[number]]
+        np.testing.assert_array_equal(image_CHW, chip.image_CHW)
+        np.testing.assert_array_equal(height_HW, chip.height_HW)
+
+
+@pytest.fixture
+def copy(pairs_dataset: Any, tmp_path: Path) -> Path:
+    """A copy of the dataset that may be spoilt."""
+    return Path(shutil.copytree(pairs_dataset.url, tmp_path / "copy"))
+
+
+# What is read
+
+
+def test_manifest_index_and_shards_agree(pairs_dataset: Any) -> None:
+    dataset = pairs_dataset.open()
+    rows = dataset.index.to_pylist()
+    assert dataset.manifest == pairs_dataset.manifest
+    assert sorted(row["key"] for row in rows) == sorted(pairs_dataset.chips)
+    expected = [
+        (shard.split, shard.name, row) for shard in dataset.manifest.shards for row in range(shard.samples)
+    ]
+    assert [(row["split"], row["shard"], row["row"]) for row in rows] == expected
+    for shard in dataset.manifest.shards:
+        assert (Path(dataset.url) / shard.name).stat().st_size == shard.nbytes
+    assert len(dataset.manifest.shards_of("train")) > 3
+    for split in SPLITS:
+        in_split = [number for number, row in enumerate(rows) if row["split"] == split]
+        assert dataset.chips(split).tolist() == in_split
+        assert dataset.manifest.samples(split) == len(in_split) > 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 8, 13, 100])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_epoch_reads_every_chip_once_with_its_own_pixels(
+    pairs_dataset: Any, split: str, world_size: int, batch_size: int
+) -> None:
+    dataset = pairs_dataset.open()
+    order = dataset.epoch(dataset.chips(split), seed=5, epoch=1)
+    ranks = [list(dataset.batches(order, batch_size, Part(r, world_size))) for r in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    read = [np.concatenate([batch.chips for batch in step]) for step in zip(*ranks, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(read), order)
+    np.testing.assert_array_equal(np.sort(order), dataset.chips(split))
+    for batch in itertools.chain(*ranks):
+        assert_chips_are_themselves(dataset, pairs_dataset, batch)
+
+
+@pytest.mark.parametrize("shard_chips", [1, 2, 5, 1000])
+def test_any_size_of_shards_holds_the_same_chips_and_statistics(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], tmp_path: Path, shard_chips: int
+) -> None:
+    written = write_dataset(tmp_path / "out", list(pairs_dataset.chips.values()), shard_chips)
+    dataset, other = written.open(), pairs_dataset.open()
+    assert_chips_are_themselves(dataset, written, dataset.gather(dataset.chips("all")))
+    assert len(dataset.chips("all")) == 60
+    assert dataset.statistics == other.statistics
+    for name in ("statistics.json", "counts.npz"):
+        assert (tmp_path / "out" / name).read_bytes() == (Path(other.url) / name).read_bytes()
+
+
+def test_more_shards_than_are_held_open_are_read_right_again_and_again(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    written = write_dataset(tmp_path / "out", list(pairs_dataset.chips.values()), shard_chips=2)
+    dataset = written.open()
+    assert len(dataset.manifest.shards) > HELD_SHARDS
+    for epoch in range(2):
+        for batch in dataset.batches(dataset.epoch(dataset.chips("all"), 0, epoch), 16):
+            assert_chips_are_themselves(dataset, written, batch)
+
+
+def test_a_stopped_reader_continues_with_the_next_chip_on_another_number_of_ranks(
+    pairs_dataset: Any,
+) -> None:
+    dataset, seen = pairs_dataset.open(), 16
+    order = dataset.epoch(dataset.chips("train"), 0, 4)
+    rest = [
+        np.concatenate([batch.chips for batch in step])
+        for step in zip(*[dataset.batches(order[seen:], 8, Part(r, 4)) for r in range(4)], strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate(rest), order[seen:])
+
+
+def test_limits_are_nested_and_stay_in_their_split(pairs_dataset: Any) -> None:
+    dataset = pairs_dataset.open()
+    limits = [5, 10, 20, 1000]
+    chosen = [set(dataset.chips("train", limit).tolist()) for limit in limits]
+    assert [len(chips) for chips in chosen[:3]] == limits[:3]
+    assert all(small < large for small, large in itertools.pairwise(chosen))
+    assert chosen[-1] == set(dataset.chips("train").tolist())
+
+
+def test_no_chips_give_empty_arrays_of_the_right_shape(pairs_dataset: Any) -> None:
+    dataset = pairs_dataset.open()
+    batch = dataset.gather(dataset.chips("train", limit=0))
+    assert batch.image_BCHW.shape == (0, *dataset.schema.image_shape)
+    assert batch.height_BHW.shape == (0, *dataset.schema.label_shape)
+    assert batch.image_BCHW.dtype == dataset.schema.dtype
+
+
+def test_gathered_arrays_are_views_of_one_buffer(pairs_dataset: Any) -> None:
+    batch = pairs_dataset.open().gather(np.array([40, 3, 3, 17]))
+    assert batch.image_BCHW.base is not None
+    assert batch.image_BCHW.flags.writeable
+    start = batch.image_BCHW.__array_interface__["data"][0]
+    assert 0 < batch.height_BHW.__array_interface__["data"][0] - start < 51_200
+    np.testing.assert_array_equal(batch.image_BCHW[1], batch.image_BCHW[2])
+
+
+# What is damaged
+
+
+@pytest.mark.parametrize("place", [0, 5_000, 40_000, 51_300, -1])
+def test_a_corrupt_byte_is_an_error(copy: Path, place: int) -> None:
+    dataset = open_dataset(str(copy))
+    shard = copy / dataset.manifest.shards[1].name
+    data = bytearray(shard.read_bytes())
+    data[place] ^= 1
+    shard.write_bytes(data)
+    first = dataset.manifest.shards[0].samples
+    dataset.gather(np.arange(first))  # the others are sound
+    with pytest.raises(DatasetError, match=shard.name):
+        dataset.gather(np.array([0, first]))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 51_200, -53_760, -512])
+def test_a_truncated_shard_is_an_error(copy: Path, keep: int) -> None:
+    dataset = open_dataset(str(copy))
+    shard = copy / dataset.manifest.shards[0].name
+    shard.write_bytes(shard.read_bytes()[:keep])
+    with pytest.raises(DatasetError, match=shard.name):
+        list(dataset.batches(dataset.chips("all"), 8))
+
+
+def test_a_missing_shard_is_an_error(copy: Path) -> None:
+    dataset = open_dataset(str(copy))
+    (copy / dataset.manifest.shards[0].name).unlink()
+    with pytest.raises(DatasetError, match=dataset.manifest.shards[0].name):
+        dataset.gather(np.array([0]))
+
+
+def test_swapped_shards_are_an_error(copy: Path) -> None:
+    dataset = open_dataset(str(copy))
+    first, second = (copy / shard.name for shard in dataset.manifest.shards_of("train")[:2])
+    data = first.read_bytes()
+    assert len(data) == second.stat().st_size
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    with pytest.raises(DatasetError):
+        dataset.gather(dataset.chips("train"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not a JSON"),
+        (b"\xff\xfe", "not a JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "format"),
+        (b'{"format": "treeline", "version": 99}', "treeline 99"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_named(copy: Path, content: bytes, says: str) -> None:
+    (copy / MANIFEST).write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        open_dataset(str(copy))
+    assert str(copy) in str(caught.value)
+
+
+def test_a_folder_without_a_manifest_is_no_dataset(copy: Path) -> None:
+    (copy / MANIFEST).unlink()
+    with pytest.raises(InputError, match="no dataset here"):
+        open_dataset(str(copy))
+
+
+def test_the_fingerprint_tells_datasets_apart(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    chips = list(pairs_dataset.chips.values())
+    again = write_dataset(tmp_path / "again", chips)
+    assert again.manifest.fingerprint == pairs_dataset.manifest.fingerprint
+    assert (
+        json.loads((tmp_path / "again" / MANIFEST).read_text())["fingerprint"] == again.manifest.fingerprint
+    )
+    chips[0].image_CHW[0, 0, 0] ^= 1
+    try:
+        other = write_dataset(tmp_path / "other", chips)
+    finally:
+        chips[0].image_CHW[0, 0, 0] ^= 1
+    assert other.manifest.fingerprint != again.manifest.fingerprint
+
+
+# What is unfinished
+
+
+def start(url: Path, schema: Schema, chips: list[Chip], error: Exception) -> None:
+    """Add `chips` in shards of 2, then fail."""
+    with DatasetWriter(str(url), schema, SplitRule(0.5), {}, shard_chips=2) as writer:
+        for chip in chips:
+            writer.add(chip)
+        raise error
+
+
+def test_a_failure_before_the_end_leaves_no_manifest_and_does_not_stand_in_the_way(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], schema: Schema, tmp_path: Path
+) -> None:
+    chips = list(pairs_dataset.chips.values())
+    with pytest.raises(OSError, match="disk"):
+        start(tmp_path / "out", schema, chips[:9], OSError("disk full"))
+    assert not (tmp_path / "out" / MANIFEST).exists()
+    with pytest.raises(InputError, match="no dataset here"):
+        open_dataset(str(tmp_path / "out"))
+    again = write_dataset(tmp_path / "out", chips)
+    assert again.manifest == pairs_dataset.manifest
+    dataset = again.open()
+    assert_chips_are_themselves(dataset, again, dataset.gather(dataset.chips("all")))
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_mistake_of_the_users_leaves_nothing(
+    pairs_dataset: Any, schema: Schema, tmp_path: Path, existed: bool
+) -> None:
+    out = tmp_path / "out"
+    if existed:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="stop here"):
+        start(out, schema, list(pairs_dataset.chips.values())[:9], InputError("stop here"))
+    left = sorted(path.name for path in out.rglob("*")) if out.exists() else None
+    assert left == (["notes.txt"] if existed else None)
+
+
+def test_no_chip_kept_is_an_error_with_the_reasons(schema: Schema, tmp_path: Path) -> None:
+    with DatasetWriter(str(tmp_path / "out"), schema, SplitRule(), {}) as writer:
+        writer.reject("a", "unreadable", "cut")
+        writer.reject("b", "unreadable", "cut")
+        writer.reject("c", "wrong shape")
+        with pytest.raises(InputError, match="2 unreadable, first a: cut; 1 wrong shape, first c"):
+            writer.finish()
+    assert not (tmp_path / "out").exists()
+
+
+def test_rejections_are_counted_and_listed_however_many(
+    pairs_dataset: Any, schema: Schema, tmp_path: Path
+) -> None:
+    chip = next(iter(pairs_dataset.chips.values()))
+    with DatasetWriter(str(tmp_path / "out"), schema, SplitRule(0), {}, shard_chips=3) as writer:
+        for number in range(10):
+            writer.reject(f"chip_{number}", "odd" if number % 2 else "even", str(number))
+        writer.reject("chip_10", "even")
+        writer.add(chip)
+        writer.finish()
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert list(dataset.manifest.rejected.items()) == [("even", 6), ("odd", 5)]
+    assert dataset.rejected["key"].to_pylist() == [f"chip_{number}" for number in range(11)]
+
+
+def test_without_a_training_split_there_are_no_statistics_and_it_says_so(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    written = write_dataset(tmp_path / "out", list(pairs_dataset.chips.values())[:3], val_share=1.0)
+    dataset = written.open()
+    assert dataset.chips("train").size == 0
+    assert len(dataset.gather(dataset.chips("val")).chips) == 3
+    with pytest.raises(InputError, match="no chip is in the training split"):
+        _ = dataset.statistics
+
+
+# Where it is
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    """An empty place that is not on the local file system."""
+    url, memory = "memory://bucket/place", fsspec.filesystem("memory")
+    memory.makedirs(url)
+    yield url
+    memory.rm(url, recursive=True)
+
+
+def test_a_remote_dataset_has_the_same_bytes_and_reads_the_same(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], remote: str
+) -> None:
+    written = write_dataset(join(remote, "set"), list(pairs_dataset.chips.values()))
+    local = Path(pairs_dataset.url)
+    names = [path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file()]
+    assert len(names) > 8
+    for name in names:
+        assert read_bytes(join(written.url, name)) == (local / name).read_bytes()
+    dataset = written.open()
+    for batch in dataset.batches(dataset.epoch(dataset.chips("all"), 0, 0), 8):
+        assert_chips_are_themselves(dataset, pairs_dataset, batch)
+
+
+def test_a_corrupt_remote_shard_is_an_error(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], remote: str
+) -> None:
+    written = write_dataset(join(remote, "set"), list(pairs_dataset.chips.values())[:10])
+    url = join(written.url, written.manifest.shards[0].name)
+    data = bytearray(read_bytes(url))
+    data[3_000] ^= 128
+    fsspec.filesystem("memory").pipe_file(url, bytes(data))
+    with pytest.raises(DatasetError, match="not those that were written"):
+        written.open().gather(np.array([0]))
+
+
+def fail_half_way(url: str) -> None:
+    with staged(url) as path:
+        path.write_bytes(b"half")
+        raise RuntimeError("half way")
+
+
+@pytest.mark.parametrize("place", ["local", "remote"])
+def test_an_object_appears_whole_or_not_at_all(place: str, remote: str, tmp_path: Path) -> None:
+    folder = join(str(tmp_path) if place == "local" else remote, "deep")
+    url = join(folder, "object.bin")
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way(url)
+    assert not exists(url)
+    with staged(url) as path:
+        path.write_bytes(b"all of it")
+        assert not exists(url)
+    assert read_bytes(url) == b"all of it"
+    assert list_files(folder, "") == ["object.bin"]
+
+
+@pytest.mark.parametrize("place", ["local", "remote"])
+def test_globs_and_listings_are_sorted_and_empty_ones_are_errors(
+    place: str, remote: str, tmp_path: Path
+) -> None:
+    folder = str(tmp_path) if place == "local" else remote
+    for name in ("b.tif", "a.tif", "c.npy"):
+        with staged(join(folder, name)) as path:
+            path.write_bytes(b"x")
+    assert [url.rsplit("/")[-1] for url in expand(join(folder, "*.tif"))] == ["a.tif", "b.tif"]
+    assert [read_bytes(url) for url in expand(join(folder, "*"))] == [b"x"] * 3
+    assert list_files(folder, ".tif") == ["a.tif", "b.tif"]
+    for missing in ("*.jp2", "absent.tif"):
+        with pytest.raises(InputError, match=missing.replace("*", r"\*")):
+            expand(join(folder, missing))
+    with pytest.raises(InputError, match="nowhere"):
+        list_files(join(folder, "nowhere"), "")
+
+
+def test_a_name_with_wildcards_that_is_a_file_is_that_file(tmp_path: Path) -> None:
+    path = tmp_path / "scene[1].tif"
+    path.write_bytes(b"x")
+    assert expand(str(path)) == [str(path)]
+
+
+def test_places_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nosuch://"):
+        exists("nosuch://bucket/key")
+    with pytest.raises(InputError, match="gs://"):
+        gdal_path("gs://bucket/scene.tif")
+    assert gdal_path("s3://bucket/a/scene.tif") == "/vsis3/bucket/a/scene.tif"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be written"):
+        check_writable(str(tmp_path / "file" / "below"))
+    with pytest.raises(InputError, match="no such file"):
+        read_bytes(str(tmp_path / "absent"))
+    check_writable(str(tmp_path / "not" / "yet"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    with pytest.raises(InputError):
+        read_manifest(str(tmp_path / "not"))
+
+
+# What is read ahead
+
+
+def prefetchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "treeline-prefetch"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 50])
+@pytest.mark.parametrize("count", [0, 1, 20])
+def test_reading_ahead_gives_the_same_items_in_order(depth: int, count: int) -> None:
+    assert list(ahead(range(count), depth)) == list(range(count))
+    assert not prefetchers()
+
+
+def test_reading_ahead_is_bounded() -> None:
+    made = []
+    items = ahead((made.append(n) or n for n in range(100)), 3)
+    assert next(items) == 0
+    time.sleep(0.05)
+    # 1 consumed, 3 waiting, 1 in the thread's hand.
+    assert 2 <= len(made) <= 5
+    items.close()
+    assert not prefetchers()
+
+
+def fail_after(items: Iterable[int], error: BaseException) -> Iterator[int]:
+    yield from items
+    raise error
+
+
+@pytest.mark.parametrize("error", [DatasetError("damaged"), KeyboardInterrupt()])
+def test_an_error_is_passed_on_after_the_items_before_it(error: BaseException) -> None:
+    items = ahead(fail_after(range(3), error), 2)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(type(error)) as caught:
+        next(items)
+    assert caught.value is error
+    assert not prefetchers()
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_leaving_early_ends_the_thread(depth: int) -> None:
+    for item in (items := ahead(itertools.count(), depth)):
+        if item == 7:
+            break
+    assert prefetchers()
+    items.close()
+    assert not prefetchers()
