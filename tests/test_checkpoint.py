@@ -3,6 +3,7 @@
 - Saved and loaded it predicts the same, bit for bit, with the same normalisation, baselines and metrics.
 - It holds JSON and safetensors, nothing pickled, and nothing that unpickles is called to read it.
 - A damaged or missing one is refused with one line that names the path.
+- So is a damaged pretrained backbone: nothing is filled up with random numbers unseen.
 """
 
 import json
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from regressors import (
+    BANDS,
     exact_statistics,
+    local_backbone,
     small_regressor,
     stored_images,
     write_checkpoint,
@@ -22,6 +25,7 @@ from regressors import (
 from safetensors.torch import load_file, save_file
 
 from shards.errors import InputError
+from trainer.backbone import new_backbone
 from trainer.baselines import Baselines
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model import DecoderConfig, Regressor
@@ -153,3 +157,33 @@ def test_the_weights_of_another_decoder_are_refused(damaged: Path) -> None:
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"damaged/model\.safetensors"):
         load_checkpoint(str(damaged))
+
+
+# --- a pretrained backbone's folder ---
+
+
+def test_a_truncated_backbone_is_refused_by_name(tmp_path: Path) -> None:
+    weights = local_backbone(tmp_path / "backbone") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="backbone"):
+        new_backbone(str(tmp_path / "backbone"), BANDS, "red")
+
+
+def test_a_backbone_that_lacks_a_tensor_is_not_filled_up_with_random_numbers(tmp_path: Path) -> None:
+    weights = local_backbone(tmp_path / "backbone") / "model.safetensors"
+    stored = load_file(weights)
+    del stored[next(name for name in stored if name.endswith("up_proj.weight"))]
+    save_file(stored, weights, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="backbone"):
+        new_backbone(str(tmp_path / "backbone"), BANDS, "red")
+
+
+def test_a_backbone_stored_in_half_precision_computes_in_float32(tmp_path: Path) -> None:
+    backbone = new_backbone(str(local_backbone(tmp_path / "full")), BANDS, "red")
+    folder, bands = tmp_path / "half", ("red", "green", "blue")
+    new_backbone(str(tmp_path / "full"), bands, "red").to(torch.bfloat16).save_pretrained(folder)
+    half = new_backbone(str(folder), BANDS, "red")
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
+    assert {name: p.shape for name, p in half.named_parameters()} == {
+        name: p.shape for name, p in backbone.named_parameters()
+    }

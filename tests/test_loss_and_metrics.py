@@ -216,7 +216,7 @@ def test_the_baselines_are_numpys_least_squares_and_mean() -> None:
     known = np.isfinite(height_N)
     design = np.c_[image_NC, np.ones(len(image_NC))][known].astype(np.float64)
     expected = np.linalg.lstsq(design, height_N[known], rcond=None)[0]
-    fitted = fit_baselines(parts)
+    fitted = fit_baselines(parts, None)
     assert fitted.chips == 14
     assert fitted.mean_height == pytest.approx(height_N[known].mean(), rel=1e-12)
     np.testing.assert_allclose(fitted.coefficients, expected, rtol=1e-6, atol=1e-9)
@@ -227,13 +227,13 @@ def test_the_baselines_are_numpys_least_squares_and_mean() -> None:
 
 
 def test_a_band_without_contrast_does_not_spoil_the_baseline() -> None:
-    fitted = fit_baselines(batches([6], constant_band=True))
+    fitted = fit_baselines(batches([6], constant_band=True), None)
     assert np.isfinite(fitted.coefficients).all()
     assert fitted.coefficients[1] == pytest.approx(0.002, rel=0.05)
 
 
 def test_baselines_survive_json() -> None:
-    fitted = fit_baselines(batches([2]))
+    fitted = fit_baselines(batches([2]), None)
     assert Baselines.from_json(fitted.to_json()) == fitted
 
 

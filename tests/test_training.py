@@ -81,7 +81,8 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
     dataset: Dataset, backbone: Path, tmp_path: Path
 ) -> None:
     """Also where the last batch is smaller than the ranks (18 chips: 17 + 1), and one has none to read."""
-    base = small_config(dataset, backbone, learning_rate=1e-3)
+    # Adam amplifies rounding: at 1e-3 one thread and two differ by 2e-4 (in float64 two ranks by 2e-16).
+    base = small_config(dataset, backbone, learning_rate=1e-4)
     configs = [
         replace(base, batch_size=6),
         replace(base, batch_size=5, underestimate_factor=3.0),
@@ -101,7 +102,10 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
         assert len(of_one) == len(of_two) == config.epochs
         for one, two in zip(of_one, of_two, strict=True):
             assert one["val_count"] == two["val_count"]
-            assert two == pytest.approx(one, rel=1e-4, abs=1e-4), config
+            for name in ("loss", "val_loss"):
+                assert two[name] == pytest.approx(one[name], rel=1e-4), (name, config)
+            # R2 is a small difference of large sums.
+            assert two == pytest.approx(one, rel=1e-3, abs=1e-3), config
 
 
 def test_a_frozen_backbone_does_not_change_and_the_decoder_does(dataset: Dataset, backbone: Path) -> None:

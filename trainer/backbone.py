@@ -6,6 +6,7 @@ The hub is asked only when the user names a model there; a token comes from the 
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
@@ -40,13 +41,21 @@ def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv
     """
     if name == "tiny":
         return build_backbone({**TINY, "num_channels": len(bands)})
+    backbone: DINOv3ViTModel
+    loading: dict[str, set[str]]
     try:
-        backbone: DINOv3ViTModel = DINOv3ViTModel.from_pretrained(name, local_files_only=exists(name))
-    except (OSError, ValueError) as error:
+        backbone, loading = DINOv3ViTModel.from_pretrained(
+            name, local_files_only=exists(name), dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"--backbone {name}: no DINOv3 model in this folder or on the hub ({reason})"
         ) from error
+    if loading["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise InputError(f"--backbone {name}: weights of a DINOv3 model are missing ({missing}, ...)")
     embeddings = backbone.embeddings.patch_embeddings
     weight_DCPP = patch_weights_for(embeddings.weight.detach(), bands, new_band_from)
     embeddings.weight = torch.nn.Parameter(weight_DCPP)

@@ -41,14 +41,16 @@ class Baselines:
         return cls(**{**values, "coefficients": tuple(values["coefficients"])})
 
 
-def fit_baselines(batches: Iterable[Batch]) -> Baselines:
-    """Least squares over every measured pixel of the batches' chips."""
+def fit_baselines(batches: Iterable[Batch], nodata: int | None) -> Baselines:
+    """Least squares over every pixel with a height and without nodata of the batches' chips."""
     products, targets, chips = np.zeros(0), np.zeros(0), 0
     for batch in batches:
         image_NC = np.moveaxis(batch.image_BCHW, 1, -1).reshape(-1, batch.image_BCHW.shape[1])
         design_NC = np.column_stack([image_NC.astype(np.float64), np.ones(len(image_NC))])
         height_N = batch.height_BHW.reshape(-1).astype(np.float64)
         known_N = np.isfinite(height_N)
+        if nodata is not None:
+            known_N &= (image_NC != nodata).all(1)
         design_NC, height_N = design_NC[known_N], height_N[known_N]
         if not chips:
             products, targets = np.zeros((design_NC.shape[1],) * 2), np.zeros(design_NC.shape[1])

@@ -76,9 +76,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     regressor = checkpoint.regressor.to(device)
     with progress("evaluate", chips.size, "chips") as advance:
         for batch in dataset.batches(chips, config.batch_size):
-            predicted_BHW, _ = regressor.predict(torch.from_numpy(batch.image_BCHW).to(device))
-            scores[REGRESSOR].add(predicted_BHW.cpu().numpy(), batch.height_BHW)
-            _add_baselines(scores, checkpoint, batch.image_BCHW, batch.height_BHW)
+            predicted_BHW, valid_BHW = regressor.predict(torch.from_numpy(batch.image_BCHW).to(device))
+            measured_BHW = np.where(valid_BHW.cpu().numpy(), batch.height_BHW, np.nan)
+            scores[REGRESSOR].add(predicted_BHW.cpu().numpy(), measured_BHW)
+            _add_baselines(scores, checkpoint, batch.image_BCHW, measured_BHW)
             advance(len(batch.chips))
     return Evaluation(scores, chips.size, config.checkpoint, config.data, config.split)
 

@@ -131,7 +131,8 @@ def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: 
                 predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor
             )
         sums += torch.stack([loss.double(), pixels.double()]).cpu()
-        score.add(predicted_BHW.clamp(min=0).cpu().numpy(), height_BHW.cpu().numpy())
+        measured_BHW = height_BHW.masked_fill(~valid_BHW, float("nan"))
+        score.add(predicted_BHW.clamp(min=0).cpu().numpy(), measured_BHW.cpu().numpy())
     sums = learning.ranks.sum(sums)
     sums_KS = learning.ranks.sum(torch.from_numpy(score.sums_KS)).numpy()
     density_PM = learning.ranks.sum(torch.from_numpy(score.density_PM)).numpy()

@@ -51,7 +51,9 @@ class Score:
 
     def add(self, predicted: NDArray[np.floating[Any]], measured: NDArray[np.floating[Any]]) -> None:
         """Count pixels, both in metres and of one shape; those without a height (NaN) are left out."""
-        known = np.isfinite(measured) & np.isfinite(predicted)
+        known = np.isfinite(measured)
+        if not np.isfinite(predicted[known]).all():
+            raise FloatingPointError("a predicted height is not a number; the checkpoint is of no use")
         predicted_N, measured_N = predicted[known].astype(np.float64), measured[known].astype(np.float64)
         error_N = predicted_N - measured_N
         kinds = (np.ones_like(error_N), error_N, abs(error_N), error_N**2, measured_N, measured_N**2)

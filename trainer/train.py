@@ -69,7 +69,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         advance: Advance = _silent
         if ranks.is_first:
             sample = chips["train"][subset(chips["train"].size, config.baseline_chips)]
-            baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH))
+            baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH), dataset.schema.nodata)
             run = stack.enter_context(Run(config, dataset, regressor, baselines))
             total = config.epochs * chips["train"].size
             advance = stack.enter_context(progress("train", total, "chips"))
