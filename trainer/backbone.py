@@ -41,10 +41,8 @@ def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv
     """
     if name == "tiny":
         return build_backbone({**TINY, "num_channels": len(bands)})
-    backbone: DINOv3ViTModel
-    loading: dict[str, set[str]]
     try:
-        backbone, loading = DINOv3ViTModel.from_pretrained(
+        loaded: Any = DINOv3ViTModel.from_pretrained(
             name, local_files_only=exists(name), dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError) as error:
@@ -52,6 +50,8 @@ def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv
         raise InputError(
             f"--backbone {name}: no DINOv3 model in this folder or on the hub ({reason})"
         ) from error
+    backbone: DINOv3ViTModel = loaded[0]
+    loading: dict[str, set[str]] = loaded[1]
     if loading["missing_keys"]:
         # transformers would go on with random numbers in their place.
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
