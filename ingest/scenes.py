@@ -4,6 +4,7 @@ The grid of chips is anchored at the image's first pixel; a chip's key is SCENE_
 row of chips is in memory at a time, so the size of a scene does not matter.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from shards.raster import band_names, open_raster, read_window
 from shards.schema import EXACT_DTYPES, Chip, Schema
 from shards.storage import expand, stem_of
 from shards.writer import DatasetWriter, SplitRule
+
+PIXEL_SIZE_TOLERANCE = 0.01
+"""Images of one dataset may differ so much (as a share) in the width of their pixels."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def ingest_scenes(config: ScenesConfig) -> tuple[Manifest, str]:
     Raises:
         InputError: a raster that cannot be used, no chip kept, or (strict) a chip that would be rejected.
     """
-    images = [url for pattern in config.images for url in expand(pattern)]
+    # Once each, also where two patterns name the same file.
+    images = list(dict.fromkeys(url for pattern in config.images for url in expand(pattern)))
     _refuse_repeated_names(images)
     with ExitStack() as rasters:
         heights = _open_all(config.heights, rasters)
@@ -195,6 +200,7 @@ def _open_scene(
     if missing or image.dtypes[0] != schema.dtype:
         found = f"{image.dtypes[0]} {' '.join(names)}"
         raise InputError(f"{url}: is {found}, not {schema.dtype} {' '.join(schema.bands)} as the first image")
+    _refuse_other_meaning(url, image, schema)
     resampling = Resampling[config.height_resampling]
 
     def serving(rasters: list[Any]) -> list[Any]:
@@ -216,6 +222,8 @@ def _open_scene(
         )
 
     heights, ground = (serving(rasters) for rasters in elevations)
+    if config.ground and heights and not ground:
+        raise InputError(f"{url}: no ground raster overlaps it, so heights are unknown; add one to --ground")
     return Scene(
         name=_scene_name(url),
         image=image,
@@ -224,6 +232,18 @@ def _open_scene(
         ground=tuple(on_image_grid(raster) for raster in ground),
         source=_scene_name(heights[0].name) if heights else None,
     )
+
+
+def _refuse_other_meaning(url: str, image: Any, schema: Schema) -> None:
+    """Refuse an image whose pixels mean something else than those of the first image."""
+    if image.nodata != schema.nodata:
+        raise InputError(f"{url}: nodata is {image.nodata}, not {schema.nodata} as in the first image")
+    pixel_size = abs(image.transform.a)
+    if not math.isclose(pixel_size, schema.pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE):
+        raise InputError(
+            f"{url}: pixels are {pixel_size:g} wide, not {schema.pixel_size:g} as in the first image; "
+            "resample all with --pixel-size"
+        )
 
 
 def _source(image: Any) -> Any:

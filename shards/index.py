@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.errors import DatasetError
 from shards.schema import Chip
 from shards.storage import read_bytes
 
@@ -54,5 +55,12 @@ def _height_facts(chip: Chip) -> dict[str, float]:
 
 
 def read_table(url: str) -> Any:
-    """The parquet file at `url` as a pyarrow table."""
-    return pq.read_table(pa.BufferReader(read_bytes(url)))
+    """The parquet file at `url` as a pyarrow table.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(read_bytes(url)))
+    except pa.ArrowException as error:
+        raise DatasetError(f"{url}: is damaged; copy it again ({error})") from error

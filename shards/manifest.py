@@ -120,9 +120,12 @@ def read_manifest(url: str) -> Manifest:
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
         found = f"{values.get('format')} {values.get('version')}"
         raise InputError(f"{url}: dataset format {found} is not {FORMAT} {VERSION}; ingest it again")
-    return Manifest(
-        schema=Schema.from_json(values["schema"]),
-        shards=tuple(Shard(**shard) for shard in values["shards"]),
-        rejected=values["rejected"],
-        made_by=values["made_by"],
-    )
+    try:
+        return Manifest(
+            schema=Schema.from_json(values["schema"]),
+            shards=tuple(Shard(**shard) for shard in values["shards"]),
+            rejected=values["rejected"],
+            made_by=values["made_by"],
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{join(url, MANIFEST)}: is not a whole manifest ({error})") from error

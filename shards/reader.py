@@ -138,7 +138,7 @@ class Dataset:
                 data: NDArray[np.uint8] = np.memmap(local_path(url), np.uint8, "r")
             else:
                 data = np.frombuffer(read_bytes(url), np.uint8)
-        except (FileNotFoundError, ValueError, InputError) as error:
+        except (OSError, ValueError, InputError) as error:
             raise DatasetError(f"{url}: a shard of the dataset cannot be read ({error})") from error
         if number not in self._checked:
             if data.size != shard.nbytes or google_crc32c.value(data.tobytes()) != shard.crc32c:

@@ -35,7 +35,16 @@ from shards.manifest import (
 )
 from shards.schema import Chip, Schema
 from shards.statistics import Counts, summarise
-from shards.storage import check_writable, exists, join, publish, remove_file, remove_folder, staged
+from shards.storage import (
+    check_writable,
+    exists,
+    join,
+    list_files,
+    publish,
+    remove_file,
+    remove_folder,
+    staged,
+)
 from shards.tar import pack
 
 SHARD_CHIPS = 1000
@@ -139,6 +148,7 @@ class DatasetWriter:
         for name in (INDEX, REJECTED):
             with staged(join(self._url, name)) as path:
                 path.write_bytes((Path(self._scratch.name) / name).read_bytes())
+        self._remove_unlisted_shards()
         statistics = summarise(self._counts, self._schema)
         publish(join(self._url, COUNTS), self._counts.to_bytes())
         write_json(join(self._url, STATISTICS), statistics.to_json() if statistics else {})
@@ -170,6 +180,15 @@ class DatasetWriter:
             self._counts.add(images, np.stack([chip.height_HW for chip in chips]))
         self._shards.append(Shard(name, split, len(chips), len(data), google_crc32c.value(data)))
         chips.clear()
+
+    def _remove_unlisted_shards(self) -> None:
+        """Shards that a run which never finished left here: no part of this dataset."""
+        listed = {shard.name for shard in self._shards}
+        for split in SPLITS:
+            if exists(join(self._url, split)):
+                names = {f"{split}/{name}" for name in list_files(join(self._url, split), ".tar")}
+                for name in names - listed:
+                    remove_file(join(self._url, name))
 
     def _flush_refused(self) -> None:
         self._refused.write_batch(pa.RecordBatch.from_pylist(self._refused_rows, schema=REJECTED_SCHEMA))

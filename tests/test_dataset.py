@@ -451,3 +451,67 @@ def test_leaving_early_ends_the_thread(depth: int) -> None:
     assert prefetchers()
     items.close()
     assert not prefetchers()
+
+
+# What cannot be finished
+
+
+@pytest.mark.parametrize("blocked", ["index.parquet", "rejected.parquet", "counts.npz", "statistics.json"])
+def test_the_manifest_is_written_after_everything_else(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], tmp_path: Path, blocked: str
+) -> None:
+    in_the_way = tmp_path / "out" / blocked
+    in_the_way.mkdir(parents=True)
+    (in_the_way / "file").write_text("a folder that holds something cannot be replaced by a file")
+    chips = list(pairs_dataset.chips.values())
+    with pytest.raises(IsADirectoryError):
+        write_dataset(tmp_path / "out", chips)
+    assert not (tmp_path / "out" / MANIFEST).exists()
+    shutil.rmtree(in_the_way)
+    assert write_dataset(tmp_path / "out", chips).manifest == pairs_dataset.manifest
+
+
+def test_a_limit_draws_from_the_whole_split_not_from_its_first_shards(pairs_dataset: Any) -> None:
+    dataset = pairs_dataset.open()
+    every, chosen = dataset.chips("train"), dataset.chips("train", limit=10)
+    shards = dataset.index.take(chosen)["shard"].to_pylist()
+    # 10 of some 45 chips in shards of 7: the first ten would come from two shards.
+    assert len(set(shards)) > 2
+    assert set(chosen.tolist()) <= set(every.tolist())
+
+
+def test_shards_of_an_unfinished_run_do_not_stay_beside_the_dataset(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], schema: Schema, tmp_path: Path
+) -> None:
+    chips = list(pairs_dataset.chips.values())
+    with pytest.raises(OSError, match="disk"):
+        start(tmp_path / "out", schema, chips, OSError("disk full"))
+    again = write_dataset(tmp_path / "out", chips)
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tar")}
+    assert found == {shard.name for shard in again.manifest.shards}
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "rejected.parquet"])
+def test_a_truncated_table_is_an_error_that_names_it(copy: Path, name: str) -> None:
+    (copy / name).write_bytes((copy / name).read_bytes()[:100])
+    dataset = open_dataset(str(copy))
+    with pytest.raises(DatasetError, match=name):
+        _ = dataset.index if name == "index.parquet" else dataset.rejected
+
+
+@pytest.mark.parametrize("missing", ["schema", "shards", "rejected", "made_by"])
+def test_a_manifest_without_one_of_its_parts_is_named(copy: Path, missing: str) -> None:
+    values = json.loads((copy / MANIFEST).read_text())
+    del values[missing]
+    (copy / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises((InputError, DatasetError), match=missing):
+        open_dataset(str(copy))
+
+
+def test_a_folder_in_the_place_of_a_shard_is_an_error(copy: Path) -> None:
+    dataset = open_dataset(str(copy))
+    shard = copy / dataset.manifest.shards[0].name
+    shard.unlink()
+    shard.mkdir()
+    with pytest.raises(DatasetError, match=shard.name):
+        dataset.gather(np.array([0]))

@@ -325,3 +325,33 @@ def test_a_dataset_is_never_overwritten(chip_folders: Callable[..., Any], tmp_pa
     with pytest.raises(InputError, match="already holds a dataset"):
         ingest(folders, tmp_path / "out")
     assert files_below(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_the_share_held_out_is_about_right(share: float) -> None:
+    names = [f"chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_{n:05d}_v1" for n in range(5000)]
+    held_out = sum(split_of(name, share) == "val" for name in names)
+    # Four standard deviations of 5000 independent draws.
+    assert abs(held_out - 5000 * share) < 4 * np.sqrt(5000 * share * (1 - share))
+
+
+def test_a_larger_share_holds_out_the_same_names_and_more() -> None:
+    names = [f"chip_{number}" for number in range(500)]
+    held_out = [{name for name in names if split_of(name, share) == "val"} for share in (0.1, 0.2, 0.6)]
+    assert held_out[0] < held_out[1] < held_out[2]
+
+
+def test_the_split_of_a_name_never_changes() -> None:
+    # SHA-256 of the name: a dataset made again, years later and elsewhere, holds out the same chips.
+    held_out = [number for number in range(20) if split_of(f"chip_{number}", 0.2) == "val"]
+    assert held_out == [6, 9, 12, 18]
+
+
+def test_chips_are_stored_in_the_order_of_their_names(
+    chip_folders: Callable[..., Any], tmp_path: Path
+) -> None:
+    # Python orders a set of names anew in each process: the same bytes need an order of their own.
+    rows = ingest(chip_folders(20), tmp_path / "out").index.to_pylist()
+    for split in SPLITS:
+        keys = [row["key"] for row in rows if row["split"] == split]
+        assert keys == sorted(keys)

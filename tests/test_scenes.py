@@ -428,3 +428,46 @@ def test_a_real_image_in_degrees_gives_metres_above_ground(tahoe: Path, tmp_path
         np.testing.assert_array_equal(found_CHW, image_CHW[:, *cut])
         # The three grids differ by fractions of a pixel, the heights by what lies between two pixels.
         assert np.median(np.abs(found_HW - height_HW[cut])) < 0.5
+
+
+# What must not pass unseen
+
+
+def test_the_same_image_given_twice_does_not_give_its_chips_twice(scene: ScenePaths, tmp_path: Path) -> None:
+    images = (str(scene.image), str(scene.image.parent / "WV02*.tif"))
+    keys = ingest(scene, tmp_path / "out", images=images).index["key"].to_pylist()
+    assert len(keys) == len(set(keys)) > 0
+
+
+def test_without_ground_below_it_a_surface_is_not_taken_for_a_height(
+    scene: ScenePaths, tmp_path: Path
+) -> None:
+    surface = write(tmp_path / "surface.tif", read(scene.height) + 700, scene.height)
+    far = write_scene(tmp_path, 5, seed=4, shape_px=(64, 64)).height
+    with pytest.raises(InputError, match="ground"):
+        ingest(scene, tmp_path / "out", heights=(str(surface),), ground=(str(far),))
+    assert nothing_left(tmp_path / "out")
+
+
+def _other_nodata(scene: ScenePaths, path: Path) -> None:
+    image_CHW = read(scene.image)
+    image_CHW[image_CHW == NODATA] = 0
+    write(path, image_CHW, scene.image, nodata=0)
+
+
+def _other_pixel_size(scene: ScenePaths, path: Path) -> None:
+    image_CHW = read(scene.image)[:, ::2, ::2]
+    with rasterio.open(scene.image) as raster:
+        grid = raster.transform @ rasterio.Affine.scale(2)
+    shape = {"height": image_CHW.shape[1], "width": image_CHW.shape[2], "transform": grid}
+    write(path, image_CHW, scene.image, **shape)
+
+
+@pytest.mark.parametrize("change", [_other_nodata, _other_pixel_size])
+def test_a_later_image_that_means_something_else_by_its_pixels_is_named(
+    scene: ScenePaths, tmp_path: Path, change: Callable[[ScenePaths, Path], None]
+) -> None:
+    change(scene, tmp_path / "other.tif")
+    with pytest.raises(InputError, match=r"other\.tif"):
+        ingest(scene, tmp_path / "out", images=(str(scene.image), str(tmp_path / "other.tif")))
+    assert nothing_left(tmp_path / "out")
