@@ -5,10 +5,12 @@ Losses agree to 1e-4 of their value between 0 and 2 workers; maps are the same b
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -62,7 +64,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     options = f"--head --block --node-ip-address 127.0.0.1 --port {free_port()} --num-cpus 3"
     options += f" --dashboard-host 127.0.0.1 --dashboard-port {port} --object-store-memory 100000000"
     # Not below tmp_path: the path of a Unix socket has at most 107 bytes.
-    options += f" --temp-dir /tmp/treeline-ray-{os.getpid()} --disable-usage-stats"
+    scratch = tempfile.mkdtemp(prefix="treeline-ray-")
+    options += f" --temp-dir {scratch} --disable-usage-stats"
     log = (home / "ray.log").open("w")
     command = [BIN / "ray", "start", *options.split()]
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
@@ -78,6 +81,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
         log.close()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
