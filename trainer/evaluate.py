@@ -15,7 +15,7 @@ from shards.reader import open_dataset
 from shards.storage import join, publish
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import EvaluateConfig
-from trainer.metrics import DENSITY_TOP_M, Score
+from trainer.metrics import DENSITY_TOP_M, Metrics, Score
 
 REGRESSOR, LINEAR, MEAN = "regressor", "per-pixel linear regression", "training mean"
 
@@ -45,14 +45,15 @@ class Evaluation:
     def table(self) -> str:
         """Lines to print: a row a predictor, then the regressor by height class."""
         head = f"{'':30}{'pixels':>12}{'MAE m':>9}{'RMSE m':>9}{'bias m':>9}{'R2':>9}"
-        rows = [(name, score.all) for name, score in self.scores.items()]
-        rows += [(f"  {name}", metrics) for name, metrics in self.scores[REGRESSOR].by_class.items()]
-        lines = [
-            f"{name:30}{m.count:12,}{m.mae:9.2f}{m.rmse:9.2f}{m.bias:9.2f}{m.r2:9.2f}"
-            for name, m in rows
-            if m.count
-        ]
+        lines = [f"{_row(name, score.all)}{score.all.r2:9.2f}" for name, score in self.scores.items()]
+        # No R2 by class: between pixels of nearly equal height there is no variance to explain.
+        classes = self.scores[REGRESSOR].by_class.items()
+        lines += [_row(f"  {name}", metrics) for name, metrics in classes if metrics.count]
         return "\n".join([head, *lines])
+
+
+def _row(name: str, metrics: Metrics) -> str:
+    return f"{name:30}{metrics.count:12,}{metrics.mae:9.2f}{metrics.rmse:9.2f}{metrics.bias:9.2f}"
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
