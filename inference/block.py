@@ -44,10 +44,12 @@ class Halo:
         image_CHW = np.pad(self.image_CHW, ((0, 0), (0, beyond[0]), (0, beyond[1])), mode="reflect")
         return replace(self, image_CHW=image_CHW)
 
-    def part(self, rows: Span, columns: Span) -> NDArray[Any]:
-        """The pixels (bands, rows, columns) of a rectangle of the scene."""
-        row_slice = slice(rows.start - self.row, rows.stop - self.row)
-        return self.image_CHW[:, row_slice, columns.start - self.column : columns.stop - self.column]
+    def place(self, rows: Span, columns: Span) -> tuple[slice, slice]:
+        """Where a rectangle of the scene is within the halo."""
+        return (
+            slice(rows.start - self.row, rows.stop - self.row),
+            slice(columns.start - self.column, columns.stop - self.column),
+        )
 
 
 def halo_spans(block: Block, grid: WindowGrid, shape: tuple[int, int]) -> tuple[Span, Span]:
@@ -68,43 +70,48 @@ def predict_block(
     )
     windows = [(row, column) for row in row_starts for column in column_starts]
     halo = halo.reflected(windows[-1][0] + grid.size, windows[-1][1] + grid.size)
+    valid_HW = _valid(regressor, halo)
     weight_HW = np.outer(triangle(grid.size), triangle(grid.size))
     shape = len(block.rows), len(block.columns)
     total_HW, weights_HW = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for (row, column), height_HW in _heights(regressor, windows, halo, grid.size, batch_size):
+    places = {(row, column): halo.place(grid.span(row), grid.span(column)) for row, column in windows}
+    worth = {window: place for window, place in places.items() if valid_HW[place].any()}
+    for (row, column), height_HW in _heights(regressor, worth, halo, batch_size):
         rows, window_rows = _common(block.rows, row, grid.size)
         columns, window_columns = _common(block.columns, column, grid.size)
         part_HW = weight_HW[window_rows, window_columns]
         total_HW[rows, columns] += part_HW * height_HW[window_rows, window_columns]
         weights_HW[rows, columns] += part_HW
-    return _decimetres(regressor, block, halo, total_HW, weights_HW)
+    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
+    if (own_valid_HW & (weights_HW == 0)).any():
+        raise AssertionError(f"{block}: a valid pixel was covered by no window")
+    return _decimetres(total_HW, weights_HW, own_valid_HW)
+
+
+def _valid(regressor: Regressor, halo: Halo) -> NDArray[np.bool_]:
+    """Where no used band of the halo is without a measurement."""
+    device = next(regressor.parameters()).device
+    _, valid_BHW = regressor.normalise(
+        torch.from_numpy(np.ascontiguousarray(halo.image_CHW[None])).to(device)
+    )
+    valid_HW: NDArray[np.bool_] = valid_BHW[0].cpu().numpy()
+    return valid_HW
 
 
 def _heights(
-    regressor: Regressor, windows: list[tuple[int, int]], halo: Halo, size: int, batch_size: int
+    regressor: Regressor, places: dict[tuple[int, int], tuple[slice, slice]], halo: Halo, batch_size: int
 ) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
-    """Metres (size, size) of each window that has a valid pixel, in order."""
+    """Metres (size, size) of each window, in order."""
     device = next(regressor.parameters()).device
-    waiting: list[tuple[tuple[int, int], NDArray[Any]]] = []
-
-    def computed() -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+    windows = list(places)
+    for start in range(0, len(windows), batch_size):
+        batch = windows[start : start + batch_size]
+        images = [halo.image_CHW[:, *places[window]] for window in batch]
         # One shape for all batches, the last one filled up: results differ, if little, between shapes.
-        image_BCHW = np.zeros((batch_size, *waiting[0][1].shape), halo.image_CHW.dtype)
-        for place, (_, image_CHW) in enumerate(waiting):
-            image_BCHW[place] = image_CHW
+        image_BCHW = np.zeros((batch_size, *images[0].shape), halo.image_CHW.dtype)
+        image_BCHW[: len(images)] = images
         height_BHW, _ = regressor.predict(torch.from_numpy(image_BCHW).to(device))
-        yield from zip((window for window, _ in waiting), height_BHW.cpu().numpy(), strict=False)
-        waiting.clear()
-
-    for row, column in windows:
-        image_CHW = halo.part(Span(row, row + size), Span(column, column + size))
-        _, valid_BHW = regressor.normalise(torch.from_numpy(np.ascontiguousarray(image_CHW[None])).to(device))
-        if valid_BHW.any():
-            waiting.append(((row, column), image_CHW))
-        if len(waiting) == batch_size:
-            yield from computed()
-    if waiting:
-        yield from computed()
+        yield from zip(batch, height_BHW.cpu().numpy(), strict=False)
 
 
 def _common(span: Span, start: int, size: int) -> tuple[slice, slice]:
@@ -114,17 +121,8 @@ def _common(span: Span, start: int, size: int) -> tuple[slice, slice]:
 
 
 def _decimetres(
-    regressor: Regressor,
-    block: Block,
-    halo: Halo,
-    total_HW: NDArray[np.float32],
-    weights_HW: NDArray[np.float32],
+    total_HW: NDArray[np.float32], weights_HW: NDArray[np.float32], valid_HW: NDArray[np.bool_]
 ) -> NDArray[np.int16]:
-    device = next(regressor.parameters()).device
-    own_BCHW = np.ascontiguousarray(halo.part(block.rows, block.columns)[None])
-    valid_HW = regressor.normalise(torch.from_numpy(own_BCHW).to(device))[1][0].cpu().numpy()
-    if (valid_HW & (weights_HW == 0)).any():
-        raise AssertionError(f"{block}: a valid pixel was covered by no window")
     metres_HW = np.divide(total_HW, weights_HW, out=np.zeros_like(total_HW), where=weights_HW > 0)
     decimetres_HW = np.rint(np.clip(metres_HW * DECIMETRES, 0, np.iinfo(np.int16).max))
     return np.where(valid_HW, decimetres_HW, NODATA).astype(np.int16)

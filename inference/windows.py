@@ -52,6 +52,10 @@ class WindowGrid:
             raise InputError(f"--overlap {overlap}: must be 0 to 0.75")
         return cls(size, max(1, round(size * (1 - overlap))))
 
+    def span(self, start: int) -> Span:
+        """The pixels of the window that starts at `start`."""
+        return Span(start, start + self.size)
+
     def starts(self, wanted: Span, length: int) -> range:
         """First pixels of the windows that touch `wanted`, on an axis of `length` pixels."""
         first = max(0, (wanted.start - self.size) // self.step + 1)

@@ -85,7 +85,7 @@ def test_the_halo_holds_all_that_reflection_needs(grid: WindowGrid) -> None:
             halo = Halo(scene[None, needed.start : needed.stop, None], needed.start, 0, (length, 1))
             halo = halo.reflected(starts[-1] + grid.size, 1)
             for start in starts:
-                part = halo.part(Span(start, start + grid.size), Span(0, 1))[0, :, 0]
+                part = halo.image_CHW[:, *halo.place(grid.span(start), Span(0, 1))][0, :, 0]
                 assert np.array_equal(part, whole[start : start + grid.size]), (length, span, start)
 
 

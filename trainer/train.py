@@ -61,17 +61,16 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     dataset = open_dataset(config.data)
     torch.manual_seed(config.seed)
     regressor = new_regressor(dataset, config).to(ranks.device)
-    chips = {split: dataset.chips(split) for split in ("train", "val")}
-    chips["train"] = chips["train"][subset(chips["train"].size, config.limit)]
-    learning = Learning(dataset, chips["train"], chips["val"], ranks)
+    train_chips = dataset.chips("train", config.limit)
+    learning = Learning(dataset, train_chips, dataset.chips("val"), ranks)
     with ExitStack() as stack:
         run: Run | None = None
         advance: Advance = _silent
         if ranks.is_first:
-            sample = chips["train"][subset(chips["train"].size, config.baseline_chips)]
+            sample = train_chips[subset(train_chips.size, config.baseline_chips)]
             baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH), dataset.schema.nodata)
             run = stack.enter_context(Run(config, dataset, regressor, baselines))
-            total = config.epochs * chips["train"].size
+            total = config.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips"))
         fit(regressor, learning, config, advance, run.record if run else _unrecorded)
 
