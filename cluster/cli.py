@@ -36,8 +36,19 @@ COMMANDS = {
         "cluster.commands:ingest_scenes",
         "images and height rasters -> a dataset",
     ),
+    "ingest tars": Command(
+        "ingest.config:TarsConfig",
+        "cluster.commands:ingest_tars",
+        "WebDataset tars, as they are -> a dataset",
+    ),
     "inspect": Command(
         "shards.config:InspectConfig", "cluster.commands:inspect", "what a dataset holds, with a picture"
+    ),
+    "verify": Command(
+        "shards.config:VerifyConfig", "cluster.commands:verify", "read a whole dataset and check everything"
+    ),
+    "convert": Command(
+        "shards.config:ConvertConfig", "cluster.commands:convert", "a dataset from tar to Zarr, or back"
     ),
     "train": Command("trainer.config:TrainConfig", "cluster.commands:train", "a dataset -> a regressor"),
     "evaluate": Command(

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
     from inference.config import PredictConfig
-    from ingest.config import PairsConfig, ScenesConfig
-    from shards.config import InspectConfig
+    from ingest.config import PairsConfig, ScenesConfig, TarsConfig
+    from shards.config import ConvertConfig, InspectConfig, VerifyConfig
     from shards.manifest import Manifest
     from trainer.config import EvaluateConfig, TrainConfig
 
@@ -32,6 +32,13 @@ def ingest_scenes(config: "ScenesConfig") -> None:
     _print_ingested(config.out, *ingest_scenes(config))
 
 
+def ingest_tars(config: "TarsConfig") -> None:
+    """WebDataset tars, as they are -> a dataset."""
+    from ingest.tars import ingest_tars
+
+    _print_ingested(config.data, *ingest_tars(config))
+
+
 def _print_ingested(url: str, manifest: "Manifest", rejected: str) -> None:
     from shards.manifest import SPLITS
 
@@ -44,6 +51,26 @@ def inspect(config: "InspectConfig") -> None:
     from shards.inspect import inspect
 
     print(inspect(config))
+
+
+def verify(config: "VerifyConfig") -> int:
+    """Is everything in a dataset what it should be?"""
+    from shards.verify import verify
+
+    problems = verify(config)
+    print("\n".join(problems) or f"{config.data}: everything is as it was written")
+    return 1 if problems else 0
+
+
+def convert(config: "ConvertConfig") -> None:
+    """The same dataset in the other format."""
+    from shards.convert import convert
+
+    manifest = convert(config)
+    nbytes = sum(shard.nbytes for shard in manifest.shards)
+    print(
+        f"{config.out}: {len(manifest.shards):,} shards, {nbytes:,} bytes, fingerprint {manifest.fingerprint}"
+    )
 
 
 def train(config: "TrainConfig") -> None:

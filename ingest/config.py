@@ -1,4 +1,4 @@
-"""The options of `treeline ingest pairs` and `treeline ingest scenes`, each with its unit and default."""
+"""The options of `treeline ingest pairs`, `scenes` and `tars`, each with its unit and default."""
 
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
@@ -70,7 +70,31 @@ class ScenesConfig:
     """Stop with an error, and write nothing, at the first chip that would be rejected."""
 
 
-def made_by(config: PairsConfig | ScenesConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TarsConfig:
+    """WebDataset tars, as they are -> a dataset: an index, statistics and a manifest are written beside them.
+
+    The tars are read once and stay as they are. `treeline convert` makes faster or smaller shards of them.
+    """
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """The folder of the .tar files, which becomes the dataset: a path or s3://..."""
+    val: str = "val/*"
+    """Names (with wildcards, below the folder) of the tars that are held out for validation."""
+    image: str = "image.npy"
+    """What the names of image members end in, after the key."""
+    height: str = "height.npy"
+    """What the names of height members end in, after the key."""
+    bands: tuple[str, ...] = ()
+    """Names of the image's bands, in stored order; default: by their number (4: blue green red nir)."""
+    nodata: int | None = -9999
+    """Value that means "no measurement", in images and heights."""
+    pixel_size: float = 2.0
+    """Metres along each side of a pixel."""
+
+
+def made_by(config: PairsConfig | ScenesConfig | TarsConfig) -> dict[str, Any]:
     """What the manifest records of how a dataset was made: not where to, so that copies are equal."""
-    options = {name: value for name, value in asdict(config).items() if name != "out"}
+    place = "data" if isinstance(config, TarsConfig) else "out"
+    options = {name: value for name, value in asdict(config).items() if name != place}
     return {"treeline": shards.__version__, "config": options}

@@ -1,15 +1,12 @@
 """Two folders of .npy chips with the same names -> a dataset, in one pass, in the order of the names."""
 
-import io
-import math
-from tokenize import TokenError
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ingest.check import Rejected, checked_height, checked_image
 from ingest.config import PairsConfig, made_by
+from ingest.npy import parse_npy
 from shards.errors import InputError
 from shards.key import facts, is_valid
 from shards.manifest import Manifest
@@ -70,20 +67,6 @@ def read_npy(url: str) -> NDArray[Any]:
         Rejected: it cannot be read.
     """
     try:
-        data = read_bytes(url)
-        file = io.BytesIO(data)
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran_order, dtype = read_header(file)
-        if dtype.hasobject:
-            raise Rejected("unreadable", f"{url} is a pickled object, which is never loaded")
-        # A view of the bytes: a header that promises more than there is cannot make us allocate it.
-        values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
-        return values.reshape(shape, order="F" if fortran_order else "C")
-    except (ValueError, KeyError, EOFError, OverflowError, TokenError) as error:
-        raise Rejected("unreadable", f"{url} is truncated or not .npy") from error
+        return parse_npy(read_bytes(url), url).values
     except InputError as error:
         raise Rejected("unreadable", str(error)) from error

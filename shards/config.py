@@ -1,7 +1,7 @@
-"""The options of `treeline inspect`, each with its unit and default."""
+"""The options of `treeline inspect`, `convert` and `verify`, each with its unit and default."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,3 +18,23 @@ class InspectConfig:
     """Chips in the picture."""
     seed: int = 0
     """Of the choice of chips."""
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """The same dataset in the other format: the same chips in the same order, nothing lost."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """The dataset: a folder or s3://..."""
+    to: Literal["tar", "zarr"]
+    """tar: equal rows, read fastest; zarr: compressed, read by any Zarr v3 library."""
+    out: str
+    """Where the new dataset is made: a folder or s3://..., without a dataset in it."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Read everything, and compare everything with everything: exit code 1 and a list if anything is off."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """The dataset: a folder or s3://..."""

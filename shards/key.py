@@ -8,8 +8,10 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-KEY = re.compile(r"[A-Za-z0-9_-]{1,89}")
-"""No dot: WebDataset ends a key at the first one. 89: `KEY.height.npy` must fit a tar header's 100 bytes."""
+MAX_KEY = 89
+"""Characters: `KEY.height.npy` must fit a tar header's 100 bytes."""
+KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY}}}")
+"""No dot: WebDataset ends a key at the first one."""
 
 _SCENE = re.compile(r"(?P<sensor>[A-Z]{2}\d\d)_(?P<day>\d{8})_(?P<product>\w{4})_(?P<catalogue>[0-9A-F]{16})")
 _SOURCE = re.compile(r"_CHM_(?P<source>.+?)(?:_CHM)?_\d+_v\d+$")

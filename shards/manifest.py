@@ -4,39 +4,86 @@
 <url>/index.parquet         one row per chip
 <url>/rejected.parquet      one row per chip that was refused, with its reason
 <url>/statistics.json       of the training split; the counts themselves are in counts.npz
-<url>/train/000000.tar ...  <url>/val/000000.tar ...
+<url>/train/000000.tar ...  <url>/val/000000.tar ...      or  <url>/train.zarr, <url>/val.zarr
+
+The manifest has a checksum of itself, of every file and of every shard; the index has one of every chip.
 """
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from shards.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.checksum import checksum
+from shards.errors import DatasetError, InputError
 from shards.schema import Schema
 from shards.storage import exists, join, publish, read_bytes
 
 FORMAT = "treeline"
-VERSION = 1
+VERSION = 2
 MANIFEST = "dataset.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.parquet"
 STATISTICS = "statistics.json"
 COUNTS = "counts.npz"
+FILES = (INDEX, REJECTED, STATISTICS, COUNTS)
 SPLITS = ("train", "val")
+
+ShardFormat = Literal["tar", "zarr", "webdataset"]
+"""tar: equal rows, see shards.tar; zarr: see shards.zarr; webdataset: somebody else's tars, as they are."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One file or object of the dataset."""
+
+    name: str
+    """Below the dataset's URL, e.g. train/000000.tar."""
+    nbytes: int
+    crc32c: int
+    """Checksum (Castagnoli) of all its bytes."""
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> "StoredObject":
+        """What is known of `data`, to be stored as `name`."""
+        return cls(name, len(data), checksum(data))
+
+    def check(self, url: str, data: bytes | NDArray[np.uint8]) -> None:
+        """Refuse `data`, read from `url`, if it is not this object.
+
+        Raises:
+            DatasetError: another size or checksum.
+        """
+        if len(data) != self.nbytes:
+            raise DatasetError(f"{url}: {len(data):,} bytes instead of {self.nbytes:,}; copy it again")
+        if checksum(data) != self.crc32c:
+            raise DatasetError(
+                f"{url}: its {self.nbytes:,} bytes are not those that were written; copy it again"
+            )
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file."""
+    """Some chips of one split: one tar, or a Zarr shard of each array."""
 
-    name: str
-    """Below the dataset's URL, e.g. train/000000.tar."""
     split: str
     samples: int
-    nbytes: int
-    crc32c: int
-    """Checksum (Castagnoli) of the whole file."""
+    content: int
+    """Checksum of keys and pixels (`shards.checksum.content_checksum`), whatever the format."""
+    objects: tuple[StoredObject, ...]
+
+    @property
+    def name(self) -> str:
+        """That of its first object: what the index calls the shard."""
+        return self.objects[0].name
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return sum(stored.nbytes for stored in self.objects)
 
 
 @dataclass(frozen=True)
@@ -44,7 +91,12 @@ class Manifest:
     """The contract of a dataset."""
 
     schema: Schema
+    shard_format: ShardFormat
+    shard_chips: int
+    """Chips in a full shard."""
     shards: tuple[Shard, ...]
+    files: dict[str, StoredObject]
+    """The index and whatever else is beside the shards, by name."""
     rejected: dict[str, int]
     """Refused chips by reason."""
     made_by: dict[str, Any] = field(default_factory=dict)
@@ -60,37 +112,57 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that differ when any stored byte of a chip differs."""
-        content = [self.schema.to_json(), [asdict(shard) for shard in self.shards]]
+        """Sixteen hexadecimal digits: others for any other key, pixel or order, the same in every format."""
+        content = [self.schema.to_json(), [[s.split, s.samples, s.content] for s in self.shards]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
+        """As plain JSON values, the last of which is a checksum of the others."""
+        values = {
             "format": FORMAT,
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "schema": self.schema.to_json(),
             "splits": {split: self.samples(split) for split in SPLITS},
             "rejected": self.rejected,
+            "shard_format": self.shard_format,
+            "shard_chips": self.shard_chips,
             "shards": [asdict(shard) for shard in self.shards],
+            "files": {name: asdict(stored) for name, stored in self.files.items()},
             "made_by": self.made_by,
         }
+        return {**values, "sha256": _digest(values)}
+
+
+_PARTS = ("schema", "shard_format", "shard_chips", "shards", "files", "rejected", "made_by", "sha256")
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(url: str, values: dict[str, Any]) -> None:
-    """Publish `values` as indented JSON with a final line end."""
-    publish(url, (json.dumps(values, indent=2) + "\n").encode())
+    """Publish `values` as JSON."""
+    publish(url, json_bytes(values))
 
 
-def read_json(url: str) -> dict[str, Any]:
+def json_bytes(values: dict[str, Any]) -> bytes:
+    """`values` as indented JSON with a final line end."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
     """The JSON object at `url`.
 
     Raises:
         InputError: none is there.
+        DatasetError: it is not the file that was `expected`.
     """
+    data = read_bytes(url)
+    if expected is not None:
+        expected.check(url, data)
     try:
-        values = json.loads(read_bytes(url))
+        values = json.loads(data)
     except ValueError as error:
         raise InputError(f"{url}: not a JSON file ({error})") from error
     if not isinstance(values, dict):
@@ -113,19 +185,29 @@ def read_manifest(url: str) -> Manifest:
 
     Raises:
         InputError: there is none, or one of another format.
+        DatasetError: it was damaged.
     """
     if not exists(join(url, MANIFEST)):
         raise InputError(f"{url}: no dataset here ({MANIFEST} is missing); make one with treeline ingest")
-    values = read_json(join(url, MANIFEST))
+    where = join(url, MANIFEST)
+    values = read_json(where)
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
         found = f"{values.get('format')} {values.get('version')}"
         raise InputError(f"{url}: dataset format {found} is not {FORMAT} {VERSION}; ingest it again")
-    try:
-        return Manifest(
-            schema=Schema.from_json(values["schema"]),
-            shards=tuple(Shard(**shard) for shard in values["shards"]),
-            rejected=values["rejected"],
-            made_by=values["made_by"],
-        )
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{join(url, MANIFEST)}: is not a whole manifest ({error})") from error
+    missing = [name for name in _PARTS if name not in values]
+    if missing:
+        raise InputError(f"{where}: is not a whole manifest ({', '.join(missing)} missing); copy it again")
+    if values.pop("sha256") != _digest(values):
+        raise DatasetError(f"{where}: is not what was written (its checksum differs); copy it again")
+    return Manifest(
+        schema=Schema.from_json(values["schema"]),
+        shard_format=values["shard_format"],
+        shard_chips=values["shard_chips"],
+        shards=tuple(
+            Shard(**{**shard, "objects": tuple(StoredObject(**stored) for stored in shard["objects"])})
+            for shard in values["shards"]
+        ),
+        files={name: StoredObject(**stored) for name, stored in values["files"].items()},
+        rejected=values["rejected"],
+        made_by=values["made_by"],
+    )

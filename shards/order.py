@@ -1,16 +1,22 @@
 """The order in which chips are met: a pure function of (seed, epoch). Arrays in, arrays out.
 
-An epoch visits every chip once. Shards are shuffled, taken in windows of a few, and the chips of a window
-are shuffled together, so that a reader never needs more than a window of shards at a time. Global batches
-are consecutive runs of that sequence; each rank reads its own consecutive part of every batch. The batches
-are therefore the same sets of chips whatever the number of ranks.
+An epoch meets every chip once. Its sequence is dealt from canonical streams, in turn, like cards from hands:
+
+- every shard is cut into `streams` runs of neighbouring rows, one for each stream, equal to within one chip
+- every stream visits its runs in the epoch's order of shards, shuffled over a sliding window of shards
+- place p of the sequence comes from stream p modulo `streams` (in bit-reversed order)
+
+Rank r of N reads the places p with p modulo N = r. Where N divides the streams, these are whole streams, and
+their runs are neighbours in every shard: each rank needs 1/N of the bytes of each shard, in one range, and no
+byte is needed twice. For other N the sequence is the same; ranks then share bytes (`reads_alone` says so).
 
     order = epoch_order(shard_of_chip, seed=0, epoch=3)
-    for batch in global_batches(order, batch_size=64):
-        mine = rank_part(batch, rank, world_size)
+    for start, batch in global_batches(order, batch_size=64):
+        mine = rank_part(batch, start, rank, world_size)
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,41 +24,116 @@ from numpy.typing import NDArray
 Chips = NDArray[np.int64]
 """Chip numbers: positions in the dataset's index."""
 
+STREAMS = 64
+"""Canonical streams at most: so many ranks can read without sharing bytes."""
+
+LEAST_RUN = 8
+"""Chips that a shard gives to a stream on average, at least; a thin selection has fewer streams, so that all
+advance through the shards together and the number of shards in use stays small."""
+
 SHARD_WINDOW = 8
-"""Shards whose chips are shuffled together: 8 x 50 MB are held at a time, and each batch mixes 8 shards."""
+"""Shards that are mixed at a time: 8 x 54 MB are held by all ranks together, and a batch mixes 8 shards."""
+
+RaggedEnd = Literal["keep", "drop"]
+"""A last, short batch is kept, or its chips are not met in this epoch; the same on every rank."""
 
 _SUBSET_SEED = 20_231_006
 """Fixed, so that a subset depends on the dataset and its size alone, not on a run's seed."""
 
 
+def stream_count(shard_of_chip: Chips) -> int:
+    """How many streams chips (ascending) have: a power of two, a function of the chips alone."""
+    shards = int(np.count_nonzero(np.diff(shard_of_chip))) + 1
+    per_shard = max(1, shard_of_chip.size // (shards * LEAST_RUN))
+    return min(STREAMS, 1 << (per_shard.bit_length() - 1))
+
+
+def reads_alone(world_size: int, streams: int) -> bool:
+    """Whether each byte is needed by one rank only: `world_size` divides the number of streams."""
+    return streams % world_size == 0
+
+
 def epoch_order(shard_of_chip: Chips, seed: int, epoch: int, window: int = SHARD_WINDOW) -> Chips:
     """All chips, shuffled; the value at i is an index into `shard_of_chip`.
 
+    A chip's sort key is the place of its shard in the epoch, plus a fraction for its place in the shard's
+    run, plus a jitter of up to `window` - 1 shards. The jitter starts at 0 and grows, so that the first batch
+    needs one shard only.
+
     Args:
-        shard_of_chip: (chips,) the shard that holds each chip, any numbers.
+        shard_of_chip: (chips,) ascending, the shard that holds each chip.
         seed: of the run.
         epoch: 0, 1, ...
         window: number of shards that are mixed.
     """
+    count = shard_of_chip.size
+    if not count:
+        return np.arange(0)
     generator = np.random.default_rng((seed, epoch))
-    shards = generator.permutation(np.unique(shard_of_chip))
-    # Chips sorted by the shuffled rank of their shard; the runs of one shard are then contiguous.
-    rank_of_shard = np.empty(int(shards.max(initial=-1)) + 1, np.int64)
-    rank_of_shard[shards] = np.arange(shards.size)
-    window_of_chip = rank_of_shard[shard_of_chip] // window
-    shuffled = generator.permutation(shard_of_chip.size)
-    return shuffled[np.argsort(window_of_chip[shuffled], kind="stable")]
+    _, first, shard = np.unique(shard_of_chip, return_index=True, return_inverse=True)
+    shard_place = generator.permutation(first.size)[shard]
+    streams = stream_count(shard_of_chip)
+    stream, place_in_run, run_length = _runs(shard, first, streams)
+    # Which chip of the run comes first must not follow from its row: draw places within runs.
+    shuffled = generator.permutation(count)
+    by_run = shuffled[np.lexsort((stream[shuffled], shard[shuffled]))]
+    fraction = np.empty(count)
+    fraction[by_run] = (place_in_run + generator.random()) / run_length
+    key = shard_place + fraction
+    key += generator.random(count) * np.minimum(window - 1, key)
+    return _dealt(stream, key, streams)
 
 
-def global_batches(order: Chips, batch_size: int) -> Iterator[Chips]:
-    """Consecutive runs of `batch_size` chips; the last one may be shorter."""
-    for start in range(0, order.size, batch_size):
-        yield order[start : start + batch_size]
+def _runs(shard: Chips, first: Chips, streams: int) -> tuple[Chips, Chips, Chips]:
+    """By chip: its stream, and (sorted by shard and stream) the place in its run and the run's length.
+
+    A shard of k chips gives k // streams to every stream, and one more to as many streams as are left over,
+    in turn from shard to shard, so that the streams' lengths differ by one chip at most.
+    """
+    sizes = np.diff([*first, shard.size])
+    turn = np.arange(streams)
+    extras = (turn[None] - (np.cumsum(sizes) - sizes)[:, None]) % streams < (sizes % streams)[:, None]
+    lengths_ST = np.empty((sizes.size, streams), np.int64)
+    lengths_ST[:, _stream_of_turn(streams)] = sizes[:, None] // streams + extras
+    lengths = lengths_ST.ravel()
+    place = np.arange(shard.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    stream = np.repeat(np.tile(turn, sizes.size), lengths)
+    return stream, place, np.repeat(lengths, lengths)
 
 
-def rank_part(batch: Chips, rank: int, world_size: int) -> Chips:
-    """The consecutive part of a global batch that `rank` reads; sizes differ by at most one chip."""
-    return np.array_split(batch, world_size)[rank]
+def _stream_of_turn(streams: int) -> Chips:
+    """The stream that is dealt from at each turn: bits reversed, so that a rank's streams are neighbours."""
+    bits = streams.bit_length() - 1
+    turns = np.arange(streams)
+    return sum(((turns >> bit & 1) << (bits - 1 - bit) for bit in range(bits)), np.zeros(streams, np.int64))
+
+
+def _dealt(stream: Chips, key: NDArray[np.float64], streams: int) -> Chips:
+    """Chips sorted by key within their streams, and dealt from the streams in turn."""
+    by_stream = np.lexsort((key, stream))
+    lengths = np.bincount(stream, minlength=streams)
+    place_in_stream = np.arange(stream.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    turn_of_stream = np.argsort(_stream_of_turn(streams))
+    order = np.empty(stream.size, np.int64)
+    order[place_in_stream * streams + turn_of_stream[stream[by_stream]]] = by_stream
+    return order
+
+
+def global_batches(
+    order: Chips, batch_size: int, seen: int = 0, ragged: RaggedEnd = "keep"
+) -> Iterator[tuple[int, Chips]]:
+    """(start, chips) of consecutive runs of `batch_size` places of `order`, after the `seen` first ones."""
+    for start in range(seen, order.size, batch_size):
+        if ragged == "keep" or start + batch_size <= order.size:
+            yield start, order[start : start + batch_size]
+
+
+def rank_part(batch: Chips, start: int, rank: int, world_size: int) -> Chips:
+    """The places of a global batch that `rank` reads, one in `world_size`; sizes differ by one at most.
+
+    `start` is the place of the batch in the epoch's order.
+    """
+    return batch[(rank - start) % world_size :: world_size]
 
 
 def subset(count: int, limit: int | None) -> Chips:

@@ -1,45 +1,85 @@
 """Reads a dataset: batches of chips in stored types, in the order of `shards.order`, ahead of their use.
 
 dataset = open_dataset("s3://bucket/chips")
-chips = dataset.chips("train", limit=10_000)
-for batch in dataset.batches(dataset.epoch(chips, seed=0, epoch=3), batch_size=64):
+chips = dataset.chips("train", where="source != 'AK_IFSAR'", limit=10_000)
+reader = ChipReader(dataset, chips, batch_size=64, seed=0, part=Part(rank, world_size))
+for batch in reader.epoch():
     batch.image_BCHW, batch.height_BHW
+    reader.state                            # what `reader.restore` needs to go on with the next batch
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.balance import height_weights, times_met
+from shards.cache import DiskCache
+from shards.checksum import checksum
 from shards.errors import DatasetError, InputError
 from shards.index import read_table
-from shards.manifest import INDEX, REJECTED, STATISTICS, Manifest, read_json, read_manifest
-from shards.order import SHARD_WINDOW, Chips, epoch_order, global_batches, rank_part, subset
+from shards.load import ShardLoader
+from shards.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest, read_json, read_manifest
+from shards.order import (
+    Chips,
+    RaggedEnd,
+    epoch_order,
+    global_batches,
+    rank_part,
+    reads_alone,
+    stream_count,
+    subset,
+)
 from shards.prefetch import ahead
+from shards.selection import matching
+from shards.state import ReaderState
 from shards.statistics import Statistics
-from shards.storage import is_local, join, local_path, read_bytes
-from shards.tar import arrays_of, row_layout, rows_of
+from shards.storage import is_local, join
+from shards.stream import RowStream
+from shards.tar import arrays_of
 
-HELD_SHARDS = 2 * SHARD_WINDOW
-"""Shards open at once: the window that is being read and the one that follows."""
+SHARDS_AHEAD = 2
+"""Shards on their way beyond those that the present batch needs."""
+BATCHES_AHEAD = 2
+"""Batches that are ready before they are asked for."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a dataset is read; none of it changes which bytes come."""
+
+    check: bool = True
+    """Whether checksums are verified."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """"skip": leave out the chips of a shard that cannot be read or is damaged, and say so; on every rank
+    alike, for which each fetches its shards whole."""
+    cache: str = ""
+    """Local folder that keeps what was fetched; shared by the processes of a machine."""
+    cache_bytes: int = 100 * 10**9
+    """Size at which the cache drops what was used least recently."""
+    shards_ahead: int = SHARDS_AHEAD
+    batches_ahead: int = BATCHES_AHEAD
+    """0: batches are made when they are asked for, without a thread."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some chips: image (B, bands, rows, columns) as stored, height (B, rows, columns) in metres.
-
-    The two arrays are views of one buffer.
-    """
+    """Some chips: image (B, bands, rows, columns) as stored, height (B, rows, columns) in metres."""
 
     chips: Chips
     """Their positions in the dataset's index."""
+    rows_BS: NDArray[np.uint8]
+    """The one buffer of which the two arrays are views, at the offsets of `shards.tar.row_layout`."""
     image_BCHW: NDArray[Any]
     height_BHW: NDArray[np.float32]
+    start: int = 0
+    """The place of the global batch in the epoch's order."""
+    size: int = 0
+    """Chips of the global batch, over all ranks."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +91,17 @@ class Part:
 
 
 class Dataset:
-    """A dataset that is complete: its manifest was read. Safe to use from one thread at a time."""
+    """A dataset that is complete: its manifest was read."""
 
-    def __init__(self, url: str, manifest: Manifest) -> None:
+    def __init__(self, url: str, manifest: Manifest, options: ReadOptions = ReadOptions()) -> None:
         self.url, self.manifest, self.schema = url, manifest, manifest.schema
+        self.options = options
+        self.bad_shards: dict[str, str] = {}
+        """What was skipped, by name, and why."""
         self._first_chip = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
-        self._rows: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._checked: set[int] = set()
+        self._columns: dict[str, NDArray[Any]] = {}
+        cache = DiskCache(options.cache, options.cache_bytes) if options.cache else None
+        self.loader = ShardLoader(url, manifest, self._column, cache, options.check)
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -66,7 +110,7 @@ class Dataset:
         Raises:
             InputError: that split is empty.
         """
-        values = read_json(join(self.url, STATISTICS))
+        values = read_json(join(self.url, STATISTICS), self.manifest.files[STATISTICS])
         if not values:
             raise InputError(f"{self.url}: no statistics, since no chip is in the training split")
         return Statistics.from_json(values)
@@ -74,87 +118,192 @@ class Dataset:
     @cached_property
     def index(self) -> Any:
         """The index as a pyarrow table; its row numbers are the chip numbers."""
-        return read_table(join(self.url, INDEX))
+        return self._index(None)
 
     @cached_property
     def rejected(self) -> Any:
         """The refused chips as a pyarrow table: key, reason, detail."""
-        return read_table(join(self.url, REJECTED))
+        return read_table(join(self.url, REJECTED), self.manifest.files[REJECTED])
 
-    def chips(self, split: str, limit: int | None = None) -> Chips:
-        """The chips of "train", "val" or "all", ascending; at most `limit`, nested in any larger limit."""
+    def chips(self, split: str, limit: int | None = None, where: str = "") -> Chips:
+        """The chips of "train", "val" or "all", ascending, for which `where` holds (`shards.selection`).
+
+        At most `limit` of them, nested in any larger limit.
+
+        Raises:
+            InputError: no such split, a limit below 0, or `where` cannot be understood.
+        """
+        if split not in (*SPLITS, "all"):
+            raise InputError(f"split {split!r}: choose one of {', '.join(SPLITS)}, all")
+        if limit is not None and limit < 0:
+            raise InputError(f"limit {limit}: give a number of chips, 0 or more")
         numbers = [
             np.arange(first, first + shard.samples)
             for first, shard in zip(self._first_chip, self.manifest.shards, strict=False)
             if split in (shard.split, "all")
         ]
         found = np.concatenate([np.arange(0), *numbers])
+        if where:
+            found = found[matching(self.index, where)[found]]
         return found[subset(found.size, limit)]
 
-    def epoch(self, chips: Chips, seed: int, epoch: int) -> Chips:
-        """`chips` in the order in which `epoch` meets them."""
-        shard_of_chip = np.searchsorted(self._first_chip, chips, side="right") - 1
-        return chips[epoch_order(shard_of_chip, seed, epoch)]
+    def chips_of_shard(self, number: int) -> Chips:
+        """The chips of shard `number`, in its order."""
+        return np.arange(self._first_chip[number], self._first_chip[number + 1])
 
-    def batches(self, order: Chips, batch_size: int, part: Part = Part(), depth: int = 2) -> Iterator[Batch]:
-        """This part of each global batch of `batch_size` chips of `order`, `depth` batches ahead.
+    def epoch(self, chips: Chips, seed: int, epoch: int, weights: NDArray[np.float64] | None = None) -> Chips:
+        """`chips` in the order in which `epoch` meets them: each once, or as often as its weight says."""
+        if weights is not None:
+            chips = np.repeat(chips, times_met(weights, chips.size, seed, epoch))
+        return chips[epoch_order(self.shard_of(chips), seed, epoch)]
 
-        A part is empty where the last, short batch has fewer chips than there are ranks.
+    def height_weights(self, chips: Chips, edges: tuple[float, ...]) -> NDArray[np.float64]:
+        """(chips,) weights that make bins of the chips' maximum height (edges in metres) equally frequent."""
+        weights: NDArray[np.float64] = height_weights(self._column("height_max")[chips], edges)
+        return weights
+
+    def shard_of(self, chips: Chips) -> Chips:
+        """The number of the shard that holds each chip."""
+        return np.searchsorted(self._first_chip, chips, side="right") - 1
+
+    def batches(
+        self,
+        order: Chips,
+        batch_size: int,
+        part: Part = Part(),
+        seen: int = 0,
+        ragged: RaggedEnd = "keep",
+    ) -> Iterator[Batch]:
+        """This part of each global batch of `batch_size` chips of `order`, after the `seen` first chips.
+
+        A part is empty where the last, short batch has fewer chips than there are ranks. Of a remote dataset
+        at most (shards in use + `shards_ahead`) are held, of each the part that this rank needs.
         """
-        parts = (rank_part(batch, part.rank, part.world_size) for batch in global_batches(order, batch_size))
-        return ahead(self._gathered(parts), depth)
+        self._say_if_bytes_are_shared(order, part)
+        batches = self._batches(order, batch_size, part, seen, ragged)
+        return ahead(batches, self.options.batches_ahead) if self.options.batches_ahead else batches
 
     def gather(self, chips: Chips) -> Batch:
-        """These chips, copied row by row of bytes into one buffer.
+        """These chips, in this order.
 
         Raises:
             DatasetError: a shard's bytes are not those that were written.
         """
-        buffer = np.empty((chips.size, row_layout(self.schema).span), np.uint8)
-        shard_of_chip = np.searchsorted(self._first_chip, chips, side="right") - 1
-        for shard in np.unique(shard_of_chip):
-            places = np.flatnonzero(shard_of_chip == shard)
-            rows = self._shard_rows(int(shard))
-            if places.size == chips.size:
-                np.take(rows, chips - self._first_chip[shard], axis=0, out=buffer)
-            else:
-                buffer[places] = rows[chips[places] - self._first_chip[shard]]
-        image_BCHW, height_BHW = arrays_of(buffer, self.schema)
-        return Batch(chips, image_BCHW, height_BHW)
+        shard = self.shard_of(chips)
+        stream = RowStream(self.loader, shard, chips - self._first_chip[shard], self.options.shards_ahead)
+        _, rows_BS = next(stream.pieces(np.array([len(chips)]), None))
+        return self._batch(chips, rows_BS, 0, len(chips))
 
-    def _gathered(self, parts: Iterable[Chips]) -> Iterator[Batch]:
-        for chips in parts:
-            yield self.gather(chips)
+    def _batches(
+        self, order: Chips, batch_size: int, part: Part, seen: int, ragged: RaggedEnd
+    ) -> Iterator[Batch]:
+        batches = list(global_batches(order, batch_size, seen, ragged))
+        parts = [rank_part(batch, start, part.rank, part.world_size) for start, batch in batches]
+        mine = np.concatenate([order[:0], *parts])
+        shard = self.shard_of(mine)
+        stream = RowStream(self.loader, shard, mine - self._first_chip[shard], self.options.shards_ahead)
+        skipped: dict[int, str] | None = {} if self.options.on_bad_shard == "skip" else None
+        ends = np.cumsum([len(chips) for chips in parts])
+        for (start, batch), (places, rows_BS) in zip(batches, stream.pieces(ends, skipped), strict=True):
+            yield self._batch(mine[places], rows_BS, start, len(batch))
+            for number, reason in (skipped or {}).items():
+                self.bad_shards[self.manifest.shards[number].name] = reason
 
-    def _shard_rows(self, number: int) -> NDArray[np.uint8]:
-        """(samples, span) bytes of one shard: mapped if local, else fetched whole; checked once."""
-        if number in self._rows:
-            self._rows.move_to_end(number)
-            return self._rows[number]
-        shard = self.manifest.shards[number]
-        url = join(self.url, shard.name)
-        try:
-            if is_local(url):
-                data: NDArray[np.uint8] = np.memmap(local_path(url), np.uint8, "r")
-            else:
-                data = np.frombuffer(read_bytes(url), np.uint8)
-        except (OSError, ValueError, InputError) as error:
-            raise DatasetError(f"{url}: a shard of the dataset cannot be read ({error})") from error
-        if number not in self._checked:
-            if data.size != shard.nbytes or google_crc32c.value(data.tobytes()) != shard.crc32c:
-                raise DatasetError(f"{url}: the bytes are not those that were written; copy the shard again")
-            self._checked.add(number)
-        span = row_layout(self.schema).span
-        self._rows[number] = rows_of(data, shard.samples, self.schema)[:, :span]
-        while len(self._rows) > HELD_SHARDS:
-            self._rows.popitem(last=False)
-        return self._rows[number]
+    def _say_if_bytes_are_shared(self, order: Chips, part: Part) -> None:
+        streams = stream_count(np.sort(self.shard_of(order)))
+        if part.rank or is_local(self.url) or reads_alone(part.world_size, streams):
+            return
+        print(
+            f"treeline: {part.world_size} ranks do not divide the {streams} streams of these chips: "
+            "the order is the same, but some bytes are fetched by several ranks",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _batch(self, chips: Chips, rows_BS: NDArray[np.uint8], start: int, size: int) -> Batch:
+        return Batch(chips, rows_BS, *arrays_of(rows_BS, self.schema), start, size)
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """A column of numbers of the index."""
+        if name not in self._columns:
+            self._columns[name] = self._index([name])[name].to_numpy()
+        return self._columns[name]
+
+    def _index(self, columns: list[str] | None) -> Any:
+        table = read_table(join(self.url, INDEX), self.manifest.files[INDEX], columns)
+        if table.num_rows != self._first_chip[-1]:
+            url = join(self.url, INDEX)
+            raise DatasetError(f"{url}: {table.num_rows:,} rows for {self._first_chip[-1]:,} chips")
+        return table
 
 
-def open_dataset(url: str) -> Dataset:
+class ChipReader:
+    """Chips epoch after epoch, from where it was stopped.
+
+    The same batches come for any number of ranks, in the same order; each rank gets its part of them.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        chips: Chips,
+        batch_size: int,
+        seed: int = 0,
+        part: Part = Part(),
+        weights: NDArray[np.float64] | None = None,
+        ragged: RaggedEnd = "keep",
+    ) -> None:
+        """Start at the first chip of epoch 0.
+
+        Args:
+            dataset: where the chips are.
+            chips: from `dataset.chips`.
+            batch_size: chips of a global batch, over all ranks.
+            seed: of the order.
+            part: which part of every global batch is read here.
+            weights: (chips,) how often each chip is met, relatively; default: each once an epoch.
+            ragged: whether a last, short batch is kept.
+        """
+        self._dataset, self._chips, self._batch_size = dataset, chips, batch_size
+        self._part, self._weights, self._ragged = part, weights, ragged
+        chosen = chips.astype("<i8").tobytes() + (b"" if weights is None else weights.astype("<f8").tobytes())
+        fingerprint = f"{dataset.manifest.fingerprint}-{checksum(chosen):08x}"
+        self.state = ReaderState(epoch=0, seen=0, seed=seed, fingerprint=fingerprint)
+        """Where the next batch begins, as of the batch that was given last."""
+
+    def restore(self, state: ReaderState) -> None:
+        """Go on from `state`, which may come from another number of ranks or batch size.
+
+        Raises:
+            InputError: it is of another dataset or another choice of chips.
+        """
+        if state.fingerprint != self.state.fingerprint:
+            raise InputError(
+                f"{self._dataset.url}: the reader was stopped on other chips ({state.fingerprint}, here "
+                f"{self.state.fingerprint}); give the same dataset, selection and limit"
+            )
+        self.state = state
+
+    def epoch(self) -> Iterator[Batch]:
+        """The batches that are left of the present epoch; after them the state is the next epoch's."""
+        state = self.state
+        order = self.order(state.epoch)
+        dataset, part = self._dataset, self._part
+        for batch in dataset.batches(order, self._batch_size, part, state.seen, self._ragged):
+            self.state = replace(state, seen=batch.start + batch.size)
+            yield batch
+        self.state = replace(state, epoch=state.epoch + 1, seen=0)
+
+    def order(self, epoch: int) -> Chips:
+        """All chips that `epoch` meets, in order, over all ranks."""
+        return self._dataset.epoch(self._chips, self.state.seed, epoch, self._weights)
+
+
+def open_dataset(url: str, options: ReadOptions = ReadOptions()) -> Dataset:
     """The dataset at `url`.
 
     Raises:
         InputError: there is none.
+        DatasetError: its manifest is damaged.
     """
-    return Dataset(url, read_manifest(url))
+    return Dataset(url, read_manifest(url), options)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+import shards.s3  # noqa: F401 - makes fsspec use it for s3://
 from shards.errors import InputError
 
 
@@ -72,7 +73,7 @@ def read_bytes(url: str) -> bytes:
         return bytes(filesystem.cat_file(path))
     except FileNotFoundError as error:
         raise InputError(f"{url}: no such file") from error
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except OSError as error:
         raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
 
 
@@ -94,6 +95,15 @@ def list_files(url: str, suffix: str) -> list[str]:
     except FileNotFoundError as error:
         raise InputError(f"{url}: no such folder") from error
     return sorted(name for name in names if name.endswith(suffix))
+
+
+def find_files(url: str) -> list[str]:
+    """The paths of all files below folder `url`, relative to it, sorted; none if there is no such folder."""
+    filesystem, path = _filesystem(url)
+    if not filesystem.exists(path):
+        return []
+    base = filesystem._strip_protocol(path).rstrip("/") + "/"
+    return sorted(found.removeprefix(base) for found in filesystem.find(path))
 
 
 def expand(pattern: str) -> list[str]:
@@ -192,5 +202,6 @@ def remove_folder(url: str) -> None:
     filesystem, path = _filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)
-    elif filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+    else:
+        for found in filesystem.find(path):
+            filesystem.rm_file(found)

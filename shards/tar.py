@@ -15,6 +15,7 @@ import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
+@lru_cache
 def row_layout(schema: Schema) -> RowLayout:
     """Offsets in bytes within a row."""
     image_header = len(_npy_header(schema.dtype, schema.image_shape))
@@ -88,16 +90,16 @@ def pack(chips: Sequence[Chip], schema: Schema) -> bytes:
     return b"".join(parts)
 
 
-def rows_of(data: NDArray[np.uint8], samples: int, schema: Schema) -> NDArray[np.uint8]:
-    """`data`, the bytes of a shard of `samples` chips, as rows (samples, stride) without a copy.
+def stride_of(nbytes: int, samples: int, schema: Schema) -> int:
+    """Bytes from one chip to the next in a shard of `nbytes` bytes.
 
     Raises:
-        DatasetError: the bytes cannot be such a shard.
+        DatasetError: so many bytes cannot be such a shard.
     """
-    stride, rest = divmod(data.size - len(END_OF_ARCHIVE), max(samples, 1))
-    if rest or stride < row_layout(schema).span:
-        raise DatasetError(f"{data.size} bytes are not a shard of {samples} chips of this dataset")
-    return data[: samples * stride].reshape(samples, stride)
+    stride, rest = divmod(nbytes - len(END_OF_ARCHIVE), max(samples, 1))
+    if rest or stride % BLOCK or stride < row_layout(schema).span:
+        raise DatasetError(f"{nbytes:,} bytes are not a shard of {samples:,} chips of this dataset")
+    return stride
 
 
 def arrays_of(rows_BS: NDArray[np.uint8], schema: Schema) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -106,13 +108,17 @@ def arrays_of(rows_BS: NDArray[np.uint8], schema: Schema) -> tuple[NDArray[Any],
     `rows_BS` are the first `span` bytes (or more) of each chip's row, contiguous.
     """
     layout, (count, stride) = row_layout(schema), rows_BS.shape
-    pixel = np.dtype(schema.dtype).newbyteorder("<")
-
-    def view(dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> NDArray[Any]:
-        if not count:
-            return np.empty((0, *shape), dtype)
-        inner = [int(np.prod(shape[axis + 1 :])) * dtype.itemsize for axis in range(len(shape))]
-        return np.ndarray((count, *shape), dtype, rows_BS.data, offset, (stride, *inner))
-
-    image_BCHW = view(pixel, schema.image_shape, layout.image_offset)
-    return image_BCHW, view(np.dtype("<f4"), schema.label_shape, layout.height_offset)
+    if not count:
+        return np.empty((0, *schema.image_shape), schema.dtype), np.empty((0, *schema.label_shape), "<f4")
+    (_, rows, columns), size = schema.image_shape, np.dtype(schema.dtype).itemsize
+    image_BCHW: NDArray[Any] = np.ndarray(
+        (count, *schema.image_shape),
+        np.dtype(schema.dtype).newbyteorder("<"),
+        rows_BS.data,
+        layout.image_offset,
+        (stride, rows * columns * size, columns * size, size),
+    )
+    height_BHW: NDArray[np.float32] = np.ndarray(
+        (count, rows, columns), "<f4", rows_BS.data, layout.height_offset, (stride, columns * 4, 4)
+    )
+    return image_BCHW, height_BHW

@@ -1,23 +1,26 @@
 """Writes a dataset: chips in, shards + index + statistics + manifest out, with memory for one shard a split.
 
-with DatasetWriter(url, schema, split_rule, made_by) as writer:
+with DatasetWriter(url, schema, split_rule, made_by, shard_format="tar") as writer:
     writer.add(chip)
     writer.reject("chip_7", "unreadable", "truncated")
     manifest = writer.finish()
 """
 
+import re
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards import zarr
+from shards.checksum import content_checksum
 from shards.errors import InputError
 from shards.index import INDEX_SCHEMA, REJECTED_SCHEMA, index_rows
 from shards.key import split_of
@@ -30,25 +33,18 @@ from shards.manifest import (
     STATISTICS,
     Manifest,
     Shard,
+    ShardFormat,
+    StoredObject,
+    json_bytes,
     refuse_existing,
-    write_json,
 )
 from shards.schema import Chip, Schema
 from shards.statistics import Counts, summarise
-from shards.storage import (
-    check_writable,
-    exists,
-    join,
-    list_files,
-    publish,
-    remove_file,
-    remove_folder,
-    staged,
-)
+from shards.storage import check_writable, exists, find_files, join, publish, remove_file, remove_folder
 from shards.tar import pack
 
-SHARD_CHIPS = 1000
-"""About 50 MB for 4 bands of 64 x 64: large enough for S3, small enough that a window of shards fits."""
+SHARD_CHIPS = 1024
+"""54 MB for 4 bands of 64 x 64: large enough for S3, small enough that a window of shards fits in memory."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +72,7 @@ class DatasetWriter:
         split_rule: SplitRule,
         made_by: dict[str, Any],
         shard_chips: int = SHARD_CHIPS,
+        shard_format: ShardFormat = "tar",
     ) -> None:
         """Prepare to write below `url`; nothing is written before the first shard is full.
 
@@ -85,10 +82,11 @@ class DatasetWriter:
         refuse_existing(url)
         check_writable(url)
         self._url, self._schema, self._split_rule = url, schema, split_rule
-        self._made_by, self._shard_chips = made_by, shard_chips
+        self._made_by, self._shard_chips, self._shard_format = made_by, shard_chips, shard_format
         self._existed = exists(url)
         self._waiting: dict[str, list[Chip]] = {split: [] for split in SPLITS}
         self._shards: list[Shard] = []
+        self._published: list[str] = []
         self._counts = Counts.empty(schema)
         self.kept = 0
         self.rejected: Counter[str] = Counter()
@@ -111,18 +109,23 @@ class DatasetWriter:
         self._scratch.cleanup()
         # After a mistake of the user's nothing is worth keeping; after a failure, finished shards may be.
         if isinstance(error, InputError):
-            for shard in self._shards:
-                remove_file(join(self._url, shard.name))
+            for name in self._published:
+                remove_file(join(self._url, name))
             if not self._existed:
                 remove_folder(self._url)
 
-    def add(self, chip: Chip) -> None:
-        """Keep `chip`, which must already be checked against the schema."""
-        waiting = self._waiting[self._split_rule.split(chip)]
-        waiting.append(chip)
+    def add(self, chip: Chip, split: str | None = None) -> None:
+        """Keep `chip`, already checked against the schema, in `split` or the one that the rule says."""
+        split = split or self._split_rule.split(chip)
+        self._waiting[split].append(chip)
         self.kept += 1
-        if len(waiting) == self._shard_chips:
-            self._flush(self._split_rule.split(chip))
+        if len(self._waiting[split]) == self._shard_chips:
+            self._flush(split)
+
+    def add_shard(self, split: str, chips: Sequence[Chip]) -> None:
+        """Keep `chips`, checked already, as one shard of `split`, whatever the split rule says."""
+        self.kept += len(chips)
+        self._write_shard(split, chips)
 
     def reject(self, key: str, reason: str, detail: str = "") -> None:
         """Count and list a refused chip."""
@@ -145,16 +148,25 @@ class DatasetWriter:
         self._flush_refused()
         self._index.close()
         self._refused.close()
-        for name in (INDEX, REJECTED):
-            with staged(join(self._url, name)) as path:
-                path.write_bytes((Path(self._scratch.name) / name).read_bytes())
         self._remove_unlisted_shards()
+        if self._shard_format == "zarr":
+            self._write_zarr_metadata()
         statistics = summarise(self._counts, self._schema)
-        publish(join(self._url, COUNTS), self._counts.to_bytes())
-        write_json(join(self._url, STATISTICS), statistics.to_json() if statistics else {})
-        rejected = dict(sorted(self.rejected.items(), key=lambda item: (-item[1], item[0])))
-        manifest = Manifest(self._schema, tuple(self._shards), rejected, self._made_by)
-        write_json(join(self._url, MANIFEST), manifest.to_json())
+        files = {name: (Path(self._scratch.name) / name).read_bytes() for name in (INDEX, REJECTED)}
+        files[COUNTS] = self._counts.to_bytes()
+        files[STATISTICS] = json_bytes(statistics.to_json() if statistics else {})
+        for name, data in files.items():
+            publish(join(self._url, name), data)
+        manifest = Manifest(
+            schema=self._schema,
+            shard_format=self._shard_format,
+            shard_chips=self._shard_chips,
+            shards=tuple(self._shards),
+            files={name: StoredObject.of(name, data) for name, data in files.items()},
+            rejected=dict(sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))),
+            made_by=self._made_by,
+        )
+        publish(join(self._url, MANIFEST), json_bytes(manifest.to_json()))
         return manifest
 
     def describe_rejected(self) -> str:
@@ -167,29 +179,68 @@ class DatasetWriter:
         )
 
     def _flush(self, split: str) -> None:
-        chips = self._waiting[split]
-        if not chips:
-            return
+        if self._waiting[split]:
+            self._write_shard(split, self._waiting[split])
+            self._waiting[split].clear()
+
+    def list_shard(
+        self, split: str, chips: Sequence[Chip], objects: Sequence[StoredObject], **columns: list[int]
+    ) -> None:
+        """Take in a shard that is stored already; `columns` go into the index as they are."""
+        self.kept += len(chips)
+        self._list_shard(split, chips, objects, **columns)
+
+    def _write_shard(self, split: str, chips: Sequence[Chip]) -> None:
         number = sum(shard.split == split for shard in self._shards)
-        name = f"{split}/{number:06d}.tar"
-        data = pack(chips, self._schema)
-        publish(join(self._url, name), data)
-        self._index.write_batch(index_rows(chips, split, name))
+        if self._shard_format == "zarr":
+            encoded = zarr.encode(chips, self._schema, self._shard_chips)
+            objects = {
+                f"{split}.zarr/{zarr.object_name(array, number)}": encoded[array] for array in zarr.ARRAYS
+            }
+        else:
+            objects = {f"{split}/{number:06d}.tar": pack(chips, self._schema)}
+        for name, data in objects.items():
+            publish(join(self._url, name), data)
+            self._published.append(name)
+        self._list_shard(split, chips, [StoredObject.of(name, data) for name, data in objects.items()])
+
+    def _list_shard(
+        self, split: str, chips: Sequence[Chip], objects: Sequence[StoredObject], **columns: list[int]
+    ) -> None:
+        rows = index_rows(chips, split, objects[0].name)
+        for name, values in columns.items():
+            for row, value in zip(rows, values, strict=True):
+                row[name] = value
+        self._index.write_batch(pa.RecordBatch.from_pylist(rows, schema=INDEX_SCHEMA))
         if split == "train":
             images = np.stack([chip.image_CHW for chip in chips])
             self._counts.add(images, np.stack([chip.height_HW for chip in chips]))
-        self._shards.append(Shard(name, split, len(chips), len(data), google_crc32c.value(data)))
-        chips.clear()
+        checksums = np.array([row["crc32c"] for row in rows], np.uint32)
+        content = content_checksum([chip.key for chip in chips], checksums)
+        self._shards.append(Shard(split, len(chips), content, tuple(objects)))
+
+    def _write_zarr_metadata(self) -> None:
+        for split in SPLITS:
+            samples = sum(shard.samples for shard in self._shards if shard.split == split)
+            if samples:
+                for name, data in zarr.metadata(self._schema, samples, self._shard_chips).items():
+                    publish(join(self._url, f"{split}.zarr", name), data)
 
     def _remove_unlisted_shards(self) -> None:
         """Shards that a run which never finished left here: no part of this dataset."""
-        listed = {shard.name for shard in self._shards}
-        for split in SPLITS:
-            if exists(join(self._url, split)):
-                names = {f"{split}/{name}" for name in list_files(join(self._url, split), ".tar")}
-                for name in names - listed:
-                    remove_file(join(self._url, name))
+        if self._shard_format == "webdataset":
+            return  # what is there is not ours
+        listed = {stored.name for shard in self._shards for stored in shard.objects}
+        for folder in [f"{split}{ending}" for split in SPLITS for ending in ("", ".zarr")]:
+            for name in find_files(join(self._url, folder)):
+                if f"{folder}/{name}" not in listed and _is_shard(name):
+                    remove_file(join(self._url, folder, name))
 
     def _flush_refused(self) -> None:
         self._refused.write_batch(pa.RecordBatch.from_pylist(self._refused_rows, schema=REJECTED_SCHEMA))
         self._refused_rows.clear()
+
+
+def _is_shard(name: str) -> bool:
+    """Whether `name`, below a split's folder, is one that a writer gives."""
+    return re.fullmatch(r"\d{6}\.tar|(image|height)/(c/\d+(/0)+|zarr\.json)|zarr\.json", name) is not None

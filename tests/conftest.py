@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from servers import S3Server, environment_of, moto_server, rclone_server
 
 from shards.key import facts
-from shards.manifest import Manifest
-from shards.reader import Dataset, open_dataset
+from shards.manifest import Manifest, ShardFormat
+from shards.reader import Dataset, ReadOptions, open_dataset
 from shards.schema import Chip, Schema
+from shards.storage import remove_folder
 from shards.writer import DatasetWriter, SplitRule
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -66,9 +71,9 @@ class Written:
     chips: dict[str, Chip]
     """By key."""
 
-    def open(self) -> Dataset:
+    def open(self, options: ReadOptions = ReadOptions()) -> Dataset:
         """A reader that has read nothing yet."""
-        return open_dataset(self.url)
+        return open_dataset(self.url, options)
 
 
 @pytest.fixture
@@ -104,10 +109,15 @@ def schema() -> Schema:
 def write_dataset() -> Callable[..., Written]:
     """write_dataset(url, chips, shard_chips): a dataset of these chips, a quarter of them in "val"."""
 
-    def write(url: Path | str, chips: list[Chip], shard_chips: int = 7, val_share: float = 0.25) -> Written:
-        with DatasetWriter(
-            str(url), SCHEMA, SplitRule(val_share), {"treeline": "test"}, shard_chips
-        ) as writer:
+    def write(
+        url: Path | str,
+        chips: list[Chip],
+        shard_chips: int = 7,
+        val_share: float = 0.25,
+        shard_format: ShardFormat = "tar",
+    ) -> Written:
+        rule, made_by = SplitRule(val_share), {"treeline": "test"}
+        with DatasetWriter(str(url), SCHEMA, rule, made_by, shard_chips, shard_format) as writer:
             for chip in chips:
                 writer.add(chip)
             manifest = writer.finish()
@@ -120,6 +130,47 @@ def write_dataset() -> Callable[..., Written]:
 def pairs_dataset(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Written]) -> Written:
     """60 chips in shards of 7, train and val; not to be changed by a test."""
     return write_dataset(tmp_path_factory.mktemp("pairs") / "dataset", [make_chip(n) for n in range(60)])
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """An S3 server that answers ranges with status 206."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Another, which checks signatures and answers ranges with status 200."""
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@contextmanager
+def s3_environment(server: S3Server) -> Iterator[None]:
+    """Everything that speaks S3 speaks to `server`."""
+    with environment_of(server):
+        yield
+
+
+STORAGES = ("local", "memory", "moto", "rclone")
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty place in each kind of storage, two S3 servers among them."""
+    if request.param == "local":
+        yield str(tmp_path / "storage")
+    elif request.param == "memory":
+        url = f"memory://bucket/{next(_numbers)}"
+        yield url
+        fsspec.filesystem("memory").rm(url, recursive=True)
+    else:
+        with s3_environment(request.getfixturevalue(request.param)):
+            url = f"s3://bucket/test-{next(_numbers)}"
+            yield url
+            remove_folder(url)
 
 
 def _shared_folder(name: str) -> Path:

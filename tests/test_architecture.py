@@ -16,7 +16,7 @@ MAY_IMPORT = {
 }
 RAY_MODULES = {"trainer.launch", "inference.pipeline", "cluster.ray_session", "cluster.submit"}
 CLOUD = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
-CLOUD_MODULES = {"shards.storage"}
+CLOUD_MODULES = {"shards.storage", "shards.s3", "shards.fetch"}
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}
 MAX_LINES = 400
 MODULES = {

@@ -270,13 +270,15 @@ def test_a_chip_is_turned_alike_whatever_the_number_of_ranks(world_size: int) ->
     size, height_BHW = 16, torch.rand(16, 4, 4, generator=torch.Generator().manual_seed(1))
     symmetries = symmetries_of(size, seed=3, epoch=2, step=7)
     whole_BHW = apply_symmetries(height_BHW[:, None], height_BHW, symmetries)[1]
-    parts = []
+    start, met = 112, []
     for rank in range(world_size):
-        chips = rank_part(np.arange(size), rank, world_size)
+        chips = rank_part(np.arange(size), start, rank, world_size)
         part_BHW = height_BHW[torch.from_numpy(chips)]
-        mine = rank_part(symmetries_of(size, seed=3, epoch=2, step=7), rank, world_size)
-        parts.append(apply_symmetries(part_BHW[:, None], part_BHW, mine)[1])
-    assert torch.equal(torch.cat(parts), whole_BHW)
+        mine = rank_part(symmetries_of(size, seed=3, epoch=2, step=7), start, rank, world_size)
+        turned_BHW = apply_symmetries(part_BHW[:, None], part_BHW, mine)[1]
+        assert torch.equal(turned_BHW, whole_BHW[torch.from_numpy(chips)])
+        met += chips.tolist()
+    assert sorted(met) == list(range(size))
 
 
 def test_symmetries_depend_on_seed_epoch_and_step_and_use_all_eight() -> None:

@@ -65,8 +65,18 @@ class TrainConfig:
     """Chips per step, over all workers together."""
     batch_per_worker: int = 0
     """Chips per step and worker (batch size = this times workers); 0: --batch-size counts."""
+    where: str = ""
+    """Train on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
     limit: int | None = None
     """Train on so many chips only; a smaller choice is part of any larger one."""
+    balance_heights: tuple[float, ...] = ()
+    """Edges in metres of bins of the chips' maximum height that are met equally often; default: as stored."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
+    cache: str = ""
+    """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
+    cache_gigabytes: float = 100.0
+    """Size at which the cache drops what was used least recently."""
     baseline_chips: int = 20_000
     """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
 
@@ -112,5 +122,7 @@ class EvaluateConfig:
     """Folder for evaluation.json and evaluation.png; default: only print."""
     batch_size: int = 64
     """Chips at a time."""
+    where: str = ""
+    """Evaluate these chips only: an expression over the index, e.g. "sensor == 'WV03'"."""
     limit: int | None = None
     """Evaluate so many chips only."""

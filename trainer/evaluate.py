@@ -69,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             f"{config.data}: chips are {dataset.schema.dtype} {' '.join(dataset.schema.bands)}, but the "
             f"checkpoint was trained on {trained_schema.dtype} {' '.join(trained_schema.bands)}"
         )
-    chips = dataset.chips(config.split, config.limit)
+    chips = dataset.chips(config.split, config.limit, config.where)
     if not chips.size:
         raise InputError(f"{config.data}: no chip is in the split {config.split!r}; choose another --split")
     scores = {name: Score.empty() for name in (REGRESSOR, LINEAR, MEAN)}

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from shards.order import Chips, global_batches, rank_part
+from shards.order import Chips, rank_part
 from shards.progress import Advance
-from shards.reader import Dataset, Part
+from shards.reader import Batch, Dataset, Part
 from trainer.augment import apply_symmetries, symmetries_of
 from trainer.config import TrainConfig
 from trainer.loss import asymmetric_squared_error
@@ -37,6 +38,8 @@ class Learning:
     train_chips: Chips
     val_chips: Chips
     ranks: Ranks
+    weights: NDArray[np.float64] | None = None
+    """How often each training chip is met, relatively; default: each once an epoch."""
 
 
 def fit(
@@ -84,12 +87,13 @@ def _train_epoch(
     """Mean loss per pixel over the epoch."""
     (regressor, model), (epoch, advance), ranks = models, at, learning.ranks
     model.train()
-    order = learning.dataset.epoch(learning.train_chips, config.seed, epoch)
+    order = learning.dataset.epoch(learning.train_chips, config.seed, epoch, learning.weights)
     loss_sum, pixel_sum = torch.zeros(2, dtype=torch.float64).unbind()
-    for step, (size, image_BCHW, height_BHW) in enumerate(_batches(learning, order, config.global_batch)):
+    batches = _batches(learning, order, config.global_batch)
+    for step, (batch, image_BCHW, height_BHW) in enumerate(batches):
         if config.flips:
-            symmetries = symmetries_of(size, config.seed, epoch, step)
-            mine = rank_part(symmetries, ranks.rank, ranks.world_size)
+            symmetries = symmetries_of(batch.size, config.seed, epoch, step)
+            mine = rank_part(symmetries, batch.start, ranks.rank, ranks.world_size)
             image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, mine)
         predicted_BHW, valid_BHW = model(image_BCHW)
         loss, pixels = asymmetric_squared_error(
@@ -108,7 +112,7 @@ def _train_epoch(
         if after_step:
             after_step.step()
         loss_sum, pixel_sum = loss_sum + loss_all, pixel_sum + pixels_all
-        advance(size, f"epoch {epoch + 1}, loss {float(loss_sum / pixel_sum):.3f}")
+        advance(batch.size, f"epoch {epoch + 1}, loss {float(loss_sum / pixel_sum):.3f}")
     return float(loss_sum / pixel_sum.clamp(min=1))
 
 
@@ -139,21 +143,20 @@ def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: 
     return Scored(Score(sums_KS, density_PM), float(sums[0] / sums[1].clamp(min=1)))
 
 
-def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """This rank's part of each global batch on the device, with the size of the whole batch.
+def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """This rank's part of each global batch, and its image and height on the device.
 
     A rank whose part of the last, short batch is empty gets a chip without heights: it takes part in every
     collective operation, and adds nothing.
     """
     ranks = learning.ranks
     part = Part(ranks.rank, ranks.world_size)
-    sizes = [batch.size for batch in global_batches(order, batch_size)]
-    for size, batch in zip(sizes, learning.dataset.batches(order, batch_size, part), strict=True):
+    for batch in learning.dataset.batches(order, batch_size, part):
+        read = batch if batch.chips.size else learning.dataset.gather(order[:1])
+        image_BCHW, height_BHW = torch.from_numpy(read.image_BCHW), torch.from_numpy(read.height_BHW)
         if not batch.chips.size:
-            batch = learning.dataset.gather(order[:1])
-            batch.height_BHW[:] = np.nan
-        image_BCHW, height_BHW = torch.from_numpy(batch.image_BCHW), torch.from_numpy(batch.height_BHW)
-        yield size, image_BCHW.to(ranks.device), height_BHW.to(ranks.device)
+            height_BHW[:] = float("nan")
+        yield batch, image_BCHW.to(ranks.device), height_BHW.to(ranks.device)
 
 
 def _parameter_groups(regressor: Regressor, config: TrainConfig) -> list[dict[str, Any]]:

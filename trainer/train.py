@@ -22,7 +22,7 @@ import shards
 from shards.errors import InputError
 from shards.order import subset
 from shards.progress import Advance, progress
-from shards.reader import Dataset, open_dataset
+from shards.reader import Dataset, ReadOptions, open_dataset
 from shards.storage import check_writable, exists, is_local, join, local_path, publish, publish_folder
 from trainer.backbone import new_backbone
 from trainer.baselines import Baselines, fit_baselines
@@ -44,10 +44,16 @@ def check(config: TrainConfig) -> Dataset:
     Raises:
         InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
     """
-    dataset = open_dataset(config.data)
+    dataset = open_for_training(config)
     dataset.schema.band_positions(config.bands)
     if not dataset.manifest.samples("train"):
         raise InputError(f"{config.data}: no chip is in the training split; ingest with a lower --val-share")
+    chips = dataset.chips("train", config.limit, config.where)
+    if not chips.size:
+        chosen = f"--limit {config.limit}" if config.limit == 0 else f"--where {config.where!r}"
+        raise InputError(f"{config.data}: {chosen} leaves no training chip; choose more")
+    if config.balance_heights:
+        dataset.height_weights(chips, config.balance_heights)
     if exists(join(config.out, CONFIG)):
         raise InputError(
             f"{config.out}: already holds a training run; choose another --out or delete it first"
@@ -58,11 +64,13 @@ def check(config: TrainConfig) -> Dataset:
 
 def train(config: TrainConfig, ranks: Ranks) -> None:
     """Train as one of `ranks`; the first one writes."""
-    dataset = open_dataset(config.data)
+    dataset = open_for_training(config)
     torch.manual_seed(config.seed)
     regressor = new_regressor(dataset, config).to(ranks.device)
-    train_chips = dataset.chips("train", config.limit)
-    learning = Learning(dataset, train_chips, dataset.chips("val"), ranks)
+    train_chips = dataset.chips("train", config.limit, config.where)
+    edges = config.balance_heights
+    weights = dataset.height_weights(train_chips, edges) if edges else None
+    learning = Learning(dataset, train_chips, dataset.chips("val"), ranks, weights)
     with ExitStack() as stack:
         run: Run | None = None
         advance: Advance = _silent
@@ -73,6 +81,15 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
             total = config.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips"))
         fit(regressor, learning, config, advance, run.record if run else _unrecorded)
+
+
+def open_for_training(config: TrainConfig) -> Dataset:
+    """The dataset, read as the options say."""
+    cache_bytes = round(config.cache_gigabytes * 1e9)
+    return open_dataset(
+        config.data,
+        ReadOptions(on_bad_shard=config.on_bad_shard, cache=config.cache, cache_bytes=cache_bytes),
+    )
 
 
 def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:

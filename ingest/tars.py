@@ -1,0 +1,141 @@
+"""WebDataset tars of anybody's, as they are -> a dataset: index, statistics and manifest beside them.
+
+Members may have any names (long ones in PAX or GNU headers too), order and sizes: the index records where
+each array's values begin in its tar. A chip whose arrays are not stored as they are needed in memory is
+rejected.
+"""
+
+import fnmatch
+import io
+import tarfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ingest.check import Rejected, checked_height, checked_image
+from ingest.config import TarsConfig, made_by
+from ingest.npy import Npy, parse_npy
+from shards.errors import InputError
+from shards.key import facts
+from shards.manifest import Manifest, StoredObject
+from shards.progress import progress
+from shards.raster import KNOWN_BANDS
+from shards.schema import Chip, Schema
+from shards.storage import find_files, join, read_bytes
+from shards.writer import DatasetWriter, SplitRule
+
+
+@dataclass(frozen=True)
+class Member:
+    """An array in a tar: its bytes, and where they begin."""
+
+    data: bytes
+    offset: int
+
+
+Members = dict[str, dict[str, Member]]
+"""By key, then by ending."""
+
+
+def ingest_tars(config: TarsConfig) -> tuple[Manifest, str]:
+    """Index the tars; returns the manifest and one line about the rejected chips.
+
+    Raises:
+        InputError: no tars, a tar that cannot be read, or no chip kept.
+    """
+    names = [name for name in find_files(config.data) if name.endswith(".tar")]
+    if not names:
+        raise InputError(f"{config.data}: no .tar files in this folder or below it")
+    schema = _schema_of_first(config, names)
+    with (
+        DatasetWriter(config.data, schema, SplitRule(), made_by(config), shard_format="webdataset") as writer,
+        progress("ingest", len(names), "tars") as advance,
+    ):
+        for name in names:
+            data = read_bytes(join(config.data, name))
+            _take_tar(config, writer, schema, name, data)
+            advance(1, f"kept {writer.kept:,}, rejected {writer.rejected.total():,}")
+        return writer.finish(), writer.describe_rejected()
+
+
+def members_of(data: bytes, where: str) -> Members:
+    """The members of a tar by key (the name up to the first dot after the last slash) and ending.
+
+    Raises:
+        InputError: the bytes are no tar, or its end is missing.
+    """
+    found: Members = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, ending = name.partition(".")
+                start, stop = member.offset_data, member.offset_data + member.size
+                if stop > len(data):
+                    raise InputError(f"{where}: ends within {member.name}; copy it again")
+                found.setdefault(folder + slash + stem, {})[ending] = Member(data[start:stop], start)
+    except tarfile.TarError as error:
+        raise InputError(f"{where}: cannot be read as a tar ({error})") from error
+    return found
+
+
+def _schema_of_first(config: TarsConfig, names: list[str]) -> Schema:
+    """The schema that the first image with a usable array has."""
+    for name in names:
+        where = join(config.data, name)
+        for key, members in members_of(read_bytes(where), where).items():
+            if config.image not in members:
+                continue
+            try:
+                image_CHW = parse_npy(members[config.image].data, key).values
+            except Rejected:
+                continue
+            if image_CHW.ndim == 3 and image_CHW.shape[1] == image_CHW.shape[2]:
+                bands = config.bands or KNOWN_BANDS.get(len(image_CHW), ())
+                if len(bands) != len(image_CHW):
+                    raise InputError(f"{where}: {key} has {len(image_CHW)} bands; name them with --bands")
+                dtype = image_CHW.dtype.newbyteorder("=").name
+                return Schema(bands, dtype, config.nodata, image_CHW.shape[1], config.pixel_size)
+    raise InputError(
+        f"{config.data}: no member that ends in .{config.image} holds (bands, rows, columns); see --image"
+    )
+
+
+def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: str, data: bytes) -> None:
+    chips: list[Chip] = []
+    offsets: dict[str, list[int]] = {"image_at": [], "height_at": []}
+    for key, members in members_of(data, join(config.data, name)).items():
+        try:
+            image, image_at = _stored(members, config.image, key, schema.dtype)
+            height, height_at = _stored(members, config.height, key, "float32")
+            if image.shape != schema.image_shape:
+                raise Rejected("wrong shape", f"image is {image.shape}, not {schema.image_shape}")
+            image_CHW, height_HW = checked_image(image, schema), checked_height(height, schema)
+            known = facts(key)
+            chip = Chip(key, image_CHW, height_HW, known.source, known.sensor, known.acquired, known.scene)
+        except Rejected as rejected:
+            writer.reject(key, rejected.reason, rejected.detail)
+            continue
+        chips.append(chip)
+        offsets["image_at"].append(image_at)
+        offsets["height_at"].append(height_at)
+    if chips:
+        split = "val" if fnmatch.fnmatchcase(name, config.val) else "train"
+        writer.list_shard(split, chips, [StoredObject.of(name, data)], **offsets)
+
+
+def _stored(members: dict[str, Member], ending: str, key: str, dtype: str) -> tuple[Any, int]:
+    """An array, and where its values begin in the tar."""
+    if ending not in members:
+        raise Rejected("missing partner", f"no member {key}.{ending}")
+    npy: Npy = parse_npy(members[ending].data, f"{key}.{ending}")
+    wanted = np.dtype(dtype).newbyteorder("<")
+    if npy.values.dtype != wanted or not npy.values.flags.c_contiguous:
+        order = "C" if npy.values.flags.c_contiguous else "Fortran"
+        raise Rejected(
+            "wrong dtype", f"{ending} is {npy.values.dtype.str} in {order} order, not {wanted.str} in C"
+        )
+    return npy.values, members[ending].offset + npy.offset

@@ -1,0 +1,93 @@
+"""`treeline convert`: the same dataset in the other format, shard by shard. Nothing is lost, either way.
+
+The new dataset has the same chips in the same shards, so the same order, states and statistics; its
+fingerprint is the same, and from tar to Zarr and back every file is. Only where the shards are not of equal
+size, as tars of somebody else's may be, are chips dealt to new ones.
+"""
+
+from collections.abc import Iterator
+
+from shards.config import ConvertConfig
+from shards.errors import DatasetError, InputError
+from shards.key import MAX_KEY, is_valid
+from shards.manifest import SPLITS, Manifest
+from shards.progress import progress
+from shards.reader import Dataset, open_dataset
+from shards.schema import Chip
+from shards.writer import SHARD_CHIPS, DatasetWriter, SplitRule
+
+
+def convert(config: ConvertConfig) -> Manifest:
+    """Write the dataset at `config.data` to `config.out` in the other format; returns the new manifest.
+
+    Raises:
+        InputError: it has that format already, or a key that cannot be written.
+        DatasetError: a shard is damaged.
+    """
+    dataset = open_dataset(config.data)
+    old = dataset.manifest
+    if old.shard_format == config.to:
+        raise InputError(f"{config.data}: is {config.to} already; copy it, or give --to another format")
+    if config.to == "tar":
+        _check_keys(dataset)
+    even = _has_even_shards(old)
+    with (
+        DatasetWriter(
+            config.out,
+            old.schema,
+            SplitRule(),
+            old.made_by,
+            old.shard_chips if even else SHARD_CHIPS,
+            config.to,
+        ) as writer,
+        progress("convert", sum(shard.samples for shard in old.shards), "chips") as advance,
+    ):
+        for row in dataset.rejected.to_pylist():
+            writer.reject(row["key"], row["reason"], row["detail"])
+        for number, shard in enumerate(old.shards):
+            chips = list(chips_of_shard(dataset, number))
+            if even:
+                writer.add_shard(shard.split, chips)
+            else:
+                for chip in chips:
+                    writer.add(chip, shard.split)
+            advance(shard.samples)
+        new = writer.finish()
+    if even and new.fingerprint != old.fingerprint:
+        raise DatasetError(
+            f"{config.out}: its chips are not those of {config.data} (fingerprint {new.fingerprint}, "
+            f"not {old.fingerprint}); delete it, and verify {config.data}"
+        )
+    return new
+
+
+def chips_of_shard(dataset: Dataset, number: int) -> Iterator[Chip]:
+    """The chips of a shard with all that is known of them, in their order."""
+    numbers = dataset.chips_of_shard(number)
+    batch = dataset.gather(numbers)
+    names = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs")
+    rows = dataset.index.select(names).slice(int(numbers[0]), len(numbers)).to_pylist()
+    for place, row in enumerate(rows):
+        yield Chip(image_CHW=batch.image_BCHW[place], height_HW=batch.height_BHW[place], **row)
+
+
+def _has_even_shards(manifest: Manifest) -> bool:
+    """Whether every shard but the last of its split is full, which a Zarr needs."""
+    return all(
+        shard.samples == manifest.shard_chips
+        or (shard is shards[-1] and shard.samples < manifest.shard_chips)
+        for shards in map(manifest.shards_of, SPLITS)
+        for shard in shards
+    )
+
+
+def _check_keys(dataset: Dataset) -> None:
+    keys = dataset.index["key"].to_pylist()
+    bad = next((key for key in keys if not is_valid(key)), None)
+    if bad is not None:
+        raise InputError(
+            f"{dataset.url}: the key {bad[:100]!r} cannot name a member of a tar of ours (letters, digits, _ "
+            f"and -, at most {MAX_KEY}); convert to zarr"
+        )
+    if len(set(keys)) != len(keys):
+        raise InputError(f"{dataset.url}: keys occur twice, which a tar cannot tell apart; convert to zarr")

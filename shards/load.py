@@ -1,0 +1,210 @@
+"""Brings shards into memory: mapped, fetched or decoded, and checked. Whatever the format, what comes of it
+are rows of equal length in an `Arena`, each with the arrays at the offsets of `shards.tar.row_layout`.
+
+- a local tar is mapped; a remote one is fetched, whole or in the ranges that hold the rows asked for
+- a Zarr shard is fetched whole and decoded
+- of a tar of somebody else's, the arrays are copied from where the index says that they are
+
+What was fetched whole is checked against the shard's checksum, what was fetched in part against the chips'.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards import zarr
+from shards.arena import Arena
+from shards.cache import DiskCache
+from shards.checksum import chip_checksum
+from shards.errors import DatasetError
+from shards.fetch import Fetcher
+from shards.manifest import Manifest, Shard, StoredObject
+from shards.order import Chips
+from shards.storage import is_local, join, local_path
+from shards.tar import BLOCK, arrays_of, row_layout, stride_of
+
+GAP_BYTES = 2**20
+"""Rows closer than this are fetched in one range: a request costs about as much time as a megabyte."""
+WHOLE_SHARE = 0.9
+"""A shard of which more than this is needed is fetched whole."""
+
+Column = Callable[[str], NDArray[Any]]
+"""column(name): a column of the index."""
+
+
+class ShardLoader:
+    """Loads the shards of one dataset. Safe to use from many threads."""
+
+    def __init__(
+        self,
+        url: str,
+        manifest: Manifest,
+        column: Column,
+        cache: DiskCache | None = None,
+        check: bool = True,
+    ) -> None:
+        self._url, self._manifest, self._column = url, manifest, column
+        self._cache, self._check = cache, check
+        self._layout = row_layout(manifest.schema)
+        self.fetcher = Fetcher()
+        self._first_chip = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
+        self._versions: dict[str, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+        # Mapped files are the system's to keep or drop: they stay mapped, and a second epoch finds them so.
+        self._stays_mapped = manifest.shard_format == "tar" and is_local(url)
+        self._mapped = self._new_arena() if self._stays_mapped else None
+
+    def arena(self) -> Arena:
+        """An arena with a place for every shard, for one reader."""
+        return self._mapped or self._new_arena()
+
+    def drop(self, arena: Arena, number: int) -> None:
+        """Shard `number` is not needed any more."""
+        if arena is not self._mapped:
+            arena.empty(number)
+
+    def _new_arena(self) -> Arena:
+        sizes = [
+            shard.nbytes if self._manifest.shard_format == "tar" else shard.samples * self._layout.span
+            for shard in self._manifest.shards
+        ]
+        return Arena(len(sizes), max(sizes, default=0), self._layout.span)
+
+    def blocks_per_row(self) -> Chips:
+        """(shards,): a row's length in blocks of 512 bytes, as it will be in an arena."""
+        if self._manifest.shard_format != "tar":
+            return np.full(len(self._manifest.shards), self._layout.span // BLOCK)
+        return (
+            np.array(
+                [
+                    stride_of(shard.nbytes, shard.samples, self._manifest.schema)
+                    for shard in self._manifest.shards
+                ]
+            ).astype(np.int64)
+            // BLOCK
+        )
+
+    def load(self, arena: Arena, number: int, rows: Chips, whole: bool = False) -> None:
+        """Bring `rows` (ascending) of shard `number` to its place in `arena`, perhaps more if not `whole`.
+
+        Raises:
+            DatasetError: they cannot be read, or are not those that were written.
+        """
+        shard = self._manifest.shards[number]
+        try:
+            if self._manifest.shard_format == "tar":
+                self._load_rows(arena, number, shard, rows, whole)
+            else:
+                place = arena.fill(number)[: shard.samples * self._layout.span]
+                arrays = arrays_of(place.reshape(shard.samples, -1), self._manifest.schema)
+                if self._manifest.shard_format == "zarr":
+                    self._decode_zarr(shard, *arrays)
+                else:
+                    self._copy_arrays(number, shard, *arrays)
+        except (OSError, ValueError) as error:
+            url = join(self._url, shard.name)
+            raise DatasetError(f"{url}: a shard of the dataset cannot be read ({error})") from error
+
+    def _load_rows(self, arena: Arena, number: int, shard: Shard, rows: Chips, whole: bool) -> None:
+        stored, url = shard.objects[0], join(self._url, shard.name)
+        if is_local(url):
+            with self._lock:
+                version = _version(stored, url)
+                if not (arena.holds(number) and self._versions.get(stored.name) == version):
+                    self._checked_once(stored, url, version, arena.map_file(number, local_path(url)))
+            return
+        stride = stride_of(shard.nbytes, shard.samples, self._manifest.schema)
+        ranges = _ranges(rows, stride)
+        place = arena.fill(number)
+        if whole or sum(stop - start for start, stop in ranges) > WHOLE_SHARE * stored.nbytes:
+            self._fetch(stored, 0, place[: stored.nbytes])
+            return
+        for start, stop in ranges:
+            self._fetch(stored, start, place[start:stop])
+        rows_BS = place[: shard.samples * stride].reshape(shard.samples, stride)
+        self._check_chips(number, rows, *arrays_of(rows_BS, self._manifest.schema))
+
+    def _decode_zarr(self, shard: Shard, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]) -> None:
+        objects = {
+            array: self._object(stored) for array, stored in zip(zarr.ARRAYS, shard.objects, strict=True)
+        }
+        schema, shard_chips = self._manifest.schema, self._manifest.shard_chips
+        try:
+            zarr.decode(objects, shard.samples, shard_chips, schema, image_BCHW, height_BHW)
+        except DatasetError as error:
+            raise DatasetError(f"{join(self._url, shard.name)}: {error}") from error
+
+    def _copy_arrays(
+        self, number: int, shard: Shard, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]
+    ) -> None:
+        data = self._object(shard.objects[0])
+        first, url = self._first_chip[number], join(self._url, shard.name)
+        for row in range(shard.samples):
+            for name, array_BX in (("image_at", image_BCHW), ("height_at", height_BHW)):
+                start = int(self._column(name)[first + row])
+                bytes_of_array = data[start : start + array_BX[row].nbytes]
+                if start < 0 or bytes_of_array.size != array_BX[row].nbytes:
+                    raise DatasetError(f"{url}: ends before byte {start + array_BX[row].nbytes:,}")
+                array_BX[row] = bytes_of_array.view(array_BX.dtype).reshape(array_BX[row].shape)
+
+    def _object(self, stored: StoredObject) -> NDArray[np.uint8]:
+        """The whole object, mapped or fetched, checked."""
+        url = join(self._url, stored.name)
+        if is_local(url):
+            version = _version(stored, url)
+            return self._checked_once(stored, url, version, np.memmap(local_path(url), np.uint8, "r"))
+        data = np.empty(stored.nbytes, np.uint8)
+        self._fetch(stored, 0, data)
+        return data
+
+    def _checked_once(
+        self, stored: StoredObject, url: str, version: tuple[int, ...], data: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """`data`, a local file's bytes; checked unless that was done and the file was not written since."""
+        if self._check and self._versions.get(stored.name) != version:
+            stored.check(url, data)
+        self._versions[stored.name] = version
+        return data
+
+    def _fetch(self, stored: StoredObject, start: int, into: NDArray[np.uint8]) -> None:
+        """From the cache or from storage; a whole object is checked."""
+        url, is_whole = join(self._url, stored.name), into.size == stored.nbytes
+        if self._cache is None:
+            self.fetcher.read_into(url, start, into)
+        else:
+            name = f"{url} {stored.crc32c} {start} {into.size}"
+            self._cache.fetch(name, into, lambda buffer: self.fetcher.read_into(url, start, buffer))
+        if self._check and is_whole:
+            stored.check(url, into)
+
+    def _check_chips(
+        self, number: int, rows: Chips, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]
+    ) -> None:
+        if not self._check:
+            return
+        expected = self._column("crc32c")[self._first_chip[number] + rows]
+        for row, wanted in zip(rows, expected, strict=True):
+            if chip_checksum(image_BCHW[row], height_BHW[row]) != wanted:
+                url = join(self._url, self._manifest.shards[number].name)
+                raise DatasetError(f"{url}: chip {row} is not the one that was written; copy the shard again")
+
+
+def _version(stored: StoredObject, url: str) -> tuple[int, ...]:
+    """What changes when the local file at `url` is written again."""
+    facts = os.stat(local_path(url))
+    if facts.st_size != stored.nbytes:
+        raise DatasetError(f"{url}: {facts.st_size:,} bytes instead of {stored.nbytes:,}; copy it again")
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _ranges(rows: Chips, stride: int) -> list[tuple[int, int]]:
+    """The byte ranges that hold `rows` (ascending) of `stride` bytes; near ones are joined."""
+    if not rows.size:
+        return []
+    breaks = np.flatnonzero((np.diff(rows) - 1) * stride > GAP_BYTES)
+    firsts, lasts = rows[[0, *(breaks + 1)]], rows[[*breaks, -1]]
+    return [(int(a) * stride, (int(b) + 1) * stride) for a, b in zip(firsts, lasts, strict=True)]

@@ -1,0 +1,138 @@
+"""S3 through boto3, as the file system that fsspec asks for. Credentials, region, endpoint and profile come
+from the standard environment and files (AWS_*, ~/.aws), and from there alone.
+
+boto3 was chosen by measurement: fetching objects of 53 MB, four at a time, in one run on one machine, it had
+628 MB/s from rclone and 1,003 from moto, obstore 602 and 634, s3fs 128 and 251. It also accepts servers that
+answer a ranged request with status 200, which obstore refuses, and lists without remembering what it saw.
+"""
+
+import os
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import boto3
+import boto3.s3.transfer
+import botocore.exceptions
+import fsspec
+from botocore.config import Config
+
+CONNECTIONS = 32
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+
+
+def client(attempts: int) -> Any:
+    """A client, safe to use from many threads, that makes each request up to `attempts` times."""
+    # Another process, or another setting of the environment, needs another client.
+    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    return _client(attempts, os.getpid(), settings)
+
+
+@lru_cache(maxsize=16)
+def _client(attempts: int, process: int, settings: tuple[tuple[str, str], ...]) -> Any:
+    config = Config(
+        max_pool_connections=CONNECTIONS,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        # Not every server knows the newer checksums of whole objects.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """Objects by bucket/key. What is not there is a FileNotFoundError, as on a disk."""
+
+    protocol: ClassVar[tuple[str, ...]] = ("s3",)
+    cachable = False
+    attempts = 5
+    """Of each request, here where few bytes are at stake."""
+
+    @property
+    def _client(self) -> Any:
+        return client(self.attempts)
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        """Name, size and type ("file" or "directory") of what is at `path`."""
+        path = str(self._strip_protocol(path))
+        bucket, _, key = path.partition("/")
+        if key:
+            try:
+                head = self._call("head_object", path, Bucket=bucket, Key=key)
+                return {"name": path, "size": head["ContentLength"], "type": "file"}
+            except FileNotFoundError:
+                pass
+        prefix = f"{key}/" if key else ""
+        page = self._call("list_objects_v2", path, Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        if not page.get("KeyCount"):
+            raise FileNotFoundError(path)
+        return {"name": path, "size": 0, "type": "directory"}
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        """What is directly below `path`."""
+        path = str(self._strip_protocol(path))
+        found = self._list(path, "/")
+        if not found and (alone := self.info(path))["type"] == "file":
+            found = [alone]
+        return found if detail else [item["name"] for item in found]
+
+    def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **options: Any) -> Any:
+        """All files below `path`, sorted, with one listing."""
+        if maxdepth is not None or withdirs:
+            return super().find(path, maxdepth, withdirs, **options)
+        found = {item["name"]: item for item in self._list(str(self._strip_protocol(path)), "")}
+        return found if options.get("detail") else sorted(found)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        """The object's bytes, or those from `start` to before `end`."""
+        path = str(self._strip_protocol(path))
+        bucket, _, key = path.partition("/")
+        part = {} if start is None or end is None else {"Range": f"bytes={start}-{end - 1}"}
+        return bytes(self._call("get_object", path, Bucket=bucket, Key=key, **part)["Body"].read())
+
+    def put_file(self, lpath: str, rpath: str, *args: Any, **options: Any) -> None:
+        """Upload a local file; large ones in parts. The object appears when all of it is there."""
+        bucket, _, key = str(self._strip_protocol(rpath)).partition("/")
+        boto3.s3.transfer.S3Transfer(self._client).upload_file(os.fspath(lpath), bucket, key)
+
+    def rm_file(self, path: str) -> None:
+        """Delete the object."""
+        path = str(self._strip_protocol(path))
+        bucket, _, key = path.partition("/")
+        self._call("delete_object", path, Bucket=bucket, Key=key)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        raise NotImplementedError("objects are read and written whole, or in ranges")
+
+    def _list(self, path: str, delimiter: str) -> list[dict[str, Any]]:
+        bucket, _, key = path.partition("/")
+        found: list[dict[str, Any]] = []
+        options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": delimiter}
+        while True:
+            page = self._call("list_objects_v2", path, **options)
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):  # some tools store folders as empty objects
+                    found.append({"name": f"{bucket}/{item['Key']}", "size": item["Size"], "type": "file"})
+            for item in page.get("CommonPrefixes", ()):
+                name = f"{bucket}/{item['Prefix']}".rstrip("/")
+                found.append({"name": name, "size": 0, "type": "directory"})
+            if not page.get("IsTruncated"):
+                return found
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _call(self, operation: str, path: str, **options: Any) -> Any:
+        try:
+            return getattr(self._client, operation)(**options)
+        except botocore.exceptions.ClientError as error:
+            code, where = error.response["Error"].get("Code", ""), f"s3://{path}"
+            if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound"):
+                raise FileNotFoundError(2, "no such object", where) from error
+            if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                raise PermissionError(13, f"access denied ({code})", where) from error
+            raise OSError(5, f"{code} {error.response['Error'].get('Message', '')}".strip(), where) from error
+        except botocore.exceptions.BotoCoreError as error:
+            raise OSError(5, " ".join(str(error).split()), f"s3://{path}") from error
+
+
+fsspec.register_implementation("s3", S3FileSystem, clobber=True)

@@ -1,0 +1,105 @@
+"""Rows of shards in a given order: each shard is loaded shortly before its first row is needed, and dropped
+after its last. Bounded memory follows from the order, which keeps the rows of a shard near each other.
+"""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import DatasetError
+from shards.load import ShardLoader
+from shards.order import Chips
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When each shard is needed, by a sequence of chips."""
+
+    shards: Chips
+    """In the order of their first chip."""
+    first: Chips
+    """The place of that chip in the sequence."""
+    leaving: Chips
+    """The same shards in the order of their last chip."""
+    last: Chips
+    """The place of that one."""
+    rows: dict[int, Chips]
+    """By shard: the rows that are needed, ascending."""
+
+    @classmethod
+    def of(cls, shard_of_chip: Chips, row_of_chip: Chips) -> "Plan":
+        """Of chips (in the order in which they are met)."""
+        shards, first = np.unique(shard_of_chip, return_index=True)
+        last = shard_of_chip.size - 1 - np.unique(shard_of_chip[::-1], return_index=True)[1]
+        sorted_rows = row_of_chip[np.lexsort((row_of_chip, shard_of_chip))]
+        ends = np.cumsum(np.bincount(np.searchsorted(shards, shard_of_chip), minlength=shards.size))
+        rows = (
+            dict(zip(shards.tolist(), np.split(sorted_rows, ends[:-1]), strict=True)) if shards.size else {}
+        )
+        enter, leave = np.argsort(first), np.argsort(last)
+        return cls(shards[enter], first[enter], shards[leave], last[leave], rows)
+
+    def most_at_once(self) -> int:
+        """The largest number of shards that are in use at a time."""
+        entered = np.arange(1, self.first.size + 1)
+        return int((entered - np.searchsorted(self.last, self.first, side="left")).max(initial=0))
+
+
+class RowStream:
+    """Loads the shards of a plan and gathers their rows."""
+
+    def __init__(self, loader: ShardLoader, shard_of_chip: Chips, row_of_chip: Chips, ahead: int) -> None:
+        self._loader, self._shard_of_chip = loader, shard_of_chip
+        self._plan, self._ahead = Plan.of(shard_of_chip, row_of_chip), max(1, ahead)
+        self._arena = loader.arena()
+        blocks = loader.blocks_per_row()
+        self._block_of_chip = self._arena.first_block(shard_of_chip) + row_of_chip * blocks[shard_of_chip]
+
+    def pieces(
+        self, ends: Chips, skipped: dict[int, str] | None
+    ) -> Iterator[tuple[Chips, NDArray[np.uint8]]]:
+        """(places, rows) for each end in `ends` (ascending): the places since the one before, and their rows.
+
+        With `skipped`, a shard that cannot be had is put there with the reason, and its places are left out;
+        without, its error is raised.
+
+        Raises:
+            DatasetError: a shard cannot be had.
+        """
+        plan, arena = self._plan, self._arena
+        whole = skipped is not None
+        loading: dict[int, Future[None]] = {}
+        asked = entered = left = start = 0
+        threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="treeline-shards")
+        try:
+            for end in ends.tolist():
+                needed = int(np.searchsorted(plan.first, end))
+                while asked < min(max(needed, entered) + self._ahead, plan.shards.size):
+                    shard = int(plan.shards[asked])
+                    rows = np.unique(plan.rows.pop(shard))
+                    loading[shard] = threads.submit(self._loader.load, arena, shard, rows, whole)
+                    asked += 1
+                for shard in plan.shards[entered:needed].tolist():
+                    try:
+                        loading.pop(shard).result()
+                    except DatasetError as error:
+                        if skipped is None:
+                            raise
+                        skipped[shard] = str(error)
+                        print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)
+                entered = needed
+                places = np.arange(start, end)
+                if skipped:
+                    places = places[~np.isin(self._shard_of_chip[places], list(skipped))]
+                yield places, arena.gather(self._block_of_chip[places])
+                gone = int(np.searchsorted(plan.last, end))
+                for shard in plan.leaving[left:gone].tolist():
+                    self._loader.drop(arena, shard)
+                left, start = gone, end
+        finally:
+            # Loads under way write to the arena: it must outlive them.
+            threads.shutdown(wait=True, cancel_futures=True)
