@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest.check import Rejected, checked_height, checked_image
 from ingest.config import TarsConfig, made_by
@@ -21,8 +22,9 @@ from shards.key import facts
 from shards.manifest import Manifest, StoredObject
 from shards.progress import progress
 from shards.raster import KNOWN_BANDS
-from shards.schema import Chip, Schema
+from shards.schema import EXACT_DTYPES, Chip, Schema
 from shards.storage import find_files, join, read_bytes
+from shards.tar import BLOCK
 from shards.writer import DatasetWriter, SplitRule
 
 
@@ -32,6 +34,8 @@ class Member:
 
     data: bytes
     offset: int
+    problem: str = ""
+    """Why it cannot be used, if so."""
 
 
 Members = dict[str, dict[str, Member]]
@@ -66,42 +70,59 @@ def members_of(data: bytes, where: str) -> Members:
         InputError: the bytes are no tar, or its end is missing.
     """
     found: Members = {}
+    file = io.BytesIO(data)
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        # An index is UTF-8: a name in another encoding is told by its bytes.
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 start, stop = member.offset_data, member.offset_data + member.size
-                if stop > len(data):
+                members = found.setdefault(folder + slash + stem, {})
+                if ending in members:
+                    members[ending] = Member(b"", start, "is there twice")
+                elif member.issparse():
+                    members[ending] = Member(b"", start, "is stored without its holes (tar --sparse)")
+                elif stop > len(data):
                     raise InputError(f"{where}: ends within {member.name}; copy it again")
-                found.setdefault(folder + slash + stem, {})[ending] = Member(data[start:stop], start)
+                else:
+                    members[ending] = Member(data[start:stop], start)
+            end = archive.offset
     except tarfile.TarError as error:
         raise InputError(f"{where}: cannot be read as a tar ({error})") from error
+    # tarfile takes a damaged header, or none, for the end; what follows would be left out without a word.
+    if data[end : end + BLOCK] != bytes(BLOCK):
+        raise InputError(f"{where}: is damaged or cut at byte {end:,}; copy it again")
     return found
 
 
 def _schema_of_first(config: TarsConfig, names: list[str]) -> Schema:
-    """The schema that the first image with a usable array has."""
+    """The schema that the first usable image has."""
+    first_unusable = f"no member ends in .{config.image}"
     for name in names:
         where = join(config.data, name)
         for key, members in members_of(read_bytes(where), where).items():
             if config.image not in members:
                 continue
             try:
-                image_CHW = parse_npy(members[config.image].data, key).values
-            except Rejected:
+                image_CHW, _ = _stored(members, config.image, key, EXACT_DTYPES)
+                if image_CHW.ndim != 3 or image_CHW.shape[1] != image_CHW.shape[2]:
+                    raise Rejected("wrong shape", f"{image_CHW.shape} is not (bands, rows, columns)")
+                if config.bands and len(config.bands) != len(image_CHW):
+                    raise Rejected(
+                        "wrong shape", f"{len(image_CHW)} bands, not the {len(config.bands)} named"
+                    )
+            except Rejected as rejected:
+                if first_unusable.startswith("no member"):
+                    first_unusable = f"{key} in {name}: {rejected}"
                 continue
-            if image_CHW.ndim == 3 and image_CHW.shape[1] == image_CHW.shape[2]:
-                bands = config.bands or KNOWN_BANDS.get(len(image_CHW), ())
-                if len(bands) != len(image_CHW):
-                    raise InputError(f"{where}: {key} has {len(image_CHW)} bands; name them with --bands")
-                dtype = image_CHW.dtype.newbyteorder("=").name
-                return Schema(bands, dtype, config.nodata, image_CHW.shape[1], config.pixel_size)
-    raise InputError(
-        f"{config.data}: no member that ends in .{config.image} holds (bands, rows, columns); see --image"
-    )
+            bands = config.bands or KNOWN_BANDS.get(len(image_CHW), ())
+            if not bands:
+                raise InputError(f"{where}: {key} has {len(image_CHW)} bands; name them with --bands")
+            return Schema(bands, image_CHW.dtype.name, config.nodata, image_CHW.shape[1], config.pixel_size)
+    raise InputError(f"{config.data}: no image can be used ({first_unusable}); see --image and --bands")
 
 
 def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: str, data: bytes) -> None:
@@ -109,8 +130,8 @@ def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: s
     offsets: dict[str, list[int]] = {"image_at": [], "height_at": []}
     for key, members in members_of(data, join(config.data, name)).items():
         try:
-            image, image_at = _stored(members, config.image, key, schema.dtype)
-            height, height_at = _stored(members, config.height, key, "float32")
+            image, image_at = _stored(members, config.image, key, (schema.dtype,))
+            height, height_at = _stored(members, config.height, key, ("float32",))
             if image.shape != schema.image_shape:
                 raise Rejected("wrong shape", f"image is {image.shape}, not {schema.image_shape}")
             image_CHW, height_HW = checked_image(image, schema), checked_height(height, schema)
@@ -127,15 +148,21 @@ def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: s
         writer.list_shard(split, chips, [StoredObject.of(name, data)], **offsets)
 
 
-def _stored(members: dict[str, Member], ending: str, key: str, dtype: str) -> tuple[Any, int]:
-    """An array, and where its values begin in the tar."""
+def _stored(
+    members: dict[str, Member], ending: str, key: str, dtypes: tuple[str, ...]
+) -> tuple[NDArray[Any], int]:
+    """An array that is stored as it is needed in memory, and where its values begin in the tar."""
     if ending not in members:
         raise Rejected("missing partner", f"no member {key}.{ending}")
-    npy: Npy = parse_npy(members[ending].data, f"{key}.{ending}")
-    wanted = np.dtype(dtype).newbyteorder("<")
-    if npy.values.dtype != wanted or not npy.values.flags.c_contiguous:
+    member = members[ending]
+    if member.problem:
+        raise Rejected("unreadable", f"{key}.{ending} {member.problem}")
+    npy: Npy = parse_npy(member.data, f"{key}.{ending}")
+    wanted = [np.dtype(dtype).newbyteorder("<") for dtype in dtypes]
+    if npy.values.dtype not in wanted or not npy.values.flags.c_contiguous:
         order = "C" if npy.values.flags.c_contiguous else "Fortran"
+        names = " or ".join(dtype.str for dtype in wanted)
         raise Rejected(
-            "wrong dtype", f"{ending} is {npy.values.dtype.str} in {order} order, not {wanted.str} in C"
+            "wrong dtype", f"{ending} is {npy.values.dtype.str} in {order} order, not {names} in C"
         )
-    return npy.values, members[ending].offset + npy.offset
+    return npy.values, member.offset + npy.offset

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,7 +33,7 @@ ATTEMPTS = 6
 """Tries of a request in all; between them 0.1, 0.2, 0.4, ... seconds, each times 0.5 to 1.5."""
 FIRST_WAIT_SECONDS = 0.1
 
-_TRANSIENT_STATUS = (500, 502, 503, 504)
+_TRANSIENT_STATUS = (429, 500, 502, 503, 504)
 _TRANSIENT_CODES = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling")
 _TRANSIENT = (
     botocore.exceptions.HTTPClientError,
@@ -69,8 +69,16 @@ class Fetcher:
         """
         starts = range(0, into.size, PART_BYTES)
         parts = [(url, start + at, into[at : at + PART_BYTES]) for at in starts]
-        for done in [self._threads.submit(self._read_part, *part) for part in parts]:
-            done.result()
+        reading = [self._threads.submit(self._read_part, *part) for part in parts]
+        try:
+            wait(reading, return_when=FIRST_EXCEPTION)
+        finally:
+            # None may write to `into` any more: after an error its memory is given back.
+            for part_read in reading:
+                part_read.cancel()
+            wait(reading)
+        for part_read in sorted(reading, key=Future.cancelled):  # the error is one of those that ran
+            part_read.result()
 
     def _read_part(self, url: str, start: int, into: NDArray[np.uint8]) -> None:
         where = f"{url}: bytes {start:,} to {start + into.size:,}"
@@ -91,9 +99,10 @@ class Fetcher:
         raise AssertionError("unreachable")
 
     def _read_s3(self, url: str, start: int, into: NDArray[np.uint8]) -> None:
-        parts = urlsplit(url)
+        # Not urlsplit: names of objects may hold ? and #.
+        bucket, _, key = url.removeprefix("s3://").partition("/")
         asked = f"bytes={start}-{start + into.size - 1}"
-        answer = self._s3().get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"), Range=asked)
+        answer = self._s3().get_object(Bucket=bucket, Key=key, Range=asked)
         with answer["Body"] as body:
             if answer["ContentLength"] != into.size:
                 raise DatasetError(
@@ -120,7 +129,7 @@ def _fill(into: NDArray[np.uint8], readinto: Callable[[memoryview], int]) -> Non
     while done < len(view):
         count = readinto(view[done : done + 2**20])
         if not count:
-            raise ConnectionError(f"the body ended after {done:,} of {len(view):,} bytes")
+            raise botocore.exceptions.IncompleteReadError(actual_bytes=done, expected_bytes=len(view))
         done += count
 
 

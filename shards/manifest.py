@@ -193,7 +193,7 @@ def read_manifest(url: str) -> Manifest:
     values = read_json(where)
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
         found = f"{values.get('format')} {values.get('version')}"
-        raise InputError(f"{url}: dataset format {found} is not {FORMAT} {VERSION}; ingest it again")
+        raise InputError(f"{where}: dataset format {found} is not {FORMAT} {VERSION}; ingest it again")
     missing = [name for name in _PARTS if name not in values]
     if missing:
         raise InputError(f"{where}: is not a whole manifest ({', '.join(missing)} missing); copy it again")

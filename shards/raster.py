@@ -6,7 +6,7 @@ import rasterio
 from rasterio.errors import RasterioIOError
 
 from shards.errors import InputError
-from shards.storage import gdal_path
+from shards.storage import gdal_options, gdal_path
 
 KNOWN_BANDS = {
     4: ("blue", "green", "red", "nir"),
@@ -21,8 +21,10 @@ def open_raster(url: str) -> Any:
     Raises:
         InputError: it is no raster, is not there, or has no CRS.
     """
+    path = gdal_path(url)
     try:
-        raster = rasterio.open(gdal_path(url))
+        with rasterio.Env(**gdal_options(url)):
+            raster = rasterio.open(path)
     except RasterioIOError as error:
         raise InputError(f"{url}: cannot be read as a raster ({_one_line(error)})") from error
     if raster.crs is None:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import boto3
+import boto3.exceptions
 import boto3.s3.transfer
 import botocore.exceptions
 import fsspec
@@ -19,12 +20,19 @@ from botocore.config import Config
 CONNECTIONS = 32
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 
+_ERRORS = (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError)
+
 
 def client(attempts: int) -> Any:
     """A client, safe to use from many threads, that makes each request up to `attempts` times."""
     # Another process, or another setting of the environment, needs another client.
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     return _client(attempts, os.getpid(), settings)
+
+
+def endpoint_url() -> str:
+    """Where requests go, from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or the profile, or AWS's own."""
+    return str(client(S3FileSystem.attempts).meta.endpoint_url)
 
 
 @lru_cache(maxsize=16)
@@ -46,12 +54,20 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     protocol: ClassVar[tuple[str, ...]] = ("s3",)
     cachable = False
-    attempts = 5
-    """Of each request, here where few bytes are at stake."""
+    attempts = 4
+    """Of each request; with waits of 3.5 seconds in all, on average."""
 
     @property
     def _client(self) -> Any:
         return client(self.attempts)
+
+    def exists(self, path: str, **options: Any) -> bool:
+        """Whether something is at `path`; that it cannot be known is an error, and not "no"."""
+        try:
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Name, size and type ("file" or "directory") of what is at `path`."""
@@ -89,12 +105,26 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         path = str(self._strip_protocol(path))
         bucket, _, key = path.partition("/")
         part = {} if start is None or end is None else {"Range": f"bytes={start}-{end - 1}"}
-        return bytes(self._call("get_object", path, Bucket=bucket, Key=key, **part)["Body"].read())
+        # The client's own tries end with the answer's head: those of the body are made here.
+        for attempt in range(self.attempts):
+            body = self._call("get_object", path, Bucket=bucket, Key=key, **part)["Body"]
+            try:
+                return bytes(body.read())
+            except botocore.exceptions.BotoCoreError as error:
+                if attempt == self.attempts - 1:
+                    raise _as_os_error(error, path) from error
+        raise AssertionError("unreachable")
 
     def put_file(self, lpath: str, rpath: str, *args: Any, **options: Any) -> None:
         """Upload a local file; large ones in parts. The object appears when all of it is there."""
-        bucket, _, key = str(self._strip_protocol(rpath)).partition("/")
-        boto3.s3.transfer.S3Transfer(self._client).upload_file(os.fspath(lpath), bucket, key)
+        path = str(self._strip_protocol(rpath))
+        bucket, _, key = path.partition("/")
+        try:
+            boto3.s3.transfer.S3Transfer(self._client).upload_file(os.fspath(lpath), bucket, key)
+        except (boto3.exceptions.Boto3Error, *_ERRORS) as error:
+            # What the transfer raises instead of the client's error does not hold the error's code.
+            cause = error.__context__ if isinstance(error, boto3.exceptions.Boto3Error) else error
+            raise _as_os_error(cause or error, path) from error
 
     def rm_file(self, path: str) -> None:
         """Delete the object."""
@@ -124,15 +154,20 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     def _call(self, operation: str, path: str, **options: Any) -> Any:
         try:
             return getattr(self._client, operation)(**options)
-        except botocore.exceptions.ClientError as error:
-            code, where = error.response["Error"].get("Code", ""), f"s3://{path}"
-            if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound"):
-                raise FileNotFoundError(2, "no such object", where) from error
-            if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-                raise PermissionError(13, f"access denied ({code})", where) from error
-            raise OSError(5, f"{code} {error.response['Error'].get('Message', '')}".strip(), where) from error
-        except botocore.exceptions.BotoCoreError as error:
-            raise OSError(5, " ".join(str(error).split()), f"s3://{path}") from error
+        except _ERRORS as error:
+            raise _as_os_error(error, path) from error
+
+
+def _as_os_error(error: BaseException, path: str) -> OSError:
+    where = f"s3://{path}"
+    if not isinstance(error, botocore.exceptions.ClientError):
+        return OSError(5, " ".join(str(error).split()), where)
+    code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
+    if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound"):
+        return FileNotFoundError(2, "no such object or bucket", where)
+    if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return PermissionError(13, f"access denied ({code})", where)
+    return OSError(5, f"{code} {message}".strip(), where)
 
 
 fsspec.register_implementation("s3", S3FileSystem, clobber=True)

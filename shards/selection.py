@@ -1,21 +1,24 @@
-"""Which chips are used, as an expression over the columns of the index. It is parsed, never run.
+"""Which chips of an index are used: one expression over the index's columns. A table in, a bool array out.
 
-chosen = matching(table, "source != 'AK_IFSAR' and acquired >= '2018-01-01' and 2 <= height_max < 35")
+    chosen = matching(table, "source != 'AK_IFSAR' and acquired >= '2018-01-01' and 2 <= height_max < 35")
 
-    source == 'fairbanks_ql1_2017'          == != < <= > >=, also in chains; dates are text: '2018-07-01'
-    sensor in ('WV02', 'WV03')              in, not in
-    like(source, 'fairbanks*')              shell wildcards
-    scene is not None                       is None, is not None
-    within(-152, 64, -147, 66)              west, south, east, north in degrees; the centre lies in the box
-    within(2e5, 1e6, 4e5, 2e6, 'EPSG:3338') the same in another CRS
-    (a or b) and not c
+- columns by name, 'text', numbers, True, False; == != < <= > >=, also chained; in (...), not in (...)
+- is None, is not None; and, or, not; brackets
+- like(column, 'fairbanks*'): shell wildcards * ? [a-z] [!a-z], upper and lower case differ
+- within(west, south, east, north): the chip's centre lies in a box of degrees; west > east crosses the
+  antimeridian. within(west, south, east, north, 'EPSG:3338'): in the units of a CRS. Edges are inside.
 
-A chip of which something is unknown is never chosen by it: a comparison with what is missing is neither true
-nor false, and stays so under `not`, as in SQL.
+Dates are ISO text, so text compares as text. A value that is missing (null, or NaN) makes everything but
+`is None` unknown, and unknown chips are not used. `not` of unknown is unknown, as in SQL: chips without a
+sensor match neither "sensor == 'A'" nor "not sensor == 'A'". The expression is parsed, never run.
 """
 
 import ast
-import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 
-_COMPARE = {
+_COMPARE: dict[type[ast.cmpop], Callable[..., Any]] = {
     ast.Eq: pc.equal,
     ast.NotEq: pc.not_equal,
     ast.Lt: pc.less,
@@ -33,151 +36,229 @@ _COMPARE = {
     ast.Gt: pc.greater,
     ast.GtE: pc.greater_equal,
 }
-_DEGREES = "EPSG:4326"
+_KINDS = {str: "text", int: "number", float: "number", bool: "true/false", type(None): "None"}
+_UNKNOWN = pa.scalar(None, pa.bool_())
+_WILDCARD = re.compile(r"\[(!?)(\]?[^]]*)\]|.", re.DOTALL)
+
+DEGREES = "EPSG:4326"
+
+Box = tuple[float, float, float, float]
+"""West, south, east, north."""
 
 
-def matching(table: Any, expression: str) -> NDArray[np.bool_]:
-    """(rows,) whether `expression` holds for each row of the index `table`.
+def matching(table: pa.Table, expression: str) -> NDArray[np.bool_]:
+    """(rows,) whether the expression is true of each row of `table`.
+
+    Args:
+        table: index.parquet, or the columns of it that the expression names; within needs x, y and crs.
+        expression: see above.
 
     Raises:
-        InputError: it cannot be understood, names no column, or compares what cannot be compared.
+        InputError: it cannot be parsed, names an unknown column, function or CRS, or compares text with
+            numbers.
     """
+    text = " ".join(expression.splitlines()).strip()  # it may be wrapped, and an error has one line
+    where = f"selection {text!r}"
     try:
-        tree = ast.parse(expression.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        place = f" at character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
-        message = (
-            f"selection {expression!r}: cannot be understood{place} (see shards/selection.py for examples)"
-        )
-        raise InputError(message) from error
-    try:
-        found = _truth(tree.body, table)
-    except (_Unusable, pa.ArrowException, RecursionError) as error:
-        raise InputError(f"selection {expression!r}: {' '.join(str(error).split())}") from error
-    if isinstance(found, pa.Scalar):
-        found = pa.array([found.as_py()] * table.num_rows, pa.bool_())
-    chosen: NDArray[np.bool_] = pc.fill_null(found, False).to_numpy(zero_copy_only=False)
-    return chosen
+        parsed = ast.parse(text, mode="eval").body
+        if b"#" in text.encode()[parsed.end_col_offset :]:
+            raise InputError(f"{where}: has a comment, which would hide what follows; leave it out")
+        condition = _Reading(table, text).condition(parsed)
+    except SyntaxError as error:
+        at = error.offset or len(text)  # 0 or None: the text ended too early
+        raise InputError(f"{where}: cannot be read at character {at}: {error.msg}; mend it there") from error
+    except (ValueError, OverflowError) as error:  # Arrow's: a range of wildcards, a number of over 64 bits
+        raise InputError(f"{where}: {str(error).splitlines()[0]}; change the constant") from error
+    except (RecursionError, MemoryError) as error:
+        raise InputError(f"{where}: is nested too deeply; use in (...) or fewer brackets") from error
+    return np.asarray(pc.fill_null(condition, False), np.bool_)
 
 
-class _Unusable(Exception):
-    """A part of an expression that means nothing here."""
+@dataclass(frozen=True)
+class _Operand:
+    """A column (rows,), or a constant."""
+
+    kind: str
+    value: Any
+    is_column: bool = False
 
 
-def _truth(node: ast.expr, table: Any) -> Any:
-    """A boolean column (or scalar) with nulls where it is unknown."""
-    if isinstance(node, ast.BoolOp):
-        combine = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-        return functools.reduce(combine, [_truth(value, table) for value in node.values])
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        return pc.invert(_truth(node.operand, table))
-    if isinstance(node, ast.Compare):
-        sides = [node.left, *node.comparators]
-        parts = [
-            _comparison(left, operator, right, table)
-            for left, operator, right in zip(sides, node.ops, sides[1:], strict=False)
-        ]
-        return functools.reduce(pc.and_kleene, parts)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        if node.func.id == "like" and len(node.args) == 2:
-            return _like(_value(node.args[0], table), node.args[1])
-        if node.func.id == "within" and len(node.args) in (4, 5):
-            return _within(table, [_constant(argument) for argument in node.args])
-    raise _Unusable(
-        f"{ast.unparse(node)!r} is no condition; compare columns with values, or use like, within"
-    )
+@dataclass(frozen=True)
+class _Reading:
+    """Turns the parts of an expression into columns of true, false and null (unknown)."""
 
+    table: pa.Table
+    text: str
 
-def _comparison(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: Any) -> Any:
-    value = _value(left, table)
-    if isinstance(operator, ast.Is | ast.IsNot):
-        if not (isinstance(right, ast.Constant) and right.value is None):
-            raise _Unusable("after `is` and `is not` comes None")
-        return pc.is_null(value) if isinstance(operator, ast.Is) else pc.is_valid(value)
-    if isinstance(operator, ast.In | ast.NotIn):
+    def mistake(self, node: ast.AST, why: str) -> InputError:
+        return InputError(f"selection {self.text!r}: {ast.get_source_segment(self.text, node)}: {why}")
+
+    def condition(self, node: ast.expr) -> Any:
+        match node:
+            case ast.BoolOp(op=op, values=parts):
+                join = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
+                return reduce(join, map(self.condition, parts))
+            case ast.UnaryOp(op=ast.Not(), operand=part):
+                return pc.invert(self.condition(part))
+            case ast.Compare(left=left, ops=ops, comparators=others):
+                pairs = zip(ops, pairwise([left, *others]), strict=True)
+                return reduce(pc.and_kleene, [self.comparison(node, op, *pair) for op, pair in pairs])
+            case ast.Call(func=ast.Name(id="like"), args=arguments, keywords=[]):
+                return self.like(node, [self.operand(part) for part in arguments])
+            case ast.Call(func=ast.Name(id="within"), args=arguments, keywords=[]):
+                return self.within(node, [self.operand(part) for part in arguments])
+            case ast.Name() | ast.Constant():
+                side = self.operand(node)
+                if side.is_column and side.kind == "true/false":
+                    return side.value
+                raise self.mistake(node, f"is {side.kind}, no condition; compare a column with something")
+        raise self.mistake(node, "not understood; use comparisons, in, is None, and, or, not, like, within")
+
+    def operand(self, node: ast.expr) -> _Operand:
+        match node:
+            case ast.Name(id=name):
+                return self.column(node, name)
+            case ast.Constant(value=value) if type(value) in _KINDS:
+                return _Operand(_KINDS[type(value)], value)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+                return _Operand("number", -value)
+        raise self.mistake(node, "neither a column nor a constant; quote text, and calculate nothing")
+
+    def column(self, node: ast.AST, name: str) -> _Operand:
+        if name not in self.table.column_names:
+            there = ", ".join(self.table.column_names)
+            raise self.mistake(node, f"no column {name}; the columns are {there}; put text in quotes")
+        values = self.table[name]
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        stored = values.type
+        if pa.types.is_floating(stored):
+            null, zero = (
+                pa.scalar(None, stored),
+                pa.scalar(0.0, stored),
+            )  # `in` tells -0.0 from 0.0, but for + 0.0
+            return _Operand("number", pc.if_else(pc.is_nan(values), null, pc.add(values, zero)), True)
+        if pa.types.is_string(stored) or pa.types.is_large_string(stored):
+            return _Operand("text", values, True)
+        kinds = {pa.types.is_integer(stored): "number", pa.types.is_boolean(stored): "true/false"}
+        return _Operand(kinds.get(True, str(stored)), values, True)
+
+    def comparison(self, node: ast.Compare, op: ast.cmpop, left: ast.expr, right: ast.expr) -> Any:
+        one = self.operand(left)
+        if isinstance(op, ast.In | ast.NotIn):
+            found = self.one_of(node, one, right)
+            return pc.invert(found) if isinstance(op, ast.NotIn) else found
+        other = self.operand(right)
+        if isinstance(op, ast.Is | ast.IsNot):
+            if not one.is_column or other.kind != "None":
+                raise self.mistake(node, "`is` compares a column with None; use == or != for all else")
+            return pc.is_null(one.value) if isinstance(op, ast.Is) else pc.is_valid(one.value)
+        self.check_kinds(node, one, other)
+        first, second = one.value, other.value
+        if not other.is_column:
+            first, (second,) = _as_stored(first, [second])
+        elif not one.is_column:
+            second, (first,) = _as_stored(second, [first])
+        return _COMPARE[type(op)](first, second)
+
+    def one_of(self, node: ast.Compare, column: _Operand, right: ast.expr) -> Any:
         if not isinstance(right, ast.Tuple | ast.List | ast.Set):
-            raise _Unusable("after `in` comes a list of values in brackets")
-        equal = [_compared(pc.equal, value, _constant(item)) for item in right.elts] or [pa.scalar(False)]
-        found = functools.reduce(pc.or_kleene, equal)
-        return found if isinstance(operator, ast.In) else pc.invert(found)
-    return _compared(_COMPARE[type(operator)], value, _value(right, table))
+            raise self.mistake(right, "`in` needs constants in brackets; of a single one, write ('a',)")
+        sides = [self.operand(part) for part in right.elts]
+        if not column.is_column or any(side.is_column for side in sides):
+            raise self.mistake(node, "`in` needs a column before it and constants behind it")
+        for side in sides:
+            self.check_kinds(node, column, side)
+        stored, constants = _as_stored(column.value, [side.value for side in sides])
+        return pc.if_else(pc.is_null(stored), _UNKNOWN, pc.is_in(stored, value_set=constants))
+
+    def check_kinds(self, node: ast.AST, one: _Operand, other: _Operand) -> None:
+        if "None" in (one.kind, other.kind):
+            raise self.mistake(node, "nothing equals None; use is None or is not None")
+        if not (one.is_column or other.is_column):
+            raise self.mistake(node, "compares constants; name a column")
+        if one.kind != other.kind or one.kind not in _KINDS.values():
+            raise self.mistake(node, f"compares {one.kind} with {other.kind}; only text has quotes")
+
+    def like(self, node: ast.AST, sides: list[_Operand]) -> Any:
+        if [(side.kind, side.is_column) for side in sides] != [("text", True), ("text", False)]:
+            raise self.mistake(node, "write like(column, 'begins*'), with a column of text")
+        return pc.match_substring_regex(sides[0].value, _regex(sides[1].value))
+
+    def within(self, node: ast.AST, sides: list[_Operand]) -> Any:
+        kinds = ["number"] * 4 + ["text"] * (len(sides) == 5)
+        if [(side.kind, side.is_column) for side in sides] != [(kind, False) for kind in kinds]:
+            raise self.mistake(node, "write within(west, south, east, north), or (..., 'EPSG:3338')")
+        x, y, crs = (self.column(node, name).value for name in ("x", "y", "crs"))
+        west, south, east, north, box_crs = [*(side.value for side in sides), DEGREES][:5]
+        try:
+            return _inside(x, y, crs, (west, south, east, north), box_crs)
+        except ValueError as error:
+            raise self.mistake(node, str(error)) from error
 
 
-def _compared(compare: Any, left: Any, right: Any) -> Any:
-    if _is_text(left) != _is_text(right):
-        raise _Unusable(f"{_said(left)} cannot be compared with {_said(right)}")
-    return compare(left, right)
+def _as_stored(column: Any, values: list[Any]) -> tuple[Any, Any]:
+    """The column and the constants in one type. 2.3 becomes what was stored of 2.3: in 32 bits, say."""
+    stored = column.type
+    if pa.types.is_integer(stored):
+        stored = pa.float64() if float in map(type, values) else pa.int64()
+    if pa.types.is_floating(stored):
+        values = [float(value) + 0.0 for value in values]
+    return column.cast(stored), pa.array(values, stored)
 
 
-def _is_text(value: Any) -> bool:
-    return bool(pa.types.is_string(value.type) if hasattr(value, "type") else isinstance(value, str))
+def _regex(wildcards: str) -> str:
+    """As RE2 spells it: `fnmatch.translate` uses groups that RE2 lacks."""
+
+    def spelled(part: re.Match[str]) -> str:
+        if part[2] is None:
+            return {"*": ".*", "?": "."}.get(part[0], re.escape(part[0]))
+        listed = re.sub(r"([][^\\])", r"\\\1", part[2])
+        return f"[^{listed}]" if part[1] else f"[{listed}]"
+
+    return rf"(?s)\A{_WILDCARD.sub(spelled, wildcards)}\z"
 
 
-def _said(value: Any) -> str:
-    if hasattr(value, "type"):
-        return "a text column" if _is_text(value) else "a column of numbers"
-    return f"the text {value!r}" if isinstance(value, str) else f"the number {value}"
+def _inside(x: Any, y: Any, crs: Any, box: Box, box_crs: str) -> Any:
+    """(rows,) whether (x, y), in the row's CRS, lies in the box; null where one of the three is missing.
 
-
-def _value(node: ast.expr, table: Any) -> Any:
-    """A column, or a constant."""
-    if isinstance(node, ast.Name):
-        if node.id not in table.column_names:
-            columns = ", ".join(table.column_names)
-            raise _Unusable(f"no column is called {node.id}; there are {columns}")
-        return table[node.id]
-    return _constant(node)
-
-
-def _constant(node: ast.expr) -> Any:
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
-        raise _Unusable(f"{ast.unparse(node)!r} is neither a column nor a value") from error
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _Unusable(f"{value!r} is neither text nor a number; for what is missing use `is None`")
-    return value
-
-
-def _like(column: Any, pattern: ast.expr) -> Any:
-    wanted = _constant(pattern)
-    if not hasattr(column, "type") or not _is_text(column) or not isinstance(wanted, str):
-        raise _Unusable("like takes a text column and a pattern, as in like(source, 'fairbanks*')")
-    return pc.match_substring_regex(column, f"^(?:{_regex(wanted)})$")
-
-
-def _regex(pattern: str) -> str:
-    # Arrow's engine knows neither Python's \Z nor its atomic groups.
-    special = {"*": ".*", "?": "."}
-    return "".join(special.get(character, _escaped(character)) for character in pattern)
-
-
-def _escaped(character: str) -> str:
-    return character if character.isalnum() or character == "_" else f"\\{character}"
-
-
-def _within(table: Any, arguments: list[Any]) -> Any:
-    """Whether the chips' centres lie in the box; unknown where they have no place."""
+    Raises:
+        ValueError: there is no such box or CRS, or a centre has no place in the box's CRS.
+    """
+    import rasterio
+    from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
+    from rasterio.crs import CRS
     from rasterio.errors import CRSError
     from rasterio.warp import transform
 
-    box, box_crs = arguments[:4], arguments[4] if len(arguments) == 5 else _DEGREES
-    if any(isinstance(side, str) for side in box) or not isinstance(box_crs, str):
-        raise _Unusable("within takes west, south, east, north and perhaps a CRS, as in 'EPSG:3338'")
-    west, south, east, north = map(float, box)
-    inside = np.zeros(table.num_rows, bool)
-    x, y = (table[name].to_numpy(zero_copy_only=False) for name in ("x", "y"))
-    encoded = table["crs"].combine_chunks().dictionary_encode()
-    crs_of_row = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    known = (crs_of_row >= 0) & np.isfinite(x) & np.isfinite(y)
-    for number, crs in enumerate(encoded.dictionary.to_pylist()):
-        rows = np.flatnonzero(known & (crs_of_row == number))
-        try:
-            found_x, found_y = map(np.asarray, transform(crs, box_crs, x[rows], y[rows]))
-        except CRSError as error:
-            raise _Unusable(f"{crs} and {box_crs} are not both a CRS ({error})") from error
-        # A box of degrees may cross the antimeridian, as the Aleutians do.
-        across = west > east
-        columns = (found_x >= west) | (found_x <= east) if across else (found_x >= west) & (found_x <= east)
-        inside[rows] = columns & (found_y >= south) & (found_y <= north)
+    west, south, east, north = box
+    known = np.asarray(pc.and_(pc.and_(pc.is_valid(x), pc.is_valid(y)), pc.is_valid(crs)), np.bool_)
+    names = pc.unique(crs).drop_null()
+    name_of_chip = np.asarray(pc.fill_null(pc.index_in(crs, value_set=names), -1))
+    x_of_chip, y_of_chip = np.asarray(x), np.asarray(y)
+    inside = np.zeros(known.size, np.bool_)
+    name = box_crs
+    try:
+        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
+            target = CRS.from_user_input(name)
+            degrees = target.is_geographic
+            if south > north or (west > east and not degrees):
+                raise ValueError("the box is empty; the order is west, south, east, north")
+            if degrees and max(abs(west), abs(east), 2 * abs(south), 2 * abs(north)) > 180:
+                raise ValueError("these are no degrees; name the CRS behind north")
+            for number, name in enumerate(names.to_pylist()):
+                chips = np.flatnonzero(known & (name_of_chip == number))
+                if not chips.size:
+                    continue
+                at = transform(CRS.from_user_input(name), target, x_of_chip[chips], y_of_chip[chips])
+                to_x, to_y = np.asarray(at)
+                with np.errstate(invalid="ignore"):  # infinite: no place in the target, so not inside
+                    # Eastwards from the western edge: right on both sides of the antimeridian.
+                    across = (to_x - west) % 360 <= (east - west) + 360 * (west > east)
+                    between = across if degrees else (west <= to_x) & (to_x <= east)
+                inside[chips] = between & (south <= to_y) & (to_y <= north)
+    except CRSError as error:
+        raise ValueError(f"{name!r} is no known CRS ({error}); name one like 'EPSG:3338'") from error
+    except CPLE_BaseError as error:
+        raise ValueError(f"chips in {name} have no place in {box_crs} ({error}); use degrees") from error
     return pa.array(inside, mask=~known)

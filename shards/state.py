@@ -29,6 +29,13 @@ class ReaderState:
             InputError: these are not a reader's values.
         """
         try:
-            return cls(**values)
+            state = cls(**values)
         except TypeError as error:
-            raise InputError(f"not the state of a reader: {values} ({error})") from error
+            raise InputError(f"not the state of a reader: {values!r} ({error})") from error
+        for name in ("epoch", "seen", "seed"):
+            number = getattr(state, name)
+            if type(number) is not int or number < 0:
+                raise InputError(f"not the state of a reader: {name} {number!r} is no number of 0 or more")
+        if not isinstance(state.fingerprint, str):
+            raise InputError(f"not the state of a reader: fingerprint {state.fingerprint!r} is no text")
+        return state

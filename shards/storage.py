@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-import shards.s3  # noqa: F401 - makes fsspec use it for s3://
+import shards.s3  # makes fsspec use it for s3://
 from shards.errors import InputError
 
 
@@ -56,10 +56,25 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ) from error
 
 
+@contextmanager
+def _reading(url: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: no such {what}") from error
+    except OSError as error:
+        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
+
+
 def exists(url: str) -> bool:
-    """Whether an object or folder is at `url`."""
+    """Whether an object or folder is at `url`.
+
+    Raises:
+        InputError: that cannot be known: no access, say, or no connection.
+    """
     filesystem, path = _filesystem(url)
-    return bool(filesystem.exists(path))
+    with _reading(url, "file"):
+        return bool(filesystem.exists(path))
 
 
 def read_bytes(url: str) -> bytes:
@@ -69,12 +84,8 @@ def read_bytes(url: str) -> bytes:
         InputError: nothing readable is there.
     """
     filesystem, path = _filesystem(url)
-    try:
+    with _reading(url, "file"):
         return bytes(filesystem.cat_file(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{url}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
 
 
 def list_files(url: str, suffix: str) -> list[str]:
@@ -90,20 +101,19 @@ def list_files(url: str, suffix: str) -> list[str]:
                 return sorted(entry.name for entry in entries if entry.name.endswith(suffix))
         except OSError as error:
             raise InputError(f"{url}: no such folder ({error.strerror})") from error
-    try:
+    with _reading(url, "folder"):
         names = [name_of(item["name"]) for item in filesystem.ls(path, detail=True) if item["type"] == "file"]
-    except FileNotFoundError as error:
-        raise InputError(f"{url}: no such folder") from error
     return sorted(name for name in names if name.endswith(suffix))
 
 
 def find_files(url: str) -> list[str]:
     """The paths of all files below folder `url`, relative to it, sorted; none if there is no such folder."""
     filesystem, path = _filesystem(url)
-    if not filesystem.exists(path):
-        return []
     base = filesystem._strip_protocol(path).rstrip("/") + "/"
-    return sorted(found.removeprefix(base) for found in filesystem.find(path))
+    with _reading(url, "folder"):
+        if not filesystem.exists(path):
+            return []
+        return sorted(found.removeprefix(base) for found in filesystem.find(path))
 
 
 def expand(pattern: str) -> list[str]:
@@ -115,7 +125,8 @@ def expand(pattern: str) -> list[str]:
     filesystem, path = _filesystem(pattern)
     if isinstance(filesystem, LocalFileSystem) and Path(pattern).is_file():
         return [pattern]
-    found = sorted(filesystem.glob(path))
+    with _reading(pattern, "folder"):
+        found = sorted(filesystem.glob(path))
     if not found:
         raise InputError(f"{pattern}: no file matches")
     return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
@@ -129,6 +140,24 @@ def gdal_path(url: str) -> str:
     if parts.scheme != "s3":
         raise InputError(f"{url}: rasters are read from local paths and s3:// only")
     return f"/vsis3/{parts.netloc}{parts.path}"
+
+
+def gdal_options(url: str) -> dict[str, str]:
+    """What GDAL must be told to open `url` as boto3 would: it has other names for an endpoint."""
+    if is_local(url):
+        return {}
+    # GDAL keeps what it read, also that nothing was there: without this, an object written again under its
+    # name is the old one for as long as the process lives.
+    options = {"CPL_VSIL_CURL_NON_CACHED": "/vsis3/"}
+    endpoint = urlsplit(shards.s3.endpoint_url())
+    # AWS's own hosts GDAL finds by itself, and an endpoint that was given in GDAL's own words is kept.
+    if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")) and (
+        "AWS_S3_ENDPOINT" not in os.environ
+    ):
+        options["AWS_S3_ENDPOINT"] = f"{endpoint.netloc}{endpoint.path}".rstrip("/")
+        options["AWS_HTTPS"] = "NO" if endpoint.scheme == "http" else "YES"
+        options["AWS_VIRTUAL_HOSTING"] = "FALSE"  # as boto3 does with an endpoint of one's own
+    return options
 
 
 def check_writable(folder: str) -> None:

@@ -149,12 +149,12 @@ class DatasetWriter:
         self._index.close()
         self._refused.close()
         self._remove_unlisted_shards()
-        if self._shard_format == "zarr":
-            self._write_zarr_metadata()
         statistics = summarise(self._counts, self._schema)
         files = {name: (Path(self._scratch.name) / name).read_bytes() for name in (INDEX, REJECTED)}
         files[COUNTS] = self._counts.to_bytes()
         files[STATISTICS] = json_bytes(statistics.to_json() if statistics else {})
+        if self._shard_format == "zarr":
+            files |= self._zarr_metadata()
         for name, data in files.items():
             publish(join(self._url, name), data)
         manifest = Manifest(
@@ -219,12 +219,14 @@ class DatasetWriter:
         content = content_checksum([chip.key for chip in chips], checksums)
         self._shards.append(Shard(split, len(chips), content, tuple(objects)))
 
-    def _write_zarr_metadata(self) -> None:
-        for split in SPLITS:
-            samples = sum(shard.samples for shard in self._shards if shard.split == split)
-            if samples:
-                for name, data in zarr.metadata(self._schema, samples, self._shard_chips).items():
-                    publish(join(self._url, f"{split}.zarr", name), data)
+    def _zarr_metadata(self) -> dict[str, bytes]:
+        samples = {s: sum(shard.samples for shard in self._shards if shard.split == s) for s in SPLITS}
+        return {
+            f"{split}.zarr/{name}": data
+            for split in SPLITS
+            if samples[split]
+            for name, data in zarr.metadata(self._schema, samples[split], self._shard_chips).items()
+        }
 
     def _remove_unlisted_shards(self) -> None:
         """Shards that a run which never finished left here: no part of this dataset."""

@@ -1,14 +1,14 @@
 """The training loop: one page, without Ray and without files. Every rank runs it; sums make them agree."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, inf, isfinite, pi
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from shards.order import Chips, rank_part
@@ -16,6 +16,7 @@ from shards.progress import Advance
 from shards.reader import Batch, Dataset, Part
 from trainer.augment import apply_symmetries, symmetries_of
 from trainer.config import TrainConfig
+from trainer.feed import Fed, feed
 from trainer.loss import asymmetric_squared_error
 from trainer.metrics import Score
 from trainer.model import Regressor
@@ -90,7 +91,8 @@ def _train_epoch(
     order = learning.dataset.epoch(learning.train_chips, config.seed, epoch, learning.weights)
     loss_sum, pixel_sum = torch.zeros(2, dtype=torch.float64).unbind()
     batches = _batches(learning, order, config.global_batch)
-    for step, (batch, image_BCHW, height_BHW) in enumerate(batches):
+    for step, fed in enumerate(batches):
+        batch, image_BCHW, height_BHW = fed.batch, fed.image_BCHW, fed.height_BHW
         if config.flips:
             symmetries = symmetries_of(batch.size, config.seed, epoch, step)
             mine = rank_part(symmetries, batch.start, ranks.rank, ranks.world_size)
@@ -128,9 +130,10 @@ def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: 
     """How good `regressor` is on `chips`: the same on every rank, summed over all."""
     regressor.eval()
     score, sums = Score.empty(), torch.zeros(2, dtype=torch.float64)
-    for _, image_BCHW, height_BHW in _batches(learning, chips, config.global_batch):
+    for fed in _batches(learning, chips, config.global_batch):
+        height_BHW = fed.height_BHW
         with torch.inference_mode():
-            predicted_BHW, valid_BHW = regressor(image_BCHW)
+            predicted_BHW, valid_BHW = regressor(fed.image_BCHW)
             loss, pixels = asymmetric_squared_error(
                 predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor
             )
@@ -143,20 +146,25 @@ def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: 
     return Scored(Score(sums_KS, density_PM), float(sums[0] / sums[1].clamp(min=1)))
 
 
-def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """This rank's part of each global batch, and its image and height on the device.
+def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[Fed]:
+    """This rank's part of each global batch, on its device.
 
     A rank whose part of the last, short batch is empty gets a chip without heights: it takes part in every
     collective operation, and adds nothing.
     """
-    ranks = learning.ranks
-    part = Part(ranks.rank, ranks.world_size)
-    for batch in learning.dataset.batches(order, batch_size, part):
-        read = batch if batch.chips.size else learning.dataset.gather(order[:1])
-        image_BCHW, height_BHW = torch.from_numpy(read.image_BCHW), torch.from_numpy(read.height_BHW)
-        if not batch.chips.size:
-            height_BHW[:] = float("nan")
-        yield batch, image_BCHW.to(ranks.device), height_BHW.to(ranks.device)
+    dataset, ranks = learning.dataset, learning.ranks
+    batches = dataset.batches(order, batch_size, Part(ranks.rank, ranks.world_size))
+    return feed(
+        (batch if batch.chips.size else _unmeasured(learning, batch) for batch in batches),
+        dataset.schema,
+        ranks.device,
+    )
+
+
+def _unmeasured(learning: Learning, batch: Batch) -> Batch:
+    stand_in = learning.dataset.gather(learning.train_chips[:1])
+    stand_in.height_BHW[:] = np.nan
+    return replace(stand_in, start=batch.start, size=batch.size)
 
 
 def _parameter_groups(regressor: Regressor, config: TrainConfig) -> list[dict[str, Any]]:
