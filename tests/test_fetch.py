@@ -104,17 +104,31 @@ def _stored(server: S3Server) -> Iterator[Stored]:
         remove_folder(url)
 
 
+@pytest.fixture(scope="module")
+def _proxy(stored: Stored) -> Iterator[Proxy]:
+    with proxy(stored.server) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def _proxy_once(stored_once: Stored) -> Iterator[Proxy]:
+    with proxy(stored_once.server) as started:
+        yield started
+
+
 @pytest.fixture
-def front(stored: Stored) -> Iterator[Proxy]:
+def front(_proxy: Proxy) -> Iterator[Proxy]:
     """A proxy before the server of `stored`, to which all that speaks S3 speaks."""
-    with proxy(stored.server) as started, environment_of(started.server):
-        yield started
+    _proxy.forget()
+    with environment_of(_proxy.server):
+        yield _proxy
 
 
 @pytest.fixture
-def front_once(stored_once: Stored) -> Iterator[Proxy]:
-    with proxy(stored_once.server) as started, environment_of(started.server):
-        yield started
+def front_once(_proxy_once: Proxy) -> Iterator[Proxy]:
+    _proxy_once.forget()
+    with environment_of(_proxy_once.server):
+        yield _proxy_once
 
 
 @pytest.fixture(autouse=True)
@@ -153,16 +167,15 @@ NAMES = {
     "slow_down": "SlowDown",
     "reset": "ConnectionClosedError",
     "cut": "IncompleteReadError",
-    "hang": "ReadTimeoutError",
 }
 
 
 class TestFailures:
     """What is tried again, and what is not."""
 
-    @pytest.fixture(autouse=True)
-    def _short_read(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(shards.s3, "READ_SECONDS", 0.5)
+    @pytest.fixture
+    def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(shards.s3, "READ_SECONDS", 1.0)
         shards.s3._client.cache_clear()
         yield
         shards.s3._client.cache_clear()
@@ -172,11 +185,17 @@ class TestFailures:
         self, stored: Stored, front: Proxy, kind: Kind
     ) -> None:
         dataset, shard = open_dataset(stored.url), stored.manifest.shards[2]
-        count = 1 if kind == "hang" else 3
-        front.fail_next(kind, count, containing=shard.name, seconds=0.8)
+        front.fail_next(kind, 3, containing=shard.name)
         stored.assert_own_pixels(dataset.gather(dataset.chips_of_shard(2)))
-        assert dataset.loader.fetcher.retried == {NAMES[kind]: count}
-        assert len(shard_requests(front)[Path(shard.name).name]) == count + 1
+        assert dataset.loader.fetcher.retried == {NAMES[kind]: 3}
+        assert len(shard_requests(front)[Path(shard.name).name]) == 4
+
+    @pytest.mark.usefixtures("_impatient")
+    def test_a_server_that_hangs_is_asked_again(self, stored: Stored, front: Proxy) -> None:
+        dataset = open_dataset(stored.url)
+        front.fail_next("hang", containing=".tar", seconds=1.5)
+        stored.assert_own_pixels(dataset.gather(dataset.chips_of_shard(2)))
+        assert dataset.loader.fetcher.retried["ReadTimeoutError"] >= 1
 
     @pytest.mark.parametrize("kind", ["slow_down", "reset", "cut"])
     def test_tries_end(self, stored: Stored, front: Proxy, kind: Kind) -> None:
@@ -255,8 +274,8 @@ class TestFailures:
         # The memory is unmapped then: a part that is still on its way would end the process.
         monkeypatch.setattr(shards.fetch, "PART_BYTES", 50_000)
         fetcher, url = Fetcher(), join(stored.url, stored.manifest.shards[0].name)
-        front.fail_next("hang", 2, containing=".tar", seconds=0.3)
         front.fail_next("404", 1, containing=".tar")
+        front.fail_next("hang", 10, containing=".tar", seconds=0.3)
         into = np.zeros(stored.manifest.shards[0].nbytes, np.uint8)
         with pytest.raises(DatasetError, match=r"bytes [0-9,]+ to [0-9,]+ cannot be read"):
             fetcher.read_into(url, 0, into)
