@@ -21,7 +21,7 @@ from shards.balance import height_weights, times_met
 from shards.cache import DiskCache
 from shards.checksum import checksum
 from shards.errors import DatasetError, InputError
-from shards.index import read_table
+from shards.index import INDEX_SCHEMA, read_table
 from shards.load import ShardLoader
 from shards.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest, read_json, read_manifest
 from shards.order import (
@@ -35,7 +35,7 @@ from shards.order import (
     subset,
 )
 from shards.prefetch import ahead
-from shards.selection import matching
+from shards.selection import columns_named, matching
 from shards.state import ReaderState
 from shards.statistics import Statistics
 from shards.storage import is_local, join
@@ -144,7 +144,8 @@ class Dataset:
         ]
         found = np.concatenate([np.arange(0), *numbers])
         if where:
-            found = found[matching(self.index, where)[found]]
+            table = self._index(columns_named(where, INDEX_SCHEMA.names))
+            found = found[matching(table, where)[found]]
         return found[subset(found.size, limit)]
 
     def chips_of_shard(self, number: int) -> Chips:

@@ -74,6 +74,19 @@ def matching(table: pa.Table, expression: str) -> NDArray[np.bool_]:
     return np.asarray(pc.fill_null(condition, False), np.bool_)
 
 
+def columns_named(expression: str, columns: list[str]) -> list[str]:
+    """Those of `columns` that `matching` needs; all of them for a mistaken expression, for its error."""
+    try:
+        tree = ast.parse(" ".join(expression.splitlines()).strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return columns
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if "within" in names:
+        names |= {"x", "y", "crs"}
+    needed = [column for column in columns if column in names]
+    return needed if needed and names <= {*columns, "like", "within"} else columns
+
+
 @dataclass(frozen=True)
 class _Operand:
     """A column (rows,), or a constant."""
