@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,9 +49,9 @@ PLAIN_GETS = 4
 """Objects at a time: more were not faster."""
 
 
-def write_ours(url: str, count: int, shard_format: str) -> None:
+def write_ours(url: str, chips: Iterable[tuple[str, Any, Any]], shard_format: str) -> None:
     with DatasetWriter(url, SCHEMA, SplitRule(0.0), {}, shard_format=shard_format) as writer:
-        for key, image, height in make_chips(count):
+        for key, image, height in chips:
             writer.add(Chip(key, image, height))
         writer.finish()
 
@@ -70,11 +71,12 @@ def read_ours(url: str, epochs: int, options: ReadOptions = ReadOptions()) -> It
 
 def benchmark_local(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
+        chips = list(make_chips(options.chips))
         runs: dict[str, tuple[int, Callable[[], object]]] = {}
         first: dict[str, list[float]] = {"treeline tar": [], "treeline zarr": []}
         for name in first:
             url = f"{scratch}/{name.split()[1]}-ours"
-            write_ours(url, options.chips, name.split()[1])
+            write_ours(url, chips, name.split()[1])
 
             def run(name: str = name, url: str = url) -> None:
                 seconds = list(read_ours(url, options.epochs))
@@ -88,8 +90,8 @@ def benchmark_local(options: argparse.Namespace) -> None:
                 continue
             folder = Path(scratch) / name
             folder.mkdir()
-            peer.write(folder, make_chips(options.chips))
-            check(peer, folder, make_chips(options.chips), 64)
+            peer.write(folder, chips)
+            check(peer, folder, chips, 64)
             epochs = options.epochs if name in FAST else 1
 
             def run_peer(name: str = name, folder: Path = folder, epochs: int = epochs) -> None:
@@ -140,7 +142,7 @@ def plain_gets(dataset: Dataset) -> None:
 
 def benchmark_s3(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch, rclone_server(Path(scratch), etags=False) as server:
-        write_ours(f"{scratch}/bucket/set", options.chips, "tar")
+        write_ours(f"{scratch}/bucket/set", make_chips(options.chips), "tar")
         for delay in (0.0, 0.03):
             with ExitStack() as stack:
                 front = stack.enter_context(proxy(server, delay)).server if delay else server
@@ -198,7 +200,7 @@ print(json.dumps([constant, high(), plan.most_at_once(), shard]))
 
 def benchmark_memory(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch, rclone_server(Path(scratch), etags=False) as server:
-        write_ours(f"{scratch}/bucket/set", options.chips, "tar")
+        write_ours(f"{scratch}/bucket/set", make_chips(options.chips), "tar")
         print("\npeak = (shards in use + shards ahead) x shard bytes + constant, reading an epoch from S3")
         for ahead in (1, 2, 4, 8):
             with environment_of(server):
@@ -268,7 +270,7 @@ def write_index_of_a_million(folder: Path) -> None:
         "height_max": generator.gamma(2, 4, count).astype(np.float32),
         "height_p95": generator.gamma(2, 3, count).astype(np.float32),
         "valid_fraction": np.ones(count, np.float32),
-        "crc32c": generator.integers(0, 2**32, count, dtype=np.uint32),
+        "xxh3": generator.integers(0, 2**64, count, dtype=np.uint64),
         "image_at": pa.nulls(count, pa.int64()),
         "height_at": pa.nulls(count, pa.int64()),
     }
@@ -279,7 +281,7 @@ def write_index_of_a_million(folder: Path) -> None:
     index = StoredObject.of(INDEX, (folder / INDEX).read_bytes())
     sizes = [per_shard] * (count // per_shard) + [count % per_shard]
     shards = tuple(
-        Shard("train", size, 0, (StoredObject(f"train/{n:06d}.tar", size * 52_736 + 1024, 0),))
+        Shard("train", size, "", (StoredObject(f"train/{n:06d}.tar", size * 52_736 + 1024, ""),))
         for n, size in enumerate(sizes)
     )
     manifest = Manifest(SCHEMA, "tar", per_shard, shards, {INDEX: index}, {})

@@ -1,6 +1,6 @@
 """Pieces of remote objects, kept on a local disk that the processes of a node share.
 
-An entry is one file, whole or absent: the content, then its length, its CRC-32C and a magic word. It is
+An entry is one file, whole or absent: the content, then its length, its XXH3 and a magic word. It is
 written to a temporary file, which is also the lock: its holder fetches, the others wait and then read. A lock
 ends with its process, so a killed one keeps nobody waiting. Where the file system has no locks, everybody
 fetches. Nothing is synced: what a power cut damages is found by its checksum and fetched again.
@@ -33,8 +33,8 @@ from shards.errors import InputError
 from shards.storage import is_local, local_path
 
 MAGIC = b"treeline-cache-1"
-FOOTER = struct.Struct("<QI16s")
-"""Bytes of content, their CRC-32C, MAGIC."""
+FOOTER = struct.Struct("<QQ16s")
+"""Bytes of content, their XXH3, MAGIC."""
 ABANDONED_SECONDS = 3600
 """A temporary file that is older, and held by nobody, is removed."""
 

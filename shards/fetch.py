@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,9 +67,19 @@ class Fetcher:
         Raises:
             DatasetError: they cannot be had; says which.
         """
-        starts = range(0, into.size, PART_BYTES)
-        parts = [(url, start + at, into[at : at + PART_BYTES]) for at in starts]
-        reading = [self._threads.submit(self._read_part, *part) for part in parts]
+        self.read_pieces(url, [(start, into)])
+
+    def read_pieces(self, url: str, pieces: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
+        """Fill each (start, into) with the bytes of the object from there on, all side by side.
+
+        Raises:
+            DatasetError: they cannot be had; says which.
+        """
+        reading = [
+            self._threads.submit(self._read_part, url, start + at, into[at : at + PART_BYTES])
+            for start, into in pieces
+            for at in range(0, into.size, PART_BYTES)
+        ]
         try:
             wait(reading, return_when=FIRST_EXCEPTION)
         finally:

@@ -30,13 +30,13 @@ INDEX_SCHEMA = pa.schema(
         ("height_max", pa.float32()),
         ("height_p95", pa.float32()),
         ("valid_fraction", pa.float32()),
-        ("crc32c", pa.uint32()),
+        ("xxh3", pa.uint64()),
         ("image_at", pa.int64()),
         ("height_at", pa.int64()),
     ]
 )
 """One row per chip, in the order of the shards: heights in metres, valid_fraction of pixels with a height,
-crc32c of the pixels (`shards.checksum.chip_checksum`). image_at and height_at: where the arrays' values begin
+xxh3 of the pixels (`shards.checksum.chip_checksum`). image_at and height_at: where the arrays' values begin
 in the shard, in bytes; null where that follows from the row, as in every shard that Treeline wrote."""
 
 REJECTED_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
@@ -57,7 +57,7 @@ def _pixel_facts(chip: Chip) -> dict[str, float]:
         "height_max": float(valid.max()),
         "height_p95": float(np.percentile(valid, 95)),
         "valid_fraction": valid.size / chip.height_HW.size,
-        "crc32c": chip_checksum(chip.image_CHW, chip.height_HW),
+        "xxh3": chip_checksum(chip.image_CHW, chip.height_HW),
     }
 
 

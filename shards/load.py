@@ -9,7 +9,6 @@ What was fetched whole is checked against the shard's checksum, what was fetched
 """
 
 import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +52,6 @@ class ShardLoader:
         self.fetcher = Fetcher()
         self._first_chip = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
         self._versions: dict[str, tuple[int, ...]] = {}
-        self._lock = threading.Lock()
         # Mapped files are the system's to keep or drop: they stay mapped, and a second epoch finds them so.
         self._stays_mapped = manifest.shard_format == "tar" and is_local(url)
         self._mapped = self._new_arena() if self._stays_mapped else None
@@ -99,7 +97,7 @@ class ShardLoader:
             if self._manifest.shard_format == "tar":
                 self._load_rows(arena, number, shard, rows, whole)
             else:
-                place = arena.fill(number)[: shard.samples * self._layout.span]
+                place = arena.fill(number, dense=True)[: shard.samples * self._layout.span]
                 arrays = arrays_of(place.reshape(shard.samples, -1), self._manifest.schema)
                 if self._manifest.shard_format == "zarr":
                     self._decode_zarr(shard, *arrays)
@@ -112,19 +110,22 @@ class ShardLoader:
     def _load_rows(self, arena: Arena, number: int, shard: Shard, rows: Chips, whole: bool) -> None:
         stored, url = shard.objects[0], join(self._url, shard.name)
         if is_local(url):
-            with self._lock:
-                version = _version(stored, url)
-                if not (arena.holds(number) and self._versions.get(stored.name) == version):
-                    self._checked_once(stored, url, version, arena.map_file(number, local_path(url)))
+            version = _version(stored, url)
+            if not (arena.holds(number) and self._versions.get(stored.name) == version):
+                self._checked_once(stored, url, version, arena.map_file(number, local_path(url)))
             return
         stride = stride_of(shard.nbytes, shard.samples, self._manifest.schema)
         ranges = _ranges(rows, stride)
-        place = arena.fill(number)
-        if whole or sum(stop - start for start, stop in ranges) > WHOLE_SHARE * stored.nbytes:
+        whole = whole or sum(stop - start for start, stop in ranges) > WHOLE_SHARE * stored.nbytes
+        place = arena.fill(number, dense=whole)
+        if whole:
             self._fetch(stored, 0, place[: stored.nbytes])
             return
-        for start, stop in ranges:
-            self._fetch(stored, start, place[start:stop])
+        if self._cache is None:
+            self.fetcher.read_pieces(url, [(start, place[start:stop]) for start, stop in ranges])
+        else:
+            for start, stop in ranges:
+                self._fetch(stored, start, place[start:stop])
         rows_BS = place[: shard.samples * stride].reshape(shard.samples, stride)
         self._check_chips(number, rows, *arrays_of(rows_BS, self._manifest.schema))
 
@@ -176,7 +177,7 @@ class ShardLoader:
         if self._cache is None:
             self.fetcher.read_into(url, start, into)
         else:
-            name = f"{url} {stored.crc32c} {start} {into.size}"
+            name = f"{url} {stored.xxh3} {start} {into.size}"
             self._cache.fetch(name, into, lambda buffer: self.fetcher.read_into(url, start, buffer))
         if self._check and is_whole:
             stored.check(url, into)
@@ -186,7 +187,7 @@ class ShardLoader:
     ) -> None:
         if not self._check:
             return
-        expected = self._column("crc32c")[self._first_chip[number] + rows]
+        expected = self._column("xxh3")[self._first_chip[number] + rows]
         for row, wanted in zip(rows, expected, strict=True):
             if chip_checksum(image_BCHW[row], height_BHW[row]) != wanted:
                 url = join(self._url, self._manifest.shards[number].name)

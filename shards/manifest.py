@@ -43,13 +43,13 @@ class StoredObject:
     name: str
     """Below the dataset's URL, e.g. train/000000.tar."""
     nbytes: int
-    crc32c: int
-    """Checksum (Castagnoli) of all its bytes."""
+    xxh3: str
+    """Checksum of all its bytes, sixteen hexadecimal digits."""
 
     @classmethod
     def of(cls, name: str, data: bytes) -> "StoredObject":
         """What is known of `data`, to be stored as `name`."""
-        return cls(name, len(data), checksum(data))
+        return cls(name, len(data), f"{checksum(data):016x}")
 
     def check(self, url: str, data: bytes | NDArray[np.uint8]) -> None:
         """Refuse `data`, read from `url`, if it is not this object.
@@ -59,7 +59,7 @@ class StoredObject:
         """
         if len(data) != self.nbytes:
             raise DatasetError(f"{url}: {len(data):,} bytes instead of {self.nbytes:,}; copy it again")
-        if checksum(data) != self.crc32c:
+        if f"{checksum(data):016x}" != self.xxh3:
             raise DatasetError(
                 f"{url}: its {self.nbytes:,} bytes are not those that were written; copy it again"
             )
@@ -71,7 +71,7 @@ class Shard:
 
     split: str
     samples: int
-    content: int
+    content: str
     """Checksum of keys and pixels (`shards.checksum.content_checksum`), whatever the format."""
     objects: tuple[StoredObject, ...]
 

@@ -167,7 +167,15 @@ def check_writable(folder: str) -> None:
         InputError: it cannot be created or written.
     """
     if not is_local(folder):
-        _filesystem(folder)
+        filesystem, _ = _filesystem(folder)
+        if urlsplit(folder).scheme == "s3":
+            probe_url = join(folder, f".treeline-{os.getpid()}")
+            try:
+                publish(probe_url, b"")
+                filesystem.rm_file(probe_url)
+            except OSError as error:
+                why = error.strerror or error
+                raise InputError(f"{folder}: cannot be written ({why}); choose another output") from error
         return
     path = local_path(folder).absolute()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())

@@ -85,8 +85,8 @@ def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]
         wrong = [name for name, value in found.items() if not _equal(row[name], value)]
         if wrong:
             yield f"{url}: chip {row['key']}: its {', '.join(wrong)} in the index is not what its pixels say"
-    checksums = np.array([row["crc32c"] for row in stated], np.uint32)
-    if content_checksum([row["key"] for row in stated], checksums) != shard.content:
+    checksums = np.array([row["xxh3"] for row in stated], np.uint64)
+    if f"{content_checksum([row['key'] for row in stated], checksums):016x}" != shard.content:
         yield f"{url}: keys and checksums in the index are not those of the manifest"
     if dataset.manifest.shard_format == "tar":
         yield from _of_tar(url, chips)

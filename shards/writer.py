@@ -215,8 +215,8 @@ class DatasetWriter:
         if split == "train":
             images = np.stack([chip.image_CHW for chip in chips])
             self._counts.add(images, np.stack([chip.height_HW for chip in chips]))
-        checksums = np.array([row["crc32c"] for row in rows], np.uint32)
-        content = content_checksum([chip.key for chip in chips], checksums)
+        checksums = np.array([row["xxh3"] for row in rows], np.uint64)
+        content = f"{content_checksum([chip.key for chip in chips], checksums):016x}"
         self._shards.append(Shard(split, len(chips), content, tuple(objects)))
 
     def _zarr_metadata(self) -> dict[str, bytes]:

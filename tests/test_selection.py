@@ -45,7 +45,7 @@ def made(rows: int = ROWS) -> pa.Table:
         "row": list(range(rows)),
         "height_mean": some((0.0, 1.5, 2.3, float("nan"))),
         "height_max": some((-0.0, 1.5, 2.3, 34.999, 35.0)),
-        "crc32c": some((0, 7, 2**32 - 1)),
+        "xxh3": some((0, 7, 2**32 - 1)),
     }
     columns = {
         field.name: pa.array(known.get(field.name, [None] * rows), field.type) for field in INDEX_SCHEMA
@@ -108,7 +108,7 @@ COMPARISONS = {
         ("height_max", -1.5),
         ("row", 100),
         ("row", 99.5),
-        ("crc32c", -1),
+        ("xxh3", -1),
         ("scene", "none has one"),
     ]
 }
@@ -117,8 +117,8 @@ PARTS: dict[str, Callable[[Row], Truth]] = {
     "2.3 == height_max": compared("height_max", eq, 2.3),
     "100 < row": compared("row", gt, 100),
     "2 <= height_max < 35": joined(True, compared("height_max", ge, 2), compared("height_max", lt, 35)),
-    "10 < row <= 20 != crc32c": joined(
-        True, compared("row", gt, 10), compared("row", le, 20), compared("crc32c", ne, 20)
+    "10 < row <= 20 != xxh3": joined(
+        True, compared("row", gt, 10), compared("row", le, 20), compared("xxh3", ne, 20)
     ),
     "height_mean < height_max": lambda row: (
         None
@@ -129,7 +129,7 @@ PARTS: dict[str, Callable[[Row], Truth]] = {
     "biome not in ['tundra']": negated(one_of("biome", ("tundra",))),
     "height_max in {0, 2.3}": one_of("height_max", (0, 2.3)),
     "row in (1, 2.5, 3, -4)": one_of("row", (1, 2.5, 3, -4)),
-    "crc32c not in (7, 8)": negated(one_of("crc32c", (7, 8))),
+    "xxh3 not in (7, 8)": negated(one_of("xxh3", (7, 8))),
     "sensor not in ()": negated(one_of("sensor", ())),
     "sensor is None": lambda row: row["sensor"] is None,
     "height_mean is not None": lambda row: plain(row, "height_mean") is not None,
