@@ -4,6 +4,7 @@
     python benchmarks/read_shards.py s3          # from an S3 server on loopback, beside plain parallel GETs
     python benchmarks/read_shards.py memory      # the peak of a reader of S3, beside the formula
     python benchmarks/read_shards.py start       # until the first shard is asked for, with 1,000,000 chips
+    python benchmarks/read_shards.py order       # how good the shuffle is, and what it keeps in use
 
 A run of a reader is `--epochs` epochs, from opening the dataset to the last batch: Treeline's holds one
 verification of every shard. Runs of different readers take turns; medians are printed.
@@ -37,9 +38,11 @@ from servers import environment_of, proxy, rclone_server  # noqa: E402
 from benchmarks.peers import PEERS, check, make_chips  # noqa: E402
 from shards.index import INDEX_SCHEMA  # noqa: E402
 from shards.manifest import INDEX, Manifest, Shard, StoredObject, json_bytes  # noqa: E402
+from shards.order import epoch_order  # noqa: E402
 from shards.reader import ChipReader, Dataset, ReadOptions, open_dataset  # noqa: E402
 from shards.s3 import client  # noqa: E402
 from shards.schema import Chip, Schema  # noqa: E402
+from shards.stream import Plan  # noqa: E402
 from shards.writer import DatasetWriter, SplitRule  # noqa: E402
 
 SCHEMA = Schema(("blue", "green", "red", "nir"))
@@ -288,6 +291,29 @@ def write_index_of_a_million(folder: Path) -> None:
     (folder / "dataset.json").write_bytes(json_bytes(manifest.to_json()))
 
 
+def benchmark_order(options: argparse.Namespace) -> None:
+    """428,464 chips in shards of 1024, as the first users have; batches of 64."""
+    shard_of_chip = np.arange(428_464) // 1024
+    correlations, distinct, largest, in_use, seconds = [], [], [], [], []
+    for epoch in range(options.repeats):
+        start = time.perf_counter()
+        order = epoch_order(shard_of_chip, 0, epoch)
+        seconds.append(time.perf_counter() - start)
+        met = shard_of_chip[order]
+        correlations.append(np.corrcoef(np.arange(order.size), order)[0, 1])
+        batches = met[: met.size // 64 * 64].reshape(-1, 64)
+        counts = [np.unique(batch, return_counts=True)[1] for batch in batches]
+        distinct += [found.size for found in counts]
+        largest += [found.max() / 64 for found in counts]
+        in_use.append(Plan.of(met, order).most_at_once())
+    print(f"\nthe order of 428,464 chips, {options.repeats} epochs, {statistics.median(seconds):.2f} s each")
+    print(f"rank correlation of stored and met place: {', '.join(f'{r:+.3f}' for r in correlations)}")
+    print(f"shards in a batch of 64: mean {np.mean(distinct):.1f}; most shards in use: {max(in_use)}")
+    print(
+        f"largest share of one shard: mean {np.mean(largest):.2f}, 99 % below {np.percentile(largest, 99):.2f}"
+    )
+
+
 def in_process(program: str, *arguments: str) -> list[float]:
     """What a fresh Python process prints as JSON."""
     command = [sys.executable, "-c", program, *arguments]
@@ -302,6 +328,7 @@ def main() -> None:
         "s3": benchmark_s3,
         "memory": benchmark_memory,
         "start": benchmark_start,
+        "order": benchmark_order,
     }
     parser.add_argument("parts", nargs="+", choices=parts)
     parser.add_argument("--chips", type=int, default=20_000)

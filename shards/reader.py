@@ -148,6 +148,12 @@ class Dataset:
             found = found[matching(table, where)[found]]
         return found[subset(found.size, limit)]
 
+    def troubles(self) -> list[str]:
+        """What did not go smoothly so far, one line each: requests made again, shards left out."""
+        retried = self.loader.fetcher.retried
+        lines = [f"made {count:,} requests again after {name}" for name, count in sorted(retried.items())]
+        return lines + [f"left out {name}: {reason}" for name, reason in self.bad_shards.items()]
+
     def chips_of_shard(self, number: int) -> Chips:
         """The chips of shard `number`, in its order."""
         return np.arange(self._first_chip[number], self._first_chip[number + 1])

@@ -9,6 +9,7 @@ Below <out>:
 """
 
 import json
+import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -81,6 +82,8 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
             total = config.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips"))
         fit(regressor, learning, config, advance, run.record if run else _unrecorded)
+    for trouble in dataset.troubles():
+        print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
 
 
 def open_for_training(config: TrainConfig) -> Dataset:
