@@ -309,9 +309,8 @@ def benchmark_order(options: argparse.Namespace) -> None:
     print(f"\nthe order of 428,464 chips, {options.repeats} epochs, {statistics.median(seconds):.2f} s each")
     print(f"rank correlation of stored and met place: {', '.join(f'{r:+.3f}' for r in correlations)}")
     print(f"shards in a batch of 64: mean {np.mean(distinct):.1f}; most shards in use: {max(in_use)}")
-    print(
-        f"largest share of one shard: mean {np.mean(largest):.2f}, 99 % below {np.percentile(largest, 99):.2f}"
-    )
+    share, most = np.mean(largest), np.percentile(largest, 99)
+    print(f"largest share of one shard: mean {share:.2f}, 99 % below {most:.2f}")
 
 
 def in_process(program: str, *arguments: str) -> list[float]:

@@ -204,7 +204,7 @@ def batches(sizes: list[int], constant_band: bool = False) -> list[Batch]:
         height_BHW = (0.002 * image_BCHW[:, 1] - 0.001 * image_BCHW[:, 2] + 1.5).astype(np.float32)
         height_BHW += generator.normal(0, 0.3, height_BHW.shape).astype(np.float32)
         height_BHW[generator.random(height_BHW.shape) < 0.1] = np.nan
-        made.append(Batch(np.arange(first, first + size), image_BCHW, height_BHW))
+        made.append(Batch(np.arange(first, first + size), np.empty((0, 0), np.uint8), image_BCHW, height_BHW))
         first += size
     return made
 
