@@ -124,7 +124,9 @@ class Arena:
 
     def gather(self, block_numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(rows, span): a copy of the `span` bytes that begin at each of these blocks, in filled places."""
-        assert self._filled[block_numbers * BLOCK // self.place_bytes].all(), "an empty place was asked for"
+        assert self._filled[block_numbers // (self.place_bytes // BLOCK)].all(), (
+            "an empty place was asked for"
+        )
         return self._blocks_BS[block_numbers]
 
     def _address(self, place: int) -> int:

@@ -60,6 +60,16 @@ class ShardLoader:
         """An arena with a place for every shard, for one reader."""
         return self._mapped or self._new_arena()
 
+    def is_mapped(self, number: int) -> bool:
+        """Whether shard `number` is a local tar that is mapped, was checked, and has not changed since."""
+        if self._mapped is None or not self._mapped.holds(number):
+            return False
+        stored = self._manifest.shards[number].objects[0]
+        try:
+            return self._versions.get(stored.name) == _version(stored, join(self._url, stored.name))
+        except (OSError, DatasetError):
+            return False  # loading it will say what is wrong
+
     def drop(self, arena: Arena, number: int) -> None:
         """Shard `number` is not needed any more."""
         if arena is not self._mapped:

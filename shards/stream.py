@@ -70,36 +70,39 @@ class RowStream:
         Raises:
             DatasetError: a shard cannot be had.
         """
-        plan, arena = self._plan, self._arena
-        whole = skipped is not None
+        plan, loader, arena = self._plan, self._loader, self._arena
         loading: dict[int, Future[None]] = {}
         asked = entered = left = start = 0
+        needed_at, gone_at = (np.searchsorted(places, ends).tolist() for places in (plan.first, plan.last))
         threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="treeline-shards")
         try:
-            for end in ends.tolist():
-                needed = int(np.searchsorted(plan.first, end))
-                while asked < min(max(needed, entered) + self._ahead, plan.shards.size):
-                    shard = int(plan.shards[asked])
-                    rows = np.unique(plan.rows.pop(shard))
-                    loading[shard] = threads.submit(self._loader.load, arena, shard, rows, whole)
+            for end, needed, gone in zip(ends.tolist(), needed_at, gone_at, strict=True):
+                for shard in plan.shards[asked : max(needed, entered) + self._ahead].tolist():
                     asked += 1
+                    if not loader.is_mapped(shard):
+                        rows = np.unique(plan.rows[shard])
+                        loading[shard] = threads.submit(loader.load, arena, shard, rows, skipped is not None)
                 for shard in plan.shards[entered:needed].tolist():
-                    try:
-                        loading.pop(shard).result()
-                    except DatasetError as error:
-                        if skipped is None:
-                            raise
-                        skipped[shard] = str(error)
-                        print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)
-                entered = needed
+                    _wait_for(loading.pop(shard, None), shard, skipped)
                 places = np.arange(start, end)
                 if skipped:
                     places = places[~np.isin(self._shard_of_chip[places], list(skipped))]
                 yield places, arena.gather(self._block_of_chip[places])
-                gone = int(np.searchsorted(plan.last, end))
                 for shard in plan.leaving[left:gone].tolist():
-                    self._loader.drop(arena, shard)
-                left, start = gone, end
+                    loader.drop(arena, shard)
+                entered, left, start = needed, gone, end
         finally:
             # Loads under way write to the arena: it must outlive them.
             threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _wait_for(load: Future[None] | None, shard: int, skipped: dict[int, str] | None) -> None:
+    """Until `load` (None: nothing was to be done) has ended; with `skipped`, a bad shard is noted there."""
+    try:
+        if load is not None:
+            load.result()
+    except DatasetError as error:
+        if skipped is None:
+            raise
+        skipped[shard] = str(error)
+        print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)

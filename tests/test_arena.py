@@ -208,6 +208,9 @@ class CountingLoader:
     def blocks_per_row(self) -> Chips:
         return np.full(self.shards, BLOCKS_PER_ROW)
 
+    def is_mapped(self, number: int) -> bool:
+        return False
+
     def load(self, arena: Arena, number: int, rows: Chips, whole: bool = False) -> None:
         with self._lock:
             self.loads[number] += 1
