@@ -108,7 +108,7 @@ class Arena:
     def fill(self, place: int, dense: bool = False) -> NDArray[np.uint8]:
         """Memory at `place` to be written to, all zeros; untouched pages cost nothing.
 
-        `dense`: most of it will be written, so large pages save time.
+        `dense`: all of it will be written, row by row, so that large pages save time.
         """
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE | _FIXED
         _mmap(self._address(place), self.place_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from shards.errors import DatasetError
 from shards.s3 import client
 
-PART_BYTES = 8 * 2**20
+PART_BYTES = 16 * 2**20
 """Larger pieces are fetched in parts of this size, side by side."""
 REQUESTS = 8
 """Requests under way at a time."""

@@ -127,7 +127,7 @@ class ShardLoader:
         stride = stride_of(shard.nbytes, shard.samples, self._manifest.schema)
         ranges = _ranges(rows, stride)
         whole = whole or sum(stop - start for start, stop in ranges) > WHOLE_SHARE * stored.nbytes
-        place = arena.fill(number, dense=whole)
+        place = arena.fill(number)
         if whole:
             self._fetch(stored, 0, place[: stored.nbytes])
             return

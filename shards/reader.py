@@ -42,7 +42,7 @@ from shards.storage import is_local, join
 from shards.stream import RowStream
 from shards.tar import arrays_of
 
-SHARDS_AHEAD = 2
+SHARDS_AHEAD = 3
 """Shards on their way beyond those that the present batch needs."""
 BATCHES_AHEAD = 0
 """A batch of 64 from shards in memory takes 0.2 ms: less than its way from another thread would cost."""

@@ -77,20 +77,24 @@ class RowStream:
         threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="treeline-shards")
         try:
             for end, needed, gone in zip(ends.tolist(), needed_at, gone_at, strict=True):
-                for shard in plan.shards[asked : max(needed, entered) + self._ahead].tolist():
-                    asked += 1
-                    if not loader.is_mapped(shard):
-                        rows = np.unique(plan.rows[shard])
-                        loading[shard] = threads.submit(loader.load, arena, shard, rows, skipped is not None)
-                for shard in plan.shards[entered:needed].tolist():
-                    _wait_for(loading.pop(shard, None), shard, skipped)
+                # Those ahead are asked for after those that are needed have come: the first batch is not
+                # kept waiting by shards for later ones.
+                for until in (needed, needed + self._ahead):
+                    for shard in plan.shards[asked:until].tolist():
+                        if not loader.is_mapped(shard):
+                            load = (arena, shard, np.unique(plan.rows[shard]), skipped is not None)
+                            loading[shard] = threads.submit(loader.load, *load)
+                    asked = max(asked, min(until, plan.shards.size))
+                    for shard in plan.shards[entered:needed].tolist():
+                        _wait_for(loading.pop(shard, None), shard, skipped)
+                    entered = needed
                 places = np.arange(start, end)
                 if skipped:
                     places = places[~np.isin(self._shard_of_chip[places], list(skipped))]
                 yield places, arena.gather(self._block_of_chip[places])
                 for shard in plan.leaving[left:gone].tolist():
                     loader.drop(arena, shard)
-                entered, left, start = needed, gone, end
+                left, start = gone, end
         finally:
             # Loads under way write to the arena: it must outlive them.
             threads.shutdown(wait=True, cancel_futures=True)
