@@ -6,8 +6,8 @@
     python benchmarks/read_shards.py start       # until the first shard is asked for, with 1,000,000 chips
     python benchmarks/read_shards.py order       # how good the shuffle is, and what it keeps in use
 
-A run of a reader is `--epochs` epochs, from opening the dataset to the last batch: Treeline's holds one
-verification of every shard. Runs of different readers take turns; medians are printed.
+A run of a reader is `--epochs` epochs (of the slow ones one), from opening the dataset to the last batch:
+Treeline's holds one verification of every shard. Runs of different readers take turns; medians are printed.
 """
 
 import argparse
@@ -183,10 +183,8 @@ def benchmark_s3(options: argparse.Namespace) -> None:
 
 MEASURE = """
 import json, sys
-import numpy as np
 from shards.reader import ReadOptions, open_dataset
 from shards.stream import Plan
-import shards.zarr
 def high(): return next(int(l.split()[1]) * 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))
 url, ahead = sys.argv[1], int(sys.argv[2])
 dataset = open_dataset(url, ReadOptions(shards_ahead=ahead))

@@ -15,7 +15,9 @@ import mmap
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +70,8 @@ class Arena:
         self.place_bytes = -(-max(place_bytes, span, 1) // _PLACE_BYTES) * _PLACE_BYTES
         self._size = max(places, 1) * self.place_bytes
         self._start = _mmap(None, self._size, _NO_ACCESS, self._reserved)
-        weakref.finalize(self, _libc.munmap, self._start, self._size)
+        # Not at exit: a thread may still be reading, and the system takes back everything anyway.
+        weakref.finalize(self, _libc.munmap, self._start, self._size).atexit = False
         # A place that is empty must never be touched: the process would be ended for it.
         self._filled = np.zeros(max(places, 1), bool)
         memory = (ctypes.c_uint8 * self._size).from_address(self._start)
@@ -88,8 +91,13 @@ class Arena:
         """Whether `place` is filled."""
         return bool(self._filled[place])
 
-    def map_file(self, place: int, path: Path) -> NDArray[np.uint8]:
+    def map_file(
+        self, place: int, path: Path, check: Callable[[NDArray[np.uint8]], Any] | None = None
+    ) -> NDArray[np.uint8]:
         """Map the file at `path` to `place`; returns its bytes, read-only.
+
+        `check` sees the bytes first: what it raises leaves the place as it was. A file must not be shortened
+        while it is mapped (the system ends processes that touch what is gone); replacing it does no harm.
 
         Raises:
             OSError: it cannot be mapped, or is larger than the place.
@@ -98,6 +106,8 @@ class Arena:
             size = os.fstat(file.fileno()).st_size
             if not 0 < size <= self.place_bytes:
                 raise OSError(f"{size:,} bytes do not fit")
+            if check is not None:
+                check(np.memmap(file, np.uint8, "r"))
             flags = mmap.MAP_PRIVATE | _FIXED | _POPULATE
             _mmap(self._address(place), size, mmap.PROT_READ, flags, file.fileno())
         self._filled[place] = True

@@ -3,7 +3,7 @@
 Most chips of a forest are either bare or of middling height; a regressor that meets them as they come has
 seen few tall trees. Weights say how often a chip is met, relative to the others:
 
-    weights = height_weights(height_p95, edges=(0, 2, 10, 35))
+    weights = height_weights(height_max, edges=(0, 2, 10, 35))
     times = times_met(weights, draws=weights.size, seed=0, epoch=3)
     chips = np.repeat(np.arange(times.size), times)
 """

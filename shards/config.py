@@ -34,7 +34,7 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Read everything, and compare everything with everything: exit code 1 and a list if anything is off."""
+    """Read everything, and compare all that is there twice: exit code 1 and a list if anything is off."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""

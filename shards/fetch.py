@@ -7,6 +7,7 @@ S3 is read from several threads with the client of `shards.s3`, other stores thr
     fetcher.retried                # Counter({"SlowDown": 2})
 """
 
+import os
 import random
 import threading
 import time
@@ -48,14 +49,18 @@ _TRANSIENT = (
 
 
 class Fetcher:
-    """Threads that fetch. One for a process is enough; safe to use from many threads."""
+    """Threads that fetch. Safe to use from many threads, and after a fork."""
 
     def __init__(self, requests: int = REQUESTS) -> None:
         self._requests = requests
-        self._threads = ThreadPoolExecutor(requests, thread_name_prefix="treeline-fetch")
-        self._lock = threading.Lock()
+        self._start()
         self.retried: Counter[str] = Counter()
         """Transient errors after which a request was made again, by name."""
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._threads = ThreadPoolExecutor(self._requests, thread_name_prefix="treeline-fetch")
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """End the threads."""
@@ -75,6 +80,8 @@ class Fetcher:
         Raises:
             DatasetError: they cannot be had; says which.
         """
+        if self._process != os.getpid():  # forked: threads do not come along
+            self._start()
         reading = [
             self._threads.submit(self._read_part, url, start + at, into[at : at + PART_BYTES])
             for start, into in pieces

@@ -10,6 +10,7 @@ What was fetched whole is checked against the shard's checksum, what was fetched
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from shards import zarr
 from shards.arena import Arena
 from shards.cache import DiskCache
-from shards.checksum import chip_checksum
+from shards.checksum import checksum, chip_checksum
 from shards.errors import DatasetError
 from shards.fetch import Fetcher
 from shards.manifest import Manifest, Shard, StoredObject
@@ -118,26 +119,35 @@ class ShardLoader:
             raise DatasetError(f"{url}: a shard of the dataset cannot be read ({error})") from error
 
     def _load_rows(self, arena: Arena, number: int, shard: Shard, rows: Chips, whole: bool) -> None:
+        """Map the rows of a tar, or fetch those that are needed."""
         stored, url = shard.objects[0], join(self._url, shard.name)
         if is_local(url):
             version = _version(stored, url)
             if not (arena.holds(number) and self._versions.get(stored.name) == version):
-                self._checked_once(stored, url, version, arena.map_file(number, local_path(url)))
-            return
+                # A reader that is using the shard keeps the old file's pages if the new one is bad.
+                check = partial(self._checked_once, stored, url, version)
+                arena.map_file(number, local_path(url), check)
+            return None
         stride = stride_of(shard.nbytes, shard.samples, self._manifest.schema)
         ranges = _ranges(rows, stride)
         whole = whole or sum(stop - start for start, stop in ranges) > WHOLE_SHARE * stored.nbytes
         place = arena.fill(number)
         if whole:
-            self._fetch(stored, 0, place[: stored.nbytes])
-            return
-        if self._cache is None:
-            self.fetcher.read_pieces(url, [(start, place[start:stop]) for start, stop in ranges])
-        else:
-            for start, stop in ranges:
-                self._fetch(stored, start, place[start:stop])
-        rows_BS = place[: shard.samples * stride].reshape(shard.samples, stride)
-        self._check_chips(number, rows, *arrays_of(rows_BS, self._manifest.schema))
+            return self._fetch(stored, 0, place[: stored.nbytes])
+        pieces = [(start, place[start:stop]) for start, stop in ranges]
+        arrays = arrays_of(
+            place[: shard.samples * stride].reshape(shard.samples, stride), self._manifest.schema
+        )
+        if self._cache is not None:
+            for start, into in pieces:
+                self._fetch(stored, start, into)
+            try:
+                return self._check_chips(number, rows, *arrays)
+            except DatasetError:  # what was kept is wrong, or what is stored
+                for start, into in pieces:
+                    self._cache.discard(_entry(url, stored, start, into.size))
+        self.fetcher.read_pieces(url, pieces)
+        return self._check_chips(number, rows, *arrays)
 
     def _decode_zarr(self, shard: Shard, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]) -> None:
         objects = {
@@ -176,7 +186,7 @@ class ShardLoader:
         self, stored: StoredObject, url: str, version: tuple[int, ...], data: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """`data`, a local file's bytes; checked unless that was done and the file was not written since."""
-        if self._check and self._versions.get(stored.name) != version:
+        if self._check and self._versions.pop(stored.name, None) != version:
             stored.check(url, data)
         self._versions[stored.name] = version
         return data
@@ -184,13 +194,20 @@ class ShardLoader:
     def _fetch(self, stored: StoredObject, start: int, into: NDArray[np.uint8]) -> None:
         """From the cache or from storage; a whole object is checked."""
         url, is_whole = join(self._url, stored.name), into.size == stored.nbytes
+
+        def get(buffer: NDArray[np.uint8]) -> None:
+            self.fetcher.read_into(url, start, buffer)
+            if self._check and is_whole:
+                stored.check(url, buffer)
+
         if self._cache is None:
-            self.fetcher.read_into(url, start, into)
-        else:
-            name = f"{url} {stored.xxh3} {start} {into.size}"
-            self._cache.fetch(name, into, lambda buffer: self.fetcher.read_into(url, start, buffer))
-        if self._check and is_whole:
-            stored.check(url, into)
+            return get(into)
+        name = _entry(url, stored, start, into.size)
+        kept = self._cache.fetch(name, into, get)
+        if kept and is_whole and self._check and f"{checksum(into):016x}" != stored.xxh3:
+            self._cache.discard(name)  # kept by a reader that did not check
+            get(into)
+        return None
 
     def _check_chips(
         self, number: int, rows: Chips, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]
@@ -202,6 +219,11 @@ class ShardLoader:
             if chip_checksum(image_BCHW[row], height_BHW[row]) != wanted:
                 url = join(self._url, self._manifest.shards[number].name)
                 raise DatasetError(f"{url}: chip {row} is not the one that was written; copy the shard again")
+
+
+def _entry(url: str, stored: StoredObject, start: int, size: int) -> str:
+    """What the cache calls these bytes: they never change."""
+    return f"{url} {stored.xxh3} {start} {size}"
 
 
 def _version(stored: StoredObject, url: str) -> tuple[int, ...]:

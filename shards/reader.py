@@ -9,10 +9,11 @@ for batch in reader.epoch():
 """
 
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from shards.errors import DatasetError, InputError
 from shards.index import INDEX_SCHEMA, read_table
 from shards.load import ShardLoader
 from shards.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest, read_json, read_manifest
+from shards.options import ReadOptions
 from shards.order import (
     Chips,
     RaggedEnd,
@@ -41,29 +43,6 @@ from shards.statistics import Statistics
 from shards.storage import is_local, join
 from shards.stream import RowStream
 from shards.tar import arrays_of
-
-SHARDS_AHEAD = 3
-"""Shards on their way beyond those that the present batch needs."""
-BATCHES_AHEAD = 0
-"""A batch of 64 from shards in memory takes 0.2 ms: less than its way from another thread would cost."""
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a dataset is read; none of it changes which bytes come."""
-
-    check: bool = True
-    """Whether checksums are verified."""
-    on_bad_shard: Literal["stop", "skip"] = "stop"
-    """"skip": leave out the chips of a shard that cannot be read or is damaged, and say so; on every rank
-    alike, for which each fetches its shards whole."""
-    cache: str = ""
-    """Local folder that keeps what was fetched; shared by the processes of a machine."""
-    cache_bytes: int = 100 * 10**9
-    """Size at which the cache drops what was used least recently."""
-    shards_ahead: int = SHARDS_AHEAD
-    batches_ahead: int = BATCHES_AHEAD
-    """Batches made by a thread before they are asked for; 0: none, shards alone are loaded ahead."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +68,10 @@ class Part:
     rank: int = 0
     world_size: int = 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} of {self.world_size}")
+
 
 class Dataset:
     """A dataset that is complete: its manifest was read."""
@@ -100,6 +83,7 @@ class Dataset:
         """What was skipped, by name, and why."""
         self._first_chip = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
         self._columns: dict[str, NDArray[Any]] = {}
+        self._columns_lock = threading.Lock()
         cache = DiskCache(options.cache, options.cache_bytes) if options.cache else None
         self.loader = ShardLoader(url, manifest, self._column, cache, options.check)
 
@@ -186,6 +170,8 @@ class Dataset:
         A part is empty where the last, short batch has fewer chips than there are ranks. Of a remote dataset
         at most (shards in use + `shards_ahead`) are held, of each the part that this rank needs.
         """
+        if batch_size < 1:
+            raise InputError(f"batches of {batch_size} chips: give 1 or more")
         self._say_if_bytes_are_shared(order, part)
         batches = self._batches(order, batch_size, part, seen, ragged)
         return ahead(batches, self.options.batches_ahead) if self.options.batches_ahead else batches
@@ -212,13 +198,15 @@ class Dataset:
         skipped: dict[int, str] | None = {} if self.options.on_bad_shard == "skip" else None
         ends = np.cumsum([len(chips) for chips in parts])
         for (start, batch), (places, rows_BS) in zip(batches, stream.pieces(ends, skipped), strict=True):
-            yield self._batch(mine[places], rows_BS, start, len(batch))
             for number, reason in (skipped or {}).items():
                 self.bad_shards[self.manifest.shards[number].name] = reason
+            yield self._batch(mine[places], rows_BS, start, len(batch))
 
     def _say_if_bytes_are_shared(self, order: Chips, part: Part) -> None:
+        if part.rank or part.world_size == 1 or is_local(self.url):
+            return
         streams = stream_count(np.sort(self.shard_of(order)))
-        if part.rank or is_local(self.url) or reads_alone(part.world_size, streams):
+        if reads_alone(part.world_size, streams):
             return
         print(
             f"treeline: {part.world_size} ranks do not divide the {streams} streams of these chips: "
@@ -232,9 +220,10 @@ class Dataset:
 
     def _column(self, name: str) -> NDArray[Any]:
         """A column of numbers of the index."""
-        if name not in self._columns:
-            self._columns[name] = self._index([name])[name].to_numpy()
-        return self._columns[name]
+        with self._columns_lock:
+            if name not in self._columns:
+                self._columns[name] = self._index([name])[name].to_numpy()
+            return self._columns[name]
 
     def _index(self, columns: list[str] | None) -> Any:
         table = read_table(join(self.url, INDEX), self.manifest.files[INDEX], columns)

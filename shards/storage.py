@@ -39,12 +39,12 @@ def stem_of(url: str) -> str:
 
 def is_local(url: str) -> bool:
     """Whether `url` names a place on this machine's file systems."""
-    return urlsplit(url).scheme in ("", "file")
+    return "://" not in url or url.startswith("file://")
 
 
 def local_path(url: str) -> Path:
     """The path that a local `url` names."""
-    return Path(urlsplit(url).path if url.startswith("file:") else url)
+    return Path(url.removeprefix("file://"))
 
 
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -136,10 +136,9 @@ def gdal_path(url: str) -> str:
     """What GDAL calls `url`: a path, or /vsis3/... for s3://..."""
     if is_local(url):
         return str(local_path(url))
-    parts = urlsplit(url)
-    if parts.scheme != "s3":
+    if not url.startswith("s3://"):
         raise InputError(f"{url}: rasters are read from local paths and s3:// only")
-    return f"/vsis3/{parts.netloc}{parts.path}"
+    return f"/vsis3/{url.removeprefix('s3://')}"
 
 
 def gdal_options(url: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`treeline verify`: reads everything a dataset holds, and compares everything with everything.
+"""`treeline verify`: reads everything a dataset holds, and compares all that is there twice.
 
 Files and shards with their checksums, pixels with the index and its facts of heights, names and origins in
 tars with the index, counts with the manifest, statistics with the pixels; and what is there beside them.
@@ -136,5 +136,6 @@ def _of_unlisted(dataset: Dataset) -> Iterator[str]:
     for name in find_files(dataset.url):
         # A folder of somebody else's tars may hold anything else besides; a tar without a chip is told.
         is_theirs = manifest.shard_format == "webdataset" and not name.endswith(".tar")
-        if name not in listed and not is_theirs:
+        is_hidden = name.rsplit("/", 1)[-1].startswith(".")  # what a desktop leaves in folders
+        if name not in listed and not (is_theirs or is_hidden):
             yield f"{join(dataset.url, name)}: is not listed in {MANIFEST}"

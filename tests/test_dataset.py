@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,22 @@ import pytest
 
 from shards.errors import DatasetError, InputError
 from shards.manifest import MANIFEST, SPLITS, read_manifest
+from shards.options import ReadOptions
 from shards.order import SHARD_WINDOW
 from shards.prefetch import ahead
 from shards.reader import Dataset, Part, open_dataset
 from shards.schema import Chip, Schema
-from shards.storage import check_writable, exists, expand, gdal_path, join, list_files, read_bytes, staged
+from shards.storage import (
+    check_writable,
+    exists,
+    expand,
+    gdal_path,
+    join,
+    list_files,
+    publish,
+    read_bytes,
+    staged,
+)
 from shards.writer import DatasetWriter, SplitRule
 
 
@@ -521,3 +534,77 @@ def test_a_folder_in_the_place_of_a_shard_is_an_error(copy: Path) -> None:
     shard.mkdir()
     with pytest.raises(DatasetError, match=shard.name):
         dataset.gather(np.array([0]))
+
+
+def test_a_shard_that_is_replaced_while_it_is_read_is_never_a_wrong_sample(
+    copy: Path, pairs_dataset: Any, tmp_path: Path
+) -> None:
+    dataset = open_dataset(str(copy))
+    chips = dataset.chips_of_shard(0)
+    batches = dataset.batches(chips, 1)
+    assert_chips_are_themselves(dataset, pairs_dataset, next(batches))
+    shard, bad = copy / dataset.manifest.shards[0].name, tmp_path / "bad"
+    data = bytearray(shard.read_bytes())
+    data[5_000] ^= 1
+    bad.write_bytes(data)
+    kept = shard.rename(tmp_path / "kept")
+    bad.rename(shard)
+    with pytest.raises(DatasetError, match=shard.name):
+        dataset.gather(chips)
+    for batch in batches:  # it goes on with the pages of the file that it began with
+        assert_chips_are_themselves(dataset, pairs_dataset, batch)
+    shard.unlink()
+    kept.rename(shard)
+    assert_chips_are_themselves(dataset, pairs_dataset, dataset.gather(chips))
+
+
+def test_what_was_fetched_damaged_is_not_kept(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], remote: str, tmp_path: Path
+) -> None:
+    written = write_dataset(join(remote, "set"), list(pairs_dataset.chips.values()))
+    options = ReadOptions(cache=str(tmp_path / "cache"))
+    url = join(written.url, written.manifest.shards[0].name)
+    whole, some = written.open().chips_of_shard(0), np.array([0, 1])
+    sound = read_bytes(url)
+    damaged = bytearray(sound)
+    damaged[3_000] ^= 1
+    for chips in (whole, some):
+        publish(url, damaged)
+        for read in (options, replace(options, check=False)):  # without checks it is kept, and found later
+            dataset = written.open(read)
+            if read.check:
+                with pytest.raises(DatasetError, match="copy"):
+                    dataset.gather(chips)
+            else:
+                dataset.gather(chips)
+        publish(url, sound)
+        assert_chips_are_themselves(written.open(), pairs_dataset, written.open(options).gather(chips))
+
+
+def test_a_forked_process_fetches_too(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], remote: str
+) -> None:
+    dataset = write_dataset(join(remote, "set"), list(pairs_dataset.chips.values())).open()
+    dataset.gather(np.array([0]))
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, dataset.gather(np.array([3])).height_BHW.tobytes()[:4000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == dataset.gather(np.array([3])).height_BHW.tobytes()[:4000]
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_sizes_and_ranks_that_cannot_be_are_refused(pairs_dataset: Any) -> None:
+    dataset = pairs_dataset.open()
+    for size in (0, -16):
+        with pytest.raises(InputError, match=f"batches of {size}"):
+            dataset.batches(dataset.chips("train"), size)
+    with pytest.raises(ValueError, match="rank 5 of 2"):
+        Part(5, 2)
+    with pytest.raises(InputError, match="trian"):
+        dataset.chips("trian")
+    with pytest.raises(InputError, match="limit -1"):
+        dataset.chips("train", limit=-1)

@@ -264,6 +264,15 @@ def test_image_and_height_are_turned_alike_each_chip_by_its_own_symmetry() -> No
     assert torch.equal(height_BHW, before[1])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
+def test_images_of_every_stored_type_are_turned(dtype: str) -> None:
+    image_BCHW = np.random.default_rng(0).integers(0, 255, (8, 2, 4, 4)).astype(dtype)
+    turned_BCHW, _ = apply_symmetries(torch.from_numpy(image_BCHW), torch.zeros(8, 4, 4), np.arange(8))
+    as_float = apply_symmetries(torch.from_numpy(image_BCHW.astype("f4")), torch.zeros(8, 4, 4), np.arange(8))
+    np.testing.assert_array_equal(turned_BCHW.numpy(), as_float[0].numpy().astype(dtype))
+    assert turned_BCHW.numpy().dtype == dtype
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 16, 20])
 def test_a_chip_is_turned_alike_whatever_the_number_of_ranks(world_size: int) -> None:
     """Ranks apply their part of the global batch's symmetries to their part of its chips."""

@@ -23,6 +23,9 @@ def apply_symmetries(
     image_BCHW: Tensor, height_BHW: Tensor, symmetries_B: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
     """Each chip's image and height, turned alike."""
+    if image_BCHW.dtype == torch.uint16:  # torch turns no uint16; turning only moves bytes
+        image_BCHW, height_BHW = apply_symmetries(image_BCHW.view(torch.int16), height_BHW, symmetries_B)
+        return image_BCHW.view(torch.uint16), height_BHW
     image_BCHW, height_BHW = image_BCHW.clone(), height_BHW.clone()
     for symmetry in range(1, SYMMETRIES):
         chosen = torch.from_numpy(np.flatnonzero(symmetries_B == symmetry))

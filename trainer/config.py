@@ -6,6 +6,8 @@ Precedence: the defaults below < --recipe < --config FILE < flags.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shards.options import ReadOptions
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -126,3 +128,15 @@ class EvaluateConfig:
     """Evaluate these chips only: an expression over the index, e.g. "sensor == 'WV03'"."""
     limit: int | None = None
     """Evaluate so many chips only."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
+    cache: str = ""
+    """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
+    cache_gigabytes: float = 100.0
+    """Size at which the cache drops what was used least recently."""
+
+
+def read_options(config: TrainConfig | EvaluateConfig) -> ReadOptions:
+    """How the dataset is read."""
+    cache_bytes = round(config.cache_gigabytes * 1e9)
+    return ReadOptions(on_bad_shard=config.on_bad_shard, cache=config.cache, cache_bytes=cache_bytes)

@@ -1,5 +1,6 @@
 """`treeline evaluate`: a regressor's scores on chips, beside those of the two baselines."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from shards.progress import progress
 from shards.reader import open_dataset
 from shards.storage import join, publish
 from trainer.checkpoint import Checkpoint, load_checkpoint
-from trainer.config import EvaluateConfig
+from trainer.config import EvaluateConfig, read_options
 from trainer.metrics import DENSITY_TOP_M, Metrics, Score
 
 REGRESSOR, LINEAR, MEAN = "regressor", "per-pixel linear regression", "training mean"
@@ -62,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     Raises:
         InputError: the split is empty, or its chips are not what the regressor was trained on.
     """
-    checkpoint, dataset = load_checkpoint(config.checkpoint), open_dataset(config.data)
+    checkpoint, dataset = load_checkpoint(config.checkpoint), open_dataset(config.data, read_options(config))
     trained_schema = checkpoint.regressor.schema
     if (dataset.schema.bands, dataset.schema.dtype) != (trained_schema.bands, trained_schema.dtype):
         raise InputError(
@@ -75,14 +76,18 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     scores = {name: Score.empty() for name in (REGRESSOR, LINEAR, MEAN)}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     regressor = checkpoint.regressor.to(device)
+    met = 0
     with progress("evaluate", chips.size, "chips") as advance:
         for batch in dataset.batches(chips, config.batch_size):
             predicted_BHW, valid_BHW = regressor.predict(torch.from_numpy(batch.image_BCHW).to(device))
             measured_BHW = np.where(valid_BHW.cpu().numpy(), batch.height_BHW, np.nan)
             scores[REGRESSOR].add(predicted_BHW.cpu().numpy(), measured_BHW)
             _add_baselines(scores, checkpoint, batch.image_BCHW, measured_BHW)
-            advance(len(batch.chips))
-    return Evaluation(scores, chips.size, config.checkpoint, config.data, config.split)
+            met += len(batch.chips)
+            advance(batch.size)
+    for trouble in dataset.troubles():
+        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    return Evaluation(scores, met, config.checkpoint, config.data, config.split)
 
 
 def write_evaluation(url: str, evaluation: Evaluation) -> None:

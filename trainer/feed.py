@@ -25,7 +25,10 @@ class Fed:
 
 
 def feed(batches: Iterable[Batch], schema: Schema, device: torch.device) -> Iterator[Fed]:
-    """The same batches on `device`, in the same order; on a GPU one transfer ahead of their use."""
+    """The same batches on `device`, in the same order; on a GPU one transfer ahead of their use.
+
+    What was trained on ends at `fed.batch.start + fed.batch.size`; a reader's own state may be a batch ahead.
+    """
     if device.type != "cuda":
         for batch in batches:
             yield _fed(batch, torch.from_numpy(batch.rows_BS).to(device), schema)

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from shards.errors import DatasetError
 from shards.order import Chips, rank_part
 from shards.progress import Advance
 from shards.reader import Batch, Dataset, Part
+from shards.schema import Schema
+from shards.tar import arrays_of, row_layout
 from trainer.augment import apply_symmetries, symmetries_of
 from trainer.config import TrainConfig
 from trainer.feed import Fed, feed
@@ -115,7 +118,11 @@ def _train_epoch(
             after_step.step()
         loss_sum, pixel_sum = loss_sum + loss_all, pixel_sum + pixels_all
         advance(batch.size, f"epoch {epoch + 1}, loss {float(loss_sum / pixel_sum):.3f}")
-    return float(loss_sum / pixel_sum.clamp(min=1))
+    if not pixel_sum:
+        raise DatasetError(
+            f"{learning.dataset.url}: epoch {epoch} met no pixel with a height; see its shards"
+        )
+    return float(loss_sum / pixel_sum)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,9 @@ def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: 
     """How good `regressor` is on `chips`: the same on every rank, summed over all."""
     regressor.eval()
     score, sums = Score.empty(), torch.zeros(2, dtype=torch.float64)
-    for fed in _batches(learning, chips, config.global_batch):
+    # In an epoch's order each byte is fetched by one rank; a score is a sum, whatever the order.
+    order = learning.dataset.epoch(chips, config.seed, 0)
+    for fed in _batches(learning, order, config.global_batch):
         height_BHW = fed.height_BHW
         with torch.inference_mode():
             predicted_BHW, valid_BHW = regressor(fed.image_BCHW)
@@ -149,22 +158,26 @@ def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: 
 def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[Fed]:
     """This rank's part of each global batch, on its device.
 
-    A rank whose part of the last, short batch is empty gets a chip without heights: it takes part in every
-    collective operation, and adds nothing.
+    A rank whose part is empty (of the last, short batch, or for a shard that was left out) gets a chip
+    without heights: it takes part in every collective operation, and adds nothing to loss and gradients.
     """
     dataset, ranks = learning.dataset, learning.ranks
     batches = dataset.batches(order, batch_size, Part(ranks.rank, ranks.world_size))
-    return feed(
-        (batch if batch.chips.size else _unmeasured(learning, batch) for batch in batches),
-        dataset.schema,
-        ranks.device,
-    )
+    return feed(_never_empty(batches, dataset.schema), dataset.schema, ranks.device)
 
 
-def _unmeasured(learning: Learning, batch: Batch) -> Batch:
-    stand_in = learning.dataset.gather(learning.train_chips[:1])
-    stand_in.height_BHW[:] = np.nan
-    return replace(stand_in, start=batch.start, size=batch.size)
+def _never_empty(batches: Iterator[Batch], schema: Schema) -> Iterator[Batch]:
+    """The batches, an empty one as a chip that was met before, without heights."""
+    rows_1S = np.zeros((1, row_layout(schema).span), np.uint8)
+    for batch in batches:
+        if batch.chips.size:
+            rows_1S = batch.rows_BS[:1]
+            yield batch
+        else:
+            stand_in_1S = rows_1S.copy()
+            image_BCHW, height_BHW = arrays_of(stand_in_1S, schema)
+            height_BHW[:] = np.nan
+            yield replace(batch, rows_BS=stand_in_1S, image_BCHW=image_BCHW, height_BHW=height_BHW)
 
 
 def _parameter_groups(regressor: Regressor, config: TrainConfig) -> list[dict[str, Any]]:

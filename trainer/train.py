@@ -23,12 +23,12 @@ import shards
 from shards.errors import InputError
 from shards.order import subset
 from shards.progress import Advance, progress
-from shards.reader import Dataset, ReadOptions, open_dataset
+from shards.reader import Dataset, open_dataset
 from shards.storage import check_writable, exists, is_local, join, local_path, publish, publish_folder
 from trainer.backbone import new_backbone
 from trainer.baselines import Baselines, fit_baselines
 from trainer.checkpoint import Checkpoint
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, read_options
 from trainer.loop import Learning, fit
 from trainer.model import DecoderConfig, Regressor
 from trainer.ranks import Ranks
@@ -45,13 +45,17 @@ def check(config: TrainConfig) -> Dataset:
     Raises:
         InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
     """
+    for name, least in (("global_batch", 1), ("epochs", 1), ("seed", 0)):
+        if getattr(config, name) < least:
+            option = "--batch-size" if name == "global_batch" else f"--{name}"
+            raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
     dataset = open_for_training(config)
     dataset.schema.band_positions(config.bands)
     if not dataset.manifest.samples("train"):
         raise InputError(f"{config.data}: no chip is in the training split; ingest with a lower --val-share")
     chips = dataset.chips("train", config.limit, config.where)
     if not chips.size:
-        chosen = f"--limit {config.limit}" if config.limit == 0 else f"--where {config.where!r}"
+        chosen = f"--where {config.where!r}" if config.where else f"--limit {config.limit}"
         raise InputError(f"{config.data}: {chosen} leaves no training chip; choose more")
     if config.balance_heights:
         dataset.height_weights(chips, config.balance_heights)
@@ -88,11 +92,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
 
 def open_for_training(config: TrainConfig) -> Dataset:
     """The dataset, read as the options say."""
-    cache_bytes = round(config.cache_gigabytes * 1e9)
-    return open_dataset(
-        config.data,
-        ReadOptions(on_bad_shard=config.on_bad_shard, cache=config.cache, cache_bytes=cache_bytes),
-    )
+    return open_dataset(config.data, read_options(config))
 
 
 def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:
