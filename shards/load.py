@@ -54,8 +54,8 @@ class ShardLoader:
         self._first_chip = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
         self._versions: dict[str, tuple[int, ...]] = {}
         # Mapped files are the system's to keep or drop: they stay mapped, and a second epoch finds them so.
-        self._stays_mapped = manifest.shard_format == "tar" and is_local(url)
-        self._mapped = self._new_arena() if self._stays_mapped else None
+        is_mapped = manifest.shard_format == "tar" and is_local(url)
+        self._mapped = self._new_arena() if is_mapped else None
 
     def arena(self) -> Arena:
         """An arena with a place for every shard, for one reader."""

@@ -1,8 +1,8 @@
 """S3 through boto3, as the file system that fsspec asks for. Credentials, region, endpoint and profile come
 from the standard environment and files (AWS_*, ~/.aws), and from there alone.
 
-boto3 was chosen by measurement: fetching objects of 53 MB, four at a time, in one run on one machine, it had
-628 MB/s from rclone and 1,003 from moto, obstore 602 and 634, s3fs 128 and 251. It also accepts servers that
+boto3 was chosen by measurement (docs/benchmarks.md): fetching objects of 54 MB, four at a time, it had
+704 MB/s from rclone and 1,300 from moto, obstore 512 and 734, s3fs 314 and 320. It also accepts servers that
 answer a ranged request with status 200, which obstore refuses, and lists without remembering what it saw.
 """
 

@@ -156,8 +156,6 @@ def rclone_server(folder: Path, etags: bool = True) -> Iterator[S3Server]:
                 "--auth-key": ",".join(keys),
                 "--config": str(config),
                 "--cache-dir": own,
-                # A file that a test puts into the folder is seen at once; the default is five minutes.
-                "--dir-cache-time": "5m",
                 "--etag-hash": "MD5" if etags else "",
                 # A ranged GET is not held back in the hope that the bytes before it are asked for as well.
                 "--vfs-read-wait": "0s",
