@@ -226,7 +226,7 @@ reader = ChipReader(dataset, chips, 64, weights=weights)
 order = reader.order(0)
 from shards.stream import Plan
 shard = dataset.shard_of(order)
-Plan.of(shard, order - dataset._first_chip[shard])
+Plan.of(shard, order - dataset.manifest.first_chip[shard])
 print(json.dumps([imported - start, time.perf_counter() - imported, high(), int(order.size)]))
 """
 

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -42,6 +44,7 @@ def boto3_get() -> Get:
 
 def obstore_get() -> Get:
     import obstore
+    import obstore.exceptions
     from obstore.store import S3Store
 
     options: dict[str, Any] = {"client_options": {"allow_http": True}, "retry_config": {"max_retries": 0}}
@@ -50,7 +53,10 @@ def obstore_get() -> Get:
     def get(key: str, end: int | None) -> bytes:
         if end is None:
             return bytes(obstore.get(store, key).bytes())
-        return bytes(obstore.get_range(store, key, start=0, end=end))
+        try:
+            return bytes(obstore.get_range(store, key, start=0, end=end))
+        except obstore.exceptions.BaseError as error:
+            raise OSError(f"{key}: {error}") from error
 
     return get
 
@@ -97,8 +103,8 @@ def measure(server: str, keys: list[str], content: bytes, repeats: int) -> None:
     for name, get in gets.items():
         try:
             ranges = "ranges work" if get(keys[0], 1000) == content[:1000] else "ranges give other bytes"
-        except Exception as error:  # noqa: BLE001 - any refusal is the finding
-            ranges = f"ranges fail ({type(error).__name__})"
+        except (OSError, botocore.exceptions.ClientError) as error:
+            ranges = f"ranges fail ({type(error.__cause__ or error).__name__})"
         one, four = (statistics.median(rates[name, at_a_time]) for at_a_time in (1, 4))
         version = metadata.version(name)
         print(f"{server:8}{name} {version:12} one {one:6.0f} MB/s, four at a time {four:6.0f} MB/s, {ranges}")

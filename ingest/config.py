@@ -74,7 +74,7 @@ class ScenesConfig:
 class TarsConfig:
     """WebDataset tars, as they are -> a dataset: an index, statistics and a manifest are written beside them.
 
-    The tars are read once and stay as they are. `treeline convert` makes faster or smaller shards of them.
+    The tars stay as they are. `treeline convert` makes faster or smaller shards of them.
     """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]

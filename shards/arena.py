@@ -16,6 +16,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from ctypes import c_int, c_longlong, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -33,37 +34,28 @@ _POPULATE = 0x8000 if sys.platform == "linux" else 0
 """Page tables are filled at once (Linux): 12,800 faults a shard fewer, outside Python's lock."""
 _MAY_MOVE, _FIXED_TARGET = 1, 2
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
-_FAILED = ctypes.c_void_p(-1).value
+_FAILED = c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_longlong,
-)
+_libc.mmap.restype = c_void_p
+_libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_longlong)
+_libc.munmap.argtypes = (c_void_p, c_size_t)
+_libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
 if sys.platform == "linux":
-    _libc.mremap.restype = ctypes.c_void_p
-    _libc.mremap.argtypes = (
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_void_p,
-    )
-_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    _libc.mremap.restype = c_void_p
+    _libc.mremap.argtypes = (c_void_p, c_size_t, c_size_t, c_int, c_void_p)
 
 
 def _mmap(address: int | None, size: int, protection: int, flags: int, file: int = -1) -> int:
-    found = _libc.mmap(address, size, protection, flags, file, 0)
-    if found == _FAILED:
+    return _mapped(_libc.mmap(address, size, protection, flags, file, 0), size)
+
+
+def _mapped(address: Any, size: int) -> int:
+    """`address`, unless the system call that gave it has failed."""
+    if address == _FAILED:
         error = ctypes.get_errno()
         raise OSError(error, f"{os.strerror(error)} (mapping {size:,} bytes)")
-    return int(found)
+    return int(address)
 
 
 def _bytes_at(address: int, size: int) -> NDArray[np.uint8]:
@@ -76,9 +68,7 @@ def _bytes_at(address: int, size: int) -> NDArray[np.uint8]:
 def _move(address: int, target: int, size: int, file: int) -> None:
     """The mapping of `file` at `address`, to `target`, in the place of what is there."""
     if sys.platform == "linux":  # with its page tables
-        if _libc.mremap(address, size, size, _MAY_MOVE | _FIXED_TARGET, target) == _FAILED:
-            error = ctypes.get_errno()
-            raise OSError(error, f"{os.strerror(error)} (moving {size:,} bytes)")
+        _mapped(_libc.mremap(address, size, size, _MAY_MOVE | _FIXED_TARGET, target), size)
     else:
         _mmap(target, size, mmap.PROT_READ, mmap.MAP_PRIVATE | _FIXED, file)
         _libc.munmap(address, size)

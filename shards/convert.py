@@ -13,7 +13,7 @@ from shards.key import MAX_KEY, is_valid
 from shards.manifest import SPLITS, Manifest
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
-from shards.schema import Chip
+from shards.schema import ORIGIN, Chip
 from shards.writer import SHARD_CHIPS, DatasetWriter, SplitRule
 
 
@@ -65,8 +65,7 @@ def chips_of_shard(dataset: Dataset, number: int) -> Iterator[Chip]:
     """The chips of a shard with all that is known of them, in their order."""
     numbers = dataset.chips_of_shard(number)
     batch = dataset.gather(numbers)
-    names = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs")
-    rows = dataset.index.select(names).slice(int(numbers[0]), len(numbers)).to_pylist()
+    rows = dataset.index.select(ORIGIN).slice(int(numbers[0]), len(numbers)).to_pylist()
     for place, row in enumerate(rows):
         yield Chip(image_CHW=batch.image_BCHW[place], height_HW=batch.height_BHW[place], **row)
 

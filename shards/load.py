@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shards import zarr
 from shards.arena import Arena
 from shards.cache import DiskCache
-from shards.checksum import checksum, chip_checksum
+from shards.checksum import chip_checksum
 from shards.errors import DatasetError
 from shards.fetch import Fetcher
 from shards.manifest import Manifest, Shard, StoredObject
@@ -51,7 +51,6 @@ class ShardLoader:
         self._cache, self._check = cache, check
         self._layout = row_layout(manifest.schema)
         self.fetcher = Fetcher()
-        self._first_chip = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
         self._versions: dict[str, tuple[int, ...]] = {}
         # Mapped files are the system's to keep or drop: they stay mapped, and a second epoch finds them so.
         is_mapped = manifest.shard_format == "tar" and is_local(url)
@@ -87,15 +86,9 @@ class ShardLoader:
         """(shards,): a row's length in blocks of 512 bytes, as it will be in an arena."""
         if self._manifest.shard_format != "tar":
             return np.full(len(self._manifest.shards), self._layout.span // BLOCK)
-        return (
-            np.array(
-                [
-                    stride_of(shard.nbytes, shard.samples, self._manifest.schema)
-                    for shard in self._manifest.shards
-                ]
-            ).astype(np.int64)
-            // BLOCK
-        )
+        schema, shards = self._manifest.schema, self._manifest.shards
+        strides = [stride_of(shard.nbytes, shard.samples, schema) for shard in shards]
+        return np.array(strides, np.int64) // BLOCK
 
     def load(self, arena: Arena, number: int, rows: Chips, whole: bool = False) -> None:
         """Bring `rows` (ascending) of shard `number` to its place in `arena`, perhaps more if not `whole`.
@@ -163,7 +156,7 @@ class ShardLoader:
         self, number: int, shard: Shard, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]
     ) -> None:
         data = self._object(shard.objects[0])
-        first, url = self._first_chip[number], join(self._url, shard.name)
+        first, url = self._manifest.first_chip[number], join(self._url, shard.name)
         for row in range(shard.samples):
             for name, array_BX in (("image_at", image_BCHW), ("height_at", height_BHW)):
                 start = int(self._column(name)[first + row])
@@ -204,7 +197,7 @@ class ShardLoader:
             return get(into)
         name = _entry(url, stored, start, into.size)
         kept = self._cache.fetch(name, into, get)
-        if kept and is_whole and self._check and f"{checksum(into):016x}" != stored.xxh3:
+        if kept and is_whole and self._check and not stored.is_of(into):
             self._cache.discard(name)  # kept by a reader that did not check
             get(into)
         return None
@@ -214,7 +207,7 @@ class ShardLoader:
     ) -> None:
         if not self._check:
             return
-        expected = self._column("xxh3")[self._first_chip[number] + rows]
+        expected = self._column("xxh3")[self._manifest.first_chip[number] + rows]
         for row, wanted in zip(rows, expected, strict=True):
             if chip_checksum(image_BCHW[row], height_BHW[row]) != wanted:
                 url = join(self._url, self._manifest.shards[number].name)

@@ -12,12 +12,13 @@ The manifest has a checksum of itself, of every file and of every shard; the ind
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.checksum import checksum
+from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError
 from shards.schema import Schema
 from shards.storage import exists, join, publish, read_bytes
@@ -49,7 +50,11 @@ class StoredObject:
     @classmethod
     def of(cls, name: str, data: bytes) -> "StoredObject":
         """What is known of `data`, to be stored as `name`."""
-        return cls(name, len(data), f"{checksum(data):016x}")
+        return cls(name, len(data), hexadecimal(data))
+
+    def is_of(self, data: bytes | NDArray[np.uint8]) -> bool:
+        """Whether `data`, of the right size, are this object's bytes."""
+        return hexadecimal(data) == self.xxh3
 
     def check(self, url: str, data: bytes | NDArray[np.uint8]) -> None:
         """Refuse `data`, read from `url`, if it is not this object.
@@ -59,7 +64,7 @@ class StoredObject:
         """
         if len(data) != self.nbytes:
             raise DatasetError(f"{url}: {len(data):,} bytes instead of {self.nbytes:,}; copy it again")
-        if f"{checksum(data):016x}" != self.xxh3:
+        if not self.is_of(data):
             raise DatasetError(
                 f"{url}: its {self.nbytes:,} bytes are not those that were written; copy it again"
             )
@@ -109,6 +114,11 @@ class Manifest:
     def shards_of(self, split: str) -> tuple[Shard, ...]:
         """The shards of "train" or "val", or of both ("all"), in order."""
         return tuple(shard for shard in self.shards if split in (shard.split, "all"))
+
+    @cached_property
+    def first_chip(self) -> NDArray[np.int64]:
+        """(shards + 1,): the number of each shard's first chip, and of all chips."""
+        return np.cumsum([0, *(shard.samples for shard in self.shards)])
 
     @property
     def fingerprint(self) -> str:

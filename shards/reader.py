@@ -81,7 +81,6 @@ class Dataset:
         self.options = options
         self.bad_shards: dict[str, str] = {}
         """What was skipped, by name, and why."""
-        self._first_chip = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
         self._columns: dict[str, NDArray[Any]] = {}
         self._columns_lock = threading.Lock()
         cache = DiskCache(options.cache, options.cache_bytes) if options.cache else None
@@ -123,7 +122,7 @@ class Dataset:
             raise InputError(f"limit {limit}: give a number of chips, 0 or more")
         numbers = [
             np.arange(first, first + shard.samples)
-            for first, shard in zip(self._first_chip, self.manifest.shards, strict=False)
+            for first, shard in zip(self.manifest.first_chip, self.manifest.shards, strict=False)
             if split in (shard.split, "all")
         ]
         found = np.concatenate([np.arange(0), *numbers])
@@ -140,7 +139,7 @@ class Dataset:
 
     def chips_of_shard(self, number: int) -> Chips:
         """The chips of shard `number`, in its order."""
-        return np.arange(self._first_chip[number], self._first_chip[number + 1])
+        return np.arange(self.manifest.first_chip[number], self.manifest.first_chip[number + 1])
 
     def epoch(self, chips: Chips, seed: int, epoch: int, weights: NDArray[np.float64] | None = None) -> Chips:
         """`chips` in the order in which `epoch` meets them: each once, or as often as its weight says."""
@@ -155,7 +154,7 @@ class Dataset:
 
     def shard_of(self, chips: Chips) -> Chips:
         """The number of the shard that holds each chip."""
-        return np.searchsorted(self._first_chip, chips, side="right") - 1
+        return np.searchsorted(self.manifest.first_chip, chips, side="right") - 1
 
     def batches(
         self,
@@ -182,10 +181,13 @@ class Dataset:
         Raises:
             DatasetError: a shard's bytes are not those that were written.
         """
-        shard = self.shard_of(chips)
-        stream = RowStream(self.loader, shard, chips - self._first_chip[shard], self.options.shards_ahead)
-        _, rows_BS = next(stream.pieces(np.array([len(chips)]), None))
+        _, rows_BS = next(self._stream(chips).pieces(np.array([len(chips)]), None))
         return self._batch(chips, rows_BS, 0, len(chips))
+
+    def _stream(self, chips: Chips) -> RowStream:
+        shard = self.shard_of(chips)
+        row = chips - self.manifest.first_chip[shard]
+        return RowStream(self.loader, shard, row, self.options.shards_ahead)
 
     def _batches(
         self, order: Chips, batch_size: int, part: Part, seen: int, ragged: RaggedEnd
@@ -193,8 +195,7 @@ class Dataset:
         batches = list(global_batches(order, batch_size, seen, ragged))
         parts = [rank_part(batch, start, part.rank, part.world_size) for start, batch in batches]
         mine = np.concatenate([order[:0], *parts])
-        shard = self.shard_of(mine)
-        stream = RowStream(self.loader, shard, mine - self._first_chip[shard], self.options.shards_ahead)
+        stream = self._stream(mine)
         skipped: dict[int, str] | None = {} if self.options.on_bad_shard == "skip" else None
         ends = np.cumsum([len(chips) for chips in parts])
         for (start, batch), (places, rows_BS) in zip(batches, stream.pieces(ends, skipped), strict=True):
@@ -227,9 +228,9 @@ class Dataset:
 
     def _index(self, columns: list[str] | None) -> Any:
         table = read_table(join(self.url, INDEX), self.manifest.files[INDEX], columns)
-        if table.num_rows != self._first_chip[-1]:
+        if table.num_rows != self.manifest.first_chip[-1]:
             url = join(self.url, INDEX)
-            raise DatasetError(f"{url}: {table.num_rows:,} rows for {self._first_chip[-1]:,} chips")
+            raise DatasetError(f"{url}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips")
         return table
 
 

@@ -71,8 +71,7 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Name, size and type ("file" or "directory") of what is at `path`."""
-        path = str(self._strip_protocol(path))
-        bucket, _, key = path.partition("/")
+        path, bucket, key = self._place(path)
         if key:
             try:
                 head = self._call("head_object", path, Bucket=bucket, Key=key)
@@ -87,7 +86,6 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
         """What is directly below `path`."""
-        path = str(self._strip_protocol(path))
         found = self._list(path, "/")
         if not found and (alone := self.info(path))["type"] == "file":
             found = [alone]
@@ -97,13 +95,12 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         """All files below `path`, sorted, with one listing."""
         if maxdepth is not None or withdirs:
             return super().find(path, maxdepth, withdirs, **options)
-        found = {item["name"]: item for item in self._list(str(self._strip_protocol(path)), "")}
+        found = {item["name"]: item for item in self._list(path, "")}
         return found if options.get("detail") else sorted(found)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         """The object's bytes, or those from `start` to before `end`."""
-        path = str(self._strip_protocol(path))
-        bucket, _, key = path.partition("/")
+        path, bucket, key = self._place(path)
         part = {} if start is None or end is None else {"Range": f"bytes={start}-{end - 1}"}
         # The client's own tries end with the answer's head: those of the body are made here.
         for attempt in range(self.attempts):
@@ -117,8 +114,7 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     def put_file(self, lpath: str, rpath: str, *args: Any, **options: Any) -> None:
         """Upload a local file; large ones in parts. The object appears when all of it is there."""
-        path = str(self._strip_protocol(rpath))
-        bucket, _, key = path.partition("/")
+        path, bucket, key = self._place(rpath)
         try:
             boto3.s3.transfer.S3Transfer(self._client).upload_file(os.fspath(lpath), bucket, key)
         except (boto3.exceptions.Boto3Error, *_ERRORS) as error:
@@ -128,15 +124,20 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     def rm_file(self, path: str) -> None:
         """Delete the object."""
-        path = str(self._strip_protocol(path))
-        bucket, _, key = path.partition("/")
+        path, bucket, key = self._place(path)
         self._call("delete_object", path, Bucket=bucket, Key=key)
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         raise NotImplementedError("objects are read and written whole, or in ranges")
 
-    def _list(self, path: str, delimiter: str) -> list[dict[str, Any]]:
+    def _place(self, path: str) -> tuple[str, str, str]:
+        """`path` without s3://, its bucket and its key."""
+        path = str(self._strip_protocol(path))
         bucket, _, key = path.partition("/")
+        return path, bucket, key
+
+    def _list(self, path: str, delimiter: str) -> list[dict[str, Any]]:
+        path, bucket, key = self._place(path)
         found: list[dict[str, Any]] = []
         options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": delimiter}
         while True:

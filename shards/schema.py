@@ -12,6 +12,10 @@ EXACT_DTYPES = ("uint8", "int16", "uint16")
 """Stored pixel types whose values can all be counted, so that statistics are exact."""
 
 
+ORIGIN = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs")
+"""What is known of a chip besides its pixels: in the json of a tar, and in the index."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """The shape and meaning of every chip of a dataset."""
@@ -92,5 +96,4 @@ class Chip:
 
     def origin(self) -> dict[str, Any]:
         """All but the pixels, as plain values."""
-        names = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ORIGIN}

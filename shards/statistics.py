@@ -11,13 +11,14 @@ pass over the data. Heights are counted in centimetres.
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.schema import Schema
+from shards.schema import Chip, Schema
 
 PERCENTILES = (1, 2, 5, 25, 50, 75, 90, 95, 98, 99)
 CLAMP_DEVIATIONS = 3.0
@@ -55,6 +56,11 @@ class Counts:
         centimetres = np.rint(height_NHW[np.isfinite(height_NHW)].astype(np.float64) * CENTIMETRES)
         clipped = np.clip(centimetres, HEIGHT_LEVELS[0], HEIGHT_LEVELS[-1]).astype(np.int64)
         self.heights_L[:] += np.bincount(clipped - HEIGHT_LEVELS[0], minlength=HEIGHT_LEVELS.size)
+
+    def add_chips(self, chips: Sequence[Chip]) -> None:
+        """Count the pixels of `chips`."""
+        images_NCHW = np.stack([chip.image_CHW for chip in chips])
+        self.add(images_NCHW, np.stack([chip.height_HW for chip in chips]))
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(self.pixels_CL + other.pixels_CL, self.heights_L + other.heights_L)

@@ -15,23 +15,16 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from pixels import assert_chips_are_themselves
 
 from shards.config import ConvertConfig, VerifyConfig
 from shards.convert import convert
 from shards.errors import DatasetError, InputError
 from shards.manifest import FILES, MANIFEST
-from shards.reader import ChipReader, Dataset, Part, ReadOptions, open_dataset
+from shards.reader import ChipReader, Part, ReadOptions, open_dataset
 from shards.state import ReaderState
 from shards.storage import find_files, join, publish, read_bytes
 from shards.verify import verify
-
-
-def assert_own_pixels(written: Any, dataset: Dataset, batch: Any) -> None:
-    keys = dataset.index["key"].to_pylist()
-    for number, image_CHW, height_HW in zip(batch.chips, batch.image_BCHW, batch.height_BHW, strict=True):
-        chip = written.chips[keys[number]]
-        np.testing.assert_array_equal(image_CHW, chip.image_CHW)
-        np.testing.assert_array_equal(height_HW, chip.height_HW)
 
 
 @pytest.mark.parametrize("shard_format", ["tar", "zarr"])
@@ -53,7 +46,7 @@ class TestContract:
             for rank in range(world_size):
                 reader = ChipReader(dataset, chips, 16, seed=3, part=Part(rank, world_size))
                 for batch in reader.epoch():
-                    assert_own_pixels(written, dataset, batch)
+                    assert_chips_are_themselves(dataset, written, batch)
                     met += batch.chips.tolist()
             assert sorted(met) == chips.tolist()
 
@@ -88,7 +81,7 @@ class TestContract:
         chips = np.array([50, 3, 3, 17, 41])
         batch = dataset.gather(chips)
         np.testing.assert_array_equal(batch.chips, chips)
-        assert_own_pixels(written, dataset, batch)
+        assert_chips_are_themselves(dataset, written, batch)
 
     @pytest.mark.parametrize("damage", ["flip", "cut", "swap", "missing"])
     def test_a_damaged_shard_is_an_error_that_names_it(self, written: Any, damage: str) -> None:
@@ -131,7 +124,7 @@ class TestContract:
                 parts = list(dataset.batches(chips, 8, Part(rank, world_size)))
                 batches.add(len(parts))
                 for batch in parts:
-                    assert_own_pixels(written, dataset, batch)
+                    assert_chips_are_themselves(dataset, written, batch)
                     met += batch.chips.tolist()
             assert sorted(met) == expected
             assert len(batches) == 1, "every rank has as many batches"

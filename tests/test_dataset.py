@@ -23,13 +23,14 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from pixels import assert_chips_are_themselves
 
 from shards.errors import DatasetError, InputError
 from shards.manifest import MANIFEST, SPLITS, read_manifest
 from shards.options import ReadOptions
 from shards.order import SHARD_WINDOW
 from shards.prefetch import ahead
-from shards.reader import Dataset, Part, open_dataset
+from shards.reader import Part, open_dataset
 from shards.schema import Chip, Schema
 from shards.storage import (
     check_writable,
@@ -43,14 +44,6 @@ from shards.storage import (
     staged,
 )
 from shards.writer import DatasetWriter, SplitRule
-
-
-def assert_chips_are_themselves(dataset: Dataset, written: Any, batch: Any) -> None:
-    keys = dataset.index["key"].to_pylist()
-    for number, image_CHW, height_HW in zip(batch.chips, batch.image_BCHW, batch.height_BHW, strict=True):
-        chip = written.chips[keys[number]]
-        np.testing.assert_array_equal(image_CHW, chip.image_CHW)
-        np.testing.assert_array_equal(height_HW, chip.height_HW)
 
 
 @pytest.fixture

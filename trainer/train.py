@@ -49,7 +49,7 @@ def check(config: TrainConfig) -> Dataset:
         if getattr(config, name) < least:
             option = "--batch-size" if name == "global_batch" else f"--{name}"
             raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
-    dataset = open_for_training(config)
+    dataset = open_dataset(config.data, read_options(config))
     dataset.schema.band_positions(config.bands)
     if not dataset.manifest.samples("train"):
         raise InputError(f"{config.data}: no chip is in the training split; ingest with a lower --val-share")
@@ -69,7 +69,7 @@ def check(config: TrainConfig) -> Dataset:
 
 def train(config: TrainConfig, ranks: Ranks) -> None:
     """Train as one of `ranks`; the first one writes."""
-    dataset = open_for_training(config)
+    dataset = open_dataset(config.data, read_options(config))
     torch.manual_seed(config.seed)
     regressor = new_regressor(dataset, config).to(ranks.device)
     train_chips = dataset.chips("train", config.limit, config.where)
@@ -88,11 +88,6 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         fit(regressor, learning, config, advance, run.record if run else _unrecorded)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
-
-
-def open_for_training(config: TrainConfig) -> Dataset:
-    """The dataset, read as the options say."""
-    return open_dataset(config.data, read_options(config))
 
 
 def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:
