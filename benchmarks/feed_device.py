@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.peers import make_chips  # noqa: E402
 from shards.reader import ChipReader, Dataset, open_dataset  # noqa: E402
 from shards.schema import Chip, Schema  # noqa: E402
-from shards.writer import DatasetWriter, SplitRule  # noqa: E402
+from shards.writer import DatasetWriter  # noqa: E402
 from trainer.backbone import TINY, build_backbone  # noqa: E402
 from trainer.feed import feed  # noqa: E402
 from trainer.loss import asymmetric_squared_error  # noqa: E402
@@ -59,9 +59,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         url = options.data or f"{scratch}/set"
         if not options.data:
-            with DatasetWriter(url, SCHEMA, SplitRule(0.0), {}) as writer:
+            with DatasetWriter(url, SCHEMA, {}) as writer:
                 for key, image, height in make_chips(options.chips):
-                    writer.add(Chip(key, image, height))
+                    writer.add(Chip(key, image, height), "train")
                 writer.finish()
         waited, total, chips = run(open_dataset(url), options, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -43,7 +43,7 @@ from shards.reader import ChipReader, Dataset, ReadOptions, open_dataset  # noqa
 from shards.s3 import client  # noqa: E402
 from shards.schema import Chip, Schema  # noqa: E402
 from shards.stream import Plan  # noqa: E402
-from shards.writer import DatasetWriter, SplitRule  # noqa: E402
+from shards.writer import DatasetWriter  # noqa: E402
 
 SCHEMA = Schema(("blue", "green", "red", "nir"))
 FAST = ("litdata", "datasets", "floor")
@@ -53,9 +53,9 @@ PLAIN_GETS = 4
 
 
 def write_ours(url: str, chips: Iterable[tuple[str, Any, Any]], shard_format: str) -> None:
-    with DatasetWriter(url, SCHEMA, SplitRule(0.0), {}, shard_format=shard_format) as writer:
+    with DatasetWriter(url, SCHEMA, {}, shard_format=shard_format) as writer:
         for key, image, height in chips:
-            writer.add(Chip(key, image, height))
+            writer.add(Chip(key, image, height), "train")
         writer.finish()
 
 
@@ -267,6 +267,8 @@ def write_index_of_a_million(folder: Path) -> None:
         "x": generator.uniform(0, 1e6, count),
         "y": generator.uniform(1e6, 2e6, count),
         "crs": np.full(count, "EPSG:3338"),
+        "catalogue": np.full(count, "1030010047ADDD00"),
+        "number": number,
         "height_mean": generator.gamma(1, 2, count).astype(np.float32),
         "height_max": generator.gamma(2, 4, count).astype(np.float32),
         "height_p95": generator.gamma(2, 3, count).astype(np.float32),
@@ -274,6 +276,7 @@ def write_index_of_a_million(folder: Path) -> None:
         "xxh3": generator.integers(0, 2**64, count, dtype=np.uint64),
         "image_at": pa.nulls(count, pa.int64()),
         "height_at": pa.nulls(count, pa.int64()),
+        "duplicate_of": pa.nulls(count, pa.string()),
     }
     table = pa.table([pa.array(column) for column in columns.values()], names=list(columns)).cast(
         INDEX_SCHEMA
@@ -285,7 +288,7 @@ def write_index_of_a_million(folder: Path) -> None:
         Shard("train", size, "", (StoredObject(f"train/{n:06d}.tar", size * 52_736 + 1024, ""),))
         for n, size in enumerate(sizes)
     )
-    manifest = Manifest(SCHEMA, "tar", per_shard, shards, {INDEX: index}, {})
+    manifest = Manifest(SCHEMA, "tar", per_shard, shards, {INDEX: index}, {}, {"train": count})
     (folder / "dataset.json").write_bytes(json_bytes(manifest.to_json()))
 
 

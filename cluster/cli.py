@@ -29,12 +29,22 @@ COMMANDS = {
         "cluster.config:DemoConfig", "cluster.commands:demo", "the whole job on a synthetic landscape"
     ),
     "ingest pairs": Command(
-        "ingest.config:PairsConfig", "cluster.commands:ingest_pairs", "folders of .npy chips -> a dataset"
+        "ingest.config:PairsConfig", "cluster.commands:ingest_pairs", "folders of chips -> a dataset"
+    ),
+    "ingest huggingface": Command(
+        "ingest.config:HuggingFaceConfig",
+        "cluster.commands:ingest_huggingface",
+        "a Hugging Face dataset -> a dataset",
     ),
     "ingest scenes": Command(
         "ingest.config:ScenesConfig",
         "cluster.commands:ingest_scenes",
         "images and height rasters -> a dataset",
+    ),
+    "ingest synthetic": Command(
+        "ingest.config:SyntheticConfig",
+        "cluster.commands:ingest_synthetic",
+        "a synthetic landscape -> a dataset, for load tests",
     ),
     "ingest tars": Command(
         "ingest.config:TarsConfig",
@@ -43,6 +53,9 @@ COMMANDS = {
     ),
     "inspect": Command(
         "shards.config:InspectConfig", "cluster.commands:inspect", "what a dataset holds, with a picture"
+    ),
+    "split": Command(
+        "shards.config:SplitConfig", "cluster.commands:split", "hold out other chips; pixels stay in place"
     ),
     "verify": Command(
         "shards.config:VerifyConfig", "cluster.commands:verify", "read a whole dataset and check everything"
@@ -121,7 +134,7 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
 def _usage(arguments: list[str]) -> int:
     asked = not arguments or arguments[-1] in ("--help", "-h")
     lines = ["usage: treeline COMMAND [--help] [--debug] ...", ""]
-    lines += [f"  {name:16}{command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:20}{command.help}" for name, command in COMMANDS.items()]
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     if asked:
         return 0

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
     from inference.config import PredictConfig
-    from ingest.config import PairsConfig, ScenesConfig, TarsConfig
-    from shards.config import ConvertConfig, InspectConfig, VerifyConfig
-    from shards.manifest import Manifest
+    from ingest.config import (
+        HuggingFaceConfig,
+        IngestConfig,
+        PairsConfig,
+        ScenesConfig,
+        SyntheticConfig,
+        TarsConfig,
+    )
+    from ingest.source import Source
+    from shards.config import ConvertConfig, InspectConfig, SplitConfig, VerifyConfig
     from trainer.config import EvaluateConfig, TrainConfig
 
 
@@ -19,31 +26,48 @@ def demo(config: "DemoConfig") -> None:
 
 
 def ingest_pairs(config: "PairsConfig") -> None:
-    """Folders of .npy chips -> a dataset."""
-    from ingest.pairs import ingest_pairs
+    """Folders of chips -> a dataset."""
+    from ingest.pairs import PairsSource
 
-    _print_ingested(config.out, *ingest_pairs(config))
+    _ingest(PairsSource(config), config)
+
+
+def ingest_huggingface(config: "HuggingFaceConfig") -> None:
+    """A Hugging Face dataset -> a dataset."""
+    from ingest.huggingface import HuggingFaceSource
+
+    _ingest(HuggingFaceSource(config), config)
 
 
 def ingest_scenes(config: "ScenesConfig") -> None:
     """Images and height rasters -> a dataset."""
-    from ingest.scenes import ingest_scenes
+    from ingest.scenes import ScenesSource
 
-    _print_ingested(config.out, *ingest_scenes(config))
+    _ingest(ScenesSource(config), config)
+
+
+def ingest_synthetic(config: "SyntheticConfig") -> None:
+    """A synthetic landscape -> a dataset."""
+    from ingest.synthetic import SyntheticSource
+
+    _ingest(SyntheticSource(config), config)
+
+
+def _ingest(source: "Source", config: "IngestConfig") -> None:
+    from cluster.ray_session import connected
+    from ingest.run import ingest
+
+    with connected(config.workers):
+        print(ingest(source, config).summary)
 
 
 def ingest_tars(config: "TarsConfig") -> None:
     """WebDataset tars, as they are -> a dataset."""
     from ingest.tars import ingest_tars
 
-    _print_ingested(config.data, *ingest_tars(config))
-
-
-def _print_ingested(url: str, manifest: "Manifest", rejected: str) -> None:
-    from shards.manifest import SPLITS
-
-    counts = ", ".join(f"{manifest.samples(split):,} {split}" for split in SPLITS)
-    print(f"{url}: {counts}; rejected: {rejected}")
+    manifest, rejected = ingest_tars(config)
+    counts = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
+    print(f"{config.data}: {counts}; rejected: {rejected}")
 
 
 def inspect(config: "InspectConfig") -> None:
@@ -60,6 +84,13 @@ def verify(config: "VerifyConfig") -> int:
     problems = verify(config)
     print("\n".join(problems) or f"{config.data}: everything is as it was written")
     return 1 if problems else 0
+
+
+def split(config: "SplitConfig") -> None:
+    """Other chips of a dataset held out."""
+    from shards.resplit import resplit
+
+    print(resplit(config))
 
 
 def convert(config: "ConvertConfig") -> None:

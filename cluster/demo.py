@@ -23,7 +23,8 @@ from inference.pipeline import predict_on_ray
 from inference.predict import predict, predict_here
 from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
-from ingest.scenes import ingest_scenes
+from ingest.run import ingest
+from ingest.scenes import ScenesSource
 from shards.errors import InputError
 from shards.progress import progress
 from shards.storage import check_writable, is_local, local_path
@@ -61,8 +62,11 @@ def run_demo(config: DemoConfig) -> str:
     for group, chips, val_share in (("train", "chips", 0.2), ("unseen", "chips-unseen", 0.0)):
         folder = out / "scenes" / group
         images, heights = (f"{folder}/WV02_*.tif",), (f"{folder}/lidar_*.tif",)
-        options = ScenesConfig(images, heights, str(out / chips), val_share=val_share)
-        steps.do(f"ingest {group} scenes", lambda options=options: ingest_scenes(options))  # type: ignore[misc]
+        options = ScenesConfig(
+            images=images, heights=heights, out=str(out / chips), shares=(1 - val_share, val_share)
+        )
+        source = ScenesSource(options)
+        steps.do(f"ingest {group} scenes", lambda s=source, o=options: ingest(s, o))  # type: ignore[misc]
     training = TrainConfig(
         str(out / "chips"), str(out / "run"), seed=config.seed, epochs=config.epochs, workers=config.workers
     )

@@ -11,8 +11,8 @@ from shards.manifest import COUNTS
 from shards.picture import coloured_heights, composite, draw_classes, new_figure, png, show
 from shards.raster import open_raster
 from shards.reader import Dataset
-from shards.statistics import CENTIMETRES, HEIGHT_LEVELS, Counts, levels_of
-from shards.storage import join, read_bytes
+from shards.statistics import Counts
+from shards.storage import read_bytes
 from trainer.model import Regressor
 
 _BAND_COLOURS = {"blue": "#3366cc", "green": "#339944", "red": "#cc3333", "nir": "#884488"}
@@ -21,19 +21,22 @@ _QUICK_LOOK_PIXELS = 700
 
 def histograms(dataset: Dataset) -> bytes:
     """How often each pixel value and each height occurs in the training split."""
-    counts = Counts.from_bytes(read_bytes(join(dataset.url, COUNTS)))
+    tally = Counts.from_bytes(read_bytes(dataset.manifest.url_of(dataset.url, COUNTS))).total()
+    assert tally is not None, "it was trained on"
     figure = new_figure(11, 3.4)
     pixel_axes, height_axes = figure.subplots(1, 2)
-    levels = levels_of(dataset.schema.dtype)
-    for band, counts_L in zip(dataset.schema.bands, counts.pixels_CL, strict=True):
+    schema = dataset.schema
+    for band, histogram in zip(schema.bands, tally.bands, strict=True):
+        values, counts = histogram.pixels(schema.dtype, schema.nodata)
         top = dataset.statistics.bands[band].percentiles["99"]
         bins = np.linspace(0, max(top, 1), 80)
-        share, edges = np.histogram(levels, bins, weights=counts_L / max(counts_L.sum(), 1))
+        share, edges = np.histogram(values, bins, weights=counts / counts.sum())
         pixel_axes.plot(edges[:-1], share, drawstyle="steps-post", label=band, color=_BAND_COLOURS.get(band))
     pixel_axes.set(xlabel="stored pixel value", ylabel="share of pixels", title="bands")
     pixel_axes.legend(frameon=False)
     bins = np.linspace(0, EDGES[-1], 71)
-    height_axes.hist(HEIGHT_LEVELS / CENTIMETRES, bins, weights=counts.heights_L, color="#1a9850", log=True)
+    heights, counts = tally.height.heights()
+    height_axes.hist(heights, bins, weights=counts, color="#1a9850", log=True)
     height_axes.set(xlabel="height (m)", ylabel="pixels", title="heights")
     return png(figure)
 

@@ -1,14 +1,22 @@
 """Is this chip fit to learn from? Arrays in; a chip's arrays, or the reason why not, out."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import InputError
 from shards.schema import Schema
 
 HEIGHT_NODATA = -9999.0
 """Height rasters and chips of this field mark missing heights so, or with NaN."""
+
+INCOMPLETE = "incomplete"
+NO_HEIGHT = "no positive height"
+UNREADABLE = "unreadable"
+"""Reasons that more than one module gives."""
 
 
 class Rejected(Exception):
@@ -19,42 +27,119 @@ class Rejected(Exception):
         self.reason, self.detail = reason, detail
 
 
-def checked_image(array: NDArray[Any], schema: Schema) -> NDArray[Any]:
-    """The image as (bands, rows, columns) in stored type.
+@dataclass(frozen=True)
+class Rules:
+    """What a chip must have to be kept."""
+
+    min_valid: float = 1.0
+    """Share (0..1) of its pixels that must have every band and a label."""
+    min_height: float | None = 0.0
+    """Its highest label must be above this, in the label's unit; None: whatever it is."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_valid <= 1:
+            raise InputError(f"--min-valid {self.min_valid:g}: give a share from 0 to 1")
+
+
+def checked(
+    image: NDArray[Any], height: NDArray[Any] | None, schema: Schema, rules: Rules
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Image (bands, rows, columns) in stored type and label (rows, columns) float32, NaN where missing.
 
     Raises:
-        Rejected: wrong type or shape, or a pixel without a measurement.
+        Rejected: wrong type or shape, too few pixels with a measurement, or no label above the least.
     """
-    if array.dtype != np.dtype(schema.dtype):
-        raise Rejected("wrong dtype", f"image is {array.dtype}, not {schema.dtype}")
+    image_CHW = _with_nan(_as_stored(image, schema), schema)
+    height_HW, highest = _as_label(height, schema)
+    image_missing_HW = _missing_pixels(image_CHW, schema)
+    if image_missing_HW is not None or math.isnan(highest):
+        height_missing_HW = np.isnan(height_HW)
+        _check_valid(image_missing_HW, height_missing_HW, schema.label, rules)
+        highest = float(height_HW[~height_missing_HW].max(initial=-math.inf))
+    if schema.label and rules.min_height is not None and not highest > rules.min_height:
+        detail = "" if rules.min_height == 0 else f"none above {rules.min_height:g} {schema.label_unit}"
+        raise Rejected(NO_HEIGHT, detail)
+    return image_CHW, height_HW
+
+
+def _as_stored(image: NDArray[Any], schema: Schema) -> NDArray[Any]:
+    if image.dtype != np.dtype(schema.dtype):
+        raise Rejected("wrong dtype", f"image is {image.dtype}, not {schema.dtype}")
     bands, rows, columns = schema.image_shape
-    if array.shape == (rows, columns, bands):
-        array = array.transpose(2, 0, 1)
-    if array.shape != schema.image_shape:
-        raise Rejected("wrong shape", f"image is {array.shape}, not {schema.image_shape}")
-    if schema.nodata is not None and (array == schema.nodata).any():
-        raise Rejected("nodata in image", f"{float((array == schema.nodata).mean()):.1%} of its values")
-    return np.ascontiguousarray(array)
+    if image.shape == (rows, columns) and bands == 1:
+        image = image[None]
+    elif image.shape == (rows, columns, bands) != schema.image_shape:
+        image = image.transpose(2, 0, 1)
+    if image.shape != schema.image_shape:
+        raise Rejected("wrong shape", f"image is {image.shape}, not {schema.image_shape}")
+    return np.ascontiguousarray(image)
 
 
-def checked_height(array: NDArray[Any], schema: Schema) -> NDArray[np.float32]:
-    """The height as (rows, columns) float32 metres.
+def _with_nan(image_CHW: NDArray[Any], schema: Schema) -> NDArray[Any]:
+    """Float pixels with one mark for all that is missing; integer pixels as they are."""
+    if image_CHW.dtype.kind != "f":
+        return image_CHW
+    missing_CHW = ~np.isfinite(image_CHW)
+    if schema.nodata is not None:
+        missing_CHW |= image_CHW == schema.nodata
+    return np.where(missing_CHW, np.float32(np.nan), image_CHW) if missing_CHW.any() else image_CHW
 
-    Raises:
-        Rejected: wrong type or shape, a missing height, or no height above 0.
-    """
-    if array.dtype.kind not in "fiu":
-        raise Rejected("wrong dtype", f"height is {array.dtype}, not a number")
-    if array.shape == (1, *schema.label_shape):
-        array = array[0]
-    if array.shape != schema.label_shape:
-        raise Rejected("wrong shape", f"height is {array.shape}, not {schema.label_shape}")
-    height_HW = np.ascontiguousarray(array, np.float32)
-    missing = ~np.isfinite(height_HW) | (height_HW == HEIGHT_NODATA)
+
+def _as_label(height: NDArray[Any] | None, schema: Schema) -> tuple[NDArray[np.float32], float]:
+    """The label with NaN where it is missing, and its highest value: NaN if any is missing."""
+    if not schema.label:
+        return np.empty(schema.label_shape, np.float32), -math.inf
+    if height is None:
+        raise Rejected("missing partner", f"no {schema.label}")
+    if height.dtype.kind not in "fiu":
+        raise Rejected("wrong dtype", f"{schema.label} is {height.dtype}, not a number")
+    if height.shape in ((1, *schema.label_shape), (*schema.label_shape, 1)):
+        height = height.reshape(schema.label_shape)
+    if height.shape != schema.label_shape:
+        raise Rejected("wrong shape", f"{schema.label} is {height.shape}, not {schema.label_shape}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is missing
+        height_HW = np.ascontiguousarray(height, np.float32)
+    # Two looks at the extremes, which NaN would become, tell that nothing is missing in half the time.
+    highest = float(height_HW.max())
+    if height_HW.min() > max(HEIGHT_NODATA, schema.nodata or HEIGHT_NODATA) and highest < math.inf:
+        return height_HW, highest
+    missing_HW = ~np.isfinite(height_HW)
+    missing_HW |= height_HW == HEIGHT_NODATA
     if schema.nodata:  # 0 is a height
-        missing |= height_HW == schema.nodata
-    if missing.any():
-        raise Rejected("NaN in height", f"{float(missing.mean()):.1%} of its pixels")
-    if not (height_HW > 0).any():
-        raise Rejected("no height above 0")
-    return height_HW
+        missing_HW |= height_HW == schema.nodata
+    # One mark for all that is missing.
+    if not missing_HW.any():
+        return height_HW, highest
+    return np.where(missing_HW, np.float32(np.nan), height_HW), math.nan
+
+
+def _missing_pixels(image_CHW: NDArray[Any], schema: Schema) -> NDArray[np.bool_] | None:
+    """(rows, columns) where a band has no measurement; None if every pixel has all."""
+    if image_CHW.dtype.kind == "f":
+        missing_CHW = np.isnan(image_CHW)
+    elif schema.nodata is None:
+        return None
+    else:
+        missing_CHW = image_CHW == schema.nodata
+    return missing_CHW.any(0) if missing_CHW.any() else None
+
+
+def _check_valid(
+    image_missing_HW: NDArray[np.bool_] | None,
+    height_missing_HW: NDArray[np.bool_],
+    label: str,
+    rules: Rules,
+) -> None:
+    """Refuse a chip of which too much is missing."""
+    if image_missing_HW is None:
+        missing_HW = height_missing_HW
+    elif height_missing_HW.size:
+        missing_HW = image_missing_HW | height_missing_HW
+    else:
+        missing_HW = image_missing_HW
+    # Divided once, as the share asked for was rounded once: 1 - 0.8 is less than 0.2.
+    if np.count_nonzero(~missing_HW) / missing_HW.size >= rules.min_valid:
+        return
+    parts = [("image", image_missing_HW), (label, height_missing_HW)]
+    said = [f"{part.mean():.1%} of {name}" for name, part in parts if part is not None and part.any()]
+    raise Rejected(INCOMPLETE, f"{' and '.join(said)} missing")

@@ -1,53 +1,146 @@
-"""The options of `treeline ingest pairs`, `scenes` and `tars`, each with its unit and default."""
+"""The options of `treeline ingest ...`, each with its unit and default."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
 import shards
+from shards.config import SplitOptions
+from shards.errors import InputError
+from shards.schema import Schema
+
+Dtype = Literal["uint8", "int16", "uint16", "float32"]
 
 
-@dataclass(frozen=True)
-class PairsConfig:
-    """Two folders of .npy chips with the same names -> a dataset."""
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(SplitOptions):
+    """What every way of making a dataset has in common."""
 
-    images: str
-    """Folder of image chips: (bands, rows, columns) or (rows, columns, bands)."""
-    heights: str
-    """Folder of height chips in metres: (rows, columns) or (1, rows, columns)."""
     out: str
-    """Where the dataset is made: a folder or s3://..., without a dataset in it."""
+    """Where the dataset is made: a folder or s3://..., without a dataset in it (or see --append)."""
+    min_valid: float = 1.0
+    """Share (0..1) of a chip's pixels that must have a value in every band and a label."""
+    min_height: float | None = 0.0
+    """A chip's highest label must be above this, in metres; None: whatever it is."""
+    key_pattern: str = ""
+    """Regular expression for keys, with groups (?P<sensor>...), acquired, catalogue, source, number or scene."""
+    registration: bool = False
+    """Find how far heights lie from where the image shows them, and keep it in the index (shift_row, ...)."""
+    shard_chips: int = 1024
+    """Most chips in a shard."""
+    strict: bool = False
+    """Stop with an error, and write nothing, at the first chip that would be rejected."""
+    append: bool = False
+    """Add to the dataset that is at --out; its chips, and what they are held out for, stay as they are."""
+    restart: bool = False
+    """Forget an unfinished run with other options or files at --out, and start over."""
+    workers: int = 0
+    """Ray workers; 0: in this process."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_valid <= 1:
+            raise InputError(f"--min-valid {self.min_valid:g}: give a share from 0 to 1")
+        if self.min_height is not None and not math.isfinite(self.min_height):
+            raise InputError(f"--min-height {self.min_height:g}: give a number, or None to take any height")
+        if self.shard_chips < 1:
+            raise InputError(f"--shard-chips {self.shard_chips}: give 1 chip or more")
+        if self.workers < 0:
+            raise InputError(f"--workers {self.workers}: give 0 (in this process) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipsConfig(IngestConfig):
+    """What must be said of chips that do not say it themselves."""
+
     bands: tuple[str, ...] = ("blue", "green", "red", "nir")
     """Names of the image's bands, in stored order."""
-    dtype: Literal["uint8", "int16", "uint16"] = "int16"
+    dtype: Dtype = "int16"
     """Stored type of the image's pixels."""
-    nodata: int | None = -9999
+    nodata: float | None = -9999
     """Value that means "no measurement", in images and heights."""
     chip_size: int = 64
     """Pixels along each side of a chip."""
     pixel_size: float = 2.0
     """Metres along each side of a pixel."""
-    val_share: float = 0.2
-    """Share (0..1) of the chips held out for validation, by a stable hash."""
-    split_by: Literal["key", "scene"] = "key"
-    """Hold out single chips, or all chips of a scene together."""
-    strict: bool = False
-    """Stop with an error, and write nothing, at the first chip that would be rejected."""
+    label: str = "height"
+    """What is measured at every pixel, beside the image."""
+    label_unit: str = "m"
+    """Its unit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nodata is not None and math.isinf(self.nodata):
+            raise InputError(
+                f"--nodata {self.nodata:g}: infinity is missing in any case; give a number or None"
+            )
+        if self.nodata is not None and math.isnan(self.nodata):
+            # As in a schema. NaN is not equal to itself: the same command would not know its own dataset.
+            object.__setattr__(self, "nodata", None)
+
+    def schema(self, with_label: bool) -> Schema:
+        """What every chip is like."""
+        label, unit = (self.label, self.label_unit) if with_label else ("", "")
+        return Schema(self.bands, self.dtype, self.nodata, self.chip_size, self.pixel_size, label, unit)
 
 
-@dataclass(frozen=True)
-class ScenesConfig:
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig(ChipsConfig):
+    """Two folders of chips, .npy, .npz or .tif, with the same names -> a dataset."""
+
+    images: str
+    """Folder of image chips: (bands, rows, columns) or (rows, columns, bands)."""
+    heights: str = ""
+    """Folder of label chips, heights in metres: (rows, columns) or (1, rows, columns); default: no labels."""
+    image_name: str = "(?P<key>.+)"
+    """Regular expression for an image's name without its ending; its group "key" names the chip."""
+    height_name: str = "(?P<key>.+)"
+    """The same for a height's name: an image and a height of one key are a pair."""
+    array: str = ""
+    """Name of the array in .npz files; default: the only one there is."""
+    table: str = ""
+    """CSV, Parquet or GeoPackage that lists the images to take, with attributes for the index."""
+    file_column: str = "filename"
+    """The table's column of image names, in --images, or of whole paths."""
+    table_crs: str = ""
+    """CRS of the table's places where it does not say one, as a CSV cannot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceConfig(ChipsConfig):
+    """A Hugging Face dataset, saved to disk or as Parquet or Arrow files -> a dataset."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_FILE")]
+    """What `save_to_disk` wrote, or .parquet or .arrow files: a folder or one file."""
+    image_column: str = "image"
+    """Column of images: (bands, rows, columns) or (rows, columns, bands), as nested lists."""
+    height_column: str = "chm"
+    """Column of labels: (rows, columns) or with an axis of 1; "": no labels."""
+    key_column: str = ""
+    """Column of names for the chips; default: the name of the data and the row's number."""
+    scaled_by: tuple[float, ...] = ()
+    """What each band was divided by to become 0..1, e.g. 7142 5893 5387; pixels are multiplied by it again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesConfig(IngestConfig):
     """Rasters -> a dataset: heights are brought onto each image's grid and both are cut to chips."""
 
     images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
-    heights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")]
-    """Height rasters in metres (with --ground: surface elevations); those that overlap it serve an image."""
-    out: str
-    """Where the dataset is made: a folder or s3://..., without a dataset in it."""
+    heights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
+    """Height rasters in metres (with --ground: surface elevations) that overlap images; default: no labels."""
     ground: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
     """Ground elevations in metres: height = --heights minus these."""
+    mask: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
+    """Cloud or quality rasters: where they have a value of --mask-drop, the image has no measurement."""
+    mask_drop: tuple[int, ...] = (1,)
+    """Values of --mask that make a pixel unusable."""
+    max_days: int | None = None
+    """Most days between image and heights, where both names say a day; default: any."""
+    months: tuple[int, ...] = ()
+    """Months (1..12) in which an image must be taken, e.g. 7 8; default: any."""
     bands: tuple[str, ...] = ()
     """Names of the rasters' bands in order; default: as described, or by number (4: blue green red nir)."""
     use: tuple[str, ...] = ()
@@ -62,12 +155,16 @@ class ScenesConfig:
     """Resample images and heights to this CRS, e.g. EPSG:3338; default: the image's own."""
     height_resampling: Literal["average", "bilinear", "nearest", "max"] = "average"
     """How heights are brought onto the image's grid."""
-    val_share: float = 0.2
-    """Share (0..1) held out for validation, by a stable hash."""
-    split_by: Literal["key", "scene"] = "key"
-    """Hold out single chips, or all chips of a scene together."""
-    strict: bool = False
-    """Stop with an error, and write nothing, at the first chip that would be rejected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig(IngestConfig):
+    """A synthetic landscape -> a dataset of any number of chips, without files in between: for load tests."""
+
+    chips: int
+    """Chips to make."""
+    seed: int = 0
+    """Of the landscape: the same seed gives the same chips, and more chips begin with the fewer."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +184,23 @@ class TarsConfig:
     """What the names of height members end in, after the key."""
     bands: tuple[str, ...] = ()
     """Names of the image's bands, in stored order; default: by their number (4: blue green red nir)."""
-    nodata: int | None = -9999
+    nodata: float | None = -9999
     """Value that means "no measurement", in images and heights."""
     pixel_size: float = 2.0
     """Metres along each side of a pixel."""
 
 
-def made_by(config: PairsConfig | ScenesConfig | TarsConfig) -> dict[str, Any]:
-    """What the manifest records of how a dataset was made: not where to, so that copies are equal."""
-    place = "data" if isinstance(config, TarsConfig) else "out"
-    options = {name: value for name, value in asdict(config).items() if name != place}
+UNRECORDED = ("out", "append", "restart", "workers")
+"""Options that do not change what a dataset holds: not where it is, nor how it is computed."""
+
+
+def made_by(config: IngestConfig | TarsConfig) -> dict[str, Any]:
+    """What the manifest records of how a dataset was made, so that copies are equal."""
+    left_out = ("data",) if isinstance(config, TarsConfig) else UNRECORDED
+    options = {
+        # As JSON has it, so that what is read again is equal.
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(config).items()
+        if name not in left_out
+    }
     return {"treeline": shards.__version__, "config": options}

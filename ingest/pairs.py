@@ -1,72 +1,182 @@
-"""Two folders of .npy chips with the same names -> a dataset, in one pass, in the order of the names."""
+"""Folders of chips, image and height of the same name or of names that a pattern maps, as a source.
 
-from typing import Any
+Without heights the chips have no label; with a table, those that it lists are taken, with its attributes.
+"""
 
-from numpy.typing import NDArray
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
-from ingest.check import Rejected, checked_height, checked_image
-from ingest.config import PairsConfig, made_by
-from ingest.npy import parse_npy
+import numpy as np
+import pyarrow as pa
+
+from ingest.check import Rejected
+from ingest.chip_files import ENDINGS, Place, read_chip_file
+from ingest.config import PairsConfig
+from ingest.source import Candidates, Raw, Refused
+from ingest.table import Listed, read_table_of_files
 from shards.errors import InputError
-from shards.key import facts, is_valid
-from shards.manifest import Manifest
-from shards.progress import progress
-from shards.schema import Chip, Schema
-from shards.storage import join, list_files, read_bytes
-from shards.writer import DatasetWriter, SplitRule
+from shards.schema import Schema
+from shards.storage import is_local, join, list_files, stem_of
 
-NPY = ".npy"
+REQUESTS = 32
+"""Chips that are read at a time from remote storage, where it is the waiting that takes the time."""
+MISSING = "missing partner"
 
 
-def ingest_pairs(config: PairsConfig) -> tuple[Manifest, str]:
-    """Make the dataset; returns its manifest and one line about the rejected chips.
+@dataclass(frozen=True)
+class PairsSource:
+    """The chips of two folders."""
 
-    Raises:
-        InputError: no chips, no chip kept, or (strict) a chip that would be rejected.
-    """
-    images, heights = set(list_files(config.images, NPY)), set(list_files(config.heights, NPY))
-    for folder, found in ((config.images, images), (config.heights, heights)):
-        if not found:
-            raise InputError(f"{folder}: no .npy chips in this folder")
-    schema = Schema(config.bands, config.dtype, config.nodata, config.chip_size, config.pixel_size)
-    rule = SplitRule(config.val_share, config.split_by)
-    names = sorted(images | heights)
-    with (
-        DatasetWriter(config.out, schema, rule, made_by(config)) as writer,
-        progress("ingest", len(names), "chips") as advance,
-    ):
-        for name in names:
-            key = name.removesuffix(NPY)
+    config: PairsConfig
+
+    @property
+    def schema(self) -> Schema:
+        """As the options say."""
+        return self.config.schema(with_label=bool(self.config.heights))
+
+    def candidates(self) -> Candidates:
+        """A row for each pair, in the order of keys: key, `_image` and `_height` (names in the folders)."""
+        config = self.config
+        if config.out and config.out.rstrip("/") in (config.images.rstrip("/"), config.heights.rstrip("/")):
+            raise InputError(f"--out {config.out}: holds the chips to be read; choose another folder")
+        listed = read_table_of_files(config.table, config.file_column) if config.table else None
+        names = listed.names if listed else _files(config.images)
+        images = _by_key(names, config.image_name, "--image-name")
+        heights = (
+            _by_key(_files(config.heights), config.height_name, "--height-name") if config.heights else {}
+        )
+        # A table says which chips are wanted: what it does not list is not missed.
+        keys = sorted(images if listed else images.keys() | heights.keys())
+        paired = [key for key in keys if key in images and (key in heights or not config.heights)]
+        refused = [
+            Refused(key, MISSING, f"not in {config.heights if key in images else config.images}")
+            for key in keys
+            if not (key in images and (key in heights or not config.heights))
+        ]
+        table = pa.table({"key": paired, "_image": [images[key] for key in paired]}, _TEXT)
+        if config.heights:
+            table = table.append_column("_height", pa.array([heights[key] for key in paired], pa.string()))
+        if listed:
+            table = _with_attributes(table, listed, config.table_crs)
+        elif config.split_by in ("blocks", "strips"):
+            table = self._with_places(table)
+        return Candidates(table, refused)
+
+    def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
+        """The pairs, one file after the other, or many at a time from remote storage."""
+        images = table["_image"].to_pylist()
+        heights = table["_height"].to_pylist() if self.config.heights else [None] * len(images)
+        pairs = zip(images, heights, strict=True)
+        if is_local(self.config.images) and is_local(self.config.heights):
+            for pair in pairs:
+                yield self._read_pair(pair)
+            return
+        yield from _ahead(self, pairs)
+
+    def _read_pair(self, pair: tuple[str, str | None]) -> Raw | Rejected:
+        config, (image, height) = self.config, pair
+        try:
+            image_array, place = read_chip_file(_below(config.images, image), config.array, config.nodata)
+            if place is None and image.lower().endswith((".tif", ".tiff")):
+                raise Rejected(
+                    "no CRS", f"{image}: its place is unknown; assign one (gdal_edit.py -a_srs ...)"
+                )
+            height_array = None
+            if height is not None:
+                height_array, of_height = read_chip_file(join(config.heights, height), config.array, math.nan)
+                _check_same_place(place, of_height)
+        except Rejected as rejected:
+            return rejected
+        return Raw(image_array, height_array, vars(place) if place else {})
+
+    def _with_places(self, table: pa.Table) -> pa.Table:
+        """x, y and crs of raster chips, for splits by geography: each file is read once for it."""
+        found: list[Place | None] = []
+        for name in table["_image"].to_pylist():
             try:
-                if name not in heights or name not in images:
-                    missing = config.images if name in heights else config.heights
-                    raise Rejected("missing partner", f"not in {missing}")
-                writer.add(_read_pair(config, key, schema))
-            except Rejected as rejected:
-                if config.strict:
-                    where = join(config.heights if name not in images else config.images, name)
-                    raise InputError(f"{where}: {rejected}; nothing written (--strict)") from rejected
-                writer.reject(key, rejected.reason, rejected.detail)
-            advance(1, f"kept {writer.kept:,}, rejected {writer.rejected.total():,}")
-        return writer.finish(), writer.describe_rejected()
+                found.append(read_chip_file(_below(self.config.images, name), self.config.array)[1])
+            except Rejected:  # it will be rejected again, and counted, when it is its turn
+                found.append(None)
+        for column, kind in (("x", pa.float64()), ("y", pa.float64()), ("crs", pa.string())):
+            values = [getattr(place, column) if place else None for place in found]
+            table = table.append_column(column, pa.array(values, kind))
+        return table
 
 
-def _read_pair(config: PairsConfig, key: str, schema: Schema) -> Chip:
-    if not is_valid(key):
-        raise Rejected("unusable key", "only letters, digits, _ and -, at most 89 of them")
-    image_CHW = checked_image(read_npy(join(config.images, key + NPY)), schema)
-    height_HW = checked_height(read_npy(join(config.heights, key + NPY)), schema)
-    known = facts(key)
-    return Chip(key, image_CHW, height_HW, known.source, known.sensor, known.acquired, known.scene)
+_TEXT = pa.schema([("key", pa.string()), ("_image", pa.string())])
 
 
-def read_npy(url: str) -> NDArray[Any]:
-    """The array in an .npy file, never unpickled.
+def _files(folder: str) -> list[str]:
+    """The names of the chips directly in a folder, sorted."""
+    found = (name for name in list_files(folder, "") if name.lower().endswith(ENDINGS))
+    # An index is UTF-8: a name in another encoding is told by its bytes, which make no key.
+    names = [os.fsencode(name).decode(errors="backslashreplace") for name in found]
+    if not names:
+        raise InputError(f"{folder}: no .npy, .npz or .tif chips in this folder")
+    return names
 
-    Raises:
-        Rejected: it cannot be read.
-    """
+
+def _by_key(names: Iterable[str], pattern: str, flag: str) -> dict[str, str]:
+    """Names by the key that `pattern` finds in them; those without one are no chips."""
     try:
-        return parse_npy(read_bytes(url), url).values
-    except InputError as error:
-        raise Rejected("unreadable", str(error)) from error
+        expression = re.compile(pattern, re.DOTALL)  # a name with a line break is counted, not passed over
+    except re.error as error:
+        raise InputError(f"{flag} {pattern}: not a regular expression ({error})") from error
+    if "key" not in expression.groupindex:
+        raise InputError(f"{flag} {pattern}: has no group (?P<key>...), which names the chip")
+    found: dict[str, str] = {}
+    for name in names:
+        match = expression.fullmatch(stem_of(name))
+        if match is None or match["key"] is None:
+            continue
+        other = found.setdefault(match["key"], name)
+        if other != name:
+            raise InputError(f"{name}: has the same key {match['key']} as {other}; see {flag}")
+    if not found:
+        raise InputError(f"{flag} {pattern}: no name matches")
+    return found
+
+
+def _below(folder: str, name: str) -> str:
+    """Where a file is: a table may say whole paths and URLs."""
+    return name if "://" in name or name.startswith("/") else join(folder, name)
+
+
+def _with_attributes(table: pa.Table, listed: Listed, crs: str) -> pa.Table:
+    """The rows of `listed` that belong to the table's images, as columns of it."""
+    row_of = {name: row for row, name in enumerate(listed.names)}
+    rows = np.array([row_of[name] for name in table["_image"].to_pylist()], np.int64)
+    for name, values in zip(listed.attributes.column_names, listed.attributes.columns, strict=True):
+        table = table.append_column(name, values.take(rows))
+    if np.isfinite(listed.x).any():
+        for name, numbers in (("x", listed.x), ("y", listed.y)):
+            table = table.append_column(name, pa.array(numbers[rows], pa.float64(), from_pandas=True))
+        column = pa.array([listed.crs or crs or None] * table.num_rows, pa.string())
+        table = table.append_column("crs", column)
+    return table
+
+
+def _check_same_place(image: Place | None, height: Place | None) -> None:
+    if (
+        image
+        and height
+        and (image.crs != height.crs or max(abs(image.x - height.x), abs(image.y - height.y)) > 0)
+    ):
+        raise Rejected("not the same place", f"image at {image}, height at {height}")
+
+
+def _ahead(source: PairsSource, pairs: Iterator[tuple[str, str | None]]) -> Iterator[Raw | Rejected]:
+    """The pairs in their order, REQUESTS of them being read at a time."""
+    waiting: deque[Future[Raw | Rejected]] = deque()
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for pair in pairs:
+            waiting.append(pool.submit(source._read_pair, pair))
+            if len(waiting) >= 2 * REQUESTS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,242 +1,235 @@
-"""Rasters -> a dataset: heights are brought onto each image's grid, and both are cut to chips.
+"""Rasters as a source: heights are brought onto each image's grid, and both are cut to chips.
 
 The grid of chips is anchored at the image's first pixel; a chip's key is SCENE_ROW_COLUMN, in pixels. One
 row of chips is in memory at a time, so the size of a scene does not matter.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.errors import CRSError
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import calculate_default_transform, transform_bounds
-from rasterio.windows import Window
+import pyarrow as pa
 
-from ingest.check import HEIGHT_NODATA, Rejected, checked_height, checked_image
-from ingest.config import ScenesConfig, made_by
+from ingest.check import Rejected
+from ingest.config import ScenesConfig
+from ingest.on_grid import band_numbers, grid_of, open_image, source_of
+from ingest.scene_matching import (
+    HEADERS,
+    Footprints,
+    Grid,
+    Serving,
+    images_of_masks,
+    near_in_time,
+    scene_name,
+)
+from ingest.scene_table import Integers, SceneImage, encoded, keys_of, table_of
+from ingest.source import Candidates, Raw, Refused
+from ingest.strips import OpenScene
 from shards.errors import InputError
-from shards.key import facts, is_valid
-from shards.manifest import Manifest
-from shards.progress import Advance, progress
-from shards.raster import band_names, open_raster, read_window
-from shards.schema import EXACT_DTYPES, Chip, Schema
-from shards.storage import expand, stem_of
-from shards.writer import DatasetWriter, SplitRule
+from shards.key import KeyFacts, facts, key_pattern
+from shards.raster import band_names
+from shards.schema import DTYPES, Schema
+from shards.storage import expand
 
 PIXEL_SIZE_TOLERANCE = 0.01
 """Images of one dataset may differ so much (as a share) in the width of their pixels."""
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One image and the rasters that give its heights, all on the image's grid (which may be resampled)."""
+class ScenesSource:
+    """Images and the rasters that give their heights."""
 
-    name: str
-    image: Any
-    band_numbers: tuple[int, ...]
-    """1, 2, ...: the raster's bands that are kept, in the dataset's order."""
-    heights: tuple[Any, ...]
-    ground: tuple[Any, ...]
-    source: str | None
-    """Name of the first height raster."""
+    config: ScenesConfig
 
-    def corners(self, size: int, stride: int) -> list[tuple[int, int]]:
-        """(row, column) of the first pixel of each whole chip."""
-        rows = range(0, self.image.height - size + 1, stride)
-        columns = range(0, self.image.width - size + 1, stride)
-        return [(row, column) for row in rows for column in columns]
+    @cached_property
+    def schema(self) -> Schema:
+        """As the first image is; without --heights, without a label.
+
+        Raises:
+            InputError: no image is found, or the first cannot be used.
+        """
+        config, url = self.config, _expanded(self.config.images)[0]
+        with ExitStack() as opened:
+            image = open_image(config, url, opened)
+            names = band_names(source_of(image), config.bands)
+            dtype, nodata, pixel_size = image.dtypes[0], _nodata(image), abs(image.transform.a)
+        if dtype not in DTYPES:
+            raise InputError(f"{url}: pixels are {dtype}; images must be one of {', '.join(DTYPES)}")
+        label = ("height", "m") if config.heights else ("", "")
+        Schema(names).band_positions(config.use)
+        return Schema(config.use or names, dtype, nodata, config.chip_size, pixel_size, *label)
+
+    def candidates(self) -> Candidates:
+        """Every chip of every image, row by row, from headers alone.
+
+        Columns: key, scene, x, y, crs, sensor, acquired, source (the first raster that may give heights;
+        reading tells which does); `_image` (URL), `_rasters` (a `Serving` as JSON), `_row`, `_column`
+        (pixels), `_group` (a number for each row of chips). The chips of an image that cannot have heights or
+        is of another season are refused.
+
+        Raises:
+            InputError: a raster or an option that cannot be used, or no image as large as a chip.
+        """
+        _check_options(self.config)
+        urls = _expanded(self.config.images)
+        _refuse_repeated_names(urls)
+        with ThreadPoolExecutor(HEADERS) as pool:
+            grids = list(pool.map(self._grid, urls))
+        images = [
+            SceneImage(url, name := scene_name(url), _known(name, self.config), grid, *self._corners(grid))
+            for url, grid in zip(urls, grids, strict=True)
+        ]
+        if not any(image.size for image in images):
+            size = self.config.chip_size
+            raise InputError(f"{urls[0]}: is smaller than a chip of {size} pixels; see --chip-size")
+        matching = _Matching(self.config, images)
+        taken: list[tuple[SceneImage, Serving]] = []
+        refused: list[Refused] = []
+        for image in images:
+            try:
+                taken.append((image, matching.serving(image)))
+            except Rejected as why:
+                keys = keys_of([image]).to_pylist()
+                refused += [Refused(key, why.reason, why.detail) for key in keys]
+        return Candidates(table_of(taken, self.config.chip_size), refused)
+
+    def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
+        """The chips, strip by strip; of a strip that cannot be read as one, chip by chip."""
+        # Numbers, not values: what serves an image may be long, and is the same for all its chips.
+        images, rasters = (encoded(table[name]) for name in ("_image", "_rasters"))
+        columns = (images.indices, rasters.indices, table["_row"], table["_column"])
+        places = zip(*(column.to_pylist() for column in columns), strict=True)
+        for (image, serving), of_image in groupby(places, key=lambda place: place[:2]):
+            corners = [place[2:] for place in of_image]
+            url, served = images.dictionary[image].as_py(), rasters.dictionary[serving].as_py()
+            try:
+                scene = OpenScene(self.config, self.schema, url, Serving.from_json(served))
+            except Rejected as rejected:
+                yield from [rejected] * len(corners)
+                continue
+            with scene:
+                for row, of_row in groupby(corners, key=lambda corner: corner[0]):
+                    yield from _chips(scene, row, [column for _, column in of_row])
+
+    def _grid(self, url: str) -> Grid:
+        """The grid of an image like the first.
+
+        Raises:
+            InputError: it is unlike the first.
+        """
+        with ExitStack() as opened:
+            image = open_image(self.config, url, opened)
+            band_numbers(self.config, url, image, self.schema)
+            _refuse_other_meaning(url, image, self.schema)
+            return grid_of(image)
+
+    def _corners(self, grid: Grid) -> tuple[Integers, Integers]:
+        """Rows and columns of the first pixels of whole chips."""
+        size, stride = self.config.chip_size, self.config.stride or self.config.chip_size
+        rows, columns = (np.arange(0, side - size + 1, stride) for side in (grid.height, grid.width))
+        return rows, columns
 
 
-def ingest_scenes(config: ScenesConfig) -> tuple[Manifest, str]:
-    """Make the dataset; returns its manifest and one line about the rejected chips.
+class _Matching:
+    """The rasters of the options, and which of them serve an image."""
 
-    Raises:
-        InputError: a raster that cannot be used, no chip kept, or (strict) a chip that would be rejected.
-    """
-    # Once each, also where two patterns name the same file.
-    images = list(dict.fromkeys(url for pattern in config.images for url in expand(pattern)))
-    _refuse_repeated_names(images)
-    with ExitStack() as rasters:
-        heights = _open_all(config.heights, rasters)
-        ground = _open_all(config.ground, rasters)
-        schema = _schema(config, images[0])
-        rule = SplitRule(config.val_share, config.split_by)
-        stride = config.stride or config.chip_size
-        total = sum(_number_of_chips(config, url, schema) for url in images)
-        if not total:
+    def __init__(self, config: ScenesConfig, images: list[SceneImage]) -> None:
+        self.config = config
+        self._heights, self._ground, self._masks = (
+            Footprints(_expanded(patterns) if patterns else [])
+            for patterns in (config.heights, config.ground, config.mask)
+        )
+        self._images_of_mask = images_of_masks(self._masks.urls, [image.name for image in images])
+
+    def serving(self, image: SceneImage) -> Serving:
+        """What serves the image.
+
+        Raises:
+            Rejected: it is of another season, or something that it needs is not there.
+            InputError: its heights are surfaces without ground.
+        """
+        config, day = self.config, image.known.acquired
+        if config.months and day is None:
+            raise Rejected("no date", f"{image.url}: its name says no day; see --key-pattern")
+        if config.months and day is not None and int(day[5:7]) not in config.months:
+            raise Rejected("out of season", f"{image.url}: taken on {day}")
+        overlapping = self._heights.overlapping(image.grid)
+        if config.heights and not overlapping:
+            raise Rejected("no height raster overlaps", image.url)
+        heights = near_in_time(overlapping, day, config.max_days)
+        if overlapping and not heights:
+            raise Rejected("no height raster in time", f"{image.url}: none within {config.max_days} days")
+        ground = tuple(self._ground.overlapping(image.grid))
+        if config.ground and not ground:
             raise InputError(
-                f"{images[0]}: is smaller than a chip of {schema.chip_size} pixels; see --chip-size"
+                f"{image.url}: no ground raster overlaps it, so heights are unknown; add one to --ground"
             )
-        with (
-            DatasetWriter(config.out, schema, rule, made_by(config)) as writer,
-            progress("ingest", total, "chips") as advance,
-        ):
-            for url in images:
-                with ExitStack() as opened:
-                    scene = _open_scene(config, url, schema, (heights, ground), opened)
-                    _add_chips(scene, stride, writer, (schema, config.strict), advance)
-            return writer.finish(), writer.describe_rejected()
+        everyone = frozenset({image.name})
+        masks = tuple(
+            mask
+            for mask in self._masks.overlapping(image.grid)
+            if image.name in self._images_of_mask.get(mask.url, everyone)
+        )
+        if config.mask and not masks:
+            raise Rejected("no mask", image.url)
+        return Serving(heights, ground, masks)
 
 
-def _add_chips(
-    scene: Scene, stride: int, writer: DatasetWriter, rules: tuple[Schema, bool], advance: Advance
-) -> None:
-    schema, strict = rules
-    for key, cut in _cuts(scene, schema, stride):
-        try:
-            writer.add(_chip(scene, key, cut, schema))
-        except Rejected as rejected:
-            if strict:
-                raise InputError(f"{key}: {rejected}; nothing written (--strict)") from rejected
-            writer.reject(key, rejected.reason, rejected.detail)
-        advance(1, f"kept {writer.kept:,}, rejected {writer.rejected.total():,}")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The pixels of one chip and where they are."""
-
-    row: int
-    column: int
-    image_CHW: NDArray[Any]
-    height_HW: NDArray[np.float32]
-    is_whole: bool
-    """Whether the image reaches over the whole chip."""
-
-
-def _cuts(scene: Scene, schema: Schema, stride: int) -> Iterator[tuple[str, Cut]]:
-    """Every chip of the scene with its key, row by row."""
-    size = schema.chip_size
-    strip_row, image_CHW, height_HW, inside_HW = -1, np.empty(0), np.empty(0, np.float32), np.empty(0, bool)
-    for row, column in scene.corners(size, stride):
-        if row != strip_row:
-            strip_row, window = row, Window(0, row, scene.image.width, size)
-            image_CHW = read_window(scene.image, indexes=list(scene.band_numbers), window=window)
-            inside_HW = np.ones(image_CHW.shape[1:], bool)
-            if scene.image.count > _source(scene.image).count:  # alpha, see _open_image
-                inside_HW = read_window(scene.image, indexes=scene.image.count, window=window) > 0
-            height_HW = _on_grid(scene.heights, window)
-            if scene.ground:
-                height_HW = height_HW - _on_grid(scene.ground, window)
-        columns = slice(column, column + size)
-        is_whole = bool(inside_HW[:, columns].all())
-        cut = Cut(row, column, image_CHW[:, :, columns], height_HW[:, columns], is_whole)
-        yield f"{scene.name}_{row:05d}_{column:05d}", cut
-
-
-def _chip(scene: Scene, key: str, cut: Cut, schema: Schema) -> Chip:
-    if not is_valid(key):
-        raise Rejected("unusable key", "the scene's name is too long: at most 77 characters")
-    if not scene.heights:
-        raise Rejected("no height raster overlaps", scene.image.name)
-    if not cut.is_whole:
-        raise Rejected("nodata in image", "beyond the image's footprint")
-    image_CHW = checked_image(cut.image_CHW, schema)
-    height_HW = checked_height(cut.height_HW, schema)
-    half = schema.chip_size / 2
-    x, y = scene.image.transform @ (cut.column + half, cut.row + half)
-    known, crs = facts(scene.name), scene.image.crs.to_string()
-    return Chip(key, image_CHW, height_HW, scene.source, known.sensor, known.acquired, scene.name, x, y, crs)
-
-
-def _on_grid(rasters: Sequence[Any], window: Window) -> NDArray[np.float32]:
-    """Metres (rows, columns) from the first raster that has a value; NaN where none has."""
-    merged_HW = np.full((int(window.height), int(window.width)), np.nan, np.float32)
-    for raster in rasters:
-        values_HW = read_window(raster, indexes=1, window=window)
-        take = np.isnan(merged_HW) & (values_HW != HEIGHT_NODATA)
-        merged_HW[take] = values_HW[take]
-    return merged_HW
-
-
-def _open_all(patterns: Sequence[str], opened: ExitStack) -> list[Any]:
-    urls = [url for pattern in patterns for url in expand(pattern)]
-    return [opened.enter_context(open_raster(url)) for url in urls]
-
-
-def _open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
-    """The image, resampled if --crs or --pixel-size ask for it."""
-    source = opened.enter_context(open_raster(url))
-    if not (config.crs or config.pixel_size):
-        return source
+def _chips(scene: OpenScene, row: int, columns: list[int]) -> Iterator[Raw | Rejected]:
+    """Those of one strip. Where it is damaged, each chip is read alone: it is good if its own pixels are."""
+    size = scene.schema.chip_size
     try:
-        crs = CRS.from_user_input(config.crs) if config.crs else source.crs
-    except CRSError as error:
-        raise InputError(f"--crs {config.crs}: not a CRS that GDAL knows; try EPSG:3338") from error
-    transform, width, height = calculate_default_transform(
-        source.crs, crs, source.width, source.height, *source.bounds, resolution=config.pixel_size or None
-    )
-    return opened.enter_context(
-        WarpedVRT(
-            source,
-            crs=crs,
-            transform=transform,
-            width=width,
-            height=height,
-            resampling=Resampling.bilinear,
-            # Without a nodata value, alpha alone tells what lies beyond the image's footprint.
-            add_alpha=source.nodata is None,
-        )
-    )
+        strip = scene.strip(row, min(columns), max(columns) + size)
+    except Rejected:
+        strip = None
+    for column in columns:
+        try:
+            yield scene.chip(strip or scene.strip(row, column, column + size), column)
+        except Rejected as rejected:
+            yield rejected
 
 
-def _open_scene(
-    config: ScenesConfig,
-    url: str,
-    schema: Schema,
-    elevations: tuple[list[Any], list[Any]],
-    opened: ExitStack,
-) -> Scene:
-    image = _open_image(config, url, opened)
-    names = band_names(_source(image), config.bands, schema.bands)
-    missing = [name for name in schema.bands if name not in names]
-    if missing or image.dtypes[0] != schema.dtype:
-        found = f"{image.dtypes[0]} {' '.join(names)}"
-        raise InputError(f"{url}: is {found}, not {schema.dtype} {' '.join(schema.bands)} as the first image")
-    _refuse_other_meaning(url, image, schema)
-    resampling = Resampling[config.height_resampling]
+def _check_options(config: ScenesConfig) -> None:
+    if config.stride < 0:
+        raise InputError(f"--stride {config.stride}: give 1 pixel or more, or 0 for the chip size")
+    if config.pixel_size < 0:
+        raise InputError(f"--pixel-size {config.pixel_size:g}: give a size above 0, or 0 for the image's own")
+    if not set(config.months) <= set(range(1, 13)):
+        raise InputError(f"--months {' '.join(map(str, config.months))}: give numbers from 1 to 12")
+    if config.max_days is not None and config.max_days < 0:
+        raise InputError(f"--max-days {config.max_days}: give 0 or more")
+    if config.ground and not config.heights:
+        raise InputError("--ground: there are no heights to subtract it from; give --heights")
 
-    def serving(rasters: list[Any]) -> list[Any]:
-        return [raster for raster in rasters if _overlap(raster, image)]
 
-    def on_image_grid(raster: Any) -> Any:
-        return opened.enter_context(
-            WarpedVRT(
-                raster,
-                crs=image.crs,
-                transform=image.transform,
-                width=image.width,
-                height=image.height,
-                resampling=resampling,
-                src_nodata=HEIGHT_NODATA if raster.nodata is None else raster.nodata,
-                nodata=HEIGHT_NODATA,
-                dtype="float32",
-            )
-        )
+def _expanded(patterns: tuple[str, ...]) -> list[str]:
+    """URLs, once each, also where two patterns name the same file."""
+    return list(dict.fromkeys(url for pattern in patterns for url in expand(pattern)))
 
-    heights, ground = (serving(rasters) for rasters in elevations)
-    if config.ground and heights and not ground:
-        raise InputError(f"{url}: no ground raster overlaps it, so heights are unknown; add one to --ground")
-    return Scene(
-        name=_scene_name(url),
-        image=image,
-        band_numbers=tuple(names.index(name) + 1 for name in schema.bands),
-        heights=tuple(on_image_grid(raster) for raster in heights),
-        ground=tuple(on_image_grid(raster) for raster in ground),
-        source=_scene_name(heights[0].name) if heights else None,
-    )
+
+def _known(name: str, config: ScenesConfig) -> KeyFacts:
+    """What the keys of a scene's chips say of all of them; a scene is its file, if a pattern does not say."""
+    pattern = key_pattern(config.key_pattern) if config.key_pattern else None
+    known = facts(f"{name}_00000_00000", pattern)
+    return replace(known, scene=(pattern and known.scene) or name)
+
+
+def _nodata(image: Any) -> float | None:
+    """The value of missing pixels; None if there is none but NaN."""
+    if image.nodata is None or math.isnan(image.nodata):
+        return None
+    return float(image.nodata) if image.dtypes[0].startswith("float") else int(image.nodata)
 
 
 def _refuse_other_meaning(url: str, image: Any, schema: Schema) -> None:
     """Refuse an image whose pixels mean something else than those of the first image."""
-    if image.nodata != schema.nodata:
+    if _nodata(image) != schema.nodata:
         raise InputError(f"{url}: nodata is {image.nodata}, not {schema.nodata} as in the first image")
     pixel_size = abs(image.transform.a)
     if not math.isclose(pixel_size, schema.pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE):
@@ -246,49 +239,9 @@ def _refuse_other_meaning(url: str, image: Any, schema: Schema) -> None:
         )
 
 
-def _source(image: Any) -> Any:
-    """The raster that a resampled image is made from, or the image itself."""
-    return getattr(image, "src_dataset", image)
-
-
-def _overlap(raster: Any, image: Any) -> bool:
-    """Whether they share an area of more than rounding; a common edge is none."""
-    left, bottom, right, top = transform_bounds(raster.crs, image.crs, *raster.bounds)
-    width = min(right, image.bounds.right) - max(left, image.bounds.left)
-    height = min(top, image.bounds.top) - max(bottom, image.bounds.bottom)
-    return bool(min(width, height) > 1e-3 * abs(image.transform.a))
-
-
-def _schema(config: ScenesConfig, url: str) -> Schema:
-    """What every image must be like: as the first one is."""
-    with ExitStack() as opened:
-        image = _open_image(config, url, opened)
-        names = band_names(_source(image), config.bands)
-        if image.dtypes[0] not in EXACT_DTYPES:
-            allowed = ", ".join(EXACT_DTYPES)
-            raise InputError(f"{url}: pixels are {image.dtypes[0]}; images must be one of {allowed}")
-        nodata = None if image.nodata is None else int(image.nodata)
-        pixel_size = abs(image.transform.a)
-        every = Schema(names, image.dtypes[0], nodata, config.chip_size, pixel_size)
-        every.band_positions(config.use)
-        return Schema(config.use or names, every.dtype, nodata, config.chip_size, pixel_size)
-
-
-def _number_of_chips(config: ScenesConfig, url: str, schema: Schema) -> int:
-    with ExitStack() as opened:
-        image = _open_image(config, url, opened)
-        scene = Scene(_scene_name(url), image, (), (), (), None)
-        return len(scene.corners(schema.chip_size, config.stride or schema.chip_size))
-
-
-def _scene_name(url: str) -> str:
-    """The file's stem, as a chip key may contain it."""
-    return "".join(letter if is_valid(letter) else "_" for letter in stem_of(url))
-
-
-def _refuse_repeated_names(urls: Sequence[str]) -> None:
+def _refuse_repeated_names(urls: list[str]) -> None:
     seen: dict[str, str] = {}
     for url in urls:
-        other = seen.setdefault(_scene_name(url), url)
+        other = seen.setdefault(scene_name(url), url)
         if other != url:
             raise InputError(f"{url}: has the same name as {other}; chips are named after scenes, rename one")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.check import Rejected, checked_height, checked_image
+from ingest.check import UNREADABLE, Rejected, Rules, checked
 from ingest.config import TarsConfig, made_by
 from ingest.npy import Npy, parse_npy
 from shards.errors import InputError
@@ -22,10 +22,10 @@ from shards.key import facts
 from shards.manifest import Manifest, StoredObject
 from shards.progress import progress
 from shards.raster import KNOWN_BANDS
-from shards.schema import EXACT_DTYPES, Chip, Schema
+from shards.schema import DTYPES, Chip, Schema
 from shards.storage import find_files, join, read_bytes
 from shards.tar import BLOCK
-from shards.writer import DatasetWriter, SplitRule
+from shards.writer import DatasetWriter
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def ingest_tars(config: TarsConfig) -> tuple[Manifest, str]:
         raise InputError(f"{config.data}: no .tar files in this folder or below it")
     schema = _schema_of_first(config, names)
     with (
-        DatasetWriter(config.data, schema, SplitRule(), made_by(config), shard_format="webdataset") as writer,
+        DatasetWriter(config.data, schema, made_by(config), shard_format="webdataset") as writer,
         progress("ingest", len(names), "tars") as advance,
     ):
         for name in names:
@@ -107,7 +107,7 @@ def _schema_of_first(config: TarsConfig, names: list[str]) -> Schema:
             if config.image not in members:
                 continue
             try:
-                image_CHW, _ = _stored(members, config.image, key, EXACT_DTYPES)
+                image_CHW, _ = _stored(members, config.image, key, DTYPES)
                 if image_CHW.ndim != 3 or image_CHW.shape[1] != image_CHW.shape[2]:
                     raise Rejected("wrong shape", f"{image_CHW.shape} is not (bands, rows, columns)")
                 if config.bands and len(config.bands) != len(image_CHW):
@@ -134,9 +134,9 @@ def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: s
             height, height_at = _stored(members, config.height, key, ("float32",))
             if image.shape != schema.image_shape:
                 raise Rejected("wrong shape", f"image is {image.shape}, not {schema.image_shape}")
-            image_CHW, height_HW = checked_image(image, schema), checked_height(height, schema)
+            image_CHW, height_HW = checked(image, height, schema, Rules())
             known = facts(key)
-            chip = Chip(key, image_CHW, height_HW, known.source, known.sensor, known.acquired, known.scene)
+            chip = Chip(key, image_CHW, height_HW, **vars(known))
         except Rejected as rejected:
             writer.reject(key, rejected.reason, rejected.detail)
             continue
@@ -156,7 +156,7 @@ def _stored(
         raise Rejected("missing partner", f"no member {key}.{ending}")
     member = members[ending]
     if member.problem:
-        raise Rejected("unreadable", f"{key}.{ending} {member.problem}")
+        raise Rejected(UNREADABLE, f"{key}.{ending} {member.problem}")
     npy: Npy = parse_npy(member.data, f"{key}.{ending}")
     wanted = [np.dtype(dtype).newbyteorder("<") for dtype in dtypes]
     if npy.values.dtype not in wanted or not npy.values.flags.c_contiguous:

@@ -1,21 +1,59 @@
-"""The options of `treeline inspect`, `convert` and `verify`, each with its unit and default."""
+"""The options of `treeline inspect`, `split`, `convert` and `verify`, each with its unit and default."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from shards.split import SplitRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """Which chips are held out."""
+
+    split_by: Literal["key", "scene", "blocks", "strips"] = "key"
+    """Hold out single chips, all chips of a scene, square blocks of ground, or strips along an axis."""
+    shares: tuple[float, ...] = (0.8, 0.2)
+    """Shares (0..1) of training, validation and, if there is a third, test: of names by a stable hash, of
+    strips by place."""
+    block_size: float = 5000.0
+    """Side of a block in units of --split-crs, for --split-by blocks."""
+    split_axis: Literal["x", "y"] = "y"
+    """Along which coordinate strips follow each other, for --split-by strips."""
+    buffer: float = 0.0
+    """Least distance, in units of --split-crs, between chips of two splits; what is nearer is "buffer"."""
+    split_crs: str = ""
+    """CRS of blocks and strips, e.g. EPSG:3338; default: the chips' own, which must be one."""
+
+    def split_rule(self) -> "SplitRule":
+        """The same as a rule that can be followed."""
+        from shards.split import SplitRule  # brings GDAL along, which other commands do not need
+
+        return SplitRule(
+            self.split_by, self.shares, self.block_size, self.split_axis, self.buffer, self.split_crs
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(SplitOptions):
+    """Hold out other chips of a dataset: pixels stay in place, index, statistics and manifest are new."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """The dataset: a folder or s3://..."""
 
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """What a dataset holds: counts, rejections, statistics, and a picture of some chips."""
+    """What a dataset holds, in words and pictures: counts, rejections, statistics, splits, some chips."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
     out: str = ""
-    """Where the picture is written; default: DATASET.png beside it, or here if it is remote."""
+    """Folder for index.html and its pictures; default: DATASET-inspect beside it, or here if it is remote."""
     chips: int = 12
-    """Chips in the picture."""
+    """Chips in the picture of some."""
     seed: int = 0
     """Of the choice of chips."""
 

@@ -14,7 +14,7 @@ from shards.manifest import SPLITS, Manifest
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
 from shards.schema import ORIGIN, Chip
-from shards.writer import SHARD_CHIPS, DatasetWriter, SplitRule
+from shards.writer import SHARD_CHIPS, DatasetWriter
 
 
 def convert(config: ConvertConfig) -> Manifest:
@@ -30,15 +30,16 @@ def convert(config: ConvertConfig) -> Manifest:
         raise InputError(f"{config.data}: is {config.to} already; copy it, or give --to another format")
     if config.to == "tar":
         _check_keys(dataset)
-    even = _has_even_shards(old)
+    even = _has_even_shards(old) and not old.split_column
     with (
         DatasetWriter(
             config.out,
             old.schema,
-            SplitRule(),
             old.made_by,
             old.shard_chips if even else SHARD_CHIPS,
             config.to,
+            old.attributes,
+            old.split_rule,
         ) as writer,
         progress("convert", sum(shard.samples for shard in old.shards), "chips") as advance,
     ):
@@ -49,8 +50,8 @@ def convert(config: ConvertConfig) -> Manifest:
             if even:
                 writer.add_shard(shard.split, chips)
             else:
-                for chip in chips:
-                    writer.add(chip, shard.split)
+                for chip, split in zip(chips, splits_of_shard(dataset, number), strict=True):
+                    writer.add(chip, split)
             advance(shard.samples)
         new = writer.finish()
     if even and new.fingerprint != old.fingerprint:
@@ -65,9 +66,24 @@ def chips_of_shard(dataset: Dataset, number: int) -> Iterator[Chip]:
     """The chips of a shard with all that is known of them, in their order."""
     numbers = dataset.chips_of_shard(number)
     batch = dataset.gather(numbers)
-    rows = dataset.index.select(ORIGIN).slice(int(numbers[0]), len(numbers)).to_pylist()
+    names = list(dataset.manifest.attributes)
+    rows = dataset.index.select([*ORIGIN, *names]).slice(int(numbers[0]), len(numbers)).to_pylist()
     for place, row in enumerate(rows):
-        yield Chip(image_CHW=batch.image_BCHW[place], height_HW=batch.height_BHW[place], **row)
+        # Null is what a chip does not have: it was added without that attribute.
+        attributes = {name: value for name in names if (value := row.pop(name)) is not None}
+        yield Chip(
+            image_CHW=batch.image_BCHW[place],
+            height_HW=batch.height_BHW[place],
+            attributes=attributes,
+            **row,
+        )
+
+
+def splits_of_shard(dataset: Dataset, number: int) -> list[str]:
+    """The split of each chip of a shard, in their order."""
+    numbers = dataset.chips_of_shard(number)
+    splits: list[str] = dataset.index["split"].slice(int(numbers[0]), len(numbers)).to_pylist()
+    return splits
 
 
 def _has_even_shards(manifest: Manifest) -> bool:

@@ -7,3 +7,8 @@ class InputError(Exception):
 
 class DatasetError(Exception):
     """Stored data is not what its manifest says (a corrupt shard, say): never a wrong sample. Exit code 1."""
+
+
+def one_line(said: object) -> str:
+    """What was said, by a library's error say, on one line."""
+    return " ".join(str(said).split())

@@ -143,10 +143,11 @@ class ShardLoader:
         return self._check_chips(number, rows, *arrays)
 
     def _decode_zarr(self, shard: Shard, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]) -> None:
-        objects = {
-            array: self._object(stored) for array, stored in zip(zarr.ARRAYS, shard.objects, strict=True)
-        }
         schema, shard_chips = self._manifest.schema, self._manifest.shard_chips
+        objects = {
+            array: self._object(stored)
+            for array, stored in zip(zarr.array_names(schema), shard.objects, strict=True)
+        }
         try:
             zarr.decode(objects, shard.samples, shard_chips, schema, image_BCHW, height_BHW)
         except DatasetError as error:
@@ -157,8 +158,9 @@ class ShardLoader:
     ) -> None:
         data = self._object(shard.objects[0])
         first, url = self._manifest.first_chip[number], join(self._url, shard.name)
+        arrays = [("image_at", image_BCHW), ("height_at", height_BHW)]
         for row in range(shard.samples):
-            for name, array_BX in (("image_at", image_BCHW), ("height_at", height_BHW)):
+            for name, array_BX in arrays:
                 start = int(self._column(name)[first + row])
                 bytes_of_array = data[start : start + array_BX[row].nbytes]
                 if start < 0 or bytes_of_array.size != array_BX[row].nbytes:

@@ -7,6 +7,8 @@
 <url>/train/000000.tar ...  <url>/val/000000.tar ...      or  <url>/train.zarr, <url>/val.zarr
 
 The manifest has a checksum of itself, of every file and of every shard; the index has one of every chip.
+A change (`treeline ingest --append`, `treeline split`) writes new files beside the old, index.1.parquet say,
+and then a new manifest: there is never a moment without a whole dataset.
 """
 
 import hashlib
@@ -24,14 +26,15 @@ from shards.schema import Schema
 from shards.storage import exists, join, publish, read_bytes
 
 FORMAT = "treeline"
-VERSION = 2
+VERSION = 3
 MANIFEST = "dataset.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.parquet"
 STATISTICS = "statistics.json"
 COUNTS = "counts.npz"
 FILES = (INDEX, REJECTED, STATISTICS, COUNTS)
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test", "buffer")
+"""What chips are for. "buffer": for nothing, since they lie too near to chips of another split."""
 
 ShardFormat = Literal["tar", "zarr", "webdataset"]
 """tar: equal rows, see shards.tar; zarr: see shards.zarr; webdataset: somebody else's tars, as they are."""
@@ -48,7 +51,7 @@ class StoredObject:
     """Checksum of all its bytes, sixteen hexadecimal digits."""
 
     @classmethod
-    def of(cls, name: str, data: bytes) -> "StoredObject":
+    def of(cls, name: str, data: bytes | NDArray[np.uint8]) -> "StoredObject":
         """What is known of `data`, to be stored as `name`."""
         return cls(name, len(data), hexadecimal(data))
 
@@ -101,18 +104,33 @@ class Manifest:
     """Chips in a full shard."""
     shards: tuple[Shard, ...]
     files: dict[str, StoredObject]
-    """The index and whatever else is beside the shards, by name."""
+    """The index and whatever else is beside the shards, by what it is called in a dataset's first state."""
     rejected: dict[str, int]
     """Refused chips by reason."""
+    splits: dict[str, int]
+    """Chips of each split."""
     made_by: dict[str, Any] = field(default_factory=dict)
     """Code version and configuration; enough to make it again."""
+    split_rule: dict[str, Any] = field(default_factory=dict)
+    """What `shards.split.SplitRule` was followed, so that chips added later are treated alike."""
+    split_column: str = ""
+    """Checksum of the index's column "split", if that says which split a chip is in, and its shard does not:
+    after `treeline split`."""
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Columns of the index beyond those of every dataset: name and type."""
+    generation: int = 0
+    """How often it was changed."""
 
     def samples(self, split: str) -> int:
         """How many chips `split` holds."""
-        return sum(shard.samples for shard in self.shards_of(split))
+        return self.splits.get(split, 0)
+
+    def url_of(self, url: str, name: str) -> str:
+        """Where the file that is called `name` is now, in a dataset at `url`."""
+        return join(url, self.files[name].name)
 
     def shards_of(self, split: str) -> tuple[Shard, ...]:
-        """The shards of "train" or "val", or of both ("all"), in order."""
+        """The shards that were written for "train", "val", ..., or for any ("all"), in order."""
         return tuple(shard for shard in self.shards if split in (shard.split, "all"))
 
     @cached_property
@@ -123,7 +141,9 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits: others for any other key, pixel or order, the same in every format."""
-        content = [self.schema.to_json(), [[s.split, s.samples, s.content] for s in self.shards]]
+        content: list[Any] = [self.schema.to_json(), [[s.split, s.samples, s.content] for s in self.shards]]
+        if self.split_column:
+            content.append(self.split_column)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -133,18 +153,26 @@ class Manifest:
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "schema": self.schema.to_json(),
-            "splits": {split: self.samples(split) for split in SPLITS},
+            "splits": self.splits,
             "rejected": self.rejected,
             "shard_format": self.shard_format,
             "shard_chips": self.shard_chips,
             "shards": [asdict(shard) for shard in self.shards],
             "files": {name: asdict(stored) for name, stored in self.files.items()},
             "made_by": self.made_by,
+            "split_rule": self.split_rule,
+            "split_column": self.split_column,
+            "attributes": self.attributes,
+            "generation": self.generation,
         }
         return {**values, "sha256": _digest(values)}
 
 
-_PARTS = ("schema", "shard_format", "shard_chips", "shards", "files", "rejected", "made_by", "sha256")
+_PLAIN = (
+    *("shard_format", "shard_chips", "rejected", "splits", "made_by"),
+    *("split_rule", "split_column", "attributes", "generation"),
+)
+_PARTS = ("schema", "shards", "files", *_PLAIN, "sha256")
 
 
 def _digest(values: dict[str, Any]) -> str:
@@ -211,13 +239,12 @@ def read_manifest(url: str) -> Manifest:
         raise DatasetError(f"{where}: is not what was written (its checksum differs); copy it again")
     return Manifest(
         schema=Schema.from_json(values["schema"]),
-        shard_format=values["shard_format"],
-        shard_chips=values["shard_chips"],
-        shards=tuple(
-            Shard(**{**shard, "objects": tuple(StoredObject(**stored) for stored in shard["objects"])})
-            for shard in values["shards"]
-        ),
+        shards=tuple(map(shard_from_json, values["shards"])),
         files={name: StoredObject(**stored) for name, stored in values["files"].items()},
-        rejected=values["rejected"],
-        made_by=values["made_by"],
+        **{name: values[name] for name in _PLAIN},
     )
+
+
+def shard_from_json(values: dict[str, Any]) -> Shard:
+    """The inverse of `asdict`."""
+    return Shard(**{**values, "objects": tuple(StoredObject(**stored) for stored in values["objects"])})

@@ -5,7 +5,7 @@ from typing import Any
 import rasterio
 from rasterio.errors import RasterioIOError
 
-from shards.errors import InputError
+from shards.errors import InputError, one_line
 from shards.storage import gdal_options, gdal_path
 
 KNOWN_BANDS = {
@@ -26,7 +26,9 @@ def open_raster(url: str) -> Any:
         with rasterio.Env(**gdal_options(url)):
             raster = rasterio.open(path)
     except RasterioIOError as error:
-        raise InputError(f"{url}: cannot be read as a raster ({_one_line(error)})") from error
+        raise InputError(
+            f"{url}: cannot be read as a raster ({one_line(error.__cause__ or error)})"
+        ) from error
     if raster.crs is None:
         raster.close()
         raise InputError(f"{url}: has no CRS, so its place is unknown; assign one (gdal_edit.py -a_srs ...)")
@@ -44,7 +46,9 @@ def read_window(raster: Any, **options: Any) -> Any:
     except RasterioIOError as error:
         window = options.get("window")
         where = f" at row {window.row_off}, column {window.col_off}" if window else ""
-        raise InputError(f"{raster.name}: cannot be read{where} ({_one_line(error)})") from error
+        raise InputError(
+            f"{raster.name}: cannot be read{where} ({one_line(error.__cause__ or error)})"
+        ) from error
 
 
 def band_names(raster: Any, given: tuple[str, ...], expected: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -66,7 +70,3 @@ def band_names(raster: Any, given: tuple[str, ...], expected: tuple[str, ...] = 
         given or expected
     )
     raise InputError(f"{raster.name}: has {raster.count} bands{wanted}; name them with --bands")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())

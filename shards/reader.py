@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from shards.balance import height_weights, times_met
@@ -40,7 +41,7 @@ from shards.prefetch import ahead
 from shards.selection import columns_named, matching
 from shards.state import ReaderState
 from shards.statistics import Statistics
-from shards.storage import is_local, join
+from shards.storage import is_local
 from shards.stream import RowStream
 from shards.tar import arrays_of
 
@@ -93,7 +94,7 @@ class Dataset:
         Raises:
             InputError: that split is empty.
         """
-        values = read_json(join(self.url, STATISTICS), self.manifest.files[STATISTICS])
+        values = read_json(self._url_of(STATISTICS), self.manifest.files[STATISTICS])
         if not values:
             raise InputError(f"{self.url}: no statistics, since no chip is in the training split")
         return Statistics.from_json(values)
@@ -106,10 +107,10 @@ class Dataset:
     @cached_property
     def rejected(self) -> Any:
         """The refused chips as a pyarrow table: key, reason, detail."""
-        return read_table(join(self.url, REJECTED), self.manifest.files[REJECTED])
+        return read_table(self._url_of(REJECTED), self.manifest.files[REJECTED])
 
     def chips(self, split: str, limit: int | None = None, where: str = "") -> Chips:
-        """The chips of "train", "val" or "all", ascending, for which `where` holds (`shards.selection`).
+        """The chips of a split or of "all", ascending, for which `where` holds (`shards.selection`).
 
         At most `limit` of them, nested in any larger limit.
 
@@ -120,16 +121,21 @@ class Dataset:
             raise InputError(f"split {split!r}: choose one of {', '.join(SPLITS)}, all")
         if limit is not None and limit < 0:
             raise InputError(f"limit {limit}: give a number of chips, 0 or more")
+        found = self._chips_of_split(split)
+        if where:
+            table = self._index(columns_named(where, [*INDEX_SCHEMA.names, *self.manifest.attributes]))
+            found = found[matching(table, where)[found]]
+        return found[subset(found.size, limit)]
+
+    def _chips_of_split(self, split: str) -> Chips:
+        if self.manifest.split_column and split != "all":
+            return np.flatnonzero(pc.equal(self._index(["split"])["split"], split).to_numpy())
         numbers = [
             np.arange(first, first + shard.samples)
             for first, shard in zip(self.manifest.first_chip, self.manifest.shards, strict=False)
             if split in (shard.split, "all")
         ]
-        found = np.concatenate([np.arange(0), *numbers])
-        if where:
-            table = self._index(columns_named(where, INDEX_SCHEMA.names))
-            found = found[matching(table, where)[found]]
-        return found[subset(found.size, limit)]
+        return np.concatenate([np.arange(0), *numbers])
 
     def troubles(self) -> list[str]:
         """What did not go smoothly so far, one line each: requests made again, shards left out."""
@@ -216,6 +222,9 @@ class Dataset:
             flush=True,
         )
 
+    def _url_of(self, name: str) -> str:
+        return self.manifest.url_of(self.url, name)
+
     def _batch(self, chips: Chips, rows_BS: NDArray[np.uint8], start: int, size: int) -> Batch:
         return Batch(chips, rows_BS, *arrays_of(rows_BS, self.schema), start, size)
 
@@ -227,10 +236,11 @@ class Dataset:
             return self._columns[name]
 
     def _index(self, columns: list[str] | None) -> Any:
-        table = read_table(join(self.url, INDEX), self.manifest.files[INDEX], columns)
+        table = read_table(self._url_of(INDEX), self.manifest.files[INDEX], columns)
         if table.num_rows != self.manifest.first_chip[-1]:
-            url = join(self.url, INDEX)
-            raise DatasetError(f"{url}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips")
+            raise DatasetError(
+                f"{self._url_of(INDEX)}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips"
+            )
         return table
 
 

@@ -122,6 +122,11 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
             cause = error.__context__ if isinstance(error, boto3.exceptions.Boto3Error) else error
             raise _as_os_error(cause or error, path) from error
 
+    def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **options: Any) -> None:
+        """Write an object in one request, so that a process killed on the way leaves no parts behind."""
+        path, bucket, key = self._place(path)
+        self._call("put_object", path, Bucket=bucket, Key=key, Body=value)
+
     def rm_file(self, path: str) -> None:
         """Delete the object."""
         path, bucket, key = self._place(path)

@@ -1,6 +1,7 @@
 """What one chip holds: bands, types, nodata, sizes; and the chip itself."""
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,13 @@ from shards.errors import InputError
 EXACT_DTYPES = ("uint8", "int16", "uint16")
 """Stored pixel types whose values can all be counted, so that statistics are exact."""
 
+DTYPES = (*EXACT_DTYPES, "float32")
+"""All pixel types: of float32 (SAR backscatter in dB, coherence) values are counted in narrow bins."""
 
-ORIGIN = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs")
+ORIGIN = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs", "catalogue", "number")
 """What is known of a chip besides its pixels: in the json of a tar, and in the index."""
+
+AttributeValue = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -24,22 +29,29 @@ class Schema:
     """Band names in stored order."""
     dtype: str = "int16"
     """Stored type of the image's pixels."""
-    nodata: int | None = -9999
-    """Stored value that means "no measurement", if any."""
+    nodata: float | None = -9999
+    """Stored value that means "no measurement", if any; in float32, NaN means that too."""
     chip_size: int = 64
     """Pixels along each side."""
     pixel_size: float = 2.0
     """Size of a pixel in units of the chips' CRS (metres unless that is geographic)."""
     label: str = "height"
-    """What was measured: one float32 band with the image's footprint."""
+    """What was measured: one float32 band with the image's footprint, NaN where missing; "": nothing."""
     label_unit: str = "m"
     """Unit of the label."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in EXACT_DTYPES:
-            raise InputError(f"pixel type {self.dtype}: images must be one of {', '.join(EXACT_DTYPES)}")
+        if self.dtype not in DTYPES:
+            raise InputError(f"pixel type {self.dtype}: images must be one of {', '.join(DTYPES)}")
         if len(set(self.bands)) != len(self.bands) or not self.bands:
             raise InputError(f"band names {' '.join(self.bands)!r}: give each band a name of its own")
+        if self.nodata is not None and math.isnan(self.nodata):
+            # NaN is missing in any case, and is not equal to itself, as a schema must be.
+            object.__setattr__(self, "nodata", None)
+        if self.chip_size < 1:
+            raise InputError(f"--chip-size {self.chip_size}: give 1 pixel or more")
+        if not self.pixel_size > 0 or not math.isfinite(self.pixel_size):
+            raise InputError(f"--pixel-size {self.pixel_size:g}: give a size above 0")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -48,8 +60,8 @@ class Schema:
 
     @property
     def label_shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        return self.chip_size, self.chip_size
+        """(rows, columns); (0, 0) without a label, so that arrays of labels are empty and not absent."""
+        return (self.chip_size, self.chip_size) if self.label else (0, 0)
 
     def band_positions(self, names: tuple[str, ...]) -> tuple[int, ...]:
         """Where the bands called `names` are stored.
@@ -79,6 +91,7 @@ class Chip:
     key: str
     image_CHW: NDArray[Any]
     height_HW: NDArray[np.float32]
+    """Or whatever the schema's label is; of shape (0, 0) where there is none."""
     source: str | None = None
     """Where the height comes from, e.g. AK_IFSAR."""
     sensor: str | None = None
@@ -93,7 +106,16 @@ class Chip:
     """Northing (or latitude) of the chip's centre in `crs`."""
     crs: str | None = None
     """e.g. EPSG:3338."""
+    catalogue: str | None = None
+    """Catalogue id of the image, e.g. 1030010047ADDD00."""
+    number: int | None = None
+    """Running number within its source."""
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    """Whatever else is known of it, by the name of a column of the index: a label of the whole chip, say."""
 
     def origin(self) -> dict[str, Any]:
         """All but the pixels, as plain values."""
-        return {name: getattr(self, name) for name in ORIGIN}
+        known = {name: getattr(self, name) for name in ORIGIN}
+        # What is null is left out, so that chips added before there was such an attribute stay as they are.
+        attributes = {name: value for name, value in self.attributes.items() if value is not None}
+        return {**known, "attributes": attributes} if attributes else known

@@ -7,11 +7,13 @@ Every chip takes three members, in this order, each a 512-byte ustar header and 
     KEY.json         the chip's origin, padded with spaces to one length for the whole shard
 
 so a shard is a (chips, stride) array of bytes and two zero blocks. Times and owners are zero: the same
-chips give the same bytes. For 4 bands of 64 x 64 int16 the two arrays end at byte 51,200 of a row.
+chips give the same bytes. Without a label there is no height. For 4 bands of 64 x 64 int16 the two arrays
+end at byte 51,200 of a row.
 """
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +30,11 @@ BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 
 
+NAME_BYTES = 100
+CHECKSUM = slice(148, 156)
+"""Where a ustar header has the member's name and its own checksum: six octal digits, a zero, a space."""
+
+
 @dataclass(frozen=True)
 class RowLayout:
     """Where the arrays of a chip are within its row of bytes; the same for every shard of a schema."""
@@ -35,7 +42,28 @@ class RowLayout:
     image_offset: int
     height_offset: int
     span: int
-    """Bytes from the row's start to the end of the height member: what a batch has to copy."""
+    """Bytes from the row's start to the end of the last array's member: what a batch has to copy."""
+
+
+@dataclass(frozen=True)
+class _ArrayMember:
+    """A member that holds an array: where its tar header begins in the row, and what it says."""
+
+    ending: str
+    start: int
+    npy_header: bytes
+    size: int
+    """Bytes of the .npy file."""
+
+    @property
+    def values(self) -> int:
+        """Where in the row its values begin."""
+        return self.start + BLOCK + len(self.npy_header)
+
+    @property
+    def end(self) -> int:
+        """Where in the row the next member begins."""
+        return self.start + BLOCK + _padded(self.size)
 
 
 def _padded(size: int) -> int:
@@ -49,45 +77,70 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def _member_header(name: str, size: int) -> bytes:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = size, 0o644
-    return member.tobuf(format=tarfile.USTAR_FORMAT)
-
-
-def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+@lru_cache
+def _arrays(schema: Schema) -> tuple[_ArrayMember, ...]:
+    """The members that hold the image and, if the schema has a label, the height."""
+    members: list[_ArrayMember] = []
+    arrays: list[tuple[str, str, tuple[int, ...]]] = [("image.npy", schema.dtype, schema.image_shape)]
+    if schema.label:
+        arrays.append(("height.npy", "float32", schema.label_shape))
+    for ending, dtype, shape in arrays:
+        header = _npy_header(dtype, shape)
+        size = len(header) + math.prod(shape) * np.dtype(dtype).itemsize
+        members.append(_ArrayMember(ending, members[-1].end if members else 0, header, size))
+    return tuple(members)
 
 
 @lru_cache
 def row_layout(schema: Schema) -> RowLayout:
-    """Offsets in bytes within a row."""
-    image_header = len(_npy_header(schema.dtype, schema.image_shape))
-    height_header = len(_npy_header("float32", schema.label_shape))
-    image_end = BLOCK + _padded(image_header + _nbytes(schema.dtype, schema.image_shape))
-    height_end = image_end + BLOCK + _padded(height_header + _nbytes("float32", schema.label_shape))
-    return RowLayout(BLOCK + image_header, image_end + BLOCK + height_header, height_end)
+    """Offsets in bytes within a row; without a label, that of the height is the row's end."""
+    members = _arrays(schema)
+    return RowLayout(
+        members[0].values, members[1].values if schema.label else members[-1].end, members[-1].end
+    )
 
 
-def pack(chips: Sequence[Chip], schema: Schema) -> bytes:
-    """The shard that holds `chips`, in their order."""
+def pack(chips: Sequence[Chip], schema: Schema) -> NDArray[np.uint8]:
+    """The bytes of the shard that holds `chips`, in their order."""
     origins = [json.dumps(chip.origin(), separators=(",", ":")).encode() for chip in chips]
     json_size = _padded(max(len(origin) for origin in origins))
-    image_header = _npy_header(schema.dtype, schema.image_shape)
-    height_header = _npy_header("float32", schema.label_shape)
-    image_dtype = np.dtype(schema.dtype).newbyteorder("<")
-    parts: list[bytes] = []
-    for chip, origin in zip(chips, origins, strict=True):
-        members = (
-            ("image.npy", image_header + chip.image_CHW.astype(image_dtype, copy=False).tobytes()),
-            ("height.npy", height_header + chip.height_HW.astype("<f4", copy=False).tobytes()),
-            ("json", origin.ljust(json_size)),
-        )
-        for ending, payload in members:
-            padding = bytes(_padded(len(payload)) - len(payload))
-            parts += (_member_header(f"{chip.key}.{ending}", len(payload)), payload, padding)
-    parts.append(END_OF_ARCHIVE)
-    return b"".join(parts)
+    layout = row_layout(schema)
+    stride = layout.span + BLOCK + json_size
+    shard_S = np.zeros(len(chips) * stride + len(END_OF_ARCHIVE), np.uint8)
+    rows_BS = shard_S[: len(chips) * stride].reshape(len(chips), stride)
+    keys = [chip.key.encode("ascii") for chip in chips]
+    for member in _arrays(schema):
+        rows_BS[:, member.start : member.start + BLOCK] = _member_headers(keys, member.ending, member.size)
+        header = np.frombuffer(member.npy_header, np.uint8)
+        rows_BS[:, member.start + BLOCK : member.start + BLOCK + header.size] = header
+    rows_BS[:, layout.span : layout.span + BLOCK] = _member_headers(keys, "json", json_size)
+    rows_BS[:, layout.span + BLOCK :] = np.frombuffer(
+        b"".join(origin.ljust(json_size) for origin in origins), np.uint8
+    ).reshape(len(chips), json_size)
+    image_BCHW, height_BHW = arrays_of(rows_BS, schema)
+    for row, chip in enumerate(chips):
+        image_BCHW[row] = chip.image_CHW
+        height_BHW[row] = chip.height_HW
+    return shard_S
+
+
+def _member_headers(keys: Sequence[bytes], ending: str, size: int) -> NDArray[np.uint8]:
+    """(keys, 512): ustar headers of the members KEY.ending, as tarfile writes them, made for all at once.
+
+    The checksum is the sum of a header's bytes, as if it were eight spaces itself (POSIX.1-1988, ustar).
+    """
+    template = tarfile.TarInfo("")
+    template.size, template.mode = size, 0o644
+    header = np.frombuffer(template.tobuf(format=tarfile.USTAR_FORMAT), np.uint8)
+    headers_BT = np.tile(header, (len(keys), 1))
+    names = np.array([key + b"." + ending.encode() for key in keys], f"S{NAME_BYTES}")
+    headers_BT[:, :NAME_BYTES] = names.view(np.uint8).reshape(len(keys), NAME_BYTES)
+    headers_BT[:, CHECKSUM] = ord(" ")
+    sums_B = headers_BT.sum(1, dtype=np.int64)
+    digits = ((sums_B[:, None] >> np.arange(15, -3, -3)) & 7) + ord("0")
+    headers_BT[:, CHECKSUM.start : CHECKSUM.start + 6] = digits
+    headers_BT[:, CHECKSUM.start + 6] = 0
+    return headers_BT
 
 
 def stride_of(nbytes: int, samples: int, schema: Schema) -> int:
@@ -97,7 +150,7 @@ def stride_of(nbytes: int, samples: int, schema: Schema) -> int:
         DatasetError: so many bytes cannot be such a shard.
     """
     stride, rest = divmod(nbytes - len(END_OF_ARCHIVE), max(samples, 1))
-    if rest or stride % BLOCK or stride < row_layout(schema).span:
+    if rest or stride % BLOCK or stride < row_layout(schema).span + 2 * BLOCK:
         raise DatasetError(f"{nbytes:,} bytes are not a shard of {samples:,} chips of this dataset")
     return stride
 
@@ -111,6 +164,7 @@ def arrays_of(rows_BS: NDArray[np.uint8], schema: Schema) -> tuple[NDArray[Any],
     if not count:
         return np.empty((0, *schema.image_shape), schema.dtype), np.empty((0, *schema.label_shape), "<f4")
     (_, rows, columns), size = schema.image_shape, np.dtype(schema.dtype).itemsize
+    label_rows, label_columns = schema.label_shape
     image_BCHW: NDArray[Any] = np.ndarray(
         (count, *schema.image_shape),
         np.dtype(schema.dtype).newbyteorder("<"),
@@ -119,6 +173,10 @@ def arrays_of(rows_BS: NDArray[np.uint8], schema: Schema) -> tuple[NDArray[Any],
         (stride, rows * columns * size, columns * size, size),
     )
     height_BHW: NDArray[np.float32] = np.ndarray(
-        (count, rows, columns), "<f4", rows_BS.data, layout.height_offset, (stride, columns * 4, 4)
+        (count, label_rows, label_columns),
+        "<f4",
+        rows_BS.data,
+        layout.height_offset if schema.label else 0,
+        (stride, label_columns * 4, 4),
     )
     return image_BCHW, height_BHW

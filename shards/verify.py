@@ -14,14 +14,14 @@ import numpy as np
 
 from shards.checksum import content_checksum
 from shards.config import VerifyConfig
-from shards.convert import chips_of_shard
+from shards.convert import chips_of_shard, splits_of_shard
 from shards.errors import DatasetError, InputError
 from shards.index import index_rows
 from shards.manifest import COUNTS, FILES, MANIFEST, STATISTICS, read_json
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
 from shards.schema import Chip
-from shards.statistics import Counts, summarise
+from shards.statistics import Counts, statistics_json
 from shards.storage import find_files, join, read_bytes
 
 Problems = list[str]
@@ -38,7 +38,7 @@ def verify(config: VerifyConfig) -> Problems:
     problems = [*_of_files(dataset)]
     if problems:  # without a sound index, shards cannot be compared with it
         return [*problems, *_of_unlisted(dataset)]
-    counts = Counts.empty(dataset.schema)
+    counts = Counts()
     keys: dict[str, str] = {}
     shards = dataset.manifest.shards
     with progress("verify", sum(shard.samples for shard in shards), "chips") as advance:
@@ -46,8 +46,10 @@ def verify(config: VerifyConfig) -> Problems:
             try:
                 chips = list(chips_of_shard(dataset, number))
                 problems += _of_shard(dataset, number, chips)
-                if shard.split == "train":
-                    counts.add_chips(chips)
+                splits = splits_of_shard(dataset, number)
+                counts += Counts.of_chips(
+                    [c for c, split in zip(chips, splits, strict=True) if split == "train"]
+                )
                 for chip in chips:
                     if chip.key in keys:
                         problems.append(f"{shard.name}: key {chip.key} is also in {keys[chip.key]}")
@@ -62,11 +64,11 @@ def verify(config: VerifyConfig) -> Problems:
 
 def _of_files(dataset: Dataset) -> Iterator[str]:
     for name in sorted({*FILES, *dataset.manifest.files}):
-        url = join(dataset.url, name)
         try:
             if name not in dataset.manifest.files:
-                yield f"{url}: the manifest does not list it"
+                yield f"{join(dataset.url, name)}: the manifest does not list it"
                 continue
+            url = dataset.manifest.url_of(dataset.url, name)
             dataset.manifest.files[name].check(url, read_bytes(url))
         except (DatasetError, InputError) as error:
             yield str(error)
@@ -78,7 +80,10 @@ def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]
     url = join(dataset.url, shard.name)
     numbers = dataset.chips_of_shard(number)
     stated = dataset.index.slice(int(numbers[0]), len(numbers)).to_pylist()
-    for row, found in zip(stated, index_rows(chips, shard.split, shard.name), strict=True):
+    splits = splits_of_shard(dataset, number)
+    rows = index_rows(chips, shard.split, shard.name, dataset.schema)
+    for row, found, split in zip(stated, rows, splits, strict=True):
+        found["split"] = split
         wrong = [name for name, value in found.items() if not _equal(row[name], value)]
         if wrong:
             yield f"{url}: chip {row['key']}: its {', '.join(wrong)} in the index is not what its pixels say"
@@ -102,6 +107,8 @@ def _of_tar(url: str, chips: list[Chip]) -> Iterator[str]:
             members[info.name] = content.read() if content else b""
     for chip in chips:
         for ending, array in (("image.npy", chip.image_CHW), ("height.npy", chip.height_HW)):
+            if not array.size:  # a dataset without labels
+                continue
             member = members.get(f"{chip.key}.{ending}")
             if member is None or not np.array_equal(
                 np.load(io.BytesIO(member), allow_pickle=False),
@@ -115,20 +122,21 @@ def _of_tar(url: str, chips: list[Chip]) -> Iterator[str]:
 
 
 def _of_statistics(dataset: Dataset, counts: Counts) -> Iterator[str]:
-    stored = Counts.from_bytes(read_bytes(join(dataset.url, COUNTS)))
-    if not all(map(np.array_equal, vars(stored).values(), vars(counts).values())):
-        yield f"{join(dataset.url, COUNTS)}: is not what the pixels of the training split say"
-    found = summarise(counts, dataset.schema)
+    url = dataset.manifest.url_of(dataset.url, COUNTS)
+    if Counts.from_bytes(read_bytes(url)) != counts:
+        yield f"{url}: is not what the pixels of the training split say"
     # Through JSON, as the stored ones went: tuples and lists are one there.
-    if json.loads(json.dumps(found.to_json() if found else {})) != read_json(join(dataset.url, STATISTICS)):
-        yield f"{join(dataset.url, STATISTICS)}: is not what the pixels of the training split say"
+    found = json.loads(json.dumps(statistics_json(counts, dataset.schema)))
+    url = dataset.manifest.url_of(dataset.url, STATISTICS)
+    if found != read_json(url):
+        yield f"{url}: is not what the pixels of the training split say"
 
 
 def _of_unlisted(dataset: Dataset) -> Iterator[str]:
     """Files that look like parts of the dataset but are none."""
     manifest = dataset.manifest
     listed = {stored.name for shard in manifest.shards for stored in shard.objects}
-    listed |= {MANIFEST, *FILES, *manifest.files}
+    listed |= {MANIFEST, *(stored.name for stored in manifest.files.values())}
     for name in find_files(dataset.url):
         # A folder of somebody else's tars may hold anything else besides; a tar without a chip is told.
         is_theirs = manifest.shard_format == "webdataset" and not name.endswith(".tar")

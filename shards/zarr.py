@@ -24,7 +24,6 @@ from zarr.storage import MemoryStore
 from shards.errors import DatasetError
 from shards.schema import Chip, Schema
 
-ARRAYS: Final = ("image", "height")
 DIMENSIONS: Final = {"image": ("chip", "band", "row", "column"), "height": ("chip", "row", "column")}
 MAX_CHUNK_CHIPS: Final = 16
 """0.8 MB for 4 bands of 64 x 64 int16 with heights: it stays in a core's cache from zstd to the batch."""
@@ -57,6 +56,11 @@ def object_name(array: str, number: int) -> str:
     return "/".join((array, "c", str(number), *("0" for _ in DIMENSIONS[array][1:])))
 
 
+def array_names(schema: Schema) -> tuple[str, ...]:
+    """The arrays of a group: image and, if the schema has a label, height."""
+    return ("image", "height") if schema.label else ("image",)
+
+
 def metadata(schema: Schema, samples: int, shard_chips: int) -> dict[str, bytes]:
     """The files by name in the group that make a Zarr of the shards of `samples` chips."""
     files: dict[str, Buffer] = {}
@@ -71,8 +75,9 @@ def encode(chips: Sequence[Chip], schema: Schema, shard_chips: int) -> dict[str,
     files: dict[str, Buffer] = {}
     arrays = _create(files, schema, len(chips), shard_chips)
     arrays["image"][...] = np.stack([chip.image_CHW for chip in chips])
-    arrays["height"][...] = np.stack([chip.height_HW for chip in chips])
-    return {array: files[object_name(array, 0)].to_bytes() for array in ARRAYS}
+    if schema.label:
+        arrays["height"][...] = np.stack([chip.height_HW for chip in chips])
+    return {array: files[object_name(array, 0)].to_bytes() for array in arrays}
 
 
 def decode(
@@ -90,7 +95,7 @@ def decode(
     Raises:
         DatasetError: the bytes cannot be such a shard.
     """
-    for array, out in (("image", image_BCHW), ("height", height_BHW)):
+    for array, out in zip(array_names(schema), (image_BCHW, height_BHW), strict=False):
         _decode_array(array, objects[array], samples, shard_chips, _layout(array, schema), out)
 
 
@@ -117,7 +122,7 @@ def _create(
     }
     group = zarr.create_group(MemoryStore(files), attributes=attributes)
     arrays = {}
-    for array in ARRAYS:
+    for array in array_names(schema):
         dtype, shape = _layout(array, schema)
         blosc = BloscCodec(cname="zstd", clevel=BLOSC_LEVEL, shuffle="bitshuffle", typesize=dtype.itemsize)
         compressor = blosc if array == "image" else ZstdCodec(level=ZSTD_LEVEL)

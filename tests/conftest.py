@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from servers import S3Server, environment_of, moto_server, rclone_server
 
-from shards.key import facts
+from shards.key import facts, split_of
 from shards.manifest import Manifest, ShardFormat
 from shards.reader import Dataset, ReadOptions, open_dataset
 from shards.schema import Chip, Schema
 from shards.storage import remove_folder
-from shards.writer import DatasetWriter, SplitRule
+from shards.writer import DatasetWriter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SCHEMA = Schema(("blue", "green", "red", "nir"))
@@ -116,10 +116,9 @@ def write_dataset() -> Callable[..., Written]:
         val_share: float = 0.25,
         shard_format: ShardFormat = "tar",
     ) -> Written:
-        rule, made_by = SplitRule(val_share), {"treeline": "test"}
-        with DatasetWriter(str(url), SCHEMA, rule, made_by, shard_chips, shard_format) as writer:
+        with DatasetWriter(str(url), SCHEMA, {"treeline": "test"}, shard_chips, shard_format) as writer:
             for chip in chips:
-                writer.add(chip)
+                writer.add(chip, split_of(chip.key, val_share))
             manifest = writer.finish()
         return Written(str(url), manifest, {chip.key: chip for chip in chips})
 

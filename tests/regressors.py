@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
+from shards.key import split_of
 from shards.order import Chips
 from shards.reader import Dataset, open_dataset
 from shards.schema import Chip, Schema
-from shards.statistics import BandSummary, Counts, Statistics, Summary, summarise
-from shards.writer import DatasetWriter, SplitRule
+from shards.statistics import BandSummary, LabelSummary, Statistics, Tally, summarise
+from shards.writer import DatasetWriter
 from trainer.backbone import build_backbone
 from trainer.baselines import Baselines
 from trainer.checkpoint import Checkpoint
@@ -97,14 +98,12 @@ def statistics_of(constants: dict[str, tuple[float, float, float]], height_m: fl
         )
         for band, (top, mean, std) in constants.items()
     }
-    return Statistics(bands, Summary(1, height_m, height_m, height_m, 0.0, {"90": height_m}))
+    return Statistics(bands, LabelSummary(1, height_m, height_m, height_m, 0.0, {"90": height_m}))
 
 
 def exact_statistics(image_BCHW: NDArray[np.int16], height_BHW: NDArray[np.float32]) -> Statistics:
     """The statistics of these chips."""
-    counts = Counts.empty(SCHEMA)
-    counts.add(image_BCHW, height_BHW)
-    statistics = summarise(counts, SCHEMA)
+    statistics = summarise(Tally.of(image_BCHW, height_BHW), SCHEMA)
     assert statistics
     return statistics
 
@@ -197,9 +196,9 @@ def visible_chip(number: int) -> Chip:
 
 def write_dataset(folder: Path, chips: int, val_share: float = 0.0) -> Dataset:
     """A dataset of `chips` visible chips in shards of ten."""
-    with DatasetWriter(str(folder), SCHEMA, SplitRule(val_share), {"command": "test"}, 10) as writer:
-        for number in range(chips):
-            writer.add(visible_chip(number))
+    with DatasetWriter(str(folder), SCHEMA, {"command": "test"}, 10) as writer:
+        for chip in map(visible_chip, range(chips)):
+            writer.add(chip, split_of(chip.key, val_share))
         writer.finish()
     return open_dataset(str(folder))
 

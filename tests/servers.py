@@ -183,7 +183,7 @@ def _running(name: str, command: Callable[[S3Server], list[str]]) -> Iterator[S3
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "MOTO_", "RCLONE_"))}
     with tempfile.TemporaryFile() as log:
         for _ in range(TRIES):
-            server = _server(name, _free_port())
+            server = _server(name, free_port())
             process = subprocess.Popen(
                 command(server), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean
             )
@@ -198,7 +198,7 @@ def _running(name: str, command: Callable[[S3Server], list[str]]) -> Iterator[S3
         raise RuntimeError(f"{name} exited {TRIES} times before it answered\n{_end_of(log)}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -14,7 +14,13 @@ MAY_IMPORT = {
     "inference": {"shards", "trainer.model", "trainer.checkpoint"},
     "cluster": {"shards", "ingest", "trainer", "inference"},
 }
-RAY_MODULES = {"trainer.launch", "inference.pipeline", "cluster.ray_session", "cluster.submit"}
+RAY_MODULES = {
+    "ingest.pipeline",
+    "trainer.launch",
+    "inference.pipeline",
+    "cluster.ray_session",
+    "cluster.submit",
+}
 CLOUD = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
 CLOUD_MODULES = {"shards.storage", "shards.s3", "shards.fetch"}
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from servers import free_port
 
 from inference.config import PredictConfig
 from inference.predict import predict, predict_here
 from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
-from ingest.scenes import ingest_scenes
+from ingest.run import ingest
+from ingest.scenes import ScenesSource
 from trainer.config import TrainConfig
 from trainer.launch import launch
 
@@ -45,12 +46,6 @@ class Cluster:
         return subprocess.run(
             command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=240, check=False
         )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +109,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("job")
     scenes = [write_scene(folder, number, 0, (256, 256)) for number in range(2)]
     images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
-    ingest_scenes(ScenesConfig(images, heights, str(folder / "chips")))
+    options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"))
+    ingest(ScenesSource(options), options)
     config = TrainConfig(str(folder / "chips"), str(folder / "here"), epochs=2, batch_size=7)
     launch(config)
     options = ["--data", config.data, "--epochs", "2", "--batch-size", "7"]

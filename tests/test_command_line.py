@@ -12,7 +12,8 @@ import rasterio
 from cluster import cli
 from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
-from ingest.scenes import ingest_scenes
+from ingest.run import ingest
+from ingest.scenes import ScenesSource
 from shards.errors import InputError
 from trainer.config import RECIPES, TrainConfig
 from trainer.launch import launch
@@ -26,7 +27,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     scenes = [write_scene(folder, number, 0, (128, 128)) for number in range(3)]
     images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
-    ingest_scenes(ScenesConfig(images, heights, str(folder / "chips")))
+    options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"))
+    ingest(ScenesSource(options), options)
     launch(TrainConfig(str(folder / "chips"), str(folder / "checkpoints"), epochs=1))
     return folder
 
@@ -65,11 +67,11 @@ PICKLED = np.array([{"a": 1}] * 4, dtype=object)
 @pytest.mark.parametrize(
     ("image", "height", "says"),
     [
-        (None, HEIGHT, "images: no .npy chips"),
+        (None, HEIGHT, "images: no .npy, .npz or .tif chips"),
         (b"\x93NUMPY\x01\x00", HEIGHT, "unreadable"),
         (PICKLED, HEIGHT, "pickled object, which is never loaded"),
         (IMAGE[:3], HEIGHT, "wrong shape"),
-        (IMAGE, HEIGHT * 0, "no height above 0"),
+        (IMAGE, HEIGHT * 0, "no positive height"),
     ],
     ids=["empty folder", "truncated", "pickle", "three bands", "no height"],
 )
@@ -97,7 +99,7 @@ def test_a_missing_partner_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert files_below(tmp_path) == before
     code, out, _ = called(arguments, monkeypatch, capsys)
     assert code == 0, "one bad chip does not stop the others"
-    assert "1 missing partner, first alone" in out
+    assert "1 missing partner first alone" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("kind", ["text", "three bands"])
@@ -222,9 +224,10 @@ def test_an_unknown_command_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch
 def test_inspect_tells_and_draws(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    picture = tmp_path / "chips.png"
-    code, out, _ = called(["inspect", str(run / "chips"), "--out", str(picture)], monkeypatch, capsys)
+    seen = tmp_path / "seen"
+    code, out, _ = called(["inspect", str(run / "chips"), "--out", str(seen)], monkeypatch, capsys)
     assert code == 0
     assert "train" in out
     assert "nir" in out
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert (seen / "chips.png").read_bytes().startswith(b"\x89PNG")
+    assert "nir" in (seen / "index.html").read_text()

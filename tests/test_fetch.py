@@ -44,7 +44,7 @@ from shards.schema import Chip, Schema
 from shards.storage import exists, join, publish, read_bytes, remove_file, remove_folder, staged
 from shards.stream import Plan
 from shards.tar import stride_of
-from shards.writer import DatasetWriter, SplitRule
+from shards.writer import DatasetWriter
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = Schema(("grey",), dtype="uint8", nodata=None, chip_size=16)
@@ -77,10 +77,10 @@ def images() -> NDArray[np.uint8]:
 
 
 def write(url: str, image_NCHW: NDArray[np.uint8]) -> Manifest:
-    with DatasetWriter(url, SCHEMA, SplitRule(0.0), {"treeline": "test"}, SHARD_CHIPS) as writer:
+    with DatasetWriter(url, SCHEMA, {"treeline": "test"}, SHARD_CHIPS) as writer:
         for number, image_CHW in enumerate(image_NCHW):
             height_HW = np.full(SCHEMA.label_shape, number + 1, np.float32)
-            writer.add(Chip(f"chip_{number:05d}", image_CHW, height_HW))
+            writer.add(Chip(f"chip_{number:05d}", image_CHW, height_HW), "train")
         return writer.finish()
 
 
@@ -565,7 +565,11 @@ class TestWholeOrNot:
 
         def work() -> None:
             with pytest.raises(OSError, match=r"large\.bin") as caught:
-                publish(url, bytes(size))
+                if size == LARGE:  # in parts; what is published is sent in one request
+                    with staged(url) as path:
+                        path.write_bytes(bytes(size))
+                else:
+                    publish(url, bytes(size))
             assert url in str(caught.value)
 
         assert set(sizes_seen(self.look_on(slow.upstream, url), work)) == {None}

@@ -391,9 +391,9 @@ def test_folders_links_and_other_files_are_no_chips(chips: list[Chip], tmp_path:
         (None, lambda a: a[:8, :8], "wrong shape: height is (8, 8)"),
         (lambda a: a[:3], None, "wrong shape: image is (3, 16, 16)"),
         (lambda a: a.transpose(1, 2, 0).copy(), None, "wrong shape: image is (16, 16, 4)"),
-        (None, lambda a: np.where(a == a.max(), np.float32(np.nan), a), "NaN in height: 0.4%"),
-        (None, lambda a: a * 0, "no height above 0"),
-        (lambda a: np.full_like(a, -9999), None, "nodata in image: 100.0%"),
+        (None, lambda a: np.where(a == a.max(), np.float32(np.nan), a), "incomplete: 0.4% of height"),
+        (None, lambda a: a * 0, "no positive height"),
+        (lambda a: np.full_like(a, -9999), None, "incomplete: 100.0%"),
     ],
 )
 def test_what_cannot_be_used_is_rejected_with_its_reason(
@@ -474,7 +474,7 @@ def test_the_first_usable_image_says_what_all_must_be(
         for chip, array in zip(
             others,
             [
-                others[0].image_CHW.astype(np.float32),
+                others[0].image_CHW.astype(np.float64),
                 others[1].image_CHW.astype(">i2"),
                 np.asfortranarray(others[2].image_CHW),
                 others[3].image_CHW[0],
@@ -491,7 +491,7 @@ def test_the_first_usable_image_says_what_all_must_be(
     assert verify(VerifyConfig(str(tmp_path))) == [f"{tmp_path}/0.tar: is not listed in {MANIFEST}"]
 
     write_tar(tmp_path / "unusable" / "0.tar", unusable)
-    with pytest.raises(InputError, match=r"wrong dtype: image\.npy is <f4") as error:
+    with pytest.raises(InputError, match=r"wrong dtype: image\.npy is <f8") as error:
         ingested(tmp_path / "unusable")
     assert others[0].key in str(error.value)
 

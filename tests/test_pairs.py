@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 from ingest.config import PairsConfig
-from ingest.pairs import ingest_pairs
+from ingest.pairs import PairsSource
+from ingest.run import Ingested
+from ingest.run import ingest as ingest_source
 from shards.errors import InputError
 from shards.key import facts, is_valid, split_of
 from shards.manifest import SPLITS
@@ -29,8 +31,13 @@ VICTIM = 3
 """The chip that is spoilt."""
 
 
+def run(images: Path | str, heights: Path | str, out: Path | str, **options: Any) -> Ingested:
+    config = PairsConfig(images=str(images), heights=str(heights), out=str(out), **options)
+    return ingest_source(PairsSource(config), config)
+
+
 def ingest(folders: Any, out: Path, **options: Any) -> Dataset:
-    ingest_pairs(PairsConfig(str(folders.images), str(folders.heights), str(out), **options))
+    run(folders.images, folders.heights, out, **options)
     return open_dataset(str(out))
 
 
@@ -163,12 +170,12 @@ BAD = {
         _bytes(npy_bytes(b"{'descr': '<i2', 'fortran_order': False, 'shape': (1152921504606846976,), }")),
         "unreadable",
     ),
-    "a pixel of nodata": (_image(_one(-9999, (2, 5, 7))), "nodata in image"),
-    "a height of NaN": (_height(_one(np.nan, (5, 7))), "NaN in height"),
-    "a height of infinity": (_height(_one(np.inf, (0, 0))), "NaN in height"),
-    "a height of -9999": (_height(_one(-9999, (63, 63))), "NaN in height"),
-    "all heights 0": (_height(np.zeros_like), "no height above 0"),
-    "heights below 0": (_height(lambda a: -np.abs(a)), "no height above 0"),
+    "a pixel of nodata": (_image(_one(-9999, (2, 5, 7))), "incomplete"),
+    "a height of NaN": (_height(_one(np.nan, (5, 7))), "incomplete"),
+    "a height of infinity": (_height(_one(np.inf, (0, 0))), "incomplete"),
+    "a height of -9999": (_height(_one(-9999, (63, 63))), "incomplete"),
+    "all heights 0": (_height(np.zeros_like), "no positive height"),
+    "heights below 0": (_height(lambda a: -np.abs(a)), "no positive height"),
 }
 
 
@@ -199,7 +206,7 @@ def test_the_nodata_of_the_configuration_is_missing_in_heights_too(
     victim = folders.heights / f"{list(folders.chips)[1]}.npy"
     _height(_one(-32767, (9, 9)))(victim, victim)
     dataset = ingest(folders, tmp_path / "out", nodata=-32767)
-    assert dataset.manifest.rejected == {"NaN in height": 1}
+    assert dataset.manifest.rejected == {"incomplete": 1}
 
 
 def test_a_pickled_object_is_never_loaded(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
@@ -234,14 +241,17 @@ def test_reasons_add_up(chip_folders: Callable[..., Any], tmp_path: Path) -> Non
     folders = chip_folders(len(cases) + 4)
     for key, (spoil, _) in zip(list(folders.chips)[4:], cases, strict=True):
         spoil(folders.images / f"{key}.npy", folders.heights / f"{key}.npy")
-    config = PairsConfig(str(folders.images), str(folders.heights), str(tmp_path / "out"))
-    manifest, said = ingest_pairs(config)
-    table = open_dataset(config.out).rejected
+    manifest, said = vars(run(folders.images, folders.heights, tmp_path / "out")).values()
+    table = open_dataset(str(tmp_path / "out")).rejected
     kept = sum(manifest.samples(split) for split in SPLITS)
     assert (kept, table.num_rows) == (4, len(cases))
     listed = table["reason"].to_pylist()
     assert manifest.rejected == {reason: listed.count(reason) for reason in listed}
-    assert all(f"{count} {reason}" in said for reason, count in manifest.rejected.items())
+    words = [" ".join(line.split()) for line in said.splitlines()]
+    assert f"{len(cases) + 4} read" in words
+    assert "4 kept" in words
+    for reason, count in manifest.rejected.items():
+        assert any(line.startswith(f"{count} {reason} first ") for line in words)
 
 
 def test_two_ingests_give_the_same_bytes(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
@@ -259,13 +269,13 @@ def test_two_ingests_give_the_same_bytes(chip_folders: Callable[..., Any], tmp_p
 def test_scenes_are_split_whole_when_asked_to(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
     folders = chip_folders(30)
     splits_of_scene = defaultdict(set)
-    dataset = ingest(folders, tmp_path / "by-scene", split_by="scene", val_share=0.5)
+    dataset = ingest(folders, tmp_path / "by-scene", split_by="scene", shares=(0.5, 0.5))
     for row in dataset.index.to_pylist():
         splits_of_scene[row["scene"]].add(row["split"])
         assert row["scene"] == facts(row["key"]).scene
     assert all(len(splits) == 1 for splits in splits_of_scene.values())
-    assert set.union(*splits_of_scene.values()) == set(SPLITS)
-    by_key = ingest(folders, tmp_path / "by-key", val_share=0.5).index
+    assert set.union(*splits_of_scene.values()) == {"train", "val"}
+    by_key = ingest(folders, tmp_path / "by-key", shares=(0.5, 0.5)).index
     assert len(set(zip(by_key["scene"].to_pylist(), by_key["split"].to_pylist(), strict=True))) > len(
         splits_of_scene
     )
@@ -275,8 +285,8 @@ def test_scenes_are_split_whole_when_asked_to(chip_folders: Callable[..., Any], 
 def test_a_share_of_nothing_or_everything_is_meant(
     chip_folders: Callable[..., Any], tmp_path: Path, share: float
 ) -> None:
-    dataset = ingest(chip_folders(6), tmp_path / "out", val_share=share)
-    assert [dataset.manifest.samples(split) for split in SPLITS] == [6 * (1 - share), 6 * share]
+    dataset = ingest(chip_folders(6), tmp_path / "out", shares=(1 - share, share))
+    assert [dataset.manifest.samples(split) for split in ("train", "val")] == [6 * (1 - share), 6 * share]
 
 
 def test_all_rejected_is_an_error_that_says_why_and_leaves_nothing(
@@ -285,7 +295,7 @@ def test_all_rejected_is_an_error_that_says_why_and_leaves_nothing(
     folders = chip_folders(3)
     for key in folders.chips:
         _height(np.zeros_like)(folders.heights, folders.heights / f"{key}.npy")
-    with pytest.raises(InputError, match="3 no height above 0"):
+    with pytest.raises(InputError, match="3 no positive height"):
         ingest(folders, tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()
 
@@ -314,7 +324,7 @@ def test_a_folder_without_chips_is_named(
         other.mkdir()
     paths = {"images": str(folders.images), "heights": str(folders.heights), missing: str(other)}
     with pytest.raises(InputError, match="nothing-here"):
-        ingest_pairs(PairsConfig(**paths, out=str(tmp_path / "out")))
+        run(**paths, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -323,7 +333,19 @@ def test_a_dataset_is_never_overwritten(chip_folders: Callable[..., Any], tmp_pa
     ingest(folders, tmp_path / "out")
     before = files_below(tmp_path / "out")
     with pytest.raises(InputError, match="already holds a dataset"):
+        ingest(folders, tmp_path / "out", shares=(0.5, 0.5))
+    np.save(folders.images / "chip_more.npy", np.zeros(1))
+    with pytest.raises(InputError, match="already holds a dataset"):
         ingest(folders, tmp_path / "out")
+    assert files_below(tmp_path / "out") == before
+
+
+def test_the_same_again_is_done_already(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
+    folders = chip_folders(3)
+    ingest(folders, tmp_path / "out")
+    before = files_below(tmp_path / "out")
+    again = run(folders.images, folders.heights, tmp_path / "out")
+    assert "is complete already" in again.summary
     assert files_below(tmp_path / "out") == before
 
 

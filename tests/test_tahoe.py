@@ -14,7 +14,8 @@ from rasterio.windows import Window
 from inference.config import PredictConfig
 from inference.predict import predict, predict_here
 from ingest.config import ScenesConfig
-from ingest.scenes import ingest_scenes
+from ingest.run import ingest
+from ingest.scenes import ScenesSource
 from trainer.checkpoint import load_checkpoint
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.evaluate import evaluate
@@ -46,15 +47,15 @@ def write_half(tahoe: Path, folder: Path, half: str) -> dict[str, str]:
 def ingest_half(tahoe: Path, folder: Path, half: str, stride: int) -> str:
     paths = write_half(tahoe, folder, half)
     config = ScenesConfig(
-        (paths["highrez"],),
-        (paths["lidar_highesthit"],),
-        str(folder / half),
+        images=(paths["highrez"],),
+        heights=(paths["lidar_highesthit"],),
+        out=str(folder / half),
         ground=(paths["lidar_bareearth"],),
         bands=BANDS,
         stride=stride,
-        val_share=0.0,
+        shares=(1.0, 0.0),
     )
-    ingest_scenes(config)
+    ingest(ScenesSource(config), config)
     return config.out
 
 

@@ -34,16 +34,15 @@ SCHEMAS = [
 ]
 
 
-def ours(data: bytes, samples: int, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
-    stride = stride_of(len(data), samples, schema)
-    rows = np.frombuffer(data[: samples * stride], np.uint8).reshape(samples, stride)
-    return arrays_of(rows, schema)
+def ours(shard_S: np.ndarray, samples: int, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    stride = stride_of(shard_S.size, samples, schema)
+    return arrays_of(shard_S[: samples * stride].reshape(samples, stride), schema)
 
 
-def from_tarfile(data: bytes) -> dict[str, dict[str, bytes]]:
+def from_tarfile(shard_S: np.ndarray) -> dict[str, dict[str, bytes]]:
     """Payloads by key and ending."""
     found: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+    with tarfile.open(fileobj=io.BytesIO(shard_S.data), mode="r:") as archive:
         for member in archive:
             key, _, ending = member.name.partition(".")
             payload = archive.extractfile(member)
@@ -85,11 +84,13 @@ def test_our_views_are_what_was_packed(case: tuple[list[Chip], Schema]) -> None:
 
 def test_every_chip_takes_the_same_bytes(case: tuple[list[Chip], Schema]) -> None:
     chips, schema = case
-    data = pack(chips, schema)
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+    shard_S = pack(chips, schema)
+    assert shard_S.dtype == np.uint8
+    assert shard_S.ndim == 1
+    with tarfile.open(fileobj=io.BytesIO(shard_S.data), mode="r:") as archive:
         starts = [member.offset for member in archive if member.name.endswith(".image.npy")]
     assert len(set(np.diff(starts))) == 1
-    assert np.diff(starts)[0] == (len(data) - 1024) / len(chips) >= row_layout(schema).span
+    assert np.diff(starts)[0] == (shard_S.size - 1024) / len(chips) >= row_layout(schema).span
 
 
 def test_a_chip_of_the_usual_schema_has_its_arrays_in_the_first_51_200_bytes(schema: Schema) -> None:
@@ -116,21 +117,22 @@ def test_the_same_chips_give_the_same_bytes_and_no_trace_of_who_wrote_them(
     case: tuple[list[Chip], Schema],
 ) -> None:
     chips, schema = case
-    data = pack(chips, schema)
-    assert data == pack([replace(chip, image_CHW=chip.image_CHW.copy()) for chip in chips], schema)
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+    shard_S = pack(chips, schema)
+    again_S = pack([replace(chip, image_CHW=chip.image_CHW.copy()) for chip in chips], schema)
+    assert shard_S.tobytes() == again_S.tobytes()
+    with tarfile.open(fileobj=io.BytesIO(shard_S.data), mode="r:") as archive:
         facts = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in archive}
     assert facts == {(0, 0, 0, "", "", 0o644)}
 
 
 def test_memory_layout_and_byte_order_leave_no_trace(case: tuple[list[Chip], Schema]) -> None:
     chips, schema = case
-    assert pack(in_another_layout(chips), schema) == pack(chips, schema)
+    assert pack(in_another_layout(chips), schema).tobytes() == pack(chips, schema).tobytes()
 
 
 @pytest.mark.parametrize("change", [-1, 1, -512, 512, -(10**9)])
 def test_bytes_of_another_length_are_an_error(case: tuple[list[Chip], Schema], change: int) -> None:
     chips, schema = case
-    nbytes = len(pack(chips, schema)) + change
+    nbytes = pack(chips, schema).size + change
     with pytest.raises(DatasetError, match=f"{nbytes:,} bytes"):
         stride_of(nbytes, len(chips), schema)

@@ -21,7 +21,9 @@ from pixels import in_another_layout
 
 from shards.errors import DatasetError
 from shards.schema import Chip, Schema
-from shards.zarr import ARRAYS, chunk_chips, decode, encode, metadata, object_name
+from shards.zarr import chunk_chips, decode, encode, metadata, object_name
+
+ARRAYS = ("image", "height")
 
 SCHEMAS = [
     Schema(("blue", "green", "red", "nir")),

@@ -41,7 +41,7 @@ class Baselines:
         return cls(**{**values, "coefficients": tuple(values["coefficients"])})
 
 
-def fit_baselines(batches: Iterable[Batch], nodata: int | None) -> Baselines:
+def fit_baselines(batches: Iterable[Batch], nodata: float | None) -> Baselines:
     """Least squares over every pixel with a height and without nodata of the batches' chips."""
     products, targets, chips = np.zeros(0), np.zeros(0), 0
     for batch in batches:

@@ -76,6 +76,8 @@ class Regressor(nn.Module):
         )
         # Narrow convolutions are up to twice as fast with the channels of a pixel side by side.
         self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if statistics.height is None:
+            raise InputError("the dataset has no heights to learn from")
         self.decoder.start_at(statistics.height.percentiles["90"])
 
     def train(self, mode: bool = True) -> "Regressor":

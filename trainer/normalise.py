@@ -14,11 +14,12 @@ from shards.statistics import Statistics
 class Normalise(nn.Module):
     """image_BCHW in stored type -> pixels_BCHW float32 of the chosen bands, and where they are valid.
 
-    x -> (clip(x / clamp_max, 0, 1) - clamped_mean) / clamped_std; a pixel without a measurement -> 0, the
-    mean. Constants: `shards.statistics.BandSummary`.
+    x -> (clip((x - clamp_min) / (clamp_max - clamp_min), 0, 1) - clamped_mean) / clamped_std; a pixel
+    without a measurement -> 0, the mean. Constants: `shards.statistics.BandSummary`.
     """
 
-    clamp_max_C: Tensor
+    clamp_min_C: Tensor
+    clamp_span_C: Tensor
     mean_C: Tensor
     std_C: Tensor
 
@@ -28,7 +29,8 @@ class Normalise(nn.Module):
         self.nodata = schema.nodata
         chosen = [statistics.bands[band] for band in bands]
         for name, values in (
-            ("clamp_max_C", [band.clamp_max for band in chosen]),
+            ("clamp_min_C", [band.clamp_min for band in chosen]),
+            ("clamp_span_C", [band.clamp_max - band.clamp_min for band in chosen]),
             ("mean_C", [band.clamped_mean for band in chosen]),
             # A constant band becomes all zeros instead of NaN.
             ("std_C", [band.clamped_std or 1.0 for band in chosen]),
@@ -42,6 +44,7 @@ class Normalise(nn.Module):
         missing_BCHW = chosen_BCHW.isnan()
         if self.nodata is not None:
             missing_BCHW |= chosen_BCHW == self.nodata
-        scaled_BCHW = (chosen_BCHW / self.clamp_max_C[:, None, None]).clamp(0, 1)
+        above_BCHW = chosen_BCHW - self.clamp_min_C[:, None, None]
+        scaled_BCHW = (above_BCHW / self.clamp_span_C[:, None, None]).clamp(0, 1)
         pixels_BCHW = (scaled_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
         return pixels_BCHW.masked_fill(missing_BCHW, 0.0), ~missing_BCHW.any(1)

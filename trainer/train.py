@@ -51,8 +51,12 @@ def check(config: TrainConfig) -> Dataset:
             raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
     dataset = open_dataset(config.data, read_options(config))
     dataset.schema.band_positions(config.bands)
+    if not dataset.schema.label:
+        raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
     if not dataset.manifest.samples("train"):
-        raise InputError(f"{config.data}: no chip is in the training split; ingest with a lower --val-share")
+        raise InputError(
+            f"{config.data}: no chip is in the training split; give it a share (treeline split --shares 0.8 0.2)"
+        )
     chips = dataset.chips("train", config.limit, config.where)
     if not chips.size:
         chosen = f"--where {config.where!r}" if config.where else f"--limit {config.limit}"

@@ -1,0 +1,189 @@
+"""Rasters on the pixels of an image: the image itself, resampled if need be, and those that serve it.
+
+What is read of a pixel depends on where it is alone, and not on what else is read with it.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import CRSError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform
+from rasterio.windows import Window
+
+from ingest.check import HEIGHT_NODATA, UNREADABLE, Rejected
+from ingest.config import ScenesConfig
+from ingest.scene_matching import Grid, Placed
+from shards.errors import InputError
+from shards.raster import band_names, open_raster, read_window
+from shards.schema import Schema
+from shards.storage import is_local
+
+
+def open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
+    """The image, resampled if --crs or --pixel-size ask for it; `opened` closes it.
+
+    Raises:
+        InputError: it cannot be opened, has no CRS, or --crs is none.
+    """
+    source = opened.enter_context(open_raster(url))
+    if not (config.crs or config.pixel_size):
+        return source
+    try:
+        crs = CRS.from_user_input(config.crs) if config.crs else source.crs
+    except CRSError as error:
+        raise InputError(f"--crs {config.crs}: not a CRS that GDAL knows; try EPSG:3338") from error
+    transform, width, height = calculate_default_transform(
+        source.crs, crs, source.width, source.height, *source.bounds, resolution=config.pixel_size or None
+    )
+    return opened.enter_context(
+        WarpedVRT(
+            source,
+            crs=crs,
+            transform=transform,
+            width=width,
+            height=height,
+            resampling=Resampling.bilinear,
+            # Without a nodata value, alpha alone tells what lies beyond the image's footprint.
+            add_alpha=source.nodata is None,
+        )
+    )
+
+
+def source_of(image: Any) -> Any:
+    """The raster that a resampled image is made from, or the image itself."""
+    return getattr(image, "src_dataset", image)
+
+
+def grid_of(image: Any) -> Grid:
+    """Where the image's pixels lie."""
+    return Grid(image.crs, image.transform, image.width, image.height)
+
+
+def band_numbers(config: ScenesConfig, url: str, image: Any, schema: Schema) -> list[int]:
+    """1, 2, ...: the image's bands that are kept, in the schema's order.
+
+    Raises:
+        InputError: it lacks one, or stores other values.
+    """
+    names = band_names(source_of(image), config.bands, schema.bands)
+    missing = [name for name in schema.bands if name not in names]
+    if missing or image.dtypes[0] != schema.dtype:
+        found = f"{image.dtypes[0]} {' '.join(names)}"
+        raise InputError(f"{url}: is {found}, not {schema.dtype} {' '.join(schema.bands)} as the first image")
+    return [names.index(name) + 1 for name in schema.bands]
+
+
+@dataclass(frozen=True)
+class GridRaster:
+    """An open raster, and what to call it if it cannot be read."""
+
+    url: str
+    data: Any
+    """On the image's grid."""
+
+    def read(self, indexes: int | list[int], window: Window) -> NDArray[Any]:
+        """(rows, columns), or with a list of bands (bands, rows, columns).
+
+        Raises:
+            Rejected: its file is damaged.
+            OSError: it is remote, where damage cannot be told from an outage.
+        """
+        try:
+            pieces = [
+                [read_window(self.data, indexes=indexes, window=part) for part in row]
+                for row in _pieces(self.data, window)
+            ]
+        except InputError as error:
+            raise trouble(self.url, error) from error
+        if len(pieces) == len(pieces[0]) == 1:
+            return np.asarray(pieces[0][0])
+        return np.concatenate([np.concatenate(row, axis=-1) for row in pieces], axis=-2)
+
+
+class Layer:
+    """The rasters of one kind that serve an image, each open only while strips reach it."""
+
+    def __init__(self, image: Any, placed: tuple[Placed, ...], resampling: Resampling, is_mask: bool) -> None:
+        self.image, self.placed, self.resampling, self.is_mask = image, placed, resampling, is_mask
+        self._open: dict[int, tuple[ExitStack, GridRaster]] = {}
+
+    def within(self, window: Window) -> Iterator[tuple[int, GridRaster, Window]]:
+        """Those that reach into `window`: number, raster, and the part that it reaches, in their order."""
+        top, left = window.row_off, window.col_off
+        bottom, right = top + window.height, left + window.width
+        for number, raster in enumerate(self.placed):
+            if raster.bottom <= top:
+                self._close(number)
+                continue
+            first_row, first_column = max(top, raster.top), max(left, raster.left)
+            rows = min(bottom, raster.bottom) - first_row
+            columns = min(right, raster.right) - first_column
+            if min(rows, columns) > 0:
+                yield number, self._opened(number), Window(first_column, first_row, columns, rows)
+
+    def close(self) -> None:
+        """Close all that are open."""
+        for number in list(self._open):
+            self._close(number)
+
+    def _close(self, number: int) -> None:
+        if number in self._open:
+            self._open.pop(number)[0].close()
+
+    def _opened(self, number: int) -> GridRaster:
+        if number not in self._open:
+            url = self.placed[number].url
+            with ExitStack() as opened:
+                raster = GridRaster(url, self._on_grid(_open(url, opened), opened))
+                self._open[number] = opened.pop_all(), raster
+        return self._open[number][1]
+
+    def _on_grid(self, raster: Any, opened: ExitStack) -> Any:
+        grid = {name: getattr(self.image, name) for name in ("crs", "transform", "width", "height")}
+        if self.is_mask:
+            # Alpha tells what lies beyond the mask; its nodata value may be one of those that are dropped.
+            own_alpha = ColorInterp.alpha in raster.colorinterp
+            values: dict[str, Any] = {"src_nodata": None, "nodata": None, "add_alpha": not own_alpha}
+        else:
+            own = HEIGHT_NODATA if raster.nodata is None else raster.nodata
+            values = {"src_nodata": own, "nodata": HEIGHT_NODATA, "dtype": "float32"}
+        return opened.enter_context(WarpedVRT(raster, resampling=self.resampling, **grid, **values))
+
+
+def _pieces(raster: Any, window: Window) -> list[list[Window]]:
+    """Windows that together are `window`, in rows from north to south.
+
+    GDAL warps a window of more rows than a block, or the whole raster, at once and not block by block, and
+    approximates it as it goes: then a pixel depends on the window, and not on where it is alone
+    (VRTWarpedDataset::IRasterIO in GDAL's frmts/vrt/vrtwarped.cpp).
+    """
+    if not isinstance(raster, WarpedVRT):
+        return [[window]]
+    most, bottom = raster.block_shapes[0][0], window.row_off + window.height
+    tops = range(window.row_off, bottom, most)
+    is_whole = len(tops) == 1 and (window.height, window.width) == raster.shape and window.width > 1
+    spans = [(window.col_off, window.width)]
+    if is_whole:
+        spans = [(0, window.width // 2), (window.width // 2, window.width - window.width // 2)]
+    return [[Window(left, top, width, min(most, bottom - top)) for left, width in spans] for top in tops]
+
+
+def _open(url: str, opened: ExitStack) -> Any:
+    try:
+        return opened.enter_context(open_raster(url))
+    except InputError as error:
+        raise trouble(url, error) from error
+
+
+def trouble(url: str, error: InputError) -> Rejected | OSError:
+    """What it means that a raster, which could be opened when candidates were listed, cannot be read."""
+    if is_local(url):
+        return Rejected(UNREADABLE, str(error))
+    return OSError(f"{error}; try again, or leave this raster out if it is damaged")

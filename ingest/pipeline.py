@@ -1,0 +1,50 @@
+"""Does the tasks of an ingest on Ray workers. Ingest's only module that imports Ray."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from ingest.plan import Task
+from ingest.work import Work, do_task
+
+AHEAD = 2
+"""Tasks for each worker, the one it does included: none waits for the next, and few are lost with a driver."""
+RETRIES = 20
+"""How often a task is begun again because its worker or its machine was lost: it writes the same again. Its own
+errors are not retried."""
+
+
+def do_on_ray(
+    work: Work, tasks: Iterator[tuple[pa.Table, Task]], workers: int
+) -> Iterator[tuple[int, Counter[str]]]:
+    """Do the tasks, `workers` at a time; gives candidates read and refused for each as it ends."""
+    sent = ray.put(work)
+    running: list[Any] = []
+    try:
+        for table, task in tasks:
+            if len(running) >= AHEAD * workers:
+                done, running = ray.wait(running)
+                yield from ray.get(done)
+            running.append(_do.remote(sent, table, task))
+        while running:
+            done, running = ray.wait(running)
+            yield from ray.get(done)
+    finally:
+        for task_ref in running:  # after an error there is nothing to wait for
+            ray.cancel(task_ref)
+
+
+@ray.remote(num_cpus=1, max_retries=RETRIES)
+def _do(work: Work, table: pa.Table, task: Task) -> tuple[int, Counter[str]]:
+    read, refused = 0, Counter[str]()
+
+    def tell(count: int, reasons: Counter[str]) -> None:
+        nonlocal read
+        read += count
+        refused.update(reasons)
+
+    do_task(work, table, task, tell)
+    return read, refused

@@ -1,0 +1,308 @@
+"""One ingest from beginning to end: plan, do what is not done yet, put the dataset together.
+
+While it goes on, OUT/.ingest holds plan.json, which says what is being made, and a part for each shard that
+is complete. Whatever stops it, the same command goes on from there, and the same bytes come out. All that is
+left at the end is the dataset.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ingest.check import Rules
+from ingest.config import IngestConfig, made_by
+from ingest.plan import Plan, Present, ShardPlan, Task, make_plan
+from ingest.source import Source
+from ingest.work import JOURNAL, PARTS, Work, do_task, part_url
+from shards.assemble import (
+    Assembly,
+    Layout,
+    is_of_a_dataset,
+    remove_old_files,
+    remove_unlisted_shards,
+)
+from shards.errors import InputError
+from shards.manifest import MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
+from shards.part import Part, rejected_table
+from shards.progress import progress
+from shards.reader import Dataset
+from shards.split import SplitRule
+from shards.storage import (
+    check_writable,
+    exists,
+    find_files,
+    join,
+    missing_folders,
+    read_bytes,
+    remove_folder,
+    remove_new_folders,
+    remove_unfinished,
+    stem_of,
+)
+
+PLAN = f"{JOURNAL}/plan.json"
+SAID_EVERY = 256
+"""Candidates between two looks at the progress."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A dataset, and what there is to say of how it was made."""
+
+    manifest: Manifest
+    summary: str
+
+
+def ingest(source: Source, config: IngestConfig) -> Ingested:
+    """Make the dataset at `config.out`, or what is missing of it.
+
+    Raises:
+        InputError: nothing to read, no chip kept, a place that is taken, or (strict) a chip to be rejected.
+        OSError: storage failed; the same call goes on.
+    """
+    if not config.out:
+        raise InputError("--out: is empty; give a folder or s3://...")
+    base = _base(config)
+    check_writable(config.out)
+    new_folders = missing_folders(config.out)
+    schema = source.schema
+    if base is not None and base.schema != schema:
+        raise InputError(f"{config.out}: its chips are {base.schema}, not {schema}; choose another --out")
+    plan = make_plan(source.candidates(), schema, config, _present(config, base))
+    if base is not None and base.made_by.get("request") == plan.request and not config.restart:
+        return _done_before(config, base)
+    if base is not None and not config.append:
+        raise _taken(config)
+    if config.strict and plan.refused:
+        key, reason, detail = plan.refused[0]
+        raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
+    layout = Layout(schema, "tar", config.shard_chips, _joined(config, base, plan))
+    rules = Rules(config.min_valid, config.min_height)
+    work = Work(source, config.out, layout, rules, config.registration, config.strict)
+    _begin(config, plan, base)
+    try:
+        _do_what_is_missing(config, work, plan)
+        return _assemble(config, layout, plan, base)
+    except InputError:
+        # After a mistake of the user's nothing is worth keeping; after a failure, what is finished is.
+        _discard(config.out, base)
+        remove_new_folders(new_folders)
+        raise
+
+
+def _base(config: IngestConfig) -> Manifest | None:
+    """The dataset at --out, if there is one."""
+    if not exists(join(config.out, MANIFEST)):
+        if config.append:
+            raise InputError(f"{config.out}: no dataset here to add to; leave out --append to make one")
+        return None
+    base = read_manifest(config.out)
+    # Known before anything is listed, which can take long.
+    if not config.append and base.made_by.get("config") != made_by(config)["config"]:
+        raise _taken(config)
+    return base
+
+
+def _taken(config: IngestConfig) -> InputError:
+    return InputError(
+        f"{config.out}: already holds a dataset of other files or options; choose another --out, "
+        "delete it, or add to it with --append"
+    )
+
+
+def _present(config: IngestConfig, base: Manifest | None) -> Present:
+    """What is there to be added to; nothing, where the dataset can only be the one that is asked for."""
+    if base is None or not config.append:
+        return Present()
+    if base.shard_format != "tar":
+        raise InputError(
+            f"{config.out}: holds {base.shard_format} shards, to which nothing can be added; "
+            "treeline convert it to tar first"
+        )
+    keys = Dataset(config.out, base).index["key"].to_pylist()
+    numbers = {split: [_number(shard.name) for shard in base.shards_of(split)] for split in SPLITS}
+    return Present(
+        frozenset(keys),
+        SplitRule.from_json(base.split_rule) if base.split_rule else None,
+        Counter({split: 1 + max(taken, default=-1) for split, taken in numbers.items()}),
+        base.fingerprint,
+    )
+
+
+def _number(name: str) -> int:
+    """That of a shard, from the name of its tar."""
+    return int(stem_of(name))
+
+
+def _joined(config: IngestConfig, base: Manifest | None, plan: Plan) -> dict[str, str]:
+    """The attributes of the dataset that is there and of what is added."""
+    old = base.attributes if base else {}
+    for name, kind in plan.attributes.items():
+        if old.get(name, kind) != kind:
+            raise InputError(
+                f"{config.out}: its attribute {name} is {old[name]}, the new one {kind}; rename one"
+            )
+    return old | plan.attributes
+
+
+def _done_before(config: IngestConfig, base: Manifest) -> Ingested:
+    """The same was asked for and done; what a killed process left besides is removed."""
+    _discard(config.out, base)
+    counts = ", ".join(f"{count:,} {split}" for split, count in base.splits.items() if count)
+    return Ingested(base, f"{config.out}: is complete already, of the same files and options: {counts}")
+
+
+def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
+    """Say in the journal what is being made; what an earlier run of another plan left is in the way."""
+    url = join(config.out, PLAN)
+    if exists(url):
+        if read_json(url).get("fingerprint") == plan.fingerprint:
+            remove_unfinished(config.out)
+            return
+        if not config.restart:
+            raise InputError(
+                f"{config.out}: holds an unfinished ingest of other files or options ({url}); finish it with "
+                "the same command as before, or give --restart to forget it"
+            )
+        _discard(config.out, base)
+    elif base is None and (foreign := [name for name in find_files(config.out) if is_of_a_dataset(name)]):
+        raise InputError(
+            f"{config.out}: holds {foreign[0]}, which would be overwritten, but no dataset; choose another --out"
+        )
+    write_json(
+        url, {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards()), **made_by(config)}
+    )
+
+
+def _discard(out: str, dataset: Manifest | None) -> None:
+    """Remove all that belongs to no dataset: the journal, its shards, old indexes, half-written files."""
+    remove_unfinished(out)
+    listed: set[str] = set()
+    if dataset is not None:
+        listed = {stored.name for shard in dataset.shards for stored in shard.objects}
+        listed |= {stored.name for stored in dataset.files.values()}
+    remove_unlisted_shards(out, listed)
+    remove_old_files(out, dataset)
+    # Last: as long as there is a journal, what lies here besides is known to be ours.
+    remove_folder(join(out, JOURNAL))
+
+
+def _do_what_is_missing(config: IngestConfig, work: Work, plan: Plan) -> None:
+    missing = list(_missing(config.out, plan))
+    total = sum(shard.rows.size for task in missing for shard in task)
+    read, refused = 0, Counter[str]()
+
+    with progress("ingest", total, "chips") as advance:
+
+        def say(count: int) -> None:
+            advance(count, f"kept {read - refused.total():,}, rejected {refused.total():,}")
+
+        if config.workers:
+            from ingest.pipeline import do_on_ray
+
+            for count, reasons in do_on_ray(work, _with_tables(plan, missing), config.workers):
+                read, refused = read + count, refused + reasons
+                say(count)
+            return
+
+        unsaid = 0
+
+        def tell(count: int, reasons: Counter[str]) -> None:
+            nonlocal read, unsaid
+            read, unsaid = read + count, unsaid + count
+            refused.update(reasons)
+            if unsaid >= SAID_EVERY:
+                say(unsaid)
+                unsaid = 0
+
+        for table, task in _with_tables(plan, missing):
+            do_task(work, table, task, tell)
+        say(unsaid)
+
+
+def _missing(out: str, plan: Plan) -> Iterator[Task]:
+    """The tasks, each with the shards of it that are not done yet."""
+    parts = {name.removesuffix(".zip") for name in find_files(join(out, PARTS))}
+    tars = (
+        {f"{split}/{name}" for split in SPLITS for name in find_files(join(out, split))} if parts else set()
+    )
+
+    def is_done(shard: ShardPlan) -> bool:
+        if shard.name not in parts:
+            return False
+        # Without a tar, it is done if no chip of it was kept; else somebody removed it.
+        return f"{shard.split}/{shard.number:06d}.tar" in tars or _part(out, shard).shard is None
+
+    for task in plan.tasks:
+        if left := tuple(shard for shard in task if not is_done(shard)):
+            yield left
+
+
+def _with_tables(plan: Plan, tasks: list[Task]) -> Iterator[tuple[pa.Table, Task]]:
+    """Each task with its rows of the plan's table, counted from 0."""
+    for task in tasks:
+        rows = np.sort(np.concatenate([shard.rows for shard in task]))
+        counted = tuple(replace(shard, rows=np.searchsorted(rows, shard.rows)) for shard in task)
+        yield _alone(plan.table.take(rows)), counted
+
+
+def _alone(table: pa.Table) -> pa.Table:
+    """The table without the values of its dictionaries that it does not use: it may travel far."""
+    for place, column in enumerate(table.schema):
+        if pa.types.is_dictionary(column.type):
+            values = table.column(place).cast(column.type.value_type).dictionary_encode()
+            table = table.set_column(place, column.name, values)
+    return table
+
+
+def _part(out: str, shard: ShardPlan) -> Part:
+    url = part_url(out, shard.name)
+    return Part.from_bytes(read_bytes(url), url)
+
+
+def _assemble(config: IngestConfig, layout: Layout, plan: Plan, base: Manifest | None) -> Ingested:
+    """Make a dataset of the parts, and remove the journal."""
+    with Assembly(config.out, layout, base) as assembly:
+        if base is not None:
+            assembly.refuse(_still_refused(config, base, plan))
+        assembly.refuse(rejected_table([refused._asdict() for refused in plan.refused]))
+        for shard in plan.shards():
+            assembly.add(_part(config.out, shard))
+        record = {**made_by(config), "request": plan.request}
+        if base is not None:
+            record["before"] = base.made_by
+        manifest = assembly.finish(record, asdict(plan.rule))
+        _discard(config.out, manifest)
+        return Ingested(manifest, _summary(config, plan, assembly, manifest))
+
+
+def _still_refused(config: IngestConfig, base: Manifest, plan: Plan) -> pa.Table:
+    """What was refused before and is not tried again."""
+    table = Dataset(config.out, base).rejected
+    tried = pa.array(
+        [*plan.table["key"].to_pylist(), *(refused.key for refused in plan.refused)], pa.string()
+    )
+    return table.filter(pc.invert(pc.is_in(table["key"], tried)))
+
+
+def _summary(config: IngestConfig, plan: Plan, assembly: Assembly, manifest: Manifest) -> str:
+    """A table: what was read, refused by reason with the first of each, kept, and in which split."""
+    rows = [(assembly.kept + assembly.rejected.total(), "read", "")]
+    rows += [
+        (count, reason, f"first {' '.join(assembly.first_rejected[reason].split())}")
+        for reason, count in assembly.rejected.most_common()
+    ]
+    rows += [(assembly.kept, "kept", "")]
+    rows += [(count, split, "") for split, count in manifest.splits.items() if count]
+    notes = [
+        (assembly.duplicates, "have the pixels of another chip: see duplicate_of in the index"),
+        (plan.unparsed, "have a key that says nothing of sensor, day or source; see --key-pattern"),
+        (plan.present, "were in the dataset before"),
+    ]
+    rows += [(count, note, "") for count, note in notes if count]
+    lines = [f"{count:>12,} {what:<24}{first}".rstrip() for count, what, first in rows]
+    return "\n".join([config.out, *lines])

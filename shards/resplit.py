@@ -1,0 +1,94 @@
+"""`treeline split`: other chips of a dataset are held out. Shards stay as they are; the index says the split.
+
+Index, counts and statistics are written beside the old ones, and then the manifest, in one step. Pixels are
+read once, since statistics are of the training split. Plain WebDataset readers, which go by the folders of
+the shards, still see the old split: `treeline convert` to Zarr and back deals the chips to folders anew.
+"""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.assemble import ROWS_PER_GROUP, name_in, replace_manifest, split_checksum
+from shards.config import SplitConfig
+from shards.convert import chips_of_shard
+from shards.manifest import COUNTS, INDEX, SPLITS, STATISTICS, Manifest, StoredObject, json_bytes
+from shards.progress import progress
+from shards.reader import Dataset, open_dataset
+from shards.schema import Schema
+from shards.split import Places, assign, resolved
+from shards.statistics import Counts, statistics_json
+from shards.storage import check_writable, join, publish
+
+
+def resplit(config: SplitConfig) -> str:
+    """Hold out other chips; returns one line about it.
+
+    Raises:
+        InputError: the split needs positions that the dataset does not have.
+        DatasetError: a shard is damaged.
+    """
+    dataset = open_dataset(config.data)
+    check_writable(config.data)
+    places = places_of_index(dataset.index, dataset.schema)
+    rule = resolved(config.split_rule(), places)
+    splits = [str(split) for split in assign(rule, places)]
+    manifest = replace(
+        dataset.manifest,
+        splits={split: splits.count(split) for split in SPLITS},
+        split_rule=asdict(rule),
+        split_column=_column_checksum(dataset.manifest, splits),
+        generation=dataset.manifest.generation + 1,
+    )
+    counts = _counted(dataset, splits)
+    place = dataset.index.schema.get_field_index("split")
+    index = dataset.index.set_column(place, "split", pa.array(splits))
+    contents = {
+        INDEX: _parquet(index),
+        COUNTS: counts.to_bytes(),
+        STATISTICS: json_bytes(statistics_json(counts, dataset.schema)),
+    }
+    names = {name: name_in(name, manifest.generation) for name in contents}
+    for name, data in contents.items():
+        publish(join(config.data, names[name]), data)
+    files = {name: StoredObject.of(names[name], data) for name, data in contents.items()}
+    replace_manifest(config.data, replace(manifest, files=dataset.manifest.files | files))
+    said = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
+    return f"{config.data}: {said}"
+
+
+def places_of_index(index: pa.Table, schema: Schema) -> Places:
+    """Keys, scenes and positions of all chips."""
+    x_N, y_N = (index[name].to_numpy().astype(np.float64) for name in ("x", "y"))
+    side = schema.chip_size * schema.pixel_size
+    return Places(
+        index["key"].to_pylist(), index["scene"].to_pylist(), x_N, y_N, index["crs"].to_pylist(), side
+    )
+
+
+def _column_checksum(manifest: Manifest, splits: list[str]) -> str:
+    """That of the column, or "" where each shard's own split says the same."""
+    written = [shard.split for shard in manifest.shards for _ in range(shard.samples)]
+    return "" if written == splits else split_checksum(splits)
+
+
+def _counted(dataset: Dataset, splits: list[str]) -> Counts:
+    """The pixels of all training chips."""
+    counts = Counts()
+    with progress("count", splits.count("train"), "chips") as advance:
+        for number in range(len(dataset.manifest.shards)):
+            numbers = dataset.chips_of_shard(number)
+            training = [splits[chip] == "train" for chip in numbers]
+            if any(training):
+                chips = chips_of_shard(dataset, number)
+                counts += Counts.of_chips([chip for chip, is_ in zip(chips, training, strict=True) if is_])
+                advance(sum(training))
+    return counts
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, row_group_size=ROWS_PER_GROUP)
+    return bytes(buffer.getvalue())

@@ -1,0 +1,17 @@
+"""`treeline ingest` in a process that is ready to be killed at any moment of its work.
+
+python interrupted.py pairs OPTIONS...: imports everything, says "ready", waits for a line, then works.
+"""
+
+import sys
+
+# Imported before the clock starts, so that the moment falls into the work.
+import ingest.pairs
+import ingest.run
+import ingest.synthetic  # noqa: F401
+from cluster.cli import run
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
+    sys.exit(run(["ingest", *sys.argv[1:]]))

@@ -1,0 +1,222 @@
+"""`--append`: new chips become new shards, and everything that was there stays as it was.
+
+- old shards keep their bytes, old chips their split, their place in the index and their numbers
+- statistics are those of all training chips; refused chips are tried again, and listed once
+- the old dataset is whole until the moment in which the new one is
+- whatever stops it, the same command goes on, and the same bytes come out
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shards.assemble
+from ingest.config import PairsConfig
+from ingest.pairs import PairsSource
+from ingest.run import Ingested, ingest
+from shards.convert import ConvertConfig, convert
+from shards.errors import InputError
+from shards.reader import Dataset, open_dataset
+from shards.resplit import SplitConfig, resplit
+from shards.storage import find_files, join, read_bytes
+from shards.verify import VerifyConfig, verify
+
+FIRST, ALL = 20, 34
+
+
+def folder_of(chip_folders: Callable[..., Any], name: str, keys: slice) -> Any:
+    """The pairs `keys` of ALL pairs, in a folder of their own."""
+    folders = chip_folders(ALL, name)
+    for key in set(folders.chips) - set(list(folders.chips)[keys]):
+        for folder in (folders.images, folders.heights):
+            (folder / f"{key}.npy").unlink()
+    return folders
+
+
+def run(folders: Any, out: Path | str, **options: Any) -> Ingested:
+    config = PairsConfig(
+        images=str(folders.images), heights=str(folders.heights), out=str(out), shard_chips=5, **options
+    )
+    return ingest(PairsSource(config), config)
+
+
+def contents(url: Path | str) -> dict[str, bytes]:
+    return {name: read_bytes(join(str(url), name)) for name in find_files(str(url))}
+
+
+def rows_by_key(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row for row in dataset.index.to_pylist()}
+
+
+def test_old_chips_stay_and_new_ones_come(
+    chip_folders: Callable[..., Any], storage: str, tmp_path: Path
+) -> None:
+    first = folder_of(chip_folders, "first", slice(FIRST))
+    everything = folder_of(chip_folders, "all", slice(ALL))
+    out = f"{storage}/out"
+    run(first, out)
+    old, old_files = open_dataset(out), contents(out)
+    old_rows, old_table = rows_by_key(old), old.index
+    said = run(everything, out, append=True).summary
+    assert f"{FIRST} were in the dataset before" in " ".join(said.split())
+    new, new_files = open_dataset(out), contents(out)
+    for shard in old.manifest.shards:
+        assert new_files[shard.name] == old_files[shard.name]
+    assert new.manifest.shards[: len(old.manifest.shards)] == old.manifest.shards
+    assert new.index.slice(0, FIRST).equals(old_table)
+    assert rows_by_key(new).keys() == everything.chips.keys()
+    assert {key: row["split"] for key, row in rows_by_key(new).items() if key in old_rows} == {
+        key: row["split"] for key, row in old_rows.items()
+    }
+    batch = new.gather(new.chips("all"))
+    for key, image_CHW in zip(new.index["key"].to_pylist(), batch.image_BCHW, strict=True):
+        np.testing.assert_array_equal(image_CHW, everything.chips[key].image_CHW)
+    # Statistics and counts are those of a dataset that was made at once.
+    run(everything, tmp_path / "at-once")
+    at_once = open_dataset(str(tmp_path / "at-once"))
+    assert new.statistics == at_once.statistics
+    assert new.manifest.splits == at_once.manifest.splits
+    assert verify(VerifyConfig(out)) == []
+    assert "index.parquet" not in new_files
+    assert "index.1.parquet" in new_files
+
+
+def test_splits_by_place_do_not_move(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
+    folders = [folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))]
+    keys = list(folders[1].chips)
+    generator = np.random.default_rng(0)
+    for name, listed in (("a", keys[:FIRST]), ("b", keys)):
+        lines = ["filename,x,y", *(f"{key}.npy,{generator.uniform(0, 9e4)},{hash_y(key)}" for key in listed)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    options: dict[str, Any] = {"split_by": "strips", "shares": (0.6, 0.2, 0.2)}
+    run(folders[0], tmp_path / "out", table=str(tmp_path / "a.csv"), **options)
+    old = rows_by_key(open_dataset(str(tmp_path / "out")))
+    edges = open_dataset(str(tmp_path / "out")).manifest.split_rule["edges"]
+    run(folders[1], tmp_path / "out", table=str(tmp_path / "b.csv"), append=True, **options)
+    new = rows_by_key(open_dataset(str(tmp_path / "out")))
+    assert all(new[key]["split"] == row["split"] for key, row in old.items())
+    for row in new.values():
+        side = 64.0  # half of a chip of 64 pixels of 2 m
+        near = any(abs(row["y"] - edge) < side for edge in edges)
+        expected = ("train", "val", "test")[sum(row["y"] > edge for edge in edges)]
+        assert row["split"] == ("buffer" if near else expected)
+
+
+def hash_y(key: str) -> float:
+    """A place that is the key's own."""
+    return float(sum(map(ord, key)) * 7919 % 100_003)
+
+
+def test_what_was_refused_is_tried_again_and_listed_once(
+    chip_folders: Callable[..., Any], tmp_path: Path
+) -> None:
+    folders = folder_of(chip_folders, "chips", slice(FIRST))
+    bad, worse = list(folders.chips)[2:4]
+    good = (folders.images / f"{bad}.npy").read_bytes()
+    for key in (bad, worse):
+        (folders.images / f"{key}.npy").write_bytes(good[:100])
+    run(folders, tmp_path / "out")
+    assert open_dataset(str(tmp_path / "out")).manifest.rejected == {"unreadable": 2}
+    (folders.images / f"{bad}.npy").write_bytes(good)
+    # The names are the same, so the same was asked for and done; --restart says to look again.
+    assert "is complete already" in run(folders, tmp_path / "out", append=False).summary
+    run(folders, tmp_path / "out", append=True, restart=True)
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert dataset.rejected["key"].to_pylist() == [worse]
+    assert bad in dataset.index["key"].to_pylist()
+    assert verify(VerifyConfig(str(tmp_path / "out"))) == []
+
+
+def test_appending_the_same_again_changes_nothing(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
+    first, everything = (
+        folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))
+    )
+    (everything.images / f"{list(everything.chips)[-1]}.npy").write_bytes(b"")
+    run(first, tmp_path / "out")
+    run(everything, tmp_path / "out", append=True)
+    before = contents(tmp_path / "out")
+    assert "is complete already" in run(everything, tmp_path / "out", append=True).summary
+    assert contents(tmp_path / "out") == before
+
+
+def test_stopped_before_any_publication(
+    chip_folders: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, everything = (
+        folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))
+    )
+    run(first, tmp_path / "base")
+    old = open_dataset(str(tmp_path / "base")).manifest
+    shutil.copytree(tmp_path / "base", tmp_path / "expected")
+    run(everything, tmp_path / "expected", append=True)
+    expected = contents(tmp_path / "expected")
+    new = open_dataset(str(tmp_path / "expected")).manifest
+
+    class Stopped(Exception):
+        pass
+
+    states = []
+    for stop_at in range(12):
+        out = tmp_path / f"stop-{stop_at}"
+        shutil.copytree(tmp_path / "base", out)
+        left = [stop_at]
+
+        def step(*arguments: Any, do: Callable[..., Any], left: list[int]) -> Any:
+            if left[0] == 0:
+                raise Stopped
+            left[0] -= 1
+            return do(*arguments)
+
+        with monkeypatch.context() as patch:
+            for name in ("publish", "remove_file"):
+                do = getattr(shards.assemble, name)
+                patch.setattr(shards.assemble, name, lambda *a, do=do, left=left: step(*a, do=do, left=left))
+            try:
+                run(everything, out, append=True)
+            except Stopped:
+                pass
+        found = open_dataset(str(out))
+        states.append(found.manifest.generation)
+        # Old or new, and whole: every file of it is there and is what the manifest says.
+        assert found.manifest in (old, new)
+        assert len(found.gather(found.chips("all")).chips) in (FIRST, ALL)
+        assert found.statistics
+        run(everything, out, append=True)
+        assert contents(out) == expected
+    assert set(states) == {0, 1}
+
+
+def test_appending_after_a_new_split_follows_it(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
+    first, everything = (
+        folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))
+    )
+    out = str(tmp_path / "out")
+    run(first, out)
+    resplit(SplitConfig(data=out, split_by="scene", shares=(0.5, 0.5)))
+    run(everything, out, append=True)
+    dataset = open_dataset(out)
+    by_scene: dict[str, set[str]] = {}
+    for row in dataset.index.to_pylist():
+        by_scene.setdefault(row["scene"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in by_scene.values())
+    assert verify(VerifyConfig(out)) == []
+    assert dataset.chips("train").size == dataset.manifest.samples("train")
+
+
+def test_what_cannot_be_added_to_is_said(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
+    folders = folder_of(chip_folders, "a", slice(FIRST))
+    with pytest.raises(InputError, match="no dataset here to add to"):
+        run(folders, tmp_path / "out", append=True)
+    assert not (tmp_path / "out").exists()
+    run(folders, tmp_path / "out")
+    with pytest.raises(InputError, match="its chips are"):
+        run(folders, tmp_path / "out", append=True, bands=("a", "b", "c", "d"))
+    convert(ConvertConfig(str(tmp_path / "out"), "zarr", str(tmp_path / "zarr")))
+    with pytest.raises(InputError, match="holds zarr shards.*convert it to tar"):
+        run(folders, tmp_path / "zarr", append=True)

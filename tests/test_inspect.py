@@ -1,0 +1,344 @@
+"""`treeline inspect` says and draws what is in a dataset, whatever that is.
+
+- every split, reason, source and sensor is on the page; text and page say the same; all text is escaped
+- pictures can be decoded, are the same bytes each time, and a browser shows all of them
+- any label or none, any type and number of bands, one chip, no training chips, no positions, several CRSs
+- nothing is written into a dataset, and nothing of an earlier state is left beside a page
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from shards.charts import MOST_POINTS, map_chart, shown
+from shards.config import InspectConfig
+from shards.errors import InputError
+from shards.inspect import default_folder, describe, inspect
+from shards.page import chips_of, number
+from shards.reader import open_dataset
+from shards.schema import Chip, Schema
+from shards.split import SplitRule
+from shards.writer import DatasetWriter
+
+Made = Callable[..., str]
+NewChip = Callable[..., Chip]
+PAN = Schema(("pan",), chip_size=16)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET: tuple[str, ...]
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+QUIET += ("--disable-background-networking", "--disable-component-update")
+NASTY = "<script>alert(\"1\")</script> & $x^2$ 'ü' 树"
+
+
+def placed(chip: Chip, x: float, y: float, crs: str = "EPSG:32606") -> Chip:
+    return replace(chip, x=x, y=y, crs=crs)
+
+
+def write(
+    url: str,
+    chips: Sequence[Chip],
+    splits: Sequence[str],
+    schema: Schema,
+    rejected: Sequence[tuple[str, str, str]] = (),
+    **more: Any,
+) -> str:
+    """A dataset of these chips; `splits` are dealt in turn. Returns its URL."""
+    with DatasetWriter(url, schema, {"config": {"images": NASTY}}, 16, **more) as writer:
+        for chip, split in zip(chips, cycle(splits), strict=False):
+            writer.add(chip, split)
+        for refused in rejected:
+            writer.reject(*refused)
+        writer.finish()
+    return url
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """made(chips, splits, schema): a dataset in a folder of the test's own."""
+
+    def make(chips: Sequence[Chip], splits: Sequence[str] = ("train",), schema: Schema = PAN) -> str:
+        return write(str(tmp_path / "chips"), chips, splits, schema)
+
+    return make
+
+
+def page_and_text(url: str, **options: Any) -> tuple[str, str]:
+    text = inspect(InspectConfig(url, **options))
+    return (Path(options.get("out") or f"{url}-inspect") / "index.html").read_text(), text
+
+
+def pictures(url: str) -> dict[str, np.ndarray]:
+    return {path.name: imread(path) for path in Path(f"{url}-inspect").glob("*.png")}
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A dataset with something of everything, and what was made of it."""
+
+    url: str
+    text: str
+    page: str
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory, new_chip: NewChip) -> Inspected:
+    """42 chips in all four splits, with places, a copy, attributes, refused ones, and nasty names."""
+    schema = Schema(("blue", "green", "red", "nir"), chip_size=16)
+    rng = np.random.default_rng(0)
+    chips = [
+        replace(
+            placed(new_chip(n, schema), *rng.uniform(500_000, 520_000, 2)),
+            source=NASTY if n % 4 == 0 else "AK_IFSAR",
+            attributes={"cloud": n / 64 if n % 5 else None, "biome": NASTY, "rank": n, "clear": n % 2 == 0},
+        )
+        for n in range(42)
+    ]
+    chips[9] = replace(chips[9], image_CHW=chips[4].image_CHW, height_HW=chips[4].height_HW)
+    kinds = {"cloud": "float64", "biome": "string", "rank": "int64", "clear": "bool"}
+    refused = [(f"chip {n} {NASTY}", "height-range" if n else NASTY, f"detail {n}") for n in range(8)]
+    splits = ("train", "val", "test", "val", "train", "buffer", "train")
+    url = str(tmp_path_factory.mktemp("everything") / "chips")
+    write(url, chips, splits, schema, refused, attributes=kinds, split_rule=asdict(SplitRule()))
+    page, text = page_and_text(url)
+    return Inspected(url, text, page)
+
+
+def test_the_page_says_all_that_the_text_says(everything: Inspected) -> None:
+    said = [line[12:] for line in everything.text.splitlines()]
+    facts, table = said[:10], said[10:-1]
+    for fact in facts:
+        assert f"<td>{html.escape(fact)}</td>" in everything.page
+    for value in " ".join(table[1:]).replace("..", " ").split():
+        assert value in everything.page
+    assert facts[4] == f"7 height-range, 1 {NASTY}"
+    assert facts[6] == "1 with the same pixels as an earlier chip, 1 of them as one of another split"
+    assert facts[7] == "known of 42 chips, in EPSG:32606"
+
+
+def test_the_page_names_every_split_reason_source_sensor_and_attribute(everything: Inspected) -> None:
+    page = everything.page
+    splits = {"train": 18, "val": 12, "test": 6, "buffer": 6}
+    for split, chips in splits.items():
+        assert f"<td>{split}</td><td class=number>{chips}</td>" in page
+    for name, chips in {"AK_IFSAR": 31, NASTY: 11, "height-range": 7}.items():
+        assert f"<td>{html.escape(name)}</td><td class=number>{chips}</td>" in page
+    for name in ("WV02", "WV03", "blue", "green", "red", "nir", "height m"):
+        assert f"<td>{name}</td>" in page
+    assert re.findall(r"<td>detail (\d)", page) == ["1", "2", "3", "4", "5", "0"], "5 of 7, and 1"
+    nulls, different, low, mean, high = 9, 33, 1 / 64, np.mean([n for n in range(42) if n % 5]) / 64, 41 / 64
+    cells = (nulls, different, *(f"{value:.4g}" for value in (low, mean, high)))
+    numbers = "".join(f"<td class=number>{cell}</td>" for cell in cells)
+    assert f"<td>cloud</td><td>float64</td>{numbers}" in page
+    copies = [row for row in open_dataset(everything.url).index.to_pylist() if row["duplicate_of"]]
+    pair = (copies[0]["key"], copies[0]["duplicate_of"])
+    assert f"<td>{copies[0]['split']}</td><td>train</td><td>{pair[0]}</td><td>{pair[1]}</td>" in page
+
+
+def test_all_text_is_escaped(everything: Inspected) -> None:
+    assert "<script" not in everything.page
+    assert "alert(&quot;1&quot;)" in everything.page
+    assert "alert(\\&quot;1" in everything.page, "in the JSON of what made it"
+
+
+def test_the_page_needs_nothing_else(everything: Inspected) -> None:
+    targets = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"'>)]{0,22})""", everything.page)
+    assert targets == ["data:image/png;base64,"] * 5
+    assert "@import" not in everything.page
+    assert "default-src 'none'" in everything.page
+
+
+def test_pictures_can_be_decoded_and_are_the_same_each_time(everything: Inspected, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in Path(f"{everything.url}-inspect").iterdir()}
+    assert set(files) == {"index.html", "bands.png", "heights.png", "map.png", "chips.png", "sources.png"}
+    for name, image_HWC in pictures(everything.url).items():
+        assert min(image_HWC.shape[:2]) > 100, name
+        assert image_HWC[..., :3].std() > 0.01, name
+    page_and_text(everything.url, out=str(tmp_path / "again"))
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+
+
+def test_how_independent_splits_are(everything: Inspected) -> None:
+    index = open_dataset(everything.url).index
+    rows = index.to_pylist()
+    said = []
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        a_N2, b_M2 = (
+            np.array([(row["x"], row["y"]) for row in rows if row["split"] == split])
+            for split in (one, other)
+        )
+        gap_NM2 = np.maximum(abs(a_N2[:, None] - b_M2[None]) - 16 * 2.0, 0)
+        said.append(f"{one}-{other} {number(float(np.hypot(*np.moveaxis(gap_NM2, -1, 0)).min()))} m")
+    assert f"\n{'distances':12}{', '.join(said)}\n" in everything.text
+    trained = {row["scene"] for row in rows if row["split"] == "train"}
+    shared = {s: sum(row["split"] == s and row["scene"] in trained for row in rows) for s in ("val", "test")}
+    told = f"{shared['val']} of 12 val, {shared['test']} of 6 test chips share a scene with train"
+    assert f"\n{'scenes':12}{told}\n" in everything.text
+
+
+def test_several_crss_are_compared_in_the_first(made: Made, new_chip: NewChip) -> None:
+    chips = [
+        placed(new_chip(0, PAN), 500_000, 7_200_000),
+        placed(new_chip(1, PAN), 303_000, 1_655_000, "EPSG:3338"),
+        new_chip(2, PAN),
+    ]
+    page, text = page_and_text(made(chips, ("train", "val")))
+    assert "known of 2 chips, in EPSG:32606, EPSG:3338" in text
+    assert re.search(r"train-val [\d,.]+ m \(measured in EPSG:32606\)", text)
+    assert "Positions of the chips" in page
+
+
+def test_an_unknown_crs_hinders_nothing_else(made: Made, new_chip: NewChip) -> None:
+    systems = ("EPSG:32606", "nonsense")
+    chips = [placed(new_chip(n, PAN), 100.0 * n, 0, systems[n % 2]) for n in range(4)]
+    url = made(chips, ("train", "val"))
+    assert "distances   unknown: " in inspect(InspectConfig(url))
+    assert "map.png" in pictures(url)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:2225", None])
+def test_distances_have_the_unit_of_their_crs(made: Made, new_chip: NewChip, crs: str | None) -> None:
+    schema = Schema(("pan",), chip_size=16, pixel_size=1e-5)
+    chips = [replace(new_chip(n, schema), x=-147.0 + n, y=65.0, crs=crs) for n in range(2)]
+    unit = {"EPSG:4326": "degrees", "EPSG:2225": "US survey foot", None: "units"}[crs]
+    text = describe(open_dataset(made(chips, ("train", "val"), schema)))
+    assert re.search(rf"train-val [\d.]+ {unit}\n", text)
+
+
+ODD: dict[str, tuple[Schema, int, tuple[str, ...], str]] = {
+    "no label": (
+        Schema(("red",), label="", label_unit="", chip_size=16),
+        5,
+        ("train", "val"),
+        "label       none",
+    ),
+    "another label": (
+        Schema(("red", "nir"), label="biomass $", label_unit="Mg/ha", chip_size=16),
+        5,
+        ("train",),
+        "biomass $ Mg/ha",
+    ),
+    "decibels": (Schema(("vv", "vh"), dtype="float32", nodata=None, chip_size=16), 5, ("train",), "vh"),
+    "20 bands": (Schema(tuple(f"b{n}" for n in range(20)), chip_size=8), 2, ("train",), "b19"),
+    "one chip": (Schema(("red",), chip_size=16), 1, ("train",), "1 train, 0 val"),
+    "one pixel": (Schema(("red",), chip_size=1), 1, ("train",), "1 train, 0 val"),
+    "no training": (Schema(("red",), chip_size=16), 3, ("val", "test"), "statistics  none"),
+}
+
+
+@pytest.mark.parametrize(("schema", "count", "splits", "said"), ODD.values(), ids=ODD.keys())
+def test_odd_datasets(
+    made: Made, new_chip: NewChip, schema: Schema, count: int, splits: tuple[str, ...], said: str
+) -> None:
+    url = made([new_chip(n, schema) for n in range(count)], splits, schema)
+    page, text = page_and_text(url)
+    assert said in text
+    assert "positions   unknown, so there is no map" in text
+    assert "distances   unknown: no positions" in text
+    assert ("none shared: no chip is in train" in text) == ("train" not in splits)
+    assert ("none shared: no chip is held out" in text) == (splits == ("train",))
+    drawn = {"chips.png"} | ({"bands.png"} if "train" in splits else set())
+    drawn |= {"heights.png"} if "train" in splits and schema.label else set()
+    drawn |= {"sources.png"} if count > 1 else set()
+    assert set(pictures(url)) == drawn
+    assert page.count("<img") == len(drawn)
+    assert ("Height classes" in page) == (schema.label == "height" and "train" in splits)
+    assert describe(open_dataset(url)) in text
+
+
+def test_missing_pixels_and_labels_leave_blanks(made: Made, new_chip: NewChip) -> None:
+    schema = Schema(("red", "nir"), dtype="float32", nodata=None, label="biomass", chip_size=16)
+    chips = [new_chip(n, schema) for n in range(3)]
+    nothing_CHW, none_HW = np.full_like(chips[0].image_CHW, np.nan), np.full_like(chips[0].height_HW, np.nan)
+    url = made([replace(chips[0], image_CHW=nothing_CHW, height_HW=none_HW), *chips[1:]], schema=schema)
+    assert "\nbiomass m " in inspect(InspectConfig(url))
+    assert set(pictures(url)) >= {"chips.png", "bands.png", "heights.png"}
+
+
+def test_a_constant_band_and_flat_ground(made: Made, new_chip: NewChip) -> None:
+    flat = new_chip(0, PAN)
+    flat = replace(flat, image_CHW=np.full_like(flat.image_CHW, 7), height_HW=np.zeros_like(flat.height_HW))
+    assert "\npan                  7         0" in inspect(InspectConfig(made([flat])))
+
+
+def test_a_wrong_place_or_number_is_refused(made: Made, new_chip: NewChip) -> None:
+    url = made([new_chip(0, PAN)])
+    for out in (url, f"{url}/page", f"{url}/../chips/page"):
+        with pytest.raises(InputError, match="lies in the dataset"):
+            inspect(InspectConfig(url, out=out))
+    with pytest.raises(InputError, match="--chips 0"):
+        inspect(InspectConfig(url, chips=0))
+    assert not Path(f"{url}-inspect").exists()
+
+
+def test_the_folder_is_beside_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_folder("data/chips/") == "data/chips-inspect"
+    assert default_folder("s3://bucket/chips/") == "chips-inspect"
+    assert default_folder(".") == f"{tmp_path}-inspect"
+
+
+def test_pictures_of_an_earlier_state_are_removed(made: Made, new_chip: NewChip, tmp_path: Path) -> None:
+    out = str(tmp_path / "page")
+    chip = new_chip(0, PAN)
+    page_and_text(made([placed(chip, 100.0, 0)]), out=out)
+    assert (tmp_path / "page" / "map.png").exists()
+    shutil.rmtree(tmp_path / "chips")
+    page_and_text(made([chip]), out=out)
+    assert not (tmp_path / "page" / "map.png").exists()
+
+
+def test_a_map_of_many_chips_draws_some_of_each_split() -> None:
+    rng = np.random.default_rng(0)
+    split_N = np.array(["train", "val", "test"])[rng.choice(3, 4 * MOST_POINTS, p=(0.8, 0.15, 0.05))]
+    centre_N2 = rng.uniform(0, 1e5, (split_N.size, 2))
+    centre_N2[:100] = np.nan
+    data = map_chart(centre_N2, split_N.tolist(), "EPSG:3338")
+    assert data == map_chart(centre_N2, split_N.tolist(), "EPSG:3338")
+    colours = (imread(BytesIO(data))[..., :3] * 255).astype(int).reshape(-1, 3)
+    for colour in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0xCC, 0x79, 0xA7)):
+        assert (abs(colours - colour).max(axis=1) < 3).sum() > 100
+
+
+def test_chips_without_a_source_are_counted_as_unknown(made: Made, new_chip: NewChip) -> None:
+    names = ("A", None, "B", "", "B", "unknown", "B", "B")
+    chips = [replace(new_chip(n, PAN), source=name) for n, name in enumerate(names)]
+    index = open_dataset(made(chips)).index
+    assert list(chips_of(index, "source").items()) == [("B", 4), ("unknown", 3), ("A", 1)]
+
+
+def test_numbers_and_names_as_they_are_shown() -> None:
+    values = {0.0: "0", 0.012345: "0.01235", -12.345: "-12.35", 999.94: "999.9", 12345.6: "12,346"}
+    assert {value: number(value) for value in values} == values
+    assert shown("a $x$ é Ж 树\n") == r"a \$x\$ é Ж ??"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
+def test_a_browser_shows_every_picture(everything: Inspected, tmp_path: Path) -> None:
+    # The page forbids scripts, so they are allowed in a copy, which then says how wide pictures came out.
+    asking = (
+        "<script>addEventListener('load', () => { document.body.innerHTML = 'widths ' + "
+        "[...document.images].map(i => i.naturalWidth).join(' ') + ' end' })</script>"
+    )
+    copy = tmp_path / "copy.html"
+    allowing = everything.page.replace("default-src 'none'", "script-src 'unsafe-inline'")
+    copy.write_text(allowing.replace("</head>", f"{asking}</head>"))
+    command = [str(BROWSER), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = re.search(r"widths ([\d ]*) end", done.stdout)
+    assert found, done.stderr
+    widths = [int(width) for width in found[1].split()]
+    assert len(widths) == everything.page.count("<img") == 5
+    assert min(widths) > 100
