@@ -3,6 +3,7 @@
 python benchmarks/ingest.py pairs --pairs 20000 --repeats 3      # ours, WebDataset, the notebook's way
 python benchmarks/ingest.py workers --pairs 20000 --repeats 3    # Ray workers: 1 and 2
 python benchmarks/ingest.py synthetic --chips 20000 500000       # rate and peak memory, without files
+python benchmarks/ingest.py listing --pairs 500000               # seconds and memory to list and plan
 
 Each contender runs in a process of its own, which says its rate and its peak of resident memory. "Cold" means
 that the files are not in the page cache (POSIX_FADV_DONTNEED; needs nothing of the system).
@@ -28,11 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ingest.config import PairsConfig, SyntheticConfig
 from ingest.pairs import PairsSource
+from ingest.plan import Present, make_plan
 from ingest.run import ingest
 from ingest.source import Raw
 from ingest.synthetic import SyntheticSource
@@ -197,13 +200,46 @@ def benchmark_workers(options: argparse.Namespace) -> None:
                     ingest(PairsSource(config), config)
                     if repeat:  # the first starts the workers
                         seconds[workers].append(time.perf_counter() - start)
+        peak = peak_of_workers()
         ray.shutdown()
         ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
         for workers in (1, 2):
             rate = options.pairs / statistics.median(seconds[workers])
-            print(f"{workers} Ray workers: {rate:,.0f} pairs/s")
+            print(f"{workers} Ray workers: {rate:,.0f} pairs/s; a worker's peak is {peak:.2f} GB")
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        print(f"two are {statistics.median(ratios):.2f} times as fast as one ({spread})")
+
+
+def peak_of_workers() -> float:
+    """GB of resident memory that the largest Ray worker of this machine ever had."""
+    peak = 0
+    for process in psutil.process_iter(["cmdline"]):
+        if any("ray::" in word for word in process.info["cmdline"] or ()):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = max(peak, int(status.partition("VmHWM:")[2].split()[0]))
+    return peak / 1e6
+
+
+def benchmark_listing(options: argparse.Namespace) -> None:
+    """Names alone: the files are empty."""
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        folder = Path(scratch) / "pairs"
+        table = SyntheticSource(SyntheticConfig(out="", chips=options.pairs)).candidates().table
+        for kind in ("images", "heights"):
+            (folder / kind).mkdir(parents=True)
+            for key in table["key"].to_pylist():
+                (folder / kind / f"{key}.npy").touch()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        config = config_of(folder, Path(scratch), 0)
+        source = PairsSource(config)
+        start = time.perf_counter()
+        plan = make_plan(source.candidates(), source.schema, config, Present())
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        shards = sum(1 for _ in plan.shards())
         print(
-            f"two are {statistics.median(ratios):.2f} times as fast as one ({min(ratios):.2f}-{max(ratios):.2f})"
+            f"{options.pairs:,} pairs listed and planned as {shards:,} shards in {seconds:.1f} s, peak "
+            f"{peak / 1e6:.2f} GB ({before / 1e6:.2f} before)"
         )
 
 
@@ -230,6 +266,7 @@ PARTS = {
     "pairs": benchmark_pairs,
     "workers": benchmark_workers,
     "synthetic": benchmark_synthetic,
+    "listing": benchmark_listing,
     "one": run_one,
     "one-synthetic": run_one_synthetic,
 }

@@ -25,7 +25,7 @@ class IngestConfig(SplitOptions):
     min_height: float | None = 0.0
     """A chip's highest label must be above this, in metres; None: whatever it is."""
     key_pattern: str = ""
-    """Regular expression for keys, with groups (?P<sensor>...), acquired, catalogue, source, number or scene."""
+    """Regular expression for keys; its groups (?P<sensor>...) are facts: acquired, catalogue, source, ..."""
     registration: bool = False
     """Find how far heights lie from where the image shows them, and keep it in the index (shift_row, ...)."""
     shard_chips: int = 1024
@@ -120,7 +120,7 @@ class HuggingFaceConfig(ChipsConfig):
     key_column: str = ""
     """Column of names for the chips; default: the name of the data and the row's number."""
     scaled_by: tuple[float, ...] = ()
-    """What each band was divided by to become 0..1, e.g. 7142 5893 5387; pixels are multiplied by it again."""
+    """What each band was divided by to become 0..1, e.g. 7142 5893 5387; pixels become that again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class ScenesConfig(IngestConfig):
     images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
     heights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
-    """Height rasters in metres (with --ground: surface elevations) that overlap images; default: no labels."""
+    """Height rasters in metres (with --ground: surface elevations); default: no labels."""
     ground: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
     """Ground elevations in metres: height = --heights minus these."""
     mask: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()

@@ -7,12 +7,13 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingest.check import Rejected
 from ingest.chip_files import ENDINGS, Place, read_chip_file
@@ -25,7 +26,11 @@ from shards.storage import is_local, join, list_files, stem_of
 
 REQUESTS = 32
 """Chips that are read at a time from remote storage, where it is the waiting that takes the time."""
+SAME_PLACE = 0.01
+"""Pixels by which the centres of an image and its height may differ."""
 MISSING = "missing partner"
+NAMES_AT_ONCE = 16_384
+"""File names that are looked at as Python objects."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +50,17 @@ class PairsSource:
         if config.out and config.out.rstrip("/") in (config.images.rstrip("/"), config.heights.rstrip("/")):
             raise InputError(f"--out {config.out}: holds the chips to be read; choose another folder")
         listed = read_table_of_files(config.table, config.file_column) if config.table else None
-        names = listed.names if listed else _files(config.images)
-        images = _by_key(names, config.image_name, "--image-name")
-        heights = (
-            _by_key(_files(config.heights), config.height_name, "--height-name") if config.heights else {}
+        table = _by_key(
+            listed.names if listed else _files(config.images), config.image_name, "--image-name", "_image"
         )
-        # A table says which chips are wanted: what it does not list is not missed.
-        keys = sorted(images if listed else images.keys() | heights.keys())
-        paired = [key for key in keys if key in images and (key in heights or not config.heights)]
-        refused = [
-            Refused(key, MISSING, f"not in {config.heights if key in images else config.images}")
-            for key in keys
-            if not (key in images and (key in heights or not config.heights))
-        ]
-        table = pa.table({"key": paired, "_image": [images[key] for key in paired]}, _TEXT)
+        refused: list[Refused] = []
         if config.heights:
-            table = table.append_column("_height", pa.array([heights[key] for key in paired], pa.string()))
+            heights = _by_key(_files(config.heights), config.height_name, "--height-name", "_height")
+            table, images_alone, heights_alone = _paired(table, heights)
+            missing = [(key, config.heights) for key in images_alone]
+            # A table says which chips are wanted: what it does not list is not missed.
+            missing += [] if listed else [(key, config.images) for key in heights_alone]
+            refused = [Refused(key, MISSING, f"not in {folder}") for key, folder in sorted(missing)]
         if listed:
             table = _with_attributes(table, listed, config.table_crs)
         elif config.split_by in ("blocks", "strips"):
@@ -89,7 +89,7 @@ class PairsSource:
             height_array = None
             if height is not None:
                 height_array, of_height = read_chip_file(join(config.heights, height), config.array, math.nan)
-                _check_same_place(place, of_height)
+                _check_same_place(place, of_height, config.pixel_size)
         except Rejected as rejected:
             return rejected
         return Raw(image_array, height_array, vars(place) if place else {})
@@ -108,38 +108,62 @@ class PairsSource:
         return table
 
 
-_TEXT = pa.schema([("key", pa.string()), ("_image", pa.string())])
-
-
 def _files(folder: str) -> list[str]:
     """The names of the chips directly in a folder, sorted."""
     found = (name for name in list_files(folder, "") if name.lower().endswith(ENDINGS))
     # An index is UTF-8: a name in another encoding is told by its bytes, which make no key.
-    names = [os.fsencode(name).decode(errors="backslashreplace") for name in found]
+    names = [
+        name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace") for name in found
+    ]
     if not names:
         raise InputError(f"{folder}: no .npy, .npz or .tif chips in this folder")
     return names
 
 
-def _by_key(names: Iterable[str], pattern: str, flag: str) -> dict[str, str]:
-    """Names by the key that `pattern` finds in them; those without one are no chips."""
+def _by_key(names: list[str], pattern: str, flag: str, column: str) -> pa.Table:
+    """Columns "key", as `pattern` finds it, and `column`, the names, in the order of keys.
+
+    Names without a key are no chips. Half a million names in Arrow's memory take a tenth of what they take as
+    Python objects.
+    """
     try:
         expression = re.compile(pattern, re.DOTALL)  # a name with a line break is counted, not passed over
     except re.error as error:
         raise InputError(f"{flag} {pattern}: not a regular expression ({error})") from error
     if "key" not in expression.groupindex:
         raise InputError(f"{flag} {pattern}: has no group (?P<key>...), which names the chip")
-    found: dict[str, str] = {}
-    for name in names:
-        match = expression.fullmatch(stem_of(name))
-        if match is None or match["key"] is None:
-            continue
-        other = found.setdefault(match["key"], name)
-        if other != name:
-            raise InputError(f"{name}: has the same key {match['key']} as {other}; see {flag}")
-    if not found:
+    schema = pa.schema([("key", pa.string()), (column, pa.string())])
+    batches: list[pa.RecordBatch] = []
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        found = [(expression.fullmatch(stem_of(name)), name) for name in names[start : start + NAMES_AT_ONCE]]
+        keyed = [(match["key"], name) for match, name in found if match and match["key"] is not None]
+        batches.append(
+            pa.record_batch(
+                [pa.array(part, pa.string()) for part in zip(*keyed, strict=True)] or 2 * [[]], schema=schema
+            )
+        )
+    table = pa.Table.from_batches(batches, schema).combine_chunks()
+    if not table.num_rows:
         raise InputError(f"{flag} {pattern}: no name matches")
-    return found
+    keys = table["key"]
+    if not pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1)), min_count=0).as_py():
+        table = table.sort_by("key").combine_chunks()
+    keys = table["key"]
+    twice = pc.index(pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)), True).as_py()
+    if twice >= 0:
+        first, second = table[column].slice(twice, 2).to_pylist()
+        raise InputError(f"{second}: has the same key {keys[twice]} as {first}; see {flag}")
+    return table
+
+
+def _paired(images: pa.Table, heights: pa.Table) -> tuple[pa.Table, list[str], list[str]]:
+    """The images that have a height, with its name; keys of images without one, of heights without image."""
+    place = pc.index_in(images["key"], heights["key"].combine_chunks()).combine_chunks()
+    has_height = pc.is_valid(place)
+    names = heights["_height"].take(place.drop_null())
+    alone = heights["key"].filter(pc.invert(pc.is_in(heights["key"], images["key"].combine_chunks())))
+    images_alone = images["key"].filter(pc.invert(has_height)).to_pylist()
+    return images.filter(has_height).append_column("_height", names), images_alone, alone.to_pylist()
 
 
 def _below(folder: str, name: str) -> str:
@@ -161,12 +185,12 @@ def _with_attributes(table: pa.Table, listed: Listed, crs: str) -> pa.Table:
     return table
 
 
-def _check_same_place(image: Place | None, height: Place | None) -> None:
-    if (
-        image
-        and height
-        and (image.crs != height.crs or max(abs(image.x - height.x), abs(image.y - height.y)) > 0)
-    ):
+def _check_same_place(image: Place | None, height: Place | None, pixel_size: float) -> None:
+    """Refuse rasters that are further apart than the rounding of their corners."""
+    if image is None or height is None:
+        return
+    apart = max(abs(image.x - height.x), abs(image.y - height.y))
+    if image.crs != height.crs or apart > SAME_PLACE * pixel_size:
         raise Rejected("not the same place", f"image at {image}, height at {height}")
 
 

@@ -11,10 +11,10 @@ from ingest.plan import Task
 from ingest.work import Work, do_task
 
 AHEAD = 2
-"""Tasks for each worker, the one it does included: none waits for the next, and few are lost with a driver."""
+"""Tasks for each worker, the one it does included: none waits for the next."""
 RETRIES = 20
-"""How often a task is begun again because its worker or its machine was lost: it writes the same again. Its own
-errors are not retried."""
+"""How often a task is begun again because its worker or its machine was lost: it writes the same again.
+Its own errors are not retried."""
 
 
 def do_on_ray(

@@ -7,6 +7,7 @@ of neighbours, so that these bytes are read once.
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,14 +24,14 @@ from ingest.config import IngestConfig, made_by
 from ingest.source import GROUP, PLACE, Candidates, Refused
 from shards.errors import InputError
 from shards.index import ATTRIBUTE_TYPES
-from shards.key import FACTS, MAX_KEY, facts, is_valid, key_pattern
+from shards.key import FACTS, MAX_KEY, KeyFacts, facts, is_valid, key_pattern
 from shards.manifest import SPLITS
 from shards.schema import ORIGIN, Schema
 from shards.split import Places, SplitRule, assign, resolved
 
 SHARDS_PER_TASK = 4
 """Of candidates that share bytes: enough that little is read twice where tasks meet."""
-_HASHED_ROWS = 16_384
+_ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,10 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         raise InputError("--registration: there are no heights to compare with images; leave it out")
     pattern = key_pattern(config.key_pattern) if config.key_pattern else None
     table, refused, already = _usable(candidates, present.keys)
-    known = [facts(key, pattern) for key in table["key"].to_pylist()]
-    unparsed = sum(all(value is None for value in vars(fact).values()) for fact in known)
+    known, unparsed = _known(table["key"], pattern)
     for name in FACTS:
         if name not in table.column_names:
-            kind = pa.int64() if name == "number" else pa.string()
-            table = table.append_column(name, pa.array([getattr(fact, name) for fact in known], kind))
+            table = table.append_column(name, known[name])
     places = places_of(table, schema)
     rule = present.rule or resolved(config.split_rule(), places)
     splits = np.asarray(assign(rule, places))
@@ -135,7 +134,8 @@ def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, 
     refused, already = list(candidates.refused), 0
     seen: set[str] = set()
     usable: list[int] = []
-    for row, key in enumerate(candidates.table["key"].to_pylist()):
+    for row, scalar in enumerate(candidates.table["key"]):
+        key = scalar.as_py()
         if not is_valid(key):
             said = f"only letters, digits, _ and -, at most {MAX_KEY} of them"
             refused.append(Refused(key, "unusable key", said))
@@ -152,6 +152,27 @@ def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, 
         refused,
         already,
     )
+
+
+def _known(
+    keys: pa.ChunkedArray, pattern: re.Pattern[str] | None
+) -> tuple[dict[str, pa.ChunkedArray], int]:
+    """What the keys say, a column for each fact, and how many say nothing; some thousands at a time.
+
+    Half a million keys as Python objects, with all that they say, would take as much memory as a worker.
+    """
+    columns: dict[str, list[pa.Array]] = {name: [] for name in FACTS}
+    unparsed = 0
+    for start in range(0, len(keys), _ROWS_AT_ONCE):
+        known = [facts(key, pattern) for key in keys.slice(start, _ROWS_AT_ONCE).to_pylist()]
+        unparsed += known.count(KeyFacts())
+        for name, arrays in columns.items():
+            arrays.append(pa.array([getattr(fact, name) for fact in known], _kind(name)))
+    return {name: pa.chunked_array(arrays, _kind(name)) for name, arrays in columns.items()}, unparsed
+
+
+def _kind(fact: str) -> pa.DataType:
+    return pa.int64() if fact == "number" else pa.string()
 
 
 def _tasks(table: pa.Table, splits: NDArray[Any], shard_chips: int, numbers: Counter[str]) -> list[Task]:
@@ -224,9 +245,9 @@ def _digest(table: pa.Table) -> str:
         pa.field(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
         for field in table.schema
     ]
-    for start in range(0, table.num_rows, _HASHED_ROWS):
+    for start in range(0, table.num_rows, _ROWS_AT_ONCE):
         # Taken, not sliced: a slice would bring its whole buffers along.
-        piece = table.take(np.arange(start, min(start + _HASHED_ROWS, table.num_rows)))
+        piece = table.take(np.arange(start, min(start + _ROWS_AT_ONCE, table.num_rows)))
         piece = piece.cast(pa.schema(fields)).combine_chunks()
         digest.update(piece.to_batches()[0].serialize())
     return digest.hexdigest()

@@ -88,10 +88,17 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
         _do_what_is_missing(config, work, plan)
         return _assemble(config, layout, plan, base)
     except InputError:
-        # After a mistake of the user's nothing is worth keeping; after a failure, what is finished is.
-        _discard(config.out, base)
-        remove_new_folders(new_folders)
+        # With --strict, or where no chip was kept, nothing is to be left; else, what is finished is kept.
+        if config.strict or not _kept_any(config.out, plan):
+            _discard(config.out, base)
+            remove_new_folders(new_folders)
         raise
+
+
+def _kept_any(out: str, plan: Plan) -> bool:
+    """Whether a shard of the plan was written."""
+    written = {f"{split}/{name}" for split in SPLITS for name in find_files(join(out, split))}
+    return any(f"{shard.split}/{shard.number:06d}.tar" in written for shard in plan.shards())
 
 
 def _base(config: IngestConfig) -> Manifest | None:
@@ -171,7 +178,8 @@ def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
         _discard(config.out, base)
     elif base is None and (foreign := [name for name in find_files(config.out) if is_of_a_dataset(name)]):
         raise InputError(
-            f"{config.out}: holds {foreign[0]}, which would be overwritten, but no dataset; choose another --out"
+            f"{config.out}: holds {foreign[0]}, which would be overwritten, but no dataset; "
+            "choose another --out"
         )
     write_json(
         url, {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards()), **made_by(config)}

@@ -53,7 +53,9 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
 
     def say() -> None:
         seconds = max(time.monotonic() - start, 1e-9)
-        line = f"{what}: {done:,} of {total:,} {unit}, {done / seconds:,.0f} {unit}/s, {seconds:.0f} s"
+        rate = done / seconds
+        left = f", {(total - done) / rate:,.0f} s left" if 0 < done < total else ""
+        line = f"{what}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {seconds:.0f} s{left}"
         print(line + (f", {note_now}" if note_now else ""), file=sys.stderr, flush=True)
 
     def advance(count: int, note: str = "") -> None:

@@ -563,13 +563,16 @@ class TestWholeOrNot:
         monkeypatch.setattr(shards.s3.S3FileSystem, "attempts", 2)
         slow.fail_next(kind, 1000, method="PUT", containing="partNumber=3" if size == LARGE else "")
 
+        def upload() -> None:
+            if size == LARGE:  # in parts; what is published is sent in one request
+                with staged(url) as path:
+                    path.write_bytes(bytes(size))
+            else:
+                publish(url, bytes(size))
+
         def work() -> None:
             with pytest.raises(OSError, match=r"large\.bin") as caught:
-                if size == LARGE:  # in parts; what is published is sent in one request
-                    with staged(url) as path:
-                        path.write_bytes(bytes(size))
-                else:
-                    publish(url, bytes(size))
+                upload()
             assert url in str(caught.value)
 
         assert set(sizes_seen(self.look_on(slow.upstream, url), work)) == {None}

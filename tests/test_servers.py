@@ -230,6 +230,6 @@ def test_nothing_is_left(make: Callable[[Path], AbstractContextManager[S3Server]
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servers._free_port", lambda: 99_999)
+    monkeypatch.setattr("servers.free_port", lambda: 99_999)
     with pytest.raises(RuntimeError, match=r"rclone exited .*\n(.*\n)*.*99999"), rclone_server(tmp_path):
         pass

@@ -55,7 +55,7 @@ def check(config: TrainConfig) -> Dataset:
         raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
     if not dataset.manifest.samples("train"):
         raise InputError(
-            f"{config.data}: no chip is in the training split; give it a share (treeline split --shares 0.8 0.2)"
+            f"{config.data}: no chip is in the training split; give it a share with treeline split"
         )
     chips = dataset.chips("train", config.limit, config.where)
     if not chips.size:
