@@ -12,7 +12,6 @@ from shards.picture import coloured_heights, composite, draw_classes, new_figure
 from shards.raster import open_raster
 from shards.reader import Dataset
 from shards.statistics import Counts
-from shards.storage import read_bytes
 from trainer.model import Regressor
 
 _BAND_COLOURS = {"blue": "#3366cc", "green": "#339944", "red": "#cc3333", "nir": "#884488"}
@@ -21,7 +20,7 @@ _QUICK_LOOK_PIXELS = 700
 
 def histograms(dataset: Dataset) -> bytes:
     """How often each pixel value and each height occurs in the training split."""
-    tally = Counts.from_bytes(read_bytes(dataset.manifest.url_of(dataset.url, COUNTS))).total()
+    tally = Counts.from_bytes(dataset.manifest.read(dataset.url, COUNTS)).total()
     assert tally is not None, "it was trained on"
     figure = new_figure(11, 3.4)
     pixel_axes, height_axes = figure.subplots(1, 2)
@@ -35,7 +34,7 @@ def histograms(dataset: Dataset) -> bytes:
     pixel_axes.set(xlabel="stored pixel value", ylabel="share of pixels", title="bands")
     pixel_axes.legend(frameon=False)
     bins = np.linspace(0, EDGES[-1], 71)
-    heights, counts = tally.height.heights()
+    heights, counts = tally.height.labels(schema.label)
     height_axes.hist(heights, bins, weights=counts, color="#1a9850", log=True)
     height_axes.set(xlabel="height (m)", ylabel="pixels", title="heights")
     return png(figure)

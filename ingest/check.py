@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.histogram import HEIGHT
 from shards.schema import Schema
 
 HEIGHT_NODATA = -9999.0
@@ -57,8 +58,11 @@ def checked(
         _check_valid(image_missing_HW, height_missing_HW, schema.label, rules)
         highest = float(height_HW[~height_missing_HW].max(initial=-math.inf))
     if schema.label and rules.min_height is not None and not highest > rules.min_height:
-        detail = "" if rules.min_height == 0 else f"none above {rules.min_height:g} {schema.label_unit}"
-        raise Rejected(NO_HEIGHT, detail)
+        if schema.label == HEIGHT and rules.min_height == 0:
+            raise Rejected(NO_HEIGHT)
+        raise Rejected(
+            "too low", f"no {schema.label} above {rules.min_height:g} {schema.label_unit}".rstrip()
+        )
     return image_CHW, height_HW
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
@@ -14,7 +15,7 @@ from rasterio.io import MemoryFile
 from ingest.check import UNREADABLE, Rejected
 from ingest.npy import parse_npy
 from shards.errors import InputError, one_line
-from shards.storage import read_chip_bytes
+from shards.storage import gdal_options, gdal_path, read_chip_bytes
 
 ENDINGS = (".npy", ".npz", ".tif", ".tiff")
 
@@ -77,13 +78,26 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
     try:
         with MemoryFile(data) as file, file.open() as raster:
             values = _marked(raster.read(), raster.nodata, nodata, url)
-            if raster.crs is None:
-                return values, None
-            x, y = raster.transform @ (raster.width / 2, raster.height / 2)
-            return values, Place(x, y, raster.crs.to_string())
+            return values, _place(raster)
     except RasterioError as error:
         said = one_line(error.__cause__ or error)
         raise Rejected(UNREADABLE, f"{url} is no raster that can be read ({said})") from error
+
+
+def place_of(url: str) -> Place | None:
+    """Where a raster chip is, from its header; None if it does not say, or cannot be read."""
+    try:
+        with rasterio.Env(**gdal_options(url)), rasterio.open(gdal_path(url)) as raster:
+            return _place(raster)
+    except RasterioError:
+        return None
+
+
+def _place(raster: Any) -> Place | None:
+    if raster.crs is None:
+        return None
+    x, y = raster.transform @ (raster.width / 2, raster.height / 2)
+    return Place(x, y, raster.crs.to_string())
 
 
 def _marked(values: NDArray[Any], own: float | None, nodata: float | None, url: str) -> NDArray[Any]:

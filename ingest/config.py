@@ -23,7 +23,7 @@ class IngestConfig(SplitOptions):
     min_valid: float = 1.0
     """Share (0..1) of a chip's pixels that must have a value in every band and a label."""
     min_height: float | None = 0.0
-    """A chip's highest label must be above this, in metres; None: whatever it is."""
+    """A chip's highest height (or label, in its unit) must be above this, in metres; None: whatever it is."""
     key_pattern: str = ""
     """Regular expression for keys; its groups (?P<sensor>...) are facts: acquired, catalogue, source, ..."""
     registration: bool = False
@@ -190,7 +190,7 @@ class TarsConfig:
     """Metres along each side of a pixel."""
 
 
-UNRECORDED = ("out", "append", "restart", "workers")
+UNRECORDED = ("out", "append", "restart", "strict", "workers")
 """Options that do not change what a dataset holds: not where it is, nor how it is computed."""
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -59,7 +60,7 @@ class HuggingFaceSource:
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", tuple(_find(self.config.data)))
 
-    @property
+    @cached_property
     def schema(self) -> Schema:
         """As the options say."""
         return self.config.schema(with_label=bool(self.config.height_column))

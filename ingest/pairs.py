@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.check import Rejected
-from ingest.chip_files import ENDINGS, Place, read_chip_file
+from ingest.chip_files import ENDINGS, Place, place_of, read_chip_file
 from ingest.config import PairsConfig
 from ingest.source import Candidates, Raw, Refused
 from ingest.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.schema import Schema
+from shards.split import each_of
 from shards.storage import is_local, join, list_files, stem_of
 
 REQUESTS = 32
@@ -50,17 +51,23 @@ class PairsSource:
         if config.out and config.out.rstrip("/") in (config.images.rstrip("/"), config.heights.rstrip("/")):
             raise InputError(f"--out {config.out}: holds the chips to be read; choose another folder")
         listed = read_table_of_files(config.table, config.file_column) if config.table else None
-        table = _by_key(
+        table, keyless = _by_key(
             listed.names if listed else _files(config.images), config.image_name, "--image-name", "_image"
         )
         refused: list[Refused] = []
         if config.heights:
-            heights = _by_key(_files(config.heights), config.height_name, "--height-name", "_height")
+            heights, also_keyless = _by_key(
+                _files(config.heights), config.height_name, "--height-name", "_height"
+            )
+            # In one folder for both, an image has no name of a height, and the other way round.
+            keyless = keyless & also_keyless if config.images == config.heights else keyless | also_keyless
             table, images_alone, heights_alone = _paired(table, heights)
             missing = [(key, config.heights) for key in images_alone]
             # A table says which chips are wanted: what it does not list is not missed.
             missing += [] if listed else [(key, config.images) for key in heights_alone]
             refused = [Refused(key, MISSING, f"not in {folder}") for key, folder in sorted(missing)]
+        said = "see --image-name and --height-name"
+        refused += [Refused(name, "no key", said) for name in sorted(keyless)]
         if listed:
             table = _with_attributes(table, listed, config.table_crs)
         elif config.split_by in ("blocks", "strips"):
@@ -95,13 +102,10 @@ class PairsSource:
         return Raw(image_array, height_array, vars(place) if place else {})
 
     def _with_places(self, table: pa.Table) -> pa.Table:
-        """x, y and crs of raster chips, for splits by geography: each file is read once for it."""
-        found: list[Place | None] = []
-        for name in table["_image"].to_pylist():
-            try:
-                found.append(read_chip_file(_below(self.config.images, name), self.config.array)[1])
-            except Rejected:  # it will be rejected again, and counted, when it is its turn
-                found.append(None)
+        """x, y and crs of raster chips, for splits by geography, from the files' headers."""
+        urls = [_below(self.config.images, name) for name in each_of(table["_image"])]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            found = list(pool.map(place_of, urls))
         for column, kind in (("x", pa.float64()), ("y", pa.float64()), ("crs", pa.string())):
             values = [getattr(place, column) if place else None for place in found]
             table = table.append_column(column, pa.array(values, kind))
@@ -120,11 +124,10 @@ def _files(folder: str) -> list[str]:
     return names
 
 
-def _by_key(names: list[str], pattern: str, flag: str, column: str) -> pa.Table:
-    """Columns "key", as `pattern` finds it, and `column`, the names, in the order of keys.
+def _by_key(names: list[str], pattern: str, flag: str, column: str) -> tuple[pa.Table, set[str]]:
+    """Columns "key", as `pattern` finds it, and `column`, the names, in the order of keys; and keyless names.
 
-    Names without a key are no chips. Half a million names in Arrow's memory take a tenth of what they take as
-    Python objects.
+    In Arrow's memory half a million names take a third of what they take as Python objects.
     """
     try:
         expression = re.compile(pattern, re.DOTALL)  # a name with a line break is counted, not passed over
@@ -134,8 +137,10 @@ def _by_key(names: list[str], pattern: str, flag: str, column: str) -> pa.Table:
         raise InputError(f"{flag} {pattern}: has no group (?P<key>...), which names the chip")
     schema = pa.schema([("key", pa.string()), (column, pa.string())])
     batches: list[pa.RecordBatch] = []
+    keyless: set[str] = set()
     for start in range(0, len(names), NAMES_AT_ONCE):
         found = [(expression.fullmatch(stem_of(name)), name) for name in names[start : start + NAMES_AT_ONCE]]
+        keyless |= {name for match, name in found if not match or match["key"] is None}
         keyed = [(match["key"], name) for match, name in found if match and match["key"] is not None]
         batches.append(
             pa.record_batch(
@@ -153,7 +158,7 @@ def _by_key(names: list[str], pattern: str, flag: str, column: str) -> pa.Table:
     if twice >= 0:
         first, second = table[column].slice(twice, 2).to_pylist()
         raise InputError(f"{second}: has the same key {keys[twice]} as {first}; see {flag}")
-    return table
+    return table, keyless
 
 
 def _paired(images: pa.Table, heights: pa.Table) -> tuple[pa.Table, list[str], list[str]]:

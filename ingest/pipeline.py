@@ -12,6 +12,7 @@ from ingest.work import Work, do_task
 
 AHEAD = 2
 """Tasks for each worker, the one it does included: none waits for the next."""
+STOP_SECONDS = 60.0
 RETRIES = 20
 """How often a task is begun again because its worker or its machine was lost: it writes the same again.
 Its own errors are not retried."""
@@ -33,8 +34,10 @@ def do_on_ray(
             done, running = ray.wait(running)
             yield from ray.get(done)
     finally:
-        for task_ref in running:  # after an error there is nothing to wait for
+        for task_ref in running:
             ray.cancel(task_ref)
+        if running:  # until they have stopped: what they write may be removed now
+            ray.wait(running, num_returns=len(running), timeout=STOP_SECONDS)
 
 
 @ray.remote(num_cpus=1, max_retries=RETRIES)

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from ingest.attributes import SHIFTS
 from ingest.config import IngestConfig, made_by
+from ingest.registration import MIN_SIDE
 from ingest.source import GROUP, PLACE, Candidates, Refused
 from shards.errors import InputError
 from shards.index import ATTRIBUTE_TYPES
 from shards.key import FACTS, MAX_KEY, KeyFacts, facts, is_valid, key_pattern
 from shards.manifest import SPLITS
 from shards.schema import ORIGIN, Schema
-from shards.split import Places, SplitRule, assign, resolved
+from shards.split import SplitRule, assign, each_of, places_of, resolved
 
 SHARDS_PER_TASK = 4
 """Of candidates that share bytes: enough that little is read twice where tasks meet."""
@@ -67,6 +68,8 @@ class Plan:
     """Candidates that are in the dataset already."""
     unparsed: int
     """Candidates whose key says nothing."""
+    sceneless: int
+    """Candidates that are to be held out with their scene, but name none: each goes by its own key."""
     request: str
     """Fingerprint of what was asked for: options and candidates."""
     fingerprint: str
@@ -95,10 +98,15 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     Raises:
         InputError: an option makes no sense, or the split needs positions that are not known.
     """
-    if config.shard_chips < 1:
-        raise InputError(f"--shard-chips {config.shard_chips}: give 1 or more")
     if config.registration and not schema.label:
         raise InputError("--registration: there are no heights to compare with images; leave it out")
+    if config.registration and schema.chip_size < MIN_SIDE:
+        raise InputError(f"--registration: needs chips of {MIN_SIDE} pixels or more a side; leave it out")
+    if present.rule is not None and not _follows(config.split_rule(), present.rule):
+        raise InputError(
+            f"--append: the dataset is split by {present.rule.by} in shares {present.rule.shares}, which new "
+            "chips follow; leave options of splits out, and use treeline split to change them"
+        )
     pattern = key_pattern(config.key_pattern) if config.key_pattern else None
     table, refused, already = _usable(candidates, present.keys)
     known, unparsed = _known(table["key"], pattern)
@@ -113,20 +121,23 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     attributes = _attributes(table) | (SHIFTS if config.registration else {})
     request = _fingerprint(made_by(config), schema.to_json(), _digest(candidates.table), candidates.refused)
     fingerprint = _fingerprint(request, present.fingerprint)
-    return Plan(table, refused, tasks, rule, attributes, already, unparsed, request, fingerprint)
+    return Plan(
+        table=table,
+        refused=refused,
+        tasks=tasks,
+        rule=rule,
+        attributes=attributes,
+        present=already,
+        unparsed=unparsed,
+        sceneless=table["scene"].null_count if rule.by == "scene" else 0,
+        request=request,
+        fingerprint=fingerprint,
+    )
 
 
-def places_of(table: pa.Table, schema: Schema) -> Places:
-    """Keys, scenes and positions of the rows of a table that has these columns, or lacks positions."""
-
-    def column(name: str) -> list[Any]:
-        return list(table[name].to_pylist()) if name in table.column_names else [None] * table.num_rows
-
-    def numbers(name: str) -> NDArray[np.float64]:
-        return np.array([np.nan if value is None else value for value in column(name)], np.float64)
-
-    side = schema.chip_size * schema.pixel_size
-    return Places(column("key"), column("scene"), numbers("x"), numbers("y"), column("crs"), side)
+def _follows(asked: SplitRule, present: SplitRule) -> bool:
+    """Whether a rule asks for nothing else than what is there: it does if it is the one of the defaults."""
+    return asked == SplitRule() or replace(asked, edges=present.edges, crs=present.crs) == present
 
 
 def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, list[Refused], int]:
@@ -134,8 +145,7 @@ def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, 
     refused, already = list(candidates.refused), 0
     seen: set[str] = set()
     usable: list[int] = []
-    for row, scalar in enumerate(candidates.table["key"]):
-        key = scalar.as_py()
+    for row, key in enumerate(each_of(candidates.table["key"])):
         if not is_valid(key):
             said = f"only letters, digits, _ and -, at most {MAX_KEY} of them"
             refused.append(Refused(key, "unusable key", said))
@@ -154,9 +164,7 @@ def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, 
     )
 
 
-def _known(
-    keys: pa.ChunkedArray, pattern: re.Pattern[str] | None
-) -> tuple[dict[str, pa.ChunkedArray], int]:
+def _known(keys: pa.ChunkedArray, pattern: re.Pattern[str] | None) -> tuple[dict[str, pa.ChunkedArray], int]:
     """What the keys say, a column for each fact, and how many say nothing; some thousands at a time.
 
     Half a million keys as Python objects, with all that they say, would take as much memory as a worker.

@@ -7,7 +7,7 @@ left at the end is the dataset.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +18,11 @@ from ingest.config import IngestConfig, made_by
 from ingest.plan import Plan, Present, ShardPlan, Task, make_plan
 from ingest.source import Source
 from ingest.work import JOURNAL, PARTS, Work, do_task, part_url
-from shards.assemble import (
-    Assembly,
-    Layout,
-    is_of_a_dataset,
-    remove_old_files,
-    remove_unlisted_shards,
-)
-from shards.errors import InputError
+from shards.assemble import Assembly, Layout
+from shards.errors import DatasetError, InputError, one_line
+from shards.leftovers import refuse_foreign, remove_old_files, remove_unlisted_shards, tar_name
 from shards.manifest import MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
-from shards.part import Part, rejected_table
+from shards.part import ShardPart, rejected_table
 from shards.progress import progress
 from shards.reader import Dataset
 from shards.split import SplitRule
@@ -41,6 +36,7 @@ from shards.storage import (
     remove_folder,
     remove_new_folders,
     remove_unfinished,
+    sizes_of,
     stem_of,
 )
 
@@ -55,6 +51,14 @@ class Ingested:
 
     manifest: Manifest
     summary: str
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a dataset had that was added to: chips, and by reason those refused that were not tried again."""
+
+    kept: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 def ingest(source: Source, config: IngestConfig) -> Ingested:
@@ -84,8 +88,11 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     rules = Rules(config.min_valid, config.min_height)
     work = Work(source, config.out, layout, rules, config.registration, config.strict)
     _begin(config, plan, base)
+    pa.default_memory_pool().release_unused()  # what listing and planning took for a moment
     try:
         _do_what_is_missing(config, work, plan)
+        if base is None:  # what is read is not needed any more, and takes as much memory as the index
+            plan = replace(plan, table=plan.table.schema.empty_table())
         return _assemble(config, layout, plan, base)
     except InputError:
         # With --strict, or where no chip was kept, nothing is to be left; else, what is finished is kept.
@@ -97,8 +104,15 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
 
 def _kept_any(out: str, plan: Plan) -> bool:
     """Whether a shard of the plan was written."""
-    written = {f"{split}/{name}" for split in SPLITS for name in find_files(join(out, split))}
-    return any(f"{shard.split}/{shard.number:06d}.tar" in written for shard in plan.shards())
+    written = _tars(out)
+    return any(tar_name(shard.split, shard.number) in written for shard in plan.shards())
+
+
+def _tars(out: str) -> dict[str, int]:
+    """Names of the shards that are there, and their bytes."""
+    return {
+        f"{split}/{name}": nbytes for split in SPLITS for name, nbytes in sizes_of(join(out, split)).items()
+    }
 
 
 def _base(config: IngestConfig) -> Manifest | None:
@@ -116,8 +130,8 @@ def _base(config: IngestConfig) -> Manifest | None:
 
 def _taken(config: IngestConfig) -> InputError:
     return InputError(
-        f"{config.out}: already holds a dataset of other files or options; choose another --out, "
-        "delete it, or add to it with --append"
+        f"{config.out}: already holds a dataset, of other files, options or version of Treeline, or to be "
+        "made again (--restart); choose another --out, delete it, or add to it with --append"
     )
 
 
@@ -176,11 +190,8 @@ def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
                 "the same command as before, or give --restart to forget it"
             )
         _discard(config.out, base)
-    elif base is None and (foreign := [name for name in find_files(config.out) if is_of_a_dataset(name)]):
-        raise InputError(
-            f"{config.out}: holds {foreign[0]}, which would be overwritten, but no dataset; "
-            "choose another --out"
-        )
+    elif base is None:
+        refuse_foreign(config.out)
     write_json(
         url, {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards()), **made_by(config)}
     )
@@ -235,19 +246,19 @@ def _do_what_is_missing(config: IngestConfig, work: Work, plan: Plan) -> None:
 def _missing(out: str, plan: Plan) -> Iterator[Task]:
     """The tasks, each with the shards of it that are not done yet."""
     parts = {name.removesuffix(".zip") for name in find_files(join(out, PARTS))}
-    tars = (
-        {f"{split}/{name}" for split in SPLITS for name in find_files(join(out, split))} if parts else set()
-    )
-
-    def is_done(shard: ShardPlan) -> bool:
-        if shard.name not in parts:
-            return False
-        # Without a tar, it is done if no chip of it was kept; else somebody removed it.
-        return f"{shard.split}/{shard.number:06d}.tar" in tars or _part(out, shard).shard is None
-
+    tars = _tars(out) if parts else {}
     for task in plan.tasks:
-        if left := tuple(shard for shard in task if not is_done(shard)):
+        if left := tuple(shard for shard in task if not (shard.name in parts and _is_done(out, shard, tars))):
             yield left
+
+
+def _is_done(out: str, shard: ShardPlan, tars: dict[str, int]) -> bool:
+    """Whether a shard is as its part says: a machine that stopped may have lost what was not yet on disk."""
+    try:
+        listed = _part(out, shard).shard
+    except DatasetError:
+        return False
+    return listed is None or tars.get(listed.name) == listed.nbytes
 
 
 def _with_tables(plan: Plan, tasks: list[Task]) -> Iterator[tuple[pa.Table, Task]]:
@@ -267,16 +278,18 @@ def _alone(table: pa.Table) -> pa.Table:
     return table
 
 
-def _part(out: str, shard: ShardPlan) -> Part:
+def _part(out: str, shard: ShardPlan) -> ShardPart:
     url = part_url(out, shard.name)
-    return Part.from_bytes(read_bytes(url), url)
+    return ShardPart.from_bytes(read_bytes(url), url)
 
 
 def _assemble(config: IngestConfig, layout: Layout, plan: Plan, base: Manifest | None) -> Ingested:
     """Make a dataset of the parts, and remove the journal."""
     with Assembly(config.out, layout, base) as assembly:
+        before = Before()
         if base is not None:
             assembly.refuse(_still_refused(config, base, plan))
+            before = Before(assembly.kept, Counter(assembly.rejected))
         assembly.refuse(rejected_table([refused._asdict() for refused in plan.refused]))
         for shard in plan.shards():
             assembly.add(_part(config.out, shard))
@@ -285,7 +298,7 @@ def _assemble(config: IngestConfig, layout: Layout, plan: Plan, base: Manifest |
             record["before"] = base.made_by
         manifest = assembly.finish(record, asdict(plan.rule))
         _discard(config.out, manifest)
-        return Ingested(manifest, _summary(config, plan, assembly, manifest))
+        return Ingested(manifest, "\n".join([config.out, *_summary(plan, assembly, manifest, before)]))
 
 
 def _still_refused(config: IngestConfig, base: Manifest, plan: Plan) -> pa.Table:
@@ -297,20 +310,22 @@ def _still_refused(config: IngestConfig, base: Manifest, plan: Plan) -> pa.Table
     return table.filter(pc.invert(pc.is_in(table["key"], tried)))
 
 
-def _summary(config: IngestConfig, plan: Plan, assembly: Assembly, manifest: Manifest) -> str:
-    """A table: what was read, refused by reason with the first of each, kept, and in which split."""
-    rows = [(assembly.kept + assembly.rejected.total(), "read", "")]
+def _summary(plan: Plan, assembly: Assembly, manifest: Manifest, before: Before) -> list[str]:
+    """A table: what was read, refused by reason with the first of each, kept, and what each split has now."""
+    refused = assembly.rejected - before.refused
+    kept = assembly.kept - before.kept
+    rows = [(kept + refused.total(), "read", "")]
     rows += [
-        (count, reason, f"first {' '.join(assembly.first_rejected[reason].split())}")
-        for reason, count in assembly.rejected.most_common()
+        (count, reason, f"first {one_line(assembly.first_rejected[reason])}")
+        for reason, count in refused.most_common()
     ]
-    rows += [(assembly.kept, "kept", "")]
+    rows += [(kept, "kept", "")]
     rows += [(count, split, "") for split, count in manifest.splits.items() if count]
     notes = [
         (assembly.duplicates, "have the pixels of another chip: see duplicate_of in the index"),
         (plan.unparsed, "have a key that says nothing of sensor, day or source; see --key-pattern"),
-        (plan.present, "were in the dataset before"),
+        (plan.sceneless, "name no scene, so each was held out, or not, by its own key; see --key-pattern"),
+        (plan.present, "were in the dataset before, and are left as they are"),
     ]
     rows += [(count, note, "") for count, note in notes if count]
-    lines = [f"{count:>12,} {what:<24}{first}".rstrip() for count, what, first in rows]
-    return "\n".join([config.out, *lines])
+    return [f"{count:>12,} {what:<24}{first}".rstrip() for count, what, first in rows]

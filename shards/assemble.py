@@ -5,10 +5,9 @@ with Assembly(url, layout, base=None) as assembly:
     manifest = assembly.finish({"treeline": "0.1.0"})
 
 With a base, the manifest of the dataset that is there, parts are added to its own: what it holds stays.
-Rows leave memory as they come, so half a million chips need no more of it than a thousand.
+Rows leave memory as they come: of each chip some bytes are held, its checksum.
 """
 
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,9 +25,9 @@ from shards import zarr
 from shards.checksum import checksum
 from shards.errors import InputError
 from shards.index import REJECTED_SCHEMA, index_schema, read_table
+from shards.leftovers import name_in, remove_old_files
 from shards.manifest import (
     COUNTS,
-    FILES,
     INDEX,
     MANIFEST,
     REJECTED,
@@ -40,17 +39,13 @@ from shards.manifest import (
     StoredObject,
     json_bytes,
 )
-from shards.part import Part
+from shards.part import ShardPart
 from shards.schema import Schema
 from shards.statistics import Counts, statistics_json
-from shards.storage import find_files, join, list_files, publish, read_bytes, remove_file
+from shards.storage import Bytes, join, publish
 
 ROWS_PER_GROUP = 16_384
 """Of parquet files: large enough to compress, small enough to be held many times over."""
-
-
-_FILE = re.compile(rf"({'|'.join(name.partition('.')[0] for name in FILES)})(\.\d+)?\.(parquet|json|npz)")
-"""Names of FILES after any number of changes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,8 @@ class Assembly:
         self._columns = index_schema(layout.attributes)
         self._shards: list[Shard] = []
         self._counts = Counts()
-        self._keys: list[str] = []
+        self.kept = 0
+        """Chips so far."""
         self._checksums: list[NDArray[np.uint64]] = []
         self._splits: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -101,12 +97,7 @@ class Assembly:
         self._refused.close()
         self._scratch.cleanup()
 
-    @property
-    def kept(self) -> int:
-        """Chips so far."""
-        return len(self._keys)
-
-    def add(self, part: Part) -> None:
+    def add(self, part: ShardPart) -> None:
         """Take in a part."""
         if part.shard is not None:
             self._shards.append(part.shard)
@@ -146,20 +137,15 @@ class Assembly:
         layout, generation = self._layout, self._base.generation + 1 if self._base else 0
         self._write_refused()
         self._refused.close()
-        contents = {
+        contents: dict[str, Bytes] = {
             INDEX: self._index(),
             REJECTED: (Path(self._scratch.name) / REJECTED).read_bytes(),
             COUNTS: self._counts.to_bytes(),
             STATISTICS: json_bytes(statistics_json(self._counts, layout.schema)),
         }
-        names = {name: name_in(name, generation) for name in contents}
+        files = publish_files(self._url, contents, generation)
         if layout.shard_format == "zarr":
-            metadata = self._zarr_metadata()
-            contents |= metadata
-            names |= {name: name for name in metadata}
-        files = {name: StoredObject.of(names[name], data) for name, data in contents.items()}
-        for name, data in contents.items():
-            publish(join(self._url, names[name]), data)
+            files |= publish_files(self._url, self._zarr_metadata(), 0)
         manifest = Manifest(
             schema=layout.schema,
             shard_format=layout.shard_format,
@@ -180,13 +166,13 @@ class Assembly:
     def _take_base(self, base: Manifest) -> None:
         self._shards.extend(base.shards)
         self._take_rows(read_table(base.url_of(self._url, INDEX), base.files[INDEX]))
-        self._counts = Counts.from_bytes(read_bytes(base.url_of(self._url, COUNTS)))
+        self._counts = Counts.from_bytes(base.read(self._url, COUNTS))
 
     def _take_rows(self, rows: pa.Table) -> None:
         """Rows of an index, which may lack attributes that others have."""
         for batch in _with_columns(rows, self._columns).to_batches():
             self._rows.write_batch(batch)
-        self._keys.extend(rows["key"].to_pylist())
+        self.kept += rows.num_rows
         self._checksums.append(rows["xxh3"].to_numpy())
         splits = rows["split"].to_pylist()
         self._splits.update(splits)
@@ -198,8 +184,8 @@ class Assembly:
             self._refused.write_table(pa.concat_tables(self._refused_waiting).combine_chunks())
             self._refused_waiting.clear()
 
-    def _index(self) -> bytes:
-        """index.parquet, with the chips that have the pixels of another."""
+    def _index(self) -> memoryview:
+        """index.parquet, with the chips that have the pixels of another; a file that is mapped."""
         self._rows.close()
         first_N = first_of_same(np.concatenate(self._checksums))
         self.duplicates = int((first_N >= 0).sum())
@@ -208,12 +194,16 @@ class Assembly:
             pa.memory_map(str(Path(self._scratch.name) / "rows.arrow")) as source,
             pq.ParquetWriter(path, self._columns) as index,
         ):
+            keys = pa.ipc.open_stream(source).read_all()["key"]  # mapped, not read
+            source.seek(0)
             for rows in _gathered(pa.ipc.open_stream(source)):
-                same = [self._keys[i] if i >= 0 else None for i in first_N[start : start + rows.num_rows]]
+                same = pa.array(
+                    first_N[start : start + rows.num_rows], mask=first_N[start : start + rows.num_rows] < 0
+                )
                 start += rows.num_rows
                 place = rows.schema.get_field_index("duplicate_of")
-                index.write_table(rows.set_column(place, "duplicate_of", pa.array(same, pa.string())))
-        return path.read_bytes()
+                index.write_table(rows.set_column(place, "duplicate_of", keys.take(same)))
+        return np.memmap(path, np.uint8, "r").data
 
     def _zarr_metadata(self) -> dict[str, bytes]:
         samples: Counter[str] = Counter()
@@ -226,45 +216,21 @@ class Assembly:
         }
 
 
-def name_in(name: str, generation: int) -> str:
-    """What the file `name` is called in a dataset that was changed `generation` times."""
-    stem, _, ending = name.rpartition(".")
-    return f"{stem}.{generation}.{ending}" if generation else name
+def publish_files(url: str, contents: Mapping[str, Bytes], generation: int) -> dict[str, StoredObject]:
+    """Write files of a dataset that is being changed for the `generation`th time; returns what they are."""
+    stored = {
+        name: StoredObject.of(name_in(name, generation), np.frombuffer(data, np.uint8))
+        for name, data in contents.items()
+    }
+    for name, data in contents.items():
+        publish(join(url, stored[name].name), data)
+    return stored
 
 
 def replace_manifest(url: str, manifest: Manifest) -> None:
     """Make `manifest` that of the dataset at `url`; then remove the files of the one before."""
     publish(join(url, MANIFEST), json_bytes(manifest.to_json()))
     remove_old_files(url, manifest)
-
-
-def remove_old_files(url: str, manifest: Manifest | None) -> None:
-    """Remove indexes, counts and statistics at `url` that are not the dataset's, if there is one."""
-    kept = {stored.name for stored in manifest.files.values()} if manifest else set()
-    for name in list_files(url, ""):
-        if _FILE.fullmatch(name) and name not in kept:
-            remove_file(join(url, name))
-
-
-def is_of_a_dataset(name: str) -> bool:
-    """Whether a file of this name, below a dataset's URL, would be one of its files or shards."""
-    folder, _, rest = name.partition("/")
-    if folder.removesuffix(".zarr") in SPLITS and rest:
-        return is_shard(rest)
-    return _FILE.fullmatch(name) is not None
-
-
-def remove_unlisted_shards(url: str, listed: set[str]) -> None:
-    """Remove shards below `url` that a run which never finished left there: no part of the dataset."""
-    for folder in [f"{split}{ending}" for split in SPLITS for ending in ("", ".zarr")]:
-        for name in find_files(join(url, folder)):
-            if f"{folder}/{name}" not in listed and is_shard(name):
-                remove_file(join(url, folder, name))
-
-
-def is_shard(name: str) -> bool:
-    """Whether `name`, below a split's folder, is one that we give."""
-    return re.fullmatch(r"\d{6,}\.tar|(image|height)/(c/\d+(/0)+|zarr\.json)|zarr\.json", name) is not None
 
 
 def split_checksum(splits: list[str]) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.height_classes import COLOURS
-from shards.histogram import CENTIMETRES, Histogram
+from shards.histogram import CENTIMETRES, HEIGHT, Histogram
+from shards.manifest import SPLITS
 from shards.picture import BLANK, coloured_heights, composite, draw_classes, new_figure, png, show
 from shards.reader import Dataset
 from shards.schema import Schema
-from shards.split import SPLITS
-from shards.statistics import HEIGHT, LabelSummary, Statistics, Tally
+from shards.statistics import LabelSummary, Statistics, Tally
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,7 @@ def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> 
     """How often heights (or another label's values) occur, on a log scale; of heights, also the classes."""
     figure = new_figure(11 if summary.classes else 7, 3.6)
     axes, *others = figure.subplots(1, 2 if summary.classes else 1, squeeze=False).ravel()
-    values, counts = histogram.heights()
+    values, counts = histogram.labels(schema.label)
     edges = _edges(summary.minimum, summary.maximum, 1 / CENTIMETRES)
     axes.hist(values, edges, weights=counts, log=True, histtype="stepfilled", color=FILL)
     unit = f" {schema.label_unit}".rstrip()

@@ -12,7 +12,8 @@ import numpy as np
 import shapely  # type: ignore[import-untyped,unused-ignore]
 from numpy.typing import NDArray
 
-from shards.split import BUFFER, SPLITS, Places, footprints
+from shards.manifest import SPLITS
+from shards.split import BUFFER, Places, footprints
 
 Boxes = NDArray[Any]
 """(chips,) shapely boxes."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 DROPPED_BITS = 13
 SKETCH_ERROR = 2.0**-11
 """Of a float32 value, relative: 0.05 %."""
+HEIGHT = "height"
+"""The label that is counted in centimetres."""
 CENTIMETRES = 100.0
 HIGHEST_CENTIMETRES = 32767
 """Heights beyond +-327 m are counted at the ends: no plant is that tall."""
@@ -91,8 +93,10 @@ class Histogram:
         missing = int(float_levels(np.array([nodata], np.float32))[0]) if dtype == "float32" else nodata
         return values[levels != missing], counts[levels != missing]
 
-    def heights(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Heights in metres that occur, ascending, and how often."""
+    def labels(self, label: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Heights in metres, or values of another label, that occur, ascending, and how often."""
+        if label != HEIGHT:
+            return self.pixels("float32", None)
         levels, counts = self._present()
         return levels / CENTIMETRES, counts
 
@@ -104,8 +108,12 @@ def count_pixels(values: NDArray[Any]) -> Histogram:
     return Histogram.of_levels(float_levels(values[np.isfinite(values)].astype(np.float32, copy=False)))
 
 
-def count_heights(metres: NDArray[np.float32]) -> Histogram:
-    """Of heights (or another label) of any shape, in hundredths of their unit; NaN is not counted."""
+def count_labels(values: NDArray[np.float32], label: str) -> Histogram:
+    """Of labels of any shape; NaN is not counted. Heights by the centimetre, others as float32 pixels are."""
+    return _count_heights(values) if label == HEIGHT else count_pixels(values)
+
+
+def _count_heights(metres: NDArray[np.float32]) -> Histogram:
     finite = np.isfinite(metres)
     present = metres if finite.all() else metres[finite]
     centimetres = np.rint(present.astype(np.float64) * CENTIMETRES)

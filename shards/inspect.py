@@ -23,8 +23,7 @@ from shards.errors import InputError
 from shards.manifest import COUNTS, SPLITS, STATISTICS, read_json
 from shards.page import Duplicate, Findings, chips_of, number, page_of
 from shards.reader import Dataset, open_dataset
-from shards.resplit import places_of_index
-from shards.split import BUFFER, Places, footprints
+from shards.split import BUFFER, Places, footprints, places_of
 from shards.statistics import Counts, Statistics, Summary
 from shards.storage import (
     check_writable,
@@ -34,7 +33,6 @@ from shards.storage import (
     local_path,
     name_of,
     publish,
-    read_bytes,
     remove_file,
 )
 
@@ -95,7 +93,7 @@ def find_out(dataset: Dataset) -> Findings:
     bands, rows, columns = schema.image_shape
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
     duplicates = _duplicates(dataset)
-    places = places_of_index(dataset.index, schema)
+    places = places_of(dataset.index, schema)
     placed = int(places.known().sum())
     facts = {
         "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
@@ -209,7 +207,7 @@ def _pictures(dataset: Dataset, statistics: dict[str, Any], config: InspectConfi
     """PNG files by name, those that there is something to draw for."""
     manifest, schema, index = dataset.manifest, dataset.schema, dataset.index
     pictures = {"chips": sample_picture(dataset, config.chips, config.seed)}
-    places = places_of_index(index, schema)
+    places = places_of(index, schema)
     if places.known().any():
         crs = _first_crs(places)
         try:
@@ -226,10 +224,8 @@ def _pictures(dataset: Dataset, statistics: dict[str, Any], config: InspectConfi
         pictures["sources"] = sources_chart(first, means, label)
     if not statistics:
         return pictures
-    url = manifest.url_of(dataset.url, COUNTS)
-    data = read_bytes(url)
-    manifest.files[COUNTS].check(url, data)
-    tally, summaries = Counts.from_bytes(data).total(), Statistics.from_json(statistics)
+    counts = Counts.from_bytes(manifest.read(dataset.url, COUNTS))
+    tally, summaries = counts.total(), Statistics.from_json(statistics)
     assert tally is not None, "there are statistics"
     pictures["bands"] = bands_chart(schema, summaries, tally)
     if summaries.height:

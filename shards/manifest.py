@@ -129,6 +129,20 @@ class Manifest:
         """Where the file that is called `name` is now, in a dataset at `url`."""
         return join(url, self.files[name].name)
 
+    def read(self, url: str, name: str) -> bytes:
+        """The file that is called `name`, of a dataset at `url`.
+
+        Raises:
+            DatasetError: it is not what was written.
+        """
+        where = self.url_of(url, name)
+        try:
+            data = read_bytes(where)
+        except InputError as error:
+            raise DatasetError(f"{where}: a file of the dataset cannot be read ({error})") from error
+        self.files[name].check(where, data)
+        return data
+
     def shards_of(self, split: str) -> tuple[Shard, ...]:
         """The shards that were written for "train", "val", ..., or for any ("all"), in order."""
         return tuple(shard for shard in self.shards if split in (shard.split, "all"))

@@ -17,6 +17,7 @@ from shards import zarr
 from shards.checksum import content_checksum
 from shards.errors import DatasetError
 from shards.index import REJECTED_SCHEMA, index_rows, index_schema
+from shards.leftovers import tar_name
 from shards.manifest import Shard, ShardFormat, StoredObject, shard_from_json
 from shards.schema import Chip, Schema
 from shards.statistics import Counts
@@ -28,7 +29,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardPart:
     """A shard, its rows of the index, what was refused on the way, and the counts of its pixels."""
 
     shard: Shard | None
@@ -53,7 +54,7 @@ class Part:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> "Part":
+    def from_bytes(cls, data: bytes, where: str) -> "ShardPart":
         """The inverse of `to_bytes`.
 
         Raises:
@@ -84,7 +85,7 @@ def part_of(
     attributes: dict[str, str],
     rejected: Sequence[Mapping[str, str]] = (),
     columns: Mapping[str, Sequence[int]] | None = None,
-) -> Part:
+) -> ShardPart:
     """The part of a shard that is stored.
 
     Args:
@@ -98,15 +99,15 @@ def part_of(
     split, objects = shard
     refused = rejected_table(rejected)
     if not chips:
-        return Part(None, index_schema(attributes).empty_table(), refused, Counts())
+        return ShardPart(None, index_schema(attributes).empty_table(), refused, Counts())
     rows = index_rows(chips, split, objects[0].name, schema)
     for name, values in (columns or {}).items():
         for row, value in zip(rows, values, strict=True):
             row[name] = value
     listed = Shard(split, len(chips), content_checksum(rows), tuple(objects))
     index = pa.Table.from_pylist(rows, schema=index_schema(attributes))
-    counts = Counts.of_chips(chips) if split == "train" else Counts()
-    return Part(listed, index, refused, counts)
+    counts = Counts.of_chips(chips, schema.label) if split == "train" else Counts()
+    return ShardPart(listed, index, refused, counts)
 
 
 def write_shard(
@@ -127,7 +128,7 @@ def write_shard(
         encoded = zarr.encode(chips, schema, shard_chips)
         objects = {f"{split}.zarr/{zarr.object_name(array, number)}": data for array, data in encoded.items()}
     else:
-        objects = {f"{split}/{number:06d}.tar": pack(chips, schema).data}
+        objects = {tar_name(split, number): pack(chips, schema).data}
     for stored, data in objects.items():
         publish(join(url, stored), data)
     return [StoredObject.of(stored, np.frombuffer(data, np.uint8)) for stored, data in objects.items()]

@@ -7,20 +7,18 @@ the shards, still see the old split: `treeline convert` to Zarr and back deals t
 
 from dataclasses import asdict, replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.assemble import ROWS_PER_GROUP, name_in, replace_manifest, split_checksum
+from shards.assemble import ROWS_PER_GROUP, publish_files, replace_manifest, split_checksum
 from shards.config import SplitConfig
 from shards.convert import chips_of_shard
-from shards.manifest import COUNTS, INDEX, SPLITS, STATISTICS, Manifest, StoredObject, json_bytes
+from shards.manifest import COUNTS, INDEX, SPLITS, STATISTICS, Manifest, json_bytes
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
-from shards.schema import Schema
-from shards.split import Places, assign, resolved
+from shards.split import assign, places_of, resolved
 from shards.statistics import Counts, statistics_json
-from shards.storage import check_writable, join, publish
+from shards.storage import check_writable
 
 
 def resplit(config: SplitConfig) -> str:
@@ -32,7 +30,7 @@ def resplit(config: SplitConfig) -> str:
     """
     dataset = open_dataset(config.data)
     check_writable(config.data)
-    places = places_of_index(dataset.index, dataset.schema)
+    places = places_of(dataset.index, dataset.schema)
     rule = resolved(config.split_rule(), places)
     splits = [str(split) for split in assign(rule, places)]
     manifest = replace(
@@ -50,22 +48,10 @@ def resplit(config: SplitConfig) -> str:
         COUNTS: counts.to_bytes(),
         STATISTICS: json_bytes(statistics_json(counts, dataset.schema)),
     }
-    names = {name: name_in(name, manifest.generation) for name in contents}
-    for name, data in contents.items():
-        publish(join(config.data, names[name]), data)
-    files = {name: StoredObject.of(names[name], data) for name, data in contents.items()}
+    files = publish_files(config.data, contents, manifest.generation)
     replace_manifest(config.data, replace(manifest, files=dataset.manifest.files | files))
     said = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
     return f"{config.data}: {said}"
-
-
-def places_of_index(index: pa.Table, schema: Schema) -> Places:
-    """Keys, scenes and positions of all chips."""
-    x_N, y_N = (index[name].to_numpy().astype(np.float64) for name in ("x", "y"))
-    side = schema.chip_size * schema.pixel_size
-    return Places(
-        index["key"].to_pylist(), index["scene"].to_pylist(), x_N, y_N, index["crs"].to_pylist(), side
-    )
 
 
 def _column_checksum(manifest: Manifest, splits: list[str]) -> str:
@@ -83,7 +69,8 @@ def _counted(dataset: Dataset, splits: list[str]) -> Counts:
             training = [splits[chip] == "train" for chip in numbers]
             if any(training):
                 chips = chips_of_shard(dataset, number)
-                counts += Counts.of_chips([chip for chip, is_ in zip(chips, training, strict=True) if is_])
+                chosen = [chip for chip, is_chosen in zip(chips, training, strict=True) if is_chosen]
+                counts += Counts.of_chips(chosen, dataset.schema.label)
                 advance(sum(training))
     return counts
 

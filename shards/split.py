@@ -1,4 +1,4 @@
-"""Which chips are held out, and how far apart the splits are. What is known of chips in, their splits out.
+"""Which chips are held out. What is known of chips in, their splits out.
 
     places = Places(keys, scenes, x_N, y_N, crs, side=1024.0)
     rule = resolved(SplitRule("strips", (0.6, 0.2, 0.2), buffer=500), places)
@@ -16,16 +16,18 @@ import hashlib
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.manifest import SPLITS as SPLITS  # also to be had from here
+from shards.manifest import SPLITS
+from shards.schema import Schema
 
 BUFFER = SPLITS.index("buffer")
 FAR = sys.float_info.max
@@ -36,6 +38,8 @@ SAME_LEVEL = 1e-6
 """Of a chip's side: centres that differ by less are in one row of a grid, which strips do not cut apart."""
 MOST_BLOCKS = 16
 """Along an axis, that a chip with its buffer may reach over. With smaller blocks, nearly all are buffer."""
+ROWS_AT_ONCE = 16_384
+"""Of a table's column, as Python objects."""
 CORNERS_52 = np.array([(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)], np.float64)
 """The centre of a footprint and its corners, in half sides."""
 
@@ -129,6 +133,41 @@ class Places:
         known_N = np.isfinite(self.x_N) & np.isfinite(self.y_N)
         has_crs_N = np.fromiter((name is not None for name in self.crs), np.bool_, len(self.crs))
         return known_N & has_crs_N if crs or has_crs_N.any() else known_N
+
+
+def each_of(values: Any) -> Iterator[Any]:
+    """The values of an Arrow array as Python objects, some thousands of which there are at a time."""
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        yield from values.slice(start, ROWS_AT_ONCE).to_pylist()
+
+
+class _Column(Sequence[Any]):
+    """A column of a table, whose values are Python objects only when they are looked at."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._values[int(place)].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return each_of(self._values)
+
+
+def places_of(table: pa.Table, schema: Schema) -> Places:
+    """Of the rows of an index, or of any table with a key and perhaps scene, x, y and crs."""
+
+    def column(name: str, kind: pa.DataType) -> Any:
+        return table[name] if name in table.column_names else pa.nulls(table.num_rows, kind)
+
+    x_N, y_N = (
+        column(name, pa.float64()).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("x", "y")
+    )
+    keys, scenes, crs = (_Column(column(name, pa.string())) for name in ("key", "scene", "crs"))
+    return Places(keys, scenes, x_N, y_N, crs, schema.chip_size * schema.pixel_size)
 
 
 class Footprints(NamedTuple):
@@ -256,7 +295,7 @@ def _dealt(names: Iterable[str], shares: tuple[float, ...]) -> NDArray[np.int64]
     """(names,) the number of the split of each name: 64 bits of its SHA-256 as a fraction of 2^64.
 
     val is at the bottom and test next, so that both take from train only, and val is that of
-    `shards.key.split_of`. Python compares integers with floats exactly, NumPy would round to 53 bits.
+    all datasets so far. Python compares integers with floats exactly, NumPy would round to 53 bits.
     """
     limits = [sum(shares[1:last]) * 2**64 for last in range(2, len(shares) + 1)]
     hashes = (hashlib.sha256(name.encode()).digest()[:8] for name in names)

@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.height_classes import EDGES, NAMES
-from shards.histogram import SKETCH_ERROR, Histogram, count_heights, count_pixels
+from shards.histogram import HEIGHT, SKETCH_ERROR, Histogram, count_labels, count_pixels
 from shards.schema import Chip, Schema
 
 PERCENTILES = (1, 2, 5, 25, 50, 75, 90, 95, 98, 99)
 CLAMP_DEVIATIONS = 3.0
 """Pixels are clamped to (0, mean + 3 standard deviations), as the regressors trained so far were; float32
 pixels, which may be decibels below 0, to (mean - 3, mean + 3 standard deviations)."""
-HEIGHT = "height"
 UNKNOWN = "unknown"
 """What statistics call the chips of which a source or a sensor is not known."""
 COUNTED_CHIPS = 16
@@ -44,10 +43,10 @@ class Tally:
     height: Histogram
 
     @classmethod
-    def of(cls, image_NCHW: NDArray[Any], height_NHW: NDArray[np.float32]) -> "Tally":
-        """Of stored pixels (chips, bands, rows, columns) and heights (chips, rows, columns) in metres."""
+    def of(cls, image_NCHW: NDArray[Any], height_NHW: NDArray[np.float32], label: str = HEIGHT) -> "Tally":
+        """Of stored pixels (chips, bands, rows, columns) and labels (chips, rows, columns)."""
         bands = tuple(count_pixels(image_NCHW[:, band]) for band in range(image_NCHW.shape[1]))
-        return cls(bands, count_heights(height_NHW))
+        return cls(bands, count_labels(height_NHW, label))
 
     def __add__(self, other: "Tally") -> "Tally":
         bands = tuple(mine + theirs for mine, theirs in zip(self.bands, other.bands, strict=True))
@@ -61,7 +60,7 @@ class Counts:
     tallies: dict[Group, Tally] = field(default_factory=dict)
 
     @classmethod
-    def of_chips(cls, chips: Sequence[Chip]) -> "Counts":
+    def of_chips(cls, chips: Sequence[Chip], label: str = HEIGHT) -> "Counts":
         """Of all pixels of `chips`."""
         groups: dict[Group, list[Chip]] = {}
         for chip in chips:
@@ -71,7 +70,8 @@ class Counts:
             for start in range(0, len(members), COUNTED_CHIPS):
                 piece = members[start : start + COUNTED_CHIPS]
                 image_NCHW = np.stack([chip.image_CHW for chip in piece])
-                counts._add(group, Tally.of(image_NCHW, np.stack([chip.height_HW for chip in piece])))
+                height_NHW = np.stack([chip.height_HW for chip in piece])
+                counts._add(group, Tally.of(image_NCHW, height_NHW, label))
         return counts
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -212,7 +212,7 @@ def summarise(tally: Tally, schema: Schema) -> Statistics | None:
         bands[name] = _band_summary(values, counts, schema.dtype == "float32")
     if not schema.label:
         return Statistics(bands, None)
-    heights, counts = tally.height.heights()
+    heights, counts = tally.height.labels(schema.label)
     if not heights.size:
         return None
     classes = _classes(heights, counts) if schema.label == HEIGHT else {}

@@ -7,6 +7,7 @@ the standard environment and profile of each store (for S3: AWS_*), never from T
     with staged("maps/scene.tif") as path: ...     # a local path; moved or uploaded when the block ends well
 """
 
+import errno
 import os
 import re
 import secrets
@@ -71,16 +72,21 @@ def read_chip_bytes(url: str) -> bytes:
     """The whole object at `url`, one of very many: that it is absent or forbidden is not that storage failed.
 
     Raises:
-        InputError: it is not there, or may not be read; or, on a local disk, cannot be read.
-        OSError: remote storage did not answer, after all tries: nothing is known of the object.
+        InputError: it is not there, or may not be read.
+        OSError: storage failed, after all tries: nothing is known of the object.
     """
-    if is_local(url):
-        return read_bytes(url)
-    filesystem, path = _filesystem(url)
     try:
+        if is_local(url):
+            with open(url.removeprefix("file://"), "rb", buffering=0) as file:
+                return file.read()
+        filesystem, path = _filesystem(url)
         return bytes(filesystem.cat_file(path))
-    except (FileNotFoundError, PermissionError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{url}: {error.strerror or error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):  # no name of a file
+            raise InputError(f"{url}: {error.strerror}") from error
+        raise
 
 
 @contextmanager
@@ -144,6 +150,17 @@ def find_files(url: str) -> list[str]:
         if not filesystem.exists(path):
             return []
         return sorted(found.removeprefix(base) for found in filesystem.find(path))
+
+
+def sizes_of(url: str) -> dict[str, int]:
+    """The files below folder `url`, relative to it, and their bytes; none if there is no such folder."""
+    filesystem, path = _filesystem(url)
+    base = filesystem._strip_protocol(path).rstrip("/") + "/"
+    with _reading(url, "folder"):
+        if not filesystem.exists(path):
+            return {}
+        found = filesystem.find(path, detail=True)
+    return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
 
 
 def expand(pattern: str) -> list[str]:

@@ -48,7 +48,8 @@ def verify(config: VerifyConfig) -> Problems:
                 problems += _of_shard(dataset, number, chips)
                 splits = splits_of_shard(dataset, number)
                 counts += Counts.of_chips(
-                    [c for c, split in zip(chips, splits, strict=True) if split == "train"]
+                    [c for c, split in zip(chips, splits, strict=True) if split == "train"],
+                    dataset.schema.label,
                 )
                 for chip in chips:
                     if chip.key in keys:

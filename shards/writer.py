@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from shards.assemble import Assembly, Layout, remove_unlisted_shards
+from shards.assemble import Assembly, Layout
 from shards.errors import InputError
+from shards.leftovers import remove_unlisted_shards
 from shards.manifest import (
     SPLITS,
     Manifest,

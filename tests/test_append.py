@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import shards.assemble
+import shards.leftovers
 from ingest.config import PairsConfig
 from ingest.pairs import PairsSource
 from ingest.run import Ingested, ingest
@@ -175,9 +176,9 @@ def test_stopped_before_any_publication(
             return do(*arguments)
 
         with monkeypatch.context() as patch:
-            for name in ("publish", "remove_file"):
-                do = getattr(shards.assemble, name)
-                patch.setattr(shards.assemble, name, lambda *a, do=do, left=left: step(*a, do=do, left=left))
+            for module, name in ((shards.assemble, "publish"), (shards.leftovers, "remove_file")):
+                do = getattr(module, name)
+                patch.setattr(module, name, lambda *a, do=do, left=left: step(*a, do=do, left=left))
             with suppress(Stopped):
                 run(everything, out, append=True)
         found = open_dataset(str(out))

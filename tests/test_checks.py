@@ -196,20 +196,16 @@ def test_a_chip_needs_a_height_above_the_least() -> None:
             if highest > least:
                 checked(image_CHW, height_HW, SMALL, Rules(min_height=least))
             else:
-                detail = f"none above {least:g} m" if least else ""
-                assert reason_of(image_CHW, height_HW, SMALL, min_height=least) == (
-                    "no positive height",
-                    detail,
-                )
+                said = ("too low", f"no height above {least:g} m") if least else ("no positive height", "")
+                assert reason_of(image_CHW, height_HW, SMALL, min_height=least) == said
 
 
 def test_a_height_that_is_missing_is_above_nothing() -> None:
     image_CHW, height_HW = plain(SMALL)
     height_HW[:] = np.nan
     for least in (-1e9, 0.0):
-        assert (
-            reason_of(image_CHW, height_HW, SMALL, min_valid=0, min_height=least)[0] == "no positive height"
-        )
+        reason, _ = reason_of(image_CHW, height_HW, SMALL, min_valid=0, min_height=least)
+        assert reason == ("too low" if least else "no positive height")
     _, kept_HW = checked(image_CHW, height_HW, SMALL, Rules(0.0, None))
     assert np.isnan(kept_HW).all()
 
@@ -220,8 +216,8 @@ def test_least_heights_choose_chips_of_a_folder(chip_folders: Callable[..., Any]
     least = sorted(highest.values())[6]
     dataset = ingested(folders, tmp_path / "out", min_height=least)
     assert set(rows_by_key(dataset)) == {key for key, height in highest.items() if height > least}
-    assert dataset.manifest.rejected == {"no positive height": 7}
-    assert set(dataset.rejected["detail"].to_pylist()) == {f"none above {least:g} m"}
+    assert dataset.manifest.rejected == {"too low": 7}
+    assert set(dataset.rejected["detail"].to_pylist()) == {f"no height above {least:g} m"}
 
 
 @pytest.mark.parametrize(

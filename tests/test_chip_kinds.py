@@ -446,7 +446,7 @@ def test_a_label_may_be_anything_that_a_pixel_has(tmp_path: Path) -> None:
         "shares": (1.0,),
     }
     # All of them are below 0, which is nothing to learn from where it is a height.
-    with pytest.raises(InputError, match="5 no positive height"):
+    with pytest.raises(InputError, match="5 too low"):
         run(images, labels, tmp_path / "out", **options)
     dataset = opened(images, labels, tmp_path / "out", min_height=None, **options)
     assert (dataset.schema.label, dataset.schema.label_unit) == ("coherence", "")

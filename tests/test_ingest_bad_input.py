@@ -254,8 +254,8 @@ def test_other_files_beside_the_dataset_are_kept(pairs: Path, tmp_path: Path) ->
 def test_another_dataset_is_not_touched(pairs: Path, tmp_path: Path) -> None:
     ingest(pairs, tmp_path / "out")
     before = files_below(tmp_path / "out")
-    for options in (["--shares", "0.5", "0.5"], ["--bands", "a", "b", "c", "d"], ["--strict"]):
-        line = "already holds a dataset of other files or options; choose another --out"
+    for options in (["--shares", "0.5", "0.5"], ["--bands", "a", "b", "c", "d"]):
+        line = "already holds a dataset, of other files, options"
         with pytest.raises(InputError, match=line):
             cli.run([*flags(pairs, tmp_path / "out"), *options])
     assert files_below(tmp_path / "out") == before
@@ -496,9 +496,8 @@ def test_odd_names_in_a_table_are_counted(pairs: Path, tmp_path: Path, image_nam
     places = ["--images", str(pairs / "images"), "--out", str(tmp_path / "out"), "--chip-size", str(SIZE)]
     assert cli.run(["ingest", "pairs", *places, *options]) == 0
     dataset = open_dataset(str(tmp_path / "out"))
-    named = 1 if image_name == "(?P<key>c)?.*" else len(ODD_ROWS)
     assert dataset.index.num_rows == 1
-    assert sum(dataset.manifest.rejected.values()) == named - 1
+    assert sum(dataset.manifest.rejected.values()) == len(ODD_ROWS) - 1
     assert written_outside(tmp_path, before) == set()
 
 
@@ -511,7 +510,7 @@ def test_a_pattern_that_finds_no_key_is_counted(pairs: Path, tmp_path: Path, pat
         (folder / "c0000.npy").rename(folder / r"c..\..\x.npy")
     before = files_below(tmp_path)
     options = ["--image-name", pattern, "--height-name", pattern, "--key-pattern", "(?P<source>.*)"]
-    said = re.escape(f"no chip was kept (1 unusable key, first {key}: only letters")
+    said = re.escape(f"1 unusable key, first {key}: only letters")
     with pytest.raises(InputError, match=said):
         cli.run([*flags(pairs, tmp_path / "out"), *options])
     assert files_below(tmp_path) == before
@@ -529,7 +528,7 @@ def test_odd_names_of_outputs_are_meant(pairs: Path, tmp_path: Path, name: str) 
 
 def test_an_output_with_too_long_a_name(pairs: Path, tmp_path: Path) -> None:
     before = files_below(tmp_path)
-    with pytest.raises((InputError, OSError), match="o" * 300):
+    with pytest.raises(InputError, match="o" * 300):
         cli.run(flags(pairs, tmp_path / ("o" * 300)))
     assert files_below(tmp_path) == before
 
@@ -564,7 +563,7 @@ MISTAKES = [
     ("--out=", "--out: is empty; give a folder"),
     ("--out foo://x", "foo://x/dataset.json: not a URL that can be used here"),
     ("--append", "no dataset here to add to"),
-    ("--min-height 1000", "no chip was kept (8 no positive height, first c0"),
+    ("--min-height 1000", "no chip was kept (8 too low, first c0"),
 ]
 
 
@@ -586,7 +585,7 @@ def test_a_mistake_is_named_and_leaves_nothing(
 def test_mistakes_have_exit_code_2_and_one_line(pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     line = the_line(called([*flags(pairs, out), "--min-height", "1000"]), 2)
-    assert "no chip was kept (8 no positive height" in line
+    assert "no chip was kept (8 too low" in line
     done = called([*flags(pairs, out), "--dtype", "float64"])
     assert done.returncode == 2
     assert "--dtype" in done.stderr

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import shards.assemble
+import shards.leftovers
 import shards.resplit
 from ingest.config import PairsConfig
 from ingest.pairs import PairsSource
@@ -27,8 +28,8 @@ from shards.convert import convert
 from shards.errors import InputError
 from shards.manifest import COUNTS, FILES, MANIFEST, SPLITS
 from shards.reader import ChipReader, Dataset, Part, open_dataset
-from shards.resplit import places_of_index, resplit
-from shards.split import SplitRule, assign
+from shards.resplit import resplit
+from shards.split import SplitRule, assign, places_of
 from shards.statistics import Counts
 from shards.storage import find_files, join, read_bytes
 from shards.verify import verify
@@ -104,7 +105,7 @@ def assert_is_split_by(dataset: Dataset, options: dict[str, Any]) -> None:
     rule = SplitRule.from_json(dataset.manifest.split_rule)
     asked = SplitConfig(data="", **options).split_rule()
     assert (rule.by, rule.shares, rule.buffer) == (asked.by, asked.shares, asked.buffer)
-    expected = assign(rule, places_of_index(dataset.index, dataset.schema))
+    expected = assign(rule, places_of(dataset.index, dataset.schema))
     assert dataset.index["split"].to_pylist() == expected.tolist()
     for split in SPLITS:
         chips = dataset.chips(split)
@@ -285,9 +286,8 @@ def test_stopped_before_any_publication(
         wrap, stopped = limited(stop_at), False
         with monkeypatch.context() as patch:
             for module, name in (
-                (shards.resplit, "publish"),
                 (shards.assemble, "publish"),
-                (shards.assemble, "remove_file"),
+                (shards.leftovers, "remove_file"),
             ):
                 patch.setattr(module, name, wrap(getattr(module, name)))
             try:

@@ -83,7 +83,7 @@ def made_chips(schema: Schema, count: int = 60, seed: int = 0) -> list[Chip]:
 
 
 def statistics_of(image_NCHW: np.ndarray, height_NHW: np.ndarray, schema: Schema) -> Statistics:
-    statistics = summarise(Tally.of(image_NCHW, height_NHW), schema)
+    statistics = summarise(Tally.of(image_NCHW, height_NHW, schema.label), schema)
     assert statistics is not None
     return statistics
 
@@ -180,8 +180,16 @@ def test_heights_at_the_edges_of_classes_are_in_the_upper_one() -> None:
     assert statistics.height is not None
     counted = [round(16 * share) for share in statistics.height.classes.values()]
     assert counted == [3, 2, 2, 1, 1, 2, 1, 4]
-    carbon = statistics_of(np.ones((1, 1, 4, 4), np.uint8), height_NHW, replace(schema, label="carbon"))
-    assert carbon.height == replace(statistics.height, classes={})
+
+
+def test_labels_other_than_heights_are_counted_as_float_pixels_are() -> None:
+    schema = Schema(("red",), "uint8", None, 4, label="carbon")
+    values = np.random.default_rng(0).gamma(1.0, 3000.0, (1, 4, 4)).astype(np.float32)
+    statistics = statistics_of(np.ones((1, 1, 4, 4), np.uint8), values, schema)
+    assert statistics.height is not None
+    assert statistics.height.classes == {}
+    assert statistics.height.maximum == pytest.approx(values.max(), rel=SKETCH_ERROR) > 327.67
+    assert statistics.height.mean == pytest.approx(values.mean(), rel=SKETCH_ERROR)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])

@@ -65,6 +65,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     checkpoint, dataset = load_checkpoint(config.checkpoint), open_dataset(config.data, read_options(config))
     trained_schema = checkpoint.regressor.schema
+    if dataset.schema.label != trained_schema.label:
+        raise InputError(
+            f"{config.data}: chips have {dataset.schema.label or 'no label'}, but the checkpoint was trained "
+            f"on {trained_schema.label}; choose another --data"
+        )
     if (dataset.schema.bands, dataset.schema.dtype) != (trained_schema.bands, trained_schema.dtype):
         raise InputError(
             f"{config.data}: chips are {dataset.schema.dtype} {' '.join(dataset.schema.bands)}, but the "
