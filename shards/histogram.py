@@ -111,7 +111,7 @@ def count_pixels(values: NDArray[Any]) -> Histogram:
 
 
 def _count_signed(values: NDArray[Any]) -> Histogram:
-    """Of small signed integers. As unsigned ones they need no shift: what is below 0 is counted at the end."""
+    """Of small signed integers. As unsigned ones they need no shift: what is below 0 comes at the end."""
     unsigned = np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
     half = 1 << (8 * values.dtype.itemsize - 1)
     counts_L = np.bincount(unsigned).astype(np.int64, copy=False)
