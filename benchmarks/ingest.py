@@ -131,7 +131,6 @@ RUN: dict[str, Callable[[Path, Path], None]] = dict(
 
 def forget(folder: Path) -> None:
     """Make the page cache forget the files."""
-    os.sync()
     for path in folder.rglob("*.npy"):
         descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -141,6 +140,7 @@ def forget(folder: Path) -> None:
 def measured(folder: Path, name: str, cold: bool) -> tuple[float, float]:
     """Seconds and peak GB of a contender, in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
+        os.sync()  # what the one before wrote is not to be written while this one is timed
         if cold:
             forget(folder)
         command = [sys.executable, __file__, "one", "--folder", str(folder), "--out", out, "--name", name]
