@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,11 @@ from rasterio.io import MemoryFile
 from ingest.check import UNREADABLE, Rejected
 from ingest.npy import parse_npy
 from shards.errors import InputError, one_line
-from shards.storage import gdal_options, gdal_path, read_chip_bytes
+from shards.storage import gdal_options, gdal_path, is_local, read_chip_bytes
+
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError)
+MOST_VALUES = 1 << 28
+"""A file with more is no chip, and would take a worker's memory: 16,384 x 16,384 pixels."""
 
 ENDINGS = (".npy", ".npz", ".tif", ".tiff")
 
@@ -69,14 +74,22 @@ def _member(data: bytes, url: str, array: str) -> bytes:
             wanted = f"{array}.npy" if array else names[0]
             if wanted not in names:
                 raise Rejected(UNREADABLE, f"{url} holds no array {array!r}")
+            if archive.getinfo(wanted).file_size > 8 * MOST_VALUES:
+                raise Rejected("wrong shape", f"{url} unpacks to {archive.getinfo(wanted).file_size:,} bytes")
             return archive.read(wanted)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError) as error:
+    except (*_BAD_ZIP, OSError) as error:
         raise Rejected(UNREADABLE, f"{url} is truncated or not .npz") from error
 
 
 def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], Place | None]:
     try:
         with MemoryFile(data) as file, file.open() as raster:
+            shape = (raster.count, raster.height, raster.width)
+            if math.prod(shape) > MOST_VALUES:
+                raise Rejected("wrong shape", f"{url} is {shape}, no chip")
+            if set(raster.scales) != {1.0} or set(raster.offsets) != {0.0}:
+                said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
+                raise Rejected("scaled", said)
             values = _marked(raster.read(), raster.nodata, nodata, url)
             return values, _place(raster)
     except RasterioError as error:
@@ -89,7 +102,9 @@ def place_of(url: str) -> Place | None:
     try:
         with rasterio.Env(**gdal_options(url)), rasterio.open(gdal_path(url)) as raster:
             return _place(raster)
-    except RasterioError:
+    except RasterioError as error:
+        if not is_local(url):
+            raise OSError(f"{url}: cannot be read ({one_line(error)})") from error
         return None
 
 

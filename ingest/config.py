@@ -78,6 +78,9 @@ class ChipsConfig(IngestConfig):
         if self.nodata is not None and math.isnan(self.nodata):
             # As in a schema. NaN is not equal to itself: the same command would not know its own dataset.
             object.__setattr__(self, "nodata", None)
+        elif self.nodata is not None and self.nodata == int(self.nodata):
+            # A flag's -9999.0 is the default's -9999.
+            object.__setattr__(self, "nodata", int(self.nodata))
 
     def schema(self, with_label: bool) -> Schema:
         """What every chip is like."""

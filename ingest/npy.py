@@ -34,7 +34,7 @@ def parse_npy(data: bytes, where: str) -> Npy:
         # A view of the bytes: a header that promises more than there is cannot make us allocate it.
         values = np.frombuffer(data, dtype, math.prod(shape), offset)
         return Npy(values.reshape(shape, order="F" if fortran_order else "C"), offset)
-    except (ValueError, KeyError, EOFError, OverflowError, TokenError) as error:
+    except (ValueError, TypeError, KeyError, EOFError, OverflowError, TokenError) as error:
         raise Rejected(UNREADABLE, f"{where} is truncated or not .npy") from error
 
 

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.warp import transform
 
-from ingest.check import Rejected
+from ingest.check import UNREADABLE, Rejected
 from ingest.chip_files import ENDINGS, Place, place_of, read_chip_file
 from ingest.config import PairsConfig
 from ingest.source import Candidates, Raw, Refused
@@ -23,7 +26,7 @@ from ingest.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.schema import Schema
 from shards.split import each_of
-from shards.storage import is_local, join, list_files, stem_of
+from shards.storage import exists, is_local, join, list_files, stem_of
 
 REQUESTS = 32
 """Chips that are read at a time from remote storage, where it is the waiting that takes the time."""
@@ -69,8 +72,8 @@ class PairsSource:
         said = "see --image-name and --height-name"
         refused += [Refused(name, "no key", said) for name in sorted(keyless)]
         if listed:
-            table = _with_attributes(table, listed, config.table_crs)
-        elif config.split_by in ("blocks", "strips"):
+            table = _with_attributes(table, listed, config)
+        if config.split_by in ("blocks", "strips") and "x" not in table.column_names:
             table = self._with_places(table)
         return Candidates(table, refused)
 
@@ -98,6 +101,8 @@ class PairsSource:
                 height_array, of_height = read_chip_file(join(config.heights, height), config.array, math.nan)
                 _check_same_place(place, of_height, config.pixel_size)
         except Rejected as rejected:
+            if rejected.reason == UNREADABLE:
+                _check_still_there(config.images, config.heights)
             return rejected
         return Raw(image_array, height_array, vars(place) if place else {})
 
@@ -171,23 +176,48 @@ def _paired(images: pa.Table, heights: pa.Table) -> tuple[pa.Table, list[str], l
     return images.filter(has_height).append_column("_height", names), images_alone, alone.to_pylist()
 
 
+def _check_still_there(*folders: str) -> None:
+    """Raise OSError where not a chip is missing, but all of them: a disk that is not mounted, say."""
+    for folder in folders:
+        if folder and is_local(folder) and not exists(folder):
+            raise OSError(f"{folder}: was listed, but cannot be found (any more, or from this machine)")
+
+
 def _below(folder: str, name: str) -> str:
     """Where a file is: a table may say whole paths and URLs."""
     return name if "://" in name or name.startswith("/") else join(folder, name)
 
 
-def _with_attributes(table: pa.Table, listed: Listed, crs: str) -> pa.Table:
+def _with_attributes(table: pa.Table, listed: Listed, config: PairsConfig) -> pa.Table:
     """The rows of `listed` that belong to the table's images, as columns of it."""
     row_of = {name: row for row, name in enumerate(listed.names)}
     rows = np.array([row_of[name] for name in table["_image"].to_pylist()], np.int64)
     for name, values in zip(listed.attributes.column_names, listed.attributes.columns, strict=True):
         table = table.append_column(name, values.take(rows))
-    if np.isfinite(listed.x).any():
-        for name, numbers in (("x", listed.x), ("y", listed.y)):
-            table = table.append_column(name, pa.array(numbers[rows], pa.float64(), from_pandas=True))
-        column = pa.array([listed.crs or crs or None] * table.num_rows, pa.string())
-        table = table.append_column("crs", column)
-    return table
+    if not np.isfinite(listed.x).any():
+        return table
+    x_N, y_N, crs = listed.x[rows], listed.y[rows], listed.crs or config.table_crs or None
+    if crs and config.split_by in ("blocks", "strips"):
+        x_N, y_N, crs = _on_ground(x_N, y_N, crs, config.split_crs)
+    for name, numbers in (("x", x_N), ("y", y_N)):
+        table = table.append_column(name, pa.array(numbers, pa.float64(), from_pandas=True))
+    return table.append_column("crs", pa.array([crs] * table.num_rows, pa.string()))
+
+
+def _on_ground(
+    x_N: NDArray[np.float64], y_N: NDArray[np.float64], crs: str, split_crs: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Places in degrees as places in `split_crs`, since chips are measured in metres; others as they are."""
+    if not CRS.from_user_input(crs).is_geographic:
+        return x_N, y_N, crs
+    if not split_crs:
+        raise InputError("--table: its places are in degrees; give --split-crs, e.g. EPSG:3338")
+    known = np.isfinite(x_N)
+    moved = np.full((2, x_N.size), np.nan)
+    moved[:, known] = transform(
+        CRS.from_user_input(crs), CRS.from_user_input(split_crs), x_N[known], y_N[known]
+    )
+    return moved[0], moved[1], split_crs
 
 
 def _check_same_place(image: Place | None, height: Place | None, pixel_size: float) -> None:

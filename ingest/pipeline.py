@@ -1,5 +1,6 @@
 """Does the tasks of an ingest on Ray workers. Ingest's only module that imports Ray."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,7 @@ def do_on_ray(
             if len(running) >= AHEAD * workers:
                 done, running = ray.wait(running)
                 yield from ray.get(done)
-            running.append(_do.remote(sent, table, task))
+            running.append(_do.remote(sent, os.getcwd(), table, task))
         while running:
             done, running = ray.wait(running)
             yield from ray.get(done)
@@ -41,7 +42,9 @@ def do_on_ray(
 
 
 @ray.remote(num_cpus=1, max_retries=RETRIES)
-def _do(work: Work, table: pa.Table, task: Task) -> tuple[int, Counter[str]]:
+def _do(work: Work, folder: str, table: pa.Table, task: Task) -> tuple[int, Counter[str]]:
+    if os.path.isdir(folder):
+        os.chdir(folder)  # where the driver is: paths may be relative
     read, refused = 0, Counter[str]()
 
     def tell(count: int, reasons: Counter[str]) -> None:

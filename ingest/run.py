@@ -17,10 +17,10 @@ from ingest.check import Rules
 from ingest.config import IngestConfig, made_by
 from ingest.plan import Plan, Present, ShardPlan, Task, make_plan
 from ingest.source import Source
-from ingest.work import JOURNAL, PARTS, Work, do_task, part_url
+from ingest.work import JOURNAL, PARTS, Work, do_task, part_name
 from shards.assemble import Assembly, Layout
-from shards.errors import DatasetError, InputError, one_line
-from shards.leftovers import refuse_foreign, remove_old_files, remove_unlisted_shards, tar_name
+from shards.errors import DatasetError, InputError, NothingToKeepError, one_line
+from shards.leftovers import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.manifest import MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
 from shards.part import ShardPart, rejected_table
 from shards.progress import progress
@@ -86,7 +86,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
     layout = Layout(schema, "tar", config.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
-    work = Work(source, config.out, layout, rules, config.registration, config.strict)
+    work = Work(source, config.out, layout, rules, config.registration, config.strict, plan.fingerprint)
     _begin(config, plan, base)
     pa.default_memory_pool().release_unused()  # what listing and planning took for a moment
     try:
@@ -94,18 +94,10 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
         if base is None:  # what is read is not needed any more, and takes as much memory as the index
             plan = replace(plan, table=plan.table.schema.empty_table())
         return _assemble(config, layout, plan, base)
-    except InputError:
-        # With --strict, or where no chip was kept, nothing is to be left; else, what is finished is kept.
-        if config.strict or not _kept_any(config.out, plan):
-            _discard(config.out, base)
-            remove_new_folders(new_folders)
+    except NothingToKeepError:
+        _discard(config.out, base)
+        remove_new_folders(new_folders)
         raise
-
-
-def _kept_any(out: str, plan: Plan) -> bool:
-    """Whether a shard of the plan was written."""
-    written = _tars(out)
-    return any(tar_name(shard.split, shard.number) in written for shard in plan.shards())
 
 
 def _tars(out: str) -> dict[str, int]:
@@ -171,8 +163,13 @@ def _joined(config: IngestConfig, base: Manifest | None, plan: Plan) -> dict[str
 
 
 def _done_before(config: IngestConfig, base: Manifest) -> Ingested:
-    """The same was asked for and done; what a killed process left besides is removed."""
-    _discard(config.out, base)
+    """The same was asked for and done; what a killed process left of it besides is removed."""
+    if config.strict and base.rejected:
+        raise InputError(
+            f"{config.out}: was made without --strict, and has refused chips; see rejected.parquet"
+        )
+    if _unfinished(config.out) in ("", base.made_by.get("plan")):  # else, an --append is to be finished
+        _discard(config.out, base)
     counts = ", ".join(f"{count:,} {split}" for split, count in base.splits.items() if count)
     return Ingested(base, f"{config.out}: is complete already, of the same files and options: {counts}")
 
@@ -180,8 +177,8 @@ def _done_before(config: IngestConfig, base: Manifest) -> Ingested:
 def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
     """Say in the journal what is being made; what an earlier run of another plan left is in the way."""
     url = join(config.out, PLAN)
-    if exists(url):
-        if read_json(url).get("fingerprint") == plan.fingerprint:
+    if unfinished := _unfinished(config.out):
+        if unfinished == plan.fingerprint and not config.restart:
             remove_unfinished(config.out)
             return
         if not config.restart:
@@ -195,6 +192,17 @@ def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
     write_json(
         url, {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards()), **made_by(config)}
     )
+
+
+def _unfinished(out: str) -> str:
+    """Fingerprint of the plan of an ingest that is not finished; "" if there is none."""
+    url = join(out, PLAN)
+    if not exists(url):
+        return ""
+    try:
+        return str(read_json(url).get("fingerprint"))
+    except InputError:  # a machine that stopped wrote half of it
+        return "unknown"
 
 
 def _discard(out: str, dataset: Manifest | None) -> None:
@@ -245,17 +253,21 @@ def _do_what_is_missing(config: IngestConfig, work: Work, plan: Plan) -> None:
 
 def _missing(out: str, plan: Plan) -> Iterator[Task]:
     """The tasks, each with the shards of it that are not done yet."""
-    parts = {name.removesuffix(".zip") for name in find_files(join(out, PARTS))}
+    parts = set(find_files(join(out, PARTS)))
     tars = _tars(out) if parts else {}
+
+    def is_done(shard: ShardPlan) -> bool:
+        return part_name(shard, plan.fingerprint) in parts and _is_as_its_part(out, plan, shard, tars)
+
     for task in plan.tasks:
-        if left := tuple(shard for shard in task if not (shard.name in parts and _is_done(out, shard, tars))):
+        if left := tuple(shard for shard in task if not is_done(shard)):
             yield left
 
 
-def _is_done(out: str, shard: ShardPlan, tars: dict[str, int]) -> bool:
+def _is_as_its_part(out: str, plan: Plan, shard: ShardPlan, tars: dict[str, int]) -> bool:
     """Whether a shard is as its part says: a machine that stopped may have lost what was not yet on disk."""
     try:
-        listed = _part(out, shard).shard
+        listed = _part(out, plan, shard).shard
     except DatasetError:
         return False
     return listed is None or tars.get(listed.name) == listed.nbytes
@@ -278,8 +290,8 @@ def _alone(table: pa.Table) -> pa.Table:
     return table
 
 
-def _part(out: str, shard: ShardPlan) -> ShardPart:
-    url = part_url(out, shard.name)
+def _part(out: str, plan: Plan, shard: ShardPlan) -> ShardPart:
+    url = join(out, PARTS, part_name(shard, plan.fingerprint))
     return ShardPart.from_bytes(read_bytes(url), url)
 
 
@@ -290,10 +302,16 @@ def _assemble(config: IngestConfig, layout: Layout, plan: Plan, base: Manifest |
         if base is not None:
             assembly.refuse(_still_refused(config, base, plan))
             before = Before(assembly.kept, Counter(assembly.rejected))
+            assembly.first_rejected.clear()
         assembly.refuse(rejected_table([refused._asdict() for refused in plan.refused]))
         for shard in plan.shards():
-            assembly.add(_part(config.out, shard))
-        record = {**made_by(config), "request": plan.request}
+            assembly.add(_part(config.out, plan, shard))
+        if (
+            config.strict and assembly.rejected != before.refused
+        ):  # by a run without --strict, which went on here
+            said = assembly.describe_rejected()
+            raise NothingToKeepError(f"{config.out}: {said}; nothing written (--strict)")
+        record = {**made_by(config), "request": plan.request, "plan": plan.fingerprint}
         if base is not None:
             record["before"] = base.made_by
         manifest = assembly.finish(record, asdict(plan.rule))

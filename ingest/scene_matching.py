@@ -24,6 +24,7 @@ from rasterio.errors import CRSError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform
 
+from shards.errors import InputError
 from shards.key import as_day, facts, is_valid
 from shards.raster import open_raster
 from shards.storage import name_of, stem_of
@@ -198,6 +199,11 @@ def _between_digits(text: str, place: int) -> bool:
 def _header(url: str) -> tuple[CRS, Box, float]:
     """CRS, bounds and width of a pixel."""
     with open_raster(url) as raster:
+        if raster.scales[0] != 1 or raster.offsets[0] != 0:
+            raise InputError(
+                f"{url}: says that its values are to be scaled by {raster.scales[0]:g}; do it first "
+                "(gdal_translate -unscale -ot Float32)"
+            )
         return raster.crs, tuple(raster.bounds), raster.res[0]
 
 

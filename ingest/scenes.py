@@ -24,6 +24,7 @@ from ingest.scene_matching import (
     Footprints,
     Grid,
     Serving,
+    day_in,
     images_of_masks,
     near_in_time,
     scene_name,
@@ -154,7 +155,7 @@ class _Matching:
             Rejected: it is of another season, or something that it needs is not there.
             InputError: its heights are surfaces without ground.
         """
-        config, day = self.config, image.known.acquired
+        config, day = self.config, image.known.acquired or day_in(image.name)
         if config.months and day is None:
             raise Rejected("no date", f"{image.url}: its name says no day; see --key-pattern")
         if config.months and day is not None and int(day[5:7]) not in config.months:

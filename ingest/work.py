@@ -18,7 +18,7 @@ from ingest.plan import ShardPlan, Task
 from ingest.registration import best_shift
 from ingest.source import PLACE, Raw, Source
 from shards.assemble import Layout
-from shards.errors import InputError
+from shards.errors import NothingToKeepError
 from shards.part import part_of, write_shard
 from shards.schema import ORIGIN, Chip
 from shards.storage import join, publish
@@ -40,6 +40,8 @@ class Work:
     rules: Rules
     registration: bool
     strict: bool
+    plan: str
+    """Fingerprint of the plan: parts of another one are no parts of this."""
 
 
 @dataclass
@@ -52,9 +54,9 @@ class _Open:
     rejected: list[dict[str, str]] = field(default_factory=list)
 
 
-def part_url(out: str, name: str) -> str:
-    """Where the part of a shard is kept until all are done."""
-    return join(out, PARTS, f"{name}.zip")
+def part_name(shard: ShardPlan, plan: str) -> str:
+    """What the part of a shard of the plan with this fingerprint is called, below PARTS."""
+    return f"{shard.name}-{plan}.zip"
 
 
 def do_task(work: Work, table: pa.Table, task: Task, tell: Tell) -> None:
@@ -76,7 +78,9 @@ def do_task(work: Work, table: pa.Table, task: Task, tell: Tell) -> None:
             shard.chips.append(_chip(work, row, raw))
         except Rejected as rejected:
             if work.strict:
-                raise InputError(f"{row['key']}: {rejected}; nothing written (--strict)") from rejected
+                raise NothingToKeepError(
+                    f"{row['key']}: {rejected}; nothing written (--strict)"
+                ) from rejected
             shard.rejected.append({"key": row["key"], "reason": rejected.reason, "detail": rejected.detail})
             refused[rejected.reason] += 1
         shard.left -= 1
@@ -91,6 +95,8 @@ def _chip(work: Work, row: dict[str, Any], raw: Raw | Rejected) -> Chip:
     schema = work.layout.schema
     image_CHW, height_HW = checked(raw.image, raw.height, schema, work.rules)
     origin: dict[str, Any] = {name: row.get(name) for name in ORIGIN} | raw.facts
+    # A place that was known before decided on the split.
+    origin |= {name: row[name] for name in ("x", "y", "crs") if row.get(name) is not None}
     attributes = {name: value for name, value in row.items() if name not in ORIGIN}
     if work.registration:
         shift = best_shift(image_CHW, height_HW, schema.nodata)
@@ -104,5 +110,5 @@ def _finish(work: Work, shard: _Open) -> None:
     name = (plan.split, plan.number)
     objects = write_shard(work.out, name, shard.chips, layout.schema) if shard.chips else []
     part = part_of((plan.split, objects), shard.chips, layout.schema, layout.attributes, shard.rejected)
-    publish(part_url(work.out, plan.name), part.to_bytes())
+    publish(join(work.out, PARTS, part_name(plan, work.plan)), part.to_bytes())
     shard.chips.clear()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from shards import zarr
 from shards.checksum import checksum
-from shards.errors import InputError
+from shards.errors import NothingToKeepError
 from shards.index import REJECTED_SCHEMA, index_schema, read_table
 from shards.leftovers import name_in, remove_old_files
 from shards.manifest import (
@@ -133,7 +133,7 @@ class Assembly:
         """
         if not self.kept:
             said = self.describe_rejected()
-            raise InputError(f"{self._url}: not written, since no chip was kept ({said})")
+            raise NothingToKeepError(f"{self._url}: not written, since no chip was kept ({said})")
         layout, generation = self._layout, self._base.generation + 1 if self._base else 0
         self._write_refused()
         self._refused.close()

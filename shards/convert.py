@@ -1,8 +1,9 @@
 """`treeline convert`: the same dataset in the other format, shard by shard. Nothing is lost, either way.
 
-The new dataset has the same chips in the same shards, so the same order, states and statistics; its
-fingerprint is the same, and from tar to Zarr and back every file is. Only where the shards are not of equal
-size, as tars of somebody else's may be, are chips dealt to new ones.
+Where all shards but the last of a split are full, the new dataset has the same chips in the same shards, so
+the same order, states and fingerprint, and from tar to Zarr and back every file is the same. A Zarr needs
+that; where shards are not even, since an ingest refused chips or somebody else wrote them, or after
+`treeline split`, chips are dealt to new ones in their order. Statistics are the same in any case.
 """
 
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ def convert(config: ConvertConfig) -> Manifest:
             config.out,
             old.schema,
             old.made_by,
-            old.shard_chips if even else SHARD_CHIPS,
+            SHARD_CHIPS if old.shard_format == "webdataset" else old.shard_chips,
             config.to,
             old.attributes,
             old.split_rule,

@@ -115,7 +115,7 @@ def _count_signed(values: NDArray[Any]) -> Histogram:
     unsigned = np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
     half = 1 << (8 * values.dtype.itemsize - 1)
     counts_L = np.bincount(unsigned).astype(np.int64, copy=False)
-    return Histogram(0, counts_L[:half]) + Histogram(-half, counts_L[half:])
+    return (Histogram(0, counts_L[:half]) + Histogram(-half, counts_L[half:])).trimmed()
 
 
 def count_labels(values: NDArray[np.float32], label: str) -> Histogram:

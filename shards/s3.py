@@ -171,7 +171,8 @@ def _as_os_error(error: BaseException, path: str) -> OSError:
     code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
     if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound"):
         return FileNotFoundError(2, "no such object or bucket", where)
-    if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+    # Bad credentials say nothing of this object: no PermissionError, which counts as the object's own fault.
+    if code in ("403", "AccessDenied"):
         return PermissionError(13, f"access denied ({code})", where)
     return OSError(5, f"{code} {message}".strip(), where)
 
