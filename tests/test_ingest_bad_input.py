@@ -269,7 +269,7 @@ def test_a_dataset_is_not_made_among_its_chips(pairs: Path, folder: str) -> None
     assert files_below(pairs) == before
 
 
-OURS = r"(train|val)/\d{6}\.tar|\.ingest/plan\.json|\.ingest/parts/(train|val)-\d{6}\.zip"
+OURS = r"(train|val)/\d{6}\.tar|\.ingest/plan\.json|\.ingest/parts/(train|val)-\d{6}-[0-9a-f]{16}\.zip"
 LIMITED = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
