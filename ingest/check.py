@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.histogram import HEIGHT
-from shards.schema import Schema
+from shards.schema import Schema, missing_pixels
 
 HEIGHT_NODATA = -9999.0
 """Height rasters and chips of this field mark missing heights so, or with NaN."""
@@ -52,7 +52,7 @@ def checked(
     """
     image_CHW = _with_nan(_as_stored(image, schema), schema)
     height_HW, highest = _as_label(height, schema)
-    image_missing_HW = _missing_pixels(image_CHW, schema)
+    image_missing_HW = missing_pixels(image_CHW, schema)
     if image_missing_HW is not None or math.isnan(highest):
         height_missing_HW = np.isnan(height_HW)
         _check_valid(image_missing_HW, height_missing_HW, schema.label, rules)
@@ -69,14 +69,20 @@ def checked(
 def _as_stored(image: NDArray[Any], schema: Schema) -> NDArray[Any]:
     if image.dtype != np.dtype(schema.dtype):
         raise Rejected("wrong dtype", f"image is {image.dtype}, not {schema.dtype}")
-    bands, rows, columns = schema.image_shape
-    if image.shape == (rows, columns) and bands == 1:
-        image = image[None]
-    elif image.shape == (rows, columns, bands) != schema.image_shape:
-        image = image.transpose(2, 0, 1)
+    image = bands_first(image, schema)
     if image.shape != schema.image_shape:
         raise Rejected("wrong shape", f"image is {image.shape}, not {schema.image_shape}")
     return np.ascontiguousarray(image)
+
+
+def bands_first(image: NDArray[Any], schema: Schema) -> NDArray[Any]:
+    """The image as (bands, rows, columns), from (rows, columns, bands) or one band alone; else as it is."""
+    bands, rows, columns = schema.image_shape
+    if image.shape == (rows, columns) and bands == 1:
+        return image[None]
+    if image.shape == (rows, columns, bands) != schema.image_shape:
+        return image.transpose(2, 0, 1)
+    return image
 
 
 def _with_nan(image_CHW: NDArray[Any], schema: Schema) -> NDArray[Any]:
@@ -115,17 +121,6 @@ def _as_label(height: NDArray[Any] | None, schema: Schema) -> tuple[NDArray[np.f
     if not missing_HW.any():
         return height_HW, highest
     return np.where(missing_HW, np.float32(np.nan), height_HW), math.nan
-
-
-def _missing_pixels(image_CHW: NDArray[Any], schema: Schema) -> NDArray[np.bool_] | None:
-    """(rows, columns) where a band has no measurement; None if every pixel has all."""
-    if image_CHW.dtype.kind == "f":
-        missing_CHW = np.isnan(image_CHW)
-    elif schema.nodata is None:
-        return None
-    else:
-        missing_CHW = image_CHW == schema.nodata
-    return missing_CHW.any(0) if missing_CHW.any() else None
 
 
 def _check_valid(

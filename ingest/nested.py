@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.check import INCOMPLETE, UNREADABLE, Rejected
+from ingest.check import INCOMPLETE, UNREADABLE, Rejected, bands_first
 from shards.errors import InputError
 from shards.schema import Schema
 
@@ -46,12 +46,8 @@ def nested_array(column: pa.Array, row: int, name: str) -> NDArray[Any] | None:
 
 def as_stored(image: NDArray[Any], schema: Schema, scales: tuple[float, ...]) -> NDArray[Any]:
     """The image (bands, rows, columns) in the schema's type; a wrong shape stays as it is, for the check."""
-    bands, rows, columns = schema.image_shape
     dtype = np.dtype(schema.dtype)
-    if image.shape == (rows, columns, bands) != schema.image_shape:
-        image = image.transpose(2, 0, 1)
-    elif image.shape == (rows, columns) and bands == 1:
-        image = image[None]
+    image = bands_first(image, schema)
     if image.shape != schema.image_shape:
         return np.broadcast_to(dtype.type(0), image.shape)
     image_CHW = np.ascontiguousarray(image)

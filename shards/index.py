@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shards.checksum import chip_checksum
 from shards.errors import DatasetError, InputError
 from shards.manifest import StoredObject
-from shards.schema import ORIGIN, Chip, Schema
+from shards.schema import ORIGIN, Chip, Schema, missing_pixels
 from shards.storage import read_bytes
 
 INDEX_SCHEMA = pa.schema(
@@ -86,12 +86,7 @@ def index_rows(chips: Sequence[Chip], split: str, shard: str, schema: Schema) ->
 
 def _valid_fraction(chip: Chip, schema: Schema) -> float:
     """Share of the pixels that have every band and a label."""
-    missing_CHW = chip.image_CHW == schema.nodata if schema.nodata is not None else None
-    if chip.image_CHW.dtype.kind == "f":
-        nan_CHW = np.isnan(chip.image_CHW)
-        missing_CHW = nan_CHW if missing_CHW is None else missing_CHW | nan_CHW
-    # As good as every chip has all its pixels, and to find that out is four times as fast as to count them.
-    missing_HW = None if missing_CHW is None or not missing_CHW.any() else missing_CHW.any(0)
+    missing_HW = missing_pixels(chip.image_CHW, schema)
     if schema.label and math.isnan(chip.height_HW.min()):
         unlabelled_HW = np.isnan(chip.height_HW)
         missing_HW = unlabelled_HW if missing_HW is None else missing_HW | unlabelled_HW
