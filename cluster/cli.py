@@ -4,12 +4,13 @@ A command is a class of options, a frozen dataclass from which the flags are mad
 named as text and imported only when the command is called, so that --help answers at once.
 """
 
-import dataclasses
 import importlib
 import os
+import select
+import signal
 import sys
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 USER_MISTAKE = 2
@@ -85,11 +86,21 @@ def main() -> None:
         sys.excepthook = _one_line
     from shards.errors import InputError
 
+    # Asked to stop, as with Ctrl-C: what is half-written is removed, what is complete is kept.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(run(arguments))
+        code = run(arguments)
+        sys.stdout.flush()
     except InputError as error:
         print(f"treeline: {_text(error)}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
+        code = USER_MISTAKE
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # Python would complain once more, when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -99,6 +110,9 @@ def run(arguments: list[str]) -> int:
         InputError: a mistake of the user's.
     """
     name, rest = split_command(arguments)
+    if arguments == ["--version"]:
+        print(f"treeline {importlib.import_module('shards').__version__}")
+        return 0
     if name not in COMMANDS:
         return _usage(arguments)
     command = COMMANDS[name]
@@ -118,11 +132,9 @@ def parse(name: str, arguments: list[str]) -> Any:
         InputError: the file has a key or a value that is no option's.
         SystemExit: a flag is wrong (code 2) or help was asked for (code 0).
     """
-    import tyro
+    from cluster.options import parse as parse_options
 
-    options = _named(COMMANDS[name].options)
-    defaults = _defaults(options, arguments)
-    return tyro.cli(options, args=arguments, default=defaults, prog=f"treeline {name}")
+    return parse_options(_named(COMMANDS[name].options), arguments, f"treeline {name}")
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -132,9 +144,13 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _usage(arguments: list[str]) -> int:
-    asked = not arguments or arguments[-1] in ("--help", "-h")
-    lines = ["usage: treeline COMMAND [--help] [--debug] ...", ""]
-    lines += [f"  {name:20}{command.help}" for name, command in COMMANDS.items()]
+    """Say what commands there are: all, or those that begin with the words that were given."""
+    words = [word for word in arguments if word not in ("--help", "-h")]
+    group = {name: command for name, command in COMMANDS.items() if words and name.split()[0] == words[0]}
+    asked = not words or (group and len(words) < len(arguments))
+    title = f"treeline {words[0]} ..." if group else "treeline COMMAND"
+    lines = [f"usage: {title} [--help] [--config FILE] [--debug] ...", ""]
+    lines += [f"  {name:20}{command.help}" for name, command in (group or COMMANDS).items()]
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     if asked:
         return 0
@@ -147,80 +163,34 @@ def _named(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _defaults(options: type, arguments: list[str]) -> Any:
-    """An instance of `options` with what recipe and file say; what only flags can say is missing."""
-    import tyro
-
-    fields = {field.name: field for field in dataclasses.fields(options)}
-    values = {
-        name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
-        for name, field in fields.items()
-    }
-    if "config" in fields:
-        from_file = _read_options(_flag(arguments, "config"), fields)
-        recipe = _flag(arguments, "recipe") or from_file.get("recipe")
-        recipes = importlib.import_module(options.__module__).RECIPES
-        values |= {**recipes.get(recipe, {}), **from_file, "recipe": recipe or values["recipe"]}
-    return options(**values)
-
-
-def _flag(arguments: list[str], name: str) -> str | None:
-    for place, argument in enumerate(arguments):
-        if argument == f"--{name}" and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-    return None
-
-
-def _read_options(url: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """The options in the YAML or JSON file at `url`, checked against the options there are."""
-    if url is None:
-        return {}
-    import yaml
-
-    from shards.errors import InputError
-    from shards.storage import read_bytes
-
-    try:
-        values = yaml.safe_load(read_bytes(url))
-    except yaml.YAMLError as error:
-        raise InputError(f"{url}: not a YAML or JSON file ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{url}: not a list of options (key: value)")
-    for name, value in values.items():
-        if name not in fields:
-            raise InputError(f"{url}: no option is called {name!r}; see treeline train --help")
-        values[name] = _as_option(value, fields[name].default, f"{url}: {name}")
-    return values
-
-
-def _as_option(value: Any, default: Any, where: str) -> Any:
-    """A value from a file, as the option's type; YAML reads 5e-5 as text and lists as lists."""
-    from shards.errors import InputError
-
-    if isinstance(value, list):
-        value = tuple(value)
-    kind = type(default)
-    if kind is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{where} is {value!r}, not a number") from error
-    if kind in (bool, int, str, tuple) and type(value) is not kind:
-        raise InputError(f"{where} is {value!r}, not of type {kind.__name__}")
-    return value
-
-
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A failure that is not the user's: one line, and how to see more. Python exits with code 1."""
-    hint = "" if issubclass(kind, KeyboardInterrupt) else " (--debug shows where)"
-    print(f"treeline: failed: {kind.__name__}: {_text(error)}{hint}", file=sys.stderr)
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"treeline: stopped{_notes(error)}", file=sys.stderr)
+    else:
+        said = f"{kind.__name__}: {_text(error)}{_notes(error)}"
+        print(f"treeline: failed: {said} (--debug shows where)", file=sys.stderr)
 
 
 def _text(error: BaseException) -> str:
     """The error's text on one line; an error from a Ray worker comes wrapped in its traceback."""
     return " ".join(str(getattr(error, "cause", None) or error).split())
+
+
+def _notes(error: BaseException) -> str:
+    """What a stage has to say besides, such as how to go on."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that was closed at its other end, as by `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def ingest_tars(config: "TarsConfig") -> None:
     manifest, rejected = ingest_tars(config)
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
     print(f"{config.data}: {counts}; rejected: {rejected}")
+    if not manifest.samples("val"):
+        print("note: nothing is held out for validation; see --val")
 
 
 def inspect(config: "InspectConfig") -> None:
@@ -98,10 +100,8 @@ def convert(config: "ConvertConfig") -> None:
     from shards.convert import convert
 
     manifest = convert(config)
-    nbytes = sum(shard.nbytes for shard in manifest.shards)
-    print(
-        f"{config.out}: {len(manifest.shards):,} shards, {nbytes:,} bytes, fingerprint {manifest.fingerprint}"
-    )
+    size = f"{sum(shard.nbytes for shard in manifest.shards) / 1e6:,.1f} MB"
+    print(f"{config.out}: {len(manifest.shards):,} shards, {size}, fingerprint {manifest.fingerprint}")
 
 
 def train(config: "TrainConfig") -> None:

@@ -18,12 +18,16 @@ from urllib.parse import urlsplit
 import shards
 from cluster import cli
 from cluster.config import SubmitConfig
+from cluster.options import without_file
 from cluster.ray_session import use_token_if_there_is_one
 from shards.errors import InputError
 
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-PLACES = ("data", "out", "checkpoint", "images", "heights", "ground", "scenes", "config", "backbone")
+PLACES = (
+    *("data", "out", "checkpoint", "backbone", "cache", "table"),
+    *("images", "heights", "ground", "mask", "scenes"),
+)
 """Options whose values are paths or URLs."""
 
 
@@ -72,6 +76,7 @@ def with_absolute_paths(command: list[str]) -> list[str]:
         )
     values = {k: v for k, v in asdict(cli.parse(name, arguments)).items() if k in PLACES}
     every = {text for value in values.values() for text in ([value] if isinstance(value, str) else value)}
+    every.add(without_file(arguments)[0] or "")
     return [_absolute(word) if word in every and word != values.get("backbone") else word for word in command]
 
 

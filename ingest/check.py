@@ -17,6 +17,8 @@ HEIGHT_NODATA = -9999.0
 INCOMPLETE = "incomplete"
 NO_HEIGHT = "no positive height"
 UNREADABLE = "unreadable"
+WRONG_DTYPE = "wrong dtype"
+WRONG_SHAPE = "wrong shape"
 """Reasons that more than one module gives."""
 
 
@@ -68,10 +70,10 @@ def checked(
 
 def _as_stored(image: NDArray[Any], schema: Schema) -> NDArray[Any]:
     if image.dtype != np.dtype(schema.dtype):
-        raise Rejected("wrong dtype", f"image is {image.dtype}, not {schema.dtype}")
+        raise Rejected(WRONG_DTYPE, f"image is {image.dtype}, not {schema.dtype}")
     image = bands_first(image, schema)
     if image.shape != schema.image_shape:
-        raise Rejected("wrong shape", f"image is {image.shape}, not {schema.image_shape}")
+        raise Rejected(WRONG_SHAPE, f"image is {image.shape}, not {schema.image_shape}")
     return np.ascontiguousarray(image)
 
 
@@ -102,11 +104,11 @@ def _as_label(height: NDArray[Any] | None, schema: Schema) -> tuple[NDArray[np.f
     if height is None:
         raise Rejected("missing partner", f"no {schema.label}")
     if height.dtype.kind not in "fiu":
-        raise Rejected("wrong dtype", f"{schema.label} is {height.dtype}, not a number")
+        raise Rejected(WRONG_DTYPE, f"{schema.label} is {height.dtype}, not a number")
     if height.shape in ((1, *schema.label_shape), (*schema.label_shape, 1)):
         height = height.reshape(schema.label_shape)
     if height.shape != schema.label_shape:
-        raise Rejected("wrong shape", f"{schema.label} is {height.shape}, not {schema.label_shape}")
+        raise Rejected(WRONG_SHAPE, f"{schema.label} is {height.shape}, not {schema.label_shape}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is missing
         height_HW = np.ascontiguousarray(height, np.float32)
     # Two looks at the extremes, which NaN would become, tell that nothing is missing in half the time.

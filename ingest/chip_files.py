@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from ingest.check import UNREADABLE, Rejected
+from ingest.check import UNREADABLE, WRONG_SHAPE, Rejected
 from ingest.npy import parse_npy
 from shards.errors import InputError, one_line
 from shards.storage import gdal_options, gdal_path, is_local, read_chip_bytes
@@ -75,7 +75,7 @@ def _member(data: bytes, url: str, array: str) -> bytes:
             if wanted not in names:
                 raise Rejected(UNREADABLE, f"{url} holds no array {array!r}")
             if archive.getinfo(wanted).file_size > 8 * MOST_VALUES:
-                raise Rejected("wrong shape", f"{url} unpacks to {archive.getinfo(wanted).file_size:,} bytes")
+                raise Rejected(WRONG_SHAPE, f"{url} unpacks to {archive.getinfo(wanted).file_size:,} bytes")
             return archive.read(wanted)
     except (*_BAD_ZIP, OSError) as error:
         raise Rejected(UNREADABLE, f"{url} is truncated or not .npz") from error
@@ -86,7 +86,7 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
         with MemoryFile(data) as file, file.open() as raster:
             shape = (raster.count, raster.height, raster.width)
             if math.prod(shape) > MOST_VALUES:
-                raise Rejected("wrong shape", f"{url} is {shape}, no chip")
+                raise Rejected(WRONG_SHAPE, f"{url} is {shape}, no chip")
             if set(raster.scales) != {1.0} or set(raster.offsets) != {0.0}:
                 said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
                 raise Rejected("scaled", said)

@@ -1,7 +1,7 @@
 """The options of `treeline ingest ...`, each with its unit and default."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -23,7 +23,8 @@ class IngestConfig(SplitOptions):
     min_valid: float = 1.0
     """Share (0..1) of a chip's pixels that must have a value in every band and a label."""
     min_height: float | None = 0.0
-    """A chip's highest height (or label, in its unit) must be above this, in metres; None: whatever it is."""
+    """A chip's highest height (or label, in its unit) must be above this, in metres; None: whatever it is,
+    so that chips of bare ground alone are kept too."""
     key_pattern: str = ""
     """Regular expression for keys; its groups (?P<sensor>...) are facts: acquired, catalogue, source, ..."""
     registration: bool = False
@@ -48,6 +49,14 @@ class IngestConfig(SplitOptions):
             raise InputError(f"--shard-chips {self.shard_chips}: give 1 chip or more")
         if self.workers < 0:
             raise InputError(f"--workers {self.workers}: give 0 (in this process) or more")
+
+    def _check_in_use(self, needed: str, *names: str) -> None:
+        """Refuse options that can do nothing, since the option `needed` is not given."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in names:
+            if not getattr(self, needed) and getattr(self, name) != defaults[name]:
+                flag, without = name.replace("_", "-"), needed.replace("_", "-")
+                raise InputError(f"--{flag}: does nothing without --{without}; give that, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +118,18 @@ class PairsConfig(ChipsConfig):
     table_crs: str = ""
     """CRS of the table's places where it does not say one, as a CSV cannot."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_in_use("heights", "height_name", "label", "label_unit")
+        self._check_in_use("table", "file_column", "table_crs")
+
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceConfig(ChipsConfig):
-    """A Hugging Face dataset, saved to disk or as Parquet or Arrow files -> a dataset."""
+    """A Hugging Face dataset, saved to disk or as Parquet or Arrow files -> a dataset.
+
+    Splits that it was saved in are kept in the index as "saved_split"; what is held out is chosen anew.
+    """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_FILE")]
     """What `save_to_disk` wrote, or .parquet or .arrow files: a folder or one file."""
@@ -158,6 +175,11 @@ class ScenesConfig(IngestConfig):
     """Resample images and heights to this CRS, e.g. EPSG:3338; default: the image's own."""
     height_resampling: Literal["average", "bilinear", "nearest", "max"] = "average"
     """How heights are brought onto the image's grid."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_in_use("heights", "ground", "max_days", "height_resampling")
+        self._check_in_use("mask", "mask_drop")
 
 
 @dataclass(frozen=True, kw_only=True)

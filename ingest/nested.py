@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.check import INCOMPLETE, UNREADABLE, Rejected, bands_first
+from ingest.check import INCOMPLETE, UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, bands_first
 from shards.errors import InputError
 from shards.schema import Schema
 
@@ -27,7 +27,7 @@ def nested_array(column: pa.Array, row: int, name: str) -> NDArray[Any] | None:
     shape: list[int] = []
     while isinstance(values.type, _LISTS):
         if values.null_count or not len(values):
-            raise Rejected("wrong shape", f"{name} has lists that are null or empty")
+            raise Rejected(WRONG_SHAPE, f"{name} has lists that are null or empty")
         if isinstance(values.type, pa.FixedSizeListType):
             shape.append(values.type.list_size)
             values = values.flatten()
@@ -36,7 +36,7 @@ def nested_array(column: pa.Array, row: int, name: str) -> NDArray[Any] | None:
         lengths = np.diff(ends)
         shape.append(int(lengths[0]))
         if (lengths != shape[-1]).any():
-            raise Rejected("wrong shape", f"{name} has lists of {lengths.min()} to {lengths.max()} elements")
+            raise Rejected(WRONG_SHAPE, f"{name} has lists of {lengths.min()} to {lengths.max()} elements")
         if not 0 <= ends[0] <= ends[-1] <= len(values.values):
             raise Rejected(UNREADABLE, f"{name} is damaged")
         values = values.values.slice(int(ends[0]), int(ends[-1] - ends[0]))
@@ -66,7 +66,7 @@ def as_stored(image: NDArray[Any], schema: Schema, scales: tuple[float, ...]) ->
     with np.errstate(invalid="ignore"):  # what does not fit is found by comparison
         stored_CHW = image_CHW.astype(dtype, copy=False)
     if (stored_CHW != image_CHW).any():
-        raise Rejected("wrong dtype", f"image has values that {dtype} cannot hold")
+        raise Rejected(WRONG_DTYPE, f"image has values that {dtype} cannot hold")
     return stored_CHW
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from ingest.check import UNREADABLE, Rejected
+from ingest.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.chip_files import ENDINGS, Place, place_of, read_chip_file
 from ingest.config import PairsConfig
 from ingest.source import Candidates, Raw, Refused
@@ -33,6 +33,8 @@ REQUESTS = 32
 SAME_PLACE = 0.01
 """Pixels by which the centres of an image and its height may differ."""
 MISSING = "missing partner"
+LOOKED_AT = 8
+"""Chips that are read before all the others."""
 NAMES_AT_ONCE = 16_384
 """File names that are looked at as Python objects."""
 
@@ -75,6 +77,7 @@ class PairsSource:
             table = _with_attributes(table, listed, config)
         if config.split_by in ("blocks", "strips") and "x" not in table.column_names:
             table = self._with_places(table)
+        self._look_at_some(table)
         return Candidates(table, refused)
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
@@ -105,6 +108,31 @@ class PairsSource:
                 _check_still_there(config.images, config.heights)
             return rejected
         return Raw(image_array, height_array, vars(place) if place else {})
+
+    def _look_at_some(self, table: pa.Table) -> None:
+        """Refuse options that fit none of some chips, before half a million are read.
+
+        Raises:
+            InputError: all of them have a type or a shape that is not asked for, the same one.
+        """
+        rows = np.unique(np.linspace(0, table.num_rows - 1, LOOKED_AT).astype(np.int64))
+        said: list[str] = []
+        for row in rows.tolist() if table.num_rows >= LOOKED_AT else ():
+            raw = next(self.read(table.slice(row, 1)))
+            try:
+                if isinstance(raw, Rejected):
+                    return
+                checked(raw.image, raw.height, self.schema, Rules(min_valid=0.0, min_height=None))
+                return
+            except Rejected as rejected:
+                if rejected.reason not in (WRONG_DTYPE, WRONG_SHAPE):
+                    return
+                said.append(rejected.detail)
+        if len(set(said)) == 1:
+            raise InputError(
+                f"{self.config.images}: {said[0]}, in {LOOKED_AT} of {LOOKED_AT} chips; see --dtype, --bands "
+                "and --chip-size, and that --images and --heights are not swapped"
+            )
 
     def _with_places(self, table: pa.Table) -> pa.Table:
         """x, y and crs of raster chips, for splits by geography, from the files' headers."""

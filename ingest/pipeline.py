@@ -11,8 +11,6 @@ import ray
 from ingest.plan import Task
 from ingest.work import Work, do_task
 
-AHEAD = 2
-"""Tasks for each worker, the one it does included: none waits for the next."""
 STOP_SECONDS = 60.0
 RETRIES = 20
 """How often a task is begun again because its worker or its machine was lost: it writes the same again.
@@ -27,7 +25,8 @@ def do_on_ray(
     running: list[Any] = []
     try:
         for table, task in tasks:
-            if len(running) >= AHEAD * workers:
+            # No more are handed over than may run: Ray would run them wherever a core is free.
+            if len(running) >= workers:
                 done, running = ray.wait(running)
                 yield from ray.get(done)
             running.append(_do.remote(sent, os.getcwd(), table, task))

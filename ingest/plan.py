@@ -70,6 +70,8 @@ class Plan:
     """Candidates whose key says nothing."""
     sceneless: int
     """Candidates that are to be held out with their scene, but name none: each goes by its own key."""
+    mixed: int
+    """Candidates that are held out one by one, though an earlier one is of the same scene."""
     request: str
     """Fingerprint of what was asked for: options and candidates."""
     fingerprint: str
@@ -121,6 +123,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     attributes = _attributes(table) | (SHIFTS if config.registration else {})
     request = _fingerprint(made_by(config), schema.to_json(), _digest(candidates.table), candidates.refused)
     fingerprint = _fingerprint(request, present.fingerprint)
+    scenes = table["scene"].drop_null()
     return Plan(
         table=table,
         refused=refused,
@@ -130,6 +133,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         present=already,
         unparsed=unparsed,
         sceneless=table["scene"].null_count if rule.by == "scene" else 0,
+        mixed=len(scenes) - len(scenes.unique()) if rule.by == "key" else 0,
         request=request,
         fingerprint=fingerprint,
     )

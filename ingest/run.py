@@ -5,9 +5,10 @@ is complete. Whatever stops it, the same command goes on from there, and the sam
 left at the end is the dataset.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,12 @@ from ingest.check import Rules
 from ingest.config import IngestConfig, made_by
 from ingest.plan import Plan, Present, ShardPlan, Task, make_plan
 from ingest.source import Source
-from ingest.work import JOURNAL, PARTS, Work, do_task, part_name
+from ingest.summary import Before, advice, summary
+from ingest.work import PARTS, Work, do_task, part_name
 from shards.assemble import Assembly, Layout
-from shards.errors import DatasetError, InputError, NothingToKeepError, one_line
+from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.leftovers import refuse_foreign, remove_old_files, remove_unlisted_shards
-from shards.manifest import MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
+from shards.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
 from shards.part import ShardPart, rejected_table
 from shards.progress import progress
 from shards.reader import Dataset
@@ -53,14 +55,6 @@ class Ingested:
     summary: str
 
 
-@dataclass(frozen=True)
-class Before:
-    """What a dataset had that was added to: chips, and by reason those refused that were not tried again."""
-
-    kept: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-
-
 def ingest(source: Source, config: IngestConfig) -> Ingested:
     """Make the dataset at `config.out`, or what is missing of it.
 
@@ -80,7 +74,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     if base is not None and base.made_by.get("request") == plan.request and not config.restart:
         return _done_before(config, base)
     if base is not None and not config.append:
-        raise _taken(config)
+        raise _taken(config, base)
     if config.strict and plan.refused:
         key, reason, detail = plan.refused[0]
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
@@ -98,6 +92,9 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
         _discard(config.out, base)
         remove_new_folders(new_folders)
         raise
+    except BaseException as error:
+        error.add_note("what is complete is kept: the same command goes on from there")
+        raise
 
 
 def _tars(out: str) -> dict[str, int]:
@@ -111,19 +108,28 @@ def _base(config: IngestConfig) -> Manifest | None:
     """The dataset at --out, if there is one."""
     if not exists(join(config.out, MANIFEST)):
         if config.append:
-            raise InputError(f"{config.out}: no dataset here to add to; leave out --append to make one")
+            here = "an unfinished" if exists(join(config.out, PLAN)) else "no"
+            raise InputError(f"{config.out}: {here} dataset here to add to; leave out --append to make it")
         return None
     base = read_manifest(config.out)
     # Known before anything is listed, which can take long.
     if not config.append and base.made_by.get("config") != made_by(config)["config"]:
-        raise _taken(config)
+        raise _taken(config, base)
     return base
 
 
-def _taken(config: IngestConfig) -> InputError:
+def _taken(config: IngestConfig, base: Manifest) -> InputError:
+    old, new = base.made_by.get("config", {}), made_by(config)["config"]
+    differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if differ:
+        what = f"of other options ({', '.join('--' + name.replace('_', '-') for name in differ)})"
+    elif base.made_by.get("treeline") != made_by(config)["treeline"]:
+        what = f"made by Treeline {base.made_by.get('treeline')}"
+    else:
+        what = "which --restart does not make again" if config.restart else "of other files"
     return InputError(
-        f"{config.out}: already holds a dataset, of other files, options or version of Treeline, or to be "
-        "made again (--restart); choose another --out, delete it, or add to it with --append"
+        f"{config.out}: already holds a dataset, {what}; choose another --out, delete it, or add to it with "
+        "--append"
     )
 
 
@@ -221,6 +227,8 @@ def _discard(out: str, dataset: Manifest | None) -> None:
 def _do_what_is_missing(config: IngestConfig, work: Work, plan: Plan) -> None:
     missing = list(_missing(config.out, plan))
     total = sum(shard.rows.size for task in missing for shard in task)
+    if done := plan.table.num_rows - total:
+        print(f"ingest: goes on; {done:,} of {plan.table.num_rows:,} chips are done", file=sys.stderr)
     read, refused = 0, Counter[str]()
 
     with progress("ingest", total, "chips") as advance:
@@ -316,7 +324,8 @@ def _assemble(config: IngestConfig, layout: Layout, plan: Plan, base: Manifest |
             record["before"] = base.made_by
         manifest = assembly.finish(record, asdict(plan.rule))
         _discard(config.out, manifest)
-        return Ingested(manifest, "\n".join([config.out, *_summary(plan, assembly, manifest, before)]))
+        lines = [config.out, *summary(plan, assembly, manifest, before), *advice(plan, manifest, config.out)]
+        return Ingested(manifest, "\n".join(lines))
 
 
 def _still_refused(config: IngestConfig, base: Manifest, plan: Plan) -> pa.Table:
@@ -326,24 +335,3 @@ def _still_refused(config: IngestConfig, base: Manifest, plan: Plan) -> pa.Table
         [*plan.table["key"].to_pylist(), *(refused.key for refused in plan.refused)], pa.string()
     )
     return table.filter(pc.invert(pc.is_in(table["key"], tried)))
-
-
-def _summary(plan: Plan, assembly: Assembly, manifest: Manifest, before: Before) -> list[str]:
-    """A table: what was read, refused by reason with the first of each, kept, and what each split has now."""
-    refused = assembly.rejected - before.refused
-    kept = assembly.kept - before.kept
-    rows = [(kept + refused.total(), "read", "")]
-    rows += [
-        (count, reason, f"first {one_line(assembly.first_rejected[reason])}")
-        for reason, count in refused.most_common()
-    ]
-    rows += [(kept, "kept", "")]
-    rows += [(count, split, "") for split, count in manifest.splits.items() if count]
-    notes = [
-        (assembly.duplicates, "have the pixels of another chip: see duplicate_of in the index"),
-        (plan.unparsed, "have a key that says nothing of sensor, day or source; see --key-pattern"),
-        (plan.sceneless, "name no scene, so each was held out, or not, by its own key; see --key-pattern"),
-        (plan.present, "were in the dataset before, and are left as they are"),
-    ]
-    rows += [(count, note, "") for count, note in notes if count]
-    return [f"{count:>12,} {what:<24}{first}".rstrip() for count, what, first in rows]

@@ -205,8 +205,6 @@ def _check_options(config: ScenesConfig) -> None:
         raise InputError(f"--months {' '.join(map(str, config.months))}: give numbers from 1 to 12")
     if config.max_days is not None and config.max_days < 0:
         raise InputError(f"--max-days {config.max_days}: give 0 or more")
-    if config.ground and not config.heights:
-        raise InputError("--ground: there are no heights to subtract it from; give --heights")
 
 
 def _expanded(patterns: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.check import UNREADABLE, Rejected, Rules, checked
+from ingest.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.config import TarsConfig, made_by
 from ingest.npy import Npy, parse_npy
 from shards.errors import InputError
@@ -109,11 +109,9 @@ def _schema_of_first(config: TarsConfig, names: list[str]) -> Schema:
             try:
                 image_CHW, _ = _stored(members, config.image, key, DTYPES)
                 if image_CHW.ndim != 3 or image_CHW.shape[1] != image_CHW.shape[2]:
-                    raise Rejected("wrong shape", f"{image_CHW.shape} is not (bands, rows, columns)")
+                    raise Rejected(WRONG_SHAPE, f"{image_CHW.shape} is not (bands, rows, columns)")
                 if config.bands and len(config.bands) != len(image_CHW):
-                    raise Rejected(
-                        "wrong shape", f"{len(image_CHW)} bands, not the {len(config.bands)} named"
-                    )
+                    raise Rejected(WRONG_SHAPE, f"{len(image_CHW)} bands, not the {len(config.bands)} named")
             except Rejected as rejected:
                 if first_unusable.startswith("no member"):
                     first_unusable = f"{key} in {name}: {rejected}"
@@ -133,7 +131,7 @@ def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: s
             image, image_at = _stored(members, config.image, key, (schema.dtype,))
             height, height_at = _stored(members, config.height, key, ("float32",))
             if image.shape != schema.image_shape:
-                raise Rejected("wrong shape", f"image is {image.shape}, not {schema.image_shape}")
+                raise Rejected(WRONG_SHAPE, f"image is {image.shape}, not {schema.image_shape}")
             image_CHW, height_HW = checked(image, height, schema, Rules())
             known = facts(key)
             chip = Chip(key, image_CHW, height_HW, **vars(known))
@@ -162,7 +160,5 @@ def _stored(
     if npy.values.dtype not in wanted or not npy.values.flags.c_contiguous:
         order = "C" if npy.values.flags.c_contiguous else "Fortran"
         names = " or ".join(dtype.str for dtype in wanted)
-        raise Rejected(
-            "wrong dtype", f"{ending} is {npy.values.dtype.str} in {order} order, not {names} in C"
-        )
+        raise Rejected(WRONG_DTYPE, f"{ending} is {npy.values.dtype.str} in {order} order, not {names} in C")
     return npy.values, member.offset + npy.offset

@@ -19,11 +19,11 @@ from ingest.registration import best_shift
 from ingest.source import PLACE, Raw, Source
 from shards.assemble import Layout
 from shards.errors import NothingToKeepError
+from shards.manifest import JOURNAL
 from shards.part import part_of, write_shard
 from shards.schema import ORIGIN, Chip
 from shards.storage import join, publish
 
-JOURNAL = ".ingest"
 PARTS = f"{JOURNAL}/parts"
 
 Tell = Callable[[int, Counter[str]], None]

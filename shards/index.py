@@ -137,6 +137,7 @@ def read_table(url: str, expected: StoredObject | None = None, columns: Sequence
     if expected is not None:
         expected.check(url, data)
     try:
-        return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+        # Not pq.read_table: its threads may outlive the interpreter, which aborts a program that is done.
+        return pq.ParquetFile(pa.BufferReader(data)).read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{url}: is damaged; copy it again ({error})") from error

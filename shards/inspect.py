@@ -98,7 +98,7 @@ def find_out(dataset: Dataset) -> Findings:
     facts = {
         "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
         "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
-        "pixels": f"{schema.dtype}, {schema.pixel_size:g} units of the CRS wide, nodata {schema.nodata}",
+        "pixels": f"{schema.dtype}, {schema.pixel_size:g} of the CRS's units a side, nodata {schema.nodata}",
         "label": f"{schema.label} {schema.label_unit}".strip() or "none",
         "rejected": rejected or "none",
         "shards": f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",

@@ -23,13 +23,16 @@ def tar_name(split: str, number: int) -> str:
     return f"{split}/{number:06d}.tar"
 
 
-def refuse_foreign(url: str) -> None:
+def refuse_foreign(url: str, with_shards: bool = True) -> None:
     """Refuse a place without a dataset where files of somebody else's have the names that ours will have.
+
+    Where shards are taken as they are (`with_shards` false), theirs are no obstacle.
 
     Raises:
         InputError: there is one.
     """
-    foreign = next((name for name in find_files(url) if _is_of_a_dataset(name)), None)
+    taken = _is_of_a_dataset if with_shards else _ANY_FILE.fullmatch
+    foreign = next((name for name in find_files(url) if taken(name)), None)
     if foreign is not None:
         raise InputError(
             f"{url}: holds {foreign}, which would be overwritten, but no dataset; choose another --out"

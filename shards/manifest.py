@@ -33,6 +33,10 @@ REJECTED = "rejected.parquet"
 STATISTICS = "statistics.json"
 COUNTS = "counts.npz"
 FILES = (INDEX, REJECTED, STATISTICS, COUNTS)
+JOURNAL = ".ingest"
+"""The folder of what an ingest that is not finished knows."""
+UNFINISHED = ".unfinished"
+"""A file beside what another command is writing: with it, that may overwrite what it finds here."""
 SPLITS = ("train", "val", "test", "buffer")
 """What chips are for. "buffer": for nothing, since they lie too near to chips of another split."""
 
@@ -240,6 +244,8 @@ def read_manifest(url: str) -> Manifest:
         DatasetError: it was damaged.
     """
     if not exists(join(url, MANIFEST)):
+        if any(exists(join(url, name)) for name in (JOURNAL, UNFINISHED)):
+            raise InputError(f"{url}: no dataset here yet; run the command again that makes it, to finish it")
         raise InputError(f"{url}: no dataset here ({MANIFEST} is missing); make one with treeline ingest")
     where = join(url, MANIFEST)
     values = read_json(where)

@@ -57,7 +57,7 @@ def verify(config: VerifyConfig) -> Problems:
                     keys.setdefault(chip.key, shard.name)
             except (DatasetError, InputError) as error:
                 problems.append(str(error))
-            advance(shard.samples, f"{len(problems):,} problems")
+            advance(shard.samples, f"problems: {len(problems):,}")
     if not problems:  # of pixels that cannot all be read there is nothing to say
         problems += _of_statistics(dataset, counts)
     return [*problems, *_of_unlisted(dataset)]

@@ -13,9 +13,10 @@ from typing import Any
 
 from shards.assemble import Assembly, Layout
 from shards.errors import InputError
-from shards.leftovers import remove_unlisted_shards
+from shards.leftovers import refuse_foreign, remove_unlisted_shards
 from shards.manifest import (
     SPLITS,
+    UNFINISHED,
     Manifest,
     ShardFormat,
     StoredObject,
@@ -23,7 +24,7 @@ from shards.manifest import (
 )
 from shards.part import part_of, rejected_table, write_shard
 from shards.schema import Chip, Schema
-from shards.storage import check_writable, exists, join, remove_file, remove_folder
+from shards.storage import check_writable, exists, join, publish, remove_file, remove_folder
 
 SHARD_CHIPS = 1024
 """54 MB for 4 bands of 64 x 64: large enough for S3, small enough that a window of shards fits in memory."""
@@ -45,9 +46,12 @@ class DatasetWriter:
         """Prepare to write below `url`; nothing is written before the first shard is full.
 
         Raises:
-            InputError: `url` holds a dataset or cannot be written.
+            InputError: `url` holds a dataset, or files that would be overwritten, or cannot be written.
         """
         refuse_existing(url)
+        self._marked = exists(join(url, UNFINISHED))
+        if not self._marked:
+            refuse_foreign(url, with_shards=shard_format != "webdataset")
         check_writable(url)
         self._url, self._made_by, self._split_rule = url, made_by, split_rule
         self._layout = Layout(schema, shard_format, shard_chips, dict(attributes or {}))
@@ -70,6 +74,8 @@ class DatasetWriter:
             if self._layout.shard_format != "webdataset":
                 for name in self._listed:
                     remove_file(join(self._url, name))
+            if self._marked:
+                remove_file(join(self._url, UNFINISHED))
             if not self._existed:
                 remove_folder(self._url)
 
@@ -111,7 +117,9 @@ class DatasetWriter:
             self._flush(split)
         if self.kept and self._layout.shard_format != "webdataset":  # there, what is not listed is not ours
             remove_unlisted_shards(self._url, self._listed)
-        return self._assembly.finish(self._made_by, self._split_rule)
+        manifest = self._assembly.finish(self._made_by, self._split_rule)
+        remove_file(join(self._url, UNFINISHED))
+        return manifest
 
     def describe_rejected(self) -> str:
         """One line: each reason with its count and its first chip."""
@@ -124,6 +132,7 @@ class DatasetWriter:
 
     def _write_shard(self, split: str, chips: Sequence[Chip]) -> None:
         layout, number = self._layout, self._numbers[split]
+        self._mark()
         objects = write_shard(
             self._url, (split, number), chips, layout.schema, layout.shard_format, layout.shard_chips
         )
@@ -137,8 +146,15 @@ class DatasetWriter:
         columns: Mapping[str, Sequence[int]],
     ) -> None:
         layout = self._layout
+        self._mark()
         self._assembly.add(
             part_of((split, objects), chips, layout.schema, layout.attributes, columns=columns)
         )
         self._numbers[split] += 1
         self._listed |= {stored.name for stored in objects}
+
+    def _mark(self) -> None:
+        """Before anything else is written: what lies here from now on is ours."""
+        if not self._marked:
+            publish(join(self._url, UNFINISHED), b"")
+            self._marked = True

@@ -9,9 +9,10 @@ import sys
 import ingest.pairs
 import ingest.run
 import ingest.synthetic  # noqa: F401
-from cluster.cli import run
+from cluster.cli import main
 
 if __name__ == "__main__":
     print("ready", flush=True)
     sys.stdin.readline()
-    sys.exit(run(["ingest", *sys.argv[1:]]))
+    sys.argv.insert(1, "ingest")
+    main()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
+import shards
 from cluster import cli
 from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
@@ -196,9 +197,7 @@ def test_a_wrong_options_file_is_refused(text: str, says: str, tmp_path: Path) -
 
 def test_the_options_a_run_leaves_can_be_fed_back(run: Path, tmp_path: Path) -> None:
     again = cli.parse("train", ["--config", str(run / "checkpoints" / "config.yaml"), "--out", "elsewhere"])
-    assert again == TrainConfig(
-        str(run / "chips"), "elsewhere", epochs=1, config=str(run / "checkpoints" / "config.yaml")
-    )
+    assert again == TrainConfig(str(run / "chips"), "elsewhere", epochs=1)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -216,9 +215,48 @@ def test_help_imports_nothing_heavy(name: str) -> None:
 
 
 def test_an_unknown_command_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    code, _, err = called(["ingest", "everything"], monkeypatch, capsys)
+    code, _, err = called(["everything"], monkeypatch, capsys)
     assert code == 2
     assert all(name in err for name in cli.COMMANDS)
+    code, _, err = called(["ingest", "everything"], monkeypatch, capsys)
+    assert code == 2
+    assert "no command 'ingest everything'" in mistake(err)
+    listed = {line.split("  ")[1].strip() for line in err.splitlines() if line.startswith("  ")}
+    assert listed == {name for name in cli.COMMANDS if name.startswith("ingest")}
+
+
+def test_a_group_of_commands_has_a_help_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    code, out, _ = called(["ingest", "--help"], monkeypatch, capsys)
+    assert code == 0
+    assert "ingest pairs" in out
+    assert "evaluate" not in out
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    code, out, _ = called(["--version"], monkeypatch, capsys)
+    assert (code, out) == (0, f"treeline {shards.__version__}\n")
+
+
+def test_a_reader_that_goes_away_is_no_failure() -> None:
+    command = [sys.executable, "-m", "cluster.cli", "train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(60), said) == (0, b"")
+
+
+def test_every_command_takes_a_file_of_options(tmp_path: Path) -> None:
+    file = tmp_path / "options.json"
+    file.write_text('{"chips": 12, "shares": [0.6, 0.4], "min_height": null}')
+    config = cli.parse("ingest synthetic", ["--out", "o", f"--config={file}", "--seed", "3"])
+    assert (config.chips, config.seed, config.shares, config.min_height) == (12, 3, (0.6, 0.4), None)
+    file.write_text('{"split_by": "moon", "chips": 1}')
+    with pytest.raises(InputError, match="split_by is 'moon', not one of key, scene"):
+        cli.parse("ingest synthetic", ["--out", "o", "--config", str(file)])
+    with pytest.raises(InputError, match="--config: give a YAML or JSON file"):
+        cli.parse("ingest synthetic", ["--out", "o", "--config"])
 
 
 def test_inspect_tells_and_draws(

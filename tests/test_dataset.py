@@ -27,7 +27,7 @@ from pixels import assert_chips_are_themselves
 
 from shards.errors import DatasetError, InputError
 from shards.key import split_of
-from shards.manifest import MANIFEST, SPLITS, read_manifest
+from shards.manifest import MANIFEST, SPLITS, UNFINISHED, read_manifest
 from shards.options import ReadOptions
 from shards.order import SHARD_WINDOW
 from shards.prefetch import ahead
@@ -500,9 +500,23 @@ def test_shards_of_an_unfinished_run_do_not_stay_beside_the_dataset(
     chips = list(pairs_dataset.chips.values())
     with pytest.raises(OSError, match="disk"):
         start(tmp_path / "out", schema, chips, OSError("disk full"))
+    assert (tmp_path / "out" / UNFINISHED).exists()
     again = write_dataset(tmp_path / "out", chips)
+    assert not (tmp_path / "out" / UNFINISHED).exists()
     found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tar")}
     assert found == {shard.name for shard in again.manifest.shards}
+
+
+@pytest.mark.parametrize("name", ["train/000000.tar", "statistics.json"])
+def test_files_of_somebody_else_are_not_overwritten(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(InputError, match=f"holds {name}, which would be overwritten"):
+        write_dataset(tmp_path / "out", list(pairs_dataset.chips.values()))
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"theirs"]
 
 
 @pytest.mark.parametrize("name", ["index.parquet", "rejected.parquet"])

@@ -255,10 +255,51 @@ def test_another_dataset_is_not_touched(pairs: Path, tmp_path: Path) -> None:
     ingest(pairs, tmp_path / "out")
     before = files_below(tmp_path / "out")
     for options in (["--shares", "0.5", "0.5"], ["--bands", "a", "b", "c", "d"]):
-        line = "already holds a dataset, of other files, options"
+        line = rf"already holds a dataset, of other options \({options[0]}\)"
         with pytest.raises(InputError, match=line):
             cli.run([*flags(pairs, tmp_path / "out"), *options])
     assert files_below(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--chip-size", "32"], "image is .*, not "),
+        (["--dtype", "uint8"], "image is int16, not uint8"),
+        (["--bands", "a", "b"], "image is .*, not "),
+    ],
+)
+def test_options_that_fit_no_chip_are_refused_at_once(
+    pairs: Path, tmp_path: Path, options: list[str], says: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{says}.*, in 8 of 8 chips; see --dtype, --bands and --chip-size"):
+        cli.run([*flags(pairs, tmp_path / "out"), *options])
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_swapped_are_refused_at_once(pairs: Path, tmp_path: Path) -> None:
+    swapped = ["--images", f"{pairs}/heights", "--heights", f"{pairs}/images"]
+    with pytest.raises(InputError, match=r"image is float32, not int16.* are not swapped"):
+        cli.run(["ingest", "pairs", *swapped, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    "options", [["--table-crs", "EPSG:3338"], ["--file-column", "file"], ["--label", "biomass"]]
+)
+def test_options_that_can_do_nothing_are_refused(pairs: Path, tmp_path: Path, options: list[str]) -> None:
+    with pytest.raises(InputError, match=f"{options[0]}: does nothing without"):
+        cli.run(["ingest", "pairs", "--images", f"{pairs}/images", "--out", str(tmp_path / "out"), *options])
+
+
+def test_heights_in_centimetres_are_wondered_at(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(flags(pairs, tmp_path / "metres")) == 0
+    assert "are they metres?" not in capsys.readouterr().out
+    for file in (pairs / "heights").iterdir():
+        np.save(file, np.load(file) * np.float32(100))
+    assert cli.run(flags(pairs, tmp_path / "centimetres")) == 0
+    assert "one height in a hundred is above 150 m: are they metres?" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["images", "heights"])

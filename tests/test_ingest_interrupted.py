@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -91,25 +93,52 @@ def flags(config: PairsConfig) -> list[str]:
     ]
 
 
-def killed_after(seconds: float, config: PairsConfig) -> None:
-    """Start an ingest in a process, and kill it that long after it began to work."""
+def started(config: PairsConfig) -> subprocess.Popen[str]:
+    """An ingest in a process that has just begun to work."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), *flags(config)],
         cwd=SCRIPT.parent.parent,
         env={"PYTHONPATH": str(SCRIPT.parent.parent), "PATH": ""},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return process
+
+
+def killed_after(seconds: float, config: PairsConfig) -> None:
+    """Start an ingest in a process, and kill it that long after it began to work."""
+    with started(config) as process:
         time.sleep(seconds)
         process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_says_how_to_go_on(
+    folders: Path, whole: dict[str, bytes], tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    with started(config_of(folders, out)) as process:
+        for _ in range(10_000):
+            if (out / ".ingest" / "parts").is_dir():
+                break
+            time.sleep(0.001)
+        process.send_signal(number)
+        _, said = process.communicate()
+    assert process.returncode != 0
+    assert said.splitlines()[-1].startswith("treeline: stopped; what is complete is kept: the same command")
+    assert "Traceback" not in said
+    assert not [name for name in find_files(str(out)) if ".treeline-" in name]
+    with started(config_of(folders, out)) as process:
+        _, said = process.communicate()
+    assert re.search(r"ingest: goes on; \d+ of \d+ chips are done", said)
+    assert contents(out) == whole
 
 
 @pytest.mark.slow

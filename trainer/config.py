@@ -19,8 +19,6 @@ class TrainConfig:
     """Where checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log are written."""
     recipe: Literal["tiny", "notebook"] = "tiny"
     """Named set of options; what is given besides overrides it."""
-    config: str = ""
-    """YAML or JSON file of options, such as the config.yaml of an earlier run."""
     workers: int = 0
     """Ray workers; 0: train in this process, without Ray."""
     seed: int = 0

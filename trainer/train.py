@@ -149,7 +149,7 @@ class Run:
 
 def config_yaml(config: TrainConfig) -> str:
     """The resolved options as YAML, to be fed back with --config."""
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items() if k != "config"}
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
     return yaml.safe_dump(values, sort_keys=False)
 
 
