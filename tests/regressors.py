@@ -26,8 +26,9 @@ from trainer.backbone import build_backbone
 from trainer.baselines import Baselines
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig
+from trainer.decoder import DecoderConfig
 from trainer.loop import Learning, fit
-from trainer.model import DecoderConfig, Regressor
+from trainer.model import Regressor
 from trainer.ranks import Ranks
 from trainer.train import new_regressor
 

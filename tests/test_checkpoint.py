@@ -28,7 +28,8 @@ from shards.errors import InputError
 from trainer.backbone import new_backbone
 from trainer.baselines import Baselines
 from trainer.checkpoint import checkpoint_url, load_checkpoint
-from trainer.model import DecoderConfig, Regressor
+from trainer.decoder import DecoderConfig
+from trainer.model import Regressor
 
 FILES = {"config.json", "metrics.json", "model.safetensors", "statistics.json"}
 

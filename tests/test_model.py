@@ -31,7 +31,8 @@ from shards.errors import InputError
 from shards.schema import Schema
 from shards.statistics import Statistics
 from trainer.backbone import build_backbone, new_backbone
-from trainer.model import DecoderConfig, Regressor
+from trainer.decoder import DecoderConfig
+from trainer.model import Regressor
 from trainer.normalise import Normalise
 
 

@@ -19,7 +19,8 @@ from shards.statistics import Statistics
 from shards.storage import exists, join, publish, read_bytes
 from trainer.backbone import build_backbone
 from trainer.baselines import Baselines
-from trainer.model import DecoderConfig, Regressor
+from trainer.decoder import DecoderConfig
+from trainer.model import Regressor
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

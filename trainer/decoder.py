@@ -1,118 +1,90 @@
-"""The `residual` decoder: patch tokens -> heights, four doublings with residual blocks and channel attention.
+"""What every decoder is: a backbone's tokens, and the pixels, -> heights.
 
-Module names are those of the decoder that users have trained so far, so its weights load as they are:
+    residual   four doublings with residual blocks and channel attention   (trainer.decoder_residual)
 
-    0, 2, 4, 6   doubling: transposed convolution 4x4, norm, LeakyReLU 0.1, Dropout2d
-    1, 3, 5, 7   two residual blocks; with channel attention in 5 and 7
-    8            head: three convolutions 3x3 and one 1x1 to metres
+decoder = new_decoder(DecoderConfig("residual"), depth=24, token_width=1024, patch=16)
+height_BHW = decoder(features, pixels_BCHW)
 """
 
-from math import gcd
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-NOTEBOOK_WIDTHS = (512, 256, 128, 64)
-SLOPE = 0.1
-REDUCTION = 16
-"""Channel attention squeezes to width / 16."""
-DOUBLINGS = 4
-"""2^4 = 16: from one token a patch back to one height a pixel."""
+from shards.errors import InputError
 
 
-def _norm(kind: str, width: int) -> nn.Module:
-    """Group norm makes a chip's result independent of the batch that it is in."""
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
+@dataclass(frozen=True)
+class Features:
+    """What a backbone gives to a decoder: of each layer asked for, all after the backbone's final norm."""
+
+    patches: tuple[Tensor, ...]
+    """Of each layer (B, D, rows, columns): one vector for each patch."""
+    classes: tuple[Tensor, ...]
+    """Of each layer (B, D): the class token."""
 
 
-class ChannelAttention(nn.Module):
-    """Scales each channel by a weight (0..1) computed from the channels' means (squeeze and excitation)."""
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder's kind and shape."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        narrow = max(1, width // REDUCTION)
-        self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(width, narrow, 1),
-            nn.ReLU(),
-            nn.Conv2d(narrow, width, 1),
-            nn.Sigmoid(),
-        )
+    widths: tuple[int, ...] = (64, 32, 16, 8)
+    """Channels of its stages, from the patches to the pixels."""
+    norm: str = "group"
+    """"batch" or "group"."""
+    dropout: float = 0.0
+    """Share (0..1) of channels dropped while training."""
+    kind: str = "residual"
+    """Its name in the list above."""
+    upsample: int = 1
+    """The backbone sees the image enlarged so many times: its patches are so many times smaller."""
 
-    def forward(self, features_BCHW: Tensor) -> Tensor:
-        """Same shape."""
-        weighted: Tensor = features_BCHW * self.attention(features_BCHW)
-        return weighted
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "DecoderConfig":
+        """From plain JSON values."""
+        return cls(**{**values, "widths": tuple(values["widths"])})
 
-
-class ResidualBlock(nn.Module):
-    """Two convolutions 3x3, optionally channel attention, added to the input."""
-
-    def __init__(self, width: int, norm: str, dropout: float, attention: bool) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
-        self.attention = ChannelAttention(width) if attention else nn.Identity()
-        self.activation, self.dropout = nn.LeakyReLU(SLOPE), nn.Dropout2d(dropout)
-
-    def forward(self, features_BCHW: Tensor) -> Tensor:
-        """Same shape."""
-        inner = self.dropout(self.activation(self.bn1(self.conv1(features_BCHW))))
-        inner = self.attention(self.bn2(self.conv2(inner)))
-        result: Tensor = self.activation(features_BCHW + inner)
-        return result
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**asdict(self), "widths": list(self.widths)}
 
 
-def _doubling(width_in: int, width: int, norm: str, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(width_in, width, 4, stride=2, padding=1),
-        _norm(norm, width),
-        nn.LeakyReLU(SLOPE),
-        nn.Dropout2d(dropout),
-    )
+class Decoder(nn.Module, ABC):
+    """Features, and the pixels, -> heights; see Regressor for how it is used."""
 
-
-def _head(width: int, norm: str, dropout: float) -> nn.Sequential:
-    wide, narrow = 2 * width, max(1, width // 2)
-    return nn.Sequential(
-        nn.Conv2d(width, wide, 3, padding=1),
-        _norm(norm, wide),
-        nn.LeakyReLU(SLOPE),
-        nn.Dropout2d(dropout),
-        ChannelAttention(wide),
-        nn.Conv2d(wide, width, 3, padding=1),
-        _norm(norm, width),
-        nn.LeakyReLU(SLOPE),
-        nn.Dropout2d(dropout),
-        nn.Conv2d(width, narrow, 3, padding=1),
-        _norm(norm, narrow),
-        nn.LeakyReLU(SLOPE),
-        nn.Conv2d(narrow, 1, 1),
-    )
-
-
-class ResidualDecoder(nn.Sequential):
-    """features_BDHW, one vector a patch of 16 -> heights (B, 1, 16 H, 16 W) in metres, unclamped."""
-
-    def __init__(self, token_width: int, widths: tuple[int, ...], norm: str, dropout: float) -> None:
-        stages: list[nn.Module] = []
-        for stage, width in enumerate(widths):
-            attention = stage >= DOUBLINGS - 2
-            blocks = (ResidualBlock(width, norm, dropout, attention) for _ in range(2))
-            stages += (_doubling(token_width, width, norm, dropout), nn.Sequential(*blocks))
-            token_width = width
-        super().__init__(*stages, _head(widths[-1], norm, dropout))
+    layers: tuple[int, ...]
+    """The backbone's blocks whose tokens it takes, from 1 to the backbone's depth."""
 
     @property
-    def output(self) -> nn.Conv2d:
-        """The last layer: channels -> metres."""
-        head = self[-1]
-        assert isinstance(head, nn.Sequential)
-        output = head[-1]
-        assert isinstance(output, nn.Conv2d)
-        return output
+    @abstractmethod
+    def output(self) -> nn.Module:
+        """The last layer, which alone has to grow to the scale of metres."""
 
+    @abstractmethod
     def start_at(self, height_m: float) -> None:
-        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
-        assert self.output.bias is not None
-        nn.init.normal_(self.output.weight, 0.0, 0.02)
-        nn.init.constant_(self.output.bias, height_m)
+        """Make it predict `height_m` metres, nearly, before anything is learnt."""
+
+    @abstractmethod
+    def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
+        """height_BHW in metres, unclamped; the pixels are normalised, as the backbone sees them."""
+
+
+def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int) -> Decoder:
+    """A decoder with random weights.
+
+    Args:
+        config: its kind and shape.
+        depth: blocks of the backbone.
+        token_width: numbers in one of its tokens.
+        patch: pixels of the stored image along each side of a patch.
+
+    Raises:
+        InputError: there is no such decoder, or it cannot bring such patches back to pixels.
+    """
+    from trainer.decoder_residual import ResidualDecoder
+
+    kinds = {"residual": ResidualDecoder}
+    if config.kind not in kinds:
+        raise InputError(f"--decoder {config.kind}: there is none of that name; choose {', '.join(kinds)}")
+    return kinds[config.kind](config, depth, token_width, patch)

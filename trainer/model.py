@@ -1,43 +1,20 @@
 """The regressor: stored pixels in, metres out.
 
-normalise   image_BCHW as stored -> pixels_BCHW       (trainer.normalise)
-backbone    pixels_BCHW -> tokens_BND                 (DINOv3 of transformers)
-decoder     features_BDHW -> height_BHW in metres     (trainer.decoder)
+normalise   image_BCHW as stored -> pixels_BCHW          (trainer.normalise)
+backbone    pixels_BCHW -> features of patches           (DINOv3 of transformers)
+decoder     features, pixels_BCHW -> height_BHW in metres    (trainer.decoder)
 """
-
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
 from shards.schema import Schema
 from shards.statistics import Statistics
-from trainer.decoder import DOUBLINGS, ResidualDecoder
+from trainer.decoder import DecoderConfig, Features, new_decoder
 from trainer.normalise import Normalise
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """The decoder's shape."""
-
-    widths: tuple[int, ...] = (64, 32, 16, 8)
-    """Channels after each of the four doublings."""
-    norm: str = "group"
-    """"batch" or "group"."""
-    dropout: float = 0.0
-    """Share (0..1) of channels dropped while training."""
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "DecoderConfig":
-        """From plain JSON values."""
-        return cls(**{**values, "widths": tuple(values["widths"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**asdict(self), "widths": list(self.widths)}
 
 
 class Regressor(nn.Module):
@@ -62,22 +39,22 @@ class Regressor(nn.Module):
             InputError: the decoder cannot bring the backbone's patches back to pixels.
         """
         super().__init__()
-        patch = int(backbone.config.patch_size)  # type: ignore[arg-type]
-        if patch != 2**DOUBLINGS or len(decoder.widths) != DOUBLINGS:
-            raise InputError(
-                f"the residual decoder needs patches of 16 and 4 widths, not {patch} and {decoder.widths}"
-            )
-        self.schema, self.bands, self.statistics, self.decoder_config = schema, bands, statistics, decoder
-        self.patch_size = patch
-        self.normalise = Normalise(schema, bands, statistics)
-        self.backbone = backbone
-        self.decoder = ResidualDecoder(
-            backbone.config.hidden_size, decoder.widths, decoder.norm, decoder.dropout
-        )
-        # Narrow convolutions are up to twice as fast with the channels of a pixel side by side.
-        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if statistics.height is None:
             raise InputError("the dataset has no heights to learn from")
+        shape = backbone.config
+        self.schema, self.bands, self.statistics, self.decoder_config = schema, bands, statistics, decoder
+        self.patch_size = int(shape.patch_size)  # type: ignore[arg-type]
+        if self.patch_size % decoder.upsample:
+            raise InputError(
+                f"--upsample {decoder.upsample}: patches of {self.patch_size} are no multiple of it"
+            )
+        self.normalise = Normalise(schema, bands, statistics)
+        self.backbone = backbone
+        self.depth = int(shape.num_hidden_layers)
+        self.decoder = new_decoder(
+            decoder, self.depth, shape.hidden_size, self.patch_size // decoder.upsample
+        )
+        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder.start_at(statistics.height.percentiles["90"])
 
     def train(self, mode: bool = True) -> "Regressor":
@@ -95,18 +72,40 @@ class Regressor(nn.Module):
         tokens_BND: Tensor = self.backbone(pixels_BCHW).last_hidden_state
         return tokens_BND
 
+    def features(self, pixels_BCHW: Tensor) -> Features:
+        """What the decoder takes of the backbone, from normalised pixels; whole patches of them."""
+        if self.decoder_config.upsample > 1:
+            factor = float(self.decoder_config.upsample)
+            pixels_BCHW = interpolate(pixels_BCHW, scale_factor=factor, mode="bilinear", align_corners=False)
+        rows, columns = (side // self.patch_size for side in pixels_BCHW.shape[-2:])
+        layers = self.decoder.layers
+        if layers == (self.depth,):
+            of_layers = [self.tokens(pixels_BCHW)]
+        else:
+            states = self.backbone(pixels_BCHW, output_hidden_states=True).hidden_states
+            of_layers = [self.backbone.norm(states[layer]) for layer in layers]
+        patches = (tokens_BND[:, -rows * columns :].transpose(1, 2) for tokens_BND in of_layers)
+        return Features(
+            tuple(patches_BDN.unflatten(2, (rows, columns)) for patches_BDN in patches),
+            tuple(tokens_BND[:, 0] for tokens_BND in of_layers),
+        )
+
+    def decode(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
+        """height_BHW in metres, unclamped, from what `features` gave for these normalised pixels."""
+        height_BHW: Tensor = self.decoder(features, pixels_BCHW)
+        return height_BHW
+
     def heights(self, pixels_BCHW: Tensor) -> Tensor:
         """height_BHW in metres, unclamped, from normalised pixels."""
-        rows, columns = (side // self.patch_size for side in pixels_BCHW.shape[-2:])
-        patches_BND = self.tokens(pixels_BCHW)[:, -rows * columns :]
-        features_BDHW = patches_BND.transpose(1, 2).unflatten(2, (rows, columns))
-        height_B1HW: Tensor = self.decoder(features_BDHW.contiguous(memory_format=torch.channels_last))
-        return height_B1HW[:, 0]
+        return self.decode(self.features(pixels_BCHW), pixels_BCHW)
 
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """(height_BHW in metres, unclamped so that gradients live below 0; valid_BHW) from stored pixels."""
+    def forward(self, image_BCHW: Tensor, features: Features | None = None) -> tuple[Tensor, Tensor]:
+        """(height_BHW in metres, unclamped so that gradients live below 0; valid_BHW) from stored pixels.
+
+        `features`: those of these pixels where they are known already, so that the backbone is not asked.
+        """
         pixels_BCHW, valid_BHW = self.normalise(image_BCHW)
-        return self.heights(pixels_BCHW), valid_BHW
+        return self.decode(features or self.features(pixels_BCHW), pixels_BCHW), valid_BHW
 
     @torch.inference_mode()
     def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

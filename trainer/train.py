@@ -29,8 +29,9 @@ from trainer.backbone import new_backbone
 from trainer.baselines import Baselines, fit_baselines
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, read_options
+from trainer.decoder import DecoderConfig
 from trainer.loop import Learning, fit
-from trainer.model import DecoderConfig, Regressor
+from trainer.model import Regressor
 from trainer.ranks import Ranks
 
 CONFIG = "config.yaml"
