@@ -25,9 +25,10 @@ from shards.reader import ChipReader, Dataset, open_dataset  # noqa: E402
 from shards.schema import Chip, Schema  # noqa: E402
 from shards.writer import DatasetWriter  # noqa: E402
 from trainer.backbone import TINY, build_backbone  # noqa: E402
+from trainer.decoder import DecoderConfig  # noqa: E402
 from trainer.feed import feed  # noqa: E402
-from trainer.loss import asymmetric_squared_error  # noqa: E402
-from trainer.model import DecoderConfig, Regressor  # noqa: E402
+from trainer.losses import parse_loss  # noqa: E402
+from trainer.model import Regressor  # noqa: E402
 
 SCHEMA = Schema(("blue", "green", "red", "nir"))
 BANDS = ("nir", "red", "green")
@@ -78,6 +79,7 @@ def run(dataset: Dataset, options: argparse.Namespace, device: torch.device) -> 
     reader = ChipReader(dataset, dataset.chips("train"), options.batch_size, ragged="drop")
     batches = (batch for _ in range(options.steps + WARM_UP_STEPS) for batch in reader.epoch())
     waited, chips, start = 0.0, 0, time.perf_counter()
+    loss = parse_loss(("squared",))
     fed = feed(batches, dataset.schema, device)
     for step in range(options.steps + WARM_UP_STEPS):
         if step == WARM_UP_STEPS:
@@ -91,8 +93,9 @@ def run(dataset: Dataset, options: argparse.Namespace, device: torch.device) -> 
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 predicted_BHW, valid_BHW = regressor(batch.image_BCHW)
-            loss, pixels = asymmetric_squared_error(predicted_BHW.float(), batch.height_BHW, valid_BHW, 1.0)
-            (loss / pixels.clamp(min=1)).backward()
+            measured_BHW = valid_BHW & batch.height_BHW.isfinite()
+            sums_K = loss.sums(predicted_BHW.float(), batch.height_BHW, measured_BHW)
+            loss.value(sums_K, 0.0).backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         finish(device)

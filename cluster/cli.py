@@ -65,6 +65,9 @@ COMMANDS = {
         "shards.config:ConvertConfig", "cluster.commands:convert", "a dataset from tar to Zarr, or back"
     ),
     "train": Command("trainer.config:TrainConfig", "cluster.commands:train", "a dataset -> a regressor"),
+    "import": Command(
+        "trainer.config:ImportConfig", "cluster.commands:import_", "a notebook's weights -> a checkpoint"
+    ),
     "evaluate": Command(
         "trainer.config:EvaluateConfig", "cluster.commands:evaluate", "how good a regressor is"
     ),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from ingest.source import Source
     from shards.config import ConvertConfig, InspectConfig, SplitConfig, VerifyConfig
-    from trainer.config import EvaluateConfig, TrainConfig
+    from trainer.config import EvaluateConfig, ImportConfig, TrainConfig
 
 
 def demo(config: "DemoConfig") -> None:
@@ -109,14 +109,22 @@ def train(config: "TrainConfig") -> None:
     from cluster.ray_session import connected
     from shards.manifest import read_json
     from shards.storage import join
+    from trainer.checkpoint import checkpoint_url
     from trainer.launch import launch
 
-    with connected(config.workers):
+    with connected(config.worker_range[1]):
         launch(config)
-    url = join(config.out, "best")
+    url = checkpoint_url(config.out)
     best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
     print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
+
+
+def import_(config: "ImportConfig") -> None:
+    """A notebook's weights -> a checkpoint."""
+    from trainer.import_checkpoint import import_checkpoint
+
+    print(import_checkpoint(config))
 
 
 def evaluate(config: "EvaluateConfig") -> None:

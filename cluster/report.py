@@ -15,7 +15,7 @@ from shards.storage import name_of, publish, read_bytes
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluate import REGRESSOR, Evaluation, evaluation_picture
 from trainer.metrics import Metrics
-from trainer.train import CONFIG, METRICS
+from trainer.run import CONFIG, METRICS
 
 _PANELS = 7
 _STYLE = """

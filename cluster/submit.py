@@ -25,7 +25,7 @@ from shards.errors import InputError
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 PLACES = (
-    *("data", "out", "checkpoint", "backbone", "cache", "table"),
+    *("data", "out", "checkpoint", "backbone", "weights", "cache", "table", "token_store"),
     *("images", "heights", "ground", "mask", "scenes"),
 )
 """Options whose values are paths or URLs."""

@@ -16,13 +16,16 @@ _LINE_SECONDS = 10.0
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show how much of `total` is done, at which rate per second, and how long it will still take."""
+def progress(what: str, total: int, unit: str, before: int = 0) -> Iterator[Advance]:
+    """Show how much of `total` is done, at which rate per second, and how long it will still take.
+
+    `before`: so much of it was done by an earlier process.
+    """
     shower = _bar if sys.stderr.isatty() else _lines
-    yield from shower(what, total, unit)
+    yield from shower(what, total, unit, before)
 
 
-def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
+def _bar(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -35,7 +38,7 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, rate="-", note="")
+        task = bar.add_task(what, total=total, completed=before, rate="-", note="")
         done, start = 0, time.monotonic()
 
         def advance(count: int, note: str = "") -> None:
@@ -47,15 +50,15 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
         yield advance
 
 
-def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
+def _lines(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     done, start, note_now = 0, time.monotonic(), ""
     said = start
 
     def say() -> None:
         seconds = max(time.monotonic() - start, 1e-9)
         rate = done / seconds
-        left = f", {(total - done) / rate:,.0f} s left" if 0 < done < total else ""
-        line = f"{what}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {seconds:.0f} s{left}"
+        left = f", {(total - before - done) / rate:,.0f} s left" if 0 < done < total - before else ""
+        line = f"{what}: {before + done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {seconds:.0f} s{left}"
         print(line + (f", {note_now}" if note_now else ""), file=sys.stderr, flush=True)
 
     def advance(count: int, note: str = "") -> None:

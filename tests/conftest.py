@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from ray_machines import cluster_environment, first_machine
 from servers import S3Server, environment_of, moto_server, rclone_server
 
 from shards.key import facts, split_of
@@ -143,6 +145,19 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Another, which checks signatures and answers ranges with status 200."""
     with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of everybody who belongs to the cluster."""
+    return cluster_environment(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def ray_head(ray_env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The first machine of a Ray cluster, with one core; tests add others, and kill what they like but it."""
+    with first_machine(ray_env) as process:
+        yield process
 
 
 @contextmanager

@@ -27,9 +27,10 @@ from trainer.baselines import Baselines
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig
 from trainer.decoder import DecoderConfig
-from trainer.loop import Learning, fit
+from trainer.loop import Fit, Learning
 from trainer.model import Regressor
 from trainer.ranks import Ranks
+from trainer.run import Onlooker
 from trainer.train import new_regressor
 
 NODATA = -9999
@@ -224,11 +225,12 @@ def fitted(
 ) -> tuple[Regressor, list[dict[str, Any]]]:
     """A regressor trained on all training chips, without files, and the records of its epochs."""
     torch.manual_seed(config.seed)
-    regressor, records = new_regressor(dataset, config), list[dict[str, Any]]()
+    regressor = new_regressor(dataset, config)
     val_chips = np.arange(0) if val_chips is None else val_chips
     learning = Learning(dataset, dataset.chips("train"), val_chips, ranks or Ranks())
-    fit(regressor, learning, config, lambda *_: None, lambda record, _: records.append(record))
-    return regressor, records
+    fit = Fit(regressor, learning, config)
+    fit.run(Onlooker())
+    return regressor, fit.records
 
 
 def train_as_rank(rank: int, world_size: int, rendezvous: str, configs: list[TrainConfig], out: str) -> None:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from shards.errors import InputError
 from trainer.backbone import new_backbone
 from trainer.baselines import Baselines
-from trainer.checkpoint import checkpoint_url, load_checkpoint
+from trainer.checkpoint import CHECKPOINTS, checkpoint_url, load_checkpoint
 from trainer.decoder import DecoderConfig
 from trainer.model import Regressor
 
@@ -82,9 +82,17 @@ def test_metrics_origin_and_baselines_come_back(saved: Path) -> None:
     assert checkpoint.trained_on["fingerprint"] == "0123456789abcdef"
 
 
-def test_the_best_checkpoint_of_a_run_is_found(saved: Path) -> None:
-    assert checkpoint_url(str(saved.parent)) == str(saved)
+def test_the_best_and_the_last_checkpoint_of_a_run_are_found(saved: Path, tmp_path: Path) -> None:
+    for name in ("epoch-0002", "epoch-0007"):
+        shutil.copytree(saved, tmp_path / name)
+    (tmp_path / CHECKPOINTS).write_text('{"last": "epoch-0007", "best": ["epoch-0002"]}')
+    run = str(tmp_path)
+    for url in (run, f"{run}/", f"{run}/best", f"{run}/best/"):
+        assert checkpoint_url(url) == f"{run}/epoch-0002"
+    assert checkpoint_url(f"{run}/last") == f"{run}/epoch-0007"
+    assert checkpoint_url(f"{run}/epoch-0007") == f"{run}/epoch-0007"
     assert checkpoint_url(str(saved)) == str(saved)
+    assert load_checkpoint(f"{run}/last").metrics == load_checkpoint(str(saved)).metrics
 
 
 def test_the_folder_holds_json_and_safetensors_and_nothing_else(saved: Path) -> None:

@@ -16,6 +16,7 @@ from ingest.landscape import write_scene
 from ingest.run import ingest
 from ingest.scenes import ScenesSource
 from shards.errors import InputError
+from trainer.checkpoint import checkpoint_url
 from trainer.config import RECIPES, TrainConfig
 from trainer.launch import launch
 
@@ -134,7 +135,7 @@ def test_a_checkpoint_without_weights(
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     for name in ("config.json", "statistics.json", "metrics.json"):
-        (folder / name).write_bytes((run / "checkpoints" / "best" / name).read_bytes())
+        (folder / name).write_bytes(Path(checkpoint_url(str(run / "checkpoints")), name).read_bytes())
     for arguments in (["evaluate", "--data", str(run / "chips")], ["predict", str(run / "*-sr-02m.tif")]):
         arguments += ["--checkpoint", str(folder), "--out", str(tmp_path / "out")]
         code, _, err = called(arguments, monkeypatch, capsys)
@@ -175,7 +176,7 @@ def test_defaults_then_recipe_then_file_then_flags(tmp_path: Path) -> None:
     file.write_text("recipe: notebook\nlearning_rate: 2e-5\nepochs: 7\ndecoder_widths: [8, 8, 8, 8]\n")
     given = ["--data", "d", "--out", "o", "--config", str(file), "--epochs", "9"]
     config = cli.parse("train", given)
-    assert config.underestimate_factor == RECIPES["notebook"]["underestimate_factor"]
+    assert config.loss == RECIPES["notebook"]["loss"]
     assert (config.learning_rate, config.epochs, config.decoder_widths) == (2e-5, 9, (8, 8, 8, 8))
     assert config.seed == TrainConfig("d", "o").seed
 

@@ -4,7 +4,7 @@
 - Two processes and one give the same losses, scores and weights' effect, also with a ragged last batch.
 - What is frozen stays as it is; early stopping stops; the plateau schedule lowers the rate.
 - A pixel without a height or without a valid image counts nowhere: not in losses, scores or baselines.
-- A run leaves config.yaml, metrics.jsonl, best, last and TensorBoard's log, and is never overwritten.
+- A run leaves its options, metrics, checkpoints, state and TensorBoard's log, and is never overwritten.
 - Every recipe builds and trains.
 """
 
@@ -25,7 +25,7 @@ from regressors import fitted, local_backbone, small_config, train_as_rank, writ
 from cluster.cli import parse
 from shards.errors import InputError
 from shards.reader import Dataset
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import checkpoint_url, load_checkpoint
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.evaluate import LINEAR, MEAN, REGRESSOR, evaluate
 from trainer.launch import launch
@@ -85,9 +85,9 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
     base = small_config(dataset, backbone, learning_rate=1e-4)
     configs = [
         replace(base, batch_size=6),
-        replace(base, batch_size=5, underestimate_factor=3.0),
+        replace(base, batch_size=5, loss=("asymmetric(factor=3)",)),
         replace(base, batch_size=17),
-        replace(base, batch_size=17, train_backbone=False, flips=False),
+        replace(base, batch_size=17, tune="frozen", flips=False),
     ]
     context, out = multiprocessing.get_context("spawn"), tmp_path / "records.json"
     arguments = (2, (tmp_path / "rendezvous").as_uri(), configs, str(out))
@@ -109,12 +109,14 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
 
 
 def test_a_frozen_backbone_does_not_change_and_the_decoder_does(dataset: Dataset, backbone: Path) -> None:
-    config = small_config(dataset, backbone, train_backbone=False, epochs=1)
+    config = small_config(dataset, backbone, tune="frozen", epochs=1)
     torch.manual_seed(config.seed)
     before = new_regressor(dataset, config).state_dict()
     after = fitted(dataset, config)[0].state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if name.startswith("decoder.")}
+    decoder = {name for name in before if name.startswith("decoder.")}
+    # Where a ReLU of one channel is off for all chips, its bias has no gradient.
+    assert decoder - {name for name in decoder if name.endswith("attention.1.bias")} <= changed <= decoder
 
 
 def test_a_backbone_that_learns_changes_throughout(dataset: Dataset, backbone: Path) -> None:
@@ -122,9 +124,10 @@ def test_a_backbone_that_learns_changes_throughout(dataset: Dataset, backbone: P
     torch.manual_seed(config.seed)
     before = new_regressor(dataset, config).state_dict()
     after = fitted(dataset, config)[0].state_dict()
-    assert {name for name in before if torch.equal(before[name], after[name])} == {
-        "backbone.embeddings.mask_token"
-    }
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    # Where a ReLU of one channel is off for all chips, its bias has no gradient.
+    same -= {name for name in same if name.endswith("attention.1.bias")}
+    assert same == {"backbone.embeddings.mask_token"}
 
 
 def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, backbone: Path) -> None:
@@ -215,11 +218,14 @@ def run(split_dataset: Dataset, backbone: Path, tmp_path_factory: pytest.TempPat
 
 
 def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
+    kept = json.loads((run / "checkpoints.json").read_text())
     assert {path.name for path in run.iterdir()} == {
-        "best",
+        kept["last"],
+        *kept["best"],
+        "checkpoints.json",
         "config.yaml",
-        "last",
         "metrics.jsonl",
+        "state.safetensors",
         "tensorboard",
     }
     assert list((run / "tensorboard").iterdir())
@@ -244,7 +250,9 @@ def test_the_options_can_be_fed_back_and_give_the_same_run(
     assert config.decoder_widths == tuple(written["decoder_widths"])
     launch(config)
     assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
-    weights = [folder / "best" / "model.safetensors" for folder in (run, tmp_path / "again")]
+    weights = [
+        Path(checkpoint_url(str(folder))) / "model.safetensors" for folder in (run, tmp_path / "again")
+    ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from shards.errors import InputError
-from shards.manifest import read_json, write_json
+from shards.manifest import json_bytes, read_json
 from shards.schema import Schema
 from shards.statistics import Statistics
 from shards.storage import exists, join, publish, read_bytes
@@ -21,11 +21,14 @@ from trainer.backbone import build_backbone
 from trainer.baselines import Baselines
 from trainer.decoder import DecoderConfig
 from trainer.model import Regressor
+from trainer.tuning import merged
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 STATISTICS = "statistics.json"
 METRICS = "metrics.json"
+CHECKPOINTS = "checkpoints.json"
+"""In a run's folder: which checkpoints it has."""
 FORMAT = "treeline-checkpoint"
 VERSION = 1
 
@@ -43,10 +46,14 @@ class Checkpoint:
 
     def save(self, url: str) -> None:
         """Write the folder at `url`."""
+        for name, data in self.files().items():
+            publish(join(url, name), data)
+
+    def files(self) -> dict[str, bytes]:
+        """What the folder holds, by name, as of now; config.json is the last."""
         model = self.regressor
-        publish(join(url, WEIGHTS), save({k: v.contiguous() for k, v in model.state_dict().items()}))
-        write_json(join(url, STATISTICS), model.statistics.to_json())
-        write_json(join(url, METRICS), {**self.metrics, "baselines": self.baselines.to_json()})
+        with merged(model.backbone):
+            weights = save({name: value.contiguous() for name, value in model.state_dict().items()})
         config = {
             "format": FORMAT,
             "version": VERSION,
@@ -56,12 +63,25 @@ class Checkpoint:
             "decoder": model.decoder_config.to_json(),
             "trained_on": self.trained_on,
         }
-        write_json(join(url, CONFIG), config)
+        return {
+            WEIGHTS: weights,
+            STATISTICS: json_bytes(model.statistics.to_json()),
+            METRICS: json_bytes({**self.metrics, "baselines": self.baselines.to_json()}),
+            CONFIG: json_bytes(config),
+        }
 
 
 def checkpoint_url(url: str) -> str:
-    """`url` itself if it is a checkpoint, or the best checkpoint of the training run at `url`."""
-    return join(url, "best") if exists(join(url, "best", CONFIG)) else url
+    """`url` itself if it is a checkpoint, or the best checkpoint of the training run at `url`.
+
+    RUN/best and RUN/last are the run's best and last ones.
+    """
+    above, _, name = url.rstrip("/").rpartition("/")
+    for run, which in ((url, "best"), (above, name)):
+        if which in ("best", "last") and exists(join(run, CHECKPOINTS)):
+            names = read_json(join(run, CHECKPOINTS))
+            return join(run, names["best"][0] if which == "best" else names["last"])
+    return url
 
 
 def load_checkpoint(url: str) -> Checkpoint:

@@ -1,12 +1,18 @@
-"""The options of `treeline train` and `treeline evaluate`, and the named recipes that set many at once.
+"""The options of `treeline train`, `evaluate` and `import`, and the named recipes that set many at once.
 
 Precedence: the defaults below < --recipe < --config FILE < flags.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
+
+from shards.errors import InputError
 from shards.options import ReadOptions
+
+if TYPE_CHECKING:
+    from trainer.optimiser import OptimiserOptions
 
 
 @dataclass(frozen=True)
@@ -19,44 +25,77 @@ class TrainConfig:
     """Where checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log are written."""
     recipe: Literal["tiny", "notebook"] = "tiny"
     """Named set of options; what is given besides overrides it."""
-    workers: int = 0
-    """Ray workers; 0: train in this process, without Ray."""
+    resume: Literal["no", "auto"] = "no"
+    """"auto": go on with the run at --out if there is one, of the same options; "no": refuse it."""
+    workers: int | str = 0
+    """Ray workers, N or MIN:MAX (as many as there is room for); 0: train in this process, without Ray."""
     seed: int = 0
     """Of weights, order and augmentation."""
+    deterministic: bool = False
+    """Use only algorithms that give the same bits in every run, also on a GPU, where they can be slower."""
+
     bands: tuple[str, ...] = ("nir", "red", "green")
     """Bands that the backbone sees, in its order."""
     backbone: str = "tiny"
-    """"tiny" (random weights), a folder, or a model on the Hugging Face hub."""
-    train_backbone: bool = True
-    """Whether the backbone learns; otherwise it is frozen."""
-    new_band_from: Literal["red", "green", "blue"] = "red"
-    """The pretrained band whose patch weights start a band that the backbone does not know."""
+    """"tiny" (random weights), a folder, a .pth file of Meta's, or a model on the Hugging Face hub."""
+    new_band_from: Literal["red", "green", "blue", "mean"] = "red"
+    """The pretrained band whose patch weights start a band that the backbone does not know, or their mean."""
+    tune: Literal["frozen", "last", "lora", "all"] = "all"
+    """What of the backbone learns: nothing, its last blocks, low-rank adapters in every block, or all."""
+    tune_blocks: int = 4
+    """Blocks that learn with --tune last."""
+    lora_rank: int = 8
+    """Rank of the adapters with --tune lora."""
+    token_store: str = ""
+    """Folder or s3://... of a frozen backbone's tokens, computed once and read instead; default: none."""
+    token_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """How the token store keeps numbers: in 2, 2 or 4 bytes."""
+    token_variants: Literal[1, 8] = 1
+    """Tokens that the token store keeps of a training chip: as it is, or also flipped and turned."""
+
+    decoder: Literal["residual", "detail", "dpt", "linear"] = "residual"
+    """What makes heights of the backbone's tokens."""
     decoder_widths: tuple[int, ...] = (64, 32, 16, 8)
-    """Channels of the decoder after each of its four doublings."""
+    """Channels of the decoder's stages, from patches to pixels."""
     norm: Literal["batch", "group"] = "group"
     """The decoder's normalisation; with "group" a chip's height does not depend on its batch."""
     dropout: float = 0.0
     """Share (0..1) of the decoder's channels dropped while training."""
+    upsample: Literal[1, 2, 4] = 1
+    """The backbone sees the image enlarged so many times, so that its patches cover fewer metres."""
+
+    loss: tuple[str, ...] = ("squared",)
+    """One or more losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM]; see docs/training.md."""
     flips: bool = True
     """Train on the eight flips and quarter turns of chips."""
-    underestimate_factor: float = 1.0
-    """How many times more a too low height costs than a too high one; 1: plain squared error."""
+    brightness: float = 0.0
+    """Standard deviation of a factor by which each band of a chip is brightened, around 1."""
+    band_dropout: float = 0.0
+    """Share (0..1) of a chip's bands that are replaced by their mean."""
+
     learning_rate: float = 3e-3
     """AdamW's for the decoder, at its highest."""
     output_rate_factor: float = 10.0
     """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
     backbone_rate_factor: float = 0.1
-    """The backbone's learning rate, where it learns, as a share of the decoder's."""
+    """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
+    layer_decay: float = 1.0
+    """Each earlier block of the backbone learns so many times as fast as the one after it."""
     weight_decay: float = 1e-2
     """AdamW's."""
     gradient_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    schedule: Literal["cosine", "plateau"] = "cosine"
-    """"cosine": up over 5 % of the steps, then down to 0; "plateau": halved when validation stalls."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """"cosine": up, then down to 0; "plateau": halved when validation stalls."""
+    warm_up: float = 0.05
+    """Share (0..1) of all steps in which the rate goes up; not for "plateau"."""
     plateau_patience: int = 3
     """Epochs without improvement before the learning rate is halved."""
     lowest_learning_rate: float = 1e-6
     """Where halving ends."""
+    average: float = 0.0
+    """Decay of an average of the weights, which is what is scored and saved, e.g. 0.999; 0: none."""
+
     epochs: int = 30
     """At most so many times through the training chips."""
     stop_patience: int = 0
@@ -65,6 +104,17 @@ class TrainConfig:
     """Chips per step, over all workers together."""
     batch_per_worker: int = 0
     """Chips per step and worker (batch size = this times workers); 0: --batch-size counts."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe; weights stay float32."""
+    compile: bool = False
+    """Compile backbone and decoder with torch.compile; the first steps take minutes."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """Whether a step whose loss is not a number ends the run, or is left out and counted."""
+    checkpoint_steps: int = 1000
+    """Save all that is needed to go on every so many steps, besides at the end of each epoch."""
+    keep_best: int = 1
+    """Checkpoints kept of the best epochs."""
+
     where: str = ""
     """Train on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
     limit: int | None = None
@@ -81,21 +131,41 @@ class TrainConfig:
     """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
 
     @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most Ray workers.
+
+        Raises:
+            InputError: --workers is neither N nor MIN:MAX.
+        """
+        least, _, most = str(self.workers).partition(":")
+        if not least.isdecimal() or not (most or least).isdecimal() or int(least) > int(most or least):
+            raise InputError(f"--workers {self.workers}: give N, or MIN:MAX with MIN not above MAX")
+        return int(least), int(most or least)
+
+    @property
     def global_batch(self) -> int:
         """Chips per step over all workers."""
-        return self.batch_per_worker * max(1, self.workers) or self.batch_size
+        return self.batch_per_worker * max(1, self.worker_range[1]) or self.batch_size
+
+    def optimiser_options(self, steps_per_epoch: int) -> "OptimiserOptions":
+        """Those that concern the optimiser."""
+        from trainer.optimiser import OptimiserOptions  # brings torch along, which --help does not need
+
+        names = {field.name for field in fields(OptimiserOptions)} - {"total_steps", "decay_norms"}
+        values = {name: getattr(self, name) for name in names}
+        return OptimiserOptions(**values, total_steps=self.epochs * steps_per_epoch)
 
 
 RECIPES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "notebook": {
         "backbone": "facebook/dinov3-vitl16-pretrain-sat493m",
-        "train_backbone": False,
+        "tune": "frozen",
         "decoder_widths": (512, 256, 128, 64),
         "norm": "batch",
         "dropout": 0.2,
         "flips": False,
-        "underestimate_factor": 3.0,
+        "loss": ("asymmetric(factor=3)",),
         "learning_rate": 5e-5,
         "output_rate_factor": 1.0,
         "weight_decay": 1e-3,
@@ -132,6 +202,22 @@ class EvaluateConfig:
     """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
     cache_gigabytes: float = 100.0
     """Size at which the cache drops what was used least recently."""
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """A notebook's weights -> a checkpoint."""
+
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
+    """best_dinov3_*.pth or .safetensors: a path or s3://..."""
+    data: str
+    """The dataset whose statistics normalise the regressor's input: a folder or s3://..."""
+    out: str
+    """Folder of the checkpoint; nothing may be there yet."""
+    bands: tuple[str, ...] = ("nir", "red", "green")
+    """Bands that the regressor was trained on, in its order."""
+    heads: int = 0
+    """Attention heads of the backbone, which its weights do not tell; 0: as published for tokens so wide."""
 
 
 def read_options(config: TrainConfig | EvaluateConfig) -> ReadOptions:

@@ -1,13 +1,18 @@
 """What every decoder is: a backbone's tokens, and the pixels, -> heights.
 
-    residual   four doublings with residual blocks and channel attention   (trainer.decoder_residual)
+    residual   four doublings with residual blocks and channel attention       (trainer.decoder_residual)
+    detail     a thin U-Net over the pixels, with the tokens at its bottom      (trainer.decoder_detail)
+    dpt        CHMv2's: four layers fused, each pixel a mean over height bins  (trainer.decoder_dpt)
+    linear     each patch's heights a linear function of its token             (trainer.decoder_linear)
 
-decoder = new_decoder(DecoderConfig("residual"), depth=24, token_width=1024, patch=16)
+decoder = new_decoder(DecoderConfig(kind="detail"), depth=24, token_width=1024, patch=16, bands=3)
 height_BHW = decoder(features, pixels_BCHW)
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,8 +34,8 @@ class Features:
 class DecoderConfig:
     """A decoder's kind and shape."""
 
-    widths: tuple[int, ...] = (64, 32, 16, 8)
-    """Channels of its stages, from the patches to the pixels."""
+    widths: tuple[int, ...] = ()
+    """Channels of its stages, from the patches to the pixels; none: the kind's own."""
     norm: str = "group"
     """"batch" or "group"."""
     dropout: float = 0.0
@@ -70,7 +75,7 @@ class Decoder(nn.Module, ABC):
         """height_BHW in metres, unclamped; the pixels are normalised, as the backbone sees them."""
 
 
-def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int) -> Decoder:
+def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int, bands: int = 3) -> Decoder:
     """A decoder with random weights.
 
     Args:
@@ -78,13 +83,33 @@ def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int)
         depth: blocks of the backbone.
         token_width: numbers in one of its tokens.
         patch: pixels of the stored image along each side of a patch.
+        bands: of the normalised pixels.
 
     Raises:
         InputError: there is no such decoder, or it cannot bring such patches back to pixels.
     """
-    from trainer.decoder_residual import ResidualDecoder
+    if config.kind not in _KINDS:
+        raise InputError(f"--decoder {config.kind}: there is none of that name; choose {', '.join(_KINDS)}")
+    module, name = _KINDS[config.kind]
+    # The interface stays below its kinds, and transformers' CHMv2 is imported for dpt alone.
+    new: Callable[..., Decoder] = getattr(import_module(module), name)
+    widths = config.widths or own_widths(config.kind, token_width)
+    seen = (bands,) if config.kind == "detail" else ()
+    return new(replace(config, widths=widths), depth, token_width, patch, *seen)
 
-    kinds = {"residual": ResidualDecoder}
-    if config.kind not in kinds:
-        raise InputError(f"--decoder {config.kind}: there is none of that name; choose {', '.join(kinds)}")
-    return kinds[config.kind](config, depth, token_width, patch)
+
+def own_widths(kind: str, token_width: int) -> tuple[int, ...]:
+    """The channels of a decoder's stages where none are given."""
+    if kind == "dpt":
+        # CHMv2's post_process_channels, which are those of its backbone's width of 1024 (CHMv2Config).
+        widest = min(token_width, 1024)
+        return (widest, widest // 2, widest // 4, widest // 8)
+    return {"residual": (64, 32, 16, 8), "detail": (64, 48, 32, 16), "linear": ()}[kind]
+
+
+_KINDS = {
+    "residual": ("trainer.decoder_residual", "ResidualDecoder"),
+    "detail": ("trainer.decoder_detail", "DetailDecoder"),
+    "dpt": ("trainer.decoder_dpt", "DptDecoder"),
+    "linear": ("trainer.decoder_linear", "LinearDecoder"),
+}

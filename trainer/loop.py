@@ -1,37 +1,40 @@
-"""The training loop: one page, without Ray and without files. Every rank runs it; sums make them agree."""
+"""The training loop, without Ray and without files: one step after the other, from any step on.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from math import cos, inf, isfinite, pi
-from typing import Any
+fit = Fit(regressor, learning, config)
+fit.restore(state)                      # to go on where another process stopped
+fit.run(watch)                          # every rank runs it; sums make them agree
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from math import inf, isfinite
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch import Tensor
 
 from shards.errors import DatasetError
 from shards.order import Chips, rank_part
-from shards.progress import Advance
-from shards.reader import Batch, Dataset, Part
+from shards.reader import Batch, ChipReader, Dataset, Part
 from shards.schema import Schema
+from shards.state import ReaderState
 from shards.tar import arrays_of, row_layout
-from trainer.augment import apply_symmetries, symmetries_of
+from trainer.augment import apply_symmetries, band_changes, symmetries_of
+from trainer.average import Average
+from trainer.baselines import Baselines
 from trainer.config import TrainConfig
+from trainer.decoder import Features
 from trainer.feed import Fed, feed
-from trainer.loss import asymmetric_squared_error
+from trainer.losses import parse_loss, surrogate
 from trainer.metrics import Score
 from trainer.model import Regressor
+from trainer.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.ranks import Ranks
-
-WARM_UP_SHARE = 0.05
-ADAM_EPSILON = 1e-6
-"""A gradient that is 0 but for rounding (a bias before a norm) must not become a full step: ranks round
-differently, and would drift apart."""
-
-OnEpoch = Callable[[dict[str, Any], bool], None]
-"""on_epoch(record, is_best): called on every rank after each epoch."""
+from trainer.state import TrainingState
+from trainer.token_store import TokenReader
 
 
 @dataclass(frozen=True)
@@ -44,130 +47,305 @@ class Learning:
     ranks: Ranks
     weights: NDArray[np.float64] | None = None
     """How often each training chip is met, relatively; default: each once an epoch."""
+    tokens: TokenReader | None = None
+    """Where a frozen backbone's tokens of these chips are; default: it computes them each time."""
 
 
-def fit(
-    regressor: Regressor, learning: Learning, config: TrainConfig, advance: Advance, on_epoch: OnEpoch
-) -> None:
-    """Train `regressor` in place, epoch by epoch, until it is done or stops improving.
+class Watch(Protocol):
+    """Who looks on; called on every rank."""
 
-    Without validation chips the training loss decides what is best.
-    """
-    model = learning.ranks.wrap(regressor)
-    groups = _parameter_groups(regressor, config)
-    optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, eps=ADAM_EPSILON, fused=True)
-    steps = -(-learning.train_chips.size // config.global_batch)
-    after_step, after_epoch = _schedules(optimiser, config, steps)
-    best, epochs_since_best = inf, 0
-    for epoch in range(config.epochs):
-        loss = _train_epoch((regressor, model), optimiser, after_step, learning, config, (epoch, advance))
-        score = (
-            score_chips(regressor, learning, learning.val_chips, config) if learning.val_chips.size else None
+    def after_step(self, fit: "Fit", chips: int, loss: float) -> None:
+        """A step over `chips` chips (of all ranks) with this loss is done."""
+
+    def after_epoch(self, fit: "Fit", record: dict[str, Any], is_best: bool) -> None:
+        """An epoch is done and scored; the regressor's weights are those that were scored."""
+
+    def save(self, fit: "Fit") -> None:
+        """It is a good moment to save the state: an epoch's end."""
+
+
+@dataclass
+class Position:
+    """Where training is."""
+
+    epoch: int = 0
+    seen: int = 0
+    """Chips of the epoch that were met, over all ranks."""
+    step: int = 0
+    """Steps of the optimiser, since the beginning."""
+    chips: int = 0
+    """Chips met since the beginning, over all ranks."""
+    skipped: int = 0
+    """Steps that were left out since their loss was not a number."""
+    best: float = inf
+    """The best epoch's loss on what decides."""
+    epochs_since_best: int = 0
+
+
+class Fit:
+    """A regressor in training, as one rank sees it."""
+
+    def __init__(self, regressor: Regressor, learning: Learning, config: TrainConfig) -> None:
+        self.regressor, self.learning, self.config = regressor, learning, config
+        ranks = learning.ranks
+        self.steps_per_epoch = -(-learning.train_chips.size // config.global_batch)
+        options = config.optimiser_options(self.steps_per_epoch)
+        self.optimiser = new_optimiser(parameter_groups(regressor, options), options, ranks.device)
+        self.schedule = Schedule(self.optimiser, options)
+        self.average = Average(regressor, config.average) if config.average else None
+        self.loss = parse_loss(config.loss)
+        self.position = Position()
+        self.records: list[dict[str, Any]] = []
+        """What was said after each epoch."""
+        self.baselines: Baselines | None = None
+        """Fitted once, by the first rank; they travel with the state."""
+        self._sums_K: Tensor | None = None
+        part = Part(ranks.rank, ranks.world_size)
+        self._reader = ChipReader(
+            learning.dataset, learning.train_chips, config.global_batch, config.seed, part, learning.weights
         )
-        value = score.loss if score else loss
-        is_best = value < best
-        best, epochs_since_best = min(best, value), 0 if is_best else epochs_since_best + 1
-        record = {"epoch": epoch, "loss": loss, "learning_rate": optimiser.param_groups[0]["lr"]}
-        if score:
-            record |= {
-                "val_loss": score.loss,
-                **{f"val_{k}": v for k, v in score.score.all.to_json().items()},
-            }
-        on_epoch(record, is_best)
-        if after_epoch:
-            after_epoch.step(value)
-        if config.stop_patience and epochs_since_best >= config.stop_patience:
-            return
+        self._model = ranks.wrap(regressor)
+        if config.compile:
+            regressor.backbone.compile()
+            regressor.decoder.compile()
 
+    @property
+    def epoch_loss(self) -> float:
+        """Over all that was met of the epoch so far."""
+        return float("nan") if self._sums_K is None else float(self.loss.value(self._sums_K, self.progress))
 
-def _train_epoch(
-    models: tuple[Regressor, nn.Module],
-    optimiser: torch.optim.Optimizer,
-    after_step: LambdaLR | None,
-    learning: Learning,
-    config: TrainConfig,
-    at: tuple[int, Advance],
-) -> float:
-    """Mean loss per pixel over the epoch."""
-    (regressor, model), (epoch, advance), ranks = models, at, learning.ranks
-    model.train()
-    order = learning.dataset.epoch(learning.train_chips, config.seed, epoch, learning.weights)
-    loss_sum, pixel_sum = torch.zeros(2, dtype=torch.float64).unbind()
-    batches = _batches(learning, order, config.global_batch)
-    for step, fed in enumerate(batches):
-        batch, image_BCHW, height_BHW = fed.batch, fed.image_BCHW, fed.height_BHW
+    def run(self, watch: Watch) -> None:
+        """Go on to the end: all epochs, or no improvement for long.
+
+        Without validation chips the training loss decides what is best.
+
+        Raises:
+            FloatingPointError: a loss that is not a number.
+            DatasetError: a damaged shard.
+        """
+        config, position = self.config, self.position
+        while position.epoch < config.epochs:
+            if config.stop_patience and position.epochs_since_best >= config.stop_patience:
+                return
+            self._train_epoch(watch)
+            self._end_epoch(watch)
+            watch.save(self)
+
+    def _train_epoch(self, watch: Watch) -> None:
+        """Train on the chips that are left of the epoch."""
+        position, learning = self.position, self.learning
+        self._model.train()
+        self._reader.state = replace(self._reader.state, epoch=position.epoch, seen=position.seen)
+        batches = _never_empty(self._reader.epoch(), learning.dataset.schema)
+        for fed in feed(batches, learning.dataset.schema, learning.ranks.device):
+            value = self._step(fed)
+            position.seen = fed.batch.start + fed.batch.size
+            position.chips += fed.batch.size
+            watch.after_step(self, fed.batch.size, value)
+
+    def _step(self, fed: Fed) -> float:
+        """One step of the optimiser; returns the loss over the whole batch, of all ranks."""
+        config, position, ranks = self.config, self.position, self.learning.ranks
+        at = (config.seed, position.epoch, position.seen)
+        # Dropout's numbers: of the place in training alone, so that a run that goes on draws the same.
+        torch.manual_seed(int(np.random.SeedSequence([*at, ranks.rank]).generate_state(1)[0]))
+        image_BCHW, height_BHW, symmetries = fed.image_BCHW, fed.height_BHW, None
         if config.flips:
-            symmetries = symmetries_of(batch.size, config.seed, epoch, step)
-            mine = rank_part(symmetries, batch.start, ranks.rank, ranks.world_size)
-            image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, mine)
-        predicted_BHW, valid_BHW = model(image_BCHW)
-        loss, pixels = asymmetric_squared_error(
-            predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor
-        )
-        loss_all, pixels_all = ranks.sum(torch.stack([loss.detach().double(), pixels.double()]).cpu())
-        if not isfinite(loss_all):
-            raise FloatingPointError(
-                f"the loss is {loss_all} in epoch {epoch}, step {step}; lower --learning-rate"
-            )
+            symmetries = self._mine(symmetries_of(fed.batch.size, *at), fed)
+            image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, symmetries)
+        shape = fed.batch.size, len(config.bands)
+        changes = band_changes(shape, at, config.brightness, config.band_dropout)
+        changes_BCK = None
+        if changes is not None:
+            changes_BCK = torch.from_numpy(self._mine(changes, fed)).to(ranks.device)
+        with self._precision():
+            features = self._features(fed, symmetries)
+            predicted_BHW, valid_BHW = self._model(image_BCHW, features, changes_BCK)
+        sums_K = self.loss.sums(predicted_BHW.float(), height_BHW, valid_BHW & height_BHW.isfinite())
+        sums_all_K = ranks.sum(sums_K.detach())
+        progress = self.progress
+        value = float(self.loss.value(sums_all_K, progress))
+        if not isfinite(value):
+            self._not_a_number(fed.batch, value)
+            return value
         # Ranks average gradients; with their number as a factor that is the sum, over the pixels of all.
-        (loss * ranks.world_size / pixels_all.clamp(min=1).item()).backward()
-        torch.nn.utils.clip_grad_norm_(regressor.parameters(), config.gradient_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        if after_step:
-            after_step.step()
-        loss_sum, pixel_sum = loss_sum + loss_all, pixel_sum + pixels_all
-        advance(batch.size, f"epoch {epoch + 1}, loss {float(loss_sum / pixel_sum):.3f}")
-    if not pixel_sum:
-        raise DatasetError(
-            f"{learning.dataset.url}: epoch {epoch} met no pixel with a height; see its shards"
+        (surrogate(self.loss, sums_K, sums_all_K, progress) * ranks.world_size).backward()
+        learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(learning, config.gradient_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.schedule.after_step()
+        if self.average:
+            self.average.update()
+        self._sums_K = sums_all_K if self._sums_K is None else self._sums_K + sums_all_K
+        position.step += 1
+        return value
+
+    def _features(self, fed: Fed, symmetries_B: NDArray[np.int64] | None = None) -> Features | None:
+        """What the token store knows of the batch's chips, turned like them; None without a store."""
+        tokens = self.learning.tokens
+        return tokens.features(fed.batch.chips, symmetries_B) if tokens else None
+
+    def _mine(self, of_batch: NDArray[Any], fed: Fed) -> NDArray[Any]:
+        """This rank's part of an array with a row for each chip of a global batch."""
+        ranks = self.learning.ranks
+        part = rank_part(of_batch, fed.batch.start, ranks.rank, ranks.world_size)
+        # A chip that stands in for none has a row too; chips that were left out have none.
+        return part[: len(fed.image_BCHW)] if len(part) else of_batch[:1]
+
+    @property
+    def progress(self) -> float:
+        """Share (0..1) of all steps that are done."""
+        return min(1.0, self.position.step / max(1, self.config.epochs * self.steps_per_epoch))
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if not self.config.bf16:
+            return nullcontext()
+        return torch.autocast(self.learning.ranks.device.type, torch.bfloat16)
+
+    def _not_a_number(self, batch: Batch, value: float) -> None:
+        """The loss is the same on all ranks, so all leave the step out, or all stop."""
+        position = self.position
+        if self.config.on_nonfinite == "skip":
+            position.skipped += 1
+            return
+        keys = self.learning.dataset.index["key"].take(batch.chips[:3]).to_pylist()
+        raise FloatingPointError(
+            f"the loss is {value} in epoch {position.epoch + 1}, step {position.step + 1} (rank "
+            f"{self.learning.ranks.rank} has {', '.join(keys)}, ...); lower --learning-rate, or leave such "
+            "steps out with --on-nonfinite skip"
         )
-    return float(loss_sum / pixel_sum)
+
+    def _end_epoch(self, watch: Watch) -> None:
+        """Score what was learnt, and go to the next epoch."""
+        position, learning = self.position, self.learning
+        if self._sums_K is None:
+            raise DatasetError(
+                f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; see its shards"
+            )
+        loss = self.epoch_loss
+        record: dict[str, Any] = {
+            "epoch": position.epoch,
+            "loss": loss,
+            "learning_rate": self.schedule.learning_rate,
+            "chips": position.chips,
+        }
+        if position.skipped:
+            record["skipped_steps"] = position.skipped
+        value = loss
+        with self.average.swapped() if self.average else nullcontext():
+            if learning.val_chips.size:
+                scored = self.score(learning.val_chips)
+                value = record["val_loss"] = scored.loss
+                record |= {f"val_{name}": number for name, number in scored.score.all.to_json().items()}
+            is_best = value < position.best
+            position.best = min(position.best, value)
+            position.epochs_since_best = 0 if is_best else position.epochs_since_best + 1
+            position.epoch, position.seen, self._sums_K = position.epoch + 1, 0, None
+            self.schedule.after_epoch(value)
+            self.records.append(record)
+            watch.after_epoch(self, record, is_best)
+
+    def score(self, chips: Chips) -> "Scored":
+        """How good the regressor is on `chips`: the same on every rank, summed over all."""
+        self.regressor.eval()
+        learning = self.learning
+        score, sums_K = Score.empty(), torch.zeros(0)
+        # In an epoch's order each byte is fetched by one rank; a score is a sum, whatever the order.
+        order = learning.dataset.epoch(chips, self.config.seed, 0)
+        part = Part(learning.ranks.rank, learning.ranks.world_size)
+        batches = learning.dataset.batches(order, self.config.global_batch, part)
+        schema = learning.dataset.schema
+        for fed in feed(_never_empty(batches, schema), schema, learning.ranks.device):
+            height_BHW = fed.height_BHW
+            with torch.inference_mode():
+                with self._precision():
+                    predicted_BHW, valid_BHW = self.regressor(fed.image_BCHW, self._features(fed))
+                predicted_BHW = predicted_BHW.float()
+                of_batch_K = self.loss.sums(predicted_BHW, height_BHW, valid_BHW & height_BHW.isfinite())
+            sums_K = of_batch_K.cpu() + (sums_K if sums_K.numel() else 0)
+            measured_BHW = height_BHW.masked_fill(~valid_BHW, float("nan"))
+            score.add(predicted_BHW.clamp(min=0).cpu().numpy(), measured_BHW.cpu().numpy())
+        sums_K = learning.ranks.sum(sums_K)
+        sums_KS = learning.ranks.sum(torch.from_numpy(score.sums_KS)).numpy()
+        density_PM = learning.ranks.sum(torch.from_numpy(score.density_PM)).numpy()
+        return Scored(Score(sums_KS, density_PM), float(self.loss.value(sums_K, self.progress)))
+
+    def state(self) -> TrainingState:
+        """All that another process needs to go on from here, on any number of ranks."""
+        tensors = {f"weights.{name}": value for name, value in self._learnt().items()}
+        for group_number, group in enumerate(self.optimiser.param_groups):
+            for number, parameter in enumerate(group["params"]):
+                for name, value in self.optimiser.state.get(parameter, {}).items():
+                    tensors[f"optimiser.{group_number}.{number}.{name}"] = torch.as_tensor(value)
+        if self.average:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        if self._sums_K is not None:
+            tensors["sums"] = self._sums_K
+        position = asdict(self.position)
+        if not isfinite(self.position.best):
+            del position["best"]  # JSON has no infinity
+        reader = replace(self._reader.state, epoch=self.position.epoch, seen=self.position.seen)
+        values = {
+            "position": position,
+            "reader": reader.to_json(),
+            "schedule": self.schedule.state_dict(),
+            "records": self.records,
+            "baselines": self.baselines.to_json() if self.baselines else None,
+        }
+        return TrainingState({name: value.detach().cpu() for name, value in tensors.items()}, values)
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from `state`.
+
+        Raises:
+            InputError: it is of other chips, or of another regressor.
+        """
+        values, device = state.values, self.learning.ranks.device
+        self._reader.restore(ReaderState.from_json(values["reader"]))
+        self.position = Position(**values["position"])
+        self.records = list(values["records"])
+        self.schedule.load_state_dict(values["schedule"])
+        self.baselines = Baselines.from_json(values["baselines"]) if values["baselines"] else None
+        of = {kind: state.of(kind) for kind in ("weights", "optimiser", "average")}
+        with torch.no_grad():
+            for name, value in self._learnt().items():
+                value.copy_(of["weights"][name])
+        for name, value in of["optimiser"].items():
+            group, number, moment = name.split(".")
+            parameter = self.optimiser.param_groups[int(group)]["params"][int(number)]
+            # In the parameter's memory format: a fused optimiser goes through both as they lie in memory.
+            like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+            self.optimiser.state[parameter][moment] = like.copy_(value).to(device)
+        if self.average:
+            self.average.load_state_dict({name: value.to(device) for name, value in of["average"].items()})
+        sums_K = state.tensors.get("sums")
+        self._sums_K = None if sums_K is None else sums_K.to(device)
+
+    def _learnt(self) -> dict[str, Tensor]:
+        """What changes while training: parameters that learn, and buffers."""
+        tensors: dict[str, Tensor] = {
+            name: value for name, value in self.regressor.named_parameters() if value.requires_grad
+        }
+        stored = self.regressor.state_dict(keep_vars=True).keys()
+        buffers = {name: value for name, value in self.regressor.named_buffers() if name in stored}
+        return tensors | buffers
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A score, and the loss per pixel that goes with it."""
+    """A score, and the loss that goes with it."""
 
     score: Score
     loss: float
 
 
-def score_chips(regressor: Regressor, learning: Learning, chips: Chips, config: TrainConfig) -> Scored:
-    """How good `regressor` is on `chips`: the same on every rank, summed over all."""
-    regressor.eval()
-    score, sums = Score.empty(), torch.zeros(2, dtype=torch.float64)
-    # In an epoch's order each byte is fetched by one rank; a score is a sum, whatever the order.
-    order = learning.dataset.epoch(chips, config.seed, 0)
-    for fed in _batches(learning, order, config.global_batch):
-        height_BHW = fed.height_BHW
-        with torch.inference_mode():
-            predicted_BHW, valid_BHW = regressor(fed.image_BCHW)
-            loss, pixels = asymmetric_squared_error(
-                predicted_BHW, height_BHW, valid_BHW, config.underestimate_factor
-            )
-        sums += torch.stack([loss.double(), pixels.double()]).cpu()
-        measured_BHW = height_BHW.masked_fill(~valid_BHW, float("nan"))
-        score.add(predicted_BHW.clamp(min=0).cpu().numpy(), measured_BHW.cpu().numpy())
-    sums = learning.ranks.sum(sums)
-    sums_KS = learning.ranks.sum(torch.from_numpy(score.sums_KS)).numpy()
-    density_PM = learning.ranks.sum(torch.from_numpy(score.density_PM)).numpy()
-    return Scored(Score(sums_KS, density_PM), float(sums[0] / sums[1].clamp(min=1)))
-
-
-def _batches(learning: Learning, order: Chips, batch_size: int) -> Iterator[Fed]:
-    """This rank's part of each global batch, on its device.
-
-    A rank whose part is empty (of the last, short batch, or for a shard that was left out) gets a chip
-    without heights: it takes part in every collective operation, and adds nothing to loss and gradients.
-    """
-    dataset, ranks = learning.dataset, learning.ranks
-    batches = dataset.batches(order, batch_size, Part(ranks.rank, ranks.world_size))
-    return feed(_never_empty(batches, dataset.schema), dataset.schema, ranks.device)
-
-
 def _never_empty(batches: Iterator[Batch], schema: Schema) -> Iterator[Batch]:
-    """The batches, an empty one as a chip that was met before, without heights."""
+    """The batches, an empty one as a chip that was met before, without heights.
+
+    A rank whose part is empty (of the last, short batch, or for a shard that was left out) takes part in
+    every collective operation, and adds nothing to loss and gradients.
+    """
     rows_1S = np.zeros((1, row_layout(schema).span), np.uint8)
     for batch in batches:
         if batch.chips.size:
@@ -178,31 +356,3 @@ def _never_empty(batches: Iterator[Batch], schema: Schema) -> Iterator[Batch]:
             image_BCHW, height_BHW = arrays_of(stand_in_1S, schema)
             height_BHW[:] = np.nan
             yield replace(batch, rows_BS=stand_in_1S, image_BCHW=image_BCHW, height_BHW=height_BHW)
-
-
-def _parameter_groups(regressor: Regressor, config: TrainConfig) -> list[dict[str, Any]]:
-    """The decoder's output layer, its other parameters, and the backbone's where it learns."""
-    output = set(regressor.decoder.output.parameters())
-    decoder = [parameter for parameter in regressor.decoder.parameters() if parameter not in output]
-    backbone = [parameter for parameter in regressor.backbone.parameters() if parameter.requires_grad]
-    rates = ((decoder, 1.0), (output, config.output_rate_factor), (backbone, config.backbone_rate_factor))
-    groups = [{"params": list(group), "lr": config.learning_rate * factor} for group, factor in rates]
-    return [group for group in groups if group["params"]]
-
-
-def _schedules(
-    optimiser: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int
-) -> tuple[LambdaLR | None, ReduceLROnPlateau | None]:
-    """(after each step, after each epoch): one of the two."""
-    if config.schedule == "plateau":
-        floor = config.lowest_learning_rate
-        return None, ReduceLROnPlateau(optimiser, factor=0.5, patience=config.plateau_patience, min_lr=floor)
-    total = max(1, config.epochs * steps_per_epoch)
-    warm_up = max(1, round(total * WARM_UP_SHARE))
-
-    def factor(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return 0.5 * (1 + cos(pi * min(1.0, (step - warm_up) / max(1, total - warm_up))))
-
-    return LambdaLR(optimiser, factor), None

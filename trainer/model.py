@@ -99,12 +99,15 @@ class Regressor(nn.Module):
         """height_BHW in metres, unclamped, from normalised pixels."""
         return self.decode(self.features(pixels_BCHW), pixels_BCHW)
 
-    def forward(self, image_BCHW: Tensor, features: Features | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image_BCHW: Tensor, features: Features | None = None, changes_BCK: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(height_BHW in metres, unclamped so that gradients live below 0; valid_BHW) from stored pixels.
 
         `features`: those of these pixels where they are known already, so that the backbone is not asked.
+        `changes_BCK`: what augmentation does to the bands; see Normalise.
         """
-        pixels_BCHW, valid_BHW = self.normalise(image_BCHW)
+        pixels_BCHW, valid_BHW = self.normalise(image_BCHW, changes_BCK)
         return self.decode(features or self.features(pixels_BCHW), pixels_BCHW), valid_BHW
 
     @torch.inference_mode()

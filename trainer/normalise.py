@@ -38,13 +38,21 @@ class Normalise(nn.Module):
             # Not in the weights: the statistics file is their one home.
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """(pixels_BCHW, valid_BHW): valid where no chosen band is nodata or NaN."""
+    def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(pixels_BCHW, valid_BHW): valid where no chosen band is nodata or NaN.
+
+        `changes_BCK`, for augmentation: of each chosen band a factor on what is scaled to 0..1, and whether
+        it is there (1) or its mean instead (0).
+        """
         chosen_BCHW = image_BCHW[:, self.positions].float()
         missing_BCHW = chosen_BCHW.isnan()
         if self.nodata is not None:
             missing_BCHW |= chosen_BCHW == self.nodata
         above_BCHW = chosen_BCHW - self.clamp_min_C[:, None, None]
         scaled_BCHW = (above_BCHW / self.clamp_span_C[:, None, None]).clamp(0, 1)
+        if changes_BCK is not None:
+            scaled_BCHW = scaled_BCHW * changes_BCK[:, :, 0, None, None]
         pixels_BCHW = (scaled_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
+        if changes_BCK is not None:
+            pixels_BCHW = pixels_BCHW * changes_BCK[:, :, 1, None, None]
         return pixels_BCHW.masked_fill(missing_BCHW, 0.0), ~missing_BCHW.any(1)

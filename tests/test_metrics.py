@@ -1,9 +1,9 @@
-"""Losses, scores, baselines and symmetries, held against numbers computed by hand or by NumPy.
+"""Scores, baselines and augmentation, held against numbers computed by hand or by NumPy.
 
-- The loss is a sum over measured pixels that adds up; too low costs more; gradients live below 0.
 - Scores of parts merge into the score of the whole, which is NumPy's; R2 is 1 - SSE / SST.
 - The baselines are the least squares solution and the mean over every measured pixel.
 - The eight symmetries are distinct, turn image and height alike, and do not depend on the number of ranks.
+- Bands are brightened around 1 and dropped as often as asked; one always stays; the same place, the same.
 """
 
 from itertools import combinations
@@ -12,26 +12,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from regressors import stored_images
+from regressors import statistics_of, stored_images
 
 from shards.height_classes import NAMES
 from shards.order import rank_part
 from shards.reader import Batch
-from trainer.augment import SYMMETRIES, apply_symmetries, symmetries_of, turned
+from shards.schema import Schema
+from trainer.augment import SYMMETRIES, apply_symmetries, band_changes, symmetries_of, turned
 from trainer.baselines import Baselines, fit_baselines
-from trainer.loss import asymmetric_squared_error
 from trainer.metrics import DENSITY_BINS, Score
+from trainer.normalise import Normalise
 
 NAN = float("nan")
-
-
-def heights(*values: float) -> torch.Tensor:
-    """height_BHW of one row."""
-    return torch.tensor(values, dtype=torch.float32).reshape(1, 1, -1)
-
-
-def everywhere(height_BHW: torch.Tensor) -> torch.Tensor:
-    return torch.ones(height_BHW.shape, dtype=torch.bool)
 
 
 def random_heights(count: int = 5000, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -41,59 +33,6 @@ def random_heights(count: int = 5000, seed: int = 0) -> tuple[NDArray[np.float32
     predicted = np.maximum(0, 0.6 * measured + generator.normal(0.3, 1, count)).astype(np.float32)
     measured[generator.random(count) < 0.05] = np.nan
     return predicted, measured
-
-
-# --- loss ---
-
-
-def test_the_asymmetric_loss_by_hand() -> None:
-    # 2 m too low: 3 x 4 = 12;  1 m too high: 1;  exact: 0;  0.5 m too low: 3 x 0.25 = 0.75.
-    predicted, measured = heights(3, 6, 2, 0.5), heights(5, 5, 2, 1)
-    loss, pixels = asymmetric_squared_error(predicted, measured, everywhere(measured), 3.0)
-    assert (loss.item(), pixels.item()) == (13.75, 4)
-
-
-def test_with_factor_1_it_is_the_squared_error() -> None:
-    predicted, measured = (torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
-    loss, pixels = asymmetric_squared_error(predicted, measured, everywhere(measured), 1.0)
-    torch.testing.assert_close(loss / pixels, torch.nn.functional.mse_loss(predicted, measured))
-
-
-def test_pixels_without_a_height_or_without_an_image_cost_nothing_and_pull_nothing() -> None:
-    predicted = heights(3, 100, 100).requires_grad_()
-    measured, valid = heights(5, NAN, 7), torch.tensor([[[True, True, False]]])
-    loss, pixels = asymmetric_squared_error(predicted, measured, valid, 3.0)
-    loss.backward()
-    assert (loss.item(), pixels.item()) == (12.0, 1)
-    assert predicted.grad is not None
-    assert predicted.grad.tolist() == [[[-12.0, 0.0, 0.0]]]
-
-
-def test_no_measured_pixel_is_no_loss_and_no_nan() -> None:
-    predicted = heights(3, 4).requires_grad_()
-    loss, pixels = asymmetric_squared_error(predicted, heights(NAN, NAN), everywhere(predicted), 3.0)
-    loss.backward()
-    assert (loss.item(), pixels.item()) == (0.0, 0)
-    assert predicted.grad is not None
-    assert (predicted.grad == 0).all()
-
-
-def test_a_prediction_below_0_keeps_its_gradient() -> None:
-    predicted = heights(-2).requires_grad_()
-    asymmetric_squared_error(predicted, heights(1), everywhere(predicted), 3.0)[0].backward()
-    assert predicted.grad is not None
-    assert predicted.grad.item() == 3 * 2 * (-2 - 1)
-
-
-def test_losses_of_parts_add_up() -> None:
-    predicted, measured = (torch.from_numpy(values).reshape(-1, 10, 10) for values in random_heights())
-    whole = asymmetric_squared_error(predicted, measured, everywhere(predicted), 3.0)
-    parts = [
-        asymmetric_squared_error(p, m, everywhere(p), 3.0)
-        for p, m in zip(predicted.split(7), measured.split(7), strict=True)
-    ]
-    assert sum(int(pixels) for _, pixels in parts) == int(whole[1])
-    assert sum(float(loss) for loss, _ in parts) == pytest.approx(float(whole[0]), rel=1e-5)
 
 
 # --- scores ---
@@ -277,13 +216,13 @@ def test_images_of_every_stored_type_are_turned(dtype: str) -> None:
 def test_a_chip_is_turned_alike_whatever_the_number_of_ranks(world_size: int) -> None:
     """Ranks apply their part of the global batch's symmetries to their part of its chips."""
     size, height_BHW = 16, torch.rand(16, 4, 4, generator=torch.Generator().manual_seed(1))
-    symmetries = symmetries_of(size, seed=3, epoch=2, step=7)
+    symmetries = symmetries_of(size, seed=3, epoch=2, seen=7)
     whole_BHW = apply_symmetries(height_BHW[:, None], height_BHW, symmetries)[1]
     start, met = 112, []
     for rank in range(world_size):
         chips = rank_part(np.arange(size), start, rank, world_size)
         part_BHW = height_BHW[torch.from_numpy(chips)]
-        mine = rank_part(symmetries_of(size, seed=3, epoch=2, step=7), start, rank, world_size)
+        mine = rank_part(symmetries_of(size, seed=3, epoch=2, seen=7), start, rank, world_size)
         turned_BHW = apply_symmetries(part_BHW[:, None], part_BHW, mine)[1]
         assert torch.equal(turned_BHW, whole_BHW[torch.from_numpy(chips)])
         met += chips.tolist()
@@ -295,3 +234,28 @@ def test_symmetries_depend_on_seed_epoch_and_step_and_use_all_eight() -> None:
     assert all(one != other for one, other in combinations(drawn, 2))
     assert symmetries_of(64, 0, 0, 0).tolist() == drawn[0]
     assert set(drawn[0]) == set(range(8))
+
+
+def test_bands_are_brightened_around_1_and_dropped_as_often_as_asked() -> None:
+    changes_BCK = band_changes((20_000, 4), (1, 2, 3), 0.1, 0.25)
+    assert changes_BCK is not None
+    assert changes_BCK.shape == (20_000, 4, 2)
+    assert changes_BCK[..., 0].mean() == pytest.approx(1.0, abs=0.002)
+    assert changes_BCK[..., 0].std() == pytest.approx(0.1, abs=0.002)
+    # A quarter of the bands, but for the one of the four that stays: 0.25 * 3 / 4.
+    assert 1 - changes_BCK[..., 1].mean() == pytest.approx(0.1875, abs=0.005)
+    assert changes_BCK[..., 1].max(1).min() == 1
+    again = band_changes((20_000, 4), (1, 2, 3), 0.1, 0.25)
+    np.testing.assert_array_equal(changes_BCK, again)
+    assert band_changes((3, 4), (1, 2, 3), 0.0, 0.0) is None
+
+
+def test_a_changed_band_is_brighter_or_its_mean() -> None:
+    statistics = statistics_of({"nir": (100.0, 0.5, 0.25), "red": (100.0, 0.25, 0.5)})
+    layer = Normalise(Schema(("nir", "red"), nodata=-1), ("nir", "red"), statistics)
+    image_BCHW = torch.tensor([50, 50, -1, -1], dtype=torch.int16).reshape(1, 2, 1, 2)
+    changes_BCK = torch.tensor([[[1.5, 1.0], [1.0, 0.0]]])
+    pixels_BCHW, valid_BHW = layer(image_BCHW, changes_BCK)
+    # (0.5 * 1.5 - 0.5) / 0.25 = 1, and red is left out: 0, its mean.
+    assert pixels_BCHW.flatten().tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert torch.equal(valid_BHW, layer(image_BCHW)[1])

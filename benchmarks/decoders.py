@@ -1,0 +1,127 @@
+"""What each decoder costs beside its backbone: work, parameters and chips a second, as a Markdown table.
+
+    python benchmarks/decoders.py                                        # the tiny backbone, on the CPU
+    python benchmarks/decoders.py --backbone vitl --device cuda --batch-size 256
+
+A decoder is fed with stored features, so the backbone is not in its time: that is a step with a frozen
+backbone whose features were kept. A chip is 64 x 64 pixels; a multiply-add counts as 2 operations. Weights
+are random: they cost the same time.
+"""
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from trainer.backbone import TINY, build_backbone  # noqa: E402
+from trainer.decoder import Decoder, DecoderConfig, Features, new_decoder  # noqa: E402
+
+SIDE = 64
+VITS = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "patch_size": 16,
+    "image_size": SIDE,
+    "num_register_tokens": 4,
+}
+VITL = {
+    **VITS,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+}
+"""The shapes of DINOv3's ViT-S/16 and ViT-L/16 (transformers, DINOv3ViTConfig)."""
+BACKBONES = {"tiny": TINY, "vits": VITS, "vitl": VITL}
+DECODERS = {
+    "linear": DecoderConfig(kind="linear"),
+    "detail": DecoderConfig(kind="detail"),
+    "residual, 64 32 16 8": DecoderConfig(kind="residual"),
+    "residual, 512 256 128 64": DecoderConfig((512, 256, 128, 64), "batch", kind="residual"),
+    "dpt": DecoderConfig(kind="dpt"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", choices=BACKBONES, default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--bands", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0, help="each figure is measured for so long")
+    options = parser.parse_args()
+    device, shape = torch.device(options.device), BACKBONES[options.backbone]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    threads = torch.get_num_threads()
+    print(f"{name}, {threads} threads, torch {torch.__version__}, batches of {options.batch_size}\n")
+    print("| | GFLOP a chip | parameters | chips/s forward | chips/s forward and backward |")
+    print("|---|---|---|---|---|")
+    pixels_BCHW = torch.randn(options.batch_size, options.bands, SIDE, SIDE, device=device)
+    backbone = build_backbone({**shape, "num_channels": options.bands}).to(device).eval()
+    backbone.requires_grad_(False)
+    print(row(f"backbone {options.backbone}, frozen", backbone, lambda: backbone(pixels_BCHW), options))
+    for title, config in DECODERS.items():
+        decoder = new_decoder(config, shape["num_hidden_layers"], shape["hidden_size"], 16, options.bands)
+        decoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        features = stored_features(decoder, pixels_BCHW, shape["hidden_size"])
+        print(row(title, decoder, lambda d=decoder, f=features: d(f, pixels_BCHW), options), flush=True)
+
+
+def stored_features(decoder: Decoder, pixels_BCHW: Tensor, width: int) -> Features:
+    """Numbers in place of a backbone's, as many as the decoder takes."""
+    batch, sides = pixels_BCHW.shape[0], [side // 16 for side in pixels_BCHW.shape[-2:]]
+    patches = [torch.randn(batch, width, *sides, device=pixels_BCHW.device) for _ in decoder.layers]
+    classes = [torch.randn(batch, width, device=pixels_BCHW.device) for _ in decoder.layers]
+    return Features(tuple(patches), tuple(classes))
+
+
+def row(
+    title: str, module: torch.nn.Module, forward: Callable[[], Tensor], options: argparse.Namespace
+) -> str:
+    """One line of the table; a frozen module has no backward."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward()
+    gigaflops = counter.get_total_flops() / options.batch_size / 1e9
+    millions = sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+    def ahead() -> None:
+        with torch.inference_mode():
+            forward()
+
+    def and_back() -> None:
+        module.zero_grad()
+        forward().square().mean().backward()
+
+    figures = [f"{gigaflops:.3f}", f"{millions:.2f} M", f"{chips_a_second(ahead, options):,.0f}"]
+    learns = any(parameter.requires_grad for parameter in module.parameters())
+    figures.append(f"{chips_a_second(and_back, options):,.0f}" if learns else "")
+    return f"| {title} | {' | '.join(figures)} |"
+
+
+def chips_a_second(step: Callable[[], None], options: argparse.Namespace) -> float:
+    """Over `--seconds` after two steps of warm-up; the device is waited for."""
+    wait = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
+    step()
+    step()
+    wait()
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < options.seconds:
+        step()
+        wait()
+        steps += 1
+    return steps * float(options.batch_size) / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

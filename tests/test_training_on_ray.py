@@ -1,0 +1,168 @@
+"""Training on Ray workers ends as if nothing had happened when a worker, a machine or the driver is killed.
+
+Real clusters, started here, of two machines as Ray sees it. What is compared is an undisturbed run in this
+process: the same chips met, the same losses within rounding, every epoch scored once.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from ray_machines import PATIENCE_SECONDS, kill_all, second_machine, wait_until
+from regressors import local_backbone, small_config, write_dataset
+
+from trainer.config import TrainConfig
+from trainer.launch import launch
+
+ROOT = Path(__file__).parent.parent
+EPOCHS = 8
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """So small a learning rate that the rounding of two ranks does not grow."""
+    folder = tmp_path_factory.mktemp("on_ray")
+    dataset = write_dataset(folder / "chips", chips=40, val_share=0.2)
+    backbone = local_backbone(folder / "backbone")
+    return small_config(
+        dataset, backbone, str(folder / "here"), epochs=EPOCHS, learning_rate=2e-5, checkpoint_steps=2
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: TrainConfig) -> list[dict[str, float]]:
+    """The records of a run in this process."""
+    launch(config)
+    return records_of(Path(config.out))
+
+
+def records_of(run: Path) -> list[dict[str, float]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_the_same(run: Path, undisturbed: list[dict[str, float]]) -> None:
+    records = records_of(run)
+    assert [record["epoch"] for record in records] == list(range(EPOCHS))
+    for ours, theirs in zip(records, undisturbed, strict=True):
+        assert ours["chips"] == theirs["chips"]
+        for name in ("loss", "val_loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), (name, ours["epoch"])
+
+
+@contextmanager
+def started(
+    env: dict[str, str], config: TrainConfig, out: Path, workers: str = "2", *more: str
+) -> Iterator["subprocess.Popen[str]"]:
+    """`treeline train --workers` in a process of its own."""
+    options = {
+        "data": config.data,
+        "out": str(out),
+        "backbone": config.backbone,
+        "epochs": str(config.epochs),
+        "batch-size": str(config.batch_size),
+        "learning-rate": str(config.learning_rate),
+        "checkpoint-steps": str(config.checkpoint_steps),
+        "resume": "auto",
+        "workers": workers,
+    }
+    command = [sys.executable, "-m", "cluster.cli", "train"]
+    command += [word for name, value in options.items() for word in (f"--{name}", value)]
+    command += ["--decoder-widths", *map(str, config.decoder_widths), *more]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    said, _ = process.communicate(timeout=2 * PATIENCE_SECONDS)
+    assert process.returncode == 0, said
+
+
+def workers_of(machine: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """The processes on a machine that train."""
+    found = []
+    for process in psutil.Process(machine.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_a_worker_that_is_killed_is_replaced(
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    config: TrainConfig,
+    undisturbed: list[dict[str, float]],
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    with second_machine(ray_env) as machine, started(ray_env, config, run) as process:
+        wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
+        killed = workers_of(machine)
+        assert killed
+        killed[0].send_signal(signal.SIGKILL)
+        finish(process)
+    assert_the_same(run, undisturbed)
+
+
+def test_the_driver_is_killed_and_started_again(
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    config: TrainConfig,
+    undisturbed: list[dict[str, float]],
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    with second_machine(ray_env):
+        with started(ray_env, config, run) as process:
+            wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
+            process.kill()
+        with started(ray_env, config, run) as process:
+            finish(process)
+    assert_the_same(run, undisturbed)
+
+
+def test_a_machine_is_lost_and_the_others_go_on(
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    config: TrainConfig,
+    undisturbed: list[dict[str, float]],
+    tmp_path: Path,
+) -> None:
+    """With --workers 1:2 the run shrinks to the machine that is left."""
+    run = tmp_path / "run"
+    with second_machine(ray_env) as machine, started(ray_env, config, run, "1:2") as process:
+        wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
+        kill_all(machine)
+        finish(process)
+    assert_the_same(run, undisturbed)
+
+
+def test_an_error_that_would_come_again_ends_the_run(
+    ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", config: TrainConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    wild = replace(config, learning_rate=1e30)
+    with started(ray_env, wild, run, "1", "--gradient-norm", "1e30") as process:
+        said, _ = process.communicate(timeout=2 * PATIENCE_SECONDS)
+    assert process.returncode == 1
+    last = said.splitlines()[-1]
+    assert last.startswith("treeline: failed: FloatingPointError: the loss is")
+    assert "--learning-rate" in last
+    assert not (run / "failed.json").exists()

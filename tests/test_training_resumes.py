@@ -1,0 +1,244 @@
+"""A run that is stopped goes on as if it had never been, from any step, and on other ranks.
+
+- What follows a stop is the same bit for bit: losses, scores, weights, the average of weights, rates.
+- The state survives its bytes; of other chips it is refused; a damaged one is named.
+- Killed at random moments (SIGKILL) and started again, a run leaves the same bytes as one that was not.
+- Two ranks go on where one stopped, with the same losses within rounding.
+"""
+
+import json
+import multiprocessing
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from regressors import local_backbone, small_config, write_dataset
+
+from shards.errors import InputError
+from shards.reader import Dataset, open_dataset
+from trainer.checkpoint import checkpoint_url
+from trainer.config import TrainConfig
+from trainer.launch import launch
+from trainer.loop import Fit, Learning
+from trainer.ranks import Ranks
+from trainer.run import Onlooker
+from trainer.state import STATE, TrainingState, read_state
+from trainer.train import new_regressor
+
+RICH: dict[str, Any] = {
+    "epochs": 3,
+    "dropout": 0.2,
+    "brightness": 0.1,
+    "band_dropout": 0.2,
+    "average": 0.9,
+    "stop_patience": 9,
+}
+"""Options under which much is to be remembered."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """17 chips or so to train on, some held out: with batches of 4 the last one is smaller."""
+    return write_dataset(tmp_path_factory.mktemp("resume"), chips=22, val_share=0.2)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return local_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+class Stopped(Exception):
+    """What stands for a kill."""
+
+
+class Stopper(Onlooker):
+    """Notes the losses, and stops after a step."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.losses = at, list[float]()
+        self.data = b""
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        self.losses.append(loss)
+        if len(self.losses) == self.at:
+            self.data = fit.state().to_bytes()
+            raise Stopped
+
+    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
+        """Nothing is written here."""
+
+
+def new_fit(dataset: Dataset, config: TrainConfig, ranks: Ranks | None = None) -> Fit:
+    torch.manual_seed(config.seed)
+    learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), ranks or Ranks())
+    return Fit(new_regressor(dataset, config), learning, config)
+
+
+def assert_equal_states(one: TrainingState, other: TrainingState) -> None:
+    assert one.values == other.values
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, other.tensors[name]), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"norm": "batch", "schedule": "plateau", "plateau_patience": 0},
+        {"tune": "lora"},
+        {"tune": "last", "tune_blocks": 1},
+    ],
+    ids=["all", "batch-plateau", "lora", "last"],
+)
+def test_what_follows_a_stop_is_the_same_bit_for_bit(
+    dataset: Dataset, backbone: Path, options: dict[str, Any]
+) -> None:
+    config = small_config(dataset, backbone, **{**RICH, "batch_size": 4, **options})
+    whole, undisturbed = new_fit(dataset, config), Stopper(at=0)
+    whole.run(undisturbed)
+    steps = len(undisturbed.losses)
+    assert steps == config.epochs * whole.steps_per_epoch > 10
+    # Within an epoch, at its last step (before it is scored), and at the first of the last one.
+    for at in (1, 3, whole.steps_per_epoch, 2 * whole.steps_per_epoch + 1):
+        stopper = Stopper(at)
+        with pytest.raises(Stopped):
+            new_fit(dataset, config).run(stopper)
+        again, rest = new_fit(dataset, config), Stopper(at=0)
+        again.restore(TrainingState.from_bytes(stopper.data, "here"))
+        again.run(rest)
+        assert stopper.losses + rest.losses == undisturbed.losses
+        assert_equal_states(again.state(), whole.state())
+
+
+def test_a_state_of_other_chips_is_refused(dataset: Dataset, backbone: Path) -> None:
+    config = small_config(dataset, backbone)
+    state = new_fit(dataset, config).state()
+    other = Learning(dataset, dataset.chips("train")[:5], dataset.chips("val"), Ranks())
+    with pytest.raises(InputError, match="stopped on other chips"):
+        Fit(new_regressor(dataset, config), other, config).restore(state)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:100], lambda data: b"{}" * 20, lambda data: b""])
+def test_a_damaged_state_is_named(
+    dataset: Dataset, backbone: Path, tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    data = new_fit(dataset, small_config(dataset, backbone)).state().to_bytes()
+    (tmp_path / STATE).write_bytes(spoil(data))
+    with pytest.raises(InputError, match=rf"{STATE}: not a training state.*delete it to start over"):
+        read_state(str(tmp_path))
+    (tmp_path / STATE).write_bytes(data)
+    assert read_state(str(tmp_path)) is not None
+
+
+# --- the command ---
+
+
+def flags(config: TrainConfig) -> list[str]:
+    return [
+        *("--data", config.data, "--out", config.out, "--backbone", config.backbone, "--resume", "auto"),
+        *("--decoder-widths", *map(str, config.decoder_widths), "--batch-size", str(config.batch_size)),
+        *("--epochs", str(config.epochs), "--dropout", str(config.dropout), "--average", str(config.average)),
+        *("--checkpoint-steps", str(config.checkpoint_steps)),
+    ]
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """What a run leaves, but TensorBoard's log, which tells the time, and what names the folder."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and "tensorboard" not in path.parts and path.name != "config.yaml"
+    }
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_leaves_the_same_bytes(
+    dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    options = {"batch_size": 4, "epochs": 6, "dropout": 0.1, "average": 0.9, "checkpoint_steps": 3}
+    whole = small_config(dataset, backbone, out=str(tmp_path / "whole"), **options)
+    launch(whole)
+    expected = files_of(tmp_path / "whole")
+    rng, out = random.Random(4), tmp_path / "killed"
+    command = [sys.executable, "-m", "cluster.cli", "train"]
+    config = small_config(dataset, backbone, out=str(out), **options)
+    kills = 0
+    for _ in range(30):
+        process = subprocess.Popen([*command, *flags(config)], stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + rng.uniform(0.1, 1.0)
+        while not out.exists() and process.poll() is None:
+            time.sleep(0.01)
+            deadline = time.monotonic() + rng.uniform(0.0, 1.0)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.005)
+        if process.poll() is None and kills < 6:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, said = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, said
+    assert kills > 1
+    assert files_of(out) == expected
+    assert checkpoint_url(str(out)).startswith(str(out))
+
+
+def test_a_run_goes_on_with_the_same_options_only(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    config = small_config(dataset, backbone, out=str(tmp_path / "run"), epochs=1)
+    launch(config)
+    before = files_of(tmp_path / "run")
+    other = small_config(dataset, backbone, out=config.out, epochs=1, resume="auto", learning_rate=1e-5)
+    with pytest.raises(InputError, match=r"other options \(--learning-rate\)"):
+        launch(other)
+    launch(small_config(dataset, backbone, out=config.out, epochs=1, resume="auto", keep_best=2))
+    assert files_of(tmp_path / "run") == before
+
+
+# --- other ranks ---
+
+
+def go_on_as_rank(rank: int, rendezvous: str, config: TrainConfig, state: str, out: str) -> None:
+    """In a process of its own: go on from the state in a file; the first rank writes its records."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
+    try:
+        fit = new_fit(open_dataset(config.data), config, Ranks(rank, 2))
+        fit.restore(TrainingState.from_bytes(Path(state).read_bytes(), state))
+        fit.run(Onlooker())
+        if rank == 0:
+            Path(out).write_text(json.dumps([fit.position.chips, fit.records]))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_go_on_where_one_stopped(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    config = small_config(dataset, backbone, batch_size=4, epochs=2, learning_rate=1e-4, average=0.9)
+    whole, stopper = new_fit(dataset, config), Stopper(at=3)
+    whole.run(Onlooker())
+    with pytest.raises(Stopped):
+        new_fit(dataset, config).run(stopper)
+    (tmp_path / "state").write_bytes(stopper.data)
+    context, out = multiprocessing.get_context("spawn"), tmp_path / "records.json"
+    arguments = ((tmp_path / "rendezvous").as_uri(), config, str(tmp_path / "state"), str(out))
+    processes = [context.Process(target=go_on_as_rank, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    chips, records = json.loads(out.read_text())
+    assert chips == whole.position.chips == config.epochs * dataset.chips("train").size
+    for one, two in zip(whole.records, records, strict=True):
+        for name in ("loss", "val_loss"):
+            assert two[name] == pytest.approx(one[name], rel=1e-5), name
+        assert np.isfinite(two["val_rmse"])

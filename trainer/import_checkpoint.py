@@ -1,0 +1,73 @@
+"""`treeline import`: a regressor trained in the notebook -> a checkpoint that evaluate and predict take.
+
+The notebook kept its normalisation beside its weights; here a dataset's statistics take its place, so they
+should be those of the chips that it was trained on.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+import shards
+from shards.errors import InputError
+from shards.order import subset
+from shards.reader import Dataset, open_dataset
+from shards.storage import check_writable, exists
+from trainer.backbone import build_backbone, read_weights
+from trainer.baselines import fit_baselines
+from trainer.checkpoint import Checkpoint
+from trainer.config import ImportConfig, TrainConfig
+from trainer.meta_weights import refuse_mismatch
+from trainer.model import Regressor
+from trainer.notebook_weights import notebook_backbone, notebook_decoder, notebook_state_dict
+
+NO_EPOCH = -1
+"""The epoch of a regressor that was not trained here."""
+_BASELINE_BATCH = 256
+
+
+def import_checkpoint(config: ImportConfig) -> str:
+    """Write the checkpoint; returns a line that says what it is.
+
+    Raises:
+        InputError: the weights, the dataset, the bands or the output cannot be used; nothing is written then.
+    """
+    if exists(config.out):
+        raise InputError(f"{config.out}: is there already; choose another --out or delete it first")
+    dataset = open_dataset(config.data)
+    dataset.schema.band_positions(config.bands)
+    if dataset.statistics.height is None:
+        raise InputError(f"{config.data}: has no heights; give --data of a dataset made with --heights")
+    values = read_weights(config.weights)
+    try:
+        regressor = _regressor(notebook_state_dict(values), dataset, config)
+    except InputError as error:
+        raise InputError(f"{config.weights}: {error}") from error
+    check_writable(config.out)
+    chips = dataset.chips("train")
+    sample = chips[subset(chips.size, TrainConfig.baseline_chips)]
+    baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH), dataset.schema.nodata)
+    origin = {
+        "data": dataset.url,
+        "fingerprint": dataset.manifest.fingerprint,
+        "treeline": shards.__version__,
+        "imported_from": config.weights,
+    }
+    Checkpoint(regressor, origin, {"epoch": NO_EPOCH}, baselines).save(config.out)
+    count = sum(parameter.numel() for parameter in regressor.parameters())
+    return (
+        f"{config.out}: {count / 1e6:,.1f} million weights of {config.weights}, normalised as {config.data}"
+    )
+
+
+def _regressor(weights: Mapping[str, Tensor], dataset: Dataset, config: ImportConfig) -> Regressor:
+    shape = notebook_backbone(weights, config.heads)
+    if shape["num_channels"] != len(config.bands):
+        raise InputError(
+            f"reads {shape['num_channels']} bands; name as many with --bands, not {' '.join(config.bands)}"
+        )
+    decoder = notebook_decoder(weights)
+    regressor = Regressor(dataset.schema, config.bands, dataset.statistics, build_backbone(shape), decoder)
+    refuse_mismatch({name: t.shape for name, t in regressor.state_dict().items()}, weights)
+    regressor.load_state_dict(dict(weights))
+    return regressor.eval()

@@ -1,0 +1,162 @@
+"""What a training run leaves behind, written as it goes.
+
+    config.yaml          the resolved options; can be fed back with --config
+    checkpoints.json     which checkpoints there are: the last epoch's, the best ones
+    epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
+    metrics.jsonl        one line an epoch
+    state.safetensors    all that is needed to go on (trainer.state)
+    tensorboard/         the same numbers, for TensorBoard
+
+Each object is written whole or not at all, and a checkpoint is named in checkpoints.json when it is complete.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+import shards
+from shards.manifest import json_bytes
+from shards.progress import Advance
+from shards.reader import Dataset
+from shards.storage import is_local, join, local_path, publish, publish_folder, remove_folder
+from trainer.background import Background
+from trainer.baselines import Baselines
+from trainer.checkpoint import CHECKPOINTS, Checkpoint
+from trainer.config import TrainConfig
+from trainer.loop import Fit
+from trainer.state import STATE
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+NOTICE_STEPS = 20
+"""Steps between two looks for a notice that this machine will be taken away: all ranks meet for it."""
+
+Notice = Callable[[], bool]
+"""Whether a machine of this run is about to be taken away; all ranks ask equally often."""
+
+
+def no_notice() -> bool:
+    """Nobody takes this machine away."""
+    return False
+
+
+class Onlooker:
+    """What every rank does: asks for notices. The first rank's `Run` writes as well."""
+
+    def __init__(self, notice: Notice = no_notice) -> None:
+        self._notice, self._noticed = notice, False
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        """See Watch."""
+        if fit.position.step % NOTICE_STEPS == 0 and not self._noticed and self._notice():
+            self._noticed = True
+            self.save(fit)
+
+    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
+        """See Watch."""
+
+    def save(self, fit: Fit) -> None:
+        """Save all that is needed to go on; the first rank does."""
+
+
+class Run(Onlooker):
+    """The first rank's."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        baselines: Baselines,
+        advance: Advance,
+        notice: Notice = no_notice,
+    ) -> None:
+        super().__init__(notice)
+        self._config, self._out, self._baselines, self._advance = config, config.out, baselines, advance
+        self._trained_on = {
+            "data": dataset.url,
+            "fingerprint": dataset.manifest.fingerprint,
+            "treeline": shards.__version__,
+        }
+        self._background = Background()
+        self._kept: set[str] = set()
+        publish(join(config.out, CONFIG), config_yaml(config).encode())
+
+    def __enter__(self) -> "Run":
+        self._background.__enter__()
+        # TensorBoard appends to its log, which object stores cannot: elsewhere it is sent when done.
+        self._scratch = None if is_local(self._out) else tempfile.TemporaryDirectory(prefix="treeline-")
+        self._log_folder = (
+            self._scratch.name if self._scratch else str(local_path(join(self._out, TENSORBOARD)))
+        )
+        self._log = SummaryWriter(self._log_folder)
+        self._epoch_start = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.close()
+        if self._scratch:
+            publish_folder(join(self._out, TENSORBOARD), self._log_folder)
+            self._scratch.cleanup()
+        self._background.__exit__(kind, error, trace)
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        """Show where training is; save the state now and then."""
+        rate = f"rate {fit.schedule.learning_rate:.1e}"
+        self._advance(chips, f"epoch {fit.position.epoch + 1}, loss {fit.epoch_loss:.3f}, {rate}")
+        if fit.position.step % self._config.checkpoint_steps == 0:
+            self.save(fit)
+        super().after_step(fit, chips, loss)
+
+    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
+        """Write the epoch's numbers, its checkpoint and the state."""
+        for name, value in record.items():
+            if name != "epoch" and value is not None:
+                self._log.add_scalar(name, value, record["epoch"])
+        best = best_epochs(fit.records, self._config.keep_best)
+        names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
+        files = Checkpoint(fit.regressor, self._trained_on, record, self._baselines).files()
+        lines = "".join(json.dumps(line) + "\n" for line in fit.records)
+        self._background.do(lambda: self._write_epoch(names, files, lines))
+
+    def save(self, fit: Fit) -> None:
+        """Save all that is needed to go on."""
+        data = fit.state().to_bytes()
+        self._background.do(lambda: publish(join(self._out, STATE), data))
+
+    def _write_epoch(self, names: dict[str, Any], files: dict[str, bytes], lines: str) -> None:
+        folder = names["last"]
+        for name, data in files.items():
+            publish(join(self._out, folder, name), data)
+        publish(join(self._out, CHECKPOINTS), json_bytes(names))
+        publish(join(self._out, METRICS), lines.encode())
+        self._kept.add(folder)
+        for old in self._kept - {folder, *names["best"]}:
+            remove_folder(join(self._out, old))
+        self._kept &= {folder, *names["best"]}
+
+
+def folder_of(epoch: int) -> str:
+    """What the checkpoint of an epoch (from 0) is called."""
+    return f"epoch-{epoch + 1:04d}"
+
+
+def best_epochs(records: list[dict[str, Any]], count: int) -> list[int]:
+    """The numbers of the best epochs, the best first; of equals the earlier."""
+    scored = sorted((record.get("val_loss", record["loss"]), record["epoch"]) for record in records)
+    return [epoch for _, epoch in scored[:count]]
+
+
+def config_yaml(config: TrainConfig) -> str:
+    """The resolved options as YAML, to be fed back with --config."""
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    return yaml.safe_dump(values, sort_keys=False)
