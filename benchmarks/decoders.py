@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from trainer.backbone import TINY, build_backbone  # noqa: E402
-from trainer.decoder import Decoder, DecoderConfig, Features, new_decoder  # noqa: E402
+from trainer.decoder import Decoder, DecoderConfig, Features  # noqa: E402
+from trainer.decoders import new_decoder  # noqa: E402
 
 SIDE = 64
 VITS = {

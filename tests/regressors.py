@@ -25,7 +25,7 @@ from shards.writer import DatasetWriter
 from trainer.backbone import build_backbone
 from trainer.baselines import Baselines
 from trainer.checkpoint import Checkpoint
-from trainer.config import TrainConfig
+from trainer.config import RECIPES, TrainConfig
 from trainer.decoder import DecoderConfig
 from trainer.loop import Fit, Learning
 from trainer.model import Regressor
@@ -212,6 +212,8 @@ def small_config(dataset: Dataset, backbone: Path, out: str = "", **options: Any
     instead of one move the loss of the second epoch by 2e-4; here it is 2e-5.
     """
     defaults: dict[str, Any] = {
+        "recipe": "tiny",
+        **RECIPES["tiny"],
         "backbone": str(backbone),
         "decoder_widths": (32, 16, 16, 16),
         "batch_size": 8,

@@ -14,8 +14,9 @@ from shards.errors import InputError
 from trainer.backbone import build_backbone
 from trainer.checkpoint import load_checkpoint
 from trainer.chmv2 import chmv2_regressor
-from trainer.decoder import Decoder, DecoderConfig, Features, new_decoder
+from trainer.decoder import Decoder, DecoderConfig, Features
 from trainer.decoder_dpt import DptDecoder
+from trainer.decoders import new_decoder
 from trainer.model import Regressor
 
 BANDS = ("red", "green", "blue")

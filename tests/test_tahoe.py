@@ -72,7 +72,7 @@ def test_the_regressor_beats_what_looks_at_single_pixels(
     tahoe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     west, east = ingest_half(tahoe, tmp_path, "west", 8), ingest_half(tahoe, tmp_path, "east", 64)
-    launch(TrainConfig(west, str(tmp_path / "run"), epochs=24))
+    launch(TrainConfig(west, str(tmp_path / "run"), epochs=12))
     config = PredictConfig(
         (str(tahoe / "tahoe_highrez.tif"),), str(tmp_path / "run"), str(tmp_path), bands=BANDS, overlap=0.75
     )
@@ -103,5 +103,5 @@ def test_the_regressor_beats_what_looks_at_single_pixels(
     # unevenly; the known figures were fitted to each pixel once.
     assert results["training mean"].rmse == pytest.approx(8.59, abs=0.1)
     assert results["per-pixel linear regression"].rmse == pytest.approx(8.26, abs=0.1)
-    assert ours.rmse < 7.3, "6.25 m is known to be within reach of a decoder like this one"
-    assert ours.r2 > 0.3
+    assert ours.rmse < 5.4, "4.5 to 4.9 m are what this recipe reaches, by the seed"
+    assert ours.r2 > 0.55

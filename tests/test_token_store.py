@@ -9,7 +9,6 @@
 """
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from ray_machines import second_machine
 from regressors import local_backbone, small_config, write_dataset
 
 from shards.errors import DatasetError, InputError
@@ -129,7 +129,7 @@ def assert_close(ours: Features, theirs: Features, rel: float, classes: bool) ->
 @pytest.mark.parametrize("flips", [False, True], ids=["as-is", "flipped"])
 def test_float32_tokens_give_the_same_run(config: TrainConfig, flips: bool) -> None:
     """Dropout draws the same numbers, too."""
-    config = replace(config, token_dtype="float32", flips=flips, dropout=0.2, epochs=1)
+    config = replace(config, token_dtype="float32", flips=flips, dropout=0.2, epochs=1, batch_size=6)
     config = replace(config, token_variants=8 if flips else 1)
     steps, records, regressor = trained(config)
     steps_without, records_without, without = trained(replace(config, token_store=""))
@@ -141,7 +141,7 @@ def test_float32_tokens_give_the_same_run(config: TrainConfig, flips: bool) -> N
 
 
 def test_fifty_steps_from_16_bits_have_the_losses_without_a_store(config: TrainConfig) -> None:
-    config = replace(config, batch_size=1, epochs=3, decoder_widths=(16, 16, 16, 16))
+    config = replace(config, batch_size=1, epochs=3, decoder="linear", learning_rate=1e-3)
     steps, records, _ = trained(config)
     steps_without, records_without, _ = trained(replace(config, token_store=""))
     assert len(steps) >= 50
@@ -377,11 +377,16 @@ def test_a_damaged_shard_stops_the_work_or_is_left_out(config: TrainConfig, tmp_
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_workers_write_the_bytes_that_one_process_writes(config: TrainConfig, tmp_path: Path) -> None:
+def test_ray_workers_write_the_bytes_that_one_process_writes(
+    config: TrainConfig, ray_env: dict[str, str], ray_head: Any, tmp_path: Path
+) -> None:
     here = replace(config, token_store=str(tmp_path / "here"))
     _, records, _ = trained(here)
     on_ray = replace(config, out=str(tmp_path / "run"), workers=2)
-    done = train_in_a_process(on_ray, tmp_path / "options.yaml")
+    with second_machine(ray_env):
+        done = train_in_a_process(on_ray, ray_env, tmp_path / "options.yaml")
+        other = replace(on_ray, out=str(tmp_path / "other"), token_dtype="float16")
+        refused = train_in_a_process(other, ray_env, tmp_path / "options.yaml")
     assert done.returncode == 0, done.stderr
     assert "token store: 30 chips" in done.stderr
     assert contents(config.token_store) == contents(here.token_store)
@@ -389,19 +394,18 @@ def test_ray_workers_write_the_bytes_that_one_process_writes(config: TrainConfig
     for ours, theirs in zip(map(json.loads, lines), records, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
-    other = replace(on_ray, out=str(tmp_path / "other"), token_dtype="float16")
-    refused = train_in_a_process(other, tmp_path / "options.yaml")
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.splitlines()[-1].startswith(
         f"treeline: {config.token_store}: holds the tokens of another dtype;"
     )
 
 
-def train_in_a_process(config: TrainConfig, file: Path) -> "subprocess.CompletedProcess[str]":
-    """`treeline train` with its own Ray: what Ray warns of is none of these tests' errors."""
+def train_in_a_process(
+    config: TrainConfig, env: dict[str, str], file: Path
+) -> "subprocess.CompletedProcess[str]":
+    """`treeline train`: what Ray warns of is none of these tests' errors."""
     file.write_text(config_yaml(config))
     command = [sys.executable, "-m", "cluster.cli", "train", "--config", str(file)]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 

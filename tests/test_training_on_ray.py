@@ -66,6 +66,7 @@ def started(
     options = {
         "data": config.data,
         "out": str(out),
+        "recipe": "tiny",
         "backbone": config.backbone,
         "epochs": str(config.epochs),
         "batch-size": str(config.batch_size),

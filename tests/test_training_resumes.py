@@ -145,7 +145,8 @@ def test_a_damaged_state_is_named(
 
 def flags(config: TrainConfig) -> list[str]:
     return [
-        *("--data", config.data, "--out", config.out, "--backbone", config.backbone, "--resume", "auto"),
+        *("--data", config.data, "--out", config.out, "--recipe", "tiny", "--resume", "auto"),
+        *("--backbone", config.backbone),
         *("--decoder-widths", *map(str, config.decoder_widths), "--batch-size", str(config.batch_size)),
         *("--epochs", str(config.epochs), "--dropout", str(config.dropout), "--average", str(config.average)),
         *("--checkpoint-steps", str(config.checkpoint_steps)),

@@ -5,19 +5,14 @@
     dpt        CHMv2's: four layers fused, each pixel a mean over height bins  (trainer.decoder_dpt)
     linear     each patch's heights a linear function of its token             (trainer.decoder_linear)
 
-decoder = new_decoder(DecoderConfig(kind="detail"), depth=24, token_width=1024, patch=16, bands=3)
-height_BHW = decoder(features, pixels_BCHW)
+`trainer.decoders` makes them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from importlib import import_module
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
-
-from shards.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -73,43 +68,3 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
         """height_BHW in metres, unclamped; the pixels are normalised, as the backbone sees them."""
-
-
-def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int, bands: int = 3) -> Decoder:
-    """A decoder with random weights.
-
-    Args:
-        config: its kind and shape.
-        depth: blocks of the backbone.
-        token_width: numbers in one of its tokens.
-        patch: pixels of the stored image along each side of a patch.
-        bands: of the normalised pixels.
-
-    Raises:
-        InputError: there is no such decoder, or it cannot bring such patches back to pixels.
-    """
-    if config.kind not in _KINDS:
-        raise InputError(f"--decoder {config.kind}: there is none of that name; choose {', '.join(_KINDS)}")
-    module, name = _KINDS[config.kind]
-    # The interface stays below its kinds, and transformers' CHMv2 is imported for dpt alone.
-    new: Callable[..., Decoder] = getattr(import_module(module), name)
-    widths = config.widths or own_widths(config.kind, token_width)
-    seen = (bands,) if config.kind == "detail" else ()
-    return new(replace(config, widths=widths), depth, token_width, patch, *seen)
-
-
-def own_widths(kind: str, token_width: int) -> tuple[int, ...]:
-    """The channels of a decoder's stages where none are given."""
-    if kind == "dpt":
-        # CHMv2's post_process_channels, which are those of its backbone's width of 1024 (CHMv2Config).
-        widest = min(token_width, 1024)
-        return (widest, widest // 2, widest // 4, widest // 8)
-    return {"residual": (64, 32, 16, 8), "detail": (64, 48, 32, 16), "linear": ()}[kind]
-
-
-_KINDS = {
-    "residual": ("trainer.decoder_residual", "ResidualDecoder"),
-    "detail": ("trainer.decoder_detail", "DetailDecoder"),
-    "dpt": ("trainer.decoder_dpt", "DptDecoder"),
-    "linear": ("trainer.decoder_linear", "LinearDecoder"),
-}

@@ -58,7 +58,7 @@ class DetailDecoder(Decoder):
     """
 
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int, bands: int) -> None:
-        """As `trainer.decoder.new_decoder`."""
+        """As `trainer.decoders.new_decoder`."""
         super().__init__()
         doublings = patch.bit_length() - 1
         if 2**doublings != patch or not 0 < doublings <= len(config.widths):

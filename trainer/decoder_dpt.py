@@ -28,7 +28,7 @@ class DptDecoder(Decoder):
     """
 
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int) -> None:
-        """As `trainer.decoder.new_decoder`."""
+        """As `trainer.decoders.new_decoder`."""
         super().__init__()
         if len(config.widths) != LAYERS:
             raise InputError(f"the dpt decoder needs {LAYERS} widths, not {config.widths}")

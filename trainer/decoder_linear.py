@@ -16,7 +16,7 @@ class LinearDecoder(Decoder):
     """
 
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int) -> None:
-        """As `trainer.decoder.new_decoder`."""
+        """As `trainer.decoders.new_decoder`."""
         super().__init__()
         self.layers, self.patch = (depth,), patch
         self.head = nn.Conv2d(token_width, patch * patch, 1)

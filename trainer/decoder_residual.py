@@ -98,7 +98,7 @@ class ResidualDecoder(nn.Sequential, Decoder):
     """Patches of 16 pixels, of the last layer alone -> heights."""
 
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int) -> None:
-        """As `trainer.decoder.new_decoder`."""
+        """As `trainer.decoders.new_decoder`."""
         widths, norm, dropout = config.widths, config.norm, config.dropout
         if patch != 2**DOUBLINGS or len(widths) != DOUBLINGS:
             raise InputError(

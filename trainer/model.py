@@ -13,7 +13,8 @@ from transformers import DINOv3ViTModel
 from shards.errors import InputError
 from shards.schema import Schema
 from shards.statistics import Statistics
-from trainer.decoder import DecoderConfig, Features, new_decoder
+from trainer.decoder import DecoderConfig, Features
+from trainer.decoders import new_decoder
 from trainer.normalise import Normalise
 
 
@@ -51,9 +52,8 @@ class Regressor(nn.Module):
         self.normalise = Normalise(schema, bands, statistics)
         self.backbone = backbone
         self.depth = int(shape.num_hidden_layers)
-        self.decoder = new_decoder(
-            decoder, self.depth, shape.hidden_size, self.patch_size // decoder.upsample
-        )
+        patch = self.patch_size // decoder.upsample
+        self.decoder = new_decoder(decoder, self.depth, shape.hidden_size, patch, len(bands))
         self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder.start_at(statistics.height.percentiles["90"])
 

@@ -11,6 +11,7 @@ Each object is written whole or not at all, and a checkpoint is named in checkpo
 """
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ import shards
 from shards.manifest import json_bytes
 from shards.progress import Advance
 from shards.reader import Dataset
-from shards.storage import is_local, join, local_path, publish, publish_folder, remove_folder
+from shards.storage import find_files, is_local, join, local_path, publish, publish_folder, remove_folder
 from trainer.background import Background
 from trainer.baselines import Baselines
 from trainer.checkpoint import CHECKPOINTS, Checkpoint
@@ -38,6 +39,8 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 NOTICE_STEPS = 20
 """Steps between two looks for a notice that this machine will be taken away: all ranks meet for it."""
+
+_EPOCH = re.compile(r"epoch-\d+/")
 
 Notice = Callable[[], bool]
 """Whether a machine of this run is about to be taken away; all ranks ask equally often."""
@@ -86,7 +89,8 @@ class Run(Onlooker):
             "treeline": shards.__version__,
         }
         self._background = Background()
-        self._kept: set[str] = set()
+        # Also what an earlier process left, which may have been killed before it removed what it had to.
+        self._kept = {name.partition("/")[0] for name in find_files(config.out) if _EPOCH.match(name)}
         publish(join(config.out, CONFIG), config_yaml(config).encode())
 
     def __enter__(self) -> "Run":

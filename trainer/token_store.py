@@ -281,8 +281,8 @@ class TokenReader:
         if place_B.min() < 0:
             lacking = int(np.argmin(place_B))
             raise DatasetError(
-                f"{self._plan.url}: no tokens of chip {chips[lacking]} in variant {symmetries_B[lacking]}; "
-                "give --token-variants and the choice of chips that it was made for"
+                f"{self._plan.url}: no tokens of chip {chips[lacking]} in variant {symmetries_B[lacking]}: "
+                "its shard was left out when they were computed; the next run computes them"
             )
         needed = np.unique(place_B).tolist()
         for place in needed:

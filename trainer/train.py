@@ -94,13 +94,8 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    dataset, regressor = prepared(config, ranks.device)
-    tokens = open_tokens(regressor, dataset, config, ranks) if config.token_store else None
-    train_chips = dataset.chips("train", config.limit, config.where)
-    edges = config.balance_heights
-    weights = dataset.height_weights(train_chips, edges) if edges else None
-    learning = Learning(dataset, train_chips, dataset.chips("val"), ranks, weights, tokens)
-    fit = Fit(regressor, learning, config)
+    fit = new_fit(config, ranks)
+    dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
     if state := read_state(config.out):
         fit.restore(state)
     with ExitStack() as stack:
@@ -115,6 +110,17 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         fit.run(watch)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
+
+
+def new_fit(config: TrainConfig, ranks: Ranks) -> Fit:
+    """Everything ready for the first step."""
+    dataset, regressor = prepared(config, ranks.device)
+    tokens = open_tokens(regressor, dataset, config, ranks) if config.token_store else None
+    train_chips = dataset.chips("train", config.limit, config.where)
+    edges = config.balance_heights
+    weights = dataset.height_weights(train_chips, edges) if edges else None
+    learning = Learning(dataset, train_chips, dataset.chips("val"), ranks, weights, tokens)
+    return Fit(regressor, learning, config)
 
 
 def prepared(config: TrainConfig, device: torch.device) -> tuple[Dataset, Regressor]:
