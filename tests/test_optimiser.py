@@ -26,7 +26,7 @@ from trainer.average import Average
 from trainer.backbone import build_backbone
 from trainer.model import Regressor
 from trainer.optimiser import OptimiserOptions, Schedule, new_optimiser, parameter_groups
-from trainer.tuning import Mode, merge, merged, tune
+from trainer.tuning import Mode, merge, merged, recompute_activations, tune
 
 CPU = torch.device("cpu")
 BLOCKS = 4
@@ -98,6 +98,34 @@ def test_each_mode_lets_learn_what_it_names() -> None:
         for matrix in ("lora_A", "lora_B")
     }
     assert learnt_names(tune(small_backbone(), "lora", rank=3)) == adapters
+
+
+@pytest.mark.parametrize("mode", ["last", "lora", "all"])
+def test_recomputed_activations_give_the_same_tokens_and_gradients_from_less_memory(mode: Mode) -> None:
+    gradients, kept = [], []
+    for recompute in (False, True):
+        backbone = tune(small_backbone(), mode, blocks=2, rank=2)
+        draw_adapters(backbone)
+        if recompute:
+            recompute_activations(backbone)
+        saved = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal saved
+            saved += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            out = backbone(pixels(), output_hidden_states=True)
+        out.last_hidden_state.square().sum().backward()
+        kept.append(saved)
+        assert len(out.hidden_states) == BLOCKS + 1
+        gradients.append({n: p.grad for n, p in backbone.named_parameters() if p.grad is not None})
+    plain, recomputed = gradients
+    assert plain.keys() == recomputed.keys()
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, recomputed[name]), name
+    assert kept[1] < 0.5 * kept[0]
 
 
 @pytest.mark.parametrize("mode", ["last", "lora", "all"])

@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from regressors import fitted, local_backbone, small_config, train_as_rank, write_dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster.cli import parse
 from shards.errors import InputError
@@ -230,6 +231,20 @@ def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
     }
     assert list((run / "tensorboard").iterdir())
     assert not list(run.rglob(".*")), "nothing half written"
+
+
+def test_tensorboard_shows_numbers_pictures_and_where_the_time_went(run: Path) -> None:
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [event.value for event in events.Scalars("loss")]
+    assert losses == pytest.approx([record["loss"] for record in records], rel=1e-6)
+    shares = [event.value for event in events.Scalars("time/waiting_for_data")]
+    assert len(shares) == len(records)
+    assert all(0 <= share <= 1 for share in shares)
+    (image, *_) = events.Images("image, measured, predicted")
+    assert (image.width, image.height) == (3 * 64, 4 * 64)
+    assert {"height/measured", "height/predicted"} <= set(events.Tags()["histograms"])
 
 
 def test_a_line_an_epoch_and_the_best_is_the_best_of_them(run: Path) -> None:

@@ -29,7 +29,7 @@ from trainer.config import TrainConfig
 from trainer.launch import launch
 from trainer.loop import Fit, Learning
 from trainer.ranks import Ranks
-from trainer.run import Onlooker
+from trainer.run import NOTICE_STEPS, Onlooker
 from trainer.state import STATE, TrainingState, read_state
 from trainer.train import new_regressor
 
@@ -138,6 +138,31 @@ def test_a_damaged_state_is_named(
         read_state(str(tmp_path))
     (tmp_path / STATE).write_bytes(data)
     assert read_state(str(tmp_path)) is not None
+
+
+class Saver(Onlooker):
+    """Notes the steps after which the state is to be saved."""
+
+    steps: list[int]
+
+    def save(self, fit: Fit) -> None:
+        self.steps.append(fit.position.step)
+
+
+def test_on_a_notice_the_state_is_saved_at_once_and_once(dataset: Dataset, backbone: Path) -> None:
+    fit = new_fit(dataset, small_config(dataset, backbone, batch_size=1, epochs=3))
+    asked: list[int] = []
+
+    def notice() -> bool:
+        asked.append(fit.position.step)
+        return len(asked) > 1
+
+    saver = Saver(notice)
+    saver.steps = []
+    fit.run(saver)
+    assert asked == [NOTICE_STEPS, 2 * NOTICE_STEPS]
+    ends = [fit.steps_per_epoch * epoch for epoch in (1, 2, 3)]
+    assert saver.steps == sorted([*ends, 2 * NOTICE_STEPS])
 
 
 # --- the command ---

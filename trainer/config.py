@@ -108,6 +108,8 @@ class TrainConfig:
     """Compute in bfloat16 where that is safe; weights stay float32."""
     compile: bool = False
     """Compile backbone and decoder with torch.compile; the first steps take minutes."""
+    recompute_activations: bool = False
+    """Where the backbone learns: less memory, a third more arithmetic (activation checkpointing)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Whether a step whose loss is not a number ends the run, or is left out and counted."""
     checkpoint_steps: int = 1000

@@ -5,6 +5,7 @@ fit.restore(state)                      # to go on where another process stopped
 fit.run(watch)                          # every rank runs it; sums make them agree
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -97,6 +98,10 @@ class Fit:
         self.position = Position()
         self.records: list[dict[str, Any]] = []
         """What was said after each epoch."""
+        self.seconds = 0.0
+        """Spent on the steps of the present epoch by this process, scoring left out."""
+        self.seconds_waited = 0.0
+        """Of these, spent waiting for the next batch."""
         self.baselines: Baselines | None = None
         """Fitted once, by the first rank; they travel with the state."""
         self._sums_K: Tensor | None = None
@@ -137,11 +142,17 @@ class Fit:
         self._model.train()
         self._reader.state = replace(self._reader.state, epoch=position.epoch, seen=position.seen)
         batches = _never_empty(self._reader.epoch(), learning.dataset.schema)
+        self.seconds = self.seconds_waited = 0.0
+        asked = time.perf_counter()
         for fed in feed(batches, learning.dataset.schema, learning.ranks.device):
+            came = time.perf_counter()
             value = self._step(fed)
             position.seen = fed.batch.start + fed.batch.size
             position.chips += fed.batch.size
             watch.after_step(self, fed.batch.size, value)
+            self.seconds_waited += came - asked
+            asked, before = time.perf_counter(), asked
+            self.seconds += asked - before
 
     def _step(self, fed: Fed) -> float:
         """One step of the optimiser; returns the loss over the whole batch, of all ranks."""

@@ -12,18 +12,20 @@ Each object is written whole or not at all, and a checkpoint is named in checkpo
 
 import json
 import re
+import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 import shards
 from shards.manifest import json_bytes
+from shards.order import subset
 from shards.progress import Advance
 from shards.reader import Dataset
 from shards.storage import find_files, is_local, join, local_path, publish, publish_folder, remove_folder
@@ -32,6 +34,7 @@ from trainer.baselines import Baselines
 from trainer.checkpoint import CHECKPOINTS, Checkpoint
 from trainer.config import TrainConfig
 from trainer.loop import Fit
+from trainer.panel import draw_panel
 from trainer.state import STATE
 
 CONFIG = "config.yaml"
@@ -40,6 +43,10 @@ TENSORBOARD = "tensorboard"
 NOTICE_STEPS = 20
 """Steps between two looks for a notice that this machine will be taken away: all ranks meet for it."""
 
+PANEL_CHIPS = 4
+"""Chips in the picture that TensorBoard shows of each epoch."""
+STARVED, STARVED_SECONDS = 0.2, 10.0
+"""Share of an epoch's time spent waiting for data above which it is said, in epochs longer than this."""
 _EPOCH = re.compile(r"epoch-\d+/")
 
 Notice = Callable[[], bool]
@@ -101,7 +108,6 @@ class Run(Onlooker):
             self._scratch.name if self._scratch else str(local_path(join(self._out, TENSORBOARD)))
         )
         self._log = SummaryWriter(self._log_folder)
-        self._epoch_start = time.monotonic()
         return self
 
     def __exit__(
@@ -126,6 +132,8 @@ class Run(Onlooker):
         for name, value in record.items():
             if name != "epoch" and value is not None:
                 self._log.add_scalar(name, value, record["epoch"])
+        self._tell_time(fit, record["epoch"])
+        self._draw(fit, record["epoch"])
         best = best_epochs(fit.records, self._config.keep_best)
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
         files = Checkpoint(fit.regressor, self._trained_on, record, self._baselines).files()
@@ -136,6 +144,30 @@ class Run(Onlooker):
         """Save all that is needed to go on."""
         data = fit.state().to_bytes()
         self._background.do(lambda: publish(join(self._out, STATE), data))
+
+    def _tell_time(self, fit: Fit, epoch: int) -> None:
+        """Where the time went: not among the metrics, which are the same in every run."""
+        share = fit.seconds_waited / max(fit.seconds, 1e-9)
+        self._log.add_scalar("time/waiting_for_data", share, epoch)
+        chips = fit.learning.train_chips.size
+        self._log.add_scalar("time/chips_per_second", chips / max(fit.seconds, 1e-9), epoch)
+        if share > STARVED and fit.seconds > STARVED_SECONDS:
+            print(
+                f"treeline: {share:.0%} of epoch {epoch + 1} was spent waiting for {self._config.data}: "
+                "reading is what limits training; give --cache, or bring the dataset nearer",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _draw(self, fit: Fit, epoch: int) -> None:
+        """A panel of some chips that are held out (or trained on), and how their heights are distributed."""
+        chips = fit.learning.val_chips if fit.learning.val_chips.size else fit.learning.train_chips
+        chosen = np.sort(chips[subset(chips.size, PANEL_CHIPS)])
+        panel = draw_panel(fit.regressor, fit.learning.dataset, chosen, fit.learning.ranks.device)
+        self._log.add_image("image, measured, predicted", panel.rgb_HW3, epoch, dataformats="HWC")
+        for name, heights_N in (("measured", panel.measured_N), ("predicted", panel.predicted_N)):
+            if heights_N.size:
+                self._log.add_histogram(f"height/{name}", heights_N, epoch)
 
     def _write_epoch(self, names: dict[str, Any], files: dict[str, bytes], lines: str) -> None:
         folder = names["last"]

@@ -23,7 +23,7 @@ from trainer.run import CONFIG, Notice, Onlooker, Run, config_yaml, no_notice
 from trainer.state import read_state
 from trainer.token_shards import open_tokens
 from trainer.token_store import check_token_options
-from trainer.tuning import tune
+from trainer.tuning import recompute_activations, tune
 
 _BASELINE_BATCH = 256
 MAY_CHANGE = (
@@ -134,6 +134,8 @@ def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:
     """The untrained regressor that `config` asks for, ready for the dataset's images."""
     backbone = new_backbone(config.backbone, config.bands, config.new_band_from)
     tune(backbone, config.tune, config.tune_blocks, config.lora_rank)
+    if config.recompute_activations:
+        recompute_activations(backbone)
     decoder = DecoderConfig(
         config.decoder_widths, config.norm, config.dropout, config.decoder, config.upsample
     )

@@ -7,12 +7,14 @@ merge(backbone)                        a plain DINOv3 for good
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
@@ -69,6 +71,16 @@ def tune(backbone: DINOv3ViTModel, mode: Mode, blocks: int = 1, rank: int = 8) -
     elif mode != "frozen":
         raise InputError(f"--tune {mode}: choose frozen, last, lora or all")
     return backbone
+
+
+def recompute_activations(backbone: DINOv3ViTModel) -> None:
+    """From now on keep only what goes into each block, and compute the rest again in the backward pass.
+
+    Takes a third more arithmetic, and memory for one block instead of all (Chen et al. 2016,
+    arXiv:1604.06174). transformers' own way acts in train mode alone, in which a backbone never is here.
+    """
+    for block in backbone.model.layer:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def merge(backbone: DINOv3ViTModel) -> None:
