@@ -65,6 +65,9 @@ COMMANDS = {
         "shards.config:ConvertConfig", "cluster.commands:convert", "a dataset from tar to Zarr, or back"
     ),
     "train": Command("trainer.config:TrainConfig", "cluster.commands:train", "a dataset -> a regressor"),
+    "sweep": Command(
+        "trainer.config:SweepConfig", "cluster.commands:sweep", "which options of training suit a dataset"
+    ),
     "import": Command(
         "trainer.config:ImportConfig", "cluster.commands:import_", "a notebook's weights -> a checkpoint"
     ),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from ingest.source import Source
     from shards.config import ConvertConfig, InspectConfig, SplitConfig, VerifyConfig
-    from trainer.config import EvaluateConfig, ImportConfig, TrainConfig
+    from trainer.config import EvaluateConfig, ImportConfig, SweepConfig, TrainConfig
 
 
 def demo(config: "DemoConfig") -> None:
@@ -118,6 +118,26 @@ def train(config: "TrainConfig") -> None:
     best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
     print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
+
+
+def sweep(config: "SweepConfig") -> None:
+    """Which options of training suit a dataset."""
+    from cluster.options import FILE, parse
+    from cluster.ray_session import connected
+    from trainer.config import TrainConfig
+    from trainer.sweep import BEST, sweep, table, trials_here
+
+    file = [f"--{FILE}", config.train_config] if config.train_config else []
+    base = parse(TrainConfig, [*file, "--data", config.data, "--out", config.out], "treeline train")
+    with connected(config.workers):
+        if config.workers:
+            from trainer.trials import trials_on_ray
+
+            trials = sweep(config, base, trials_on_ray)
+        else:
+            trials = sweep(config, base, trials_here)
+    print(table(trials))
+    print(f"treeline train --config {config.out}/{BEST} --out ...")
 
 
 def import_(config: "ImportConfig") -> None:

@@ -17,6 +17,7 @@ MAY_IMPORT = {
 RAY_MODULES = {
     "ingest.pipeline",
     "trainer.launch",
+    "trainer.trials",
     "inference.pipeline",
     "cluster.ray_session",
     "cluster.submit",

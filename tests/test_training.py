@@ -131,6 +131,22 @@ def test_a_backbone_that_learns_changes_throughout(dataset: Dataset, backbone: P
     assert same == {"backbone.embeddings.mask_token"}
 
 
+@pytest.mark.parametrize("loss", [("squared",), ("silog:1:0", "gradient:0.5")], ids=["squared", "silog"])
+def test_a_batch_in_pieces_is_the_batch(dataset: Dataset, backbone: Path, loss: tuple[str, ...]) -> None:
+    """Also where the last batch has fewer chips than there are pieces."""
+    config = small_config(dataset, backbone, learning_rate=1e-4, loss=loss, brightness=0.1)
+    _, whole = fitted(dataset, config)
+    for accumulate in (2, 3):
+        _, pieces = fitted(dataset, replace(config, accumulate=accumulate))
+        assert losses(pieces) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_batch_norm_is_not_computed_in_pieces(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    config = small_config(dataset, backbone, out=str(tmp_path / "run"), accumulate=2, norm="batch")
+    with pytest.raises(InputError, match="--accumulate: batch norm would see pieces"):
+        launch(config)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, backbone: Path) -> None:
     config = small_config(dataset, backbone, learning_rate=1e30, gradient_norm=1e30, epochs=3)
     with pytest.raises(FloatingPointError, match="learning-rate"):

@@ -1,4 +1,4 @@
-"""The options of `treeline train`, `evaluate` and `import`, and the named recipes that set many at once.
+"""The options of `treeline train`, `sweep`, `evaluate` and `import`; named recipes that set many at once.
 
 Precedence: the defaults below < --recipe < --config FILE < flags.
 """
@@ -104,6 +104,8 @@ class TrainConfig:
     """Chips per step, over all workers together."""
     batch_per_worker: int = 0
     """Chips per step and worker (batch size = this times workers); 0: --batch-size counts."""
+    accumulate: int = 1
+    """Each worker computes its part of a batch in so many pieces: less memory, a third more arithmetic."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe; weights stay float32."""
     compile: bool = False
@@ -233,6 +235,34 @@ class ImportConfig:
     """Bands that the regressor was trained on, in its order."""
     heads: int = 0
     """Attention heads of the backbone, which its weights do not tell; 0: as published for tokens so wide."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A short search: which learning rate, loss and decoder suit this dataset."""
+
+    data: str
+    """The dataset: a folder or s3://..."""
+    out: str
+    """Folder or s3://... for the trials, sweep.json and best.yaml; no sweep may be there yet."""
+    train_config: str = ""
+    """YAML or JSON file of options of treeline train, the same in every trial; default: its defaults."""
+    trials: int = 12
+    """Trainings with options drawn at random."""
+    learning_rate: tuple[float, float] = (1e-4, 1e-2)
+    """Lowest and highest; drawn evenly on a logarithmic scale."""
+    loss_choices: tuple[str, ...] = ("squared", "asymmetric(factor=1.3)")
+    """Losses to draw from, each as for treeline train --loss; several words of one: in one pair of quotes."""
+    decoder_choices: tuple[Literal["detail", "residual", "dpt", "linear"], ...] = ("detail", "residual")
+    """Decoders to draw from."""
+    limit: int | None = 10_000
+    """Train each on so many chips; all are scored on all chips held out."""
+    epochs: int = 5
+    """At most so many times through them."""
+    workers: int = 0
+    """Trials at a time, on Ray, where those that fall behind are stopped; 0: one by one, here, to the end."""
+    seed: int = 0
+    """Of the options that are drawn."""
 
 
 def read_options(config: TrainConfig | EvaluateConfig) -> ReadOptions:

@@ -52,7 +52,7 @@ def _train_on_ray(config: TrainConfig) -> None:
         _fill_token_store(config, use_gpu)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config},
+        train_loop_config={"config": config, "folder": os.getcwd()},
         # Ray 2.60 takes a pair, too, but does not say so in the type of this name.
         scaling_config=ScalingConfig(num_workers=count, use_gpu=use_gpu),  # type: ignore[arg-type]
         run_config=RunConfig(
@@ -105,8 +105,7 @@ class _TokenWorker:
     """A process with a backbone, which computes objects of a token store."""
 
     def __init__(self, config: TrainConfig, folder: str) -> None:
-        if os.path.isdir(folder):
-            os.chdir(folder)  # where the driver is: paths may be relative
+        _go_to(folder)
         self._config = config
 
     @cached_property
@@ -124,6 +123,12 @@ class _TokenWorker:
         return piece.chips, compute(plan, piece, regressor, dataset)
 
 
+def _go_to(folder: str) -> None:
+    """Where the driver is, if this machine has it: paths may be relative."""
+    if os.path.isdir(folder):
+        os.chdir(folder)
+
+
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -132,14 +137,15 @@ def _whole_url(url: str) -> str:
     return str(local_path(url).absolute()) if is_local(url) else url
 
 
-def _worker(options: dict[str, TrainConfig]) -> None:
+def _worker(options: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
-    config = options["config"]
+    config: TrainConfig = options["config"]
+    _go_to(options["folder"])
     url = join(config.out, FAILED)
     if exists(url):
         return

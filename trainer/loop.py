@@ -6,7 +6,6 @@ fit.run(watch)                          # every rank runs it; sums make them agr
 """
 
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
@@ -20,15 +19,14 @@ from torch import Tensor
 from shards.errors import DatasetError
 from shards.order import Chips, rank_part
 from shards.reader import Batch, ChipReader, Dataset, Part
-from shards.schema import Schema
 from shards.state import ReaderState
-from shards.tar import arrays_of, row_layout
 from trainer.augment import apply_symmetries, band_changes, symmetries_of
 from trainer.average import Average
 from trainer.baselines import Baselines
 from trainer.config import TrainConfig
 from trainer.decoder import Features
 from trainer.feed import Fed, feed
+from trainer.inputs import Inputs, never_empty
 from trainer.losses import parse_loss, surrogate
 from trainer.metrics import Score
 from trainer.model import Regressor
@@ -141,7 +139,7 @@ class Fit:
         position, learning = self.position, self.learning
         self._model.train()
         self._reader.state = replace(self._reader.state, epoch=position.epoch, seen=position.seen)
-        batches = _never_empty(self._reader.epoch(), learning.dataset.schema)
+        batches = never_empty(self._reader.epoch(), learning.dataset.schema, learning.train_chips)
         self.seconds = self.seconds_waited = 0.0
         asked = time.perf_counter()
         for fed in feed(batches, learning.dataset.schema, learning.ranks.device):
@@ -155,32 +153,25 @@ class Fit:
             self.seconds += asked - before
 
     def _step(self, fed: Fed) -> float:
-        """One step of the optimiser; returns the loss over the whole batch, of all ranks."""
+        """One step of the optimiser; returns the loss over the whole batch, of all ranks.
+
+        In several pieces the loss's sums over the batch are found first, without gradients: what a pixel
+        pulls at the weights may depend on them.
+        """
         config, position, ranks = self.config, self.position, self.learning.ranks
-        at = (config.seed, position.epoch, position.seen)
-        # Dropout's numbers: of the place in training alone, so that a run that goes on draws the same.
-        torch.manual_seed(int(np.random.SeedSequence([*at, ranks.rank]).generate_state(1)[0]))
-        image_BCHW, height_BHW, symmetries = fed.image_BCHW, fed.height_BHW, None
-        if config.flips:
-            symmetries = self._mine(symmetries_of(fed.batch.size, *at), fed)
-            image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, symmetries)
-        shape = fed.batch.size, len(config.bands)
-        changes = band_changes(shape, at, config.brightness, config.band_dropout)
-        changes_BCK = None
-        if changes is not None:
-            changes_BCK = torch.from_numpy(self._mine(changes, fed)).to(ranks.device)
-        with self._precision():
-            features = self._features(fed, symmetries)
-            predicted_BHW, valid_BHW = self._model(image_BCHW, features, changes_BCK)
-        sums_K = self.loss.sums(predicted_BHW.float(), height_BHW, valid_BHW & height_BHW.isfinite())
-        sums_all_K = ranks.sum(sums_K.detach())
-        progress = self.progress
+        pieces, progress = self._inputs(fed).pieces(config.accumulate), self.progress
+        with nullcontext() if len(pieces) == 1 else torch.no_grad():
+            of_pieces = [self._sums(piece, number) for number, piece in enumerate(pieces)]
+        sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in of_pieces]).sum(0))
         value = float(self.loss.value(sums_all_K, progress))
         if not isfinite(value):
             self._not_a_number(fed.batch, value)
             return value
-        # Ranks average gradients; with their number as a factor that is the sum, over the pixels of all.
-        (surrogate(self.loss, sums_K, sums_all_K, progress) * ranks.world_size).backward()
+        for number, piece in enumerate(pieces):
+            with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._model):
+                sums_K = of_pieces[0] if len(pieces) == 1 else self._sums(piece, number)
+                # Ranks average gradients; with their number as a factor that is the sum over all.
+                (surrogate(self.loss, sums_K, sums_all_K, progress) * ranks.world_size).backward()
         learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(learning, config.gradient_norm)
         self.optimiser.step()
@@ -191,6 +182,31 @@ class Fit:
         self._sums_K = sums_all_K if self._sums_K is None else self._sums_K + sums_all_K
         position.step += 1
         return value
+
+    def _inputs(self, fed: Fed) -> Inputs:
+        """The batch, augmented: by seed, epoch and chips met alone, whatever the number of ranks."""
+        config, ranks = self.config, self.learning.ranks
+        at = (config.seed, self.position.epoch, self.position.seen)
+        image_BCHW, height_BHW, symmetries, changes_BCK = fed.image_BCHW, fed.height_BHW, None, None
+        if config.flips:
+            symmetries = self._mine(symmetries_of(fed.batch.size, *at), fed)
+            image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, symmetries)
+        shape = fed.batch.size, len(config.bands)
+        changes = band_changes(shape, at, config.brightness, config.band_dropout)
+        if changes is not None:
+            changes_BCK = torch.from_numpy(self._mine(changes, fed)).to(ranks.device)
+        return Inputs(image_BCHW, height_BHW, self._features(fed, symmetries), changes_BCK)
+
+    def _sums(self, inputs: Inputs, piece: int) -> Tensor:
+        """The loss's sums over these chips."""
+        position, rank = self.position, self.learning.ranks.rank
+        # Dropout's numbers: of the place in training alone, so that a run that goes on draws the same.
+        place = [self.config.seed, position.epoch, position.seen, rank, piece]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        with self._precision():
+            predicted_BHW, valid_BHW = self._model(inputs.image_BCHW, inputs.features, inputs.changes_BCK)
+        measured_BHW = valid_BHW & inputs.height_BHW.isfinite()
+        return self.loss.sums(predicted_BHW.float(), inputs.height_BHW, measured_BHW)
 
     def _features(self, fed: Fed, symmetries_B: NDArray[np.int64] | None = None) -> Features | None:
         """What the token store knows of the batch's chips, turned like them; None without a store."""
@@ -267,7 +283,7 @@ class Fit:
         part = Part(learning.ranks.rank, learning.ranks.world_size)
         batches = learning.dataset.batches(order, self.config.global_batch, part)
         schema = learning.dataset.schema
-        for fed in feed(_never_empty(batches, schema), schema, learning.ranks.device):
+        for fed in feed(never_empty(batches, schema, chips), schema, learning.ranks.device):
             height_BHW = fed.height_BHW
             with torch.inference_mode():
                 with self._precision():
@@ -349,21 +365,3 @@ class Scored:
 
     score: Score
     loss: float
-
-
-def _never_empty(batches: Iterator[Batch], schema: Schema) -> Iterator[Batch]:
-    """The batches, an empty one as a chip that was met before, without heights.
-
-    A rank whose part is empty (of the last, short batch, or for a shard that was left out) takes part in
-    every collective operation, and adds nothing to loss and gradients.
-    """
-    rows_1S = np.zeros((1, row_layout(schema).span), np.uint8)
-    for batch in batches:
-        if batch.chips.size:
-            rows_1S = batch.rows_BS[:1]
-            yield batch
-        else:
-            stand_in_1S = rows_1S.copy()
-            image_BCHW, height_BHW = arrays_of(stand_in_1S, schema)
-            height_BHW[:] = np.nan
-            yield replace(batch, rows_BS=stand_in_1S, image_BCHW=image_BCHW, height_BHW=height_BHW)

@@ -1,5 +1,6 @@
 """The processes that train together; one of them, or none, is all that most code needs to know."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -34,3 +35,7 @@ class Ranks:
     def wrap(self, module: nn.Module) -> nn.Module:
         """`module` with gradients averaged over ranks in its backward pass."""
         return DistributedDataParallel(module) if self.world_size > 1 else module
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """While it lasts, gradients of what `wrap` gave add up here alone, for the next pass to average."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

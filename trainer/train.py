@@ -45,11 +45,13 @@ def check(config: TrainConfig) -> Dataset:
     Raises:
         InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
     """
-    for name, least in (("global_batch", 1), ("epochs", 1), ("seed", 0)):
+    for name, least in (("global_batch", 1), ("epochs", 1), ("accumulate", 1), ("seed", 0)):
         if getattr(config, name) < least:
             option = "--batch-size" if name == "global_batch" else f"--{name}"
             raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
     parse_loss(config.loss)
+    if config.accumulate > 1 and config.norm == "batch":
+        raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
     check_token_options(config)
     dataset = open_dataset(config.data, read_options(config))
     dataset.schema.band_positions(config.bands)
