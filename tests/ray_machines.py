@@ -62,9 +62,9 @@ def nodes_alive(env: dict[str, str]) -> int:
     return int(said[0]) if done.returncode == 0 and said else 0
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     """Until it is so; fails after a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.1)
