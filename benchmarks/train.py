@@ -32,11 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ingest.config import PairsConfig, SyntheticConfig  # noqa: E402
+from benchmarks.ingest import write_pairs  # noqa: E402
+from ingest.config import PairsConfig  # noqa: E402
 from ingest.pairs import PairsSource  # noqa: E402
 from ingest.run import ingest  # noqa: E402
-from ingest.source import Raw  # noqa: E402
-from ingest.synthetic import SyntheticSource  # noqa: E402
 from shards.reader import open_dataset  # noqa: E402
 from trainer.backbone import TINY, build_backbone  # noqa: E402
 from trainer.config import RECIPES, TrainConfig  # noqa: E402
@@ -95,16 +94,9 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def write_pairs(folder: Path, chips: int) -> None:
+def write_chips(folder: Path, chips: int) -> None:
     """Pairs of .npy, and a dataset of them."""
-    for name in ("images", "heights"):
-        (folder / name).mkdir(parents=True)
-    source = SyntheticSource(SyntheticConfig(out="", chips=chips))
-    table = source.candidates().table
-    for key, raw in zip(table["key"].to_pylist(), source.read(table), strict=True):
-        assert isinstance(raw, Raw)
-        np.save(folder / "images" / f"{key}.npy", raw.image)
-        np.save(folder / "heights" / f"{key}.npy", raw.height)
+    write_pairs(folder, chips)
     config = PairsConfig(images=f"{folder}/images", heights=f"{folder}/heights", out=f"{folder}/set")
     ingest(PairsSource(config), config)
 
@@ -233,7 +225,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         options.folder = scratch
-        write_pairs(Path(scratch), options.chips)
+        write_chips(Path(scratch), options.chips)
         build_backbone({**SHAPES[options.backbone], "num_channels": 3}).save_pretrained(f"{scratch}/backbone")
         rates: dict[str, list[float]] = {name: [] for name in options.only}
         gflop: dict[str, tuple[float, float]] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 from servers import free_port
 
+ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 120
 
@@ -68,6 +69,26 @@ def wait_until(is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> 
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.1)
+
+
+@contextmanager
+def running(env: dict[str, str], *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """`treeline ARGUMENTS` in a process of its own, which is gone at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli", *arguments],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def cluster_environment(home: Path) -> dict[str, str]:

@@ -6,21 +6,19 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from ray_machines import PATIENCE_SECONDS, kill_all, second_machine, wait_until
+from ray_machines import PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
 
 from ingest.config import SyntheticConfig
 from ingest.run import ingest
 from ingest.synthetic import SyntheticSource
 from shards.storage import find_files, join, read_bytes
 
-ROOT = Path(__file__).parent.parent
 CHIPS = 16_384
 """Four tasks of five shards."""
 
@@ -43,22 +41,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @contextmanager
 def started(env: dict[str, str], out: Path) -> Iterator[subprocess.Popen[str]]:
     """`treeline ingest synthetic --workers 2` in a process of its own."""
-    command = [sys.executable, "-m", "cluster.cli", "ingest", "synthetic", "--chips", str(CHIPS)]
-    process = subprocess.Popen(
-        [*command, "--workers", "2", "--out", str(out)],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
+    options = ("--chips", str(CHIPS), "--workers", "2", "--out", str(out))
+    with running(env, "ingest", "synthetic", *options) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
 
 
 def parts_of(out: Path) -> int:

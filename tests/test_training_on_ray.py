@@ -7,7 +7,6 @@ process: the same chips met, the same losses within rounding, every epoch scored
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,13 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray_machines import PATIENCE_SECONDS, kill_all, second_machine, wait_until
+from ray_machines import PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
 from regressors import local_backbone, small_config, write_dataset
 
 from trainer.config import TrainConfig
 from trainer.launch import launch
 
-ROOT = Path(__file__).parent.parent
 EPOCHS = 8
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -75,19 +73,10 @@ def started(
         "resume": "auto",
         "workers": workers,
     }
-    command = [sys.executable, "-m", "cluster.cli", "train"]
-    command += [word for name, value in options.items() for word in (f"--{name}", value)]
-    command += ["--decoder-widths", *map(str, config.decoder_widths), *more]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    widths = map(str, config.decoder_widths)
+    with running(env, "train", *flags, "--decoder-widths", *widths, *more) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
 
 
 def finish(process: "subprocess.Popen[str]") -> None:

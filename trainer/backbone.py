@@ -72,23 +72,30 @@ def _backbone_of_meta(url: str) -> DINOv3ViTModel:
 
 
 def _backbone_of_transformers(name: str) -> DINOv3ViTModel:
+    absent = f"--backbone {name}: no DINOv3 model in this folder or on the hub"
+    short = f"--backbone {name}: weights of a DINOv3 model are missing"
+    backbone: DINOv3ViTModel = whole_model(DINOv3ViTModel, name, (absent, short), not exists(name))
+    return backbone
+
+
+def whole_model(kind: Any, name: str, said: tuple[str, str], ask_hub: bool = False, **more: Any) -> Any:
+    """A model of transformers' class `kind` in float32, from a folder or, if `ask_hub`, from the hub.
+
+    Raises:
+        InputError: there is none, or some of its weights are missing; begins as `said` for either.
+    """
     disable_progress_bar()  # of transformers', which would stand in every log
     try:
-        loaded: Any = DINOv3ViTModel.from_pretrained(
-            name, local_files_only=exists(name), dtype=torch.float32, output_loading_info=True
+        model, loading = kind.from_pretrained(
+            name, local_files_only=not ask_hub, dtype=torch.float32, output_loading_info=True, **more
         )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--backbone {name}: no DINOv3 model in this folder or on the hub ({reason})"
-        ) from error
-    backbone: DINOv3ViTModel = loaded[0]
-    loading: dict[str, set[str]] = loaded[1]
+        raise InputError(f"{said[0]} ({str(error).splitlines()[0]})") from error
     if loading["missing_keys"]:
         # transformers would go on with random numbers in their place.
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise InputError(f"--backbone {name}: weights of a DINOv3 model are missing ({missing}, ...)")
-    return backbone
+        raise InputError(f"{said[1]} ({missing}, ...)")
+    return model
 
 
 def read_weights(url: str) -> dict[str, Any]:

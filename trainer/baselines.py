@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.reader import Batch
+from shards.order import Chips, subset
+from shards.reader import Batch, Dataset
+
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Baselines:
     def from_json(cls, values: dict[str, Any]) -> "Baselines":
         """The inverse of `to_json`."""
         return cls(**{**values, "coefficients": tuple(values["coefficients"])})
+
+
+def baselines_of(dataset: Dataset, chips: Chips, limit: int) -> Baselines:
+    """Fitted to at most `limit` of these chips."""
+    sample = chips[subset(chips.size, limit)]
+    return fit_baselines(dataset.batches(sample, _BATCH), dataset.schema.nodata)
 
 
 def fit_baselines(batches: Iterable[Batch], nodata: float | None) -> Baselines:

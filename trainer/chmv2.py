@@ -3,16 +3,12 @@
 Its weights are facebook/dinov3-vitl16-chmv2-dpt-head on the Hugging Face hub; nothing is fetched here.
 """
 
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
 from transformers import CHMv2Config, CHMv2ForDepthEstimation, DINOv3ViTConfig, DINOv3ViTModel
 
 from shards.errors import InputError
 from shards.schema import Schema
 from shards.statistics import Statistics
-from trainer.backbone import patch_weights_for
+from trainer.backbone import patch_weights_for, whole_model
 from trainer.decoder import DecoderConfig
 from trainer.decoder_dpt import LAYERS, DptDecoder, head_config
 from trainer.model import Regressor
@@ -69,19 +65,8 @@ def chmv2_regressor(
 
 
 def _read(folder: str) -> CHMv2ForDepthEstimation:
-    try:
-        loaded: Any = CHMv2ForDepthEstimation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{folder}: no CHMv2 of transformers in this folder ({reason})") from error
-    model: CHMv2ForDepthEstimation = loaded[0]
-    loading: dict[str, set[str]] = loaded[1]
-    if loading["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise InputError(f"{folder}: weights of CHMv2 are missing ({missing}, ...)")
+    said = f"{folder}: no CHMv2 of transformers in this folder", f"{folder}: weights of CHMv2 are missing"
+    model: CHMv2ForDepthEstimation = whole_model(CHMv2ForDepthEstimation, folder, said, use_safetensors=True)
     return model
 
 

@@ -10,11 +10,10 @@ from torch import Tensor
 
 import shards
 from shards.errors import InputError
-from shards.order import subset
 from shards.reader import Dataset, open_dataset
 from shards.storage import check_writable, exists
 from trainer.backbone import build_backbone, read_weights
-from trainer.baselines import fit_baselines
+from trainer.baselines import baselines_of
 from trainer.checkpoint import Checkpoint
 from trainer.config import ImportConfig, TrainConfig
 from trainer.meta_weights import refuse_mismatch
@@ -23,7 +22,6 @@ from trainer.notebook_weights import notebook_backbone, notebook_decoder, notebo
 
 NO_EPOCH = -1
 """The epoch of a regressor that was not trained here."""
-_BASELINE_BATCH = 256
 
 
 def import_checkpoint(config: ImportConfig) -> str:
@@ -44,9 +42,7 @@ def import_checkpoint(config: ImportConfig) -> str:
     except InputError as error:
         raise InputError(f"{config.weights}: {error}") from error
     check_writable(config.out)
-    chips = dataset.chips("train")
-    sample = chips[subset(chips.size, TrainConfig.baseline_chips)]
-    baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH), dataset.schema.nodata)
+    baselines = baselines_of(dataset, dataset.chips("train"), TrainConfig.baseline_chips)
     origin = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,

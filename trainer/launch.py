@@ -5,8 +5,6 @@ import os
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from shards.errors import DatasetError, InputError
 from shards.manifest import StoredObject
 from shards.progress import progress
@@ -14,7 +12,7 @@ from shards.reader import Dataset
 from shards.storage import exists, is_local, join, local_path, publish, read_bytes, remove_file
 from trainer.config import TrainConfig
 from trainer.model import Regressor
-from trainer.ranks import Ranks
+from trainer.ranks import Ranks, device_here
 from trainer.token_shards import begin, compute, finish
 from trainer.token_store import Piece, TokenPlan, plan_tokens
 from trainer.train import check, prepared, train
@@ -35,7 +33,7 @@ def launch(config: TrainConfig) -> None:
     """
     check(config)
     if not config.worker_range[1]:
-        train(config, Ranks(device=_device()))
+        train(config, Ranks(device=device_here()))
     else:
         _train_on_ray(config)
 
@@ -58,7 +56,7 @@ def _train_on_ray(config: TrainConfig) -> None:
         run_config=RunConfig(
             name="ray",
             # Ray's own short notes: in a place that every node reaches, as the checkpoints are.
-            storage_path=_whole_url(config.out),
+            storage_path=whole_url(config.out),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
@@ -105,12 +103,12 @@ class _TokenWorker:
     """A process with a backbone, which computes objects of a token store."""
 
     def __init__(self, config: TrainConfig, folder: str) -> None:
-        _go_to(folder)
+        go_to(folder)
         self._config = config
 
     @cached_property
     def _prepared(self) -> tuple[Dataset, Regressor, TokenPlan]:
-        dataset, regressor = prepared(self._config, _device())
+        dataset, regressor = prepared(self._config, device_here())
         return dataset, regressor, plan_tokens(regressor, dataset, self._config)
 
     def plan(self) -> TokenPlan:
@@ -123,17 +121,14 @@ class _TokenWorker:
         return piece.chips, compute(plan, piece, regressor, dataset)
 
 
-def _go_to(folder: str) -> None:
-    """Where the driver is, if this machine has it: paths may be relative."""
+def go_to(folder: str) -> None:
+    """Work where the driver is, if this machine has it: paths may be relative."""
     if os.path.isdir(folder):
         os.chdir(folder)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _whole_url(url: str) -> str:
+def whole_url(url: str) -> str:
+    """The same place for every process, whatever its folder."""
     return str(local_path(url).absolute()) if is_local(url) else url
 
 
@@ -145,7 +140,7 @@ def _worker(options: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     config: TrainConfig = options["config"]
-    _go_to(options["folder"])
+    go_to(options["folder"])
     url = join(config.out, FAILED)
     if exists(url):
         return

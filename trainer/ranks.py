@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+def device_here() -> torch.device:
+    """Where a process computes that nobody gave a device: a GPU, if this machine has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among `world_size`; the process group is open where there are several."""

@@ -21,18 +21,16 @@ import yaml
 
 from shards.errors import InputError
 from shards.manifest import json_bytes
-from shards.order import subset
 from shards.progress import progress
 from shards.reader import Dataset
 from shards.storage import exists, join, publish, read_bytes
-from trainer.baselines import Baselines, fit_baselines
+from trainer.baselines import Baselines
 from trainer.config import SweepConfig, TrainConfig
 from trainer.loop import Fit
 from trainer.losses import parse_loss
-from trainer.ranks import Ranks
+from trainer.ranks import Ranks, device_here
 from trainer.run import METRICS, Run, config_yaml
-from trainer.state import read_state
-from trainer.train import check, new_fit
+from trainer.train import check, fit_to_go_on
 
 SWEEP = "sweep.json"
 BEST = "best.yaml"
@@ -40,7 +38,6 @@ DRAWN = ("learning_rate", "loss", "decoder")
 """Options in which trials differ."""
 FAILURES = (FloatingPointError, torch.OutOfMemoryError)
 """What the options of a trial can bring about: it is listed as failed, and the others go on."""
-_BASELINE_BATCH = 256
 
 Report = Callable[[int, float | None], None]
 """report(epochs, val_rmse): so many epochs are done and saved, the last with this score in metres.
@@ -197,16 +194,10 @@ def run_trial(config: TrainConfig, report: Report = lambda epochs, val_rmse: Non
         InputError: options that do not go together.
         DatasetError: a damaged shard.
     """
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True)
     try:
-        fit = new_fit(config, Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
-        if state := read_state(config.out):
-            fit.restore(state)
-        dataset, chips = fit.learning.dataset, fit.learning.train_chips
-        if fit.baselines is None:
-            sample = chips[subset(chips.size, config.baseline_chips)]
-            fit.baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH), dataset.schema.nodata)
+        fit = fit_to_go_on(config, Ranks(device=device_here()))
+        dataset = fit.learning.dataset
+        assert fit.baselines is not None
         with _TrialRun(config, dataset, fit.baselines, report) as run:
             fit.run(run)
     except FAILURES as error:

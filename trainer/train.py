@@ -7,12 +7,11 @@ import torch
 import yaml
 
 from shards.errors import InputError
-from shards.order import subset
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
 from shards.storage import check_writable, exists, join, read_bytes
 from trainer.backbone import new_backbone
-from trainer.baselines import fit_baselines
+from trainer.baselines import baselines_of
 from trainer.config import TrainConfig, read_options
 from trainer.decoder import DecoderConfig
 from trainer.loop import Fit, Learning
@@ -25,7 +24,6 @@ from trainer.token_shards import open_tokens
 from trainer.token_store import check_token_options
 from trainer.tuning import recompute_activations, tune
 
-_BASELINE_BATCH = 256
 MAY_CHANGE = (
     "workers",
     "out",
@@ -94,24 +92,30 @@ def _check_goes_on(config: TrainConfig) -> None:
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True)
-    fit = new_fit(config, ranks)
+    fit = fit_to_go_on(config, ranks)
     dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
-    if state := read_state(config.out):
-        fit.restore(state)
     with ExitStack() as stack:
         watch = Onlooker(notice)
-        if ranks.is_first:
-            sample = train_chips[subset(train_chips.size, config.baseline_chips)]
-            if fit.baselines is None:
-                fit.baselines = fit_baselines(dataset.batches(sample, _BASELINE_BATCH), dataset.schema.nodata)
+        if fit.baselines is not None and ranks.is_first:
             total = config.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips", fit.position.chips))
             watch = stack.enter_context(Run(config, dataset, fit.baselines, advance, notice))
         fit.run(watch)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
+
+
+def fit_to_go_on(config: TrainConfig, ranks: Ranks) -> Fit:
+    """Everything ready for the next step of the run at `config.out`; the first rank knows the baselines."""
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    fit = new_fit(config, ranks)
+    if state := read_state(config.out):
+        fit.restore(state)
+    if ranks.is_first and fit.baselines is None:
+        learning = fit.learning
+        fit.baselines = baselines_of(learning.dataset, learning.train_chips, config.baseline_chips)
+    return fit
 
 
 def new_fit(config: TrainConfig, ranks: Ranks) -> Fit:

@@ -13,9 +13,8 @@ from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 
-from shards.storage import is_local, local_path
 from trainer.config import SweepConfig, TrainConfig
-from trainer.launch import OWN_ERRORS
+from trainer.launch import OWN_ERRORS, go_to, whole_url
 from trainer.sweep import Done, Ending, run_trial
 
 MAX_FAILURES = 3
@@ -61,7 +60,7 @@ def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done) ->
         run_config=tune.RunConfig(
             name="ray",
             # Ray's own short notes: in a place that every node reaches, as the trials are.
-            storage_path=str(local_path(config.out).absolute()) if is_local(config.out) else config.out,
+            storage_path=whole_url(config.out),
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             # Without the results as JSON Tune complains that it cannot find them again.
             callbacks=[watcher, JsonLoggerCallback()],
@@ -77,8 +76,7 @@ def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done) ->
 
 def _trial(options: dict[str, int], trials: list[TrainConfig], folder: str) -> None:
     """One trial, in a process of its own; its last report says how it ended, if nobody stopped it."""
-    if os.path.isdir(folder):
-        os.chdir(folder)  # where the driver is: paths may be relative
+    go_to(folder)
 
     def report(epochs: int, val_rmse: float | None) -> None:
         tune.report({"epochs": epochs, "val_rmse": _number(val_rmse)})
