@@ -111,10 +111,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
     options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"))
     ingest(ScenesSource(options), options)
-    # Without dropout: ranks draw other numbers than one process.
-    config = TrainConfig(str(folder / "chips"), str(folder / "here"), epochs=2, batch_size=7, dropout=0.0)
+    config = TrainConfig(str(folder / "chips"), str(folder / "here"), epochs=2, batch_size=7)
     launch(config)
-    options = ["--data", config.data, "--epochs", "2", "--batch-size", "7", "--dropout", "0"]
+    options = ["--data", config.data, "--epochs", "2", "--batch-size", "7"]
     return Trained(images[0], config.data, options, folder / "here")
 
 

@@ -83,7 +83,7 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
 ) -> None:
     """Also where the last batch is smaller than the ranks (18 chips: 17 + 1), and one has none to read."""
     # Adam amplifies rounding: at 1e-3 one thread and two differ by 2e-4 (in float64 two ranks by 2e-16).
-    base = small_config(dataset, backbone, learning_rate=1e-4)
+    base = small_config(dataset, backbone, learning_rate=1e-4, dropout=0.3, brightness=0.1)
     configs = [
         replace(base, batch_size=6),
         replace(base, batch_size=5, loss=("asymmetric(factor=3)",)),
@@ -134,7 +134,7 @@ def test_a_backbone_that_learns_changes_throughout(dataset: Dataset, backbone: P
 @pytest.mark.parametrize("loss", [("squared",), ("silog:1:0", "gradient:0.5")], ids=["squared", "silog"])
 def test_a_batch_in_pieces_is_the_batch(dataset: Dataset, backbone: Path, loss: tuple[str, ...]) -> None:
     """Also where the last batch has fewer chips than there are pieces."""
-    config = small_config(dataset, backbone, learning_rate=1e-4, loss=loss, brightness=0.1)
+    config = small_config(dataset, backbone, learning_rate=1e-4, loss=loss, brightness=0.1, dropout=0.3)
     _, whole = fitted(dataset, config)
     for accumulate in (2, 3):
         _, pieces = fitted(dataset, replace(config, accumulate=accumulate))

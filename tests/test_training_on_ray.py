@@ -30,9 +30,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("on_ray")
     dataset = write_dataset(folder / "chips", chips=40, val_share=0.2)
     backbone = local_backbone(folder / "backbone")
-    return small_config(
-        dataset, backbone, str(folder / "here"), epochs=EPOCHS, learning_rate=2e-5, checkpoint_steps=2
-    )
+    options = {"epochs": EPOCHS, "learning_rate": 2e-5, "checkpoint_steps": 2, "dropout": 0.2}
+    return small_config(dataset, backbone, str(folder / "here"), **options)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from shards.errors import InputError
 from trainer.decoder import Decoder, DecoderConfig, Features
+from trainer.dropout import ChannelDropout
 
 FINE_SIZES = 2
 """At 1/1 and 1/2, where edges lie, there are two convolutions instead of one."""
@@ -71,14 +72,14 @@ class DetailDecoder(Decoder):
         bottom = fine[-1]
         widths = (*fine, bottom)
         sizes = range(doublings)
-        self.tokens = nn.Sequential(nn.Conv2d(token_width, bottom, 1), nn.Dropout2d(config.dropout))
+        self.tokens = nn.Sequential(nn.Conv2d(token_width, bottom, 1), ChannelDropout(config.dropout))
         self.entry = _convolutions(bands, fine[0], 0, config)
         self.falls = nn.ModuleList(
             _convolutions(widths[i], widths[i + 1], i + 1, config, stride=2) for i in sizes
         )
         # Dropout at the bottom alone: few numbers above it can learn by heart, many at it.
         self.bottom = nn.Sequential(
-            _convolutions(2 * bottom, bottom, doublings, config), nn.Dropout2d(config.dropout)
+            _convolutions(2 * bottom, bottom, doublings, config), ChannelDropout(config.dropout)
         )
         self.rises = nn.ModuleList(Rise(widths[i + 1], widths[i], i, config) for i in reversed(sizes))
         self.head = nn.Conv2d(fine[0], 1, 1)

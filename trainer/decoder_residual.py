@@ -2,7 +2,7 @@
 
 Module names are those of the decoder that users have trained so far, so its weights load as they are:
 
-    0, 2, 4, 6   doubling: transposed convolution 4x4, norm, LeakyReLU 0.1, Dropout2d
+    0, 2, 4, 6   doubling: transposed convolution 4x4, norm, LeakyReLU 0.1, dropout of channels
     1, 3, 5, 7   two residual blocks; with channel attention in 5 and 7
     8            head: three convolutions 3x3 and one 1x1 to metres
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from shards.errors import InputError
 from trainer.decoder import Decoder, DecoderConfig, Features
+from trainer.dropout import ChannelDropout
 
 NOTEBOOK_WIDTHS = (512, 256, 128, 64)
 SLOPE = 0.1
@@ -56,7 +57,7 @@ class ResidualBlock(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
         self.attention = ChannelAttention(width) if attention else nn.Identity()
-        self.activation, self.dropout = nn.LeakyReLU(SLOPE), nn.Dropout2d(dropout)
+        self.activation, self.dropout = nn.LeakyReLU(SLOPE), ChannelDropout(dropout)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Same shape."""
@@ -71,7 +72,7 @@ def _doubling(width_in: int, width: int, norm: str, dropout: float) -> nn.Sequen
         nn.ConvTranspose2d(width_in, width, 4, stride=2, padding=1),
         _norm(norm, width),
         nn.LeakyReLU(SLOPE),
-        nn.Dropout2d(dropout),
+        ChannelDropout(dropout),
     )
 
 
@@ -81,12 +82,12 @@ def _head(width: int, norm: str, dropout: float) -> nn.Sequential:
         nn.Conv2d(width, wide, 3, padding=1),
         _norm(norm, wide),
         nn.LeakyReLU(SLOPE),
-        nn.Dropout2d(dropout),
+        ChannelDropout(dropout),
         ChannelAttention(wide),
         nn.Conv2d(wide, width, 3, padding=1),
         _norm(norm, width),
         nn.LeakyReLU(SLOPE),
-        nn.Dropout2d(dropout),
+        ChannelDropout(dropout),
         nn.Conv2d(width, narrow, 3, padding=1),
         _norm(norm, narrow),
         nn.LeakyReLU(SLOPE),

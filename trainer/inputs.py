@@ -26,6 +26,8 @@ class Inputs:
     """A frozen backbone's, from a token store."""
     changes_BCK: Tensor | None = None
     """What augmentation does to the bands; see Normalise."""
+    numbers_B: Tensor | None = None
+    """From which dropout draws; see trainer.dropout."""
 
     def pieces(self, count: int) -> list["Inputs"]:
         """The same in up to `count` pieces of equal size, or nearly so."""
@@ -35,7 +37,7 @@ class Inputs:
         return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
 
     def _rows(self, rows: slice) -> "Inputs":
-        features, changes_BCK = self.features, self.changes_BCK
+        features = self.features
         if features is not None:
             parts = (tuple(of[rows] for of in kind) for kind in (features.patches, features.classes))
             features = Features(*parts)
@@ -43,7 +45,7 @@ class Inputs:
             self.image_BCHW[rows],
             self.height_BHW[rows],
             features,
-            None if changes_BCK is None else changes_BCK[rows],
+            *(None if of is None else of[rows] for of in (self.changes_BCK, self.numbers_B)),
         )
 
 

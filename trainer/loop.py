@@ -25,6 +25,7 @@ from trainer.average import Average
 from trainer.baselines import Baselines
 from trainer.config import TrainConfig
 from trainer.decoder import Features
+from trainer.dropout import chip_numbers, use_numbers
 from trainer.feed import Fed, feed
 from trainer.inputs import Inputs, never_empty
 from trainer.losses import parse_loss, surrogate
@@ -161,7 +162,7 @@ class Fit:
         config, position, ranks = self.config, self.position, self.learning.ranks
         pieces, progress = self._inputs(fed).pieces(config.accumulate), self.progress
         with nullcontext() if len(pieces) == 1 else torch.no_grad():
-            of_pieces = [self._sums(piece, number) for number, piece in enumerate(pieces)]
+            of_pieces = [self._sums(piece) for piece in pieces]
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in of_pieces]).sum(0))
         value = float(self.loss.value(sums_all_K, progress))
         if not isfinite(value):
@@ -169,7 +170,7 @@ class Fit:
             return value
         for number, piece in enumerate(pieces):
             with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._model):
-                sums_K = of_pieces[0] if len(pieces) == 1 else self._sums(piece, number)
+                sums_K = of_pieces[0] if len(pieces) == 1 else self._sums(piece)
                 # Ranks average gradients; with their number as a factor that is the sum over all.
                 (surrogate(self.loss, sums_K, sums_all_K, progress) * ranks.world_size).backward()
         learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
@@ -195,14 +196,13 @@ class Fit:
         changes = band_changes(shape, at, config.brightness, config.band_dropout)
         if changes is not None:
             changes_BCK = torch.from_numpy(self._mine(changes, fed)).to(ranks.device)
-        return Inputs(image_BCHW, height_BHW, self._features(fed, symmetries), changes_BCK)
+        numbers = torch.from_numpy(self._mine(chip_numbers(fed.batch.size, *at), fed))
+        features = self._features(fed, symmetries)
+        return Inputs(image_BCHW, height_BHW, features, changes_BCK, numbers.to(ranks.device))
 
-    def _sums(self, inputs: Inputs, piece: int) -> Tensor:
+    def _sums(self, inputs: Inputs) -> Tensor:
         """The loss's sums over these chips."""
-        position, rank = self.position, self.learning.ranks.rank
-        # Dropout's numbers: of the place in training alone, so that a run that goes on draws the same.
-        place = [self.config.seed, position.epoch, position.seen, rank, piece]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        use_numbers(self.regressor, inputs.numbers_B)
         with self._precision():
             predicted_BHW, valid_BHW = self._model(inputs.image_BCHW, inputs.features, inputs.changes_BCK)
         measured_BHW = valid_BHW & inputs.height_BHW.isfinite()
@@ -263,8 +263,8 @@ class Fit:
         with self.average.swapped() if self.average else nullcontext():
             if learning.val_chips.size:
                 scored = self.score(learning.val_chips)
-                value = record["val_loss"] = scored.loss
-                record |= {f"val_{name}": number for name, number in scored.score.all.to_json().items()}
+                value = scored.loss
+                record |= {f"val_{name}": number for name, number in self.numbers(scored).items()}
             is_best = value < position.best
             position.best = min(position.best, value)
             position.epochs_since_best = 0 if is_best else position.epochs_since_best + 1
@@ -296,7 +296,11 @@ class Fit:
         sums_K = learning.ranks.sum(sums_K)
         sums_KS = learning.ranks.sum(torch.from_numpy(score.sums_KS)).numpy()
         density_PM = learning.ranks.sum(torch.from_numpy(score.density_PM)).numpy()
-        return Scored(Score(sums_KS, density_PM), float(self.loss.value(sums_K, self.progress)))
+        return Scored(Score(sums_KS, density_PM), float(self.loss.value(sums_K, self.progress)), sums_K)
+
+    def numbers(self, scored: "Scored") -> dict[str, float | int | None]:
+        """What is recorded of a score, by name."""
+        return {"loss": scored.loss, **scored.score.all.to_json()}
 
     def state(self) -> TrainingState:
         """All that another process needs to go on from here, on any number of ranks."""
@@ -365,3 +369,5 @@ class Scored:
 
     score: Score
     loss: float
+    sums_K: Tensor
+    """Behind the loss."""

@@ -4,7 +4,7 @@ state.safetensors    tensors: what learns (weights, buffers), the optimiser's mo
                      in its header: where training is, rates, scores so far, and what the run is of
 
 It is written whole or not at all. Random numbers need no place in it: those of a step are drawn anew from
-(seed, epoch, chips met, rank).
+(seed, epoch, chips met).
 """
 
 import json
