@@ -69,14 +69,17 @@ COMMANDS = {
         "trainer.config:SweepConfig", "cluster.commands:sweep", "which options of training suit a dataset"
     ),
     "import": Command(
-        "trainer.config:ImportConfig", "cluster.commands:import_", "a notebook's weights -> a checkpoint"
+        "trainer.config:ImportConfig",
+        "cluster.commands:import_",
+        "a regressor made elsewhere -> a checkpoint",
     ),
     "evaluate": Command(
-        "trainer.config:EvaluateConfig", "cluster.commands:evaluate", "how good a regressor is"
+        "trainer.config:EvaluateConfig", "cluster.commands:evaluate", "how good a regressor is, or maps are"
     ),
     "predict": Command(
         "inference.config:PredictConfig", "cluster.commands:predict", "scenes -> canopy height maps"
     ),
+    "mosaic": Command("inference.config:MosaicConfig", "cluster.commands:mosaic", "overlapping maps -> one"),
     "submit": Command(
         "cluster.config:SubmitConfig", "cluster.commands:submit", "run a command as a job of a Ray cluster"
     ),

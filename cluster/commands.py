@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
-    from inference.config import PredictConfig
+    from inference.config import MosaicConfig, PredictConfig
     from ingest.config import (
         HuggingFaceConfig,
         IngestConfig,
@@ -148,27 +148,44 @@ def import_(config: "ImportConfig") -> None:
 
 
 def evaluate(config: "EvaluateConfig") -> None:
-    """How good a regressor is."""
+    """How good a regressor is, or maps are."""
+    scores_maps = config.scores_maps  # before what takes seconds to import
+
     from shards.storage import check_writable
     from trainer.evaluate import evaluate, write_evaluation
+    from trainer.score_maps import score_maps
 
     if config.out:
         check_writable(config.out)
-    evaluation = evaluate(config)
+    evaluation = score_maps(config) if scores_maps else evaluate(config)
     print(evaluation.table())
     if config.out:
         write_evaluation(config.out, evaluation)
 
 
-def predict(config: "PredictConfig") -> None:
+def predict(config: "PredictConfig") -> int:
     """Scenes -> maps."""
     from cluster.ray_session import connected
-    from inference.pipeline import predict_on_ray
-    from inference.predict import predict, predict_here
+    from inference.predict import predict
 
     with connected(config.workers):
-        maps = predict(config, predict_on_ray if config.workers else predict_here)
-    print("\n".join(maps.values()))
+        if config.workers:
+            from inference.pipeline import OnRay
+
+            summary = predict(config, OnRay(config))
+        else:
+            from inference.here import Here
+
+            summary = predict(config, Here(config))
+    print("\n".join([*summary.maps.values(), str(summary)]))
+    return 1 if summary.failed else 0
+
+
+def mosaic(config: "MosaicConfig") -> None:
+    """Overlapping maps -> one."""
+    from inference.mosaic import mosaic
+
+    print(mosaic(config))
 
 
 def submit(config: "SubmitConfig", command: list[str]) -> int:

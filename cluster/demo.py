@@ -19,8 +19,9 @@ from cluster.config import DemoConfig
 from cluster.ray_session import connected
 from cluster.report import write_report
 from inference.config import PredictConfig
-from inference.pipeline import predict_on_ray
-from inference.predict import predict, predict_here
+from inference.here import Here
+from inference.pipeline import OnRay
+from inference.predict import predict
 from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
 from ingest.run import ingest
@@ -77,8 +78,8 @@ def run_demo(config: DemoConfig) -> str:
         write_evaluation(str(out / "evaluation"), evaluation)
         scenes = (f"{out}/scenes/unseen/WV02_*.tif",)
         mapping = PredictConfig(scenes, training.out, str(out / "maps"), workers=config.workers)
-        engine = predict_on_ray if config.workers else predict_here
-        maps = steps.do("predict unseen scenes", lambda: predict(mapping, engine))
+        engine = OnRay(mapping) if config.workers else Here(mapping)
+        maps = steps.do("predict unseen scenes", lambda: predict(mapping, engine).maps)
     report = steps.do("report", lambda: write_report(out, evaluation, maps, steps.seconds))
     total = sum(steps.seconds.values())
     return f"{evaluation.table()}\n{total:.0f} seconds in all; look at {report}"

@@ -4,125 +4,159 @@ Every pixel of the map is computed from the same windows, in the same order, in 
 however the scene was cut and whoever computes: the same bytes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from inference.windows import Block, Span, WindowGrid
+from inference.blend import Axis, Blend
+from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand
+from inference.halo import Halo
+from inference.method import Method
+from inference.windows import Block
+from trainer.augment import turned, turned_back
+from trainer.decoder_dpt import DptDecoder
 from trainer.model import Regressor
 
-NODATA = -9999
-DECIMETRES = 10.0
 
+def predict_block(regressor: Regressor, block: Block, halo: Halo, method: Method) -> NDArray[np.int16]:
+    """stored_CHW: the block's map, one or two bands as `method.bands`; -9999 where a used band is missing.
 
-def triangle(size: int) -> NDArray[np.float32]:
-    """(size,) weights that rise and fall linearly between the ends, never 0: SciPy's `windows.triang`."""
-    half = (size + size % 2) / 2
-    weights: NDArray[np.float32] = (1 - np.abs(np.arange(size) - (size - 1) / 2) / half).astype(np.float32)
-    return weights
+    Windows without a valid pixel are not computed. Heights are not below 0.
+    """
+    grid, device = method.grid, next(regressor.parameters()).device
+    rows, columns = (
+        Axis(span, grid.starts(span, length), grid)
+        for span, length in zip((block.rows, block.columns), halo.scene_shape, strict=True)
+    )
+    halo = halo.reflected(rows.stop, columns.stop)
+    valid_HW = regressor.normalise.valid(halo.image_CHW)
+    height = Blend(rows, columns, method.weighting, device)
+    # Spreads are differences of squares, which lose half of the digits.
+    moments = [
+        Blend(rows, columns, method.weighting, device, torch.float64) for _ in range(2 * method.spread)
+    ]
+    for start, of_row in _rows_of_windows(regressor, halo, valid_HW, (rows, columns), method):
+        height.add(start, of_row.height_NSS)
+        for blend, values_NSS in zip(moments, (of_row.height_NSS, of_row.square_NSS), strict=False):
+            blend.add(start, values_NSS)
+    stored = [_stored(height.mean(), HEIGHT)]
+    if moments:
+        mean_HW, square_HW = (blend.mean() for blend in moments)
+        stored.append(_stored((square_HW - mean_HW.square()).clamp(min=0).sqrt(), SPREAD))
+    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
+    return np.where(own_valid_HW, np.stack(stored), NODATA).astype(np.int16)
 
 
 @dataclass(frozen=True)
-class Halo:
-    """What a block is computed from: stored pixels (bands, rows, columns) and where in the scene they are."""
+class Windows:
+    """Predictions of windows: metres, and their squares (with what each window says of its own spread)."""
 
-    image_CHW: NDArray[Any]
-    row: int
-    column: int
-    scene_shape: tuple[int, int]
-
-    def reflected(self, stop_row: int, stop_column: int) -> "Halo":
-        """Filled up by reflection to rows < stop_row and columns < stop_column of the scene."""
-        _, height, width = self.image_CHW.shape
-        beyond = [max(0, stop_row - self.row - height), max(0, stop_column - self.column - width)]
-        if not any(beyond):
-            return self
-        image_CHW = np.pad(self.image_CHW, ((0, 0), (0, beyond[0]), (0, beyond[1])), mode="reflect")
-        return replace(self, image_CHW=image_CHW)
-
-    def place(self, rows: Span, columns: Span) -> tuple[slice, slice]:
-        """Where a rectangle of the scene is within the halo."""
-        return (
-            slice(rows.start - self.row, rows.stop - self.row),
-            slice(columns.start - self.column, columns.stop - self.column),
-        )
+    height_NSS: Tensor
+    square_NSS: Tensor
 
 
-def halo_spans(block: Block, grid: WindowGrid, shape: tuple[int, int]) -> tuple[Span, Span]:
-    """Rows and columns to read for `block` of a scene of `shape`."""
-    return grid.needed(block.rows, shape[0]), grid.needed(block.columns, shape[1])
-
-
-def predict_block(
-    regressor: Regressor, block: Block, halo: Halo, grid: WindowGrid, batch_size: int
-) -> NDArray[np.int16]:
-    """The block's map: decimetres, not below 0, -9999 where a used band has no measurement.
-
-    Windows without a valid pixel are not computed.
-    """
-    row_starts, column_starts = (
-        grid.starts(span, length)
-        for span, length in zip((block.rows, block.columns), halo.scene_shape, strict=True)
-    )
-    windows = [(row, column) for row in row_starts for column in column_starts]
-    halo = halo.reflected(windows[-1][0] + grid.size, windows[-1][1] + grid.size)
-    valid_HW = _valid(regressor, halo)
-    weight_HW = np.outer(triangle(grid.size), triangle(grid.size))
-    shape = len(block.rows), len(block.columns)
-    total_HW, weights_HW = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    places = {(row, column): halo.place(grid.span(row), grid.span(column)) for row, column in windows}
+def _rows_of_windows(
+    regressor: Regressor, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis], method: Method
+) -> Iterator[tuple[int, Windows]]:
+    """(start, windows) of each row of windows, from the first to the last; 0 m where nothing is valid."""
+    rows, columns = axes
+    size, device = method.grid.size, next(regressor.parameters()).device
+    places = {
+        (row, column): halo.place(method.grid.span(row), method.grid.span(column))
+        for row in rows.starts
+        for column in columns.starts
+    }
     worth = {window: place for window, place in places.items() if valid_HW[place].any()}
-    for (row, column), height_HW in _heights(regressor, worth, halo, batch_size):
-        rows, window_rows = _common(block.rows, row, grid.size)
-        columns, window_columns = _common(block.columns, column, grid.size)
-        part_HW = weight_HW[window_rows, window_columns]
-        total_HW[rows, columns] += part_HW * height_HW[window_rows, window_columns]
-        weights_HW[rows, columns] += part_HW
-    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
-    if (own_valid_HW & (weights_HW == 0)).any():
-        raise AssertionError(f"{block}: a valid pixel was covered by no window")
-    return _decimetres(total_HW, weights_HW, own_valid_HW)
+    predicted = _predicted(regressor, list(worth.values()), halo, method)
+    batch, used = Windows(torch.empty(0, size, size), torch.empty(0, size, size)), 0
+    for row in rows.starts:
+        of_row = torch.zeros(1 + method.spread, len(columns.starts), size, size, device=device)
+        for number, column in enumerate(columns.starts):
+            if (row, column) not in worth:
+                continue
+            if used == len(batch.height_NSS):
+                batch, used = next(predicted), 0
+            of_row[0, number] = batch.height_NSS[used]
+            if method.spread:
+                of_row[1, number] = batch.square_NSS[used]
+            used += 1
+        yield row, Windows(of_row[0], of_row[-1])
 
 
-def _valid(regressor: Regressor, halo: Halo) -> NDArray[np.bool_]:
-    """Where no used band of the halo is without a measurement."""
-    device = next(regressor.parameters()).device
-    _, valid_BHW = regressor.normalise(
-        torch.from_numpy(np.ascontiguousarray(halo.image_CHW[None])).to(device)
-    )
-    valid_HW: NDArray[np.bool_] = valid_BHW[0].cpu().numpy()
-    return valid_HW
+def _predicted(
+    regressor: Regressor, places: list[tuple[slice, slice]], halo: Halo, method: Method
+) -> Iterator[Windows]:
+    """Predictions of the windows at these places of the halo, in order, a batch at a time."""
+    device, batch_size = next(regressor.parameters()).device, method.batch_size
 
-
-def _heights(
-    regressor: Regressor, places: dict[tuple[int, int], tuple[slice, slice]], halo: Halo, batch_size: int
-) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
-    """Metres (size, size) of each window, in order."""
-    device = next(regressor.parameters()).device
-    windows = list(places)
-    for start in range(0, len(windows), batch_size):
-        batch = windows[start : start + batch_size]
-        images = [halo.image_CHW[:, *places[window]] for window in batch]
+    def predict(start: int) -> Windows:
+        batch = places[start : start + batch_size]
         # One shape for all batches, the last one filled up: results differ, if little, between shapes.
-        image_BCHW = np.zeros((batch_size, *images[0].shape), halo.image_CHW.dtype)
-        image_BCHW[: len(images)] = images
-        height_BHW, _ = regressor.predict(torch.from_numpy(image_BCHW).to(device))
-        yield from zip(batch, height_BHW.cpu().numpy(), strict=False)
+        shape = batch_size, len(halo.image_CHW), method.grid.size, method.grid.size
+        image_BCHW = np.zeros(shape, halo.image_CHW.dtype)
+        for number, place in enumerate(batch):
+            image_BCHW[number] = halo.image_CHW[:, *place]
+        windows = predict_windows(regressor, torch.from_numpy(image_BCHW).to(device), method)
+        return Windows(windows.height_NSS[: len(batch)], windows.square_NSS[: len(batch)])
+
+    starts = range(0, len(places), batch_size)
+    if device.type == "cpu":
+        yield from _side_by_side(predict, starts)
+    else:
+        yield from map(predict, starts)
 
 
-def _common(span: Span, start: int, size: int) -> tuple[slice, slice]:
-    """Where a window that starts at `start` meets `span`: within the span, and within the window."""
-    first, stop = max(span.start, start), min(span.stop, start + size)
-    return slice(first - span.start, stop - span.start), slice(first - start, stop - start)
+def _side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> Iterator[Windows]:
+    """On a CPU: each batch on one thread, as many batches at a time as there are threads.
+
+    A batch that is shared among threads has other bits for another number of them (up to 1e-5 m).
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        coming: deque[Future[Windows]] = deque()
+        for start in starts:
+            coming.append(pool.submit(predict, start))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
-def _decimetres(
-    total_HW: NDArray[np.float32], weights_HW: NDArray[np.float32], valid_HW: NDArray[np.bool_]
-) -> NDArray[np.int16]:
-    metres_HW = np.divide(total_HW, weights_HW, out=np.zeros_like(total_HW), where=weights_HW > 0)
-    decimetres_HW = np.rint(np.clip(metres_HW * DECIMETRES, 0, np.iinfo(np.int16).max))
-    return np.where(valid_HW, decimetres_HW, NODATA).astype(np.int16)
+@torch.inference_mode()
+def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: Method) -> Windows:
+    """Predictions of these windows of stored pixels, on the regressor's device."""
+    heights, squares = list[Tensor](), list[Tensor]()
+    with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):
+        pixels_BCHW, _ = regressor.normalise(image_BCHW)
+        for symmetry in range(method.symmetries):
+            turned_BCHW = turned(pixels_BCHW, symmetry).contiguous()
+            features = regressor.features(turned_BCHW)
+            height_BHW = regressor.decode(features, turned_BCHW).float().clamp(min=0)
+            heights.append(turned_back(height_BHW, symmetry))
+            if method.spread:
+                square_BHW = height_BHW.square()
+                if isinstance(regressor.decoder, DptDecoder):
+                    square_BHW = square_BHW + regressor.decoder.spread(features, turned_BCHW).float().square()
+                squares.append(turned_back(square_BHW, symmetry))
+    return Windows(_mean(heights), _mean(squares or heights))
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    """Of tensors alike, added in order."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total / len(values)
+
+
+def _stored(values_HW: Tensor, band: MapBand) -> NDArray[np.int16]:
+    """Metres as the band stores them."""
+    steps_HW = (values_HW * round(1 / band.scale)).clamp(0, np.iinfo(np.int16).max).cpu().numpy()
+    stored_HW: NDArray[np.int16] = np.rint(steps_HW).astype(np.int16)
+    return stored_HW

@@ -1,62 +1,112 @@
-"""Writes a map block by block, in any order, and finishes it into a Cloud-Optimised GeoTIFF."""
+"""Writes a map block by block, in any order, and finishes it into a Cloud-Optimised GeoTIFF.
 
+with map_writer("maps/scene.chm.tif", grid_of(raster), (HEIGHT,), tags) as write:
+    write(block, stored_CHW)
+"""
+
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from inference.block import DECIMETRES, NODATA
 from inference.windows import Block
 from shards.storage import staged
 
+NODATA = -9999
 TILE = 512
+GDAL_CACHE_BYTES = 128 * 2**20
+"""GDAL's own default is a share of the machine's memory, which would not be bounded by the block."""
 WriteBlock = Callable[[Block, NDArray[np.int16]], None]
 
 
+@dataclass(frozen=True)
+class MapBand:
+    """One band of a map: what is stored, int16, times `scale` is in `unit`."""
+
+    name: str
+    unit: str = ""
+    scale: float = 1.0
+
+
+HEIGHT = MapBand("canopy height", "m", 0.1)
+SPREAD = MapBand("spread", "m", 0.01)
+
+
+@dataclass(frozen=True)
+class MapGrid:
+    """Where the pixels of a map are."""
+
+    height: int
+    width: int
+    crs: Any
+    transform: Any
+
+
+def grid_of(raster: Any) -> MapGrid:
+    """The grid of an open raster."""
+    return MapGrid(raster.height, raster.width, raster.crs, raster.transform)
+
+
 @contextmanager
-def map_writer(url: str, scene: Any, tags: dict[str, str]) -> Iterator[WriteBlock]:
-    """write(block, decimetres_HW); the map appears at `url`, whole, when the block of code ends well.
+def map_writer(
+    url: str, grid: MapGrid, bands: tuple[MapBand, ...], tags: dict[str, str]
+) -> Iterator[WriteBlock]:
+    """write(block, stored_CHW int16); the map appears at `url`, whole, when the block of code ends well.
+
+    The same pixels give the same bytes, whatever the blocks and their order.
 
     Args:
         url: of the map.
-        scene: the open raster whose grid the map has.
+        grid: of the map.
+        bands: one for each of `stored_CHW`.
         tags: kept in the map's metadata.
     """
     profile = {
         "driver": "GTiff",
         "dtype": "int16",
-        "count": 1,
+        "count": len(bands),
         "nodata": NODATA,
-        "width": scene.width,
-        "height": scene.height,
-        "crs": scene.crs,
-        "transform": scene.transform,
+        "width": grid.width,
+        "height": grid.height,
+        "crs": grid.crs,
+        "transform": grid.transform,
         "tiled": True,
         "blockxsize": TILE,
         "blockysize": TILE,
+        "interleave": "band",
+        "sparse_ok": True,
         "bigtiff": "IF_SAFER",
     }
-    with staged(url) as path:
+    options = {
+        "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
+        "GDAL_TIFF_OVR_BLOCKSIZE": TILE,
+        "SPARSE_OK_OVERVIEW": "YES",
+    }
+    with rasterio.Env(**options), staged(url) as path:
         tiles = path.with_name(f"{path.name}.tiles.tif")
         try:
             with rasterio.open(tiles, "w", **profile) as target:
-                target.descriptions = ("canopy height",)
-                # What is stored times the scale is metres.
-                target.units, target.scales = ("m",), (1 / DECIMETRES,)
+                target.descriptions = tuple(band.name for band in bands)
+                target.units = tuple(band.unit for band in bands)
+                target.scales = tuple(band.scale for band in bands)
                 target.update_tags(**tags)
 
-                def write(block: Block, decimetres_HW: NDArray[np.int16]) -> None:
+                def write(block: Block, stored_CHW: NDArray[np.int16]) -> None:
                     size = len(block.columns), len(block.rows)
-                    target.write(
-                        decimetres_HW, 1, window=Window(block.columns.start, block.rows.start, *size)
-                    )
+                    target.write(stored_CHW, window=Window(block.columns.start, block.rows.start, *size))
 
                 yield write
+            # Here band after band: for several at once the COG driver takes memory that grows with the map.
+            with rasterio.open(tiles, "r+") as target:
+                target.build_overviews(_overviews(grid), Resampling.average)
             rasterio.shutil.copy(
                 tiles,
                 path,
@@ -69,3 +119,9 @@ def map_writer(url: str, scene: Any, tags: dict[str, str]) -> Iterator[WriteBloc
             )
         finally:
             tiles.unlink(missing_ok=True)
+
+
+def _overviews(grid: MapGrid) -> list[int]:
+    """2, 4, ...: how many times coarser each is, the last one no larger than a tile."""
+    tiles = max(grid.height, grid.width) / TILE
+    return [2**level for level in range(1, math.ceil(math.log2(tiles)) + 1)] if tiles > 1 else []

@@ -1,48 +1,165 @@
-"""Predicts blocks on Ray workers with Ray Data. Inference's only module that imports Ray."""
+"""Predicts blocks on Ray workers with Ray Data. Inference's only module that imports Ray.
 
+read on any CPU -> predict on actors that each hold a regressor -> write to the ledger on any CPU. Blocks
+stream through: Ray Data holds readers back while the actors are busy.
+"""
+
+import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from inference.config import PredictConfig
-from inference.predict import BlockPredictor, Predicted, Task
+from inference.halo import Halo
+from inference.ledger import Ledger
+from inference.method import Method
+from inference.tasks import Done, Reader, Task
 from inference.windows import Block, Span
+from shards.errors import InputError
+from shards.schema import Schema
+from shards.storage import is_local, local_path
+
+WORKER_CPUS = 0.5
+"""Two workers find room on one core: one that is restarted where a machine was lost would wait for ever."""
+READ_AT_ONCE = 2
+"""Tasks that read, and that write, for each worker. They ask for no core, so that none waits for one."""
+MOST_PIECES = 10_000
+"""Into which Ray Data splits its list of blocks."""
 
 
-def predict_on_ray(config: PredictConfig, tasks: list[Task]) -> Iterator[Predicted]:
-    """Do the tasks on `config.workers` Ray workers, each with the regressor in memory."""
-    import ray
-    import ray.data
-
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
-    rows = [
-        {"scene": task.scene, **{k: list(v.values()) for k, v in asdict(task.block).items()}}
-        for task in tasks
-    ]
-    blocks = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * config.workers))).map(
-        _Worker,  # type: ignore[arg-type]
-        fn_constructor_args=(config,),
-        compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_gpus=1 if use_gpu else 0,
-    )
-    for row in blocks.iter_rows():
-        task = _task(row)
-        shape = len(task.block.rows), len(task.block.columns)
-        yield task, np.frombuffer(row["decimetres"], np.int16).reshape(shape)
-
-
-class _Worker:
-    """A `BlockPredictor` that reads and returns Ray Data's rows."""
+class OnRay:
+    """See `inference.predict.Engine`."""
 
     def __init__(self, config: PredictConfig) -> None:
-        self._predictor = BlockPredictor(config)
+        import ray
+
+        self._config, gpus = _with_whole_paths(config), ray.cluster_resources().get("GPU", 0)
+        self._gpus = config.gpus_per_worker if gpus >= config.workers * config.gpus_per_worker > 0 else 0.0
+
+    def batch_size(self, method: Method) -> int:
+        """How many windows at a time suit the GPU of a worker."""
+        import ray
+
+        from inference.predictor import batch_size_that_fits
+
+        find: Any = ray.remote(batch_size_that_fits).options(num_gpus=self._gpus)
+        return int(ray.get(find.remote(self._config.checkpoint, method)))
+
+    def blocks(self, tasks: list[Task], method: Method) -> Iterator[Done]:
+        """Do the tasks on `workers` workers, each with the regressor in memory."""
+        import ray.data
+
+        from trainer.checkpoint import load_checkpoint
+
+        schema = load_checkpoint(self._config.checkpoint).regressor.schema
+        steps = _Steps(self._config, method, schema)
+        rows = [_row(replace(task, scene=_whole_path(task.scene))) for task in tasks]
+        workers = min(self._config.workers, int(ray.cluster_resources()["CPU"] / WORKER_CPUS))
+        named = {_whole_path(task.scene): task.scene for task in tasks}
+        done = (
+            ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_PIECES))
+            .map(steps.read, num_cpus=0, concurrency=READ_AT_ONCE * workers)
+            .map(
+                _Predict,  # type: ignore[arg-type]
+                fn_constructor_args=(self._config.checkpoint, method),
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_gpus=self._gpus,
+                num_cpus=WORKER_CPUS,
+            )
+            .map(steps.write, num_cpus=0, concurrency=READ_AT_ONCE * workers)
+        )
+        for row in done.iter_rows():
+            task = _task(row)
+            yield Done(
+                replace(task, scene=named[task.scene]),
+                float(row["seconds_read"]),
+                float(row["seconds_predicted"]),
+                float(row["seconds_waited"]),
+                str(row["error"]),
+            )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What is done to Ray Data's rows on CPUs."""
+
+    config: PredictConfig
+    method: Method
+    schema: Schema
+
+    def read(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row, and the pixels that its block is computed from."""
+        start = time.perf_counter()
+        read: dict[str, Any] = {"image": b"", "dtype": "", "place": [0] * 7, "error": ""}
+        try:
+            halo = _reader(self)(_task(row))
+        except InputError as unreadable:
+            read["error"] = str(unreadable)
+        else:
+            read["image"], read["dtype"] = halo.image_CHW.tobytes(), halo.image_CHW.dtype.str
+            read["place"] = [*halo.image_CHW.shape, halo.row, halo.column, *halo.scene_shape]
+        return {**row, **read, "seconds_read": time.perf_counter() - start}
+
+    def write(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row without its pixels, which are in the ledger then."""
+        stored = row.pop("stored")
+        if not row["error"]:
+            task = _task(row)
+            shape = -1, len(task.block.rows), len(task.block.columns)
+            stored_CHW = np.frombuffer(stored, np.int16).reshape(shape)
+            Ledger(self.config.out).write(task.name, task.block, stored_CHW)
+        return row
+
+
+@lru_cache(maxsize=1)
+def _reader(steps: _Steps) -> Reader:
+    """One for all rows that a process of Ray's reads: the scene stays open."""
+    return Reader(steps.schema, steps.config.bands, steps.method)
+
+
+class _Predict:
+    """A worker: one regressor in memory, one block after the other."""
+
+    def __init__(self, checkpoint: str, method: Method) -> None:
+        # Here alone: processes that only read or write start without torch, which takes seconds to import.
+        from inference.predictor import Predictor
+
+        self._predictor = Predictor(checkpoint, method)
+        self._ready = time.perf_counter()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, "decimetres": self._predictor(_task(row)).tobytes()}
+        """The row with what the block stores instead of the image."""
+        came = time.perf_counter()
+        bands, height, width, top, left, *scene_shape = (int(number) for number in row.pop("place"))
+        image, dtype = row.pop("image"), row.pop("dtype")
+        stored = b""
+        if not row["error"]:
+            image_CHW = np.frombuffer(image, dtype).reshape(bands, height, width)
+            halo = Halo(image_CHW, top, left, (scene_shape[0], scene_shape[1]))
+            stored = self._predictor(_task(row).block, halo).tobytes()
+        waited, self._ready = came - self._ready, time.perf_counter()
+        seconds = {"seconds_predicted": self._ready - came, "seconds_waited": waited}
+        return {**row, **seconds, "stored": stored}
+
+
+def _row(task: Task) -> dict[str, Any]:
+    block = task.block
+    edges = [block.rows.start, block.rows.stop, block.columns.start, block.columns.stop]
+    return {"scene": task.scene, "name": task.name, "edges": edges}
 
 
 def _task(row: dict[str, Any]) -> Task:
-    spans = (Span(*(int(edge) for edge in row[axis])) for axis in ("rows", "columns"))
-    return Task(str(row["scene"]), Block(*spans))
+    edges = [int(edge) for edge in row["edges"]]
+    return Task(str(row["scene"]), str(row["name"]), Block(Span(*edges[:2]), Span(*edges[2:])))
+
+
+def _with_whole_paths(config: PredictConfig) -> PredictConfig:
+    """Ray's processes work in folders of their own."""
+    return replace(config, checkpoint=_whole_path(config.checkpoint), out=_whole_path(config.out))
+
+
+def _whole_path(url: str) -> str:
+    return str(local_path(url).absolute()) if is_local(url) else url

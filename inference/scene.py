@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
-from inference.block import Halo, halo_spans
+from inference.halo import Halo, halo_spans
 from inference.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.raster import band_names, open_raster, read_window

@@ -75,7 +75,7 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         if key:
             try:
                 head = self._call("head_object", path, Bucket=bucket, Key=key)
-                return {"name": path, "size": head["ContentLength"], "type": "file"}
+                return {"name": path, "size": head["ContentLength"], "type": "file", "ETag": head["ETag"]}
             except FileNotFoundError:
                 pass
         prefix = f"{key}/" if key else ""

@@ -163,6 +163,18 @@ def sizes_of(url: str) -> dict[str, int]:
     return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
 
 
+def version_of(url: str) -> str:
+    """What changes when the file at `url` is written again: its size, and its time or S3's tag of its content.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    filesystem, path = _filesystem(url)
+    with _reading(url, "file"):
+        info = filesystem.info(path)
+    return " ".join(str(info.get(name, "")) for name in ("size", "mtime", "created", "ETag"))
+
+
 def expand(pattern: str) -> list[str]:
     """The URLs that match a glob `pattern`, sorted; a pattern without wildcards is itself, if it exists.
 

@@ -11,7 +11,8 @@ MAY_IMPORT = {
     "shards": set(),
     "ingest": {"shards"},
     "trainer": {"shards"},
-    "inference": {"shards", "trainer.model", "trainer.checkpoint"},
+    # Of the trainer: what a regressor is, not how it came about.
+    "inference": {"shards", "trainer.model", "trainer.checkpoint", "trainer.augment", "trainer.decoder_dpt"},
     "cluster": {"shards", "ingest", "trainer", "inference"},
 }
 RAY_MODULES = {

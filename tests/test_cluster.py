@@ -21,7 +21,8 @@ import pytest
 from servers import free_port
 
 from inference.config import PredictConfig
-from inference.predict import predict, predict_here
+from inference.here import Here
+from inference.predict import predict
 from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
 from ingest.run import ingest
@@ -137,13 +138,13 @@ def test_a_map_made_by_two_workers_is_the_map_made_by_one_process(
     cluster: Cluster, trained: Trained, tmp_path: Path
 ) -> None:
     here = PredictConfig((trained.scene,), str(trained.run), str(tmp_path / "here"), block=100)
-    (expected,) = predict(here, predict_here).values()
+    (expected,) = predict(here, Here(here)).maps.values()
     command = ["predict", trained.scene, "--checkpoint", str(trained.run), "--out", str(tmp_path / "there")]
     done = cluster.treeline(
         "submit", "--address", cluster.address, "--", *command, "--workers", "2", "--block", "64"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (made,) = (tmp_path / "there").iterdir()
+    (made,) = (tmp_path / "there").glob("*.tif")
     assert made.read_bytes() == Path(expected).read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The commands in docs/training.md are run as they stand there, in their order, in an empty folder."""
+"""The commands in docs/ are run as they stand there, page by page, in their order, in an empty folder."""
 
 import os
 import re
@@ -10,19 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = [
-    line
-    for block in re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "training.md").read_text(), re.S | re.M)
-    for line in block.splitlines()
-]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_commands_of_the_page_on_training(tmp_path: Path) -> None:
-    assert len(COMMANDS) > 8
+@pytest.mark.parametrize("page", ["training", "prediction"])
+def test_the_commands_of_a_page(page: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) > 4
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    for command in COMMANDS:
+    for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "treeline"
         done = subprocess.run(

@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ from regressors import (
 )
 
 from inference.config import PredictConfig
-from inference.predict import Predicted, Task, predict, predict_here
+from inference.here import Here
+from inference.method import Method
+from inference.predict import Summary, predict
+from inference.tasks import Done, Task
 from shards.errors import InputError
 
 ODD = (131, 97)
@@ -61,10 +65,16 @@ def used_bands_valid(image_CHW: NDArray[Any], nodata: float = NODATA) -> NDArray
 def predicted_map(scene: Path, checkpoint: Path, out: Path, **options: Any) -> Path:
     """The map of one scene. Batches are small, since each is filled up to its full size."""
     config = PredictConfig((str(scene),), str(checkpoint), str(out), **{"batch_size": BATCH, **options})
-    maps = predict(config, predict_here)
-    assert list(maps) == [str(scene)]
-    assert [str(path) for path in out.iterdir()] == list(maps.values()), "the map and nothing else"
-    return Path(maps[str(scene)])
+    summary = predicted(config)
+    assert not summary.failed
+    assert list(summary.maps) == [str(scene)]
+    path = Path(summary.maps[str(scene)])
+    assert sorted(path.parent.iterdir()) == sorted((path, out / "predict.json")), "the map and nothing else"
+    return path
+
+
+def predicted(config: PredictConfig, engine: type[Here] = Here) -> Summary:
+    return predict(config, engine(config))
 
 
 def pixels(path: Path) -> NDArray[np.int16]:
@@ -127,11 +137,12 @@ def test_a_map_does_not_depend_on_the_order_of_the_tasks(checkpoint: Path, tmp_p
         (str(scene),), str(checkpoint), str(tmp_path / "shuffled"), block=48, batch_size=BATCH
     )
 
-    def shuffled(config: PredictConfig, tasks: list[Task]) -> Iterator[Predicted]:
-        order = np.random.default_rng(0).permutation(len(tasks))
-        return predict_here(config, [tasks[place] for place in order])
+    class Shuffled(Here):
+        def blocks(self, tasks: list[Task], method: Method) -> Iterator[Done]:
+            order = np.random.default_rng(0).permutation(len(tasks))
+            return super().blocks([tasks[place] for place in order], method)
 
-    path = Path(predict(config, shuffled)[str(scene)])
+    path = Path(predicted(config, Shuffled).maps[str(scene)])
     in_order = predicted_map(scene, checkpoint, tmp_path / "in_order", block=48)
     assert path.read_bytes() == in_order.read_bytes()
 
@@ -154,8 +165,9 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(checkpoint: 
     config = PredictConfig(
         (str(tmp_path / "scenes" / "*.tif"),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH
     )
-    maps = predict(config, predict_here)
+    maps = predicted(config).maps
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+        "predict.json",
         "scene_0.chm.tif",
         "scene_1.chm.tif",
     ]
@@ -206,9 +218,13 @@ def test_nodata_is_kept_and_nothing_is_below_0(checkpoint: Path, tmp_path: Path)
     assert map_HW[valid_HW].min() == 0, "of a regressor that also predicts below 0"
 
 
-def test_a_scene_without_data_gives_a_map_without_data(checkpoint: Path, tmp_path: Path) -> None:
-    scene = write_scene(tmp_path / "scene.tif", np.full((4, *ODD), NODATA, np.int16))
-    assert (pixels(predicted_map(scene, checkpoint, tmp_path / "maps", block=48)) == NODATA).all()
+def test_a_scene_without_data_has_no_map(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "empty.tif", np.full((4, *ODD), NODATA, np.int16))
+    summary = predicted(PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), block=48))
+    assert [failed.reason for failed in summary.failed] == [
+        f"{scene}: no pixel has all bands that the regressor reads"
+    ]
+    assert not list((tmp_path / "maps").glob("*.tif"))
 
 
 @pytest.mark.parametrize("own", [-32768, 0])
@@ -292,31 +308,49 @@ def assert_refused(match: str, out: Path, *scenes: Path, checkpoint: Path, **opt
     """An InputError of one line that matches, and no file in `out`."""
     config = PredictConfig(tuple(map(str, scenes)), str(checkpoint), str(out), **options)
     with pytest.raises(InputError, match=match) as refused:
-        predict(config, predict_here)
+        predicted(config)
     assert "\n" not in str(refused.value)
     assert not out.exists() or not list(out.iterdir())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
-def test_a_truncated_scene_leaves_no_file_behind(checkpoint: Path, tmp_path: Path, share: float) -> None:
+def test_a_truncated_scene_has_no_map(checkpoint: Path, tmp_path: Path, share: float) -> None:
     scene = truncated(write_scene(tmp_path / "short.tif", scene_image(*ODD)), share)
-    assert_refused(r"short\.tif", tmp_path / "maps", scene, checkpoint=checkpoint, block=32)
+    config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), block=32, batch_size=BATCH)
+    if share:
+        (failed,) = predicted(config).failed
+        assert failed.reason.startswith(f"{scene}: cannot be read at row ")
+        assert not list((tmp_path / "maps").glob("*.tif"))
+    else:
+        assert_refused(r"short\.tif", tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
-def test_a_scene_that_fails_leaves_the_finished_map_of_another_and_nothing_else(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    good = write_scene(tmp_path / "good.tif", scene_image(*ODD))
-    short = truncated(write_scene(tmp_path / "short.tif", scene_image(*ODD)), 0.7)
+def test_of_bad_scenes_the_others_do_not_suffer(checkpoint: Path, tmp_path: Path) -> None:
+    """Each is named with its reason; mended, the same command makes what is missing, and the same bytes."""
+    image_CHW = scene_image(*ODD)
+    good = write_scene(tmp_path / "good.tif", image_CHW)
+    short = truncated(write_scene(tmp_path / "short.tif", image_CHW), 0.7)
+    three = write_scene(tmp_path / "three.tif", image_CHW[:3])
+    nowhere = write_scene(tmp_path / "nowhere.tif", image_CHW, crs=None)
+    empty = write_scene(tmp_path / "empty.tif", np.full((4, *ODD), NODATA, np.int16))
+    (tmp_path / "text.tif").write_text("no raster")
     out = tmp_path / "maps"
-    with pytest.raises(InputError, match=r"short\.tif"):
-        predict(
-            PredictConfig((str(good), str(short)), str(checkpoint), str(out), block=64, batch_size=BATCH),
-            predict_here,
-        )
-    assert [path.name for path in out.iterdir()] == ["good.chm.tif"]
-    alone = predicted_map(good, checkpoint, tmp_path / "alone", block=64)
-    assert alone.read_bytes() == (out / "good.chm.tif").read_bytes()
+    config = PredictConfig((str(tmp_path / "*.tif"),), str(checkpoint), str(out), block=64, batch_size=BATCH)
+    summary = predicted(config)
+    assert list(summary.maps) == [str(good)]
+    reasons = {Path(failed.scene).stem: failed.reason for failed in summary.failed}
+    assert reasons.keys() == {"short", "three", "nowhere", "empty", "text"}
+    for stem, words in (("short", "cannot be read at row"), ("three", "3 bands"), ("nowhere", "no CRS")):
+        assert words in reasons[stem]
+    assert str(summary).splitlines()[0].startswith("1 maps made, 0 there before, 5 scenes failed")
+    assert [path.name for path in out.glob("*.tif")] == ["good.chm.tif"]
+    for path in (short, three, nowhere, empty):
+        write_scene(path, image_CHW)
+    (tmp_path / "text.tif").unlink()
+    again = predicted(config)
+    assert (len(again.maps), again.before, again.failed) == (5, 1, [])
+    assert len({path.read_bytes() for path in out.glob("*.tif")}) == 1
+    assert not (out / ".predict").exists()
 
 
 def test_three_bands_where_four_are_asked_for_are_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -356,7 +390,8 @@ def test_a_scene_that_is_not_there_is_refused(checkpoint: Path, tmp_path: Path) 
         ({"window": 40}, "--window 40"),
         ({"overlap": 0.9}, "--overlap 0.9"),
         ({"block": 0}, "--block 0"),
-        ({"batch_size": 0}, "--batch-size 0"),
+        ({"batch_size": -1}, "--batch-size -1"),
+        ({"symmetries": 4}, "--symmetries 4"),
     ],
 )
 def test_options_that_cannot_be_are_refused(
@@ -374,10 +409,35 @@ def test_two_scenes_of_one_name_are_refused(checkpoint: Path, tmp_path: Path) ->
     assert_refused("same name", tmp_path / "maps", *scenes, checkpoint=checkpoint)
 
 
-def test_a_map_that_is_already_there_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    out = tmp_path / "maps"
+    before = predicted_map(scene, checkpoint, out).read_bytes()
+    config = PredictConfig((str(scene),), str(checkpoint), str(out), batch_size=BATCH)
+    assert predicted(config).before == 1, "made already"
+    other = write_checkpoint(tmp_path / "other", small_regressor(seed=1))
+    for changed, named in (
+        (replace(config, weights="flat"), "weighting"),
+        (replace(config, batch_size=BATCH + 1), "batch_size"),
+        (replace(config, checkpoint=str(other)), "checkpoint"),
+    ):
+        with pytest.raises(InputError, match=f"maps: holds maps made with another {named};"):
+            predicted(changed)
+        assert (out / "scene.chm.tif").read_bytes() == before
+    changed = replace(config, checkpoint=str(other), overwrite=True)
+    assert predicted(changed).before == 0
+    assert (out / "scene.chm.tif").read_bytes() != before
+    second = replace(changed, scenes=(str(write_scene(tmp_path / "second.tif", scene_image(64, 64))),))
+    assert predicted(second).maps.keys() == {str(tmp_path / "second.tif")}, "made with the same"
+    with pytest.raises(InputError, match="1 maps of other scenes made with another checkpoint"):
+        predicted(replace(second, checkpoint=str(checkpoint)))
+
+
+def test_a_map_of_unknown_origin_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
     path = predicted_map(scene, checkpoint, tmp_path / "maps")
+    (tmp_path / "maps" / "predict.json").unlink()
     before = path.read_bytes()
-    with pytest.raises(InputError, match="already there"):
-        predict(PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps")), predict_here)
+    with pytest.raises(InputError, match="nothing says what it is made with"):
+        predicted(PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps")))
     assert path.read_bytes() == before

@@ -9,7 +9,9 @@
 import numpy as np
 import pytest
 
-from inference.block import Halo, halo_spans, triangle
+from inference.blend import window_weights
+from inference.halo import Halo, halo_spans
+from inference.method import Weighting
 from inference.windows import Block, Span, WindowGrid, blocks_of
 from shards.errors import InputError
 
@@ -125,15 +127,18 @@ def test_windows_that_cannot_be_are_refused(size: int, overlap: float, named: st
         WindowGrid.with_overlap(size, overlap, patch_size=16)
 
 
-def test_the_triangle_is_scipys() -> None:
-    np.testing.assert_allclose(triangle(4), [0.25, 0.75, 0.75, 0.25])
-    np.testing.assert_allclose(triangle(5), [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3], rtol=1e-6)
+def test_weights_are_scipys() -> None:
+    np.testing.assert_allclose(window_weights("triangle", 4), [0.25, 0.75, 0.75, 0.25])
+    np.testing.assert_allclose(window_weights("triangle", 5), [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3], rtol=1e-6)
+    of_cosine = [0.38268343, 0.92387953, 0.92387953, 0.38268343]
+    np.testing.assert_allclose(window_weights("cosine", 4), of_cosine, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["triangle", "cosine", "flat"])
 @pytest.mark.parametrize("size", [1, 2, 16, 63, 64])
-def test_the_triangle_is_symmetric_and_never_0(size: int) -> None:
-    weights = triangle(size)
+def test_weights_are_symmetric_and_never_0(kind: Weighting, size: int) -> None:
+    weights = window_weights(kind, size)
     assert weights.shape == (size,)
     assert (weights > 0).all()
     assert (weights <= 1).all()
-    assert np.array_equal(weights, weights[::-1])
+    np.testing.assert_allclose(weights, weights[::-1], rtol=1e-6)

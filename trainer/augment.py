@@ -39,6 +39,12 @@ def turned(array: Tensor, symmetry: int) -> Tensor:
     return turned_array.flip(-1) if symmetry >= 4 else turned_array
 
 
+def turned_back(array: Tensor, symmetry: int) -> Tensor:
+    """The inverse of `turned`."""
+    upright = array.flip(-1) if symmetry >= 4 else array
+    return torch.rot90(upright, -symmetry % 4, (-2, -1))
+
+
 def apply_symmetries(
     image_BCHW: Tensor, height_BHW: Tensor, symmetries_B: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:

@@ -19,17 +19,27 @@ from trainer.config import EvaluateConfig, read_options
 from trainer.metrics import DENSITY_TOP_M, Metrics, Score
 
 REGRESSOR, LINEAR, MEAN = "regressor", "per-pixel linear regression", "training mean"
+COLOURS = ("#1a9850", "#fc8d59", "#999999")
+"""Of the bars of the scores, as many as a picture has room for."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by predictor, on the same pixels."""
+    """Scores by name. The first is what is evaluated; others are what it is compared with, or parts of it."""
 
     scores: dict[str, Score]
-    chips: int
-    checkpoint: str
-    data: str
-    split: str
+    about: dict[str, Any]
+    """What was scored, as plain JSON values."""
+
+    @property
+    def chips(self) -> int:
+        """How many chips were scored."""
+        return int(self.about["chips"])
+
+    @property
+    def first(self) -> Score:
+        """Of what is evaluated."""
+        return next(iter(self.scores.values()))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -40,21 +50,21 @@ class Evaluation:
             }
             for name, score in self.scores.items()
         }
-        about = {"checkpoint": self.checkpoint, "data": self.data, "split": self.split, "chips": self.chips}
-        return {**about, "scores": scores}
+        return {**self.about, "scores": scores}
 
     def table(self) -> str:
-        """Lines to print: a row a predictor, then the regressor by height class."""
-        head = f"{'':30}{'pixels':>12}{'MAE m':>9}{'RMSE m':>9}{'bias m':>9}{'R2':>9}"
-        lines = [f"{_row(name, score.all)}{score.all.r2:9.2f}" for name, score in self.scores.items()]
+        """Lines to print: a row for each score, then the first by height class."""
+        width = max(30, *(len(name) + 2 for name in self.scores))
+        head = f"{'':{width}}{'pixels':>12}{'MAE m':>9}{'RMSE m':>9}{'bias m':>9}{'R2':>9}"
+        lines = [f"{_row(name, score.all, width)}{score.all.r2:9.2f}" for name, score in self.scores.items()]
         # No R2 by class: between pixels of nearly equal height there is no variance to explain.
-        classes = self.scores[REGRESSOR].by_class.items()
-        lines += [_row(f"  {name}", metrics) for name, metrics in classes if metrics.count]
+        classes = self.first.by_class.items()
+        lines += [_row(f"  {name}", metrics, width) for name, metrics in classes if metrics.count]
         return "\n".join([head, *lines])
 
 
-def _row(name: str, metrics: Metrics) -> str:
-    return f"{name:30}{metrics.count:12,}{metrics.mae:9.2f}{metrics.rmse:9.2f}{metrics.bias:9.2f}"
+def _row(name: str, metrics: Metrics, width: int) -> str:
+    return f"{name:{width}}{metrics.count:12,}{metrics.mae:9.2f}{metrics.rmse:9.2f}{metrics.bias:9.2f}"
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -92,7 +102,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             advance(batch.size)
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
-    return Evaluation(scores, met, config.checkpoint, config.data, config.split)
+    about = {"checkpoint": config.checkpoint, "data": config.data, "split": config.split, "chips": met}
+    return Evaluation(scores, about)
 
 
 def write_evaluation(url: str, evaluation: Evaluation) -> None:
@@ -103,7 +114,7 @@ def write_evaluation(url: str, evaluation: Evaluation) -> None:
 
 def evaluation_picture(evaluation: Evaluation) -> bytes:
     """PNG: predicted against measured height as density, and the errors by height class."""
-    score = evaluation.scores[REGRESSOR]
+    score = evaluation.first
     figure = new_figure(11, 4.4)
     density_axes, class_axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
     counts = np.ma.masked_equal(score.density_PM, 0)
@@ -114,14 +125,16 @@ def evaluation_picture(evaluation: Evaluation) -> bytes:
     density_axes.set_title(f"{score.all.count:,} pixels, RMSE {score.all.rmse:.2f} m, R2 {score.all.r2:.2f}")
     figure.colorbar(image, ax=density_axes, label="pixels")
     places = np.arange(len(NAMES))
-    width = 0.8 / len(evaluation.scores)
-    for number, (name, other) in enumerate(evaluation.scores.items()):
+    # Of many maps the first score alone, which is that of all.
+    shown = list(evaluation.scores.items())[: len(COLOURS) if len(evaluation.scores) <= len(COLOURS) else 1]
+    width = 0.8 / len(shown)
+    for number, (name, other) in enumerate(shown):
         errors = [metrics.rmse for metrics in other.by_class.values()]
-        colour = ("#1a9850", "#fc8d59", "#999999")[number]
-        class_axes.bar(places + (number - 1) * width, errors, width, label=name, color=colour)
+        middles = places + (number - (len(shown) - 1) / 2) * width
+        class_axes.bar(middles, errors, width, label=name, color=COLOURS[number])
     class_axes.set_xticks(places, NAMES, rotation=30, ha="right", fontsize=8)
     class_axes.set(ylabel="RMSE (m)", title="by measured height")
-    class_axes.legend(frameon=False)
+    class_axes.legend(frameon=False, fontsize=8)
     return png(figure)
 
 

@@ -55,17 +55,10 @@ class Score:
         if not np.isfinite(predicted[known]).all():
             raise FloatingPointError("a predicted height is not a number; the checkpoint is of no use")
         predicted_N, measured_N = predicted[known].astype(np.float64), measured[known].astype(np.float64)
-        error_N = predicted_N - measured_N
-        kinds = (np.ones_like(error_N), error_N, abs(error_N), error_N**2, measured_N, measured_N**2)
-        class_N = np.searchsorted(EDGES[1:-1], measured_N, side="right")
-        for column, values_N in enumerate(kinds):
+        class_N = _classes(measured_N)
+        for column, values_N in enumerate(_kinds(predicted_N, measured_N)):
             self.sums_KS[:, column] += np.bincount(class_N, values_N, len(NAMES))
-        bins = [
-            np.clip(v * (DENSITY_BINS / DENSITY_TOP_M), 0, DENSITY_BINS - 1).astype(int)
-            for v in (predicted_N, measured_N)
-        ]
-        flat = np.bincount(bins[0] * DENSITY_BINS + bins[1], minlength=DENSITY_BINS**2)
-        self.density_PM[:] += flat.reshape(DENSITY_BINS, DENSITY_BINS)
+        self.density_PM[:] += _density(predicted_N, measured_N)
 
     def __add__(self, other: "Score") -> "Score":
         return Score(self.sums_KS + other.sums_KS, self.density_PM + other.density_PM)
@@ -79,6 +72,57 @@ class Score:
     def by_class(self) -> dict[str, Metrics]:
         """For each height class by name."""
         return {name: _metrics(sums_S) for name, sums_S in zip(NAMES, self.sums_KS, strict=True)}
+
+
+@dataclass(frozen=True)
+class ExactScore:
+    """A `Score` whose sums are whole millimetres: the same in whatever order pixels come, to the last bit."""
+
+    sums_KS: NDArray[np.object_]
+    """Python's integers, which have no largest: square millimetres of a country's pixels exceed 64 bits."""
+    density_PM: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls) -> "ExactScore":
+        """No pixel seen yet."""
+        score = Score.empty()
+        return cls(np.zeros(score.sums_KS.shape, object), score.density_PM)
+
+    def add(self, predicted_N: NDArray[np.int64], measured_N: NDArray[np.int64]) -> None:
+        """Count at most 2**18 pixels, in millimetres, none as far as 5 km from 0 or from the other."""
+        class_N = _classes(measured_N / 1000)
+        for column, values_N in enumerate(_kinds(predicted_N, measured_N)):
+            self.sums_KS[:, column] += [int(values_N[class_N == k].sum()) for k in range(len(NAMES))]
+        self.density_PM[:] += _density(predicted_N / 1000, measured_N / 1000)
+
+    def __add__(self, other: "ExactScore") -> "ExactScore":
+        return ExactScore(self.sums_KS + other.sums_KS, self.density_PM + other.density_PM)
+
+    def in_metres(self) -> Score:
+        """The same as a `Score`, rounded once."""
+        per_S = [1000**power for power in (0, 1, 1, 2, 1, 2)]
+        return Score((self.sums_KS / np.array(per_S, object)).astype(np.float64), self.density_PM)
+
+
+def _kinds(predicted_N: NDArray[Any], measured_N: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """What is summed, see _SUMS."""
+    error_N = predicted_N - measured_N
+    return np.ones_like(error_N), error_N, abs(error_N), error_N**2, measured_N, measured_N**2
+
+
+def _classes(measured_N: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The number of each one's height class; metres."""
+    return np.asarray(np.searchsorted(EDGES[1:-1], measured_N, side="right"))
+
+
+def _density(predicted_N: NDArray[np.float64], measured_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(DENSITY_BINS, DENSITY_BINS) counts, predicted by measured; metres."""
+    bins = [
+        np.clip(v * (DENSITY_BINS / DENSITY_TOP_M), 0, DENSITY_BINS - 1).astype(int)
+        for v in (predicted_N, measured_N)
+    ]
+    flat = np.bincount(bins[0] * DENSITY_BINS + bins[1], minlength=DENSITY_BINS**2)
+    return flat.reshape(DENSITY_BINS, DENSITY_BINS)
 
 
 def _metrics(sums_S: NDArray[np.float64]) -> Metrics:

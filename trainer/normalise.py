@@ -4,7 +4,11 @@ Band choice, clamp, scaling and z-score happen here and nowhere else, with the s
 the checkpoint: training, evaluation and prediction cannot normalise differently.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shards.schema import Schema
@@ -37,6 +41,16 @@ class Normalise(nn.Module):
         ):
             # Not in the weights: the statistics file is their one home.
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def valid(self, image_CHW: NDArray[Any]) -> NDArray[np.bool_]:
+        """valid_HW of stored pixels, as `forward` says it."""
+        valid_HW = np.ones(image_CHW.shape[1:], np.bool_)
+        for position in self.positions:
+            if self.nodata is not None:
+                valid_HW &= image_CHW[position] != self.nodata
+            if image_CHW.dtype.kind == "f":
+                valid_HW &= ~np.isnan(image_CHW[position])
+        return valid_HW
 
     def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(pixels_BCHW, valid_BHW): valid where no chosen band is nodata or NaN.

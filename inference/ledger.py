@@ -1,0 +1,73 @@
+"""What of the maps in a folder is done: what a stopped run leaves there, and goes on from.
+
+OUT/predict.json                     what the maps here are made with; other maps are refused
+OUT/NAME.chm.tif                     a map that is complete
+OUT/.predict/NAME-1a2b3c4d/          a map in the making, of one scene on one grid
+    0-2048-4096-6144.block           a block that is done: its first and last rows and columns
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.windows import Block, Span
+from shards.checksum import checksum
+from shards.errors import DatasetError
+from shards.storage import find_files, join, publish, read_bytes, remove_folder
+
+JOURNAL = ".predict"
+_ENDING = ".block"
+_CHECKSUM_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The blocks of unfinished maps below `out`."""
+
+    out: str
+
+    def done(self) -> dict[str, set[Block]]:
+        """The blocks that are done, by map."""
+        blocks: dict[str, set[Block]] = {}
+        for path in find_files(join(self.out, JOURNAL)):
+            name, _, file = path.partition("/")
+            if file.endswith(_ENDING) and not file.startswith("."):
+                edges = [int(edge) for edge in file.removesuffix(_ENDING).split("-")]
+                blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
+        return blocks
+
+    def write(self, name: str, block: Block, stored_CHW: NDArray[np.int16]) -> None:
+        """A block is done: its stored_CHW, whole or not at all."""
+        data = stored_CHW.astype("<i2").tobytes()
+        # The quickest level: it lies there until the map is complete.
+        digest = checksum(data).to_bytes(_CHECKSUM_BYTES, "little")
+        publish(self._url(name, block), digest + zlib.compress(data, 1))
+
+    def read(self, name: str, block: Block) -> NDArray[np.int16]:
+        """stored_CHW of a block that is done.
+
+        Raises:
+            DatasetError: it is not what was written.
+        """
+        url = self._url(name, block)
+        stored = read_bytes(url)
+        try:
+            data = zlib.decompress(stored[_CHECKSUM_BYTES:])
+        except zlib.error:
+            data = b""
+        if checksum(data) != int.from_bytes(stored[:_CHECKSUM_BYTES], "little"):
+            raise DatasetError(f"{url}: is damaged; delete it, and the same command computes it again")
+        shape = -1, len(block.rows), len(block.columns)
+        return np.frombuffer(data, "<i2").astype(np.int16).reshape(shape)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget the blocks of these maps."""
+        for name in names:
+            remove_folder(join(self.out, JOURNAL, name))
+
+    def _url(self, name: str, block: Block) -> str:
+        edges = (block.rows.start, block.rows.stop, block.columns.start, block.columns.stop)
+        return join(self.out, JOURNAL, name, "-".join(map(str, edges)) + _ENDING)

@@ -1,0 +1,37 @@
+"""How heights are computed: all that a map depends on besides its scene and the regressor."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from inference.geotiff import HEIGHT, SPREAD, MapBand
+from inference.windows import WindowGrid
+from shards.errors import InputError
+
+Weighting = Literal["triangle", "cosine", "flat"]
+SYMMETRIES = (1, 8)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Options of a map's pixels; the same give the same."""
+
+    grid: WindowGrid
+    weighting: Weighting = "triangle"
+    batch_size: int = 32
+    symmetries: int = 1
+    """Each window is predicted in so many flips and turns (1 or 8), and their mean is taken."""
+    spread: bool = False
+    """Whether the map has a second band: how far apart the predictions of a pixel are."""
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError: an option is out of range."""
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size}: give 1 or more")
+        if self.symmetries not in SYMMETRIES:
+            raise InputError(f"--symmetries {self.symmetries}: give 1 or 8")
+
+    @property
+    def bands(self) -> tuple[MapBand, ...]:
+        """Of the map."""
+        return (HEIGHT, SPREAD) if self.spread else (HEIGHT,)

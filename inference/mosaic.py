@@ -1,0 +1,180 @@
+"""`treeline mosaic`: overlapping maps -> one map on a common grid, block by block.
+
+maps, in the order of their names       inference.height_map.height_map
+-> the common grid, places on it        inference.mosaic_grid.endless_grid, placed
+-> the maps that touch a block          inference.placed_map.OpenMaps.read
+-> how much each of them counts         observations (here), inference.edge_distance
+-> the block's four bands               inference.combine.combine
+-> Cloud-Optimised GeoTIFF              inference.geotiff.map_writer
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import shards
+from inference.combine import BANDS, Observation, combine
+from inference.config import MosaicConfig
+from inference.edge_distance import edge_distance
+from inference.geotiff import NODATA, map_writer
+from inference.height_map import ACQUIRED, TAGS, height_map, map_order
+from inference.mosaic_grid import EndlessGrid, PlacedMap, endless_grid, extent_of, meet, placed
+from inference.placed_map import OpenMaps
+from inference.windows import Block, Span, blocks_of
+from shards.errors import InputError
+from shards.progress import progress
+from shards.storage import check_writable, exists, expand, is_local, local_path, name_of
+
+HEADERS = 16
+"""Maps opened at a time for their headers: of remote ones it is the waiting that takes the time."""
+LEAST = -float(np.finfo(np.float32).max)
+"""The merit of a pixel whose spread is not known: it is taken where there is no other."""
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """What is to be made."""
+
+    config: MosaicConfig
+    grid: EndlessGrid
+    extent: Block
+    maps: tuple[PlacedMap, ...]
+    """Those that reach into the extent, in the order of their names."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Disjoint parts of the extent, counted from its first pixel."""
+        return blocks_of(len(self.extent.rows), len(self.extent.columns), self.config.block)
+
+    def on_grid(self, block: Block) -> Block:
+        """A part of the extent, as pixels of the grid."""
+        row, column = self.extent.rows.start, self.extent.columns.start
+        return Block(
+            Span(block.rows.start + row, block.rows.stop + row),
+            Span(block.columns.start + column, block.columns.stop + column),
+        )
+
+    def tags(self) -> dict[str, str]:
+        """What the mosaic's metadata says of how it was made: nothing that the pixels do not depend on."""
+        maps = [
+            {"name": name_of(one.map.url)}
+            | {name.removeprefix(TAGS).lower(): value for name, value in one.map.tags.items()}
+            for one in self.maps
+        ]
+        feather = {"TREELINE_FEATHER": str(self.config.feather)} if self.config.method == "weighted" else {}
+        return {
+            "TREELINE_VERSION": shards.__version__,
+            "TREELINE_METHOD": self.config.method,
+            **feather,
+            "TREELINE_MAPS": json.dumps(maps, separators=(",", ":")),
+        }
+
+
+def mosaic(config: MosaicConfig) -> str:
+    """Make the mosaic; returns what to say of it.
+
+    Raises:
+        InputError: a map, an option or the output cannot be used; nothing is left at `config.out` then.
+    """
+    planned = plan(config)
+    grid, blocks = planned.grid.part(planned.extent), list(planned.blocks())
+    observed = 0
+    with (
+        OpenMaps(planned.grid) as maps,
+        map_writer(config.out, grid, BANDS, planned.tags()) as write,
+        progress(f"mosaic of {len(planned.maps)} maps", len(blocks), "blocks") as advance,
+    ):
+        for block in blocks:
+            stored_CHW = mosaic_block(planned, maps, planned.on_grid(block))
+            if stored_CHW is not None:
+                write(block, stored_CHW)
+                observed += int((stored_CHW[1] != NODATA).sum())
+            advance(1)
+    share = f"{100 * observed / (grid.height * grid.width):.1f}% with a height"
+    return f"{config.out}: {len(planned.maps)} maps, {grid.height:,} x {grid.width:,} pixels, {share}"
+
+
+def plan(config: MosaicConfig) -> Mosaic:
+    """What is to be made, known from options and headers.
+
+    Raises:
+        InputError: a map, an option or the output cannot be used.
+    """
+    _check_options(config)
+    with ThreadPoolExecutor(HEADERS) as pool:
+        headers = list(pool.map(height_map, _urls(config)))
+    if config.method == "least-uncertain" and (without := [m.url for m in headers if m.spread_step is None]):
+        raise InputError(
+            f"{without[0]}: has no band of spreads, which --method least-uncertain needs; "
+            "predict it with --spread, or choose another --method"
+        )
+    grid = endless_grid(headers[0], config.crs, config.resolution)
+    everything = [placed(one, grid) for one in headers]
+    extent = extent_of(everything, grid, config.bounds)
+    maps = tuple(one for one in everything if meet(one.place, extent))
+    undated = [one.map.url for one in maps if one.map.day is None]
+    if undated:
+        print(
+            f"note: no day is known of {len(undated)} of {len(maps)} maps (first {undated[0]}), which count "
+            f"as oldest; a tag {ACQUIRED} can say it, as YYYY-MM-DD",
+            file=sys.stderr,
+        )
+    return Mosaic(config, grid, extent, maps)
+
+
+def mosaic_block(planned: Mosaic, maps: OpenMaps, block: Block) -> NDArray[np.int16] | None:
+    """stored_CHW of a block of the grid, bands as `combine.BANDS`; None if no map touches it."""
+    touching = [one for one in planned.maps if meet(one.place, block)]
+    if not touching:
+        return None
+    shape = len(block.rows), len(block.columns)
+    return combine(_observations(planned.config, maps, block, touching), shape, planned.config.method)
+
+
+def _observations(
+    config: MosaicConfig, maps: OpenMaps, block: Block, touching: list[PlacedMap]
+) -> Iterator[Observation]:
+    """What each map has in the block, one map after the other."""
+    # Where there is but one map, its weight is of no account.
+    halo = config.feather if config.method == "weighted" and len(touching) > 1 else 0
+    rows, columns = (Span(span.start - halo, span.stop + halo) for span in (block.rows, block.columns))
+    own = slice(halo, halo + len(block.rows)), slice(halo, halo + len(block.columns))
+    for one in touching:
+        pixels = maps.read(one, Block(rows, columns), with_spread=config.method == "least-uncertain")
+        merit_HW: NDArray[Any] | float = 1.0
+        if halo:
+            merit_HW = edge_distance(~np.isnan(pixels.height_HW), config.feather)[own]
+        elif config.method == "newest":
+            merit_HW = NODATA if one.map.day is None else one.map.day
+        elif pixels.spread_HW is not None:
+            merit_HW = np.where(np.isnan(pixels.spread_HW), LEAST, -pixels.spread_HW)
+        yield Observation(pixels.height_HW[own], merit_HW, one.map.day)
+
+
+def _urls(config: MosaicConfig) -> list[str]:
+    """The maps, each once, in the order of their names."""
+    if not config.maps:
+        raise InputError("no map given; name at least one")
+    named = sorted({url for pattern in config.maps for url in expand(pattern)}, key=map_order)
+    # A file may be named in several ways.
+    found = {str(local_path(url).resolve()) if is_local(url) else url: url for url in reversed(named)}
+    return sorted(found.values(), key=map_order)
+
+
+def _check_options(config: MosaicConfig) -> None:
+    for name in ("block", "feather"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} {getattr(config, name)}: give 1 pixel or more")
+    if not 0 <= config.resolution < float("inf"):
+        raise InputError(f"--resolution {config.resolution:g}: give a size above 0")
+    folder, _, name = config.out.rpartition("/")
+    if not name:
+        raise InputError(f"--out {config.out}: give a file, such as mosaic.tif")
+    if exists(config.out):
+        raise InputError(f"{config.out}: is already there; choose another --out or delete it first")
+    check_writable(folder or ("/" if config.out.startswith("/") else "."))

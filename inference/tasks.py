@@ -1,0 +1,57 @@
+"""What a prediction is made of: a block of a scene, its pixels, and what came of it; knows no regressor."""
+
+from dataclasses import dataclass
+
+from inference.halo import Halo
+from inference.method import Method
+from inference.scene import Scene
+from inference.windows import Block
+from shards.schema import Schema
+
+
+@dataclass(frozen=True)
+class Task:
+    """One block of one scene."""
+
+    scene: str
+    """Its URL."""
+    name: str
+    """Of its map in the ledger."""
+    block: Block
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a task: its block is in the ledger, or there is an error."""
+
+    task: Task
+    seconds_read: float = 0.0
+    seconds_predicted: float = 0.0
+    seconds_waited: float = 0.0
+    """Of the predicting process, for the pixels to come."""
+    error: str = ""
+
+
+class Reader:
+    """Reads the pixels of blocks; keeps the scene open that it read last."""
+
+    def __init__(self, schema: Schema, bands: tuple[str, ...], method: Method) -> None:
+        self._schema, self._bands, self._method = schema, bands, method
+        self._scene: Scene | None = None
+
+    def __call__(self, task: Task) -> Halo:
+        """What the block is computed from.
+
+        Raises:
+            InputError: the scene cannot be read.
+        """
+        if self._scene is None or self._scene.url != task.scene:
+            self.close()
+            self._scene = Scene(task.scene, self._schema, self._bands)
+        return self._scene.halo(task.block, self._method.grid)
+
+    def close(self) -> None:
+        """Close the scene that is open."""
+        if self._scene:
+            self._scene.raster.close()
+            self._scene = None

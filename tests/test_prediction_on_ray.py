@@ -1,0 +1,130 @@
+"""Ray workers make the maps that one process makes, byte for byte, also when they are killed while they work.
+
+Real clusters, started here, of two machines as Ray sees it.
+"""
+
+import signal
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from ray_machines import PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
+from regressors import NODATA, small_regressor, stored_images, write_checkpoint, write_scene
+
+from inference.config import PredictConfig
+from inference.here import Here
+from inference.predict import predict
+
+SCENES, BROKEN = 20, (4, 13)
+SHAPE = 150, 170
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Twenty scenes, two of them broken, and the maps that this process makes of the others."""
+
+    folder: Path
+    checkpoint: Path
+    maps: dict[str, bytes]
+
+    def command(self, out: Path) -> list[str]:
+        options = ["--checkpoint", str(self.checkpoint), "--out", str(out), "--workers", "2"]
+        return ["predict", str(self.folder / "*.tif"), *options, "--block", "64", "--batch-size", "4"]
+
+    def mend(self) -> None:
+        for number in BROKEN:
+            write_scene(self.folder / f"scene_{number:02}.tif", image(number))
+
+
+def image(number: int):  # type: ignore[no-untyped-def]
+    image_CHW = stored_images(1, *SHAPE, seed=number, missing=0.005)[0]
+    image_CHW[:, : SHAPE[0] // 8] = NODATA
+    return image_CHW
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Scenes:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", small_regressor())
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for number in range(SCENES):
+        path = write_scene(folder / f"scene_{number:02}.tif", image(number))
+        if number == BROKEN[0]:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif number == BROKEN[1]:
+            write_scene(path, image(number)[:3])
+    config = PredictConfig((str(folder / "*.tif"),), str(checkpoint), str(tmp_path / "here"), batch_size=4)
+    summary = predict(config, Here(config))
+    assert len(summary.failed) == len(BROKEN)
+    return Scenes(folder, checkpoint, maps_in(tmp_path / "here"))
+
+
+def maps_in(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("*.tif")}
+
+
+def blocks_in(out: Path) -> int:
+    return len(list(out.glob(".predict/*/*.block")))
+
+
+def workers_of(machine: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Those that hold a regressor."""
+    found = []
+    for process in psutil.Process(machine.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "MapWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_twenty_scenes_two_of_them_broken_and_a_worker_killed_halfway(
+    ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", scenes: Scenes, tmp_path: Path
+) -> None:
+    out = tmp_path / "maps"
+    with second_machine(ray_env), running(ray_env, *scenes.command(out)) as process:
+        wait_until(lambda: blocks_in(out) + 9 * len(maps_in(out)) >= 60)
+        victims = workers_of(ray_head)
+        for worker in victims[:1]:
+            worker.send_signal(signal.SIGKILL)
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert victims, "a worker was killed"
+    assert process.returncode == 1, said
+    assert "18 maps made, 0 there before, 2 scenes failed" in said
+    assert f"failed: {scenes.folder}/scene_04.tif: cannot be read at row" in said
+    assert f"failed: {scenes.folder}/scene_13.tif: has 3 bands" in said
+    assert maps_in(out) == scenes.maps
+    scenes.mend()
+    with running(ray_env, *scenes.command(out)) as process:
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, said
+    assert "2 maps made, 18 there before, 0 scenes failed" in said
+    config = PredictConfig(
+        (str(scenes.folder / "*.tif"),), str(scenes.checkpoint), str(tmp_path / "all"), batch_size=4
+    )
+    predict(config, Here(config))
+    assert maps_in(out) == maps_in(tmp_path / "all")
+    assert not (out / ".predict").exists()
+
+
+def test_a_machine_is_lost_and_then_the_driver(
+    ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", scenes: Scenes, tmp_path: Path
+) -> None:
+    out = tmp_path / "maps"
+    scenes.mend()
+    with second_machine(ray_env) as machine, running(ray_env, *scenes.command(out)) as process:
+        wait_until(lambda: blocks_in(out) + 9 * len(maps_in(out)) >= 40)
+        kill_all(machine)
+        before = blocks_in(out) + 9 * len(maps_in(out))
+        wait_until(lambda: blocks_in(out) + 9 * len(maps_in(out)) >= before + 20)
+        process.kill()
+    with running(ray_env, *scenes.command(out)) as process:
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, said
+    mine = maps_in(out)
+    assert len(mine) == SCENES
+    assert {name: mine[name] for name in scenes.maps} == scenes.maps

@@ -1,0 +1,175 @@
+"""A prediction that was killed, at whatever moment, and run again makes the maps of one that was not."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import s3_environment
+from regressors import NODATA, small_regressor, stored_images, write_checkpoint, write_scene
+from servers import S3Server
+
+from inference.config import PredictConfig
+from inference.here import Here
+from inference.ledger import Ledger
+from inference.method import Method
+from inference.predict import Summary, predict
+from inference.tasks import Done, Task
+from inference.windows import Block, Span
+from shards.errors import DatasetError
+from shards.storage import find_files, join, publish, read_bytes
+
+ROOT = Path(__file__).parent.parent
+MOMENTS = 5
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PredictConfig:
+    """Three scenes of 30 blocks in all, a checkpoint, and where the maps of an undisturbed run are."""
+    folder = tmp_path_factory.mktemp("prediction")
+    checkpoint = write_checkpoint(folder / "checkpoint", small_regressor())
+    for number, shape in enumerate([(131, 97), (64, 200), (90, 90)]):
+        image_CHW = stored_images(1, *shape, seed=number, missing=0.005)[0]
+        image_CHW[:, : shape[0] // 8] = NODATA
+        write_scene(folder / f"scene_{number}.tif", image_CHW)
+    config = PredictConfig(
+        (str(folder / "*.tif"),), str(checkpoint), str(folder / "maps"), block=32, batch_size=BATCH
+    )
+    assert len(run(config).maps) == 3
+    return config
+
+
+def run(config: PredictConfig) -> Summary:
+    return predict(config, Here(config))
+
+
+def contents(url: str) -> dict[str, bytes]:
+    return {name: read_bytes(join(url, name)) for name in find_files(url)}
+
+
+@contextmanager
+def started(config: PredictConfig) -> Iterator["subprocess.Popen[str]"]:
+    """`treeline predict` in a process of its own, which is gone at the end."""
+    options = ["--checkpoint", config.checkpoint, "--out", config.out]
+    options += ["--block", str(config.block), "--batch-size", str(config.batch_size)]
+    command = [sys.executable, "-m", "cluster.cli", "predict", *config.scenes, *options]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def blocks_in(out: str) -> int:
+    return sum(name.endswith(".block") for name in find_files(join(out, ".predict")))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(config: PredictConfig, tmp_path: Path) -> None:
+    """Each process is killed a random time after its first block; at last one may end."""
+    rng, states = random.Random(4), set()
+    out = replace(config, out=str(tmp_path / "maps"))
+    for _ in range(MOMENTS):
+        before = blocks_in(out.out)
+        with started(out) as process:
+            while (
+                process.poll() is None and blocks_in(out.out) == before and not list(tmp_path.glob("*/*.tif"))
+            ):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+        states.add(blocks_in(out.out))
+    run(out)
+    assert len(states) > 1, "the kills fell into the work"
+    assert contents(out.out) == contents(config.out)
+
+
+def test_asked_to_stop_it_says_how_to_go_on(config: PredictConfig, tmp_path: Path) -> None:
+    out = replace(config, out=str(tmp_path / "maps"))
+    with started(out) as process:
+        while process.poll() is None and blocks_in(out.out) < 2:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.splitlines()[-1] == (
+        "treeline: stopped; what is complete is kept: the same command goes on from there"
+    )
+    kept = blocks_in(out.out)
+    assert kept >= 2
+    run(out)
+    assert contents(out.out) == contents(config.out)
+
+
+def test_only_what_is_missing_is_computed(config: PredictConfig, tmp_path: Path) -> None:
+    out = replace(config, out=str(tmp_path / "maps"))
+
+    asked = []
+
+    class Stopping(Here):
+        """Stops after some blocks, the first time, and notes how many it was asked for."""
+
+        def blocks(self, tasks: list[Task], method: Method) -> Iterator[Done]:
+            asked.append(len(tasks))
+            for number, done in enumerate(super().blocks(tasks, method), 1):
+                yield done
+                if number == 11 and len(asked) == 1:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(out, Stopping(out))
+    predict(out, Stopping(out))
+    first, second = asked
+    assert second == first - 11
+    assert contents(out.out) == contents(config.out)
+
+
+@pytest.mark.parametrize("server", ["moto", "rclone"])
+def test_scenes_and_maps_on_s3(
+    config: PredictConfig, server: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Read by range and written whole; nothing else is left there."""
+    s3: S3Server = request.getfixturevalue(server)
+    with s3_environment(s3):
+        folder = f"s3://bucket/predict-{server}"
+        for path in sorted(Path(config.checkpoint).parent.glob("*.tif")):
+            publish(f"{folder}/scenes/{path.name}", path.read_bytes())
+        for path in Path(config.checkpoint).iterdir():
+            publish(f"{folder}/checkpoint/{path.name}", path.read_bytes())
+        there = replace(
+            config,
+            scenes=(f"{folder}/scenes/*.tif",),
+            checkpoint=f"{folder}/checkpoint",
+            out=f"{folder}/maps",
+            block=64,
+        )
+        assert len(run(there).maps) == 3
+        assert contents(there.out) == contents(config.out)
+
+
+def test_a_damaged_block_is_named_and_not_used(tmp_path: Path) -> None:
+    ledger, block = Ledger(str(tmp_path)), Block(Span(0, 3), Span(8, 12))
+    stored_CHW = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    ledger.write("a", block, stored_CHW)
+    assert np.array_equal(ledger.read("a", block), stored_CHW)
+    assert ledger.done() == {"a": {block}}
+    (path,) = (tmp_path / ".predict" / "a").iterdir()
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(DatasetError, match=r"0-3-8-12\.block: is damaged"):
+            ledger.read("a", block)
+    ledger.remove(["a"])
+    assert not ledger.done()
+    assert not list(tmp_path.rglob("*.block"))
