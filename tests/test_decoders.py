@@ -5,18 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from regressors import SCHEMA, SMALL_BACKBONE, statistics_of, stored_images, write_checkpoint
+from regressors import SCHEMA, SMALL_BACKBONE, statistics_of, stored_images, write_checkpoint, write_dataset
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CHMv2Config, CHMv2ForDepthEstimation
 
 from shards.errors import InputError
-from trainer.backbone import build_backbone
+from trainer.backbone import build_backbone, patch_weights_for
 from trainer.checkpoint import load_checkpoint
 from trainer.chmv2 import chmv2_regressor
+from trainer.config import EvaluateConfig, ImportConfig
 from trainer.decoder import Decoder, DecoderConfig, Features
 from trainer.decoder_dpt import DptDecoder
 from trainer.decoders import new_decoder
+from trainer.evaluate import evaluate
+from trainer.import_checkpoint import import_checkpoint
 from trainer.model import Regressor
 
 BANDS = ("red", "green", "blue")
@@ -241,6 +244,25 @@ def test_chmv2_sees_a_band_where_it_stands(chmv2: tuple[Path, CHMv2ForDepthEstim
     with torch.inference_mode():
         theirs_BHW = model(pixels_BCHW[:, [3, 2, 1]]).predicted_depth
         torch.testing.assert_close(regressor.heights(pixels_BCHW), theirs_BHW, rtol=1e-5, atol=1e-5)
+
+
+def test_chmv2_is_imported_and_scored(tmp_path: Path) -> None:
+    folder, model = tmp_path / "chmv2", small_chmv2()
+    model.save_pretrained(folder)
+    dataset, out = write_dataset(tmp_path / "chips", chips=8, val_share=0.5), str(tmp_path / "imported")
+    assert "million weights" in import_checkpoint(ImportConfig(str(folder), dataset.url, out))
+    regressor = load_checkpoint(out).regressor
+    pixels_BCHW = pixels(1, 3, 64, 64)
+    weights = model.backbone.embeddings.patch_embeddings.weight
+    with torch.inference_mode():
+        # Near infrared, which Meta's never saw, starts from red.
+        weights.copy_(patch_weights_for(weights, ("red", "red", "green"), "red"))
+        theirs_BHW = model(pixels_BCHW).predicted_depth
+        torch.testing.assert_close(regressor.heights(pixels_BCHW), theirs_BHW, rtol=1e-5, atol=1e-5)
+    assert evaluate(EvaluateConfig(out, dataset.url)).chips > 0
+    with pytest.raises(InputError, match="absent/folder/at/all: no CHMv2 of transformers"):
+        import_checkpoint(ImportConfig("absent/folder/at/all", dataset.url, str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_chmv2_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import rasterio
 from rasterio.windows import Window
 
 from inference.config import PredictConfig
-from inference.predict import predict, predict_here
+from inference.here import Here
+from inference.predict import predict
 from ingest.config import ScenesConfig
 from ingest.run import ingest
 from ingest.scenes import ScenesSource
@@ -59,9 +60,26 @@ def ingest_half(tahoe: Path, folder: Path, half: str, stride: int) -> str:
     return config.out
 
 
-def scored(predicted: np.ndarray, measured: np.ndarray) -> Metrics:
+def mapped(tahoe: Path, run: str, out: Path) -> np.ndarray:
+    """predicted_HW in metres: the whole image, by the best checkpoint of the training run."""
+    image = str(tahoe / "tahoe_highrez.tif")
+    config = PredictConfig((image,), run, str(out), bands=BANDS, overlap=0.75)
+    (path,) = predict(config, Here(config)).maps.values()
+    with rasterio.open(path) as height_map:
+        predicted_HW: np.ndarray = height_map.read(1) * height_map.scales[0]
+    return predicted_HW
+
+
+def measured(tahoe: Path) -> np.ndarray:
+    """measured_HW in metres: the highest hit above the bare earth."""
+    highest, ground = (rasterio.open(tahoe / f"tahoe_{name}.tif").read(1) for name in RASTERS[1:])
+    heights_HW: np.ndarray = highest - ground
+    return heights_HW
+
+
+def scored(predicted_HW: np.ndarray, measured_HW: np.ndarray) -> Metrics:
     score = Score.empty()
-    score.add(predicted, measured)
+    score.add(predicted_HW, measured_HW)
     return score.all
 
 
@@ -73,17 +91,11 @@ def test_the_regressor_beats_what_looks_at_single_pixels(
 ) -> None:
     west, east = ingest_half(tahoe, tmp_path, "west", 8), ingest_half(tahoe, tmp_path, "east", 64)
     launch(TrainConfig(west, str(tmp_path / "run"), epochs=12))
-    config = PredictConfig(
-        (str(tahoe / "tahoe_highrez.tif"),), str(tmp_path / "run"), str(tmp_path), bands=BANDS, overlap=0.75
-    )
-    (path,) = predict(config, predict_here).values()
-    with rasterio.open(path) as height_map:
-        predicted_HW = height_map.read(1) * height_map.scales[0]
-    image, highest, ground = (rasterio.open(tahoe / f"tahoe_{name}.tif").read() for name in RASTERS)
-    measured_HW = (highest - ground)[0]
+    predicted_HW = mapped(tahoe, str(tmp_path / "run"), tmp_path)
+    image, measured_HW = rasterio.open(tahoe / "tahoe_highrez.tif").read(), measured(tahoe)
+    east_half = np.s_[:, HALF:]
     baselines = load_checkpoint(str(tmp_path / "run")).baselines
     linear_HW = baselines.linear(image[None])[0]
-    east_half = np.s_[:, HALF:]
     results = {
         "regressor": scored(predicted_HW[east_half], measured_HW[east_half]),
         "per-pixel linear regression": scored(linear_HW[east_half], measured_HW[east_half]),

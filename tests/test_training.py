@@ -242,7 +242,8 @@ def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
         "checkpoints.json",
         "config.yaml",
         "metrics.jsonl",
-        "state.safetensors",
+        "state",
+        "state.json",
         "tensorboard",
     }
     assert list((run / "tensorboard").iterdir())

@@ -7,6 +7,7 @@ process: the same chips met, the same losses within rounding, every epoch scored
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray_machines import PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
+from ray_machines import BIN, PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
 from regressors import local_backbone, small_config, write_dataset
 
 from trainer.config import TrainConfig
 from trainer.launch import launch
+from trainer.run import NOTICE_STEPS
 
 EPOCHS = 8
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -68,6 +70,7 @@ def started(
         "epochs": str(config.epochs),
         "batch-size": str(config.batch_size),
         "learning-rate": str(config.learning_rate),
+        "dropout": str(config.dropout),
         "checkpoint-steps": str(config.checkpoint_steps),
         "resume": "auto",
         "workers": workers,
@@ -93,6 +96,29 @@ def workers_of(machine: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     return found
 
 
+def machine_to_lose(env: dict[str, str]) -> str:
+    """Ray's name for the machine that is not the head."""
+    script = (
+        "import ray; ray.init(logging_level='ERROR')\n"
+        "for node in ray.nodes():\n"
+        "    if node['Alive'] and 'node:__internal_head__' not in node['Resources']:\n"
+        "        print('node', node['NodeID'])"
+    )
+    listed = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    (name,) = (line.split()[1] for line in listed.stdout.splitlines() if line.startswith("node "))
+    return name
+
+
+def give_notice(env: dict[str, str], name: str, seconds: int) -> None:
+    """Say what a cloud says when it will take a machine away in so many seconds."""
+    reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it is taken away")
+    where = ("--address", env["RAY_ADDRESS"], "--node-id", name)
+    command = [str(BIN / "ray"), "drain-node", *where, *reason, "--deadline-remaining-seconds", str(seconds)]
+    subprocess.run(command, env=env, capture_output=True, timeout=60, check=True)
+
+
 def test_a_worker_that_is_killed_is_replaced(
     ray_env: dict[str, str],
     ray_head: "subprocess.Popen[bytes]",
@@ -108,6 +134,28 @@ def test_a_worker_that_is_killed_is_replaced(
         killed[0].send_signal(signal.SIGKILL)
         finish(process)
     assert_the_same(run, undisturbed)
+
+
+def test_a_sharded_run_goes_on_when_a_worker_is_killed(
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    config: TrainConfig,
+    undisturbed: list[dict[str, float]],
+    tmp_path: Path,
+) -> None:
+    """Of its state each worker has written a part."""
+    run = tmp_path / "run"
+    with (
+        second_machine(ray_env) as machine,
+        started(ray_env, config, run, "2", "--shard-model") as process,
+    ):
+        wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
+        for killed in workers_of(machine)[:1]:
+            killed.send_signal(signal.SIGKILL)
+        finish(process)
+    assert_the_same(run, undisturbed)
+    parts = json.loads((run / "state.json").read_text())["parts"]
+    assert [name.rpartition("/")[2][:5] for name in parts] == ["00000", "00001"]
 
 
 @pytest.mark.timeout(600)
@@ -143,6 +191,43 @@ def test_the_driver_is_killed_and_started_again(
         with started(ray_env, config, run) as process:
             finish(process)
     assert_the_same(run, undisturbed)
+
+
+@pytest.mark.timeout(400)
+def test_a_notice_that_a_machine_will_be_taken_away_saves_the_state_at_once(
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    config: TrainConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> None:
+    """In the middle of an epoch, where nothing else would; then the machine is taken away."""
+    run, epochs = tmp_path / "run", 4
+    dataset = write_dataset(tmp_path_factory.mktemp("long") / "chips", chips=400, val_share=0.1)
+    chips = dataset.chips("train").size
+    long = replace(config, data=dataset.url, epochs=epochs, batch_size=2, checkpoint_steps=10**6)
+    # Ray looks for notices every 5 s, and waits 60 s for a machine that it does not yet know to be gone.
+    watchful = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
+
+    def saved() -> dict[str, int]:
+        state = run / "state.json"
+        position: dict[str, int] = json.loads(state.read_text())["position"] if state.exists() else {}
+        return position if position.get("seen") else {}  # not that of an epoch's end
+
+    with second_machine(ray_env) as machine:
+        name = machine_to_lose(ray_env)
+        with started(ray_env | watchful, long, run, "1:2") as process:
+            wait_until(lambda: (run / "config.yaml").exists() or process.poll() is not None)
+            give_notice(ray_env, name, seconds=30)
+            wait_until(lambda: bool(saved()) or process.poll() is not None)
+            position = saved()
+            kill_all(machine)
+            finish(process)
+    assert position["step"] % NOTICE_STEPS == 0
+    assert 0 < position["seen"] < chips
+    records = records_of(run)
+    assert [record["epoch"] for record in records] == list(range(epochs))
+    assert [record["chips"] for record in records] == [chips * (epoch + 1) for epoch in range(epochs)]
 
 
 def test_an_error_that_would_come_again_ends_the_run(

@@ -30,7 +30,8 @@ from trainer.launch import launch
 from trainer.loop import Fit, Learning
 from trainer.ranks import Ranks
 from trainer.run import NOTICE_STEPS, Onlooker
-from trainer.state import STATE, TrainingState, read_state
+from trainer.state import restore, state_of
+from trainer.state_parts import STATE, StateWriter, StoredState, TrainingState
 from trainer.train import new_regressor
 
 RICH: dict[str, Any] = {
@@ -62,15 +63,15 @@ class Stopped(Exception):
 class Stopper(Onlooker):
     """Notes the losses, and stops after a step."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, out: Path | None = None) -> None:
+        """Saves the state below `out` when it stops."""
         super().__init__()
-        self.at, self.losses = at, list[float]()
-        self.data = b""
+        self.at, self.losses, self.out = at, list[float](), out
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
         self.losses.append(loss)
         if len(self.losses) == self.at:
-            self.data = fit.state().to_bytes()
+            StateWriter(str(self.out)).write(state_of(fit))
             raise Stopped
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
@@ -83,11 +84,16 @@ def new_fit(dataset: Dataset, config: TrainConfig, ranks: Ranks | None = None) -
     return Fit(new_regressor(dataset, config), learning, config)
 
 
+def go_on_from(fit: Fit, out: Path | str) -> None:
+    with StoredState(str(out)) as state:
+        restore(fit, state)
+
+
 def assert_equal_states(one: TrainingState, other: TrainingState) -> None:
     assert one.values == other.values
     assert one.tensors.keys() == other.tensors.keys()
-    for name, tensor in one.tensors.items():
-        assert torch.equal(tensor, other.tensors[name]), name
+    for name, rows in one.tensors.items():
+        assert torch.equal(rows.tensor, other.tensors[name].tensor), name
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def assert_equal_states(one: TrainingState, other: TrainingState) -> None:
     ids=["all", "batch-plateau", "lora", "last"],
 )
 def test_what_follows_a_stop_is_the_same_bit_for_bit(
-    dataset: Dataset, backbone: Path, options: dict[str, Any]
+    dataset: Dataset, backbone: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     config = small_config(dataset, backbone, **{**RICH, "batch_size": 4, **options})
     whole, undisturbed = new_fit(dataset, config), Stopper(at=0)
@@ -110,34 +116,39 @@ def test_what_follows_a_stop_is_the_same_bit_for_bit(
     assert steps == config.epochs * whole.steps_per_epoch > 10
     # Within an epoch, at its last step (before it is scored), and at the first of the last one.
     for at in (1, 3, whole.steps_per_epoch, 2 * whole.steps_per_epoch + 1):
-        stopper = Stopper(at)
+        stopper = Stopper(at, tmp_path)
         with pytest.raises(Stopped):
             new_fit(dataset, config).run(stopper)
         again, rest = new_fit(dataset, config), Stopper(at=0)
-        again.restore(TrainingState.from_bytes(stopper.data, "here"))
+        go_on_from(again, tmp_path)
         again.run(rest)
         assert stopper.losses + rest.losses == undisturbed.losses
-        assert_equal_states(again.state(), whole.state())
+        assert_equal_states(state_of(again), state_of(whole))
 
 
-def test_a_state_of_other_chips_is_refused(dataset: Dataset, backbone: Path) -> None:
+def test_a_state_of_other_chips_is_refused(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
     config = small_config(dataset, backbone)
-    state = new_fit(dataset, config).state()
+    StateWriter(str(tmp_path)).write(state_of(new_fit(dataset, config)))
     other = Learning(dataset, dataset.chips("train")[:5], dataset.chips("val"), Ranks())
     with pytest.raises(InputError, match="stopped on other chips"):
-        Fit(new_regressor(dataset, config), other, config).restore(state)
+        go_on_from(Fit(new_regressor(dataset, config), other, config), tmp_path)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:100], lambda data: b"{}" * 20, lambda data: b""])
 def test_a_damaged_state_is_named(
     dataset: Dataset, backbone: Path, tmp_path: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
-    data = new_fit(dataset, small_config(dataset, backbone)).state().to_bytes()
-    (tmp_path / STATE).write_bytes(spoil(data))
-    with pytest.raises(InputError, match=rf"{STATE}: not a training state.*delete it to start over"):
-        read_state(str(tmp_path))
-    (tmp_path / STATE).write_bytes(data)
-    assert read_state(str(tmp_path)) is not None
+    fit = new_fit(dataset, small_config(dataset, backbone))
+    StateWriter(str(tmp_path)).write(state_of(fit))
+    [part] = tmp_path.glob("state/*/*.safetensors")
+    for path, said in ((tmp_path / STATE, "not a training state"), (part, "part")):
+        data = path.read_bytes()
+        path.write_bytes(spoil(data))
+        with pytest.raises(InputError, match=rf"{STATE}.*{said}|{said}.*{STATE}") as error:
+            go_on_from(fit, tmp_path)
+        assert "to start over" in str(error.value)
+        path.write_bytes(data)
+    go_on_from(fit, tmp_path)
 
 
 class Saver(Onlooker):
@@ -249,20 +260,19 @@ def go_on_as_rank(rank: int, rendezvous: str, config: TrainConfig, state: str, o
 def gone_on(config: TrainConfig, ranks: Ranks, state: str) -> tuple[int, list[dict[str, Any]]]:
     """Chips met, and the records of the epochs."""
     fit = new_fit(open_dataset(config.data), config, ranks)
-    fit.restore(TrainingState.from_bytes(Path(state).read_bytes(), state))
+    go_on_from(fit, state)
     fit.run(Onlooker())
     return fit.position.chips, fit.records
 
 
 def test_two_ranks_go_on_where_one_stopped(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
     config = small_config(dataset, backbone, batch_size=4, epochs=2, learning_rate=1e-4, average=0.9)
-    whole, stopper = new_fit(dataset, config), Stopper(at=3)
+    whole, stopper = new_fit(dataset, config), Stopper(3, tmp_path)
     whole.run(Onlooker())
     with pytest.raises(Stopped):
         new_fit(dataset, config).run(stopper)
-    (tmp_path / "state").write_bytes(stopper.data)
     context, out = multiprocessing.get_context("spawn"), tmp_path / "records.json"
-    arguments = ((tmp_path / "rendezvous").as_uri(), config, str(tmp_path / "state"), str(out))
+    arguments = ((tmp_path / "rendezvous").as_uri(), config, str(tmp_path), str(out))
     processes = [context.Process(target=go_on_as_rank, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()

@@ -11,7 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
+from shards.checksum import hexadecimal
 from shards.errors import InputError
 from shards.manifest import json_bytes, read_json
 from shards.schema import Schema
@@ -21,6 +23,7 @@ from trainer.backbone import build_backbone
 from trainer.baselines import Baselines
 from trainer.decoder import DecoderConfig
 from trainer.model import Regressor
+from trainer.sharding import whole
 from trainer.tuning import merged
 
 CONFIG = "config.json"
@@ -43,6 +46,8 @@ class Checkpoint:
     metrics: dict[str, Any]
     """Of the epoch that it was written after."""
     baselines: Baselines
+    fingerprint: str = ""
+    """Of its configuration, statistics and weights, once it is on storage."""
 
     def save(self, url: str) -> None:
         """Write the folder at `url`."""
@@ -52,8 +57,7 @@ class Checkpoint:
     def files(self) -> dict[str, bytes]:
         """What the folder holds, by name, as of now; config.json is the last."""
         model = self.regressor
-        with merged(model.backbone):
-            weights = save({name: value.contiguous() for name, value in model.state_dict().items()})
+        weights = save(weights_of(model))
         config = {
             "format": FORMAT,
             "version": VERSION,
@@ -69,6 +73,18 @@ class Checkpoint:
             METRICS: json_bytes({**self.metrics, "baselines": self.baselines.to_json()}),
             CONFIG: json_bytes(config),
         }
+
+
+def weights_of(regressor: Regressor, keep: bool = True) -> dict[str, Tensor]:
+    """All weights, adapters folded in. Where they are sharded every rank calls it, and one keeps them."""
+    weights = dict[str, Tensor]()
+    with merged(regressor.backbone):
+        for name, value in regressor.state_dict().items():
+            # To the CPU one by one: there is no room for all of a sharded model's on a GPU.
+            gathered = whole(value)
+            if keep:
+                weights[name] = gathered.cpu().contiguous()
+    return weights
 
 
 def checkpoint_url(url: str) -> str:
@@ -107,11 +123,13 @@ def load_checkpoint(url: str) -> Checkpoint:
         build_backbone(config["backbone"]),
         DecoderConfig.from_json(config["decoder"]),
     )
+    weights = read_bytes(join(url, WEIGHTS))
     try:
-        regressor.load_state_dict(load(read_bytes(join(url, WEIGHTS))))
+        regressor.load_state_dict(load(weights))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{join(url, WEIGHTS)}: not this regressor's weights ({reason})") from error
-    return Checkpoint(
-        regressor.eval(), config["trained_on"], metrics, Baselines.from_json(metrics.pop("baselines"))
-    )
+    parts = (json_bytes(config), json_bytes(regressor.statistics.to_json()), weights)
+    fingerprint = hexadecimal("".join(map(hexadecimal, parts)).encode())
+    baselines = Baselines.from_json(metrics.pop("baselines"))
+    return Checkpoint(regressor.eval(), config["trained_on"], metrics, baselines, fingerprint)

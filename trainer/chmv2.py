@@ -1,6 +1,6 @@
 """Meta's CHMv2 (canopy heights from DINOv3, arXiv:2603.06382) as a regressor, from a folder of transformers.
 
-Its weights are facebook/dinov3-vitl16-chmv2-dpt-head on the Hugging Face hub; nothing is fetched here.
+Its weights are facebook/dinov3-vitl16-chmv2-dpt-head on the Hugging Face hub, asked only where that is given.
 """
 
 from transformers import CHMv2Config, CHMv2ForDepthEstimation, DINOv3ViTConfig, DINOv3ViTModel
@@ -8,6 +8,7 @@ from transformers import CHMv2Config, CHMv2ForDepthEstimation, DINOv3ViTConfig, 
 from shards.errors import InputError
 from shards.schema import Schema
 from shards.statistics import Statistics
+from shards.storage import exists
 from trainer.backbone import patch_weights_for, whole_model
 from trainer.decoder import DecoderConfig
 from trainer.decoder_dpt import LAYERS, DptDecoder, head_config
@@ -31,24 +32,25 @@ _OF_BACKBONE = ("apply_layernorm", "return_class_token", "reshape_hidden_states"
 
 
 def chmv2_regressor(
-    folder: str, schema: Schema, bands: tuple[str, ...], statistics: Statistics, new_band_from: str = "red"
+    name: str, schema: Schema, bands: tuple[str, ...], statistics: Statistics, new_band_from: str = "red"
 ) -> Regressor:
     """CHMv2 with Meta's weights, in eval mode, for images of `schema`.
 
     Args:
-        folder: local, as `CHMv2ForDepthEstimation.save_pretrained` writes it.
+        name: a folder as `CHMv2ForDepthEstimation.save_pretrained` writes it; one that is not there is
+            taken for a model on the hub.
         schema: of the images that are put in.
         bands: those that the backbone will see, in its order; Meta's saw red, green, blue.
         statistics: of chips like those images; they take the place of Meta's normalisation.
         new_band_from: as in `trainer.backbone.patch_weights_for`.
 
     Raises:
-        InputError: there is no CHMv2 in the folder, or it is of another shape than the decoder `dpt`.
+        InputError: there is no such CHMv2, or it is of another shape than the decoder `dpt`.
     """
-    model = _read(folder)
+    model = _read(name)
     of_backbone: DINOv3ViTConfig = model.backbone.config
     widths = tuple(model.config.post_process_channels or ())[::-1]
-    _refuse_other_shapes(folder, model.config, of_backbone, widths)
+    _refuse_other_shapes(name, model.config, of_backbone, widths)
     shape = {**of_backbone.to_diff_dict(), "num_channels": len(bands)}
     backbone = DINOv3ViTModel(DINOv3ViTConfig(**shape))
     weights = model.backbone.state_dict()
@@ -59,14 +61,17 @@ def chmv2_regressor(
     assert isinstance(decoder, DptDecoder)
     layers = tuple(of_backbone.out_indices or ())
     if layers != decoder.layers:
-        raise InputError(f"{folder}: CHMv2 takes layers {layers}, the decoder dpt {decoder.layers}")
+        raise InputError(f"{name}: CHMv2 takes layers {layers}, the decoder dpt {decoder.layers}")
     decoder.head.load_state_dict(model.head.state_dict())
     return regressor.eval()
 
 
-def _read(folder: str) -> CHMv2ForDepthEstimation:
-    said = f"{folder}: no CHMv2 of transformers in this folder", f"{folder}: weights of CHMv2 are missing"
-    model: CHMv2ForDepthEstimation = whole_model(CHMv2ForDepthEstimation, folder, said, use_safetensors=True)
+def _read(name: str) -> CHMv2ForDepthEstimation:
+    absent = f"{name}: no CHMv2 of transformers in this folder or on the hub"
+    said = absent, f"{name}: weights of CHMv2 are missing"
+    model: CHMv2ForDepthEstimation = whole_model(
+        CHMv2ForDepthEstimation, name, said, not exists(name), use_safetensors=True
+    )
     return model
 
 

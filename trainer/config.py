@@ -25,6 +25,8 @@ class TrainConfig:
     """Where checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log are written."""
     recipe: Literal["treeline", "chmv2", "notebook", "tiny"] = "treeline"
     """Named set of options; what is given besides overrides it."""
+    faithful: bool = False
+    """With the recipe notebook: reproduce its faults as well, to measure them; see docs/training.md."""
     resume: Literal["no", "auto"] = "no"
     """"auto": go on with the run at --out if there is one, of the same options; "no": refuse it."""
     workers: int | str = 0
@@ -110,6 +112,8 @@ class TrainConfig:
     """Compute in bfloat16 where that is safe; weights stay float32."""
     compile: bool = False
     """Compile backbone and decoder with torch.compile; the first steps take minutes."""
+    shard_model: bool = False
+    """Each worker keeps a part of all weights (FSDP2): for large backbones; no effect below two workers."""
     recompute_activations: bool = False
     """Where the backbone learns: less memory, a third more arithmetic (activation checkpointing)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -118,6 +122,8 @@ class TrainConfig:
     """Save all that is needed to go on every so many steps, besides at the end of each epoch."""
     keep_best: int = 1
     """Checkpoints kept of the best epochs."""
+    mlflow: str = ""
+    """MLflow tracking server (http://...) or sqlite:///FILE for options and numbers, too; default: none."""
 
     where: str = ""
     """Train on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
@@ -197,11 +203,14 @@ regressors were trained so far, without its faults. `tiny`: the residual decoder
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How good a regressor is on chips, beside the training mean and a per-pixel linear regression."""
+    """How good a regressor is on chips, beside the training mean and a per-pixel linear regression.
 
-    checkpoint: str
+    Or how good maps are, where height rasters cover them: with --maps and --heights.
+    """
+
+    checkpoint: str = ""
     """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
-    data: str
+    data: str = ""
     """The dataset: a folder or s3://..."""
     split: Literal["train", "val", "all"] = "val"
     """Which of its chips."""
@@ -219,14 +228,39 @@ class EvaluateConfig:
     """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
     cache_gigabytes: float = 100.0
     """Size at which the cache drops what was used least recently."""
+    maps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MAP...")] = ()
+    """Canopy height maps instead, as treeline predict writes them: paths, globs or s3://..."""
+    heights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RASTER...")] = ()
+    """With --maps: height rasters in metres (with --ground: surface elevations), any CRS and pixel size."""
+    ground: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RASTER...")] = ()
+    """With --maps: ground elevations in metres; height = --heights minus these."""
+
+    @property
+    def scores_maps(self) -> bool:
+        """Whether maps are scored, and not a regressor on chips.
+
+        Raises:
+            InputError: the options are those of neither, or of both.
+        """
+        given = {field.name for field in fields(self) if getattr(self, field.name) != field.default} - {"out"}
+        of_maps = given & {"maps", "heights", "ground"}
+        if not of_maps and {"checkpoint", "data"} <= given:
+            return False
+        if of_maps == given and {"maps", "heights"} <= given:
+            return True
+        names = " ".join(f"--{name.replace('_', '-')}" for name in sorted(given)) or "none of them"
+        raise InputError(
+            "give --checkpoint and --data to score a regressor on chips, or --maps and --heights (and "
+            f"--ground) to score maps, and no options of the other; given: {names}"
+        )
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """A notebook's weights -> a checkpoint."""
+    """A regressor made elsewhere (the notebook's, Meta's CHMv2) -> a checkpoint."""
 
     weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
-    """best_dinov3_*.pth or .safetensors: a path or s3://..."""
+    """best_dinov3_*.pth or .safetensors (a path or s3://...), or a folder or hub name of a CHMv2."""
     data: str
     """The dataset whose statistics normalise the regressor's input: a folder or s3://..."""
     out: str
@@ -234,7 +268,9 @@ class ImportConfig:
     bands: tuple[str, ...] = ("nir", "red", "green")
     """Bands that the regressor was trained on, in its order."""
     heads: int = 0
-    """Attention heads of the backbone, which its weights do not tell; 0: as published for tokens so wide."""
+    """Attention heads of the backbone, which .pth does not tell; 0: as published for tokens so wide."""
+    new_band_from: Literal["red", "green", "blue", "mean"] = "red"
+    """The band whose patch weights start a band that CHMv2 does not know, or their mean."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
-"""`treeline import`: a regressor trained in the notebook -> a checkpoint that evaluate and predict take.
+"""`treeline import`: a regressor made elsewhere -> a checkpoint that evaluate, predict and report take.
 
-The notebook kept its normalisation beside its weights; here a dataset's statistics take its place, so they
-should be those of the chips that it was trained on.
+best_dinov3_*.pth, .safetensors                  trained in the notebook
+a folder of transformers, or a name on its hub   Meta's CHMv2
+
+Neither keeps its normalisation beside its weights; a dataset's statistics take its place, so they should be
+those of chips like the ones that it was trained on.
 """
 
 from collections.abc import Mapping
@@ -15,11 +18,14 @@ from shards.storage import check_writable, exists
 from trainer.backbone import build_backbone, read_weights
 from trainer.baselines import baselines_of
 from trainer.checkpoint import Checkpoint
+from trainer.chmv2 import chmv2_regressor
 from trainer.config import ImportConfig, TrainConfig
 from trainer.meta_weights import refuse_mismatch
 from trainer.model import Regressor
 from trainer.notebook_weights import notebook_backbone, notebook_decoder, notebook_state_dict
 
+FILES = (".pth", ".pt", ".safetensors")
+"""How names of files with weights end; another name is a folder's or the hub's."""
 NO_EPOCH = -1
 """The epoch of a regressor that was not trained here."""
 
@@ -36,11 +42,12 @@ def import_checkpoint(config: ImportConfig) -> str:
     dataset.schema.band_positions(config.bands)
     if dataset.statistics.height is None:
         raise InputError(f"{config.data}: has no heights; give --data of a dataset made with --heights")
-    values = read_weights(config.weights)
-    try:
-        regressor = _regressor(notebook_state_dict(values), dataset, config)
-    except InputError as error:
-        raise InputError(f"{config.weights}: {error}") from error
+    if config.weights.endswith(FILES):
+        regressor = _of_notebook(dataset, config)
+    else:
+        regressor = chmv2_regressor(
+            config.weights, dataset.schema, config.bands, dataset.statistics, config.new_band_from
+        )
     check_writable(config.out)
     baselines = baselines_of(dataset, dataset.chips("train"), TrainConfig.baseline_chips)
     origin = {
@@ -54,6 +61,14 @@ def import_checkpoint(config: ImportConfig) -> str:
     return (
         f"{config.out}: {count / 1e6:,.1f} million weights of {config.weights}, normalised as {config.data}"
     )
+
+
+def _of_notebook(dataset: Dataset, config: ImportConfig) -> Regressor:
+    values = read_weights(config.weights)
+    try:
+        return _regressor(notebook_state_dict(values), dataset, config)
+    except InputError as error:
+        raise InputError(f"{config.weights}: {error}") from error
 
 
 def _regressor(weights: Mapping[str, Tensor], dataset: Dataset, config: ImportConfig) -> Regressor:

@@ -5,9 +5,8 @@ fit.restore(state)                      # to go on where another process stopped
 fit.run(watch)                          # every rank runs it; sums make them agree
 """
 
-import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any, Protocol
 
@@ -19,10 +18,11 @@ from torch import Tensor
 from shards.errors import DatasetError
 from shards.order import Chips, rank_part
 from shards.reader import Batch, ChipReader, Dataset, Part
-from shards.state import ReaderState
+from trainer.arithmetic import check_compiler, repeatable
 from trainer.augment import apply_symmetries, band_changes, symmetries_of
 from trainer.average import Average
 from trainer.baselines import Baselines
+from trainer.clock import COMMUNICATION, STEPPING, WAITING, Spent
 from trainer.config import TrainConfig
 from trainer.decoder import Features
 from trainer.dropout import chip_numbers, use_numbers
@@ -33,7 +33,6 @@ from trainer.metrics import Score
 from trainer.model import Regressor
 from trainer.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.ranks import Ranks
-from trainer.state import TrainingState
 from trainer.token_store import TokenReader
 
 
@@ -89,6 +88,8 @@ class Fit:
         self.regressor, self.learning, self.config = regressor, learning, config
         ranks = learning.ranks
         self.steps_per_epoch = -(-learning.train_chips.size // config.global_batch)
+        # First of all: where it is sharded, it has other parameters afterwards.
+        self._model = ranks.wrap(regressor, config.shard_model)
         options = config.optimiser_options(self.steps_per_epoch)
         self.optimiser = new_optimiser(parameter_groups(regressor, options), options, ranks.device)
         self.schedule = Schedule(self.optimiser, options)
@@ -97,26 +98,27 @@ class Fit:
         self.position = Position()
         self.records: list[dict[str, Any]] = []
         """What was said after each epoch."""
-        self.seconds = 0.0
-        """Spent on the steps of the present epoch by this process, scoring left out."""
-        self.seconds_waited = 0.0
-        """Of these, spent waiting for the next batch."""
+        self.spent = Spent()
+        """By this process on the steps of the epoch that it finished last."""
+        self.flops_per_chip = 0.0
+        """Operations of one chip's forward and backward pass, where they were counted."""
         self.baselines: Baselines | None = None
         """Fitted once, by the first rank; they travel with the state."""
-        self._sums_K: Tensor | None = None
+        self.sums_K: Tensor | None = None
+        """The loss's sums over what was met of the epoch."""
         part = Part(ranks.rank, ranks.world_size)
-        self._reader = ChipReader(
+        self.reader = ChipReader(
             learning.dataset, learning.train_chips, config.global_batch, config.seed, part, learning.weights
         )
-        self._model = ranks.wrap(regressor)
         if config.compile:
+            check_compiler(ranks.device)
             regressor.backbone.compile()
             regressor.decoder.compile()
 
     @property
     def epoch_loss(self) -> float:
         """Over all that was met of the epoch so far."""
-        return float("nan") if self._sums_K is None else float(self.loss.value(self._sums_K, self.progress))
+        return float("nan") if self.sums_K is None else float(self.loss.value(self.sums_K, self.progress))
 
     def run(self, watch: Watch) -> None:
         """Go on to the end: all epochs, or no improvement for long.
@@ -128,30 +130,33 @@ class Fit:
             DatasetError: a damaged shard.
         """
         config, position = self.config, self.position
-        while position.epoch < config.epochs:
-            if config.stop_patience and position.epochs_since_best >= config.stop_patience:
-                return
-            self._train_epoch(watch)
-            self._end_epoch(watch)
-            watch.save(self)
+        with repeatable(config.deterministic):
+            while position.epoch < config.epochs:
+                if config.stop_patience and position.epochs_since_best >= config.stop_patience:
+                    return
+                self._train_epoch(watch)
+                self._end_epoch(watch)
+                watch.save(self)
 
     def _train_epoch(self, watch: Watch) -> None:
         """Train on the chips that are left of the epoch."""
         position, learning = self.position, self.learning
         self._model.train()
-        self._reader.state = replace(self._reader.state, epoch=position.epoch, seen=position.seen)
-        batches = never_empty(self._reader.epoch(), learning.dataset.schema, learning.train_chips)
-        self.seconds = self.seconds_waited = 0.0
-        asked = time.perf_counter()
+        self.reader.state = replace(self.reader.state, epoch=position.epoch, seen=position.seen)
+        batches = never_empty(self.reader.epoch(), learning.dataset.schema, learning.train_chips)
+        clock, chips_before = learning.ranks.clock, position.chips
+        clock.restart()
+        clock.start(WAITING)
         for fed in feed(batches, learning.dataset.schema, learning.ranks.device):
-            came = time.perf_counter()
+            clock.stop(WAITING)
+            clock.start(STEPPING)
             value = self._step(fed)
+            clock.stop(STEPPING)
             position.seen = fed.batch.start + fed.batch.size
             position.chips += fed.batch.size
             watch.after_step(self, fed.batch.size, value)
-            self.seconds_waited += came - asked
-            asked, before = time.perf_counter(), asked
-            self.seconds += asked - before
+            clock.start(WAITING)
+        self.spent = clock.spent(position.chips - chips_before)
 
     def _step(self, fed: Fed) -> float:
         """One step of the optimiser; returns the loss over the whole batch, of all ranks.
@@ -160,7 +165,10 @@ class Fit:
         pulls at the weights may depend on them.
         """
         config, position, ranks = self.config, self.position, self.learning.ranks
-        pieces, progress = self._inputs(fed).pieces(config.accumulate), self.progress
+        count = config.accumulate
+        if config.shard_model and count > 1:  # ranks compute together: all in as many pieces
+            count = ranks.least(min(count, len(fed.image_BCHW)))
+        pieces, progress = self._inputs(fed).pieces(count), self.progress
         with nullcontext() if len(pieces) == 1 else torch.no_grad():
             of_pieces = [self._sums(piece) for piece in pieces]
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in of_pieces]).sum(0))
@@ -173,6 +181,7 @@ class Fit:
                 sums_K = of_pieces[0] if len(pieces) == 1 else self._sums(piece)
                 # Ranks average gradients; with their number as a factor that is the sum over all.
                 (surrogate(self.loss, sums_K, sums_all_K, progress) * ranks.world_size).backward()
+        ranks.clock.stop(COMMUNICATION)
         learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(learning, config.gradient_norm)
         self.optimiser.step()
@@ -180,7 +189,7 @@ class Fit:
         self.schedule.after_step()
         if self.average:
             self.average.update()
-        self._sums_K = sums_all_K if self._sums_K is None else self._sums_K + sums_all_K
+        self.sums_K = sums_all_K if self.sums_K is None else self.sums_K + sums_all_K
         position.step += 1
         return value
 
@@ -246,7 +255,7 @@ class Fit:
     def _end_epoch(self, watch: Watch) -> None:
         """Score what was learnt, and go to the next epoch."""
         position, learning = self.position, self.learning
-        if self._sums_K is None:
+        if self.sums_K is None:
             raise DatasetError(
                 f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; see its shards"
             )
@@ -268,7 +277,7 @@ class Fit:
             is_best = value < position.best
             position.best = min(position.best, value)
             position.epochs_since_best = 0 if is_best else position.epochs_since_best + 1
-            position.epoch, position.seen, self._sums_K = position.epoch + 1, 0, None
+            position.epoch, position.seen, self.sums_K = position.epoch + 1, 0, None
             self.schedule.after_epoch(value)
             self.records.append(record)
             watch.after_epoch(self, record, is_best)
@@ -301,66 +310,6 @@ class Fit:
     def numbers(self, scored: "Scored") -> dict[str, float | int | None]:
         """What is recorded of a score, by name."""
         return {"loss": scored.loss, **scored.score.all.to_json()}
-
-    def state(self) -> TrainingState:
-        """All that another process needs to go on from here, on any number of ranks."""
-        tensors = {f"weights.{name}": value for name, value in self._learnt().items()}
-        for group_number, group in enumerate(self.optimiser.param_groups):
-            for number, parameter in enumerate(group["params"]):
-                for name, value in self.optimiser.state.get(parameter, {}).items():
-                    tensors[f"optimiser.{group_number}.{number}.{name}"] = torch.as_tensor(value)
-        if self.average:
-            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        if self._sums_K is not None:
-            tensors["sums"] = self._sums_K
-        position = asdict(self.position)
-        if not isfinite(self.position.best):
-            del position["best"]  # JSON has no infinity
-        reader = replace(self._reader.state, epoch=self.position.epoch, seen=self.position.seen)
-        values = {
-            "position": position,
-            "reader": reader.to_json(),
-            "schedule": self.schedule.state_dict(),
-            "records": self.records,
-            "baselines": self.baselines.to_json() if self.baselines else None,
-        }
-        return TrainingState({name: value.detach().cpu() for name, value in tensors.items()}, values)
-
-    def restore(self, state: TrainingState) -> None:
-        """Go on from `state`.
-
-        Raises:
-            InputError: it is of other chips, or of another regressor.
-        """
-        values, device = state.values, self.learning.ranks.device
-        self._reader.restore(ReaderState.from_json(values["reader"]))
-        self.position = Position(**values["position"])
-        self.records = list(values["records"])
-        self.schedule.load_state_dict(values["schedule"])
-        self.baselines = Baselines.from_json(values["baselines"]) if values["baselines"] else None
-        of = {kind: state.of(kind) for kind in ("weights", "optimiser", "average")}
-        with torch.no_grad():
-            for name, value in self._learnt().items():
-                value.copy_(of["weights"][name])
-        for name, value in of["optimiser"].items():
-            group, number, moment = name.split(".")
-            parameter = self.optimiser.param_groups[int(group)]["params"][int(number)]
-            # In the parameter's memory format: a fused optimiser goes through both as they lie in memory.
-            like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
-            self.optimiser.state[parameter][moment] = like.copy_(value).to(device)
-        if self.average:
-            self.average.load_state_dict({name: value.to(device) for name, value in of["average"].items()})
-        sums_K = state.tensors.get("sums")
-        self._sums_K = None if sums_K is None else sums_K.to(device)
-
-    def _learnt(self) -> dict[str, Tensor]:
-        """What changes while training: parameters that learn, and buffers."""
-        tensors: dict[str, Tensor] = {
-            name: value for name, value in self.regressor.named_parameters() if value.requires_grad
-        }
-        stored = self.regressor.state_dict(keep_vars=True).keys()
-        buffers = {name: value for name, value in self.regressor.named_buffers() if name in stored}
-        return tensors | buffers
 
 
 @dataclass(frozen=True)

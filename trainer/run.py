@@ -4,8 +4,9 @@
     checkpoints.json     which checkpoints there are: the last epoch's, the best ones
     epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
     metrics.jsonl        one line an epoch
-    state.safetensors    all that is needed to go on (trainer.state)
-    tensorboard/         the same numbers, for TensorBoard
+    state.json, state/   all that is needed to go on (trainer.state, trainer.state_parts)
+    tensorboard/         the same numbers, and how fast it was, for TensorBoard
+    mlflow.json          with --mlflow: under which run they are there, too
 
 Each object is written whole or not at all, and a checkpoint is named in checkpoints.json when it is complete.
 """
@@ -31,11 +32,15 @@ from shards.reader import Dataset
 from shards.storage import find_files, is_local, join, local_path, publish, publish_folder, remove_folder
 from trainer.background import Background
 from trainer.baselines import Baselines
-from trainer.checkpoint import CHECKPOINTS, Checkpoint
+from trainer.checkpoint import CHECKPOINTS, Checkpoint, weights_of
 from trainer.config import TrainConfig
 from trainer.loop import Fit
-from trainer.panel import draw_panel
-from trainer.state import STATE
+from trainer.mlflow_log import MlflowLog
+from trainer.pace import Pace, pace_of
+from trainer.panel import Panel, draw_panel
+from trainer.sharding import is_sharded
+from trainer.state import state_name, state_of
+from trainer.state_parts import StateWriter, remove_leftovers
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -59,22 +64,46 @@ def no_notice() -> bool:
 
 
 class Onlooker:
-    """What every rank does: asks for notices. The first rank's `Run` writes as well."""
+    """What every rank does: asks for notices, saves its part of the state. The first has a `Run`."""
 
-    def __init__(self, notice: Notice = no_notice) -> None:
+    def __init__(self, notice: Notice = no_notice, states: StateWriter | None = None) -> None:
+        """Args:
+        notice: asked now and then, on all ranks.
+        states: where this rank's part of the state goes; default: it has none.
+        """
         self._notice, self._noticed = notice, False
+        self._states, self._saved = states, ""
+        self._background = Background()
+
+    def __enter__(self) -> "Onlooker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._background.__exit__(kind, error, trace)
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
         """See Watch."""
+        if fit.position.step % fit.config.checkpoint_steps == 0:
+            self.save(fit)
         if fit.position.step % NOTICE_STEPS == 0 and not self._noticed and self._notice():
             self._noticed = True
             self.save(fit)
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """See Watch."""
+        if is_sharded(fit.regressor):  # what the first rank draws and writes takes all ranks
+            panel_of(fit)
+            weights_of(fit.regressor, keep=False)
 
     def save(self, fit: Fit) -> None:
-        """Save all that is needed to go on; the first rank does."""
+        """Save all that is needed to go on; in the background, unless that was done here already."""
+        states, name = self._states, state_name(fit.position)
+        if states and name != self._saved:
+            self._background.wait()  # first, so that no two states are held at a time
+            state, self._saved = state_of(fit), name
+            self._background.do(lambda: states.write(state))
 
 
 class Run(Onlooker):
@@ -87,21 +116,22 @@ class Run(Onlooker):
         baselines: Baselines,
         advance: Advance,
         notice: Notice = no_notice,
+        states: StateWriter | None = None,
     ) -> None:
-        super().__init__(notice)
+        super().__init__(notice, states or StateWriter(config.out))
         self._config, self._out, self._baselines, self._advance = config, config.out, baselines, advance
         self._trained_on = {
             "data": dataset.url,
             "fingerprint": dataset.manifest.fingerprint,
             "treeline": shards.__version__,
         }
-        self._background = Background()
         # Also what an earlier process left, which may have been killed before it removed what it had to.
         self._kept = {name.partition("/")[0] for name in find_files(config.out) if _EPOCH.match(name)}
+        remove_leftovers(config.out)
         publish(join(config.out, CONFIG), config_yaml(config).encode())
+        self._mlflow = MlflowLog(config.mlflow, config.out, plain(config)) if config.mlflow else None
 
     def __enter__(self) -> "Run":
-        self._background.__enter__()
         # TensorBoard appends to its log, which object stores cannot: elsewhere it is sent when done.
         self._scratch = None if is_local(self._out) else tempfile.TemporaryDirectory(prefix="treeline-")
         self._log_folder = (
@@ -114,25 +144,29 @@ class Run(Onlooker):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._log.close()
+        if self._mlflow:
+            self._mlflow.__exit__(kind, error, trace)
         if self._scratch:
             publish_folder(join(self._out, TENSORBOARD), self._log_folder)
             self._scratch.cleanup()
-        self._background.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
-        """Show where training is; save the state now and then."""
+        """Show where training is."""
         rate = f"rate {fit.schedule.learning_rate:.1e}"
         self._advance(chips, f"epoch {fit.position.epoch + 1}, loss {fit.epoch_loss:.3f}, {rate}")
-        if fit.position.step % self._config.checkpoint_steps == 0:
-            self.save(fit)
         super().after_step(fit, chips, loss)
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
-        """Write the epoch's numbers, its checkpoint and the state."""
-        for name, value in record.items():
-            if name != "epoch" and value is not None:
+        """Write the epoch's numbers and its checkpoint."""
+        pace = pace_of(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.config)
+        numbers = {name: value for name, value in record.items() if name != "epoch"} | pace.numbers()
+        for name, value in numbers.items():
+            if value is not None:
                 self._log.add_scalar(name, value, record["epoch"])
-        self._tell_time(fit, record["epoch"])
+        if self._mlflow:
+            self._mlflow.add(numbers, record["epoch"])
+        self._tell(pace, record, fit.spent.seconds)
         self._draw(fit, record["epoch"])
         best = best_epochs(fit.records, self._config.keep_best)
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
@@ -140,30 +174,21 @@ class Run(Onlooker):
         lines = "".join(json.dumps(line) + "\n" for line in fit.records)
         self._background.do(lambda: self._write_epoch(names, files, lines))
 
-    def save(self, fit: Fit) -> None:
-        """Save all that is needed to go on."""
-        data = fit.state().to_bytes()
-        self._background.do(lambda: publish(join(self._out, STATE), data))
-
-    def _tell_time(self, fit: Fit, epoch: int) -> None:
-        """Where the time went: not among the metrics, which are the same in every run."""
-        share = fit.seconds_waited / max(fit.seconds, 1e-9)
-        self._log.add_scalar("time/waiting_for_data", share, epoch)
-        chips = fit.learning.train_chips.size
-        self._log.add_scalar("time/chips_per_second", chips / max(fit.seconds, 1e-9), epoch)
-        if share > STARVED and fit.seconds > STARVED_SECONDS:
+    def _tell(self, pace: Pace, record: dict[str, Any], seconds: float) -> None:
+        """How it goes, on standard error; an open progress bar stays below what is printed."""
+        print(pace.line(record), file=sys.stderr, flush=True)
+        if pace.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
             print(
-                f"treeline: {share:.0%} of epoch {epoch + 1} was spent waiting for {self._config.data}: "
-                "reading is what limits training; give --cache, or bring the dataset nearer",
+                f"treeline: {pace.waiting_for_data:.0%} of epoch {record['epoch'] + 1} was spent waiting for "
+                f"{self._config.data}: reading is what limits training; give --cache, or bring the dataset "
+                "nearer",
                 file=sys.stderr,
                 flush=True,
             )
 
     def _draw(self, fit: Fit, epoch: int) -> None:
-        """A panel of some chips that are held out (or trained on), and how their heights are distributed."""
-        chips = fit.learning.val_chips if fit.learning.val_chips.size else fit.learning.train_chips
-        chosen = np.sort(chips[subset(chips.size, PANEL_CHIPS)])
-        panel = draw_panel(fit.regressor, fit.learning.dataset, chosen, fit.learning.ranks.device)
+        """A panel of some chips, and how their heights are distributed."""
+        panel = panel_of(fit)
         self._log.add_image("image, measured, predicted", panel.rgb_HW3, epoch, dataformats="HWC")
         for name, heights_N in (("measured", panel.measured_N), ("predicted", panel.predicted_N)):
             if heights_N.size:
@@ -181,6 +206,13 @@ class Run(Onlooker):
         self._kept &= {folder, *names["best"]}
 
 
+def panel_of(fit: Fit) -> Panel:
+    """Some chips that are held out, or trained on; where the regressor is sharded every rank calls it."""
+    chips = fit.learning.val_chips if fit.learning.val_chips.size else fit.learning.train_chips
+    chosen = np.sort(chips[subset(chips.size, PANEL_CHIPS)])
+    return draw_panel(fit.regressor, fit.learning.dataset, chosen, fit.learning.ranks.device)
+
+
 def folder_of(epoch: int) -> str:
     """What the checkpoint of an epoch (from 0) is called."""
     return f"epoch-{epoch + 1:04d}"
@@ -194,5 +226,9 @@ def best_epochs(records: list[dict[str, Any]], count: int) -> list[int]:
 
 def config_yaml(config: TrainConfig) -> str:
     """The resolved options as YAML, to be fed back with --config."""
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
-    return yaml.safe_dump(values, sort_keys=False)
+    return yaml.safe_dump(plain(config), sort_keys=False)
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """The resolved options as YAML and JSON know values."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}

@@ -10,16 +10,22 @@ from shards.errors import InputError
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
 from shards.storage import check_writable, exists, join, read_bytes
+from trainer.arithmetic import prepare_repeatable
 from trainer.backbone import new_backbone
 from trainer.baselines import baselines_of
 from trainer.config import TrainConfig, read_options
 from trainer.decoder import DecoderConfig
+from trainer.flops import training_flops
 from trainer.loop import Fit, Learning
 from trainer.losses import parse_loss
+from trainer.mlflow_log import check_mlflow
 from trainer.model import Regressor
-from trainer.ranks import Ranks
+from trainer.notebook_faults import Faults, NotebookFit, check_faithful, faults_of
+from trainer.ranks import Meeting, Ranks
 from trainer.run import CONFIG, Notice, Onlooker, Run, config_yaml, no_notice
-from trainer.state import read_state
+from trainer.sharding import is_sharded
+from trainer.state import restore
+from trainer.state_parts import STATE, StateWriter, StoredState
 from trainer.token_shards import open_tokens
 from trainer.token_store import check_token_options
 from trainer.tuning import recompute_activations, tune
@@ -33,6 +39,9 @@ MAY_CHANGE = (
     "cache_gigabytes",
     "checkpoint_steps",
     "keep_best",
+    "shard_model",
+    "compile",
+    "mlflow",
 )
 """Options with which a run may go on that began with others: they do not change what is learnt."""
 
@@ -50,7 +59,15 @@ def check(config: TrainConfig) -> Dataset:
     parse_loss(config.loss)
     if config.accumulate > 1 and config.norm == "batch":
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
+    for name in ("compile", "token_store"):
+        if config.shard_model and getattr(config, name):
+            raise InputError(
+                f"--shard-model: does not go together with --{name.replace('_', '-')}; leave one of them out"
+            )
+    check_faithful(config)
     check_token_options(config)
+    if config.mlflow:
+        check_mlflow(config.mlflow)
     dataset = open_dataset(config.data, read_options(config))
     dataset.schema.band_positions(config.bands)
     if not dataset.schema.label:
@@ -95,11 +112,13 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
     fit = fit_to_go_on(config, ranks)
     dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
     with ExitStack() as stack:
-        watch = Onlooker(notice)
+        states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.regressor) else None
+        watch = Onlooker(notice, states)
         if fit.baselines is not None and ranks.is_first:
             total = config.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips", fit.position.chips))
-            watch = stack.enter_context(Run(config, dataset, fit.baselines, advance, notice))
+            watch = Run(config, dataset, fit.baselines, advance, notice, states)
+        stack.enter_context(watch)
         fit.run(watch)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
@@ -108,41 +127,55 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
 def fit_to_go_on(config: TrainConfig, ranks: Ranks) -> Fit:
     """Everything ready for the next step of the run at `config.out`; the first rank knows the baselines."""
     if config.deterministic:
-        torch.use_deterministic_algorithms(True)
+        prepare_repeatable()
     fit = new_fit(config, ranks)
-    if state := read_state(config.out):
-        fit.restore(state)
+    if exists(join(config.out, STATE)):
+        with StoredState(config.out) as state:
+            restore(fit, state)
     if ranks.is_first and fit.baselines is None:
         learning = fit.learning
         fit.baselines = baselines_of(learning.dataset, learning.train_chips, config.baseline_chips)
     return fit
 
 
-def new_fit(config: TrainConfig, ranks: Ranks) -> Fit:
-    """Everything ready for the first step."""
-    dataset, regressor = prepared(config, ranks.device)
+def new_fit(config: TrainConfig, ranks: Ranks, faults: Faults | None = None) -> Fit:
+    """Everything ready for the first step, with these faults of the notebook; default: as --faithful says."""
+    faults = faults or faults_of(config)
+    # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
+    device = torch.device("cpu") if config.shard_model and ranks.world_size > 1 else ranks.device
+    dataset, regressor = prepared(config, device, faults)
     tokens = open_tokens(regressor, dataset, config, ranks) if config.token_store else None
-    train_chips = dataset.chips("train", config.limit, config.where)
+    train_chips, val_chips = faults.chips(dataset, config)
     edges = config.balance_heights
     weights = dataset.height_weights(train_chips, edges) if edges else None
-    learning = Learning(dataset, train_chips, dataset.chips("val"), ranks, weights, tokens)
-    return Fit(regressor, learning, config)
+    learning = Learning(dataset, train_chips, val_chips, ranks, weights, tokens)
+    # Before it is compiled or sharded.
+    flops = training_flops(regressor, tokens is not None) if ranks.is_first else 0.0
+    if faults != Faults():
+        fit: Fit = NotebookFit(regressor, learning, config, faults)
+    else:
+        fit = Fit(regressor, learning, config)
+    fit.flops_per_chip = flops
+    return fit
 
 
-def prepared(config: TrainConfig, device: torch.device) -> tuple[Dataset, Regressor]:
+def prepared(
+    config: TrainConfig, device: torch.device, faults: Faults | None = None
+) -> tuple[Dataset, Regressor]:
     """The dataset, and the untrained regressor on `device`: the same weights in every process."""
     dataset = open_dataset(config.data, read_options(config))
     torch.manual_seed(config.seed)
-    return dataset, new_regressor(dataset, config).to(device)
+    return dataset, new_regressor(dataset, config, faults).to(device)
 
 
-def new_regressor(dataset: Dataset, config: TrainConfig) -> Regressor:
+def new_regressor(dataset: Dataset, config: TrainConfig, faults: Faults | None = None) -> Regressor:
     """The untrained regressor that `config` asks for, ready for the dataset's images."""
-    backbone = new_backbone(config.backbone, config.bands, config.new_band_from)
+    faults = faults or faults_of(config)
+    backbone = new_backbone(config.backbone, faults.pretrained_bands(config.bands), config.new_band_from)
     tune(backbone, config.tune, config.tune_blocks, config.lora_rank)
     if config.recompute_activations:
         recompute_activations(backbone)
     decoder = DecoderConfig(
-        config.decoder_widths, config.norm, config.dropout, config.decoder, config.upsample
+        config.decoder_widths, config.norm, faults.dropout(config.dropout), config.decoder, config.upsample
     )
     return Regressor(dataset.schema, config.bands, dataset.statistics, backbone, decoder)

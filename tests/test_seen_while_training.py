@@ -1,0 +1,366 @@
+"""What is seen while training runs: where the time goes, how much arithmetic it is, who is told.
+
+- Each second is counted once: waiting, computing, communication or saving; a delay shows where it is.
+- Operations are those of the formulas; what is computed twice to save memory is counted once.
+- Each epoch says one line, and TensorBoard and MLflow have the same numbers; metrics.jsonl has none of them.
+- MLflow: options, numbers, the same run after going on; a lost server stops nothing; no credentials.
+"""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from regressors import local_backbone, small_config, write_dataset
+from servers import free_port
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import trainer.loop
+from shards.errors import InputError
+from shards.reader import Dataset
+from trainer.clock import COMMUNICATION, STEPPING, WAITING, Clock, Spent
+from trainer.config import TrainConfig
+from trainer.flops import peak_flops, published_peak, training_flops
+from trainer.launch import launch
+from trainer.loop import Fit, Watch
+from trainer.mlflow_log import EXPERIMENT, RUN, check_mlflow
+from trainer.pace import pace_of
+from trainer.ranks import Ranks
+from trainer.run import Onlooker
+from trainer.train import new_fit, new_regressor
+
+BIN = Path(sys.executable).parent
+STEPS = 3
+DELAY_SECONDS = 0.1
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """18 chips to train on in 3 steps, some held out."""
+    return write_dataset(tmp_path_factory.mktemp("chips") / "chips", chips=24, val_share=0.25)
+
+
+@pytest.fixture(scope="module")
+def config(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    backbone = local_backbone(tmp_path_factory.mktemp("backbone"))
+    return small_config(dataset, backbone, decoder="linear", decoder_widths=())
+
+
+# --- where the time goes ---
+
+
+class Slow(Onlooker):
+    """Takes its time after each step."""
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        time.sleep(DELAY_SECONDS)
+
+
+def test_a_clock_counts_what_began_and_ended() -> None:
+    clock = Clock(torch.device("cpu"))
+    clock.stop(COMMUNICATION)
+    clock.start(WAITING)
+    time.sleep(0.02)
+    clock.stop(WAITING)
+    clock.start(STEPPING)
+    clock.start(COMMUNICATION)
+    time.sleep(0.02)
+    clock.stop(COMMUNICATION)
+    clock.stop(STEPPING)
+    spent = clock.spent(chips=5)
+    assert spent.chips == 5
+    assert spent.waiting >= 0.02
+    assert spent.communication >= 0.02
+    assert spent.computing < 0.02
+    assert spent.waiting + spent.computing + spent.communication <= spent.seconds
+    clock.restart()
+    assert clock.spent(0).waiting == 0
+
+
+def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, epochs=1)
+    saving, waiting = new_fit(config, Ranks()), new_fit(config, Ranks())
+    saving.run(Slow())
+    feed = trainer.loop.feed
+
+    def slow_feed(*arguments: Any) -> Iterator[Any]:
+        for fed in feed(*arguments):
+            time.sleep(DELAY_SECONDS)
+            yield fed
+
+    monkeypatch.setattr(trainer.loop, "feed", slow_feed)
+    waiting.run(Onlooker())
+    for fit in (saving, waiting):
+        spent = fit.spent
+        assert spent.chips == fit.learning.train_chips.size
+        assert spent.communication == 0
+        assert spent.waiting + spent.computing <= spent.seconds
+    spent = saving.spent
+    assert spent.seconds - spent.waiting - spent.computing >= STEPS * DELAY_SECONDS
+    assert waiting.spent.waiting >= STEPS * DELAY_SECONDS
+
+
+def train_slowly(rank: int, rendezvous: str, config: TrainConfig, out: str) -> None:
+    """In a process of its own: the second rank's gradients come late."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
+    try:
+        ranks = Ranks(rank, 2)
+        fit = new_fit(config, ranks)
+        if rank == 1:
+            first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
+            first.register_hook(lambda gradient: time.sleep(DELAY_SECONDS))
+        fit.run(Onlooker())
+        Path(out, str(rank)).write_text(json.dumps(vars(fit.spent)))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    """For the faster rank; the slower one computes meanwhile."""
+    context = multiprocessing.get_context("spawn")
+    arguments = ((tmp_path / "rendezvous").as_uri(), replace(config, epochs=1), str(tmp_path))
+    processes = [context.Process(target=train_slowly, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+    assert [process.exitcode for process in processes] == [0, 0]
+    fast, slow = (Spent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
+    assert fast.communication >= 0.9 * STEPS * DELAY_SECONDS
+    assert slow.computing >= STEPS * DELAY_SECONDS
+    assert slow.communication < fast.communication
+
+
+# --- how much arithmetic ---
+
+
+def backbone_flops(tokens: int, width: int, hidden: int, layers: int, patches: int, bands: int) -> int:
+    """Forward, by the formulas of a ViT; patches of 16 x 16."""
+    in_a_block = 4 * tokens * width**2 + 2 * tokens * width * hidden + 2 * tokens**2 * width
+    return 2 * (layers * in_a_block + patches * width * bands * 16 * 16)
+
+
+def test_operations_are_those_of_the_formulas(dataset: Dataset, config: TrainConfig) -> None:
+    """A backward pass takes twice a forward one; no gradient goes to the pixels, nor to what is frozen."""
+    forward = backbone_flops(21, 32, 64, 2, 16, 3)
+    decoder = training_flops(new_regressor(dataset, replace(config, tune="frozen")), stored_tokens=True)
+    frozen = training_flops(new_regressor(dataset, replace(config, tune="frozen")))
+    assert frozen == decoder + forward
+    everything = training_flops(new_regressor(dataset, config))
+    embedding = 2 * 16 * 32 * 3 * 16 * 16
+    into_features = decoder / 2  # one product: when frozen, forward and its weights' gradient
+    assert everything == decoder + into_features + 3 * forward - embedding
+
+
+def test_counting_changes_nothing_and_counts_nothing_twice(dataset: Dataset, config: TrainConfig) -> None:
+    regressor = new_regressor(dataset, config)
+    before = {name: tensor.clone() for name, tensor in regressor.state_dict().items()}
+    random = torch.get_rng_state()
+    once = training_flops(regressor)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in regressor.parameters())
+    for name, tensor in regressor.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert training_flops(new_regressor(dataset, replace(config, recompute_activations=True))) == once
+
+
+def test_a_peak_is_told_of_known_devices_alone() -> None:
+    assert published_peak("NVIDIA H100 80GB HBM3", bf16=True) == pytest.approx(989.4e12)
+    assert published_peak("NVIDIA H100 PCIe", bf16=True) == 756e12
+    assert published_peak("NVIDIA H200", bf16=True) == published_peak("NVIDIA H100 80GB HBM3", bf16=True)
+    assert published_peak("NVIDIA A100-SXM4-80GB", bf16=False) == 19.5e12
+    assert published_peak("Tesla V100-SXM2-32GB", bf16=True) is None
+    assert published_peak("NVIDIA H100 80GB HBM3 MIG 1g.10gb", bf16=True) is None
+    assert published_peak("A GPU of tomorrow", bf16=True) is None
+    assert peak_flops(torch.device("cpu"), bf16=True) is None
+
+
+def test_an_epoch_in_a_line(config: TrainConfig) -> None:
+    record = {"epoch": 2, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
+    spent = Spent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
+    alone = pace_of(spent, 1e6, Ranks(), config)
+    assert alone.line(record) == (
+        "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 2% waiting for data; 1 GFLOP/s"
+    )
+    one_of_two = pace_of(spent, 4e8, Ranks(0, 2), config)
+    assert one_of_two.line({"epoch": 0, "loss": 2.0}) == (
+        "epoch 1: loss 2; 1,234 chips/s; 2% waiting for data, 5% communication; 247 GFLOP/s"
+    )
+    on_gpu = replace(one_of_two, utilisation=0.38, peak_memory_gb=11.21)
+    assert on_gpu.line(record).endswith("247 GFLOP/s (38% of the device's peak); 11.2 GB")
+    assert pace_of(spent, 4e8, Ranks(0, 2), replace(config, shard_model=True)).communication is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_tells_its_memory_and_its_shares(config: TrainConfig) -> None:
+    ranks = Ranks(device=torch.device("cuda"))
+    fit = new_fit(replace(config, epochs=1), ranks)
+    fit.run(Onlooker())
+    spent, pace = fit.spent, pace_of(fit.spent, fit.flops_per_chip, ranks, config)
+    assert pace.peak_memory_gb
+    assert 0 < spent.computing <= spent.seconds
+    assert spent.waiting + spent.computing <= 1.01 * spent.seconds
+
+
+# --- who is told ---
+
+
+def test_each_epoch_says_a_line_and_metrics_stay_the_same_in_every_run(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run in runs:
+        launch(replace(config, out=str(run)))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2"] * 2
+    assert all("chips/s" in line and "GFLOP/s" in line for line in lines)
+    one, two = ((run / "metrics.jsonl").read_bytes() for run in runs)
+    assert one == two
+    log = EventAccumulator(str(runs[0] / "tensorboard"))
+    log.Reload()
+    shown = {tag for tag in log.Tags()["scalars"] if tag.startswith("time/")}
+    assert shown == {
+        f"time/{name}" for name in ("chips_per_second", "waiting_for_data", "computing", "gflop_per_second")
+    }
+    for tag in ("time/waiting_for_data", "time/computing"):
+        assert all(0 <= event.value <= 1 for event in log.Scalars(tag))
+
+
+# --- MLflow ---
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """A tracking server of MLflow's own; its address."""
+    port = free_port()
+    command = [str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        command, env=os.environ | quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "MLflow's server does not start"
+                assert process.poll() is None
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_mlflow_has_options_and_numbers_also_after_going_on(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that goes on is the same one there; each epoch is there once."""
+    run = tmp_path / "run"
+    train_epoch = Fit._train_epoch
+
+    def stopped(fit: Fit, watch: Watch) -> None:
+        if fit.position.epoch == 1:
+            raise KeyboardInterrupt
+        train_epoch(fit, watch)
+
+    with mlflow_server(tmp_path) as uri:
+        config = replace(config, out=str(run), mlflow=uri)
+        monkeypatch.setattr(Fit, "_train_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            launch(config)
+        monkeypatch.undo()
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment
+        (before,) = client.search_runs([experiment.experiment_id])
+        assert before.info.status == "KILLED"
+        assert before.info.run_name == str(run)
+        assert before.data.params["batch_size"] == "8"
+        assert before.data.params["bands"] == "['nir', 'red', 'green']"
+        assert_the_same_numbers(client, before.info.run_id, run)
+        launch(replace(config, resume="auto"))
+        (after,) = client.search_runs([experiment.experiment_id])
+        assert after.info.run_id == before.info.run_id
+        assert after.info.status == "FINISHED"
+        assert_the_same_numbers(client, after.info.run_id, run)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def assert_the_same_numbers(client: MlflowClient, run_id: str, run: Path) -> None:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "val_loss", "val_rmse"):
+        history = client.get_metric_history(run_id, name)
+        assert [(metric.step, metric.value) for metric in history] == [
+            (record["epoch"], record[name]) for record in records
+        ]
+    rates = client.get_metric_history(run_id, "time/chips_per_second")
+    assert [metric.step for metric in rates] == [record["epoch"] for record in records]
+
+
+def test_a_lost_server_stops_nothing_and_is_said_once(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = f"http://127.0.0.1:{free_port()}"
+    launch(replace(config, out=str(tmp_path / "run"), mlflow=uri))
+    warned = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith(f"treeline: MLflow at {uri} cannot be reached; training goes on: ")
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "run" / RUN).exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://ann:secret@server:5000", "MLFLOW_TRACKING_USERNAME"),
+        ("https://token@server", "MLFLOW_TRACKING_USERNAME"),
+        ("runs", "give http://HOST:PORT"),
+        ("ftp://server", "give http://HOST:PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_before_anything_is_written(
+    config: TrainConfig, tmp_path: Path, uri: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        launch(replace(config, out=str(tmp_path / "run"), mlflow=uri))
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_mlflow_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process whose Python does not find it."""
+    script = (
+        "import importlib.util, sys; find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'mlflow' else find(name)\n"
+        "from trainer.mlflow_log import check_mlflow\n"
+        "check_mlflow('http://127.0.0.1:5000')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("MLflow is not installed; pip install 'treeline[mlflow]'")
+    check_mlflow("http://127.0.0.1:5000")

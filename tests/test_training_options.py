@@ -1,0 +1,214 @@
+"""Options that change how torch computes, not what is learnt: compiled, repeatable, bfloat16, channels last.
+
+- Compiled code gives the losses of uncompiled code, and what it leaves is an ordinary run.
+- --deterministic gives the same bits twice, with every decoder, and is over when the run is.
+- In bfloat16 losses stay finite and near those in float32; weights stay float32.
+- Channels last is a matter of memory alone: the same heights, also after learning and going on.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from regressors import fitted, local_backbone, small_config, stored_images, write_dataset
+
+from shards.errors import InputError
+from shards.reader import Dataset
+from trainer.checkpoint import load_checkpoint
+from trainer.config import TrainConfig
+from trainer.launch import launch
+from trainer.loop import Fit, Learning
+from trainer.ranks import Ranks
+from trainer.run import Onlooker
+from trainer.train import fit_to_go_on, new_regressor
+
+DECODERS = {"detail": (16, 8, 8, 8), "residual": (16, 8, 8, 8), "dpt": (32, 16, 16, 8), "linear": ()}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """18 chips: with batches of 8 the last one has 2."""
+    return write_dataset(tmp_path_factory.mktemp("chips") / "chips", chips=18)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return local_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(autouse=True)
+def _afterwards_as_before() -> Iterator[None]:
+    """Whatever a test does, torch computes afterwards as it did before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def records_of(out: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def config_for(dataset: Dataset, backbone: Path, decoder: str = "residual", **options: Any) -> TrainConfig:
+    options = {"decoder": decoder, "decoder_widths": DECODERS[decoder], "learning_rate": 1e-4, **options}
+    return small_config(dataset, backbone, **options)
+
+
+class Steps(Onlooker):
+    """Notes each step's loss, and whether torch was asked to repeat itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+        self.repeatable: list[bool] = []
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        self.losses.append(loss)
+        self.repeatable.append(torch.are_deterministic_algorithms_enabled())
+
+
+def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tuple[Fit, Steps]:
+    """A run without files."""
+    torch.manual_seed(config.seed)
+    ranks = Ranks(device=torch.device(device))
+    regressor = new_regressor(dataset, config).to(ranks.device)
+    fit = Fit(regressor, Learning(dataset, dataset.chips("train"), np.arange(0), ranks), config)
+    steps = Steps()
+    fit.run(steps)
+    return fit, steps
+
+
+# --- compiled ---
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+# torch 2.13's compiler uses what torch itself gives up, and looks at gradients where there are none.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
+    dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    """Also on the last, shorter batch; the run goes on without a compiler, and its checkpoint needs none."""
+    torch.compiler.reset()
+    plain = config_for(dataset, backbone, out=str(tmp_path / "plain"))
+    compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
+    _, steps = steps_of(dataset, plain)
+    _, steps_compiled = steps_of(dataset, compiled)
+    assert steps_compiled.losses == pytest.approx(steps.losses, rel=1e-4)
+    assert steps_compiled.losses[-1] != steps_compiled.losses[0]
+
+    launch(replace(compiled, epochs=1))
+    fit = fit_to_go_on(replace(compiled, compile=False), Ranks())
+    assert fit.position.epoch == 1
+    fit.run(Onlooker())
+    launch(plain)
+    for ours, theirs in zip(fit.records, records_of(plain.out), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    names = load_checkpoint(compiled.out).regressor.state_dict().keys()
+    assert names == load_checkpoint(plain.out).regressor.state_dict().keys()
+
+
+def test_without_a_compiler_compiling_is_refused_in_one_line(
+    dataset: Dataset, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputError, match=r"--compile: no C\+\+ compiler here .*; install one") as refused:
+        launch(config_for(dataset, backbone, out=str(tmp_path / "run"), compile=True))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+# --- the same bits ---
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_deterministic_gives_the_same_bits_and_is_over_when_the_run_is(
+    dataset: Dataset, backbone: Path, decoder: str
+) -> None:
+    config = config_for(dataset, backbone, decoder, epochs=1, deterministic=True, dropout=0.2)
+    (one, steps), (again, steps_again) = steps_of(dataset, config), steps_of(dataset, config)
+    assert steps.losses == steps_again.losses
+    assert steps.repeatable == [True] * 3
+    assert not torch.are_deterministic_algorithms_enabled()
+    for name, tensor in one.regressor.state_dict().items():
+        assert torch.equal(tensor, again.regressor.state_dict()[name]), name
+
+
+def test_without_deterministic_torch_is_left_alone(dataset: Dataset, backbone: Path) -> None:
+    assert steps_of(dataset, config_for(dataset, backbone, epochs=1))[1].repeatable == [False] * 3
+
+
+def test_deterministic_is_over_also_when_a_run_fails(dataset: Dataset, backbone: Path) -> None:
+    wild = config_for(dataset, backbone, deterministic=True, learning_rate=1e30, gradient_norm=1e30)
+    with pytest.raises(FloatingPointError):
+        steps_of(dataset, wild)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_deterministic_run_tells_cublas_before_a_gpu_is_used(
+    dataset: Dataset, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the user says counts more."""
+    config = config_for(dataset, backbone, deterministic=True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    fit_to_go_on(config, Ranks())
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    fit_to_go_on(config, Ranks())
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_deterministic_gives_the_same_bits_on_a_gpu(
+    dataset: Dataset, backbone: Path, decoder: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    config = config_for(dataset, backbone, decoder, deterministic=True, bf16=bf16)
+    one, again = steps_of(dataset, config, "cuda")[1], steps_of(dataset, config, "cuda")[1]
+    assert one.losses == again.losses
+
+
+# --- bfloat16, channels last ---
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_bfloat16_stays_finite_and_near(dataset: Dataset, backbone: Path, decoder: str) -> None:
+    """It has 8 bits of precision: half a percent a number."""
+    config = config_for(dataset, backbone, decoder, epochs=1)
+    full = [record["loss"] for record in fitted(dataset, config)[1]]
+    regressor, records = fitted(dataset, replace(config, bf16=True))
+    half = [record["loss"] for record in records]
+    assert np.isfinite(half).all()
+    assert half == pytest.approx(full, rel=2e-2)
+    assert half != full
+    assert {tensor.dtype for tensor in regressor.parameters()} == {torch.float32}
+
+
+def test_channels_last_is_a_matter_of_memory(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    """In the decoder's weights while they learn and after going on; heights are those of plain memory."""
+    config = config_for(dataset, backbone, "detail", out=str(tmp_path / "run"), epochs=1)
+    launch(config)
+    fit = fit_to_go_on(replace(config, epochs=2), Ranks())
+    fit.run(Onlooker())
+    wide = [
+        weight for weight in fit.regressor.decoder.parameters() if weight.dim() == 4 and 1 not in weight.shape
+    ]
+    assert wide
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in wide)
+    regressor = fit.regressor.eval()
+    image_BCHW = torch.from_numpy(stored_images(4))
+    last_BHW, _ = regressor.predict(image_BCHW)
+    regressor.decoder.to(memory_format=torch.contiguous_format)
+    plain_BHW, _ = regressor.predict(image_BCHW)
+    torch.testing.assert_close(last_BHW, plain_BHW, rtol=1e-4, atol=1e-4)

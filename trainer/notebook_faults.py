@@ -1,0 +1,158 @@
+"""The faults of the notebook by which regressors were trained so far, each a switch: `--faithful` has all.
+
+    faults = faults_of(config)                  all with --faithful, none without
+    Faults(clamped_loss=True)                   one alone, to measure it (benchmarks/notebook_faults.py)
+
+What each does, and how much: docs/training.md. One fault has no switch, since every run here has it as well:
+the chips held out stop the training, and also score it.
+"""
+
+from dataclasses import dataclass, fields
+from math import nan
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards.errors import InputError
+from shards.order import Chips, subset
+from shards.reader import Dataset
+from trainer.config import TrainConfig
+from trainer.inputs import Inputs
+from trainer.loop import Fit, Learning, Scored
+from trainer.losses import Loss
+from trainer.model import Regressor
+
+DROPOUT = 0.1
+TRAIN_SHARE = 0.8
+_DEAL, _JITTER = 0xDEA1, 0x317E
+"""Told to the generators beside the seed, from which order, augmentation and dropout draw as well."""
+_MOMENTS = 6
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Which faults a training has."""
+
+    blue_patches: bool = False
+    """Near infrared and red start from blue's pretrained patch weights."""
+    low_dropout: bool = False
+    """The decoder's dropout is 0.1, whatever is configured."""
+    dealt_by_chip: bool = False
+    """Train and val chips are dealt anew, 80 to 20, one by one: both have chips of the same scenes."""
+    clamped_loss: bool = False
+    """The loss sees predictions below 0 as 0, so that they have no gradient."""
+    own_scores: bool = False
+    """The root of the loss is recorded as an RMSE, a squared correlation as R2."""
+    unmasked: bool = False
+    """The loss counts every pixel of a chip, without a height as 0 m, and without an image too."""
+    jittered: bool = False
+    """The backbone is in train mode while training, where it draws random positions for its patches."""
+
+    def pretrained_bands(self, bands: tuple[str, ...]) -> tuple[str, ...]:
+        """For each band that whose pretrained patch weights it starts from, or its own name."""
+        if not self.blue_patches:
+            return bands
+        return tuple("blue" if band in ("nir", "red") else band for band in bands)
+
+    def dropout(self, configured: float) -> float:
+        """Share (0..1) of the decoder's channels that is dropped."""
+        return DROPOUT if self.low_dropout else configured
+
+    def chips(self, dataset: Dataset, config: TrainConfig) -> tuple[Chips, Chips]:
+        """Those to train on, and those that score it."""
+        if not self.dealt_by_chip:
+            return dataset.chips("train", config.limit, config.where), dataset.chips("val")
+        both = np.concatenate([dataset.chips(split, where=config.where) for split in ("train", "val")])
+        mixed = np.random.default_rng((config.seed, _DEAL)).permutation(both)
+        train, val = np.split(mixed, [max(1, round(TRAIN_SHARE * both.size))])
+        return np.sort(train[subset(train.size, config.limit)]), np.sort(val)
+
+
+def faults_of(config: TrainConfig) -> Faults:
+    """All of them, or none."""
+    return Faults(**{fault.name: config.faithful for fault in fields(Faults)})
+
+
+def check_faithful(config: TrainConfig) -> None:
+    """Refuse --faithful with what the notebook had not.
+
+    Raises:
+        InputError: another recipe, augmentation, mixed precision, stored tokens, or going on.
+    """
+    if not config.faithful:
+        return
+    if config.recipe != "notebook":
+        raise InputError(
+            "--faithful: the faults are those of --recipe notebook; give it, or leave --faithful out"
+        )
+    without = {"resume": "no", "flips": False, "brightness": 0.0, "band_dropout": 0.0, "bf16": False}
+    for name, value in {**without, "token_store": ""}.items():
+        if getattr(config, name) != value:
+            flag = name.replace("_", "-")
+            raise InputError(f"--faithful: the notebook had no --{flag}; leave it out, or --faithful")
+
+
+@dataclass(frozen=True)
+class NotebookLoss(Loss):
+    """A loss with faults; after its sums come those of the notebook's R2."""
+
+    faults: Faults = Faults()
+
+    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+        """See Loss."""
+        if self.faults.unmasked:
+            known_BHW = height_BHW.isfinite()
+            height_BHW = height_BHW.masked_fill(~known_BHW, 0.0)
+            # A chip without any height stands in for none, on a rank that has nothing to read.
+            measured_BHW = known_BHW.any((1, 2), keepdim=True).expand_as(known_BHW)
+        if self.faults.clamped_loss:
+            predicted_BHW = predicted_BHW.clamp(min=0)
+        sums_K = super().sums(predicted_BHW, height_BHW, measured_BHW)
+        pair = predicted_BHW.detach().clamp(min=0)[measured_BHW], height_BHW[measured_BHW]
+        return torch.cat([sums_K, _moments(*(heights_N.double() for heights_N in pair))])
+
+    def scores(self, sums_K: Tensor, progress: float) -> dict[str, float]:
+        """What the notebook calls RMSE (in metres) and R2, of the pixels that it counts."""
+        count, predicted, height, predicted_2, height_2, product = sums_K[-_MOMENTS:].tolist()
+        spread = (predicted_2 * count - predicted**2) * (height_2 * count - height**2)
+        r2 = (product * count - predicted * height) ** 2 / spread if spread > 0 else nan
+        return {"notebook_rmse": float(self.value(sums_K, progress)) ** 0.5, "notebook_r2": r2}
+
+    def _values(self, sums_K: Tensor) -> Tensor:
+        return super()._values(sums_K[:-_MOMENTS])
+
+
+def _moments(predicted_N: Tensor, height_N: Tensor) -> Tensor:
+    """Sums from which a correlation follows."""
+    ones_N = torch.ones_like(height_N)
+    pairs = ((ones_N, ones_N), (predicted_N, ones_N), (height_N, ones_N))
+    squares = ((predicted_N, predicted_N), (height_N, height_N), (predicted_N, height_N))
+    return torch.stack([one_N @ other_N for one_N, other_N in (*pairs, *squares)])
+
+
+class NotebookFit(Fit):
+    """A training with faults; what it leaves are checkpoints of ordinary regressors."""
+
+    loss: NotebookLoss
+
+    def __init__(self, regressor: Regressor, learning: Learning, config: TrainConfig, faults: Faults) -> None:
+        super().__init__(regressor, learning, config)
+        self.faults, self.loss = faults, NotebookLoss(self.loss.terms, faults)
+
+    def _sums(self, inputs: Inputs) -> Tensor:
+        if self.faults.jittered:
+            position = self.position
+            place = [self.config.seed, position.epoch, position.seen, _JITTER]
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+            # Scoring puts it into eval mode with the rest.
+            self.regressor.backbone.train()
+        return super()._sums(inputs)
+
+    def numbers(self, scored: Scored) -> dict[str, float | int | None]:
+        """See Fit; the right ones beside the notebook's."""
+        right = super().numbers(scored)
+        if not self.faults.own_scores:
+            return right
+        own = self.loss.scores(scored.sums_K, self.progress)
+        return right | {name: None if value != value else value for name, value in own.items()}

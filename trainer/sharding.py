@@ -1,0 +1,80 @@
+"""A regressor of which every rank holds a part: for backbones that do not fit into one GPU's memory.
+
+shard(regressor, device)        in place, before the optimiser is made
+rows_of(tensor)                 what this rank holds of a parameter, a moment or an average
+whole(tensor)                   all of it; every rank asks at the same time
+
+Each weight is cut along its first axis (torch's FSDP2, after Zhao et al. 2023, arXiv:2304.11277); a block's
+weights are whole on every rank only while that block computes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from shards.errors import InputError
+from trainer.model import Regressor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows, along the first axis, of a tensor; a number without axes is whole."""
+
+    tensor: Tensor
+    """The rows themselves."""
+    first: int
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+
+
+def shard(regressor: Regressor, device: torch.device) -> None:
+    """Give each rank its part of every weight, on `device`; the whole is never there, only block by block.
+
+    Gradients are averaged over ranks and cut likewise, as are moments of an optimiser made afterwards.
+
+    Raises:
+        InputError: batch norm on a CPU: its running means would be another one on every rank.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif any(isinstance(layer, nn.BatchNorm2d) for layer in regressor.modules()):
+        raise InputError(
+            "--shard-model: batch norm's running means would differ between workers on a CPU; "
+            "give --norm group"
+        )
+    # FSDP2 takes contiguous weights only; convolutions still see channels last in what they are given.
+    for weight in regressor.parameters():
+        weight.data = weight.data.contiguous()
+    # A copy, since FSDP2 warns of outputs that are views.
+    regressor.decoder.register_forward_hook(lambda _, __, height_BHW: height_BHW.clone())
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for module in (*regressor.backbone.model.layer, regressor.decoder, regressor):
+        # Also after the root's forward pass: scoring has no backward pass that would drop the whole weights,
+        # and those of before a step, or of the average, would be used again.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` was there."""
+    return isinstance(module, FSDPModule)
+
+
+def rows_of(tensor: Tensor) -> Rows:
+    """What this rank holds of `tensor`, in the tensor's own memory: all, unless it is sharded."""
+    tensor = tensor.detach()
+    if not isinstance(tensor, DTensor):
+        return Rows(tensor, 0, tuple(tensor.shape))
+    count, ranks = tensor.shape[0], tensor.device_mesh.size()
+    # As torch.chunk cuts: equal parts, rounded up; the last ones may be short or empty.
+    first = min(count, -(-count // ranks) * tensor.device_mesh.get_local_rank())
+    return Rows(tensor.to_local(), first, tuple(tensor.shape))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of `tensor`, on every rank; all ranks call it, for the same tensors in the same order."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
