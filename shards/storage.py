@@ -164,7 +164,7 @@ def sizes_of(url: str) -> dict[str, int]:
 
 
 def version_of(url: str) -> str:
-    """What changes when the file at `url` is written again: its size, and its time or S3's tag of its content.
+    """What changes when the file at `url` is written again: its size, and its time or S3's tag of it.
 
     Raises:
         InputError: there is no such file.
