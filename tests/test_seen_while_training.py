@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from ray_machines import wait_until
 from regressors import local_backbone, small_config, write_dataset
 from servers import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,7 +35,7 @@ from trainer.config import TrainConfig
 from trainer.flops import peak_flops, published_peak, training_flops
 from trainer.launch import launch
 from trainer.loop import Fit, Watch
-from trainer.mlflow_log import EXPERIMENT, RUN, check_mlflow
+from trainer.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
 from trainer.pace import pace_of
 from trainer.ranks import Ranks
 from trainer.run import Onlooker
@@ -245,9 +246,9 @@ def test_each_epoch_says_a_line_and_metrics_stay_the_same_in_every_run(
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
+def mlflow_server(folder: Path, port: int = 0) -> Iterator[str]:
     """A tracking server of MLflow's own; its address."""
-    port = free_port()
+    port = port or free_port()
     command = [str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -316,6 +317,24 @@ def assert_the_same_numbers(client: MlflowClient, run_id: str, run: Path) -> Non
         ]
     rates = client.get_metric_history(run_id, "time/chips_per_second")
     assert [metric.step for metric in rates] == [record["epoch"] for record in records]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_what_a_lost_server_missed_is_sent_when_it_is_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port = free_port()
+    log = MlflowLog(f"http://127.0.0.1:{port}", str(tmp_path / "run"), {"seed": 0})
+    log.add({"loss": 2.0}, 0)
+    wait_until(lambda: "cannot be reached" in capsys.readouterr().err)
+    with mlflow_server(tmp_path, port) as uri:
+        with log:
+            log.add({"loss": 1.0}, 1)
+        run_id = json.loads((tmp_path / "run" / RUN).read_text())["run_id"]
+        history = MlflowClient(uri).get_metric_history(run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 2.0), (1, 1.0)]
 
 
 def test_a_lost_server_stops_nothing_and_is_said_once(

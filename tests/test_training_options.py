@@ -23,7 +23,7 @@ from shards.reader import Dataset
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
 from trainer.launch import launch
-from trainer.loop import Fit, Learning
+from trainer.loop import Fit, Learning, Watch
 from trainer.ranks import Ranks
 from trainer.run import Onlooker
 from trainer.train import fit_to_go_on, new_regressor
@@ -93,24 +93,30 @@ def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tupl
 # torch 2.13's compiler uses what torch itself gives up, and looks at gradients where there are none.
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
-    dataset: Dataset, backbone: Path, tmp_path: Path
+    dataset: Dataset, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also on the last, shorter batch; the run goes on without a compiler, and its checkpoint needs none."""
-    torch.compiler.reset()
-    plain = config_for(dataset, backbone, out=str(tmp_path / "plain"))
+    """Also on the last, shorter batch; it is stopped, and goes on without a compiler."""
+    options = {"learning_rate": 2e-5, "dropout": 0.0, "epochs": 3}
+    plain = config_for(dataset, backbone, "detail", out=str(tmp_path / "plain"), **options)
     compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
-    _, steps = steps_of(dataset, plain)
-    _, steps_compiled = steps_of(dataset, compiled)
-    assert steps_compiled.losses == pytest.approx(steps.losses, rel=1e-4)
-    assert steps_compiled.losses[-1] != steps_compiled.losses[0]
-
-    launch(replace(compiled, epochs=1))
-    fit = fit_to_go_on(replace(compiled, compile=False), Ranks())
-    assert fit.position.epoch == 1
-    fit.run(Onlooker())
     launch(plain)
-    for ours, theirs in zip(fit.records, records_of(plain.out), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    train_epoch = Fit._train_epoch
+
+    def stopped(fit: Fit, watch: Watch) -> None:
+        if fit.position.epoch == 2:
+            raise KeyboardInterrupt
+        train_epoch(fit, watch)
+
+    torch.compiler.reset()
+    monkeypatch.setattr(Fit, "_train_epoch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        launch(compiled)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    monkeypatch.setattr(Fit, "_train_epoch", train_epoch)
+    launch(replace(compiled, compile=False, resume="auto"))
+    losses, compiled_losses = ([r["loss"] for r in records_of(run.out)] for run in (plain, compiled))
+    assert compiled_losses == pytest.approx(losses, rel=1e-4)
+    assert losses[2] < losses[0]
     names = load_checkpoint(compiled.out).regressor.state_dict().keys()
     assert names == load_checkpoint(plain.out).regressor.state_dict().keys()
 
