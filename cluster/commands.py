@@ -172,11 +172,11 @@ def predict(config: "PredictConfig") -> int:
         if config.workers:
             from inference.pipeline import OnRay
 
-            summary = predict(config, OnRay(config))
+            summary = predict(config, OnRay(config.workers, config.gpus_per_worker))
         else:
             from inference.here import Here
 
-            summary = predict(config, Here(config))
+            summary = predict(config, Here())
     print("\n".join([*summary.maps.values(), str(summary)]))
     return 1 if summary.failed else 0
 

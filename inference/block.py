@@ -19,6 +19,7 @@ from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand
 from inference.halo import Halo
 from inference.method import Method
 from inference.windows import Block
+from shards.errors import DatasetError
 from trainer.augment import turned, turned_back
 from trainer.decoder_dpt import DptDecoder
 from trainer.model import Regressor
@@ -45,11 +46,14 @@ def predict_block(regressor: Regressor, block: Block, halo: Halo, method: Method
         height.add(start, of_row.height_NSS)
         for blend, values_NSS in zip(moments, (of_row.height_NSS, of_row.square_NSS), strict=False):
             blend.add(start, values_NSS)
-    stored = [_stored(height.mean(), HEIGHT)]
+    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
+    height_HW = height.mean()
+    if not height_HW.isfinite().cpu().numpy()[own_valid_HW].all():
+        raise DatasetError(f"{block}: the regressor gives heights that are no numbers; see its checkpoint")
+    stored = [_stored(height_HW.nan_to_num(), HEIGHT)]
     if moments:
         mean_HW, square_HW = (blend.mean() for blend in moments)
         stored.append(_stored((square_HW - mean_HW.square()).clamp(min=0).sqrt(), SPREAD))
-    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
     return np.where(own_valid_HW, np.stack(stored), NODATA).astype(np.int16)
 
 
@@ -107,12 +111,12 @@ def _predicted(
 
     starts = range(0, len(places), batch_size)
     if device.type == "cpu":
-        yield from _side_by_side(predict, starts)
+        yield from side_by_side(predict, starts)
     else:
         yield from map(predict, starts)
 
 
-def _side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> Iterator[Windows]:
+def side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> Iterator[Windows]:
     """On a CPU: each batch on one thread, as many batches at a time as there are threads.
 
     A batch that is shared among threads has other bits for another number of them (up to 1e-5 m).

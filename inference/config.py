@@ -17,7 +17,7 @@ class PredictConfig:
     out: str
     """Folder or s3://... of the maps: SCENE.chm.tif. A stopped run goes on with the same command."""
     overwrite: bool = False
-    """Make the maps of these scenes anew where there are some."""
+    """Put new maps in the place of those of other scenes, or made with other options, that are there."""
     workers: int = 0
     """Ray workers; 0: predict in this process, without Ray."""
     gpus_per_worker: float = 1.0

@@ -5,6 +5,7 @@ with map_writer("maps/scene.chm.tif", grid_of(raster), (HEIGHT,), tags) as write
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ from shards.storage import staged
 
 NODATA = -9999
 TILE = 512
-GDAL_CACHE_BYTES = 128 * 2**20
-"""GDAL's own default is a share of the machine's memory, which would not be bounded by the block."""
+CACHE_MB = 128
 WriteBlock = Callable[[Block, NDArray[np.int16]], None]
 
 
@@ -53,6 +53,14 @@ class MapGrid:
 def grid_of(raster: Any) -> MapGrid:
     """The grid of an open raster."""
     return MapGrid(raster.height, raster.width, raster.crs, raster.transform)
+
+
+def bound_cache() -> None:
+    """Let GDAL keep so many MB of rasters in this process, unless the user's environment says how many.
+
+    Its own default is a share of the machine's memory. It asks when it first needs to know.
+    """
+    os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_MB))
 
 
 @contextmanager
@@ -85,11 +93,8 @@ def map_writer(
         "sparse_ok": True,
         "bigtiff": "IF_SAFER",
     }
-    options = {
-        "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
-        "GDAL_TIFF_OVR_BLOCKSIZE": TILE,
-        "SPARSE_OK_OVERVIEW": "YES",
-    }
+    options = {"GDAL_TIFF_OVR_BLOCKSIZE": TILE, "SPARSE_OK_OVERVIEW": "YES"}
+    bound_cache()
     with rasterio.Env(**options), staged(url) as path:
         tiles = path.with_name(f"{path.name}.tiles.tif")
         try:

@@ -1,32 +1,27 @@
-"""Predicts blocks in this process, without Ray; the next one is read while one is predicted."""
+"""Predicts blocks in this process, without Ray; the next is read, and the last written, beside it."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from inference.config import PredictConfig
 from inference.halo import Halo
 from inference.ledger import Ledger
-from inference.method import Method
 from inference.predictor import Predictor, batch_size_that_fits
-from inference.tasks import Done, Reader, Task
+from inference.tasks import Done, Job, Reader, Task
 from shards.errors import InputError
 
 
 class Here:
     """See `inference.predict.Engine`."""
 
-    def __init__(self, config: PredictConfig) -> None:
-        self._config = config
-
-    def batch_size(self, method: Method) -> int:
+    def batch_size(self, job: Job) -> int:
         """How many windows at a time suit this machine."""
-        return batch_size_that_fits(self._config.checkpoint, method)
+        return batch_size_that_fits(job)
 
-    def blocks(self, tasks: list[Task], method: Method) -> Iterator[Done]:
+    def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
         """Do the tasks one after the other; of a scene that cannot be read no further one is tried."""
-        predictor, ledger = Predictor(self._config.checkpoint, method), Ledger(self._config.out)
-        reader = Reader(predictor.schema, self._config.bands, method)
+        predictor, reader, ledger = Predictor(job), Reader(job), Ledger(job.out)
         failed: dict[str, str] = {}
 
         def read(task: Task) -> tuple[Halo | None, float]:
@@ -38,19 +33,28 @@ class Here:
                     failed[task.scene] = str(error)
             return halo, time.perf_counter() - start
 
-        with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(read, tasks[0])
+        with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
+            coming = deque([readers.submit(read, tasks[0])])
+            writing: deque[tuple[Done, Future[None]]] = deque()
             for number, task in enumerate(tasks):
                 asked = time.perf_counter()
-                halo, seconds_read = coming.result()
+                halo, seconds_read = coming.popleft().result()
                 if number + 1 < len(tasks):
-                    coming = thread.submit(read, tasks[number + 1])
+                    coming.append(readers.submit(read, tasks[number + 1]))
                 came = time.perf_counter()
                 if halo is None:
                     yield Done(task, error=failed[task.scene])
                     continue
                 stored_CHW = predictor(task.block, halo)
-                predicted = time.perf_counter()
-                ledger.write(task.name, task.block, stored_CHW)
-                yield Done(task, seconds_read, predicted - came, came - asked)
-            thread.submit(reader.close).result()
+                done = Done(task, seconds_read, time.perf_counter() - came, came - asked)
+                writing.append((done, writers.submit(ledger.write, task.name, task.block, stored_CHW)))
+                if len(writing) > 1:
+                    yield _written(*writing.popleft())
+            while writing:
+                yield _written(*writing.popleft())
+            readers.submit(reader.close).result()
+
+
+def _written(done: Done, writing: Future[None]) -> Done:
+    writing.result()
+    return done

@@ -1,13 +1,13 @@
 """What of the maps in a folder is done: what a stopped run leaves there, and goes on from.
 
-OUT/predict.json                     what the maps here are made with; other maps are refused
+OUT/predict.json                     what the maps here are made with; maps made otherwise are refused
 OUT/NAME.chm.tif                     a map that is complete
-OUT/.predict/NAME-1a2b3c4d/          a map in the making, of one scene on one grid
+OUT/.predict/NAME-1a2b3c4d.made      says of what that map is: the digits stand for scene and options
+OUT/.predict/NAME-1a2b3c4d/          a map in the making
     0-2048-4096-6144.block           a block that is done: its first and last rows and columns
 """
 
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,28 +16,41 @@ from numpy.typing import NDArray
 from inference.windows import Block, Span
 from shards.checksum import checksum
 from shards.errors import DatasetError
-from shards.storage import find_files, join, publish, read_bytes, remove_folder
+from shards.storage import find_files, join, publish, read_bytes, remove_file, remove_folder
 
 JOURNAL = ".predict"
-_ENDING = ".block"
+_BLOCK, _MADE = ".block", ".made"
 _CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What is done, by the names that maps have in the ledger."""
+
+    blocks: dict[str, set[Block]]
+    """Of maps in the making."""
+    made: set[str]
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """The blocks of unfinished maps below `out`."""
+    """What is done of the maps below `out`."""
 
     out: str
 
-    def done(self) -> dict[str, set[Block]]:
-        """The blocks that are done, by map."""
-        blocks: dict[str, set[Block]] = {}
+    def progress(self) -> Progress:
+        """As of now, by one listing."""
+        progress = Progress({}, set())
         for path in find_files(join(self.out, JOURNAL)):
-            name, _, file = path.partition("/")
-            if file.endswith(_ENDING) and not file.startswith("."):
-                edges = [int(edge) for edge in file.removesuffix(_ENDING).split("-")]
-                blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
-        return blocks
+            name, _, file = path.rpartition("/")
+            if file.startswith("."):
+                continue
+            if file.endswith(_BLOCK):
+                edges = [int(edge) for edge in file.removesuffix(_BLOCK).split("-")]
+                progress.blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
+            elif file.endswith(_MADE):
+                progress.made.add(file.removesuffix(_MADE))
+        return progress
 
     def write(self, name: str, block: Block, stored_CHW: NDArray[np.int16]) -> None:
         """A block is done: its stored_CHW, whole or not at all."""
@@ -63,11 +76,14 @@ class Ledger:
         shape = -1, len(block.rows), len(block.columns)
         return np.frombuffer(data, "<i2").astype(np.int16).reshape(shape)
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Forget the blocks of these maps."""
-        for name in names:
-            remove_folder(join(self.out, JOURNAL, name))
+    def finish(self, name: str, before: set[str]) -> None:
+        """The map called `name` is in its place; forget its blocks, and `before`, others of its place."""
+        publish(join(self.out, JOURNAL, name + _MADE), b"")
+        for old in before - {name}:
+            remove_file(join(self.out, JOURNAL, old + _MADE))
+        for old in before | {name}:
+            remove_folder(join(self.out, JOURNAL, old))
 
     def _url(self, name: str, block: Block) -> str:
         edges = (block.rows.start, block.rows.stop, block.columns.start, block.columns.stop)
-        return join(self.out, JOURNAL, name, "-".join(map(str, edges)) + _ENDING)
+        return join(self.out, JOURNAL, name, "-".join(map(str, edges)) + _BLOCK)

@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from inference.config import PredictConfig
 from inference.halo import Halo
 from inference.ledger import Ledger
-from inference.method import Method
-from inference.tasks import Done, Reader, Task
+from inference.tasks import Done, Job, Reader, Task
 from inference.windows import Block, Span
 from shards.errors import InputError
-from shards.schema import Schema
 from shards.storage import is_local, local_path
 
 WORKER_CPUS = 0.5
@@ -33,48 +30,53 @@ MOST_PIECES = 10_000
 class OnRay:
     """See `inference.predict.Engine`."""
 
-    def __init__(self, config: PredictConfig) -> None:
+    def __init__(self, workers: int, gpus_per_worker: float) -> None:
+        """Raises InputError: the cluster has GPUs, but not for all workers."""
         import ray
 
-        self._config, gpus = _with_whole_paths(config), ray.cluster_resources().get("GPU", 0)
-        self._gpus = config.gpus_per_worker if gpus >= config.workers * config.gpus_per_worker > 0 else 0.0
+        resources = ray.cluster_resources()
+        gpus, wanted = resources.get("GPU", 0), workers * gpus_per_worker
+        if 0 < gpus < wanted:
+            raise InputError(
+                f"--workers {workers} --gpus-per-worker {gpus_per_worker:g}: needs {wanted:g} GPUs, and the "
+                f"cluster has {gpus:g}; give --gpus-per-worker {gpus / workers:.2g} or fewer workers"
+            )
+        self._gpus = gpus_per_worker if gpus else 0.0
+        # More than there is room for would wait for ever.
+        self._workers = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
 
-    def batch_size(self, method: Method) -> int:
-        """How many windows at a time suit the GPU of a worker."""
+    def batch_size(self, job: Job) -> int:
+        """How many windows at a time suit a worker's share of a GPU."""
         import ray
 
         from inference.predictor import batch_size_that_fits
 
         find: Any = ray.remote(batch_size_that_fits).options(num_gpus=self._gpus)
-        return int(ray.get(find.remote(self._config.checkpoint, method)))
+        found = int(ray.get(find.remote(_with_whole_paths(job))))
+        return max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
 
-    def blocks(self, tasks: list[Task], method: Method) -> Iterator[Done]:
-        """Do the tasks on `workers` workers, each with the regressor in memory."""
+    def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
+        """Do the tasks on the workers, each with the regressor in memory."""
         import ray.data
 
-        from trainer.checkpoint import load_checkpoint
-
-        schema = load_checkpoint(self._config.checkpoint).regressor.schema
-        steps = _Steps(self._config, method, schema)
-        rows = [_row(replace(task, scene=_whole_path(task.scene))) for task in tasks]
-        workers = min(self._config.workers, int(ray.cluster_resources()["CPU"] / WORKER_CPUS))
-        named = {_whole_path(task.scene): task.scene for task in tasks}
+        steps = _Steps(_with_whole_paths(job))
+        rows = [_row(task) for task in tasks]
+        at_once = READ_AT_ONCE * self._workers
         done = (
             ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_PIECES))
-            .map(steps.read, num_cpus=0, concurrency=READ_AT_ONCE * workers)
+            .map(steps.read, num_cpus=0, concurrency=at_once)
             .map(
                 _Predict,  # type: ignore[arg-type]
-                fn_constructor_args=(self._config.checkpoint, method),
-                compute=ray.data.ActorPoolStrategy(size=workers),
+                fn_constructor_args=(steps.job,),
+                compute=ray.data.ActorPoolStrategy(size=self._workers),
                 num_gpus=self._gpus,
                 num_cpus=WORKER_CPUS,
             )
-            .map(steps.write, num_cpus=0, concurrency=READ_AT_ONCE * workers)
+            .map(steps.write, num_cpus=0, concurrency=at_once)
         )
         for row in done.iter_rows():
-            task = _task(row)
             yield Done(
-                replace(task, scene=named[task.scene]),
+                _task(row),
                 float(row["seconds_read"]),
                 float(row["seconds_predicted"]),
                 float(row["seconds_waited"]),
@@ -86,9 +88,7 @@ class OnRay:
 class _Steps:
     """What is done to Ray Data's rows on CPUs."""
 
-    config: PredictConfig
-    method: Method
-    schema: Schema
+    job: Job
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row, and the pixels that its block is computed from."""
@@ -110,24 +110,24 @@ class _Steps:
             task = _task(row)
             shape = -1, len(task.block.rows), len(task.block.columns)
             stored_CHW = np.frombuffer(stored, np.int16).reshape(shape)
-            Ledger(self.config.out).write(task.name, task.block, stored_CHW)
+            Ledger(self.job.out).write(task.name, task.block, stored_CHW)
         return row
 
 
 @lru_cache(maxsize=1)
 def _reader(steps: _Steps) -> Reader:
     """One for all rows that a process of Ray's reads: the scene stays open."""
-    return Reader(steps.schema, steps.config.bands, steps.method)
+    return Reader(steps.job)
 
 
 class _Predict:
     """A worker: one regressor in memory, one block after the other."""
 
-    def __init__(self, checkpoint: str, method: Method) -> None:
+    def __init__(self, job: Job) -> None:
         # Here alone: processes that only read or write start without torch, which takes seconds to import.
         from inference.predictor import Predictor
 
-        self._predictor = Predictor(checkpoint, method)
+        self._predictor = Predictor(job)
         self._ready = time.perf_counter()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -156,9 +156,9 @@ def _task(row: dict[str, Any]) -> Task:
     return Task(str(row["scene"]), str(row["name"]), Block(Span(*edges[:2]), Span(*edges[2:])))
 
 
-def _with_whole_paths(config: PredictConfig) -> PredictConfig:
+def _with_whole_paths(job: Job) -> Job:
     """Ray's processes work in folders of their own."""
-    return replace(config, checkpoint=_whole_path(config.checkpoint), out=_whole_path(config.out))
+    return replace(job, checkpoint=_whole_path(job.checkpoint), out=_whole_path(job.out))
 
 
 def _whole_path(url: str) -> str:

@@ -11,31 +11,31 @@ from typing import Any, Protocol
 
 import shards
 from inference.config import PredictConfig
-from inference.ledger import JOURNAL, Ledger
+from inference.geotiff import bound_cache
+from inference.ledger import Ledger, Progress
 from inference.method import Method
-from inference.quick_look import write_quick_look
-from inference.scene_list import map_name, scene_urls
+from inference.quick_look import quick_look_url, write_quick_look
+from inference.scene_list import MAP_ENDING, map_name, scene_urls
 from inference.scene_map import Failed, SceneMap, assemble, survey
-from inference.stac import write_stac_item
-from inference.tasks import Done, Task
+from inference.stac import item_url, write_stac_item
+from inference.tasks import Done, Job, Task
 from inference.windows import WindowGrid
+from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError
 from shards.manifest import json_bytes, read_json
 from shards.progress import Advance, progress
 from shards.storage import (
     check_writable,
     exists,
-    find_files,
     join,
+    list_files,
     name_of,
     publish,
-    remove_folder,
     remove_unfinished,
 )
-from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint import checkpoint_url, load_checkpoint
 
 MADE_WITH = "predict.json"
-MAP_SUFFIX = ".chm.tif"
 ASSEMBLED_AT_ONCE = 2
 """Maps that are put together beside the prediction of others."""
 MEGA = 1e6
@@ -44,10 +44,10 @@ MEGA = 1e6
 class Engine(Protocol):
     """Does the work, here or on many machines."""
 
-    def batch_size(self, method: Method) -> int:
+    def batch_size(self, job: Job) -> int:
         """How many windows at a time suit the machines that predict."""
 
-    def blocks(self, tasks: list[Task], method: Method) -> Iterator[Done]:
+    def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
         """Do the tasks, in any order."""
 
 
@@ -81,112 +81,84 @@ class Summary:
 
 
 def predict(config: PredictConfig, engine: Engine) -> Summary:
-    """Make the map of every scene that has none yet.
+    """Make the map of every scene that has none yet. Two runs must not write to one place at a time.
 
     Raises:
-        InputError: the checkpoint, an option or the output cannot be used, or no scene can be read at all.
+        InputError: the checkpoint, an option or the output cannot be used, or maps there are made otherwise.
     """
-    checkpoint = load_checkpoint(config.checkpoint)
-    method = method_of(config, checkpoint)
     if config.block < 1:
         raise InputError(f"--block {config.block}: give 1 or more")
-    targets = _targets(config)
+    bound_cache()
+    job, made_with = _job(config)
+    targets = {url: join(config.out, map_name(url)) for url in scene_urls(config.scenes, config.asset)}
     check_writable(config.out)
     remove_unfinished(config.out)
-    there = {name for name in find_files(config.out) if name.endswith(MAP_SUFFIX) and "/" not in name}
-    made_with = _made_with(config, checkpoint, method, engine, targets, there)
-    method = replace(method, batch_size=made_with["batch_size"])
-    summary = Summary()
-    if not config.overwrite:
-        summary.maps = {scene: url for scene, url in targets.items() if name_of(url) in there}
-        summary.before = len(summary.maps)
-    wanted = {scene: url for scene, url in targets.items() if scene not in summary.maps}
-    maps = list[SceneMap]()
-    for looked in survey(wanted, checkpoint.regressor.schema, config.bands):
+    there = set(list_files(config.out, "")) if exists(config.out) else set()
+    _refuse_others(config, made_with, {name_of(target) for target in targets.values()}, there)
+    if not config.batch_size:
+        made_with["batch_size"] = made_with["batch_size"] or engine.batch_size(job)
+        job = replace(job, method=replace(job.method, batch_size=made_with["batch_size"]))
+    summary, maps = Summary(), list[SceneMap]()
+    for looked in survey(targets, job, hexadecimal(json_bytes(made_with))):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
         else:
             maps.append(looked)
-    if summary.failed and not maps and not summary.maps:
-        raise InputError(summary.failed[0].reason)
+    making = _Making(config, job, maps, made_with, summary)
+    making.refuse_others(there)
     publish(join(config.out, MADE_WITH), json_bytes(made_with))
-    if maps:
-        tags = {f"TREELINE_{name.upper()}": str(value) for name, value in made_with.items()}
-        _Making(config, method, maps, tags, summary).run(engine)
-    if not summary.failed:
-        remove_folder(join(config.out, JOURNAL))
+    making.run(engine, there)
     return summary
 
 
-def method_of(config: PredictConfig, checkpoint: Checkpoint) -> Method:
-    """How the options ask for heights to be computed."""
+def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
+    """What is to be done, and what the maps are made with: nothing that pixels do not depend on."""
+    url = checkpoint_url(config.checkpoint)
+    checkpoint = load_checkpoint(url)
     grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.regressor.patch_size)
     if config.batch_size < 0:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for as many as fit")
-    return Method(
-        grid,
-        config.weights,
-        config.batch_size or PredictConfig.batch_size,
-        config.symmetries,
-        config.spread,
-        config.bf16,
-    )
-
-
-def _targets(config: PredictConfig) -> dict[str, str]:
-    """The map's URL for each scene's."""
-    urls = scene_urls(config.scenes, config.asset)
-    if not urls:
-        raise InputError("no scene given; name at least one")
-    return {url: join(config.out, map_name(url)) for url in urls}
-
-
-def _made_with(
-    config: PredictConfig,
-    checkpoint: Checkpoint,
-    method: Method,
-    engine: Engine,
-    targets: dict[str, str],
-    there: set[str],
-) -> dict[str, Any]:
-    """What the maps at --out are made with: nothing that pixels do not depend on.
-
-    Raises:
-        InputError: maps there are made with something else.
-    """
-    wanted: dict[str, Any] = {
+    batch_size = config.batch_size or PredictConfig.batch_size
+    method = Method(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
+    made_with = {
         "version": shards.__version__,
         "checkpoint": checkpoint.fingerprint,
         "dataset": str(checkpoint.trained_on["fingerprint"]),
         "epoch": checkpoint.metrics["epoch"],
+        "bands": " ".join(config.bands),
         "window": config.window,
         "overlap": config.overlap,
         **{name: value for name, value in asdict(method).items() if name != "grid"},
     }
-    url = join(config.out, MADE_WITH)
-    if exists(url):
-        old = read_json(url)
-        if not config.batch_size and "batch_size" in old:
-            wanted["batch_size"] = old["batch_size"]
-        differ = sorted(name for name in {**old, **wanted} if old.get(name) != wanted.get(name))
-        others = there - {name_of(target) for target in targets.values()}
-        if not differ:
-            return wanted
-        if not config.overwrite or others:
-            what = f"{len(others):,} maps of other scenes" if config.overwrite else "maps"
-            raise InputError(
-                f"{config.out}: holds {what} made with another {', '.join(differ)}; choose another --out"
-                + " or give --overwrite" * (not config.overwrite)
-            )
-        remove_folder(join(config.out, JOURNAL))
-    elif there and not config.overwrite:
-        raise InputError(
-            f"{config.out}: holds {min(there)}, and nothing says what it is made with; choose another --out "
-            "or give --overwrite"
-        )
+    schema = checkpoint.regressor.schema
+    return Job(url, checkpoint.fingerprint, schema, method, config.bands, config.out), made_with
+
+
+def _refuse_others(
+    config: PredictConfig, made_with: dict[str, Any], names: set[str], there: set[str]
+) -> None:
+    """Take over the batch size of the maps that are there, if any will do.
+
+    Raises:
+        InputError: maps at --out are made with something else.
+    """
+    old = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
     if not config.batch_size:
-        wanted["batch_size"] = engine.batch_size(method)
-    return wanted
+        made_with["batch_size"] = old.get("batch_size", 0)
+    differ = sorted(name for name in {**old, **made_with} if old.get(name) != made_with.get(name))
+    maps = {name for name in there if name.endswith(MAP_ENDING)}
+    refused = maps - names if config.overwrite else maps
+    if not old and refused:
+        raise InputError(
+            f"{config.out}: holds {min(refused)}, and nothing says what it is made with; choose another --out"
+            + " or give --overwrite" * (not config.overwrite)
+        )
+    if old and differ and refused:
+        what = f"{len(refused):,} maps of other scenes" if config.overwrite else "maps"
+        raise InputError(
+            f"{config.out}: holds {what} made with another {', '.join(differ)}; choose another --out"
+            + " or give --overwrite" * (not config.overwrite)
+        )
 
 
 class _Making:
@@ -195,42 +167,57 @@ class _Making:
     def __init__(
         self,
         config: PredictConfig,
-        method: Method,
+        job: Job,
         maps: list[SceneMap],
-        tags: dict[str, str],
+        made_with: dict[str, Any],
         summary: Summary,
     ) -> None:
-        self._config, self._method, self._tags, self._summary = config, method, tags, summary
-        self._ledger = Ledger(config.out)
+        self._config, self._job, self._summary, self._ledger = config, job, summary, Ledger(job.out)
+        self._tags = {f"TREELINE_{name.upper()}": str(value) for name, value in made_with.items()}
         self._maps = {scene_map.scene: scene_map for scene_map in maps}
         self._blocks = {scene_map.scene: scene_map.blocks(config.block) for scene_map in maps}
+        self._progress: Progress = self._ledger.progress()
         self._missing: dict[str, int] = {}
         self._assembling: dict[str, Future[None]] = {}
+        self._complete = 0
 
-    def run(self, engine: Engine) -> None:
+    def refuse_others(self, there: set[str]) -> None:
+        """Raises InputError: a map has the name of one of ours, and is of another scene."""
+        for scene_map in self._maps.values():
+            begun = self._progress.blocks.keys() | self._progress.made
+            if name_of(scene_map.url) in there and scene_map.name not in begun and not self._config.overwrite:
+                raise InputError(
+                    f"{scene_map.url}: is there already, of another {name_of(scene_map.scene)}, or of "
+                    "one that was written again since; choose another --out or give --overwrite"
+                )
+
+    def run(self, engine: Engine, there: set[str]) -> None:
         """Do what is missing."""
-        done = {} if self._config.overwrite else self._ledger.done()
-        tasks = [
-            Task(scene, scene_map.name, block)
-            for scene, scene_map in self._maps.items()
-            for block in self._blocks[scene]
-            if block not in done.get(scene_map.name, ())
-        ]
-        self._missing = dict.fromkeys(self._maps, 0)
-        for task in tasks:
-            self._missing[task.scene] += 1
-        total = sum(scene_map.pixels for scene_map in self._maps.values())
+        tasks = list[Task]()
+        for scene, scene_map in self._maps.items():
+            if scene_map.name in self._progress.made and name_of(scene_map.url) in there:
+                self._summary.maps[scene] = scene_map.url
+                self._write_beside(scene_map, there)
+                continue
+            done = self._progress.blocks.get(scene_map.name, set())
+            blocks = [block for block in self._blocks[scene] if block not in done]
+            self._missing[scene] = len(blocks)
+            tasks += [Task(scene, scene_map.name, block) for block in blocks]
+        self._summary.before = len(self._summary.maps)
+        if not self._missing:
+            return
+        total = sum(self._maps[scene].pixels for scene in self._missing)
         left = sum(len(task.block.rows) * len(task.block.columns) for task in tasks)
         start = time.perf_counter()
         try:
             with (
                 ThreadPoolExecutor(ASSEMBLED_AT_ONCE) as threads,
-                progress(f"predict {len(self._maps)} scenes", total, "pixels", total - left) as advance,
+                progress(f"predict {len(self._missing)} scenes", total, "pixels", total - left) as advance,
             ):
                 for scene, missing in self._missing.items():
                     if not missing:
                         self._assembling[scene] = threads.submit(self._assemble, scene)
-                self._follow(engine.blocks(tasks, self._method) if tasks else iter(()), threads, advance)
+                self._follow(engine.blocks(tasks, self._job) if tasks else iter(()), threads, advance)
         except BaseException as error:
             error.add_note("what is complete is kept: the same command goes on from there")
             raise
@@ -254,8 +241,7 @@ class _Making:
             self._missing[scene] -= 1
             if not self._missing[scene] and scene not in failed:
                 self._assembling[scene] = threads.submit(self._assemble, scene)
-            complete = sum(future.done() for future in self._assembling.values())
-            note = f"{number:,} blocks, {complete:,} maps complete"
+            note = f"{number:,} blocks, {self._complete:,} maps complete"
             advance(size, note + f", {len(failed):,} failed" * bool(failed))
         self._summary.failed += [Failed(scene, reason) for scene, reason in failed.items()]
         self._summary.share_read = read / max(predicted, 1e-9)
@@ -263,17 +249,28 @@ class _Making:
 
     def _assemble(self, scene: str) -> None:
         scene_map = self._maps[scene]
-        assemble(scene_map, self._blocks[scene], self._ledger, self._method, self._tags)
-        if self._config.quick_look:
+        assemble(scene_map, self._blocks[scene], self._job, self._tags)
+        self._write_beside(scene_map, set())
+        known = self._progress.made | self._progress.blocks.keys()
+        # Of another version of the scene, or made otherwise: what stands before the digits is the same.
+        self._ledger.finish(
+            scene_map.name, {name for name in known if name.rpartition("-")[0] == scene_map.stem}
+        )
+        self._complete += 1
+
+    def _write_beside(self, scene_map: SceneMap, there: set[str]) -> None:
+        """What was asked for beside the map, and is not `there`."""
+        picture, item = quick_look_url(scene_map.url), item_url(scene_map.url)
+        if self._config.quick_look and name_of(picture) not in there:
             write_quick_look(scene_map.url)
-        if self._config.stac:
+        if self._config.stac and name_of(item) not in there:
             write_stac_item(scene_map.url, self._config.quick_look)
 
     def _settle(self, scene: str, assembling: Future[None]) -> None:
         """A map is complete, or could not be put together."""
         try:
             assembling.result()
-        except DatasetError as error:
+        except (DatasetError, InputError) as error:
             self._summary.failed.append(Failed(scene, str(error)))
         else:
             self._summary.maps[scene] = self._maps[scene].url

@@ -1,5 +1,6 @@
 """One scene open for prediction: its bands in the order of training, its nodata as in training."""
 
+import math
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +12,8 @@ from inference.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.raster import band_names, open_raster, read_window
 from shards.schema import Schema
+
+PIXEL_SIZE_TOLERANCE = 0.01
 
 
 class Scene:
@@ -32,6 +35,16 @@ class Scene:
             if self.raster.dtypes[0] != schema.dtype:
                 raise InputError(
                     f"{url}: pixels are {self.raster.dtypes[0]}, not {schema.dtype} as in training"
+                )
+            if set(self.raster.scales) != {1.0} or set(self.raster.offsets) != {0.0}:
+                raise InputError(
+                    f"{url}: says that its values are to be scaled; do it first (gdal_translate -unscale)"
+                )
+            pixel_size = abs(self.raster.transform.a)
+            if not math.isclose(pixel_size, schema.pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE):
+                raise InputError(
+                    f"{url}: pixels are {pixel_size:g} wide, not {schema.pixel_size:g} as in training; "
+                    "resample it (gdalwarp -tr)"
                 )
         except InputError:
             self.raster.close()

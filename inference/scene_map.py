@@ -8,12 +8,12 @@ import numpy as np
 
 from inference.geotiff import NODATA, MapGrid, grid_of, map_writer
 from inference.ledger import Ledger
-from inference.method import Method
 from inference.scene import Scene
+from inference.scene_list import MAP_ENDING
+from inference.tasks import Job
 from inference.windows import Block, blocks_of
 from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError
-from shards.schema import Schema
 from shards.storage import name_of, version_of
 
 OPENED_AT_ONCE = 16
@@ -29,13 +29,18 @@ class SceneMap:
     url: str
     """Of the map."""
     grid: MapGrid
-    version: str
-    """Of the scene's file."""
+    identity: str
+    """Digits that stand for the scene's file and for what the map is made with."""
+
+    @property
+    def stem(self) -> str:
+        """Of the map's file."""
+        return name_of(self.url).removesuffix(MAP_ENDING)
 
     @property
     def name(self) -> str:
         """In the ledger: a scene that was written again has another one."""
-        return f"{name_of(self.url)}-{hexadecimal(f'{self.scene} {self.version}'.encode())[:8]}"
+        return f"{self.stem}-{self.identity}"
 
     @property
     def pixels(self) -> int:
@@ -55,19 +60,20 @@ class Failed:
     reason: str
 
 
-def survey(targets: dict[str, str], schema: Schema, bands: tuple[str, ...]) -> Iterator[SceneMap | Failed]:
+def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneMap | Failed]:
     """What is to be made of each scene, in order, from its header alone.
 
     Args:
         targets: the map's URL for each scene's.
-        schema: of the images that the regressor takes.
-        bands: names of the scenes' bands, if they do not name themselves.
+        job: of all.
+        made_with: stands for the regressor and the options.
     """
 
     def look(scene: str) -> SceneMap | Failed:
         try:
-            with Scene(scene, schema, bands) as opened:
-                return SceneMap(scene, targets[scene], grid_of(opened.raster), version_of(scene))
+            with Scene(scene, job.schema, job.bands) as opened:
+                identity = hexadecimal(f"{version_of(scene)} {made_with}".encode())[:8]
+                return SceneMap(scene, targets[scene], grid_of(opened.raster), identity)
         except InputError as error:
             return Failed(scene, str(error))
 
@@ -75,20 +81,18 @@ def survey(targets: dict[str, str], schema: Schema, bands: tuple[str, ...]) -> I
         yield from threads.map(look, targets)
 
 
-def assemble(
-    scene_map: SceneMap, blocks: list[Block], ledger: Ledger, method: Method, tags: dict[str, str]
-) -> None:
-    """Write the map of blocks that are all in the ledger, and forget them.
+def assemble(scene_map: SceneMap, blocks: list[Block], job: Job, tags: dict[str, str]) -> None:
+    """Write the map of blocks that are all in the ledger.
 
     Raises:
         DatasetError: a block is damaged, or no pixel has a height.
+        InputError: a block is not there.
     """
-    valid = 0
-    with map_writer(scene_map.url, scene_map.grid, method.bands, tags) as write:
+    valid, ledger = 0, Ledger(job.out)
+    with map_writer(scene_map.url, scene_map.grid, job.method.bands, tags) as write:
         for block in blocks:
             stored_CHW = ledger.read(scene_map.name, block)
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
             write(block, stored_CHW)
         if not valid:
             raise DatasetError(f"{scene_map.scene}: no pixel has all bands that the regressor reads")
-    ledger.remove([scene_map.name])

@@ -2,11 +2,28 @@
 
 from dataclasses import dataclass
 
+from inference.geotiff import bound_cache
 from inference.halo import Halo
 from inference.method import Method
 from inference.scene import Scene
 from inference.windows import Block
 from shards.schema import Schema
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all tasks of a run."""
+
+    checkpoint: str
+    """Of the checkpoint itself: a training run's best may be another one a moment later."""
+    fingerprint: str
+    """Of the checkpoint."""
+    schema: Schema
+    """Of the images that its regressor takes."""
+    method: Method
+    bands: tuple[str, ...]
+    """Names of the scenes' bands, if they do not name themselves."""
+    out: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,9 @@ class Done:
 class Reader:
     """Reads the pixels of blocks; keeps the scene open that it read last."""
 
-    def __init__(self, schema: Schema, bands: tuple[str, ...], method: Method) -> None:
-        self._schema, self._bands, self._method = schema, bands, method
+    def __init__(self, job: Job) -> None:
+        bound_cache()
+        self._job = job
         self._scene: Scene | None = None
 
     def __call__(self, task: Task) -> Halo:
@@ -47,8 +65,8 @@ class Reader:
         """
         if self._scene is None or self._scene.url != task.scene:
             self.close()
-            self._scene = Scene(task.scene, self._schema, self._bands)
-        return self._scene.halo(task.block, self._method.grid)
+            self._scene = Scene(task.scene, self._job.schema, self._job.bands)
+        return self._scene.halo(task.block, self._job.method.grid)
 
     def close(self) -> None:
         """Close the scene that is open."""

@@ -172,7 +172,7 @@ def version_of(url: str) -> str:
     filesystem, path = _filesystem(url)
     with _reading(url, "file"):
         info = filesystem.info(path)
-    return " ".join(str(info.get(name, "")) for name in ("size", "mtime", "created", "ETag"))
+    return f"{info['size']} {info.get('ETag') or info.get('mtime') or info.get('created')}"
 
 
 def expand(pattern: str) -> list[str]:

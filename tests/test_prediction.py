@@ -7,6 +7,7 @@
 - A scene that cannot be read leaves no file behind.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +34,8 @@ from regressors import (
 
 from inference.config import PredictConfig
 from inference.here import Here
-from inference.method import Method
 from inference.predict import Summary, predict
-from inference.tasks import Done, Task
+from inference.tasks import Done, Job, Task
 from shards.errors import InputError
 
 ODD = (131, 97)
@@ -69,12 +69,13 @@ def predicted_map(scene: Path, checkpoint: Path, out: Path, **options: Any) -> P
     assert not summary.failed
     assert list(summary.maps) == [str(scene)]
     path = Path(summary.maps[str(scene)])
-    assert sorted(path.parent.iterdir()) == sorted((path, out / "predict.json")), "the map and nothing else"
+    assert sorted(path.parent.iterdir()) == sorted((path, out / "predict.json", out / ".predict"))
+    assert [name.suffix for name in (out / ".predict").iterdir()] == [".made"], "nothing else is left"
     return path
 
 
 def predicted(config: PredictConfig, engine: type[Here] = Here) -> Summary:
-    return predict(config, engine(config))
+    return predict(config, engine())
 
 
 def pixels(path: Path) -> NDArray[np.int16]:
@@ -138,9 +139,9 @@ def test_a_map_does_not_depend_on_the_order_of_the_tasks(checkpoint: Path, tmp_p
     )
 
     class Shuffled(Here):
-        def blocks(self, tasks: list[Task], method: Method) -> Iterator[Done]:
+        def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
             order = np.random.default_rng(0).permutation(len(tasks))
-            return super().blocks([tasks[place] for place in order], method)
+            return super().blocks([tasks[place] for place in order], job)
 
     path = Path(predicted(config, Shuffled).maps[str(scene)])
     in_order = predicted_map(scene, checkpoint, tmp_path / "in_order", block=48)
@@ -166,7 +167,7 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(checkpoint: 
         (str(tmp_path / "scenes" / "*.tif"),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH
     )
     maps = predicted(config).maps
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "maps").glob("[!.]*")) == [
         "predict.json",
         "scene_0.chm.tif",
         "scene_1.chm.tif",
@@ -313,16 +314,19 @@ def assert_refused(match: str, out: Path, *scenes: Path, checkpoint: Path, **opt
     assert not out.exists() or not list(out.iterdir())
 
 
+def assert_fails(match: str, out: Path, scene: Path, *, checkpoint: Path, **options: Any) -> None:
+    """The scene is named with a reason of one line that matches, and there is no map."""
+    config = PredictConfig((str(scene),), str(checkpoint), str(out), **{"batch_size": BATCH, **options})
+    (failed,) = predicted(config).failed
+    assert re.search(match, failed.reason), failed.reason
+    assert "\n" not in failed.reason
+    assert not list(out.glob("*.tif"))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_a_truncated_scene_has_no_map(checkpoint: Path, tmp_path: Path, share: float) -> None:
     scene = truncated(write_scene(tmp_path / "short.tif", scene_image(*ODD)), share)
-    config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), block=32, batch_size=BATCH)
-    if share:
-        (failed,) = predicted(config).failed
-        assert failed.reason.startswith(f"{scene}: cannot be read at row ")
-        assert not list((tmp_path / "maps").glob("*.tif"))
-    else:
-        assert_refused(r"short\.tif", tmp_path / "maps", scene, checkpoint=checkpoint)
+    assert_fails(r"short\.tif: cannot be read", tmp_path / "maps", scene, checkpoint=checkpoint, block=32)
 
 
 def test_of_bad_scenes_the_others_do_not_suffer(checkpoint: Path, tmp_path: Path) -> None:
@@ -350,34 +354,46 @@ def test_of_bad_scenes_the_others_do_not_suffer(checkpoint: Path, tmp_path: Path
     again = predicted(config)
     assert (len(again.maps), again.before, again.failed) == (5, 1, [])
     assert len({path.read_bytes() for path in out.glob("*.tif")}) == 1
-    assert not (out / ".predict").exists()
+    assert {path.suffix for path in (out / ".predict").iterdir()} == {".made"}
 
 
 def test_three_bands_where_four_are_asked_for_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "three.tif", scene_image(*ODD)[:3])
-    assert_refused(r"three\.tif.*3 bands", tmp_path / "maps", scene, checkpoint=checkpoint)
+    assert_fails(r"three\.tif.*3 bands", tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
 def test_a_scene_that_lacks_a_band_by_name_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
-    assert_refused(
+    assert_fails(
         "nir", tmp_path / "maps", scene, checkpoint=checkpoint, bands=("blue", "green", "red", "swir")
     )
 
 
 def test_other_pixels_than_in_training_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "float.tif", scene_image(*ODD).astype(np.float32))
-    assert_refused(r"float\.tif.*float32", tmp_path / "maps", scene, checkpoint=checkpoint)
+    assert_fails(r"float\.tif.*float32", tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
 def test_a_scene_without_a_place_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "nowhere.tif", scene_image(*ODD), crs=None)
-    assert_refused(r"nowhere\.tif.*CRS", tmp_path / "maps", scene, checkpoint=checkpoint)
+    assert_fails(r"nowhere\.tif.*CRS", tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
 def test_a_file_that_is_no_raster_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no raster")
-    assert_refused(r"text\.tif", tmp_path / "maps", tmp_path / "text.tif", checkpoint=checkpoint)
+    assert_fails(r"text\.tif", tmp_path / "maps", tmp_path / "text.tif", checkpoint=checkpoint)
+
+
+def test_a_scene_of_other_pixels_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """Half as wide, or stored in other units, they would be mapped without a word."""
+    scene = write_scene(tmp_path / "fine.tif", scene_image(*ODD))
+    with rasterio.open(scene, "r+") as raster:
+        raster.transform = raster.transform @ raster.transform.scale(0.5)
+    assert_fails(r"pixels are 1 wide, not 2", tmp_path / "maps", scene, checkpoint=checkpoint)
+    scene = write_scene(tmp_path / "scaled.tif", scene_image(*ODD))
+    with rasterio.open(scene, "r+") as raster:
+        raster.scales = (0.0001,) * 4
+    assert_fails("to be scaled", tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
 def test_a_scene_that_is_not_there_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -419,6 +435,7 @@ def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> 
     for changed, named in (
         (replace(config, weights="flat"), "weighting"),
         (replace(config, batch_size=BATCH + 1), "batch_size"),
+        (replace(config, bands=("red", "green", "blue", "nir")), "bands"),
         (replace(config, checkpoint=str(other)), "checkpoint"),
     ):
         with pytest.raises(InputError, match=f"maps: holds maps made with another {named};"):
@@ -427,10 +444,61 @@ def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> 
     changed = replace(config, checkpoint=str(other), overwrite=True)
     assert predicted(changed).before == 0
     assert (out / "scene.chm.tif").read_bytes() != before
+    assert predicted(changed).before == 1, "an overwriting that goes on does not begin anew"
     second = replace(changed, scenes=(str(write_scene(tmp_path / "second.tif", scene_image(64, 64))),))
     assert predicted(second).maps.keys() == {str(tmp_path / "second.tif")}, "made with the same"
     with pytest.raises(InputError, match="1 maps of other scenes made with another checkpoint"):
         predicted(replace(second, checkpoint=str(checkpoint)))
+
+
+def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        write_scene(tmp_path / f"scene_{number}.tif", scene_image(64, 64, number))
+    other = write_checkpoint(tmp_path / "other", small_regressor(seed=1))
+    out = tmp_path / "maps"
+    config = PredictConfig((str(tmp_path / "*.tif"),), str(checkpoint), str(out), batch_size=BATCH)
+    predicted(config)
+
+    class Stopping(Here):
+        def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
+            yield from super().blocks(tasks[:1], job)
+            raise KeyboardInterrupt
+
+    config = replace(config, checkpoint=str(other), overwrite=True)
+    with pytest.raises(KeyboardInterrupt):
+        predicted(config, Stopping)
+    with pytest.raises(InputError, match=r"scene_1\.chm\.tif: is there already, of another scene_1\.tif"):
+        predicted(replace(config, overwrite=False))
+    again = predicted(config)
+    assert (again.before, len(again.maps)) == (1, 2)
+    alone = replace(config, out=str(tmp_path / "alone"))
+    predicted(alone)
+    for number in range(2):
+        name = f"scene_{number}.chm.tif"
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_another_scene_of_the_same_name_is_not_taken_for_it(checkpoint: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    path = predicted_map(scene, checkpoint, tmp_path / "maps")
+    before = path.read_bytes()
+    config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH)
+    write_scene(scene, scene_image(64, 64, seed=1))
+    with pytest.raises(InputError, match=r"of another scene\.tif, or of one that was written again since"):
+        predicted(config)
+    assert path.read_bytes() == before
+    assert predicted(replace(config, overwrite=True)).before == 0
+    assert path.read_bytes() != before
+
+
+def test_what_is_asked_for_later_is_written_beside_maps_that_are_there(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    predicted_map(scene, checkpoint, tmp_path / "maps")
+    config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH)
+    assert predicted(replace(config, stac=True, quick_look=True)).before == 1
+    assert {path.suffix for path in (tmp_path / "maps").glob("scene*")} == {".tif", ".json", ".png"}
 
 
 def test_a_map_of_unknown_origin_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def scenes(tmp_path: Path) -> Scenes:
         elif number == BROKEN[1]:
             write_scene(path, image(number)[:3])
     config = PredictConfig((str(folder / "*.tif"),), str(checkpoint), str(tmp_path / "here"), batch_size=4)
-    summary = predict(config, Here(config))
+    summary = predict(config, Here())
     assert len(summary.failed) == len(BROKEN)
     return Scenes(folder, checkpoint, maps_in(tmp_path / "here"))
 
@@ -106,9 +106,9 @@ def test_twenty_scenes_two_of_them_broken_and_a_worker_killed_halfway(
     config = PredictConfig(
         (str(scenes.folder / "*.tif"),), str(scenes.checkpoint), str(tmp_path / "all"), batch_size=4
     )
-    predict(config, Here(config))
+    predict(config, Here())
     assert maps_in(out) == maps_in(tmp_path / "all")
-    assert not (out / ".predict").exists()
+    assert not list(out.rglob("*.block"))
 
 
 def test_a_machine_is_lost_and_then_the_driver(

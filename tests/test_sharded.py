@@ -53,6 +53,7 @@ RICH: dict[str, Any] = {
     "recompute_activations": True,
 }
 """Options under which much is to be remembered, and a rate so small that rounding does not grow."""
+EPOCH_STEPS = 3
 STOP = 2
 """The step after which states are saved: within the first epoch."""
 LIMIT = 100_000
@@ -68,13 +69,13 @@ class Stopped(Exception):
 class Noting(Onlooker):
     """Notes the losses, and saves the state after a step."""
 
-    def __init__(self, states: StateWriter | None = None) -> None:
+    def __init__(self, states: StateWriter | None = None, stop: int = STOP) -> None:
         super().__init__()
-        self.states, self.losses = states, list[float]()
+        self.states, self.stop, self.losses = states, stop, list[float]()
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
         self.losses.append(loss)
-        if self.states and fit.position.step == STOP:
+        if self.states and fit.position.step == self.stop:
             self.states.write(state_of(fit))
 
 
@@ -85,14 +86,20 @@ def new_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     return Fit(new_regressor(dataset, config), learning, config)
 
 
-def run(config: TrainConfig, ranks: Ranks, save: Path | None = None, go_on: Path | None = None) -> Any:
+def run(
+    config: TrainConfig,
+    ranks: Ranks,
+    save: Path | None = None,
+    go_on: Path | None = None,
+    stop: int = STOP,
+) -> Any:
     """(the fit at its end, its losses, the validation loss of each epoch)."""
     fit = new_fit(config, ranks)
     if go_on:
         with StoredState(str(go_on)) as state:
             restore(fit, state)
     meeting = Meeting(ranks if config.shard_model else Ranks())
-    noting = Noting(StateWriter(str(save), meeting, LIMIT) if save else None)
+    noting = Noting(StateWriter(str(save), meeting, LIMIT) if save else None, stop)
     fit.run(noting)
     return fit, noting.losses, [record["val_loss"] for record in fit.records]
 
@@ -125,6 +132,9 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
     told: dict[str, Any] = {"losses": losses, "scores": scores, "held": sum(held), "moments": sum(moments)}
     told["again"] = run(config, ranks, go_on=of_n)[1]
     if ranks.world_size == WORLDS[0]:
+        # Saved before the epoch was scored: what goes on begins with that.
+        run(replace(config, epochs=1), ranks, save=folder / "whole-epoch", stop=EPOCH_STEPS)
+        told["second"] = run(config, ranks, go_on=folder / "whole-epoch")[1]
         told["from-alone"] = run(config, ranks, go_on=folder / "alone")[1]
         train(replace(config, out=str(folder / "run-sharded"), epochs=1), ranks)
         told["said"] = batch_norm_said(replace(config, norm="batch", accumulate=1), ranks)
@@ -224,6 +234,12 @@ def test_in_bfloat16_it_learns_as_well(ranks: Any, config: TrainConfig) -> None:
 def test_as_many_ranks_go_on_bit_for_bit(ranks: Any, world: int) -> None:
     for one in told(ranks, world):
         assert one["again"] == one["losses"][STOP:]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_that_was_stopped_before_an_epoch_was_scored(ranks: Any) -> None:
+    for one in told(ranks, WORLDS[0]):
+        assert one["second"] == pytest.approx(one["losses"][EPOCH_STEPS:], rel=1e-5)
 
 
 @pytest.mark.slow

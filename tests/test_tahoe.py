@@ -64,7 +64,7 @@ def mapped(tahoe: Path, run: str, out: Path) -> np.ndarray:
     """predicted_HW in metres: the whole image, by the best checkpoint of the training run."""
     image = str(tahoe / "tahoe_highrez.tif")
     config = PredictConfig((image,), run, str(out), bands=BANDS, overlap=0.75)
-    (path,) = predict(config, Here(config)).maps.values()
+    (path,) = predict(config, Here()).maps.values()
     with rasterio.open(path) as height_map:
         predicted_HW: np.ndarray = height_map.read(1) * height_map.scales[0]
     return predicted_HW

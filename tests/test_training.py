@@ -24,13 +24,17 @@ from regressors import fitted, local_backbone, small_config, train_as_rank, writ
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster.cli import parse
-from shards.errors import InputError
+from shards.errors import DatasetError, InputError
 from shards.reader import Dataset
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.evaluate import LINEAR, MEAN, REGRESSOR, evaluate
 from trainer.launch import launch
-from trainer.train import new_regressor
+from trainer.loop import Fit, Learning
+from trainer.panel import draw_panel
+from trainer.ranks import Ranks
+from trainer.run import Onlooker, config_yaml
+from trainer.train import check, new_regressor, prepared
 
 MEASURED_PIXELS = 60 * 64
 """Of a chip: two of its rows have no height, two others no image."""
@@ -89,6 +93,7 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
         replace(base, batch_size=5, loss=("asymmetric(factor=3)",)),
         replace(base, batch_size=17),
         replace(base, batch_size=17, tune="frozen", flips=False),
+        replace(base, batch_size=15, accumulate=2),
     ]
     context, out = multiprocessing.get_context("spawn"), tmp_path / "records.json"
     arguments = (2, (tmp_path / "rendezvous").as_uri(), configs, str(out))
@@ -151,6 +156,51 @@ def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, backbone: Path
     config = small_config(dataset, backbone, learning_rate=1e30, gradient_norm=1e30, epochs=3)
     with pytest.raises(FloatingPointError, match="learning-rate"):
         fitted(dataset, config)
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+def test_a_gradient_that_is_no_number_changes_nothing(
+    dataset: Dataset, backbone: Path, on_nonfinite: str
+) -> None:
+    """The loss is one; one NaN would go into every weight."""
+    config = small_config(dataset, backbone, epochs=1, on_nonfinite=on_nonfinite)
+    torch.manual_seed(config.seed)
+    regressor = new_regressor(dataset, config)
+    before = {name: value.clone() for name, value in regressor.state_dict().items()}
+    weight = next(parameter for parameter in regressor.decoder.parameters() if parameter.requires_grad)
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    fit = Fit(regressor, Learning(dataset, dataset.chips("train"), np.arange(0), Ranks()), config)
+    expected = (
+        pytest.raises(FloatingPointError, match="the gradient's norm is nan in epoch 1, step 1")
+        if on_nonfinite == "stop"
+        else pytest.raises(DatasetError, match="no step; all were left out: lower --learning-rate")
+    )
+    with expected:
+        fit.run(Onlooker())
+    for name, value in regressor.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_chips_held_out_that_cannot_be_read_are_no_perfect_score(backbone: Path, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", chips=12, val_share=0.4)
+    (shard,) = (tmp_path / "data" / "val").glob("*.tar")
+    shard.write_bytes(bytes([byte ^ 1 for byte in shard.read_bytes()]))
+    config = small_config(dataset, backbone, str(tmp_path / "run"), epochs=1, on_bad_shard="skip")
+    dataset, regressor = prepared(config, torch.device("cpu"))
+    assert draw_panel(regressor, dataset, dataset.chips("val")[:2], torch.device("cpu")) is None
+    with pytest.raises(DatasetError, match="no pixel of the chips held out has a height"):
+        launch(config)
+
+
+def test_workers_that_would_change_the_batch_are_refused(
+    dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    config = small_config(dataset, backbone, str(tmp_path / "run"), batch_per_worker=4, workers=2, epochs=1)
+    launch(replace(config, workers=0, batch_per_worker=0, batch_size=8))
+    (tmp_path / "run" / "config.yaml").write_text(config_yaml(config))
+    check(replace(config, workers=2, resume="auto"))
+    with pytest.raises(InputError, match="batches of 8 chips, not 16; choose --batch-per-worker"):
+        check(replace(config, workers=4, resume="auto"))
 
 
 # --- schedules and stopping ---

@@ -26,7 +26,7 @@ def band_changes(
     """
     if not brightness and not band_dropout:
         return None
-    generator = np.random.default_rng((*at, shape[1]))
+    generator = np.random.default_rng((*at, SYMMETRIES + shape[1]))
     factors_BC = np.maximum(generator.normal(1.0, brightness, shape), 0.0)
     kept_BC = generator.random(shape) >= band_dropout
     kept_BC[np.arange(shape[0]), generator.integers(shape[1], size=shape[0])] = True

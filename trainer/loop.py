@@ -1,7 +1,7 @@
 """The training loop, without Ray and without files: one step after the other, from any step on.
 
 fit = Fit(regressor, learning, config)
-fit.restore(state)                      # to go on where another process stopped
+restore(fit, state)                     # of trainer.state: to go on where another process stopped
 fit.run(watch)                          # every rank runs it; sums make them agree
 """
 
@@ -33,6 +33,7 @@ from trainer.metrics import Score
 from trainer.model import Regressor
 from trainer.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.ranks import Ranks
+from trainer.sharding import whole
 from trainer.token_store import TokenReader
 
 
@@ -166,7 +167,7 @@ class Fit:
         """
         config, position, ranks = self.config, self.position, self.learning.ranks
         count = config.accumulate
-        if config.shard_model and count > 1:  # ranks compute together: all in as many pieces
+        if count > 1:  # ranks meet in every forward and backward pass: all have as many pieces
             count = ranks.least(min(count, len(fed.image_BCHW)))
         pieces, progress = self._inputs(fed).pieces(count), self.progress
         with nullcontext() if len(pieces) == 1 else torch.no_grad():
@@ -174,7 +175,7 @@ class Fit:
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in of_pieces]).sum(0))
         value = float(self.loss.value(sums_all_K, progress))
         if not isfinite(value):
-            self._not_a_number(fed.batch, value)
+            self._not_a_number(fed.batch, f"the loss is {value}")
             return value
         for number, piece in enumerate(pieces):
             with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._model):
@@ -183,7 +184,11 @@ class Fit:
                 (surrogate(self.loss, sums_K, sums_all_K, progress) * ranks.world_size).backward()
         ranks.clock.stop(COMMUNICATION)
         learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grad_norm_(learning, config.gradient_norm)
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(learning, config.gradient_norm)))
+        if not isfinite(norm):
+            self.optimiser.zero_grad(set_to_none=True)
+            self._not_a_number(fed.batch, f"the gradient's norm is {norm}")
+            return value
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.schedule.after_step()
@@ -239,15 +244,15 @@ class Fit:
             return nullcontext()
         return torch.autocast(self.learning.ranks.device.type, torch.bfloat16)
 
-    def _not_a_number(self, batch: Batch, value: float) -> None:
-        """The loss is the same on all ranks, so all leave the step out, or all stop."""
+    def _not_a_number(self, batch: Batch, what: str) -> None:
+        """Loss and gradient are the same on all ranks, so all leave the step out, or all stop."""
         position = self.position
         if self.config.on_nonfinite == "skip":
             position.skipped += 1
             return
         keys = self.learning.dataset.index["key"].take(batch.chips[:3]).to_pylist()
         raise FloatingPointError(
-            f"the loss is {value} in epoch {position.epoch + 1}, step {position.step + 1} (rank "
+            f"{what} in epoch {position.epoch + 1}, step {position.step + 1} (rank "
             f"{self.learning.ranks.rank} has {', '.join(keys)}, ...); lower --learning-rate, or leave such "
             "steps out with --on-nonfinite skip"
         )
@@ -257,7 +262,8 @@ class Fit:
         position, learning = self.position, self.learning
         if self.sums_K is None:
             raise DatasetError(
-                f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; see its shards"
+                f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; "
+                + ("all were left out: lower --learning-rate" if position.skipped else "see its shards")
             )
         loss = self.epoch_loss
         record: dict[str, Any] = {
@@ -272,6 +278,11 @@ class Fit:
         with self.average.swapped() if self.average else nullcontext():
             if learning.val_chips.size:
                 scored = self.score(learning.val_chips)
+                if not scored.score.all.count:
+                    raise DatasetError(
+                        f"{learning.dataset.url}: no pixel of the chips held out has a height; hold out "
+                        "others, or none (treeline split)"
+                    )
                 value = scored.loss
                 record |= {f"val_{name}": number for name, number in self.numbers(scored).items()}
             is_best = value < position.best
@@ -294,7 +305,8 @@ class Fit:
         schema = learning.dataset.schema
         for fed in feed(never_empty(batches, schema, chips), schema, learning.ranks.device):
             height_BHW = fed.height_BHW
-            with torch.inference_mode():
+            # No inference mode: where weights are sharded, what it gathers could not be trained on.
+            with torch.no_grad():
                 with self._precision():
                     predicted_BHW, valid_BHW = self.regressor(fed.image_BCHW, self._features(fed))
                 predicted_BHW = predicted_BHW.float()

@@ -76,7 +76,7 @@ class MlflowLog:
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         self._client: Any = None
-        self._run_id = ""
+        self._run_id, self._told = "", False
         self._unsent: list[tuple[str, float, int, int]] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="treeline-mlflow")
         self._last: Future[None] | None = None
@@ -89,8 +89,10 @@ class MlflowLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ended = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
-        self._pool.submit(self._try_to_send, ended)
+        last = self._pool.submit(self._try_to_send, ended)
         self._pool.shutdown(wait=True)
+        if error is None:
+            last.result()
 
     def add(self, numbers: dict[str, Any], epoch: int) -> None:
         """What is a number of `numbers` is logged for this epoch, soon."""
@@ -101,6 +103,8 @@ class MlflowLog:
             if isinstance(value, int | float) and name != "epoch"
         ]
         if self._last is None or self._last.done():
+            if self._last is not None:
+                self._last.result()  # what is no failure of the server's ends the run
             self._last = self._pool.submit(self._try_to_send, "RUNNING")
 
     def _try_to_send(self, status: str) -> None:
@@ -120,10 +124,14 @@ class MlflowLog:
 
     def _send(self, status: str) -> None:
         """All that is unsent, and how the run is."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, Param
 
         if not self._run_id:
             self._run_id = self._open()
+        if not self._told:
+            params = [Param(option, str(value)[:_MOST_CHARACTERS]) for option, value in self._options.items()]
+            self._client.log_batch(self._run_id, params=params)  # the same ones again are no mistake
+            self._told = True
         while self._unsent:
             some = self._unsent[:1000]  # as many as MLflow takes at once
             self._client.log_batch(self._run_id, metrics=[Metric(*metric) for metric in some])
@@ -133,7 +141,6 @@ class MlflowLog:
 
     def _open(self) -> str:
         """The id of the run that is beside ours, or of a new one."""
-        from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(self._uri)
@@ -142,12 +149,12 @@ class MlflowLog:
             known = json.loads(read_bytes(url))
             if known["uri"] == self._uri:
                 self._client.update_run(known["run_id"], status="RUNNING")
+                self._told = True
                 return str(known["run_id"])
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         run_id = str(self._client.create_run(number, run_name=self._out).info.run_id)
-        params = [Param(option, str(value)[:_MOST_CHARACTERS]) for option, value in self._options.items()]
-        self._client.log_batch(run_id, params=params)
+        # At once: what fails after it goes on with this run, not with another one.
         publish(url, json.dumps({"uri": self._uri, "run_id": run_id}).encode())
         return run_id

@@ -110,7 +110,7 @@ class Regressor(nn.Module):
         pixels_BCHW, valid_BHW = self.normalise(image_BCHW, changes_BCK)
         return self.decode(features or self.features(pixels_BCHW), pixels_BCHW), valid_BHW
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """(height_BHW in metres, not below 0; valid_BHW) from stored pixels; call it in eval mode."""
         height_BHW, valid_BHW = self(image_BCHW)

@@ -23,9 +23,11 @@ class Panel:
     predicted_N: NDArray[np.floating[Any]]
 
 
-def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel:
-    """The panel of these chips; the regressor is left in eval mode."""
-    batch, schema = dataset.gather(chips), dataset.schema
+def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel | None:
+    """The panel of these chips, None if their shards are left out; the regressor is left in eval mode."""
+    batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
+    if batch is None or not batch.chips.size:
+        return None
     image_BCHW = torch.from_numpy(batch.image_BCHW.copy()).to(device)
     height_BHW, valid_BHW = regressor.eval().predict(image_BCHW)
     predicted_BHW = height_BHW.masked_fill(~valid_BHW, float("nan")).float().cpu().numpy()

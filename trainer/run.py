@@ -73,6 +73,8 @@ class Onlooker:
         """
         self._notice, self._noticed = notice, False
         self._states, self._saved = states, ""
+        self._first: Callable[[], None] | None = None
+        """What is to be written before the next state."""
         self._background = Background()
 
     def __enter__(self) -> "Onlooker":
@@ -102,8 +104,15 @@ class Onlooker:
         states, name = self._states, state_name(fit.position)
         if states and name != self._saved:
             self._background.wait()  # first, so that no two states are held at a time
+            first, self._first = self._first, None
             state, self._saved = state_of(fit), name
-            self._background.do(lambda: states.write(state))
+
+            def write() -> None:
+                if first:
+                    first()
+                states.write(state)
+
+            self._background.do(write)
 
 
 class Run(Onlooker):
@@ -143,13 +152,15 @@ class Run(Onlooker):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._log.close()
-        if self._mlflow:
-            self._mlflow.__exit__(kind, error, trace)
-        if self._scratch:
-            publish_folder(join(self._out, TENSORBOARD), self._log_folder)
-            self._scratch.cleanup()
-        super().__exit__(kind, error, trace)
+        try:
+            self._log.close()
+            if self._mlflow:
+                self._mlflow.__exit__(kind, error, trace)
+        finally:
+            super().__exit__(kind, error, trace)
+            if self._scratch:
+                publish_folder(join(self._out, TENSORBOARD), self._log_folder)
+                self._scratch.cleanup()
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
         """Show where training is."""
@@ -172,7 +183,9 @@ class Run(Onlooker):
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
         files = Checkpoint(fit.regressor, self._trained_on, record, self._baselines).files()
         lines = "".join(json.dumps(line) + "\n" for line in fit.records)
-        self._background.do(lambda: self._write_epoch(names, files, lines))
+        self._log.flush()
+        # With the state that follows, in one go: neither waits for the other.
+        self._first = lambda: self._write_epoch(names, files, lines)
 
     def _tell(self, pace: Pace, record: dict[str, Any], seconds: float) -> None:
         """How it goes, on standard error; an open progress bar stays below what is printed."""
@@ -180,8 +193,8 @@ class Run(Onlooker):
         if pace.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
             print(
                 f"treeline: {pace.waiting_for_data:.0%} of epoch {record['epoch'] + 1} was spent waiting for "
-                f"{self._config.data}: reading is what limits training; give --cache, or bring the dataset "
-                "nearer",
+                f"{self._config.data}: reading is what limits training"
+                + ("" if is_local(self._config.data) else "; give --cache, or bring the dataset nearer"),
                 file=sys.stderr,
                 flush=True,
             )
@@ -189,6 +202,8 @@ class Run(Onlooker):
     def _draw(self, fit: Fit, epoch: int) -> None:
         """A panel of some chips, and how their heights are distributed."""
         panel = panel_of(fit)
+        if panel is None:
+            return
         self._log.add_image("image, measured, predicted", panel.rgb_HW3, epoch, dataformats="HWC")
         for name, heights_N in (("measured", panel.measured_N), ("predicted", panel.predicted_N)):
             if heights_N.size:
@@ -200,13 +215,15 @@ class Run(Onlooker):
             publish(join(self._out, folder, name), data)
         publish(join(self._out, CHECKPOINTS), json_bytes(names))
         publish(join(self._out, METRICS), lines.encode())
+        if self._scratch:
+            publish_folder(join(self._out, TENSORBOARD), self._log_folder)
         self._kept.add(folder)
         for old in self._kept - {folder, *names["best"]}:
             remove_folder(join(self._out, old))
         self._kept &= {folder, *names["best"]}
 
 
-def panel_of(fit: Fit) -> Panel:
+def panel_of(fit: Fit) -> Panel | None:
     """Some chips that are held out, or trained on; where the regressor is sharded every rank calls it."""
     chips = fit.learning.val_chips if fit.learning.val_chips.size else fit.learning.train_chips
     chosen = np.sort(chips[subset(chips.size, PANEL_CHIPS)])

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 import yaml
@@ -10,7 +11,7 @@ from shards.errors import InputError
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
 from shards.storage import check_writable, exists, join, read_bytes
-from trainer.arithmetic import prepare_repeatable
+from trainer.arithmetic import check_compiler, prepare_repeatable
 from trainer.backbone import new_backbone
 from trainer.baselines import baselines_of
 from trainer.config import TrainConfig, read_options
@@ -21,7 +22,7 @@ from trainer.losses import parse_loss
 from trainer.mlflow_log import check_mlflow
 from trainer.model import Regressor
 from trainer.notebook_faults import Faults, NotebookFit, check_faithful, faults_of
-from trainer.ranks import Meeting, Ranks
+from trainer.ranks import Meeting, Ranks, device_here
 from trainer.run import CONFIG, Notice, Onlooker, Run, config_yaml, no_notice
 from trainer.sharding import is_sharded
 from trainer.state import restore
@@ -66,6 +67,8 @@ def check(config: TrainConfig) -> Dataset:
             )
     check_faithful(config)
     check_token_options(config)
+    if config.compile and not config.worker_range[1]:
+        check_compiler(device_here())
     if config.mlflow:
         check_mlflow(config.mlflow)
     dataset = open_dataset(config.data, read_options(config))
@@ -100,6 +103,12 @@ def _check_goes_on(config: TrainConfig) -> None:
     old = yaml.safe_load(read_bytes(join(config.out, CONFIG)))
     new = yaml.safe_load(config_yaml(config))
     differ = [name for name in {**old, **new} if name not in MAY_CHANGE and old.get(name) != new.get(name)]
+    before = replace(config, workers=old["workers"]).global_batch
+    if not differ and before != config.global_batch:
+        raise InputError(
+            f"{config.out}: holds a run with batches of {before} chips, not {config.global_batch}; choose "
+            "--batch-per-worker so that it stays, times the workers"
+        )
     if differ:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in differ)
         raise InputError(
