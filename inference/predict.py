@@ -104,6 +104,8 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
             summary.failed.append(looked)
         else:
             maps.append(looked)
+    if not maps:
+        return summary
     making = _Making(config, job, maps, made_with, summary)
     making.refuse_others(there)
     publish(join(config.out, MADE_WITH), json_bytes(made_with))

@@ -118,15 +118,19 @@ def test_scenes_that_cannot_be_used(
         ) as raster:  # fmt: skip
             raster.write(np.ones((3, 80, 80), np.int16))
     checkpoint = ["--checkpoint", str(run / "checkpoints")]
-    for arguments in (
-        ["predict", str(scene), *checkpoint],
-        ["ingest", "scenes", "--images", str(scene), "--heights", str(scene)],
-    ):
-        code, _, err = called([*arguments, "--out", str(tmp_path / "out")], monkeypatch, capsys)
-        assert code == 2
-        assert str(scene) in mistake(err)
-        assert ("has 3 bands" if kind == "three bands" else "cannot be read as a raster") in mistake(err)
-        assert files_below(tmp_path) == {Path("scene.tif")}
+    out, said = ["--out", str(tmp_path / "out")], "has 3 bands" if kind == "three bands" else "as a raster"
+    scenes = ["--images", str(scene), "--heights", str(scene)]
+    code, _, err = called(["ingest", "scenes", *scenes, *out], monkeypatch, capsys)
+    assert code == 2
+    assert str(scene) in mistake(err)
+    assert said in mistake(err)
+    # One of many that are to be mapped would not stop the others.
+    code, told, _ = called(["predict", str(scene), *checkpoint, *out], monkeypatch, capsys)
+    assert code == 1
+    assert told.splitlines()[0] == "0 maps made, 0 there before, 1 scenes failed"
+    assert told.splitlines()[1].startswith(f"failed: {scene}: ")
+    assert said in told
+    assert files_below(tmp_path) == {Path("scene.tif")}
 
 
 def test_a_checkpoint_without_weights(
