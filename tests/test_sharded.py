@@ -133,7 +133,7 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
     told["again"] = run(config, ranks, go_on=of_n)[1]
     if ranks.world_size == WORLDS[0]:
         # Saved before the epoch was scored: what goes on begins with that.
-        run(replace(config, epochs=1), ranks, save=folder / "whole-epoch", stop=EPOCH_STEPS)
+        run(config, ranks, save=folder / "whole-epoch", stop=EPOCH_STEPS)
         told["second"] = run(config, ranks, go_on=folder / "whole-epoch")[1]
         told["from-alone"] = run(config, ranks, go_on=folder / "alone")[1]
         train(replace(config, out=str(folder / "run-sharded"), epochs=1), ranks)
