@@ -17,7 +17,7 @@ from inference.ledger import Ledger
 from inference.tasks import Done, Job, Reader, Task
 from inference.windows import Block, Span
 from shards.errors import InputError
-from shards.storage import is_local, local_path
+from shards.storage import whole_url
 
 WORKER_CPUS = 0.5
 """Two workers find room on one core: one that is restarted where a machine was lost would wait for ever."""
@@ -158,8 +158,4 @@ def _task(row: dict[str, Any]) -> Task:
 
 def _with_whole_paths(job: Job) -> Job:
     """Ray's processes work in folders of their own."""
-    return replace(job, checkpoint=_whole_path(job.checkpoint), out=_whole_path(job.out))
-
-
-def _whole_path(url: str) -> str:
-    return str(local_path(url).absolute()) if is_local(url) else url
+    return replace(job, checkpoint=whole_url(job.checkpoint), out=whole_url(job.out))

@@ -1,6 +1,5 @@
 """One scene open for prediction: its bands in the order of training, its nodata as in training."""
 
-import math
 from types import TracebackType
 from typing import Any
 
@@ -10,10 +9,8 @@ from rasterio.windows import Window
 from inference.halo import Halo, halo_spans
 from inference.windows import Block, WindowGrid
 from shards.errors import InputError
-from shards.raster import band_names, open_raster, read_window
+from shards.raster import band_names, is_as_wide, is_scaled, open_raster, read_window
 from shards.schema import Schema
-
-PIXEL_SIZE_TOLERANCE = 0.01
 
 
 class Scene:
@@ -36,15 +33,14 @@ class Scene:
                 raise InputError(
                     f"{url}: pixels are {self.raster.dtypes[0]}, not {schema.dtype} as in training"
                 )
-            if set(self.raster.scales) != {1.0} or set(self.raster.offsets) != {0.0}:
+            if is_scaled(self.raster):
                 raise InputError(
                     f"{url}: says that its values are to be scaled; do it first (gdal_translate -unscale)"
                 )
-            pixel_size = abs(self.raster.transform.a)
-            if not math.isclose(pixel_size, schema.pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE):
+            if not is_as_wide(self.raster, schema.pixel_size):
                 raise InputError(
-                    f"{url}: pixels are {pixel_size:g} wide, not {schema.pixel_size:g} as in training; "
-                    "resample it (gdalwarp -tr)"
+                    f"{url}: pixels are {abs(self.raster.transform.a):g} wide, not {schema.pixel_size:g} as "
+                    "in training; resample it (gdalwarp -tr)"
                 )
         except InputError:
             self.raster.close()

@@ -16,6 +16,7 @@ from rasterio.io import MemoryFile
 from ingest.check import UNREADABLE, WRONG_SHAPE, Rejected
 from ingest.npy import parse_npy
 from shards.errors import InputError, one_line
+from shards.raster import is_scaled
 from shards.storage import gdal_options, gdal_path, is_local, read_chip_bytes
 
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError)
@@ -87,7 +88,7 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
             shape = (raster.count, raster.height, raster.width)
             if math.prod(shape) > MOST_VALUES:
                 raise Rejected(WRONG_SHAPE, f"{url} is {shape}, no chip")
-            if set(raster.scales) != {1.0} or set(raster.offsets) != {0.0}:
+            if is_scaled(raster):
                 said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
                 raise Rejected("scaled", said)
             values = _marked(raster.read(), raster.nodata, nodata, url)

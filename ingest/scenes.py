@@ -34,12 +34,9 @@ from ingest.source import Candidates, Raw, Refused
 from ingest.strips import OpenScene
 from shards.errors import InputError
 from shards.key import KeyFacts, facts, key_pattern
-from shards.raster import band_names
+from shards.raster import band_names, is_as_wide
 from shards.schema import DTYPES, Schema
 from shards.storage import expand
-
-PIXEL_SIZE_TOLERANCE = 0.01
-"""Images of one dataset may differ so much (as a share) in the width of their pixels."""
 
 
 @dataclass(frozen=True)
@@ -230,11 +227,10 @@ def _refuse_other_meaning(url: str, image: Any, schema: Schema) -> None:
     """Refuse an image whose pixels mean something else than those of the first image."""
     if _nodata(image) != schema.nodata:
         raise InputError(f"{url}: nodata is {image.nodata}, not {schema.nodata} as in the first image")
-    pixel_size = abs(image.transform.a)
-    if not math.isclose(pixel_size, schema.pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE):
+    if not is_as_wide(image, schema.pixel_size):
         raise InputError(
-            f"{url}: pixels are {pixel_size:g} wide, not {schema.pixel_size:g} as in the first image; "
-            "resample all with --pixel-size"
+            f"{url}: pixels are {abs(image.transform.a):g} wide, not {schema.pixel_size:g} as in the first "
+            "image; resample all with --pixel-size"
         )
 
 

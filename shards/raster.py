@@ -1,5 +1,6 @@
 """Opens rasters (GeoTIFF and whatever GDAL reads) from any storage, and tells what their bands are."""
 
+import math
 from typing import Any
 
 import rasterio
@@ -8,6 +9,8 @@ from rasterio.errors import RasterioIOError
 from shards.errors import InputError, one_line
 from shards.storage import gdal_options, gdal_path
 
+PIXEL_SIZE_TOLERANCE = 0.01
+"""Images of one dataset may differ so much (as a share) in the width of their pixels."""
 KNOWN_BANDS = {
     4: ("blue", "green", "red", "nir"),
     8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
@@ -49,6 +52,16 @@ def read_window(raster: Any, **options: Any) -> Any:
         raise InputError(
             f"{raster.name}: cannot be read{where} ({one_line(error.__cause__ or error)})"
         ) from error
+
+
+def is_scaled(raster: Any) -> bool:
+    """Whether the values of a band mean something else than is stored."""
+    return set(raster.scales) != {1.0} or set(raster.offsets) != {0.0}
+
+
+def is_as_wide(raster: Any, pixel_size: float) -> bool:
+    """Whether its pixels are as wide as that, within a hundredth."""
+    return math.isclose(abs(raster.transform.a), pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE)
 
 
 def band_names(raster: Any, given: tuple[str, ...], expected: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -57,6 +57,11 @@ def local_path(url: str) -> Path:
     return Path(url.removeprefix("file://"))
 
 
+def whole_url(url: str) -> str:
+    """The same place for every process of this machine, whatever its folder."""
+    return str(local_path(url).absolute()) if is_local(url) else url
+
+
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if "::" in url:
         raise InputError(f"{url}: chains of file systems (::) are not followed; give a path or s3://...")

@@ -63,6 +63,16 @@ def nodes_alive(env: dict[str, str]) -> int:
     return int(said[0]) if done.returncode == 0 and said else 0
 
 
+def processes_of(machine: "subprocess.Popen[bytes]", kind: str) -> list[psutil.Process]:
+    """Those on a machine that Ray calls `kind`."""
+    found = []
+    for process in psutil.Process(machine.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if kind in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def wait_until(is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     """Until it is so; fails after a while."""
     deadline = time.monotonic() + seconds

@@ -5,13 +5,11 @@ Real clusters, started here, of two machines as Ray sees it.
 
 import signal
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
-from ray_machines import PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
+from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, second_machine, wait_until
 from regressors import NODATA, small_regressor, stored_images, write_checkpoint, write_scene
 
 from inference.config import PredictConfig
@@ -72,23 +70,13 @@ def blocks_in(out: Path) -> int:
     return len(list(out.glob(".predict/*/*.block")))
 
 
-def workers_of(machine: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    """Those that hold a regressor."""
-    found = []
-    for process in psutil.Process(machine.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "MapWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
 def test_twenty_scenes_two_of_them_broken_and_a_worker_killed_halfway(
     ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", scenes: Scenes, tmp_path: Path
 ) -> None:
     out = tmp_path / "maps"
     with second_machine(ray_env), running(ray_env, *scenes.command(out)) as process:
         wait_until(lambda: blocks_in(out) + 9 * len(maps_in(out)) >= 60)
-        victims = workers_of(ray_head)
+        victims = processes_of(ray_head, "MapWorker")
         for worker in victims[:1]:
             worker.send_signal(signal.SIGKILL)
         said, _ = process.communicate(timeout=PATIENCE_SECONDS)

@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
-from ray_machines import BIN, PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
+from ray_machines import BIN, PATIENCE_SECONDS, kill_all, processes_of, running, second_machine, wait_until
 from regressors import local_backbone, small_config, write_dataset
 
 from trainer.config import TrainConfig
@@ -86,16 +85,6 @@ def finish(process: "subprocess.Popen[str]") -> None:
     assert process.returncode == 0, said
 
 
-def workers_of(machine: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    """The processes on a machine that train."""
-    found = []
-    for process in psutil.Process(machine.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
 def machine_to_lose(env: dict[str, str]) -> str:
     """Ray's name for the machine that is not the head."""
     script = (
@@ -129,7 +118,7 @@ def test_a_worker_that_is_killed_is_replaced(
     run = tmp_path / "run"
     with second_machine(ray_env) as machine, started(ray_env, config, run) as process:
         wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
-        killed = workers_of(machine)
+        killed = processes_of(machine, "RayTrainWorker")
         assert killed
         killed[0].send_signal(signal.SIGKILL)
         finish(process)
@@ -150,7 +139,7 @@ def test_a_sharded_run_goes_on_when_a_worker_is_killed(
         started(ray_env, config, run, "2", "--shard-model") as process,
     ):
         wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
-        for killed in workers_of(machine)[:1]:
+        for killed in processes_of(machine, "RayTrainWorker")[:1]:
             killed.send_signal(signal.SIGKILL)
         finish(process)
     assert_the_same(run, undisturbed)

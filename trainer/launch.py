@@ -9,7 +9,7 @@ from shards.errors import DatasetError, InputError
 from shards.manifest import StoredObject
 from shards.progress import progress
 from shards.reader import Dataset
-from shards.storage import exists, is_local, join, local_path, publish, read_bytes, remove_file
+from shards.storage import exists, join, publish, read_bytes, remove_file, whole_url
 from trainer.config import TrainConfig
 from trainer.model import Regressor
 from trainer.ranks import Ranks, device_here
@@ -125,11 +125,6 @@ def go_to(folder: str) -> None:
     """Work where the driver is, if this machine has it: paths may be relative."""
     if os.path.isdir(folder):
         os.chdir(folder)
-
-
-def whole_url(url: str) -> str:
-    """The same place for every process, whatever its folder."""
-    return str(local_path(url).absolute()) if is_local(url) else url
 
 
 def _worker(options: dict[str, Any]) -> None:

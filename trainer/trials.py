@@ -13,8 +13,9 @@ from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 
+from shards.storage import whole_url
 from trainer.config import SweepConfig, TrainConfig
-from trainer.launch import OWN_ERRORS, go_to, whole_url
+from trainer.launch import OWN_ERRORS, go_to
 from trainer.sweep import Done, Ending, run_trial
 
 MAX_FAILURES = 3
