@@ -233,19 +233,3 @@ def fitted(
     fit = Fit(regressor, learning, config)
     fit.run(Onlooker())
     return regressor, fit.records
-
-
-def train_as_rank(rank: int, world_size: int, rendezvous: str, configs: list[TrainConfig], out: str) -> None:
-    """In a process of its own: train by each of `configs`; the first rank writes all records to `out`."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=world_size)
-    try:
-        records = []
-        for config in configs:
-            dataset = open_dataset(config.data)
-            ranks = Ranks(rank, world_size)
-            records.append(fitted(dataset, config, dataset.chips("train"), ranks)[1])
-        if rank == 0:
-            Path(out).write_text(json.dumps(records))
-    finally:
-        torch.distributed.destroy_process_group()

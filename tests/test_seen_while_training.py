@@ -7,7 +7,6 @@
 """
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from gloo_ranks import in_group, run_ranks
 from mlflow.tracking import MlflowClient
 from ray_machines import wait_until
 from regressors import local_backbone, small_config, write_dataset
@@ -112,34 +112,26 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
     assert waiting.spent.waiting >= STEPS * DELAY_SECONDS
 
 
-def train_slowly(rank: int, rendezvous: str, config: TrainConfig, out: str) -> None:
+def train_slowly(rank: int, config: TrainConfig, folder: Path) -> None:
     """In a process of its own: the second rank's gradients come late."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
-    try:
-        ranks = Ranks(rank, 2)
-        fit = new_fit(config, ranks)
-        if rank == 1:
-            first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
-            first.register_hook(lambda gradient: time.sleep(DELAY_SECONDS))
-        fit.run(Onlooker())
-        Path(out, str(rank)).write_text(json.dumps(vars(fit.spent)))
-    finally:
-        torch.distributed.destroy_process_group()
+    spent = in_group(rank, 2, folder / "rendezvous", lambda ranks: spent_slowly(config, ranks))
+    (folder / str(rank)).write_text(json.dumps(vars(spent)))
+
+
+def spent_slowly(config: TrainConfig, ranks: Ranks) -> Spent:
+    fit = new_fit(config, ranks)
+    if ranks.rank == 1:
+        first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
+        first.register_hook(lambda gradient: time.sleep(DELAY_SECONDS))
+    fit.run(Onlooker())
+    return fit.spent
 
 
 def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     """For the faster rank; the slower one computes meanwhile."""
-    context = multiprocessing.get_context("spawn")
-    arguments = ((tmp_path / "rendezvous").as_uri(), replace(config, epochs=1), str(tmp_path))
-    processes = [context.Process(target=train_slowly, args=(rank, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_ranks(train_slowly, 2, (replace(config, epochs=1), tmp_path))
     fast, slow = (Spent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
     assert fast.communication >= 0.9 * STEPS * DELAY_SECONDS
     assert slow.computing >= STEPS * DELAY_SECONDS

@@ -10,8 +10,6 @@ Real processes, two and then three, with gloo. Of the same steps:
 
 import io
 import json
-import multiprocessing
-import time
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from gloo_ranks import in_group, run_ranks
 from regressors import local_backbone, small_config, write_dataset
 from safetensors.torch import load_file
 
@@ -59,7 +58,6 @@ STOP = 2
 LIMIT = 100_000
 """Bytes of a part, instead of a gigabyte."""
 WORLDS = (2, 3)
-TIMEOUT_SECONDS = 240
 
 
 class Stopped(Exception):
@@ -106,16 +104,11 @@ def run(
 
 def as_rank(rank: int, folder: Path, config: TrainConfig) -> None:
     """In a process of its own: one of two ranks, then of three; the third waits for that."""
-    torch.set_num_threads(1)
     told = {}
     for world in WORLDS:
         if rank < world:
-            rendezvous = (folder / f"rendezvous-{world}").as_uri()
-            torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=world)
-            try:
-                told[world] = as_one_of(Ranks(rank, world), folder, config)
-            finally:
-                torch.distributed.destroy_process_group()
+            rendezvous = folder / f"rendezvous-{world}"
+            told[world] = in_group(rank, world, rendezvous, lambda ranks: as_one_of(ranks, folder, config))
     (folder / f"rank-{rank}.json").write_text(json.dumps(told))
 
 
@@ -180,23 +173,8 @@ def alone(config: TrainConfig, folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def ranks(config: TrainConfig, folder: Path, alone: Any) -> list[dict[str, dict[str, Any]]]:
     """What each rank tells, by the number of ranks."""
-    context, sharded = multiprocessing.get_context("spawn"), replace(config, shard_model=True)
-    processes = [
-        context.Process(target=as_rank, args=(rank, folder, sharded), daemon=True)
-        for rank in range(max(WORLDS))
-    ]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
-        if any(process.exitcode for process in processes):
-            break  # the others would wait for it
-        time.sleep(0.05)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0] * len(processes)
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(len(processes))]
+    run_ranks(as_rank, max(WORLDS), (folder, replace(config, shard_model=True)))
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(max(WORLDS))]
 
 
 def told(ranks: list[dict[str, dict[str, Any]]], world: int) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@
 """
 
 import json
-import multiprocessing
 from dataclasses import replace
 from itertools import pairwise
 from math import cos, pi
@@ -20,12 +19,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from regressors import fitted, local_backbone, small_config, train_as_rank, write_dataset
+from gloo_ranks import in_group, run_ranks
+from regressors import fitted, local_backbone, small_config, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster.cli import parse
 from shards.errors import DatasetError, InputError
-from shards.reader import Dataset
+from shards.reader import Dataset, open_dataset
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.evaluate import LINEAR, MEAN, REGRESSOR, evaluate
@@ -82,6 +82,21 @@ def test_the_same_seed_gives_the_same_losses_bit_for_bit(
     assert losses(fitted(dataset, replace(config, seed=1))[1]) != losses(records)
 
 
+def train_all(rank: int, configs: list[TrainConfig], folder: Path) -> None:
+    """In a process of its own: train by each of `configs`; the first rank writes the records of all."""
+
+    def records_of_all(ranks: Ranks) -> list[list[dict[str, Any]]]:
+        datasets = [open_dataset(config.data) for config in configs]
+        return [
+            fitted(dataset, config, dataset.chips("train"), ranks)[1]
+            for dataset, config in zip(datasets, configs, strict=True)
+        ]
+
+    records = in_group(rank, 2, folder / "rendezvous", records_of_all)
+    if rank == 0:
+        (folder / "records.json").write_text(json.dumps(records))
+
+
 def test_two_ranks_and_one_give_the_same_losses_and_scores(
     dataset: Dataset, backbone: Path, tmp_path: Path
 ) -> None:
@@ -95,15 +110,9 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
         replace(base, batch_size=17, tune="frozen", flips=False),
         replace(base, batch_size=15, accumulate=2),
     ]
-    context, out = multiprocessing.get_context("spawn"), tmp_path / "records.json"
-    arguments = (2, (tmp_path / "rendezvous").as_uri(), configs, str(out))
-    processes = [context.Process(target=train_as_rank, args=(rank, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
-    for config, of_two in zip(configs, json.loads(out.read_text()), strict=True):
+    run_ranks(train_all, 2, (configs, tmp_path))
+    all_of_two = json.loads((tmp_path / "records.json").read_text())
+    for config, of_two in zip(configs, all_of_two, strict=True):
         _, of_one = fitted(dataset, config, val_chips=dataset.chips("train"))
         assert len(of_one) == len(of_two) == config.epochs
         for one, two in zip(of_one, of_two, strict=True):

@@ -7,7 +7,6 @@
 """
 
 import json
-import multiprocessing
 import random
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gloo_ranks import in_group, run_ranks
 from regressors import local_backbone, small_config, write_dataset
 
 from shards.errors import InputError
@@ -244,17 +244,11 @@ def test_a_run_goes_on_with_the_same_options_only(dataset: Dataset, backbone: Pa
 # --- other ranks ---
 
 
-def go_on_as_rank(rank: int, rendezvous: str, config: TrainConfig, state: str, out: str) -> None:
-    """In a process of its own: go on from the state in a file; the first rank writes its records."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
-    try:
-        result = gone_on(config, Ranks(rank, 2), state)
-        if rank == 0:
-            Path(out).write_text(json.dumps(result))
-    finally:
-        # Whatever holds the group is gone by now: torch 2.13 can hang where it is the last to let go of it.
-        torch.distributed.destroy_process_group()
+def go_on_as_rank(rank: int, config: TrainConfig, folder: Path) -> None:
+    """In a process of its own: go on from the state in a folder; the first rank writes its records."""
+    result = in_group(rank, 2, folder / "rendezvous", lambda ranks: gone_on(config, ranks, str(folder)))
+    if rank == 0:
+        (folder / "records.json").write_text(json.dumps(result))
 
 
 def gone_on(config: TrainConfig, ranks: Ranks, state: str) -> tuple[int, list[dict[str, Any]]]:
@@ -271,15 +265,8 @@ def test_two_ranks_go_on_where_one_stopped(dataset: Dataset, backbone: Path, tmp
     whole.run(Onlooker())
     with pytest.raises(Stopped):
         new_fit(dataset, config).run(stopper)
-    context, out = multiprocessing.get_context("spawn"), tmp_path / "records.json"
-    arguments = ((tmp_path / "rendezvous").as_uri(), config, str(tmp_path), str(out))
-    processes = [context.Process(target=go_on_as_rank, args=(rank, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
-    chips, records = json.loads(out.read_text())
+    run_ranks(go_on_as_rank, 2, (config, tmp_path))
+    chips, records = json.loads((tmp_path / "records.json").read_text())
     assert chips == whole.position.chips == config.epochs * dataset.chips("train").size
     for one, two in zip(whole.records, records, strict=True):
         for name in ("loss", "val_loss"):
