@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.method import Weighting
+from inference.config import Weighting
 from inference.windows import Span, WindowGrid
 
 

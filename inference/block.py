@@ -119,17 +119,22 @@ def _predicted(
 def side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> Iterator[Windows]:
     """On a CPU: each batch on one thread, as many batches at a time as there are threads.
 
-    A batch that is shared among threads has other bits for another number of them (up to 1e-5 m).
+    A batch that is shared among threads has other bits for another number of them (up to 1e-5 m). What the
+    caller does between them has one thread, too, or its idle ones would spin beside those that predict.
     """
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        coming: deque[Future[Windows]] = deque()
-        for start in starts:
-            coming.append(pool.submit(predict, start))
-            if len(coming) > threads:
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            coming: deque[Future[Windows]] = deque()
+            for start in starts:
+                coming.append(pool.submit(predict, start))
+                if len(coming) > threads:
+                    yield coming.popleft().result()
+            while coming:
                 yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

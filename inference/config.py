@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+Weighting = Literal["triangle", "cosine", "flat"]
+
 
 @dataclass(frozen=True)
 class PredictConfig:
@@ -31,7 +33,7 @@ class PredictConfig:
     """Pixels along each side of one input of the regressor; a multiple of the backbone's patch."""
     overlap: float = 0.5
     """Share (0..0.75) of a window that the next one covers again."""
-    weights: Literal["triangle", "cosine", "flat"] = "triangle"
+    weights: Weighting = "triangle"
     """How much a window counts, from its middle to its edges."""
     symmetries: Literal[1, 8] = 1
     """Each window is predicted as it is, or also flipped and turned, and the mean taken."""

@@ -2,12 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from inference.halo import Halo
 from inference.ledger import Ledger
 from inference.predictor import Predictor, batch_size_that_fits
+from inference.scene_map import SceneMap, complete
 from inference.tasks import Done, Job, Reader, Task
 from shards.errors import InputError
 
@@ -15,11 +16,17 @@ from shards.errors import InputError
 class Here:
     """See `inference.predict.Engine`."""
 
+    readers, maps_at_once = 1, 2
+
     def batch_size(self, job: Job) -> int:
         """How many windows at a time suit this machine."""
         return batch_size_that_fits(job)
 
-    def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
+    def complete(self, scene_map: SceneMap, job: Job) -> str:
+        """Put a map together."""
+        return complete(scene_map, job)
+
+    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
         """Do the tasks one after the other; of a scene that cannot be read no further one is tried."""
         predictor, reader, ledger = Predictor(job), Reader(job), Ledger(job.out)
         failed: dict[str, str] = {}
@@ -34,13 +41,14 @@ class Here:
             return halo, time.perf_counter() - start
 
         with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
-            coming = deque([readers.submit(read, tasks[0])])
+            ahead = ((task, readers.submit(read, task)) for task in tasks)
+            coming = next(ahead, None)
             writing: deque[tuple[Done, Future[None]]] = deque()
-            for number, task in enumerate(tasks):
+            while coming:
                 asked = time.perf_counter()
-                halo, seconds_read = coming.popleft().result()
-                if number + 1 < len(tasks):
-                    coming.append(readers.submit(read, tasks[number + 1]))
+                task, reading = coming
+                halo, seconds_read = reading.result()
+                coming = next(ahead, None)
                 came = time.perf_counter()
                 if halo is None:
                     yield Done(task, error=failed[task.scene])

@@ -1,13 +1,12 @@
 """How heights are computed: all that a map depends on besides its scene and the regressor."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from inference.config import Weighting
 from inference.geotiff import HEIGHT, SPREAD, MapBand
 from inference.windows import WindowGrid
 from shards.errors import InputError
 
-Weighting = Literal["triangle", "cosine", "flat"]
 SYMMETRIES = (1, 8)
 
 

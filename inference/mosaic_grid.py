@@ -18,10 +18,10 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform
 
-from inference.geotiff import MapGrid
 from inference.height_map import HeightMap
 from inference.windows import Block, Span
 from shards.errors import InputError
+from shards.grid import Grid
 
 ALIGNED = 1e-3
 """Pixels by which a map's corners may be off the grid's for its pixels to be taken as they are."""
@@ -43,10 +43,10 @@ class EndlessGrid:
     anchor: Affine
     """(column, row) of a pixel's corner -> (x, y) in units of the CRS."""
 
-    def part(self, place: Block) -> MapGrid:
+    def part(self, place: Block) -> Grid:
         """The grid of a raster that has the pixels of `place`."""
         corner = self.anchor @ Affine.translation(place.columns.start, place.rows.start)
-        return MapGrid(len(place.rows), len(place.columns), self.crs, corner)
+        return Grid(self.crs, corner, len(place.rows), len(place.columns))
 
 
 @dataclass(frozen=True)

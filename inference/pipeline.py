@@ -1,19 +1,21 @@
 """Predicts blocks on Ray workers with Ray Data. Inference's only module that imports Ray.
 
 read on any CPU -> predict on actors that each hold a regressor -> write to the ledger on any CPU. Blocks
-stream through: Ray Data holds readers back while the actors are busy.
+stream through: Ray Data holds readers back while the actors are busy. Maps are put together by other tasks.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from inference.halo import Halo
 from inference.ledger import Ledger
+from inference.scene_map import SceneMap, complete
 from inference.tasks import Done, Job, Reader, Task
 from inference.windows import Block, Span
 from shards.errors import InputError
@@ -23,8 +25,10 @@ WORKER_CPUS = 0.5
 """Two workers find room on one core: one that is restarted where a machine was lost would wait for ever."""
 READ_AT_ONCE = 2
 """Tasks that read, and that write, for each worker. They ask for no core, so that none waits for one."""
-MOST_PIECES = 10_000
-"""Into which Ray Data splits its list of blocks."""
+TASKS_AT_ONCE = 10_000
+"""Blocks that the driver hands to Ray Data at a time, so that its memory does not grow with the scenes."""
+MAPS_FOR_EACH_WORKER = 2
+"""That are put together at a time: on one core a map takes less time than its blocks on most GPUs."""
 
 
 class OnRay:
@@ -44,6 +48,8 @@ class OnRay:
         self._gpus = gpus_per_worker if gpus else 0.0
         # More than there is room for would wait for ever.
         self._workers = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
+        self.readers = READ_AT_ONCE * self._workers
+        self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
 
     def batch_size(self, job: Job) -> int:
         """How many windows at a time suit a worker's share of a GPU."""
@@ -55,16 +61,26 @@ class OnRay:
         found = int(ray.get(find.remote(_with_whole_paths(job))))
         return max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
 
-    def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
+    def complete(self, scene_map: SceneMap, job: Job) -> str:
+        """Have a map put together, by any machine."""
+        import ray
+
+        put_together: Any = ray.remote(complete).options(num_cpus=0)
+        whole = replace(scene_map, url=whole_url(scene_map.url))
+        return str(ray.get(put_together.remote(whole, _with_whole_paths(job))))
+
+    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
         """Do the tasks on the workers, each with the regressor in memory."""
+        steps, coming = _Steps(_with_whole_paths(job)), iter(tasks)
+        while rows := [_row(task) for task in islice(coming, TASKS_AT_ONCE)]:
+            yield from self._stream(rows, steps)
+
+    def _stream(self, rows: list[dict[str, Any]], steps: "_Steps") -> Iterator[Done]:
         import ray.data
 
-        steps = _Steps(_with_whole_paths(job))
-        rows = [_row(task) for task in tasks]
-        at_once = READ_AT_ONCE * self._workers
         done = (
-            ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_PIECES))
-            .map(steps.read, num_cpus=0, concurrency=at_once)
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .map(steps.read, num_cpus=0, concurrency=self.readers)
             .map(
                 _Predict,  # type: ignore[arg-type]
                 fn_constructor_args=(steps.job,),
@@ -72,7 +88,7 @@ class OnRay:
                 num_gpus=self._gpus,
                 num_cpus=WORKER_CPUS,
             )
-            .map(steps.write, num_cpus=0, concurrency=at_once)
+            .map(steps.write, num_cpus=0, concurrency=self.readers)
         )
         for row in done.iter_rows():
             yield Done(

@@ -4,26 +4,24 @@ What is complete is kept: a block in the ledger, a map in its place. The same co
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import shards
 from inference.config import PredictConfig
-from inference.geotiff import bound_cache
 from inference.ledger import Ledger, Progress
 from inference.method import Method
-from inference.quick_look import quick_look_url, write_quick_look
 from inference.scene_list import MAP_ENDING, map_name, scene_urls
-from inference.scene_map import Failed, SceneMap, assemble, survey
-from inference.stac import item_url, write_stac_item
+from inference.scene_map import Failed, SceneMap, survey, write_beside
 from inference.tasks import Done, Job, Task
-from inference.windows import WindowGrid
+from inference.windows import Block, WindowGrid
 from shards.checksum import hexadecimal
-from shards.errors import DatasetError, InputError
+from shards.errors import InputError
 from shards.manifest import json_bytes, read_json
-from shards.progress import Advance, progress
+from shards.progress import PIXELS, Advance, progress
+from shards.raster import bound_cache
 from shards.storage import (
     check_writable,
     exists,
@@ -36,19 +34,25 @@ from shards.storage import (
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 
 MADE_WITH = "predict.json"
-ASSEMBLED_AT_ONCE = 2
-"""Maps that are put together beside the prediction of others."""
 MEGA = 1e6
 
 
 class Engine(Protocol):
     """Does the work, here or on many machines."""
 
+    readers: int
+    """Blocks that are read at a time, at most."""
+    maps_at_once: int
+    """Maps that are put together at a time, beside the prediction of others."""
+
     def batch_size(self, job: Job) -> int:
         """How many windows at a time suit the machines that predict."""
 
-    def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
+    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
         """Do the tasks, in any order."""
+
+    def complete(self, scene_map: SceneMap, job: Job) -> str:
+        """See `inference.scene_map.complete`; called from several threads."""
 
 
 @dataclass
@@ -63,10 +67,10 @@ class Summary:
     megapixels: float = 0.0
     """Predicted by this run."""
     seconds: float = 0.0
-    share_read: float = 0.0
-    """Seconds spent on reading, as a multiple of those on predicting."""
-    share_waited: float = 0.0
-    """Of the time of the processes that predict: spent waiting for pixels."""
+    predicting_waited: float = 0.0
+    """Share of the time of the processes that predict: spent waiting for pixels."""
+    reading_waited: float = 0.0
+    """Share of the time of those that read: held back while the others were busy."""
 
     def __str__(self) -> str:
         made = len(self.maps) - self.before
@@ -74,8 +78,9 @@ class Summary:
         if self.megapixels:
             rate = self.megapixels / max(self.seconds, 1e-9)
             lines[0] += (
-                f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s); reading took "
-                f"{self.share_read:.0%} of the seconds of predicting, {self.share_waited:.0%} went on waiting"
+                f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s); "
+                f"the regressor waited for pixels {self.predicting_waited:.0%} of its time, "
+                f"readers for the regressor {self.reading_waited:.0%} of theirs"
             )
         return "\n".join([*lines, *(f"failed: {failed.reason}" for failed in self.failed)])
 
@@ -106,8 +111,10 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
             maps.append(looked)
     if not maps:
         return summary
-    making = _Making(config, job, maps, made_with, summary)
-    making.refuse_others(there)
+    tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in made_with.items())
+    making = _Making(replace(job, tags=tags), maps, summary)
+    if not config.overwrite:
+        making.refuse_others(there)
     publish(join(config.out, MADE_WITH), json_bytes(made_with))
     making.run(engine, there)
     return summary
@@ -132,8 +139,18 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
         "overlap": config.overlap,
         **{name: value for name, value in asdict(method).items() if name != "grid"},
     }
-    schema = checkpoint.regressor.schema
-    return Job(url, checkpoint.fingerprint, schema, method, config.bands, config.out), made_with
+    job = Job(
+        checkpoint=url,
+        fingerprint=checkpoint.fingerprint,
+        schema=checkpoint.regressor.schema,
+        method=method,
+        bands=config.bands,
+        out=config.out,
+        block=config.block,
+        quick_look=config.quick_look,
+        stac=config.stac,
+    )
+    return job, made_with
 
 
 def _refuse_others(
@@ -166,28 +183,19 @@ def _refuse_others(
 class _Making:
     """Maps in the making: blocks as they come, and each map when all of its blocks are there."""
 
-    def __init__(
-        self,
-        config: PredictConfig,
-        job: Job,
-        maps: list[SceneMap],
-        made_with: dict[str, Any],
-        summary: Summary,
-    ) -> None:
-        self._config, self._job, self._summary, self._ledger = config, job, summary, Ledger(job.out)
-        self._tags = {f"TREELINE_{name.upper()}": str(value) for name, value in made_with.items()}
+    def __init__(self, job: Job, maps: list[SceneMap], summary: Summary) -> None:
+        self._job, self._summary, self._ledger = job, summary, Ledger(job.out)
         self._maps = {scene_map.scene: scene_map for scene_map in maps}
-        self._blocks = {scene_map.scene: scene_map.blocks(config.block) for scene_map in maps}
         self._progress: Progress = self._ledger.progress()
         self._missing: dict[str, int] = {}
-        self._assembling: dict[str, Future[None]] = {}
+        self._completing: dict[str, Future[str]] = {}
         self._complete = 0
 
     def refuse_others(self, there: set[str]) -> None:
         """Raises InputError: a map has the name of one of ours, and is of another scene."""
+        begun = self._progress.blocks.keys() | self._progress.made
         for scene_map in self._maps.values():
-            begun = self._progress.blocks.keys() | self._progress.made
-            if name_of(scene_map.url) in there and scene_map.name not in begun and not self._config.overwrite:
+            if name_of(scene_map.url) in there and scene_map.name not in begun:
                 raise InputError(
                     f"{scene_map.url}: is there already, of another {name_of(scene_map.scene)}, or of "
                     "one that was written again since; choose another --out or give --overwrite"
@@ -195,84 +203,82 @@ class _Making:
 
     def run(self, engine: Engine, there: set[str]) -> None:
         """Do what is missing."""
-        tasks = list[Task]()
+        total = left = 0
         for scene, scene_map in self._maps.items():
             if scene_map.name in self._progress.made and name_of(scene_map.url) in there:
                 self._summary.maps[scene] = scene_map.url
-                self._write_beside(scene_map, there)
+                write_beside(scene_map.url, self._job, there)
                 continue
-            done = self._progress.blocks.get(scene_map.name, set())
-            blocks = [block for block in self._blocks[scene] if block not in done]
-            self._missing[scene] = len(blocks)
-            tasks += [Task(scene, scene_map.name, block) for block in blocks]
+            sizes = [block.pixels for block in self._missing_blocks(scene_map)]
+            self._missing[scene] = len(sizes)
+            total, left = total + scene_map.pixels, left + sum(sizes)
         self._summary.before = len(self._summary.maps)
         if not self._missing:
             return
-        total = sum(self._maps[scene].pixels for scene in self._missing)
-        left = sum(len(task.block.rows) * len(task.block.columns) for task in tasks)
         start = time.perf_counter()
+        threads = ThreadPoolExecutor(engine.maps_at_once)
         try:
-            with (
-                ThreadPoolExecutor(ASSEMBLED_AT_ONCE) as threads,
-                progress(f"predict {len(self._missing)} scenes", total, "pixels", total - left) as advance,
-            ):
+            with progress(f"predict {len(self._missing):,} scenes", total, PIXELS, total - left) as advance:
                 for scene, missing in self._missing.items():
                     if not missing:
-                        self._assembling[scene] = threads.submit(self._assemble, scene)
-                self._follow(engine.blocks(tasks, self._job) if tasks else iter(()), threads, advance)
+                        self._completing[scene] = threads.submit(self._finish, scene, engine)
+                self._follow(engine, threads, advance)
+                for scene, completing in self._completing.items():
+                    if reason := completing.result():
+                        self._summary.failed.append(Failed(scene, reason))
+                    else:
+                        self._summary.maps[scene] = self._maps[scene].url
         except BaseException as error:
             error.add_note("what is complete is kept: the same command goes on from there")
             raise
-        for scene, assembling in self._assembling.items():
-            self._settle(scene, assembling)
+        finally:
+            threads.shutdown(cancel_futures=True)
         self._summary.seconds = time.perf_counter() - start
 
-    def _follow(self, blocks: Iterator[Done], threads: ThreadPoolExecutor, advance: Advance) -> None:
+    def _missing_blocks(self, scene_map: SceneMap) -> Iterator[Block]:
+        done = self._progress.blocks.get(scene_map.name, set())
+        return (block for block in scene_map.blocks(self._job.block) if block not in done)
+
+    def _tasks(self) -> Iterator[Task]:
+        """One by one: 10,000 scenes have a million blocks."""
+        for scene in [scene for scene, missing in self._missing.items() if missing]:
+            scene_map = self._maps[scene]
+            for block in self._missing_blocks(scene_map):
+                yield Task(scene, scene_map.name, block)
+
+    def _follow(self, engine: Engine, threads: ThreadPoolExecutor, advance: Advance) -> None:
         """Count what is done, and have maps put together."""
         failed: dict[str, str] = {}
+        start, number = time.perf_counter(), 0
         read = predicted = waited = 0.0
-        for number, done in enumerate(blocks, 1):
-            scene, block = done.task.scene, done.task.block
-            size = len(block.rows) * len(block.columns)
+        for number, done in enumerate(engine.blocks(self._tasks(), self._job), 1):
+            scene, pixels = done.task.scene, done.task.block.pixels
             if done.error:
                 failed.setdefault(scene, done.error)
             else:
-                self._summary.megapixels += size / MEGA
+                self._summary.megapixels += pixels / MEGA
                 read, predicted = read + done.seconds_read, predicted + done.seconds_predicted
                 waited += done.seconds_waited
             self._missing[scene] -= 1
             if not self._missing[scene] and scene not in failed:
-                self._assembling[scene] = threads.submit(self._assemble, scene)
+                self._completing[scene] = threads.submit(self._finish, scene, engine)
             note = f"{number:,} blocks, {self._complete:,} maps complete"
-            advance(size, note + f", {len(failed):,} failed" * bool(failed))
+            advance(pixels, note + f", {len(failed):,} failed" * bool(failed))
         self._summary.failed += [Failed(scene, reason) for scene, reason in failed.items()]
-        self._summary.share_read = read / max(predicted, 1e-9)
-        self._summary.share_waited = waited / max(waited + predicted, 1e-9)
+        self._summary.predicting_waited = waited / max(waited + predicted, 1e-9)
+        if number:
+            of_readers = engine.readers * (time.perf_counter() - start)
+            self._summary.reading_waited = max(0.0, 1 - read / of_readers)
 
-    def _assemble(self, scene: str) -> None:
+    def _finish(self, scene: str, engine: Engine) -> str:
+        """Have a map put together; why it cannot be, if so."""
         scene_map = self._maps[scene]
-        assemble(scene_map, self._blocks[scene], self._job, self._tags)
-        self._write_beside(scene_map, set())
+        if reason := engine.complete(scene_map, self._job):
+            return reason
         known = self._progress.made | self._progress.blocks.keys()
         # Of another version of the scene, or made otherwise: what stands before the digits is the same.
         self._ledger.finish(
             scene_map.name, {name for name in known if name.rpartition("-")[0] == scene_map.stem}
         )
         self._complete += 1
-
-    def _write_beside(self, scene_map: SceneMap, there: set[str]) -> None:
-        """What was asked for beside the map, and is not `there`."""
-        picture, item = quick_look_url(scene_map.url), item_url(scene_map.url)
-        if self._config.quick_look and name_of(picture) not in there:
-            write_quick_look(scene_map.url)
-        if self._config.stac and name_of(item) not in there:
-            write_stac_item(scene_map.url, self._config.quick_look)
-
-    def _settle(self, scene: str, assembling: Future[None]) -> None:
-        """A map is complete, or could not be put together."""
-        try:
-            assembling.result()
-        except (DatasetError, InputError) as error:
-            self._summary.failed.append(Failed(scene, str(error)))
-        else:
-            self._summary.maps[scene] = self._maps[scene].url
+        return ""

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference.geotiff import NODATA, MapGrid, grid_of, map_writer
+from inference.geotiff import NODATA, map_writer
 from inference.ledger import Ledger
+from inference.quick_look import quick_look_url, write_quick_look
 from inference.scene import Scene
 from inference.scene_list import MAP_ENDING
+from inference.stac import item_url, write_stac_item
 from inference.tasks import Job
 from inference.windows import Block, blocks_of
 from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError
+from shards.grid import Grid
 from shards.storage import name_of, version_of
 
 OPENED_AT_ONCE = 16
@@ -28,7 +31,7 @@ class SceneMap:
     """Its URL."""
     url: str
     """Of the map."""
-    grid: MapGrid
+    grid: Grid
     identity: str
     """Digits that stand for the scene's file and for what the map is made with."""
 
@@ -47,9 +50,9 @@ class SceneMap:
         """Of the scene."""
         return self.grid.height * self.grid.width
 
-    def blocks(self, size: int) -> list[Block]:
+    def blocks(self, size: int) -> Iterator[Block]:
         """All, row by row."""
-        return list(blocks_of(self.grid.height, self.grid.width, size))
+        return blocks_of(self.grid.height, self.grid.width, size)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneM
         try:
             with Scene(scene, job.schema, job.bands) as opened:
                 identity = hexadecimal(f"{version_of(scene)} {made_with}".encode())[:8]
-                return SceneMap(scene, targets[scene], grid_of(opened.raster), identity)
+                return SceneMap(scene, targets[scene], Grid.of(opened.raster), identity)
         except InputError as error:
             return Failed(scene, str(error))
 
@@ -81,18 +84,36 @@ def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneM
         yield from threads.map(look, targets)
 
 
-def assemble(scene_map: SceneMap, blocks: list[Block], job: Job, tags: dict[str, str]) -> None:
-    """Write the map of blocks that are all in the ledger.
+def complete(scene_map: SceneMap, job: Job) -> str:
+    """Write the map of blocks that are all in the ledger, and what is wanted beside it.
 
-    Raises:
-        DatasetError: a block is damaged, or no pixel has a height.
-        InputError: a block is not there.
+    Returns:
+        Why there is none, in one line: a block is missing or damaged, or no pixel has a height.
     """
+    try:
+        _assemble(scene_map, job)
+        write_beside(scene_map.url, job, set())
+    except (DatasetError, InputError) as error:
+        return str(error)
+    return ""
+
+
+def _assemble(scene_map: SceneMap, job: Job) -> None:
     valid, ledger = 0, Ledger(job.out)
+    tags = {**dict(job.tags), "TREELINE_SCENE": name_of(scene_map.scene)}
     with map_writer(scene_map.url, scene_map.grid, job.method.bands, tags) as write:
-        for block in blocks:
+        for block in scene_map.blocks(job.block):
             stored_CHW = ledger.read(scene_map.name, block)
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
             write(block, stored_CHW)
         if not valid:
             raise DatasetError(f"{scene_map.scene}: no pixel has all bands that the regressor reads")
+
+
+def write_beside(url: str, job: Job, there: set[str]) -> None:
+    """Write the files that are wanted beside the map at `url`, unless they are `there`."""
+    picture, item = quick_look_url(url), item_url(url)
+    if job.quick_look and name_of(picture) not in there:
+        write_quick_look(url)
+    if job.stac and name_of(item) not in there:
+        write_stac_item(url, job.quick_look)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from inference.geotiff import bound_cache
 from inference.halo import Halo
 from inference.method import Method
 from inference.scene import Scene
 from inference.windows import Block
+from shards.raster import bound_cache
 from shards.schema import Schema
 
 
@@ -24,6 +24,14 @@ class Job:
     bands: tuple[str, ...]
     """Names of the scenes' bands, if they do not name themselves."""
     out: str
+    block: int
+    """Pixels along each side of what is predicted at a time."""
+    quick_look: bool = False
+    """Whether a picture is wanted beside each map."""
+    stac: bool = False
+    """Whether a STAC item is wanted beside each map."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """Metadata of every map: names and values."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ class Block:
     rows: Span
     columns: Span
 
+    @property
+    def pixels(self) -> int:
+        """How many."""
+        return len(self.rows) * len(self.columns)
+
 
 @dataclass(frozen=True)
 class WindowGrid:

@@ -19,7 +19,7 @@ from rasterio.windows import Window
 
 from ingest.check import HEIGHT_NODATA, UNREADABLE, Rejected
 from ingest.config import ScenesConfig
-from ingest.scene_matching import Grid, Placed
+from ingest.scene_matching import Placed
 from shards.errors import InputError
 from shards.raster import band_names, open_raster, read_window
 from shards.schema import Schema
@@ -59,11 +59,6 @@ def open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
 def source_of(image: Any) -> Any:
     """The raster that a resampled image is made from, or the image itself."""
     return getattr(image, "src_dataset", image)
-
-
-def grid_of(image: Any) -> Grid:
-    """Where the image's pixels lie."""
-    return Grid(image.crs, image.transform, image.width, image.height)
 
 
 def band_numbers(config: ScenesConfig, url: str, image: Any, schema: Schema) -> list[int]:

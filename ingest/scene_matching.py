@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio import Affine
 from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
-from rasterio.transform import array_bounds
 from rasterio.warp import transform
 
 from shards.errors import InputError
+from shards.grid import Grid
 from shards.key import as_day, facts, is_valid
 from shards.raster import open_raster
 from shards.storage import name_of, stem_of
@@ -40,22 +39,6 @@ _DAY = re.compile(r"(?<!\d)(?:19|20)\d\d-?\d\d-?\d\d(?!\d)")
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top. Left > right in degrees: over the antimeridian."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The pixels of an image on the ground."""
-
-    crs: CRS
-    transform: Affine
-    width: int
-    height: int
-
-    @property
-    def bounds(self) -> Box:
-        """In units of the CRS."""
-        left, bottom, right, top = array_bounds(self.height, self.width, self.transform)
-        return left, bottom, right, top
 
 
 class Placed(NamedTuple):

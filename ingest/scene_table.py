@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ingest.scene_matching import Grid, Serving, scene_name
+from ingest.scene_matching import Serving, scene_name
 from ingest.source import GROUP
+from shards.grid import Grid
 from shards.key import KeyFacts
 
 Integers = NDArray[np.int64]

@@ -18,11 +18,10 @@ import pyarrow as pa
 
 from ingest.check import Rejected
 from ingest.config import ScenesConfig
-from ingest.on_grid import band_numbers, grid_of, open_image, source_of
+from ingest.on_grid import band_numbers, open_image, source_of
 from ingest.scene_matching import (
     HEADERS,
     Footprints,
-    Grid,
     Serving,
     day_in,
     images_of_masks,
@@ -33,6 +32,7 @@ from ingest.scene_table import Integers, SceneImage, encoded, keys_of, table_of
 from ingest.source import Candidates, Raw, Refused
 from ingest.strips import OpenScene
 from shards.errors import InputError
+from shards.grid import Grid
 from shards.key import KeyFacts, facts, key_pattern
 from shards.raster import band_names, is_as_wide
 from shards.schema import DTYPES, Schema
@@ -125,7 +125,7 @@ class ScenesSource:
             image = open_image(self.config, url, opened)
             band_numbers(self.config, url, image, self.schema)
             _refuse_other_meaning(url, image, self.schema)
-            return grid_of(image)
+            return Grid.of(image)
 
     def _corners(self, grid: Grid) -> tuple[Integers, Integers]:
         """Rows and columns of the first pixels of whole chips."""

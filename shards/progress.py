@@ -12,40 +12,56 @@ from contextlib import contextmanager
 Advance = Callable[..., None]
 """advance(count, note=""): so much more is done; `note` says what there is to say at the moment."""
 
+PIXELS = "pixels"
+"""A unit: scenes have too many of them to read."""
+
 _LINE_SECONDS = 10.0
+_MEGA = 1e6
 
 
 @contextmanager
 def progress(what: str, total: int, unit: str, before: int = 0) -> Iterator[Advance]:
     """Show how much of `total` is done, at which rate per second, and how long it will still take.
 
-    `before`: so much of it was done by an earlier process.
+    Args:
+        what: is done.
+        total: of what is counted.
+        unit: what is counted; "pixels" are shown in millions.
+        before: so much of it was done by an earlier process.
     """
     shower = _bar if sys.stderr.isatty() else _lines
     yield from shower(what, total, unit, before)
 
 
+def _shown(count: float, unit: str) -> str:
+    return f"{count / _MEGA:,.1f}" if unit == PIXELS else f"{count:,.0f}"
+
+
+def _unit(unit: str) -> str:
+    return "megapixels" if unit == PIXELS else unit
+
+
 def _bar(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} " + unit + "/s"),
+        TextColumn("{task.fields[done]}/" + _shown(total, unit)),
+        TextColumn("{task.fields[rate]} " + _unit(unit) + "/s"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, completed=before, rate="-", note="")
+        task = bar.add_task(what, total=total, completed=before, done=_shown(before, unit), rate="-", note="")
         done, start = 0, time.monotonic()
 
         def advance(count: int, note: str = "") -> None:
             nonlocal done
             done += count
-            rate = f"{done / max(time.monotonic() - start, 1e-9):,.0f}"
-            bar.update(task, advance=count, rate=rate, note=note)
+            rate = _shown(done / max(time.monotonic() - start, 1e-9), unit)
+            bar.update(task, advance=count, done=_shown(before + done, unit), rate=rate, note=note)
 
         yield advance
 
@@ -58,7 +74,8 @@ def _lines(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
         seconds = max(time.monotonic() - start, 1e-9)
         rate = done / seconds
         left = f", {(total - before - done) / rate:,.0f} s left" if 0 < done < total - before else ""
-        line = f"{what}: {before + done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {seconds:.0f} s{left}"
+        of_all = f"{_shown(before + done, unit)} of {_shown(total, unit)} {_unit(unit)}"
+        line = f"{what}: {of_all}, {_shown(rate, unit)} {_unit(unit)}/s, {seconds:.0f} s{left}"
         print(line + (f", {note_now}" if note_now else ""), file=sys.stderr, flush=True)
 
     def advance(count: int, note: str = "") -> None:

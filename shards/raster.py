@@ -1,6 +1,7 @@
 """Opens rasters (GeoTIFF and whatever GDAL reads) from any storage, and tells what their bands are."""
 
 import math
+import os
 from typing import Any
 
 import rasterio
@@ -9,6 +10,7 @@ from rasterio.errors import RasterioIOError
 from shards.errors import InputError, one_line
 from shards.storage import gdal_options, gdal_path
 
+CACHE_MB = 128
 PIXEL_SIZE_TOLERANCE = 0.01
 """Images of one dataset may differ so much (as a share) in the width of their pixels."""
 KNOWN_BANDS = {
@@ -16,6 +18,14 @@ KNOWN_BANDS = {
     8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
 }
 """Bands of WorldView-2/3 images by their number, for rasters that do not name them."""
+
+
+def bound_cache() -> None:
+    """Let GDAL keep so many MB of rasters in this process, unless the user's environment says how many.
+
+    Its own default is a share of the machine's memory. It asks when it first needs to know.
+    """
+    os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_MB))
 
 
 def open_raster(url: str) -> Any:

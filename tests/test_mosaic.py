@@ -30,13 +30,14 @@ import inference.placed_map
 from inference.combine import BANDS, Observation, combine
 from inference.config import MosaicConfig
 from inference.edge_distance import edge_distance
-from inference.geotiff import HEIGHT, NODATA, SPREAD, MapGrid, map_writer
+from inference.geotiff import HEIGHT, NODATA, SPREAD, map_writer
 from inference.height_map import height_map
 from inference.mosaic import mosaic, mosaic_block, plan
 from inference.mosaic_grid import EndlessGrid, PlacedMap, placed
 from inference.placed_map import OpenMaps, Pixels
 from inference.windows import Block, Span
 from shards.errors import InputError
+from shards.grid import Grid
 from shards.storage import find_files, read_bytes
 
 CRS = "EPSG:32606"
@@ -72,7 +73,7 @@ def write_map(
 ) -> Path:
     """A map as `treeline predict` writes them, its first pixel at (row, column) of 2 m."""
     affine = other.get("transform", Affine(SIDE, 0, LEFT + SIDE * column, 0, -SIDE, TOP - SIDE * row))
-    grid = MapGrid(*height_HW.shape, rasterio.CRS.from_user_input(other.get("crs", CRS)), affine)
+    grid = Grid(rasterio.CRS.from_user_input(other.get("crs", CRS)), affine, *height_HW.shape)
     bands = (HEIGHT,) if spread_HW is None else (HEIGHT, SPREAD)
     tags = {"TREELINE_VERSION": "0.test", "AREA_OR_POINT": "Area", **other.get("tags", {})}
     with map_writer(str(path), grid, bands, tags) as write:

@@ -8,7 +8,7 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ def test_a_map_does_not_depend_on_the_order_of_the_tasks(checkpoint: Path, tmp_p
     )
 
     class Shuffled(Here):
-        def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
+        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+            tasks = list(tasks)
             order = np.random.default_rng(0).permutation(len(tasks))
             return super().blocks([tasks[place] for place in order], job)
 
@@ -274,6 +275,7 @@ def test_a_map_has_the_scenes_grid_and_says_what_it_holds(checkpoint: Path, tmp_
         assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         tags = raster.tags()
     assert tags["TREELINE_DATASET"] == "0123456789abcdef"
+    assert tags["TREELINE_SCENE"] == "scene.tif"
     assert (tags["TREELINE_EPOCH"], tags["TREELINE_WINDOW"], tags["TREELINE_OVERLAP"]) == ("3", "64", "0.5")
 
 
@@ -353,7 +355,7 @@ def test_of_bad_scenes_the_others_do_not_suffer(checkpoint: Path, tmp_path: Path
     (tmp_path / "text.tif").unlink()
     again = predicted(config)
     assert (len(again.maps), again.before, again.failed) == (5, 1, [])
-    assert len({path.read_bytes() for path in out.glob("*.tif")}) == 1
+    assert len({pixels(path).tobytes() for path in out.glob("*.tif")}) == 1
     assert {path.suffix for path in (out / ".predict").iterdir()} == {".made"}
 
 
@@ -460,8 +462,8 @@ def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_pat
     predicted(config)
 
     class Stopping(Here):
-        def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
-            yield from super().blocks(tasks[:1], job)
+        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+            yield from super().blocks(list(tasks)[:1], job)
             raise KeyboardInterrupt
 
     config = replace(config, checkpoint=str(other), overwrite=True)
@@ -470,7 +472,7 @@ def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_pat
     with pytest.raises(InputError, match=r"scene_1\.chm\.tif: is there already, of another scene_1\.tif"):
         predicted(replace(config, overwrite=False))
     again = predicted(config)
-    assert (again.before, len(again.maps)) == (1, 2)
+    assert len(again.maps) == 2
     alone = replace(config, out=str(tmp_path / "alone"))
     predicted(alone)
     for number in range(2):

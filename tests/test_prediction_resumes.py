@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +121,8 @@ def test_only_what_is_missing_is_computed(config: PredictConfig, tmp_path: Path)
     class Stopping(Here):
         """Stops after some blocks, the first time, and notes how many it was asked for."""
 
-        def blocks(self, tasks: list[Task], job: Job) -> Iterator[Done]:
+        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+            tasks = list(tasks)
             asked.append(len(tasks))
             for number, done in enumerate(super().blocks(tasks, job), 1):
                 yield done

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine, from_origin
 
-from inference.geotiff import HEIGHT, NODATA, SPREAD, MapGrid, map_writer
+from inference.geotiff import HEIGHT, NODATA, SPREAD, map_writer
 from inference.quick_look import LEGEND_PIXELS, MOST_PIXELS, pixel_metres, quick_look, small_heights
 from inference.windows import Block, Span
+from shards.grid import Grid
 from shards.picture import coloured_heights
 from shards.raster import open_raster
 
@@ -26,7 +27,7 @@ PLACE = from_origin(200_000, 1_700_000, 2, 2)
 def write_map(path: Path, *stored_HW: NDArray[np.int16], crs: CRS = ALASKA, place: Affine = PLACE) -> str:
     rows, columns = stored_HW[0].shape
     bands = (HEIGHT, SPREAD)[: len(stored_HW)]
-    with map_writer(str(path), MapGrid(rows, columns, crs, place), bands, {}) as write:
+    with map_writer(str(path), Grid(crs, place, rows, columns), bands, {}) as write:
         write(Block(Span(0, rows), Span(0, columns)), np.stack(stored_HW))
     return str(path)
 

@@ -28,10 +28,11 @@ import ingest.on_grid
 from ingest.check import Rejected
 from ingest.config import ScenesConfig
 from ingest.plan import Present, make_plan
-from ingest.scene_matching import Footprints, Grid, day_in, images_of_masks
+from ingest.scene_matching import Footprints, day_in, images_of_masks
 from ingest.scenes import ScenesSource
 from ingest.source import GROUP, Raw
 from shards.errors import InputError
+from shards.grid import Grid
 from shards.storage import publish
 
 SCENE = "WV02_20200708_M1BS_103001012FDE4E52"
@@ -297,7 +298,7 @@ def test_heights_of_half_the_globe_serve_an_image_in_metres(image: str, height: 
 
 def test_a_raster_over_the_antimeridian_overlaps_on_both_sides(tmp_path: Path) -> None:
     utm_1 = {"crs": "EPSG:32601", "transform": Affine(1000, 0, 200_000, 0, -1000, 7_200_000)}
-    crossing = Grid(rasterio.crs.CRS.from_string("EPSG:32601"), utm_1["transform"], 200, 100)
+    crossing = Grid(rasterio.crs.CRS.from_string("EPSG:32601"), utm_1["transform"], 100, 200)
 
     def found(tiles: dict[str, tuple[float, float]]) -> list[str]:
         """Which of some tiles of 60 x 60 pixels, by western edge and size of a pixel in degrees, overlap."""
@@ -317,7 +318,7 @@ def test_what_reaches_an_image_is_inside_the_part_that_is_read(tmp_path: Path) -
     rng = np.random.default_rng(7)
     image = write(tmp_path / "image.tif", numbers(1, 400, 400))
     with rasterio.open(image) as raster:
-        grid = Grid(raster.crs, raster.transform, raster.width, raster.height)
+        grid = Grid.of(raster)
         for number in range(12):
             column, row = rng.uniform(-100, 400, 2)
             (x,), (y,) = rasterio.warp.transform(

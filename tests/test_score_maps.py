@@ -27,9 +27,10 @@ from rasterio.warp import transform
 from servers import S3Server
 
 import trainer.height_rasters
-from inference.geotiff import HEIGHT, SPREAD, MapGrid, map_writer
+from inference.geotiff import HEIGHT, SPREAD, map_writer
 from inference.windows import Block, Span
 from shards.errors import InputError
+from shards.grid import Grid
 from shards.height_classes import EDGES, NAMES
 from shards.storage import publish
 from trainer.area_average import area_average
@@ -196,7 +197,7 @@ def test_on_the_maps_own_grid_heights_are_taken_as_they_are(tmp_path: Path) -> N
 
 def test_maps_are_what_prediction_writes(tmp_path: Path) -> None:
     path, decimetres_HW = str(tmp_path / "scene.chm.tif"), stored(map_of(tmp_path / "a.chm.tif"))
-    grid = MapGrid(*SHAPE, CRS, MAP_GRID)
+    grid = Grid(CRS, MAP_GRID, *SHAPE)
     with map_writer(path, grid, (HEIGHT, SPREAD), {}) as write_block:
         write_block(Block(Span(0, SHAPE[0]), Span(0, SHAPE[1])), np.stack([decimetres_HW, 0 * decimetres_HW]))
     heights = write(tmp_path / "same.tif", decimetres_HW / np.float64(10), MAP_GRID, nodata=NODATA / 10)

@@ -23,12 +23,13 @@ from servers import S3Server
 from shapely import contains_xy
 from shapely.geometry import shape
 
-from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand, MapGrid, map_writer
+from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand, map_writer
 from inference.height_map import ACQUIRED
 from inference.quick_look import quick_look_url, write_quick_look
 from inference.scene_list import scene_urls
 from inference.stac import item_url, stac_item, write_stac_item
 from inference.windows import Block, Span
+from shards.grid import Grid
 from shards.storage import exists, read_bytes, remove_file
 
 SCENE = "WV02_20200722_M1BS_10300100AB1FD100-sr-02m"
@@ -65,7 +66,8 @@ def write_map(
     bands: tuple[MapBand, ...] = (HEIGHT, SPREAD)[: len(stored_CHW)]
     url = f"{folder}/{name}.chm.tif"
     rows, columns = stored_CHW.shape[1:]
-    with map_writer(url, MapGrid(rows, columns, CRS.from_user_input(crs), place), bands, TAGS) as write:
+    grid = Grid(CRS.from_user_input(crs), place, rows, columns)
+    with map_writer(url, grid, bands, TAGS) as write:
         write(Block(Span(0, rows), Span(0, columns)), stored_CHW)
     return url
 

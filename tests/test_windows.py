@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from inference.blend import window_weights
+from inference.config import Weighting
 from inference.halo import Halo, halo_spans
-from inference.method import Weighting
 from inference.windows import Block, Span, WindowGrid, blocks_of
 from shards.errors import InputError
 

@@ -19,9 +19,10 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from shards.errors import InputError
+from shards.grid import Grid
 from shards.raster import open_raster, read_window
 from shards.storage import name_of
-from trainer.area_average import Areas, Grid, area_average
+from trainer.area_average import Areas, area_average
 
 NODATA = -9999
 """Means no measurement also in a raster that does not say so, as when chips are made."""
@@ -58,7 +59,7 @@ class HeightRaster:
                     "gdal_calc.py -A FILE --calc 'A*0.3048' --outfile NEW), or mend what it says "
                     "(rio edit-info --units m)"
                 )
-            return cls(url, grid_of(raster))
+            return cls(url, Grid.of(raster))
 
 
 class HeightRasters:
@@ -141,11 +142,6 @@ class HeightRasters:
 def by_name(urls: Iterable[str]) -> list[str]:
     """Each once, in the order of files' names, and of folders for equal names."""
     return sorted(set(urls), key=lambda url: (name_of(url), url))
-
-
-def grid_of(raster: Any) -> Grid:
-    """The pixels of an open raster."""
-    return Grid(raster.crs, raster.transform, raster.height, raster.width)
 
 
 def _metres(raster: Any, window: Window) -> NDArray[np.float64]:

@@ -7,25 +7,23 @@ count to the millimetre, so that sums are exact, and scores the same for any blo
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from shards.errors import InputError
-from shards.progress import Advance, progress
-from shards.raster import open_raster, read_window
+from shards.grid import Grid
+from shards.progress import PIXELS, Advance, progress
+from shards.raster import bound_cache, open_raster, read_window
 from shards.storage import expand
-from trainer.area_average import Grid
 from trainer.config import EvaluateConfig
 from trainer.evaluate import Evaluation
-from trainer.height_rasters import METRES, NODATA, HeightRasters, by_name, grid_of
+from trainer.height_rasters import METRES, NODATA, HeightRasters, by_name
 from trainer.metrics import ExactScore
 
 ALL_MAPS = "all maps"
 BLOCK = 512
 """Pixels along each side of what is scored at a time, at most (see ExactScore.add)."""
-CACHE_BYTES = 128 * 2**20
 """Of what GDAL keeps of the files; by itself it takes a share of the machine's memory."""
 DECIMETRE = 0.1
 MILLIMETRES = 1000
@@ -43,13 +41,11 @@ def score_maps(config: EvaluateConfig, block: int = BLOCK) -> Evaluation:
     Raises:
         InputError: a file cannot be used, or no pixel of a map has a height.
     """
+    bound_cache()
     grids = {url: _grid_of_map(url) for url in _expanded(config.maps)}
     layers = [HeightRasters(_expanded(patterns)) for patterns in (config.heights, config.ground) if patterns]
     pixels = sum(grid.height * grid.width for grid in grids.values())
-    with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
-        progress(f"score {len(grids)} maps", pixels, "pixels") as advance,
-    ):
+    with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
         scores = {url: _score(url, grid, layers, block, advance) for url, grid in grids.items()}
     exact = {ALL_MAPS: sum(scores.values(), ExactScore.empty()), **scores}
     evaluation = Evaluation(
@@ -86,7 +82,7 @@ def _grid_of_map(url: str) -> Grid:
                 f"{raster.nodata}, scale {raster.scales[0]:g}, unit {unit!r}, and not int16, {NODATA}, "
                 f"{DECIMETRE:g}, 'm' as treeline predict writes; rasters go to --heights"
             )
-        return grid_of(raster)
+        return Grid.of(raster)
 
 
 def _score(url: str, grid: Grid, layers: list[HeightRasters], block: int, advance: Advance) -> ExactScore:

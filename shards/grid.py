@@ -1,0 +1,80 @@
+"""Where the pixels of a raster are on the ground, and where places on the ground are among them.
+
+grid = Grid.of(raster)
+xy_2HW = grid.corners(rows, columns, crs)    # in any CRS
+column_row_2HW = grid.pixels(xy_2HW)         # in the grid's own
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.transform import array_bounds
+from rasterio.warp import transform as to_other_crs
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels of a raster on the ground."""
+
+    crs: CRS
+    transform: Affine
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, raster: Any) -> "Grid":
+        """Those of an open raster."""
+        return cls(raster.crs, raster.transform, raster.height, raster.width)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top in units of the CRS."""
+        left, bottom, right, top = array_bounds(self.height, self.width, self.transform)
+        return left, bottom, right, top
+
+    def corners(self, rows: NDArray[Any], columns: NDArray[Any], crs: CRS) -> NDArray[np.float64]:
+        """(2, rows, columns) x and y in `crs` of the upper left corners of pixels, or of points within.
+
+        NaN for all if one of them has no place there, as half of the globe has none in a zone of UTM.
+        """
+        column_HW, row_HW = np.meshgrid(columns, rows)
+        a, b, c, d, e, f = self.transform[:6]
+        x_HW, y_HW = c + a * column_HW + b * row_HW, f + d * column_HW + e * row_HW
+        if crs != self.crs:
+            try:
+                with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
+                    moved = to_other_crs(self.crs, crs, x_HW.ravel(), y_HW.ravel())
+            except (CPLE_BaseError, CRSError):
+                return np.full((2, *x_HW.shape), np.nan)
+            x_HW, y_HW = (np.array(values).reshape(x_HW.shape) for values in moved)
+        xy_2HW = np.stack([x_HW, y_HW])
+        return np.where(np.isfinite(xy_2HW).all(0), xy_2HW, np.nan)
+
+    def pixels(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(2, ...) columns and rows of places in its CRS, those of corner (0, 0) being 0."""
+        origin = np.array([self.transform.c, self.transform.f]).reshape(2, *[1] * (xy_2N.ndim - 1))
+        return self.steps(xy_2N - origin)
+
+    def steps(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(2, ...) columns and rows along differences of places."""
+        a, b, _, d, e, _ = (~self.transform)[:6]
+        return np.stack([a * xy_2N[0] + b * xy_2N[1], d * xy_2N[0] + e * xy_2N[1]])
+
+    def nearest_turn(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Places with longitudes within 180 degrees of its middle: they may go on over the antimeridian."""
+        if not self.crs.is_geographic:
+            return xy_2N
+        middle = (self.transform @ (self.width / 2, self.height / 2))[0]
+        return np.stack([middle + half_turn(xy_2N[0] - middle), xy_2N[1]])
+
+
+def half_turn(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Differences of longitudes, from -180 to 180."""
+    return np.asarray((degrees + 180) % 360 - 180)
