@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.blend import Axis, Blend
-from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand
+from inference.geotiff import NODATA, MapBand
 from inference.halo import Halo
 from inference.method import Method
 from inference.windows import Block
@@ -26,9 +26,21 @@ from trainer.model import Regressor
 
 
 def predict_block(regressor: Regressor, block: Block, halo: Halo, method: Method) -> NDArray[np.int16]:
-    """stored_CHW: the block's map, one or two bands as `method.bands`; -9999 where a used band is missing.
+    """stored_CHW: the block's map, one or two bands as `method.bands`; -9999 where a used band is missing."""
+    metres, valid_HW = metres_of_block(regressor, block, halo, method)
+    stored = [stored_metres(values_HW, band) for values_HW, band in zip(metres, method.bands, strict=True)]
+    return np.where(valid_HW, np.stack(stored), NODATA).astype(np.int16)
+
+
+def metres_of_block(
+    regressor: Regressor, block: Block, halo: Halo, method: Method
+) -> tuple[list[Tensor], NDArray[np.bool_]]:
+    """Heights of the block and, if `method` says so, their spread; and where all used bands are there.
 
     Windows without a valid pixel are not computed. Heights are not below 0.
+
+    Returns:
+        values_HW in metres, one for each of `method.bands`, which mean something where valid_HW.
     """
     grid, device = method.grid, next(regressor.parameters()).device
     rows, columns = (
@@ -50,11 +62,11 @@ def predict_block(regressor: Regressor, block: Block, halo: Halo, method: Method
     height_HW = height.mean()
     if not height_HW.isfinite().cpu().numpy()[own_valid_HW].all():
         raise DatasetError(f"{block}: the regressor gives heights that are no numbers; see its checkpoint")
-    stored = [_stored(height_HW.nan_to_num(), HEIGHT)]
+    metres = [height_HW.nan_to_num()]
     if moments:
         mean_HW, square_HW = (blend.mean() for blend in moments)
-        stored.append(_stored((square_HW - mean_HW.square()).clamp(min=0).sqrt(), SPREAD))
-    return np.where(own_valid_HW, np.stack(stored), NODATA).astype(np.int16)
+        metres.append((square_HW - mean_HW.square()).clamp(min=0).sqrt())
+    return metres, own_valid_HW
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,7 @@ def _mean(values: list[Tensor]) -> Tensor:
     return total / len(values)
 
 
-def _stored(values_HW: Tensor, band: MapBand) -> NDArray[np.int16]:
+def stored_metres(values_HW: Tensor, band: MapBand) -> NDArray[np.int16]:
     """Metres as the band stores them."""
     steps_HW = (values_HW * round(1 / band.scale)).clamp(0, np.iinfo(np.int16).max).cpu().numpy()
     stored_HW: NDArray[np.int16] = np.rint(steps_HW).astype(np.int16)

@@ -68,6 +68,14 @@ def stored_images(
     return stored_BCHW
 
 
+def large_scene() -> NDArray[np.int16]:
+    """Stored pixels (4, 1237, 911): nothing fits; a border, a hole and single pixels are missing."""
+    image_CHW = stored_images(1, 1237, 911, missing=0.002)[0]
+    image_CHW[:, :70] = image_CHW[:, :, :33] = NODATA
+    image_CHW[:, 500:720, 300:521] = NODATA
+    return image_CHW
+
+
 def write_scene(
     path: Path, image_CHW: NDArray[Any], nodata: float | None = NODATA, crs: str | None = CRS
 ) -> Path:
