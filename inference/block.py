@@ -49,6 +49,9 @@ def metres_of_block(
     )
     halo = halo.reflected(rows.stop, columns.stop)
     valid_HW = regressor.normalise.valid(halo.image_CHW)
+    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
+    if not own_valid_HW.any():
+        return [torch.zeros(own_valid_HW.shape) for _ in method.bands], own_valid_HW
     height = Blend(rows, columns, method.weighting, device)
     # Spreads are differences of squares, which lose half of the digits.
     moments = [
@@ -58,7 +61,6 @@ def metres_of_block(
         height.add(start, of_row.height_NSS)
         for blend, values_NSS in zip(moments, (of_row.height_NSS, of_row.square_NSS), strict=False):
             blend.add(start, values_NSS)
-    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
     height_HW = height.mean()
     if not height_HW.isfinite().cpu().numpy()[own_valid_HW].all():
         raise DatasetError(f"{block}: the regressor gives heights that are no numbers; see its checkpoint")
@@ -80,7 +82,7 @@ class Windows:
 def _rows_of_windows(
     regressor: Regressor, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis], method: Method
 ) -> Iterator[tuple[int, Windows]]:
-    """(start, windows) of each row of windows, from the first to the last; 0 m where nothing is valid."""
+    """(start, windows) of each row of windows in which something is valid, in order; others are 0 m."""
     rows, columns = axes
     size, device = method.grid.size, next(regressor.parameters()).device
     places = {
@@ -91,7 +93,7 @@ def _rows_of_windows(
     worth = {window: place for window, place in places.items() if valid_HW[place].any()}
     predicted = _predicted(regressor, list(worth.values()), halo, method)
     batch, used = Windows(torch.empty(0, size, size), torch.empty(0, size, size)), 0
-    for row in rows.starts:
+    for row in sorted({row for row, _ in worth}):
         of_row = torch.zeros(1 + method.spread, len(columns.starts), size, size, device=device)
         for number, column in enumerate(columns.starts):
             if (row, column) not in worth:

@@ -57,7 +57,7 @@ class MosaicConfig:
     """Overlapping maps -> one on a common grid: height, number of maps, spread between them, newest day."""
 
     maps: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MAP...")]
-    """Maps of `treeline predict`: paths, globs or s3://..."""
+    """Maps of `treeline predict`: paths, folders, globs or s3://..., or lists: .txt, .csv, STAC .json."""
     out: str
     """The mosaic, a Cloud-Optimised GeoTIFF: a path or s3://..."""
     crs: str = ""

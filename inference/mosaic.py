@@ -26,10 +26,18 @@ from inference.geotiff import NODATA, map_writer
 from inference.height_map import ACQUIRED, TAGS, height_map, map_order
 from inference.mosaic_grid import EndlessGrid, PlacedMap, endless_grid, extent_of, meet, placed
 from inference.placed_map import OpenMaps
+from inference.scene_list import raster_urls
 from inference.windows import Block, Span, blocks_of
 from shards.errors import InputError
 from shards.progress import progress
-from shards.storage import check_writable, exists, expand, is_local, local_path, name_of
+from shards.storage import (
+    check_writable,
+    exists,
+    is_local,
+    local_path,
+    name_of,
+    remove_unfinished_file,
+)
 
 HEADERS = 16
 """Maps opened at a time for their headers: of remote ones it is the waiting that takes the time."""
@@ -158,9 +166,7 @@ def _observations(
 
 def _urls(config: MosaicConfig) -> list[str]:
     """The maps, each once, in the order of their names."""
-    if not config.maps:
-        raise InputError("no map given; name at least one")
-    named = sorted({url for pattern in config.maps for url in expand(pattern)}, key=map_order)
+    named = sorted(raster_urls(config.maps), key=map_order)
     # A file may be named in several ways.
     found = {str(local_path(url).resolve()) if is_local(url) else url: url for url in reversed(named)}
     return sorted(found.values(), key=map_order)
@@ -178,3 +184,4 @@ def _check_options(config: MosaicConfig) -> None:
     if exists(config.out):
         raise InputError(f"{config.out}: is already there; choose another --out or delete it first")
     check_writable(folder or ("/" if config.out.startswith("/") else "."))
+    remove_unfinished_file(config.out)

@@ -189,7 +189,12 @@ class _Making:
         self._progress: Progress = self._ledger.progress()
         self._missing: dict[str, int] = {}
         self._completing: dict[str, Future[str]] = {}
-        self._complete = 0
+        self._blocks = self._complete = 0
+        self._failed: dict[str, str] = {}
+        # What stands before the digits is the same of another version of a scene, or of one made otherwise.
+        self._of_stem: dict[str, set[str]] = {}
+        for name in self._progress.made | self._progress.blocks.keys():
+            self._of_stem.setdefault(name.rpartition("-")[0], set()).add(name)
 
     def refuse_others(self, there: set[str]) -> None:
         """Raises InputError: a map has the name of one of ours, and is of another scene."""
@@ -228,6 +233,7 @@ class _Making:
                         self._summary.failed.append(Failed(scene, reason))
                     else:
                         self._summary.maps[scene] = self._maps[scene].url
+                    advance(0, self._note())
         except BaseException as error:
             error.add_note("what is complete is kept: the same command goes on from there")
             raise
@@ -248,37 +254,36 @@ class _Making:
 
     def _follow(self, engine: Engine, threads: ThreadPoolExecutor, advance: Advance) -> None:
         """Count what is done, and have maps put together."""
-        failed: dict[str, str] = {}
-        start, number = time.perf_counter(), 0
+        start = time.perf_counter()
         read = predicted = waited = 0.0
-        for number, done in enumerate(engine.blocks(self._tasks(), self._job), 1):
+        for done in engine.blocks(self._tasks(), self._job):
+            self._blocks += 1
             scene, pixels = done.task.scene, done.task.block.pixels
             if done.error:
-                failed.setdefault(scene, done.error)
+                self._failed.setdefault(scene, done.error)
             else:
                 self._summary.megapixels += pixels / MEGA
                 read, predicted = read + done.seconds_read, predicted + done.seconds_predicted
                 waited += done.seconds_waited
             self._missing[scene] -= 1
-            if not self._missing[scene] and scene not in failed:
+            if not self._missing[scene] and scene not in self._failed:
                 self._completing[scene] = threads.submit(self._finish, scene, engine)
-            note = f"{number:,} blocks, {self._complete:,} maps complete"
-            advance(pixels, note + f", {len(failed):,} failed" * bool(failed))
-        self._summary.failed += [Failed(scene, reason) for scene, reason in failed.items()]
+            advance(pixels, self._note())
+        self._summary.failed += [Failed(scene, reason) for scene, reason in self._failed.items()]
         self._summary.predicting_waited = waited / max(waited + predicted, 1e-9)
-        if number:
+        if self._blocks:
             of_readers = engine.readers * (time.perf_counter() - start)
             self._summary.reading_waited = max(0.0, 1 - read / of_readers)
+
+    def _note(self) -> str:
+        note = f"{self._blocks:,} blocks, {self._complete:,} of {len(self._missing):,} maps complete"
+        return note + f", {len(self._failed):,} failed" * bool(self._failed)
 
     def _finish(self, scene: str, engine: Engine) -> str:
         """Have a map put together; why it cannot be, if so."""
         scene_map = self._maps[scene]
         if reason := engine.complete(scene_map, self._job):
             return reason
-        known = self._progress.made | self._progress.blocks.keys()
-        # Of another version of the scene, or made otherwise: what stands before the digits is the same.
-        self._ledger.finish(
-            scene_map.name, {name for name in known if name.rpartition("-")[0] == scene_map.stem}
-        )
+        self._ledger.finish(scene_map.name, self._of_stem.get(scene_map.stem, set()))
         self._complete += 1
         return ""

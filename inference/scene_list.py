@@ -64,27 +64,39 @@ def map_name(scene_url: str) -> str:
 
 
 def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
-    """The scenes that `given` names: absolute paths or s3://..., in its order, those of a pattern sorted.
+    """As `raster_urls`, of scenes, no two of which may have the same name: their maps would.
+
+    Raises:
+        InputError: two have, or as `raster_urls`.
+    """
+    scenes = _named(given, asset)
+    _check_names(scenes)
+    return [scene.url for scene in scenes]
+
+
+def raster_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
+    """The rasters that `given` names: absolute paths or s3://..., in its order, those of a pattern sorted.
 
     Args:
-        given: names of scenes, folders and lists, or patterns.
-        asset: of STAC items, the key of the asset that is the scene; default: the one with role data or
+        given: names of rasters, folders and lists, or patterns.
+        asset: of STAC items, the key of the asset that is meant; default: the one with role data or
             reflectance, or else the one GeoTIFF.
 
     Raises:
-        InputError: something that is named is not there or cannot be understood, or two scenes have the same
-            name, so that their maps would.
+        InputError: something that is named is not there or cannot be understood.
     """
+    return [raster.url for raster in _named(given, asset)]
+
+
+def _named(given: tuple[str, ...], asset: str) -> list[_Named]:
     named: dict[str, _Named] = {}
     for name in given:
         for scene in _named_by(name, asset):
             named.setdefault(scene.url, scene)
     if not named:
-        raise InputError("no scene given; name at least one")
-    scenes = list(named.values())
-    _check_names(scenes)
-    _check_there([scene for scene in scenes if scene.by])
-    return list(named)
+        raise InputError("nothing is named; name at least one scene or map")
+    _check_there([scene for scene in named.values() if scene.by])
+    return list(named.values())
 
 
 def _named_by(name: str, asset: str) -> Iterator[_Named]:

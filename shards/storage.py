@@ -8,6 +8,7 @@ the standard environment and profile of each store (for S3: AWS_*), never from T
 """
 
 import errno
+import glob
 import os
 import re
 import secrets
@@ -339,6 +340,15 @@ def remove_unfinished(url: str) -> None:
     for folder, _, names in os.walk(local_path(url)):
         for unfinished in filter(_UNFINISHED.fullmatch, names):
             os.unlink(os.path.join(folder, unfinished))
+
+
+def remove_unfinished_file(url: str) -> None:
+    """Remove what killed processes of ours left of the file at `url`; none may be writing it now."""
+    if is_local(url):
+        target = local_path(url)
+        for path in target.parent.glob(f".treeline-*-{glob.escape(target.name)}*"):
+            if _UNFINISHED.fullmatch(path.name):
+                path.unlink()
 
 
 def remove_folder(url: str) -> None:

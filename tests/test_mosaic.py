@@ -514,6 +514,21 @@ def test_a_map_of_other_steps_counts_in_metres(tmp_path: Path) -> None:
     assert (ours_CHW[2] == 100).all()
 
 
+def test_maps_in_a_list_or_a_folder(maps: list[Path], tmp_path: Path) -> None:
+    """As if each were named; what a killed mosaic left of its file goes."""
+    expected = made(tmp_path / "named", *maps)
+    listed = tmp_path / "maps.txt"
+    listed.write_text("".join(f"{path}\n" for path in maps))
+    for number, given in enumerate((listed, maps[0].parent)):
+        out = tmp_path / str(number) / "mosaic.tif"
+        out.parent.mkdir()
+        left = out.parent / f".treeline-0123456789abcdef-{out.name}"
+        left.touch()
+        mosaic(MosaicConfig((str(given),), str(out)))
+        assert out.read_bytes() == expected.read_bytes()
+        assert list(out.parent.iterdir()) == [out]
+
+
 def test_a_map_that_is_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_map(tmp_path / "a.chm.tif", heights(0, 9, 9))
     monkeypatch.chdir(tmp_path)
@@ -567,7 +582,7 @@ def assert_refused(match: str, folder: Path, *maps: Path, **options: Any) -> Non
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"maps": ()}, "no map given"),
+        ({"maps": ()}, "name at least one scene or map"),
         ({"block": 0}, "--block 0"),
         ({"feather": 0}, "--feather 0"),
         ({"resolution": -1.0}, "--resolution -1"),
