@@ -158,7 +158,9 @@ def test_the_batch_size_changes_no_height_visibly(checkpoint: Path, tmp_path: Pa
     assert np.abs(one - many).max() <= 1
 
 
-def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(checkpoint: Path, tmp_path: Path) -> None:
+def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "scenes").mkdir()
     scenes = [
         write_scene(tmp_path / "scenes" / f"scene_{number}.tif", scene_image(*shape, seed=number))
@@ -168,6 +170,12 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(checkpoint: 
         (str(tmp_path / "scenes" / "*.tif"),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH
     )
     maps = predicted(config).maps
+    *_, line = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"predict 2 scenes: 0\.0 of 0\.0 megapixels, [\d.]+ megapixels/s, \d+ s, "
+        r"2 blocks, 2 of 2 maps complete",
+        line,
+    )
     assert sorted(path.name for path in (tmp_path / "maps").glob("[!.]*")) == [
         "predict.json",
         "scene_0.chm.tif",
