@@ -17,6 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from inference.windows import Block
+from shards.checksum import checksum
 from shards.grid import Grid
 from shards.raster import bound_cache
 from shards.storage import staged
@@ -74,7 +75,7 @@ def map_writer(
     options = {"GDAL_TIFF_OVR_BLOCKSIZE": TILE, "SPARSE_OK_OVERVIEW": "YES"}
     bound_cache()
     with rasterio.Env(**options), staged(url) as path:
-        tiles = path.with_name(f"{path.name}.tiles.tif")
+        tiles, written = path.with_name(f"{path.name}.tiles.tif"), list[tuple[Block, int]]()
         try:
             with rasterio.open(tiles, "w", **profile) as target:
                 target.descriptions = tuple(band.name for band in bands)
@@ -83,12 +84,16 @@ def map_writer(
                 target.update_tags(**tags)
 
                 def write(block: Block, stored_CHW: NDArray[np.int16]) -> None:
-                    size = len(block.columns), len(block.rows)
-                    target.write(stored_CHW, window=Window(block.columns.start, block.rows.start, *size))
+                    target.write(stored_CHW, window=_window(block))
+                    written.append((block, checksum(stored_CHW.tobytes())))
 
                 yield write
             # Here band after band: for several at once the COG driver takes memory that grows with the map.
             with rasterio.open(tiles, "r+") as target:
+                for block, digest in written:
+                    # That the disk was full when GDAL emptied its cache is no error to rasterio.
+                    if checksum(target.read(window=_window(block)).tobytes()) != digest:
+                        raise OSError(f"{tiles}: could not be written; is the disk full?")
                 target.build_overviews(_overviews(grid), Resampling.average)
             rasterio.shutil.copy(
                 tiles,
@@ -103,6 +108,10 @@ def map_writer(
             )
         finally:
             tiles.unlink(missing_ok=True)
+
+
+def _window(block: Block) -> Window:
+    return Window(block.columns.start, block.rows.start, len(block.columns), len(block.rows))
 
 
 def _overviews(grid: Grid) -> list[int]:

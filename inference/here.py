@@ -28,7 +28,7 @@ class Here:
 
     def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
         """Do the tasks one after the other; of a scene that cannot be read no further one is tried."""
-        predictor, reader, ledger = Predictor(job), Reader(job), Ledger(job.out)
+        reader, ledger = Reader(job), Ledger(job.out)
         failed: dict[str, str] = {}
 
         def read(task: Task) -> tuple[Halo | None, float]:
@@ -43,8 +43,9 @@ class Here:
         with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
             ahead = ((task, readers.submit(read, task)) for task in tasks)
             coming = next(ahead, None)
+            predictor = Predictor(job) if coming else None
             writing: deque[tuple[Done, Future[None]]] = deque()
-            while coming:
+            while coming and predictor:
                 asked = time.perf_counter()
                 task, reading = coming
                 halo, seconds_read = reading.result()

@@ -7,6 +7,7 @@ OUT/.predict/NAME-1a2b3c4d/          a map in the making
     0-2048-4096-6144.block           a block that is done: its first and last rows and columns
 """
 
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from shards.storage import find_files, join, publish, read_bytes, remove_file, r
 
 JOURNAL = ".predict"
 _BLOCK, _MADE = ".block", ".made"
+_BLOCK_NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.block")
 _CHECKSUM_BYTES = 8
 
 
@@ -43,12 +45,10 @@ class Ledger:
         progress = Progress({}, set())
         for path in find_files(join(self.out, JOURNAL)):
             name, _, file = path.rpartition("/")
-            if file.startswith("."):
-                continue
-            if file.endswith(_BLOCK):
-                edges = [int(edge) for edge in file.removesuffix(_BLOCK).split("-")]
+            if match := _BLOCK_NAME.fullmatch(file):
+                edges = [int(edge) for edge in match.groups()]
                 progress.blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
-            elif file.endswith(_MADE):
+            elif file.endswith(_MADE) and not file.startswith("."):
                 progress.made.add(file.removesuffix(_MADE))
         return progress
 
@@ -72,15 +72,19 @@ class Ledger:
         except zlib.error:
             data = b""
         if checksum(data) != int.from_bytes(stored[:_CHECKSUM_BYTES], "little"):
-            raise DatasetError(f"{url}: is damaged; delete it, and the same command computes it again")
+            remove_file(url)
+            raise DatasetError(f"{url}: was damaged, and is removed; the same command computes it again")
         shape = -1, len(block.rows), len(block.columns)
         return np.frombuffer(data, "<i2").astype(np.int16).reshape(shape)
+
+    def replace(self, names: set[str]) -> None:
+        """Maps that were made, and are called so, are no longer: another is about to take their place."""
+        for name in names:
+            remove_file(join(self.out, JOURNAL, name + _MADE))
 
     def finish(self, name: str, before: set[str]) -> None:
         """The map called `name` is in its place; forget its blocks, and `before`, others of its place."""
         publish(join(self.out, JOURNAL, name + _MADE), b"")
-        for old in before - {name}:
-            remove_file(join(self.out, JOURNAL, old + _MADE))
         for old in before | {name}:
             remove_folder(join(self.out, JOURNAL, old))
 

@@ -25,8 +25,10 @@ class Method:
 
     def __post_init__(self) -> None:
         """Raises InputError: an option is out of range."""
-        if self.batch_size < 1:
-            raise InputError(f"--batch-size {self.batch_size}: give 1 or more")
+        if self.batch_size < 1 or self.batch_size & (self.batch_size - 1):
+            # Of 6 windows the last one's heights can have other bits than of the first: what does not fill a
+            # vector of the processor is computed by other instructions.
+            raise InputError(f"--batch-size {self.batch_size}: give a power of 2: 1, 2, 4, 8, 16, 32, ...")
         if self.symmetries not in SYMMETRIES:
             raise InputError(f"--symmetries {self.symmetries}: give 1 or 8")
 

@@ -36,9 +36,13 @@ from shards.storage import (
     is_local,
     local_path,
     name_of,
-    remove_unfinished_file,
+    remove_unfinished,
 )
 
+COARSEST = 1024
+"""Pixels of a map along one of the mosaic: all of them are read at a time."""
+WIDEST_FEATHER = 4096
+"""Pixels: each block is read with so many around it."""
 HEADERS = 16
 """Maps opened at a time for their headers: of remote ones it is the waiting that takes the time."""
 LEAST = -float(np.finfo(np.float32).max)
@@ -55,9 +59,21 @@ class Mosaic:
     maps: tuple[PlacedMap, ...]
     """Those that reach into the extent, in the order of their names."""
 
-    def blocks(self) -> Iterator[Block]:
-        """Disjoint parts of the extent, counted from its first pixel."""
-        return blocks_of(len(self.extent.rows), len(self.extent.columns), self.config.block)
+    def blocks(self) -> Iterator[tuple[Block, list[PlacedMap]]]:
+        """Disjoint parts of the extent, counted from its first pixel, and the maps that touch each."""
+        whole = Span(0, len(self.extent.columns))
+        for row in range(0, len(self.extent.rows), self.config.block):
+            rows = Span(row, min(row + self.config.block, len(self.extent.rows)))
+            of_rows = [one for one in self.maps if meet(one.place, self.on_grid(Block(rows, whole)))]
+            for part in blocks_of(len(rows), len(whole), self.config.block):
+                block = Block(rows, part.columns)
+                yield block, [one for one in of_rows if meet(one.place, self.on_grid(block))]
+
+    @property
+    def block_count(self) -> int:
+        """How many `blocks` are."""
+        size = self.config.block
+        return -(-len(self.extent.rows) // size) * -(-len(self.extent.columns) // size)
 
     def on_grid(self, block: Block) -> Block:
         """A part of the extent, as pixels of the grid."""
@@ -90,16 +106,16 @@ def mosaic(config: MosaicConfig) -> str:
         InputError: a map, an option or the output cannot be used; nothing is left at `config.out` then.
     """
     planned = plan(config)
-    grid, blocks = planned.grid.part(planned.extent), list(planned.blocks())
+    grid = planned.grid.part(planned.extent)
     observed = 0
     with (
         OpenMaps(planned.grid) as maps,
         map_writer(config.out, grid, BANDS, planned.tags()) as write,
-        progress(f"mosaic of {len(planned.maps)} maps", len(blocks), "blocks") as advance,
+        progress(f"mosaic of {len(planned.maps)} maps", planned.block_count, "blocks") as advance,
     ):
-        for block in blocks:
-            stored_CHW = mosaic_block(planned, maps, planned.on_grid(block))
-            if stored_CHW is not None:
+        for block, touching in planned.blocks():
+            if touching:
+                stored_CHW = mosaic_block(planned, maps, planned.on_grid(block), touching)
                 write(block, stored_CHW)
                 observed += int((stored_CHW[1] != NODATA).sum())
             advance(1)
@@ -116,15 +132,20 @@ def plan(config: MosaicConfig) -> Mosaic:
     _check_options(config)
     with ThreadPoolExecutor(HEADERS) as pool:
         headers = list(pool.map(height_map, _urls(config)))
-    if config.method == "least-uncertain" and (without := [m.url for m in headers if m.spread_step is None]):
-        raise InputError(
-            f"{without[0]}: has no band of spreads, which --method least-uncertain needs; "
-            "predict it with --spread, or choose another --method"
-        )
     grid = endless_grid(headers[0], config.crs, config.resolution)
     everything = [placed(one, grid) for one in headers]
     extent = extent_of(everything, grid, config.bounds)
     maps = tuple(one for one in everything if meet(one.place, extent))
+    without = [one.map.url for one in maps if one.map.spread_step is None]
+    if config.method == "least-uncertain" and without:
+        raise InputError(
+            f"{without[0]}: has no band of spreads, which --method least-uncertain needs; "
+            "predict it with --spread, or choose another --method"
+        )
+    if coarse := [one.map.url for one in maps if min(one.scales) < 1 / COARSEST]:
+        raise InputError(
+            f"--resolution {config.resolution:g}: is more than {COARSEST:,} pixels of {coarse[0]}; give less"
+        )
     undated = [one.map.url for one in maps if one.map.day is None]
     if undated:
         print(
@@ -135,11 +156,10 @@ def plan(config: MosaicConfig) -> Mosaic:
     return Mosaic(config, grid, extent, maps)
 
 
-def mosaic_block(planned: Mosaic, maps: OpenMaps, block: Block) -> NDArray[np.int16] | None:
-    """stored_CHW of a block of the grid, bands as `combine.BANDS`; None if no map touches it."""
-    touching = [one for one in planned.maps if meet(one.place, block)]
-    if not touching:
-        return None
+def mosaic_block(
+    planned: Mosaic, maps: OpenMaps, block: Block, touching: list[PlacedMap]
+) -> NDArray[np.int16]:
+    """stored_CHW of a block of the grid that some maps touch, bands as `combine.BANDS`."""
     shape = len(block.rows), len(block.columns)
     return combine(_observations(planned.config, maps, block, touching), shape, planned.config.method)
 
@@ -176,6 +196,8 @@ def _check_options(config: MosaicConfig) -> None:
     for name in ("block", "feather"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name} {getattr(config, name)}: give 1 pixel or more")
+    if config.feather > WIDEST_FEATHER:
+        raise InputError(f"--feather {config.feather}: give {WIDEST_FEATHER:,} pixels or less")
     if not 0 <= config.resolution < float("inf"):
         raise InputError(f"--resolution {config.resolution:g}: give a size above 0")
     folder, _, name = config.out.rpartition("/")
@@ -183,5 +205,6 @@ def _check_options(config: MosaicConfig) -> None:
         raise InputError(f"--out {config.out}: give a file, such as mosaic.tif")
     if exists(config.out):
         raise InputError(f"{config.out}: is already there; choose another --out or delete it first")
-    check_writable(folder or ("/" if config.out.startswith("/") else "."))
-    remove_unfinished_file(config.out)
+    folder = folder or ("/" if config.out.startswith("/") else ".")
+    check_writable(folder)
+    remove_unfinished(folder, below=False, of=name)

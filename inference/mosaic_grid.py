@@ -129,7 +129,8 @@ def extent_of(maps: list[PlacedMap], grid: EndlessGrid, bounds: tuple[float, ...
     """
     if bounds:
         given = f"--bounds {' '.join(f'{edge:.12g}' for edge in bounds)}"
-        if len(bounds) != 4 or not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
+        is_box = len(bounds) == 4 and bounds[0] < bounds[2] and bounds[1] < bounds[3]
+        if not (is_box and np.isfinite(bounds).all()):
             raise InputError(f"{given}: give left, bottom, right and top, in units of the mosaic's CRS")
         left, bottom, right, top = bounds
         edges_22 = _mapped(~grid.anchor, np.array([(left, top), (right, bottom)]))

@@ -59,13 +59,15 @@ class OnRay:
 
         find: Any = ray.remote(batch_size_that_fits).options(num_gpus=self._gpus)
         found = int(ray.get(find.remote(_with_whole_paths(job))))
-        return max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
+        share = max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
+        return 1 << (share.bit_length() - 1)  # a power of 2, at most that
 
     def complete(self, scene_map: SceneMap, job: Job) -> str:
         """Have a map put together, by any machine."""
         import ray
 
-        put_together: Any = ray.remote(complete).options(num_cpus=0)
+        # Without SPREAD all tasks that ask for no core run on the driver's machine.
+        put_together: Any = ray.remote(complete).options(num_cpus=0, scheduling_strategy="SPREAD")
         whole = replace(scene_map, url=whole_url(scene_map.url))
         return str(ray.get(put_together.remote(whole, _with_whole_paths(job))))
 
@@ -164,12 +166,13 @@ class _Predict:
 def _row(task: Task) -> dict[str, Any]:
     block = task.block
     edges = [block.rows.start, block.rows.stop, block.columns.start, block.columns.stop]
-    return {"scene": task.scene, "name": task.name, "edges": edges}
+    return {"scene": task.scene, "version": task.version, "name": task.name, "edges": edges}
 
 
 def _task(row: dict[str, Any]) -> Task:
     edges = [int(edge) for edge in row["edges"]]
-    return Task(str(row["scene"]), str(row["name"]), Block(Span(*edges[:2]), Span(*edges[2:])))
+    block = Block(Span(*edges[:2]), Span(*edges[2:]))
+    return Task(str(row["scene"]), str(row["version"]), str(row["name"]), block)
 
 
 def _with_whole_paths(job: Job) -> Job:

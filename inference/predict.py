@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import shards
 from inference.config import PredictConfig
-from inference.ledger import Ledger, Progress
+from inference.ledger import JOURNAL, Ledger, Progress
 from inference.method import Method
 from inference.scene_list import MAP_ENDING, map_name, scene_urls
-from inference.scene_map import Failed, SceneMap, survey, write_beside
+from inference.scene_map import Failed, SceneMap, beside_map, survey, write_beside
 from inference.tasks import Done, Job, Task
 from inference.windows import Block, WindowGrid
 from shards.checksum import hexadecimal
@@ -29,6 +29,7 @@ from shards.storage import (
     list_files,
     name_of,
     publish,
+    remove_file,
     remove_unfinished,
 )
 from trainer.checkpoint import checkpoint_url, load_checkpoint
@@ -91,15 +92,20 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     Raises:
         InputError: the checkpoint, an option or the output cannot be used, or maps there are made otherwise.
     """
-    if config.block < 1:
-        raise InputError(f"--block {config.block}: give 1 or more")
+    for name, least in (("block", 1), ("workers", 0), ("gpus_per_worker", 0)):
+        if getattr(config, name) < least:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} {getattr(config, name)}: give {least} or more")
     bound_cache()
     job, made_with = _job(config)
     targets = {url: join(config.out, map_name(url)) for url in scene_urls(config.scenes, config.asset)}
     check_writable(config.out)
-    remove_unfinished(config.out)
     there = set(list_files(config.out, "")) if exists(config.out) else set()
-    _refuse_others(config, made_with, {name_of(target) for target in targets.values()}, there)
+    progress_before = Ledger(config.out).progress()
+    names = {name_of(target) for target in targets.values()}
+    _refuse_others(config, made_with, names, there, bool(progress_before.blocks))
+    remove_unfinished(config.out, below=False)
+    remove_unfinished(join(config.out, JOURNAL))
     if not config.batch_size:
         made_with["batch_size"] = made_with["batch_size"] or engine.batch_size(job)
         job = replace(job, method=replace(job.method, batch_size=made_with["batch_size"]))
@@ -112,11 +118,11 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     if not maps:
         return summary
     tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in made_with.items())
-    making = _Making(replace(job, tags=tags), maps, summary)
+    making = _Making(replace(job, tags=tags), maps, progress_before, there, summary)
     if not config.overwrite:
-        making.refuse_others(there)
+        making.refuse_others()
     publish(join(config.out, MADE_WITH), json_bytes(made_with))
-    making.run(engine, there)
+    making.run(engine)
     return summary
 
 
@@ -154,17 +160,24 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
 
 
 def _refuse_others(
-    config: PredictConfig, made_with: dict[str, Any], names: set[str], there: set[str]
+    config: PredictConfig, made_with: dict[str, Any], names: set[str], there: set[str], has_blocks: bool
 ) -> None:
     """Take over the batch size of the maps that are there, if any will do.
+
+    Args:
+        config: the options.
+        made_with: what maps are to be made with.
+        names: of the files of these maps.
+        there: files at --out.
+        has_blocks: whether maps are in the making there.
 
     Raises:
         InputError: maps at --out are made with something else.
     """
     old = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
-    if not config.batch_size:
-        made_with["batch_size"] = old.get("batch_size", 0)
     differ = sorted(name for name in {**old, **made_with} if old.get(name) != made_with.get(name))
+    if not config.batch_size and set(differ) <= {"batch_size"}:
+        made_with["batch_size"], differ = old.get("batch_size", 0), []
     maps = {name for name in there if name.endswith(MAP_ENDING)}
     refused = maps - names if config.overwrite else maps
     if not old and refused:
@@ -172,10 +185,16 @@ def _refuse_others(
             f"{config.out}: holds {min(refused)}, and nothing says what it is made with; choose another --out"
             + " or give --overwrite" * (not config.overwrite)
         )
-    if old and differ and refused:
-        what = f"{len(refused):,} maps of other scenes" if config.overwrite else "maps"
+    what = ", ".join(f"{name} ({old.get(name)} there, {made_with.get(name)} asked for)" for name in differ)
+    if old and differ and not maps and has_blocks and not config.overwrite:
         raise InputError(
-            f"{config.out}: holds {what} made with another {', '.join(differ)}; choose another --out"
+            f"{config.out}: maps are in the making there with another {what}; choose another --out "
+            "or give --overwrite"
+        )
+    if old and differ and refused:
+        whose = f"{len(refused):,} maps of other scenes" if config.overwrite else "maps"
+        raise InputError(
+            f"{config.out}: holds {whose} made with another {what}; choose another --out"
             + " or give --overwrite" * (not config.overwrite)
         )
 
@@ -183,62 +202,68 @@ def _refuse_others(
 class _Making:
     """Maps in the making: blocks as they come, and each map when all of its blocks are there."""
 
-    def __init__(self, job: Job, maps: list[SceneMap], summary: Summary) -> None:
+    def __init__(
+        self, job: Job, maps: list[SceneMap], before: Progress, there: set[str], summary: Summary
+    ) -> None:
         self._job, self._summary, self._ledger = job, summary, Ledger(job.out)
         self._maps = {scene_map.scene: scene_map for scene_map in maps}
-        self._progress: Progress = self._ledger.progress()
+        self._progress = before
+        self._files = there
         self._missing: dict[str, int] = {}
-        self._completing: dict[str, Future[str]] = {}
+        self._finishing: dict[str, Future[str]] = {}
         self._blocks = self._complete = 0
         self._failed: dict[str, str] = {}
+        self._there: set[str] = set()
         # What stands before the digits is the same of another version of a scene, or of one made otherwise.
         self._of_stem: dict[str, set[str]] = {}
         for name in self._progress.made | self._progress.blocks.keys():
             self._of_stem.setdefault(name.rpartition("-")[0], set()).add(name)
 
-    def refuse_others(self, there: set[str]) -> None:
+    def refuse_others(self) -> None:
         """Raises InputError: a map has the name of one of ours, and is of another scene."""
         begun = self._progress.blocks.keys() | self._progress.made
         for scene_map in self._maps.values():
-            if name_of(scene_map.url) in there and scene_map.name not in begun:
+            if name_of(scene_map.url) in self._files and scene_map.name not in begun:
                 raise InputError(
                     f"{scene_map.url}: is there already, of another {name_of(scene_map.scene)}, or of "
                     "one that was written again since; choose another --out or give --overwrite"
                 )
 
-    def run(self, engine: Engine, there: set[str]) -> None:
+    def run(self, engine: Engine) -> None:
         """Do what is missing."""
         total = left = 0
+        complete = list[SceneMap]()
         for scene, scene_map in self._maps.items():
-            if scene_map.name in self._progress.made and name_of(scene_map.url) in there:
-                self._summary.maps[scene] = scene_map.url
-                write_beside(scene_map.url, self._job, there)
+            if scene_map.name in self._progress.made and name_of(scene_map.url) in self._files:
+                complete.append(scene_map)
                 continue
             sizes = [block.pixels for block in self._missing_blocks(scene_map)]
             self._missing[scene] = len(sizes)
             total, left = total + scene_map.pixels, left + sum(sizes)
-        self._summary.before = len(self._summary.maps)
-        if not self._missing:
-            return
         start = time.perf_counter()
         threads = ThreadPoolExecutor(engine.maps_at_once)
         try:
-            with progress(f"predict {len(self._missing):,} scenes", total, PIXELS, total - left) as advance:
-                for scene, missing in self._missing.items():
-                    if not missing:
-                        self._completing[scene] = threads.submit(self._finish, scene, engine)
-                self._follow(engine, threads, advance)
-                for scene, completing in self._completing.items():
-                    if reason := completing.result():
-                        self._summary.failed.append(Failed(scene, reason))
-                    else:
-                        self._summary.maps[scene] = self._maps[scene].url
-                    advance(0, self._note())
+            for scene_map in complete:
+                self._finishing[scene_map.scene] = threads.submit(self._keep, scene_map)
+            if self._missing:
+                of_all = f"predict {len(self._missing):,} scenes", total, PIXELS, total - left
+                with progress(*of_all) as advance:
+                    for scene, missing in self._missing.items():
+                        if not missing:
+                            self._finishing[scene] = threads.submit(self._finish, scene, engine)
+                    self._follow(engine, threads, advance)
+                    self._settle(advance)
+            self._settle()
         except BaseException as error:
             error.add_note("what is complete is kept: the same command goes on from there")
             raise
         finally:
             threads.shutdown(cancel_futures=True)
+        self._summary.failed += [Failed(scene, reason) for scene, reason in self._failed.items()]
+        self._summary.maps = {
+            scene: scene_map.url for scene, scene_map in self._maps.items() if scene in self._there
+        }
+        self._summary.before = sum(scene_map.scene in self._there for scene_map in complete)
         self._summary.seconds = time.perf_counter() - start
 
     def _missing_blocks(self, scene_map: SceneMap) -> Iterator[Block]:
@@ -250,7 +275,7 @@ class _Making:
         for scene in [scene for scene, missing in self._missing.items() if missing]:
             scene_map = self._maps[scene]
             for block in self._missing_blocks(scene_map):
-                yield Task(scene, scene_map.name, block)
+                yield Task(scene, scene_map.version, scene_map.name, block)
 
     def _follow(self, engine: Engine, threads: ThreadPoolExecutor, advance: Advance) -> None:
         """Count what is done, and have maps put together."""
@@ -267,9 +292,10 @@ class _Making:
                 waited += done.seconds_waited
             self._missing[scene] -= 1
             if not self._missing[scene] and scene not in self._failed:
-                self._completing[scene] = threads.submit(self._finish, scene, engine)
+                self._finishing[scene] = threads.submit(self._finish, scene, engine)
+            for finished in [scene for scene, finishing in self._finishing.items() if finishing.done()]:
+                self._settle_one(finished)
             advance(pixels, self._note())
-        self._summary.failed += [Failed(scene, reason) for scene, reason in self._failed.items()]
         self._summary.predicting_waited = waited / max(waited + predicted, 1e-9)
         if self._blocks:
             of_readers = engine.readers * (time.perf_counter() - start)
@@ -279,11 +305,37 @@ class _Making:
         note = f"{self._blocks:,} blocks, {self._complete:,} of {len(self._missing):,} maps complete"
         return note + f", {len(self._failed):,} failed" * bool(self._failed)
 
+    def _settle(self, advance: Advance | None = None) -> None:
+        """Wait for all maps that are being put together."""
+        for scene in list(self._finishing):
+            self._settle_one(scene)
+            if advance:
+                advance(0, self._note())
+
+    def _settle_one(self, scene: str) -> None:
+        """A map is complete, or cannot be."""
+        if reason := self._finishing.pop(scene).result():
+            self._failed[scene] = reason
+        else:
+            self._there.add(scene)
+
+    def _keep(self, scene_map: SceneMap) -> str:
+        """A map is there; write what is wanted beside it, and is not."""
+        if scene_map.name in self._progress.blocks:  # killed before they went
+            self._ledger.finish(scene_map.name, set())
+        return write_beside(scene_map.url, self._job, self._files)
+
     def _finish(self, scene: str, engine: Engine) -> str:
         """Have a map put together; why it cannot be, if so."""
         scene_map = self._maps[scene]
+        others = self._of_stem.get(scene_map.stem, set()) - {scene_map.name}
+        self._ledger.replace(others)
+        # Of the map that is there, if it is another one.
+        for url in beside_map(scene_map.url):
+            if name_of(url) in self._files:
+                remove_file(url)
         if reason := engine.complete(scene_map, self._job):
             return reason
-        self._ledger.finish(scene_map.name, self._of_stem.get(scene_map.stem, set()))
+        self._ledger.finish(scene_map.name, others)
         self._complete += 1
         return ""

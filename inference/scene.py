@@ -7,6 +7,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from inference.halo import Halo, halo_spans
+from inference.scene_list import MAP_ENDING
 from inference.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.raster import band_names, is_as_wide, is_scaled, open_raster, read_window
@@ -27,11 +28,15 @@ class Scene:
         try:
             names = band_names(self.raster, bands, schema.bands)
             missing = [band for band in schema.bands if band not in names]
+            if missing and url.endswith(MAP_ENDING):
+                raise InputError(f"{url}: is a map of treeline predict; name its scene")
             if missing:
                 raise InputError(f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}")
-            if self.raster.dtypes[0] != schema.dtype:
+            self._band_numbers = [names.index(band) + 1 for band in schema.bands]
+            dtypes = sorted({self.raster.dtypes[number - 1] for number in self._band_numbers})
+            if dtypes != [schema.dtype]:
                 raise InputError(
-                    f"{url}: pixels are {self.raster.dtypes[0]}, not {schema.dtype} as in training"
+                    f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
                 )
             if is_scaled(self.raster):
                 raise InputError(
@@ -45,7 +50,6 @@ class Scene:
         except InputError:
             self.raster.close()
             raise
-        self._band_numbers = [names.index(band) + 1 for band in schema.bands]
         self.shape: tuple[int, int] = self.raster.shape
 
     def __enter__(self) -> "Scene":

@@ -69,7 +69,15 @@ def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
     Raises:
         InputError: two have, or as `raster_urls`.
     """
-    scenes = _named(given, asset)
+    asked = {name_of(name) for name in given}
+    # Maps may lie in the folder of their scenes.
+    scenes = [
+        scene
+        for scene in _named(given, asset)
+        if not scene.url.endswith(MAP_ENDING) or scene.by or name_of(scene.url) in asked
+    ]
+    if not scenes:
+        raise InputError(f"{' '.join(given)}: names maps alone; name scenes")
     _check_names(scenes)
     return [scene.url for scene in scenes]
 

@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
+from rasterio.errors import RasterioError
+from shapely.errors import ShapelyError
 
 from inference.geotiff import NODATA, map_writer
 from inference.ledger import Ledger
@@ -15,7 +18,7 @@ from inference.stac import item_url, write_stac_item
 from inference.tasks import Job
 from inference.windows import Block, blocks_of
 from shards.checksum import hexadecimal
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetError, InputError, one_line
 from shards.grid import Grid
 from shards.storage import name_of, version_of
 
@@ -32,6 +35,8 @@ class SceneMap:
     url: str
     """Of the map."""
     grid: Grid
+    version: str
+    """Of the scene's file."""
     identity: str
     """Digits that stand for the scene's file and for what the map is made with."""
 
@@ -75,8 +80,9 @@ def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneM
     def look(scene: str) -> SceneMap | Failed:
         try:
             with Scene(scene, job.schema, job.bands) as opened:
-                identity = hexadecimal(f"{version_of(scene)} {made_with}".encode())[:8]
-                return SceneMap(scene, targets[scene], Grid.of(opened.raster), identity)
+                version = version_of(scene)
+                identity = hexadecimal(f"{version} {made_with}".encode())[:8]
+                return SceneMap(scene, targets[scene], Grid.of(opened.raster), version, identity)
         except InputError as error:
             return Failed(scene, str(error))
 
@@ -92,10 +98,9 @@ def complete(scene_map: SceneMap, job: Job) -> str:
     """
     try:
         _assemble(scene_map, job)
-        write_beside(scene_map.url, job, set())
-    except (DatasetError, InputError) as error:
+    except (DatasetError, InputError, RasterioError) as error:
         return str(error)
-    return ""
+    return write_beside(scene_map.url, job, set())
 
 
 def _assemble(scene_map: SceneMap, job: Job) -> None:
@@ -110,10 +115,19 @@ def _assemble(scene_map: SceneMap, job: Job) -> None:
             raise DatasetError(f"{scene_map.scene}: no pixel has all bands that the regressor reads")
 
 
-def write_beside(url: str, job: Job, there: set[str]) -> None:
-    """Write the files that are wanted beside the map at `url`, unless they are `there`."""
-    picture, item = quick_look_url(url), item_url(url)
-    if job.quick_look and name_of(picture) not in there:
-        write_quick_look(url)
-    if job.stac and name_of(item) not in there:
-        write_stac_item(url, job.quick_look)
+def write_beside(url: str, job: Job, there: set[str]) -> str:
+    """Write the files that are wanted beside the map at `url`, unless they are `there`; why not, if so."""
+    picture, item = (name_of(beside) not in there for beside in beside_map(url))
+    try:
+        if job.quick_look and picture:
+            write_quick_look(url)
+        if job.stac and (item or (job.quick_look and picture)):  # an item names the picture
+            write_stac_item(url, job.quick_look)
+    except (InputError, RasterioError, CPLE_BaseError, ShapelyError, ValueError) as error:
+        return f"{url}: its picture or STAC item cannot be written ({one_line(error)})"
+    return ""
+
+
+def beside_map(url: str) -> tuple[str, str]:
+    """The picture and the STAC item of the map at `url`."""
+    return quick_look_url(url), item_url(url)

@@ -175,7 +175,8 @@ def _geojson(footprint: Polygon) -> dict[str, Any]:
     for turn in (-360, 0, 360):
         part = footprint.intersection(box(turn - 180, -90, turn + 180, 90))
         if part.area > 0:
-            parts.append(shapely.transform(part, lambda xy, turn=turn: np.round(xy - (turn, 0), _DEGREES)))
+            moved = shapely.transform(part, lambda xy, turn=turn: np.round(xy - (turn, 0), _DEGREES))
+            parts += shapely.get_parts(moved).tolist()
     whole = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
     geometry: dict[str, Any] = json.loads(shapely.to_geojson(shapely.orient_polygons(whole)))
     return geometry
@@ -184,5 +185,6 @@ def _geojson(footprint: Polygon) -> dict[str, Any]:
 def _bbox(footprint: Polygon) -> list[float]:
     """West, south, east, north in degrees; west > east across the 180th meridian (RFC 7946, 5.2)."""
     west, south, east, north = footprint.bounds
-    west, east = west + 360 * (west < -180), east - 360 * (east > 180)
+    west += 360 * (west < -180) - 360 * (west >= 180)
+    east -= 360 * (east > 180)
     return [round(edge, _DEGREES) for edge in (west, south, east, north)]

@@ -6,8 +6,10 @@ from inference.halo import Halo
 from inference.method import Method
 from inference.scene import Scene
 from inference.windows import Block
+from shards.errors import InputError
 from shards.raster import bound_cache
 from shards.schema import Schema
+from shards.storage import version_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Task:
 
     scene: str
     """Its URL."""
+    version: str
+    """Of its file, see `shards.storage.version_of`."""
     name: str
     """Of its map in the ledger."""
     block: Block
@@ -73,6 +77,8 @@ class Reader:
         """
         if self._scene is None or self._scene.url != task.scene:
             self.close()
+            if version_of(task.scene) != task.version:
+                raise InputError(f"{task.scene}: was written again while its map is made; run it again")
             self._scene = Scene(task.scene, self._job.schema, self._job.bands)
         return self._scene.halo(task.block, self._job.method.grid)
 

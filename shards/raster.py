@@ -2,13 +2,17 @@
 
 import math
 import os
+import warnings
 from typing import Any
 
 import rasterio
-from rasterio.errors import RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from shards.errors import InputError, one_line
 from shards.storage import gdal_options, gdal_path
+
+# A raster without a place is refused below, in words of ours.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 CACHE_MB = 128
 PIXEL_SIZE_TOLERANCE = 0.01

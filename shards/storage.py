@@ -8,7 +8,6 @@ the standard environment and profile of each store (for S3: AWS_*), never from T
 """
 
 import errno
-import glob
 import os
 import re
 import secrets
@@ -27,7 +26,7 @@ from shards.errors import InputError
 
 Bytes = bytes | bytearray | memoryview
 
-_UNFINISHED = re.compile(r"\.treeline-[0-9a-f]{16}-.+")
+_UNFINISHED = re.compile(r"\.treeline-[0-9a-f]{16}-(.+)")
 """What files are called while they are written."""
 
 
@@ -55,7 +54,12 @@ def is_local(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     """The path that a local `url` names."""
-    return Path(url.removeprefix("file://"))
+    return Path(_local(url))
+
+
+def _local(url: str) -> str:
+    # As fsspec does: a shell leaves --out=~/maps as it is.
+    return os.path.expanduser(url.removeprefix("file://"))
 
 
 def whole_url(url: str) -> str:
@@ -83,7 +87,7 @@ def read_chip_bytes(url: str) -> bytes:
     """
     try:
         if is_local(url):
-            with open(url.removeprefix("file://"), "rb", buffering=0) as file:
+            with open(_local(url), "rb", buffering=0) as file:
                 return file.read()
         filesystem, path = _filesystem(url)
         return bytes(filesystem.cat_file(path))
@@ -123,7 +127,7 @@ def read_bytes(url: str) -> bytes:
         InputError: nothing readable is there.
     """
     if is_local(url):  # a tenth of the time that the way through fsspec takes, which counts for small files
-        with _reading(url, "file"), open(url.removeprefix("file://"), "rb", buffering=0) as file:
+        with _reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
             return file.read()
     filesystem, path = _filesystem(url)
     with _reading(url, "file"):
@@ -330,25 +334,26 @@ def remove_new_folders(folders: list[str]) -> None:
             os.rmdir(folder)
 
 
-def remove_unfinished(url: str) -> None:
-    """Remove files below local folder `url` that processes of ours were writing when they were killed.
+def remove_unfinished(url: str, below: bool = True, of: str = "") -> None:
+    """Remove files in local folder `url` that processes of ours were writing when they were killed.
 
     None may be writing there now. Elsewhere nothing is to be done: objects appear whole or not at all.
+
+    Args:
+        url: the folder.
+        below: also in the folders below it.
+        of: only what was to become a file of this name.
     """
     if not is_local(url):
         return
-    for folder, _, names in os.walk(local_path(url)):
-        for unfinished in filter(_UNFINISHED.fullmatch, names):
-            os.unlink(os.path.join(folder, unfinished))
-
-
-def remove_unfinished_file(url: str) -> None:
-    """Remove what killed processes of ours left of the file at `url`; none may be writing it now."""
-    if is_local(url):
-        target = local_path(url)
-        for path in target.parent.glob(f".treeline-*-{glob.escape(target.name)}*"):
-            if _UNFINISHED.fullmatch(path.name):
-                path.unlink()
+    for folder, folders, names in os.walk(local_path(url)):
+        for name in names:
+            unfinished = _UNFINISHED.fullmatch(name)
+            # What is made beside a file on the way to it has a longer name.
+            if unfinished and (not of or f"{unfinished[1]}.".startswith(f"{of}.")):
+                os.unlink(os.path.join(folder, name))
+        if not below:
+            folders.clear()
 
 
 def remove_folder(url: str) -> None:

@@ -32,11 +32,15 @@ from regressors import (
     write_scene,
 )
 
+from inference.block import predict_windows
 from inference.config import PredictConfig
 from inference.here import Here
+from inference.method import Method
 from inference.predict import Summary, predict
 from inference.tasks import Done, Job, Task
+from inference.windows import WindowGrid
 from shards.errors import InputError
+from trainer.checkpoint import load_checkpoint
 
 ODD = (131, 97)
 """Rows and columns of a scene that no block and no window fits into."""
@@ -153,7 +157,7 @@ def test_the_batch_size_changes_no_height_visibly(checkpoint: Path, tmp_path: Pa
     scene = write_scene(tmp_path / "scene.tif", scene_image(*ODD))
     one, many = (
         pixels(predicted_map(scene, checkpoint, tmp_path / str(size), batch_size=size)).astype(int)
-        for size in (1, 7)
+        for size in (1, 8)
     )
     assert np.abs(one - many).max() <= 1
 
@@ -448,7 +452,9 @@ def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> 
         (replace(config, bands=("red", "green", "blue", "nir")), "bands"),
         (replace(config, checkpoint=str(other)), "checkpoint"),
     ):
-        with pytest.raises(InputError, match=f"maps: holds maps made with another {named};"):
+        with pytest.raises(
+            InputError, match=rf"maps: holds maps made with another {named} \(.* there, .* asked for\);"
+        ):
             predicted(changed)
         assert (out / "scene.chm.tif").read_bytes() == before
     changed = replace(config, checkpoint=str(other), overwrite=True)
@@ -486,6 +492,102 @@ def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_pat
     for number in range(2):
         name = f"scene_{number}.chm.tif"
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_maps_in_the_making_are_not_mixed(checkpoint: Path, tmp_path: Path) -> None:
+    """Blocks of another checkpoint stay for those who go on with it."""
+    scene = write_scene(tmp_path / "scene.tif", scene_image(64, 130))
+    out, other = tmp_path / "maps", write_checkpoint(tmp_path / "other", small_regressor(seed=1))
+    config = PredictConfig((str(scene),), str(checkpoint), str(out), batch_size=BATCH, block=64)
+
+    class Stopping(Here):
+        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+            yield from super().blocks(list(tasks)[:1], job)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predicted(config, Stopping)
+    with pytest.raises(InputError, match=r"maps are in the making there with another checkpoint \("):
+        predicted(replace(config, checkpoint=str(other)))
+    assert len(list(out.glob(".predict/*/*.block"))) == 1
+    predicted(replace(config, checkpoint=str(other), overwrite=True))
+    alone = predicted_map(scene, other, tmp_path / "alone", block=64)
+    assert (out / "scene.chm.tif").read_bytes() == alone.read_bytes()
+    assert [path.suffix for path in (out / ".predict").iterdir()] == [".made"]
+
+
+def test_what_lies_beside_a_map_is_of_that_map(checkpoint: Path, tmp_path: Path) -> None:
+    """A picture and an item of the map before would stay for ever."""
+    scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH)
+    beside = [tmp_path / "maps" / f"scene.chm.{ending}" for ending in ("png", "json")]
+    predicted(replace(config, quick_look=True, stac=True))
+    first = [path.read_bytes() for path in beside]
+    turned = replace(config, symmetries=8)
+    predicted(replace(turned, overwrite=True))
+    assert not any(path.exists() for path in beside)
+    predicted(replace(turned, stac=True))
+    assert '"treeline:symmetries":"8"' in beside[1].read_text().replace(" ", "").replace(":8", ':"8"')
+    assert "overview" not in beside[1].read_text()
+    predicted(replace(turned, stac=True, quick_look=True))
+    assert "overview" in beside[1].read_text(), "the item names the picture"
+    assert [path.read_bytes() for path in beside] != first
+
+
+def test_maps_may_lie_in_the_folder_of_their_scenes(checkpoint: Path, tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    for given in (str(tmp_path), str(tmp_path / "*.tif")):
+        summary = predicted(PredictConfig((given,), str(checkpoint), str(tmp_path), batch_size=BATCH))
+        assert (len(summary.maps), summary.failed) == (1, [])
+
+
+def test_a_scene_that_is_written_again_meanwhile_is_not_mixed(checkpoint: Path, tmp_path: Path) -> None:
+    first, second = (write_scene(tmp_path / f"{n}.tif", scene_image(64, 130, n)) for n in range(2))
+    config = PredictConfig((str(tmp_path / "*.tif"),), str(checkpoint), str(tmp_path / "maps"), block=64)
+
+    class Meddling(Here):
+        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+            every = list(tasks)
+            yield from super().blocks(every[:1], job)
+            write_scene(first, scene_image(64, 140, 7))
+            yield from super().blocks(every[1:], job)
+
+    summary = predicted(replace(config, batch_size=BATCH), Meddling)
+    assert list(summary.maps) == [str(second)]
+    assert [failed.reason for failed in summary.failed] == [
+        f"{first}: was written again while its map is made; run it again"
+    ]
+
+
+def test_the_place_in_a_batch_does_not_count(checkpoint: Path) -> None:
+    """Of every size that is accepted, bit for bit; a batch of 6 would have other bits at its end."""
+    regressor = load_checkpoint(str(checkpoint)).regressor
+    for batch_size in (1, 2, 4, 8, 16, 32, 64):
+        method = Method(WindowGrid(64, 32), batch_size=batch_size)
+        image_BCHW = torch.from_numpy(stored_images(batch_size, seed=batch_size))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as everywhere in prediction
+        expected = predict_windows(regressor, image_BCHW, method).height_NSS
+        for turn in {1, batch_size // 2, batch_size - 1}:
+            rolled = predict_windows(regressor, image_BCHW.roll(turn, 0), method).height_NSS
+            assert torch.equal(rolled, expected.roll(turn, 0)), (batch_size, turn)
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"batch_size": 6}, "--batch-size 6: give a power of 2"),
+        ({"workers": -1}, "--workers -1: give 0 or more"),
+        ({"gpus_per_worker": -0.5}, r"--gpus-per-worker -0\.5: give 0 or more"),
+        ({"block": 0}, "--block 0: give 1 or more"),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    checkpoint: Path, tmp_path: Path, options: dict[str, Any], match: str
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    assert_refused(match, tmp_path / "maps", scene, checkpoint=checkpoint, **options)
 
 
 def test_another_scene_of_the_same_name_is_not_taken_for_it(checkpoint: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ count to the millimetre, so that sums are exact, and scores the same for any blo
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +16,15 @@ from shards.errors import InputError
 from shards.grid import Grid
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache, open_raster, read_window
-from shards.storage import expand
+from shards.storage import expand, is_local, local_path
 from trainer.config import EvaluateConfig
 from trainer.evaluate import Evaluation
-from trainer.height_rasters import METRES, NODATA, HeightRasters, by_name
+from trainer.height_rasters import HEADERS, METRES, NODATA, HeightRasters, by_name
 from trainer.metrics import ExactScore
 
 ALL_MAPS = "all maps"
 BLOCK = 512
 """Pixels along each side of what is scored at a time, at most (see ExactScore.add)."""
-"""Of what GDAL keeps of the files; by itself it takes a share of the machine's memory."""
 DECIMETRE = 0.1
 MILLIMETRES = 1000
 MOST_METRES = 1000.0
@@ -42,7 +42,9 @@ def score_maps(config: EvaluateConfig, block: int = BLOCK) -> Evaluation:
         InputError: a file cannot be used, or no pixel of a map has a height.
     """
     bound_cache()
-    grids = {url: _grid_of_map(url) for url in _expanded(config.maps)}
+    maps = _expanded(config.maps)
+    with ThreadPoolExecutor(HEADERS) as pool:
+        grids = dict(zip(maps, pool.map(_grid_of_map, maps), strict=True))
     layers = [HeightRasters(_expanded(patterns)) for patterns in (config.heights, config.ground) if patterns]
     pixels = sum(grid.height * grid.width for grid in grids.values())
     with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
@@ -63,8 +65,11 @@ def score_maps(config: EvaluateConfig, block: int = BLOCK) -> Evaluation:
 
 
 def _expanded(patterns: tuple[str, ...]) -> list[str]:
-    """URLs, once each, in the order of names."""
-    return by_name(url for pattern in patterns for url in expand(pattern))
+    """URLs, each file once, in the order of names."""
+    named = by_name(url for pattern in patterns for url in expand(pattern))
+    # A file may be named in several ways; the first by name stands for it.
+    files = {str(local_path(url).resolve()) if is_local(url) else url: url for url in reversed(named)}
+    return by_name(files.values())
 
 
 def _grid_of_map(url: str) -> Grid:
