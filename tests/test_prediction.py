@@ -448,7 +448,7 @@ def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> 
     other = write_checkpoint(tmp_path / "other", small_regressor(seed=1))
     for changed, named in (
         (replace(config, weights="flat"), "weighting"),
-        (replace(config, batch_size=BATCH + 1), "batch_size"),
+        (replace(config, batch_size=2 * BATCH), "batch_size"),
         (replace(config, bands=("red", "green", "blue", "nir")), "bands"),
         (replace(config, checkpoint=str(other)), "checkpoint"),
     ):

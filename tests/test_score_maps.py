@@ -454,6 +454,17 @@ def treeline(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_map_that_is_named_in_several_ways_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights = write(tmp_path / "lidar.tif", random_heights((200, 200)), north_up(1.0), nodata=NODATA)
+    monkeypatch.chdir(tmp_path)
+    once = score((map_of(tmp_path / "a.chm.tif"),), heights)
+    several = score(("a.chm.tif", str(tmp_path / "*.chm.tif"), "./a.chm.tif"), heights)
+    assert [figures for _, *figures in bits(several)] == [figures for _, *figures in bits(once)]
+    assert len(several.scores) == 2, "of all maps, and of the one"
+
+
 def test_the_command_prints_and_writes_the_scores(tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
     maps = [map_of(tmp_path / "maps" / f"{n}.chm.tif", n, grid=north_up(2.0, 40.0 * n)) for n in range(2)]
