@@ -166,6 +166,7 @@ def main() -> None:
                 command = [sys.executable, __file__, "--size", str(arguments.size), "--one", name, scratch]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 results[name].append(json.loads(done.stdout.splitlines()[-1]))
+                print(name, results[name][-1], file=sys.stderr, flush=True)
     print(table(results, arguments.size))
 
 
