@@ -42,7 +42,7 @@ class PredictConfig:
     bf16: bool = False
     """Compute in bfloat16 where that is safe."""
     batch_size: int = 32
-    """Windows at a time; another number changes heights by some 1e-5 m. 0: what the GPU takes (CPU: 32)."""
+    """Windows at a time, a power of 2; another changes heights by some 1e-5 m. 0: what fits (CPU: 32)."""
     block: int = 2048
     """Pixels along each side of what is predicted at a time; bounds the memory, changes no height."""
 

@@ -176,8 +176,10 @@ def _refuse_others(
     """
     old = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
     differ = sorted(name for name in {**old, **made_with} if old.get(name) != made_with.get(name))
-    if not config.batch_size and set(differ) <= {"batch_size"}:
-        made_with["batch_size"], differ = old.get("batch_size", 0), []
+    if not config.batch_size:
+        # Another regressor or window may not fit with the batch size of those maps: it is found anew.
+        made_with["batch_size"] = 0 if set(differ) - {"batch_size"} else old["batch_size"]
+        differ = [name for name in differ if name != "batch_size"]
     maps = {name for name in there if name.endswith(MAP_ENDING)}
     refused = maps - names if config.overwrite else maps
     if not old and refused:

@@ -7,6 +7,7 @@
 - A scene that cannot be read leaves no file behind.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -492,6 +493,31 @@ def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_pat
     for number in range(2):
         name = f"scene_{number}.chm.tif"
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_a_batch_size_is_found_once(checkpoint: Path, tmp_path: Path) -> None:
+    """A folder's maps have one, which is found anew for another window."""
+    for number in range(2):
+        write_scene(tmp_path / f"scene_{number}.tif", scene_image(64, 64, number))
+
+    class Trying(Here):
+        asked = 0
+
+        def batch_size(self, job: Job) -> int:
+            Trying.asked += 1
+            return 8
+
+    out = tmp_path / "maps"
+    config = PredictConfig((str(tmp_path / "scene_0.tif"),), str(checkpoint), str(out), batch_size=0)
+    for asked, changed in enumerate((config, replace(config, window=48, overwrite=True)), 1):
+        predicted(changed, Trying)
+        predicted(replace(changed, scenes=(str(tmp_path / "*.tif"),)), Trying)
+        assert Trying.asked == asked
+        assert json.loads((out / "predict.json").read_text())["batch_size"] == 8
+        for name in ("scene_0.chm.tif", "scene_1.chm.tif"):
+            with rasterio.open(out / name) as raster:
+                assert raster.tags()["TREELINE_BATCH_SIZE"] == "8"
+        (out / "scene_1.chm.tif").unlink()
 
 
 def test_maps_in_the_making_are_not_mixed(checkpoint: Path, tmp_path: Path) -> None:
