@@ -1,4 +1,4 @@
 """A regressor + scenes -> maps of canopy height.
 
-Start at `windows` for how a scene is cut, `block` for how heights are blended, `predict` for a whole scene.
+Start at `windows` for how a scene is cut, `block` for how heights come about, `predict` for many scenes.
 """
