@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
 from rasterio.enums import WktVersion
 from rasterio.warp import transform as transform_points
 from shapely.geometry import Polygon, box
@@ -134,10 +135,18 @@ def _bands(raster: Any) -> list[dict[str, Any]]:
 
 
 def _place(raster: Any) -> dict[str, Any]:
-    """geometry and bbox in WGS 84; a null geometry if the raster's plane is not tied to the Earth."""
+    """geometry and bbox in WGS 84; a null geometry if it has none there.
+
+    As where the raster's plane is not tied to the Earth, or reaches beyond it, or holds a pole.
+    """
     if not (raster.crs.is_projected or raster.crs.is_geographic):
         return {"geometry": None}
-    footprint = _in_degrees(_footprint(raster), raster.crs)
+    try:
+        footprint = _in_degrees(_footprint(raster), raster.crs)
+    except CPLE_BaseError:
+        return {"geometry": None}
+    if not (footprint.is_valid and np.isfinite(footprint.bounds).all()):
+        return {"geometry": None}
     return {"geometry": _geojson(footprint), "bbox": _bbox(footprint)}
 
 

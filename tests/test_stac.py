@@ -122,6 +122,30 @@ def test_a_map_of_nothing_has_the_outline_of_its_raster(tmp_path: Path) -> None:
     assert valid(empty) == valid(full)
 
 
+def test_longitudes_may_go_from_0_to_360(tmp_path: Path) -> None:
+    place = PLACES["EPSG:4326"]
+    turned = Affine(place.a, 0, place.c + 360, 0, place.e, place.f)
+    here, there = (
+        valid(stac_item(write_map(tmp_path, "EPSG:4326", place=where))) for where in (place, turned)
+    )
+    np.testing.assert_allclose(there["bbox"], here["bbox"], atol=1e-6)
+    np.testing.assert_allclose(shape(there["geometry"]).bounds, shape(here["geometry"]).bounds, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("crs", "place"),
+    [
+        ("EPSG:3413", Affine(300, 0, -60_000, 0, -300, 90_000)),
+        (UTM, Affine(30, 0, 1e15, 0, -30, 1e15)),
+    ],
+    ids=["over the pole", "beyond the Earth"],
+)
+def test_what_has_no_outline_in_degrees_has_no_geometry(tmp_path: Path, crs: str, place: Affine) -> None:
+    item = valid(stac_item(write_map(tmp_path, crs, place=place)))
+    assert item["geometry"] is None
+    assert "bbox" not in item
+
+
 def test_it_says_what_the_map_says(tmp_path: Path) -> None:
     url = write_map(tmp_path, stored_CHW=np.stack([heights(), heights(1)]))
     item = valid(stac_item(url))
