@@ -1,7 +1,7 @@
 """Time and memory of a map: the notebook's way, ours, and the model's forward passes alone.
 
 python benchmarks/predict.py --size 2048                # a scene of 2048 x 2048 pixels
-python benchmarks/predict.py --size 2048 --workers      # also one and two Ray workers
+python benchmarks/predict.py --size 2048 --only ray-1 ray-2     # two scenes on one and two Ray workers
 
 (a) notebook   the whole scene read and normalised as float32, tiles of 64 at half overlap by the package
                `tiler` (triangular weights, batches of 32), merged whole, written
@@ -46,6 +46,7 @@ from trainer.launch import launch  # noqa: E402
 WINDOW, OVERLAP, BATCH = 64, 0.5, 32
 PIXEL_M = 2.0
 CONTENDERS = ("notebook", "treeline", "model", "treeline-256")
+ON_RAY = ("ray-1", "ray-2")
 
 
 def windows_of(size: int) -> int:
@@ -151,18 +152,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS + ON_RAY, default=CONTENDERS)
     parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(run_one(arguments.one[0], Path(arguments.one[1]), arguments.size)))
         return
-    contenders = CONTENDERS + ("ray-1", "ray-2") * arguments.workers
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.only}
     with tempfile.TemporaryDirectory() as scratch:
-        prepare(Path(scratch), arguments.size, 2 if arguments.workers else 1)
+        prepare(Path(scratch), arguments.size, 2 if set(ON_RAY) & set(arguments.only) else 1)
         for _ in range(arguments.repeats):
-            for name in contenders:
+            for name in results:
                 command = [sys.executable, __file__, "--size", str(arguments.size), "--one", name, scratch]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 results[name].append(json.loads(done.stdout.splitlines()[-1]))
@@ -185,14 +185,16 @@ def table(results: dict[str, list[dict[str, float]]], size: int) -> str:
             f"{name:14}{values['seconds']:8.2f} s {values['peak_gb']:6.2f} GB {speed:10,.0f} km2/h"
             f" {scenes * size**2 / 1e6 / values['seconds']:7.2f} megapixels/s"
         )
-    outside = [
-        ours["seconds"] / alone["seconds"] - 1
-        for ours, alone in zip(results["treeline"], results["model"], strict=True)
-    ]
-    lines.append(f"outside the model: {statistics.median(outside):.1%} of the model's time")
-    faster = median["notebook"]["seconds"] / median["treeline"]["seconds"]
-    lines.append(f"as fast as the notebook's way: {faster:.2f} times")
-    if "ray-2" in median:
+    if {"treeline", "model"} <= median.keys():
+        outside = [
+            ours["seconds"] / alone["seconds"] - 1
+            for ours, alone in zip(results["treeline"], results["model"], strict=True)
+        ]
+        lines.append(f"outside the model: {statistics.median(outside):.1%} of the model's time")
+    if {"treeline", "notebook"} <= median.keys():
+        faster = median["notebook"]["seconds"] / median["treeline"]["seconds"]
+        lines.append(f"as fast as the notebook's way: {faster:.2f} times")
+    if set(ON_RAY) <= median.keys():
         shares = [
             one["seconds"] / two["seconds"] / 2
             for one, two in zip(results["ray-1"], results["ray-2"], strict=True)
