@@ -32,9 +32,8 @@ from shards.errors import InputError
 from shards.progress import progress
 from shards.storage import (
     check_writable,
+    each_file_once,
     exists,
-    is_local,
-    local_path,
     name_of,
     remove_unfinished,
 )
@@ -186,10 +185,7 @@ def _observations(
 
 def _urls(config: MosaicConfig) -> list[str]:
     """The maps, each once, in the order of their names."""
-    named = sorted(raster_urls(config.maps), key=map_order)
-    # A file may be named in several ways.
-    found = {str(local_path(url).resolve()) if is_local(url) else url: url for url in reversed(named)}
-    return sorted(found.values(), key=map_order)
+    return each_file_once(sorted(raster_urls(config.maps), key=map_order))
 
 
 def _check_options(config: MosaicConfig) -> None:

@@ -320,6 +320,7 @@ class _Making:
             self._failed[scene] = reason
         else:
             self._there.add(scene)
+            self._complete += scene in self._missing
 
     def _keep(self, scene_map: SceneMap) -> str:
         """A map is there; write what is wanted beside it, and is not."""
@@ -339,5 +340,4 @@ class _Making:
         if reason := engine.complete(scene_map, self._job):
             return reason
         self._ledger.finish(scene_map.name, others)
-        self._complete += 1
         return ""

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -171,6 +171,14 @@ def sizes_of(url: str) -> dict[str, int]:
             return {}
         found = filesystem.find(path, detail=True)
     return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
+
+
+def each_file_once(urls: Iterable[str]) -> list[str]:
+    """`urls` in their order; of a local file that is named in several ways, the first name."""
+    found: dict[str, str] = {}
+    for url in urls:
+        found.setdefault(str(local_path(url).resolve()) if is_local(url) else url, url)
+    return list(found.values())
 
 
 def version_of(url: str) -> str:

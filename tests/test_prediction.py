@@ -83,6 +83,15 @@ def predicted(config: PredictConfig, engine: type[Here] = Here) -> Summary:
     return predict(config, engine())
 
 
+class StoppingAfterOne(Here):
+    """Is interrupted when it has done one block."""
+
+    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+        """The first one."""
+        yield from super().blocks(list(tasks)[:1], job)
+        raise KeyboardInterrupt
+
+
 def pixels(path: Path) -> NDArray[np.int16]:
     with rasterio.open(path) as raster:
         stored: NDArray[np.int16] = raster.read(1)
@@ -476,14 +485,9 @@ def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_pat
     config = PredictConfig((str(tmp_path / "*.tif"),), str(checkpoint), str(out), batch_size=BATCH)
     predicted(config)
 
-    class Stopping(Here):
-        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
-            yield from super().blocks(list(tasks)[:1], job)
-            raise KeyboardInterrupt
-
     config = replace(config, checkpoint=str(other), overwrite=True)
     with pytest.raises(KeyboardInterrupt):
-        predicted(config, Stopping)
+        predicted(config, StoppingAfterOne)
     with pytest.raises(InputError, match=r"scene_1\.chm\.tif: is there already, of another scene_1\.tif"):
         predicted(replace(config, overwrite=False))
     again = predicted(config)
@@ -526,13 +530,8 @@ def test_maps_in_the_making_are_not_mixed(checkpoint: Path, tmp_path: Path) -> N
     out, other = tmp_path / "maps", write_checkpoint(tmp_path / "other", small_regressor(seed=1))
     config = PredictConfig((str(scene),), str(checkpoint), str(out), batch_size=BATCH, block=64)
 
-    class Stopping(Here):
-        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
-            yield from super().blocks(list(tasks)[:1], job)
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        predicted(config, Stopping)
+        predicted(config, StoppingAfterOne)
     with pytest.raises(InputError, match=r"maps are in the making there with another checkpoint \("):
         predicted(replace(config, checkpoint=str(other)))
     assert len(list(out.glob(".predict/*/*.block"))) == 1

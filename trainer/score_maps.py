@@ -16,7 +16,7 @@ from shards.errors import InputError
 from shards.grid import Grid
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache, open_raster, read_window
-from shards.storage import expand, is_local, local_path
+from shards.storage import each_file_once, expand
 from trainer.config import EvaluateConfig
 from trainer.evaluate import Evaluation
 from trainer.height_rasters import HEADERS, METRES, NODATA, HeightRasters, by_name
@@ -66,10 +66,7 @@ def score_maps(config: EvaluateConfig, block: int = BLOCK) -> Evaluation:
 
 def _expanded(patterns: tuple[str, ...]) -> list[str]:
     """URLs, each file once, in the order of names."""
-    named = by_name(url for pattern in patterns for url in expand(pattern))
-    # A file may be named in several ways; the first by name stands for it.
-    files = {str(local_path(url).resolve()) if is_local(url) else url: url for url in reversed(named)}
-    return by_name(files.values())
+    return each_file_once(by_name(url for pattern in patterns for url in expand(pattern)))
 
 
 def _grid_of_map(url: str) -> Grid:
