@@ -20,9 +20,9 @@ from inference.halo import Halo
 from inference.method import Method
 from inference.windows import Block
 from shards.errors import DatasetError
-from trainer.augment import turned, turned_back
 from trainer.decoder_dpt import DptDecoder
 from trainer.model import Regressor
+from trainer.symmetries import turned, turned_back
 
 
 def predict_block(regressor: Regressor, block: Block, halo: Halo, method: Method) -> NDArray[np.int16]:

@@ -12,7 +12,13 @@ MAY_IMPORT = {
     "ingest": {"shards"},
     "trainer": {"shards"},
     # Of the trainer: what a regressor is, not how it came about.
-    "inference": {"shards", "trainer.model", "trainer.checkpoint", "trainer.augment", "trainer.decoder_dpt"},
+    "inference": {
+        "shards",
+        "trainer.model",
+        "trainer.checkpoint",
+        "trainer.symmetries",
+        "trainer.decoder_dpt",
+    },
     "cluster": {"shards", "ingest", "trainer", "inference"},
 }
 RAY_MODULES = {

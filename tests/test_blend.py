@@ -13,9 +13,9 @@ from inference.block import predict_block
 from inference.halo import Halo, halo_spans
 from inference.method import Method, Weighting
 from inference.windows import Block, Span, WindowGrid, blocks_of
-from trainer.augment import SYMMETRIES, turned, turned_back
 from trainer.decoder import DecoderConfig
 from trainer.model import Regressor
+from trainer.symmetries import SYMMETRIES, turned, turned_back
 
 SHAPE = 93, 131
 GRIDS = [WindowGrid(size, step) for size, step in ((16, 16), (16, 8), (16, 12), (32, 8), (48, 20), (64, 1))]

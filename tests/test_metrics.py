@@ -18,10 +18,11 @@ from shards.height_classes import NAMES
 from shards.order import rank_part
 from shards.reader import Batch
 from shards.schema import Schema
-from trainer.augment import SYMMETRIES, apply_symmetries, band_changes, symmetries_of, turned
+from trainer.augment import band_changes, symmetries_of
 from trainer.baselines import Baselines, fit_baselines
 from trainer.metrics import DENSITY_BINS, Score
 from trainer.normalise import Normalise
+from trainer.symmetries import SYMMETRIES, apply_symmetries, turned
 
 NAN = float("nan")
 

@@ -27,7 +27,6 @@ from shards.order import Chips
 from shards.reader import Dataset, open_dataset
 from shards.storage import find_files, join, publish, read_bytes
 from trainer import token_store
-from trainer.augment import SYMMETRIES, apply_symmetries
 from trainer.checkpoint import load_checkpoint
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.decoder import Features
@@ -37,6 +36,7 @@ from trainer.loop import Fit, Learning
 from trainer.model import Regressor
 from trainer.ranks import Ranks
 from trainer.run import config_yaml
+from trainer.symmetries import SYMMETRIES, apply_symmetries
 from trainer.token_shards import begin, compute, finish, open_tokens
 from trainer.token_store import TokenPlan, TokenReader, plan_tokens, stored_objects
 from trainer.train import new_regressor, prepared

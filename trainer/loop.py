@@ -19,7 +19,7 @@ from shards.errors import DatasetError
 from shards.order import Chips, rank_part
 from shards.reader import Batch, ChipReader, Dataset, Part
 from trainer.arithmetic import check_compiler, repeatable
-from trainer.augment import apply_symmetries, band_changes, symmetries_of
+from trainer.augment import band_changes, symmetries_of
 from trainer.average import Average
 from trainer.baselines import Baselines
 from trainer.clock import COMMUNICATION, STEPPING, WAITING, Spent
@@ -34,6 +34,7 @@ from trainer.model import Regressor
 from trainer.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.ranks import Ranks
 from trainer.sharding import whole
+from trainer.symmetries import apply_symmetries
 from trainer.token_store import TokenReader
 
 
@@ -90,7 +91,7 @@ class Fit:
         ranks = learning.ranks
         self.steps_per_epoch = -(-learning.train_chips.size // config.global_batch)
         # First of all: where it is sharded, it has other parameters afterwards.
-        self._model = ranks.wrap(regressor, config.shard_model)
+        self._model = ranks.wrap(regressor, regressor.blocks() if config.shard_model else None)
         options = config.optimiser_options(self.steps_per_epoch)
         self.optimiser = new_optimiser(parameter_groups(regressor, options), options, ranks.device)
         self.schedule = Schedule(self.optimiser, options)

@@ -16,6 +16,7 @@ from shards.statistics import Statistics
 from trainer.decoder import DecoderConfig, Features
 from trainer.decoders import new_decoder
 from trainer.normalise import Normalise
+from trainer.sharding import Blocks
 
 
 class Regressor(nn.Module):
@@ -66,6 +67,10 @@ class Regressor(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
+
+    def blocks(self) -> Blocks:
+        """Name the parts whose weights are whole at a time, where ranks share the regressor."""
+        return Blocks(self.backbone.model.layer, self.decoder)
 
     def tokens(self, pixels_BCHW: Tensor) -> Tensor:
         """tokens_BND after the final norm: the class token, the registers, then the patches row by row."""

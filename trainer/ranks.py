@@ -15,8 +15,7 @@ from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.clock import COMMUNICATION, Clock
-from trainer.model import Regressor
-from trainer.sharding import shard
+from trainer.sharding import Blocks, shard
 
 BATCH_NORM_APART = (
     "treeline: batch norm sees each worker's chips alone on a CPU: what is learnt depends on the number of "
@@ -67,27 +66,28 @@ class Ranks:
         self.clock.stop(COMMUNICATION)
         return total.to(values.device)
 
-    def wrap(self, regressor: Regressor, is_sharded: bool = False) -> nn.Module:
-        """`regressor` with gradients averaged over ranks in its backward pass.
+    def wrap(self, module: nn.Module, blocks: Blocks | None = None) -> nn.Module:
+        """Average `module`'s gradients over ranks in its backward pass.
 
         Args:
-            regressor: on its device; if `is_sharded`, on the CPU, from where its parts go there.
-            is_sharded: each rank holds a part of it from now on; an optimiser is made afterwards.
+            module: on its device; with `blocks` on the CPU, from where its parts go to their ranks.
+            blocks: the parts that are whole at a time, where each rank is to hold a part of every weight
+                from now on; make the optimiser afterwards. Default: each rank holds all weights.
 
         Raises:
-            InputError: it cannot be sharded.
+            InputError: the module cannot be sharded.
         """
         if self.world_size == 1:
-            return regressor
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in regressor.modules()):
+            return module
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
             if self.device.type == "cuda":
-                SyncBatchNorm.convert_sync_batchnorm(regressor)
-            elif self.is_first and not is_sharded:
+                SyncBatchNorm.convert_sync_batchnorm(module)
+            elif self.is_first and blocks is None:
                 print(BATCH_NORM_APART, file=sys.stderr, flush=True)
-        if is_sharded:
-            shard(regressor, self.device)
-            return regressor
-        parallel = DistributedDataParallel(regressor)
+        if blocks is not None:
+            shard(module, blocks, self.device)
+            return module
+        parallel = DistributedDataParallel(module)
         parallel.register_comm_hook(self.clock, _average)
         return parallel
 

@@ -1,6 +1,6 @@
-"""A regressor of which every rank holds a part: for backbones that do not fit into one GPU's memory.
+"""A module of which every rank holds a part: for backbones that do not fit into one GPU's memory.
 
-shard(regressor, device)        in place, before the optimiser is made
+shard(module, blocks, device)   in place, before the optimiser is made
 rows_of(tensor)                 what this rank holds of a parameter, a moment or an average
 whole(tensor)                   all of it; every rank asks at the same time
 
@@ -8,6 +8,7 @@ Each weight is cut along its first axis (torch's FSDP2, after Zhao et al. 2023, 
 weights are whole on every rank only while that block computes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,16 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from shards.errors import InputError
-from trainer.model import Regressor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The parts of a module whose weights are whole at a time."""
+
+    layers: Sequence[nn.Module]
+    """Parts that compute one after the other."""
+    last: nn.Module
+    """The part whose output is the module's."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Rows:
     """Of the whole tensor."""
 
 
-def shard(regressor: Regressor, device: torch.device) -> None:
+def shard(module: nn.Module, blocks: Blocks, device: torch.device) -> None:
     """Give each rank its part of every weight, on `device`; the whole is never there, only block by block.
 
     Gradients are averaged over ranks and cut likewise, as are moments of an optimiser made afterwards.
@@ -41,21 +51,21 @@ def shard(regressor: Regressor, device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif any(isinstance(layer, nn.BatchNorm2d) for layer in regressor.modules()):
+    elif any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
         raise InputError(
             "--shard-model: batch norm's running means would differ between workers on a CPU; "
             "give --norm group"
         )
     # FSDP2 takes contiguous weights only; convolutions still see channels last in what they are given.
-    for weight in regressor.parameters():
+    for weight in module.parameters():
         weight.data = weight.data.contiguous()
     # A copy, since FSDP2 warns of outputs that are views.
-    regressor.decoder.register_forward_hook(lambda _, __, height_BHW: height_BHW.clone())
+    blocks.last.register_forward_hook(lambda _, __, output: output.clone())
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for module in (*regressor.backbone.model.layer, regressor.decoder, regressor):
+    for part in (*blocks.layers, blocks.last, module):
         # Also after the root's forward pass: scoring has no backward pass that would drop the whole weights,
         # and those of before a step, or of the average, would be used again.
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(module: nn.Module) -> bool:

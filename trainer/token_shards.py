@@ -20,10 +20,10 @@ from shards.manifest import StoredObject, write_json
 from shards.progress import progress
 from shards.reader import Dataset
 from shards.storage import exists, join, publish, read_bytes, sizes_of
-from trainer.augment import apply_symmetries
 from trainer.config import TrainConfig
 from trainer.model import Regressor
 from trainer.ranks import Ranks
+from trainer.symmetries import apply_symmetries
 from trainer.token_store import MANIFEST, Piece, TokenPlan, TokenReader, plan_tokens, stored_objects
 
 TOKENS_AT_A_TIME = 8192

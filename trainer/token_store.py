@@ -35,10 +35,10 @@ from shards.order import Chips
 from shards.reader import Dataset
 from shards.storage import exists, is_local, join, local_path
 from shards.tar import BLOCK
-from trainer.augment import SYMMETRIES
 from trainer.config import TrainConfig
 from trainer.decoder import Features
 from trainer.model import Regressor
+from trainer.symmetries import SYMMETRIES
 
 MANIFEST = "tokens.json"
 FORMAT = "treeline-tokens"
