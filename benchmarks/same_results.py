@@ -43,8 +43,8 @@ mosaic maps/*.chm.tif --out mosaic.tif
 mosaic maps/*.chm.tif maps-8/*.chm.tif --out mosaic-median.tif --method median --crs EPSG:3338 --resolution 3
 evaluate --maps maps/*.chm.tif --heights {UNSEEN}/lidar_*.tif --out scores-maps
 """
-PASSED_OVER = ("tensorboard", "report.html", ".png")
-"""Parts of names whose files show a time, or are drawn."""
+PASSED_OVER = ("tensorboard", "report.html", ".png", ".predict/")
+"""Parts of names whose files show a time, are drawn, or are named by the time of a scene."""
 RECORDED = {"treeline", "version", "commit", "made_by", "sha256", "TREELINE_VERSION", "TREELINE_COMMIT"}
 """Names of values that say who made a file."""
 
