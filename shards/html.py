@@ -10,7 +10,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -25,13 +25,6 @@ class Numeral(str):
     """A number or range already written out ("12.5%", "0 to 40"); a table aligns it like other numbers."""
 
     __slots__ = ()
-
-
-class _Shown(NamedTuple):
-    """A cell as the template takes it."""
-
-    text: str
-    mark: Markup
 
 
 def page(title: str, sections: Mapping[str, Markup], lead: str = "", footer: str = "") -> str:
@@ -57,9 +50,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], strong: int | Non
         strong: index of the row in bold type.
     """
     numeric = [any(_is_number(row[column]) for row in rows) for column in range(len(head))]
-    heads = [_shown(name, is_number) for name, is_number in zip(head, numeric, strict=True)]
-    cells = [[_shown(cell, _is_number(cell)) for cell in row] for row in rows]
-    return _piece("table", heads if any(head) else [], cells, strong)
+    heads = list(zip(head, numeric, strict=True)) if any(head) else []
+    cells = [[(_shown(cell), _is_number(cell)) for cell in row] for row in rows]
+    return _piece("table", heads, cells, strong)
 
 
 def figure(png: bytes, alt: str) -> Markup:
@@ -91,9 +84,8 @@ def _is_number(cell: Cell) -> bool:
     return isinstance(cell, int | float | Numeral)
 
 
-def _shown(cell: Cell, is_number: bool) -> _Shown:
-    text = f"{cell:,}" if isinstance(cell, int) else number(cell) if isinstance(cell, float) else cell or ""
-    return _Shown(text, Markup(" class=number" if is_number else ""))
+def _shown(cell: Cell) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else number(cell) if isinstance(cell, float) else cell or ""
 
 
 def _piece(macro: str, *values: object) -> Markup:
