@@ -38,12 +38,12 @@ Result = TypeVar("Result")
 
 @dataclass
 class Steps:
-    """Does one step after another, and remembers how long each took, in seconds."""
+    """Runner of one step after another, which notes how long each took, in seconds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     def do(self, name: str, work: Callable[[], Result]) -> Result:
-        """Say what begins, do it, and note its time."""
+        """Announce the work, do it, and note its time."""
         print(f"[{len(self.seconds) + 1}] {name}", file=sys.stderr, flush=True)
         start = time.monotonic()
         result = work()
@@ -52,7 +52,7 @@ class Steps:
 
 
 def run_demo(config: DemoConfig) -> str:
-    """Do everything; returns the scores and where the report is.
+    """Do everything; return the scores and the place of the report.
 
     Raises:
         InputError: OUT is not an empty or new local folder.

@@ -1,7 +1,7 @@
 """A map as a small picture: heights in the eight classes, a bar of their edges in metres, and a scale bar.
 
-Read from the map's overviews, whose pixels are means of the valid ones below them; a map that has them is
-never read at full resolution.
+The picture is made from the map's overviews, whose pixels are means of the valid ones below them; a map that
+has overviews is never read at full resolution.
 """
 
 import math
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 
-from shards.height_classes import COLOURS, EDGES
-from shards.picture import coloured_heights, new_figure, png
+from shards.picture import INK, PIXELS_PER_INCH, bare_scale, coloured_heights, draw_class_bar, new_figure, png
 from shards.raster import open_raster, read_window
 from shards.storage import name_of, publish, stem_of
 
@@ -22,23 +21,22 @@ if TYPE_CHECKING:
 
 ENDING = ".png"
 MOST_PIXELS = 1024
-"""Along the longer side of the map's picture."""
+"""Most pixels along the longer side of the map's picture."""
 FEWEST_PIXELS = 512
-"""Along it, about, if the map is smaller: then each of its pixels is a square."""
+"""Pixels along that side, about, if the map is smaller; each pixel of the map is then a square."""
 LEGEND_PIXELS = 480
-"""At least, across the picture."""
+"""Least width of the picture, which the bars below the map need."""
 METRES_PER_DEGREE = 40_030_000 / 360
-"""Of latitude, on a sphere as large as the Earth (mean radius 6,371 km)."""
+"""Length of a degree of latitude, on a sphere with the Earth's mean radius (6,371 km)."""
 
-_PIXELS_PER_INCH = 110  # shards.picture.png's
 _MARGIN, _TITLE, _FOOT = 16, 30, 58
 _BAR_BOTTOM, _BAR_HIGH = 30, 11
 _CLASSES_WIDE, _SCALE_WIDE = 280, 160
-_INK, _FRAME = "#333333", "#bbbbbb"
+_FRAME = "#bbbbbb"
 
 
 def quick_look_url(map_url: str) -> str:
-    """Where a map's quick look is: SCENE.chm.png beside SCENE.chm.tif."""
+    """Return the URL of a map's quick look: SCENE.chm.png beside SCENE.chm.tif."""
     return map_url.removesuffix(name_of(map_url)) + stem_of(map_url) + ENDING
 
 
@@ -50,12 +48,12 @@ def write_quick_look(map_url: str) -> str:
 
 
 def quick_look(map_url: str) -> bytes:
-    """A PNG of the heights of the map at `map_url`, MOST_PIXELS and a margin at most; nodata is white.
+    """Draw the heights of the map at `map_url` as a PNG of at most MOST_PIXELS and margins; nodata is white.
 
     The same map gives the same bytes.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the map cannot be read.
     """
     with open_raster(map_url) as raster:
         height_HW = small_heights(raster, MOST_PIXELS)
@@ -66,7 +64,7 @@ def quick_look(map_url: str) -> bytes:
 
 
 def small_heights(raster: Any, most_pixels: int) -> NDArray[np.float32]:
-    """height_HW of an open map in metres, at most `most_pixels` a side: means of valid pixels, or NaN."""
+    """Read means of valid heights of an open map, in metres, at most `most_pixels` a side; NaN where none."""
     shrink = max(1.0, max(raster.shape) / most_pixels)
     rows, columns = (max(1, round(side / shrink)) for side in raster.shape)
     stored = read_window(
@@ -77,7 +75,7 @@ def small_heights(raster: Any, most_pixels: int) -> NDArray[np.float32]:
 
 
 def pixel_metres(raster: Any) -> float:
-    """How wide a pixel of an open raster is on the ground, along its middle row."""
+    """Return how wide a pixel of an open raster is on the ground, along its middle row."""
     transform = raster.transform
     width = math.hypot(transform.a, transform.d)
     if raster.crs.is_geographic:
@@ -90,10 +88,10 @@ def pixel_metres(raster: Any) -> float:
 
 
 def _drawn(rgb_HW3: NDArray[np.uint8], title: str, metres_per_pixel: float) -> bytes:
-    """The picture with title, colour bar and scale bar; its pixels are pixels of the PNG."""
+    """Add title, colour bar and scale bar; each pixel of the picture is one of the PNG."""
     high, wide = rgb_HW3.shape[:2]
     whole = np.array((max(wide, LEGEND_PIXELS) + 2 * _MARGIN, high + _TITLE + _FOOT))
-    figure = new_figure(*(whole / _PIXELS_PER_INCH))
+    figure = new_figure(*(whole / PIXELS_PER_INCH))
     figure.set_layout_engine("none")  # places are in whole pixels, so that no pixel of the map is resampled
 
     def axes_at(left: int, bottom: int, size: tuple[int, int]) -> "Axes":
@@ -103,42 +101,25 @@ def _drawn(rgb_HW3: NDArray[np.uint8], title: str, metres_per_pixel: float) -> b
     picture.imshow(rgb_HW3, interpolation="none", aspect="auto")
     picture.set(xticks=[], yticks=[])
     picture.spines[:].set(color=_FRAME, linewidth=0.5)
-    style: dict[str, Any] = {"fontsize": 7.5, "color": _INK, "parse_math": False}  # names may have $ in them
+    style: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # names may have $ in them
     figure.text(0.5, 1 - 10 / whole[1], title, ha="center", va="top", **style)
-    _draw_classes(axes_at(_MARGIN, _BAR_BOTTOM, (_CLASSES_WIDE, _BAR_HIGH)))
+    draw_class_bar(axes_at(_MARGIN, _BAR_BOTTOM, (_CLASSES_WIDE, _BAR_HIGH)))
     scale = axes_at(whole[0] - 2 * _MARGIN - _SCALE_WIDE, _BAR_BOTTOM, (_SCALE_WIDE, _BAR_HIGH))
     _draw_scale(scale, _SCALE_WIDE * metres_per_pixel)
     return png(figure)
 
 
-def _draw_classes(axes: "Axes") -> None:
-    """The colour bar: each class as wide as the others, its edges below."""
-    palette = coloured_heights(np.array(EDGES[:-1], np.float32))
-    axes.imshow(palette[None], extent=(0, len(COLOURS), 0, 1), aspect="auto", interpolation="none")
-    # The first class is bare ground, 0 m: its own middle is marked, and not that it ends at a millimetre.
-    places = [0.5, *range(2, len(COLOURS))]
-    axes.set_xticks(places, [f"{edge:g}" for edge in (0, *EDGES[2:-1])])
-    _quiet(axes, "canopy height (m)")
-
-
 def _draw_scale(axes: "Axes", metres: float) -> None:
-    """A bar of a round length, at the right of axes that are `metres` wide."""
+    """Draw a bar of a round length at the right of axes that are `metres` wide."""
     length = _round_length(metres)
     axes.set(xlim=(length - metres, length), ylim=(0, 1))
-    axes.barh(0.25, length, height=0.5, color=_INK)
+    axes.barh(0.25, length, height=0.5, color=INK)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
     axes.set_xticks([0, length], ["0", text])
-    _quiet(axes, "")
+    bare_scale(axes, "")
 
 
 def _round_length(most: float) -> float:
-    """The largest of 1, 2, 5, 10, 20, ... that is at most `most`."""
+    """Return the largest of 1, 2, 5, 10, 20, ... that is at most `most`."""
     power = 10.0 ** math.floor(math.log10(most))
     return max(step * power for step in (1, 2, 5) if step * power <= most)
-
-
-def _quiet(axes: "Axes", label: str) -> None:
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=2, width=0.5, pad=1.5, labelsize=6.5, color=_INK, labelcolor=_INK)
-    axes.set_title(label, fontsize=6.5, color=_INK, loc="left", pad=2)

@@ -4,12 +4,9 @@ Arrays and statistics in, pictures out; the same input gives the same bytes.
 
     bands_chart(schema, statistics, tally)
     map_chart(centre_N2, split_N, crs)
-
-Colours are those of Okabe and Ito, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color).
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,33 +14,51 @@ from numpy.typing import NDArray
 from shards.height_classes import COLOURS
 from shards.histogram import CENTIMETRES, HEIGHT, Histogram
 from shards.manifest import SPLITS
-from shards.picture import BLANK, coloured_heights, composite, draw_classes, new_figure, png, show
+from shards.picture import (
+    BLUE,
+    EDGE,
+    FILL,
+    GREY,
+    GRID,
+    ORANGE,
+    PINK,
+    SMALL,
+    VERMILION,
+    colour_limits,
+    coloured_heights,
+    coloured_values,
+    composite,
+    draw_classes,
+    draw_colour_bar,
+    drawable,
+    legend_below,
+    new_figure,
+    png,
+    show,
+    tidy,
+)
 from shards.reader import Dataset
 from shards.schema import Schema
 from shards.statistics import LabelSummary, Statistics, Tally
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 MOST_BANDS = 16
-"""Panels of a figure: more are too small to be read."""
+"""Most panels of a figure; more are too small to be read."""
 MOST_POINTS = 50_000
-"""Chips drawn on a map: more hide each other."""
-SPLIT_COLOURS = dict(zip(SPLITS, ("#0072b2", "#e69f00", "#cc79a7", "#999999"), strict=True))
-FILL, MEAN, PERCENTILE, CLAMP = "#a6cee3", "#d55e00", "#0072b2", "#222222"
+"""Most chips drawn on a map; more hide each other."""
+SPLIT_COLOURS = dict(zip(SPLITS, (BLUE, ORANGE, PINK, GREY), strict=True))
+MEAN, PERCENTILE, CLAMP = VERMILION, BLUE, "#222222"
 MARKED = {"1": "dotted", "50": "dashed", "99": "dotted"}
-"""Percentiles in the histograms of bands, and how their lines are drawn."""
+"""Percentiles marked in the histograms of bands, with the style of their lines."""
 
 _BINS = 80
 _ACROSS = 4
 _PAIRS_PER_ROW = 4
-_LARGEST_LETTER = 0x52F  # Latin, Greek, Cyrillic: what matplotlib's own font holds
 
 
 def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
-    """How often the values of each band occur, with mean, percentiles 1, 50, 99, and limits of the clamp.
+    """Draw how often the values of each band occur, with mean, percentiles and limits of the clamp.
 
-    Of more than MOST_BANDS bands, the first are drawn.
+    Only the first MOST_BANDS bands are drawn.
     """
     bands = schema.bands[:MOST_BANDS]
     across = min(_ACROSS, len(bands))
@@ -66,55 +81,55 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
             axes.axvline(p[name], color=PERCENTILE, linestyle=style, linewidth=1.2, label=f"{name} %")
             for name, style in MARKED.items()
         ]
-        axes.set_title(shown(band), fontsize=9)
+        axes.set_title(drawable(band), fontsize=9)
         axes.locator_params(nbins=5)
-        _tidy(axes)
+        tidy(axes)
     for axes in panels[:, 0]:
-        axes.set_ylabel("% of pixels", fontsize=8)
+        axes.set_ylabel("% of pixels", fontsize=SMALL)
     handles = [mean, clamp, *marks]
     if len(bands) < len(schema.bands):
         figure.suptitle(f"the first {len(bands)} of {len(schema.bands)} bands", fontsize=9)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    legend_below(figure, handles)
     return png(figure)
 
 
 def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> bytes:
-    """How often heights (or another label's values) occur, on a log scale; of heights, also the classes."""
+    """Draw how often a label's values occur, on a log scale; for heights also the share of each class."""
     figure = new_figure(11 if summary.classes else 7, 3.6)
     axes, *others = figure.subplots(1, 2 if summary.classes else 1, squeeze=False).ravel()
     values, counts = histogram.labels(schema.label)
     edges = _edges(summary.minimum, summary.maximum, 1 / CENTIMETRES)
     axes.hist(values, edges, weights=counts, log=True, histtype="stepfilled", color=FILL)
     unit = f" {schema.label_unit}".rstrip()
-    axes.axvline(summary.mean, color=MEAN, linewidth=1.6, label=shown(f"mean: {summary.mean:.4g}{unit}"))
+    axes.axvline(summary.mean, color=MEAN, linewidth=1.6, label=drawable(f"mean: {summary.mean:.4g}{unit}"))
     for name, style in {"50": "dashed", "90": "dashdot", "99": "dotted"}.items():
         value = summary.percentiles[name]
-        text = shown(f"{name} %: {value:.4g}{unit}")
+        text = drawable(f"{name} %: {value:.4g}{unit}")
         axes.axvline(value, color=PERCENTILE, linestyle=style, linewidth=1.2, label=text)
-    axes.legend(frameon=False, fontsize=8)
-    axes.set_xlabel(shown(f"{schema.label}{f' ({schema.label_unit})' if unit else ''}"), fontsize=9)
+    axes.legend(frameon=False, fontsize=SMALL)
+    axes.set_xlabel(drawable(f"{schema.label}{f' ({schema.label_unit})' if unit else ''}"), fontsize=9)
     axes.set_ylabel("pixels", fontsize=9)
-    _tidy(axes)
+    tidy(axes)
     for panel in others:
         places = np.arange(len(summary.classes))
         shares = 100 * np.array(list(summary.classes.values()))
-        bars = panel.barh(places, shares, color=COLOURS, edgecolor="#888888", linewidth=0.5)
-        panel.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3, fontsize=8)
+        bars = panel.barh(places, shares, color=COLOURS, edgecolor=EDGE, linewidth=0.5)
+        panel.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3, fontsize=SMALL)
         panel.set_yticks(places, list(summary.classes))
         panel.set(xlim=(0, 1.15 * shares.max()))
         panel.set_xlabel("% of pixels", fontsize=9)
-        _tidy(panel)
+        tidy(panel)
     return png(figure)
 
 
 def map_chart(centre_N2: NDArray[np.float64], split_N: Sequence[str], crs: str, seed: int = 0) -> bytes:
-    """Where chips lie, coloured by split: at most MOST_POINTS of those with a position (not NaN).
+    """Draw where chips lie, coloured by split: at most MOST_POINTS of those with a position (not NaN).
 
     Args:
         centre_N2: x, y of chips in `crs`; at least one is known.
         split_N: their splits.
-        crs: what the axes are called after; "": not known.
-        seed: of the choice, where chips are too many.
+        crs: CRS named on the axes; "" if unknown.
+        seed: seed of the choice, where chips are too many.
     """
     known = np.flatnonzero(np.isfinite(centre_N2).all(axis=1))
     drawn = np.sort(np.random.default_rng(seed).permutation(known)[:MOST_POINTS])
@@ -127,55 +142,55 @@ def map_chart(centre_N2: NDArray[np.float64], split_N: Sequence[str], crs: str, 
     figure = new_figure(8.5, float(np.clip(8.5 * tall / wide, 3.2, 8.5)) + 0.4)
     axes = figure.subplots()
     size = float(np.clip(8000 / drawn.size, 1.5, 40))
+    handles = []
     for split in SPLITS:
         chips = drawn[split_of_drawn == split]
         if chips.size:
             label = f"{split} ({np.count_nonzero(np.asarray(split_N, object)[known] == split):,})"
             x_N, y_N = centre_N2[chips].T
-            axes.scatter(x_N, y_N, s=size, c=SPLIT_COLOURS[split], linewidths=0, label=label)
+            dots = axes.scatter(x_N, y_N, s=size, c=SPLIT_COLOURS[split], linewidths=0, label=label)
+            handles.append(dots)
     if drawn.size < known.size:
         axes.set_title(f"{drawn.size:,} of {known.size:,} chips are drawn", fontsize=9)
     axes.set_aspect(aspect, adjustable="datalim")
-    name = shown(crs if len(crs) <= 40 else f"{crs[:37]}...") or "unknown CRS"
+    name = drawable(_shortened(crs)) or "unknown CRS"
     axes.set_xlabel(f"{'longitude' if degrees else 'x'} ({name})", fontsize=9)
     axes.set_ylabel("latitude" if degrees else "y", fontsize=9)
     axes.locator_params(nbins=6)
     axes.ticklabel_format(useOffset=False, style="plain")
-    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
-    _tidy(axes)
+    tidy(axes)
     larger = float(np.sqrt(40 / size))  # a dot of a large dataset shows no colour
-    figure.legend(
-        loc="outside lower center", ncols=len(SPLITS), frameon=False, fontsize=9, markerscale=larger
-    )
+    legend_below(figure, handles, fontsize=9, markerscale=larger)
     return png(figure)
 
 
 def sources_chart(chips: dict[str, int], means: dict[str, float], label: str) -> bytes:
-    """Chips, and mean height (or another label) of training pixels, of each height source; the first on top.
+    """Draw the chips of each height source, and the mean of its training labels; the first on top.
 
     Args:
-        chips: by name of source.
-        means: the same for the label; a source may be missing.
-        label: its name and unit; "": there is none, and one panel is enough.
+        chips: number of chips by name of source.
+        means: mean label by name of source; a source may be missing.
+        label: name and unit of the label; "" if there is none, and one panel is enough.
     """
     figure = new_figure(9 if label else 6, 0.28 * len(chips) + 1.0)
     panels = figure.subplots(1, 2 if label else 1, sharey=True, squeeze=False).ravel()
     places = -np.arange(len(chips))
     panels[0].barh(places, list(chips.values()), color=PERCENTILE)
     panels[0].set_xlabel("chips", fontsize=9)
-    panels[0].set_yticks(places, [shown(name if len(name) <= 40 else f"{name[:37]}...") for name in chips])
+    panels[0].set_yticks(places, [drawable(_shortened(name)) for name in chips])
     for panel in panels[1:]:
         panel.barh(places, [means.get(name, 0.0) for name in chips], color=MEAN)
-        panel.set_xlabel(shown(f"mean {label}"), fontsize=9)
+        panel.set_xlabel(drawable(f"mean {label}"), fontsize=9)
     for panel in panels:
         panel.locator_params(axis="x", nbins=5)
-        _tidy(panel)
+        tidy(panel)
     return png(figure)
 
 
 def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
-    """PNG of `count` chips: composite beside label, heights in the classes' colours; alone without labels."""
+    """Draw `count` chips, each beside its label if it has one; heights in the colours of their classes."""
     every = dataset.chips("all")
     chosen = np.sort(np.random.default_rng(seed).permutation(every)[:count])
     batch, schema = dataset.gather(chosen), dataset.schema
@@ -187,38 +202,38 @@ def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
     for empty in panels:
         empty.set_axis_off()
     keys = dataset.index["key"].take(chosen).to_pylist()
-    limits = _limits(batch.height_BHW)
+    limits = colour_limits(batch.height_BHW)
     for place, key in enumerate(keys):
         rgb_HW3 = composite(batch.image_BCHW[place], schema.bands, schema.nodata)
-        show(panels[each * place], rgb_HW3, shown(key[-24:]))
+        show(panels[each * place], rgb_HW3, key[-24:])
         if schema.label:
             label_HW = batch.height_BHW[place]
-            rgb_HW3 = coloured_heights(label_HW) if schema.label == HEIGHT else _coloured(label_HW, *limits)
-            show(panels[2 * place + 1], rgb_HW3, shown(_highest(label_HW, schema)))
+            is_height = schema.label == HEIGHT
+            rgb_HW3 = coloured_heights(label_HW) if is_height else coloured_values(label_HW, limits)
+            show(panels[2 * place + 1], rgb_HW3, _highest(label_HW, schema))
     if schema.label == HEIGHT:
         draw_classes(figure)
     elif schema.label:
-        _draw_scale(figure, panels, limits, f"{schema.label} {schema.label_unit}".strip())
+        draw_colour_bar(figure, panels, limits, f"{schema.label} {schema.label_unit}".strip())
     return png(figure)
 
 
 def is_geographic(crs: str) -> bool:
-    """Whether coordinates in `crs` are degrees; "" (not known) are none."""
+    """Return whether coordinates in `crs` are degrees; those of an unknown CRS ("") are not."""
     from rasterio.crs import CRS
 
     return bool(crs) and bool(CRS.from_user_input(crs).is_geographic)
 
 
-def shown(text: str) -> str:
-    """`text` as matplotlib can draw it: no formulas between $, "?" for characters that its font lacks."""
-    known = (c if c.isprintable() and ord(c) <= _LARGEST_LETTER else "?" for c in text)
-    return "".join(known).replace("$", r"\$")
+def _shortened(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:37]}..."
 
 
 def _edges(low: float, high: float, step: float) -> NDArray[np.float64]:
-    """At most _BINS bins from `low` to `high`, of equally many possible values, which are `step` apart.
+    """Return edges of at most _BINS bins from `low` to `high`, for values that are `step` apart.
 
-    Bins of 3 and of 4 values would make a comb of a smooth distribution. Step 0: any value is possible.
+    Each bin holds equally many possible values: bins of 3 and of 4 would make a comb of a smooth
+    distribution. With step 0 any value is possible.
     """
     if not step:
         room = max(high - low, abs(low) * 1e-3, 1e-6)
@@ -228,47 +243,9 @@ def _edges(low: float, high: float, step: float) -> NDArray[np.float64]:
     return np.asarray(low + step * (width * np.arange(-(-steps // width) + 1) - 0.5), np.float64)
 
 
-def _limits(label_BHW: NDArray[np.float32]) -> tuple[float, float]:
-    """Between which values of a label colours differ."""
-    present = label_BHW[np.isfinite(label_BHW)]
-    if not present.size:
-        return 0.0, 1.0
-    low, high = np.percentile(present, (1, 99))
-    return float(low), float(high if high > low else low + 1)
-
-
-def _coloured(label_HW: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """RGB (rows, columns, 3) of another label than height; NaN is white."""
-    from matplotlib import colormaps
-
-    missing_HW = np.isnan(label_HW)
-    scaled_HW = np.clip((np.where(missing_HW, low, label_HW) - low) / (high - low), 0, 1)
-    rgb_HW3 = np.asarray(colormaps["viridis"](scaled_HW, bytes=True)[..., :3], np.uint8)
-    rgb_HW3[missing_HW] = BLANK
-    return rgb_HW3
-
-
 def _highest(label_HW: NDArray[np.float32], schema: Schema) -> str:
-    """What is written above a label's picture."""
+    """Return the title of a label's picture."""
     if np.isnan(label_HW).all():
         return f"no {schema.label}"
     highest = np.nanmax(label_HW)
     return f"to {highest:.1f} m" if schema.label == HEIGHT else f"to {highest:.4g} {schema.label_unit}"
-
-
-def _draw_scale(figure: Any, panels: Any, limits: tuple[float, float], name: str) -> None:
-    """The colours of a label below its pictures."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    colours = ScalarMappable(Normalize(*limits), "viridis")
-    bar = figure.colorbar(
-        colours, ax=panels.tolist(), location="bottom", shrink=0.4, aspect=50, extend="both"
-    )
-    bar.set_label(shown(name), fontsize=9)
-    bar.ax.tick_params(labelsize=8)
-
-
-def _tidy(axes: "Axes") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)

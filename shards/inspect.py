@@ -4,8 +4,6 @@ print(inspect(InspectConfig("chips")))     # writes chips-inspect/index.html and
 print(describe(open_dataset("chips")))     # the words alone
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow.compute as pc
 
@@ -20,8 +18,9 @@ from shards.charts import (
 from shards.config import InspectConfig
 from shards.distance import shared_scenes, smallest_distances
 from shards.errors import InputError
+from shards.html import number
 from shards.manifest import COUNTS, SPLITS, STATISTICS, read_json
-from shards.page import Duplicate, Findings, chips_of, number, page_of
+from shards.page import Duplicate, Findings, chips_of, page_of
 from shards.reader import Dataset, open_dataset
 from shards.split import BUFFER, Places, footprints, places_of
 from shards.statistics import Counts, Statistics, Summary
@@ -36,18 +35,16 @@ from shards.storage import (
     remove_file,
 )
 
-__all__ = ["default_folder", "describe", "inspect", "sample_picture"]
-
 PAGE = "index.html"
 FILES = {"chips": "chips.png", "map": "map.png", "bands": "bands.png", "label": "heights.png"}
 FILES |= {"sources": "sources.png"}
-"""Where each picture is written, below the folder."""
+"""File of each picture, below the folder."""
 MOST_SOURCES = 20
-"""In the picture of sources."""
+"""Most sources in their picture."""
 
 
 def inspect(config: InspectConfig) -> str:
-    """Write the page and its pictures; returns what there is to say.
+    """Write the page and its pictures; return the page's facts as text.
 
     Raises:
         InputError: no dataset, no chips asked for, or a folder in the dataset or where none can be written.
@@ -60,18 +57,18 @@ def inspect(config: InspectConfig) -> str:
     _refuse_inside(url, config.data)
     check_writable(url)
     findings = find_out(dataset)
-    pictures = _pictures(dataset, findings.statistics, config)
+    pictures = pictures_of(dataset, findings, config.chips, config.seed)
     for name, file in FILES.items():
         if name in pictures:
             publish(join(url, file), pictures[name])
         elif exists(join(url, file)):  # of an earlier state of the dataset
             remove_file(join(url, file))
     publish(join(url, PAGE), page_of(dataset, findings, pictures).encode())
-    return f"{_text(dataset, findings)}\n{'page':12}{join(url, PAGE)}"
+    return f"{text_of(dataset, findings)}\n{'page':12}{join(url, PAGE)}"
 
 
 def default_folder(data: str) -> str:
-    """Beside the dataset, never in it; here for a remote one."""
+    """Return the page's folder: beside the dataset, never in it; here for a remote one."""
     name = name_of(data)
     if not is_local(data):
         return f"{name}-inspect"
@@ -81,12 +78,12 @@ def default_folder(data: str) -> str:
 
 
 def describe(dataset: Dataset) -> str:
-    """Counts, rejections, how the splits are separated, and statistics of the training split."""
-    return _text(dataset, find_out(dataset))
+    """Say counts, rejections, how the splits are separated, and statistics of the training split."""
+    return text_of(dataset, find_out(dataset))
 
 
 def find_out(dataset: Dataset) -> Findings:
-    """What there is to say of `dataset`, from its manifest, its index and its statistics."""
+    """Gather the facts about `dataset` from its manifest, its index and its statistics."""
     manifest, schema = dataset.manifest, dataset.schema
     counts = {split: manifest.samples(split) for split in SPLITS}
     named = [f"{count:,} {split}" for split, count in counts.items() if count or split in ("train", "val")]
@@ -111,7 +108,8 @@ def find_out(dataset: Dataset) -> Findings:
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates)
 
 
-def _text(dataset: Dataset, findings: Findings) -> str:
+def text_of(dataset: Dataset, findings: Findings) -> str:
+    """Say the facts line by line, then the statistics of the training split as a table."""
     lines = [f"{subject:12}{said}" for subject, said in findings.facts.items()]
     if not findings.statistics:
         return "\n".join([*lines, f"{'statistics':12}none: no chip with pixels is in the training split"])
@@ -160,7 +158,7 @@ def _about_positions(places: Places, placed: int) -> str:
 
 
 def _about_distances(dataset: Dataset, places: Places, placed: int) -> str:
-    """How near chips of two splits are to each other."""
+    """Say how near chips of two splits are to each other."""
     if not placed:
         return "unknown: no positions"
     crs = _first_crs(places)
@@ -176,7 +174,7 @@ def _about_distances(dataset: Dataset, places: Places, placed: int) -> str:
 
 
 def _about_scenes(dataset: Dataset, places: Places) -> str:
-    """How many chips are of a scene that was trained on."""
+    """Say how many chips show a scene that was trained on."""
     held_out = [split for split in SPLITS[1:BUFFER] if dataset.manifest.samples(split)]
     if not held_out or not dataset.manifest.samples("train"):
         return f"none shared: no chip is {'in train' if held_out else 'held out'}"
@@ -188,13 +186,13 @@ def _about_scenes(dataset: Dataset, places: Places) -> str:
 
 
 def _first_crs(places: Places) -> str:
-    """That of the first chip with a position, in which all are compared; "": none is known."""
+    """Return the CRS of the first chip with a position, in which all are compared; "" if none is known."""
     first = int(np.argmax(places.known()))
     return places.crs[first] or ""
 
 
 def _unit(crs: str) -> str:
-    """Of coordinates in `crs`, which is a CRS or "" (not known)."""
+    """Name the unit of coordinates in `crs`, which is a CRS or "" (unknown)."""
     from rasterio.crs import CRS
 
     if not crs:
@@ -203,10 +201,11 @@ def _unit(crs: str) -> str:
     return "m" if unit in ("metre", "meter") else str(unit)
 
 
-def _pictures(dataset: Dataset, statistics: dict[str, Any], config: InspectConfig) -> dict[str, bytes]:
-    """PNG files by name, those that there is something to draw for."""
+def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0) -> dict[str, bytes]:
+    """Draw everything there is to draw: PNG files by name (FILES), one of them of this many sampled chips."""
     manifest, schema, index = dataset.manifest, dataset.schema, dataset.index
-    pictures = {"chips": sample_picture(dataset, config.chips, config.seed)}
+    statistics = findings.statistics
+    pictures = {"chips": sample_picture(dataset, chips, seed)}
     places = places_of(index, schema)
     if places.known().any():
         crs = _first_crs(places)
@@ -214,10 +213,10 @@ def _pictures(dataset: Dataset, statistics: dict[str, Any], config: InspectConfi
             centre_N2 = footprints(places, crs).centre_N2
         except InputError:  # there is no such CRS: `_about_distances` says so
             centre_N2, crs = np.stack([places.x_N, places.y_N], axis=1), ""
-        pictures["map"] = map_chart(centre_N2, index["split"].to_pylist(), crs, config.seed)
-    chips = chips_of(index, "source")
-    if len(chips) > 1:
-        first = dict(list(chips.items())[:MOST_SOURCES])
+        pictures["map"] = map_chart(centre_N2, index["split"].to_pylist(), crs, seed)
+    sources = chips_of(index, "source")
+    if len(sources) > 1:
+        first = dict(list(sources.items())[:MOST_SOURCES])
         found = {name: source["height"] for name, source in statistics.get("sources", {}).items()}
         means = {name: float(height["mean"]) for name, height in found.items() if height}
         label = f"{schema.label} {schema.label_unit}".strip() if means else ""
@@ -237,7 +236,7 @@ def _refuse_inside(url: str, data: str) -> None:
     """Refuse to write into a dataset.
 
     Raises:
-        InputError: `url` is `data` or below it.
+        InputError: `url` is `data` or lies below it.
     """
     if is_local(url) and is_local(data):
         inside = local_path(url).resolve().is_relative_to(local_path(data).resolve())

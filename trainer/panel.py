@@ -1,4 +1,4 @@
-"""Some chips as the regressor sees them now: image, measured height and predicted height side by side."""
+"""Sample chips as the regressor sees them now: image, measured height and predicted height side by side."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,19 +18,17 @@ class Panel:
     """A picture, and the heights in it, in metres."""
 
     rgb_HW3: NDArray[np.uint8]
-    """A row for each chip: near infrared-red-green, measured, predicted; heights in the eight classes."""
+    """Picture with a row for each chip: near infrared-red-green, measured and predicted height."""
     measured_N: NDArray[np.floating[Any]]
     predicted_N: NDArray[np.floating[Any]]
 
 
 def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel | None:
-    """The panel of these chips, None if their shards are left out; the regressor is left in eval mode."""
+    """Draw these chips; None if their shards are left out. The regressor stays in eval mode."""
     batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
     if batch is None or not batch.chips.size:
         return None
-    image_BCHW = torch.from_numpy(batch.image_BCHW.copy()).to(device)
-    height_BHW, valid_BHW = regressor.eval().predict(image_BCHW)
-    predicted_BHW = height_BHW.masked_fill(~valid_BHW, float("nan")).float().cpu().numpy()
+    predicted_BHW = predicted_heights(regressor, batch.image_BCHW, device)
     rows = [
         np.concatenate(
             [
@@ -46,3 +44,14 @@ def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: tor
     ]
     known_BHW = np.isfinite(batch.height_BHW) & np.isfinite(predicted_BHW)
     return Panel(np.concatenate(rows), batch.height_BHW[known_BHW], predicted_BHW[known_BHW])
+
+
+def predicted_heights(
+    regressor: Regressor, image_BCHW: NDArray[Any], device: torch.device
+) -> NDArray[np.float32]:
+    """Predict heights in metres, NaN where pixels are missing. The regressor stays in eval mode."""
+    height_BHW, valid_BHW = regressor.eval().predict(torch.from_numpy(image_BCHW.copy()).to(device))
+    predicted_BHW: NDArray[np.float32] = (
+        height_BHW.masked_fill(~valid_BHW, float("nan")).float().cpu().numpy()
+    )
+    return predicted_BHW

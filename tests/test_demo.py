@@ -1,0 +1,80 @@
+"""`treeline demo` from scenes to report: one page that says what was scored, and shows it on any screen."""
+
+import json
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from browser import NARROW, laid_out, needs_browser
+from matplotlib.image import imread
+
+from cluster.config import DemoConfig
+from cluster.demo import run_demo
+from shards.errors import InputError
+from shards.inspect import describe
+from shards.reader import open_dataset
+
+pytestmark = pytest.mark.slow
+
+
+class Texts(HTMLParser):
+    """What a page says."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.feed(page)
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest demo."""
+    out = tmp_path_factory.mktemp("demo") / "<b>out"
+    run_demo(DemoConfig(str(out), train_scenes=3, unseen_scenes=2, scene_size=128, epochs=1))
+    return out
+
+
+def test_the_report_says_what_was_scored_and_run(demo: Path) -> None:
+    said = Texts((demo / "report.html").read_text()).said
+    scores = json.loads((demo / "evaluation" / "evaluation.json").read_text())["scores"]
+    rows = {name: score["all"] for name, score in scores.items()} | scores["regressor"]["by_class"]
+    for name, found in rows.items():
+        cells = said[(place := said.index(name)) : place + 5]
+        assert cells[1:2] == [f"{found['count']:,}"]
+        if found["count"]:
+            assert cells[2:] == [
+                f"{found[k]:{sign}.2f}" for k, sign in (("mae", ""), ("rmse", ""), ("bias", "+"))
+            ]
+    for height_map in (demo / "maps").glob("*.chm.tif"):
+        assert height_map.name in said
+    assert describe(open_dataset(str(demo / "chips"))) in said
+    assert (demo / "run" / "config.yaml").read_text() in said
+
+
+def test_the_report_needs_nothing_else_and_is_escaped(demo: Path) -> None:
+    page = (demo / "report.html").read_text()
+    pictures = re.findall(r'<img alt="[^"]+" src="data:image/png;base64,([^"]*)">', page)
+    assert len(pictures) == page.count("<img") == 8, "scores, two maps, chips, curves, bands, heights, chips"
+    for picture in pictures:
+        assert imread(BytesIO(b64decode(picture)))[..., :3].std() > 0.01
+    assert "<b>" not in page
+    assert "default-src 'none'" in page
+
+
+@needs_browser
+def test_the_report_fits_a_small_screen(demo: Path, tmp_path: Path) -> None:
+    layout = laid_out((demo / "report.html").read_text(), tmp_path, NARROW, dark=True)
+    assert min(layout.picture_widths) > 100
+    assert layout.page_width == NARROW
+    assert layout.background == "rgb(27, 27, 26)"
+
+
+def test_a_folder_that_is_not_empty_is_refused(demo: Path) -> None:
+    with pytest.raises(InputError, match="is not empty; choose another folder"):
+        run_demo(DemoConfig(str(demo)))
