@@ -13,7 +13,7 @@ from shards.inspect import describe, sample_picture
 from shards.reader import open_dataset
 from shards.storage import name_of, publish, read_bytes
 from trainer.checkpoint import load_checkpoint
-from trainer.evaluate import REGRESSOR, Evaluation, evaluation_picture
+from trainer.evaluation import REGRESSOR, Evaluation, evaluation_picture
 from trainer.metrics import Metrics
 from trainer.run import CONFIG, METRICS
 

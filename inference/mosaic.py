@@ -44,6 +44,8 @@ WIDEST_FEATHER = 4096
 """Pixels: each block is read with so many around it."""
 HEADERS = 16
 """Maps opened at a time for their headers: of remote ones it is the waiting that takes the time."""
+MAPS_TAG = "TREELINE_MAPS"
+"""The tag that only a mosaic has: the maps it was made of."""
 LEAST = -float(np.finfo(np.float32).max)
 """The merit of a pixel whose spread is not known: it is taken where there is no other."""
 
@@ -94,7 +96,7 @@ class Mosaic:
             "TREELINE_VERSION": shards.__version__,
             "TREELINE_METHOD": self.config.method,
             **feather,
-            "TREELINE_MAPS": json.dumps(maps, separators=(",", ":")),
+            MAPS_TAG: json.dumps(maps, separators=(",", ":")),
         }
 
 
@@ -144,6 +146,12 @@ def plan(config: MosaicConfig) -> Mosaic:
     if coarse := [one.map.url for one in maps if min(one.scales) < 1 / COARSEST]:
         raise InputError(
             f"--resolution {config.resolution:g}: is more than {COARSEST:,} pixels of {coarse[0]}; give less"
+        )
+    if mosaics := [one.map.url for one in maps if MAPS_TAG in one.map.tags]:
+        print(
+            f"note: {len(mosaics)} of {len(maps)} maps are mosaics (first {mosaics[0]}); each counts as one "
+            "map",
+            file=sys.stderr,
         )
     undated = [one.map.url for one in maps if one.map.day is None]
     if undated:

@@ -28,7 +28,8 @@ from shards.errors import DatasetError, InputError
 from shards.reader import Dataset, open_dataset
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
-from trainer.evaluate import LINEAR, MEAN, REGRESSOR, evaluate
+from trainer.evaluate import evaluate
+from trainer.evaluation import LINEAR, MEAN, REGRESSOR
 from trainer.launch import launch
 from trainer.loop import Fit, Learning
 from trainer.panel import draw_panel
