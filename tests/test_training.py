@@ -20,12 +20,15 @@ import pytest
 import torch
 import yaml
 from gloo_ranks import in_group, run_ranks
-from regressors import fitted, local_backbone, small_config, write_dataset
+from regressors import SCHEMA, fitted, local_backbone, small_config, visible_chip, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import cluster.cli
 from cluster.cli import parse
 from shards.errors import DatasetError, InputError
+from shards.manifest import SPLITS
 from shards.reader import Dataset, open_dataset
+from shards.writer import DatasetWriter
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.evaluate import evaluate
@@ -366,6 +369,21 @@ def test_evaluation_gives_the_scores_of_training_beside_the_baselines(
     assert scores[REGRESSOR].all.count == scores[LINEAR].all.count == scores[MEAN].all.count
     assert scores[MEAN].all.r2 < 0.01
     assert "R2" in evaluation.table().splitlines()[0]
+
+
+def test_every_split_that_a_dataset_has_can_be_evaluated(run: Path, tmp_path: Path) -> None:
+    counts = {split: 2 + number for number, split in enumerate(SPLITS)}
+    with DatasetWriter(str(tmp_path / "data"), SCHEMA, {"command": "test"}, 10) as writer:
+        splits = [split for split, count in counts.items() for _ in range(count)]
+        for number, split in enumerate(splits):
+            writer.add(visible_chip(number), split)
+        writer.finish()
+    for split, count in {**counts, "all": len(splits)}.items():
+        out = tmp_path / split
+        given = ["--checkpoint", str(run), "--data", str(tmp_path / "data"), "--out", str(out)]
+        assert cluster.cli.run(["evaluate", *given, "--split", split]) == 0
+        found = json.loads((out / "evaluation.json").read_text())
+        assert (found["split"], found["chips"]) == (split, count)
 
 
 def test_an_existing_run_is_refused_and_stays_as_it_is(

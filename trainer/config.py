@@ -212,7 +212,7 @@ class EvaluateConfig:
     """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
     data: str = ""
     """The dataset: a folder or s3://..."""
-    split: Literal["train", "val", "all"] = "val"
+    split: Literal["train", "val", "test", "buffer", "all"] = "val"
     """Which of its chips."""
     out: str = ""
     """Folder for evaluation.json and evaluation.png; default: only print."""
