@@ -421,6 +421,56 @@ def test_a_limit_trains_on_so_many_chips(dataset: Dataset, backbone: Path, tmp_p
     assert load_checkpoint(config.out).baselines.chips == 3
 
 
+TALL = "height_max > 7.8"
+SHORT = "height_max <= 7.8"
+
+
+@pytest.mark.parametrize(
+    ("flags", "scored"),
+    [
+        (["--limit", "3"], ""),
+        (["--where", TALL], TALL),
+        (["--where", TALL, "--limit", "3"], TALL),
+        (["--where", TALL, "--val-where", ""], ""),
+        (["--where", TALL, "--val-where", SHORT], SHORT),
+        (["--val-where", SHORT], SHORT),
+    ],
+)
+def test_the_chips_that_are_asked_for_score_a_run(
+    split_dataset: Dataset, backbone: Path, tmp_path: Path, capsys: Any, flags: list[str], scored: str
+) -> None:
+    out = tmp_path / "run"
+    given = ["--data", split_dataset.url, "--backbone", str(backbone), "--recipe", "tiny", "--epochs", "1"]
+    assert cluster.cli.run(["train", *given, "--out", str(out), *flags]) == 0
+    counts = [split_dataset.chips("val", where=where).size for where in ("", TALL, SHORT)]
+    assert min(counts) > 0
+    expected = split_dataset.chips("val", where=scored).size
+    record = json.loads((out / "metrics.jsonl").read_text())
+    assert record["val_count"] == expected * MEASURED_PIXELS
+    assert f"validates on {expected} ({f'where {scored}' if scored else 'all there are'})" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"where": TALL}, {"val_where": TALL}, {"where": TALL, "val_where": TALL}]
+)
+def test_without_a_validation_chip_the_choice_is_refused(
+    backbone: Path, tmp_path: Path, options: dict[str, str]
+) -> None:
+    with DatasetWriter(str(tmp_path / "data"), SCHEMA, {"command": "test"}, 10) as writer:
+        chips = sorted(map(visible_chip, range(20)), key=lambda chip: np.nanmax(chip.height_HW))
+        for number, chip in enumerate(chips):
+            writer.add(chip, "val" if number < 3 else "train")
+        writer.finish()
+    dataset, out = open_dataset(str(tmp_path / "data")), str(tmp_path / "run")
+    assert np.nanmax(chips[2].height_HW) < 7.8 < np.nanmax(chips[-1].height_HW)
+    with pytest.raises(InputError, match="leaves no validation chip; choose others with --val-where"):
+        launch(small_config(dataset, backbone, out=out, **options))
+    assert not (tmp_path / "run").exists()
+    launch(small_config(dataset, backbone, out=out, epochs=1, where=TALL, val_where=""))
+
+
 # --- recipes ---
 
 
