@@ -135,6 +135,7 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for as many as fit")
     batch_size = config.batch_size or PredictConfig.batch_size
     method = Method(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
+    method.check_spread(checkpoint.regressor.decoder.has_spread)
     made_with = {
         "version": shards.__version__,
         "checkpoint": checkpoint.fingerprint,

@@ -17,7 +17,6 @@ MAY_IMPORT = {
         "trainer.model",
         "trainer.checkpoint",
         "trainer.augment",
-        "trainer.decoder_dpt",
         "trainer.evaluation",
         "trainer.metrics",
         "trainer.height_rasters",

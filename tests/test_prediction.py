@@ -23,6 +23,7 @@ from regressors import (
     CRS,
     NODATA,
     SCHEMA,
+    SMALL_DECODER,
     TRANSFORM,
     notebook_regressor,
     reference,
@@ -42,6 +43,7 @@ from inference.tasks import Done, Job, Task
 from inference.windows import WindowGrid
 from shards.errors import InputError
 from trainer.checkpoint import load_checkpoint
+from trainer.decoder import DecoderConfig
 
 ODD = (131, 97)
 """Rows and columns of a scene that no block and no window fits into."""
@@ -613,6 +615,33 @@ def test_options_out_of_range_are_refused(
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
     assert_refused(match, tmp_path / "maps", scene, checkpoint=checkpoint, **options)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.005])
+def test_a_spread_of_one_prediction_is_refused(checkpoint: Path, tmp_path: Path, overlap: float) -> None:
+    """It would be 0, which a mosaic takes as surest. A window of 64 cannot overlap by a third of a pixel."""
+    scene = write_scene(tmp_path / "scene.tif", scene_image(96, 96))
+    options = {"spread": True, "overlap": overlap}
+    match = "--spread: .* each pixel has one prediction and no spread .*--overlap or --symmetries 8"
+    assert_refused(match, tmp_path / "maps", scene, checkpoint=checkpoint, **options)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "options"),
+    [
+        ("dpt", {"overlap": 0.0}),
+        ("residual", {"overlap": 0.0, "symmetries": 8}),
+        ("residual", {"overlap": 0.5}),
+    ],
+)
+def test_a_spread_is_written_where_there_is_one(
+    tmp_path: Path, decoder: str, options: dict[str, Any]
+) -> None:
+    shape = SMALL_DECODER if decoder == "residual" else DecoderConfig((32, 16, 16, 8), kind=decoder)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", small_regressor(decoder=shape))
+    scene = write_scene(tmp_path / "scene.tif", stored_images(1, 96, 96)[0])
+    with rasterio.open(predicted_map(scene, checkpoint, tmp_path / "maps", spread=True, **options)) as raster:
+        assert (raster.read(2)[32:64, 32:64] > 0).mean() > 0.9
 
 
 def test_another_scene_of_the_same_name_is_not_taken_for_it(checkpoint: Path, tmp_path: Path) -> None:
