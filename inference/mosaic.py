@@ -37,6 +37,7 @@ from shards.storage import (
     name_of,
     remove_unfinished,
 )
+from shards.version import commit
 
 COARSEST = 1024
 """Pixels of a map along one of the mosaic: all of them are read at a time."""
@@ -94,6 +95,7 @@ class Mosaic:
         feather = {"TREELINE_FEATHER": str(self.config.feather)} if self.config.method == "weighted" else {}
         return {
             "TREELINE_VERSION": shards.__version__,
+            "TREELINE_COMMIT": commit(),
             "TREELINE_METHOD": self.config.method,
             **feather,
             MAPS_TAG: json.dumps(maps, separators=(",", ":")),

@@ -20,6 +20,7 @@ from shards.grid import Grid
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache, open_raster, read_window
 from shards.storage import each_file_once, expand
+from shards.version import made_by_code
 from trainer.evaluation import Evaluation
 from trainer.height_rasters import HEADERS, HeightRasters, by_name
 from trainer.metrics import ExactScore
@@ -53,7 +54,12 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     exact = {ALL_MAPS: sum(scores.values(), ExactScore.empty()), **scores}
     evaluation = Evaluation(
         {name: score.in_metres() for name, score in exact.items()},
-        {"maps": list(grids), "heights": layers[0].urls, "ground": layers[1].urls if layers[1:] else []},
+        {
+            "maps": list(grids),
+            "heights": layers[0].urls,
+            "ground": layers[1].urls if layers[1:] else [],
+            **made_by_code(),
+        },
     )
     if not evaluation.first.all.count:
         rasters = (raster.grid for layer in layers for raster in layer.rasters)

@@ -34,6 +34,7 @@ from regressors import (
     write_scene,
 )
 
+import shards
 from inference.block import predict_windows
 from inference.config import PredictConfig
 from inference.here import Here
@@ -42,6 +43,7 @@ from inference.predict import Summary, predict
 from inference.tasks import Done, Job, Task
 from inference.windows import WindowGrid
 from shards.errors import InputError
+from shards.version import COMMIT
 from trainer.checkpoint import load_checkpoint
 from trainer.decoder import DecoderConfig
 
@@ -477,6 +479,31 @@ def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> 
     assert predicted(second).maps.keys() == {str(tmp_path / "second.tif")}, "made with the same"
     with pytest.raises(InputError, match="1 maps of other scenes made with another checkpoint"):
         predicted(replace(second, checkpoint=str(checkpoint)))
+
+
+def test_newer_code_ends_what_older_began(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version and commit are recorded, in each map those of the code that finished it, and never compared."""
+    scenes = [str(write_scene(tmp_path / f"{n}.tif", scene_image(64, 128, n))) for n in range(2)]
+    config = PredictConfig(tuple(scenes), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH, block=64)
+    first = replace(config, scenes=(scenes[0],))
+    predicted(first)
+    with pytest.raises(KeyboardInterrupt):
+        predicted(config, StoppingAfterOne)
+    begun = {path.parent.name for path in (tmp_path / "maps" / ".predict").rglob("*.block")}
+    assert len(begun) == 1
+    monkeypatch.setattr(shards, "__version__", "99.0")
+    monkeypatch.setenv(COMMIT, "of-another-commit")
+    summary = predicted(config)
+    assert (len(summary.maps), summary.before) == (2, 1)
+    assert summary.megapixels == pytest.approx(64 * 64 / 1e6), "the block that was done is kept"
+    for name, version in (("0", "0.1.0"), ("1", "99.0")):
+        with rasterio.open(tmp_path / "maps" / f"{name}.chm.tif") as raster:
+            assert raster.tags()["TREELINE_VERSION"] == version
+    made_with = json.loads((tmp_path / "maps" / "predict.json").read_text())
+    assert (made_with["version"], made_with["commit"]) == ("99.0", "of-another-commit")
+    assert predicted(config).before == 2
 
 
 def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_path: Path) -> None:

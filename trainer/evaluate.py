@@ -9,6 +9,7 @@ import torch
 from shards.errors import InputError
 from shards.progress import progress
 from shards.reader import open_dataset
+from shards.version import made_by_code
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import EvaluateConfig, read_options
 from trainer.evaluation import LINEAR, MEAN, REGRESSOR, Evaluation
@@ -50,7 +51,17 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             advance(batch.size)
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
-    about = {"checkpoint": config.checkpoint, "data": config.data, "split": config.split, "chips": met}
+    about = {
+        "checkpoint": config.checkpoint,
+        "checkpoint_fingerprint": checkpoint.fingerprint,
+        "data": config.data,
+        "fingerprint": dataset.manifest.fingerprint,
+        "split": config.split,
+        "where": config.where,
+        "limit": config.limit,
+        "chips": met,
+        **made_by_code(),
+    }
     return Evaluation(scores, about)
 
 
