@@ -29,7 +29,8 @@ from trainer.backbone import TINY, build_backbone  # noqa: E402
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig  # noqa: E402
 from trainer.decoder import Decoder, DecoderConfig, Features  # noqa: E402
 from trainer.decoders import new_decoder  # noqa: E402
-from trainer.evaluate import REGRESSOR, evaluate  # noqa: E402
+from trainer.evaluate import evaluate  # noqa: E402
+from trainer.evaluation import REGRESSOR  # noqa: E402
 from trainer.launch import launch  # noqa: E402
 from trainer.metrics import Metrics  # noqa: E402
 

@@ -152,12 +152,19 @@ def evaluate(config: "EvaluateConfig") -> None:
     scores_maps = config.scores_maps  # before what takes seconds to import
 
     from shards.storage import check_writable
-    from trainer.evaluate import evaluate, write_evaluation
-    from trainer.score_maps import score_maps
+    from trainer.evaluation import write_evaluation
 
     if config.out:
         check_writable(config.out)
-    evaluation = score_maps(config) if scores_maps else evaluate(config)
+    if scores_maps:
+        from inference.config import MapScoreConfig
+        from inference.score_maps import score_maps
+
+        evaluation = score_maps(MapScoreConfig(config.maps, config.heights, config.ground))
+    else:
+        from trainer.evaluate import evaluate
+
+        evaluation = evaluate(config)
     print(evaluation.table())
     if config.out:
         write_evaluation(config.out, evaluation)

@@ -30,7 +30,8 @@ from shards.errors import InputError
 from shards.progress import progress
 from shards.storage import check_writable, is_local, local_path
 from trainer.config import EvaluateConfig, TrainConfig
-from trainer.evaluate import evaluate, write_evaluation
+from trainer.evaluate import evaluate
+from trainer.evaluation import write_evaluation
 from trainer.launch import launch
 
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ from shards.inspect import find_out, pictures_of, text_of
 from shards.reader import Dataset, open_dataset
 from shards.storage import name_of, publish, read_bytes
 from trainer.checkpoint import load_checkpoint
-from trainer.evaluate import REGRESSOR, Evaluation, evaluation_picture
+from trainer.evaluation import REGRESSOR, Evaluation, evaluation_picture
 from trainer.metrics import Metrics
 from trainer.run import CONFIG, METRICS
 

@@ -21,6 +21,7 @@ from cluster.config import SubmitConfig
 from cluster.options import without_file
 from cluster.ray_session import use_token_if_there_is_one
 from shards.errors import InputError
+from shards.version import COMMIT, commit
 
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -52,7 +53,7 @@ def submit(config: SubmitConfig, command: list[str]) -> int:
         _copy_packages(Path(folder))
         job = client.submit_job(
             entrypoint=shlex.join(["python", "-m", "cluster.cli", *command]),
-            runtime_env={"working_dir": folder},
+            runtime_env={"working_dir": folder, "env_vars": {COMMIT: commit()}},
         )
     print(f"job {job} at {address}", file=sys.stderr)
     if not config.wait:

@@ -20,7 +20,6 @@ from inference.halo import Halo
 from inference.method import Method
 from inference.windows import Block
 from shards.errors import DatasetError
-from trainer.decoder_dpt import DptDecoder
 from trainer.model import Regressor
 from trainer.symmetries import turned, turned_back
 
@@ -164,8 +163,9 @@ def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: Method) ->
             heights.append(turned_back(height_BHW, symmetry))
             if method.spread:
                 square_BHW = height_BHW.square()
-                if isinstance(regressor.decoder, DptDecoder):
-                    square_BHW = square_BHW + regressor.decoder.spread(features, turned_BCHW).float().square()
+                own_BHW = regressor.decoder.spread(features, turned_BCHW)
+                if own_BHW is not None:
+                    square_BHW = square_BHW + own_BHW.float().square()
                 squares.append(turned_back(square_BHW, symmetry))
     return Windows(_mean(heights), _mean(squares or heights))
 

@@ -73,3 +73,15 @@ class MosaicConfig:
     """Pixels from its edges and holes over which a map's weight rises (--method weighted)."""
     block: int = 1024
     """Pixels along each side of what is made at a time; bounds the memory, changes no height."""
+
+
+@dataclass(frozen=True)
+class MapScoreConfig:
+    """How good maps are, where height rasters cover them: `treeline evaluate --maps`."""
+
+    maps: tuple[str, ...]
+    """Canopy height maps: paths, globs or s3://..."""
+    heights: tuple[str, ...]
+    """Height rasters in metres (with `ground`: surface elevations), any CRS and pixel size."""
+    ground: tuple[str, ...] = ()
+    """Ground elevations in metres; height = `heights` minus these."""

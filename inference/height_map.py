@@ -1,4 +1,4 @@
-"""A map of canopy height as `treeline predict` writes them, known from its header."""
+"""A map of canopy height: what counts as one, and what its header says."""
 
 from dataclasses import dataclass, field
 from datetime import date
@@ -7,11 +7,12 @@ from typing import Any
 from rasterio import Affine
 from rasterio.crs import CRS
 
-from inference.geotiff import HEIGHT, NODATA, SPREAD
+from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand
 from shards.errors import InputError
 from shards.key import as_day, facts
 from shards.raster import open_raster
 from shards.storage import name_of
+from trainer.height_rasters import METRES
 
 TAGS = "TREELINE_"
 ACQUIRED = "TREELINE_ACQUIRED"
@@ -54,17 +55,17 @@ def height_map(url: str) -> HeightMap:
         InputError: it cannot be read, has no CRS, is no such map, or its tag of the day says none.
     """
     with open_raster(url) as raster:
-        _refuse_others(url, raster)
+        refuse_what_is_no_map(url, raster)
         tags = {name: value for name, value in sorted(raster.tags().items()) if name.startswith(TAGS)}
-        heights, *spreads = (float(scale) for scale in raster.scales)
+        has_spread = raster.count > 1 and _is_band(raster, 2, SPREAD)
         return HeightMap(
             url,
             raster.crs,
             raster.transform,
             raster.height,
             raster.width,
-            _steps(heights, HEIGHT.scale),
-            _steps(spreads[0], SPREAD.scale) if spreads else None,
+            _steps(raster.scales[0], HEIGHT.scale),
+            _steps(raster.scales[1], SPREAD.scale) if has_spread else None,
             _day(url, tags),
             tags,
         )
@@ -75,25 +76,37 @@ def _steps(scale: float, unit: float) -> float:
     return round(scale / unit, 9)
 
 
-def _refuse_others(url: str, raster: Any) -> None:
-    expected = (HEIGHT, SPREAD)[: raster.count]
-    is_ours = (
-        raster.descriptions == tuple(band.name for band in expected)
-        and raster.units == tuple(band.unit for band in expected)
-        and set(raster.dtypes) == {"int16"}
-        and raster.nodata == NODATA
-        and not any(raster.offsets)
-        and min(raster.scales) > 0
+def refuse_what_is_no_map(url: str, raster: Any) -> None:
+    """Refuse an open raster whose first band is no canopy height; this is what a height map is.
+
+    Other bands do not matter, so a mosaic is one as well.
+
+    Raises:
+        InputError: it is none.
+    """
+    if raster.nodata == NODATA and _is_band(raster, 1, HEIGHT):
+        return
+    raise InputError(
+        f"{url}: is no canopy height map of treeline predict or mosaic, whose first band is int16, nodata "
+        f"{NODATA}, offset 0, in metres, named {HEIGHT.name!r} (or without a name, scale {HEIGHT.scale:g}); "
+        f"this one is {raster.dtypes[0]}, nodata {raster.nodata}, offset {raster.offsets[0]:g}, unit "
+        f"{raster.units[0] or ''!r}, name {raster.descriptions[0] or ''!r}, scale {raster.scales[0]:g}"
     )
-    if not is_ours:
-        bands = ", ".join(
-            f"{dtype} {name or 'without a name'} in {unit or 'no unit'}"
-            for dtype, name, unit in zip(raster.dtypes, raster.descriptions, raster.units, strict=True)
-        )
-        raise InputError(
-            f"{url}: is no map of `treeline predict` (int16 {HEIGHT.name} in {HEIGHT.unit}, perhaps int16 "
-            f"{SPREAD.name} in {SPREAD.unit}; nodata {NODATA}); it has {bands}; nodata {raster.nodata}"
-        )
+
+
+def _is_band(raster: Any, number: int, band: MapBand) -> bool:
+    """Whether band `number` says by its name that it is `band`, or has no name and is stored as `band` is.
+
+    A name is often lost on the way through other programs. One that says it may have any scale.
+    """
+    place = number - 1
+    name, scale = raster.descriptions[place], raster.scales[place]
+    return (
+        raster.dtypes[place] == "int16"
+        and raster.offsets[place] == 0
+        and (raster.units[place] or "").lower() in METRES
+        and (scale > 0 if name == band.name else not name and scale == band.scale)
+    )
 
 
 def _day(url: str, tags: dict[str, str]) -> int | None:

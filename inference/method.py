@@ -32,6 +32,22 @@ class Method:
         if self.symmetries not in SYMMETRIES:
             raise InputError(f"--symmetries {self.symmetries}: give 1 or 8")
 
+    def check_spread(self, decoder_has_spread: bool) -> None:
+        """Refuse a band of spreads that would be 0 everywhere, which a mosaic takes as surest.
+
+        Args:
+            decoder_has_spread: whether the decoder itself says how sure it is of a height.
+
+        Raises:
+            InputError: each pixel is predicted once, by a decoder that does not.
+        """
+        predicted_once = self.grid.step == self.grid.size and self.symmetries == 1
+        if self.spread and predicted_once and not decoder_has_spread:
+            raise InputError(
+                "--spread: windows neither overlap nor are turned, so each pixel has one prediction and no "
+                "spread (only the decoder dpt has one itself); give a larger --overlap or --symmetries 8"
+            )
+
     @property
     def bands(self) -> tuple[MapBand, ...]:
         """Of the map."""

@@ -37,6 +37,7 @@ from shards.storage import (
     name_of,
     remove_unfinished,
 )
+from shards.version import commit
 
 COARSEST = 1024
 """Pixels of a map along one of the mosaic: all of them are read at a time."""
@@ -44,6 +45,8 @@ WIDEST_FEATHER = 4096
 """Pixels: each block is read with so many around it."""
 HEADERS = 16
 """Maps opened at a time for their headers: of remote ones it is the waiting that takes the time."""
+MAPS_TAG = "TREELINE_MAPS"
+"""The tag that only a mosaic has: the maps it was made of."""
 LEAST = -float(np.finfo(np.float32).max)
 """The merit of a pixel whose spread is not known: it is taken where there is no other."""
 
@@ -92,9 +95,10 @@ class Mosaic:
         feather = {"TREELINE_FEATHER": str(self.config.feather)} if self.config.method == "weighted" else {}
         return {
             "TREELINE_VERSION": shards.__version__,
+            "TREELINE_COMMIT": commit(),
             "TREELINE_METHOD": self.config.method,
             **feather,
-            "TREELINE_MAPS": json.dumps(maps, separators=(",", ":")),
+            MAPS_TAG: json.dumps(maps, separators=(",", ":")),
         }
 
 
@@ -144,6 +148,12 @@ def plan(config: MosaicConfig) -> Mosaic:
     if coarse := [one.map.url for one in maps if min(one.scales) < 1 / COARSEST]:
         raise InputError(
             f"--resolution {config.resolution:g}: is more than {COARSEST:,} pixels of {coarse[0]}; give less"
+        )
+    if mosaics := [one.map.url for one in maps if MAPS_TAG in one.map.tags]:
+        print(
+            f"note: {len(mosaics)} of {len(maps)} maps are mosaics (first {mosaics[0]}); each counts as one "
+            "map",
+            file=sys.stderr,
         )
     undated = [one.map.url for one in maps if one.map.day is None]
     if undated:

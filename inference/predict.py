@@ -32,9 +32,14 @@ from shards.storage import (
     remove_file,
     remove_unfinished,
 )
+from shards.version import commit
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 
 MADE_WITH = "predict.json"
+RECORDED = ("version", "commit")
+"""What predict.json says of the code: newer code ends what older began."""
+IDENTITY = {"version": "0.1.0"}
+"""Stands where versions stood in the digits of maps in the making, so that those begun then are the same."""
 MEGA = 1e6
 
 
@@ -110,18 +115,19 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
         made_with["batch_size"] = made_with["batch_size"] or engine.batch_size(job)
         job = replace(job, method=replace(job.method, batch_size=made_with["batch_size"]))
     summary, maps = Summary(), list[SceneMap]()
-    for looked in survey(targets, job, hexadecimal(json_bytes(made_with))):
+    for looked in survey(targets, job, hexadecimal(json_bytes({**IDENTITY, **made_with}))):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
         else:
             maps.append(looked)
     if not maps:
         return summary
-    tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in made_with.items())
+    recorded = {"version": shards.__version__, "commit": commit(), **made_with}
+    tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in recorded.items())
     making = _Making(replace(job, tags=tags), maps, progress_before, there, summary)
     if not config.overwrite:
         making.refuse_others()
-    publish(join(config.out, MADE_WITH), json_bytes(made_with))
+    publish(join(config.out, MADE_WITH), json_bytes(recorded))
     making.run(engine)
     return summary
 
@@ -135,8 +141,8 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for as many as fit")
     batch_size = config.batch_size or PredictConfig.batch_size
     method = Method(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
+    method.check_spread(checkpoint.regressor.decoder.has_spread)
     made_with = {
-        "version": shards.__version__,
         "checkpoint": checkpoint.fingerprint,
         "dataset": str(checkpoint.trained_on["fingerprint"]),
         "epoch": checkpoint.metrics["epoch"],
@@ -174,7 +180,8 @@ def _refuse_others(
     Raises:
         InputError: maps at --out are made with something else.
     """
-    old = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
+    stored = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
+    old = {name: value for name, value in stored.items() if name not in RECORDED}
     differ = sorted(name for name in {**old, **made_with} if old.get(name) != made_with.get(name))
     if not config.batch_size:
         # Another regressor or window may not fit with the batch size of those maps: it is found anew.

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-import shards
 from shards.config import SplitOptions
 from shards.errors import InputError
 from shards.schema import Schema
+from shards.version import made_by_code
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
 
@@ -215,6 +215,8 @@ class TarsConfig:
     """Metres along each side of a pixel."""
 
 
+REQUEST = "0.1.0"
+"""Stands in requests where versions once stood, so that those of ingests begun then are the same."""
 UNRECORDED = ("out", "append", "restart", "strict", "workers")
 """Options that do not change what a dataset holds: not where it is, nor how it is computed."""
 
@@ -228,4 +230,9 @@ def made_by(config: IngestConfig | TarsConfig) -> dict[str, Any]:
         for name, value in asdict(config).items()
         if name not in left_out
     }
-    return {"treeline": shards.__version__, "config": options}
+    return {**made_by_code(), "config": options}
+
+
+def asked(config: IngestConfig | TarsConfig) -> dict[str, Any]:
+    """What a request is known by: the options, and no version, so that newer code ends what older began."""
+    return {"treeline": REQUEST, "config": made_by(config)["config"]}

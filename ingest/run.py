@@ -123,8 +123,6 @@ def _taken(config: IngestConfig, base: Manifest) -> InputError:
     differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if differ:
         what = f"of other options ({', '.join('--' + name.replace('_', '-') for name in differ)})"
-    elif base.made_by.get("treeline") != made_by(config)["treeline"]:
-        what = f"made by Treeline {base.made_by.get('treeline')}"
     else:
         what = "which --restart does not make again" if config.restart else "of other files"
     return InputError(

@@ -11,13 +11,15 @@ MAY_IMPORT = {
     "shards": set(),
     "ingest": {"shards"},
     "trainer": {"shards"},
-    # Of the trainer: what a regressor is, not how it came about.
+    # Of the trainer: what a regressor is and how heights are scored, not how a regressor came about.
     "inference": {
         "shards",
         "trainer.model",
         "trainer.checkpoint",
         "trainer.symmetries",
-        "trainer.decoder_dpt",
+        "trainer.evaluation",
+        "trainer.metrics",
+        "trainer.height_rasters",
     },
     "cluster": {"shards", "ingest", "trainer", "inference"},
 }

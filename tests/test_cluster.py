@@ -27,6 +27,8 @@ from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
 from ingest.run import ingest
 from ingest.scenes import ScenesSource
+from shards.version import commit
+from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
 from trainer.launch import launch
 
@@ -131,6 +133,9 @@ def test_training_on_two_workers_gives_the_losses_of_one_process(
     done = cluster.treeline("submit", "--address", cluster.address, "--", *command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert losses(tmp_path / "run") == pytest.approx(losses(trained.run), rel=1e-4)
+    # The job has no checkout: submit tells it the commit.
+    there, here = (load_checkpoint(str(run)).trained_on for run in (tmp_path / "run", trained.run))
+    assert there["commit"] == here["commit"] == commit()
 
 
 @pytest.mark.ray

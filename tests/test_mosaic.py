@@ -618,10 +618,8 @@ def other_raster(path: Path, **other: Any) -> Path:
 @pytest.mark.parametrize(
     ("other", "match"),
     [
-        ({"dtype": "float32"}, "is no map of `treeline predict`.*it has float32 canopy height in m"),
-        ({"count": 2}, "is no map of `treeline predict`"),
-        ({"count": 3}, "is no map of `treeline predict`"),
-        ({"unit": "ft"}, "in ft"),
+        ({"dtype": "float32"}, "is no canopy height map.*this one is float32"),
+        ({"unit": "ft"}, "unit 'ft'"),
         ({"name": "elevation"}, "elevation"),
         ({"nodata": None}, "nodata None"),
         ({"crs": None}, "no CRS"),

@@ -23,6 +23,7 @@ from regressors import (
     CRS,
     NODATA,
     SCHEMA,
+    SMALL_DECODER,
     TRANSFORM,
     notebook_regressor,
     reference,
@@ -33,6 +34,7 @@ from regressors import (
     write_scene,
 )
 
+import shards
 from inference.block import predict_windows
 from inference.config import PredictConfig
 from inference.here import Here
@@ -41,7 +43,9 @@ from inference.predict import Summary, predict
 from inference.tasks import Done, Job, Task
 from inference.windows import WindowGrid
 from shards.errors import InputError
+from shards.version import COMMIT
 from trainer.checkpoint import load_checkpoint
+from trainer.decoder import DecoderConfig
 
 ODD = (131, 97)
 """Rows and columns of a scene that no block and no window fits into."""
@@ -477,6 +481,31 @@ def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> 
         predicted(replace(second, checkpoint=str(checkpoint)))
 
 
+def test_newer_code_ends_what_older_began(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version and commit are recorded, in each map those of the code that finished it, and never compared."""
+    scenes = [str(write_scene(tmp_path / f"{n}.tif", scene_image(64, 128, n))) for n in range(2)]
+    config = PredictConfig(tuple(scenes), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH, block=64)
+    first = replace(config, scenes=(scenes[0],))
+    predicted(first)
+    with pytest.raises(KeyboardInterrupt):
+        predicted(config, StoppingAfterOne)
+    begun = {path.parent.name for path in (tmp_path / "maps" / ".predict").rglob("*.block")}
+    assert len(begun) == 1
+    monkeypatch.setattr(shards, "__version__", "99.0")
+    monkeypatch.setenv(COMMIT, "of-another-commit")
+    summary = predicted(config)
+    assert (len(summary.maps), summary.before) == (2, 1)
+    assert summary.megapixels == pytest.approx(64 * 64 / 1e6), "the block that was done is kept"
+    for name, version in (("0", "0.1.0"), ("1", "99.0")):
+        with rasterio.open(tmp_path / "maps" / f"{name}.chm.tif") as raster:
+            assert raster.tags()["TREELINE_VERSION"] == version
+    made_with = json.loads((tmp_path / "maps" / "predict.json").read_text())
+    assert (made_with["version"], made_with["commit"]) == ("99.0", "of-another-commit")
+    assert predicted(config).before == 2
+
+
 def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     for number in range(2):
         write_scene(tmp_path / f"scene_{number}.tif", scene_image(64, 64, number))
@@ -613,6 +642,33 @@ def test_options_out_of_range_are_refused(
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", scene_image(64, 64))
     assert_refused(match, tmp_path / "maps", scene, checkpoint=checkpoint, **options)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.005])
+def test_a_spread_of_one_prediction_is_refused(checkpoint: Path, tmp_path: Path, overlap: float) -> None:
+    """It would be 0, which a mosaic takes as surest. A window of 64 cannot overlap by a third of a pixel."""
+    scene = write_scene(tmp_path / "scene.tif", scene_image(96, 96))
+    options = {"spread": True, "overlap": overlap}
+    match = "--spread: .* each pixel has one prediction and no spread .*--overlap or --symmetries 8"
+    assert_refused(match, tmp_path / "maps", scene, checkpoint=checkpoint, **options)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "options"),
+    [
+        ("dpt", {"overlap": 0.0}),
+        ("residual", {"overlap": 0.0, "symmetries": 8}),
+        ("residual", {"overlap": 0.5}),
+    ],
+)
+def test_a_spread_is_written_where_there_is_one(
+    tmp_path: Path, decoder: str, options: dict[str, Any]
+) -> None:
+    shape = SMALL_DECODER if decoder == "residual" else DecoderConfig((32, 16, 16, 8), kind=decoder)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", small_regressor(decoder=shape))
+    scene = write_scene(tmp_path / "scene.tif", stored_images(1, 96, 96)[0])
+    with rasterio.open(predicted_map(scene, checkpoint, tmp_path / "maps", spread=True, **options)) as raster:
+        assert (raster.read(2)[32:64, 32:64] > 0).mean() > 0.9
 
 
 def test_another_scene_of_the_same_name_is_not_taken_for_it(checkpoint: Path, tmp_path: Path) -> None:

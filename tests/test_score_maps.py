@@ -27,7 +27,12 @@ from rasterio.warp import transform
 from servers import S3Server
 
 import trainer.height_rasters
-from inference.geotiff import HEIGHT, SPREAD, map_writer
+from cluster.cli import run
+from inference.combine import BANDS
+from inference.config import MapScoreConfig
+from inference.geotiff import HEIGHT, SPREAD, MapBand, map_writer
+from inference.height_map import height_map
+from inference.score_maps import ALL_MAPS, score_maps
 from inference.windows import Block, Span
 from shards.errors import InputError
 from shards.grid import Grid
@@ -35,9 +40,8 @@ from shards.height_classes import EDGES, NAMES
 from shards.storage import publish
 from trainer.area_average import area_average
 from trainer.config import EvaluateConfig
-from trainer.evaluate import Evaluation, evaluation_picture
+from trainer.evaluation import Evaluation, evaluation_picture
 from trainer.metrics import ExactScore, Score
-from trainer.score_maps import ALL_MAPS, score_maps
 
 ROOT = Path(__file__).parent.parent
 CRS, UTM, DEGREES = "EPSG:3338", "EPSG:32605", "EPSG:4326"
@@ -96,7 +100,7 @@ def random_heights(shape: tuple[int, int], seed: int = 1, missing: float = 0.1) 
 def score(maps: Any, heights: Any, block: int = 512, **options: Any) -> Evaluation:
     paths = {"maps": maps, "heights": heights, **options}
     given = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in paths.items()}
-    return score_maps(EvaluateConfig(**given), block)
+    return score_maps(MapScoreConfig(**given), block)
 
 
 def stored(path: str) -> NDArray[Any]:
@@ -603,8 +607,110 @@ def test_what_is_no_map_is_named(tmp_path: Path, changes: dict[str, Any], dtype:
     ones_HW = np.ones(SHAPE, dtype)
     other = write(tmp_path / "other.tif", ones_HW, MAP_GRID, **{**MAP, **changes})
     heights = write(tmp_path / "lidar.tif", ones_HW, MAP_GRID)
-    with pytest.raises(InputError, match=r"other\.tif: (is no canopy height map; its first band|has no CRS)"):
+    with pytest.raises(InputError, match=r"other\.tif: (is no canopy height map|has no CRS)"):
         score(other, heights)
+
+
+# --- what a height map is ---
+
+NAMED = {"name": HEIGHT.name, "dtype": "int16", "nodata": NODATA, "scale": 0.1, "offset": 0.0, "unit": "m"}
+UNNAMED = {**NAMED, "name": ""}
+SPREAD_STEPS = 7
+
+
+def raster_of(path: Path, *others: MapBand, **said: Any) -> str:
+    """Heights of 0 to 20 m whose header says `said`, with other bands after them; returns its path."""
+    metres_HW = np.random.default_rng(3).integers(0, 200, (9, 9)) / 10
+    step = said["scale"] or 1
+    shape = {"height": 9, "width": 9, "count": 1 + len(others), "dtype": said["dtype"]}
+    with rasterio.open(
+        path, "w", "GTiff", crs=CRS, transform=MAP_GRID, nodata=said["nodata"], **shape
+    ) as raster:
+        raster.write(np.rint((metres_HW - said["offset"]) / step).astype(said["dtype"]), 1)
+        for number in range(2, 2 + len(others)):
+            raster.write(np.full((9, 9), SPREAD_STEPS, said["dtype"]), number)
+        raster.scales = (said["scale"], *(band.scale for band in others))
+        raster.offsets = (said["offset"],) + (0.0,) * len(others)
+        raster.units = (said["unit"], *(band.unit for band in others))
+        raster.descriptions = (said["name"], *(band.name for band in others))
+    return str(path)
+
+
+def command(*arguments: str) -> str:
+    """What a command has to say against its arguments; "" if nothing."""
+    try:
+        run(list(arguments))
+    except InputError as refused:
+        return str(refused)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("said", "others", "is_map"),
+    [
+        (NAMED, (), True),  # of predict
+        (NAMED, (SPREAD,), True),  # of predict --spread
+        (NAMED, BANDS[1:], True),  # of mosaic
+        (UNNAMED, (), True),  # through a program that loses names
+        (UNNAMED, (MapBand("", "m", 0.01),), True),
+        (NAMED | {"scale": 0.01}, (), True),
+        (NAMED | {"scale": 1.0}, (), True),
+        (NAMED | {"unit": "Metre"}, (), True),
+        (NAMED | {"unit": ""}, (), True),
+        (NAMED, (MapBand("other"),), True),
+        (UNNAMED | {"scale": 0.01}, (), False),
+        (UNNAMED | {"scale": 1.0}, (), False),
+        (NAMED | {"name": "elevation"}, (), False),
+        (NAMED | {"name": SPREAD.name}, (), False),
+        (NAMED | {"scale": -0.1}, (), False),
+        (NAMED | {"offset": 5.0}, (), False),
+        (NAMED | {"unit": "ft"}, (), False),
+        (NAMED | {"nodata": None}, (), False),
+        (NAMED | {"nodata": 0}, (), False),
+        (NAMED | {"dtype": "float32"}, (), False),
+        (NAMED | {"dtype": "int32"}, (), False),
+    ],
+)
+def test_all_commands_agree_on_what_a_height_map_is(
+    tmp_path: Path, said: dict[str, Any], others: tuple[MapBand, ...], is_map: bool
+) -> None:
+    path = raster_of(tmp_path / "a.tif", *others, **said)
+    metres = raster_of(tmp_path / "lidar.tif", **NAMED)
+    refused = [
+        command("evaluate", "--maps", path, "--heights", metres, "--out", str(tmp_path / "scores")),
+        command("mosaic", path, "--out", str(tmp_path / "mosaic.tif")),
+    ]
+    if not is_map:
+        assert all(text.startswith(f"{path}: is no canopy height map") for text in refused), refused
+        return
+    assert refused == ["", ""]
+    found = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["scores"][ALL_MAPS]["all"]
+    in_metres = 1.0 if said["scale"] == 1.0 else 0.1
+    assert found["count"] == 81
+    assert found["mae"] <= in_metres / 2
+    ours_HW, theirs_HW = stored(str(tmp_path / "mosaic.tif")), stored(metres)
+    assert np.abs(ours_HW - theirs_HW).max() <= 10 * in_metres / 2
+
+
+@pytest.mark.parametrize(
+    ("second", "step"),
+    [(SPREAD, 1.0), (MapBand("", "m", 0.01), 1.0), (MapBand(SPREAD.name, "m", 0.1), 10.0), (BANDS[1], None)],
+)
+def test_a_second_band_is_the_spread_or_does_not_count(
+    tmp_path: Path, second: MapBand, step: float | None
+) -> None:
+    assert height_map(raster_of(tmp_path / "a.tif", second, **NAMED)).spread_step == step
+
+
+def test_a_mosaic_is_a_map_that_can_be_scored_and_put_in_a_mosaic(tmp_path: Path, capsys: Any) -> None:
+    chm, first, second = map_of(tmp_path / "a.chm.tif"), tmp_path / "first.tif", tmp_path / "second.tif"
+    heights = write(tmp_path / "lidar.tif", random_heights(SHAPE), MAP_GRID, nodata=NODATA)
+    assert command("mosaic", chm, "--out", str(first)) == ""
+    assert "mosaics" not in capsys.readouterr().err
+    assert command("mosaic", str(first), "--out", str(second)) == ""
+    assert "1 of 1 maps are mosaics (first " in capsys.readouterr().err
+    of_map, of_mosaic, of_both = (bits(score(path, heights))[0] for path in (chm, str(first), str(second)))
+    assert of_map == of_mosaic == of_both
 
 
 @pytest.mark.parametrize("victim", ["map", "heights"])

@@ -30,7 +30,8 @@ from trainer import token_store
 from trainer.checkpoint import load_checkpoint
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.decoder import Features
-from trainer.evaluate import REGRESSOR, evaluate
+from trainer.evaluate import evaluate
+from trainer.evaluation import REGRESSOR
 from trainer.launch import launch
 from trainer.loop import Fit, Learning
 from trainer.model import Regressor

@@ -20,15 +20,19 @@ import pytest
 import torch
 import yaml
 from gloo_ranks import in_group, run_ranks
-from regressors import fitted, local_backbone, small_config, write_dataset
+from regressors import SCHEMA, fitted, local_backbone, small_config, visible_chip, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import cluster.cli
 from cluster.cli import parse
 from shards.errors import DatasetError, InputError
+from shards.manifest import SPLITS
 from shards.reader import Dataset, open_dataset
+from shards.writer import DatasetWriter
 from trainer.checkpoint import checkpoint_url, load_checkpoint
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
-from trainer.evaluate import LINEAR, MEAN, REGRESSOR, evaluate
+from trainer.evaluate import evaluate
+from trainer.evaluation import LINEAR, MEAN, REGRESSOR
 from trainer.launch import launch
 from trainer.loop import Fit, Learning
 from trainer.panel import draw_panel
@@ -367,6 +371,21 @@ def test_evaluation_gives_the_scores_of_training_beside_the_baselines(
     assert "R2" in evaluation.table().splitlines()[0]
 
 
+def test_every_split_that_a_dataset_has_can_be_evaluated(run: Path, tmp_path: Path) -> None:
+    counts = {split: 2 + number for number, split in enumerate(SPLITS)}
+    with DatasetWriter(str(tmp_path / "data"), SCHEMA, {"command": "test"}, 10) as writer:
+        splits = [split for split, count in counts.items() for _ in range(count)]
+        for number, split in enumerate(splits):
+            writer.add(visible_chip(number), split)
+        writer.finish()
+    for split, count in {**counts, "all": len(splits)}.items():
+        out = tmp_path / split
+        given = ["--checkpoint", str(run), "--data", str(tmp_path / "data"), "--out", str(out)]
+        assert cluster.cli.run(["evaluate", *given, "--split", split]) == 0
+        found = json.loads((out / "evaluation.json").read_text())
+        assert (found["split"], found["chips"]) == (split, count)
+
+
 def test_an_existing_run_is_refused_and_stays_as_it_is(
     run: Path, split_dataset: Dataset, backbone: Path
 ) -> None:
@@ -400,6 +419,56 @@ def test_a_limit_trains_on_so_many_chips(dataset: Dataset, backbone: Path, tmp_p
     config = small_config(dataset, backbone, out=str(tmp_path / "run"), epochs=1, limit=5, baseline_chips=3)
     launch(config)
     assert load_checkpoint(config.out).baselines.chips == 3
+
+
+TALL = "height_max > 7.8"
+SHORT = "height_max <= 7.8"
+
+
+@pytest.mark.parametrize(
+    ("flags", "scored"),
+    [
+        (["--limit", "3"], ""),
+        (["--where", TALL], TALL),
+        (["--where", TALL, "--limit", "3"], TALL),
+        (["--where", TALL, "--val-where", ""], ""),
+        (["--where", TALL, "--val-where", SHORT], SHORT),
+        (["--val-where", SHORT], SHORT),
+    ],
+)
+def test_the_chips_that_are_asked_for_score_a_run(
+    split_dataset: Dataset, backbone: Path, tmp_path: Path, capsys: Any, flags: list[str], scored: str
+) -> None:
+    out = tmp_path / "run"
+    given = ["--data", split_dataset.url, "--backbone", str(backbone), "--recipe", "tiny", "--epochs", "1"]
+    assert cluster.cli.run(["train", *given, "--out", str(out), *flags]) == 0
+    counts = [split_dataset.chips("val", where=where).size for where in ("", TALL, SHORT)]
+    assert min(counts) > 0
+    expected = split_dataset.chips("val", where=scored).size
+    record = json.loads((out / "metrics.jsonl").read_text())
+    assert record["val_count"] == expected * MEASURED_PIXELS
+    assert f"validates on {expected} ({f'where {scored}' if scored else 'all there are'})" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"where": TALL}, {"val_where": TALL}, {"where": TALL, "val_where": TALL}]
+)
+def test_without_a_validation_chip_the_choice_is_refused(
+    backbone: Path, tmp_path: Path, options: dict[str, str]
+) -> None:
+    with DatasetWriter(str(tmp_path / "data"), SCHEMA, {"command": "test"}, 10) as writer:
+        chips = sorted(map(visible_chip, range(20)), key=lambda chip: np.nanmax(chip.height_HW))
+        for number, chip in enumerate(chips):
+            writer.add(chip, "val" if number < 3 else "train")
+        writer.finish()
+    dataset, out = open_dataset(str(tmp_path / "data")), str(tmp_path / "run")
+    assert np.nanmax(chips[2].height_HW) < 7.8 < np.nanmax(chips[-1].height_HW)
+    with pytest.raises(InputError, match="leaves no validation chip; choose others with --val-where"):
+        launch(small_config(dataset, backbone, out=out, **options))
+    assert not (tmp_path / "run").exists()
+    launch(small_config(dataset, backbone, out=out, epochs=1, where=TALL, val_where=""))
 
 
 # --- recipes ---

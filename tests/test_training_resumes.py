@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from gloo_ranks import in_group, run_ranks
 from regressors import local_backbone, small_config, write_dataset
 
@@ -29,10 +31,10 @@ from trainer.config import TrainConfig
 from trainer.launch import launch
 from trainer.loop import Fit, Learning
 from trainer.ranks import Ranks
-from trainer.run import NOTICE_STEPS, Onlooker
+from trainer.run import CONFIG, NOTICE_STEPS, Onlooker, config_yaml
 from trainer.state import restore, state_of
 from trainer.state_parts import STATE, StateWriter, StoredState, TrainingState
-from trainer.train import new_regressor
+from trainer.train import fit_to_go_on, new_regressor
 
 RICH: dict[str, Any] = {
     "epochs": 3,
@@ -239,6 +241,27 @@ def test_a_run_goes_on_with_the_same_options_only(dataset: Dataset, backbone: Pa
         launch(other)
     launch(small_config(dataset, backbone, out=config.out, epochs=1, resume="auto", keep_best=2))
     assert files_of(tmp_path / "run") == before
+
+
+def test_a_run_begun_before_goes_on_with_all_validation_chips(
+    dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    """Its config.yaml does not name --val-where, and --where was of training chips alone."""
+    where, whole, out = "height_max > 7.8", tmp_path / "whole", tmp_path / "run"
+    assert 0 < dataset.chips("val", where=where).size < dataset.chips("val").size
+    as_it_was = small_config(dataset, backbone, batch_size=4, where=where, val_where="")
+    launch(replace(as_it_was, out=str(whole)))
+    with pytest.raises(Stopped):
+        fit_to_go_on(replace(as_it_was, out=str(out)), Ranks()).run(Stopper(1, out))
+    config = small_config(dataset, backbone, out=str(out), batch_size=4, where=where)
+    options = yaml.safe_load(config_yaml(config))
+    del options["val_where"]
+    (out / CONFIG).write_text(yaml.safe_dump(options))
+    with pytest.raises(InputError, match=r"other options \(--val-where\)"):
+        launch(replace(config, resume="auto", val_where=where))
+    launch(replace(config, resume="auto"))
+    assert files_of(out) == files_of(whole)
+    launch(replace(config, resume="auto"))  # there is nothing left to do, and nothing to refuse
 
 
 # --- other ranks ---

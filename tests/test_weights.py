@@ -35,7 +35,8 @@ from trainer.checkpoint import load_checkpoint
 from trainer.config import EvaluateConfig, ImportConfig
 from trainer.decoder import DecoderConfig
 from trainer.decoder_residual import NOTEBOOK_WIDTHS
-from trainer.evaluate import REGRESSOR, evaluate
+from trainer.evaluate import evaluate
+from trainer.evaluation import REGRESSOR
 from trainer.import_checkpoint import import_checkpoint
 from trainer.meta_weights import meta_backbone
 from trainer.model import Regressor

@@ -42,7 +42,7 @@ class Checkpoint:
 
     regressor: Regressor
     trained_on: dict[str, Any]
-    """The dataset's URL and fingerprint, the code's version."""
+    """The dataset's URL and fingerprint, which of its chips, and the code's version and commit."""
     metrics: dict[str, Any]
     """Of the epoch that it was written after."""
     baselines: Baselines

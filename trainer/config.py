@@ -126,9 +126,11 @@ class TrainConfig:
     """MLflow tracking server (http://...) or sqlite:///FILE for options and numbers, too; default: none."""
 
     where: str = ""
-    """Train on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
+    """Train and validate on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
+    val_where: str | None = None
+    """Validate on these chips instead: an expression, or "" for all; default: as --where."""
     limit: int | None = None
-    """Train on so many chips only; a smaller choice is part of any larger one."""
+    """Train on this many chips only, and validate on all; a smaller choice is part of any larger one."""
     balance_heights: tuple[float, ...] = ()
     """Edges in metres of bins of the chips' maximum height that are met equally often; default: as stored."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
@@ -151,6 +153,11 @@ class TrainConfig:
         if not least.isdecimal() or not (most or least).isdecimal() or int(least) > int(most or least):
             raise InputError(f"--workers {self.workers}: give N, or MIN:MAX with MIN not above MAX")
         return int(least), int(most or least)
+
+    @property
+    def validated_where(self) -> str:
+        """The expression that chooses the validation chips; "" for all."""
+        return self.where if self.val_where is None else self.val_where
 
     @property
     def global_batch(self) -> int:
@@ -212,7 +219,7 @@ class EvaluateConfig:
     """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
     data: str = ""
     """The dataset: a folder or s3://..."""
-    split: Literal["train", "val", "all"] = "val"
+    split: Literal["train", "val", "test", "buffer", "all"] = "val"
     """Which of its chips."""
     out: str = ""
     """Folder for evaluation.json and evaluation.png; default: only print."""

@@ -68,3 +68,12 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
         """height_BHW in metres, unclamped; the pixels are normalised, as the backbone sees them."""
+
+    def spread(self, features: Features, pixels_BCHW: Tensor) -> Tensor | None:
+        """Return spread_BHW, the standard deviation of each height in metres; None: it has none."""
+        return None
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether `spread` says anything."""
+        return type(self).spread is not Decoder.spread

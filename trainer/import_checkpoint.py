@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-import shards
 from shards.errors import InputError
 from shards.reader import Dataset, open_dataset
 from shards.storage import check_writable, exists
+from shards.version import made_by_code
 from trainer.backbone import build_backbone, read_weights
 from trainer.baselines import baselines_of
 from trainer.checkpoint import Checkpoint
@@ -53,8 +53,8 @@ def import_checkpoint(config: ImportConfig) -> str:
     origin = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,
-        "treeline": shards.__version__,
         "imported_from": config.weights,
+        **made_by_code(),
     }
     Checkpoint(regressor, origin, {"epoch": NO_EPOCH}, baselines).save(config.out)
     count = sum(parameter.numel() for parameter in regressor.parameters())

@@ -62,7 +62,8 @@ class Faults:
     def chips(self, dataset: Dataset, config: TrainConfig) -> tuple[Chips, Chips]:
         """Those to train on, and those that score it."""
         if not self.dealt_by_chip:
-            return dataset.chips("train", config.limit, config.where), dataset.chips("val")
+            train = dataset.chips("train", config.limit, config.where)
+            return train, dataset.chips("val", where=config.validated_where)
         both = np.concatenate([dataset.chips(split, where=config.where) for split in ("train", "val")])
         mixed = np.random.default_rng((config.seed, _DEAL)).permutation(both)
         train, val = np.split(mixed, [max(1, round(TRAIN_SHARE * both.size))])
@@ -91,6 +92,8 @@ def check_faithful(config: TrainConfig) -> None:
         if getattr(config, name) != value:
             flag = name.replace("_", "-")
             raise InputError(f"--faithful: the notebook had no --{flag}; leave it out, or --faithful")
+    if config.validated_where != config.where:
+        raise InputError("--faithful: deals training and validation chips alike; leave out --val-where")
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-import shards
 from shards.manifest import json_bytes
 from shards.order import subset
 from shards.progress import Advance
 from shards.reader import Dataset
 from shards.storage import find_files, is_local, join, local_path, publish, publish_folder, remove_folder
+from shards.version import made_by_code
 from trainer.background import Background
 from trainer.baselines import Baselines
 from trainer.checkpoint import CHECKPOINTS, Checkpoint, weights_of
@@ -132,7 +132,10 @@ class Run(Onlooker):
         self._trained_on = {
             "data": dataset.url,
             "fingerprint": dataset.manifest.fingerprint,
-            "treeline": shards.__version__,
+            "where": config.where,
+            "limit": config.limit,
+            "val_where": config.validated_where,
+            **made_by_code(),
         }
         # Also what an earlier process left, which may have been killed before it removed what it had to.
         self._kept = {name.partition("/")[0] for name in find_files(config.out) if _EPOCH.match(name)}

@@ -24,6 +24,7 @@ from shards.manifest import json_bytes
 from shards.progress import progress
 from shards.reader import Dataset
 from shards.storage import exists, join, publish, read_bytes
+from shards.version import made_by_code
 from trainer.baselines import Baselines
 from trainer.config import SweepConfig, TrainConfig
 from trainer.loop import Fit
@@ -101,15 +102,23 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials) -> list
         InputError: a mistake in the options; found before anything is started or written.
         FloatingPointError: no trial has a score.
     """
-    check_sweep(config, base)
+    dataset = check_sweep(config, base)
     trials = draw_trials(config, base)
     ended: dict[int, Trial] = {}
-    _write(config, trials, ended)
+    about = {
+        "fingerprint": dataset.manifest.fingerprint,
+        "where": base.where,
+        "val_where": base.validated_where,
+        "limit": config.limit,
+        **made_by_code(),
+        "config": asdict(config),
+    }
+    _write(about, trials, ended)
     with progress("sweep", len(trials), "trials") as advance:
 
         def done(place: int, ending: Ending) -> None:
             ended[place] = _read_trial(place + 1, trials[place], ending)
-            _write(config, trials, ended)
+            _write(about, trials, ended)
             advance(1, _metres(ranked(ended.values())[0]))
 
         run_trials(config, trials, done)
@@ -121,8 +130,8 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials) -> list
     return [best, *others]
 
 
-def check_sweep(config: SweepConfig, base: TrainConfig) -> None:
-    """Find the user's mistakes before any process is started or anything is written.
+def check_sweep(config: SweepConfig, base: TrainConfig) -> Dataset:
+    """Find the user's mistakes before any process is started or anything is written; returns the dataset.
 
     Raises:
         InputError: an option out of its range, no chips to learn from or to score on, or --out is in use.
@@ -146,6 +155,7 @@ def check_sweep(config: SweepConfig, base: TrainConfig) -> None:
         raise InputError(
             f"{config.data}: no chip is held out to compare trials on; hold some out with treeline split"
         )
+    return dataset
 
 
 def draw_trials(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
@@ -259,12 +269,12 @@ def _drawn(number: int, config: TrainConfig) -> dict[str, Any]:
     return {"number": number, "out": config.out, "options": {name: getattr(config, name) for name in DRAWN}}
 
 
-def _write(config: SweepConfig, trials: list[TrainConfig], ended: dict[int, Trial]) -> None:
+def _write(about: dict[str, Any], trials: list[TrainConfig], ended: dict[int, Trial]) -> None:
     listed = [
         ended[place].to_json() if place in ended else {**_drawn(place + 1, trial), "ended": None}
         for place, trial in enumerate(trials)
     ]
-    publish(join(config.out, SWEEP), json_bytes({"config": asdict(config), "trials": listed}))
+    publish(join(about["config"]["out"], SWEEP), json_bytes({**about, "trials": listed}))
 
 
 def _best_yaml(best: Trial, base: TrainConfig) -> bytes:

@@ -187,7 +187,8 @@ def plan_tokens(regressor: Regressor, dataset: Dataset, config: TrainConfig) -> 
     """The store that `config` asks for: training shards in all variants, validation as it is."""
     layout = _layout_of(regressor, config.token_dtype)
     train_shards = set(dataset.shard_of(dataset.chips("train", config.limit, config.where)).tolist())
-    shards = train_shards | set(dataset.shard_of(dataset.chips("val")).tolist())
+    val_chips = dataset.chips("val", where=config.validated_where)
+    shards = train_shards | set(dataset.shard_of(val_chips).tolist())
     pieces = tuple(
         Piece(number, dataset.manifest.shards[number].split, dataset.manifest.shards[number].samples, variant)
         for number in sorted(shards)

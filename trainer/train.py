@@ -3,6 +3,7 @@
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 import yaml
@@ -45,6 +46,20 @@ MAY_CHANGE = (
     "mlflow",
 )
 """Options with which a run may go on that began with others: they do not change what is learnt."""
+VAL_WHERE_BEFORE = ""
+"""--val-where of a run whose config.yaml does not name it: all validation chips scored it."""
+
+
+def as_begun(config: TrainConfig) -> TrainConfig:
+    """The options, with the validation chips of the run that is there where --val-where is not given."""
+    if config.val_where is not None or not exists(join(config.out, CONFIG)):
+        return config
+    return replace(config, val_where=_stored(config)["val_where"])
+
+
+def _stored(config: TrainConfig) -> dict[str, Any]:
+    """The options of the run that is there."""
+    return {"val_where": VAL_WHERE_BEFORE, **yaml.safe_load(read_bytes(join(config.out, CONFIG)))}
 
 
 def check(config: TrainConfig) -> Dataset:
@@ -83,6 +98,14 @@ def check(config: TrainConfig) -> Dataset:
     if not chips.size:
         chosen = f"--where {config.where!r}" if config.where else f"--limit {config.limit}"
         raise InputError(f"{config.data}: {chosen} leaves no training chip; choose more")
+    where = config.validated_where
+    is_dealt = config.faithful  # validation chips then come from the training split as well
+    if dataset.manifest.samples("val") and not is_dealt and not dataset.chips("val", where=where).size:
+        option = "--where" if config.val_where is None else "--val-where"
+        raise InputError(
+            f"{config.data}: {option} {where!r} leaves no validation chip; choose others with --val-where "
+            '("" for all)'
+        )
     if config.balance_heights:
         dataset.height_weights(chips, config.balance_heights)
     if exists(join(config.out, CONFIG)):
@@ -100,7 +123,7 @@ def _check_goes_on(config: TrainConfig) -> None:
             f"{config.out}: already holds a training run; go on with it (--resume auto), choose another "
             "--out, or delete it first"
         )
-    old = yaml.safe_load(read_bytes(join(config.out, CONFIG)))
+    old = _stored(config)
     new = yaml.safe_load(config_yaml(config))
     differ = [name for name in {**old, **new} if name not in MAY_CHANGE and old.get(name) != new.get(name)]
     before = replace(config, workers=old["workers"]).global_batch
@@ -124,6 +147,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.regressor) else None
         watch = Onlooker(notice, states)
         if fit.baselines is not None and ranks.is_first:
+            print(f"treeline: {_chosen(config, fit.learning)}", file=sys.stderr, flush=True)
             total = config.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips", fit.position.chips))
             watch = Run(config, dataset, fit.baselines, advance, notice, states)
@@ -131,6 +155,17 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         fit.run(watch)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
+
+
+def _chosen(config: TrainConfig, learning: Learning) -> str:
+    """Which chips a run trains on, and which ones score it."""
+    options = {"--where": config.where, "--limit": config.limit}
+    train = ", ".join(f"{name} {value}" for name, value in options.items() if value not in ("", None))
+    val = f"where {config.validated_where}" if config.validated_where else "all there are"
+    return (
+        f"trains on {learning.train_chips.size:,} chips ({train or 'all there are'}), validates on "
+        f"{learning.val_chips.size:,} ({val})"
+    )
 
 
 def fit_to_go_on(config: TrainConfig, ranks: Ranks) -> Fit:

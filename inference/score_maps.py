@@ -12,26 +12,28 @@ from numpy.typing import NDArray
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
+from inference.config import MapScoreConfig
+from inference.geotiff import NODATA
+from inference.height_map import refuse_what_is_no_map
 from shards.errors import InputError
 from shards.grid import Grid
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache, open_raster, read_window
 from shards.storage import each_file_once, expand
-from trainer.config import EvaluateConfig
-from trainer.evaluate import Evaluation
-from trainer.height_rasters import HEADERS, METRES, NODATA, HeightRasters, by_name
+from shards.version import made_by_code
+from trainer.evaluation import Evaluation
+from trainer.height_rasters import HEADERS, HeightRasters, by_name
 from trainer.metrics import ExactScore
 
 ALL_MAPS = "all maps"
 BLOCK = 512
 """Pixels along each side of what is scored at a time, at most (see ExactScore.add)."""
-DECIMETRE = 0.1
 MILLIMETRES = 1000
 MOST_METRES = 1000.0
 """No plant is nearly as high: what is above is an elevation, or stands for no data."""
 
 
-def score_maps(config: EvaluateConfig, block: int = BLOCK) -> Evaluation:
+def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     """Score each map against the height rasters on it.
 
     Args:
@@ -52,7 +54,12 @@ def score_maps(config: EvaluateConfig, block: int = BLOCK) -> Evaluation:
     exact = {ALL_MAPS: sum(scores.values(), ExactScore.empty()), **scores}
     evaluation = Evaluation(
         {name: score.in_metres() for name, score in exact.items()},
-        {"maps": list(grids), "heights": layers[0].urls, "ground": layers[1].urls if layers[1:] else []},
+        {
+            "maps": list(grids),
+            "heights": layers[0].urls,
+            "ground": layers[1].urls if layers[1:] else [],
+            **made_by_code(),
+        },
     )
     if not evaluation.first.all.count:
         rasters = (raster.grid for layer in layers for raster in layer.rasters)
@@ -76,14 +83,7 @@ def _grid_of_map(url: str) -> Grid:
         InputError: it is no map of canopy heights.
     """
     with open_raster(url) as raster:
-        unit = raster.units[0] or ""
-        found = raster.dtypes[0], raster.nodata, raster.scales[0], raster.offsets[0], unit.lower() in METRES
-        if found != ("int16", NODATA, DECIMETRE, 0.0, True):
-            raise InputError(
-                f"{url}: is no canopy height map; its first band is {raster.dtypes[0]}, nodata "
-                f"{raster.nodata}, scale {raster.scales[0]:g}, unit {unit!r}, and not int16, {NODATA}, "
-                f"{DECIMETRE:g}, 'm' as treeline predict writes; rasters go to --heights"
-            )
+        refuse_what_is_no_map(url, raster)
         return Grid.of(raster)
 
 
@@ -92,19 +92,20 @@ def _score(url: str, grid: Grid, layers: list[HeightRasters], block: int, advanc
     score = ExactScore.empty()
     on_map = [layer.near(grid, range(grid.height), range(grid.width)) for layer in layers]
     with open_raster(url) as raster:
+        millimetres = raster.scales[0] * MILLIMETRES
         for rows, columns in _blocks(grid, block):
             near = [
                 layer.near(grid, rows, columns, among) for layer, among in zip(layers, on_map, strict=True)
             ]
             if all(near):
                 window = Window(columns.start, rows.start, len(columns), len(rows))
-                decimetres_HW = read_window(raster, indexes=1, window=window)
-                height_HW = np.where(decimetres_HW == NODATA, np.nan, 0.0)
+                stored_HW = read_window(raster, indexes=1, window=window)
+                height_HW = np.where(stored_HW == NODATA, np.nan, 0.0)
                 for layer, rasters, sign in zip(layers, near, (1, -1), strict=False):
                     height_HW += sign * layer.heights(grid, rows, columns, rasters, np.isfinite(height_HW))
                 _refuse_elevations(url, height_HW, rows, columns)
                 known_HW = np.isfinite(height_HW)
-                predicted_N = decimetres_HW[known_HW].astype(np.int64) * round(DECIMETRE * MILLIMETRES)
+                predicted_N = np.rint(stored_HW[known_HW] * millimetres).astype(np.int64)
                 score.add(predicted_N, np.rint(height_HW[known_HW] * MILLIMETRES).astype(np.int64))
             advance(len(rows) * len(columns))
     return score
