@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from shards.config import ConvertConfig
 from shards.errors import DatasetError, InputError
-from shards.key import MAX_KEY, is_valid
+from shards.key import check_key
 from shards.manifest import SPLITS, Manifest
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
@@ -99,11 +99,10 @@ def _has_even_shards(manifest: Manifest) -> bool:
 
 def _check_keys(dataset: Dataset) -> None:
     keys = dataset.index["key"].to_pylist()
-    bad = next((key for key in keys if not is_valid(key)), None)
-    if bad is not None:
-        raise InputError(
-            f"{dataset.url}: the key {bad[:100]!r} cannot name a member of a tar of ours (letters, digits, _ "
-            f"and -, at most {MAX_KEY}); convert to zarr"
-        )
+    try:
+        for key in keys:
+            check_key(key)
+    except InputError as error:
+        raise InputError(f"{dataset.url}: {error}") from error
     if len(set(keys)) != len(keys):
         raise InputError(f"{dataset.url}: keys occur twice, which a tar cannot tell apart; convert to zarr")

@@ -26,6 +26,7 @@ from shards.errors import DatasetError, InputError
 from shards.index import INDEX_SCHEMA, read_table
 from shards.load import ShardLoader
 from shards.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest, read_json, read_manifest
+from shards.names import check_name
 from shards.options import ReadOptions
 from shards.order import (
     Chips,
@@ -241,6 +242,13 @@ class Dataset:
             raise DatasetError(
                 f"{self._url_of(INDEX)}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips"
             )
+        for column, allowed in (("split", SPLITS), ("shard", ())):
+            if column in table.column_names:
+                for name in pc.unique(table[column]).to_pylist():
+                    try:
+                        check_name(name, allowed)
+                    except InputError as error:
+                        raise InputError(f"{self._url_of(INDEX)}: {column}: {error}") from error
         return table
 
 
