@@ -19,4 +19,4 @@ def missing_pixels(image_CHW: NDArray[Any], nodata: float | None) -> NDArray[np.
     """Return (rows, columns) where a band has no measurement, or None if every pixel has all."""
     missing_CHW = missing_values(image_CHW, nodata)
     # As good as every chip has all its pixels, and to find that out is four times as fast as to count them.
-    return missing_CHW.any(0) if missing_CHW.any() else None
+    return np.asarray(missing_CHW.any(0)) if missing_CHW.any() else None

@@ -50,7 +50,8 @@ class Baselines:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Baselines":
         """The inverse of `to_json`."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        read: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**read)
 
 
 def baselines_of(dataset: Dataset, chips: Chips, limit: int, bands: tuple[str, ...]) -> Baselines:
