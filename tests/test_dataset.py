@@ -37,7 +37,6 @@ from shards.manifest import MANIFEST, SPLITS, UNFINISHED, read_manifest
 from shards.options import ReadOptions
 from shards.order import SHARD_WINDOW
 from shards.part import write_shard
-from shards.prefetch import ahead
 from shards.reader import Part, open_dataset
 from shards.schema import Chip, Schema
 from shards.storage import (
@@ -51,6 +50,7 @@ from shards.storage import (
     read_bytes,
     staged,
 )
+from shards.stream import ahead
 from shards.writer import DatasetWriter
 
 

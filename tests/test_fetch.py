@@ -332,7 +332,7 @@ class TestAmounts:
 
     def test_the_first_batch_comes_after_one_shard(self, stored_once: Stored) -> None:
         with proxy(stored_once.server, delay_seconds=0.05) as front, environment_of(front.server):
-            dataset = open_dataset(stored_once.url, ReadOptions(batches_ahead=0, shards_ahead=1))
+            dataset = open_dataset(stored_once.url, ReadOptions(shards_ahead=1))
             epoch = ChipReader(dataset, dataset.chips("train"), 16, seed=1).epoch()
             stored_once.assert_own_pixels(next(epoch))
             assert 1 <= len(shard_requests(front)) <= 2
@@ -343,15 +343,15 @@ class TestAmounts:
     def test_a_consumer_that_sleeps_is_not_run_away_from(
         self, stored_once: Stored, front_once: Proxy
     ) -> None:
-        options = ReadOptions(batches_ahead=2, shards_ahead=2)
+        options, batches_ahead = ReadOptions(shards_ahead=2), 2
         dataset = open_dataset(stored_once.url, options)
         reader = ChipReader(dataset, dataset.chips("train"), 8, seed=1)
-        order, epoch = reader.order(0), reader.epoch()
+        order, epoch = reader.order(0), reader.epoch(batches_ahead)
         next(epoch)
         time.sleep(0.5)
         shard = dataset.shard_of(order)
         plan = Plan.of(shard, order)
-        made = 8 * (1 + options.batches_ahead + 1)  # the one given, those ready, one in the thread's hands
+        made = 8 * (1 + batches_ahead + 1)  # the one given, those ready, one in the thread's hands
         in_use = int(np.searchsorted(plan.first, made))
         asked = len(shard_requests(front_once))
         assert in_use <= asked <= in_use + options.shards_ahead < SHARDS
@@ -441,7 +441,7 @@ class TestCache:
     def test_deleting_the_folder_in_the_middle_does_no_harm(
         self, stored_once: Stored, front_once: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        options = ReadOptions(cache=str(tmp_path / "cache"), batches_ahead=0, shards_ahead=1)
+        options = ReadOptions(cache=str(tmp_path / "cache"), shards_ahead=1)
         dataset, met = open_dataset(stored_once.url, options), []
         for number, batch in enumerate(ChipReader(dataset, dataset.chips("train"), BATCH).epoch()):
             stored_once.assert_own_pixels(batch)
