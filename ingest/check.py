@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.histogram import HEIGHT
-from shards.schema import Schema, missing_pixels
+from shards.missing import missing_pixels, missing_values
+from shards.schema import Schema
 
 HEIGHT_NODATA = -9999.0
 """Height rasters and chips of this field mark missing heights so, or with NaN."""
@@ -54,7 +55,7 @@ def checked(
     """
     image_CHW = _with_nan(_as_stored(image, schema), schema)
     height_HW, highest = _as_label(height, schema)
-    image_missing_HW = missing_pixels(image_CHW, schema)
+    image_missing_HW = missing_pixels(image_CHW, schema.nodata)
     if image_missing_HW is not None or math.isnan(highest):
         height_missing_HW = np.isnan(height_HW)
         _check_valid(image_missing_HW, height_missing_HW, schema.label, rules)
@@ -91,9 +92,7 @@ def _with_nan(image_CHW: NDArray[Any], schema: Schema) -> NDArray[Any]:
     """Float pixels with one mark for all that is missing; integer pixels as they are."""
     if image_CHW.dtype.kind != "f":
         return image_CHW
-    missing_CHW = ~np.isfinite(image_CHW)
-    if schema.nodata is not None:
-        missing_CHW |= image_CHW == schema.nodata
+    missing_CHW = missing_values(image_CHW, schema.nodata)
     return np.where(missing_CHW, np.float32(np.nan), image_CHW) if missing_CHW.any() else image_CHW
 
 
@@ -115,14 +114,17 @@ def _as_label(height: NDArray[Any] | None, schema: Schema) -> tuple[NDArray[np.f
     highest = float(height_HW.max())
     if height_HW.min() > max(HEIGHT_NODATA, schema.nodata or HEIGHT_NODATA) and highest < math.inf:
         return height_HW, highest
-    missing_HW = ~np.isfinite(height_HW)
-    missing_HW |= height_HW == HEIGHT_NODATA
-    if schema.nodata:  # 0 is a height
-        missing_HW |= height_HW == schema.nodata
+    missing_HW = missing_heights(height_HW, schema.nodata)
     # One mark for all that is missing.
     if not missing_HW.any():
         return height_HW, highest
     return np.where(missing_HW, np.float32(np.nan), height_HW), math.nan
+
+
+def missing_heights(height_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """Tell where heights are missing: as pixels are, marked by HEIGHT_NODATA or by the image's `nodata`."""
+    missing_HW = missing_values(height_HW, HEIGHT_NODATA)
+    return missing_HW | (height_HW == nodata) if nodata else missing_HW  # 0 is a height
 
 
 def _check_valid(

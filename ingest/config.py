@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.config import SplitOptions
+from shards.cut import SHARD_BYTES, SHARD_CHIPS
 from shards.errors import InputError
 from shards.schema import Schema
 from shards.version import made_by_code
@@ -29,7 +30,9 @@ class IngestConfig(SplitOptions):
     """Regular expression for keys; its groups (?P<sensor>...) are facts: acquired, catalogue, source, ..."""
     registration: bool = False
     """Find how far heights lie from where the image shows them, and keep it in the index (shift_row, ...)."""
-    shard_chips: int = 1024
+    shard_bytes: int = SHARD_BYTES
+    """Most bytes in a shard of a new dataset, before any compression; 0: whatever --shard-chips comes to."""
+    shard_chips: int = SHARD_CHIPS
     """Most chips in a shard."""
     strict: bool = False
     """Stop with an error, and write nothing, at the first chip that would be rejected."""
@@ -47,6 +50,8 @@ class IngestConfig(SplitOptions):
             raise InputError(f"--min-height {self.min_height:g}: give a number, or None to take any height")
         if self.shard_chips < 1:
             raise InputError(f"--shard-chips {self.shard_chips}: give 1 chip or more")
+        if self.shard_bytes < 0:
+            raise InputError(f"--shard-bytes {self.shard_bytes}: give 0 (no limit) or more")
         if self.workers < 0:
             raise InputError(f"--workers {self.workers}: give 0 (in this process) or more")
 
@@ -228,7 +233,8 @@ def made_by(config: IngestConfig | TarsConfig) -> dict[str, Any]:
         # As JSON has it, so that what is read again is equal.
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config).items()
-        if name not in left_out
+        # Shards that are not cut by bytes: nothing is said of it, as before there was such an option.
+        if name not in left_out and (name, value) != ("shard_bytes", 0)
     }
     return {**made_by_code(), "config": options}
 

@@ -23,6 +23,7 @@ from ingest.attributes import SHIFTS
 from ingest.config import IngestConfig, asked
 from ingest.registration import MIN_SIDE
 from ingest.source import GROUP, PLACE, Candidates, Refused
+from shards.cut import chips_in_shard
 from shards.errors import InputError
 from shards.index import ATTRIBUTE_TYPES
 from shards.key import FACTS, MAX_KEY, KeyFacts, facts, is_valid, key_pattern
@@ -61,6 +62,8 @@ class Plan:
     """The candidates that are to be read, with all that their keys say."""
     refused: list[Refused]
     tasks: list[Task]
+    shard_chips: int
+    """Chips in a full shard."""
     rule: SplitRule
     attributes: dict[str, str]
     """Further columns of the index: name and type."""
@@ -118,7 +121,8 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     places = places_of(table, schema)
     rule = present.rule or resolved(config.split_rule(), places)
     splits = np.asarray(assign(rule, places))
-    tasks = _tasks(table, splits, config.shard_chips, present.shards or Counter())
+    shard_chips = chips_in_shard(schema, config.shard_chips, config.shard_bytes)
+    tasks = _tasks(table, splits, shard_chips, present.shards or Counter())
     table = _finite(table)
     attributes = _attributes(table) | (SHIFTS if config.registration else {})
     request = _fingerprint(asked(config), schema.to_json(), _digest(candidates.table), candidates.refused)
@@ -128,6 +132,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         table=table,
         refused=refused,
         tasks=tasks,
+        shard_chips=shard_chips,
         rule=rule,
         attributes=attributes,
         present=already,

@@ -42,8 +42,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ingest.check import HEIGHT_NODATA
+from ingest.check import missing_heights
 from shards.errors import InputError
+from shards.missing import missing_values
 
 MAX_SHIFT = 3
 """Pixels, each way."""
@@ -85,8 +86,8 @@ def best_shift(image_CHW: NDArray[Any], height_HW: NDArray[Any], nodata: float |
 
     Args:
         image_CHW: (bands, rows, columns), any type of number, at least MIN_SIDE pixels a side.
-        height_HW: (rows, columns); NaN, HEIGHT_NODATA, and nodata but for 0 are missing.
-        nodata: of the image; None if it has none. NaN is always missing.
+        height_HW: (rows, columns); see `ingest.check.missing_heights`.
+        nodata: of the image; None if it has none. See `shards.missing`.
 
     Returns:
         None where nothing can be compared: image or heights without texture, or under MIN_PIXELS pixels.
@@ -95,13 +96,9 @@ def best_shift(image_CHW: NDArray[Any], height_HW: NDArray[Any], nodata: float |
         InputError: the shapes do not fit, or the chip is too small.
     """
     _check_shapes(image_CHW, height_HW)
-    image_missing_CHW = ~np.isfinite(image_CHW)
-    height_missing_HW = ~np.isfinite(height_HW) | (height_HW == HEIGHT_NODATA)
-    if nodata is not None:
-        image_missing_CHW |= image_CHW == nodata
-        height_missing_HW |= (height_HW == nodata) & (nodata != 0)
-    texture_CHW = _texture(image_CHW, image_missing_CHW)[:, MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
-    height_texture_HW = _texture(height_HW, height_missing_HW)
+    texture_CHW = _texture(image_CHW, missing_values(image_CHW, nodata))
+    texture_CHW = texture_CHW[:, MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
+    height_texture_HW = _texture(height_HW, missing_heights(height_HW, nodata))
     here_HW = np.asarray(np.isfinite(texture_CHW).all(0))
     if np.count_nonzero(here_HW) < MIN_PIXELS or not np.nan_to_num(height_texture_HW).any():
         return None

@@ -21,6 +21,7 @@ from ingest.source import Source
 from ingest.summary import Before, advice, summary
 from ingest.work import PARTS, Work, do_task, part_name
 from shards.assemble import Assembly, Layout
+from shards.cut import SHARD_BYTES
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.leftovers import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
@@ -64,6 +65,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     """
     if not config.out:
         raise InputError("--out: is empty; give a folder or s3://...")
+    config = _cut_as_before(config)
     base = _base(config)
     check_writable(config.out)
     new_folders = missing_folders(config.out)
@@ -78,7 +80,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     if config.strict and plan.refused:
         key, reason, detail = plan.refused[0]
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
-    layout = Layout(schema, "tar", config.shard_chips, _joined(config, base, plan))
+    layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     work = Work(source, config.out, layout, rules, config.registration, config.strict, plan.fingerprint)
     _begin(config, plan, base)
@@ -102,6 +104,26 @@ def _tars(out: str) -> dict[str, int]:
     return {
         f"{split}/{name}": nbytes for split in SPLITS for name, nbytes in sizes_of(join(out, split)).items()
     }
+
+
+def _cut_as_before(config: IngestConfig) -> IngestConfig:
+    """Return the options with the --shard-bytes that a dataset at --out was begun with, unless one is given.
+
+    What does not name it was begun before there was such an option: its shards are not cut by bytes.
+    """
+    known = next((name for name in (MANIFEST, PLAN) if exists(join(config.out, name))), None)
+    if known is None or config.shard_bytes != SHARD_BYTES or (known == PLAN and config.restart):
+        return config
+    if known == MANIFEST:
+        before = read_manifest(config.out).made_by.get("config", {})
+    else:
+        try:
+            before = read_json(join(config.out, PLAN)).get("config", {})
+        except InputError:  # half of it was written
+            return config
+    if config.append or "shard_bytes" not in before:
+        return replace(config, shard_bytes=before.get("shard_bytes", 0))
+    return config
 
 
 def _base(config: IngestConfig) -> Manifest | None:

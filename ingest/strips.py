@@ -23,6 +23,7 @@ from ingest.on_grid import GridRaster, Layer, band_numbers, open_image, source_o
 from ingest.scene_matching import Serving, scene_name
 from ingest.source import Raw
 from shards.errors import InputError
+from shards.missing import missing_values
 from shards.schema import Schema
 
 MASKED = "masked"
@@ -171,7 +172,7 @@ def _merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[
         is_open_HW = np.isnan(merged_HW[place])
         if is_open_HW.any():
             values_HW = raster.read(1, part)
-            take_HW = is_open_HW & (values_HW != HEIGHT_NODATA) & ~np.isnan(values_HW)
+            take_HW = is_open_HW & ~missing_values(values_HW, HEIGHT_NODATA)
             merged_HW[place][take_HW] = values_HW[take_HW]
             number_HW[place][take_HW] = number
     return merged_HW, number_HW

@@ -1,9 +1,10 @@
 """Pieces of remote objects, kept on a local disk that the processes of a node share.
 
-An entry is one file, whole or absent: the content, then its length, its XXH3 and a magic word. It is
-written to a temporary file, which is also the lock: its holder fetches, the others wait and then read. A lock
-ends with its process, so a killed one keeps nobody waiting. Where the file system has no locks, everybody
-fetches. Nothing is synced: what a power cut damages is found by its checksum and fetched again.
+An entry is one file, whole or absent: the content, then its length, its XXH3 and a magic word. It is written
+to a temporary file, which then takes the entry's name. One thread of one process fetches, the others wait and
+then read: each entry has a byte of one file to lock. A lock ends with its process, so a killed one keeps
+nobody waiting. Where the file system has no locks, everybody fetches. Nothing is synced: what a power cut
+damages is found by its checksum and fetched again.
 
     cache = DiskCache("/scratch/treeline", limit_bytes=200 * 10**9)
     cache.fetch(f"{url} {checksum} {start}-{end}", into=buffer, get=lambda into: read_into(url, start, into))
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,13 @@ MAGIC = b"treeline-cache-1"
 FOOTER = struct.Struct("<QQ16s")
 """Bytes of content, their XXH3, MAGIC."""
 ABANDONED_SECONDS = 3600
-"""A temporary file that is older, and held by nobody, is removed."""
+"""A temporary file that is older is removed: writing one takes moments."""
 
 _ENTRY = re.compile(r"treeline-[0-9a-f]{64}\.cached")
 _TEMPORARY = re.compile(r"treeline-[0-9a-f]{64}(\.[0-9a-f]{16})?\.part")
 _LOCK = "treeline-cache.lock"
-_TURNS = 100
-"""Turns lost to others, after which a fetch does not wait: on some file systems no file keeps its inode."""
+_FOLDER = 0
+"""The lock file's byte of the folder; those of the entries follow."""
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """Whatever somebody put under one of our names: no link is followed, no pipe waited for."""
 
@@ -90,7 +91,7 @@ class DiskCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder):
                 pass
-            with self._folder_lock():
+            with self._lock(_FOLDER):
                 self._make_room(0)
         except OSError as error:
             why = error.strerror or error
@@ -111,31 +112,28 @@ class DiskCache:
         assert into.dtype == np.uint8
         assert into.flags.carray, "not contiguous, or read-only"
         entry = self._entry(name)
-        fits = into.size + FOOTER.size <= self._limit_bytes
-        for turn in range(_TURNS):
-            if _read(entry, into):
-                break
-            with _turn(entry, wait=fits and turn < _TURNS - 1) as part:
-                if part is None:
-                    continue
-                temporary, locked = part
-                if locked is not None:
-                    if _read(entry, into):
-                        break
-                    _remove(entry)  # damaged
-                with self._counting:
-                    self.misses += 1
-                get(into)
-                try:
-                    if not fits:
-                        raise OSError(errno.EFBIG, f"its limit is {self._limit_bytes:,} bytes")
-                    self._store(entry, temporary, locked, into)
-                except OSError as error:
-                    self._count_not_kept(into.size, error)
-                return False
+        if not _read(entry, into):
+            fits = into.size + FOOTER.size <= self._limit_bytes
+            with self._lock(1 + int(entry.name[9:24], 16)) if fits else nullcontext():
+                if not (fits and _read(entry, into)):
+                    self._fetch_and_store(entry, into, get, fits)
+                    return False
         with self._counting:
             self.hits += 1
         return True
+
+    def _fetch_and_store(
+        self, entry: Path, into: NDArray[np.uint8], get: Callable[[NDArray[np.uint8]], None], fits: bool
+    ) -> None:
+        with self._counting:
+            self.misses += 1
+        get(into)
+        try:
+            if not fits:
+                raise OSError(errno.EFBIG, f"its limit is {self._limit_bytes:,} bytes")
+            self._store(entry, into)
+        except OSError as error:
+            self._count_not_kept(into.size, error)
 
     def discard(self, name: str) -> None:
         """Remove the entry, whose content is wrong; nothing if there is none."""
@@ -153,43 +151,49 @@ class DiskCache:
             print(f"treeline: cache {self._folder}: {what}; reading goes on", file=sys.stderr, flush=True)
 
     @contextmanager
-    def _folder_lock(self) -> Iterator[None]:
-        file = _lock(self._folder / _LOCK)
+    def _lock(self, byte: int) -> Iterator[None]:
+        """Hold a byte of the lock file; nothing is held where that cannot be."""
+        file = -1
         try:
+            with suppress(OSError, AttributeError):  # systems other than Linux lack F_OFD_SETLKW
+                file = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | _SAFELY, 0o666)
+                _held.add(file)
+                # Of the open file, not of the process as F_SETLKW: threads wait for each other too.
+                flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+                fcntl.fcntl(file, fcntl.F_OFD_SETLKW, flock)
             yield
         finally:
-            _unlock(file)
+            if file in _held:
+                _held.discard(file)
+                os.close(file)
 
-    def _store(self, entry: Path, temporary: Path, locked: int | None, content: NDArray[np.uint8]) -> None:
-        new = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY
-        file = os.open(temporary, new, 0o666) if locked is None else locked
+    def _store(self, entry: Path, content: NDArray[np.uint8]) -> None:
+        temporary = entry.with_suffix(f".{os.urandom(8).hex()}.part")
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666)
         try:
             _write(file, content)
-            with self._folder_lock():
+            with self._lock(_FOLDER):
                 self._make_room(content.size + FOOTER.size, entry.name)
                 if os.path.lexists(entry) and not stat.S_ISREG(entry.lstat().st_mode):
                     raise OSError(errno.EEXIST, f"{entry.name} is somebody else's")
-                if not _is_at(file, temporary):
-                    raise OSError(errno.ESTALE, f"{temporary.name} was removed")
                 os.replace(temporary, entry)
         finally:
-            if locked is None:
-                with suppress(OSError):  # published, or gone
-                    os.unlink(temporary)
-                os.close(file)
+            with suppress(OSError):  # published, or gone
+                os.unlink(temporary)
+            os.close(file)
 
     def _make_room(self, size: int, replaced: str = "") -> None:
         """Remove the entries used longest ago until `size` bytes fit; and what killed processes left."""
         found = []
         for path in list(self._folder.iterdir()):
-            with suppress(FileNotFoundError):  # another process was faster
+            with suppress(OSError):  # another process was faster, or it may not be removed
                 status = path.lstat()
                 if not stat.S_ISREG(status.st_mode):
                     continue
                 if _ENTRY.fullmatch(path.name) and path.name != replaced:
                     found.append((status.st_mtime_ns, path.name, status.st_ino, status.st_size))
                 elif _TEMPORARY.fullmatch(path.name) and status.st_mtime < time.time() - ABANDONED_SECONDS:
-                    _remove_abandoned(path)
+                    path.unlink()
         room = self._limit_bytes - size
         if sum(found_size for *_, found_size in found) <= room:
             return
@@ -208,63 +212,6 @@ class DiskCache:
             total -= found_size
         if total > room:
             raise OSError(errno.EPERM, "entries that cannot be removed fill it")
-
-
-@contextmanager
-def _turn(entry: Path, wait: bool) -> Iterator[tuple[Path, int | None] | None]:
-    """The temporary file to write, locked or else to be made; None: another had the turn, look again."""
-    shared = entry.with_suffix(".part")
-    file = _lock(shared) if wait else None
-    if file is None:
-        yield entry.with_suffix(f".{os.urandom(8).hex()}.part"), None
-        return
-    try:
-        yield (shared, file) if _is_at(file, shared) else None
-    finally:
-        if _is_at(file, shared):  # not published
-            with suppress(OSError):
-                os.unlink(shared)
-        _unlock(file)
-
-
-def _lock(path: Path, how: int = fcntl.LOCK_EX) -> int | None:
-    """The file at `path`, made if absent, open and locked; None where that cannot be.
-
-    Raises:
-        BlockingIOError: another holds it, and `how` says not to wait.
-    """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o666)
-    except OSError:
-        return None
-    _held.add(file)
-    locked = False
-    try:
-        if stat.S_ISREG(os.fstat(file).st_mode):
-            fcntl.flock(file, how)
-            locked = True
-    except BlockingIOError:
-        raise
-    except OSError:
-        return None
-    finally:  # also after an interrupted wait
-        if not locked:
-            _unlock(file)
-    return file if locked else None
-
-
-def _unlock(file: int | None) -> None:
-    if file in _held:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a child was forked meanwhile
-        _held.discard(file)
-        os.close(file)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    with suppress(OSError):
-        return os.path.samestat(os.fstat(file), os.lstat(path))
-    return False
 
 
 def _is_ours(path: Path) -> bool:
@@ -292,16 +239,6 @@ def _remove(entry: Path) -> bool:
     return True
 
 
-def _remove_abandoned(temporary: Path) -> None:
-    with suppress(OSError):  # its process lives and holds it
-        file = _lock(temporary, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            if file is None or _is_at(file, temporary):
-                temporary.unlink()
-        finally:
-            _unlock(file)
-
-
 def _read(entry: Path, into: NDArray[np.uint8]) -> bool:
     """Whether `into` was filled from a sound entry, which now counts as used; else it may hold anything."""
     try:
@@ -321,7 +258,6 @@ def _read(entry: Path, into: NDArray[np.uint8]) -> bool:
 
 
 def _write(file: int, content: NDArray[np.uint8]) -> None:
-    os.ftruncate(file, 0)
     footer = FOOTER.pack(content.size, checksum(content), MAGIC)
     for left in (content.data, memoryview(footer)):
         while left:

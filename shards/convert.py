@@ -9,13 +9,14 @@ that; where shards are not even, since an ingest refused chips or somebody else 
 from collections.abc import Iterator
 
 from shards.config import ConvertConfig
+from shards.cut import SHARD_BYTES, SHARD_CHIPS, chips_in_shard
 from shards.errors import DatasetError, InputError
-from shards.key import MAX_KEY, is_valid
+from shards.key import check_key
 from shards.manifest import SPLITS, Manifest
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
 from shards.schema import ORIGIN, Chip
-from shards.writer import SHARD_CHIPS, DatasetWriter
+from shards.writer import DatasetWriter
 
 
 def convert(config: ConvertConfig) -> Manifest:
@@ -31,13 +32,15 @@ def convert(config: ConvertConfig) -> Manifest:
         raise InputError(f"{config.data}: is {config.to} already; copy it, or give --to another format")
     if config.to == "tar":
         _check_keys(dataset)
+    theirs = old.shard_format == "webdataset"
+    shard_chips = chips_in_shard(old.schema, SHARD_CHIPS, SHARD_BYTES) if theirs else old.shard_chips
     even = _has_even_shards(old) and not old.split_column
     with (
         DatasetWriter(
             config.out,
             old.schema,
             old.made_by,
-            SHARD_CHIPS if old.shard_format == "webdataset" else old.shard_chips,
+            shard_chips,
             config.to,
             old.attributes,
             old.split_rule,
@@ -99,11 +102,10 @@ def _has_even_shards(manifest: Manifest) -> bool:
 
 def _check_keys(dataset: Dataset) -> None:
     keys = dataset.index["key"].to_pylist()
-    bad = next((key for key in keys if not is_valid(key)), None)
-    if bad is not None:
-        raise InputError(
-            f"{dataset.url}: the key {bad[:100]!r} cannot name a member of a tar of ours (letters, digits, _ "
-            f"and -, at most {MAX_KEY}); convert to zarr"
-        )
+    try:
+        for key in keys:
+            check_key(key)
+    except InputError as error:
+        raise InputError(f"{dataset.url}: {error}") from error
     if len(set(keys)) != len(keys):
         raise InputError(f"{dataset.url}: keys occur twice, which a tar cannot tell apart; convert to zarr")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.missing import missing_values
+
 DROPPED_BITS = 13
 SKETCH_ERROR = 2.0**-11
 """Of a float32 value, relative: 0.05 %."""
@@ -104,7 +106,8 @@ class Histogram:
 def count_pixels(values: NDArray[Any]) -> Histogram:
     """Of stored pixels of any shape; NaN and infinity are not counted."""
     if values.dtype.kind == "f":
-        return Histogram.of_levels(float_levels(values[np.isfinite(values)].astype(np.float32, copy=False)))
+        present = values[~missing_values(values, None)]
+        return Histogram.of_levels(float_levels(present.astype(np.float32, copy=False)))
     if values.dtype.kind == "i" and values.dtype.itemsize <= 2 and values.size:
         return _count_signed(values)
     return Histogram.of_levels(values)

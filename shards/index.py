@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from shards.checksum import chip_checksum
 from shards.errors import DatasetError, InputError
 from shards.manifest import StoredObject
-from shards.schema import ORIGIN, Chip, Schema, missing_pixels
+from shards.missing import missing_pixels
+from shards.schema import ORIGIN, Chip, Schema
 from shards.storage import read_bytes
 
 INDEX_SCHEMA = pa.schema(
@@ -86,7 +87,7 @@ def index_rows(chips: Sequence[Chip], split: str, shard: str, schema: Schema) ->
 
 def _valid_fraction(chip: Chip, schema: Schema) -> float:
     """Share of the pixels that have every band and a label."""
-    missing_HW = missing_pixels(chip.image_CHW, schema)
+    missing_HW = missing_pixels(chip.image_CHW, schema.nodata)
     if schema.label and math.isnan(chip.height_HW.min()):
         unlabelled_HW = np.isnan(chip.height_HW)
         missing_HW = unlabelled_HW if missing_HW is None else missing_HW | unlabelled_HW

@@ -45,6 +45,19 @@ def is_valid(key: str) -> bool:
     return KEY.fullmatch(key) is not None
 
 
+def check_key(key: str) -> None:
+    """Refuse a key that cannot name a member of a tar of ours, which others unpack.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not is_valid(key):
+        raise InputError(
+            f"the key {key[:100]!r} cannot name a member of a tar of ours (letters, digits, _ and -, at most "
+            f"{MAX_KEY}); convert to zarr"
+        )
+
+
 def facts(name: str, pattern: re.Pattern[str] | None = None) -> KeyFacts:
     """What a chip key or a scene's file name says, by `pattern` or as names are in this field."""
     matches = (_SCENE.search(name), _SOURCE.search(name)) if pattern is None else (pattern.search(name),)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError
+from shards.names import check_name
 from shards.schema import Schema
 from shards.storage import exists, join, publish, read_bytes
 
@@ -53,6 +54,9 @@ class StoredObject:
     nbytes: int
     xxh3: str
     """Checksum of all its bytes, sixteen hexadecimal digits."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
 
     @classmethod
     def of(cls, name: str, data: bytes | NDArray[np.uint8]) -> "StoredObject":
@@ -86,6 +90,9 @@ class Shard:
     content: str
     """Checksum of keys and pixels (`shards.checksum.content_checksum`), whatever the format."""
     objects: tuple[StoredObject, ...]
+
+    def __post_init__(self) -> None:
+        check_name(self.split, SPLITS)
 
     @property
     def name(self) -> str:
@@ -240,7 +247,7 @@ def read_manifest(url: str) -> Manifest:
     """The manifest of the dataset at `url`.
 
     Raises:
-        InputError: there is none, or one of another format.
+        InputError: there is none, or one of another format, or with names that lead elsewhere.
         DatasetError: it was damaged.
     """
     if not exists(join(url, MANIFEST)):
@@ -257,12 +264,17 @@ def read_manifest(url: str) -> Manifest:
         raise InputError(f"{where}: is not a whole manifest ({', '.join(missing)} missing); copy it again")
     if values.pop("sha256") != _digest(values):
         raise DatasetError(f"{where}: is not what was written (its checksum differs); copy it again")
-    return Manifest(
-        schema=Schema.from_json(values["schema"]),
-        shards=tuple(map(shard_from_json, values["shards"])),
-        files={name: StoredObject(**stored) for name, stored in values["files"].items()},
-        **{name: values[name] for name in _PLAIN},
-    )
+    try:
+        for split in values["splits"]:
+            check_name(split, SPLITS)
+        return Manifest(
+            schema=Schema.from_json(values["schema"]),
+            shards=tuple(map(shard_from_json, values["shards"])),
+            files={name: StoredObject(**stored) for name, stored in values["files"].items()},
+            **{name: values[name] for name in _PLAIN},
+        )
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def shard_from_json(values: dict[str, Any]) -> Shard:

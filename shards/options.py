@@ -5,8 +5,6 @@ from typing import Literal
 
 SHARDS_AHEAD = 3
 """Shards on their way beyond those that the present batch needs."""
-BATCHES_AHEAD = 0
-"""A batch of 64 from shards in memory takes 0.2 ms: less than its way from another thread would cost."""
 
 
 @dataclass(frozen=True)
@@ -24,5 +22,3 @@ class ReadOptions:
     cache_bytes: int = 100 * 10**9
     """Size at which the cache drops what was used least recently."""
     shards_ahead: int = SHARDS_AHEAD
-    batches_ahead: int = BATCHES_AHEAD
-    """Batches made by a thread before they are asked for; 0: none, shards alone are loaded ahead."""

@@ -18,7 +18,8 @@ from shards.checksum import content_checksum
 from shards.errors import DatasetError
 from shards.index import REJECTED_SCHEMA, index_rows, index_schema
 from shards.leftovers import tar_name
-from shards.manifest import Shard, ShardFormat, StoredObject, shard_from_json
+from shards.manifest import SPLITS, Shard, ShardFormat, StoredObject, shard_from_json
+from shards.names import check_name
 from shards.schema import Chip, Schema
 from shards.statistics import Counts
 from shards.storage import Bytes, join, publish
@@ -123,6 +124,7 @@ def write_shard(
     `shard_chips` are the chips of a full shard, which a Zarr must know.
     """
     split, number = name
+    check_name(split, SPLITS)
     objects: dict[str, Bytes]
     if shard_format == "zarr":
         encoded = zarr.encode(chips, schema, shard_chips)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.height_classes import COLOURS, EDGES, NAMES
+from shards.missing import missing_values
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -51,9 +52,7 @@ def composite(image_CHW: NDArray[Any], bands: tuple[str, ...], nodata: float | N
     chosen = [band for band in COMPOSITE_BANDS if band in bands]
     chosen = chosen if len(chosen) == 3 else [*bands, *bands, *bands][:3]
     rgb_HW3 = np.stack([image_CHW[bands.index(band)] for band in chosen], axis=-1).astype(np.float32)
-    missing_HW = np.isnan(rgb_HW3).any(-1)
-    if nodata is not None:
-        missing_HW |= (rgb_HW3 == nodata).any(-1)
+    missing_HW = missing_values(rgb_HW3, nodata).any(-1)
     if missing_HW.all():
         return np.full(rgb_HW3.shape, BLANK, np.uint8)
     low_3, high_3 = np.percentile(rgb_HW3[~missing_HW], STRETCH, axis=0)

@@ -26,6 +26,7 @@ from shards.errors import DatasetError, InputError
 from shards.index import INDEX_SCHEMA, read_table
 from shards.load import ShardLoader
 from shards.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest, read_json, read_manifest
+from shards.names import check_name
 from shards.options import ReadOptions
 from shards.order import (
     Chips,
@@ -37,12 +38,11 @@ from shards.order import (
     stream_count,
     subset,
 )
-from shards.prefetch import ahead
 from shards.selection import columns_named, matching
 from shards.state import ReaderState
 from shards.statistics import Statistics
 from shards.storage import is_local
-from shards.stream import RowStream
+from shards.stream import RowStream, ahead
 from shards.tar import arrays_of
 
 
@@ -178,8 +178,7 @@ class Dataset:
         if batch_size < 1:
             raise InputError(f"batches of {batch_size} chips: give 1 or more")
         self._say_if_bytes_are_shared(order, part)
-        batches = self._batches(order, batch_size, part, seen, ragged)
-        return ahead(batches, self.options.batches_ahead) if self.options.batches_ahead else batches
+        return self._batches(order, batch_size, part, seen, ragged)
 
     def gather(self, chips: Chips) -> Batch:
         """These chips, in this order.
@@ -241,6 +240,13 @@ class Dataset:
             raise DatasetError(
                 f"{self._url_of(INDEX)}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips"
             )
+        for column, allowed in (("split", SPLITS), ("shard", ())):
+            if column in table.column_names:
+                for name in pc.unique(table[column]).to_pylist():
+                    try:
+                        check_name(name, allowed)
+                    except InputError as error:
+                        raise InputError(f"{self._url_of(INDEX)}: {column}: {error}") from error
         return table
 
 
@@ -291,12 +297,17 @@ class ChipReader:
             )
         self.state = state
 
-    def epoch(self) -> Iterator[Batch]:
-        """The batches that are left of the present epoch; after them the state is the next epoch's."""
+    def epoch(self, batches_ahead: int = 0) -> Iterator[Batch]:
+        """Yield the batches that are left of the present epoch; after them the state is the next epoch's.
+
+        A thread makes `batches_ahead` of them before they are asked for. A batch of 64 from shards in memory
+        takes 0.2 ms, less than its way from that thread costs: by itself reading does not need one.
+        """
         state = self.state
         order = self.order(state.epoch)
         dataset, part = self._dataset, self._part
-        for batch in dataset.batches(order, self._batch_size, part, state.seen, self._ragged):
+        batches = dataset.batches(order, self._batch_size, part, state.seen, self._ragged)
+        for batch in ahead(batches, batches_ahead) if batches_ahead else batches:
             self.state = replace(state, seen=batch.start + batch.size)
             yield batch
         self.state = replace(state, epoch=state.epoch + 1, seen=0)

@@ -6,19 +6,28 @@ boto3 was chosen by measurement (docs/benchmarks.md): fetching objects of 54 MB,
 answer a ranged request with status 200, which obstore refuses, and lists without remembering what it saw.
 """
 
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import boto3
 import boto3.exceptions
-import boto3.s3.transfer
 import botocore.exceptions
 import fsspec
+from boto3.s3.transfer import S3Transfer, TransferConfig
 from botocore.config import Config
 
 CONNECTIONS = 32
 CONNECT_SECONDS, READ_SECONDS = 10, 60
+ONE_PUT_BYTES = 2**30
+"""Size above which an object is uploaded in parts; S3 takes at most 5 GB in one request."""
+UPLOAD_PART_BYTES = 32 * 2**20
+"""Size of a part. Some ten are copied at a time; larger where S3's 10,000 parts of an object would not do."""
+READ_BYTES = 2**20
+"""Bytes taken from a connection at a time: what came before it broke is kept."""
 
 _ERRORS = (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError)
 
@@ -101,12 +110,25 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         """The object's bytes, or those from `start` to before `end`."""
         path, bucket, key = self._place(path)
-        part = {} if start is None or end is None else {"Range": f"bytes={start}-{end - 1}"}
-        # The client's own tries end with the answer's head: those of the body are made here.
+        first, last = (start, end - 1) if start is not None and end is not None else (0, "")
+
+        def ask(done: int) -> Any:
+            span = {"Range": f"bytes={first + done}-{last}"} if done or last != "" else {}
+            return self._call("get_object", path, Bucket=bucket, Key=key, **span)
+
+        found, begun = io.BytesIO(), None
+        # The client's own tries end with the answer's head: those of the body are made here, for its rest.
         for attempt in range(self.attempts):
-            body = self._call("get_object", path, Bucket=bucket, Key=key, **part)["Body"]
+            answer = ask(found.tell())
+            if (answer.get("ETag"), found.tell() + answer["ContentLength"]) != begun or not begun[0]:
+                if found.tell():  # written again meanwhile, or of a server without tags or ranges
+                    answer["Body"].close()
+                    found, answer = io.BytesIO(), ask(0)
+                begun = answer.get("ETag"), answer["ContentLength"]
             try:
-                return bytes(body.read())
+                for piece in answer["Body"].iter_chunks(READ_BYTES):
+                    found.write(piece)
+                return found.getvalue()
             except botocore.exceptions.BotoCoreError as error:
                 if attempt == self.attempts - 1:
                     raise _as_os_error(error, path) from error
@@ -115,17 +137,22 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     def put_file(self, lpath: str, rpath: str, *args: Any, **options: Any) -> None:
         """Upload a local file; large ones in parts. The object appears when all of it is there."""
         path, bucket, key = self._place(rpath)
-        try:
-            boto3.s3.transfer.S3Transfer(self._client).upload_file(os.fspath(lpath), bucket, key)
-        except (boto3.exceptions.Boto3Error, *_ERRORS) as error:
-            # What the transfer raises instead of the client's error does not hold the error's code.
-            cause = error.__context__ if isinstance(error, boto3.exceptions.Boto3Error) else error
-            raise _as_os_error(cause or error, path) from error
+        with _uploading(path):
+            S3Transfer(self._client).upload_file(os.fspath(lpath), bucket, key)
 
     def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **options: Any) -> None:
-        """Write an object in one request, so that a process killed on the way leaves no parts behind."""
+        """Write an object; up to `ONE_PUT_BYTES` in one request, larger ones in parts.
+
+        The object appears when all of it is there. A process that is killed on the way leaves nothing behind
+        of one request; parts stay, unseen, until the bucket's rule for incomplete uploads removes them.
+        """
         path, bucket, key = self._place(path)
-        self._call("put_object", path, Bucket=bucket, Key=key, Body=value)
+        if len(value) <= ONE_PUT_BYTES:
+            self._call("put_object", path, Bucket=bucket, Key=key, Body=value)
+            return
+        in_parts = TransferConfig(multipart_threshold=1, multipart_chunksize=UPLOAD_PART_BYTES)
+        with _uploading(path):  # BytesIO shares the memory of bytes
+            self._client.upload_fileobj(io.BytesIO(value), bucket, key, Config=in_parts)
 
     def rm_file(self, path: str) -> None:
         """Delete the object."""
@@ -162,6 +189,17 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
             return getattr(self._client, operation)(**options)
         except _ERRORS as error:
             raise _as_os_error(error, path) from error
+
+
+@contextmanager
+def _uploading(path: str) -> Iterator[None]:
+    """Raise what stopped an upload to `path` as an OSError."""
+    try:
+        yield
+    except (boto3.exceptions.Boto3Error, *_ERRORS) as error:
+        # What the transfer raises instead of the client's error does not hold the error's code.
+        cause = error.__context__ if isinstance(error, boto3.exceptions.Boto3Error) else error
+        raise _as_os_error(cause or error, path) from error
 
 
 def _as_os_error(error: BaseException, path: str) -> OSError:

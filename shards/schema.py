@@ -84,16 +84,6 @@ class Schema:
         return cls(**{**values, "bands": tuple(values["bands"])})
 
 
-def missing_pixels(image_CHW: NDArray[Any], schema: Schema) -> NDArray[np.bool_] | None:
-    """(rows, columns) where a band has no measurement; None if every pixel has all."""
-    missing_CHW = image_CHW == schema.nodata if schema.nodata is not None else None
-    if image_CHW.dtype.kind == "f":
-        nan_CHW = np.isnan(image_CHW)
-        missing_CHW = nan_CHW if missing_CHW is None else missing_CHW | nan_CHW
-    # As good as every chip has all its pixels, and to find that out is four times as fast as to count them.
-    return None if missing_CHW is None or not missing_CHW.any() else missing_CHW.any(0)
-
-
 @dataclass(frozen=True)
 class Chip:
     """One sample: image (bands, rows, columns) as stored, height (rows, columns) in metres, its origin."""

@@ -1,11 +1,15 @@
 """Rows of shards in a given order: each shard is loaded shortly before its first row is needed, and dropped
 after its last. Bounded memory follows from the order, which keeps the rows of a shard near each other.
+Of what is made of the rows, `ahead` lets a thread make some before they are asked for.
 """
 
+import queue
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +17,10 @@ from numpy.typing import NDArray
 from shards.errors import DatasetError
 from shards.load import ShardLoader
 from shards.order import Chips
+
+Item = TypeVar("Item")
+
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -110,3 +118,46 @@ def _wait_for(load: Future[None] | None, shard: int, skipped: dict[int, str] | N
             raise
         skipped[shard] = str(error)
         print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)
+
+
+def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """Yield the same items in the same order; a thread makes up to `depth` of them before they are asked for.
+
+    An error in `items` is raised here. Leaving the loop early ends the thread.
+    """
+    ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Item | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put((kind, value), timeout=_POLL_SECONDS)
+                return
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed over, and raised again where items are consumed
+            put("error", error)
+            return
+        put("end", None)
+
+    thread = threading.Thread(target=produce, name="treeline-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()

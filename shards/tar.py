@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import DatasetError
+from shards.key import check_key
 from shards.schema import Chip, Schema
 
 BLOCK = 512
@@ -101,7 +102,13 @@ def row_layout(schema: Schema) -> RowLayout:
 
 
 def pack(chips: Sequence[Chip], schema: Schema) -> NDArray[np.uint8]:
-    """The bytes of the shard that holds `chips`, in their order."""
+    """The bytes of the shard that holds `chips`, in their order.
+
+    Raises:
+        InputError: a key cannot name a member.
+    """
+    for chip in chips:
+        check_key(chip.key)
     origins = [json.dumps(chip.origin(), separators=(",", ":")).encode() for chip in chips]
     json_size = _padded(max(len(origin) for origin in origins))
     layout = row_layout(schema)

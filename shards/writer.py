@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from shards.assemble import Assembly, Layout
+from shards.cut import SHARD_CHIPS
 from shards.errors import InputError
 from shards.leftovers import refuse_foreign, remove_unlisted_shards
 from shards.manifest import (
@@ -25,9 +26,6 @@ from shards.manifest import (
 from shards.part import part_of, rejected_table, write_shard
 from shards.schema import Chip, Schema
 from shards.storage import check_writable, exists, join, publish, remove_file, remove_folder
-
-SHARD_CHIPS = 1024
-"""54 MB for 4 bands of 64 x 64: large enough for S3, small enough that a window of shards fits in memory."""
 
 
 class DatasetWriter:

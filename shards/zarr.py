@@ -21,12 +21,11 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from shards.cut import MAX_CHUNK_CHIPS
 from shards.errors import DatasetError
 from shards.schema import Chip, Schema
 
 DIMENSIONS: Final = {"image": ("chip", "band", "row", "column"), "height": ("chip", "row", "column")}
-MAX_CHUNK_CHIPS: Final = 16
-"""0.8 MB for 4 bands of 64 x 64 int16 with heights: it stays in a core's cache from zstd to the batch."""
 CHECKSUM: Final = 4
 """Bytes of a crc32c at the end of a chunk and of the index."""
 MISSING: Final = 2**64 - 1

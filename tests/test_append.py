@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ingest.run
 import shards.assemble
 import shards.leftovers
 from ingest.config import PairsConfig
 from ingest.pairs import PairsSource
-from ingest.run import Ingested, ingest
+from ingest.run import Ingested
 from shards.convert import ConvertConfig, convert
 from shards.errors import InputError
 from shards.reader import Dataset, open_dataset
@@ -45,7 +46,7 @@ def run(folders: Any, out: Path | str, **options: Any) -> Ingested:
     config = PairsConfig(
         images=str(folders.images), heights=str(folders.heights), out=str(out), shard_chips=5, **options
     )
-    return ingest(PairsSource(config), config)
+    return ingest.run.ingest(PairsSource(config), config)
 
 
 def contents(url: Path | str) -> dict[str, bytes]:
@@ -207,6 +208,59 @@ def test_appending_after_a_new_split_follows_it(chip_folders: Callable[..., Any]
     assert all(len(splits) == 1 for splits in by_scene.values())
     assert verify(VerifyConfig(out)) == []
     assert dataset.chips("train").size == dataset.manifest.samples("train")
+
+
+CUT = 4 * 52_736
+"""Bytes of four chips: fewer than a shard holds by their number."""
+
+
+def sizes(out: Path | str) -> list[int]:
+    return [shard.samples for shard in open_dataset(str(out)).manifest.shards]
+
+
+def test_shards_are_cut_by_bytes_too_and_a_zarr_of_them_is_even(
+    chip_folders: Callable[..., Any], tmp_path: Path
+) -> None:
+    folders = folder_of(chip_folders, "a", slice(FIRST))
+    out, zarr = str(tmp_path / "out"), str(tmp_path / "zarr")
+    run(folders, out, shard_bytes=CUT, shares=(1.0,))
+    assert sizes(out) == [4] * 5
+    assert all(shard.nbytes < CUT + 1024 + 1 for shard in open_dataset(out).manifest.shards)
+    assert open_dataset(out).manifest.shard_chips == 4
+    convert(ConvertConfig(out, "zarr", zarr))
+    assert sizes(zarr) == [4] * 5
+    assert verify(VerifyConfig(zarr)) == []
+    assert open_dataset(zarr).manifest.fingerprint == open_dataset(out).manifest.fingerprint
+    with pytest.raises(InputError, match=r"of other options \(--shard-bytes\)"):
+        run(folders, out, shard_bytes=CUT + 10**6, shares=(1.0,))
+
+
+def test_what_is_added_is_cut_as_what_is_there(
+    chip_folders: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dataset whose options do not name bytes, as they did not at first, is not cut by bytes."""
+    first, everything = (
+        folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))
+    )
+    for name in ("old", "expected"):
+        run(first, tmp_path / name, shard_bytes=0)
+    assert "shard_bytes" not in open_dataset(str(tmp_path / "old")).manifest.made_by["config"]
+    run(everything, tmp_path / "expected", shard_bytes=0, append=True)
+    run(first, tmp_path / "cut", shard_bytes=CUT, shares=(1.0,))
+
+    # As if these few bytes were the default, which nobody has to give.
+    monkeypatch.setattr(ingest.run, "SHARD_BYTES", CUT - 52_736)
+    default = {"shard_bytes": CUT - 52_736}
+    before = contents(tmp_path / "old")
+    assert "is complete already" in run(first, tmp_path / "old", **default).summary
+    assert contents(tmp_path / "old") == before
+    run(everything, tmp_path / "old", append=True, **default)
+    assert contents(tmp_path / "old") == contents(tmp_path / "expected")
+    assert "is complete already" in run(everything, tmp_path / "old", append=True, **default).summary
+    run(everything, tmp_path / "cut", append=True, **default)
+    assert sizes(tmp_path / "cut") == [4] * 5 + [4, 4, 3, 3]
+    run(first, tmp_path / "new", shares=(1.0,), **default)
+    assert max(sizes(tmp_path / "new")) == 3
 
 
 def test_what_cannot_be_added_to_is_said(chip_folders: Callable[..., Any], tmp_path: Path) -> None:

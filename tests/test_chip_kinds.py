@@ -40,6 +40,8 @@ from shards.key import split_of
 from shards.reader import ChipReader, Dataset, open_dataset
 from shards.storage import find_files, join, read_bytes
 from shards.verify import verify
+from trainer.config import EvaluateConfig
+from trainer.evaluate import LINEAR, MEAN, evaluate
 from trainer.launch import launch
 
 CRS = "EPSG:3338"
@@ -619,3 +621,34 @@ def test_two_bands_of_decibels_are_learnt_from(backbone: Path, tmp_path: Path) -
     assert records[-1]["loss"] < records[0]["loss"]
     for name, tensor in regressor.state_dict().items():
         assert tensor.isfinite().all(), name
+
+
+@pytest.mark.parametrize("mark", [np.nan, np.inf, -9999.0])
+def test_holes_in_one_band_are_trained_around_and_scored_around(
+    mark: float, backbone: Path, tmp_path: Path
+) -> None:
+    """A hole in a band that is used counts nowhere; one in a band that is not used is none."""
+    images, heights = tmp_path / "images", tmp_path / "heights"
+    images.mkdir()
+    heights.mkdir()
+    for number in range(6):
+        rng = np.random.default_rng((7, number))
+        height_HW = np.kron(rng.uniform(0.5, 8, (4, 4)), np.ones((16, 16))).astype(np.float32)
+        image_CHW = np.nan_to_num(decibels(number, 64), nan=-12, neginf=-12)[[0, 0, 1]]
+        image_CHW[2] += height_HW
+        image_CHW[0, :8], image_CHW[1, 20:23] = mark, mark
+        np.save(images / f"S1_{number}.npy", image_CHW)
+        np.save(heights / f"S1_{number}.npy", height_HW)
+    bands = ("hh", "vv", "vh")
+    dataset = opened(
+        images, heights, tmp_path / "out", bands=bands, dtype="float32", min_valid=0.5, shares=(0.5, 0.5)
+    )
+    assert dataset.manifest.samples("train")
+    assert dataset.manifest.samples("val")
+    for used, rows in ((bands, 53), (("vh", "vv"), 61)):
+        run = tmp_path / "-".join(used)
+        launch(small_config(dataset, backbone, str(run), bands=used, batch_size=2, epochs=1))
+        scores = evaluate(EvaluateConfig(str(run), dataset.url)).scores
+        pixels = 64 * rows * dataset.manifest.samples("val")
+        assert {name: score.all.count for name, score in scores.items()} == dict.fromkeys(scores, pixels)
+        assert scores[LINEAR].all.rmse < scores[MEAN].all.rmse

@@ -2,6 +2,7 @@
 
 - every chip is read exactly once an epoch, with its own pixels, for any number of ranks and size of batches
 - a corrupt byte, a cut, swapped or missing shard is a DatasetError, never a wrong sample
+- names that lead out of the folder are not followed, whoever sealed them
 - a failure before the end leaves no dataset.json; a mistake of the user's leaves nothing
 - the same on a remote file system as on a local one
 - reading ahead keeps order, passes errors on and ends its thread when left early
@@ -9,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -22,15 +24,19 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pixels import assert_chips_are_themselves
 
+from cluster import cli
+from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError
 from shards.key import split_of
 from shards.manifest import MANIFEST, SPLITS, UNFINISHED, read_manifest
 from shards.options import ReadOptions
 from shards.order import SHARD_WINDOW
-from shards.prefetch import ahead
+from shards.part import write_shard
 from shards.reader import Part, open_dataset
 from shards.schema import Chip, Schema
 from shards.storage import (
@@ -44,6 +50,7 @@ from shards.storage import (
     read_bytes,
     staged,
 )
+from shards.stream import ahead
 from shards.writer import DatasetWriter
 
 
@@ -415,6 +422,106 @@ def test_places_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
     with pytest.raises(InputError):
         read_manifest(str(tmp_path / "not"))
+
+
+# Names that are to become paths
+
+
+LEADING_ELSEWHERE = ("../../evil", "/evil", "..", "a/../../evil", "a\\evil", "evil\0", "", 5)
+
+
+def sealed_again(url: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a manifest as somebody would who knows how it is sealed."""
+    path = Path(url) / MANIFEST
+    values = json.loads(path.read_text())
+    del values["sha256"]
+    change(values)
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**values, "sha256": digest}))
+
+
+def name_split(values: dict[str, Any], name: Any) -> None:
+    values["shards"][0]["split"] = name
+
+
+def name_shard(values: dict[str, Any], name: Any) -> None:
+    values["shards"][0]["objects"][0]["name"] = name
+
+
+def name_file(values: dict[str, Any], name: Any) -> None:
+    values["files"]["index.parquet"]["name"] = name
+
+
+@pytest.fixture
+def prepared(
+    pairs_dataset: Any, write_dataset: Callable[..., Any], tmp_path: Path
+) -> Callable[[Callable[[dict[str, Any]], None]], str]:
+    """A dataset deep in a folder, with another manifest."""
+
+    def make(change: Callable[[dict[str, Any]], None]) -> str:
+        url = str(tmp_path / "a" / "b" / "dataset")
+        write_dataset(url, list(pairs_dataset.chips.values())[:10])
+        sealed_again(url, change)
+        return url
+
+    return make
+
+
+@pytest.mark.parametrize("part", [name_split, name_shard, name_file])
+@pytest.mark.parametrize("name", LEADING_ELSEWHERE)
+def test_a_manifest_whose_names_lead_elsewhere_is_not_read(
+    prepared: Callable[..., str], part: Callable[[dict[str, Any], Any], None], name: Any
+) -> None:
+    url = prepared(lambda values: part(values, name))
+    with pytest.raises(InputError, match=rf"^{join(url, MANIFEST)}: ") as caught:
+        open_dataset(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "command", [["convert", "--to", "zarr", "--out"], ["inspect", "--out"], ["verify"], ["split"]]
+)
+def test_no_command_follows_a_prepared_split(
+    prepared: Callable[..., str], command: list[str], tmp_path: Path
+) -> None:
+    url = prepared(lambda values: name_split(values, "../../evil"))
+    name, *options = command
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    out = [str(tmp_path / "c" / "d" / "out")] if options else []
+    with pytest.raises(InputError, match=rf"^{url}/{MANIFEST}: '../../evil' is none of train, val,"):
+        cli.run([name, url, *options, *out])
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("column", "name"), [("split", "../evil"), ("split", "dev"), ("shard", "/evil")])
+def test_an_index_whose_names_lead_elsewhere_is_not_read(
+    prepared: Callable[..., str], column: str, name: str
+) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["split_column"] = "0" * 16
+        values["files"]["index.parquet"] |= {"nbytes": len(data), "xxh3": hexadecimal(data)}
+
+    path = Path(url := prepared(lambda values: None)) / "index.parquet"
+    table = pq.read_table(path)
+    names = [name, *table[column].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, pa.array(names)), path)
+    data = path.read_bytes()
+    sealed_again(url, change)
+    with pytest.raises(InputError, match=rf"^{path}: {column}: .*{name}"):
+        _ = open_dataset(url).index
+
+
+def test_no_key_leads_elsewhere_and_no_split_is_written_that_does(
+    pairs_dataset: Any, schema: Schema, tmp_path: Path
+) -> None:
+    chip = next(iter(pairs_dataset.chips.values()))
+    for key in ("../evil", "/evil", "a/b", "a.b", ""):
+        with pytest.raises(InputError, match="key"):
+            write_shard(str(tmp_path / "out"), ("train", 0), [replace(chip, key=key)], schema)
+    for split in ("../evil", "/evil", "dev"):
+        with pytest.raises(InputError, match=split):
+            write_shard(str(tmp_path / "out"), (split, 0), [chip], schema)
+    assert not list(tmp_path.iterdir())
 
 
 # What is read ahead

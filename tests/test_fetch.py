@@ -332,7 +332,7 @@ class TestAmounts:
 
     def test_the_first_batch_comes_after_one_shard(self, stored_once: Stored) -> None:
         with proxy(stored_once.server, delay_seconds=0.05) as front, environment_of(front.server):
-            dataset = open_dataset(stored_once.url, ReadOptions(batches_ahead=0, shards_ahead=1))
+            dataset = open_dataset(stored_once.url, ReadOptions(shards_ahead=1))
             epoch = ChipReader(dataset, dataset.chips("train"), 16, seed=1).epoch()
             stored_once.assert_own_pixels(next(epoch))
             assert 1 <= len(shard_requests(front)) <= 2
@@ -343,15 +343,15 @@ class TestAmounts:
     def test_a_consumer_that_sleeps_is_not_run_away_from(
         self, stored_once: Stored, front_once: Proxy
     ) -> None:
-        options = ReadOptions(batches_ahead=2, shards_ahead=2)
+        options, batches_ahead = ReadOptions(shards_ahead=2), 2
         dataset = open_dataset(stored_once.url, options)
         reader = ChipReader(dataset, dataset.chips("train"), 8, seed=1)
-        order, epoch = reader.order(0), reader.epoch()
+        order, epoch = reader.order(0), reader.epoch(batches_ahead)
         next(epoch)
         time.sleep(0.5)
         shard = dataset.shard_of(order)
         plan = Plan.of(shard, order)
-        made = 8 * (1 + options.batches_ahead + 1)  # the one given, those ready, one in the thread's hands
+        made = 8 * (1 + batches_ahead + 1)  # the one given, those ready, one in the thread's hands
         in_use = int(np.searchsorted(plan.first, made))
         asked = len(shard_requests(front_once))
         assert in_use <= asked <= in_use + options.shards_ahead < SHARDS
@@ -441,7 +441,7 @@ class TestCache:
     def test_deleting_the_folder_in_the_middle_does_no_harm(
         self, stored_once: Stored, front_once: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        options = ReadOptions(cache=str(tmp_path / "cache"), batches_ahead=0, shards_ahead=1)
+        options = ReadOptions(cache=str(tmp_path / "cache"), shards_ahead=1)
         dataset, met = open_dataset(stored_once.url, options), []
         for number, batch in enumerate(ChipReader(dataset, dataset.chips("train"), BATCH).epoch()):
             stored_once.assert_own_pixels(batch)
@@ -497,6 +497,8 @@ def test_four_processes_are_killed_and_two_meet_the_rest(stored_once: Stored, tm
 
 
 LARGE = 30 * 10**6
+SMALLEST_PART = 5 * 2**20
+"""Of an upload, that S3 takes."""
 
 
 def sizes_seen(look: Callable[[], list[int | None]], work: Callable[[], None]) -> Counter[int | None]:
@@ -536,12 +538,19 @@ class TestWholeOrNot:
         where = {"Bucket": BUCKET, "Prefix": key}
         return look
 
-    @pytest.mark.parametrize("way", ["publish", "staged"])
+    @pytest.fixture(params=["publish", "publish in parts", "staged"])
+    def way(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        """How it is uploaded; in parts as small as S3 allows."""
+        if request.param == "publish in parts":
+            monkeypatch.setattr(shards.s3, "ONE_PUT_BYTES", LARGE - 1)
+            monkeypatch.setattr(shards.s3, "UPLOAD_PART_BYTES", SMALLEST_PART)
+        return str(request.param)
+
     def test_an_upload_is_not_seen_in_part(self, slow: Proxy, url: str, way: str) -> None:
         data = np.random.default_rng(0).bytes(LARGE)
 
         def work() -> None:
-            if way == "publish":
+            if way != "staged":
                 publish(url, data)
                 return
             with staged(url) as path:
@@ -558,13 +567,14 @@ class TestWholeOrNot:
 
     @pytest.mark.parametrize(("kind", "size"), [("503", 1000), ("reset", LARGE)])
     def test_a_failed_upload_leaves_nothing(
-        self, slow: Proxy, url: str, kind: Kind, size: int, monkeypatch: pytest.MonkeyPatch
+        self, slow: Proxy, url: str, way: str, kind: Kind, size: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(shards.s3.S3FileSystem, "attempts", 2)
-        slow.fail_next(kind, 1000, method="PUT", containing="partNumber=3" if size == LARGE else "")
+        in_parts = size == LARGE and way != "publish"
+        slow.fail_next(kind, 1000, method="PUT", containing="partNumber=3" if in_parts else "")
 
         def upload() -> None:
-            if size == LARGE:  # in parts; what is published is sent in one request
+            if way == "staged":
                 with staged(url) as path:
                     path.write_bytes(bytes(size))
             else:
@@ -578,6 +588,44 @@ class TestWholeOrNot:
         assert set(sizes_seen(self.look_on(slow.upstream, url), work)) == {None}
         if slow.upstream.name == "moto":  # parts that nobody sees are paid for all the same
             assert "Uploads" not in client_of(slow.upstream).list_multipart_uploads(Bucket=BUCKET)
+
+    def test_no_request_holds_more_than_the_limit(
+        self, slow: Proxy, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shards.s3, "ONE_PUT_BYTES", SMALLEST_PART)
+        monkeypatch.setattr(shards.s3, "UPLOAD_PART_BYTES", SMALLEST_PART)
+        for size, requests in ((0, 1), (SMALLEST_PART, 1), (SMALLEST_PART + 1, 2), (3 * SMALLEST_PART, 3)):
+            data = np.random.default_rng(size).bytes(size)
+            slow.forget()
+            publish(url, data)
+            assert [method for method, *_ in slow.requests].count("PUT") == requests
+            assert read_bytes(url) == data
+
+    @pytest.mark.parametrize("rewritten", [False, True])
+    def test_a_broken_download_resumes_if_the_object_is_still_the_same(
+        self, slow: Proxy, url: str, rewritten: bool
+    ) -> None:
+        old, new = (np.random.default_rng(seed).bytes(LARGE) for seed in range(2))
+        publish(url, old)
+        slow.forget()
+        slow.fail_next("cut", 1, method="GET", containing="large.bin")
+        events = shards.s3.client(shards.s3.S3FileSystem.attempts).meta.events
+
+        def before_the_second(**_: object) -> None:
+            if rewritten and len(slow.requests) == 1:
+                client_of(slow.upstream).put_object(
+                    Bucket=BUCKET, Key=url.removeprefix(f"s3://{BUCKET}/"), Body=new
+                )
+
+        events.register("before-send.s3.GetObject", before_the_second)
+        try:
+            assert read_bytes(url) == (new if rewritten else old)
+        finally:
+            events.unregister("before-send.s3.GetObject", before_the_second)
+        asked = [asked for _, _, asked in slow.requests]
+        assert asked[0] is None
+        assert asked[1] == f"bytes={LARGE // 2}-"
+        assert asked[2:] == ([None] if rewritten else [])
 
     def test_a_local_file_is_not_seen_in_part(self, tmp_path: Path) -> None:
         target = tmp_path / "large.bin"

@@ -23,7 +23,7 @@ import pytest
 
 from shards.errors import DatasetError, InputError
 from shards.manifest import INDEX, MANIFEST, REJECTED, STATISTICS
-from shards.reader import ChipReader, Dataset, ReadOptions, open_dataset
+from shards.reader import ChipReader, Dataset, open_dataset
 from shards.storage import find_files, join, read_bytes
 
 CHIPS = 22
@@ -121,7 +121,7 @@ class Sound:
         assert batch.height_BHW.tobytes() == self.height_BHW[chips].tobytes()
 
     def reads(
-        self, dataset: Dataset, rng: np.random.Generator
+        self, dataset: Dataset, rng: np.random.Generator, batches_ahead: int = 0
     ) -> Iterator[tuple[str, set[str], Callable[[], None]]]:
         """(what, the objects it may need beside the manifest, a check of what is read of it)."""
         local = "://" not in self.url
@@ -148,7 +148,7 @@ class Sound:
             expected = reader.order(0)
             assert sorted(expected.tolist()) == list(range(len(self.keys)))
             starts = itertools.count(0, 8)
-            for start, batch in zip(starts, reader.epoch(), strict=False):
+            for start, batch in zip(starts, reader.epoch(batches_ahead), strict=False):
                 self.assert_right(batch, expected[start : start + 8])
             assert reader.state.epoch == 1
 
@@ -175,8 +175,8 @@ def outcome_of(check: Callable[[], None], names: list[str]) -> str:
     return "refused" if said else "right"
 
 
-def opens(url: str, options: ReadOptions, opened: list[Dataset]) -> None:
-    opened.append(open_dataset(url, options))
+def opens(url: str, opened: list[Dataset]) -> None:
+    opened.append(open_dataset(url))
 
 
 def fuzz(written: Any, seed: int, damages: int) -> Counter[str]:
@@ -201,13 +201,13 @@ def fuzz(written: Any, seed: int, damages: int) -> Counter[str]:
         what = ""
         store(sound.url, change)
         try:
-            options = ReadOptions(batches_ahead=2 * (number % 4 == 0))  # with a thread and without
             what = "open"
             opened: list[Dataset] = []
-            outcome = outcome_of(partial(opens, sound.url, options, opened), names)
+            outcome = outcome_of(partial(opens, sound.url, opened), names)
             outcomes[f"{what} {outcome}"] += 1
             for dataset in opened:
-                for what, needed, check in sound.reads(dataset, rng):
+                batches_ahead = 2 * (number % 4 == 0)  # with a thread and without
+                for what, needed, check in sound.reads(dataset, rng, batches_ahead):
                     outcome = outcome_of(check, names)
                     outcomes[f"{what} {outcome}"] += 1
                     assert outcome == "right" or needed & set(names), "refused for what it does not need"

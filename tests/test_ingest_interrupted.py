@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import signal
@@ -167,7 +168,9 @@ class Stopped(Exception):
     """What stands for a kill, at a chosen step."""
 
 
-def steps_of(folders: Path, out: str, monkeypatch: pytest.MonkeyPatch, stop_at: int | None) -> list[str]:
+def steps_of(
+    folders: Path, out: str, monkeypatch: pytest.MonkeyPatch, stop_at: int | None, **options: Any
+) -> list[str]:
     """Ingest, and stop before the step of that number: each thing that is published or removed is a step."""
     steps: list[str] = []
 
@@ -191,12 +194,12 @@ def steps_of(folders: Path, out: str, monkeypatch: pytest.MonkeyPatch, stop_at: 
         ):
             patch.setattr(module, name, counted(name, getattr(module, name)))
         with suppress(Stopped):
-            run(folders, out)
+            run(folders, out, **options)
     return steps
 
 
-def run(folders: Path, out: str) -> Ingested:
-    return ingest(folders, out, shard_chips=90)
+def run(folders: Path, out: str, **options: Any) -> Ingested:
+    return ingest(folders, out, shard_chips=90, **options)
 
 
 def test_stopped_before_any_step_in_any_storage(
@@ -251,6 +254,26 @@ def test_what_a_machine_that_stopped_did_not_write_is_written_again(
     run(folders, str(tmp_path / "out"))
     run(folders, str(tmp_path / "expected"))
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
+def test_what_was_begun_before_shards_were_cut_by_bytes_is_finished_uncut(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the plan's options said nothing of bytes, as they do not where there is no limit."""
+    out, expected = str(tmp_path / "out"), str(tmp_path / "expected")
+    run(folders, expected, shard_bytes=0)
+    done = steps_of(folders, out, monkeypatch, 9, shard_bytes=0)
+    assert "shard_bytes" not in json.loads((tmp_path / "out" / ".ingest" / "plan.json").read_text())["config"]
+    few = 10 * 6_144
+    with pytest.raises(InputError, match="unfinished ingest of other files or options"):
+        run(folders, out, shard_bytes=few)
+    # As if these few bytes were the default, which nobody has to give.
+    monkeypatch.setattr(driver, "SHARD_BYTES", few)
+    rest = steps_of(folders, out, monkeypatch, None, shard_bytes=few)
+    assert not set(rest) & {step for step in done if "/parts/" in step}
+    assert contents(out) == contents(expected)
+    run(folders, str(tmp_path / "new"), shard_bytes=few)
+    assert max(shard.samples for shard in open_dataset(str(tmp_path / "new")).manifest.shards) <= 10
 
 
 @pytest.mark.parametrize("change", ["options", "files"])

@@ -282,8 +282,13 @@ def joined(chips: Sequence[Chip]) -> Members:
         (tarfile.GNU_FORMAT, "plano_süd_日本_{}"),
         (tarfile.PAX_FORMAT, "a/b.c/chip_{}"),
         (tarfile.GNU_FORMAT, "./chip {}"),
+        (tarfile.PAX_FORMAT, "../../up_{}"),
+        (tarfile.PAX_FORMAT, "/root_{}"),
     ],
-    ids=["pax long", "gnu long", "ustar prefix", "pax utf-8", "gnu utf-8", "folders", "dot and space"],
+    ids=[
+        *("pax long", "gnu long", "ustar prefix", "pax utf-8", "gnu utf-8", "folders", "dot and space"),
+        *("above", "absolute"),
+    ],
 )
 def test_names_may_be_long_foreign_or_in_folders(
     tar_format: int, name: str, chips: list[Chip], tmp_path: Path

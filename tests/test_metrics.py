@@ -6,6 +6,8 @@
 - Bands are brightened around 1 and dropped as often as asked; one always stays; the same place, the same.
 """
 
+import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -172,9 +174,34 @@ def test_a_band_without_contrast_does_not_spoil_the_baseline() -> None:
     assert fitted.coefficients[1] == pytest.approx(0.002, rel=0.05)
 
 
-def test_baselines_survive_json() -> None:
-    fitted = fit_baselines(batches([2]), None)
-    assert Baselines.from_json(fitted.to_json()) == fitted
+@pytest.mark.parametrize("positions", [None, (1, 2)])
+def test_baselines_survive_json(positions: tuple[int, ...] | None) -> None:
+    fitted = fit_baselines(batches([2]), None, positions)
+    assert Baselines.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
+
+
+def test_baselines_that_do_not_name_their_bands_use_all() -> None:
+    """As in checkpoints of before: the same figures, and the same bytes when they are saved again."""
+    stored = {"mean_height": 2.0, "coefficients": [0.5, -0.25, 0.125, 1.0, 3.0], "chips": 7}
+    read = Baselines.from_json(stored)
+    assert read.linear(np.array([8, 4, 16, 2]).reshape(1, 4, 1, 1)).tolist() == [[[10.0]]]
+    assert json.dumps(read.to_json()) == json.dumps(stored)
+
+
+@pytest.mark.parametrize("mark", [np.nan, np.inf, -np.inf, -9999.0])
+def test_a_missing_pixel_is_left_out_and_one_of_a_band_that_is_not_used_is_not(mark: float) -> None:
+    [whole] = batches([6])
+    image_BCHW = whole.image_BCHW.astype(np.float32)
+    image_BCHW[:, 0, :5] = mark
+    without_blue = fit_baselines([replace(whole, image_BCHW=image_BCHW)], -9999, (1, 2))
+    assert without_blue == fit_baselines([whole], -9999, (1, 2))
+    assert np.isfinite(without_blue.linear(image_BCHW)).all()
+    image_BCHW[:, 1, :5] = mark
+    rest = replace(whole, image_BCHW=image_BCHW[:, :, 5:], height_BHW=whole.height_BHW[:, 5:])
+    with_holes = fit_baselines([replace(whole, image_BCHW=image_BCHW)], -9999, (1, 2))
+    np.testing.assert_allclose(
+        with_holes.coefficients, fit_baselines([rest], None, (1, 2)).coefficients, rtol=1e-9
+    )
 
 
 # --- symmetries ---

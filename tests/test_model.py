@@ -28,6 +28,7 @@ from regressors import (
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
+from shards.missing import missing_pixels, missing_values
 from shards.schema import Schema
 from shards.statistics import Statistics
 from trainer.backbone import build_backbone, new_backbone
@@ -90,6 +91,35 @@ def test_normalisation_takes_nan_for_missing_and_zero_for_a_constant_band() -> N
     pixels_BCHW, valid_BHW = layer(torch.tensor([[[[5.0, float("nan"), -9999.0]]]]))
     assert pixels_BCHW.flatten().tolist() == [0.0, 0.0, -0.5]
     assert valid_BHW.flatten().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        *(("uint8", None), ("uint8", 255), ("int16", -9999), ("uint16", 65535), ("float32", None)),
+        *(("float32", -9999), ("float32", 0), ("float32", 0.1), ("float32", -3.4e38)),
+    ],
+)
+def test_what_is_missing_is_the_same_for_tensors_and_for_arrays(dtype: str, nodata: float | None) -> None:
+    schema = Schema(SCHEMA.bands, dtype, nodata, chip_size=32)
+    image_CHW = np.random.default_rng(0).integers(0, 100, schema.image_shape).astype(dtype)
+    marks = [] if nodata is None else [nodata]
+    if dtype == "float32":
+        marks += [np.nan, np.inf, -np.inf, np.float32(0.1), -3.4e38, -9999]
+    for place, mark in enumerate(marks):
+        image_CHW[place % 4, place] = mark
+    layer = Normalise(schema, BANDS, CONSTANTS)
+    pixels_BCHW, valid_BHW = layer(torch.from_numpy(image_CHW)[None])
+    chosen_CHW = image_CHW[list(layer.positions)]
+    missing_CHW = missing_values(chosen_CHW, nodata)
+    np.testing.assert_array_equal(valid_BHW[0].numpy(), ~missing_CHW.any(0))
+    np.testing.assert_array_equal(layer.valid(image_CHW), valid_BHW[0].numpy())
+    assert (pixels_BCHW[0].numpy()[missing_CHW] == 0).all()
+    assert pixels_BCHW.isfinite().all()
+    counted_CHW = missing_values(image_CHW, nodata)
+    found_HW = missing_pixels(image_CHW, nodata)
+    np.testing.assert_array_equal(counted_CHW.any(0), False if found_HW is None else found_HW)
+    assert counted_CHW.any() == bool(marks)
 
 
 def test_bands_are_chosen_by_name_whatever_the_order_in_which_they_are_stored() -> None:

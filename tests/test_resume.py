@@ -21,7 +21,7 @@ import pytest
 from shards.balance import times_met
 from shards.errors import InputError
 from shards.order import Chips, RaggedEnd
-from shards.reader import ChipReader, Dataset, Part, ReadOptions
+from shards.reader import ChipReader, Dataset, Part
 from shards.state import ReaderState
 
 GOOD: dict[str, Any] = {"epoch": 1, "seen": 18, "seed": 0, "fingerprint": "0badcafe-12345678"}
@@ -58,7 +58,7 @@ def test_a_state_survives_json() -> None:
 
 @pytest.fixture(scope="module")
 def dataset(pairs_dataset: Any) -> Dataset:
-    opened: Dataset = pairs_dataset.open(ReadOptions(batches_ahead=0))
+    opened: Dataset = pairs_dataset.open()
     return opened
 
 
@@ -163,10 +163,10 @@ def test_stopping_after_every_batch_meets_the_same_epochs(dataset: Dataset, worl
 
 
 def test_batches_that_are_ready_ahead_are_not_counted_as_met(pairs_dataset: Any) -> None:
-    dataset = pairs_dataset.open(ReadOptions(batches_ahead=4))
+    dataset = pairs_dataset.open()
     chips = dataset.chips("train")
     reader = reader_of(dataset, chips, 5, Part(), "keep")
-    for number, batch in enumerate(reader.epoch()):
+    for number, batch in enumerate(reader.epoch(batches_ahead=4)):
         assert reader.state.seen == 5 * number + batch.size
         if number == 2:
             break
@@ -226,7 +226,7 @@ class TestWeights:
         reader = ChipReader(dataset, dataset.chips("train"), 5, seed=4, weights=weights)
         order, states = reader.order(0), [reader.state]
         states += [reader.state for _ in reader.epoch()]
-        again = pairs_dataset.open(ReadOptions(batches_ahead=0))
+        again = pairs_dataset.open()
         for state in states[:: len(states) // 3]:
             rest = read_by_all(self.readers(again, weights.copy(), world_size, state), state.seen)
             np.testing.assert_array_equal(rest, order[state.seen :])

@@ -274,16 +274,17 @@ def test_losses_and_scores_are_over_the_pixels_with_a_height_and_an_image(
 def test_the_baselines_are_fitted_to_the_pixels_with_a_height_and_an_image(
     dataset: Dataset, backbone: Path, tmp_path: Path
 ) -> None:
-    """-9999 is no reflectance: a baseline fitted to it would be too easily beaten."""
+    """-9999 is no reflectance: a baseline fitted to it would be too easily beaten. Blue is not used."""
     launch(small_config(dataset, backbone, out=str(tmp_path / "run"), epochs=1))
     batch = dataset.gather(dataset.chips("train"))
-    image_NC = np.moveaxis(batch.image_BCHW, 1, -1).reshape(-1, 4)
+    image_NC = np.moveaxis(batch.image_BCHW[:, 1:], 1, -1).reshape(-1, 3)
     height_N = batch.height_BHW.reshape(-1).astype(np.float64)
     known = np.isfinite(height_N) & (image_NC != dataset.schema.nodata).all(1)
     design = np.c_[image_NC, np.ones(len(image_NC))][known].astype(np.float64)
     expected = np.linalg.lstsq(design, height_N[known], rcond=None)[0]
     baselines = load_checkpoint(str(tmp_path / "run")).baselines
     np.testing.assert_allclose(baselines.coefficients, expected, rtol=1e-5)
+    assert baselines.positions == (1, 2, 3)
     assert baselines.mean_height == pytest.approx(height_N[known].mean(), rel=1e-6)
 
 

@@ -19,8 +19,10 @@ import pytest
 import zarr
 from pixels import in_another_layout
 
+from shards.cut import SHARD_BYTES, SHARD_CHIPS, chips_in_shard
 from shards.errors import DatasetError
 from shards.schema import Chip, Schema
+from shards.tar import row_layout
 from shards.zarr import chunk_chips, decode, encode, metadata, object_name
 
 ARRAYS = ("image", "height")
@@ -86,6 +88,32 @@ def test_decoding_gives_what_was_encoded(
 )
 def test_a_chunk_is_the_largest_divisor_of_a_shard_up_to_16(shard_chips: int, expected: int) -> None:
     assert chunk_chips(shard_chips) == expected
+
+
+LARGE = Schema(tuple("abcdefghijkl"), "float32", None, 448)
+
+
+@pytest.mark.parametrize(
+    ("schema", "shard_chips", "shard_bytes", "expected"),
+    [
+        (SCHEMAS[0], SHARD_CHIPS, SHARD_BYTES, 1024),  # as before shards were cut by bytes
+        (LARGE, SHARD_CHIPS, SHARD_BYTES, 6),
+        (LARGE, SHARD_CHIPS, 0, 1024),
+        (LARGE, SHARD_CHIPS, 1, 1),
+        (LARGE, 4, SHARD_BYTES, 4),
+        (replace(LARGE, chip_size=64), SHARD_CHIPS, SHARD_BYTES, 288),  # 297 would fit
+        (replace(LARGE, chip_size=64), 291, SHARD_BYTES, 291),
+    ],
+)
+def test_how_many_chips_a_shard_holds(
+    schema: Schema, shard_chips: int, shard_bytes: int, expected: int, new_chip: Callable[..., Chip]
+) -> None:
+    count = chips_in_shard(schema, shard_chips, shard_bytes)
+    assert count == expected
+    if count > 1 and shard_bytes:
+        assert count * row_layout(schema).span < shard_bytes
+    if count not in (1, shard_chips):
+        assert chunk_chips(count) == min(count, 16)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=name_of)

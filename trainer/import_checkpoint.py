@@ -49,7 +49,7 @@ def import_checkpoint(config: ImportConfig) -> str:
             config.weights, dataset.schema, config.bands, dataset.statistics, config.new_band_from
         )
     check_writable(config.out)
-    baselines = baselines_of(dataset, dataset.chips("train"), TrainConfig.baseline_chips)
+    baselines = baselines_of(dataset, dataset.chips("train"), TrainConfig.baseline_chips, config.bands)
     origin = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,

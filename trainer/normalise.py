@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shards.missing import missing_values
 from shards.schema import Schema
 from shards.statistics import Statistics
 
@@ -45,21 +46,18 @@ class Normalise(nn.Module):
     def valid(self, image_CHW: NDArray[Any]) -> NDArray[np.bool_]:
         """valid_HW of stored pixels, as `forward` says it."""
         valid_HW = np.ones(image_CHW.shape[1:], np.bool_)
-        for position in self.positions:
-            if self.nodata is not None:
-                valid_HW &= image_CHW[position] != self.nodata
-            if image_CHW.dtype.kind == "f":
-                valid_HW &= ~np.isnan(image_CHW[position])
+        for position in self.positions:  # one by one: no copy of all that are chosen
+            valid_HW &= ~missing_values(image_CHW[position], self.nodata)
         return valid_HW
 
     def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(pixels_BCHW, valid_BHW): valid where no chosen band is nodata or NaN.
+        """(pixels_BCHW, valid_BHW): valid where no chosen band is missing (`shards.missing`).
 
         `changes_BCK`, for augmentation: of each chosen band a factor on what is scaled to 0..1, and whether
         it is there (1) or its mean instead (0).
         """
         chosen_BCHW = image_BCHW[:, self.positions].float()
-        missing_BCHW = chosen_BCHW.isnan()
+        missing_BCHW = ~chosen_BCHW.isfinite()
         if self.nodata is not None:
             missing_BCHW |= chosen_BCHW == self.nodata
         above_BCHW = chosen_BCHW - self.clamp_min_C[:, None, None]

@@ -178,7 +178,9 @@ def fit_to_go_on(config: TrainConfig, ranks: Ranks) -> Fit:
             restore(fit, state)
     if ranks.is_first and fit.baselines is None:
         learning = fit.learning
-        fit.baselines = baselines_of(learning.dataset, learning.train_chips, config.baseline_chips)
+        fit.baselines = baselines_of(
+            learning.dataset, learning.train_chips, config.baseline_chips, fit.regressor.bands
+        )
     return fit
 
 

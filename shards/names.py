@@ -1,0 +1,33 @@
+"""Names that are to become paths below a folder. They come from files that anybody may have made."""
+
+from pathlib import PurePosixPath
+
+from shards.errors import InputError
+
+
+def check_name(name: object, allowed: tuple[str, ...] = ()) -> None:
+    """Refuse a name that, joined to a folder, could lead out of it.
+
+    Called on reading and before writing. Objects of a store may be called almost anything; ours and those
+    that we take in have parts divided by `/`, none of which is `..`.
+
+    Args:
+        name: of a file below the folder, or a part of such names.
+        allowed: the only names that there can be, if they are known.
+
+    Raises:
+        InputError: it is no such name.
+    """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{_shown(name)} is no name of a file")
+    if allowed and name not in allowed:
+        raise InputError(f"{_shown(name)} is none of {', '.join(allowed)}")
+    if name.startswith("/") or ".." in PurePosixPath(name).parts or any(mark in name for mark in "\\\0"):
+        raise InputError(
+            f"the name {_shown(name)} could lead out of its folder; names with .., \\ or NUL, or a / at "
+            "their beginning, are not followed"
+        )
+
+
+def _shown(name: object) -> str:
+    return repr(name[:100]) if isinstance(name, str) else f"a {type(name).__name__}"
