@@ -26,7 +26,7 @@ _CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Progress:
+class Entries:
     """What is done, by the names that maps have in the ledger."""
 
     blocks: dict[str, set[Block]]
@@ -40,17 +40,17 @@ class Ledger:
 
     out: str
 
-    def progress(self) -> Progress:
+    def entries(self) -> Entries:
         """As of now, by one listing."""
-        progress = Progress({}, set())
+        entries = Entries({}, set())
         for path in find_files(join(self.out, JOURNAL)):
             name, _, file = path.rpartition("/")
             if match := _BLOCK_NAME.fullmatch(file):
                 edges = [int(edge) for edge in match.groups()]
-                progress.blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
+                entries.blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
             elif file.endswith(_MADE) and not file.startswith("."):
-                progress.made.add(file.removesuffix(_MADE))
-        return progress
+                entries.made.add(file.removesuffix(_MADE))
+        return entries
 
     def write(self, name: str, block: Block, stored_CHW: NDArray[np.int16]) -> None:
         """A block is done: its stored_CHW, whole or not at all."""

@@ -11,7 +11,7 @@ SYMMETRIES = (1, 8)
 
 
 @dataclass(frozen=True)
-class Method:
+class MapOptions:
     """Options of a map's pixels; the same give the same."""
 
     grid: WindowGrid

@@ -16,7 +16,7 @@ import numpy as np
 from inference.halo import Halo
 from inference.ledger import Ledger
 from inference.scene_map import SceneMap, complete
-from inference.tasks import Done, Job, Reader, Task
+from inference.tasks import BlockResult, BlockTask, MapJob, Reader
 from inference.windows import Block, Span
 from shards.errors import InputError
 from shards.storage import whole_url
@@ -51,7 +51,7 @@ class OnRay:
         self.readers = READ_AT_ONCE * self._workers
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
 
-    def batch_size(self, job: Job) -> int:
+    def batch_size(self, job: MapJob) -> int:
         """How many windows at a time suit a worker's share of a GPU."""
         import ray
 
@@ -62,7 +62,7 @@ class OnRay:
         share = max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
         return 1 << (share.bit_length() - 1)  # a power of 2, at most that
 
-    def complete(self, scene_map: SceneMap, job: Job) -> str:
+    def complete(self, scene_map: SceneMap, job: MapJob) -> str:
         """Have a map put together, by any machine."""
         import ray
 
@@ -71,13 +71,13 @@ class OnRay:
         whole = replace(scene_map, url=whole_url(scene_map.url))
         return str(ray.get(put_together.remote(whole, _with_whole_paths(job))))
 
-    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """Do the tasks on the workers, each with the regressor in memory."""
         steps, coming = _Steps(_with_whole_paths(job)), iter(tasks)
         while rows := [_row(task) for task in islice(coming, TASKS_AT_ONCE)]:
             yield from self._stream(rows, steps)
 
-    def _stream(self, rows: list[dict[str, Any]], steps: "_Steps") -> Iterator[Done]:
+    def _stream(self, rows: list[dict[str, Any]], steps: "_Steps") -> Iterator[BlockResult]:
         import ray.data
 
         done = (
@@ -93,7 +93,7 @@ class OnRay:
             .map(steps.write, num_cpus=0, concurrency=self.readers)
         )
         for row in done.iter_rows():
-            yield Done(
+            yield BlockResult(
                 _task(row),
                 float(row["seconds_read"]),
                 float(row["seconds_predicted"]),
@@ -106,7 +106,7 @@ class OnRay:
 class _Steps:
     """What is done to Ray Data's rows on CPUs."""
 
-    job: Job
+    job: MapJob
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row, and the pixels that its block is computed from."""
@@ -141,7 +141,7 @@ def _reader(steps: _Steps) -> Reader:
 class _Predict:
     """A worker: one regressor in memory, one block after the other."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MapJob) -> None:
         # Here alone: processes that only read or write start without torch, which takes seconds to import.
         from inference.predictor import Predictor
 
@@ -163,18 +163,18 @@ class _Predict:
         return {**row, **seconds, "stored": stored}
 
 
-def _row(task: Task) -> dict[str, Any]:
+def _row(task: BlockTask) -> dict[str, Any]:
     block = task.block
     edges = [block.rows.start, block.rows.stop, block.columns.start, block.columns.stop]
     return {"scene": task.scene, "version": task.version, "name": task.name, "edges": edges}
 
 
-def _task(row: dict[str, Any]) -> Task:
+def _task(row: dict[str, Any]) -> BlockTask:
     edges = [int(edge) for edge in row["edges"]]
     block = Block(Span(*edges[:2]), Span(*edges[2:]))
-    return Task(str(row["scene"]), str(row["version"]), str(row["name"]), block)
+    return BlockTask(str(row["scene"]), str(row["version"]), str(row["name"]), block)
 
 
-def _with_whole_paths(job: Job) -> Job:
+def _with_whole_paths(job: MapJob) -> MapJob:
     """Ray's processes work in folders of their own."""
     return replace(job, checkpoint=whole_url(job.checkpoint), out=whole_url(job.out))

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import shards
 from inference.config import PredictConfig
-from inference.ledger import JOURNAL, Ledger, Progress
-from inference.method import Method
+from inference.ledger import JOURNAL, Entries, Ledger
+from inference.method import MapOptions
 from inference.scene_list import MAP_ENDING, map_name, scene_urls
 from inference.scene_map import Failed, SceneMap, beside_map, survey, write_beside
-from inference.tasks import Done, Job, Task
+from inference.tasks import BlockResult, BlockTask, MapJob
 from inference.windows import Block, WindowGrid
 from shards.checksum import hexadecimal
 from shards.errors import InputError
@@ -46,13 +46,13 @@ class Engine(Protocol):
     maps_at_once: int
     """Maps that are put together at a time, beside the prediction of others."""
 
-    def batch_size(self, job: Job) -> int:
+    def batch_size(self, job: MapJob) -> int:
         """How many windows at a time suit the machines that predict."""
 
-    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """Do the tasks, in any order."""
 
-    def complete(self, scene_map: SceneMap, job: Job) -> str:
+    def complete(self, scene_map: SceneMap, job: MapJob) -> str:
         """See `inference.scene_map.complete`; called from several threads."""
 
 
@@ -101,14 +101,14 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     targets = {url: join(config.out, map_name(url)) for url in scene_urls(config.scenes, config.asset)}
     check_writable(config.out)
     there = set(list_files(config.out, "")) if exists(config.out) else set()
-    progress_before = Ledger(config.out).progress()
+    entries = Ledger(config.out).entries()
     names = {name_of(target) for target in targets.values()}
-    _refuse_others(config, made_with, names, there, bool(progress_before.blocks))
+    _refuse_others(config, made_with, names, there, bool(entries.blocks))
     remove_unfinished(config.out, below=False)
     remove_unfinished(join(config.out, JOURNAL))
     if not config.batch_size:
         made_with["batch_size"] = made_with["batch_size"] or engine.batch_size(job)
-        job = replace(job, method=replace(job.method, batch_size=made_with["batch_size"]))
+        job = replace(job, options=replace(job.options, batch_size=made_with["batch_size"]))
     summary, maps = Summary(), list[SceneMap]()
     for looked in survey(targets, job, hexadecimal(json_bytes(made_with))):
         if isinstance(looked, Failed):
@@ -118,7 +118,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     if not maps:
         return summary
     tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in made_with.items())
-    making = _Making(replace(job, tags=tags), maps, progress_before, there, summary)
+    making = _Making(replace(job, tags=tags), maps, entries, there, summary)
     if not config.overwrite:
         making.refuse_others()
     publish(join(config.out, MADE_WITH), json_bytes(made_with))
@@ -126,7 +126,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     return summary
 
 
-def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
+def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     """What is to be done, and what the maps are made with: nothing that pixels do not depend on."""
     url = checkpoint_url(config.checkpoint)
     checkpoint = load_checkpoint(url)
@@ -134,7 +134,7 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
     if config.batch_size < 0:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for as many as fit")
     batch_size = config.batch_size or PredictConfig.batch_size
-    method = Method(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
+    options = MapOptions(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
     made_with = {
         "version": shards.__version__,
         "checkpoint": checkpoint.fingerprint,
@@ -143,13 +143,13 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
         "bands": " ".join(config.bands),
         "window": config.window,
         "overlap": config.overlap,
-        **{name: value for name, value in asdict(method).items() if name != "grid"},
+        **{name: value for name, value in asdict(options).items() if name != "grid"},
     }
-    job = Job(
+    job = MapJob(
         checkpoint=url,
         fingerprint=checkpoint.fingerprint,
         schema=checkpoint.regressor.schema,
-        method=method,
+        options=options,
         bands=config.bands,
         out=config.out,
         block=config.block,
@@ -205,11 +205,11 @@ class _Making:
     """Maps in the making: blocks as they come, and each map when all of its blocks are there."""
 
     def __init__(
-        self, job: Job, maps: list[SceneMap], before: Progress, there: set[str], summary: Summary
+        self, job: MapJob, maps: list[SceneMap], entries: Entries, there: set[str], summary: Summary
     ) -> None:
         self._job, self._summary, self._ledger = job, summary, Ledger(job.out)
         self._maps = {scene_map.scene: scene_map for scene_map in maps}
-        self._progress = before
+        self._entries = entries
         self._files = there
         self._missing: dict[str, int] = {}
         self._finishing: dict[str, Future[str]] = {}
@@ -218,12 +218,12 @@ class _Making:
         self._there: set[str] = set()
         # What stands before the digits is the same of another version of a scene, or of one made otherwise.
         self._of_stem: dict[str, set[str]] = {}
-        for name in self._progress.made | self._progress.blocks.keys():
+        for name in self._entries.made | self._entries.blocks.keys():
             self._of_stem.setdefault(name.rpartition("-")[0], set()).add(name)
 
     def refuse_others(self) -> None:
         """Raises InputError: a map has the name of one of ours, and is of another scene."""
-        begun = self._progress.blocks.keys() | self._progress.made
+        begun = self._entries.blocks.keys() | self._entries.made
         for scene_map in self._maps.values():
             if name_of(scene_map.url) in self._files and scene_map.name not in begun:
                 raise InputError(
@@ -236,7 +236,7 @@ class _Making:
         total = left = 0
         complete = list[SceneMap]()
         for scene, scene_map in self._maps.items():
-            if scene_map.name in self._progress.made and name_of(scene_map.url) in self._files:
+            if scene_map.name in self._entries.made and name_of(scene_map.url) in self._files:
                 complete.append(scene_map)
                 continue
             sizes = [block.pixels for block in self._missing_blocks(scene_map)]
@@ -269,15 +269,15 @@ class _Making:
         self._summary.seconds = time.perf_counter() - start
 
     def _missing_blocks(self, scene_map: SceneMap) -> Iterator[Block]:
-        done = self._progress.blocks.get(scene_map.name, set())
+        done = self._entries.blocks.get(scene_map.name, set())
         return (block for block in scene_map.blocks(self._job.block) if block not in done)
 
-    def _tasks(self) -> Iterator[Task]:
+    def _tasks(self) -> Iterator[BlockTask]:
         """One by one: 10,000 scenes have a million blocks."""
         for scene in [scene for scene, missing in self._missing.items() if missing]:
             scene_map = self._maps[scene]
             for block in self._missing_blocks(scene_map):
-                yield Task(scene, scene_map.version, scene_map.name, block)
+                yield BlockTask(scene, scene_map.version, scene_map.name, block)
 
     def _follow(self, engine: Engine, threads: ThreadPoolExecutor, advance: Advance) -> None:
         """Count what is done, and have maps put together."""
@@ -324,7 +324,7 @@ class _Making:
 
     def _keep(self, scene_map: SceneMap) -> str:
         """A map is there; write what is wanted beside it, and is not."""
-        if scene_map.name in self._progress.blocks:  # killed before they went
+        if scene_map.name in self._entries.blocks:  # killed before they went
             self._ledger.finish(scene_map.name, set())
         return write_beside(scene_map.url, self._job, self._files)
 

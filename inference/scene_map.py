@@ -15,7 +15,7 @@ from inference.quick_look import quick_look_url, write_quick_look
 from inference.scene import Scene
 from inference.scene_list import MAP_ENDING
 from inference.stac import item_url, write_stac_item
-from inference.tasks import Job
+from inference.tasks import MapJob
 from inference.windows import Block, blocks_of
 from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError, one_line
@@ -68,7 +68,7 @@ class Failed:
     reason: str
 
 
-def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneMap | Failed]:
+def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[SceneMap | Failed]:
     """What is to be made of each scene, in order, from its header alone.
 
     Args:
@@ -90,7 +90,7 @@ def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneM
         yield from threads.map(look, targets)
 
 
-def complete(scene_map: SceneMap, job: Job) -> str:
+def complete(scene_map: SceneMap, job: MapJob) -> str:
     """Write the map of blocks that are all in the ledger, and what is wanted beside it.
 
     Returns:
@@ -103,10 +103,10 @@ def complete(scene_map: SceneMap, job: Job) -> str:
     return write_beside(scene_map.url, job, set())
 
 
-def _assemble(scene_map: SceneMap, job: Job) -> None:
+def _assemble(scene_map: SceneMap, job: MapJob) -> None:
     valid, ledger = 0, Ledger(job.out)
     tags = {**dict(job.tags), "TREELINE_SCENE": name_of(scene_map.scene)}
-    with map_writer(scene_map.url, scene_map.grid, job.method.bands, tags) as write:
+    with map_writer(scene_map.url, scene_map.grid, job.options.bands, tags) as write:
         for block in scene_map.blocks(job.block):
             stored_CHW = ledger.read(scene_map.name, block)
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
@@ -115,7 +115,7 @@ def _assemble(scene_map: SceneMap, job: Job) -> None:
             raise DatasetError(f"{scene_map.scene}: no pixel has all bands that the regressor reads")
 
 
-def write_beside(url: str, job: Job, there: set[str]) -> str:
+def write_beside(url: str, job: MapJob, there: set[str]) -> str:
     """Write the files that are wanted beside the map at `url`, unless they are `there`; why not, if so."""
     picture, item = (name_of(beside) not in there for beside in beside_map(url))
     try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from inference.halo import Halo
-from inference.method import Method
+from inference.method import MapOptions
 from inference.scene import Scene
 from inference.windows import Block
 from shards.errors import InputError
@@ -13,7 +13,7 @@ from shards.storage import version_of
 
 
 @dataclass(frozen=True)
-class Job:
+class MapJob:
     """What is the same for all tasks of a run."""
 
     checkpoint: str
@@ -22,7 +22,7 @@ class Job:
     """Of the checkpoint."""
     schema: Schema
     """Of the images that its regressor takes."""
-    method: Method
+    options: MapOptions
     bands: tuple[str, ...]
     """Names of the scenes' bands, if they do not name themselves."""
     out: str
@@ -37,7 +37,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Task:
+class BlockTask:
     """One block of one scene."""
 
     scene: str
@@ -50,10 +50,10 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Done:
+class BlockResult:
     """What came of a task: its block is in the ledger, or there is an error."""
 
-    task: Task
+    task: BlockTask
     seconds_read: float = 0.0
     seconds_predicted: float = 0.0
     seconds_waited: float = 0.0
@@ -64,12 +64,12 @@ class Done:
 class Reader:
     """Reads the pixels of blocks; keeps the scene open that it read last."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MapJob) -> None:
         bound_cache()
         self._job = job
         self._scene: Scene | None = None
 
-    def __call__(self, task: Task) -> Halo:
+    def __call__(self, task: BlockTask) -> Halo:
         """What the block is computed from.
 
         Raises:
@@ -80,7 +80,7 @@ class Reader:
             if version_of(task.scene) != task.version:
                 raise InputError(f"{task.scene}: was written again while its map is made; run it again")
             self._scene = Scene(task.scene, self._job.schema, self._job.bands)
-        return self._scene.halo(task.block, self._job.method.grid)
+        return self._scene.halo(task.block, self._job.options.grid)
 
     def close(self) -> None:
         """Close the scene that is open."""
