@@ -17,7 +17,6 @@ from inference.halo import Halo
 from inference.ledger import Ledger
 from inference.scene_map import SceneMap, complete
 from inference.tasks import BlockResult, BlockTask, MapJob, Reader
-from inference.windows import Block, Span
 from shards.errors import InputError
 from shards.storage import whole_url
 
@@ -74,7 +73,7 @@ class OnRay:
     def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """Do the tasks on the workers, each with the regressor in memory."""
         steps, coming = _Steps(_with_whole_paths(job)), iter(tasks)
-        while rows := [_row(task) for task in islice(coming, TASKS_AT_ONCE)]:
+        while rows := [{"task": task.to_row()} for task in islice(coming, TASKS_AT_ONCE)]:
             yield from self._stream(rows, steps)
 
     def _stream(self, rows: list[dict[str, Any]], steps: "_Steps") -> Iterator[BlockResult]:
@@ -94,7 +93,7 @@ class OnRay:
         )
         for row in done.iter_rows():
             yield BlockResult(
-                _task(row),
+                BlockTask.from_row(row["task"]),
                 float(row["seconds_read"]),
                 float(row["seconds_predicted"]),
                 float(row["seconds_waited"]),
@@ -104,28 +103,28 @@ class OnRay:
 
 @dataclass(frozen=True)
 class _Steps:
-    """What is done to Ray Data's rows on CPUs."""
+    """What CPUs do to the rows of Ray Data, each of which is one block's.
+
+    A row is a task; `read` adds a halo, the worker puts the stored block in its place, `write` takes it out.
+    """
 
     job: MapJob
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row, and the pixels that its block is computed from."""
+        """Add the pixels that the block is computed from, or the error."""
         start = time.perf_counter()
-        read: dict[str, Any] = {"image": b"", "dtype": "", "place": [0] * 7, "error": ""}
+        halo, error = None, ""
         try:
-            halo = _reader(self)(_task(row))
+            halo = _reader(self)(BlockTask.from_row(row["task"])).to_row()
         except InputError as unreadable:
-            read["error"] = str(unreadable)
-        else:
-            read["image"], read["dtype"] = halo.image_CHW.tobytes(), halo.image_CHW.dtype.str
-            read["place"] = [*halo.image_CHW.shape, halo.row, halo.column, *halo.scene_shape]
-        return {**row, **read, "seconds_read": time.perf_counter() - start}
+            error = str(unreadable)
+        return {**row, "halo": halo, "error": error, "seconds_read": time.perf_counter() - start}
 
     def write(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row without its pixels, which are in the ledger then."""
+        """Move the block from the row into the ledger."""
         stored = row.pop("stored")
         if not row["error"]:
-            task = _task(row)
+            task = BlockTask.from_row(row["task"])
             shape = -1, len(task.block.rows), len(task.block.columns)
             stored_CHW = np.frombuffer(stored, np.int16).reshape(shape)
             Ledger(self.job.out).write(task.name, task.block, stored_CHW)
@@ -134,7 +133,7 @@ class _Steps:
 
 @lru_cache(maxsize=1)
 def _reader(steps: _Steps) -> Reader:
-    """One for all rows that a process of Ray's reads: the scene stays open."""
+    """Return one reader for all rows that a process of Ray's reads: the scene stays open."""
     return Reader(steps.job)
 
 
@@ -149,30 +148,15 @@ class _Predict:
         self._ready = time.perf_counter()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with what the block stores instead of the image."""
+        """Put what the block stores in the place of its pixels."""
         came = time.perf_counter()
-        bands, height, width, top, left, *scene_shape = (int(number) for number in row.pop("place"))
-        image, dtype = row.pop("image"), row.pop("dtype")
-        stored = b""
+        halo, stored = row.pop("halo"), b""
         if not row["error"]:
-            image_CHW = np.frombuffer(image, dtype).reshape(bands, height, width)
-            halo = Halo(image_CHW, top, left, (scene_shape[0], scene_shape[1]))
-            stored = self._predictor(_task(row).block, halo).tobytes()
+            block = BlockTask.from_row(row["task"]).block
+            stored = self._predictor(block, Halo.from_row(halo)).tobytes()
         waited, self._ready = came - self._ready, time.perf_counter()
         seconds = {"seconds_predicted": self._ready - came, "seconds_waited": waited}
         return {**row, **seconds, "stored": stored}
-
-
-def _row(task: BlockTask) -> dict[str, Any]:
-    block = task.block
-    edges = [block.rows.start, block.rows.stop, block.columns.start, block.columns.stop]
-    return {"scene": task.scene, "version": task.version, "name": task.name, "edges": edges}
-
-
-def _task(row: dict[str, Any]) -> BlockTask:
-    edges = [int(edge) for edge in row["edges"]]
-    block = Block(Span(*edges[:2]), Span(*edges[2:]))
-    return BlockTask(str(row["scene"]), str(row["version"]), str(row["name"]), block)
 
 
 def _with_whole_paths(job: MapJob) -> MapJob:

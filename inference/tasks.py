@@ -1,11 +1,12 @@
 """What a prediction is made of: a block of a scene, its pixels, and what came of it; knows no regressor."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from inference.halo import Halo
 from inference.method import MapOptions
 from inference.scene import Scene
-from inference.windows import Block
+from inference.windows import Block, Span
 from shards.errors import InputError
 from shards.raster import bound_cache
 from shards.schema import Schema
@@ -45,8 +46,18 @@ class BlockTask:
     version: str
     """Of its file, see `shards.storage.version_of`."""
     name: str
-    """Of its map in the ledger."""
+    """Name of its map in the ledger."""
     block: Block
+
+    @classmethod
+    def from_row(cls, values: dict[str, Any]) -> "BlockTask":
+        """Build the task whose `to_row` gave `values`."""
+        rows, columns = (Span(**values["block"][axis]) for axis in ("rows", "columns"))
+        return cls(**{**values, "block": Block(rows, columns)})
+
+    def to_row(self) -> dict[str, Any]:
+        """Return plain values by name, as Ray Data carries them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
