@@ -11,30 +11,36 @@ from typing import Any, Protocol
 
 import shards
 from inference.config import PredictConfig
-from inference.ledger import JOURNAL, Entries, Ledger
+from inference.ledger import JOURNAL, Ledger
+from inference.map_folder import (
+    BATCH_SIZE,
+    MADE_WITH,
+    MapFolder,
+    batch_size_to_keep,
+    begun_with,
+    read_map_folder,
+    refuse_maps_made_otherwise,
+)
 from inference.method import MapOptions
-from inference.scene_list import MAP_ENDING, map_name, scene_urls
+from inference.scene_list import map_name, scene_urls
 from inference.scene_map import Failed, SceneMap, beside_map, survey, write_beside
 from inference.tasks import BlockResult, BlockTask, MapJob
 from inference.windows import Block, WindowGrid
 from shards.checksum import hexadecimal
 from shards.errors import InputError
-from shards.manifest import json_bytes, read_json
+from shards.manifest import json_bytes
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache
 from shards.storage import (
     check_writable,
-    exists,
     join,
-    list_files,
     name_of,
     publish,
     remove_file,
     remove_unfinished,
 )
-from trainer.checkpoint import checkpoint_url, load_checkpoint
+from trainer.checkpoint import checkpoint_url, read_checkpoint_header
 
-MADE_WITH = "predict.json"
 MEGA = 1e6
 
 
@@ -100,17 +106,17 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     job, made_with = _job(config)
     targets = {url: join(config.out, map_name(url)) for url in scene_urls(config.scenes, config.asset)}
     check_writable(config.out)
-    there = set(list_files(config.out, "")) if exists(config.out) else set()
-    entries = Ledger(config.out).entries()
-    names = {name_of(target) for target in targets.values()}
-    _refuse_others(config, made_with, names, there, bool(entries.blocks))
+    folder = read_map_folder(config.out)
+    if not config.batch_size:
+        made_with[BATCH_SIZE] = batch_size_to_keep(folder, made_with)
+    refuse_maps_made_otherwise(folder, made_with, set(map(name_of, targets.values())), config.overwrite)
     remove_unfinished(config.out, below=False)
     remove_unfinished(join(config.out, JOURNAL))
-    if not config.batch_size:
-        made_with["batch_size"] = made_with["batch_size"] or engine.batch_size(job)
-        job = replace(job, options=replace(job.options, batch_size=made_with["batch_size"]))
+    made_with[BATCH_SIZE] = made_with[BATCH_SIZE] or engine.batch_size(job)
+    job = replace(job, options=replace(job.options, batch_size=made_with[BATCH_SIZE]))
+    begun = json_bytes(begun_with(folder, made_with))
     summary, maps = Summary(), list[SceneMap]()
-    for looked in survey(targets, job, hexadecimal(json_bytes(made_with))):
+    for looked in survey(targets, job, hexadecimal(begun)):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
         else:
@@ -118,10 +124,10 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     if not maps:
         return summary
     tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in made_with.items())
-    making = _Making(replace(job, tags=tags), maps, entries, there, summary)
+    making = _Making(replace(job, tags=tags), maps, folder, summary)
     if not config.overwrite:
-        making.refuse_others()
-    publish(join(config.out, MADE_WITH), json_bytes(made_with))
+        making.refuse_maps_of_others()
+    publish(join(config.out, MADE_WITH), begun)
     making.run(engine)
     return summary
 
@@ -129,8 +135,8 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
 def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     """What is to be done, and what the maps are made with: nothing that pixels do not depend on."""
     url = checkpoint_url(config.checkpoint)
-    checkpoint = load_checkpoint(url)
-    grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.regressor.patch_size)
+    checkpoint = read_checkpoint_header(url)
+    grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.patch_size)
     if config.batch_size < 0:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for as many as fit")
     batch_size = config.batch_size or PredictConfig.batch_size
@@ -148,7 +154,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     job = MapJob(
         checkpoint=url,
         fingerprint=checkpoint.fingerprint,
-        schema=checkpoint.regressor.schema,
+        schema=checkpoint.schema,
         options=options,
         bands=config.bands,
         out=config.out,
@@ -159,58 +165,13 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     return job, made_with
 
 
-def _refuse_others(
-    config: PredictConfig, made_with: dict[str, Any], names: set[str], there: set[str], has_blocks: bool
-) -> None:
-    """Take over the batch size of the maps that are there, if any will do.
-
-    Args:
-        config: the options.
-        made_with: what maps are to be made with.
-        names: of the files of these maps.
-        there: files at --out.
-        has_blocks: whether maps are in the making there.
-
-    Raises:
-        InputError: maps at --out are made with something else.
-    """
-    old = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
-    differ = sorted(name for name in {**old, **made_with} if old.get(name) != made_with.get(name))
-    if not config.batch_size:
-        # Another regressor or window may not fit with the batch size of those maps: it is found anew.
-        made_with["batch_size"] = 0 if set(differ) - {"batch_size"} else old["batch_size"]
-        differ = [name for name in differ if name != "batch_size"]
-    maps = {name for name in there if name.endswith(MAP_ENDING)}
-    refused = maps - names if config.overwrite else maps
-    if not old and refused:
-        raise InputError(
-            f"{config.out}: holds {min(refused)}, and nothing says what it is made with; choose another --out"
-            + " or give --overwrite" * (not config.overwrite)
-        )
-    what = ", ".join(f"{name} ({old.get(name)} there, {made_with.get(name)} asked for)" for name in differ)
-    if old and differ and not maps and has_blocks and not config.overwrite:
-        raise InputError(
-            f"{config.out}: maps are in the making there with another {what}; choose another --out "
-            "or give --overwrite"
-        )
-    if old and differ and refused:
-        whose = f"{len(refused):,} maps of other scenes" if config.overwrite else "maps"
-        raise InputError(
-            f"{config.out}: holds {whose} made with another {what}; choose another --out"
-            + " or give --overwrite" * (not config.overwrite)
-        )
-
-
 class _Making:
     """Maps in the making: blocks as they come, and each map when all of its blocks are there."""
 
-    def __init__(
-        self, job: MapJob, maps: list[SceneMap], entries: Entries, there: set[str], summary: Summary
-    ) -> None:
+    def __init__(self, job: MapJob, maps: list[SceneMap], folder: MapFolder, summary: Summary) -> None:
         self._job, self._summary, self._ledger = job, summary, Ledger(job.out)
         self._maps = {scene_map.scene: scene_map for scene_map in maps}
-        self._entries = entries
-        self._files = there
+        self._entries, self._files = folder.entries, folder.files
         self._missing: dict[str, int] = {}
         self._finishing: dict[str, Future[str]] = {}
         self._blocks = self._complete = 0
@@ -221,7 +182,7 @@ class _Making:
         for name in self._entries.made | self._entries.blocks.keys():
             self._of_stem.setdefault(name.rpartition("-")[0], set()).add(name)
 
-    def refuse_others(self) -> None:
+    def refuse_maps_of_others(self) -> None:
         """Raises InputError: a map has the name of one of ours, and is of another scene."""
         begun = self._entries.blocks.keys() | self._entries.made
         for scene_map in self._maps.values():
