@@ -1,4 +1,4 @@
-"""What a block is computed from: the pixels of its windows, read or reflected; knows no regressor."""
+"""The halo that a block is computed from: pixels of its windows, read or reflected; knows no regressor."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -14,12 +14,12 @@ from shards.errors import InputError
 
 
 class InProcess:
-    """See `inference.predict.Engine`."""
+    """Predicts in this process; see `inference.predict.Engine`."""
 
     readers, maps_at_once = 1, 2
 
     def batch_size(self, job: MapJob) -> int:
-        """How many windows at a time suit this machine."""
+        """Find how many windows at a time suit this machine."""
         return batch_size_that_fits(job)
 
     def complete(self, scene_map: SceneMap, job: MapJob) -> str:
@@ -27,7 +27,7 @@ class InProcess:
         return complete(scene_map, job)
 
     def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
-        """Do the tasks one after the other; of a scene that cannot be read no further one is tried."""
+        """Do the tasks one after the other; once a scene cannot be read, skip the rest of its tasks."""
         reader, ledger = Reader(job), Ledger(job.out)
         failed: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""What is at --out before a prediction starts, and whether its maps may go there.
+"""The folder at --out before a prediction starts, and whether its maps may go there.
 
 Maps of one folder are made alike: predict.json says with what. An empty folder takes any.
 """
@@ -18,13 +18,13 @@ BATCH_SIZE = "batch_size"
 
 @dataclass(frozen=True)
 class MapFolder:
-    """What is at --out."""
+    """Contents of --out."""
 
     url: str
     files: set[str]
     """Names of the files directly in it."""
     entries: Entries
-    """What of its maps is done."""
+    """Record of what is done of its maps."""
     made_with: dict[str, Any]
     """predict.json: what its maps are made with; empty where nothing says it."""
 
@@ -42,7 +42,7 @@ def read_map_folder(url: str) -> MapFolder:
 
 
 def differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """Name what maps are made with `there` and would not be as `asked`."""
+    """Name what maps are made with in `there`, and would not be in `asked`."""
     return sorted(name for name in {**there, **asked} if there.get(name) != asked.get(name))
 
 

@@ -21,20 +21,24 @@ from shards.errors import InputError
 from shards.storage import whole_url
 
 WORKER_CPUS = 0.5
-"""Two workers find room on one core: one that is restarted where a machine was lost would wait for ever."""
+"""Two workers fit on one core; otherwise a worker restarted after losing its machine would wait forever."""
 READ_AT_ONCE = 2
-"""Tasks that read, and that write, for each worker. They ask for no core, so that none waits for one."""
+"""Reading tasks, and writing tasks, for each worker. They ask for no core, so that none waits for one."""
 TASKS_AT_ONCE = 10_000
 """Blocks that the driver hands to Ray Data at a time, so that its memory does not grow with the scenes."""
 MAPS_FOR_EACH_WORKER = 2
-"""That are put together at a time: on one core a map takes less time than its blocks on most GPUs."""
+"""Maps put together at a time: on one core a map takes less time than its blocks on most GPUs."""
 
 
 class OnRay:
-    """See `inference.predict.Engine`."""
+    """Predicts on Ray workers; see `inference.predict.Engine`."""
 
     def __init__(self, workers: int, gpus_per_worker: float) -> None:
-        """Raises InputError: the cluster has GPUs, but not for all workers."""
+        """Size the work to the cluster.
+
+        Raises:
+            InputError: it has GPUs, but not for all workers.
+        """
         import ray
 
         resources = ray.cluster_resources()
@@ -45,13 +49,13 @@ class OnRay:
                 f"cluster has {gpus:g}; give --gpus-per-worker {gpus / workers:.2g} or fewer workers"
             )
         self._gpus = gpus_per_worker if gpus else 0.0
-        # More than there is room for would wait for ever.
+        # Workers without room would wait forever.
         self._workers = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
         self.readers = READ_AT_ONCE * self._workers
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
 
     def batch_size(self, job: MapJob) -> int:
-        """How many windows at a time suit a worker's share of a GPU."""
+        """Find how many windows at a time suit a worker's share of a GPU."""
         import ray
 
         from inference.predictor import batch_size_that_fits
@@ -62,7 +66,7 @@ class OnRay:
         return 1 << (share.bit_length() - 1)  # a power of 2, at most that
 
     def complete(self, scene_map: SceneMap, job: MapJob) -> str:
-        """Have a map put together, by any machine."""
+        """Have any machine put a map together."""
         import ray
 
         # Without SPREAD all tasks that ask for no core run on the driver's machine.
@@ -103,10 +107,7 @@ class OnRay:
 
 @dataclass(frozen=True)
 class _Steps:
-    """What CPUs do to the rows of Ray Data, each of which is one block's.
-
-    A row is a task; `read` adds a halo, the worker puts the stored block in its place, `write` takes it out.
-    """
+    """Steps on CPUs. A row is a task; `read` adds a halo, which the worker replaces by the block."""
 
     job: MapJob
 
@@ -160,5 +161,5 @@ class _Predict:
 
 
 def _with_whole_paths(job: MapJob) -> MapJob:
-    """Ray's processes work in folders of their own."""
+    """Make local paths absolute: Ray's processes work in folders of their own."""
     return replace(job, checkpoint=whole_url(job.checkpoint), out=whole_url(job.out))

@@ -45,7 +45,7 @@ MEGA = 1e6
 
 
 class Engine(Protocol):
-    """Does the work, here or on many machines."""
+    """The machinery that predicts, in this process or on many machines."""
 
     readers: int
     """Blocks that are read at a time, at most."""
@@ -53,31 +53,31 @@ class Engine(Protocol):
     """Maps that are put together at a time, beside the prediction of others."""
 
     def batch_size(self, job: MapJob) -> int:
-        """How many windows at a time suit the machines that predict."""
+        """Find how many windows at a time suit the machines that predict."""
 
     def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """Do the tasks, in any order."""
 
     def complete(self, scene_map: SceneMap, job: MapJob) -> str:
-        """See `inference.scene_map.complete`; called from several threads."""
+        """Put a map together, as `inference.scene_map.complete` does; called from several threads."""
 
 
 @dataclass
 class Summary:
-    """What came of a run."""
+    """Outcome of a run."""
 
     maps: dict[str, str] = field(default_factory=dict)
-    """The map's URL for each scene's, those that were there before among them."""
+    """URLs of the maps, by those of their scenes; maps that were there before are among them."""
     before: int = 0
     """Maps that were there before."""
     failed: list[Failed] = field(default_factory=list)
     megapixels: float = 0.0
-    """Predicted by this run."""
+    """Megapixels that this run predicted."""
     seconds: float = 0.0
     predicting_waited: float = 0.0
-    """Share of the time of the processes that predict: spent waiting for pixels."""
+    """Share of their time that the processes that predict waited for pixels."""
     reading_waited: float = 0.0
-    """Share of the time of those that read: held back while the others were busy."""
+    """Share of their time that the processes that read were held back while the others were busy."""
 
     def __str__(self) -> str:
         made = len(self.maps) - self.before
@@ -133,7 +133,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
 
 
 def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
-    """What is to be done, and what the maps are made with: nothing that pixels do not depend on."""
+    """Set up the job, and say what its maps are made with: nothing that pixels do not depend on."""
     url = checkpoint_url(config.checkpoint)
     checkpoint = read_checkpoint_header(url)
     grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.patch_size)
@@ -183,7 +183,11 @@ class _Making:
             self._of_stem.setdefault(name.rpartition("-")[0], set()).add(name)
 
     def refuse_maps_of_others(self) -> None:
-        """Raises InputError: a map has the name of one of ours, and is of another scene."""
+        """Refuse to replace a map of another scene.
+
+        Raises:
+            InputError: it has the name of one of ours.
+        """
         begun = self._entries.blocks.keys() | self._entries.made
         for scene_map in self._maps.values():
             if name_of(scene_map.url) in self._files and scene_map.name not in begun:
@@ -234,7 +238,7 @@ class _Making:
         return (block for block in scene_map.blocks(self._job.block) if block not in done)
 
     def _tasks(self) -> Iterator[BlockTask]:
-        """One by one: 10,000 scenes have a million blocks."""
+        """Make the tasks one by one: 10,000 scenes have a million blocks."""
         for scene in [scene for scene, missing in self._missing.items() if missing]:
             scene_map = self._maps[scene]
             for block in self._missing_blocks(scene_map):
@@ -276,7 +280,7 @@ class _Making:
                 advance(0, self._note())
 
     def _settle_one(self, scene: str) -> None:
-        """A map is complete, or cannot be."""
+        """Note that a map is complete, or cannot be."""
         if reason := self._finishing.pop(scene).result():
             self._failed[scene] = reason
         else:
@@ -284,17 +288,17 @@ class _Making:
             self._complete += scene in self._missing
 
     def _keep(self, scene_map: SceneMap) -> str:
-        """A map is there; write what is wanted beside it, and is not."""
+        """Write what is wanted beside a map that is there, and missing; return why it cannot be."""
         if scene_map.name in self._entries.blocks:  # killed before they went
             self._ledger.finish(scene_map.name, set())
         return write_beside(scene_map.url, self._job, self._files)
 
     def _finish(self, scene: str, engine: Engine) -> str:
-        """Have a map put together; why it cannot be, if so."""
+        """Have a map put together; return why it cannot be."""
         scene_map = self._maps[scene]
         others = self._of_stem.get(scene_map.stem, set()) - {scene_map.name}
         self._ledger.replace(others)
-        # Of the map that is there, if it is another one.
+        # They belong to the map that is there, if it is another one.
         for url in beside_map(scene_map.url):
             if name_of(url) in self._files:
                 remove_file(url)

@@ -22,16 +22,20 @@ class Predictor:
     """Predicts blocks with one regressor in memory, on this machine's GPU if it has one."""
 
     def __init__(self, job: MapJob) -> None:
-        """Raises InputError: the checkpoint is not the one that the maps are to be of."""
+        """Load the regressor.
+
+        Raises:
+            InputError: the checkpoint is no longer the one that the run began with.
+        """
         self._regressor, self._options = _regressor_here(job), job.options
 
     def __call__(self, block: Block, halo: Halo) -> NDArray[np.int16]:
-        """stored_CHW of the block."""
+        """Compute the stored_CHW of the block."""
         return predict_block(self._regressor, block, halo, self._options)
 
 
 def batch_size_that_fits(job: MapJob) -> int:
-    """Windows at a time: half of the most (a power of 2) that this machine's GPU takes; on a CPU 32."""
+    """Find a batch size: half of the most windows (a power of 2) that fit on this GPU; 32 on a CPU."""
     regressor = _regressor_here(job)
     device = next(regressor.parameters()).device
     if device.type != "cuda":

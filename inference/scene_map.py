@@ -28,35 +28,35 @@ OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class SceneMap:
-    """What is to be made of one scene."""
+    """The map that is to be made of one scene."""
 
     scene: str
-    """Its URL."""
+    """URL of the scene."""
     url: str
-    """Of the map."""
+    """URL of the map."""
     grid: Grid
     version: str
-    """Of the scene's file."""
+    """Version of the scene's file."""
     identity: str
-    """Digits that stand for the scene's file and for what the map is made with."""
+    """Digits that stand for the scene's version and for what the map is made with."""
 
     @property
     def stem(self) -> str:
-        """Of the map's file."""
+        """Name of the map's file without its ending."""
         return name_of(self.url).removesuffix(MAP_ENDING)
 
     @property
     def name(self) -> str:
-        """In the ledger: a scene that was written again has another one."""
+        """Name in the ledger: a scene that was written again has another one."""
         return f"{self.stem}-{self.identity}"
 
     @property
     def pixels(self) -> int:
-        """Of the scene."""
+        """Number of the scene's pixels."""
         return self.grid.height * self.grid.width
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """All, row by row."""
+        """Cut the scene into blocks, row by row."""
         return blocks_of(self.grid.height, self.grid.width, size)
 
 
@@ -69,12 +69,12 @@ class Failed:
 
 
 def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[SceneMap | Failed]:
-    """What is to be made of each scene, in order, from its header alone.
+    """Find what is to be made of each scene, in order, from its header alone.
 
     Args:
-        targets: the map's URL for each scene's.
-        job: of all.
-        made_with: stands for the regressor and the options.
+        targets: URL of the map, by that of its scene.
+        job: settings of the run.
+        made_with: digits that stand for the regressor and the options.
     """
 
     def look(scene: str) -> SceneMap | Failed:
@@ -94,7 +94,8 @@ def complete(scene_map: SceneMap, job: MapJob) -> str:
     """Write the map of blocks that are all in the ledger, and what is wanted beside it.
 
     Returns:
-        Why there is none, in one line: a block is missing or damaged, or no pixel has a height.
+        Why there is none, in one line: a block is missing or damaged, or no pixel has a height. Empty if all
+        is written.
     """
     try:
         _assemble(scene_map, job)
@@ -116,7 +117,11 @@ def _assemble(scene_map: SceneMap, job: MapJob) -> None:
 
 
 def write_beside(url: str, job: MapJob, there: set[str]) -> str:
-    """Write the files that are wanted beside the map at `url`, unless they are `there`; why not, if so."""
+    """Write the files that are wanted beside the map at `url`, unless they are `there`.
+
+    Returns:
+        Why they cannot be written, in one line; empty if they are.
+    """
     picture, item = (name_of(beside) not in there for beside in beside_map(url))
     try:
         if job.quick_look and picture:
@@ -129,5 +134,5 @@ def write_beside(url: str, job: MapJob, there: set[str]) -> str:
 
 
 def beside_map(url: str) -> tuple[str, str]:
-    """The picture and the STAC item of the map at `url`."""
+    """Name the picture and the STAC item of the map at `url`."""
     return quick_look_url(url), item_url(url)

@@ -1,4 +1,4 @@
-"""What a prediction is made of: a block of a scene, its pixels, and what came of it; knows no regressor."""
+"""The units of prediction: a block of a scene, its pixels, and what came of it; knows no regressor."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,20 +15,20 @@ from shards.storage import version_of
 
 @dataclass(frozen=True)
 class MapJob:
-    """What is the same for all tasks of a run."""
+    """Settings that all tasks of a run share."""
 
     checkpoint: str
-    """Of the checkpoint itself: a training run's best may be another one a moment later."""
+    """URL of the checkpoint itself: a training run's best may be another one a moment later."""
     fingerprint: str
-    """Of the checkpoint."""
+    """The checkpoint's."""
     schema: Schema
-    """Of the images that its regressor takes."""
+    """Images that its regressor takes."""
     options: MapOptions
     bands: tuple[str, ...]
     """Names of the scenes' bands, if they do not name themselves."""
     out: str
     block: int
-    """Pixels along each side of what is predicted at a time."""
+    """Pixels along each side of a block."""
     quick_look: bool = False
     """Whether a picture is wanted beside each map."""
     stac: bool = False
@@ -42,9 +42,9 @@ class BlockTask:
     """One block of one scene."""
 
     scene: str
-    """Its URL."""
+    """URL of the scene."""
     version: str
-    """Of its file, see `shards.storage.version_of`."""
+    """Version of its file, see `shards.storage.version_of`."""
     name: str
     """Name of its map in the ledger."""
     block: Block
@@ -62,18 +62,19 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What came of a task: its block is in the ledger, or there is an error."""
+    """Outcome of a task: its block is in the ledger, or there is an error."""
 
     task: BlockTask
     seconds_read: float = 0.0
     seconds_predicted: float = 0.0
     seconds_waited: float = 0.0
-    """Of the predicting process, for the pixels to come."""
+    """Seconds that the predictor waited for pixels."""
     error: str = ""
+    """Why there is no block; empty if there is one."""
 
 
 class Reader:
-    """Reads the pixels of blocks; keeps the scene open that it read last."""
+    """Reads the pixels of blocks; keeps the last scene open."""
 
     def __init__(self, job: MapJob) -> None:
         bound_cache()
@@ -81,7 +82,7 @@ class Reader:
         self._scene: Scene | None = None
 
     def __call__(self, task: BlockTask) -> Halo:
-        """What the block is computed from.
+        """Read what the block is computed from.
 
         Raises:
             InputError: the scene cannot be read.

@@ -61,7 +61,7 @@ class Checkpoint:
             publish(join(url, name), data)
 
     def files(self) -> dict[str, bytes]:
-        """What the folder holds, by name, as of now; config.json is the last."""
+        """Return what the folder is to hold, by name; config.json is the last."""
         model = self.regressor
         weights = save(weights_of(model))
         config = {
@@ -107,7 +107,7 @@ def checkpoint_url(url: str) -> str:
 
 
 def load_checkpoint(url: str) -> Checkpoint:
-    """The checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
+    """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
 
     Raises:
         InputError: there is none, or it is incomplete.
