@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from inference.block import predict_windows, side_by_side  # noqa: E402
 from inference.config import PredictConfig  # noqa: E402
-from inference.here import Here  # noqa: E402
-from inference.method import Method  # noqa: E402
+from inference.here import InProcess  # noqa: E402
+from inference.method import MapOptions  # noqa: E402
 from inference.predict import predict  # noqa: E402
 from inference.windows import Span, WindowGrid  # noqa: E402
 from ingest.config import SyntheticConfig  # noqa: E402
@@ -84,14 +84,14 @@ def treeline(scene: Path, checkpoint: Path, out: Path, window: int, overlap: flo
     options = {"window": window, "overlap": overlap, "batch_size": BATCH * WINDOW**2 // window**2}
     config = PredictConfig((str(scene),), str(checkpoint), str(out / "maps"), **options)
     start = time.perf_counter()
-    predict(config, Here())
+    predict(config, InProcess())
     return time.perf_counter() - start
 
 
 def model_alone(checkpoint: Path, size: int) -> float:
     """Seconds for the forward passes on as many windows as a scene of `size` x `size` has."""
     loaded = load_checkpoint(str(checkpoint))
-    method = Method(WindowGrid(WINDOW, int(WINDOW * (1 - OVERLAP))), batch_size=BATCH)
+    method = MapOptions(WindowGrid(WINDOW, int(WINDOW * (1 - OVERLAP))), batch_size=BATCH)
     shape = BATCH, len(loaded.regressor.schema.bands), WINDOW, WINDOW
     image_BCHW = torch.from_numpy(np.random.default_rng(0).integers(100, 3000, shape).astype(np.int16))
     start = time.perf_counter()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inference.config import PredictConfig  # noqa: E402
-from inference.here import Here  # noqa: E402
+from inference.here import InProcess  # noqa: E402
 from inference.predict import predict  # noqa: E402
 from ingest.config import SyntheticConfig  # noqa: E402
 from ingest.run import ingest  # noqa: E402
@@ -58,7 +58,7 @@ def write_scene(path: Path, size: int, tiled: bool) -> None:
 def run_one(scene: str, checkpoint: str, out: str) -> None:
     """In this process: print seconds and GB."""
     start = time.perf_counter()
-    summary = predict(PredictConfig((scene,), checkpoint, out), Here())
+    summary = predict(PredictConfig((scene,), checkpoint, out), InProcess())
     assert not summary.failed, summary
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
     print(json.dumps([time.perf_counter() - start, int(line.split()[1]) * 1024 / 1e9]))

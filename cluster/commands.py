@@ -181,9 +181,9 @@ def predict(config: "PredictConfig") -> int:
 
             summary = predict(config, OnRay(config.workers, config.gpus_per_worker))
         else:
-            from inference.here import Here
+            from inference.here import InProcess
 
-            summary = predict(config, Here())
+            summary = predict(config, InProcess())
     print("\n".join([*summary.maps.values(), str(summary)]))
     return 1 if summary.failed else 0
 

@@ -19,7 +19,7 @@ from cluster.config import DemoConfig
 from cluster.ray_session import connected
 from cluster.report import write_report
 from inference.config import PredictConfig
-from inference.here import Here
+from inference.here import InProcess
 from inference.pipeline import OnRay
 from inference.predict import predict
 from ingest.config import ScenesConfig
@@ -79,7 +79,7 @@ def run_demo(config: DemoConfig) -> str:
         write_evaluation(str(out / "evaluation"), evaluation)
         scenes = (f"{out}/scenes/unseen/WV02_*.tif",)
         mapping = PredictConfig(scenes, training.out, str(out / "maps"), workers=config.workers)
-        engine = OnRay(config.workers, 1.0) if config.workers else Here()
+        engine = OnRay(config.workers, 1.0) if config.workers else InProcess()
         maps = steps.do("predict unseen scenes", lambda: predict(mapping, engine).maps)
     report = steps.do("report", lambda: write_report(out, evaluation, maps, steps.seconds))
     total = sum(steps.seconds.values())

@@ -1,8 +1,9 @@
 """Blends overlapping windows: each pixel a weighted mean of its windows, added up in an order of their own.
 
 Windows of a scene's grid are added row by row, and within a row first every p-th, then each next to those:
-so many at once do not overlap. A pixel's sum is made of the same numbers in the same order whatever part of
-the scene is computed, and every operation is rounded by itself: the same bits, however a scene is cut.
+the windows of one such phase do not overlap. A pixel's sum is made of the same numbers in the same order
+whatever part of the scene is computed, and every operation is rounded by itself: the same bits, however a
+scene is cut.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from inference.windows import Span, WindowGrid
 
 
 def window_weights(kind: Weighting, size: int) -> NDArray[np.float32]:
-    """(size,) weights along one side of a window, above 0 and at most 1; those of a pixel are the product.
+    """Compute (size,) weights along one side of a window, in (0, 1]; a pixel's weight is the product of two.
 
     "triangle": rising and falling linearly, SciPy's `windows.triang`. "cosine": the arch of a sine, SciPy's
     `windows.cosine`. "flat": all 1.
@@ -41,16 +42,16 @@ class Axis:
 
     @property
     def stop(self) -> int:
-        """Where the last window ends."""
+        """End of the last window."""
         return self.starts[-1] + self.grid.size
 
     @property
     def phases(self) -> int:
-        """Of so many windows in turn no two of one phase overlap."""
+        """Number of phases: windows this many apart do not overlap."""
         return -(-self.grid.size // self.grid.step)
 
     def total(self, weights: NDArray[np.float32], dtype: torch.dtype) -> Tensor:
-        """(len(wanted),): the sum of all windows' weights at each pixel."""
+        """Sum all windows' weights at each wanted pixel: (len(wanted),)."""
         total = torch.zeros(self.stop - self.starts[0], dtype=dtype)
         weights_S = torch.from_numpy(weights).to(dtype)
         for start in self.starts:
@@ -96,7 +97,7 @@ class Blend:
                 places_SNP[:, :, :size] += of_phase_NSS.transpose(0, 1)
 
     def mean(self) -> Tensor:
-        """(rows, columns) wanted: the weighted means of what was added."""
+        """Compute the weighted means of what was added: (rows, columns) wanted."""
         rows, columns = self._rows, self._columns
         top, left = rows.wanted.start - rows.starts[0], columns.wanted.start - columns.starts[0]
         total_HW = self._total_HW[top : top + len(rows.wanted), left : left + len(columns.wanted)]

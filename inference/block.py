@@ -17,14 +17,14 @@ from torch import Tensor
 from inference.blend import Axis, Blend
 from inference.geotiff import NODATA, MapBand
 from inference.halo import Halo
-from inference.method import Method
+from inference.method import MapOptions
 from inference.windows import Block
 from shards.errors import DatasetError
 from trainer.model import Regressor
 from trainer.symmetries import turned, turned_back
 
 
-def predict_block(regressor: Regressor, block: Block, halo: Halo, method: Method) -> NDArray[np.int16]:
+def predict_block(regressor: Regressor, block: Block, halo: Halo, method: MapOptions) -> NDArray[np.int16]:
     """stored_CHW: the block's map, one or two bands as `method.bands`; -9999 where a used band is missing."""
     metres, valid_HW = metres_of_block(regressor, block, halo, method)
     stored = [stored_metres(values_HW, band) for values_HW, band in zip(metres, method.bands, strict=True)]
@@ -32,7 +32,7 @@ def predict_block(regressor: Regressor, block: Block, halo: Halo, method: Method
 
 
 def metres_of_block(
-    regressor: Regressor, block: Block, halo: Halo, method: Method
+    regressor: Regressor, block: Block, halo: Halo, method: MapOptions
 ) -> tuple[list[Tensor], NDArray[np.bool_]]:
     """Heights of the block and, if `method` says so, their spread; and where all used bands are there.
 
@@ -79,7 +79,7 @@ class Windows:
 
 
 def _rows_of_windows(
-    regressor: Regressor, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis], method: Method
+    regressor: Regressor, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis], method: MapOptions
 ) -> Iterator[tuple[int, Windows]]:
     """(start, windows) of each row of windows in which something is valid, in order; others are 0 m."""
     rows, columns = axes
@@ -107,7 +107,7 @@ def _rows_of_windows(
 
 
 def _predicted(
-    regressor: Regressor, places: list[tuple[slice, slice]], halo: Halo, method: Method
+    regressor: Regressor, places: list[tuple[slice, slice]], halo: Halo, method: MapOptions
 ) -> Iterator[Windows]:
     """Predictions of the windows at these places of the halo, in order, a batch at a time."""
     device, batch_size = next(regressor.parameters()).device, method.batch_size
@@ -151,7 +151,7 @@ def side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> It
 
 
 @torch.inference_mode()
-def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: Method) -> Windows:
+def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions) -> Windows:
     """Predictions of these windows of stored pixels, on the regressor's device."""
     heights, squares = list[Tensor](), list[Tensor]()
     with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):

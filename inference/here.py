@@ -9,29 +9,29 @@ from inference.halo import Halo
 from inference.ledger import Ledger
 from inference.predictor import Predictor, batch_size_that_fits
 from inference.scene_map import SceneMap, complete
-from inference.tasks import Done, Job, Reader, Task
+from inference.tasks import BlockResult, BlockTask, MapJob, Reader
 from shards.errors import InputError
 
 
-class Here:
-    """See `inference.predict.Engine`."""
+class InProcess:
+    """Predicts in this process; see `inference.predict.Engine`."""
 
     readers, maps_at_once = 1, 2
 
-    def batch_size(self, job: Job) -> int:
-        """How many windows at a time suit this machine."""
+    def batch_size(self, job: MapJob) -> int:
+        """Find how many windows at a time suit this machine."""
         return batch_size_that_fits(job)
 
-    def complete(self, scene_map: SceneMap, job: Job) -> str:
+    def complete(self, scene_map: SceneMap, job: MapJob) -> str:
         """Put a map together."""
         return complete(scene_map, job)
 
-    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
-        """Do the tasks one after the other; of a scene that cannot be read no further one is tried."""
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+        """Do the tasks one after the other; once a scene cannot be read, skip the rest of its tasks."""
         reader, ledger = Reader(job), Ledger(job.out)
         failed: dict[str, str] = {}
 
-        def read(task: Task) -> tuple[Halo | None, float]:
+        def read(task: BlockTask) -> tuple[Halo | None, float]:
             start, halo = time.perf_counter(), None
             if task.scene not in failed:
                 try:
@@ -44,7 +44,7 @@ class Here:
             ahead = ((task, readers.submit(read, task)) for task in tasks)
             coming = next(ahead, None)
             predictor = Predictor(job) if coming else None
-            writing: deque[tuple[Done, Future[None]]] = deque()
+            writing: deque[tuple[BlockResult, Future[None]]] = deque()
             while coming and predictor:
                 asked = time.perf_counter()
                 task, reading = coming
@@ -52,10 +52,10 @@ class Here:
                 coming = next(ahead, None)
                 came = time.perf_counter()
                 if halo is None:
-                    yield Done(task, error=failed[task.scene])
+                    yield BlockResult(task, error=failed[task.scene])
                     continue
                 stored_CHW = predictor(task.block, halo)
-                done = Done(task, seconds_read, time.perf_counter() - came, came - asked)
+                done = BlockResult(task, seconds_read, time.perf_counter() - came, came - asked)
                 writing.append((done, writers.submit(ledger.write, task.name, task.block, stored_CHW)))
                 if len(writing) > 1:
                     yield _written(*writing.popleft())
@@ -64,6 +64,6 @@ class Here:
             readers.submit(reader.close).result()
 
 
-def _written(done: Done, writing: Future[None]) -> Done:
+def _written(done: BlockResult, writing: Future[None]) -> BlockResult:
     writing.result()
     return done

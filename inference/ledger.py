@@ -1,8 +1,8 @@
-"""What of the maps in a folder is done: what a stopped run leaves there, and goes on from.
+"""What of the maps in a folder is done: what a stopped run leaves there and resumes from.
 
 OUT/predict.json                     what the maps here are made with; maps made otherwise are refused
 OUT/NAME.chm.tif                     a map that is complete
-OUT/.predict/NAME-1a2b3c4d.made      says of what that map is: the digits stand for scene and options
+OUT/.predict/NAME-1a2b3c4d.made      says what that map is of: the digits stand for scene and options
 OUT/.predict/NAME-1a2b3c4d/          a map in the making
     0-2048-4096-6144.block           a block that is done: its first and last rows and columns
 """
@@ -26,41 +26,42 @@ _CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What is done, by the names that maps have in the ledger."""
+class Entries:
+    """What the ledger holds, by the names of maps in it."""
 
     blocks: dict[str, set[Block]]
-    """Of maps in the making."""
+    """Blocks that are done, of maps in the making."""
     made: set[str]
+    """Maps that are complete."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What is done of the maps below `out`."""
+    """The record of what is done of the maps below `out`."""
 
     out: str
 
-    def progress(self) -> Progress:
-        """As of now, by one listing."""
-        progress = Progress({}, set())
+    def entries(self) -> Entries:
+        """Find what is done so far, by one listing."""
+        entries = Entries({}, set())
         for path in find_files(join(self.out, JOURNAL)):
             name, _, file = path.rpartition("/")
             if match := _BLOCK_NAME.fullmatch(file):
                 edges = [int(edge) for edge in match.groups()]
-                progress.blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
+                entries.blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
             elif file.endswith(_MADE) and not file.startswith("."):
-                progress.made.add(file.removesuffix(_MADE))
-        return progress
+                entries.made.add(file.removesuffix(_MADE))
+        return entries
 
     def write(self, name: str, block: Block, stored_CHW: NDArray[np.int16]) -> None:
-        """A block is done: its stored_CHW, whole or not at all."""
+        """Keep the stored_CHW of a block that is done, whole or not at all."""
         data = stored_CHW.astype("<i2").tobytes()
         # The quickest level: it lies there until the map is complete.
         digest = checksum(data).to_bytes(_CHECKSUM_BYTES, "little")
         publish(self._url(name, block), digest + zlib.compress(data, 1))
 
     def read(self, name: str, block: Block) -> NDArray[np.int16]:
-        """stored_CHW of a block that is done.
+        """Read the stored_CHW of a block that is done.
 
         Raises:
             DatasetError: it is not what was written.
@@ -78,12 +79,12 @@ class Ledger:
         return np.frombuffer(data, "<i2").astype(np.int16).reshape(shape)
 
     def replace(self, names: set[str]) -> None:
-        """Maps that were made, and are called so, are no longer: another is about to take their place."""
+        """Forget that maps called `names` were made: another is about to take their place."""
         for name in names:
             remove_file(join(self.out, JOURNAL, name + _MADE))
 
     def finish(self, name: str, before: set[str]) -> None:
-        """The map called `name` is in its place; forget its blocks, and `before`, others of its place."""
+        """Note that the map `name` is in its place; forget its blocks, and those of `before` it."""
         publish(join(self.out, JOURNAL, name + _MADE), b"")
         for old in before | {name}:
             remove_folder(join(self.out, JOURNAL, old))

@@ -1,4 +1,4 @@
-"""How heights are computed: all that a map depends on besides its scene and the regressor."""
+"""Options that heights are computed with: all that a map depends on besides its scene and regressor."""
 
 from dataclasses import dataclass
 
@@ -11,23 +11,27 @@ SYMMETRIES = (1, 8)
 
 
 @dataclass(frozen=True)
-class Method:
-    """Options of a map's pixels; the same give the same."""
+class MapOptions:
+    """Options of a map's pixels: equal options give equal pixels."""
 
     grid: WindowGrid
     weighting: Weighting = "triangle"
     batch_size: int = 32
     symmetries: int = 1
-    """Each window is predicted in so many flips and turns (1 or 8), and their mean is taken."""
+    """Number of flips and turns (1 or 8) of each window whose predictions are averaged."""
     spread: bool = False
-    """Whether the map has a second band: how far apart the predictions of a pixel are."""
+    """Whether a second band says how far apart the predictions of a pixel are."""
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError: an option is out of range."""
+        """Check the options.
+
+        Raises:
+            InputError: one is out of range.
+        """
         if self.batch_size < 1 or self.batch_size & (self.batch_size - 1):
-            # Of 6 windows the last one's heights can have other bits than of the first: what does not fill a
-            # vector of the processor is computed by other instructions.
+            # In a batch of 6 the last window's heights can have other bits than the first's: what does not
+            # fill a vector of the processor is computed by other instructions.
             raise InputError(f"--batch-size {self.batch_size}: give a power of 2: 1, 2, 4, 8, 16, 32, ...")
         if self.symmetries not in SYMMETRIES:
             raise InputError(f"--symmetries {self.symmetries}: give 1 or 8")
@@ -50,5 +54,5 @@ class Method:
 
     @property
     def bands(self) -> tuple[MapBand, ...]:
-        """Of the map."""
+        """Bands of the map."""
         return (HEIGHT, SPREAD) if self.spread else (HEIGHT,)

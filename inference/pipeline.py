@@ -16,26 +16,29 @@ import numpy as np
 from inference.halo import Halo
 from inference.ledger import Ledger
 from inference.scene_map import SceneMap, complete
-from inference.tasks import Done, Job, Reader, Task
-from inference.windows import Block, Span
+from inference.tasks import BlockResult, BlockTask, MapJob, Reader
 from shards.errors import InputError
 from shards.storage import whole_url
 
 WORKER_CPUS = 0.5
-"""Two workers find room on one core: one that is restarted where a machine was lost would wait for ever."""
+"""Two workers fit on one core; otherwise a worker restarted after losing its machine would wait forever."""
 READ_AT_ONCE = 2
-"""Tasks that read, and that write, for each worker. They ask for no core, so that none waits for one."""
+"""Reading tasks, and writing tasks, for each worker. They ask for no core, so that none waits for one."""
 TASKS_AT_ONCE = 10_000
 """Blocks that the driver hands to Ray Data at a time, so that its memory does not grow with the scenes."""
 MAPS_FOR_EACH_WORKER = 2
-"""That are put together at a time: on one core a map takes less time than its blocks on most GPUs."""
+"""Maps put together at a time: on one core a map takes less time than its blocks on most GPUs."""
 
 
 class OnRay:
-    """See `inference.predict.Engine`."""
+    """Predicts on Ray workers; see `inference.predict.Engine`."""
 
     def __init__(self, workers: int, gpus_per_worker: float) -> None:
-        """Raises InputError: the cluster has GPUs, but not for all workers."""
+        """Size the work to the cluster.
+
+        Raises:
+            InputError: it has GPUs, but not for all workers.
+        """
         import ray
 
         resources = ray.cluster_resources()
@@ -46,13 +49,13 @@ class OnRay:
                 f"cluster has {gpus:g}; give --gpus-per-worker {gpus / workers:.2g} or fewer workers"
             )
         self._gpus = gpus_per_worker if gpus else 0.0
-        # More than there is room for would wait for ever.
+        # Workers without room would wait forever.
         self._workers = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
         self.readers = READ_AT_ONCE * self._workers
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
 
-    def batch_size(self, job: Job) -> int:
-        """How many windows at a time suit a worker's share of a GPU."""
+    def batch_size(self, job: MapJob) -> int:
+        """Find how many windows at a time suit a worker's share of a GPU."""
         import ray
 
         from inference.predictor import batch_size_that_fits
@@ -62,8 +65,8 @@ class OnRay:
         share = max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
         return 1 << (share.bit_length() - 1)  # a power of 2, at most that
 
-    def complete(self, scene_map: SceneMap, job: Job) -> str:
-        """Have a map put together, by any machine."""
+    def complete(self, scene_map: SceneMap, job: MapJob) -> str:
+        """Have any machine put a map together."""
         import ray
 
         # Without SPREAD all tasks that ask for no core run on the driver's machine.
@@ -71,13 +74,13 @@ class OnRay:
         whole = replace(scene_map, url=whole_url(scene_map.url))
         return str(ray.get(put_together.remote(whole, _with_whole_paths(job))))
 
-    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """Do the tasks on the workers, each with the regressor in memory."""
         steps, coming = _Steps(_with_whole_paths(job)), iter(tasks)
-        while rows := [_row(task) for task in islice(coming, TASKS_AT_ONCE)]:
+        while rows := [{"task": task.to_row()} for task in islice(coming, TASKS_AT_ONCE)]:
             yield from self._stream(rows, steps)
 
-    def _stream(self, rows: list[dict[str, Any]], steps: "_Steps") -> Iterator[Done]:
+    def _stream(self, rows: list[dict[str, Any]], steps: "_Steps") -> Iterator[BlockResult]:
         import ray.data
 
         done = (
@@ -93,8 +96,8 @@ class OnRay:
             .map(steps.write, num_cpus=0, concurrency=self.readers)
         )
         for row in done.iter_rows():
-            yield Done(
-                _task(row),
+            yield BlockResult(
+                BlockTask.from_row(row["task"]),
                 float(row["seconds_read"]),
                 float(row["seconds_predicted"]),
                 float(row["seconds_waited"]),
@@ -104,28 +107,25 @@ class OnRay:
 
 @dataclass(frozen=True)
 class _Steps:
-    """What is done to Ray Data's rows on CPUs."""
+    """Steps on CPUs. A row is a task; `read` adds a halo, which the worker replaces by the block."""
 
-    job: Job
+    job: MapJob
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row, and the pixels that its block is computed from."""
+        """Add the pixels that the block is computed from, or the error."""
         start = time.perf_counter()
-        read: dict[str, Any] = {"image": b"", "dtype": "", "place": [0] * 7, "error": ""}
+        halo, error = None, ""
         try:
-            halo = _reader(self)(_task(row))
+            halo = _reader(self)(BlockTask.from_row(row["task"])).to_row()
         except InputError as unreadable:
-            read["error"] = str(unreadable)
-        else:
-            read["image"], read["dtype"] = halo.image_CHW.tobytes(), halo.image_CHW.dtype.str
-            read["place"] = [*halo.image_CHW.shape, halo.row, halo.column, *halo.scene_shape]
-        return {**row, **read, "seconds_read": time.perf_counter() - start}
+            error = str(unreadable)
+        return {**row, "halo": halo, "error": error, "seconds_read": time.perf_counter() - start}
 
     def write(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row without its pixels, which are in the ledger then."""
+        """Move the block from the row into the ledger."""
         stored = row.pop("stored")
         if not row["error"]:
-            task = _task(row)
+            task = BlockTask.from_row(row["task"])
             shape = -1, len(task.block.rows), len(task.block.columns)
             stored_CHW = np.frombuffer(stored, np.int16).reshape(shape)
             Ledger(self.job.out).write(task.name, task.block, stored_CHW)
@@ -134,14 +134,14 @@ class _Steps:
 
 @lru_cache(maxsize=1)
 def _reader(steps: _Steps) -> Reader:
-    """One for all rows that a process of Ray's reads: the scene stays open."""
+    """Return one reader for all rows that a process of Ray's reads: the scene stays open."""
     return Reader(steps.job)
 
 
 class _Predict:
     """A worker: one regressor in memory, one block after the other."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MapJob) -> None:
         # Here alone: processes that only read or write start without torch, which takes seconds to import.
         from inference.predictor import Predictor
 
@@ -149,32 +149,17 @@ class _Predict:
         self._ready = time.perf_counter()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with what the block stores instead of the image."""
+        """Put what the block stores in the place of its pixels."""
         came = time.perf_counter()
-        bands, height, width, top, left, *scene_shape = (int(number) for number in row.pop("place"))
-        image, dtype = row.pop("image"), row.pop("dtype")
-        stored = b""
+        halo, stored = row.pop("halo"), b""
         if not row["error"]:
-            image_CHW = np.frombuffer(image, dtype).reshape(bands, height, width)
-            halo = Halo(image_CHW, top, left, (scene_shape[0], scene_shape[1]))
-            stored = self._predictor(_task(row).block, halo).tobytes()
+            block = BlockTask.from_row(row["task"]).block
+            stored = self._predictor(block, Halo.from_row(halo)).tobytes()
         waited, self._ready = came - self._ready, time.perf_counter()
         seconds = {"seconds_predicted": self._ready - came, "seconds_waited": waited}
         return {**row, **seconds, "stored": stored}
 
 
-def _row(task: Task) -> dict[str, Any]:
-    block = task.block
-    edges = [block.rows.start, block.rows.stop, block.columns.start, block.columns.stop]
-    return {"scene": task.scene, "version": task.version, "name": task.name, "edges": edges}
-
-
-def _task(row: dict[str, Any]) -> Task:
-    edges = [int(edge) for edge in row["edges"]]
-    block = Block(Span(*edges[:2]), Span(*edges[2:]))
-    return Task(str(row["scene"]), str(row["version"]), str(row["name"]), block)
-
-
-def _with_whole_paths(job: Job) -> Job:
-    """Ray's processes work in folders of their own."""
+def _with_whole_paths(job: MapJob) -> MapJob:
+    """Make local paths absolute: Ray's processes work in folders of their own."""
     return replace(job, checkpoint=whole_url(job.checkpoint), out=whole_url(job.out))

@@ -11,72 +11,75 @@ from typing import Any, Protocol
 
 import shards
 from inference.config import PredictConfig
-from inference.ledger import JOURNAL, Ledger, Progress
-from inference.method import Method
-from inference.scene_list import MAP_ENDING, map_name, scene_urls
+from inference.ledger import JOURNAL, Ledger
+from inference.map_folder import (
+    BATCH_SIZE,
+    MADE_WITH,
+    MapFolder,
+    batch_size_to_keep,
+    read_map_folder,
+    refuse_maps_made_otherwise,
+)
+from inference.method import MapOptions
+from inference.scene_list import map_name, scene_urls
 from inference.scene_map import Failed, SceneMap, beside_map, survey, write_beside
-from inference.tasks import Done, Job, Task
+from inference.tasks import BlockResult, BlockTask, MapJob
 from inference.windows import Block, WindowGrid
 from shards.checksum import hexadecimal
 from shards.errors import InputError
-from shards.manifest import json_bytes, read_json
+from shards.manifest import json_bytes
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache
 from shards.storage import (
     check_writable,
-    exists,
     join,
-    list_files,
     name_of,
     publish,
     remove_file,
     remove_unfinished,
 )
 from shards.version import commit
-from trainer.checkpoint import checkpoint_url, load_checkpoint
+from trainer.checkpoint import checkpoint_url, read_checkpoint_header
 
-MADE_WITH = "predict.json"
-RECORDED = ("version", "commit")
-"""What predict.json says of the code: newer code ends what older began."""
 IDENTITY = {"version": "0.1.0"}
 """Stands where versions stood in the digits of maps in the making, so that those begun then are the same."""
 MEGA = 1e6
 
 
 class Engine(Protocol):
-    """Does the work, here or on many machines."""
+    """The machinery that predicts, in this process or on many machines."""
 
     readers: int
     """Blocks that are read at a time, at most."""
     maps_at_once: int
     """Maps that are put together at a time, beside the prediction of others."""
 
-    def batch_size(self, job: Job) -> int:
-        """How many windows at a time suit the machines that predict."""
+    def batch_size(self, job: MapJob) -> int:
+        """Find how many windows at a time suit the machines that predict."""
 
-    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """Do the tasks, in any order."""
 
-    def complete(self, scene_map: SceneMap, job: Job) -> str:
-        """See `inference.scene_map.complete`; called from several threads."""
+    def complete(self, scene_map: SceneMap, job: MapJob) -> str:
+        """Put a map together, as `inference.scene_map.complete` does; called from several threads."""
 
 
 @dataclass
 class Summary:
-    """What came of a run."""
+    """Outcome of a run."""
 
     maps: dict[str, str] = field(default_factory=dict)
-    """The map's URL for each scene's, those that were there before among them."""
+    """URLs of the maps, by those of their scenes; maps that were there before are among them."""
     before: int = 0
     """Maps that were there before."""
     failed: list[Failed] = field(default_factory=list)
     megapixels: float = 0.0
-    """Predicted by this run."""
+    """Megapixels that this run predicted."""
     seconds: float = 0.0
     predicting_waited: float = 0.0
-    """Share of the time of the processes that predict: spent waiting for pixels."""
+    """Share of their time that the processes that predict waited for pixels."""
     reading_waited: float = 0.0
-    """Share of the time of those that read: held back while the others were busy."""
+    """Share of their time that the processes that read were held back while the others were busy."""
 
     def __str__(self) -> str:
         made = len(self.maps) - self.before
@@ -105,15 +108,14 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     job, made_with = _job(config)
     targets = {url: join(config.out, map_name(url)) for url in scene_urls(config.scenes, config.asset)}
     check_writable(config.out)
-    there = set(list_files(config.out, "")) if exists(config.out) else set()
-    progress_before = Ledger(config.out).progress()
-    names = {name_of(target) for target in targets.values()}
-    _refuse_others(config, made_with, names, there, bool(progress_before.blocks))
+    folder = read_map_folder(config.out)
+    if not config.batch_size:
+        made_with[BATCH_SIZE] = batch_size_to_keep(folder, made_with)
+    refuse_maps_made_otherwise(folder, made_with, set(map(name_of, targets.values())), config.overwrite)
     remove_unfinished(config.out, below=False)
     remove_unfinished(join(config.out, JOURNAL))
-    if not config.batch_size:
-        made_with["batch_size"] = made_with["batch_size"] or engine.batch_size(job)
-        job = replace(job, method=replace(job.method, batch_size=made_with["batch_size"]))
+    made_with[BATCH_SIZE] = made_with[BATCH_SIZE] or engine.batch_size(job)
+    job = replace(job, options=replace(job.options, batch_size=made_with[BATCH_SIZE]))
     summary, maps = Summary(), list[SceneMap]()
     for looked in survey(targets, job, hexadecimal(json_bytes({**IDENTITY, **made_with}))):
         if isinstance(looked, Failed):
@@ -124,24 +126,24 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
         return summary
     recorded = {"version": shards.__version__, "commit": commit(), **made_with}
     tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in recorded.items())
-    making = _Making(replace(job, tags=tags), maps, progress_before, there, summary)
+    making = _Making(replace(job, tags=tags), maps, folder, summary)
     if not config.overwrite:
-        making.refuse_others()
+        making.refuse_maps_of_others()
     publish(join(config.out, MADE_WITH), json_bytes(recorded))
     making.run(engine)
     return summary
 
 
-def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
-    """What is to be done, and what the maps are made with: nothing that pixels do not depend on."""
+def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
+    """Set up the job, and say what its maps are made with: nothing that pixels do not depend on."""
     url = checkpoint_url(config.checkpoint)
-    checkpoint = load_checkpoint(url)
-    grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.regressor.patch_size)
+    checkpoint = read_checkpoint_header(url)
+    grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.patch_size)
     if config.batch_size < 0:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for as many as fit")
     batch_size = config.batch_size or PredictConfig.batch_size
-    method = Method(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
-    method.check_spread(checkpoint.regressor.decoder.has_spread)
+    options = MapOptions(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
+    options.check_spread(checkpoint.has_spread)
     made_with = {
         "checkpoint": checkpoint.fingerprint,
         "dataset": str(checkpoint.trained_on["fingerprint"]),
@@ -149,13 +151,13 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
         "bands": " ".join(config.bands),
         "window": config.window,
         "overlap": config.overlap,
-        **{name: value for name, value in asdict(method).items() if name != "grid"},
+        **{name: value for name, value in asdict(options).items() if name != "grid"},
     }
-    job = Job(
+    job = MapJob(
         checkpoint=url,
         fingerprint=checkpoint.fingerprint,
-        schema=checkpoint.regressor.schema,
-        method=method,
+        schema=checkpoint.schema,
+        options=options,
         bands=config.bands,
         out=config.out,
         block=config.block,
@@ -165,59 +167,13 @@ def _job(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
     return job, made_with
 
 
-def _refuse_others(
-    config: PredictConfig, made_with: dict[str, Any], names: set[str], there: set[str], has_blocks: bool
-) -> None:
-    """Take over the batch size of the maps that are there, if any will do.
-
-    Args:
-        config: the options.
-        made_with: what maps are to be made with.
-        names: of the files of these maps.
-        there: files at --out.
-        has_blocks: whether maps are in the making there.
-
-    Raises:
-        InputError: maps at --out are made with something else.
-    """
-    stored = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
-    old = {name: value for name, value in stored.items() if name not in RECORDED}
-    differ = sorted(name for name in {**old, **made_with} if old.get(name) != made_with.get(name))
-    if not config.batch_size:
-        # Another regressor or window may not fit with the batch size of those maps: it is found anew.
-        made_with["batch_size"] = 0 if set(differ) - {"batch_size"} else old["batch_size"]
-        differ = [name for name in differ if name != "batch_size"]
-    maps = {name for name in there if name.endswith(MAP_ENDING)}
-    refused = maps - names if config.overwrite else maps
-    if not old and refused:
-        raise InputError(
-            f"{config.out}: holds {min(refused)}, and nothing says what it is made with; choose another --out"
-            + " or give --overwrite" * (not config.overwrite)
-        )
-    what = ", ".join(f"{name} ({old.get(name)} there, {made_with.get(name)} asked for)" for name in differ)
-    if old and differ and not maps and has_blocks and not config.overwrite:
-        raise InputError(
-            f"{config.out}: maps are in the making there with another {what}; choose another --out "
-            "or give --overwrite"
-        )
-    if old and differ and refused:
-        whose = f"{len(refused):,} maps of other scenes" if config.overwrite else "maps"
-        raise InputError(
-            f"{config.out}: holds {whose} made with another {what}; choose another --out"
-            + " or give --overwrite" * (not config.overwrite)
-        )
-
-
 class _Making:
     """Maps in the making: blocks as they come, and each map when all of its blocks are there."""
 
-    def __init__(
-        self, job: Job, maps: list[SceneMap], before: Progress, there: set[str], summary: Summary
-    ) -> None:
+    def __init__(self, job: MapJob, maps: list[SceneMap], folder: MapFolder, summary: Summary) -> None:
         self._job, self._summary, self._ledger = job, summary, Ledger(job.out)
         self._maps = {scene_map.scene: scene_map for scene_map in maps}
-        self._progress = before
-        self._files = there
+        self._entries, self._files = folder.entries, folder.files
         self._missing: dict[str, int] = {}
         self._finishing: dict[str, Future[str]] = {}
         self._blocks = self._complete = 0
@@ -225,12 +181,16 @@ class _Making:
         self._there: set[str] = set()
         # What stands before the digits is the same of another version of a scene, or of one made otherwise.
         self._of_stem: dict[str, set[str]] = {}
-        for name in self._progress.made | self._progress.blocks.keys():
+        for name in self._entries.made | self._entries.blocks.keys():
             self._of_stem.setdefault(name.rpartition("-")[0], set()).add(name)
 
-    def refuse_others(self) -> None:
-        """Raises InputError: a map has the name of one of ours, and is of another scene."""
-        begun = self._progress.blocks.keys() | self._progress.made
+    def refuse_maps_of_others(self) -> None:
+        """Refuse to replace a map of another scene.
+
+        Raises:
+            InputError: it has the name of one of ours.
+        """
+        begun = self._entries.blocks.keys() | self._entries.made
         for scene_map in self._maps.values():
             if name_of(scene_map.url) in self._files and scene_map.name not in begun:
                 raise InputError(
@@ -243,7 +203,7 @@ class _Making:
         total = left = 0
         complete = list[SceneMap]()
         for scene, scene_map in self._maps.items():
-            if scene_map.name in self._progress.made and name_of(scene_map.url) in self._files:
+            if scene_map.name in self._entries.made and name_of(scene_map.url) in self._files:
                 complete.append(scene_map)
                 continue
             sizes = [block.pixels for block in self._missing_blocks(scene_map)]
@@ -276,15 +236,15 @@ class _Making:
         self._summary.seconds = time.perf_counter() - start
 
     def _missing_blocks(self, scene_map: SceneMap) -> Iterator[Block]:
-        done = self._progress.blocks.get(scene_map.name, set())
+        done = self._entries.blocks.get(scene_map.name, set())
         return (block for block in scene_map.blocks(self._job.block) if block not in done)
 
-    def _tasks(self) -> Iterator[Task]:
-        """One by one: 10,000 scenes have a million blocks."""
+    def _tasks(self) -> Iterator[BlockTask]:
+        """Make the tasks one by one: 10,000 scenes have a million blocks."""
         for scene in [scene for scene, missing in self._missing.items() if missing]:
             scene_map = self._maps[scene]
             for block in self._missing_blocks(scene_map):
-                yield Task(scene, scene_map.version, scene_map.name, block)
+                yield BlockTask(scene, scene_map.version, scene_map.name, block)
 
     def _follow(self, engine: Engine, threads: ThreadPoolExecutor, advance: Advance) -> None:
         """Count what is done, and have maps put together."""
@@ -322,7 +282,7 @@ class _Making:
                 advance(0, self._note())
 
     def _settle_one(self, scene: str) -> None:
-        """A map is complete, or cannot be."""
+        """Note that a map is complete, or cannot be."""
         if reason := self._finishing.pop(scene).result():
             self._failed[scene] = reason
         else:
@@ -330,17 +290,17 @@ class _Making:
             self._complete += scene in self._missing
 
     def _keep(self, scene_map: SceneMap) -> str:
-        """A map is there; write what is wanted beside it, and is not."""
-        if scene_map.name in self._progress.blocks:  # killed before they went
+        """Write what is wanted beside a map that is there, and missing; return why it cannot be."""
+        if scene_map.name in self._entries.blocks:  # killed before they went
             self._ledger.finish(scene_map.name, set())
         return write_beside(scene_map.url, self._job, self._files)
 
     def _finish(self, scene: str, engine: Engine) -> str:
-        """Have a map put together; why it cannot be, if so."""
+        """Have a map put together; return why it cannot be."""
         scene_map = self._maps[scene]
         others = self._of_stem.get(scene_map.stem, set()) - {scene_map.name}
         self._ledger.replace(others)
-        # Of the map that is there, if it is another one.
+        # They belong to the map that is there, if it is another one.
         for url in beside_map(scene_map.url):
             if name_of(url) in self._files:
                 remove_file(url)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from inference.block import predict_block, predict_windows
 from inference.config import PredictConfig
 from inference.halo import Halo
-from inference.tasks import Job
+from inference.tasks import MapJob
 from inference.windows import Block
 from shards.errors import InputError
 from trainer.checkpoint import load_checkpoint
@@ -21,33 +21,37 @@ LARGEST_BATCH = 4096
 class Predictor:
     """Predicts blocks with one regressor in memory, on this machine's GPU if it has one."""
 
-    def __init__(self, job: Job) -> None:
-        """Raises InputError: the checkpoint is not the one that the maps are to be of."""
-        self._regressor, self._method = _regressor_here(job), job.method
+    def __init__(self, job: MapJob) -> None:
+        """Load the regressor.
+
+        Raises:
+            InputError: the checkpoint is no longer the one that the run began with.
+        """
+        self._regressor, self._options = _regressor_here(job), job.options
 
     def __call__(self, block: Block, halo: Halo) -> NDArray[np.int16]:
-        """stored_CHW of the block."""
-        return predict_block(self._regressor, block, halo, self._method)
+        """Compute the stored_CHW of the block."""
+        return predict_block(self._regressor, block, halo, self._options)
 
 
-def batch_size_that_fits(job: Job) -> int:
-    """Windows at a time: half of the most (a power of 2) that this machine's GPU takes; on a CPU 32."""
+def batch_size_that_fits(job: MapJob) -> int:
+    """Find a batch size: half of the most windows (a power of 2) that fit on this GPU; 32 on a CPU."""
     regressor = _regressor_here(job)
     device = next(regressor.parameters()).device
     if device.type != "cuda":
         return PredictConfig.batch_size
-    window = len(job.schema.bands), job.method.grid.size, job.method.grid.size
+    window = len(job.schema.bands), job.options.grid.size, job.options.grid.size
     tried = 1
     with suppress(torch.cuda.OutOfMemoryError):
         while tried < 2 * LARGEST_BATCH:
             image_BCHW = torch.from_numpy(np.zeros((2 * tried, *window), job.schema.dtype))
-            predict_windows(regressor, image_BCHW.to(device), job.method)
+            predict_windows(regressor, image_BCHW.to(device), job.options)
             tried *= 2
     torch.cuda.empty_cache()
     return max(1, tried // 2)
 
 
-def _regressor_here(job: Job) -> Regressor:
+def _regressor_here(job: MapJob) -> Regressor:
     checkpoint = load_checkpoint(job.checkpoint)
     if checkpoint.fingerprint != job.fingerprint:
         raise InputError(f"{job.checkpoint}: was changed while maps are made of it; start again")

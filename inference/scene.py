@@ -61,7 +61,7 @@ class Scene:
         self.raster.close()
 
     def halo(self, block: Block, grid: WindowGrid) -> Halo:
-        """The pixels that `block` is computed from."""
+        """Read the pixels that `block` is computed from."""
         rows, columns = halo_spans(block, grid, self.shape)
         window = Window(columns.start, rows.start, len(columns), len(rows))
         image_CHW = read_window(self.raster, indexes=self._band_numbers, window=window)

@@ -37,12 +37,12 @@ MAP_ENDING = ".chm.tif"
 COLUMNS = ("path", "url", "href", "file", "filename", "scene")
 """A CSV's column of scenes is the first of these that it has: "scene" may be a name beside a path."""
 RASTER_ENDINGS = (".tif", ".tiff")
-"""What is taken of a folder, in small or capital letters."""
+"""Endings of the files that are taken from a folder, in small or capital letters."""
 
 _REQUESTS = 32
-"""At a time; as many as S3 has connections (shards.s3)."""
+"""Requests at a time; as many as S3 has connections (shards.s3)."""
 _WORTH_LISTING = 8
-"""Scenes of one folder from which on the folder is read, not each asked for: S3 tells 1,000 at once."""
+"""Scenes of one folder from which on the folder is listed: one request tells 1,000 names on S3."""
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
@@ -59,12 +59,12 @@ class _Named:
 
 
 def map_name(scene_url: str) -> str:
-    """The file name of a scene's map: WV02_..._M1BS_...-sr-02m.tif -> WV02_..._M1BS_...-sr-02m.chm.tif."""
+    """Name the file of a scene's map: WV02_..._M1BS_...-sr-02m.tif -> WV02_..._M1BS_...-sr-02m.chm.tif."""
     return stem_of(scene_url) + MAP_ENDING
 
 
 def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
-    """As `raster_urls`, of scenes, no two of which may have the same name: their maps would.
+    """Find scenes as `raster_urls` finds rasters; no two may have one name, which their maps would share.
 
     Raises:
         InputError: two have, or as `raster_urls`.
@@ -83,12 +83,12 @@ def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
 
 
 def raster_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
-    """The rasters that `given` names: absolute paths or s3://..., in its order, those of a pattern sorted.
+    """Find the rasters that `given` names: absolute paths or s3://..., in its order, a pattern's sorted.
 
     Args:
         given: names of rasters, folders and lists, or patterns.
-        asset: of STAC items, the key of the asset that is meant; default: the one with role data or
-            reflectance, or else the one GeoTIFF.
+        asset: key of the asset that is meant in STAC items; default: the one with role data or
+            reflectance, or else the only GeoTIFF.
 
     Raises:
         InputError: something that is named is not there or cannot be understood.
@@ -126,7 +126,7 @@ def _named_by(name: str, asset: str) -> Iterator[_Named]:
 
 
 def _located(name: str, list_url: str, by: str) -> str:
-    """`name` as an absolute path or s3://...; relative to the folder of `list_url`, which names it."""
+    """Make `name` an absolute path or s3://...; a relative one starts at the folder of `list_url`."""
     if list_url and "://" not in name and not name.startswith("/"):
         name = join(list_url.rpartition("/")[0], name)
     if is_local(name):
@@ -141,7 +141,7 @@ def _located(name: str, list_url: str, by: str) -> str:
 
 
 def _is_folder(url: str) -> bool:
-    """Object storage has no folders to ask for: there a name without an ending is one."""
+    """Tell whether `url` is a folder. Object storage has none to ask for: a name without an ending is one."""
     if is_local(url):
         return local_path(url).is_dir()
     return url.endswith("/") or "." not in name_of(url)
@@ -174,14 +174,14 @@ def _of_list(url: str, entries: Callable[[str, str], Iterator[tuple[int, str]]])
 
 
 def _lines(url: str, text: str) -> Iterator[tuple[int, str]]:
-    """Numbers and names of a text: one a line, without comments (# after a space, or at the beginning)."""
+    """Read line numbers and names of a text; a comment starts with # at the start or after a space."""
     for number, line in enumerate(text.splitlines(), 1):
         if name := _COMMENT.sub("", line).strip():
             yield number, name
 
 
 def _rows(url: str, text: str) -> Iterator[tuple[int, str]]:
-    """Numbers and names of a CSV whose first line names the columns."""
+    """Read line numbers and names of a CSV whose first line names the columns."""
     rows = csv.reader(io.StringIO(text, newline=""))
     try:
         names = [name.strip() for name in next(rows, [])]
@@ -237,7 +237,7 @@ def _check_there(scenes: list[_Named]) -> None:
 
 
 def _missing(folder: str, scenes: list[_Named]) -> list[_Named]:
-    """Those of the scenes of one folder that are not there."""
+    """Find the scenes of one folder that are not there."""
     try:
         if len(scenes) < _WORTH_LISTING:
             return [scene for scene in scenes if not exists(scene.url)]

@@ -15,7 +15,7 @@ from inference.quick_look import quick_look_url, write_quick_look
 from inference.scene import Scene
 from inference.scene_list import MAP_ENDING
 from inference.stac import item_url, write_stac_item
-from inference.tasks import Job
+from inference.tasks import MapJob
 from inference.windows import Block, blocks_of
 from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError, one_line
@@ -28,35 +28,35 @@ OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class SceneMap:
-    """What is to be made of one scene."""
+    """The map that is to be made of one scene."""
 
     scene: str
-    """Its URL."""
+    """URL of the scene."""
     url: str
-    """Of the map."""
+    """URL of the map."""
     grid: Grid
     version: str
-    """Of the scene's file."""
+    """Version of the scene's file."""
     identity: str
-    """Digits that stand for the scene's file and for what the map is made with."""
+    """Digits that stand for the scene's version and for what the map is made with."""
 
     @property
     def stem(self) -> str:
-        """Of the map's file."""
+        """Name of the map's file without its ending."""
         return name_of(self.url).removesuffix(MAP_ENDING)
 
     @property
     def name(self) -> str:
-        """In the ledger: a scene that was written again has another one."""
+        """Name in the ledger: a scene that was written again has another one."""
         return f"{self.stem}-{self.identity}"
 
     @property
     def pixels(self) -> int:
-        """Of the scene."""
+        """Number of the scene's pixels."""
         return self.grid.height * self.grid.width
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """All, row by row."""
+        """Cut the scene into blocks, row by row."""
         return blocks_of(self.grid.height, self.grid.width, size)
 
 
@@ -68,13 +68,13 @@ class Failed:
     reason: str
 
 
-def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneMap | Failed]:
-    """What is to be made of each scene, in order, from its header alone.
+def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[SceneMap | Failed]:
+    """Find what is to be made of each scene, in order, from its header alone.
 
     Args:
-        targets: the map's URL for each scene's.
-        job: of all.
-        made_with: stands for the regressor and the options.
+        targets: URL of the map, by that of its scene.
+        job: settings of the run.
+        made_with: digits that stand for the regressor and the options.
     """
 
     def look(scene: str) -> SceneMap | Failed:
@@ -90,11 +90,12 @@ def survey(targets: dict[str, str], job: Job, made_with: str) -> Iterator[SceneM
         yield from threads.map(look, targets)
 
 
-def complete(scene_map: SceneMap, job: Job) -> str:
+def complete(scene_map: SceneMap, job: MapJob) -> str:
     """Write the map of blocks that are all in the ledger, and what is wanted beside it.
 
     Returns:
-        Why there is none, in one line: a block is missing or damaged, or no pixel has a height.
+        Why there is none, in one line: a block is missing or damaged, or no pixel has a height. Empty if all
+        is written.
     """
     try:
         _assemble(scene_map, job)
@@ -103,10 +104,10 @@ def complete(scene_map: SceneMap, job: Job) -> str:
     return write_beside(scene_map.url, job, set())
 
 
-def _assemble(scene_map: SceneMap, job: Job) -> None:
+def _assemble(scene_map: SceneMap, job: MapJob) -> None:
     valid, ledger = 0, Ledger(job.out)
     tags = {**dict(job.tags), "TREELINE_SCENE": name_of(scene_map.scene)}
-    with map_writer(scene_map.url, scene_map.grid, job.method.bands, tags) as write:
+    with map_writer(scene_map.url, scene_map.grid, job.options.bands, tags) as write:
         for block in scene_map.blocks(job.block):
             stored_CHW = ledger.read(scene_map.name, block)
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
@@ -115,8 +116,12 @@ def _assemble(scene_map: SceneMap, job: Job) -> None:
             raise DatasetError(f"{scene_map.scene}: no pixel has all bands that the regressor reads")
 
 
-def write_beside(url: str, job: Job, there: set[str]) -> str:
-    """Write the files that are wanted beside the map at `url`, unless they are `there`; why not, if so."""
+def write_beside(url: str, job: MapJob, there: set[str]) -> str:
+    """Write the files that are wanted beside the map at `url`, unless they are `there`.
+
+    Returns:
+        Why they cannot be written, in one line; empty if they are.
+    """
     picture, item = (name_of(beside) not in there for beside in beside_map(url))
     try:
         if job.quick_look and picture:
@@ -129,5 +134,5 @@ def write_beside(url: str, job: Job, there: set[str]) -> str:
 
 
 def beside_map(url: str) -> tuple[str, str]:
-    """The picture and the STAC item of the map at `url`."""
+    """Name the picture and the STAC item of the map at `url`."""
     return quick_look_url(url), item_url(url)

@@ -27,7 +27,7 @@ STAC_VERSION = "1.1.0"
 EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "processing/v1.2.0")
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 ANY_TIME = ("1900-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
-"""Of a map that says no day: an item must have a time, and any image is of one between these."""
+"""Start and end for a map that says no day: an item must have a time, and any image is from between these."""
 
 _FOOTPRINT_PIXELS = 256
 _DEGREES = 6
@@ -35,22 +35,22 @@ _DEGREES = 6
 
 
 def item_url(map_url: str) -> str:
-    """Where a map's item is: SCENE.chm.json beside SCENE.chm.tif."""
+    """Name the place of a map's item: SCENE.chm.json beside SCENE.chm.tif."""
     return map_url.removesuffix(name_of(map_url)) + stem_of(map_url) + ENDING
 
 
 def write_stac_item(map_url: str, quick_look: bool = False) -> str:
-    """Write the item of the map at `map_url` beside it, see `stac_item`; returns its URL."""
+    """Write the item of the map at `map_url` beside it, see `stac_item`, and return its URL."""
     url = item_url(map_url)
     publish(url, (json.dumps(stac_item(map_url, quick_look), indent=2) + "\n").encode())
     return url
 
 
 def stac_item(map_url: str, quick_look: bool = False) -> dict[str, Any]:
-    """The item of the map at `map_url`, which is there.
+    """Describe the map at `map_url`, which is there.
 
     Args:
-        map_url: of a map as `treeline predict` writes it.
+        map_url: URL of a map as `treeline predict` writes it.
         quick_look: whether its quick look is beside it, and is to be an asset.
 
     Raises:
@@ -82,7 +82,7 @@ def stac_item(map_url: str, quick_look: bool = False) -> dict[str, Any]:
 
 
 def _time(map_url: str, tags: dict[str, str]) -> dict[str, Any]:
-    """Of the acquisition. A day is known at most: `datetime` is its beginning, or null where none is."""
+    """Tell when the scene was taken. At most a day is known: `datetime` is its beginning, or null."""
     known = facts(name_of(map_url))
     platform = {"platform": known.sensor.lower()} if known.sensor else {}
     day = as_day(tags.get(ACQUIRED, "")) or known.acquired
@@ -91,7 +91,7 @@ def _time(map_url: str, tags: dict[str, str]) -> dict[str, Any]:
 
 
 def _made_by(tags: dict[str, str]) -> dict[str, Any]:
-    """The map's own tags as treeline:*, and its software as the processing extension has it."""
+    """Give the map's own tags as treeline:*, and its software as the processing extension has it."""
     made = {name.removeprefix(TAGS).lower(): tags[name] for name in sorted(tags) if name.startswith(TAGS)}
     software = {"treeline": made.pop("version", "unknown")}
     return {
@@ -102,7 +102,7 @@ def _made_by(tags: dict[str, str]) -> dict[str, Any]:
 
 
 def _projection(raster: Any) -> dict[str, Any]:
-    """The grid. An unnamed CRS has no code, and is written out."""
+    """Describe the grid. An unnamed CRS has no code, and is written out."""
     authority = raster.crs.to_authority(confidence_threshold=100)
     found: dict[str, Any] = {"proj:code": ":".join(authority) if authority else None}
     if not authority:
@@ -135,9 +135,9 @@ def _bands(raster: Any) -> list[dict[str, Any]]:
 
 
 def _place(raster: Any) -> dict[str, Any]:
-    """geometry and bbox in WGS 84; a null geometry if it has none there.
+    """Find geometry and bbox in WGS 84.
 
-    As where the raster's plane is not tied to the Earth, or reaches beyond it, or holds a pole.
+    The geometry is null where the raster's plane is not tied to the Earth, leaves it, or holds a pole.
     """
     if not (raster.crs.is_projected or raster.crs.is_geographic):
         return {"geometry": None}
@@ -151,10 +151,10 @@ def _place(raster: Any) -> dict[str, Any]:
 
 
 def _footprint(raster: Any) -> Polygon:
-    """The convex hull of the valid pixels, in the raster's CRS; if there are none, the raster's outline.
+    """Find the convex hull of the valid pixels, in the raster's CRS; without any, the raster's outline.
 
-    To a pixel of a small overview. Scenes are strips at an angle in a frame of nodata: convex, but for holes
-    and bays (clouds, water).
+    It is exact to a pixel of a small overview. Scenes are strips at an angle in a frame of nodata: convex,
+    but for holes and bays (clouds, water).
     """
     valid_HW = ~np.isnan(small_heights(raster, _FOOTPRINT_PIXELS))
     if not valid_HW.any():
@@ -170,7 +170,7 @@ def _footprint(raster: Any) -> Polygon:
 
 
 def _in_degrees(footprint: Polygon, crs: Any) -> Polygon:
-    """The footprint in WGS 84, x longitude; a scene across the 180th meridian goes on beyond 180 or -180."""
+    """Bring the footprint to WGS 84, x longitude; across the 180th meridian x continues beyond +-180."""
     # What is straight in one CRS is a curve in another, so points are set along the sides.
     dense = shapely.segmentize(footprint, footprint.length / 64)
     x, y = dense.exterior.coords.xy
@@ -179,7 +179,7 @@ def _in_degrees(footprint: Polygon, crs: Any) -> Polygon:
 
 
 def _geojson(footprint: Polygon) -> dict[str, Any]:
-    """A footprint in degrees as GeoJSON: anticlockwise, cut at longitude 180 (RFC 7946, 3.1.6, 3.1.9)."""
+    """Write a footprint in degrees as GeoJSON: anticlockwise, cut at 180 (RFC 7946, 3.1.6, 3.1.9)."""
     parts: list[BaseGeometry] = []
     for turn in (-360, 0, 360):
         part = footprint.intersection(box(turn - 180, -90, turn + 180, 90))
@@ -192,7 +192,7 @@ def _geojson(footprint: Polygon) -> dict[str, Any]:
 
 
 def _bbox(footprint: Polygon) -> list[float]:
-    """West, south, east, north in degrees; west > east across the 180th meridian (RFC 7946, 5.2)."""
+    """Return west, south, east, north in degrees; west > east across the 180th meridian (RFC 7946, 5.2)."""
     west, south, east, north = footprint.bounds
     west += 360 * (west < -180) - 360 * (west >= 180)
     east -= 360 * (east > 180)

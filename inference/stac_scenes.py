@@ -14,7 +14,7 @@ from shards.storage import read_bytes
 SCENE_ROLES = {"data", "reflectance"}
 OTHER_ROLES = {"thumbnail", "overview", "visual", "metadata"}
 FOLLOWED = ("item", "child", "next")
-"""Relations of the links that are followed; "next" is the next page of a search's answer."""
+"""Link relations that are followed; "next" is the next page of a search's answer."""
 
 _REQUESTS = 32
 Located = Callable[[str, str, str], str]
@@ -22,10 +22,10 @@ Located = Callable[[str, str, str], str]
 
 
 def assets_of_items(url: str, asset: str, located: Located) -> Iterator[tuple[str, str, str]]:
-    """href, document, and a name for messages, of the scene of each item in or below the document at `url`.
+    """Find href, document and a name for messages of each item's scene, in or below the document at `url`.
 
     Args:
-        url: of an Item, a FeatureCollection, a Catalog or a Collection.
+        url: URL of an Item, a FeatureCollection, a Catalog or a Collection.
         asset: key of the asset that is the scene; "": the only one that can be.
         located: where a link's href is.
 
@@ -42,7 +42,7 @@ def assets_of_items(url: str, asset: str, located: Located) -> Iterator[tuple[st
 
 
 def _items(url: str, located: Located) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each item and the document that it is in, level after level of the links."""
+    """Find each item and the document that it is in, level after level of the links."""
     level, seen = [(url, "")], {url}
     pool = ThreadPoolExecutor(_REQUESTS)
     try:
@@ -97,7 +97,7 @@ def _an_object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _href_of(item: dict[str, Any], asset: str, by: str) -> str:
-    """Where the scene of an item is."""
+    """Find where the scene of an item is."""
     assets = item.get("assets")
     if not isinstance(assets, dict) or not all(
         isinstance(value, dict) and isinstance(value.get("href"), str) for value in assets.values()
@@ -124,7 +124,7 @@ def _roles(asset: dict[str, Any]) -> set[str]:
 
 
 def _is_geotiff(asset: dict[str, Any]) -> bool:
-    """Whether it is one by media type; by its ending, where it has none."""
+    """Judge by the media type, or by the ending where there is none."""
     media_type = asset.get("type") or ""
     if not media_type:
         return str(asset["href"]).lower().endswith((".tif", ".tiff", ".vrt"))

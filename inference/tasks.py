@@ -1,11 +1,12 @@
-"""What a prediction is made of: a block of a scene, its pixels, and what came of it; knows no regressor."""
+"""The units of prediction: a block of a scene, its pixels, and what came of it; knows no regressor."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from inference.halo import Halo
-from inference.method import Method
+from inference.method import MapOptions
 from inference.scene import Scene
-from inference.windows import Block
+from inference.windows import Block, Span
 from shards.errors import InputError
 from shards.raster import bound_cache
 from shards.schema import Schema
@@ -13,21 +14,21 @@ from shards.storage import version_of
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is the same for all tasks of a run."""
+class MapJob:
+    """Settings that all tasks of a run share."""
 
     checkpoint: str
-    """Of the checkpoint itself: a training run's best may be another one a moment later."""
+    """URL of the checkpoint itself: a training run's best may be another one a moment later."""
     fingerprint: str
-    """Of the checkpoint."""
+    """The checkpoint's."""
     schema: Schema
-    """Of the images that its regressor takes."""
-    method: Method
+    """Images that its regressor takes."""
+    options: MapOptions
     bands: tuple[str, ...]
     """Names of the scenes' bands, if they do not name themselves."""
     out: str
     block: int
-    """Pixels along each side of what is predicted at a time."""
+    """Pixels along each side of a block."""
     quick_look: bool = False
     """Whether a picture is wanted beside each map."""
     stac: bool = False
@@ -37,40 +38,51 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Task:
+class BlockTask:
     """One block of one scene."""
 
     scene: str
-    """Its URL."""
+    """URL of the scene."""
     version: str
-    """Of its file, see `shards.storage.version_of`."""
+    """Version of its file, see `shards.storage.version_of`."""
     name: str
-    """Of its map in the ledger."""
+    """Name of its map in the ledger."""
     block: Block
+
+    @classmethod
+    def from_row(cls, values: dict[str, Any]) -> "BlockTask":
+        """Build the task whose `to_row` gave `values`."""
+        rows, columns = (Span(**values["block"][axis]) for axis in ("rows", "columns"))
+        return cls(**{**values, "block": Block(rows, columns)})
+
+    def to_row(self) -> dict[str, Any]:
+        """Return plain values by name, as Ray Data carries them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
-class Done:
-    """What came of a task: its block is in the ledger, or there is an error."""
+class BlockResult:
+    """Outcome of a task: its block is in the ledger, or there is an error."""
 
-    task: Task
+    task: BlockTask
     seconds_read: float = 0.0
     seconds_predicted: float = 0.0
     seconds_waited: float = 0.0
-    """Of the predicting process, for the pixels to come."""
+    """Seconds that the predictor waited for pixels."""
     error: str = ""
+    """Why there is no block; empty if there is one."""
 
 
 class Reader:
-    """Reads the pixels of blocks; keeps the scene open that it read last."""
+    """Reads the pixels of blocks; keeps the last scene open."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MapJob) -> None:
         bound_cache()
         self._job = job
         self._scene: Scene | None = None
 
-    def __call__(self, task: Task) -> Halo:
-        """What the block is computed from.
+    def __call__(self, task: BlockTask) -> Halo:
+        """Read what the block is computed from.
 
         Raises:
             InputError: the scene cannot be read.
@@ -80,7 +92,7 @@ class Reader:
             if version_of(task.scene) != task.version:
                 raise InputError(f"{task.scene}: was written again while its map is made; run it again")
             self._scene = Scene(task.scene, self._job.schema, self._job.bands)
-        return self._scene.halo(task.block, self._job.method.grid)
+        return self._scene.halo(task.block, self._job.options.grid)
 
     def close(self) -> None:
         """Close the scene that is open."""

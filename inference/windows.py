@@ -1,4 +1,4 @@
-"""How a scene is cut: blocks to own, windows to compute. Pure functions of sizes in pixels.
+"""Cuts a scene into blocks to own and windows to compute. Pure functions of sizes in pixels.
 
 Windows start at every multiple of the step from the scene's first pixel until its last pixel is covered,
 whatever the blocks: a pixel is covered by the same windows however the scene is cut. Along an axis of 150
@@ -31,7 +31,7 @@ class Block:
 
     @property
     def pixels(self) -> int:
-        """How many."""
+        """Number of pixels."""
         return len(self.rows) * len(self.columns)
 
 
@@ -44,7 +44,7 @@ class WindowGrid:
 
     @classmethod
     def with_overlap(cls, size: int, overlap: float, patch_size: int) -> "WindowGrid":
-        """Windows of which a share `overlap` is covered by the next one.
+        """Place windows so that the next one covers a share `overlap` of each.
 
         Raises:
             InputError: the size is no multiple of the patch, or the overlap is out of range.
@@ -58,17 +58,17 @@ class WindowGrid:
         return cls(size, max(1, round(size * (1 - overlap))))
 
     def span(self, start: int) -> Span:
-        """The pixels of the window that starts at `start`."""
+        """Return the pixels of the window that starts at `start`."""
         return Span(start, start + self.size)
 
     def starts(self, wanted: Span, length: int) -> range:
-        """First pixels of the windows that touch `wanted`, on an axis of `length` pixels."""
+        """Find the first pixels of the windows that touch `wanted`, on an axis of `length` pixels."""
         first = max(0, (wanted.start - self.size) // self.step + 1)
         last = max(0, -(-(length - self.size) // self.step))
         return range(first * self.step, min(wanted.stop, last * self.step + 1), self.step)
 
     def needed(self, wanted: Span, length: int) -> Span:
-        """The pixels of an axis of `length` that the windows touching `wanted` are made from.
+        """Find the pixels of an axis of `length` that the windows touching `wanted` are made from.
 
         A window that reaches beyond the end is filled by reflection, whose source may lie before it.
         """
@@ -79,7 +79,7 @@ class WindowGrid:
 
 
 def blocks_of(height: int, width: int, size: int) -> Iterator[Block]:
-    """Disjoint blocks of at most `size` pixels a side that cover the scene, row by row."""
+    """Cover the scene with disjoint blocks of at most `size` pixels a side, row by row."""
     for row in range(0, height, size):
         for column in range(0, width, size):
             rows = Span(row, min(row + size, height))

@@ -4,7 +4,7 @@ Measured on 54 MB, one core: 37 GB/s, and Python's lock is free meanwhile; CRC-3
 of 48 KB costs some 1.5 microseconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,15 @@ def checksum(data: bytes | NDArray[np.uint8]) -> int:
 def hexadecimal(data: bytes | NDArray[np.uint8]) -> str:
     """The checksum as sixteen digits, for JSON, whose numbers need not hold 64 bits."""
     return f"{checksum(data):016x}"
+
+
+def hexadecimal_of_pieces(pieces: Iterable[bytes]) -> tuple[str, int]:
+    """Compute `hexadecimal` of bytes that come piece by piece, and count them."""
+    digest, count = xxhash.xxh3_64(), 0
+    for piece in pieces:
+        digest.update(piece)
+        count += len(piece)
+    return digest.hexdigest(), count
 
 
 def chip_checksum(image_CHW: NDArray[Any], height_HW: NDArray[np.float32]) -> int:

@@ -134,6 +134,21 @@ def read_bytes(url: str) -> bytes:
         return bytes(filesystem.cat_file(path))
 
 
+def read_pieces(url: str, piece_bytes: int = 16 * 2**20) -> Iterator[bytes]:
+    """Read the object at `url` from its first byte to its last, of which this process never holds all.
+
+    Raises:
+        InputError: nothing readable is there.
+    """
+    filesystem, path = _filesystem(url)
+    with _reading(url, "file"):
+        size = int(filesystem.info(path)["size"])
+    for start in range(0, size, piece_bytes):
+        with _reading(url, "file"):
+            piece = bytes(filesystem.cat_file(path, start=start, end=min(start + piece_bytes, size)))
+        yield piece
+
+
 def list_files(url: str, suffix: str) -> list[str]:
     """The names (not paths) of the files directly in folder `url` that end in `suffix`, sorted.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from inference.blend import Axis, Blend, window_weights
 from inference.block import predict_block
 from inference.halo import Halo, halo_spans
-from inference.method import Method, Weighting
+from inference.method import MapOptions, Weighting
 from inference.windows import Block, Span, WindowGrid, blocks_of
 from trainer.decoder import DecoderConfig
 from trainer.model import Regressor
@@ -67,7 +67,7 @@ def test_turning_back_undoes_turning() -> None:
         assert torch.equal(turned_back(turned(array, symmetry), symmetry), array)
 
 
-def stored(regressor: Regressor, image_CHW: np.ndarray, method: Method) -> np.ndarray:
+def stored(regressor: Regressor, image_CHW: np.ndarray, method: MapOptions) -> np.ndarray:
     """stored_CHW of a whole scene, as one block."""
     shape = image_CHW.shape[1:]
     block = Block(Span(0, shape[0]), Span(0, shape[1]))
@@ -78,9 +78,9 @@ def stored(regressor: Regressor, image_CHW: np.ndarray, method: Method) -> np.nd
 def test_with_all_symmetries_a_turned_scene_gives_the_turned_map() -> None:
     """On sides that the windows fit into; rounding apart."""
     regressor, image_CHW = small_regressor(), stored_images(1, 96, 128)[0]
-    method = Method(WindowGrid(64, 32), symmetries=8, batch_size=4)
+    method = MapOptions(WindowGrid(64, 32), symmetries=8, batch_size=4)
     expected_HW = stored(regressor, image_CHW, method)[0]
-    assert (expected_HW != stored(regressor, image_CHW, Method(WindowGrid(64, 32)))[0]).any()
+    assert (expected_HW != stored(regressor, image_CHW, MapOptions(WindowGrid(64, 32)))[0]).any()
     for symmetry in range(SYMMETRIES):
         turned_CHW = turned(torch.from_numpy(image_CHW), symmetry).contiguous().numpy()
         map_HW = torch.from_numpy(stored(regressor, turned_CHW, method)[0])
@@ -95,7 +95,7 @@ def test_the_spread_is_that_of_the_windows_predictions(kind: str) -> None:
     decoder = SMALL_DECODER if kind == "residual" else DecoderConfig((32, 16, 16, 8), kind="dpt")
     regressor, image_CHW = small_regressor(decoder=decoder), stored_images(1, 96, 96)[0]
     grid = WindowGrid(64, 32)
-    spread_HW = stored(regressor, image_CHW, Method(grid, "flat", 4, symmetries=8, spread=True))[1]
+    spread_HW = stored(regressor, image_CHW, MapOptions(grid, "flat", 4, symmetries=8, spread=True))[1]
     row, column = 40, 50
     values, variances = [], []
     for top, left, symmetry in product((0, 32), (0, 32), range(SYMMETRIES)):
@@ -116,8 +116,8 @@ def test_the_spread_is_that_of_the_windows_predictions(kind: str) -> None:
 def test_the_height_is_the_same_with_and_without_spread() -> None:
     regressor, image_CHW = small_regressor(), stored_images(1, *SHAPE, missing=0.01)[0]
     for options in ({}, {"weighting": "cosine", "symmetries": 8}):
-        alone = stored(regressor, image_CHW, Method(WindowGrid(48, 24), **options))
-        both = stored(regressor, image_CHW, Method(WindowGrid(48, 24), spread=True, **options))
+        alone = stored(regressor, image_CHW, MapOptions(WindowGrid(48, 24), **options))
+        both = stored(regressor, image_CHW, MapOptions(WindowGrid(48, 24), spread=True, **options))
         assert (len(alone), len(both)) == (1, 2)
         assert np.array_equal(alone[0], both[0])
         assert np.array_equal(both[0] == SCHEMA.nodata, both[1] == SCHEMA.nodata)
@@ -126,7 +126,7 @@ def test_the_height_is_the_same_with_and_without_spread() -> None:
 def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
     """Workers of Ray have one, a process on its own has all: a batch on several threads has other bits."""
     regressor, image_CHW = small_regressor(), stored_images(1, 224, 256)[0]
-    method, threads = Method(WindowGrid(64, 32), batch_size=4, spread=True), torch.get_num_threads()
+    method, threads = MapOptions(WindowGrid(64, 32), batch_size=4, spread=True), torch.get_num_threads()
     maps = []
     for number in (1, 2, 3):
         torch.set_num_threads(number)
@@ -141,7 +141,7 @@ def test_windows_may_be_as_large_as_one_likes() -> None:
     """One window over the whole scene is the regressor's own answer."""
     regressor, image_CHW = small_regressor(), stored_images(1, 128, 128)[0]
     heights_BHW, _ = regressor.predict(torch.from_numpy(image_CHW[None]))
-    map_HW = stored(regressor, image_CHW, Method(WindowGrid(128, 96), batch_size=1))[0]
+    map_HW = stored(regressor, image_CHW, MapOptions(WindowGrid(128, 96), batch_size=1))[0]
     # Decimetres apart only where the rounding of another number of threads tips the scale.
     difference_HW = map_HW - np.rint(heights_BHW[0].numpy() * 10)
     assert np.abs(difference_HW).max() <= 1
@@ -151,7 +151,7 @@ def test_windows_may_be_as_large_as_one_likes() -> None:
 def test_bfloat16_is_close() -> None:
     regressor, image_CHW = small_regressor(), stored_images(1, 96, 96)[0]
     exact, rounded = (
-        stored(regressor, image_CHW, Method(WindowGrid(64, 32), bf16=bf16))[0].astype(int)
+        stored(regressor, image_CHW, MapOptions(WindowGrid(64, 32), bf16=bf16))[0].astype(int)
         for bf16 in (False, True)
     )
     assert (exact != rounded).any()

@@ -9,6 +9,7 @@
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 from regressors import (
     BANDS,
+    SMALL_BACKBONE,
     exact_statistics,
     local_backbone,
     small_regressor,
@@ -25,9 +27,9 @@ from regressors import (
 from safetensors.torch import load_file, save_file
 
 from shards.errors import InputError
-from trainer.backbone import new_backbone
+from trainer.backbone import build_backbone, new_backbone
 from trainer.baselines import Baselines
-from trainer.checkpoint import CHECKPOINTS, checkpoint_url, load_checkpoint
+from trainer.checkpoint import CHECKPOINTS, checkpoint_url, load_checkpoint, read_checkpoint_header
 from trainer.decoder import DecoderConfig
 from trainer.model import Regressor
 
@@ -111,61 +113,109 @@ def test_nothing_is_unpickled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
     load_checkpoint(str(saved))
 
 
+# --- without its weights in memory ---
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had since it was last reset."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("kind", ["residual", "detail", "dpt", "linear"])
+def test_the_header_says_what_the_loaded_checkpoint_does(tmp_path: Path, kind: str) -> None:
+    saved = str(write_checkpoint(tmp_path / kind, small_regressor(5, decoder=DecoderConfig(kind=kind))))
+    header, checkpoint = read_checkpoint_header(saved), load_checkpoint(saved)
+    assert header.fingerprint == checkpoint.fingerprint
+    assert header.schema == checkpoint.regressor.schema
+    assert header.patch_size == checkpoint.regressor.patch_size
+    assert header.decoder == checkpoint.regressor.decoder_config
+    assert header.trained_on == checkpoint.trained_on
+    assert header.metrics["epoch"] == checkpoint.metrics["epoch"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
+def test_the_header_is_read_in_little_memory(tmp_path: Path) -> None:
+    wide = {**SMALL_BACKBONE, "hidden_size": 1024, "intermediate_size": 4096, "num_channels": len(BANDS)}
+    small = small_regressor()
+    statistics, decoder = small.statistics, DecoderConfig(kind="linear")
+    regressor = Regressor(small.schema, BANDS, statistics, build_backbone(wide), decoder)
+    saved = write_checkpoint(tmp_path / "wide", regressor)
+    del regressor
+    read_checkpoint_header(str(saved))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_bytes()
+    read_checkpoint_header(str(saved))
+    size = (saved / "model.safetensors").stat().st_size
+    assert size > 50e6
+    assert peak_bytes() - before < 0.8 * size
+
+
 # --- refused ---
 
 
+Read = Callable[[str], object]
+
+
+@pytest.fixture(params=[load_checkpoint, read_checkpoint_header])
+def read(request: pytest.FixtureRequest) -> Read:
+    """Both ways to read a checkpoint refuse the same."""
+    chosen: Read = request.param
+    return chosen
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_a_missing_file_is_named(damaged: Path, name: str) -> None:
+def test_a_missing_file_is_named(damaged: Path, name: str, read: Read) -> None:
     (damaged / name).unlink()
     with pytest.raises(InputError, match=f"damaged.*{name}"):
-        load_checkpoint(str(damaged))
+        read(str(damaged))
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path, read: Read) -> None:
     with pytest.raises(InputError, match="nowhere"):
-        load_checkpoint(str(tmp_path / "nowhere"))
+        read(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("kept", [0, 4, 500, -1])
-def test_truncated_weights_are_refused(damaged: Path, kept: int) -> None:
+def test_truncated_weights_are_refused(damaged: Path, kept: int, read: Read) -> None:
     path = damaged / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(InputError, match=r"damaged/model\.safetensors"):
-        load_checkpoint(str(damaged))
+        read(str(damaged))
 
 
-def test_weights_that_lack_a_tensor_are_refused(damaged: Path) -> None:
+def test_weights_that_lack_a_tensor_are_refused(damaged: Path, read: Read) -> None:
     path = damaged / "model.safetensors"
     weights = load_file(path)
     del weights["decoder.8.12.bias"]
     save_file(weights, path)
     with pytest.raises(InputError, match=r"damaged/model\.safetensors.*decoder\.8\.12\.bias"):
-        load_checkpoint(str(damaged))
+        read(str(damaged))
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "statistics.json"])
-def test_truncated_json_is_refused(damaged: Path, name: str) -> None:
+def test_truncated_json_is_refused(damaged: Path, name: str, read: Read) -> None:
     path = damaged / name
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=f"damaged/{name}"):
-        load_checkpoint(str(damaged))
+        read(str(damaged))
 
 
 @pytest.mark.parametrize("change", [{"format": "other"}, {"version": 2}])
-def test_another_format_is_refused(damaged: Path, change: dict[str, object]) -> None:
+def test_another_format_is_refused(damaged: Path, change: dict[str, object], read: Read) -> None:
     path = damaged / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match="damaged"):
-        load_checkpoint(str(damaged))
+        read(str(damaged))
 
 
-def test_the_weights_of_another_decoder_are_refused(damaged: Path) -> None:
+def test_the_weights_of_another_decoder_are_refused(damaged: Path, read: Read) -> None:
     path = damaged / "config.json"
     config = json.loads(path.read_text())
     config["decoder"]["widths"] = [32, 16, 8, 8]
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"damaged/model\.safetensors"):
-        load_checkpoint(str(damaged))
+        read(str(damaged))
 
 
 # --- a pretrained backbone's folder ---

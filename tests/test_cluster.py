@@ -21,7 +21,7 @@ import pytest
 from servers import free_port
 
 from inference.config import PredictConfig
-from inference.here import Here
+from inference.here import InProcess
 from inference.predict import predict
 from ingest.config import ScenesConfig
 from ingest.landscape import write_scene
@@ -143,7 +143,7 @@ def test_a_map_made_by_two_workers_is_the_map_made_by_one_process(
     cluster: Cluster, trained: Trained, tmp_path: Path
 ) -> None:
     here = PredictConfig((trained.scene,), str(trained.run), str(tmp_path / "here"), block=100)
-    (expected,) = predict(here, Here()).maps.values()
+    (expected,) = predict(here, InProcess()).maps.values()
     command = ["predict", trained.scene, "--checkpoint", str(trained.run), "--out", str(tmp_path / "there")]
     done = cluster.treeline(
         "submit", "--address", cluster.address, "--", *command, "--workers", "2", "--block", "64"

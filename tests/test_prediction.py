@@ -37,10 +37,10 @@ from regressors import (
 import shards
 from inference.block import predict_windows
 from inference.config import PredictConfig
-from inference.here import Here
-from inference.method import Method
+from inference.here import InProcess
+from inference.method import MapOptions
 from inference.predict import Summary, predict
-from inference.tasks import Done, Job, Task
+from inference.tasks import BlockResult, BlockTask, MapJob
 from inference.windows import WindowGrid
 from shards.errors import InputError
 from shards.version import COMMIT
@@ -83,14 +83,14 @@ def predicted_map(scene: Path, checkpoint: Path, out: Path, **options: Any) -> P
     return path
 
 
-def predicted(config: PredictConfig, engine: type[Here] = Here) -> Summary:
+def predicted(config: PredictConfig, engine: type[InProcess] = InProcess) -> Summary:
     return predict(config, engine())
 
 
-class StoppingAfterOne(Here):
+class StoppingAfterOne(InProcess):
     """Is interrupted when it has done one block."""
 
-    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """The first one."""
         yield from super().blocks(list(tasks)[:1], job)
         raise KeyboardInterrupt
@@ -156,8 +156,8 @@ def test_a_map_does_not_depend_on_the_order_of_the_tasks(checkpoint: Path, tmp_p
         (str(scene),), str(checkpoint), str(tmp_path / "shuffled"), block=48, batch_size=BATCH
     )
 
-    class Shuffled(Here):
-        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    class Shuffled(InProcess):
+        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
             tasks = list(tasks)
             order = np.random.default_rng(0).permutation(len(tasks))
             return super().blocks([tasks[place] for place in order], job)
@@ -533,10 +533,10 @@ def test_a_batch_size_is_found_once(checkpoint: Path, tmp_path: Path) -> None:
     for number in range(2):
         write_scene(tmp_path / f"scene_{number}.tif", scene_image(64, 64, number))
 
-    class Trying(Here):
+    class Trying(InProcess):
         asked = 0
 
-        def batch_size(self, job: Job) -> int:
+        def batch_size(self, job: MapJob) -> int:
             Trying.asked += 1
             return 8
 
@@ -599,8 +599,8 @@ def test_a_scene_that_is_written_again_meanwhile_is_not_mixed(checkpoint: Path, 
     first, second = (write_scene(tmp_path / f"{n}.tif", scene_image(64, 130, n)) for n in range(2))
     config = PredictConfig((str(tmp_path / "*.tif"),), str(checkpoint), str(tmp_path / "maps"), block=64)
 
-    class Meddling(Here):
-        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    class Meddling(InProcess):
+        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
             every = list(tasks)
             yield from super().blocks(every[:1], job)
             write_scene(first, scene_image(64, 140, 7))
@@ -617,7 +617,7 @@ def test_the_place_in_a_batch_does_not_count(checkpoint: Path) -> None:
     """Of every size that is accepted, bit for bit; a batch of 6 would have other bits at its end."""
     regressor = load_checkpoint(str(checkpoint)).regressor
     for batch_size in (1, 2, 4, 8, 16, 32, 64):
-        method = Method(WindowGrid(64, 32), batch_size=batch_size)
+        method = MapOptions(WindowGrid(64, 32), batch_size=batch_size)
         image_BCHW = torch.from_numpy(stored_images(batch_size, seed=batch_size))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as everywhere in prediction

@@ -26,10 +26,10 @@ from inference.block import metres_of_block, stored_metres
 from inference.config import PredictConfig
 from inference.geotiff import HEIGHT
 from inference.halo import Halo
-from inference.here import Here
-from inference.method import Method
+from inference.here import InProcess
+from inference.method import MapOptions
 from inference.predict import predict
-from inference.tasks import Done, Job, Task
+from inference.tasks import BlockResult, BlockTask, MapJob
 from inference.windows import Block, Span, WindowGrid
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -58,18 +58,18 @@ def whole(request: pytest.FixtureRequest, config: PredictConfig) -> tuple[Predic
     return config, map_of(config)
 
 
-def map_of(config: PredictConfig, engine: Here | None = None) -> bytes:
-    (path,) = predict(config, engine or Here()).maps.values()
+def map_of(config: PredictConfig, engine: InProcess | None = None) -> bytes:
+    (path,) = predict(config, engine or InProcess()).maps.values()
     return Path(path).read_bytes()
 
 
-class Stopping(Here):
+class Stopping(InProcess):
     """Does blocks in an order of its own, and stops after some of them."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
-    def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """The first few of them, shuffled."""
         shuffled = list(tasks)
         self._rng.shuffle(shuffled)
@@ -119,7 +119,7 @@ def metres(batch_size: int) -> NDArray[np.float32]:
     """(rows, columns) of the whole scene."""
     image_CHW = large_scene()
     rows, columns = image_CHW.shape[1:]
-    method = Method(WindowGrid(64, 32), batch_size=batch_size)
+    method = MapOptions(WindowGrid(64, 32), batch_size=batch_size)
     block = Block(Span(0, rows), Span(0, columns))
     (height_HW,), _ = metres_of_block(
         small_regressor(), block, Halo(image_CHW, 0, 0, (rows, columns)), method

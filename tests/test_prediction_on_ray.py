@@ -16,7 +16,7 @@ from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, seco
 from regressors import NODATA, large_scene, small_regressor, stored_images, write_checkpoint, write_scene
 
 from inference.config import PredictConfig
-from inference.here import Here
+from inference.here import InProcess
 from inference.predict import predict
 
 SCENES, BROKEN = 20, (4, 13)
@@ -60,7 +60,7 @@ def scenes(tmp_path: Path) -> Scenes:
         elif number == BROKEN[1]:
             write_scene(path, image(number)[:3])
     config = PredictConfig((str(folder / "*.tif"),), str(checkpoint), str(tmp_path / "here"), batch_size=4)
-    summary = predict(config, Here())
+    summary = predict(config, InProcess())
     assert len(summary.failed) == len(BROKEN)
     return Scenes(folder, checkpoint, maps_in(tmp_path / "here"))
 
@@ -97,7 +97,7 @@ def test_twenty_scenes_two_of_them_broken_and_a_worker_killed_halfway(
     config = PredictConfig(
         (str(scenes.folder / "*.tif"),), str(scenes.checkpoint), str(tmp_path / "all"), batch_size=4
     )
-    predict(config, Here())
+    predict(config, InProcess())
     assert maps_in(out) == maps_in(tmp_path / "all")
     assert not list(out.rglob("*.block"))
 
@@ -111,7 +111,7 @@ def test_worker_machine_and_driver_are_lost_at_random_moments(
     checkpoint = write_checkpoint(tmp_path / "checkpoint", small_regressor())
     scene = write_scene(tmp_path / "scene.tif", large_scene())
     config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "here"), spread=True, **options)
-    predict(config, Here())
+    predict(config, InProcess())
     out = tmp_path / "maps"
     command = ["predict", str(scene), "--checkpoint", str(checkpoint), "--out", str(out), "--workers", "2"]
     command += ["--block", "64", "--spread"]

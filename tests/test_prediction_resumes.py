@@ -17,10 +17,10 @@ from regressors import NODATA, small_regressor, stored_images, write_checkpoint,
 from servers import S3Server
 
 from inference.config import PredictConfig
-from inference.here import Here
+from inference.here import InProcess
 from inference.ledger import Ledger
 from inference.predict import Summary, predict
-from inference.tasks import Done, Job, Task
+from inference.tasks import BlockResult, BlockTask, MapJob
 from inference.windows import Block, Span
 from shards.errors import DatasetError
 from shards.storage import find_files, join, publish, read_bytes
@@ -47,7 +47,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PredictConfig:
 
 
 def run(config: PredictConfig) -> Summary:
-    return predict(config, Here())
+    return predict(config, InProcess())
 
 
 def contents(url: str) -> dict[str, bytes]:
@@ -118,10 +118,10 @@ def test_only_what_is_missing_is_computed(config: PredictConfig, tmp_path: Path)
 
     asked = []
 
-    class Stopping(Here):
+    class Stopping(InProcess):
         """Stops after some blocks, the first time, and notes how many it was asked for."""
 
-        def blocks(self, tasks: Iterable[Task], job: Job) -> Iterator[Done]:
+        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
             tasks = list(tasks)
             asked.append(len(tasks))
             for number, done in enumerate(super().blocks(tasks, job), 1):
@@ -165,7 +165,7 @@ def test_a_damaged_block_is_named_and_not_used(tmp_path: Path) -> None:
     stored_CHW = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     ledger.write("a-1", block, stored_CHW)
     assert np.array_equal(ledger.read("a-1", block), stored_CHW)
-    assert ledger.progress().blocks == {"a-1": {block}}
+    assert ledger.entries().blocks == {"a-1": {block}}
     (path,) = (tmp_path / ".predict" / "a-1").iterdir()
     data = path.read_bytes()
     for place in range(len(data)):
@@ -183,5 +183,5 @@ def test_a_map_that_is_done_leaves_the_blocks_of_others(tmp_path: Path) -> None:
     ledger.finish("a-1", set())
     ledger.replace({"a-1"})
     ledger.finish("a-2", {"a-1"})
-    progress = ledger.progress()
-    assert (progress.blocks.keys(), progress.made) == ({"b-1"}, {"a-2"})
+    entries = ledger.entries()
+    assert (entries.blocks.keys(), entries.made) == ({"b-1"}, {"a-2"})

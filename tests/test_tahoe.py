@@ -12,7 +12,7 @@ import rasterio
 from rasterio.windows import Window
 
 from inference.config import PredictConfig
-from inference.here import Here
+from inference.here import InProcess
 from inference.predict import predict
 from ingest.config import ScenesConfig
 from ingest.run import ingest
@@ -64,7 +64,7 @@ def mapped(tahoe: Path, run: str, out: Path) -> np.ndarray:
     """predicted_HW in metres: the whole image, by the best checkpoint of the training run."""
     image = str(tahoe / "tahoe_highrez.tif")
     config = PredictConfig((image,), run, str(out), bands=BANDS, overlap=0.75)
-    (path,) = predict(config, Here()).maps.values()
+    (path,) = predict(config, InProcess()).maps.values()
     with rasterio.open(path) as height_map:
         predicted_HW: np.ndarray = height_map.read(1) * height_map.scales[0]
     return predicted_HW

@@ -12,6 +12,7 @@ import pytest
 from inference.blend import window_weights
 from inference.config import Weighting
 from inference.halo import Halo, halo_spans
+from inference.tasks import BlockTask
 from inference.windows import Block, Span, WindowGrid, blocks_of
 from shards.errors import InputError
 
@@ -96,6 +97,16 @@ def test_the_halo_is_bounded_by_the_block_and_not_by_the_scene(grid: WindowGrid)
     for length in (5_000, 20_000, 20_001):
         for span in spans(length, 512)[::5]:
             assert len(grid.needed(span, length)) <= len(span) + 2 * grid.size + grid.step
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">u2", "<f4"])
+def test_a_halo_and_a_task_travel_as_rows(dtype: str) -> None:
+    halo = Halo(np.arange(24).reshape(2, 3, 4).astype(dtype), 5, 6, (150, 400))
+    there = Halo.from_row(halo.to_row())
+    assert (there.image_CHW.dtype, there.image_CHW.tolist()) == (dtype, halo.image_CHW.tolist())
+    assert (there.row, there.column, there.scene_shape) == (5, 6, (150, 400))
+    task = BlockTask("s3://bucket/a.tif", "1 2", "a-12", Block(Span(0, 32), Span(96, 128)))
+    assert BlockTask.from_row(task.to_row()) == task
 
 
 def test_rows_and_columns_have_their_own_halo() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from shards.errors import InputError
 
 UPDATES = "updates"
-"""Their number's name among the averages."""
+"""Name of the number of updates among the averages."""
 
 
 class Average:
@@ -57,7 +57,7 @@ class Average:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """The module with the averages in place of its weights; afterwards it is as it was, bit for bit.
+        """Put the averages in place of the module's weights; afterwards it is as it was, bit for bit.
 
         Contents change places, tensor by tensor: memory for the largest one is all that it takes, and who
         holds a parameter (an optimiser, say) still holds the right one.
@@ -72,14 +72,14 @@ class Average:
             self._is_swapped = False
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a stopped run needs to go on: the averages by name, and the number of updates; no copies."""
+        """Return what a run resumes from: averages by name, and the number of updates; no copies."""
         self._refuse_while_swapped()
         averages = dict(zip(self._names, self._averages, strict=True))
         return {**averages, UPDATES: torch.tensor(self._updates)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave.
+        """Resume from what `state_dict` gave.
 
         Raises:
             InputError: it is of other weights.

@@ -6,19 +6,25 @@ statistics.json      of the training chips; the normalisation
 metrics.json         scores so far, and the baselines
 """
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from transformers import DINOv3ViTModel
 
-from shards.checksum import hexadecimal
-from shards.errors import InputError
+from shards.checksum import hexadecimal, hexadecimal_of_pieces
+from shards.errors import InputError, one_line
 from shards.manifest import json_bytes, read_json
 from shards.schema import Schema
 from shards.statistics import Statistics
-from shards.storage import exists, join, publish, read_bytes
+from shards.storage import exists, join, publish, read_bytes, read_pieces
 from trainer.backbone import build_backbone
 from trainer.baselines import Baselines
 from trainer.decoder import DecoderConfig
@@ -55,7 +61,7 @@ class Checkpoint:
             publish(join(url, name), data)
 
     def files(self) -> dict[str, bytes]:
-        """What the folder holds, by name, as of now; config.json is the last."""
+        """Return what the folder is to hold, by name; config.json is the last."""
         model = self.regressor
         weights = save(weights_of(model))
         config = {
@@ -101,11 +107,100 @@ def checkpoint_url(url: str) -> str:
 
 
 def load_checkpoint(url: str) -> Checkpoint:
-    """The checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
+    """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
 
     Raises:
         InputError: there is none, or it is incomplete.
     """
+    described = _described(url)
+    regressor = described.regressor(build_backbone(described.config["backbone"]))
+    weights = read_bytes(described.weights_url)
+    with _refusing_other_weights(described.weights_url):
+        regressor.load_state_dict(load(weights))
+    baselines = Baselines.from_json(described.metrics.pop("baselines"))
+    fingerprint = described.fingerprint(hexadecimal(weights))
+    return Checkpoint(
+        regressor.eval(), described.config["trained_on"], described.metrics, baselines, fingerprint
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What a checkpoint says of its regressor."""
+
+    schema: Schema
+    """Images that the regressor takes."""
+    patch_size: int
+    """Pixels along each side of a patch of its backbone."""
+    decoder: DecoderConfig
+    has_spread: bool
+    """Whether the decoder itself says how sure it is of a height."""
+    trained_on: dict[str, Any]
+    """The dataset's URL and fingerprint, the code's version."""
+    metrics: dict[str, Any]
+    """Scores after the epoch that it was written after, and its baselines."""
+    fingerprint: str
+    """The one that the checkpoint has when it is loaded."""
+
+
+def read_checkpoint_header(url: str) -> CheckpointHeader:
+    """Read what the checkpoint at `url` says of its regressor, without its weights in memory.
+
+    They pass by once, piece by piece, for the fingerprint.
+
+    Raises:
+        InputError: there is none, or its weights are cut off, or are another regressor's.
+    """
+    described = _described(url)
+    # On "meta" a backbone takes neither memory nor time, whatever its size.
+    with torch.device("meta"):
+        backbone = build_backbone(described.config["backbone"])
+    regressor = described.regressor(backbone).to("meta")
+    pieces = read_pieces(described.weights_url)
+    first = next(pieces, b"")
+    with _refusing_other_weights(described.weights_url):
+        shapes, expected_bytes = _shapes_of_weights(first)
+        regressor.load_state_dict(shapes)
+        digest, found_bytes = hexadecimal_of_pieces(chain([first], pieces))
+        if found_bytes != expected_bytes:
+            raise ValueError(f"{found_bytes:,} bytes, not {expected_bytes:,}")
+    return CheckpointHeader(
+        regressor.schema,
+        regressor.patch_size,
+        regressor.decoder_config,
+        regressor.decoder.has_spread,
+        described.config["trained_on"],
+        described.metrics,
+        described.fingerprint(digest),
+    )
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The files of a checkpoint but its weights."""
+
+    weights_url: str
+    config: dict[str, Any]
+    statistics: Statistics
+    metrics: dict[str, Any]
+
+    def regressor(self, backbone: DINOv3ViTModel) -> Regressor:
+        """Build the regressor, whose weights are any."""
+        return Regressor(
+            Schema.from_json(self.config["schema"]),
+            tuple(self.config["bands"]),
+            self.statistics,
+            backbone,
+            DecoderConfig.from_json(self.config["decoder"]),
+        )
+
+    def fingerprint(self, weights: str) -> str:
+        """Compute the checkpoint's fingerprint from the checksum of its weights."""
+        described = map(hexadecimal, (json_bytes(self.config), json_bytes(self.statistics.to_json())))
+        return hexadecimal("".join([*described, weights]).encode())
+
+
+def _described(url: str) -> _Described:
     url = checkpoint_url(url)
     for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
         if not exists(join(url, name)):
@@ -115,21 +210,33 @@ def load_checkpoint(url: str) -> Checkpoint:
     config = read_json(join(url, CONFIG))
     if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
         raise InputError(f"{url}: checkpoint format {config.get('format')} is not {FORMAT} {VERSION}")
-    metrics = read_json(join(url, METRICS))
-    regressor = Regressor(
-        Schema.from_json(config["schema"]),
-        tuple(config["bands"]),
-        Statistics.from_json(read_json(join(url, STATISTICS))),
-        build_backbone(config["backbone"]),
-        DecoderConfig.from_json(config["decoder"]),
-    )
-    weights = read_bytes(join(url, WEIGHTS))
+    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
+    return _Described(join(url, WEIGHTS), config, statistics, read_json(join(url, METRICS)))
+
+
+@contextmanager
+def _refusing_other_weights(url: str) -> Iterator[None]:
     try:
-        regressor.load_state_dict(load(weights))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{join(url, WEIGHTS)}: not this regressor's weights ({reason})") from error
-    parts = (json_bytes(config), json_bytes(regressor.statistics.to_json()), weights)
-    fingerprint = hexadecimal("".join(map(hexadecimal, parts)).encode())
-    baselines = Baselines.from_json(metrics.pop("baselines"))
-    return Checkpoint(regressor.eval(), config["trained_on"], metrics, baselines, fingerprint)
+        yield
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise InputError(f"{url}: not this regressor's weights ({one_line(error)[:200]})") from error
+
+
+def _shapes_of_weights(first: bytes) -> tuple[dict[str, Tensor], int]:
+    """Read the tensors' shapes from the first bytes of a .safetensors, and how many bytes it has in all.
+
+    Returns:
+        tensors without memory, by name; the file's size.
+
+    Raises:
+        ValueError: it does not begin as such a file does.
+    """
+    length = int.from_bytes(first[:8], "little")
+    described = json.loads(first[8 : 8 + length])
+    try:
+        tensors = [(name, values) for name, values in described.items() if name != "__metadata__"]
+        shapes = {name: torch.empty(values["shape"], device="meta") for name, values in tensors}
+        ends = [int(values["data_offsets"][1]) for _, values in tensors]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError("its list of tensors cannot be understood") from error
+    return shapes, 8 + length + max(ends, default=0)
