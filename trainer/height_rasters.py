@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,23 +113,22 @@ class HeightRasters:
         return height_HW
 
     def _metres(self, url: str, window: Window) -> NDArray[np.float64]:
-        return _metres(self._open[url], window)
+        """(rows, columns) of the first band, by its own scale and offset; NaN where it has no value."""
+        raster = self._open[url]
+        stored_HW = read_window(raster, indexes=1, window=window, masked=True)
+        values_HW: NDArray[np.float64] = (
+            stored_HW.data.astype(np.float64) * raster.scales[0] + raster.offsets[0]
+        )
+        missing_HW = np.ma.getmaskarray(stored_HW) | ~np.isfinite(values_HW)
+        if raster.nodata is None:
+            missing_HW |= stored_HW.data == NODATA
+        values_HW[missing_HW] = np.nan
+        return values_HW
 
 
 def by_name(urls: Iterable[str]) -> list[str]:
     """Each once, in the order of files' names, and of folders for equal names."""
     return sorted(set(urls), key=lambda url: (name_of(url), url))
-
-
-def _metres(raster: Any, window: Window) -> NDArray[np.float64]:
-    """(rows, columns) of the first band, by the raster's own scale and offset; NaN where it has no value."""
-    stored_HW = read_window(raster, indexes=1, window=window, masked=True)
-    values_HW: NDArray[np.float64] = stored_HW.data.astype(np.float64) * raster.scales[0] + raster.offsets[0]
-    missing_HW = np.ma.getmaskarray(stored_HW) | ~np.isfinite(values_HW)
-    if raster.nodata is None:
-        missing_HW |= stored_HW.data == NODATA
-    values_HW[missing_HW] = np.nan
-    return values_HW
 
 
 def _reaches(place_2HW: NDArray[np.float64], grid: Grid) -> bool:
