@@ -90,7 +90,7 @@ def measured(path: Path, ratio: int, way: str, out: Path) -> dict[str, Any]:
         side, scale = raster.width // ratio + 2, 1 / ratio
         grid = Grid(CRS.from_string(NEXT), Affine(pixel, 0, LEFT - pixel, 0, -pixel, TOP + pixel), side, side)
         whole = Window(0, 0, side, side)
-        if way == "Bilinear":
+        if way == "reproject":
             band = Bilinear(raster, 1, NODATA, grid.crs, grid.transform, whole, (scale, scale))
             values_HW = band.read(whole)
         else:
@@ -128,7 +128,7 @@ def main() -> None:
         for side, ratio in [(3000, 1), *((side, 100) for side in options.sides)]:
             write_map(path, side)
             found = []
-            for way in ("Bilinear", "WarpedVRT"):
+            for way in ("reproject", "WarpedVRT"):
                 out = Path(folder) / f"{way}.npy"
                 command = [sys.executable, __file__, "--only", str(path), str(ratio), way, str(out)]
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout

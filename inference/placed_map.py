@@ -53,19 +53,17 @@ class OpenMaps:
     def _band(self, one: PlacedMap, window: Block, number: int, step: float | None) -> NDArray[np.float32]:
         values_HW = np.full((len(window.rows), len(window.columns)), np.nan, np.float32)
         if common := meet(window, one.place):
-            read_HW = (self._as_it_is if one.is_aligned else self._resampled)(one, common, number)
-            values_HW[_within(common, window)] = read_HW * np.float32(step or 1)
+            values_HW[_within(common, window)] = self._stored(one, number, common) * np.float32(step or 1)
         return values_HW
 
-    def _as_it_is(self, one: PlacedMap, part: Block, number: int) -> NDArray[np.float32]:
-        """Stored values, NaN where there is none."""
-        window = Window.from_slices(*_within(part, one.place))
-        stored_HW = read_window(self._open[one.map.url], indexes=number, window=window)
-        return np.where(stored_HW == NODATA, np.nan, stored_HW).astype(np.float32)
-
-    def _resampled(self, one: PlacedMap, part: Block, number: int) -> NDArray[np.float32]:
-        """Stored values between four pixels of the map, NaN where the nearest of them has none."""
+    def _stored(self, one: PlacedMap, number: int, part: Block) -> NDArray[np.float32]:
+        """Stored values of a part of the map's place, or those between four; NaN where there is none."""
         raster, grid = self._open[one.map.url], self._grid
+        if one.is_aligned:
+            window = Window.from_slices(*_within(part, one.place))
+            stored_HW = read_window(raster, indexes=number, window=window)
+            return np.where(stored_HW == NODATA, np.nan, stored_HW).astype(np.float32)
+        # From the anchor, not from the place: a pixel has the same corner, to the last bit, in any map.
         band = Bilinear(raster, number, NODATA, grid.crs, grid.anchor, _window(one.place), one.scales)
         return band.read(_window(part))
 

@@ -118,24 +118,23 @@ class Bilinear:
         Raises:
             InputError: its file is damaged.
         """
-        top, left = window.row_off, window.col_off
-        values_HW = np.full((window.height, window.width), np.nan, np.float32)
-        for first_row, stop_row in _tiles(top, window.height, self.place.row_off, self.place.height):
-            for first, stop in _tiles(left, window.width, self.place.col_off, self.place.width):
-                tile_HW = self._tile(first_row, first, stop_row - first_row, stop - first)
-                inside_HW = tile_HW[max(top - first_row, 0) :, max(left - first, 0) :]
-                there_HW = values_HW[max(first_row - top, 0) :, max(first - left, 0) :]
-                rows, columns = np.minimum(inside_HW.shape, there_HW.shape)
-                there_HW[:rows, :columns] = inside_HW[:rows, :columns]
-        return values_HW
+        (top, bottom), (left, right) = window.toranges()
+        row, column = top - (top - self.place.row_off) % TILE, left - (left - self.place.col_off) % TILE
+        tiles = [
+            [self._tile(first_row, first) for first in range(column, right, TILE)]
+            for first_row in range(row, bottom, TILE)
+        ]
+        values_HW = np.concatenate([np.concatenate(of_row, axis=1) for of_row in tiles])
+        return values_HW[top - row : bottom - row, left - column : right - column]
 
-    def _tile(self, row: int, column: int, height: int, width: int) -> NDArray[np.float32]:
-        """Resample a tile.
+    def _tile(self, row: int, column: int) -> NDArray[np.float32]:
+        """Resample the tile that begins there.
 
         Band by band: of several together GDAL fills a hole from its edges where another band has none. And
         not by a WarpedVRT, which rasterio 1.4 does not make with a tolerance of 0.
         """
-        values_HW = np.full((height, width), np.nan, np.float32)
+        (_, bottom), (_, right) = self.place.toranges()
+        values_HW = np.full((min(TILE, bottom - row), min(TILE, right - column)), np.nan, np.float32)
         try:
             reproject(
                 rasterio.band(self.raster, self.number),
@@ -154,12 +153,6 @@ class Bilinear:
                 f"{self.raster.name}: cannot be read or resampled ({one_line(error.__cause__ or error)})"
             ) from error
         return values_HW
-
-
-def _tiles(start: int, length: int, place_start: int, place_length: int) -> Iterator[tuple[int, int]]:
-    """Yield where the tiles that hold pixels start, ..., start + length - 1 of a place begin and end."""
-    for first in range(start - (start - place_start) % TILE, start + length, TILE):
-        yield first, min(first + TILE, place_start + place_length)
 
 
 # --- the mean over a pixel's area ---

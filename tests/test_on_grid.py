@@ -45,8 +45,8 @@ Read = Callable[[Window], NDArray[Any]]
 
 def reader(rule: str, raster: Any, grid: Grid, opened: ExitStack) -> Read:
     """Return what reads windows of an open raster on a grid by a rule; NaN where there is no value."""
-    whole = Window(0, 0, grid.width, grid.height)
     if rule == "Bilinear":
+        whole = Window(0, 0, grid.width, grid.height)
         return Bilinear(raster, 1, NODATA, grid.crs, grid.transform, whole, (1.0, 1.0)).read
     if rule == "area_means":
 
