@@ -30,6 +30,7 @@ from inference.scene_list import raster_urls
 from inference.windows import Block, Span, blocks_of
 from shards.errors import InputError
 from shards.progress import progress
+from shards.raster import HEADERS
 from shards.storage import (
     check_writable,
     each_file_once,
@@ -43,8 +44,6 @@ COARSEST = 1024
 """Pixels of a map along one of the mosaic: all of them are read at a time."""
 WIDEST_FEATHER = 4096
 """Pixels: each block is read with so many around it."""
-HEADERS = 16
-"""Maps opened at a time for their headers: of remote ones it is the waiting that takes the time."""
 MAPS_TAG = "TREELINE_MAPS"
 """The tag that only a mosaic has: the maps it was made of."""
 LEAST = -float(np.finfo(np.float32).max)

@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio import Affine
-from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
-from rasterio.warp import transform
 
 from inference.height_map import HeightMap
 from inference.windows import Block, Span
 from shards.errors import InputError
-from shards.grid import Grid
+from shards.grid import Grid, in_crs
 
 ALIGNED = 1e-3
 """Pixels by which a map's corners may be off the grid's for its pixels to be taken as they are."""
@@ -178,7 +176,7 @@ def _mapped(affine: Affine, points_N2: NDArray[Any]) -> NDArray[np.float64]:
 def _seen(height_map: HeightMap, grid: EndlessGrid, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
     """(column, row) on the grid of points in the map's CRS."""
     if height_map.crs != grid.crs:
-        points_N2 = _transformed(height_map.crs, grid.crs, points_N2)
+        points_N2 = in_crs(points_N2.T, height_map.crs, grid.crs).T
         is_torn = grid.crs.is_geographic and np.ptp(points_N2[:, 0]) > 180
         if is_torn or not np.isfinite(points_N2).all():
             raise InputError(
@@ -191,17 +189,7 @@ def _seen(height_map: HeightMap, grid: EndlessGrid, points_N2: NDArray[np.float6
 def _scales(height_map: HeightMap, grid: EndlessGrid, centre_2: NDArray[np.float64]) -> tuple[float, float]:
     """Pixels of the grid for one of the map, in its middle; for a map of finer pixels below 1."""
     cross_32 = centre_2 + np.array([(0, 0), (1, 0), (0, 1)])
-    points_32 = _transformed(grid.crs, height_map.crs, _mapped(grid.anchor, cross_32))
-    own_32 = _mapped(~height_map.transform, points_32)
+    points_23 = in_crs(_mapped(grid.anchor, cross_32).T, grid.crs, height_map.crs)
+    own_32 = _mapped(~height_map.transform, points_23.T)
     along_row, along_column = (float(np.hypot(*(own_32[n] - own_32[0]))) for n in (1, 2))
     return min(1.0, 1 / along_row), min(1.0, 1 / along_column)
-
-
-def _transformed(source: CRS, target: CRS, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 2) in `target`; infinite where a point has no place there."""
-    if source == target:
-        return points_N2
-    try:
-        return np.array(transform(source, target, points_N2[:, 0], points_N2[:, 1])[:2]).T
-    except (CPLE_BaseError, CRSError):
-        return np.full_like(points_N2, np.inf)

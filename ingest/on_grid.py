@@ -1,19 +1,14 @@
-"""Rasters on the pixels of an image: the image itself, resampled if need be, and those that serve it.
-
-What is read of a pixel depends on where it is alone, and not on what else is read with it.
-"""
+"""Rasters on the pixels of an image: the image itself, resampled if need be, and those that serve it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import CRSError
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
@@ -21,7 +16,9 @@ from ingest.check import HEIGHT_NODATA, UNREADABLE, Rejected
 from ingest.config import ScenesConfig
 from ingest.scene_matching import Placed
 from shards.errors import InputError
-from shards.raster import band_names, open_raster, read_window
+from shards.grid import Grid
+from shards.on_grid import read_on_grid, resampled
+from shards.raster import band_names, open_raster
 from shards.schema import Schema
 from shards.storage import is_local
 
@@ -42,18 +39,10 @@ def open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
     transform, width, height = calculate_default_transform(
         source.crs, crs, source.width, source.height, *source.bounds, resolution=config.pixel_size or None
     )
-    return opened.enter_context(
-        WarpedVRT(
-            source,
-            crs=crs,
-            transform=transform,
-            width=width,
-            height=height,
-            resampling=Resampling.bilinear,
-            # Without a nodata value, alpha alone tells what lies beyond the image's footprint.
-            add_alpha=source.nodata is None,
-        )
-    )
+    grid = Grid(crs, transform, height, width)
+    # Without a nodata value, alpha alone tells what lies beyond the image's footprint.
+    image = resampled(source, grid, Resampling.bilinear, add_alpha=source.nodata is None)
+    return opened.enter_context(image)
 
 
 def source_of(image: Any) -> Any:
@@ -91,15 +80,9 @@ class GridRaster:
             OSError: it is remote, where damage cannot be told from an outage.
         """
         try:
-            pieces = [
-                [read_window(self.data, indexes=indexes, window=part) for part in row]
-                for row in _pieces(self.data, window)
-            ]
+            return read_on_grid(self.data, indexes, window)
         except InputError as error:
             raise trouble(self.url, error) from error
-        if len(pieces) == len(pieces[0]) == 1:
-            return np.asarray(pieces[0][0])
-        return np.concatenate([np.concatenate(row, axis=-1) for row in pieces], axis=-2)
 
 
 class Layer:
@@ -141,7 +124,6 @@ class Layer:
         return self._open[number][1]
 
     def _on_grid(self, raster: Any, opened: ExitStack) -> Any:
-        grid = {name: getattr(self.image, name) for name in ("crs", "transform", "width", "height")}
         if self.is_mask:
             # Alpha tells what lies beyond the mask; its nodata value may be one of those that are dropped.
             own_alpha = ColorInterp.alpha in raster.colorinterp
@@ -149,25 +131,7 @@ class Layer:
         else:
             own = HEIGHT_NODATA if raster.nodata is None else raster.nodata
             values = {"src_nodata": own, "nodata": HEIGHT_NODATA, "dtype": "float32"}
-        return opened.enter_context(WarpedVRT(raster, resampling=self.resampling, **grid, **values))
-
-
-def _pieces(raster: Any, window: Window) -> list[list[Window]]:
-    """Windows that together are `window`, in rows from north to south.
-
-    GDAL warps a window of more rows than a block, or the whole raster, at once and not block by block, and
-    approximates it as it goes: then a pixel depends on the window, and not on where it is alone
-    (VRTWarpedDataset::IRasterIO in GDAL's frmts/vrt/vrtwarped.cpp).
-    """
-    if not isinstance(raster, WarpedVRT):
-        return [[window]]
-    most, bottom = raster.block_shapes[0][0], window.row_off + window.height
-    tops = range(window.row_off, bottom, most)
-    is_whole = len(tops) == 1 and (window.height, window.width) == raster.shape and window.width > 1
-    spans = [(window.col_off, window.width)]
-    if is_whole:
-        spans = [(0, window.width // 2), (window.width // 2, window.width - window.width // 2)]
-    return [[Window(left, top, width, min(most, bottom - top)) for left, width in spans] for top in tops]
+        return opened.enter_context(resampled(raster, Grid.of(self.image), self.resampling, **values))
 
 
 def _open(url: str, opened: ExitStack) -> Any:

@@ -15,21 +15,15 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
-from rasterio.warp import transform
 
 from shards.errors import InputError
-from shards.grid import Grid
+from shards.grid import Grid, in_crs
 from shards.key import as_day, facts, is_valid
-from shards.raster import open_raster
+from shards.raster import HEADERS, open_raster
 from shards.storage import name_of, stem_of
 
-HEADERS = 16
-"""Rasters opened at a time for their headers: of remote ones it is the waiting that takes the time."""
 LEAST_OVERLAP = 1e-3
 """Pixels: less is rounding, and a common edge is no overlap."""
 EDGE_POINTS = 21
@@ -206,11 +200,7 @@ def _box_in(own: CRS, crs: CRS, bounds: Box) -> Box:
     ring_y = np.concatenate(
         [np.full(EDGE_POINTS, bottom), northward, np.full(EDGE_POINTS, top), northward[::-1]]
     )
-    try:
-        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
-            x, y = np.array(transform(own, crs, ring_x, ring_y))
-    except (CPLE_BaseError, CRSError):
-        return NOWHERE
+    x, y = in_crs(np.stack([ring_x, ring_y]), own, crs)
     if not np.isfinite([x, y]).all():
         return NOWHERE
     if crs.is_geographic:

@@ -20,7 +20,6 @@ from ingest.check import Rejected
 from ingest.config import ScenesConfig
 from ingest.on_grid import band_numbers, open_image, source_of
 from ingest.scene_matching import (
-    HEADERS,
     Footprints,
     Serving,
     day_in,
@@ -34,7 +33,7 @@ from ingest.strips import OpenScene
 from shards.errors import InputError
 from shards.grid import Grid
 from shards.key import KeyFacts, facts, key_pattern
-from shards.raster import band_names, is_as_wide
+from shards.raster import HEADERS, band_names, is_as_wide
 from shards.schema import DTYPES, Schema
 from shards.storage import expand
 

@@ -16,7 +16,7 @@ from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.transform import array_bounds
-from rasterio.warp import transform as to_other_crs
+from rasterio.warp import transform
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,12 @@ class Grid:
     def corners(self, rows: NDArray[Any], columns: NDArray[Any], crs: CRS) -> NDArray[np.float64]:
         """(2, rows, columns) x and y in `crs` of the upper left corners of pixels, or of points within.
 
-        NaN for all if one of them has no place there, as half of the globe has none in a zone of UTM.
+        NaN where one has no place there, see `in_crs`.
         """
         column_HW, row_HW = np.meshgrid(columns, rows)
         a, b, c, d, e, f = self.transform[:6]
         x_HW, y_HW = c + a * column_HW + b * row_HW, f + d * column_HW + e * row_HW
-        if crs != self.crs:
-            try:
-                with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
-                    moved = to_other_crs(self.crs, crs, x_HW.ravel(), y_HW.ravel())
-            except (CPLE_BaseError, CRSError):
-                return np.full((2, *x_HW.shape), np.nan)
-            x_HW, y_HW = (np.array(values).reshape(x_HW.shape) for values in moved)
-        xy_2HW = np.stack([x_HW, y_HW])
-        return np.where(np.isfinite(xy_2HW).all(0), xy_2HW, np.nan)
+        return in_crs(np.stack([x_HW, y_HW]), self.crs, crs)
 
     def pixels(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
         """(2, ...) columns and rows of places in its CRS, those of corner (0, 0) being 0."""
@@ -73,6 +65,21 @@ class Grid:
             return xy_2N
         middle = (self.transform @ (self.width / 2, self.height / 2))[0]
         return np.stack([middle + half_turn(xy_2N[0] - middle), xy_2N[1]])
+
+
+def in_crs(xy_2N: NDArray[np.float64], own: CRS, crs: CRS) -> NDArray[np.float64]:
+    """(2, ...) x and y in `crs` of places in their `own`; NaN where one has no place there.
+
+    NaN for all where PROJ refuses one, as it does for half of the globe in a zone of UTM.
+    """
+    if crs != own:
+        try:
+            with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
+                moved = transform(own, crs, xy_2N[0].ravel(), xy_2N[1].ravel())
+        except (CPLE_BaseError, CRSError):
+            return np.full(xy_2N.shape, np.nan)
+        xy_2N = np.array(moved[:2]).reshape(xy_2N.shape)
+    return np.where(np.isfinite(xy_2N).all(0), xy_2N, np.nan)
 
 
 def half_turn(degrees: NDArray[np.float64]) -> NDArray[np.float64]:

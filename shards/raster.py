@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from collections import OrderedDict
 from typing import Any
 
 import rasterio
@@ -15,6 +16,10 @@ from shards.storage import gdal_options, gdal_path
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 CACHE_MB = 128
+HEADERS = 16
+"""Rasters opened at a time for their headers: of remote ones it is the waiting that takes the time."""
+MOST_OPEN = 64
+"""Rasters that stay open, see `OpenRasters`."""
 PIXEL_SIZE_TOLERANCE = 0.01
 """Images of one dataset may differ so much (as a share) in the width of their pixels."""
 KNOWN_BANDS = {
@@ -50,6 +55,35 @@ def open_raster(url: str) -> Any:
         raster.close()
         raise InputError(f"{url}: has no CRS, so its place is unknown; assign one (gdal_edit.py -a_srs ...)")
     return raster
+
+
+class OpenRasters:
+    """Rasters by their URLs, a few open at a time: the one that was not asked for longest is closed first."""
+
+    def __init__(self, most: int = MOST_OPEN) -> None:
+        self._most = most
+        self._open: OrderedDict[str, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __getitem__(self, url: str) -> Any:
+        """Return the raster, which is open until others have been asked for.
+
+        Raises:
+            InputError: it is no raster, is not there, or has no CRS.
+        """
+        if url not in self._open:
+            while len(self._open) >= self._most:
+                self._open.popitem(last=False)[1].close()
+            self._open[url] = open_raster(url)
+        self._open.move_to_end(url)
+        return self._open[url]
+
+    def close(self) -> None:
+        """Close all that are open."""
+        while self._open:
+            self._open.popitem()[1].close()
 
 
 def read_window(raster: Any, **options: Any) -> Any:

@@ -21,10 +21,11 @@ import rasterio
 import rasterio.warp
 from conftest import s3_environment
 from rasterio import Affine
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from servers import S3Server
 
-import ingest.on_grid
+import shards.on_grid
 from ingest.check import Rejected
 from ingest.config import ScenesConfig
 from ingest.plan import Present, make_plan
@@ -138,7 +139,7 @@ def test_candidates_are_every_whole_chip_strip_after_strip(
 
 
 def test_listing_reads_no_pixels(image: str, height: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest.on_grid, "read_window", None)
+    monkeypatch.setattr(shards.on_grid, "read_window", None)
     assert source(image, height).candidates().table.num_rows == 35
 
 
@@ -203,14 +204,14 @@ def test_a_chip_is_the_same_whichever_others_are_read_and_wherever(
 def windows(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Window]]:
     """The windows of each raster that are read from now on, by the name of its first file."""
     seen: dict[str, list[Window]] = {}
-    read = ingest.on_grid.read_window
+    read = shards.on_grid.read_window
 
     def counted(raster: Any, **options: Any) -> Any:
         name = Path(getattr(raster, "src_dataset", raster).files[0]).stem
         seen.setdefault(name, []).append(options["window"])
         return read(raster, **options)
 
-    monkeypatch.setattr(ingest.on_grid, "read_window", counted)
+    monkeypatch.setattr(shards.on_grid, "read_window", counted)
     return seen
 
 
@@ -328,7 +329,7 @@ def test_what_reaches_an_image_is_inside_the_part_that_is_read(tmp_path: Path) -
             path = write(tmp_path / f"{number}.tif", tile, crs=UTM, transform=Affine(2, 0, x, 0, -2, y))
             with (
                 rasterio.open(path) as other,
-                ingest.on_grid.WarpedVRT(
+                WarpedVRT(
                     other, crs=ALBERS, transform=grid.transform, width=400, height=400, nodata=NODATA
                 ) as warped,
             ):

@@ -26,6 +26,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 from servers import S3Server
 
+import shards.on_grid
 import trainer.height_rasters
 from cluster.cli import run
 from inference.combine import BANDS
@@ -37,8 +38,8 @@ from inference.windows import Block, Span
 from shards.errors import InputError
 from shards.grid import Grid
 from shards.height_classes import EDGES, NAMES
+from shards.on_grid import area_average
 from shards.storage import publish
-from trainer.area_average import area_average
 from trainer.config import EvaluateConfig
 from trainer.evaluation import Evaluation, evaluation_picture
 from trainer.metrics import ExactScore, Score
@@ -347,7 +348,7 @@ def test_a_raster_is_read_by_pieces_of_bounded_size(
         return read_window(raster, **options)
 
     monkeypatch.setattr(trainer.height_rasters, "read_window", counting)
-    monkeypatch.setattr(trainer.height_rasters, "READ_PIXELS", 500)
+    monkeypatch.setattr(shards.on_grid, "READ_PIXELS", 500)
     assert bits(score(**far_and_wide)) == bits(whole)
     assert 0 < max(sizes) <= 500
     assert len(sizes) > 20

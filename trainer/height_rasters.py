@@ -10,8 +10,7 @@ Of several rasters that cover a pixel, the first in the order of names counts.
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +19,14 @@ from rasterio.windows import Window
 
 from shards.errors import InputError
 from shards.grid import Grid
-from shards.raster import open_raster, read_window
+from shards.on_grid import Areas, area_means
+from shards.raster import HEADERS as HEADERS  # score_maps takes it from here
+from shards.raster import OpenRasters, open_raster, read_window
 from shards.storage import name_of
-from trainer.area_average import Areas, area_average
 
 NODATA = -9999
 """Means no measurement also in a raster that does not say so, as when chips are made."""
 METRES = {"", "m", "metre", "metres", "meter", "meters"}
-READ_PIXELS = 1 << 21
-"""Most pixels of a raster that are read at a time: 16 MB of float64."""
-HEADERS = 16
-"""Rasters opened at a time for their headers: of remote ones it is the waiting that takes the time."""
-OPEN_RASTERS = 64
-"""Most that stay open; those that were used last."""
 SAMPLES = 21
 """Points along each side of a rectangle that are seen in another CRS."""
 
@@ -73,7 +67,7 @@ class HeightRasters:
         """
         with ThreadPoolExecutor(HEADERS) as pool:
             self.rasters = list(pool.map(HeightRaster.at, by_name(urls)))
-        self._opened = lru_cache(OPEN_RASTERS)(open_raster)  # closed when dropped
+        self._open = OpenRasters()  # which are closed when they are dropped
 
     @property
     def urls(self) -> list[str]:
@@ -114,45 +108,27 @@ class HeightRasters:
             crs = raster.grid.crs
             if crs not in areas:
                 areas[crs] = Areas.of(grid, rows, columns, crs)
-            low_2HW, high_2HW = areas[crs].boxes(raster.grid)
-            shape = np.array([raster.grid.width, raster.grid.height])[:, None, None]
-            # Also False where a place is not finite.
-            open_HW &= ((low_2HW < shape) & (high_2HW > 0)).all(0) & np.isfinite(low_2HW + high_2HW).all(0)
-            height_HW[open_HW] = self._averages(raster, low_2HW[:, open_HW], high_2HW[:, open_HW])
+            mean_HW = area_means(partial(self._metres, raster.url), raster.grid, areas[crs], open_HW)
+            height_HW[open_HW] = mean_HW[open_HW]
         return height_HW
 
-    def _averages(
-        self, raster: HeightRaster, low_2N: NDArray[np.float64], high_2N: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """(N,) metres, the mean over each box; boxes reach into the raster."""
-        count = low_2N.shape[1]
-        if not count:
-            return np.zeros(0)
-        first = np.maximum(np.floor(low_2N.min(1)), 0).astype(int)
-        stop = np.minimum(np.ceil(high_2N.max(1)), (raster.grid.width, raster.grid.height)).astype(int)
-        size = stop - first
-        if size.prod() > READ_PIXELS and count > 1:
-            halves = np.s_[:, : count // 2], np.s_[:, count // 2 :]
-            return np.concatenate([self._averages(raster, low_2N[half], high_2N[half]) for half in halves])
-        window = Window(*first.tolist(), *size.tolist())
-        values_HW = _metres(self._opened(raster.url), window)
-        return area_average(values_HW, low_2N - first[:, None], high_2N - first[:, None])
+    def _metres(self, url: str, window: Window) -> NDArray[np.float64]:
+        """(rows, columns) of the first band, by its own scale and offset; NaN where it has no value."""
+        raster = self._open[url]
+        stored_HW = read_window(raster, indexes=1, window=window, masked=True)
+        values_HW: NDArray[np.float64] = (
+            stored_HW.data.astype(np.float64) * raster.scales[0] + raster.offsets[0]
+        )
+        missing_HW = np.ma.getmaskarray(stored_HW) | ~np.isfinite(values_HW)
+        if raster.nodata is None:
+            missing_HW |= stored_HW.data == NODATA
+        values_HW[missing_HW] = np.nan
+        return values_HW
 
 
 def by_name(urls: Iterable[str]) -> list[str]:
     """Each once, in the order of files' names, and of folders for equal names."""
     return sorted(set(urls), key=lambda url: (name_of(url), url))
-
-
-def _metres(raster: Any, window: Window) -> NDArray[np.float64]:
-    """(rows, columns) of the first band, by the raster's own scale and offset; NaN where it has no value."""
-    stored_HW = read_window(raster, indexes=1, window=window, masked=True)
-    values_HW: NDArray[np.float64] = stored_HW.data.astype(np.float64) * raster.scales[0] + raster.offsets[0]
-    missing_HW = np.ma.getmaskarray(stored_HW) | ~np.isfinite(values_HW)
-    if raster.nodata is None:
-        missing_HW |= stored_HW.data == NODATA
-    values_HW[missing_HW] = np.nan
-    return values_HW
 
 
 def _reaches(place_2HW: NDArray[np.float64], grid: Grid) -> bool:
