@@ -7,14 +7,22 @@ process: the same chips met, the same losses within rounding, every epoch scored
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ray_machines import BIN, PATIENCE_SECONDS, kill_all, processes_of, running, second_machine, wait_until
+from ray_machines import (
+    BIN,
+    PATIENCE_SECONDS,
+    kill_all,
+    machine_to_lose,
+    processes_of,
+    running,
+    second_machine,
+    wait_until,
+)
 from regressors import local_backbone, small_config, write_dataset
 
 from trainer.config import TrainConfig
@@ -83,21 +91,6 @@ def started(
 def finish(process: "subprocess.Popen[str]") -> None:
     said, _ = process.communicate(timeout=2 * PATIENCE_SECONDS)
     assert process.returncode == 0, said
-
-
-def machine_to_lose(env: dict[str, str]) -> str:
-    """Ray's name for the machine that is not the head."""
-    script = (
-        "import ray; ray.init(logging_level='ERROR')\n"
-        "for node in ray.nodes():\n"
-        "    if node['Alive'] and 'node:__internal_head__' not in node['Resources']:\n"
-        "        print('node', node['NodeID'])"
-    )
-    listed = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60, check=True
-    )
-    (name,) = (line.split()[1] for line in listed.stdout.splitlines() if line.startswith("node "))
-    return name
 
 
 def give_notice(env: dict[str, str], name: str, seconds: int) -> None:

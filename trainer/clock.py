@@ -5,9 +5,9 @@ clock.restart()
 clock.start(WAITING); ...; clock.stop(WAITING)
 clock.spent(chips)
 
-On a CPU a moment is a reading of a clock that is handed in, by default the machine's. A GPU comes to what it is
-asked some time after the process asked: there a moment is a CUDA event, which the GPU stamps when it comes to
-it. So a process that waits for data while its GPU still has work costs nothing, and is not counted.
+On a CPU a moment is a reading of a clock that is handed in, by default the machine's. A GPU comes to what it
+is asked some time after the process asked: there a moment is a CUDA event, which the GPU stamps when it comes
+to it. So a process that waits for data while its GPU still has work costs nothing, and is not counted.
 """
 
 import time
