@@ -118,6 +118,7 @@ def test_a_worker_that_is_killed_is_replaced(
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.long
 def test_a_sharded_run_goes_on_when_a_worker_is_killed(
     ray_env: dict[str, str],
     ray_head: "subprocess.Popen[bytes]",
@@ -140,6 +141,7 @@ def test_a_sharded_run_goes_on_when_a_worker_is_killed(
     assert [name.rpartition("/")[2][:5] for name in parts] == ["00000", "00001"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_machine_is_lost_and_the_others_go_on(
     ray_env: dict[str, str],
@@ -158,6 +160,7 @@ def test_a_machine_is_lost_and_the_others_go_on(
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.long
 def test_the_driver_is_killed_and_started_again(
     ray_env: dict[str, str],
     ray_head: "subprocess.Popen[bytes]",
@@ -175,6 +178,7 @@ def test_the_driver_is_killed_and_started_again(
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_notice_that_a_machine_will_be_taken_away_saves_the_state_at_once(
     ray_env: dict[str, str],
