@@ -1,20 +1,32 @@
-# make demo | test | check | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
+# make demo | check | test | check-long | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Two processes on one thread each are faster than one on two, and the Ray tests wait while others compute.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS)
 
-.PHONY: demo test check format
+.PHONY: demo static check test check-long format
 
 demo: .venv/installed
 	$(BIN)/treeline demo demo-out
 
-test: .venv/installed
-	$(BIN)/pytest
-
-check: .venv/installed
+# Format, lint and types.
+static: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+
+# What to run before each commit.
+check: static
+	$(PYTEST) -m "not slow and not ray and not long"
+
+# All tests but those that take minutes.
+test: .venv/installed
+	$(PYTEST) -m "not long"
+
+# Those, one after the other. Their results are noted in docs/long-checks.md.
+check-long: .venv/installed
+	$(BIN)/pytest -m long --durations=0
 
 format: .venv/installed
 	$(BIN)/ruff format .

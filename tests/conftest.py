@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 from ray_machines import cluster_environment, first_machine
 from servers import S3Server, environment_of, moto_server, rclone_server
+from xdist.scheduler import LoadScopeScheduling
 
 from shards.key import facts, split_of
 from shards.manifest import Manifest, ShardFormat
@@ -24,6 +26,8 @@ from shards.writer import DatasetWriter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SCHEMA = Schema(("blue", "green", "red", "nir"))
+ON_RAY = "on_ray"
+"""In the names of tests, or of their files, that start a Ray cluster."""
 SCENES = (
     "WV02_20150802_M1BS_1030010047ADDD00",
     "WV02_20160715_M1BS_10300100599B3A00",
@@ -32,6 +36,28 @@ SCENES = (
     "WV03_20180619_P1BS_1040010040AA3B00",
 )
 SOURCES = ("AK_IFSAR_CHM", "fairbanks_ql1_2017", "infrastructure_2011_26906")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The Ray tests first: they take longest and mostly wait, so that another process can do the rest."""
+    for item in items:
+        if (item.get_closest_marker("ray") is not None) != (ON_RAY in item.nodeid):
+            raise pytest.UsageError(f"{item.nodeid}: the marker ray and {ON_RAY} in the name go together")
+    items.sort(key=lambda item: ON_RAY not in item.nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Of several processes one runs all Ray tests, on one cluster; any other file is run by one of them."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives whole files to processes, and all that is on Ray to one of them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ON_RAY if ON_RAY in nodeid else nodeid.split("::", 1)[0]
 
 
 def make_key(number: int) -> str:

@@ -1,7 +1,9 @@
 """Machines of a Ray cluster, as Ray sees them, started and killed on this one."""
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -45,22 +47,74 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def second_machine(env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A further machine of the cluster, with one core."""
-    wait_until(lambda: nodes_alive(env) == 1)  # one that was killed before may not be missed yet
+    wait_until(lambda: len(machines_of(env)) == 1)  # one that was killed before may not be missed yet
     without_address = {name: value for name, value in env.items() if name != "RAY_ADDRESS"}
     with ray_node(without_address, "--address", env["RAY_ADDRESS"]) as process:
-        wait_until(lambda: nodes_alive(env) == 2)
+        wait_until(lambda: len(machines_of(env)) == 2)
         yield process
 
 
-def nodes_alive(env: dict[str, str]) -> int:
-    """Machines that the cluster knows of."""
-    script = (
-        "import ray; ray.init(logging_level='ERROR'); print('alive', sum(n['Alive'] for n in ray.nodes()))"
-    )
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    said = done.stdout.rpartition("alive ")[2].split()  # Ray may say something after it
-    return int(said[0]) if done.returncode == 0 and said else 0
+class Lookout:
+    """A process that belongs to the cluster and says which machines there are: starting one takes seconds."""
+
+    SCRIPT = """
+import json, ray, sys, time
+while not ray.is_initialized():
+    try:
+        ray.init(logging_level="CRITICAL", log_to_driver=False)
+    except ConnectionError:
+        time.sleep(0.1)  # the first machine has not joined its own cluster yet
+for line in sys.stdin:
+    nodes = {node["NodeID"]: sorted(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+    print("nodes", json.dumps(nodes), flush=True)
+"""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        command = [sys.executable, "-c", self.SCRIPT]
+        self.process = subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def machines(self) -> dict[str, list[str]]:
+        """The resources of each machine that the cluster takes for alive, by Ray's name for it."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("nodes "):  # Ray may say something besides
+                machines: dict[str, list[str]] = json.loads(line.removeprefix("nodes "))
+                return machines
+        raise AssertionError("nobody looks out for the cluster's machines any more")
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+_lookouts: dict[str, Lookout] = {}
+"""By the address of their cluster."""
+
+
+def machines_of(env: dict[str, str]) -> dict[str, list[str]]:
+    """The resources of each machine that the cluster takes for alive, by Ray's name for it."""
+    return _lookouts[env["RAY_ADDRESS"]].machines()
+
+
+def machine_to_lose(env: dict[str, str]) -> str:
+    """Ray's name for the machine that is not the head."""
+    (name,) = (name for name, has in machines_of(env).items() if "node:__internal_head__" not in has)
+    return name
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def processes_of(machine: "subprocess.Popen[bytes]", kind: str) -> list[psutil.Process]:
@@ -120,6 +174,12 @@ def first_machine(env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     options = ("--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", scratch)
     without_address = {name: value for name, value in env.items() if name != "RAY_ADDRESS"}
     with ray_node(without_address, *options) as process:
-        wait_until(lambda: nodes_alive(env) == 1)
-        yield process
-    shutil.rmtree(scratch, ignore_errors=True)
+        wait_until(lambda: _answers(port) or process.poll() is not None)
+        lookout = _lookouts[env["RAY_ADDRESS"]] = Lookout(env)
+        try:
+            wait_until(lambda: len(lookout.machines()) == 1)
+            yield process
+        finally:
+            del _lookouts[env["RAY_ADDRESS"]]
+            lookout.end()
+            shutil.rmtree(scratch, ignore_errors=True)

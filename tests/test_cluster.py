@@ -126,7 +126,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.ray
-def test_training_on_two_workers_gives_the_losses_of_one_process(
+def test_a_training_job_on_ray_gives_the_losses_of_one_process(
     cluster: Cluster, trained: Trained, tmp_path: Path
 ) -> None:
     command = ["train", *trained.options, "--out", str(tmp_path / "run"), "--workers", "2"]
@@ -139,7 +139,7 @@ def test_training_on_two_workers_gives_the_losses_of_one_process(
 
 
 @pytest.mark.ray
-def test_a_map_made_by_two_workers_is_the_map_made_by_one_process(
+def test_a_map_made_on_ray_by_two_workers_is_the_map_made_by_one_process(
     cluster: Cluster, trained: Trained, tmp_path: Path
 ) -> None:
     here = PredictConfig((trained.scene,), str(trained.run), str(tmp_path / "here"), block=100)
@@ -154,7 +154,7 @@ def test_a_map_made_by_two_workers_is_the_map_made_by_one_process(
 
 
 @pytest.mark.ray
-def test_a_job_that_fails_fails_the_submission(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_on_ray_that_fails_fails_the_submission(cluster: Cluster, tmp_path: Path) -> None:
     command = ["train", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run")]
     done = cluster.treeline("submit", "--address", cluster.address, "--", *command)
     assert done.returncode == 1

@@ -25,6 +25,7 @@ import fsspec
 import numpy as np
 import pytest
 import rasterio
+from in_process import treeline
 from rasterio.io import MemoryFile
 from servers import BUCKET, HOST, S3Server, _running, environment_of, proxy
 
@@ -83,7 +84,7 @@ def ingest(pairs: Path | str, out: Path | str, *options: str) -> Dataset:
     return dataset
 
 
-def called(arguments: list[str], setup: str = "") -> subprocess.CompletedProcess[str]:
+def called_after(setup: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """`treeline ARGUMENTS` in a process of its own, after the lines of `setup`."""
     program = f"import sys\n{setup}\nfrom cluster import cli\nsys.argv[0] = 'treeline'\ncli.main()"
     return subprocess.run(
@@ -325,7 +326,7 @@ def test_a_file_system_that_takes_no_more(
 ) -> None:
     pairs = request.getfixturevalue(folder)
     out, options = tmp_path / "out", ["--shard-chips", "40"]
-    done = called([*flags(pairs, out), *options], LIMITED.format(limit))
+    done = called_after(LIMITED.format(limit), [*flags(pairs, out), *options])
     assert "File too large" in the_line(done, 1)
     left = files_below(out)
     assert all(re.fullmatch(OURS, name) for name in left)
@@ -409,12 +410,12 @@ def test_a_bucket_that_denies_writing(
     arguments = flags(tmp_path / "no pairs", out)
     if why == "read-only":
         with read_only_rclone(tmp_path / "server") as server, environment_of(server):
-            line = the_line(called(arguments), 2)
+            line = the_line(treeline(*arguments), 2)
     else:
         with environment_of(moto if why == "no such bucket" else rclone):
             if why == "wrong secret":
                 monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-            line = the_line(called(arguments), 2)
+            line = the_line(treeline(*arguments), 2)
     assert line.startswith(f"treeline: {out}")
     said = "cannot be read (access denied" if why == "wrong secret" else "cannot be written"
     assert said in line
@@ -455,7 +456,7 @@ def test_a_storage_that_fails_is_no_fault_of_a_chip(moto: S3Server, pairs: Path,
             assert ingest(url, tmp_path / "retried").manifest.rejected == {}
             front.fail_next("500", 100, containing="images/c0005")
             options = ["--shard-chips", "3"]
-            line = the_line(called([*flags(url, out), *options]), 1)
+            line = the_line(treeline(*flags(url, out), *options), 1)
             assert "failing/images/c0005.npy" in line
             left = set(files_below(out))
             assert {".ingest/plan.json"} < left, "what was finished before is kept"
@@ -625,9 +626,9 @@ def test_a_mistake_is_named_and_leaves_nothing(
 
 def test_mistakes_have_exit_code_2_and_one_line(pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    line = the_line(called([*flags(pairs, out), "--min-height", "1000"]), 2)
+    line = the_line(treeline(*flags(pairs, out), "--min-height", "1000"), 2)
     assert "no chip was kept (8 too low" in line
-    done = called([*flags(pairs, out), "--dtype", "float64"])
+    done = treeline(*flags(pairs, out), "--dtype", "float64")
     assert done.returncode == 2
     assert "--dtype" in done.stderr
     assert "Traceback" not in done.stderr

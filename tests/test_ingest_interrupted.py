@@ -1,6 +1,6 @@
 """An ingest that was killed, at whatever moment, and run again gives the bytes of one that was not.
 
-- twenty random moments, and each step of the end; on disk and on S3
+- random moments, and each step of the end; on disk and on S3
 - only what is missing is done again; nothing is left besides the dataset
 - an unfinished run of other files or options is not mixed with this one
 """
@@ -38,7 +38,6 @@ from shards.verify import VerifyConfig, verify
 
 SIZE = 16
 CHIPS = 400
-MOMENTS = 20
 SCRIPT = Path(__file__).parent / "interrupted.py"
 
 
@@ -144,16 +143,20 @@ def test_asked_to_stop_it_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(folders: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("moments", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_random_moments(
+    folders: Path, whole: dict[str, bytes], tmp_path: Path, moments: int
+) -> None:
+    """One in each stretch of the work, however few there are."""
     start = time.monotonic()
     ingest(folders, tmp_path / "timed")
     seconds = time.monotonic() - start
     rng = random.Random(3)
     states = set()
-    for moment in range(MOMENTS):
+    for moment in range(moments):
         out = tmp_path / f"out-{moment}"
         # A little later than the end, too: there must be nothing to do then.
-        killed_after(rng.uniform(0, 1.4 * seconds), config_of(folders, out))
+        killed_after(1.4 * seconds * (moment + rng.random()) / moments, config_of(folders, out))
         names = find_files(str(out))
         parts = sum(name.startswith(".ingest/parts") for name in names)
         states.add(

@@ -56,6 +56,7 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, said
 
 
+@pytest.mark.long
 def test_workers_give_the_bytes_of_one_process(
     ray_env: dict[str, str], ray_head: subprocess.Popen[bytes], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_workers_that_are_killed_are_replaced(
     assert contents(out) == whole
 
 
+@pytest.mark.long
 def test_the_work_of_a_machine_that_is_lost_is_done_by_another(
     ray_env: dict[str, str], ray_head: subprocess.Popen[bytes], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_the_work_of_a_machine_that_is_lost_is_done_by_another(
     assert contents(out) == whole
 
 
+@pytest.mark.long
 def test_a_driver_that_was_killed_goes_on_where_it_was(
     ray_env: dict[str, str], ray_head: subprocess.Popen[bytes], whole: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_twenty_scenes_two_of_them_broken_and_a_worker_killed_halfway(
     assert not list(out.rglob("*.block"))
 
 
+@pytest.mark.long
 def test_worker_machine_and_driver_are_lost_at_random_moments(
     ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:

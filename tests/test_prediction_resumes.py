@@ -26,7 +26,6 @@ from shards.errors import DatasetError
 from shards.storage import find_files, join, publish, read_bytes
 
 ROOT = Path(__file__).parent.parent
-MOMENTS = 5
 BATCH = 4
 
 
@@ -77,11 +76,12 @@ def blocks_in(out: str) -> int:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(config: PredictConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moments", [2, pytest.param(5, marks=pytest.mark.long)])
+def test_killed_at_random_moments(config: PredictConfig, tmp_path: Path, moments: int) -> None:
     """Each process is killed a random time after its first block; at last one may end."""
     rng, states = random.Random(4), set()
     out = replace(config, out=str(tmp_path / "maps"))
-    for _ in range(MOMENTS):
+    for _ in range(moments):
         before = blocks_in(out.out)
         with started(out) as process:
             while (

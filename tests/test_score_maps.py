@@ -8,9 +8,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import s3_environment
+from in_process import treeline
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.transform import from_origin
@@ -44,7 +42,6 @@ from trainer.config import EvaluateConfig
 from trainer.evaluation import Evaluation, evaluation_picture
 from trainer.metrics import ExactScore, Score
 
-ROOT = Path(__file__).parent.parent
 CRS, UTM, DEGREES = "EPSG:3338", "EPSG:32605", "EPSG:4326"
 LEFT, TOP = 200_000.0, 1_700_000.0
 SHAPE = (61, 83)
@@ -447,18 +444,6 @@ def test_a_box_without_area_or_beyond_the_values_has_no_mean() -> None:
 # --- the command ---
 
 
-def treeline(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "evaluate", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_a_map_that_is_named_in_several_ways_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,7 +460,7 @@ def test_the_command_prints_and_writes_the_scores(tmp_path: Path) -> None:
     maps = [map_of(tmp_path / "maps" / f"{n}.chm.tif", n, grid=north_up(2.0, 40.0 * n)) for n in range(2)]
     write(tmp_path / "lidar.tif", random_heights((122, 200)), north_up(1.0), nodata=NODATA)
     options = ("--maps", "maps/*.tif", "--heights", "lidar.tif", "--out", "scores")
-    done = treeline(*options, cwd=tmp_path)
+    done = treeline("evaluate", *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = score(maps, str(tmp_path / "lidar.tif"))
     found = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
@@ -528,7 +513,7 @@ def test_options_that_go_together(out: str) -> None:
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     map_of(tmp_path / "a.tif", shape=(5, 5))
-    done = treeline("--maps", "a.tif", "--ground", "a.tif", "--out", "scores", cwd=tmp_path)
+    done = treeline("evaluate", "--maps", "a.tif", "--ground", "a.tif", "--out", "scores", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(f"treeline: {PAIRS}")

@@ -7,6 +7,7 @@
 """
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pytest
 import torch
 from gloo_ranks import in_group, run_ranks
 from mlflow.tracking import MlflowClient
-from ray_machines import wait_until
+from ray_machines import PATIENCE_SECONDS, wait_until
 from regressors import local_backbone, small_config, write_dataset
 from servers import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -43,7 +44,7 @@ from trainer.train import new_fit, new_regressor
 
 BIN = Path(sys.executable).parent
 STEPS = 3
-DELAY_SECONDS = 0.1
+DELAY_SECONDS = 0.25
 
 
 @pytest.fixture(scope="module")
@@ -61,68 +62,127 @@ def config(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TrainC
 # --- where the time goes ---
 
 
+class HandClock:
+    """A clock that goes on when a test says so: no figure depends on how fast the machine is."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class Slow(Onlooker):
     """Takes its time after each step."""
 
+    def __init__(self, clock: HandClock) -> None:
+        super().__init__()
+        self.clock = clock
+
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
-        time.sleep(DELAY_SECONDS)
+        self.clock.pass_by(DELAY_SECONDS)
 
 
 def test_a_clock_counts_what_began_and_ended() -> None:
-    clock = Clock(torch.device("cpu"))
+    hand = HandClock()
+    clock = Clock(torch.device("cpu"), hand)
     clock.stop(COMMUNICATION)
+    clock.start(WAITING)
+    hand.pass_by(2)
+    clock.stop(WAITING)
+    hand.pass_by(16)
+    clock.start(STEPPING)
+    hand.pass_by(4)
+    clock.start(COMMUNICATION)
+    hand.pass_by(8)
+    clock.stop(COMMUNICATION)
+    clock.stop(STEPPING)
+    assert clock.spent(chips=5) == Spent(chips=5, seconds=30, waiting=2, computing=4, communication=8)
+    clock.restart()
+    assert clock.spent(0) == Spent()
+
+
+def test_a_clock_that_nobody_handed_in_is_the_machines() -> None:
+    clock = Ranks().clock
     clock.start(WAITING)
     time.sleep(0.02)
     clock.stop(WAITING)
-    clock.start(STEPPING)
-    clock.start(COMMUNICATION)
-    time.sleep(0.02)
-    clock.stop(COMMUNICATION)
-    clock.stop(STEPPING)
-    spent = clock.spent(chips=5)
-    assert spent.chips == 5
-    assert spent.waiting >= 0.02
-    assert spent.communication >= 0.02
-    assert spent.computing < 0.02
-    assert spent.waiting + spent.computing + spent.communication <= spent.seconds
-    clock.restart()
-    assert clock.spent(0).waiting == 0
+    spent = clock.spent(0)
+    assert 0.02 <= spent.waiting <= spent.seconds
+    assert (spent.computing, spent.communication) == (0, 0)
 
 
 def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(config, epochs=1)
-    saving, waiting = new_fit(config, Ranks()), new_fit(config, Ranks())
-    saving.run(Slow())
+    config, hand = replace(config, epochs=1), HandClock()
+    saving, waiting, computing = (new_fit(config, Ranks(seconds_now=hand)) for _ in range(3))
+    saving.run(Slow(hand))
+    delay = STEPS * DELAY_SECONDS
+    chips = saving.learning.train_chips.size
+    assert saving.spent == Spent(chips, seconds=delay)
+
+    step = Fit._step
+
+    def slow_step(*arguments: Any) -> float:
+        hand.pass_by(DELAY_SECONDS)
+        return step(*arguments)
+
+    monkeypatch.setattr(Fit, "_step", slow_step)
+    computing.run(Onlooker())
+    monkeypatch.undo()
+    assert computing.spent == Spent(chips, seconds=delay, computing=delay)
+
     feed = trainer.loop.feed
 
     def slow_feed(*arguments: Any) -> Iterator[Any]:
         for fed in feed(*arguments):
-            time.sleep(DELAY_SECONDS)
+            hand.pass_by(DELAY_SECONDS)
             yield fed
 
     monkeypatch.setattr(trainer.loop, "feed", slow_feed)
     waiting.run(Onlooker())
-    for fit in (saving, waiting):
-        spent = fit.spent
-        assert spent.chips == fit.learning.train_chips.size
-        assert spent.communication == 0
-        assert spent.waiting + spent.computing <= spent.seconds
-    spent = saving.spent
-    assert spent.seconds - spent.waiting - spent.computing >= STEPS * DELAY_SECONDS
-    assert waiting.spent.waiting >= STEPS * DELAY_SECONDS
+    assert waiting.spent == Spent(chips, seconds=delay, waiting=delay)
 
 
-def train_slowly(rank: int, config: TrainConfig, folder: Path) -> None:
+@dataclass
+class SharedClock:
+    """The clock of two ranks: it goes on while the faster one waits for the slower one's gradients."""
+
+    now: Any
+    """Of multiprocessing: seconds."""
+    is_waiting: Any
+    """Of multiprocessing: an event, that the faster rank has found all its gradients."""
+    has_gradient: bool = False
+
+    def __call__(self) -> float:
+        """What it says; in the faster rank's backward pass it is read when all gradients are there."""
+        now = float(self.now.value)
+        if self.has_gradient:
+            self.has_gradient = False
+            self.is_waiting.set()
+        return now
+
+    def gradient_found(self, gradient: torch.Tensor) -> None:
+        self.has_gradient = True
+
+    def wait_and_go_on(self, gradient: torch.Tensor) -> None:
+        assert self.is_waiting.wait(PATIENCE_SECONDS)
+        self.is_waiting.clear()
+        self.now.value += DELAY_SECONDS
+
+
+def train_slowly(rank: int, config: TrainConfig, folder: Path, clock: SharedClock) -> None:
     """In a process of its own: the second rank's gradients come late."""
-    spent = in_group(rank, 2, folder / "rendezvous", lambda ranks: spent_slowly(config, ranks))
+    spent = in_group(rank, 2, folder / "rendezvous", lambda ranks: spent_slowly(config, ranks, clock))
     (folder / str(rank)).write_text(json.dumps(vars(spent)))
 
 
-def spent_slowly(config: TrainConfig, ranks: Ranks) -> Spent:
-    fit = new_fit(config, ranks)
-    if ranks.rank == 1:
-        first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
-        first.register_hook(lambda gradient: time.sleep(DELAY_SECONDS))
+def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> Spent:
+    fit = new_fit(config, replace(ranks, seconds_now=clock))
+    first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
+    first.register_hook(clock.wait_and_go_on if ranks.rank == 1 else clock.gradient_found)
     fit.run(Onlooker())
     return fit.spent
 
@@ -131,11 +191,14 @@ def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     """For the faster rank; the slower one computes meanwhile."""
-    run_ranks(train_slowly, 2, (replace(config, epochs=1), tmp_path))
+    context = multiprocessing.get_context("spawn")
+    clock = SharedClock(context.Value("d", 0.0), context.Event())
+    run_ranks(train_slowly, 2, (replace(config, epochs=1), tmp_path, clock))
     fast, slow = (Spent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
-    assert fast.communication >= 0.9 * STEPS * DELAY_SECONDS
-    assert slow.computing >= STEPS * DELAY_SECONDS
-    assert slow.communication < fast.communication
+    delay = STEPS * DELAY_SECONDS
+    assert (fast.waiting, fast.computing, fast.communication) == (0, 0, delay)
+    assert (slow.waiting, slow.computing, slow.communication) == (0, delay, 0)
+    assert slow.seconds == delay
 
 
 # --- how much arithmetic ---

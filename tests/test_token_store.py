@@ -378,7 +378,7 @@ def test_a_damaged_shard_stops_the_work_or_is_left_out(config: TrainConfig, tmp_
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_workers_write_the_bytes_that_one_process_writes(
+def test_workers_on_ray_write_the_bytes_that_one_process_writes(
     config: TrainConfig, ray_env: dict[str, str], ray_head: Any, tmp_path: Path
 ) -> None:
     here = replace(config, token_store=str(tmp_path / "here"))

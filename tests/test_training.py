@@ -43,6 +43,9 @@ from trainer.train import check, new_regressor, prepared
 MEASURED_PIXELS = 60 * 64
 """Of a chip: two of its rows have no height, two others no image."""
 
+QUICK: dict[str, Any] = {"decoder": "linear", "decoder_widths": ()}
+"""For what is the same with any decoder."""
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
@@ -101,6 +104,7 @@ def train_all(rank: int, configs: list[TrainConfig], folder: Path) -> None:
         (folder / "records.json").write_text(json.dumps(records))
 
 
+@pytest.mark.slow
 def test_two_ranks_and_one_give_the_same_losses_and_scores(
     dataset: Dataset, backbone: Path, tmp_path: Path
 ) -> None:
@@ -224,7 +228,7 @@ def test_early_stopping_stops_after_so_many_epochs_without_improvement(
 ) -> None:
     """With a rate of nearly 0 nothing improves after the first epoch."""
     stalled = small_config(dataset, backbone, learning_rate=1e-30, weight_decay=0.0, flips=False, epochs=6)
-    stalled = replace(stalled, batch_size=18, stop_patience=2)
+    stalled = replace(stalled, batch_size=18, stop_patience=2, **QUICK)
     values = [record["val_loss"] for record in fitted(dataset, stalled, val_chips=dataset.chips("train"))[1]]
     assert values == [values[0]] * 3, "the first, and two that are not better"
     patient = replace(stalled, stop_patience=0)
@@ -251,7 +255,7 @@ def test_a_plateau_halves_the_rate_down_to_the_lowest(dataset: Dataset, backbone
 
 
 def test_the_cosine_rises_then_falls_to_0(dataset: Dataset, backbone: Path) -> None:
-    config = small_config(dataset, backbone, batch_size=18, epochs=10)
+    config = small_config(dataset, backbone, batch_size=18, epochs=10, **QUICK)
     rates = [record["learning_rate"] for record in fitted(dataset, config)[1]]
     # Ten steps, of which one warms up; the rate that is recorded is the next step's.
     expected = [config.learning_rate * 0.5 * (1 + cos(pi * step / 9)) for step in range(10)]

@@ -7,14 +7,22 @@ process: the same chips met, the same losses within rounding, every epoch scored
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ray_machines import BIN, PATIENCE_SECONDS, kill_all, processes_of, running, second_machine, wait_until
+from ray_machines import (
+    BIN,
+    PATIENCE_SECONDS,
+    kill_all,
+    machine_to_lose,
+    processes_of,
+    running,
+    second_machine,
+    wait_until,
+)
 from regressors import local_backbone, small_config, write_dataset
 
 from trainer.config import TrainConfig
@@ -85,21 +93,6 @@ def finish(process: "subprocess.Popen[str]") -> None:
     assert process.returncode == 0, said
 
 
-def machine_to_lose(env: dict[str, str]) -> str:
-    """Ray's name for the machine that is not the head."""
-    script = (
-        "import ray; ray.init(logging_level='ERROR')\n"
-        "for node in ray.nodes():\n"
-        "    if node['Alive'] and 'node:__internal_head__' not in node['Resources']:\n"
-        "        print('node', node['NodeID'])"
-    )
-    listed = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60, check=True
-    )
-    (name,) = (line.split()[1] for line in listed.stdout.splitlines() if line.startswith("node "))
-    return name
-
-
 def give_notice(env: dict[str, str], name: str, seconds: int) -> None:
     """Say what a cloud says when it will take a machine away in so many seconds."""
     reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it is taken away")
@@ -125,6 +118,7 @@ def test_a_worker_that_is_killed_is_replaced(
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.long
 def test_a_sharded_run_goes_on_when_a_worker_is_killed(
     ray_env: dict[str, str],
     ray_head: "subprocess.Popen[bytes]",
@@ -147,6 +141,7 @@ def test_a_sharded_run_goes_on_when_a_worker_is_killed(
     assert [name.rpartition("/")[2][:5] for name in parts] == ["00000", "00001"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_machine_is_lost_and_the_others_go_on(
     ray_env: dict[str, str],
@@ -165,6 +160,7 @@ def test_a_machine_is_lost_and_the_others_go_on(
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.long
 def test_the_driver_is_killed_and_started_again(
     ray_env: dict[str, str],
     ray_head: "subprocess.Popen[bytes]",
@@ -182,6 +178,7 @@ def test_the_driver_is_killed_and_started_again(
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_notice_that_a_machine_will_be_taken_away_saves_the_state_at_once(
     ray_env: dict[str, str],

@@ -201,8 +201,9 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("most", [2, pytest.param(6, marks=pytest.mark.long)])
 def test_killed_at_random_moments_it_leaves_the_same_bytes(
-    dataset: Dataset, backbone: Path, tmp_path: Path
+    dataset: Dataset, backbone: Path, tmp_path: Path, most: int
 ) -> None:
     options = {"batch_size": 4, "epochs": 6, "dropout": 0.1, "average": 0.9, "checkpoint_steps": 3}
     whole = small_config(dataset, backbone, out=str(tmp_path / "whole"), **options)
@@ -220,7 +221,7 @@ def test_killed_at_random_moments_it_leaves_the_same_bytes(
             deadline = time.monotonic() + rng.uniform(0.0, 1.0)
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
-        if process.poll() is None and kills < 6:
+        if process.poll() is None and kills < most:
             process.send_signal(signal.SIGKILL)
             kills += 1
         _, said = process.communicate()

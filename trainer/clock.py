@@ -5,13 +5,14 @@ clock.restart()
 clock.start(WAITING); ...; clock.stop(WAITING)
 clock.spent(chips)
 
-On a CPU a moment is a reading of the machine's clock. A GPU comes to what it is asked some time after the
-process asked: there a moment is a CUDA event, which the GPU stamps when it comes to it. So a process that
-waits for data while its GPU still has work costs nothing, and is not counted.
+On a CPU a moment is a reading of a clock that is handed in, by default the machine's. A GPU comes to what it
+is asked some time after the process asked: there a moment is a CUDA event, which the GPU stamps when it comes
+to it. So a process that waits for data while its GPU still has work costs nothing, and is not counted.
 """
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,13 +45,13 @@ class Spent:
 class Clock:
     """Adds up spans of time by name."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, seconds_now: Callable[[], float] = time.perf_counter) -> None:
+        self._device, self._seconds_now = device, seconds_now
         self.restart()
 
     def restart(self) -> None:
         """Begin at nought."""
-        self._began = time.perf_counter()
+        self._began = self._seconds_now()
         self._seconds = dict.fromkeys((WAITING, STEPPING, COMMUNICATION), 0.0)
         self._open: dict[str, Moment] = {}
         self._unread: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
@@ -77,12 +78,12 @@ class Clock:
             self._unread[-1][2].synchronize()
             self._read()
         waiting, stepping, communication = self._seconds.values()
-        seconds = time.perf_counter() - self._began
+        seconds = self._seconds_now() - self._began
         return Spent(chips, seconds, waiting, max(0.0, stepping - communication), communication)
 
     def _now(self) -> Moment:
         if self._device.type != "cuda":
-            return time.perf_counter()
+            return self._seconds_now()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event

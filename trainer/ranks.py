@@ -1,6 +1,8 @@
 """The processes that train together; one of them, or none, is all that most code needs to know."""
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +38,8 @@ class Ranks:
     world_size: int = 1
     device: torch.device = torch.device("cpu")
     """Where this process computes."""
+    seconds_now: Callable[[], float] = time.perf_counter
+    """Reads the clock that times what is not on a GPU."""
 
     @property
     def is_first(self) -> bool:
@@ -45,7 +49,7 @@ class Ranks:
     @cached_property
     def clock(self) -> Clock:
         """Where this process's time goes."""
-        return Clock(self.device)
+        return Clock(self.device, self.seconds_now)
 
     def least(self, number: int) -> int:
         """The least of every rank's numbers."""
