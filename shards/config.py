@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from shards.roles import OnlyWith, Place
+
 if TYPE_CHECKING:
     from shards.split import SplitRule
 
@@ -18,9 +20,9 @@ class SplitOptions:
     shares: tuple[float, ...] = (0.8, 0.2)
     """Shares (0..1) of training, validation and, if there is a third, test: of names by a stable hash, of
     strips by place."""
-    block_size: float = 5000.0
+    block_size: Annotated[float, OnlyWith(split_by="blocks")] = 5000.0
     """Side of a block in units of --split-crs, for --split-by blocks."""
-    split_axis: Literal["x", "y"] = "y"
+    split_axis: Annotated[Literal["x", "y"], OnlyWith(split_by="strips")] = "y"
     """Along which coordinate strips follow each other, for --split-by strips."""
     buffer: float = 0.0
     """Least distance, in units of --split-crs, between chips of two splits; what is nearer is "buffer"."""
@@ -40,7 +42,7 @@ class SplitOptions:
 class SplitConfig(SplitOptions):
     """Hold out other chips of a dataset: pixels stay in place, index, statistics and manifest are new."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
 
 
@@ -48,9 +50,9 @@ class SplitConfig(SplitOptions):
 class InspectConfig:
     """What a dataset holds, in words and pictures: counts, rejections, statistics, splits, some chips."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
-    out: str = ""
+    out: Annotated[str, Place()] = ""
     """Folder for index.html and its pictures; default: DATASET-inspect beside it, or here if it is remote."""
     chips: int = 12
     """Chips in the picture of some."""
@@ -62,11 +64,11 @@ class InspectConfig:
 class ConvertConfig:
     """The same dataset in the other format: the same chips in the same order, nothing lost."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
     to: Literal["tar", "zarr"]
     """tar: equal rows, read fastest; zarr: compressed, read by any Zarr v3 library."""
-    out: str
+    out: Annotated[str, Place()]
     """Where the new dataset is made: a folder or s3://..., without a dataset in it."""
 
 
@@ -74,5 +76,5 @@ class ConvertConfig:
 class VerifyConfig:
     """Read everything, and compare all that is there twice: exit code 1 and a list if anything is off."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
