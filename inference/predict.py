@@ -22,6 +22,7 @@ from shards.errors import InputError
 from shards.manifest import json_bytes, read_json
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache
+from shards.roles import differing, identity
 from shards.storage import (
     check_writable,
     exists,
@@ -110,7 +111,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
         made_with["batch_size"] = made_with["batch_size"] or engine.batch_size(job)
         job = replace(job, method=replace(job.method, batch_size=made_with["batch_size"]))
     summary, maps = Summary(), list[SceneMap]()
-    for looked in survey(targets, job, hexadecimal(json_bytes(made_with))):
+    for looked in survey(targets, job, hexadecimal(json_bytes(identity(PredictConfig, made_with)))):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
         else:
@@ -175,7 +176,7 @@ def _refuse_others(
         InputError: maps at --out are made with something else.
     """
     old = read_json(join(config.out, MADE_WITH)) if MADE_WITH in there else {}
-    differ = sorted(name for name in {**old, **made_with} if old.get(name) != made_with.get(name))
+    differ = sorted(differing(PredictConfig, old, made_with))
     if not config.batch_size:
         # Another regressor or window may not fit with the batch size of those maps: it is found anew.
         made_with["batch_size"] = 0 if set(differ) - {"batch_size"} else old["batch_size"]

@@ -9,7 +9,7 @@ import tyro
 import shards
 from shards.config import SplitOptions
 from shards.errors import InputError
-from shards.roles import MayChange, OnlyWith, Place, Some, roles
+from shards.roles import FIRST_VERSION, MayChange, OnlyWith, Place, Some, identity, roles
 from shards.schema import Schema
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
@@ -200,6 +200,11 @@ class TarsConfig:
     """Value that means "no measurement", in images and heights."""
     pixel_size: float = 2.0
     """Metres along each side of a pixel."""
+
+
+def request_of(config: IngestConfig) -> dict[str, Any]:
+    """What a fingerprint of a dataset is computed from: what decides what it holds, and nothing else."""
+    return {"treeline": FIRST_VERSION, "config": identity(type(config), made_by(config)["config"])}
 
 
 def made_by(config: IngestConfig | TarsConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ingest.attributes import SHIFTS
-from ingest.config import IngestConfig, made_by
+from ingest.config import IngestConfig, request_of
 from ingest.registration import MIN_SIDE
 from ingest.source import GROUP, PLACE, Candidates, Refused
 from shards.errors import InputError
@@ -121,7 +121,9 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     tasks = _tasks(table, splits, config.shard_chips, present.shards or Counter())
     table = _finite(table)
     attributes = _attributes(table) | (SHIFTS if config.registration else {})
-    request = _fingerprint(made_by(config), schema.to_json(), _digest(candidates.table), candidates.refused)
+    request = _fingerprint(
+        request_of(config), schema.to_json(), _digest(candidates.table), candidates.refused
+    )
     fingerprint = _fingerprint(request, present.fingerprint)
     scenes = table["scene"].drop_null()
     return Plan(

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from shards.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read
 from shards.part import ShardPart, rejected_table
 from shards.progress import progress
 from shards.reader import Dataset
+from shards.roles import as_begun, differing, flag_of
 from shards.split import SplitRule
 from shards.storage import (
     check_writable,
@@ -64,6 +66,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     """
     if not config.out:
         raise InputError("--out: is empty; give a folder or s3://...")
+    config = as_begun(config, _begun_with(config))
     base = _base(config)
     check_writable(config.out)
     new_folders = missing_folders(config.out)
@@ -113,18 +116,32 @@ def _base(config: IngestConfig) -> Manifest | None:
         return None
     base = read_manifest(config.out)
     # Known before anything is listed, which can take long.
-    if not config.append and base.made_by.get("config") != made_by(config)["config"]:
+    if not config.append and _differ(config, base):
         raise _taken(config, base)
     return base
 
 
+def _begun_with(config: IngestConfig) -> dict[str, Any]:
+    """The options of what is at --out, unfinished or complete; none if there is nothing to continue."""
+    options: Any = {}
+    try:
+        if exists(join(config.out, PLAN)) and not config.restart:
+            options = read_json(join(config.out, PLAN)).get("config")
+        elif exists(join(config.out, MANIFEST)):
+            options = read_manifest(config.out).made_by.get("config")
+    except InputError:  # a machine that stopped wrote half of it: it is refused later, unless forgotten
+        return {}
+    return options or {}
+
+
+def _differ(config: IngestConfig, base: Manifest) -> list[str]:
+    """Names of the options by which the dataset that is there is another one than what is asked for."""
+    return differing(type(config), base.made_by.get("config", {}), made_by(config)["config"])
+
+
 def _taken(config: IngestConfig, base: Manifest) -> InputError:
-    old, new = base.made_by.get("config", {}), made_by(config)["config"]
-    differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if differ:
-        what = f"of other options ({', '.join('--' + name.replace('_', '-') for name in differ)})"
-    elif base.made_by.get("treeline") != made_by(config)["treeline"]:
-        what = f"made by Treeline {base.made_by.get('treeline')}"
+    if differ := _differ(config, base):
+        what = f"of other options ({', '.join(map(flag_of, differ))})"
     else:
         what = "which --restart does not make again" if config.restart else "of other files"
     return InputError(

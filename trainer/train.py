@@ -10,6 +10,7 @@ import yaml
 from shards.errors import InputError
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
+from shards.roles import as_begun, differing, flag_of, why_idle
 from shards.storage import check_writable, exists, join, read_bytes
 from trainer.arithmetic import check_compiler, prepare_repeatable
 from trainer.backbone import new_backbone
@@ -31,20 +32,13 @@ from trainer.token_shards import open_tokens
 from trainer.token_store import check_token_options
 from trainer.tuning import recompute_activations, tune
 
-MAY_CHANGE = (
-    "workers",
-    "out",
-    "resume",
-    "config",
-    "cache",
-    "cache_gigabytes",
-    "checkpoint_steps",
-    "keep_best",
-    "shard_model",
-    "compile",
-    "mlflow",
-)
-"""Options with which a run may go on that began with others: they do not change what is learnt."""
+
+def as_it_began(config: TrainConfig) -> TrainConfig:
+    """Take over from the run that is to be resumed what its options meant when it began."""
+    url = join(config.out, CONFIG)
+    if config.resume == "no" or not exists(url):
+        return config
+    return as_begun(config, yaml.safe_load(read_bytes(url)))
 
 
 def check(config: TrainConfig) -> Dataset:
@@ -58,7 +52,7 @@ def check(config: TrainConfig) -> Dataset:
             option = "--batch-size" if name == "global_batch" else f"--{name}"
             raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
     parse_loss(config.loss)
-    if config.accumulate > 1 and config.norm == "batch":
+    if config.accumulate > 1 and config.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
     for name in ("compile", "token_store"):
         if config.shard_model and getattr(config, name):
@@ -101,8 +95,7 @@ def _check_goes_on(config: TrainConfig) -> None:
             "--out, or delete it first"
         )
     old = yaml.safe_load(read_bytes(join(config.out, CONFIG)))
-    new = yaml.safe_load(config_yaml(config))
-    differ = [name for name in {**old, **new} if name not in MAY_CHANGE and old.get(name) != new.get(name)]
+    differ = differing(TrainConfig, old, yaml.safe_load(config_yaml(config)))
     before = replace(config, workers=old["workers"]).global_batch
     if not differ and before != config.global_batch:
         raise InputError(
@@ -110,7 +103,7 @@ def _check_goes_on(config: TrainConfig) -> None:
             "--batch-per-worker so that it stays, times the workers"
         )
     if differ:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in differ)
+        flags = ", ".join(map(flag_of, differ))
         raise InputError(
             f"{config.out}: holds a run with other options ({flags}); give the same, or choose another --out"
         )
