@@ -60,15 +60,15 @@ class ChipsConfig(IngestConfig):
     """Names of the image's bands, in stored order."""
     dtype: Dtype = "int16"
     """Stored type of the image's pixels."""
-    nodata: float | None = -9999
+    nodata: float | None = Schema.nodata
     """Value that means "no measurement", in images and heights."""
-    chip_size: int = 64
+    chip_size: int = Schema.chip_size
     """Pixels along each side of a chip."""
-    pixel_size: float = 2.0
+    pixel_size: float = Schema.pixel_size
     """Metres along each side of a pixel."""
-    label: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = "height"
+    label: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = Schema.label
     """What is measured at every pixel, beside the image."""
-    label_unit: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = "m"
+    label_unit: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = Schema.label_unit
     """Its unit."""
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ class ScenesConfig(IngestConfig):
     """Names of the rasters' bands in order; default: as described, or by number (4: blue green red nir)."""
     use: tuple[str, ...] = ()
     """Names of the bands to keep, in this order; default: all."""
-    chip_size: int = 64
+    chip_size: int = Schema.chip_size
     """Pixels along each side of a chip."""
     stride: int = 0
     """Pixels from one chip to the next; 0: the chip size, so that chips do not overlap."""
@@ -196,9 +196,9 @@ class TarsConfig:
     """What the names of height members end in, after the key."""
     bands: tuple[str, ...] = ()
     """Names of the image's bands, in stored order; default: by their number (4: blue green red nir)."""
-    nodata: float | None = -9999
+    nodata: float | None = Schema.nodata
     """Value that means "no measurement", in images and heights."""
-    pixel_size: float = 2.0
+    pixel_size: float = Schema.pixel_size
     """Metres along each side of a pixel."""
 
 

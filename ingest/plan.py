@@ -104,7 +104,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         raise InputError("--registration: there are no heights to compare with images; leave it out")
     if config.registration and schema.chip_size < MIN_SIDE:
         raise InputError(f"--registration: needs chips of {MIN_SIDE} pixels or more a side; leave it out")
-    if present.rule is not None and not _follows(config.split_rule(), present.rule):
+    if present.rule is not None and not _follows(SplitRule.of(config), present.rule):
         raise InputError(
             f"--append: the dataset is split by {present.rule.by} in shares {present.rule.shares}, which new "
             "chips follow; leave options of splits out, and use treeline split to change them"
@@ -116,7 +116,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         if name not in table.column_names:
             table = table.append_column(name, known[name])
     places = places_of(table, schema)
-    rule = present.rule or resolved(config.split_rule(), places)
+    rule = present.rule or resolved(SplitRule.of(config), places)
     splits = np.asarray(assign(rule, places))
     tasks = _tasks(table, splits, config.shard_chips, present.shards or Counter())
     table = _finite(table)

@@ -1,14 +1,11 @@
 """The options of `treeline inspect`, `split`, `convert` and `verify`, each with its unit and default."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from shards.roles import OnlyWith, Place
-
-if TYPE_CHECKING:
-    from shards.split import SplitRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +25,6 @@ class SplitOptions:
     """Least distance, in units of --split-crs, between chips of two splits; what is nearer is "buffer"."""
     split_crs: str = ""
     """CRS of blocks and strips, e.g. EPSG:3338; default: the chips' own, which must be one."""
-
-    def split_rule(self) -> "SplitRule":
-        """The same as a rule that can be followed."""
-        from shards.split import SplitRule  # brings GDAL along, which other commands do not need
-
-        return SplitRule(
-            self.split_by, self.shares, self.block_size, self.split_axis, self.buffer, self.split_crs
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

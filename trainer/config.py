@@ -4,16 +4,67 @@ Precedence: the defaults below < --recipe < --config FILE < flags.
 """
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from math import inf
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from shards.errors import InputError
 from shards.options import ReadOptions
-from shards.roles import Another, Ending, MayChange, OnlyWith, OptionsFile, Place, Some
+from shards.roles import Another, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
 
-if TYPE_CHECKING:
-    from trainer.optimiser import OptimiserOptions
+BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
+PLATEAU = OnlyWith(schedule="plateau")
+WITH_NORM = OnlyWith(decoder=("detail", "residual"))
+
+
+@dataclass(frozen=True)
+class OptimiserOptions:
+    """Learning rates, weight decay and how they change. Raises InputError where one is out of range."""
+
+    total_steps: int
+    """Steps of the whole training."""
+    learning_rate: float = 3e-3
+    """AdamW's for the decoder, at its highest."""
+    output_rate_factor: float = 1.0
+    """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
+    backbone_rate_factor: float = 0.1
+    """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
+    layer_decay: float = 1.0
+    """Each block's learning rate as a share (0..1) of the next one's; 1: all alike."""
+    weight_decay: float = 1e-2
+    """AdamW's: the share of a weight that a step takes away is this times its learning rate."""
+    decay_norms: bool = False
+    """Whether that holds for biases, norms, tokens and layer scales too."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """"cosine": up, then down to 0; "constant": up, then level; "plateau": halved at each stall."""
+    warm_up: float = 0.05
+    """Share (0..1) of all steps in which the rate goes up, one step at least; not for "plateau"."""
+    plateau_patience: int = 3
+    """Epochs without improvement that "plateau" puts up with; the next one halves the learning rate."""
+    lowest_learning_rate: float = 1e-6
+    """Where halving ends, for the decoder; the others keep their proportion to it."""
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1:
+            raise InputError("there is no step to train: no training chip is chosen, or --epochs is 0")
+        checks = {
+            "learning_rate": (0 < self.learning_rate < inf, "above 0"),
+            "output_rate_factor": (0 < self.output_rate_factor < inf, "above 0"),
+            "backbone_rate_factor": (0 < self.backbone_rate_factor < inf, "above 0"),
+            "layer_decay": (0 < self.layer_decay <= 1, "above 0 and at most 1"),
+            "weight_decay": (0 <= self.weight_decay < inf, "0 or more"),
+            "schedule": (self.schedule in ("cosine", "plateau", "constant"), "cosine, plateau or constant"),
+            "warm_up": (0 <= self.warm_up < 1, "0 or more and below 1"),
+            "plateau_patience": (self.plateau_patience >= 0, "0 or more"),
+            "lowest_learning_rate": (
+                self.schedule != "plateau" or 0 <= self.lowest_learning_rate <= self.learning_rate,
+                f"0 or more and at most the learning rate, {self.learning_rate}",
+            ),
+        }
+        for name, (is_good, instead) in checks.items():
+            if not is_good:
+                raise InputError(f"{flag_of(name)} {getattr(self, name)}: choose {instead}")
 
 
 @dataclass(frozen=True)
@@ -64,9 +115,9 @@ class TrainConfig:
     """What makes heights of the backbone's tokens."""
     decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"))] = ()
     """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""
-    norm: Annotated[Literal["batch", "group"], OnlyWith(decoder=("detail", "residual"))] = "group"
+    norm: Annotated[Literal["batch", "group"], WITH_NORM] = "group"
     """The decoder's normalisation; with "group" a chip's height does not depend on its batch."""
-    dropout: Annotated[float, OnlyWith(decoder=("detail", "residual"))] = 0.3
+    dropout: Annotated[float, WITH_NORM] = 0.3
     """Share (0..1) of the decoder's channels dropped while training."""
     upsample: Literal[1, 2, 4] = 1
     """The backbone sees the image enlarged so many times, so that its patches cover fewer metres."""
@@ -80,25 +131,25 @@ class TrainConfig:
     band_dropout: float = 0.0
     """Share (0..1) of a chip's bands that are replaced by their mean."""
 
-    learning_rate: float = 3e-3
+    learning_rate: float = OptimiserOptions.learning_rate
     """AdamW's for the decoder, at its highest."""
-    output_rate_factor: float = 1.0
+    output_rate_factor: float = OptimiserOptions.output_rate_factor
     """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
-    backbone_rate_factor: Annotated[float, OnlyWith(tune=("last", "lora", "all"))] = 0.1
+    backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = OptimiserOptions.backbone_rate_factor
     """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
-    layer_decay: Annotated[float, OnlyWith(tune=("last", "lora", "all"))] = 1.0
+    layer_decay: Annotated[float, BACKBONE_LEARNS] = OptimiserOptions.layer_decay
     """Each earlier block of the backbone learns so many times as fast as the one after it."""
-    weight_decay: float = 1e-2
+    weight_decay: float = OptimiserOptions.weight_decay
     """AdamW's."""
     gradient_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    schedule: Literal["cosine", "plateau", "constant"] = OptimiserOptions.schedule
     """"cosine": up, then down to 0; "plateau": halved when validation stalls."""
-    warm_up: Annotated[float, OnlyWith(schedule=("cosine", "constant"))] = 0.05
+    warm_up: Annotated[float, OnlyWith(schedule=("cosine", "constant"))] = OptimiserOptions.warm_up
     """Share (0..1) of all steps in which the rate goes up; not for "plateau"."""
-    plateau_patience: Annotated[int, OnlyWith(schedule="plateau")] = 3
+    plateau_patience: Annotated[int, PLATEAU] = OptimiserOptions.plateau_patience
     """Epochs without improvement before the learning rate is halved."""
-    lowest_learning_rate: Annotated[float, OnlyWith(schedule="plateau")] = 1e-6
+    lowest_learning_rate: Annotated[float, PLATEAU] = OptimiserOptions.lowest_learning_rate
     """Where halving ends."""
     average: float = 0.0
     """Decay of an average of the weights, which is what is scored and saved, e.g. 0.999; 0: none."""
@@ -119,7 +170,7 @@ class TrainConfig:
     """Compile backbone and decoder with torch.compile; the first steps take minutes."""
     shard_model: Annotated[bool, MayChange()] = False
     """Each worker keeps a part of all weights (FSDP2): for large backbones; no effect below two workers."""
-    recompute_activations: Annotated[bool, OnlyWith(tune=("last", "lora", "all"))] = False
+    recompute_activations: Annotated[bool, BACKBONE_LEARNS] = False
     """Where the backbone learns: less memory, a third more arithmetic (activation checkpointing)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Whether a step whose loss is not a number ends the run, or is left out and counted."""
@@ -136,11 +187,11 @@ class TrainConfig:
     """Train on so many chips only; a smaller choice is part of any larger one."""
     balance_heights: tuple[float, ...] = ()
     """Edges in metres of bins of the chips' maximum height that are met equally often; default: as stored."""
-    on_bad_shard: Literal["stop", "skip"] = "stop"
+    on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
     """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
     cache: Annotated[str, Place(), MayChange()] = ""
     """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
-    cache_gigabytes: Annotated[float, MayChange(), OnlyWith(cache=Some())] = 100.0
+    cache_gigabytes: Annotated[float, MayChange(), OnlyWith(cache=Some())] = ReadOptions.cache_bytes / 1e9
     """Size at which the cache drops what was used least recently."""
     baseline_chips: int = 20_000
     """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
@@ -162,10 +213,8 @@ class TrainConfig:
         """Chips per step over all workers."""
         return self.batch_per_worker * max(1, self.worker_range[1]) or self.batch_size
 
-    def optimiser_options(self, steps_per_epoch: int) -> "OptimiserOptions":
+    def optimiser_options(self, steps_per_epoch: int) -> OptimiserOptions:
         """Those that concern the optimiser."""
-        from trainer.optimiser import OptimiserOptions  # brings torch along, which --help does not need
-
         names = {field.name for field in fields(OptimiserOptions)} - {"total_steps", "decay_norms"}
         values = {name: getattr(self, name) for name in names}
         return OptimiserOptions(**values, total_steps=self.epochs * steps_per_epoch)
@@ -227,7 +276,7 @@ class EvaluateConfig:
     """Evaluate these chips only: an expression over the index, e.g. "sensor == 'WV03'"."""
     limit: int | None = None
     """Evaluate so many chips only."""
-    on_bad_shard: Literal["stop", "skip"] = "stop"
+    on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
     """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
     cache: Annotated[str, Place()] = ""
     """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
