@@ -231,7 +231,6 @@ HUGGINGFACE = ["ingest", "huggingface", "saved", "--out", "o"]
         (TRAIN, ["--lowest-learning-rate", "1e-7"], ["--schedule", "constant"]),
         (TRAIN, ["--warm-up", "0.1"], ["--recipe", "notebook"]),
         (TRAIN, ["--batch-size", "64"], ["--recipe=notebook"]),
-        (TRAIN, ["--faithful"], []),
         (["evaluate", "--checkpoint", "c", "--data", "d"], ["--cache_gigabytes=5"], []),
         (["import", "folder", "--data", "d", "--out", "o"], ["--heads", "6"], []),
         (["import", "best.pth", "--data", "d", "--out", "o"], ["--new-band-from", "mean"], []),

@@ -23,7 +23,9 @@ from gloo_ranks import in_group, run_ranks
 from regressors import fitted, local_backbone, small_config, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cluster import cli
 from cluster.cli import parse
+from shards.balance import height_weights
 from shards.errors import DatasetError, InputError
 from shards.reader import Dataset, open_dataset
 from trainer.checkpoint import checkpoint_url, load_checkpoint
@@ -34,7 +36,7 @@ from trainer.loop import Fit, Learning
 from trainer.panel import draw_panel
 from trainer.ranks import Ranks
 from trainer.run import Onlooker, config_yaml
-from trainer.train import check, new_regressor, prepared
+from trainer.train import as_it_began, check, new_regressor, prepared
 
 MEASURED_PIXELS = 60 * 64
 """Of a chip: two of its rows have no height, two others no image."""
@@ -427,3 +429,46 @@ def test_every_recipe_builds_and_trains(
     assert np.isfinite(checkpoint.metrics["loss"])
     assert checkpoint.regressor.decoder_config.widths == config.decoder_widths
     assert checkpoint.regressor.decoder_config.norm == config.norm
+
+
+def test_chmv2_asks_for_a_backbone(dataset: Dataset, tmp_path: Path) -> None:
+    options = ["--data", dataset.url, "--out", str(tmp_path / "run"), "--recipe", "chmv2"]
+    with pytest.raises(InputError, match="--backbone: --recipe chmv2 needs a pretrained one") as refused:
+        check(cli.parse("train", options))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+    check(cli.parse("train", [*options, "--backbone", "tiny"]))
+
+
+def test_chmv2_learns_on_a_frozen_backbone(dataset: Dataset, backbone: Path) -> None:
+    options = ["--data", dataset.url, "--out", "run", "--recipe", "chmv2", "--backbone", str(backbone)]
+    regressor = new_regressor(dataset, cli.parse("train", options))
+    assert not any(weight.requires_grad for weight in regressor.backbone.parameters())
+    assert all(weight.requires_grad for weight in regressor.decoder.parameters())
+
+
+def test_chmv2_meets_bare_and_tall_chips_as_often_as_its_paper_says() -> None:
+    """10 % below 1 m, 20 % above 35 m (arXiv:2603.06382, section 2.6), however rare they are."""
+    heights_N = np.random.default_rng(0).gamma(2, 8, 100_000)
+    weights_N = height_weights(heights_N, RECIPES["chmv2"]["balance_heights"])
+    assert weights_N[heights_N < 1].sum() == pytest.approx(0.1)
+    assert weights_N[heights_N >= 35].sum() == pytest.approx(0.2)
+
+
+def test_a_run_of_chmv2_as_it_was_goes_on_as_it_began(tmp_path: Path) -> None:
+    """The same command has other options now, for new runs only; options that are given are compared."""
+    out = ["--out", str(tmp_path), "--data", "chips", "--recipe", "chmv2"]
+    new = cli.parse("train", [*out, "--resume", "auto"])
+    assert as_it_began(new) == new
+    began = TrainConfig(
+        **{
+            **vars(new),
+            "resume": "no",
+            **{"tune": "all", "backbone": "tiny", "balance_heights": ()},
+            **{"weight_decay": 1e-2, "warm_up": 0.05},
+        }
+    )
+    (tmp_path / "config.yaml").write_text(config_yaml(began))
+    assert as_it_began(new) == replace(began, resume="auto")
+    given = cli.parse("train", [*out, "--resume", "auto", "--tune", "last"])
+    assert as_it_began(given).tune == "last"

@@ -15,7 +15,7 @@ from shards.storage import check_writable, exists, join, read_bytes
 from trainer.arithmetic import check_compiler, prepare_repeatable
 from trainer.backbone import new_backbone
 from trainer.baselines import baselines_of
-from trainer.config import TrainConfig, read_options
+from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig, read_options
 from trainer.decoder import DecoderConfig
 from trainer.flops import training_flops
 from trainer.loop import Fit, Learning
@@ -38,7 +38,12 @@ def as_it_began(config: TrainConfig) -> TrainConfig:
     url = join(config.out, CONFIG)
     if config.resume == "no" or not exists(url):
         return config
-    return as_begun(config, yaml.safe_load(read_bytes(url)))
+    stored = yaml.safe_load(read_bytes(url))
+    began = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    recipe, before = RECIPES[config.recipe], RECIPES_BEFORE.get(config.recipe, {})
+    as_recipe = [name for name in before if getattr(config, name) == recipe[name]]
+    changed = {name: before[name] for name in as_recipe if began.get(name) == before[name]}
+    return as_begun(replace(config, **changed), stored)
 
 
 def check(config: TrainConfig) -> Dataset:
@@ -51,6 +56,11 @@ def check(config: TrainConfig) -> Dataset:
         if getattr(config, name) < least:
             option = "--batch-size" if name == "global_batch" else f"--{name}"
             raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
+    if not config.backbone:
+        raise InputError(
+            f"--backbone: --recipe {config.recipe} needs a pretrained one; give a folder, a .pth file of "
+            "Meta's, or a name on the hub"
+        )
     parse_loss(config.loss)
     if config.accumulate > 1 and config.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
