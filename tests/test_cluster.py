@@ -65,6 +65,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     port = free_port()
     options = f"--head --block --node-ip-address 127.0.0.1 --port {free_port()} --num-cpus 3"
     options += f" --dashboard-host 127.0.0.1 --dashboard-port {port} --object-store-memory 100000000"
+    # Ray's own choice is one port for all clusters of a machine, of which the second takes no jobs.
+    options += f" --dashboard-agent-listen-port {free_port()}"
     # Not below tmp_path: the path of a Unix socket has at most 107 bytes.
     scratch = tempfile.mkdtemp(prefix="treeline-ray-")
     options += f" --temp-dir {scratch} --disable-usage-stats"
