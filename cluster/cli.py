@@ -11,7 +11,10 @@ import signal
 import sys
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.options import Parsed
 
 USER_MISTAKE = 2
 
@@ -135,15 +138,20 @@ def run(arguments: list[str]) -> int:
 
 
 def parse(name: str, arguments: list[str]) -> Any:
-    """The options of command `name`: defaults < --recipe < --config FILE < flags.
+    """Read the options of command `name`: defaults < --recipe < --config FILE < flags.
 
     Raises:
-        InputError: the file has a key or a value that is no option's.
+        InputError: the file has a key or a value that is no option's, or an option would be ignored.
         SystemExit: a flag is wrong (code 2) or help was asked for (code 0).
     """
-    from cluster.options import parse as parse_options
+    return parsed(name, arguments).config
 
-    return parse_options(_named(COMMANDS[name].options), arguments, f"treeline {name}")
+
+def parsed(name: str, arguments: list[str]) -> "Parsed":
+    """Read the options of command `name`, and tell which were named; see `parse`."""
+    from cluster.options import parsed as parsed_options
+
+    return parsed_options(_named(COMMANDS[name].options), arguments, f"treeline {name}")
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:

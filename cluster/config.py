@@ -5,12 +5,14 @@ from typing import Annotated
 
 import tyro
 
+from shards.roles import Place
+
 
 @dataclass(frozen=True)
 class DemoConfig:
     """The whole job on a synthetic landscape, from scenes on disk to a report."""
 
-    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    out: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder for everything; the report is OUT/report.html."""
     seed: int = 0
     """Of the landscape and the training."""

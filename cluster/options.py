@@ -7,40 +7,96 @@ import dataclasses
 import importlib
 import types
 import typing
-from typing import Any
+from typing import Any, NamedTuple
 
 from shards.errors import InputError
+from shards.roles import Before, refuse_idle, roles
 
 FILE = "config"
 """--config FILE, which every command takes: YAML or JSON, with the names of its options."""
 
 
+class Parsed(NamedTuple):
+    """A command's options."""
+
+    config: Any
+    """All of them, as an instance of the command's configuration."""
+    named: dict[str, Any]
+    """Those named by the file or by flags: with the recipe among them, they make `config` again."""
+
+
 def parse(options: type, arguments: list[str], program: str) -> Any:
-    """An instance of `options`.
+    """Make an instance of `options`; see `parsed`."""
+    return parsed(options, arguments, program).config
+
+
+def parsed(options: type, arguments: list[str], program: str) -> Parsed:
+    """Make an instance of `options`, and tell what was named.
 
     Raises:
-        InputError: the file has a key or a value that is no option's.
+        InputError: the file has a key or a value that is no option's, or an option that was given has no
+            effect among the others.
         SystemExit: a flag is wrong (code 2) or help was asked for (code 0).
     """
     import tyro
 
-    url, arguments = without_file(arguments)
+    url, arguments = _without_file(arguments)
     fields = {field.name: field for field in dataclasses.fields(options)}
     values = {
         name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
         for name, field in fields.items()
     }
-    from_file = _read_options(url, options, program) if url is not None else {}
+    from_file = read_options(url, options, program) if url is not None else {}
     if "recipe" in fields:
         recipe = _flag(arguments, "recipe") or from_file.get("recipe")
         recipes = importlib.import_module(options.__module__).RECIPES
         values |= recipes.get(recipe, {}) | ({"recipe": recipe} if recipe else {})
     values |= {name: value for name, value in from_file.items() if name != "recipe"}
     about = f"{options.__doc__}\n\n--config FILE: options from a YAML or JSON file; flags count more."
-    return tyro.cli(options, args=arguments, default=options(**values), prog=program, description=about)
+    config = tyro.cli(options, args=arguments, default=options(**values), prog=program, description=about)
+    flags = {name for name in fields if _is_flag(arguments, name)}
+    # What has no flag stands where it stands.
+    flags |= {name for name in fields if getattr(config, name) != values[name]}
+    own = set() if _is_whole(from_file, options) else from_file.keys()
+    refuse_idle(config, flags | own)
+    named = [name for name in fields if name in flags or name in from_file]
+    return Parsed(config, {name: getattr(config, name) for name in named})
 
 
-def without_file(arguments: list[str]) -> tuple[str | None, list[str]]:
+def read_options(url: str, options: type, program: str) -> dict[str, Any]:
+    """Read the options in the file at `url`, checked against the options there are.
+
+    Raises:
+        InputError: it has a key or a value that is no option's.
+    """
+    import yaml
+
+    from shards.storage import read_bytes
+
+    try:
+        values = yaml.safe_load(read_bytes(url))
+    except yaml.YAMLError as error:
+        raise InputError(f"{url}: not a YAML or JSON file ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{url}: not a list of options (key: value)")
+    hints = typing.get_type_hints(options)
+    for name, value in values.items():
+        if name not in hints:
+            raise InputError(f"{url}: no option is called {name!r}; see {program} --help")
+        values[name] = _as_option(value, hints[name], f"{url}: {name}")
+    return values
+
+
+def _is_whole(from_file: dict[str, Any], options: type) -> bool:
+    """Whether a run wrote this file: it names every option that has a default, but for younger ones."""
+    younger = roles(options, Before)
+    return all(
+        field.name in from_file or field.name in younger or field.default is dataclasses.MISSING
+        for field in dataclasses.fields(options)
+    )
+
+
+def _without_file(arguments: list[str]) -> tuple[str | None, list[str]]:
     """What --config says, and the other arguments.
 
     Raises:
@@ -70,24 +126,11 @@ def _flag(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _read_options(url: str, options: type, program: str) -> dict[str, Any]:
-    """The options in the file at `url`, checked against the options there are."""
-    import yaml
-
-    from shards.storage import read_bytes
-
-    try:
-        values = yaml.safe_load(read_bytes(url))
-    except yaml.YAMLError as error:
-        raise InputError(f"{url}: not a YAML or JSON file ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{url}: not a list of options (key: value)")
-    hints = typing.get_type_hints(options)
-    for name, value in values.items():
-        if name not in hints:
-            raise InputError(f"{url}: no option is called {name!r}; see {program} --help")
-        values[name] = _as_option(value, hints[name], f"{url}: {name}")
-    return values
+def _is_flag(arguments: list[str], name: str) -> bool:
+    """Whether one of `arguments` is a flag of this option; tyro takes - and _ alike."""
+    words = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    flag = name.replace("_", "-")
+    return not words.isdisjoint({f"--{flag}", f"--no-{flag}"})
 
 
 def _as_option(value: Any, hint: Any, where: str) -> Any:
@@ -97,7 +140,8 @@ def _as_option(value: Any, hint: Any, where: str) -> Any:
         wanted = [one for one in typing.get_args(hint) if one is not type(None)]
         if value is None and len(wanted) < len(typing.get_args(hint)):
             return None
-        return _as_option(value, wanted[0], where)
+        of_its_type = [one for one in wanted if type(value) is one]
+        return _as_option(value, (of_its_type or wanted)[0], where)
     if kind is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from shards.roles import OnlyWith, Place, Some
+
 Weighting = Literal["triangle", "cosine", "flat"]
 
 
@@ -12,17 +14,17 @@ Weighting = Literal["triangle", "cosine", "flat"]
 class PredictConfig:
     """Scenes -> maps of canopy height: int16 decimetres, Cloud-Optimised GeoTIFF, on each scene's grid."""
 
-    scenes: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE...")]
+    scenes: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="SCENE...")]
     """Images: paths, globs or s3://..., or lists of them: .txt, .csv, or STAC .json."""
-    checkpoint: str
+    checkpoint: Annotated[str, Place()]
     """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
-    out: str
+    out: Annotated[str, Place()]
     """Folder or s3://... of the maps: SCENE.chm.tif. A stopped run goes on with the same command."""
     overwrite: bool = False
     """Put new maps in the place of those of other scenes, or made with other options, that are there."""
     workers: int = 0
     """Ray workers; 0: predict in this process, without Ray."""
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: Annotated[float, OnlyWith(workers=Some())] = 1.0
     """GPUs, or the share (0..1) of one, that each Ray worker takes where there are any."""
 
     bands: tuple[str, ...] = ()
@@ -56,9 +58,9 @@ class PredictConfig:
 class MosaicConfig:
     """Overlapping maps -> one on a common grid: height, number of maps, spread between them, newest day."""
 
-    maps: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MAP...")]
+    maps: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="MAP...")]
     """Maps of `treeline predict`: paths, folders, globs or s3://..., or lists: .txt, .csv, STAC .json."""
-    out: str
+    out: Annotated[str, Place()]
     """The mosaic, a Cloud-Optimised GeoTIFF: a path or s3://..."""
     crs: str = ""
     """CRS of the mosaic, such as EPSG:3338; default: that of the first map in the order of their names."""
@@ -69,7 +71,7 @@ class MosaicConfig:
     method: Literal["weighted", "median", "newest", "least-uncertain"] = "weighted"
     """Where maps overlap: their mean by distance from each map's edge, their median, or the height of the
     newest map, or of that with the smallest spread."""
-    feather: int = 256
+    feather: Annotated[int, OnlyWith(method="weighted")] = 256
     """Pixels from its edges and holes over which a map's weight rises (--method weighted)."""
     block: int = 1024
     """Pixels along each side of what is made at a time; bounds the memory, changes no height."""

@@ -6,16 +6,16 @@ Maps of one folder are made alike: predict.json says with what. An empty folder 
 from dataclasses import dataclass
 from typing import Any
 
+from inference.config import PredictConfig
 from inference.ledger import Entries, Ledger
 from inference.scene_list import MAP_ENDING
 from shards.errors import InputError
 from shards.manifest import read_json
+from shards.roles import differing
 from shards.storage import exists, join, list_files
 
 MADE_WITH = "predict.json"
 BATCH_SIZE = "batch_size"
-RECORDED = {"version", "commit"}
-"""What predict.json says of the code, which is never compared: newer code ends what older began."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ def read_map_folder(url: str) -> MapFolder:
 
 def differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Name what maps are made with in `there`, and would not be in `asked`."""
-    names = {**there, **asked}.keys() - RECORDED
-    return sorted(name for name in names if there.get(name) != asked.get(name))
+    return sorted(differing(PredictConfig, there, asked))
 
 
 def batch_size_to_keep(folder: MapFolder, made_with: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from inference.config import Weighting
+from inference.config import PredictConfig, Weighting
 from inference.geotiff import HEIGHT, SPREAD, MapBand
 from inference.windows import WindowGrid
 from shards.errors import InputError
@@ -15,13 +15,13 @@ class MapOptions:
     """Options of a map's pixels: equal options give equal pixels."""
 
     grid: WindowGrid
-    weighting: Weighting = "triangle"
-    batch_size: int = 32
-    symmetries: int = 1
+    weighting: Weighting = PredictConfig.weights
+    batch_size: int = PredictConfig.batch_size
+    symmetries: int = PredictConfig.symmetries
     """Number of flips and turns (1 or 8) of each window whose predictions are averaged."""
-    spread: bool = False
+    spread: bool = PredictConfig.spread
     """Whether a second band says how far apart the predictions of a pixel are."""
-    bf16: bool = False
+    bf16: bool = PredictConfig.bf16
 
     def __post_init__(self) -> None:
         """Check the options.

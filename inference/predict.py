@@ -30,6 +30,7 @@ from shards.errors import InputError
 from shards.manifest import json_bytes
 from shards.progress import PIXELS, Advance, progress
 from shards.raster import bound_cache
+from shards.roles import identity
 from shards.storage import (
     check_writable,
     join,
@@ -41,8 +42,6 @@ from shards.storage import (
 from shards.version import commit
 from trainer.checkpoint import checkpoint_url, read_checkpoint_header
 
-IDENTITY = {"version": "0.1.0"}
-"""Stands where versions stood in the digits of maps in the making, so that those begun then are the same."""
 MEGA = 1e6
 
 
@@ -116,15 +115,15 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     remove_unfinished(join(config.out, JOURNAL))
     made_with[BATCH_SIZE] = made_with[BATCH_SIZE] or engine.batch_size(job)
     job = replace(job, options=replace(job.options, batch_size=made_with[BATCH_SIZE]))
+    recorded = {"version": shards.__version__, "commit": commit(), **made_with}
     summary, maps = Summary(), list[SceneMap]()
-    for looked in survey(targets, job, hexadecimal(json_bytes({**IDENTITY, **made_with}))):
+    for looked in survey(targets, job, hexadecimal(json_bytes(identity(PredictConfig, recorded)))):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
         else:
             maps.append(looked)
     if not maps:
         return summary
-    recorded = {"version": shards.__version__, "commit": commit(), **made_with}
     tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in recorded.items())
     making = _Making(replace(job, tags=tags), maps, folder, summary)
     if not config.overwrite:

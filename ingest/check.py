@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.config import IngestConfig
 from shards.errors import InputError
 from shards.histogram import HEIGHT
 from shards.missing import missing_pixels, missing_values
@@ -35,9 +36,9 @@ class Rejected(Exception):
 class Rules:
     """What a chip must have to be kept."""
 
-    min_valid: float = 1.0
+    min_valid: float = IngestConfig.min_valid
     """Share (0..1) of its pixels that must have every band and a label."""
-    min_height: float | None = 0.0
+    min_height: float | None = IngestConfig.min_height
     """Its highest label must be above this, in the label's unit; None: whatever it is."""
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """The options of `treeline ingest ...`, each with its unit and default."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -9,6 +9,7 @@ import tyro
 from shards.config import SplitOptions
 from shards.cut import SHARD_BYTES, SHARD_CHIPS
 from shards.errors import InputError
+from shards.roles import FIRST_VERSION, Before, MayChange, OnlyWith, Place, Some, identity, roles
 from shards.schema import Schema
 from shards.version import made_by_code
 
@@ -19,28 +20,28 @@ Dtype = Literal["uint8", "int16", "uint16", "float32"]
 class IngestConfig(SplitOptions):
     """What every way of making a dataset has in common."""
 
-    out: str
+    out: Annotated[str, Place(), MayChange()]
     """Where the dataset is made: a folder or s3://..., without a dataset in it (or see --append)."""
     min_valid: float = 1.0
     """Share (0..1) of a chip's pixels that must have a value in every band and a label."""
-    min_height: float | None = 0.0
+    min_height: Annotated[float | None, OnlyWith(heights=Some(), height_column=Some())] = 0.0
     """A chip's highest height (or label, in its unit) must be above this, in metres; None: whatever it is,
     so that chips of bare ground alone are kept too."""
     key_pattern: str = ""
     """Regular expression for keys; its groups (?P<sensor>...) are facts: acquired, catalogue, source, ..."""
     registration: bool = False
     """Find how far heights lie from where the image shows them, and keep it in the index (shift_row, ...)."""
-    shard_bytes: int = SHARD_BYTES
+    shard_bytes: Annotated[int, Before(0)] = SHARD_BYTES
     """Most bytes in a shard of a new dataset, before any compression; 0: whatever --shard-chips comes to."""
     shard_chips: int = SHARD_CHIPS
     """Most chips in a shard."""
-    strict: bool = False
+    strict: Annotated[bool, MayChange()] = False
     """Stop with an error, and write nothing, at the first chip that would be rejected."""
-    append: bool = False
+    append: Annotated[bool, MayChange()] = False
     """Add to the dataset that is at --out; its chips, and what they are held out for, stay as they are."""
-    restart: bool = False
+    restart: Annotated[bool, MayChange()] = False
     """Forget an unfinished run with other options or files at --out, and start over."""
-    workers: int = 0
+    workers: Annotated[int, MayChange()] = 0
     """Ray workers; 0: in this process."""
 
     def __post_init__(self) -> None:
@@ -55,14 +56,6 @@ class IngestConfig(SplitOptions):
         if self.workers < 0:
             raise InputError(f"--workers {self.workers}: give 0 (in this process) or more")
 
-    def _check_in_use(self, needed: str, *names: str) -> None:
-        """Refuse options that can do nothing, since the option `needed` is not given."""
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in names:
-            if not getattr(self, needed) and getattr(self, name) != defaults[name]:
-                flag, without = name.replace("_", "-"), needed.replace("_", "-")
-                raise InputError(f"--{flag}: does nothing without --{without}; give that, or leave it out")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChipsConfig(IngestConfig):
@@ -72,15 +65,15 @@ class ChipsConfig(IngestConfig):
     """Names of the image's bands, in stored order."""
     dtype: Dtype = "int16"
     """Stored type of the image's pixels."""
-    nodata: float | None = -9999
+    nodata: float | None = Schema.nodata
     """Value that means "no measurement", in images and heights."""
-    chip_size: int = 64
+    chip_size: int = Schema.chip_size
     """Pixels along each side of a chip."""
-    pixel_size: float = 2.0
+    pixel_size: float = Schema.pixel_size
     """Metres along each side of a pixel."""
-    label: str = "height"
+    label: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = Schema.label
     """What is measured at every pixel, beside the image."""
-    label_unit: str = "m"
+    label_unit: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = Schema.label_unit
     """Its unit."""
 
     def __post_init__(self) -> None:
@@ -106,27 +99,22 @@ class ChipsConfig(IngestConfig):
 class PairsConfig(ChipsConfig):
     """Two folders of chips, .npy, .npz or .tif, with the same names -> a dataset."""
 
-    images: str
+    images: Annotated[str, Place()]
     """Folder of image chips: (bands, rows, columns) or (rows, columns, bands)."""
-    heights: str = ""
+    heights: Annotated[str, Place()] = ""
     """Folder of label chips, heights in metres: (rows, columns) or (1, rows, columns); default: no labels."""
     image_name: str = "(?P<key>.+)"
     """Regular expression for an image's name without its ending; its group "key" names the chip."""
-    height_name: str = "(?P<key>.+)"
+    height_name: Annotated[str, OnlyWith(heights=Some())] = "(?P<key>.+)"
     """The same for a height's name: an image and a height of one key are a pair."""
     array: str = ""
     """Name of the array in .npz files; default: the only one there is."""
-    table: str = ""
+    table: Annotated[str, Place()] = ""
     """CSV, Parquet or GeoPackage that lists the images to take, with attributes for the index."""
-    file_column: str = "filename"
+    file_column: Annotated[str, OnlyWith(table=Some())] = "filename"
     """The table's column of image names, in --images, or of whole paths."""
-    table_crs: str = ""
+    table_crs: Annotated[str, OnlyWith(table=Some())] = ""
     """CRS of the table's places where it does not say one, as a CSV cannot."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_in_use("heights", "height_name", "label", "label_unit")
-        self._check_in_use("table", "file_column", "table_crs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +124,7 @@ class HuggingFaceConfig(ChipsConfig):
     Splits that it was saved in are kept in the index as "saved_split"; what is held out is chosen anew.
     """
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_FILE")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_FILE")]
     """What `save_to_disk` wrote, or .parquet or .arrow files: a folder or one file."""
     image_column: str = "image"
     """Column of images: (bands, rows, columns) or (rows, columns, bands), as nested lists."""
@@ -152,17 +140,19 @@ class HuggingFaceConfig(ChipsConfig):
 class ScenesConfig(IngestConfig):
     """Rasters -> a dataset: heights are brought onto each image's grid and both are cut to chips."""
 
-    images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")]
+    images: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
-    heights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
+    heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
     """Height rasters in metres (with --ground: surface elevations); default: no labels."""
-    ground: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
+    ground: Annotated[
+        tuple[str, ...], Place(), OnlyWith(heights=Some()), tyro.conf.arg(metavar="PATTERN...")
+    ] = ()
     """Ground elevations in metres: height = --heights minus these."""
-    mask: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ()
+    mask: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
     """Cloud or quality rasters: where they have a value of --mask-drop, the image has no measurement."""
-    mask_drop: tuple[int, ...] = (1,)
+    mask_drop: Annotated[tuple[int, ...], OnlyWith(mask=Some())] = (1,)
     """Values of --mask that make a pixel unusable."""
-    max_days: int | None = None
+    max_days: Annotated[int | None, OnlyWith(heights=Some())] = None
     """Most days between image and heights, where both names say a day; default: any."""
     months: tuple[int, ...] = ()
     """Months (1..12) in which an image must be taken, e.g. 7 8; default: any."""
@@ -170,7 +160,7 @@ class ScenesConfig(IngestConfig):
     """Names of the rasters' bands in order; default: as described, or by number (4: blue green red nir)."""
     use: tuple[str, ...] = ()
     """Names of the bands to keep, in this order; default: all."""
-    chip_size: int = 64
+    chip_size: int = Schema.chip_size
     """Pixels along each side of a chip."""
     stride: int = 0
     """Pixels from one chip to the next; 0: the chip size, so that chips do not overlap."""
@@ -178,13 +168,10 @@ class ScenesConfig(IngestConfig):
     """Resample images and heights to this size, in units of the CRS; 0: the image's own."""
     crs: str = ""
     """Resample images and heights to this CRS, e.g. EPSG:3338; default: the image's own."""
-    height_resampling: Literal["average", "bilinear", "nearest", "max"] = "average"
+    height_resampling: Annotated[
+        Literal["average", "bilinear", "nearest", "max"], OnlyWith(heights=Some())
+    ] = "average"
     """How heights are brought onto the image's grid."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_in_use("heights", "ground", "max_days", "height_resampling")
-        self._check_in_use("mask", "mask_drop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +191,7 @@ class TarsConfig:
     The tars stay as they are. `treeline convert` makes faster or smaller shards of them.
     """
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    data: Annotated[str, Place(), MayChange(), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """The folder of the .tar files, which becomes the dataset: a path or s3://..."""
     val: str = "val/*"
     """Names (with wildcards, below the folder) of the tars that are held out for validation."""
@@ -214,31 +201,24 @@ class TarsConfig:
     """What the names of height members end in, after the key."""
     bands: tuple[str, ...] = ()
     """Names of the image's bands, in stored order; default: by their number (4: blue green red nir)."""
-    nodata: float | None = -9999
+    nodata: float | None = Schema.nodata
     """Value that means "no measurement", in images and heights."""
-    pixel_size: float = 2.0
+    pixel_size: float = Schema.pixel_size
     """Metres along each side of a pixel."""
 
 
-REQUEST = "0.1.0"
-"""Stands in requests where versions once stood, so that those of ingests begun then are the same."""
-UNRECORDED = ("out", "append", "restart", "strict", "workers")
-"""Options that do not change what a dataset holds: not where it is, nor how it is computed."""
+def request_of(config: IngestConfig) -> dict[str, Any]:
+    """What a fingerprint of a dataset is computed from: what decides what it holds, and nothing else."""
+    return {"treeline": FIRST_VERSION, "config": identity(type(config), made_by(config)["config"])}
 
 
 def made_by(config: IngestConfig | TarsConfig) -> dict[str, Any]:
     """What the manifest records of how a dataset was made, so that copies are equal."""
-    left_out = ("data",) if isinstance(config, TarsConfig) else UNRECORDED
+    left_out = roles(type(config), MayChange)
     options = {
         # As JSON has it, so that what is read again is equal.
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config).items()
-        # Shards that are not cut by bytes: nothing is said of it, as before there was such an option.
-        if name not in left_out and (name, value) != ("shard_bytes", 0)
+        if name not in left_out
     }
     return {**made_by_code(), "config": options}
-
-
-def asked(config: IngestConfig | TarsConfig) -> dict[str, Any]:
-    """What a request is known by: the options, and no version, so that newer code ends what older began."""
-    return {"treeline": REQUEST, "config": made_by(config)["config"]}

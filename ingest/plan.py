@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ingest.attributes import SHIFTS
-from ingest.config import IngestConfig, asked
+from ingest.config import IngestConfig, request_of
 from ingest.registration import MIN_SIDE
 from ingest.source import GROUP, PLACE, Candidates, Refused
 from shards.cut import chips_in_shard
@@ -107,7 +107,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         raise InputError("--registration: there are no heights to compare with images; leave it out")
     if config.registration and schema.chip_size < MIN_SIDE:
         raise InputError(f"--registration: needs chips of {MIN_SIDE} pixels or more a side; leave it out")
-    if present.rule is not None and not _follows(config.split_rule(), present.rule):
+    if present.rule is not None and not _follows(SplitRule.of(config), present.rule):
         raise InputError(
             f"--append: the dataset is split by {present.rule.by} in shares {present.rule.shares}, which new "
             "chips follow; leave options of splits out, and use treeline split to change them"
@@ -119,13 +119,15 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         if name not in table.column_names:
             table = table.append_column(name, known[name])
     places = places_of(table, schema)
-    rule = present.rule or resolved(config.split_rule(), places)
+    rule = present.rule or resolved(SplitRule.of(config), places)
     splits = np.asarray(assign(rule, places))
     shard_chips = chips_in_shard(schema, config.shard_chips, config.shard_bytes)
     tasks = _tasks(table, splits, shard_chips, present.shards or Counter())
     table = _finite(table)
     attributes = _attributes(table) | (SHIFTS if config.registration else {})
-    request = _fingerprint(asked(config), schema.to_json(), _digest(candidates.table), candidates.refused)
+    request = _fingerprint(
+        request_of(config), schema.to_json(), _digest(candidates.table), candidates.refused
+    )
     fingerprint = _fingerprint(request, present.fingerprint)
     scenes = table["scene"].drop_null()
     return Plan(

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from shards.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read
 from shards.part import ShardPart, rejected_table
 from shards.progress import progress
 from shards.reader import Dataset
+from shards.roles import as_begun, differing, flag_of
 from shards.split import SplitRule
 from shards.storage import (
     check_writable,
@@ -65,7 +67,10 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     """
     if not config.out:
         raise InputError("--out: is empty; give a folder or s3://...")
-    config = _cut_as_before(config)
+    begun = _begun_with(config)
+    config = as_begun(config, begun)
+    if config.append and config.shard_bytes == SHARD_BYTES:  # as far as can be told, nobody gave another
+        config = replace(config, shard_bytes=begun.get("shard_bytes", SHARD_BYTES))
     base = _base(config)
     check_writable(config.out)
     new_folders = missing_folders(config.out)
@@ -106,26 +111,6 @@ def _tars(out: str) -> dict[str, int]:
     }
 
 
-def _cut_as_before(config: IngestConfig) -> IngestConfig:
-    """Return the options with the --shard-bytes that a dataset at --out was begun with, unless one is given.
-
-    What does not name it was begun before there was such an option: its shards are not cut by bytes.
-    """
-    known = next((name for name in (MANIFEST, PLAN) if exists(join(config.out, name))), None)
-    if known is None or config.shard_bytes != SHARD_BYTES or (known == PLAN and config.restart):
-        return config
-    if known == MANIFEST:
-        before = read_manifest(config.out).made_by.get("config", {})
-    else:
-        try:
-            before = read_json(join(config.out, PLAN)).get("config", {})
-        except InputError:  # half of it was written
-            return config
-    if config.append or "shard_bytes" not in before:
-        return replace(config, shard_bytes=before.get("shard_bytes", 0))
-    return config
-
-
 def _base(config: IngestConfig) -> Manifest | None:
     """The dataset at --out, if there is one."""
     if not exists(join(config.out, MANIFEST)):
@@ -135,16 +120,32 @@ def _base(config: IngestConfig) -> Manifest | None:
         return None
     base = read_manifest(config.out)
     # Known before anything is listed, which can take long.
-    if not config.append and base.made_by.get("config") != made_by(config)["config"]:
+    if not config.append and _differ(config, base):
         raise _taken(config, base)
     return base
 
 
+def _begun_with(config: IngestConfig) -> dict[str, Any]:
+    """The options of what is at --out, unfinished or complete; none if there is nothing to continue."""
+    options: Any = {}
+    try:
+        if exists(join(config.out, PLAN)) and not config.restart:
+            options = read_json(join(config.out, PLAN)).get("config")
+        elif exists(join(config.out, MANIFEST)):
+            options = read_manifest(config.out).made_by.get("config")
+    except InputError:  # a machine that stopped wrote half of it: it is refused later, unless forgotten
+        return {}
+    return options or {}
+
+
+def _differ(config: IngestConfig, base: Manifest) -> list[str]:
+    """Names of the options by which the dataset that is there is another one than what is asked for."""
+    return differing(type(config), base.made_by.get("config", {}), made_by(config)["config"])
+
+
 def _taken(config: IngestConfig, base: Manifest) -> InputError:
-    old, new = base.made_by.get("config", {}), made_by(config)["config"]
-    differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if differ:
-        what = f"of other options ({', '.join('--' + name.replace('_', '-') for name in differ)})"
+    if differ := _differ(config, base):
+        what = f"of other options ({', '.join(map(flag_of, differ))})"
     else:
         what = "which --restart does not make again" if config.restart else "of other files"
     return InputError(

@@ -1,12 +1,11 @@
 """The options of `treeline inspect`, `split`, `convert` and `verify`, each with its unit and default."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from shards.split import SplitRule
+from shards.roles import OnlyWith, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,29 +17,21 @@ class SplitOptions:
     shares: tuple[float, ...] = (0.8, 0.2)
     """Shares (0..1) of training, validation and, if there is a third, test: of names by a stable hash, of
     strips by place."""
-    block_size: float = 5000.0
+    block_size: Annotated[float, OnlyWith(split_by="blocks")] = 5000.0
     """Side of a block in units of --split-crs, for --split-by blocks."""
-    split_axis: Literal["x", "y"] = "y"
+    split_axis: Annotated[Literal["x", "y"], OnlyWith(split_by="strips")] = "y"
     """Along which coordinate strips follow each other, for --split-by strips."""
     buffer: float = 0.0
     """Least distance, in units of --split-crs, between chips of two splits; what is nearer is "buffer"."""
     split_crs: str = ""
     """CRS of blocks and strips, e.g. EPSG:3338; default: the chips' own, which must be one."""
 
-    def split_rule(self) -> "SplitRule":
-        """The same as a rule that can be followed."""
-        from shards.split import SplitRule  # brings GDAL along, which other commands do not need
-
-        return SplitRule(
-            self.split_by, self.shares, self.block_size, self.split_axis, self.buffer, self.split_crs
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig(SplitOptions):
     """Hold out other chips of a dataset: pixels stay in place, index, statistics and manifest are new."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
 
 
@@ -48,9 +39,9 @@ class SplitConfig(SplitOptions):
 class InspectConfig:
     """What a dataset holds, in words and pictures: counts, rejections, statistics, splits, some chips."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
-    out: str = ""
+    out: Annotated[str, Place()] = ""
     """Folder for index.html and its pictures; default: DATASET-inspect beside it, or here if it is remote."""
     chips: int = 12
     """Chips in the picture of some."""
@@ -62,11 +53,11 @@ class InspectConfig:
 class ConvertConfig:
     """The same dataset in the other format: the same chips in the same order, nothing lost."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""
     to: Literal["tar", "zarr"]
     """tar: equal rows, read fastest; zarr: compressed, read by any Zarr v3 library."""
-    out: str
+    out: Annotated[str, Place()]
     """Where the new dataset is made: a folder or s3://..., without a dataset in it."""
 
 
@@ -74,5 +65,5 @@ class ConvertConfig:
 class VerifyConfig:
     """Read everything, and compare all that is there twice: exit code 1 and a list if anything is off."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset: a folder or s3://..."""

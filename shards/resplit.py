@@ -16,7 +16,7 @@ from shards.convert import chips_of_shard
 from shards.manifest import COUNTS, INDEX, SPLITS, STATISTICS, Manifest, json_bytes
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
-from shards.split import assign, places_of, resolved
+from shards.split import SplitRule, assign, places_of, resolved
 from shards.statistics import Counts, statistics_json
 from shards.storage import check_writable
 
@@ -31,7 +31,7 @@ def resplit(config: SplitConfig) -> str:
     dataset = open_dataset(config.data)
     check_writable(config.data)
     places = places_of(dataset.index, dataset.schema)
-    rule = resolved(config.split_rule(), places)
+    rule = resolved(SplitRule.of(config), places)
     splits = [str(split) for split in assign(rule, places)]
     manifest = replace(
         dataset.manifest,

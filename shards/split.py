@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from shards.config import SplitOptions
 from shards.errors import InputError
 from shards.manifest import SPLITS
 from shards.schema import Schema
@@ -52,18 +53,18 @@ class SplitRule:
         InputError: a value is out of range, or does not go with `by`.
     """
 
-    by: Literal["key", "scene", "blocks", "strips"] = "key"
-    shares: tuple[float, ...] = (0.8, 0.2)
+    by: Literal["key", "scene", "blocks", "strips"] = SplitOptions.split_by
+    shares: tuple[float, ...] = SplitOptions.shares
     """Of train, val and test, as many as are given; they sum to 1. Names and blocks are dealt by them on
     average, strips are cut so as to have them, before chips are lost to "buffer"."""
-    block_size: float = 5000.0
+    block_size: float = SplitOptions.block_size
     """Side of a block in units of crs."""
-    axis: Literal["x", "y"] = "y"
+    axis: Literal["x", "y"] = SplitOptions.split_axis
     """Along which coordinate strips follow each other."""
-    buffer: float = 0.0
+    buffer: float = SplitOptions.buffer
     """Units of crs: footprints of chips of different splits are at least this far apart, to a billionth of a
     chip. Only for blocks and strips."""
-    crs: str = ""
+    crs: str = SplitOptions.split_crs
     """In which blocks and strips are drawn; "": the chips' own, which must be one. Best a projected one: of
     degrees, those on both sides of the antimeridian are not seen to be near."""
     edges: tuple[float, ...] = ()
@@ -108,6 +109,18 @@ class SplitRule:
     def is_spatial(self) -> bool:
         """Whether positions decide."""
         return self.by in ("blocks", "strips")
+
+    @classmethod
+    def of(cls, options: SplitOptions) -> "SplitRule":
+        """The rule that a command's options ask for."""
+        return cls(
+            options.split_by,
+            options.shares,
+            options.block_size,
+            options.split_axis,
+            options.buffer,
+            options.split_crs,
+        )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SplitRule":

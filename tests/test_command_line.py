@@ -19,6 +19,7 @@ from shards.errors import InputError
 from trainer.checkpoint import checkpoint_url
 from trainer.config import RECIPES, TrainConfig
 from trainer.launch import launch
+from trainer.run import config_yaml
 
 KEY = "chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_02574_v20231006"
 
@@ -203,6 +204,83 @@ def test_a_wrong_options_file_is_refused(text: str, says: str, tmp_path: Path) -
 def test_the_options_a_run_leaves_can_be_fed_back(run: Path, tmp_path: Path) -> None:
     again = cli.parse("train", ["--config", str(run / "checkpoints" / "config.yaml"), "--out", "elsewhere"])
     assert again == TrainConfig(str(run / "chips"), "elsewhere", epochs=1)
+
+
+TRAIN = ["train", "--data", "d", "--out", "o"]
+PAIRS = ["ingest", "pairs", "--images", "i", "--out", "o"]
+SCENES = ["ingest", "scenes", "--images", "i", "--out", "o"]
+HUGGINGFACE = ["ingest", "huggingface", "saved", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "others"),
+    [
+        (TRAIN, ["--norm", "group"], ["--decoder", "dpt"]),
+        (TRAIN, ["--dropout", "0.1"], ["--decoder", "linear"]),
+        (TRAIN, ["--decoder-widths", "8", "8"], ["--decoder", "linear"]),
+        (TRAIN, ["--tune-blocks", "2"], ["--tune", "lora"]),
+        (TRAIN, ["--lora-rank", "8"], []),
+        (TRAIN, ["--layer-decay", "0.9"], ["--tune", "frozen"]),
+        (TRAIN, ["--backbone-rate-factor", "0.2"], ["--tune", "frozen"]),
+        (TRAIN, ["--recompute-activations"], ["--tune", "frozen"]),
+        (TRAIN, ["--new-band-from", "mean"], []),
+        (TRAIN, ["--token-dtype", "float32"], []),
+        (TRAIN, ["--token-variants", "8"], ["--tune", "frozen"]),
+        (TRAIN, ["--cache-gigabytes", "5"], []),
+        (TRAIN, ["--plateau-patience", "2"], []),
+        (TRAIN, ["--lowest-learning-rate", "1e-7"], ["--schedule", "constant"]),
+        (TRAIN, ["--warm-up", "0.1"], ["--recipe", "notebook"]),
+        (TRAIN, ["--batch-size", "64"], ["--recipe=notebook"]),
+        (["evaluate", "--checkpoint", "c", "--data", "d"], ["--cache_gigabytes=5"], []),
+        (["import", "folder", "--data", "d", "--out", "o"], ["--heads", "6"], []),
+        (["import", "best.pth", "--data", "d", "--out", "o"], ["--new-band-from", "mean"], []),
+        (["split", "d"], ["--block-size", "100"], []),
+        (["split", "d"], ["--split-axis", "y"], ["--split-by", "blocks"]),
+        (PAIRS, ["--height-name", ".*"], []),
+        (PAIRS, ["--label", "height"], []),
+        (PAIRS, ["--file-column", "filename"], ["--heights", "h"]),
+        (PAIRS, ["--min-height", "2"], []),
+        (HUGGINGFACE, ["--label-unit", "t/ha"], ["--height-column="]),
+        (SCENES, ["--max-days", "5"], []),
+        (SCENES, ["--ground", "g.tif"], []),
+        (SCENES, ["--mask-drop", "1"], ["--heights", "h"]),
+        (["predict", "s", "--checkpoint", "c", "--out", "o"], ["--gpus-per-worker", "0.5"], []),
+        (["mosaic", "m", "--out", "o"], ["--feather", "256"], ["--method", "median"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_an_option_that_can_do_nothing_is_refused(
+    command: list[str], option: list[str], others: list[str]
+) -> None:
+    """Also where it is given its default value; without it, the same command is taken."""
+    name, rest = cli.split_command(command)
+    cli.parse(name, [*rest, *others])
+    flag = option[0].partition("=")[0].replace("_", "-").replace("--", "^--", 1)
+    with pytest.raises(InputError, match=f"{flag}: does nothing with.*leave it out$") as refused:
+        cli.parse(name, [*rest, *others, *option])
+    assert "\n" not in str(refused.value)
+
+
+def test_an_option_that_can_do_nothing_is_refused_in_a_file_of_the_users_alone(
+    run: Path, tmp_path: Path
+) -> None:
+    """Not in what a run wrote, which names every option, and not in a recipe."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("lora_rank: 4\n")
+    with pytest.raises(InputError, match="--lora-rank: does nothing without --tune lora"):
+        cli.parse("train", [*TRAIN[1:], "--config", str(mine)])
+    written = ["--config", str(run / "checkpoints" / "config.yaml"), "--out", "o"]
+    assert cli.parse("train", [*written, "--decoder", "dpt"]).norm == "group"
+    with pytest.raises(InputError, match="--norm: does nothing without --decoder detail or residual"):
+        cli.parse("train", [*written, "--decoder", "dpt", "--norm", "group"])
+    assert cli.parse("train", [*TRAIN[1:], "--recipe", "notebook", "--decoder", "dpt"]).norm == "batch"
+
+
+def test_a_range_of_workers_can_be_fed_back(tmp_path: Path) -> None:
+    config = TrainConfig("d", "o", workers="2:8")
+    (tmp_path / "options.yaml").write_text(config_yaml(config))
+    file = ["--config", str(tmp_path / "options.yaml")]
+    assert cli.parse("train", file) == config
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -24,13 +24,15 @@ import pytest
 
 import ingest.run as driver
 import ingest.work as worker
+import shards
 import shards.assemble
 import shards.part
-from ingest.config import PairsConfig
+from ingest.config import PairsConfig, SyntheticConfig
 from ingest.pairs import PairsSource
 from ingest.plan import Present, make_plan
 from ingest.run import Ingested
 from ingest.run import ingest as ingest_source
+from ingest.synthetic import SyntheticSource
 from shards.errors import InputError
 from shards.reader import open_dataset
 from shards.storage import find_files, join, read_bytes
@@ -300,6 +302,34 @@ def test_another_unfinished_run_is_in_the_way(
     ingest(folders, out, shard_chips=90, restart=True, **other)
     ingest(folders, tmp_path / "expected", shard_chips=90, **other)
     assert contents(out) == contents(tmp_path / "expected")
+
+
+def test_what_an_older_version_began_is_finished(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version is recorded, and never compared: not where shards are planned, nor in what is complete."""
+    out = str(tmp_path / "out")
+    done = [step for step in steps_of(folders, out, monkeypatch, 9) if "/parts/" in step]
+    monkeypatch.setattr(shards, "__version__", "7.8.9")
+    assert not set(done) & set(steps_of(folders, out, monkeypatch, None))
+    assert open_dataset(out).manifest.made_by["treeline"] == "7.8.9"
+    monkeypatch.setattr(shards, "__version__", "7.9.0")
+    assert "is complete already" in run(folders, out).summary
+
+
+def test_the_fingerprint_of_a_request_stays() -> None:
+    """An unfinished ingest is continued by every later version: this is what version 0.1.0 made of it."""
+    config = SyntheticConfig(out="", chips=20)
+    source = SyntheticSource(config)
+    plan = make_plan(source.candidates(), source.schema, config, Present())
+    assert plan.request == "744cdd092085416f"
+
+
+def test_an_option_without_effect_is_not_compared(folders: Path, tmp_path: Path) -> None:
+    """It could be given once, and is refused now: what was begun with it is finished without it."""
+    out = str(tmp_path / "out")
+    ingest(folders, out, shard_chips=90, block_size=3000.0)
+    assert "is complete already" in run(folders, out).summary
 
 
 def test_the_plan_is_of_the_names_alone(folders: Path, tmp_path: Path) -> None:

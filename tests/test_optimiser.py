@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import pytest
@@ -21,11 +21,20 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import DINOv3ViTModel
 
+from inference.config import PredictConfig
+from inference.method import Method
+from inference.windows import WindowGrid
+from ingest.check import Rules
+from ingest.config import ChipsConfig, IngestConfig
+from shards.config import SplitOptions
 from shards.errors import InputError
+from shards.schema import Schema
+from shards.split import SplitRule
 from trainer.average import Average
 from trainer.backbone import build_backbone
+from trainer.config import OptimiserOptions, TrainConfig
 from trainer.model import Regressor
-from trainer.optimiser import OptimiserOptions, Schedule, new_optimiser, parameter_groups
+from trainer.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.tuning import Mode, merge, merged, recompute_activations, tune
 
 CPU = torch.device("cpu")
@@ -80,6 +89,23 @@ def through_bytes(state: Any) -> Any:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def test_a_default_stands_in_one_place() -> None:
+    """A part that is made without a command has the defaults of the command."""
+    parts: tuple[tuple[Any, type, dict[str, str]], ...] = (
+        (OptimiserOptions(100), TrainConfig, {}),
+        (Method(WindowGrid(64, 32)), PredictConfig, {"weighting": "weights"}),
+        (SplitRule(), SplitOptions, {"by": "split_by", "axis": "split_axis", "crs": "split_crs"}),
+        (Rules(), IngestConfig, {}),
+        (Schema(("red",)), ChipsConfig, {}),
+    )
+    for part, command, other_names in parts:
+        defaults = {field.name: field.default for field in fields(command)}
+        for field in fields(part):
+            name = other_names.get(field.name, field.name)
+            if name in defaults and defaults[name] is not MISSING and field.name != "bands":
+                assert getattr(part, field.name) == defaults[name], name
 
 
 # --- what learns ---

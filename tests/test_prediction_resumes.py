@@ -16,6 +16,7 @@ from conftest import s3_environment
 from regressors import NODATA, small_regressor, stored_images, write_checkpoint, write_scene
 from servers import S3Server
 
+import shards
 from inference.config import PredictConfig
 from inference.here import InProcess
 from inference.ledger import Ledger
@@ -135,6 +136,35 @@ def test_only_what_is_missing_is_computed(config: PredictConfig, tmp_path: Path)
     first, second = asked
     assert first - second in (11, 12), "one more may have been under way"
     assert contents(out.out) == contents(config.out)
+
+
+def test_what_an_older_version_began_is_finished(
+    config: PredictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version is recorded in each map, and never compared: blocks that are done are not done again."""
+    first, *others = sorted(Path(config.scenes[0]).parent.glob("*.tif"))
+    out = replace(config, out=str(tmp_path / "maps"))
+    run(replace(out, scenes=(str(first),)))
+    asked = []
+
+    class Stopping(InProcess):
+        """Stops after some blocks, the first time, and notes how many it was asked for."""
+
+        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+            tasks = list(tasks)
+            asked.append(len(tasks))
+            for number, done in enumerate(super().blocks(tasks, job), 1):
+                yield done
+                if number == 5 and len(asked) == 1:
+                    raise KeyboardInterrupt
+
+    some = replace(out, scenes=tuple(map(str, others)))
+    with pytest.raises(KeyboardInterrupt):
+        predict(some, Stopping())
+    monkeypatch.setattr(shards, "__version__", "7.8.9")
+    predict(some, Stopping())
+    assert asked[0] - asked[1] in (5, 6), "one more may have been under way"
+    assert run(out).before == 3
 
 
 @pytest.mark.parametrize("server", ["moto", "rclone"])

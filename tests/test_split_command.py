@@ -103,7 +103,7 @@ def counts_of(dataset: Dataset) -> Counts:
 def assert_is_split_by(dataset: Dataset, options: dict[str, Any]) -> None:
     """Index, manifest and `chips` agree with the rule, worked out from the index's places."""
     rule = SplitRule.from_json(dataset.manifest.split_rule)
-    asked = SplitConfig(data="", **options).split_rule()
+    asked = SplitRule.of(SplitConfig(data="", **options))
     assert (rule.by, rule.shares, rule.buffer) == (asked.by, asked.shares, asked.buffer)
     expected = assign(rule, places_of(dataset.index, dataset.schema))
     assert dataset.index["split"].to_pylist() == expected.tolist()

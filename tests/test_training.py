@@ -23,8 +23,9 @@ from gloo_ranks import in_group, run_ranks
 from regressors import SCHEMA, fitted, local_backbone, small_config, visible_chip, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import cluster.cli
+from cluster import cli
 from cluster.cli import parse
+from shards.balance import height_weights
 from shards.errors import DatasetError, InputError
 from shards.manifest import SPLITS
 from shards.reader import Dataset, open_dataset
@@ -38,7 +39,7 @@ from trainer.loop import Fit, Learning
 from trainer.panel import draw_panel
 from trainer.ranks import Ranks
 from trainer.run import Onlooker, config_yaml
-from trainer.train import check, new_regressor, prepared
+from trainer.train import as_it_began, check, new_regressor, prepared
 
 MEASURED_PIXELS = 60 * 64
 """Of a chip: two of its rows have no height, two others no image."""
@@ -167,6 +168,14 @@ def test_batch_norm_is_not_computed_in_pieces(dataset: Dataset, backbone: Path, 
     config = small_config(dataset, backbone, out=str(tmp_path / "run"), accumulate=2, norm="batch")
     with pytest.raises(InputError, match="--accumulate: batch norm would see pieces"):
         launch(config)
+
+
+def test_batch_norm_forbids_pieces_of_a_batch_only_where_a_decoder_has_it(
+    dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    config = small_config(dataset, backbone, out=str(tmp_path / "run"), accumulate=2, norm="batch")
+    check(replace(config, decoder="dpt"))
+    check(replace(config, decoder="linear"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, backbone: Path) -> None:
@@ -386,7 +395,7 @@ def test_every_split_that_a_dataset_has_can_be_evaluated(run: Path, tmp_path: Pa
     for split, count in {**counts, "all": len(splits)}.items():
         out = tmp_path / split
         given = ["--checkpoint", str(run), "--data", str(tmp_path / "data"), "--out", str(out)]
-        assert cluster.cli.run(["evaluate", *given, "--split", split]) == 0
+        assert cli.run(["evaluate", *given, "--split", split]) == 0
         found = json.loads((out / "evaluation.json").read_text())
         assert (found["split"], found["chips"]) == (split, count)
 
@@ -446,7 +455,7 @@ def test_the_chips_that_are_asked_for_score_a_run(
 ) -> None:
     out = tmp_path / "run"
     given = ["--data", split_dataset.url, "--backbone", str(backbone), "--recipe", "tiny", "--epochs", "1"]
-    assert cluster.cli.run(["train", *given, "--out", str(out), *flags]) == 0
+    assert cli.run(["train", *given, "--out", str(out), *flags]) == 0
     counts = [split_dataset.chips("val", where=where).size for where in ("", TALL, SHORT)]
     assert min(counts) > 0
     expected = split_dataset.chips("val", where=scored).size
@@ -493,3 +502,46 @@ def test_every_recipe_builds_and_trains(
     assert np.isfinite(checkpoint.metrics["loss"])
     assert checkpoint.regressor.decoder_config.widths == config.decoder_widths
     assert checkpoint.regressor.decoder_config.norm == config.norm
+
+
+def test_chmv2_asks_for_a_backbone(dataset: Dataset, tmp_path: Path) -> None:
+    options = ["--data", dataset.url, "--out", str(tmp_path / "run"), "--recipe", "chmv2"]
+    with pytest.raises(InputError, match="--backbone: --recipe chmv2 needs a pretrained one") as refused:
+        check(cli.parse("train", options))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+    check(cli.parse("train", [*options, "--backbone", "tiny"]))
+
+
+def test_chmv2_learns_on_a_frozen_backbone(dataset: Dataset, backbone: Path) -> None:
+    options = ["--data", dataset.url, "--out", "run", "--recipe", "chmv2", "--backbone", str(backbone)]
+    regressor = new_regressor(dataset, cli.parse("train", options))
+    assert not any(weight.requires_grad for weight in regressor.backbone.parameters())
+    assert all(weight.requires_grad for weight in regressor.decoder.parameters())
+
+
+def test_chmv2_meets_bare_and_tall_chips_as_often_as_its_paper_says() -> None:
+    """10 % below 1 m, 20 % above 35 m (arXiv:2603.06382, section 2.6), however rare they are."""
+    heights_N = np.random.default_rng(0).gamma(2, 8, 100_000)
+    weights_N = height_weights(heights_N, RECIPES["chmv2"]["balance_heights"])
+    assert weights_N[heights_N < 1].sum() == pytest.approx(0.1)
+    assert weights_N[heights_N >= 35].sum() == pytest.approx(0.2)
+
+
+def test_a_run_of_chmv2_as_it_was_goes_on_as_it_began(tmp_path: Path) -> None:
+    """The same command has other options now, for new runs only; options that are given are compared."""
+    out = ["--out", str(tmp_path), "--data", "chips", "--recipe", "chmv2"]
+    new = cli.parse("train", [*out, "--resume", "auto"])
+    assert as_it_began(new) == new
+    began = TrainConfig(
+        **{
+            **vars(new),
+            "resume": "no",
+            **{"tune": "all", "backbone": "tiny", "balance_heights": ()},
+            **{"weight_decay": 1e-2, "warm_up": 0.05},
+        }
+    )
+    (tmp_path / "config.yaml").write_text(config_yaml(began))
+    assert as_it_began(new) == replace(began, resume="auto")
+    given = cli.parse("train", [*out, "--resume", "auto", "--tune", "last"])
+    assert as_it_began(given).tune == "last"

@@ -265,6 +265,15 @@ def test_a_run_begun_before_goes_on_with_all_validation_chips(
     launch(replace(config, resume="auto"))  # there is nothing left to do, and nothing to refuse
 
 
+def test_an_option_without_effect_is_not_compared(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    """It could be given once, and is refused now: a run that began with it is resumed without it."""
+    config = small_config(dataset, backbone, out=str(tmp_path / "run"), epochs=1, lora_rank=4)
+    launch(config)
+    before = files_of(tmp_path / "run")
+    launch(small_config(dataset, backbone, out=config.out, epochs=1, resume="auto"))
+    assert files_of(tmp_path / "run") == before
+
+
 # --- other ranks ---
 
 

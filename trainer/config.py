@@ -4,32 +4,84 @@ Precedence: the defaults below < --recipe < --config FILE < flags.
 """
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from math import inf
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from shards.errors import InputError
 from shards.options import ReadOptions
+from shards.roles import Another, Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
 
-if TYPE_CHECKING:
-    from trainer.optimiser import OptimiserOptions
+BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
+PLATEAU = OnlyWith(schedule="plateau")
+WITH_NORM = OnlyWith(decoder=("detail", "residual"))
+
+
+@dataclass(frozen=True)
+class OptimiserOptions:
+    """Learning rates, weight decay and how they change. Raises InputError where one is out of range."""
+
+    total_steps: int
+    """Steps of the whole training."""
+    learning_rate: float = 3e-3
+    """AdamW's for the decoder, at its highest."""
+    output_rate_factor: float = 1.0
+    """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
+    backbone_rate_factor: float = 0.1
+    """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
+    layer_decay: float = 1.0
+    """Each block's learning rate as a share (0..1) of the next one's; 1: all alike."""
+    weight_decay: float = 1e-2
+    """AdamW's: the share of a weight that a step takes away is this times its learning rate."""
+    decay_norms: bool = False
+    """Whether that holds for biases, norms, tokens and layer scales too."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """"cosine": up, then down to 0; "constant": up, then level; "plateau": halved at each stall."""
+    warm_up: float = 0.05
+    """Share (0..1) of all steps in which the rate goes up, one step at least; not for "plateau"."""
+    plateau_patience: int = 3
+    """Epochs without improvement that "plateau" puts up with; the next one halves the learning rate."""
+    lowest_learning_rate: float = 1e-6
+    """Where halving ends, for the decoder; the others keep their proportion to it."""
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1:
+            raise InputError("there is no step to train: no training chip is chosen, or --epochs is 0")
+        checks = {
+            "learning_rate": (0 < self.learning_rate < inf, "above 0"),
+            "output_rate_factor": (0 < self.output_rate_factor < inf, "above 0"),
+            "backbone_rate_factor": (0 < self.backbone_rate_factor < inf, "above 0"),
+            "layer_decay": (0 < self.layer_decay <= 1, "above 0 and at most 1"),
+            "weight_decay": (0 <= self.weight_decay < inf, "0 or more"),
+            "schedule": (self.schedule in ("cosine", "plateau", "constant"), "cosine, plateau or constant"),
+            "warm_up": (0 <= self.warm_up < 1, "0 or more and below 1"),
+            "plateau_patience": (self.plateau_patience >= 0, "0 or more"),
+            "lowest_learning_rate": (
+                self.schedule != "plateau" or 0 <= self.lowest_learning_rate <= self.learning_rate,
+                f"0 or more and at most the learning rate, {self.learning_rate}",
+            ),
+        }
+        for name, (is_good, instead) in checks.items():
+            if not is_good:
+                raise InputError(f"{flag_of(name)} {getattr(self, name)}: choose {instead}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A dataset -> a regressor."""
 
-    data: str
+    data: Annotated[str, Place()]
     """The dataset: a folder or s3://..."""
-    out: str
+    out: Annotated[str, Place(), MayChange()]
     """Where checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log are written."""
     recipe: Literal["treeline", "chmv2", "notebook", "tiny"] = "treeline"
     """Named set of options; what is given besides overrides it."""
     faithful: bool = False
     """With the recipe notebook: reproduce its faults as well, to measure them; see docs/training.md."""
-    resume: Literal["no", "auto"] = "no"
+    resume: Annotated[Literal["no", "auto"], MayChange()] = "no"
     """"auto": go on with the run at --out if there is one, of the same options; "no": refuse it."""
-    workers: int | str = 0
+    workers: Annotated[int | str, MayChange()] = 0
     """Ray workers, N or MIN:MAX (as many as there is room for); 0: train in this process, without Ray."""
     seed: int = 0
     """Of weights, order and augmentation."""
@@ -38,30 +90,34 @@ class TrainConfig:
 
     bands: tuple[str, ...] = ("nir", "red", "green")
     """Bands that the backbone sees, in its order."""
-    backbone: str = "tiny"
+    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",))] = "tiny"
     """"tiny" (random weights), a folder, a .pth file of Meta's, or a model on the Hugging Face hub."""
-    new_band_from: Literal["red", "green", "blue", "mean"] = "red"
+    new_band_from: Annotated[
+        Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
+    ] = "red"
     """The pretrained band whose patch weights start a band that the backbone does not know, or their mean."""
     tune: Literal["frozen", "last", "lora", "all"] = "all"
     """What of the backbone learns: nothing, its last blocks, low-rank adapters in every block, or all."""
-    tune_blocks: int = 4
+    tune_blocks: Annotated[int, OnlyWith(tune="last")] = 4
     """Blocks that learn with --tune last."""
-    lora_rank: int = 8
+    lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
     """Rank of the adapters with --tune lora."""
-    token_store: str = ""
+    token_store: Annotated[str, Place()] = ""
     """Folder or s3://... of a frozen backbone's tokens, computed once and read instead; default: none."""
-    token_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    token_dtype: Annotated[Literal["bfloat16", "float16", "float32"], OnlyWith(token_store=Some())] = (
+        "bfloat16"
+    )
     """How the token store keeps numbers: in 2, 2 or 4 bytes."""
-    token_variants: Literal[1, 8] = 1
+    token_variants: Annotated[Literal[1, 8], OnlyWith(token_store=Some())] = 1
     """Tokens that the token store keeps of a training chip: as it is, or also flipped and turned."""
 
     decoder: Literal["detail", "residual", "dpt", "linear"] = "detail"
     """What makes heights of the backbone's tokens."""
-    decoder_widths: tuple[int, ...] = ()
+    decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"))] = ()
     """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""
-    norm: Literal["batch", "group"] = "group"
+    norm: Annotated[Literal["batch", "group"], WITH_NORM] = "group"
     """The decoder's normalisation; with "group" a chip's height does not depend on its batch."""
-    dropout: float = 0.3
+    dropout: Annotated[float, WITH_NORM] = 0.3
     """Share (0..1) of the decoder's channels dropped while training."""
     upsample: Literal[1, 2, 4] = 1
     """The backbone sees the image enlarged so many times, so that its patches cover fewer metres."""
@@ -75,25 +131,25 @@ class TrainConfig:
     band_dropout: float = 0.0
     """Share (0..1) of a chip's bands that are replaced by their mean."""
 
-    learning_rate: float = 3e-3
+    learning_rate: float = OptimiserOptions.learning_rate
     """AdamW's for the decoder, at its highest."""
-    output_rate_factor: float = 1.0
+    output_rate_factor: float = OptimiserOptions.output_rate_factor
     """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
-    backbone_rate_factor: float = 0.1
+    backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = OptimiserOptions.backbone_rate_factor
     """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, BACKBONE_LEARNS] = OptimiserOptions.layer_decay
     """Each earlier block of the backbone learns so many times as fast as the one after it."""
-    weight_decay: float = 1e-2
+    weight_decay: float = OptimiserOptions.weight_decay
     """AdamW's."""
     gradient_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    schedule: Literal["cosine", "plateau", "constant"] = OptimiserOptions.schedule
     """"cosine": up, then down to 0; "plateau": halved when validation stalls."""
-    warm_up: float = 0.05
+    warm_up: Annotated[float, OnlyWith(schedule=("cosine", "constant"))] = OptimiserOptions.warm_up
     """Share (0..1) of all steps in which the rate goes up; not for "plateau"."""
-    plateau_patience: int = 3
+    plateau_patience: Annotated[int, PLATEAU] = OptimiserOptions.plateau_patience
     """Epochs without improvement before the learning rate is halved."""
-    lowest_learning_rate: float = 1e-6
+    lowest_learning_rate: Annotated[float, PLATEAU] = OptimiserOptions.lowest_learning_rate
     """Where halving ends."""
     average: float = 0.0
     """Decay of an average of the weights, which is what is scored and saved, e.g. 0.999; 0: none."""
@@ -102,7 +158,7 @@ class TrainConfig:
     """At most so many times through the training chips."""
     stop_patience: int = 0
     """Stop after so many epochs without improvement; 0: never."""
-    batch_size: int = 16
+    batch_size: Annotated[int, OnlyWith(batch_per_worker=0)] = 16
     """Chips per step, over all workers together."""
     batch_per_worker: int = 0
     """Chips per step and worker (batch size = this times workers); 0: --batch-size counts."""
@@ -110,34 +166,34 @@ class TrainConfig:
     """Each worker computes its part of a batch in so many pieces: less memory, a third more arithmetic."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe; weights stay float32."""
-    compile: bool = False
+    compile: Annotated[bool, MayChange()] = False
     """Compile backbone and decoder with torch.compile; the first steps take minutes."""
-    shard_model: bool = False
+    shard_model: Annotated[bool, MayChange()] = False
     """Each worker keeps a part of all weights (FSDP2): for large backbones; no effect below two workers."""
-    recompute_activations: bool = False
+    recompute_activations: Annotated[bool, BACKBONE_LEARNS] = False
     """Where the backbone learns: less memory, a third more arithmetic (activation checkpointing)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Whether a step whose loss is not a number ends the run, or is left out and counted."""
-    checkpoint_steps: int = 1000
+    checkpoint_steps: Annotated[int, MayChange()] = 1000
     """Save all that is needed to go on every so many steps, besides at the end of each epoch."""
-    keep_best: int = 1
+    keep_best: Annotated[int, MayChange()] = 1
     """Checkpoints kept of the best epochs."""
-    mlflow: str = ""
+    mlflow: Annotated[str, Place(), MayChange()] = ""
     """MLflow tracking server (http://...) or sqlite:///FILE for options and numbers, too; default: none."""
 
     where: str = ""
     """Train and validate on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
-    val_where: str | None = None
+    val_where: Annotated[str | None, Before("")] = None
     """Validate on these chips instead: an expression, or "" for all; default: as --where."""
     limit: int | None = None
     """Train on this many chips only, and validate on all; a smaller choice is part of any larger one."""
     balance_heights: tuple[float, ...] = ()
     """Edges in metres of bins of the chips' maximum height that are met equally often; default: as stored."""
-    on_bad_shard: Literal["stop", "skip"] = "stop"
+    on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
     """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
-    cache: str = ""
+    cache: Annotated[str, Place(), MayChange()] = ""
     """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
-    cache_gigabytes: float = 100.0
+    cache_gigabytes: Annotated[float, MayChange(), OnlyWith(cache=Some())] = ReadOptions.cache_bytes / 1e9
     """Size at which the cache drops what was used least recently."""
     baseline_chips: int = 20_000
     """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
@@ -164,10 +220,8 @@ class TrainConfig:
         """Chips per step over all workers."""
         return self.batch_per_worker * max(1, self.worker_range[1]) or self.batch_size
 
-    def optimiser_options(self, steps_per_epoch: int) -> "OptimiserOptions":
+    def optimiser_options(self, steps_per_epoch: int) -> OptimiserOptions:
         """Those that concern the optimiser."""
-        from trainer.optimiser import OptimiserOptions  # brings torch along, which --help does not need
-
         names = {field.name for field in fields(OptimiserOptions)} - {"total_steps", "decay_norms"}
         values = {name: getattr(self, name) for name in names}
         return OptimiserOptions(**values, total_steps=self.epochs * steps_per_epoch)
@@ -176,11 +230,16 @@ class TrainConfig:
 RECIPES: dict[str, dict[str, Any]] = {
     "treeline": {},
     "chmv2": {
+        "backbone": "",
+        "tune": "frozen",
+        "balance_heights": (0.0, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 96.0),
         "decoder": "dpt",
         "loss": ("silog:1:0@0..0.3", "charbonnier:0:1@0..0.3", "patch_gradient:0:0.075@0.05..0.5"),
         "dropout": 0.0,
         "learning_rate": 1e-4,
         "output_rate_factor": 1.0,
+        "weight_decay": 1e-3,
+        "warm_up": 0.06,
     },
     "tiny": {"decoder": "residual", "dropout": 0.0, "loss": ("squared",), "output_rate_factor": 10.0},
     "notebook": {
@@ -203,9 +262,21 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Differences from the defaults, which are `treeline`: what measured best here (docs/training.md).
 
-`chmv2`: head, height bins and stages of the losses of CHMv2 (arXiv:2603.06382, section 2.6). `notebook`: how
-regressors were trained so far, without its faults. `tiny`: the residual decoder, small, for comparison.
+`chmv2`: a decoder on a frozen backbone as for CHMv2 (arXiv:2603.06382, sections 2.5 and 2.6); the user names
+the backbone. There 10 % of chips are below 1 m and 20 % above 35 m: ten bins of heights, met equally often,
+give these shares, and level the heights between. `notebook`: how regressors were trained so far, without its
+faults. `tiny`: the residual decoder, small, for comparison.
 """
+RECIPES_BEFORE: dict[str, dict[str, Any]] = {
+    "chmv2": {
+        "backbone": "tiny",
+        "tune": "all",
+        "balance_heights": (),
+        "weight_decay": OptimiserOptions.weight_decay,
+        "warm_up": OptimiserOptions.warm_up,
+    }
+}
+"""Values that recipes had before they changed: a run that began with them continues with them."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +286,13 @@ class EvaluateConfig:
     Or how good maps are, where height rasters cover them: with --maps and --heights.
     """
 
-    checkpoint: str = ""
+    checkpoint: Annotated[str, Place()] = ""
     """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
-    data: str = ""
+    data: Annotated[str, Place()] = ""
     """The dataset: a folder or s3://..."""
     split: Literal["train", "val", "test", "buffer", "all"] = "val"
     """Which of its chips."""
-    out: str = ""
+    out: Annotated[str, Place()] = ""
     """Folder for evaluation.json and evaluation.png; default: only print."""
     batch_size: int = 64
     """Chips at a time."""
@@ -229,17 +300,17 @@ class EvaluateConfig:
     """Evaluate these chips only: an expression over the index, e.g. "sensor == 'WV03'"."""
     limit: int | None = None
     """Evaluate so many chips only."""
-    on_bad_shard: Literal["stop", "skip"] = "stop"
+    on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
     """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
-    cache: str = ""
+    cache: Annotated[str, Place()] = ""
     """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
-    cache_gigabytes: float = 100.0
+    cache_gigabytes: Annotated[float, OnlyWith(cache=Some())] = TrainConfig.cache_gigabytes
     """Size at which the cache drops what was used least recently."""
-    maps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MAP...")] = ()
+    maps: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="MAP...")] = ()
     """Canopy height maps instead, as treeline predict writes them: paths, globs or s3://..."""
-    heights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RASTER...")] = ()
+    heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
     """With --maps: height rasters in metres (with --ground: surface elevations), any CRS and pixel size."""
-    ground: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RASTER...")] = ()
+    ground: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
     """With --maps: ground elevations in metres; height = --heights minus these."""
 
     @property
@@ -262,21 +333,27 @@ class EvaluateConfig:
         )
 
 
+WEIGHT_FILES = (".pth", ".pt", ".safetensors")
+"""Endings of files with weights; another name is a folder's or the hub's."""
+
+
 @dataclass(frozen=True)
 class ImportConfig:
     """A regressor made elsewhere (the notebook's, Meta's CHMv2) -> a checkpoint."""
 
-    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
+    weights: Annotated[str, Place(or_name=True), tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
     """best_dinov3_*.pth or .safetensors (a path or s3://...), or a folder or hub name of a CHMv2."""
-    data: str
+    data: Annotated[str, Place()]
     """The dataset whose statistics normalise the regressor's input: a folder or s3://..."""
-    out: str
+    out: Annotated[str, Place()]
     """Folder of the checkpoint; nothing may be there yet."""
-    bands: tuple[str, ...] = ("nir", "red", "green")
+    bands: tuple[str, ...] = TrainConfig.bands
     """Bands that the regressor was trained on, in its order."""
-    heads: int = 0
+    heads: Annotated[int, OnlyWith(weights=Ending(WEIGHT_FILES))] = 0
     """Attention heads of the backbone, which .pth does not tell; 0: as published for tokens so wide."""
-    new_band_from: Literal["red", "green", "blue", "mean"] = "red"
+    new_band_from: Annotated[
+        Literal["red", "green", "blue", "mean"], OnlyWith(weights=Ending(WEIGHT_FILES, wanted=False))
+    ] = TrainConfig.new_band_from
     """The band whose patch weights start a band that CHMv2 does not know, or their mean."""
 
 
@@ -284,11 +361,11 @@ class ImportConfig:
 class SweepConfig:
     """A short search: which learning rate, loss and decoder suit this dataset."""
 
-    data: str
+    data: Annotated[str, Place()]
     """The dataset: a folder or s3://..."""
-    out: str
+    out: Annotated[str, Place()]
     """Folder or s3://... for the trials, sweep.json and best.yaml; no sweep may be there yet."""
-    train_config: str = ""
+    train_config: Annotated[str, OptionsFile(TrainConfig)] = ""
     """YAML or JSON file of options of treeline train, the same in every trial; default: its defaults."""
     trials: int = 12
     """Trainings with options drawn at random."""

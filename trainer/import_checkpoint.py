@@ -19,13 +19,11 @@ from trainer.backbone import build_backbone, read_weights
 from trainer.baselines import baselines_of
 from trainer.checkpoint import Checkpoint
 from trainer.chmv2 import chmv2_regressor
-from trainer.config import ImportConfig, TrainConfig
+from trainer.config import WEIGHT_FILES, ImportConfig, TrainConfig
 from trainer.meta_weights import refuse_mismatch
 from trainer.model import Regressor
 from trainer.notebook_weights import notebook_backbone, notebook_decoder, notebook_state_dict
 
-FILES = (".pth", ".pt", ".safetensors")
-"""How names of files with weights end; another name is a folder's or the hub's."""
 NO_EPOCH = -1
 """The epoch of a regressor that was not trained here."""
 
@@ -42,7 +40,7 @@ def import_checkpoint(config: ImportConfig) -> str:
     dataset.schema.band_positions(config.bands)
     if dataset.statistics.height is None:
         raise InputError(f"{config.data}: has no heights; give --data of a dataset made with --heights")
-    if config.weights.endswith(FILES):
+    if config.weights.endswith(WEIGHT_FILES):
         regressor = _of_notebook(dataset, config)
     else:
         regressor = chmv2_regressor(

@@ -15,7 +15,7 @@ from trainer.model import Regressor
 from trainer.ranks import Ranks, device_here
 from trainer.token_shards import begin, compute, finish
 from trainer.token_store import Piece, TokenPlan, plan_tokens
-from trainer.train import as_begun, check, prepared, train
+from trainer.train import as_it_began, check, prepared, train
 
 FAILED = "failed.json"
 """Left by a worker whose own error would come again: Ray starts all workers anew, which then end at once."""
@@ -31,7 +31,7 @@ def launch(config: TrainConfig) -> None:
     Raises:
         InputError: a mistake in the options; found before anything is started.
     """
-    config = as_begun(config)
+    config = as_it_began(config)
     check(config)
     if not config.worker_range[1]:
         train(config, Ranks(device=device_here()))

@@ -3,7 +3,6 @@
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import torch
 import yaml
@@ -11,11 +10,12 @@ import yaml
 from shards.errors import InputError
 from shards.progress import progress
 from shards.reader import Dataset, open_dataset
+from shards.roles import as_begun, differing, flag_of, why_idle
 from shards.storage import check_writable, exists, join, read_bytes
 from trainer.arithmetic import check_compiler, prepare_repeatable
 from trainer.backbone import new_backbone
 from trainer.baselines import baselines_of
-from trainer.config import TrainConfig, read_options
+from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig, read_options
 from trainer.decoder import DecoderConfig
 from trainer.flops import training_flops
 from trainer.loop import Fit, Learning
@@ -32,34 +32,18 @@ from trainer.token_shards import open_tokens
 from trainer.token_store import check_token_options
 from trainer.tuning import recompute_activations, tune
 
-MAY_CHANGE = (
-    "workers",
-    "out",
-    "resume",
-    "config",
-    "cache",
-    "cache_gigabytes",
-    "checkpoint_steps",
-    "keep_best",
-    "shard_model",
-    "compile",
-    "mlflow",
-)
-"""Options with which a run may go on that began with others: they do not change what is learnt."""
-VAL_WHERE_BEFORE = ""
-"""--val-where of a run whose config.yaml does not name it: all validation chips scored it."""
 
-
-def as_begun(config: TrainConfig) -> TrainConfig:
-    """The options, with the validation chips of the run that is there where --val-where is not given."""
-    if config.val_where is not None or not exists(join(config.out, CONFIG)):
+def as_it_began(config: TrainConfig) -> TrainConfig:
+    """Take over from the run that is to be resumed what its options meant when it began."""
+    url = join(config.out, CONFIG)
+    if config.resume == "no" or not exists(url):
         return config
-    return replace(config, val_where=_stored(config)["val_where"])
-
-
-def _stored(config: TrainConfig) -> dict[str, Any]:
-    """The options of the run that is there."""
-    return {"val_where": VAL_WHERE_BEFORE, **yaml.safe_load(read_bytes(join(config.out, CONFIG)))}
+    stored = yaml.safe_load(read_bytes(url))
+    began = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    recipe, before = RECIPES[config.recipe], RECIPES_BEFORE.get(config.recipe, {})
+    as_recipe = [name for name in before if getattr(config, name) == recipe[name]]
+    changed = {name: before[name] for name in as_recipe if began.get(name) == before[name]}
+    return as_begun(replace(config, **changed), stored)
 
 
 def check(config: TrainConfig) -> Dataset:
@@ -72,8 +56,13 @@ def check(config: TrainConfig) -> Dataset:
         if getattr(config, name) < least:
             option = "--batch-size" if name == "global_batch" else f"--{name}"
             raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
+    if not config.backbone:
+        raise InputError(
+            f"--backbone: --recipe {config.recipe} needs a pretrained one; give a folder, a .pth file of "
+            "Meta's, or a name on the hub"
+        )
     parse_loss(config.loss)
-    if config.accumulate > 1 and config.norm == "batch":
+    if config.accumulate > 1 and config.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
     for name in ("compile", "token_store"):
         if config.shard_model and getattr(config, name):
@@ -123,9 +112,8 @@ def _check_goes_on(config: TrainConfig) -> None:
             f"{config.out}: already holds a training run; go on with it (--resume auto), choose another "
             "--out, or delete it first"
         )
-    old = _stored(config)
-    new = yaml.safe_load(config_yaml(config))
-    differ = [name for name in {**old, **new} if name not in MAY_CHANGE and old.get(name) != new.get(name)]
+    old = yaml.safe_load(read_bytes(join(config.out, CONFIG)))
+    differ = differing(TrainConfig, old, yaml.safe_load(config_yaml(config)))
     before = replace(config, workers=old["workers"]).global_batch
     if not differ and before != config.global_batch:
         raise InputError(
@@ -133,7 +121,7 @@ def _check_goes_on(config: TrainConfig) -> None:
             "--batch-per-worker so that it stays, times the workers"
         )
     if differ:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in differ)
+        flags = ", ".join(map(flag_of, differ))
         raise InputError(
             f"{config.out}: holds a run with other options ({flags}); give the same, or choose another --out"
         )

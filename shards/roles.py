@@ -1,0 +1,245 @@
+"""The part that an option plays: marks on the fields of the commands' configurations.
+
+    data: Annotated[str, Place()]                              `submit` makes it absolute
+    cache: Annotated[str, Place(), MayChange()]                a begun run may continue with another value
+    lora_rank: Annotated[int, OnlyWith(tune="lora")]           refused where it is given and has no effect
+    val_where: Annotated[str, Before("")]                      its value in configurations stored without it
+
+Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place)`.
+"""
+
+import os
+import typing
+from collections.abc import Mapping, Set
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from shards.errors import InputError
+
+SQLITE = "sqlite:///"
+"""Start of a database's URL; a file's path follows."""
+FIRST_VERSION = "0.1.0"
+"""Version that every fingerprint names, because the first ones did: a later version continues their work."""
+RECORDED = frozenset({"treeline", "version", "commit"})
+"""What is recorded beside options, and never compared."""
+
+Role = TypeVar("Role")
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The option is a path or URL, or several."""
+
+    or_name: bool = False
+    """Whether it can also be a name on a hub; then it is a place only where that file or folder exists."""
+    reserved: tuple[str, ...] = ()
+    """Names that are no places even where a file or folder is called the same."""
+    after_name: bool = False
+    """Whether the option has the form NAME=PLACE."""
+
+    def absolute(self, value: Any) -> Any:
+        """The same place or places, whatever folder they are named from; URLs and names stay as they are."""
+        if isinstance(value, tuple | list):
+            return type(value)(self.absolute(one) for one in value)
+        if not value or value in self.reserved:
+            return value
+        name, equals, place = value.partition("=") if self.after_name else ("", "", value)
+        return name + equals + self._absolute(place)
+
+    def _absolute(self, place: str) -> str:
+        if place.startswith(SQLITE):
+            return SQLITE + os.path.abspath(os.path.expanduser(place.removeprefix(SQLITE)))
+        path = os.path.expanduser(place)
+        if not place or urlsplit(place).scheme or (self.or_name and not os.path.exists(path)):
+            return place
+        return os.path.abspath(path)
+
+
+@dataclass(frozen=True)
+class OptionsFile:
+    """The option is a YAML or JSON file of another command's options, which can be places themselves."""
+
+    options: type
+    """The other command's configuration."""
+
+
+@dataclass(frozen=True)
+class MayChange:
+    """What was begun with one value may continue with another: the result does not depend on it."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The option is younger than stored configurations; where they lack it, it had this value."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of these values."""
+
+    values: tuple[Any, ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of them."""
+        return value in self.values
+
+    def lacking(self, flag: str, value: Any) -> str:
+        """The end of "--option: does nothing ..." where it does not hold."""
+        return f"without {flag} {' or '.join(map(str, self.values))}; give that, or leave it out"
+
+
+@dataclass(frozen=True)
+class Some:
+    """Any value but none, "" and 0."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether there is a value."""
+        return bool(value)
+
+    def lacking(self, flag: str, value: Any) -> str:
+        """See Choice."""
+        return f"without {flag}; give that, or leave it out"
+
+
+@dataclass(frozen=True)
+class Another:
+    """Any value but these."""
+
+    values: tuple[Any, ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is none of them."""
+        return value not in self.values
+
+    def lacking(self, flag: str, value: Any) -> str:
+        """See Choice."""
+        return f"with {flag} {value}; give another, or leave it out"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A text with one of these endings, or with none of them."""
+
+    endings: tuple[str, ...]
+    wanted: bool = True
+
+    def holds(self, value: Any) -> bool:
+        """Whether the text ends as it should."""
+        return str(value).endswith(self.endings) == self.wanted
+
+    def lacking(self, flag: str, value: Any) -> str:
+        """See Choice."""
+        return f"with {value}; leave it out"
+
+
+class OnlyWith:
+    """The option has an effect only with these values of other options of the same command.
+
+    A value stands for itself, a tuple for one of its values; a condition on an option that a command lacks
+    holds.
+    """
+
+    def __init__(self, **conditions: Any) -> None:
+        self.conditions: dict[str, Choice | Some | Another | Ending] = {
+            name: condition
+            if isinstance(condition, Some | Another | Ending)
+            else Choice(condition if isinstance(condition, tuple) else (condition,))
+            for name, condition in conditions.items()
+        }
+
+
+def roles(options: type, kind: type[Role]) -> dict[str, Role]:
+    """The roles of this kind, by the option's name."""
+    hints = typing.get_type_hints(options, include_extras=True)
+    return {
+        name: mark
+        for name, hint in hints.items()
+        for mark in getattr(hint, "__metadata__", ())
+        if isinstance(mark, kind)
+    }
+
+
+def flag_of(name: str) -> str:
+    """The option as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def why_idle(config: Any, name: str) -> str:
+    """Why this option has no effect among the others of `config`, in one line; "" if it has one."""
+    role = roles(type(config), OnlyWith).get(name)
+    for other, condition in role.conditions.items() if role else ():
+        value = getattr(config, other, MISSING)
+        if value is not MISSING and not condition.holds(value):
+            return f"{flag_of(name)}: does nothing {condition.lacking(flag_of(other), value)}"
+    return ""
+
+
+def refuse_idle(config: Any, given: Set[str]) -> None:
+    """Refuse options that the user gave and that have no effect.
+
+    Raises:
+        InputError: says which, and with what it would have one.
+    """
+    for field in fields(config):
+        if field.name in given and (why := why_idle(config, field.name)):
+            raise InputError(why)
+
+
+def with_absolute_places(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values of some options, with places that mean the same in any folder."""
+    places = roles(options, Place)
+    return {name: places[name].absolute(value) if name in places else value for name, value in values.items()}
+
+
+def as_begun(config: Config, stored: Mapping[str, Any]) -> Config:
+    """Take over from the `stored` options what continuing their work needs and `config` does not say.
+
+    An option that has its default here, so that nobody gave it as far as can be told, gets the value of then
+    if `stored` lacks it (see Before), if that value was recorded when the work was last resumed, or if the
+    option has no effect.
+    """
+    kind = type(config)
+    before = roles(kind, Before)
+    changed = {}
+    for field in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if field.default is MISSING or value != field.default:
+            continue
+        if field.name in stored and why_idle(config, field.name):
+            then = stored[field.name]
+            changed[field.name] = tuple(then) if isinstance(then, list) else then
+        elif field.name in before and stored:
+            then = before[field.name].value
+            if stored.get(field.name, then) == then:
+                changed[field.name] = then
+    return replace(config, **changed)  # type: ignore[type-var]
+
+
+def differing(options: type, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Names of the options by which `asked` is another work than what is `stored`, both as JSON has them."""
+    then = _before(options) | dict(stored)
+    ignored = roles(options, MayChange).keys() | RECORDED
+    names = [*stored, *(name for name in asked if name not in stored)]
+    return [name for name in names if name not in ignored and then.get(name) != asked.get(name)]
+
+
+def identity(options: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fingerprint is computed from: options with the value of before they existed are left out."""
+    before = _before(options)
+    return {
+        name: FIRST_VERSION if name in ("treeline", "version") else value
+        for name, value in recorded.items()
+        if name != "commit" and not (name in before and before[name] == value)
+    }
+
+
+def _before(options: type) -> dict[str, Any]:
+    """Values of younger options, as JSON has them."""
+    return {
+        name: list(role.value) if isinstance(role.value, tuple) else role.value
+        for name, role in roles(options, Before).items()
+    }

@@ -1,0 +1,82 @@
+"""Roles of options: what is stored without an option, and what is continued, mean what they meant before."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import pytest
+
+from shards.errors import InputError
+from shards.roles import (
+    Before,
+    MayChange,
+    OnlyWith,
+    as_begun,
+    differing,
+    identity,
+    refuse_idle,
+    roles,
+    why_idle,
+)
+
+STORED = {"version": "0.1.0", "seed": 3, "size": 4, "workers": 2}
+"""Written before --cut and --edges existed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Some options."""
+
+    seed: int = 0
+    by: str = "size"
+    size: Annotated[int, OnlyWith(by="size")] = 5
+    workers: Annotated[int, MayChange()] = 0
+    cut: Annotated[int, Before(0)] = 64
+    edges: Annotated[tuple[float, ...], Before(())] = (1.0, 2.0)
+
+
+def asked(config: Options) -> dict[str, object]:
+    return {
+        "version": "9.9.9",
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()},
+    }
+
+
+def test_what_was_stored_without_an_option_is_continued_with_the_value_of_before() -> None:
+    stored = {**STORED, "by": "size"}
+    config = as_begun(Options(seed=3, size=4), stored)
+    assert (config.cut, config.edges) == (0, ())
+    assert differing(Options, stored, asked(config)) == []
+    assert identity(Options, asked(config)) == {**stored, "workers": 0}
+
+
+def test_an_option_that_is_given_is_compared_with_the_value_of_before() -> None:
+    stored = {**STORED, "by": "size"}
+    config = as_begun(Options(seed=3, size=4, cut=32), stored)
+    assert differing(Options, stored, asked(config)) == ["cut"]
+    assert as_begun(replace(config, cut=0), stored).cut == 0
+
+
+def test_what_was_stored_with_an_option_keeps_it() -> None:
+    stored = {**STORED, "by": "size", "cut": 64, "edges": [1.0, 2.0]}
+    config = as_begun(Options(seed=3, size=4), stored)
+    assert (config.cut, config.edges) == (64, (1.0, 2.0))
+    assert differing(Options, stored, asked(config)) == []
+    assert differing(Options, stored, asked(Options(seed=1, size=4, workers=7))) == ["seed"]
+
+
+def test_an_option_without_effect_is_taken_over_and_refused_where_it_is_given() -> None:
+    stored = {**STORED, "by": "number", "size": 9}
+    config = as_begun(Options(seed=3, by="number"), stored)
+    assert config.size == 9
+    assert why_idle(config, "size").startswith("--size: does nothing without --by size")
+    refuse_idle(config, {"seed", "by"})
+    with pytest.raises(InputError, match="--size"):
+        refuse_idle(config, {"size"})
+
+
+def test_roles_are_inherited() -> None:
+    @dataclass(frozen=True)
+    class More(Options):
+        name: str = ""
+
+    assert roles(More, Before) == {"cut": Before(0), "edges": Before(())}
