@@ -221,7 +221,7 @@ def sent(command: list[str], there: Path, monkeypatch: pytest.MonkeyPatch) -> An
         return cli.parse(name, arguments)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS.keys() - {"submit"})
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"submit"}))
 def test_a_job_has_the_options_of_the_command_with_absolute_places(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
