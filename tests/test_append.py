@@ -235,31 +235,25 @@ def test_shards_are_cut_by_bytes_too_and_a_zarr_of_them_is_even(
         run(folders, out, shard_bytes=CUT + 10**6, shares=(1.0,))
 
 
-def test_what_is_added_is_cut_as_what_is_there(
-    chip_folders: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A dataset whose options do not name bytes, as they did not at first, is not cut by bytes."""
+def test_what_is_added_is_cut_as_what_is_there(chip_folders: Callable[..., Any], tmp_path: Path) -> None:
+    """Unless --shard-bytes is given: what was not cut by bytes, or by others, stays so."""
     first, everything = (
         folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))
     )
     for name in ("old", "expected"):
         run(first, tmp_path / name, shard_bytes=0)
-    assert "shard_bytes" not in open_dataset(str(tmp_path / "old")).manifest.made_by["config"]
     run(everything, tmp_path / "expected", shard_bytes=0, append=True)
     run(first, tmp_path / "cut", shard_bytes=CUT, shares=(1.0,))
 
-    # As if these few bytes were the default, which nobody has to give.
-    monkeypatch.setattr(ingest.run, "SHARD_BYTES", CUT - 52_736)
-    default = {"shard_bytes": CUT - 52_736}
     before = contents(tmp_path / "old")
-    assert "is complete already" in run(first, tmp_path / "old", **default).summary
+    assert "is complete already" in run(first, tmp_path / "old").summary
     assert contents(tmp_path / "old") == before
-    run(everything, tmp_path / "old", append=True, **default)
+    run(everything, tmp_path / "old", append=True)
     assert contents(tmp_path / "old") == contents(tmp_path / "expected")
-    assert "is complete already" in run(everything, tmp_path / "old", append=True, **default).summary
-    run(everything, tmp_path / "cut", append=True, **default)
+    assert "is complete already" in run(everything, tmp_path / "old", append=True).summary
+    run(everything, tmp_path / "cut", append=True)
     assert sizes(tmp_path / "cut") == [4] * 5 + [4, 4, 3, 3]
-    run(first, tmp_path / "new", shares=(1.0,), **default)
+    run(first, tmp_path / "new", shares=(1.0,), shard_bytes=CUT - 52_736)
     assert max(sizes(tmp_path / "new")) == 3
 
 

@@ -33,6 +33,7 @@ from ingest.plan import Present, make_plan
 from ingest.run import Ingested
 from ingest.run import ingest as ingest_source
 from ingest.synthetic import SyntheticSource
+from shards.cut import SHARD_BYTES
 from shards.errors import InputError
 from shards.reader import open_dataset
 from shards.storage import find_files, join, read_bytes
@@ -264,21 +265,25 @@ def test_what_a_machine_that_stopped_did_not_write_is_written_again(
 def test_what_was_begun_before_shards_were_cut_by_bytes_is_finished_uncut(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the plan's options said nothing of bytes, as they do not where there is no limit."""
-    out, expected = str(tmp_path / "out"), str(tmp_path / "expected")
+    """Then the plan's options said nothing of bytes."""
+    out, expected, plan = (
+        str(tmp_path / "out"),
+        str(tmp_path / "expected"),
+        tmp_path / "out/.ingest/plan.json",
+    )
     run(folders, expected, shard_bytes=0)
     done = steps_of(folders, out, monkeypatch, 9, shard_bytes=0)
-    assert "shard_bytes" not in json.loads((tmp_path / "out" / ".ingest" / "plan.json").read_text())["config"]
-    few = 10 * 6_144
+    begun = json.loads(plan.read_text())
+    assert begun["config"].pop("shard_bytes") == 0
+    plan.write_text(json.dumps(begun))
     with pytest.raises(InputError, match="unfinished ingest of other files or options"):
-        run(folders, out, shard_bytes=few)
-    # As if these few bytes were the default, which nobody has to give.
-    monkeypatch.setattr(driver, "SHARD_BYTES", few)
-    rest = steps_of(folders, out, monkeypatch, None, shard_bytes=few)
+        run(folders, out, shard_bytes=10 * 6_144)
+    rest = steps_of(folders, out, monkeypatch, None)
     assert not set(rest) & {step for step in done if "/parts/" in step}
     assert contents(out) == contents(expected)
-    run(folders, str(tmp_path / "new"), shard_bytes=few)
-    assert max(shard.samples for shard in open_dataset(str(tmp_path / "new")).manifest.shards) <= 10
+    assert open_dataset(out).manifest.made_by["config"]["shard_bytes"] == 0
+    run(folders, str(tmp_path / "new"))
+    assert open_dataset(str(tmp_path / "new")).manifest.made_by["config"]["shard_bytes"] == SHARD_BYTES
 
 
 @pytest.mark.parametrize("change", ["options", "files"])
@@ -319,7 +324,7 @@ def test_what_an_older_version_began_is_finished(
 
 def test_the_fingerprint_of_a_request_stays() -> None:
     """An unfinished ingest is continued by every later version: this is what version 0.1.0 made of it."""
-    config = SyntheticConfig(out="", chips=20)
+    config = SyntheticConfig(out="", chips=20, shard_bytes=0)
     source = SyntheticSource(config)
     plan = make_plan(source.candidates(), source.schema, config, Present())
     assert plan.request == "744cdd092085416f"
