@@ -10,6 +10,7 @@ import tyro
 
 from shards.errors import InputError
 from shards.options import ReadOptions
+from trainer.fit_options import AugmentOptions, FitOptions
 
 if TYPE_CHECKING:
     from trainer.optimiser import OptimiserOptions
@@ -156,6 +157,16 @@ class TrainConfig:
     def global_batch(self) -> int:
         """Chips per step over all workers."""
         return self.batch_per_worker * max(1, self.worker_range[1]) or self.batch_size
+
+    @property
+    def fit(self) -> FitOptions:
+        """Options of the training loop."""
+        return FitOptions(**{field.name: getattr(self, field.name) for field in fields(FitOptions)})
+
+    @property
+    def augment(self) -> AugmentOptions:
+        """Options of augmentation."""
+        return AugmentOptions(self.flips, self.brightness, self.band_dropout)
 
     def optimiser_options(self, steps_per_epoch: int) -> "OptimiserOptions":
         """Those that concern the optimiser."""

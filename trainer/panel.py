@@ -1,30 +1,20 @@
 """Some chips as the regressor sees them now: image, measured height and predicted height side by side."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from shards.order import Chips
 from shards.picture import coloured_heights, composite
 from shards.reader import Dataset
 from trainer.model import Regressor
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture, and the heights in it, in metres."""
-
-    rgb_HW3: NDArray[np.uint8]
-    """A row for each chip: near infrared-red-green, measured, predicted; heights in the eight classes."""
-    measured_N: NDArray[np.floating[Any]]
-    predicted_N: NDArray[np.floating[Any]]
+from trainer.objective import Panel
 
 
 def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel | None:
-    """The panel of these chips, None if their shards are left out; the regressor is left in eval mode."""
+    """Draw these chips, None if their shards are left out; the regressor stays in eval mode.
+
+    A row for each chip: near infrared-red-green, measured and predicted height in the eight classes.
+    """
     batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
     if batch is None or not batch.chips.size:
         return None
@@ -45,4 +35,9 @@ def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: tor
         )
     ]
     known_BHW = np.isfinite(batch.height_BHW) & np.isfinite(predicted_BHW)
-    return Panel(np.concatenate(rows), batch.height_BHW[known_BHW], predicted_BHW[known_BHW])
+    heights = {"measured": batch.height_BHW[known_BHW], "predicted": predicted_BHW[known_BHW]}
+    return Panel(
+        "image, measured, predicted",
+        np.concatenate(rows),
+        {f"height/{name}": height_N for name, height_N in heights.items()},
+    )
