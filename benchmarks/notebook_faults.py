@@ -39,7 +39,7 @@ from trainer.config import RECIPES, TrainConfig  # noqa: E402
 from trainer.loop import Fit  # noqa: E402
 from trainer.notebook_faults import Faults, notebook_variant  # noqa: E402
 from trainer.ranks import Ranks  # noqa: E402
-from trainer.run import StateCallback  # noqa: E402
+from trainer.state_callback import StateCallback  # noqa: E402
 from trainer.train import new_fit, new_regressor  # noqa: E402
 
 SCENE_PX = 192

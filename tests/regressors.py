@@ -30,7 +30,7 @@ from trainer.decoder import DecoderConfig
 from trainer.learning import Learning
 from trainer.model import Regressor
 from trainer.ranks import Ranks
-from trainer.run import StateCallback
+from trainer.state_callback import StateCallback
 from trainer.train import fit_of, new_regressor
 
 NODATA = -9999

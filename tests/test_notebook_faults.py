@@ -30,7 +30,7 @@ from trainer.losses import parse_loss
 from trainer.model import Regressor
 from trainer.notebook_faults import ALL, Faults, NotebookLoss, NotebookObjective, notebook_variant
 from trainer.ranks import Ranks
-from trainer.run import StateCallback
+from trainer.state_callback import StateCallback
 from trainer.train import new_fit, new_regressor, variant_of
 from trainer.variant import ordinary
 

@@ -38,7 +38,7 @@ from trainer.loop import Callback, Fit
 from trainer.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
 from trainer.pace import pace_of
 from trainer.ranks import Ranks
-from trainer.run import StateCallback
+from trainer.state_callback import StateCallback
 from trainer.train import new_fit, new_regressor
 
 BIN = Path(sys.executable).parent

@@ -28,9 +28,9 @@ from trainer.config import TrainConfig
 from trainer.learning import Learning
 from trainer.loop import Fit
 from trainer.ranks import BATCH_NORM_APART, Meeting, Ranks
-from trainer.run import StateCallback
 from trainer.sharding import Rows, rows_of
 from trainer.state import restore, state_of
+from trainer.state_callback import StateCallback
 from trainer.state_parts import (
     PARTS,
     STATE,

@@ -33,7 +33,8 @@ from trainer.launch import launch
 from trainer.learning import Learning
 from trainer.panel import draw_panel
 from trainer.ranks import Ranks
-from trainer.run import StateCallback, config_yaml
+from trainer.run import config_yaml
+from trainer.state_callback import StateCallback
 from trainer.train import check, fit_of, new_regressor, prepared
 
 MEASURED_PIXELS = 60 * 64

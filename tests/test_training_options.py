@@ -26,7 +26,7 @@ from trainer.launch import launch
 from trainer.learning import Learning
 from trainer.loop import Callback, Fit
 from trainer.ranks import Ranks
-from trainer.run import StateCallback
+from trainer.state_callback import StateCallback
 from trainer.train import fit_of, new_regressor, resumed_fit
 
 DECODERS = {"detail": (16, 8, 8, 8), "residual": (16, 8, 8, 8), "dpt": (32, 16, 16, 8), "linear": ()}

@@ -30,8 +30,8 @@ from trainer.launch import launch
 from trainer.learning import Learning
 from trainer.loop import Fit
 from trainer.ranks import Ranks
-from trainer.run import NOTICE_STEPS, StateCallback
 from trainer.state import restore, state_of
+from trainer.state_callback import NOTICE_STEPS, StateCallback
 from trainer.state_parts import STATE, StateWriter, StoredState, TrainingState
 from trainer.train import fit_of, new_regressor
 

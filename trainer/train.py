@@ -23,9 +23,10 @@ from trainer.mlflow_log import check_mlflow
 from trainer.model import Regressor
 from trainer.notebook_faults import check_faithful, notebook_variant
 from trainer.ranks import Meeting, Ranks, device_here
-from trainer.run import CONFIG, Notice, RunWriter, StateCallback, config_yaml, no_notice, run_options
+from trainer.run import CONFIG, RunWriter, config_yaml, run_options
 from trainer.sharding import is_sharded
 from trainer.state import restore
+from trainer.state_callback import Notice, StateCallback, no_notice
 from trainer.state_parts import STATE, StateWriter, StoredState
 from trainer.token_shards import open_tokens
 from trainer.token_store import check_token_options
