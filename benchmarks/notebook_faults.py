@@ -36,10 +36,10 @@ from ingest.scenes import ScenesSource  # noqa: E402
 from shards.order import Chips  # noqa: E402
 from shards.reader import Dataset, open_dataset  # noqa: E402
 from trainer.config import RECIPES, TrainConfig  # noqa: E402
-from trainer.loop import Fit, Scored  # noqa: E402
-from trainer.notebook_faults import Faults  # noqa: E402
+from trainer.loop import Fit  # noqa: E402
+from trainer.notebook_faults import Faults, notebook_variant  # noqa: E402
 from trainer.ranks import Ranks  # noqa: E402
-from trainer.run import Onlooker  # noqa: E402
+from trainer.state_callback import StateCallback  # noqa: E402
 from trainer.train import new_fit, new_regressor  # noqa: E402
 
 SCENE_PX = 192
@@ -63,12 +63,12 @@ ROWS = {NONE: SINGLE[OWN], **SINGLE, ALL: Faults(**dict.fromkeys(SINGLE, True))}
 """Other scores change no weight (tests/test_notebook_faults.py): one run serves the first row and theirs."""
 
 
-class Judge(Onlooker):
+class Judge(StateCallback):
     """Scores every epoch on chips of which the training knows nothing."""
 
     def __init__(self, chips: Chips) -> None:
         super().__init__()
-        self.chips, self.scored = chips, list[Scored]()
+        self.chips, self.scored = chips, list[dict[str, Any]]()
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         self.scored.append(fit.score(self.chips))
@@ -79,20 +79,20 @@ class Outcome:
     """Of one run: what it records of each epoch, and what the test scenes say."""
 
     records: list[dict[str, Any]]
-    judged: list[Scored]
+    judged: list[dict[str, Any]]
 
     def numbers(self, own: bool) -> tuple[float, float, float, float]:
         """Of the best epoch: (RMSE, R2) as it says, the notebook's if `own`; the true (RMSE, R2)."""
         best = min(range(len(self.records)), key=lambda epoch: float(self.records[epoch]["val_loss"]))
         names = ("val_notebook_rmse", "val_notebook_r2") if own else ("val_rmse", "val_r2")
         rmse, r2 = (float(self.records[best][name]) for name in names)
-        true = self.judged[best].score.all
-        return rmse, r2, true.rmse, true.r2
+        true_rmse, true_r2 = (float(self.judged[best][name]) for name in ("rmse", "r2"))
+        return rmse, r2, true_rmse, true_r2
 
     def chosen(self) -> tuple[float, float]:
         """Root of the loss on the chips that stop: in their best epoch, and in that of the test scenes."""
         losses = [float(record["val_loss"]) for record in self.records]
-        other = min(range(len(losses)), key=lambda epoch: self.judged[epoch].loss)
+        other = min(range(len(losses)), key=lambda epoch: float(self.judged[epoch]["loss"]))
         return min(losses) ** 0.5, losses[other] ** 0.5
 
 
@@ -130,16 +130,14 @@ def pretrain(dataset: Dataset, epochs: int, out: Path) -> None:
         epochs=epochs,
     )
     fit = new_fit(config, Ranks())
-    fit.run(Onlooker())
+    fit.run(StateCallback())
     fit.regressor.backbone.save_pretrained(out)
 
 
 def run(dataset: Dataset, backbone: Path, faults: Faults, seed: int, epochs: int) -> Outcome:
     options = {**RECIPE, "backbone": str(backbone), "seed": seed, "epochs": epochs}
-    fit, judge = (
-        new_fit(TrainConfig(dataset.url, "", **options), Ranks(), faults),
-        Judge(dataset.chips("test")),
-    )
+    config, judge = TrainConfig(dataset.url, "", **options), Judge(dataset.chips("test"))
+    fit = new_fit(config, Ranks(), notebook_variant(config, faults))
     fit.run(judge)
     return Outcome(fit.records, judge.scored)
 

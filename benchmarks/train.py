@@ -41,7 +41,7 @@ from trainer.backbone import TINY, build_backbone  # noqa: E402
 from trainer.config import RECIPES, TrainConfig  # noqa: E402
 from trainer.loop import Fit  # noqa: E402
 from trainer.ranks import Ranks  # noqa: E402
-from trainer.run import Onlooker  # noqa: E402
+from trainer.state_callback import StateCallback  # noqa: E402
 from trainer.train import new_fit, new_regressor  # noqa: E402
 
 SHAPES = {
@@ -68,7 +68,7 @@ class Done(Exception):
     """Enough steps."""
 
 
-class Stopwatch(Onlooker):
+class Stopwatch(StateCallback):
     """Times the steps after the first few."""
 
     def __init__(self, steps: int, device: torch.device) -> None:

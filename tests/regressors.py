@@ -27,11 +27,11 @@ from trainer.baselines import Baselines
 from trainer.checkpoint import Checkpoint
 from trainer.config import RECIPES, TrainConfig
 from trainer.decoder import DecoderConfig
-from trainer.loop import Fit, Learning
+from trainer.learning import Learning
 from trainer.model import Regressor
 from trainer.ranks import Ranks
-from trainer.run import Onlooker
-from trainer.train import new_regressor
+from trainer.state_callback import StateCallback
+from trainer.train import fit_of, new_regressor
 
 NODATA = -9999
 SCHEMA = Schema(("blue", "green", "red", "nir"), nodata=NODATA)
@@ -238,6 +238,6 @@ def fitted(
     regressor = new_regressor(dataset, config)
     val_chips = np.arange(0) if val_chips is None else val_chips
     learning = Learning(dataset, dataset.chips("train"), val_chips, ranks or Ranks())
-    fit = Fit(regressor, learning, config)
-    fit.run(Onlooker())
+    fit = fit_of(regressor, learning, config)
+    fit.run(StateCallback())
     return regressor, fit.records

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from shards.errors import InputError
 from trainer.loss_terms import FLAT, mirrored_log
-from trainer.losses import TERMS, Loss, parse_loss, surrogate
+from trainer.losses import TERMS, Loss, parse_loss
+from trainer.objective import surrogate
 
 NAN = float("nan")
 LOG_2 = log(2)

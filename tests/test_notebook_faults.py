@@ -18,22 +18,24 @@ from regressors import BANDS, NODATA, local_backbone, small_config, write_datase
 
 from cluster.options import parse
 from shards.errors import InputError
+from shards.order import Chips
 from shards.reader import Dataset
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
 from trainer.dropout import ChannelDropout
+from trainer.height_objective import HeightObjective
 from trainer.launch import launch
 from trainer.loop import Fit
 from trainer.losses import parse_loss
 from trainer.model import Regressor
-from trainer.notebook_faults import Faults, NotebookFit, NotebookLoss, faults_of
+from trainer.notebook_faults import ALL, Faults, NotebookLoss, NotebookObjective, notebook_variant
 from trainer.ranks import Ranks
-from trainer.run import Onlooker
-from trainer.train import new_fit, new_regressor
+from trainer.state_callback import StateCallback
+from trainer.train import new_fit, new_regressor, variant_of
+from trainer.variant import ordinary
 
 ASYMMETRIC = ("asymmetric(factor=3)",)
 SINGLE = {fault.name: Faults(**{fault.name: True}) for fault in fields(Faults)}
-ALL = Faults(**dict.fromkeys(SINGLE, True))
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +67,10 @@ def config(dataset: Dataset, backbone: Path) -> TrainConfig:
 
 
 def trained(config: TrainConfig, faults: Faults | None = None) -> Fit:
-    fit = new_fit(config, Ranks(), faults)
+    fit = new_fit(config, Ranks(), None if faults is None else notebook_variant(config, faults))
     # Not above all heights as usual, so that some predictions are below 0 from the beginning.
     torch.nn.init.zeros_(fit.regressor.decoder.output.bias)
-    fit.run(Onlooker())
+    fit.run(StateCallback())
     return fit
 
 
@@ -85,9 +87,11 @@ def are_equal(one: Fit, other: Fit) -> bool:
 
 
 def test_faithful_has_all_faults_and_nothing_else_has_one(config: TrainConfig) -> None:
-    assert faults_of(replace(config, faithful=True)) == ALL
-    assert faults_of(config) == Faults()
-    assert type(new_fit(config, Ranks())) is Fit
+    assert Faults(**dict.fromkeys(SINGLE, True)) == ALL
+    faithful = new_fit(replace(config, faithful=True), Ranks()).objective
+    assert isinstance(faithful, NotebookObjective)
+    assert faithful.faults == ALL
+    assert type(new_fit(config, Ranks()).objective) is HeightObjective
 
 
 def test_each_fault_alone_changes_what_is_learnt_but_for_the_scores(config: TrainConfig) -> None:
@@ -96,13 +100,15 @@ def test_each_fault_alone_changes_what_is_learnt_but_for_the_scores(config: Trai
     plain = trained(config)
     for name, faults in SINGLE.items():
         fit = trained(config, faults)
-        assert isinstance(fit, NotebookFit)
+        assert isinstance(fit.objective, NotebookObjective)
         assert are_equal(fit, plain) == (name == "own_scores"), name
 
 
 def test_near_infrared_and_red_start_from_blue(dataset: Dataset, config: TrainConfig) -> None:
     def patches(bands: tuple[str, ...], faults: Faults | None) -> torch.Tensor:
-        regressor = new_regressor(dataset, replace(config, bands=bands), faults)
+        banded = replace(config, bands=bands)
+        variant = ordinary(banded) if faults is None else notebook_variant(banded, faults)
+        regressor = new_regressor(dataset, banded, variant)
         return regressor.backbone.embeddings.patch_embeddings.weight
 
     rgb_DCPP = patches(("red", "green", "blue"), None)
@@ -111,30 +117,32 @@ def test_near_infrared_and_red_start_from_blue(dataset: Dataset, config: TrainCo
 
 
 def test_dropout_is_a_tenth_whatever_is_configured(dataset: Dataset, config: TrainConfig) -> None:
-    regressor = new_regressor(dataset, config, SINGLE["low_dropout"])
+    regressor = new_regressor(dataset, config, notebook_variant(config, SINGLE["low_dropout"]))
     assert {layer.share for layer in regressor.modules() if isinstance(layer, ChannelDropout)} == {0.1}
     assert config.dropout == 0.2
 
 
 def test_chips_are_dealt_one_by_one(dataset: Dataset, config: TrainConfig) -> None:
-    dealt = SINGLE["dealt_by_chip"]
+    def dealt(config: TrainConfig) -> tuple[Chips, Chips]:
+        return notebook_variant(config, SINGLE["dealt_by_chip"]).choose_chips(dataset)
+
     splits = dataset.chips("train"), dataset.chips("val")
-    train, val = dealt.chips(dataset, config)
+    train, val = dealt(config)
     assert sorted([*train, *val]) == sorted([*splits[0], *splits[1]])
     assert len(train) == 16
     assert all((np.diff(chips) > 0).all() for chips in (train, val))
     assert set(train) & set(splits[1])
     assert set(val) & set(splits[0])
-    assert not np.array_equal(dealt.chips(dataset, replace(config, seed=1))[0], train)
-    fewer, same_val = dealt.chips(dataset, replace(config, limit=5))
+    assert not np.array_equal(dealt(replace(config, seed=1))[0], train)
+    fewer, same_val = dealt(replace(config, limit=5))
     assert len(fewer) == 5
     assert set(fewer) < set(train)
     assert np.array_equal(same_val, val)
-    chosen = np.concatenate(dealt.chips(dataset, replace(config, where="key != 'chip_3'")))
+    chosen = np.concatenate(dealt(replace(config, where="key != 'chip_3'")))
     keys = dataset.index["key"].take(chosen).to_pylist()
     assert len(keys) == 19
     assert "chip_3" not in keys
-    assert all(map(np.array_equal, Faults().chips(dataset, config), splits))
+    assert all(map(np.array_equal, variant_of(config).choose_chips(dataset), splits))
 
 
 def test_a_prediction_below_0_has_no_gradient() -> None:
@@ -191,7 +199,7 @@ def test_positions_are_jittered_while_training_and_not_while_scoring(
     assert (image_BCHW != NODATA).any()
     seen: dict[str, list[torch.Tensor]] = {}
 
-    class Look(Onlooker):
+    class Look(StateCallback):
         def _tokens(self, fit: Fit) -> torch.Tensor:
             with torch.no_grad():
                 return fit.regressor.tokens(fit.regressor.normalise(image_BCHW)[0])
@@ -204,7 +212,7 @@ def test_positions_are_jittered_while_training_and_not_while_scoring(
 
     for faults, are_same in ((SINGLE["jittered"], False), (Faults(), True)):
         seen.clear()
-        new_fit(config, Ranks(), faults).run(Look())
+        new_fit(config, Ranks(), notebook_variant(config, faults)).run(Look())
         first, *others = seen["step"]
         assert len(others) >= 2
         assert all(first.equal(other) == are_same for other in others)
@@ -231,7 +239,7 @@ def test_a_faithful_run_leaves_an_ordinary_regressor(
     assert checkpoint.regressor.decoder_config.dropout == 0.1
     assert not checkpoint.regressor.backbone.training
     again = new_fit(replace(config, faithful=True), Ranks())
-    again.run(Onlooker())
+    again.run(StateCallback())
     assert again.records == records
     image_BCHW = torch.from_numpy(dataset.gather(np.arange(4)).image_BCHW)
     ours, theirs = (of.predict(image_BCHW)[0] for of in (again.regressor, checkpoint.regressor))

@@ -35,11 +35,11 @@ from trainer.clock import COMMUNICATION, STEPPING, WAITING, Clock, Spent
 from trainer.config import TrainConfig
 from trainer.flops import peak_flops, published_peak, training_flops
 from trainer.launch import launch
-from trainer.loop import Fit, Watch
+from trainer.loop import Callback, Fit
 from trainer.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
 from trainer.pace import pace_of
 from trainer.ranks import Ranks
-from trainer.run import Onlooker
+from trainer.state_callback import StateCallback
 from trainer.train import new_fit, new_regressor
 
 BIN = Path(sys.executable).parent
@@ -75,7 +75,7 @@ class HandClock:
         self.now += seconds
 
 
-class Slow(Onlooker):
+class Slow(StateCallback):
     """Takes its time after each step."""
 
     def __init__(self, clock: HandClock) -> None:
@@ -130,7 +130,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
         return step(*arguments)
 
     monkeypatch.setattr(Fit, "_step", slow_step)
-    computing.run(Onlooker())
+    computing.run(StateCallback())
     monkeypatch.undo()
     assert computing.spent == Spent(chips, seconds=delay, computing=delay)
 
@@ -142,7 +142,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
             yield fed
 
     monkeypatch.setattr(trainer.loop, "feed", slow_feed)
-    waiting.run(Onlooker())
+    waiting.run(StateCallback())
     assert waiting.spent == Spent(chips, seconds=delay, waiting=delay)
 
 
@@ -183,7 +183,7 @@ def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> Spent
     fit = new_fit(config, replace(ranks, seconds_now=clock))
     first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
     first.register_hook(clock.wait_and_go_on if ranks.rank == 1 else clock.gradient_found)
-    fit.run(Onlooker())
+    fit.run(StateCallback())
     return fit.spent
 
 
@@ -247,18 +247,19 @@ def test_a_peak_is_told_of_known_devices_alone() -> None:
 
 def test_an_epoch_in_a_line(config: TrainConfig) -> None:
     record = {"epoch": 2, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
+    summary = new_fit(config, Ranks()).objective.summary
     spent = Spent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
-    alone = pace_of(spent, 1e6, Ranks(), config)
-    assert alone.line(record) == (
+    alone = pace_of(spent, 1e6, Ranks(), config.fit)
+    assert alone.line(2, summary(record)) == (
         "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 2% waiting for data; 1 GFLOP/s"
     )
-    one_of_two = pace_of(spent, 4e8, Ranks(0, 2), config)
-    assert one_of_two.line({"epoch": 0, "loss": 2.0}) == (
+    one_of_two = pace_of(spent, 4e8, Ranks(0, 2), config.fit)
+    assert one_of_two.line(0, summary({"epoch": 0, "loss": 2.0})) == (
         "epoch 1: loss 2; 1,234 chips/s; 2% waiting for data, 5% communication; 247 GFLOP/s"
     )
     on_gpu = replace(one_of_two, utilisation=0.38, peak_memory_gb=11.21)
-    assert on_gpu.line(record).endswith("247 GFLOP/s (38% of the device's peak); 11.2 GB")
-    assert pace_of(spent, 4e8, Ranks(0, 2), replace(config, shard_model=True)).communication is None
+    assert on_gpu.line(2, summary(record)).endswith("247 GFLOP/s (38% of the device's peak); 11.2 GB")
+    assert pace_of(spent, 4e8, Ranks(0, 2), replace(config.fit, shard_model=True)).communication is None
 
 
 @pytest.mark.gpu
@@ -266,8 +267,8 @@ def test_an_epoch_in_a_line(config: TrainConfig) -> None:
 def test_a_gpu_tells_its_memory_and_its_shares(config: TrainConfig) -> None:
     ranks = Ranks(device=torch.device("cuda"))
     fit = new_fit(replace(config, epochs=1), ranks)
-    fit.run(Onlooker())
-    spent, pace = fit.spent, pace_of(fit.spent, fit.flops_per_chip, ranks, config)
+    fit.run(StateCallback())
+    spent, pace = fit.spent, pace_of(fit.spent, fit.flops_per_chip, ranks, fit.options)
     assert pace.peak_memory_gb
     assert 0 < spent.computing <= spent.seconds
     assert spent.waiting + spent.computing <= 1.01 * spent.seconds
@@ -335,10 +336,10 @@ def test_mlflow_has_options_and_numbers_also_after_going_on(
     run = tmp_path / "run"
     train_epoch = Fit._train_epoch
 
-    def stopped(fit: Fit, watch: Watch) -> None:
+    def stopped(fit: Fit, callback: Callback) -> None:
         if fit.position.epoch == 1:
             raise KeyboardInterrupt
-        train_epoch(fit, watch)
+        train_epoch(fit, callback)
 
     with mlflow_server(tmp_path) as uri:
         config = replace(config, out=str(run), mlflow=uri)

@@ -25,11 +25,12 @@ from shards.errors import InputError
 from shards.reader import Dataset, open_dataset
 from shards.storage import find_files
 from trainer.config import TrainConfig
-from trainer.loop import Fit, Learning
+from trainer.learning import Learning
+from trainer.loop import Fit
 from trainer.ranks import BATCH_NORM_APART, Meeting, Ranks
-from trainer.run import Onlooker
 from trainer.sharding import Rows, rows_of
 from trainer.state import restore, state_of
+from trainer.state_callback import StateCallback
 from trainer.state_parts import (
     PARTS,
     STATE,
@@ -40,7 +41,7 @@ from trainer.state_parts import (
     part_bytes,
     remove_leftovers,
 )
-from trainer.train import check, new_regressor, train
+from trainer.train import check, fit_of, new_regressor, train
 
 RICH: dict[str, Any] = {
     "epochs": 2,
@@ -64,7 +65,7 @@ class Stopped(Exception):
     """What stands for a kill."""
 
 
-class Noting(Onlooker):
+class Noting(StateCallback):
     """Notes the losses, and saves the state after a step."""
 
     def __init__(self, states: StateWriter | None = None, stop: int = STOP) -> None:
@@ -81,7 +82,7 @@ def new_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     torch.manual_seed(config.seed)
     dataset = open_dataset(config.data)
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), ranks)
-    return Fit(new_regressor(dataset, config), learning, config)
+    return fit_of(new_regressor(dataset, config), learning, config)
 
 
 def run(

@@ -33,14 +33,15 @@ from trainer.decoder import Features
 from trainer.evaluate import evaluate
 from trainer.evaluation import REGRESSOR
 from trainer.launch import launch
-from trainer.loop import Fit, Learning
+from trainer.learning import Learning
+from trainer.loop import Fit
 from trainer.model import Regressor
 from trainer.ranks import Ranks
 from trainer.run import config_yaml
 from trainer.symmetries import SYMMETRIES, apply_symmetries
 from trainer.token_shards import begin, compute, finish, open_tokens
 from trainer.token_store import TokenPlan, TokenReader, plan_tokens, stored_objects
-from trainer.train import new_regressor, prepared
+from trainer.train import fit_of, new_regressor, prepared
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def frozen(dataset: Dataset, backbone: Path, **options: Any) -> TrainConfig:
 
 
 class Losses:
-    """A watch that remembers the loss of every step."""
+    """A callback that remembers the loss of every step."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -89,9 +90,9 @@ def trained(config: TrainConfig) -> tuple[list[float], list[dict[str, Any]], Reg
     dataset, regressor = prepared(config, CPU)
     tokens = open_tokens(regressor, dataset, config, Ranks()) if config.token_store else None
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), Ranks(), tokens=tokens)
-    fit, watch = Fit(regressor, learning, config), Losses()
-    fit.run(watch)
-    return watch.steps, fit.records, regressor
+    fit, losses = fit_of(regressor, learning, config), Losses()
+    fit.run(losses)
+    return losses.steps, fit.records, regressor
 
 
 def filled(config: TrainConfig) -> tuple[TokenReader, Dataset, Regressor]:

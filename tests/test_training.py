@@ -35,11 +35,12 @@ from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.evaluate import evaluate
 from trainer.evaluation import LINEAR, MEAN, REGRESSOR
 from trainer.launch import launch
-from trainer.loop import Fit, Learning
+from trainer.learning import Learning
 from trainer.panel import draw_panel
 from trainer.ranks import Ranks
-from trainer.run import Onlooker, config_yaml
-from trainer.train import as_it_began, check, new_regressor, prepared
+from trainer.run import config_yaml
+from trainer.state_callback import StateCallback
+from trainer.train import as_it_began, check, fit_of, new_regressor, prepared
 
 MEASURED_PIXELS = 60 * 64
 """Of a chip: two of its rows have no height, two others no image."""
@@ -195,14 +196,14 @@ def test_a_gradient_that_is_no_number_changes_nothing(
     before = {name: value.clone() for name, value in regressor.state_dict().items()}
     weight = next(parameter for parameter in regressor.decoder.parameters() if parameter.requires_grad)
     weight.register_hook(lambda gradient: gradient * float("nan"))
-    fit = Fit(regressor, Learning(dataset, dataset.chips("train"), np.arange(0), Ranks()), config)
+    fit = fit_of(regressor, Learning(dataset, dataset.chips("train"), np.arange(0), Ranks()), config)
     expected = (
         pytest.raises(FloatingPointError, match="the gradient's norm is nan in epoch 1, step 1")
         if on_nonfinite == "stop"
         else pytest.raises(DatasetError, match="no step; all were left out: lower --learning-rate")
     )
     with expected:
-        fit.run(Onlooker())
+        fit.run(StateCallback())
     for name, value in regressor.state_dict().items():
         assert torch.equal(value, before[name]), name
 

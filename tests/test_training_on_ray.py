@@ -27,7 +27,7 @@ from regressors import local_backbone, small_config, write_dataset
 
 from trainer.config import TrainConfig
 from trainer.launch import launch
-from trainer.run import NOTICE_STEPS
+from trainer.state_callback import NOTICE_STEPS
 
 EPOCHS = 8
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

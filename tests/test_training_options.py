@@ -23,10 +23,11 @@ from shards.reader import Dataset
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
 from trainer.launch import launch
-from trainer.loop import Fit, Learning, Watch
+from trainer.learning import Learning
+from trainer.loop import Callback, Fit
 from trainer.ranks import Ranks
-from trainer.run import Onlooker
-from trainer.train import fit_to_go_on, new_regressor
+from trainer.state_callback import StateCallback
+from trainer.train import fit_of, new_regressor, resumed_fit
 
 DECODERS = {"detail": (16, 8, 8, 8), "residual": (16, 8, 8, 8), "dpt": (32, 16, 16, 8), "linear": ()}
 
@@ -61,7 +62,7 @@ def config_for(dataset: Dataset, backbone: Path, decoder: str = "residual", **op
     return small_config(dataset, backbone, **options)
 
 
-class Steps(Onlooker):
+class Steps(StateCallback):
     """Notes each step's loss, and whether torch was asked to repeat itself."""
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tupl
     torch.manual_seed(config.seed)
     ranks = Ranks(device=torch.device(device))
     regressor = new_regressor(dataset, config).to(ranks.device)
-    fit = Fit(regressor, Learning(dataset, dataset.chips("train"), np.arange(0), ranks), config)
+    fit = fit_of(regressor, Learning(dataset, dataset.chips("train"), np.arange(0), ranks), config)
     steps = Steps()
     fit.run(steps)
     return fit, steps
@@ -102,10 +103,10 @@ def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
     launch(plain)
     train_epoch = Fit._train_epoch
 
-    def stopped(fit: Fit, watch: Watch) -> None:
+    def stopped(fit: Fit, callback: Callback) -> None:
         if fit.position.epoch == 2:
             raise KeyboardInterrupt
-        train_epoch(fit, watch)
+        train_epoch(fit, callback)
 
     torch.compiler.reset()
     monkeypatch.setattr(Fit, "_train_epoch", stopped)
@@ -165,10 +166,10 @@ def test_a_deterministic_run_tells_cublas_before_a_gpu_is_used(
     """What the user says counts more."""
     config = config_for(dataset, backbone, deterministic=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    fit_to_go_on(config, Ranks())
+    resumed_fit(config, Ranks())
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    fit_to_go_on(config, Ranks())
+    resumed_fit(config, Ranks())
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
@@ -205,8 +206,8 @@ def test_channels_last_is_a_matter_of_memory(dataset: Dataset, backbone: Path, t
     """In the decoder's weights while they learn and after going on; heights are those of plain memory."""
     config = config_for(dataset, backbone, "detail", out=str(tmp_path / "run"), epochs=1)
     launch(config)
-    fit = fit_to_go_on(replace(config, epochs=2), Ranks())
-    fit.run(Onlooker())
+    fit = resumed_fit(replace(config, epochs=2), Ranks())
+    fit.run(StateCallback())
     wide = [
         weight for weight in fit.regressor.decoder.parameters() if weight.dim() == 4 and 1 not in weight.shape
     ]

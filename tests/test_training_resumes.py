@@ -29,12 +29,14 @@ from shards.reader import Dataset, open_dataset
 from trainer.checkpoint import checkpoint_url
 from trainer.config import TrainConfig
 from trainer.launch import launch
-from trainer.loop import Fit, Learning
+from trainer.learning import Learning
+from trainer.loop import Fit
 from trainer.ranks import Ranks
-from trainer.run import CONFIG, NOTICE_STEPS, Onlooker, config_yaml
+from trainer.run import CONFIG, config_yaml
 from trainer.state import restore, state_of
+from trainer.state_callback import NOTICE_STEPS, StateCallback
 from trainer.state_parts import STATE, StateWriter, StoredState, TrainingState
-from trainer.train import fit_to_go_on, new_regressor
+from trainer.train import fit_of, new_regressor, resumed_fit
 
 RICH: dict[str, Any] = {
     "epochs": 3,
@@ -62,7 +64,7 @@ class Stopped(Exception):
     """What stands for a kill."""
 
 
-class Stopper(Onlooker):
+class Stopper(StateCallback):
     """Notes the losses, and stops after a step."""
 
     def __init__(self, at: int, out: Path | None = None) -> None:
@@ -83,7 +85,7 @@ class Stopper(Onlooker):
 def new_fit(dataset: Dataset, config: TrainConfig, ranks: Ranks | None = None) -> Fit:
     torch.manual_seed(config.seed)
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), ranks or Ranks())
-    return Fit(new_regressor(dataset, config), learning, config)
+    return fit_of(new_regressor(dataset, config), learning, config)
 
 
 def go_on_from(fit: Fit, out: Path | str) -> None:
@@ -133,7 +135,7 @@ def test_a_state_of_other_chips_is_refused(dataset: Dataset, backbone: Path, tmp
     StateWriter(str(tmp_path)).write(state_of(new_fit(dataset, config)))
     other = Learning(dataset, dataset.chips("train")[:5], dataset.chips("val"), Ranks())
     with pytest.raises(InputError, match="stopped on other chips"):
-        go_on_from(Fit(new_regressor(dataset, config), other, config), tmp_path)
+        go_on_from(fit_of(new_regressor(dataset, config), other, config), tmp_path)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:100], lambda data: b"{}" * 20, lambda data: b""])
@@ -153,7 +155,7 @@ def test_a_damaged_state_is_named(
     go_on_from(fit, tmp_path)
 
 
-class Saver(Onlooker):
+class Saver(StateCallback):
     """Notes the steps after which the state is to be saved."""
 
     steps: list[int]
@@ -253,7 +255,7 @@ def test_a_run_begun_before_goes_on_with_all_validation_chips(
     as_it_was = small_config(dataset, backbone, batch_size=4, where=where, val_where="")
     launch(replace(as_it_was, out=str(whole)))
     with pytest.raises(Stopped):
-        fit_to_go_on(replace(as_it_was, out=str(out)), Ranks()).run(Stopper(1, out))
+        resumed_fit(replace(as_it_was, out=str(out)), Ranks()).run(Stopper(1, out))
     config = small_config(dataset, backbone, out=str(out), batch_size=4, where=where)
     options = yaml.safe_load(config_yaml(config))
     del options["val_where"]
@@ -288,14 +290,14 @@ def gone_on(config: TrainConfig, ranks: Ranks, state: str) -> tuple[int, list[di
     """Chips met, and the records of the epochs."""
     fit = new_fit(open_dataset(config.data), config, ranks)
     go_on_from(fit, state)
-    fit.run(Onlooker())
+    fit.run(StateCallback())
     return fit.position.chips, fit.records
 
 
 def test_two_ranks_go_on_where_one_stopped(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
     config = small_config(dataset, backbone, batch_size=4, epochs=2, learning_rate=1e-4, average=0.9)
     whole, stopper = new_fit(dataset, config), Stopper(3, tmp_path)
-    whole.run(Onlooker())
+    whole.run(StateCallback())
     with pytest.raises(Stopped):
         new_fit(dataset, config).run(stopper)
     run_ranks(go_on_as_rank, 2, (config, tmp_path))

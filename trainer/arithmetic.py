@@ -1,12 +1,14 @@
-"""How torch is asked to compute: by algorithms that give the same bits in every run, or by compiled code."""
+"""How torch is asked to compute: the same bits in every run, in bfloat16, or by compiled code."""
 
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
 from shards.errors import InputError
 
@@ -38,6 +40,18 @@ def repeatable(wanted: bool) -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(before)
         cudnn.benchmark = benchmark
+
+
+def in_precision(module: nn.Module, device: torch.device, bf16: bool) -> Callable[..., Any]:
+    """Return the forward pass of `module`, in bfloat16 where that is safe, if `bf16`."""
+    if not bf16:
+        return module
+
+    def forward(*arguments: Any) -> Any:
+        with torch.autocast(device.type, torch.bfloat16):
+            return module(*arguments)
+
+    return forward
 
 
 def check_compiler(device: torch.device) -> None:

@@ -12,6 +12,7 @@ import tyro
 from shards.errors import InputError
 from shards.options import ReadOptions
 from shards.roles import Another, Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
+from trainer.fit_options import AugmentOptions, FitOptions
 
 BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
 PLATEAU = OnlyWith(schedule="plateau")
@@ -219,6 +220,16 @@ class TrainConfig:
     def global_batch(self) -> int:
         """Chips per step over all workers."""
         return self.batch_per_worker * max(1, self.worker_range[1]) or self.batch_size
+
+    @property
+    def fit(self) -> FitOptions:
+        """Options of the training loop."""
+        return FitOptions(**{field.name: getattr(self, field.name) for field in fields(FitOptions)})
+
+    @property
+    def augment(self) -> AugmentOptions:
+        """Options of augmentation."""
+        return AugmentOptions(self.flips, self.brightness, self.band_dropout)
 
     def optimiser_options(self, steps_per_epoch: int) -> OptimiserOptions:
         """Those that concern the optimiser."""

@@ -1,19 +1,21 @@
 """`treeline evaluate`: a regressor's scores on chips, beside those of the two baselines."""
 
 import sys
-from typing import Any
+from itertools import chain
 
-import numpy as np
 import torch
 
 from shards.errors import InputError
 from shards.progress import progress
 from shards.reader import open_dataset
 from shards.version import made_by_code
-from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint import load_checkpoint
 from trainer.config import EvaluateConfig, read_options
 from trainer.evaluation import LINEAR, MEAN, REGRESSOR, Evaluation
-from trainer.metrics import Score
+from trainer.feed import Fed
+from trainer.height_objective import height_sums, measured_heights, score_of
+from trainer.ranks import device_here
+from trainer.scoring import Sums, add_up
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -37,18 +39,22 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     chips = dataset.chips(config.split, config.limit, config.where)
     if not chips.size:
         raise InputError(f"{config.data}: no chip is in the split {config.split!r}; choose another --split")
-    scores = {name: Score.empty() for name in (REGRESSOR, LINEAR, MEAN)}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    regressor = checkpoint.regressor.to(device)
-    met = 0
+    device = device_here()
+    regressor, baselines = checkpoint.regressor.to(device), checkpoint.baselines
     with progress("evaluate", chips.size, "chips") as advance:
-        for batch in dataset.batches(chips, config.batch_size):
-            predicted_BHW, valid_BHW = regressor.predict(torch.from_numpy(batch.image_BCHW).to(device))
-            measured_BHW = np.where(valid_BHW.cpu().numpy(), batch.height_BHW, np.nan)
-            scores[REGRESSOR].add(predicted_BHW.cpu().numpy(), measured_BHW)
-            _add_baselines(scores, checkpoint, batch.image_BCHW, measured_BHW)
-            met += len(batch.chips)
-            advance(batch.size)
+
+        def sums_of(fed: Fed) -> Sums:
+            predicted_BHW, valid_BHW = regressor.predict(fed.image_BCHW)
+            linear_BHW = torch.from_numpy(baselines.linear(fed.batch.image_BCHW))
+            measured_BHW = measured_heights(fed, valid_BHW)
+            compared = (predicted_BHW, linear_BHW, linear_BHW * 0 + baselines.mean_height)
+            advance(fed.batch.size)
+            found = torch.tensor(len(fed.batch.chips))
+            return found, *chain(*(height_sums(of_one_BHW, measured_BHW) for of_one_BHW in compared))
+
+        met, *sums = add_up(sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device)
+    pairs = zip(sums[::2], sums[1::2], strict=True)
+    scores = {name: score_of(*pair) for name, pair in zip((REGRESSOR, LINEAR, MEAN), pairs, strict=True)}
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
     about = {
@@ -59,15 +65,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         "split": config.split,
         "where": config.where,
         "limit": config.limit,
-        "chips": met,
+        "chips": int(met),
         **made_by_code(),
     }
     return Evaluation(scores, about)
-
-
-def _add_baselines(
-    scores: dict[str, Score], checkpoint: Checkpoint, image_BCHW: Any, height_BHW: Any
-) -> None:
-    linear_BHW = checkpoint.baselines.linear(image_BCHW)
-    scores[LINEAR].add(linear_BHW, height_BHW)
-    scores[MEAN].add(linear_BHW * 0 + checkpoint.baselines.mean_height, height_BHW)

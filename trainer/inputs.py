@@ -1,56 +1,38 @@
-"""What one step of training takes: a batch, augmented, with its tokens where a store knows them."""
+"""What any step of training needs beside its chips: a key for what is drawn, and no rank without a chip."""
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
-from shards.order import Chips
+from shards.order import Chips, rank_part
 from shards.reader import Batch
 from shards.schema import Schema
 from shards.tar import arrays_of, row_layout
-from trainer.decoder import Features
+from trainer.feed import Fed
+from trainer.ranks import Ranks
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Of one rank; axis B is the chips."""
+class StepKey(NamedTuple):
+    """What the random numbers of a step depend on, whatever the number of ranks; nothing else does."""
 
-    image_BCHW: Tensor
-    """As stored."""
-    height_BHW: Tensor
-    """Metres; NaN where there is none."""
-    features: Features | None = None
-    """A frozen backbone's, from a token store."""
-    changes_BCK: Tensor | None = None
-    """What augmentation does to the bands; see Normalise."""
-    numbers_B: Tensor | None = None
-    """From which dropout draws; see trainer.dropout."""
+    seed: int
+    epoch: int
+    seen: int
+    """Chips of the epoch met before, over all ranks."""
 
-    def pieces(self, count: int) -> list["Inputs"]:
-        """The same in up to `count` pieces of equal size, or nearly so."""
-        if count == 1:
-            return [self]
-        bounds = np.linspace(0, len(self.image_BCHW), min(count, len(self.image_BCHW)) + 1).astype(int)
-        return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
 
-    def _rows(self, rows: slice) -> "Inputs":
-        features = self.features
-        if features is not None:
-            parts = (tuple(of[rows] for of in kind) for kind in (features.patches, features.classes))
-            features = Features(*parts)
-        return Inputs(
-            self.image_BCHW[rows],
-            self.height_BHW[rows],
-            features,
-            *(None if of is None else of[rows] for of in (self.changes_BCK, self.numbers_B)),
-        )
+def part_of(of_batch: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
+    """Take this rank's part of an array with a row for each chip of a global batch."""
+    part = rank_part(of_batch, fed.batch.start, ranks.rank, ranks.world_size)
+    # A chip that stands in for none has a row too; chips that were left out have none.
+    return part[: len(fed.image_BCHW)] if len(part) else of_batch[:1]
 
 
 def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:
-    """The batches, an empty one as a chip that was met before (or the first of `chips`), without heights.
+    """Yield the batches, an empty one as a chip met before (or the first of `chips`), without label.
 
     A rank whose part is empty (of the last, short batch, or for a shard that was left out) takes part in
     every collective operation, and adds nothing to loss and gradients.

@@ -3,7 +3,7 @@
     loss = parse_loss(("silog:1:0@0..0.3", "charbonnier:0:1@0..0.3", "patch_gradient:0:0.075@0.05..0.5"))
     local_K = loss.sums(predicted_BHW, height_BHW, measured_BHW)        # on each rank
     global_K = ranks.sum(local_K.detach())                              # the same on every rank
-    surrogate(loss, local_K, global_K, progress).backward()             # gradients: to be summed over ranks
+    surrogate(loss, local_K, global_K, progress).backward()             # of trainer.objective
     loss.value(global_K, progress), loss.parts(global_K)                # to be logged
 
 A term is a word, NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO, of which all but the name may be left out.
@@ -108,25 +108,6 @@ class Loss:
     def _values(self, sums_K: Tensor) -> Tensor:
         of_terms = sums_K.split([one.term.sum_count for one in self.terms])
         return torch.stack([one.term.value(of) for one, of in zip(self.terms, of_terms, strict=True)])
-
-
-def surrogate(loss: Loss, sums_local_K: Tensor, sums_global_K: Tensor, progress: float) -> Tensor:
-    """A scalar for `backward`, whose gradients add up over ranks to those of the loss of all ranks.
-
-    By the chain rule the gradient of value(S), S the sum of the ranks' s, is the sum over ranks of
-    value'(S) ds: the slopes at the sums of all, times the rank's own sums. Its number means nothing. Where
-    gradients are averaged over ranks instead, multiply it by the number of ranks.
-
-    Args:
-        loss: as for `value`.
-        sums_local_K: this rank's, differentiable.
-        sums_global_K: of all ranks, on any device.
-        progress: of training, 0..1.
-    """
-    with torch.enable_grad():
-        total_K = sums_global_K.detach().requires_grad_()
-        (slope_K,) = torch.autograd.grad(loss.value(total_K, progress), total_K)
-    return (slope_K.to(sums_local_K.device) * sums_local_K).sum()
 
 
 def parse_loss(words: tuple[str, ...]) -> Loss:

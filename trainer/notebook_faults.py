@@ -1,7 +1,7 @@
 """The faults of the notebook by which regressors were trained so far, each a switch: `--faithful` has all.
 
-    faults = faults_of(config)                  all with --faithful, none without
-    Faults(clamped_loss=True)                   one alone, to measure it (benchmarks/notebook_faults.py)
+    notebook_variant(config)                                all faults: what --faithful trains with
+    notebook_variant(config, Faults(clamped_loss=True))     one alone (benchmarks/notebook_faults.py)
 
 What each does, and how much: docs/training.md. One fault has no switch, since every run here has it as well:
 the chips held out stop the training, and also score it.
@@ -18,10 +18,15 @@ from shards.errors import InputError
 from shards.order import Chips, subset
 from shards.reader import Dataset
 from trainer.config import TrainConfig
-from trainer.inputs import Inputs
-from trainer.loop import Fit, Learning, Scored
-from trainer.losses import Loss
+from trainer.feed import Fed
+from trainer.height_objective import HeightInputs, HeightObjective
+from trainer.inputs import StepKey
+from trainer.learning import Learning
+from trainer.losses import Loss, parse_loss
 from trainer.model import Regressor
+from trainer.objective import Forward, Numbers
+from trainer.scoring import Sums
+from trainer.variant import Variant, ordinary
 
 DROPOUT = 0.1
 TRAIN_SHARE = 0.8
@@ -49,30 +54,28 @@ class Faults:
     jittered: bool = False
     """The backbone is in train mode while training, where it draws random positions for its patches."""
 
-    def pretrained_bands(self, bands: tuple[str, ...]) -> tuple[str, ...]:
-        """For each band that whose pretrained patch weights it starts from, or its own name."""
-        if not self.blue_patches:
-            return bands
-        return tuple("blue" if band in ("nir", "red") else band for band in bands)
 
-    def dropout(self, configured: float) -> float:
-        """Share (0..1) of the decoder's channels that is dropped."""
-        return DROPOUT if self.low_dropout else configured
-
-    def chips(self, dataset: Dataset, config: TrainConfig) -> tuple[Chips, Chips]:
-        """Those to train on, and those that score it."""
-        if not self.dealt_by_chip:
-            train = dataset.chips("train", config.limit, config.where)
-            return train, dataset.chips("val", where=config.validated_where)
-        both = np.concatenate([dataset.chips(split, where=config.where) for split in ("train", "val")])
-        mixed = np.random.default_rng((config.seed, _DEAL)).permutation(both)
-        train, val = np.split(mixed, [max(1, round(TRAIN_SHARE * both.size))])
-        return np.sort(train[subset(train.size, config.limit)]), np.sort(val)
+ALL = Faults(**{fault.name: True for fault in fields(Faults)})
 
 
-def faults_of(config: TrainConfig) -> Faults:
-    """All of them, or none."""
-    return Faults(**{fault.name: config.faithful for fault in fields(Faults)})
+def notebook_variant(config: TrainConfig, faults: Faults = ALL) -> Variant:
+    """Return the variant of training that has these faults, and else does as `config` says."""
+    bands, variant = config.bands, ordinary(config)
+    if faults.blue_patches:
+        bands = tuple("blue" if band in ("nir", "red") else band for band in bands)
+    return Variant(
+        bands,
+        DROPOUT if faults.low_dropout else config.dropout,
+        (lambda dataset: _dealt_by_chip(dataset, config)) if faults.dealt_by_chip else variant.choose_chips,
+        lambda regressor, learning: NotebookObjective(regressor, learning, config, faults),
+    )
+
+
+def _dealt_by_chip(dataset: Dataset, config: TrainConfig) -> tuple[Chips, Chips]:
+    both = np.concatenate([dataset.chips(split, where=config.where) for split in ("train", "val")])
+    mixed = np.random.default_rng((config.seed, _DEAL)).permutation(both)
+    train, val = np.split(mixed, [max(1, round(TRAIN_SHARE * both.size))])
+    return np.sort(train[subset(train.size, config.limit)]), np.sort(val)
 
 
 def check_faithful(config: TrainConfig) -> None:
@@ -134,28 +137,43 @@ def _moments(predicted_N: Tensor, height_N: Tensor) -> Tensor:
     return torch.stack([one_N @ other_N for one_N, other_N in (*pairs, *squares)])
 
 
-class NotebookFit(Fit):
-    """A training with faults; what it leaves are checkpoints of ordinary regressors."""
+@dataclass(frozen=True)
+class JitteredInputs(HeightInputs):
+    """Inputs of a step whose positions are drawn at random."""
+
+    jitter_seed: int
+
+
+class NotebookObjective(HeightObjective):
+    """Heights, learnt with faults; what is left are checkpoints of ordinary regressors."""
 
     loss: NotebookLoss
 
     def __init__(self, regressor: Regressor, learning: Learning, config: TrainConfig, faults: Faults) -> None:
-        super().__init__(regressor, learning, config)
-        self.faults, self.loss = faults, NotebookLoss(self.loss.terms, faults)
+        loss = NotebookLoss(parse_loss(config.loss).terms, faults)
+        super().__init__(regressor, learning, loss, config.augment, config.baseline_chips)
+        self.faults = faults
 
-    def _sums(self, inputs: Inputs) -> Tensor:
-        if self.faults.jittered:
-            position = self.position
-            place = [self.config.seed, position.epoch, position.seen, _JITTER]
-            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+    def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:
+        """See Objective."""
+        inputs = super().inputs(fed, key)
+        if not self.faults.jittered:
+            return inputs
+        seed = int(np.random.SeedSequence([*key, _JITTER]).generate_state(1)[0])
+        return JitteredInputs(**vars(inputs), jitter_seed=seed)
+
+    def sums(self, forward: Forward, inputs: HeightInputs) -> Tensor:
+        """See Objective."""
+        if isinstance(inputs, JitteredInputs):
+            torch.manual_seed(inputs.jitter_seed)
             # Scoring puts it into eval mode with the rest.
             self.regressor.backbone.train()
-        return super()._sums(inputs)
+        return super().sums(forward, inputs)
 
-    def numbers(self, scored: Scored) -> dict[str, float | int | None]:
-        """See Fit; the right ones beside the notebook's."""
-        right = super().numbers(scored)
+    def scored(self, sums: Sums, progress: float) -> Numbers:
+        """See Objective; the right scores, and beside them the notebook's."""
+        right = super().scored(sums, progress)
         if not self.faults.own_scores:
             return right
-        own = self.loss.scores(scored.sums_K, self.progress)
+        own = self.loss.scores(sums[0], progress)
         return right | {name: None if value != value else value for name, value in own.items()}

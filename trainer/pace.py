@@ -4,12 +4,11 @@ These figures are of one run on one machine, and so not in metrics.jsonl, which 
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
 from trainer.clock import Spent
-from trainer.config import TrainConfig
+from trainer.fit_options import FitOptions
 from trainer.flops import peak_flops
 from trainer.ranks import Ranks
 
@@ -34,15 +33,12 @@ class Pace:
     """GB (10^9 bytes) of a GPU's memory that this process's tensors took at most, so far."""
 
     def numbers(self) -> dict[str, float]:
-        """What there is to tell, by name."""
+        """Return what there is to tell, by name."""
         return {f"time/{name}": value for name, value in asdict(self).items() if value is not None}
 
-    def line(self, record: dict[str, Any]) -> str:
-        """What the epoch of `record` came to, and how fast."""
-        named = "val_loss" if "val_loss" in record else "loss"
-        said = f"epoch {record['epoch'] + 1}: {named} {record[named]:.4g}"
-        if record.get("val_rmse") is not None:
-            said += f", RMSE {record['val_rmse']:.2f} m"
+    def line(self, epoch: int, summary: str) -> str:
+        """Say what epoch number `epoch` (from 0) came to, and how fast."""
+        said = f"epoch {epoch + 1}: {summary}"
         said += f"; {self.chips_per_second:,.0f} chips/s; {self.waiting_for_data:.0%} waiting for data"
         if self.communication is not None:
             said += f", {self.communication:.0%} communication"
@@ -53,17 +49,17 @@ class Pace:
         return said if self.peak_memory_gb is None else f"{said}; {self.peak_memory_gb:.1f} GB"
 
 
-def pace_of(spent: Spent, flops_per_chip: float, ranks: Ranks, config: TrainConfig) -> Pace:
-    """`flops_per_chip`: operations of a chip's forward and backward pass; 0: not known."""
+def pace_of(spent: Spent, flops_per_chip: float, ranks: Ranks, options: FitOptions) -> Pace:
+    """Work out the pace; `flops_per_chip`: operations of a chip's forward and backward pass, 0: not known."""
     rate = spent.chips / max(spent.seconds, 1e-9)
     flops_per_second = rate * flops_per_chip / ranks.world_size
-    peak = peak_flops(ranks.device, config.bf16)
+    peak = peak_flops(ranks.device, options.bf16)
     on_gpu = ranks.device.type == "cuda"
     return Pace(
         rate,
         spent.share(spent.waiting),
         spent.share(spent.computing),
-        spent.share(spent.communication) if ranks.world_size > 1 and not config.shard_model else None,
+        spent.share(spent.communication) if ranks.world_size > 1 and not options.shard_model else None,
         flops_per_second / 1e9 if flops_per_chip else None,
         flops_per_second / peak if flops_per_chip and peak else None,
         torch.cuda.max_memory_allocated(ranks.device) / 1e9 if on_gpu else None,

@@ -1,6 +1,5 @@
 """Sample chips as the regressor sees them now: image, measured height and predicted height side by side."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,14 @@ from shards.order import Chips
 from shards.picture import coloured_heights, composite
 from shards.reader import Dataset
 from trainer.model import Regressor
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture, and the heights in it, in metres."""
-
-    rgb_HW3: NDArray[np.uint8]
-    """Picture with a row for each chip: near infrared-red-green, measured and predicted height."""
-    measured_N: NDArray[np.floating[Any]]
-    predicted_N: NDArray[np.floating[Any]]
+from trainer.objective import Panel
 
 
 def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel | None:
-    """Draw these chips; None if their shards are left out. The regressor stays in eval mode."""
+    """Draw these chips, None if their shards are left out; the regressor stays in eval mode.
+
+    A row for each chip: near infrared-red-green, measured and predicted height in the eight classes.
+    """
     batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
     if batch is None or not batch.chips.size:
         return None
@@ -43,7 +36,12 @@ def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: tor
         )
     ]
     known_BHW = np.isfinite(batch.height_BHW) & np.isfinite(predicted_BHW)
-    return Panel(np.concatenate(rows), batch.height_BHW[known_BHW], predicted_BHW[known_BHW])
+    heights = {"measured": batch.height_BHW[known_BHW], "predicted": predicted_BHW[known_BHW]}
+    return Panel(
+        "image, measured, predicted",
+        np.concatenate(rows),
+        {f"height/{name}": height_N for name, height_N in heights.items()},
+    )
 
 
 def predicted_heights(

@@ -4,7 +4,7 @@
     checkpoints.json     which checkpoints there are: the last epoch's, the best ones
     epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
     metrics.jsonl        one line an epoch
-    state.json, state/   all that is needed to go on (trainer.state, trainer.state_parts)
+    state.json, state/   all that is needed to resume (trainer.state, trainer.state_parts)
     tensorboard/         the same numbers, and how fast it was, for TensorBoard
     mlflow.json          with --mlflow: under which run they are there, too
 
@@ -15,135 +15,95 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.manifest import json_bytes
-from shards.order import subset
 from shards.progress import Advance
 from shards.reader import Dataset
 from shards.storage import find_files, is_local, join, local_path, publish, publish_folder, remove_folder
 from shards.version import made_by_code
-from trainer.background import Background
-from trainer.baselines import Baselines
-from trainer.checkpoint import CHECKPOINTS, Checkpoint, weights_of
+from trainer.checkpoint import CHECKPOINTS
 from trainer.config import TrainConfig
-from trainer.loop import Fit
+from trainer.loop import Fit, deciding
 from trainer.mlflow_log import MlflowLog
 from trainer.pace import Pace, pace_of
-from trainer.panel import Panel, draw_panel
-from trainer.sharding import is_sharded
-from trainer.state import state_name, state_of
+from trainer.state_callback import Notice, StateCallback, no_notice, panel_of
 from trainer.state_parts import StateWriter, remove_leftovers
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-NOTICE_STEPS = 20
-"""Steps between two looks for a notice that this machine will be taken away: all ranks meet for it."""
-
-PANEL_CHIPS = 4
-"""Chips in the picture that TensorBoard shows of each epoch."""
 STARVED, STARVED_SECONDS = 0.2, 10.0
 """Share of an epoch's time spent waiting for data above which it is said, in epochs longer than this."""
 _EPOCH = re.compile(r"epoch-\d+/")
 
-Notice = Callable[[], bool]
-"""Whether a machine of this run is about to be taken away; all ranks ask equally often."""
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the writer of a run is told once."""
+
+    out: str
+    """Folder of the run."""
+    data: str
+    """Dataset, as the user named it."""
+    resolved: dict[str, Any]
+    """All options of the run, as plain YAML values."""
+    trained_on: dict[str, Any]
+    """What its checkpoints say of their training data and code."""
+    checkpoint_steps: int
+    """Steps from one state to the next within an epoch."""
+    keep_best: int
+    """Checkpoints kept of the best epochs."""
+    mlflow: str
+    """MLflow server or file; "": none."""
 
 
-def no_notice() -> bool:
-    """Nobody takes this machine away."""
-    return False
+def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
+    """Return what the writer needs of the options of a training."""
+    trained_on = {
+        "data": dataset.url,
+        "fingerprint": dataset.manifest.fingerprint,
+        "where": config.where,
+        "limit": config.limit,
+        "val_where": config.validated_where,
+        **made_by_code(),
+    }
+    return RunOptions(
+        config.out,
+        config.data,
+        plain(config),
+        trained_on,
+        config.checkpoint_steps,
+        config.keep_best,
+        config.mlflow,
+    )
 
 
-class Onlooker:
-    """What every rank does: asks for notices, saves its part of the state. The first has a `Run`."""
-
-    def __init__(self, notice: Notice = no_notice, states: StateWriter | None = None) -> None:
-        """Args:
-        notice: asked now and then, on all ranks.
-        states: where this rank's part of the state goes; default: it has none.
-        """
-        self._notice, self._noticed = notice, False
-        self._states, self._saved = states, ""
-        self._first: Callable[[], None] | None = None
-        """What is to be written before the next state."""
-        self._background = Background()
-
-    def __enter__(self) -> "Onlooker":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._background.__exit__(kind, error, trace)
-
-    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
-        """See Watch."""
-        if fit.position.step % fit.config.checkpoint_steps == 0:
-            self.save(fit)
-        if fit.position.step % NOTICE_STEPS == 0 and not self._noticed and self._notice():
-            self._noticed = True
-            self.save(fit)
-
-    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
-        """See Watch."""
-        if is_sharded(fit.regressor):  # what the first rank draws and writes takes all ranks
-            panel_of(fit)
-            weights_of(fit.regressor, keep=False)
-
-    def save(self, fit: Fit) -> None:
-        """Save all that is needed to go on; in the background, unless that was done here already."""
-        states, name = self._states, state_name(fit.position)
-        if states and name != self._saved:
-            self._background.wait()  # first, so that no two states are held at a time
-            first, self._first = self._first, None
-            state, self._saved = state_of(fit), name
-
-            def write() -> None:
-                if first:
-                    first()
-                states.write(state)
-
-            self._background.do(write)
-
-
-class Run(Onlooker):
-    """The first rank's."""
+class RunWriter(StateCallback):
+    """Writes what a run leaves behind; only the first rank has it."""
 
     def __init__(
         self,
-        config: TrainConfig,
-        dataset: Dataset,
-        baselines: Baselines,
+        options: RunOptions,
         advance: Advance,
         notice: Notice = no_notice,
         states: StateWriter | None = None,
     ) -> None:
-        super().__init__(notice, states or StateWriter(config.out))
-        self._config, self._out, self._baselines, self._advance = config, config.out, baselines, advance
-        self._trained_on = {
-            "data": dataset.url,
-            "fingerprint": dataset.manifest.fingerprint,
-            "where": config.where,
-            "limit": config.limit,
-            "val_where": config.validated_where,
-            **made_by_code(),
-        }
+        out = options.out
+        super().__init__(notice, states or StateWriter(out), options.checkpoint_steps)
+        self._options, self._out, self._advance = options, out, advance
         # Also what an earlier process left, which may have been killed before it removed what it had to.
-        self._kept = {name.partition("/")[0] for name in find_files(config.out) if _EPOCH.match(name)}
-        remove_leftovers(config.out)
-        publish(join(config.out, CONFIG), config_yaml(config).encode())
-        self._mlflow = MlflowLog(config.mlflow, config.out, plain(config)) if config.mlflow else None
+        self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
+        remove_leftovers(out)
+        publish(join(out, CONFIG), as_yaml(options.resolved).encode())
+        self._mlflow = MlflowLog(options.mlflow, out, options.resolved) if options.mlflow else None
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> Self:
         # TensorBoard appends to its log, which object stores cannot: elsewhere it is sent when done.
         self._scratch = None if is_local(self._out) else tempfile.TemporaryDirectory(prefix="treeline-")
         self._log_folder = (
@@ -173,44 +133,44 @@ class Run(Onlooker):
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """Write the epoch's numbers and its checkpoint."""
-        pace = pace_of(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.config)
+        pace = pace_of(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.options)
         numbers = {name: value for name, value in record.items() if name != "epoch"} | pace.numbers()
         for name, value in numbers.items():
             if value is not None:
                 self._log.add_scalar(name, value, record["epoch"])
         if self._mlflow:
             self._mlflow.add(numbers, record["epoch"])
-        self._tell(pace, record, fit.spent.seconds)
+        self._tell(pace.line(record["epoch"], fit.objective.summary(record)), pace, fit.spent.seconds)
         self._draw(fit, record["epoch"])
-        best = best_epochs(fit.records, self._config.keep_best)
+        best = best_epochs(fit.records, self._options.keep_best, fit.objective.decides)
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
-        files = Checkpoint(fit.regressor, self._trained_on, record, self._baselines).files()
+        files = fit.objective.checkpoint(record, self._options.trained_on)
         lines = "".join(json.dumps(line) + "\n" for line in fit.records)
         self._log.flush()
         # With the state that follows, in one go: neither waits for the other.
         self._first = lambda: self._write_epoch(names, files, lines)
 
-    def _tell(self, pace: Pace, record: dict[str, Any], seconds: float) -> None:
-        """How it goes, on standard error; an open progress bar stays below what is printed."""
-        print(pace.line(record), file=sys.stderr, flush=True)
+    def _tell(self, line: str, pace: Pace, seconds: float) -> None:
+        """Print how it goes to standard error; an open progress bar stays below what is printed."""
+        print(line, file=sys.stderr, flush=True)
         if pace.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
             print(
-                f"treeline: {pace.waiting_for_data:.0%} of epoch {record['epoch'] + 1} was spent waiting for "
-                f"{self._config.data}: reading is what limits training"
-                + ("" if is_local(self._config.data) else "; give --cache, or bring the dataset nearer"),
+                f"treeline: {pace.waiting_for_data:.0%} of {line.partition(':')[0]} was spent waiting for "
+                f"{self._options.data}: reading is what limits training"
+                + ("" if is_local(self._options.data) else "; give --cache, or bring the dataset nearer"),
                 file=sys.stderr,
                 flush=True,
             )
 
     def _draw(self, fit: Fit, epoch: int) -> None:
-        """A panel of some chips, and how their heights are distributed."""
+        """Log a panel of sample chips, and how the values in it are distributed."""
         panel = panel_of(fit)
         if panel is None:
             return
-        self._log.add_image("image, measured, predicted", panel.rgb_HW3, epoch, dataformats="HWC")
-        for name, heights_N in (("measured", panel.measured_N), ("predicted", panel.predicted_N)):
-            if heights_N.size:
-                self._log.add_histogram(f"height/{name}", heights_N, epoch)
+        self._log.add_image(panel.title, panel.rgb_HW3, epoch, dataformats="HWC")
+        for name, values_N in panel.histograms.items():
+            if values_N.size:
+                self._log.add_histogram(name, values_N, epoch)
 
     def _write_epoch(self, names: dict[str, Any], files: dict[str, bytes], lines: str) -> None:
         folder = names["last"]
@@ -226,29 +186,27 @@ class Run(Onlooker):
         self._kept &= {folder, *names["best"]}
 
 
-def panel_of(fit: Fit) -> Panel | None:
-    """Some chips that are held out, or trained on; where the regressor is sharded every rank calls it."""
-    chips = fit.learning.val_chips if fit.learning.val_chips.size else fit.learning.train_chips
-    chosen = np.sort(chips[subset(chips.size, PANEL_CHIPS)])
-    return draw_panel(fit.regressor, fit.learning.dataset, chosen, fit.learning.ranks.device)
-
-
 def folder_of(epoch: int) -> str:
-    """What the checkpoint of an epoch (from 0) is called."""
+    """Name the checkpoint of an epoch (from 0)."""
     return f"epoch-{epoch + 1:04d}"
 
 
-def best_epochs(records: list[dict[str, Any]], count: int) -> list[int]:
-    """The numbers of the best epochs, the best first; of equals the earlier."""
-    scored = sorted((record.get("val_loss", record["loss"]), record["epoch"]) for record in records)
+def best_epochs(records: list[dict[str, Any]], count: int, decides: str) -> list[int]:
+    """Return the numbers of the best epochs by the score `decides`, the best first; of equals the earlier."""
+    scored = sorted((deciding(record, decides), record["epoch"]) for record in records)
     return [epoch for _, epoch in scored[:count]]
 
 
 def config_yaml(config: TrainConfig) -> str:
-    """The resolved options as YAML, to be fed back with --config."""
-    return yaml.safe_dump(plain(config), sort_keys=False)
+    """Write the resolved options as YAML, to be fed back with --config."""
+    return as_yaml(plain(config))
+
+
+def as_yaml(options: dict[str, Any]) -> str:
+    """Write plain values as YAML, in their order."""
+    return yaml.safe_dump(options, sort_keys=False)
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:
-    """The resolved options as YAML and JSON know values."""
+    """Return the resolved options as YAML and JSON know values."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}

@@ -1,7 +1,7 @@
-"""All that a training run needs to go on from any step as if it had never stopped.
+"""All that a training run needs to resume from any step as if it had never stopped.
 
     tensors: what learns (weights, buffers), the optimiser's moments, the average of weights
-    values: where training is, rates, scores so far, and what the run is of
+    values: where training is, rates, scores so far, and what the objective adds (baselines)
 
 Random numbers need no place in it: those of a step are drawn anew from (seed, epoch, chips met). How it lies
 on storage is told in trainer.state_parts.
@@ -15,14 +15,13 @@ from torch import Tensor
 
 from shards.errors import InputError
 from shards.state import ReaderState
-from trainer.baselines import Baselines
 from trainer.loop import Fit, Position
 from trainer.sharding import rows_of
 from trainer.state_parts import StoredState, TrainingState
 
 
 def state_of(fit: Fit) -> TrainingState:
-    """All that other processes need to go on from here, on any number of ranks: of it what this rank holds.
+    """Return what other processes need to resume from here, on any number of ranks: this rank's share.
 
     Each rank gives its rows of what is sharded; the first one gives also what all have alike.
     """
@@ -35,9 +34,9 @@ def state_of(fit: Fit) -> TrainingState:
         "reader": reader.to_json(),
         "schedule": fit.schedule.state_dict(),
         "records": list(fit.records),
-        "baselines": fit.baselines.to_json() if fit.baselines else None,
+        **fit.objective.state(),
     }
-    # In an order of their own: a state that goes on from another is to be the same bytes.
+    # In an order of their own: a state that was resumed from another is to be the same bytes.
     held = {name: rows_of(tensor) for name, tensor in sorted(_tensors(fit).items())}
     is_first = fit.learning.ranks.is_first
     # Copies, so that training may go on while they are written.
@@ -50,12 +49,12 @@ def state_of(fit: Fit) -> TrainingState:
 
 
 def state_name(position: Position) -> str:
-    """What the state at `position` is called: another name after each step, and after an epoch's end."""
+    """Name the state at `position`: another name after each step, and after an epoch's end."""
     return f"step-{position.step:08d}-epoch-{position.epoch:04d}-chip-{position.seen:09d}"
 
 
 def restore(fit: Fit, state: StoredState) -> None:
-    """Go on from `state`; each rank reads the rows that it holds.
+    """Resume from `state`; each rank reads the rows that it holds.
 
     Raises:
         InputError: it is of other chips, or of another regressor.
@@ -65,7 +64,7 @@ def restore(fit: Fit, state: StoredState) -> None:
     fit.position = Position(**values["position"])
     fit.records = list(values["records"])
     fit.schedule.load_state_dict(values["schedule"])
-    fit.baselines = Baselines.from_json(values["baselines"]) if values["baselines"] else None
+    fit.objective.restore(values)
     for name, tensor in _learnt(fit).items():
         _fill(tensor, state, f"weights.{name}")
     for name in state.shapes:
@@ -88,7 +87,7 @@ def restore(fit: Fit, state: StoredState) -> None:
 
 
 def _fill(tensor: Tensor, state: StoredState, name: str) -> Tensor:
-    """`tensor`, with what `state` knows by `name` of the rows that this rank holds of it."""
+    """Fill `tensor` with what `state` knows by `name` of the rows that this rank holds, and return it."""
     rows = rows_of(tensor)
     if state.shapes.get(name) != rows.shape:
         raise InputError(f"{state.url}: is of another regressor ({name}); go on with the options of that run")
@@ -97,7 +96,7 @@ def _fill(tensor: Tensor, state: StoredState, name: str) -> Tensor:
 
 
 def _tensors(fit: Fit) -> dict[str, Tensor]:
-    """Every tensor of the state, by name; where they are sharded, this rank's part."""
+    """Return every tensor of the state, by name; where they are sharded, this rank's part."""
     tensors = {f"weights.{name}": value for name, value in _learnt(fit).items()}
     for group_number, group in enumerate(fit.optimiser.param_groups):
         for number, parameter in enumerate(group["params"]):
@@ -111,7 +110,7 @@ def _tensors(fit: Fit) -> dict[str, Tensor]:
 
 
 def _learnt(fit: Fit) -> dict[str, Tensor]:
-    """What changes while training: parameters that learn, and buffers."""
+    """Return what changes while training: parameters that learn, and buffers."""
     tensors: dict[str, Tensor] = {
         name: value for name, value in fit.regressor.named_parameters() if value.requires_grad
     }

@@ -25,13 +25,12 @@ from shards.progress import progress
 from shards.reader import Dataset
 from shards.storage import exists, join, publish, read_bytes
 from shards.version import made_by_code
-from trainer.baselines import Baselines
 from trainer.config import SweepConfig, TrainConfig
 from trainer.loop import Fit
 from trainer.losses import parse_loss
 from trainer.ranks import Ranks, device_here
-from trainer.run import METRICS, Run, config_yaml
-from trainer.train import check, fit_to_go_on
+from trainer.run import METRICS, RunOptions, RunWriter, config_yaml, run_options
+from trainer.train import check, resumed_fit
 
 SWEEP = "sweep.json"
 BEST = "best.yaml"
@@ -205,11 +204,10 @@ def run_trial(config: TrainConfig, report: Report = lambda epochs, val_rmse: Non
         DatasetError: a damaged shard.
     """
     try:
-        fit = fit_to_go_on(config, Ranks(device=device_here()))
+        fit = resumed_fit(config, Ranks(device=device_here()))
         dataset = fit.learning.dataset
-        assert fit.baselines is not None
-        with _TrialRun(config, dataset, fit.baselines, report) as run:
-            fit.run(run)
+        with _TrialWriter(run_options(config, dataset), report) as writer:
+            fit.run(writer)
     except FAILURES as error:
         return Ending("failed", f"{type(error).__name__}: {error}")
     for trouble in dataset.troubles():
@@ -217,18 +215,18 @@ def run_trial(config: TrainConfig, report: Report = lambda epochs, val_rmse: Non
     return Ending("done")
 
 
-class _TrialRun(Run):
-    """A run that reports its epochs, and shows no progress of its own."""
+class _TrialWriter(RunWriter):
+    """Reports the trial's epochs, and shows no progress of its own."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, baselines: Baselines, report: Report) -> None:
-        super().__init__(config, dataset, baselines, advance=lambda count, note="": None)
+    def __init__(self, options: RunOptions, report: Report) -> None:
+        super().__init__(options, advance=lambda count, note="": None)
         self._report = report
 
     def save(self, fit: Fit) -> None:
         """Save the state, and report if that was at an epoch's end; all is written before."""
         super().save(fit)
         # After its last epoch there is nothing left of a trial to be stopped.
-        if fit.position.seen == 0 and fit.position.epoch < self._config.epochs:
+        if fit.position.seen == 0 and fit.position.epoch < fit.options.epochs:
             self._background.wait()
             self._log.flush()
             self._report(fit.position.epoch, fit.records[-1]["val_rmse"])

@@ -14,23 +14,25 @@ from shards.roles import as_begun, differing, flag_of, why_idle
 from shards.storage import check_writable, exists, join, read_bytes
 from trainer.arithmetic import check_compiler, prepare_repeatable
 from trainer.backbone import new_backbone
-from trainer.baselines import baselines_of
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig, read_options
 from trainer.decoder import DecoderConfig
 from trainer.flops import training_flops
-from trainer.loop import Fit, Learning
+from trainer.learning import Learning
+from trainer.loop import Fit, steps_per_epoch
 from trainer.losses import parse_loss
 from trainer.mlflow_log import check_mlflow
 from trainer.model import Regressor
-from trainer.notebook_faults import Faults, NotebookFit, check_faithful, faults_of
+from trainer.notebook_faults import check_faithful, notebook_variant
 from trainer.ranks import Meeting, Ranks, device_here
-from trainer.run import CONFIG, Notice, Onlooker, Run, config_yaml, no_notice
+from trainer.run import CONFIG, RunWriter, config_yaml, run_options
 from trainer.sharding import is_sharded
 from trainer.state import restore
+from trainer.state_callback import Notice, StateCallback, no_notice
 from trainer.state_parts import STATE, StateWriter, StoredState
 from trainer.token_shards import open_tokens
 from trainer.token_store import check_token_options
 from trainer.tuning import recompute_activations, tune
+from trainer.variant import Variant, ordinary
 
 
 def as_it_began(config: TrainConfig) -> TrainConfig:
@@ -129,24 +131,24 @@ def _check_goes_on(config: TrainConfig) -> None:
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    fit = fit_to_go_on(config, ranks)
+    fit = resumed_fit(config, ranks)
     dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
     with ExitStack() as stack:
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.regressor) else None
-        watch = Onlooker(notice, states)
-        if fit.baselines is not None and ranks.is_first:
+        callback = StateCallback(notice, states, config.checkpoint_steps)
+        if ranks.is_first:
             print(f"treeline: {_chosen(config, fit.learning)}", file=sys.stderr, flush=True)
             total = config.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips", fit.position.chips))
-            watch = Run(config, dataset, fit.baselines, advance, notice, states)
-        stack.enter_context(watch)
-        fit.run(watch)
+            callback = RunWriter(run_options(config, dataset), advance, notice, states)
+        stack.enter_context(callback)
+        fit.run(callback)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
 
 
 def _chosen(config: TrainConfig, learning: Learning) -> str:
-    """Which chips a run trains on, and which ones score it."""
+    """Say which chips a run trains on, and which ones score it."""
     options = {"--where": config.where, "--limit": config.limit}
     train = ", ".join(f"{name} {value}" for name, value in options.items() if value not in ("", None))
     val = f"where {config.validated_where}" if config.validated_where else "all there are"
@@ -156,60 +158,73 @@ def _chosen(config: TrainConfig, learning: Learning) -> str:
     )
 
 
-def fit_to_go_on(config: TrainConfig, ranks: Ranks) -> Fit:
-    """Everything ready for the next step of the run at `config.out`; the first rank knows the baselines."""
+def resumed_fit(config: TrainConfig, ranks: Ranks) -> Fit:
+    """Make everything ready for the next step of the run at `config.out`, or for its first."""
     if config.deterministic:
         prepare_repeatable()
     fit = new_fit(config, ranks)
     if exists(join(config.out, STATE)):
         with StoredState(config.out) as state:
             restore(fit, state)
-    if ranks.is_first and fit.baselines is None:
-        learning = fit.learning
-        fit.baselines = baselines_of(
-            learning.dataset, learning.train_chips, config.baseline_chips, fit.regressor.bands
-        )
+    if ranks.is_first:
+        fit.objective.prepare()
     return fit
 
 
-def new_fit(config: TrainConfig, ranks: Ranks, faults: Faults | None = None) -> Fit:
-    """Everything ready for the first step, with these faults of the notebook; default: as --faithful says."""
-    faults = faults or faults_of(config)
+def variant_of(config: TrainConfig) -> Variant:
+    """Return the variant of training that `config` asks for."""
+    return notebook_variant(config) if config.faithful else ordinary(config)
+
+
+def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -> Fit:
+    """Make everything ready for the first step; default: the variant that `config` asks for."""
+    variant = variant or variant_of(config)
     # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
     device = torch.device("cpu") if config.shard_model and ranks.world_size > 1 else ranks.device
-    dataset, regressor = prepared(config, device, faults)
+    dataset, regressor = prepared(config, device, variant)
     tokens = open_tokens(regressor, dataset, config, ranks) if config.token_store else None
-    train_chips, val_chips = faults.chips(dataset, config)
+    train_chips, val_chips = variant.choose_chips(dataset)
     edges = config.balance_heights
     weights = dataset.height_weights(train_chips, edges) if edges else None
-    learning = Learning(dataset, train_chips, val_chips, ranks, weights, tokens)
+    return fit_of(
+        regressor, Learning(dataset, train_chips, val_chips, ranks, weights, tokens), config, variant
+    )
+
+
+def fit_of(
+    regressor: Regressor, learning: Learning, config: TrainConfig, variant: Variant | None = None
+) -> Fit:
+    """Make a fit of this regressor on these chips; default: the variant that `config` asks for."""
+    variant, options = variant or variant_of(config), config.fit
     # Before it is compiled or sharded.
-    flops = training_flops(regressor, tokens is not None) if ranks.is_first else 0.0
-    if faults != Faults():
-        fit: Fit = NotebookFit(regressor, learning, config, faults)
-    else:
-        fit = Fit(regressor, learning, config)
-    fit.flops_per_chip = flops
-    return fit
+    flops = training_flops(regressor, learning.tokens is not None) if learning.ranks.is_first else 0.0
+    return Fit(
+        regressor,
+        learning,
+        variant.new_objective(regressor, learning),
+        config.optimiser_options(steps_per_epoch(learning, options)),
+        options,
+        flops,
+    )
 
 
 def prepared(
-    config: TrainConfig, device: torch.device, faults: Faults | None = None
+    config: TrainConfig, device: torch.device, variant: Variant | None = None
 ) -> tuple[Dataset, Regressor]:
-    """The dataset, and the untrained regressor on `device`: the same weights in every process."""
+    """Return the dataset, and the untrained regressor on `device`: the same weights in every process."""
     dataset = open_dataset(config.data, read_options(config))
     torch.manual_seed(config.seed)
-    return dataset, new_regressor(dataset, config, faults).to(device)
+    return dataset, new_regressor(dataset, config, variant).to(device)
 
 
-def new_regressor(dataset: Dataset, config: TrainConfig, faults: Faults | None = None) -> Regressor:
-    """The untrained regressor that `config` asks for, ready for the dataset's images."""
-    faults = faults or faults_of(config)
-    backbone = new_backbone(config.backbone, faults.pretrained_bands(config.bands), config.new_band_from)
+def new_regressor(dataset: Dataset, config: TrainConfig, variant: Variant | None = None) -> Regressor:
+    """Return the untrained regressor that `config` asks for, ready for the dataset's images."""
+    variant = variant or variant_of(config)
+    backbone = new_backbone(config.backbone, variant.pretrained_bands, config.new_band_from)
     tune(backbone, config.tune, config.tune_blocks, config.lora_rank)
     if config.recompute_activations:
         recompute_activations(backbone)
     decoder = DecoderConfig(
-        config.decoder_widths, config.norm, faults.dropout(config.dropout), config.decoder, config.upsample
+        config.decoder_widths, config.norm, variant.dropout, config.decoder, config.upsample
     )
     return Regressor(dataset.schema, config.bands, dataset.statistics, backbone, decoder)

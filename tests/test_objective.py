@@ -1,0 +1,142 @@
+"""The loop trains whatever an objective says: here the mean of a chip, which has nothing of a height.
+
+- Its own score decides which epoch is best, and is what is recorded.
+- What it remembers travels with the state, and what follows a stop is the same bit for bit.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from regressors import local_backbone, small_config, write_dataset
+from torch import Tensor
+
+from shards.order import Chips
+from shards.reader import Dataset
+from trainer.config import TrainConfig
+from trainer.feed import Fed
+from trainer.height_objective import HeightInputs, HeightObjective
+from trainer.learning import Learning
+from trainer.loop import Fit, steps_per_epoch
+from trainer.objective import Forward, Numbers, Objective, Panel
+from trainer.ranks import Ranks
+from trainer.run import best_epochs
+from trainer.scoring import Sums
+from trainer.state import restore, state_of
+from trainer.state_callback import StateCallback
+from trainer.state_parts import StateWriter, StoredState
+from trainer.train import new_regressor
+from trainer.variant import height_objective
+
+
+class MeanOfChip:
+    """Bright chips are to have large means: squared errors of a chip's mean, in hundreds of stored units."""
+
+    decides = "worst"
+
+    def __init__(self, heights: HeightObjective) -> None:
+        self.inputs, self.met = heights.inputs, 0
+
+    def prepare(self) -> None:
+        pass
+
+    def _errors(self, forward: Forward, image_BCHW: Tensor) -> Tensor:
+        predicted_BHW, _ = forward(image_BCHW)
+        errors_B: Tensor = predicted_BHW.mean((1, 2)) - image_BCHW.float().mean((1, 2, 3)) / 100
+        return errors_B.double()
+
+    def sums(self, forward: Forward, inputs: HeightInputs) -> Tensor:
+        self.met += len(inputs.image_BCHW)
+        squares_B = self._errors(forward, inputs.image_BCHW).square()
+        return torch.stack([squares_B.sum(), torch.ones_like(squares_B).sum()])
+
+    def value(self, sums_K: Tensor, progress: float) -> Tensor:
+        return sums_K[0] / sums_K[1]
+
+    def score_sums(self, forward: Forward, fed: Fed) -> Sums:
+        error_B = self._errors(forward, fed.image_BCHW).abs()
+        return error_B.sum(), torch.tensor(len(error_B))
+
+    def scored(self, sums: Sums, progress: float) -> Numbers:
+        return {"chips": int(sums[1]), "worst": float(sums[0] / sums[1])}
+
+    def summary(self, record: dict[str, Any]) -> str:
+        return f"{record['val_worst']:.2f}"
+
+    def panel(self, chips: Chips) -> Panel | None:
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {"met": self.met}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        self.met = values["met"]
+
+    def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
+        return {}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("chips"), chips=14, val_share=0.3)
+
+
+@pytest.fixture(scope="module")
+def config(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    backbone = local_backbone(tmp_path_factory.mktemp("backbone"))
+    return small_config(dataset, backbone, batch_size=4, epochs=3, learning_rate=1e-2)
+
+
+def new_fit(dataset: Dataset, config: TrainConfig) -> tuple[Fit, MeanOfChip]:
+    torch.manual_seed(config.seed)
+    regressor = new_regressor(dataset, config)
+    learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), Ranks())
+    objective = MeanOfChip(height_objective(regressor, learning, config))
+    steps = steps_per_epoch(learning, config.fit)
+    checked: Objective[HeightInputs] = objective
+    return Fit(regressor, learning, checked, config.optimiser_options(steps), config.fit), objective
+
+
+class Stopper(StateCallback):
+    """Saves the state after the fourth step, and stops there."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.out = out
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        if fit.position.step == 4:
+            StateWriter(str(self.out)).write(state_of(fit))
+            raise KeyboardInterrupt
+
+    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
+        """Nothing is written here."""
+
+
+def test_another_objective_is_learnt_scored_and_resumed(
+    dataset: Dataset, config: TrainConfig, tmp_path: Path
+) -> None:
+    fit, objective = new_fit(dataset, config)
+    fit.run(StateCallback())
+    names = ["epoch", "loss", "learning_rate", "chips", "val_chips", "val_worst"]
+    assert [list(record) for record in fit.records] == [names] * config.epochs
+    worst = [record["val_worst"] for record in fit.records]
+    assert worst[-1] < worst[0]
+    assert fit.position.best == min(worst)
+    assert best_epochs(fit.records, config.epochs, objective.decides) == list(np.argsort(worst))
+    assert objective.met == config.epochs * dataset.chips("train").size
+
+    with pytest.raises(KeyboardInterrupt):
+        new_fit(dataset, config)[0].run(Stopper(tmp_path))
+    again, resumed = new_fit(dataset, config)
+    with StoredState(str(tmp_path)) as state:
+        restore(again, state)
+    again.run(StateCallback())
+    assert again.records == fit.records
+    assert resumed.met == objective.met
+    for one, other in zip(
+        again.regressor.state_dict().values(), fit.regressor.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
