@@ -10,9 +10,8 @@ from rasterio.crs import CRS
 from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand
 from shards.errors import InputError
 from shards.key import as_day, facts
-from shards.raster import open_raster
+from shards.raster import METRES, open_raster
 from shards.storage import name_of
-from trainer.height_rasters import METRES
 
 TAGS = "TREELINE_"
 ACQUIRED = "TREELINE_ACQUIRED"

@@ -18,11 +18,11 @@ from inference.height_map import refuse_what_is_no_map
 from shards.errors import InputError
 from shards.grid import Grid
 from shards.progress import PIXELS, Advance, progress
-from shards.raster import bound_cache, open_raster, read_window
+from shards.raster import HEADERS, bound_cache, open_raster, read_window
 from shards.storage import each_file_once, expand
 from shards.version import made_by_code
 from trainer.evaluation import Evaluation
-from trainer.height_rasters import HEADERS, HeightRasters, by_name
+from trainer.height_rasters import HeightRasters, by_name
 from trainer.metrics import ExactScore
 
 ALL_MAPS = "all maps"

@@ -16,6 +16,8 @@ from shards.storage import gdal_options, gdal_path
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 CACHE_MB = 128
+METRES = {"", "m", "metre", "metres", "meter", "meters"}
+"""Units of a band, in lower case, that mean metres; most height rasters name none."""
 HEADERS = 16
 """Rasters opened at a time for their headers: of remote ones it is the waiting that takes the time."""
 MOST_OPEN = 64

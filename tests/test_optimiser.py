@@ -32,9 +32,10 @@ from shards.schema import Schema
 from shards.split import SplitRule
 from trainer.average import Average
 from trainer.backbone import build_backbone
-from trainer.config import OptimiserOptions, TrainConfig
+from trainer.config import TrainConfig
 from trainer.model import Regressor
 from trainer.optimiser import Schedule, new_optimiser, parameter_groups
+from trainer.options import OptimiserOptions
 from trainer.tuning import Mode, merge, merged, recompute_activations, tune
 
 CPU = torch.device("cpu")

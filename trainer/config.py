@@ -4,68 +4,18 @@ Precedence: the defaults below < --recipe < --config FILE < flags.
 """
 
 from dataclasses import dataclass, fields
-from math import inf
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from shards.errors import InputError
 from shards.options import ReadOptions
-from shards.roles import Another, Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
-from trainer.fit_options import AugmentOptions, FitOptions
+from shards.roles import Another, Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some
+from trainer.options import AugmentOptions, FitOptions, OptimiserOptions
 
 BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
 PLATEAU = OnlyWith(schedule="plateau")
 WITH_NORM = OnlyWith(decoder=("detail", "residual"))
-
-
-@dataclass(frozen=True)
-class OptimiserOptions:
-    """Learning rates, weight decay and how they change. Raises InputError where one is out of range."""
-
-    total_steps: int
-    """Steps of the whole training."""
-    learning_rate: float = 3e-3
-    """AdamW's for the decoder, at its highest."""
-    output_rate_factor: float = 1.0
-    """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
-    backbone_rate_factor: float = 0.1
-    """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
-    layer_decay: float = 1.0
-    """Each block's learning rate as a share (0..1) of the next one's; 1: all alike."""
-    weight_decay: float = 1e-2
-    """AdamW's: the share of a weight that a step takes away is this times its learning rate."""
-    decay_norms: bool = False
-    """Whether that holds for biases, norms, tokens and layer scales too."""
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """"cosine": up, then down to 0; "constant": up, then level; "plateau": halved at each stall."""
-    warm_up: float = 0.05
-    """Share (0..1) of all steps in which the rate goes up, one step at least; not for "plateau"."""
-    plateau_patience: int = 3
-    """Epochs without improvement that "plateau" puts up with; the next one halves the learning rate."""
-    lowest_learning_rate: float = 1e-6
-    """Where halving ends, for the decoder; the others keep their proportion to it."""
-
-    def __post_init__(self) -> None:
-        if self.total_steps < 1:
-            raise InputError("there is no step to train: no training chip is chosen, or --epochs is 0")
-        checks = {
-            "learning_rate": (0 < self.learning_rate < inf, "above 0"),
-            "output_rate_factor": (0 < self.output_rate_factor < inf, "above 0"),
-            "backbone_rate_factor": (0 < self.backbone_rate_factor < inf, "above 0"),
-            "layer_decay": (0 < self.layer_decay <= 1, "above 0 and at most 1"),
-            "weight_decay": (0 <= self.weight_decay < inf, "0 or more"),
-            "schedule": (self.schedule in ("cosine", "plateau", "constant"), "cosine, plateau or constant"),
-            "warm_up": (0 <= self.warm_up < 1, "0 or more and below 1"),
-            "plateau_patience": (self.plateau_patience >= 0, "0 or more"),
-            "lowest_learning_rate": (
-                self.schedule != "plateau" or 0 <= self.lowest_learning_rate <= self.learning_rate,
-                f"0 or more and at most the learning rate, {self.learning_rate}",
-            ),
-        }
-        for name, (is_good, instead) in checks.items():
-            if not is_good:
-                raise InputError(f"{flag_of(name)} {getattr(self, name)}: choose {instead}")
 
 
 @dataclass(frozen=True)

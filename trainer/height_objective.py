@@ -20,13 +20,13 @@ from trainer.checkpoint import Checkpoint
 from trainer.decoder import Features
 from trainer.dropout import chip_numbers, use_numbers
 from trainer.feed import Fed
-from trainer.fit_options import AugmentOptions
 from trainer.inputs import StepKey, part_of
 from trainer.learning import Learning
 from trainer.losses import Loss
 from trainer.metrics import Score
 from trainer.model import Regressor
 from trainer.objective import Forward, Numbers, Panel
+from trainer.options import AugmentOptions
 from trainer.panel import draw_panel
 from trainer.scoring import Sums
 from trainer.symmetries import apply_symmetries

@@ -20,13 +20,12 @@ from rasterio.windows import Window
 from shards.errors import InputError
 from shards.grid import Grid
 from shards.on_grid import Areas, area_means
-from shards.raster import HEADERS as HEADERS  # score_maps takes it from here
-from shards.raster import OpenRasters, open_raster, read_window
+from shards.raster import HEADERS as HEADERS
+from shards.raster import METRES, OpenRasters, open_raster, read_window  # score_maps takes it from here
 from shards.storage import name_of
 
 NODATA = -9999
 """Means no measurement also in a raster that does not say so, as when chips are made."""
-METRES = {"", "m", "metre", "metres", "meter", "meters"}
 SAMPLES = 21
 """Points along each side of a rectangle that are seen in another CRS."""
 

@@ -19,14 +19,13 @@ from shards.reader import Batch, ChipReader
 from trainer.arithmetic import check_compiler, in_precision, repeatable
 from trainer.average import Average
 from trainer.clock import COMMUNICATION, STEPPING, WAITING, Spent
-from trainer.config import OptimiserOptions
 from trainer.feed import Fed, feed
-from trainer.fit_options import FitOptions
 from trainer.inputs import StepKey, never_empty
 from trainer.learning import Learning
 from trainer.model import Regressor
 from trainer.objective import Numbers, Objective, surrogate
 from trainer.optimiser import Schedule, new_optimiser, parameter_groups
+from trainer.options import FitOptions, OptimiserOptions
 from trainer.scoring import add_up
 from trainer.sharding import whole
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from trainer.config import OptimiserOptions
 from trainer.model import Regressor
+from trainer.options import OptimiserOptions
 
 ADAM_EPSILON = 1e-6
 """A gradient that is 0 but for rounding (a bias before a norm) must not become a full step: ranks round

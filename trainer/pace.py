@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from trainer.clock import Spent
-from trainer.fit_options import FitOptions
 from trainer.flops import peak_flops
+from trainer.options import FitOptions
 from trainer.ranks import Ranks
 
 
