@@ -4,8 +4,9 @@
     python benchmarks/feed_device.py --device cuda --backbone none     # normalisation alone: the ceiling
     python benchmarks/feed_device.py --device cpu                      # the tiny regressor
 
-Steps are those of `trainer.loop`: chips read in shuffled order, moved by `trainer.feed`, normalised on the
-device. The device is waited for at the end of every step, so that waiting for data cannot hide behind it.
+Steps are those of `trainer.fit.loop`: chips read in shuffled order, moved by `trainer.data.feed`, normalised
+on the device. The device is waited for at the end of every step, so that waiting for data cannot hide behind
+it.
 """
 
 import argparse
@@ -21,14 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.peers import make_chips  # noqa: E402
-from shards.reader import ChipReader, Dataset, open_dataset  # noqa: E402
-from shards.schema import Chip, Schema  # noqa: E402
-from shards.writer import DatasetWriter  # noqa: E402
-from trainer.backbone import TINY, build_backbone  # noqa: E402
-from trainer.decoder import DecoderConfig  # noqa: E402
-from trainer.feed import feed  # noqa: E402
-from trainer.losses import parse_loss  # noqa: E402
-from trainer.model import Regressor  # noqa: E402
+from shards.format.schema import Chip, Schema  # noqa: E402
+from shards.read.dataset import ChipReader, Dataset, open_dataset  # noqa: E402
+from shards.write.writer import DatasetWriter  # noqa: E402
+from trainer.data.feed import feed  # noqa: E402
+from trainer.decoders.features import DecoderConfig  # noqa: E402
+from trainer.fit.loss import parse_loss  # noqa: E402
+from trainer.model.backbone import TINY, build_backbone  # noqa: E402
+from trainer.model.regressor import Regressor  # noqa: E402
 
 SCHEMA = Schema(("blue", "green", "red", "nir"))
 BANDS = ("nir", "red", "green")

@@ -33,12 +33,12 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from ingest.chips.source import Raw
 from ingest.config import PairsConfig, SyntheticConfig
-from ingest.pairs import PairsSource
-from ingest.plan import Present, make_plan
-from ingest.run import ingest
-from ingest.source import Raw
-from ingest.synthetic import SyntheticSource
+from ingest.files.pairs_source import PairsSource
+from ingest.synthetic.synthetic_source import SyntheticSource
+from ingest.work.plan import Present, make_plan
+from ingest.work.run import ingest
 
 NODATA = -9999
 CONTENDERS = ("reading", "open, read", "Treeline", "WebDataset", "notebook")

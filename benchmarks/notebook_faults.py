@@ -30,17 +30,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ingest.config import ScenesConfig  # noqa: E402
-from ingest.landscape import missing, write_scene  # noqa: E402
-from ingest.run import ingest  # noqa: E402
-from ingest.scenes import ScenesSource  # noqa: E402
-from shards.order import Chips  # noqa: E402
-from shards.reader import Dataset, open_dataset  # noqa: E402
+from ingest.scenes.scenes_source import ScenesSource  # noqa: E402
+from ingest.synthetic.landscape import missing, write_scene  # noqa: E402
+from ingest.work.run import ingest  # noqa: E402
+from shards.read.dataset import Dataset, open_dataset  # noqa: E402
+from shards.read.order import Chips  # noqa: E402
+from trainer.commands.train import new_fit, new_regressor  # noqa: E402
 from trainer.config import RECIPES, TrainConfig  # noqa: E402
-from trainer.loop import Fit  # noqa: E402
-from trainer.notebook_faults import Faults, notebook_variant  # noqa: E402
-from trainer.ranks import Ranks  # noqa: E402
-from trainer.state_callback import StateCallback  # noqa: E402
-from trainer.train import new_fit, new_regressor  # noqa: E402
+from trainer.devices.ranks import Ranks  # noqa: E402
+from trainer.fit.loop import Fit  # noqa: E402
+from trainer.fit.notebook_faults import Faults, notebook_variant  # noqa: E402
+from trainer.run_folder.state_callback import StateCallback  # noqa: E402
 
 SCENE_PX = 192
 FLIGHT_PX, GAP_PX = 120, 14

@@ -31,9 +31,9 @@ from rasterio.windows import Window
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from shards.grid import Grid  # noqa: E402
-from shards.on_grid import Areas, Bilinear, area_means, read_on_grid, resampled  # noqa: E402
-from shards.raster import bound_cache, open_raster  # noqa: E402
+from shards.raster.grid import Grid  # noqa: E402
+from shards.raster.on_grid import Areas, Bilinear, area_means, read_on_grid, resampled  # noqa: E402
+from shards.raster.opening import bound_cache, open_raster  # noqa: E402
 
 NODATA = -9999
 FIRST, NEXT = "EPSG:32605", "EPSG:32606"

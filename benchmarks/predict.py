@@ -29,19 +29,19 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from inference.block import predict_windows, side_by_side  # noqa: E402
 from inference.config import PredictConfig  # noqa: E402
-from inference.here import InProcess  # noqa: E402
-from inference.method import MapOptions  # noqa: E402
-from inference.predict import predict  # noqa: E402
-from inference.windows import Span, WindowGrid  # noqa: E402
+from inference.predict.block import predict_windows, side_by_side  # noqa: E402
+from inference.predict.in_process import InProcess  # noqa: E402
+from inference.predict.map_options import MapOptions  # noqa: E402
+from inference.predict.run import predict  # noqa: E402
+from inference.tiling.windows import Span, WindowGrid  # noqa: E402
 from ingest.config import SyntheticConfig  # noqa: E402
-from ingest.landscape import write_scene  # noqa: E402
-from ingest.run import ingest  # noqa: E402
-from ingest.synthetic import SyntheticSource  # noqa: E402
-from trainer.checkpoint import load_checkpoint  # noqa: E402
+from ingest.synthetic.landscape import write_scene  # noqa: E402
+from ingest.synthetic.synthetic_source import SyntheticSource  # noqa: E402
+from ingest.work.run import ingest  # noqa: E402
+from trainer.commands.train_on_ray import launch  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
-from trainer.launch import launch  # noqa: E402
+from trainer.model.checkpoint import load_checkpoint  # noqa: E402
 
 WINDOW, OVERLAP, BATCH = 64, 0.5, 32
 PIXEL_M = 2.0
@@ -106,7 +106,7 @@ def on_ray(scenes: list[Path], checkpoint: Path, out: Path, workers: int) -> flo
     """Seconds for some scenes on Ray workers, without the start of the cluster and of a first run."""
     import ray
 
-    from inference.pipeline import OnRay
+    from inference.predict.on_ray import OnRay
 
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=500 * 2**20, log_to_driver=False)
     seconds = []

@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inference.config import PredictConfig  # noqa: E402
-from inference.here import InProcess  # noqa: E402
-from inference.predict import predict  # noqa: E402
+from inference.predict.in_process import InProcess  # noqa: E402
+from inference.predict.run import predict  # noqa: E402
 from ingest.config import SyntheticConfig  # noqa: E402
-from ingest.run import ingest  # noqa: E402
-from ingest.synthetic import SyntheticSource  # noqa: E402
+from ingest.synthetic.synthetic_source import SyntheticSource  # noqa: E402
+from ingest.work.run import ingest  # noqa: E402
+from trainer.commands.train_on_ray import launch  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
-from trainer.launch import launch  # noqa: E402
 
 NODATA, TILE, SHARE = -9999, 512, 0.05
 

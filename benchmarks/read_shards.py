@@ -36,14 +36,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from servers import environment_of, proxy, rclone_server  # noqa: E402
 
 from benchmarks.peers import PEERS, check, make_chips  # noqa: E402
-from shards.index import INDEX_SCHEMA  # noqa: E402
-from shards.manifest import INDEX, Manifest, Shard, StoredObject, json_bytes  # noqa: E402
-from shards.order import epoch_order  # noqa: E402
-from shards.reader import ChipReader, Dataset, ReadOptions, open_dataset  # noqa: E402
-from shards.s3 import client  # noqa: E402
-from shards.schema import Chip, Schema  # noqa: E402
-from shards.stream import Plan  # noqa: E402
-from shards.writer import DatasetWriter  # noqa: E402
+from shards.format.index import INDEX_SCHEMA  # noqa: E402
+from shards.format.manifest import INDEX, Manifest, Shard, StoredObject, json_bytes  # noqa: E402
+from shards.format.schema import Chip, Schema  # noqa: E402
+from shards.read.dataset import ChipReader, Dataset, open_dataset  # noqa: E402
+from shards.read.order import epoch_order  # noqa: E402
+from shards.read.read_options import ReadOptions  # noqa: E402
+from shards.read.row_stream import Plan  # noqa: E402
+from shards.storage.s3 import client  # noqa: E402
+from shards.write.writer import DatasetWriter  # noqa: E402
 
 SCHEMA = Schema(("blue", "green", "red", "nir"))
 FAST = ("litdata", "datasets", "floor")
@@ -183,8 +184,9 @@ def benchmark_s3(options: argparse.Namespace) -> None:
 
 MEASURE = """
 import json, sys
-from shards.reader import ReadOptions, open_dataset
-from shards.stream import Plan
+from shards.read.dataset import open_dataset
+from shards.read.read_options import ReadOptions
+from shards.read.row_stream import Plan
 def high(): return next(int(l.split()[1]) * 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))
 url, ahead = sys.argv[1], int(sys.argv[2])
 dataset = open_dataset(url, ReadOptions(shards_ahead=ahead))
@@ -216,7 +218,7 @@ def benchmark_memory(options: argparse.Namespace) -> None:
 START = """
 import json, sys, time
 start = time.perf_counter()
-from shards.reader import ChipReader, open_dataset
+from shards.read.dataset import ChipReader, open_dataset
 def high(): return next(int(l.split()[1]) * 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))
 imported = time.perf_counter()
 dataset = open_dataset(sys.argv[1])
@@ -224,7 +226,7 @@ chips = dataset.chips('train', where=sys.argv[2])
 weights = dataset.height_weights(chips, (0, 2, 5, 10)) if sys.argv[2] else None
 reader = ChipReader(dataset, chips, 64, weights=weights)
 order = reader.order(0)
-from shards.stream import Plan
+from shards.read.row_stream import Plan
 shard = dataset.shard_of(order)
 Plan.of(shard, order - dataset.manifest.first_chip[shard])
 print(json.dumps([imported - start, time.perf_counter() - imported, high(), int(order.size)]))

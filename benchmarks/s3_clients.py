@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from servers import environment_of, moto_server, rclone_server  # noqa: E402
 
-from shards.s3 import client  # noqa: E402
+from shards.storage.s3 import client  # noqa: E402
 
 Get = Callable[[str, int | None], bytes]
 """get(key, end): the object, or its bytes from 0 to before `end`."""

@@ -34,15 +34,15 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.ingest import write_pairs  # noqa: E402
 from ingest.config import PairsConfig  # noqa: E402
-from ingest.pairs import PairsSource  # noqa: E402
-from ingest.run import ingest  # noqa: E402
-from shards.reader import open_dataset  # noqa: E402
-from trainer.backbone import TINY, build_backbone  # noqa: E402
+from ingest.files.pairs_source import PairsSource  # noqa: E402
+from ingest.work.run import ingest  # noqa: E402
+from shards.read.dataset import open_dataset  # noqa: E402
+from trainer.commands.train import new_fit, new_regressor  # noqa: E402
 from trainer.config import RECIPES, TrainConfig  # noqa: E402
-from trainer.loop import Fit  # noqa: E402
-from trainer.ranks import Ranks  # noqa: E402
-from trainer.state_callback import StateCallback  # noqa: E402
-from trainer.train import new_fit, new_regressor  # noqa: E402
+from trainer.devices.ranks import Ranks  # noqa: E402
+from trainer.fit.loop import Fit  # noqa: E402
+from trainer.model.backbone import TINY, build_backbone  # noqa: E402
+from trainer.run_folder.state_callback import StateCallback  # noqa: E402
 
 SHAPES = {
     "tiny": TINY,

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.train import SHAPES, Done, Stopwatch, config_of, write_chips  # noqa: E402
-from trainer.backbone import build_backbone  # noqa: E402
-from trainer.ranks import Ranks  # noqa: E402
-from trainer.train import new_fit  # noqa: E402
+from trainer.commands.train import new_fit  # noqa: E402
+from trainer.devices.ranks import Ranks  # noqa: E402
+from trainer.model.backbone import build_backbone  # noqa: E402
 
 CONTENDERS = ("Treeline", "Treeline, bf16", "recipe")
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
     from inference.config import MosaicConfig, PredictConfig
+    from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
         IngestConfig,
@@ -13,49 +14,48 @@ if TYPE_CHECKING:
         SyntheticConfig,
         TarsConfig,
     )
-    from ingest.source import Source
     from shards.config import ConvertConfig, InspectConfig, SplitConfig, VerifyConfig
     from trainer.config import EvaluateConfig, ImportConfig, SweepConfig, TrainConfig
 
 
 def demo(config: "DemoConfig") -> None:
     """Everything, on a synthetic landscape."""
-    from cluster.demo import run_demo
+    from cluster.demo.run import run_demo
 
     print(run_demo(config))
 
 
 def ingest_pairs(config: "PairsConfig") -> None:
     """Folders of chips -> a dataset."""
-    from ingest.pairs import PairsSource
+    from ingest.files.pairs_source import PairsSource
 
     _ingest(PairsSource(config), config)
 
 
 def ingest_huggingface(config: "HuggingFaceConfig") -> None:
     """A Hugging Face dataset -> a dataset."""
-    from ingest.huggingface import HuggingFaceSource
+    from ingest.files.huggingface_source import HuggingFaceSource
 
     _ingest(HuggingFaceSource(config), config)
 
 
 def ingest_scenes(config: "ScenesConfig") -> None:
     """Images and height rasters -> a dataset."""
-    from ingest.scenes import ScenesSource
+    from ingest.scenes.scenes_source import ScenesSource
 
     _ingest(ScenesSource(config), config)
 
 
 def ingest_synthetic(config: "SyntheticConfig") -> None:
     """A synthetic landscape -> a dataset."""
-    from ingest.synthetic import SyntheticSource
+    from ingest.synthetic.synthetic_source import SyntheticSource
 
     _ingest(SyntheticSource(config), config)
 
 
 def _ingest(source: "Source", config: "IngestConfig") -> None:
-    from cluster.ray_session import connected
-    from ingest.run import ingest
+    from cluster.jobs.connection import connected
+    from ingest.work.run import ingest
 
     with connected(config.workers):
         print(ingest(source, config).summary)
@@ -63,7 +63,7 @@ def _ingest(source: "Source", config: "IngestConfig") -> None:
 
 def ingest_tars(config: "TarsConfig") -> None:
     """WebDataset tars, as they are -> a dataset."""
-    from ingest.tars import ingest_tars
+    from ingest.files.tars import ingest_tars
 
     manifest, rejected = ingest_tars(config)
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
@@ -74,14 +74,14 @@ def ingest_tars(config: "TarsConfig") -> None:
 
 def inspect(config: "InspectConfig") -> None:
     """What a dataset holds."""
-    from shards.inspect import inspect
+    from shards.commands.inspect import inspect
 
     print(inspect(config))
 
 
 def verify(config: "VerifyConfig") -> int:
     """Is everything in a dataset what it should be?"""
-    from shards.verify import verify
+    from shards.commands.verify import verify
 
     problems = verify(config)
     print("\n".join(problems) or f"{config.data}: everything is as it was written")
@@ -90,14 +90,14 @@ def verify(config: "VerifyConfig") -> int:
 
 def split(config: "SplitConfig") -> None:
     """Other chips of a dataset held out."""
-    from shards.resplit import resplit
+    from shards.commands.resplit import resplit
 
     print(resplit(config))
 
 
 def convert(config: "ConvertConfig") -> None:
     """The same dataset in the other format."""
-    from shards.convert import convert
+    from shards.commands.convert import convert
 
     manifest = convert(config)
     size = f"{sum(shard.nbytes for shard in manifest.shards) / 1e6:,.1f} MB"
@@ -106,11 +106,11 @@ def convert(config: "ConvertConfig") -> None:
 
 def train(config: "TrainConfig") -> None:
     """A dataset -> a regressor."""
-    from cluster.ray_session import connected
-    from shards.manifest import read_json
-    from shards.storage import join
-    from trainer.checkpoint import checkpoint_url
-    from trainer.launch import launch
+    from cluster.jobs.connection import connected
+    from shards.format.manifest import read_json
+    from shards.storage.objects import join
+    from trainer.commands.train_on_ray import launch
+    from trainer.model.checkpoint import checkpoint_url
 
     with connected(config.worker_range[1]):
         launch(config)
@@ -122,16 +122,16 @@ def train(config: "TrainConfig") -> None:
 
 def sweep(config: "SweepConfig") -> None:
     """Which options of training suit a dataset."""
+    from cluster.jobs.connection import connected
     from cluster.options import FILE, parse
-    from cluster.ray_session import connected
+    from trainer.commands.sweep import BEST, sweep, table, trials_here
     from trainer.config import TrainConfig
-    from trainer.sweep import BEST, sweep, table, trials_here
 
     file = [f"--{FILE}", config.train_config] if config.train_config else []
     base = parse(TrainConfig, [*file, "--data", config.data, "--out", config.out], "treeline train")
     with connected(config.workers):
         if config.workers:
-            from trainer.trials import trials_on_ray
+            from trainer.commands.sweep_on_ray import trials_on_ray
 
             trials = sweep(config, base, trials_on_ray)
         else:
@@ -142,7 +142,7 @@ def sweep(config: "SweepConfig") -> None:
 
 def import_(config: "ImportConfig") -> None:
     """A notebook's weights -> a checkpoint."""
-    from trainer.import_checkpoint import import_checkpoint
+    from trainer.commands.import_weights import import_checkpoint
 
     print(import_checkpoint(config))
 
@@ -151,18 +151,18 @@ def evaluate(config: "EvaluateConfig") -> None:
     """How good a regressor is, or maps are."""
     scores_maps = config.scores_maps  # before what takes seconds to import
 
-    from shards.storage import check_writable
-    from trainer.evaluation import write_evaluation
+    from shards.storage.objects import check_writable
+    from trainer.score.evaluation import write_evaluation
 
     if config.out:
         check_writable(config.out)
     if scores_maps:
         from inference.config import MapScoreConfig
-        from inference.score_maps import score_maps
+        from inference.score.score_maps import score_maps
 
         evaluation = score_maps(MapScoreConfig(config.maps, config.heights, config.ground))
     else:
-        from trainer.evaluate import evaluate
+        from trainer.commands.evaluate import evaluate
 
         evaluation = evaluate(config)
     print(evaluation.table())
@@ -172,16 +172,16 @@ def evaluate(config: "EvaluateConfig") -> None:
 
 def predict(config: "PredictConfig") -> int:
     """Scenes -> maps."""
-    from cluster.ray_session import connected
-    from inference.predict import predict
+    from cluster.jobs.connection import connected
+    from inference.predict.run import predict
 
     with connected(config.workers):
         if config.workers:
-            from inference.pipeline import OnRay
+            from inference.predict.on_ray import OnRay
 
             summary = predict(config, OnRay(config.workers, config.gpus_per_worker))
         else:
-            from inference.here import InProcess
+            from inference.predict.in_process import InProcess
 
             summary = predict(config, InProcess())
     print("\n".join([*summary.maps.values(), str(summary)]))
@@ -190,13 +190,13 @@ def predict(config: "PredictConfig") -> int:
 
 def mosaic(config: "MosaicConfig") -> None:
     """Overlapping maps -> one."""
-    from inference.mosaic import mosaic
+    from inference.mosaic.run import mosaic
 
     print(mosaic(config))
 
 
 def submit(config: "SubmitConfig", command: list[str]) -> int:
     """Run a command as a Ray job."""
-    from cluster.submit import submit
+    from cluster.jobs.submit import submit
 
     return submit(config, command)

@@ -71,7 +71,7 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
     """
     import yaml
 
-    from shards.storage import read_bytes
+    from shards.storage.objects import read_bytes
 
     try:
         values = yaml.safe_load(read_bytes(url))

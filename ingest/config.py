@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.config import SplitOptions
-from shards.cut import SHARD_BYTES, SHARD_CHIPS
 from shards.errors import InputError
+from shards.format.schema import Schema
+from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS
 from shards.roles import FIRST_VERSION, Before, MayChange, OnlyWith, Place, Some, identity, roles
-from shards.schema import Schema
 from shards.version import made_by_code
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]

@@ -17,12 +17,13 @@ from ray_machines import cluster_environment, first_machine
 from servers import S3Server, environment_of, moto_server, rclone_server
 from xdist.scheduler import LoadScopeScheduling
 
-from shards.key import facts, split_of
-from shards.manifest import Manifest, ShardFormat
-from shards.reader import Dataset, ReadOptions, open_dataset
-from shards.schema import Chip, Schema
-from shards.storage import remove_folder
-from shards.writer import DatasetWriter
+from shards.format.key import facts, split_of
+from shards.format.manifest import Manifest, ShardFormat
+from shards.format.schema import Chip, Schema
+from shards.read.dataset import Dataset, open_dataset
+from shards.read.read_options import ReadOptions
+from shards.storage.objects import remove_folder
+from shards.write.writer import DatasetWriter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SCHEMA = Schema(("blue", "green", "red", "nir"))

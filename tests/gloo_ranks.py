@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from trainer.ranks import Ranks
+from trainer.devices.ranks import Ranks
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 240

@@ -6,9 +6,6 @@ python interrupted.py pairs OPTIONS...: imports everything, says "ready", waits 
 import sys
 
 # Imported before the clock starts, so that the moment falls into the work.
-import ingest.pairs
-import ingest.run
-import ingest.synthetic  # noqa: F401
 from cluster.cli import main
 
 if __name__ == "__main__":

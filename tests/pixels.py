@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from shards.reader import Dataset
-from shards.schema import Chip
+from shards.format.schema import Chip
+from shards.read.dataset import Dataset
 
 
 def assert_chips_are_themselves(dataset: Dataset, written: Any, batch: Any) -> None:

@@ -16,22 +16,22 @@ import torch
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
-from shards.key import split_of
-from shards.order import Chips
-from shards.reader import Dataset, open_dataset
-from shards.schema import Chip, Schema
-from shards.statistics import BandSummary, LabelSummary, Statistics, Tally, summarise
-from shards.writer import DatasetWriter
-from trainer.backbone import build_backbone
-from trainer.baselines import Baselines
-from trainer.checkpoint import Checkpoint
+from shards.format.key import split_of
+from shards.format.schema import Chip, Schema
+from shards.format.statistics import BandSummary, LabelSummary, Statistics, Tally, summarise
+from shards.read.dataset import Dataset, open_dataset
+from shards.read.order import Chips
+from shards.write.writer import DatasetWriter
+from trainer.commands.train import fit_of, new_regressor
 from trainer.config import RECIPES, TrainConfig
-from trainer.decoder import DecoderConfig
-from trainer.learning import Learning
-from trainer.model import Regressor
-from trainer.ranks import Ranks
-from trainer.state_callback import StateCallback
-from trainer.train import fit_of, new_regressor
+from trainer.decoders.features import DecoderConfig
+from trainer.devices.ranks import Ranks
+from trainer.fit.learning import Learning
+from trainer.model.backbone import build_backbone
+from trainer.model.checkpoint import Checkpoint
+from trainer.model.regressor import Regressor
+from trainer.run_folder.state_callback import StateCallback
+from trainer.score.baselines import Baselines
 
 NODATA = -9999
 SCHEMA = Schema(("blue", "green", "red", "nir"), nodata=NODATA)

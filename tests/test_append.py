@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import ingest.run
-import shards.assemble
-import shards.leftovers
+import ingest.work.run
+import shards.format.file_names
+import shards.write.assembly
 from ingest.config import PairsConfig
-from ingest.pairs import PairsSource
-from ingest.run import Ingested
-from shards.convert import ConvertConfig, convert
+from ingest.files.pairs_source import PairsSource
+from ingest.work.run import Ingested
+from shards.commands.convert import ConvertConfig, convert
+from shards.commands.resplit import SplitConfig, resplit
+from shards.commands.verify import VerifyConfig, verify
 from shards.errors import InputError
-from shards.reader import Dataset, open_dataset
-from shards.resplit import SplitConfig, resplit
-from shards.storage import find_files, join, read_bytes
-from shards.verify import VerifyConfig, verify
+from shards.read.dataset import Dataset, open_dataset
+from shards.storage.objects import find_files, join, read_bytes
 
 FIRST, ALL = 20, 34
 
@@ -46,7 +46,7 @@ def run(folders: Any, out: Path | str, **options: Any) -> Ingested:
     config = PairsConfig(
         images=str(folders.images), heights=str(folders.heights), out=str(out), shard_chips=5, **options
     )
-    return ingest.run.ingest(PairsSource(config), config)
+    return ingest.work.run.ingest(PairsSource(config), config)
 
 
 def contents(url: Path | str) -> dict[str, bytes]:
@@ -177,7 +177,10 @@ def test_stopped_before_any_publication(
             return do(*arguments)
 
         with monkeypatch.context() as patch:
-            for module, name in ((shards.assemble, "publish"), (shards.leftovers, "remove_file")):
+            for module, name in (
+                (shards.write.assembly, "publish"),
+                (shards.format.file_names, "remove_file"),
+            ):
                 do = getattr(module, name)
                 patch.setattr(module, name, lambda *a, do=do, left=left: step(*a, do=do, left=left))
             with suppress(Stopped):

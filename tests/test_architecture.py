@@ -14,25 +14,25 @@ MAY_IMPORT = {
     # Of the trainer: what a regressor is and how heights are scored, not how a regressor came about.
     "inference": {
         "shards",
-        "trainer.model",
-        "trainer.checkpoint",
-        "trainer.symmetries",
-        "trainer.evaluation",
-        "trainer.metrics",
-        "trainer.height_rasters",
+        "trainer.model.regressor",
+        "trainer.model.checkpoint",
+        "trainer.model.symmetries",
+        "trainer.score.evaluation",
+        "trainer.score.metrics",
+        "inference.score.measured_heights",
     },
     "cluster": {"shards", "ingest", "trainer", "inference"},
 }
 RAY_MODULES = {
-    "ingest.pipeline",
-    "trainer.launch",
-    "trainer.trials",
-    "inference.pipeline",
-    "cluster.ray_session",
-    "cluster.submit",
+    "ingest.work.on_ray",
+    "trainer.commands.train_on_ray",
+    "trainer.commands.sweep_on_ray",
+    "inference.predict.on_ray",
+    "cluster.jobs.connection",
+    "cluster.jobs.submit",
 }
 CLOUD = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
-CLOUD_MODULES = {"shards.storage", "shards.s3", "shards.fetch"}
+CLOUD_MODULES = {"shards.storage.objects", "shards.storage.s3", "shards.storage.ranges"}
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}
 MAX_LINES = 400
 MODULES = {

@@ -16,12 +16,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from shards.arena import Arena
 from shards.errors import DatasetError
-from shards.load import ShardLoader
-from shards.order import Chips, epoch_order
-from shards.stream import Plan, RowStream
-from shards.tar import BLOCK
+from shards.format.tar import BLOCK
+from shards.read.arena import Arena
+from shards.read.order import Chips, epoch_order
+from shards.read.row_stream import Plan, RowStream
+from shards.read.shard_loader import ShardLoader
 
 SPAN = 3 * BLOCK
 BLOCKS_PER_ROW = 4

@@ -13,9 +13,9 @@ import itertools
 import numpy as np
 import pytest
 
-from shards.balance import MOST_DRAWS, height_weights, times_met
 from shards.errors import InputError
-from shards.height_classes import EDGES
+from shards.format.height_classes import EDGES
+from shards.read.balance import MOST_DRAWS, height_weights, times_met
 
 HEIGHTS = {
     "skewed": np.random.default_rng(0).gamma(1.0, 3.0, 3000),

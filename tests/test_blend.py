@@ -8,14 +8,14 @@ import torch
 from regressors import SCHEMA, SMALL_DECODER, small_regressor, stored_images
 from torch import Tensor
 
-from inference.blend import Axis, Blend, window_weights
-from inference.block import predict_block
-from inference.halo import Halo, halo_spans
-from inference.method import MapOptions, Weighting
-from inference.windows import Block, Span, WindowGrid, blocks_of
-from trainer.decoder import DecoderConfig
-from trainer.model import Regressor
-from trainer.symmetries import SYMMETRIES, turned, turned_back
+from inference.predict.block import predict_block
+from inference.predict.map_options import MapOptions, Weighting
+from inference.tiling.blend import Axis, Blend, window_weights
+from inference.tiling.halo import Halo, halo_spans
+from inference.tiling.windows import Block, Span, WindowGrid, blocks_of
+from trainer.decoders.features import DecoderConfig
+from trainer.model.regressor import Regressor
+from trainer.model.symmetries import SYMMETRIES, turned, turned_back
 
 SHAPE = 93, 131
 GRIDS = [WindowGrid(size, step) for size, step in ((16, 16), (16, 8), (16, 12), (32, 8), (48, 20), (64, 1))]

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.cache import ABANDONED_SECONDS, FOOTER, MAGIC, DiskCache
 from shards.errors import InputError
+from shards.storage.disk_cache import ABANDONED_SECONDS, FOOTER, MAGIC, DiskCache
 
 ROOT = Path(__file__).parent.parent
 SIZE = 10_000
@@ -36,7 +36,7 @@ PROLOGUE = """
 import json, os, signal, sys, time
 from pathlib import Path
 import numpy as np
-from shards.cache import DiskCache
+from shards.storage.disk_cache import DiskCache
 folder = sys.argv[1]
 def content(number, size=10_000):
     return np.random.default_rng(number).integers(0, 256, size, np.uint8)

@@ -27,11 +27,11 @@ from regressors import (
 from safetensors.torch import load_file, save_file
 
 from shards.errors import InputError
-from trainer.backbone import build_backbone, new_backbone
-from trainer.baselines import Baselines
-from trainer.checkpoint import CHECKPOINTS, checkpoint_url, load_checkpoint, read_checkpoint_header
-from trainer.decoder import DecoderConfig
-from trainer.model import Regressor
+from trainer.decoders.features import DecoderConfig
+from trainer.model.backbone import build_backbone, new_backbone
+from trainer.model.checkpoint import CHECKPOINTS, checkpoint_url, load_checkpoint, read_checkpoint_header
+from trainer.model.regressor import Regressor
+from trainer.score.baselines import Baselines
 
 FILES = {"config.json", "metrics.json", "model.safetensors", "statistics.json"}
 

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ingest.check import Rejected, Rules, checked
+from ingest.chips.check import Rejected, Rules, checked
 from ingest.config import PairsConfig
-from ingest.landscape import NODATA, make_landscape
-from ingest.pairs import PairsSource
-from ingest.run import Ingested, ingest
+from ingest.files.pairs_source import PairsSource
+from ingest.synthetic.landscape import NODATA, make_landscape
+from ingest.work.run import Ingested, ingest
+from shards.commands.verify import verify
 from shards.config import VerifyConfig
 from shards.errors import InputError
-from shards.reader import Dataset, open_dataset
-from shards.schema import Schema
-from shards.verify import verify
+from shards.format.schema import Schema
+from shards.read.dataset import Dataset, open_dataset
 
 SMALL = Schema(("a", "b"), chip_size=10)
 FLOAT = Schema(("vv", "vh"), "float32", -32768, 10)

@@ -30,19 +30,19 @@ from rasterio.transform import from_origin
 from regressors import fitted, local_backbone, small_config
 
 from ingest.config import PairsConfig
-from ingest.pairs import PairsSource
-from ingest.run import Ingested, ingest
+from ingest.files.pairs_source import PairsSource
+from ingest.work.run import Ingested, ingest
+from shards.commands.convert import convert
+from shards.commands.verify import verify
 from shards.config import ConvertConfig, VerifyConfig
-from shards.convert import convert
 from shards.errors import InputError
-from shards.histogram import SKETCH_ERROR
-from shards.key import split_of
-from shards.reader import ChipReader, Dataset, open_dataset
-from shards.storage import find_files, join, read_bytes
-from shards.verify import verify
+from shards.format.histogram import SKETCH_ERROR
+from shards.format.key import split_of
+from shards.read.dataset import ChipReader, Dataset, open_dataset
+from shards.storage.objects import find_files, join, read_bytes
+from trainer.commands.evaluate import LINEAR, MEAN, evaluate
+from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig
-from trainer.evaluate import LINEAR, MEAN, evaluate
-from trainer.launch import launch
 
 CRS = "EPSG:3338"
 PIXEL_M = 2.0

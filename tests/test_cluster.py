@@ -22,20 +22,20 @@ import pytest
 from servers import free_port
 
 from cluster import cli
-from cluster.submit import job_of
+from cluster.jobs.submit import job_of
 from inference.config import PredictConfig
-from inference.here import InProcess
-from inference.predict import predict
+from inference.predict.in_process import InProcess
+from inference.predict.run import predict
 from ingest.config import ScenesConfig
-from ingest.landscape import write_scene
-from ingest.run import ingest
-from ingest.scenes import ScenesSource
+from ingest.scenes.scenes_source import ScenesSource
+from ingest.synthetic.landscape import write_scene
+from ingest.work.run import ingest
 from shards.errors import InputError
 from shards.roles import OptionsFile, Place, roles
 from shards.version import commit
-from trainer.checkpoint import load_checkpoint
+from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.launch import launch
+from trainer.model.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

@@ -12,14 +12,14 @@ import rasterio
 import shards
 from cluster import cli
 from ingest.config import ScenesConfig
-from ingest.landscape import write_scene
-from ingest.run import ingest
-from ingest.scenes import ScenesSource
+from ingest.scenes.scenes_source import ScenesSource
+from ingest.synthetic.landscape import write_scene
+from ingest.work.run import ingest
 from shards.errors import InputError
-from trainer.checkpoint import checkpoint_url
+from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, TrainConfig
-from trainer.launch import launch
-from trainer.run import config_yaml
+from trainer.model.checkpoint import checkpoint_url
+from trainer.run_folder.run_writer import config_yaml
 
 KEY = "chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_02574_v20231006"
 

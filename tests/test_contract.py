@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from pixels import assert_chips_are_themselves
 
+from shards.commands.convert import convert
+from shards.commands.verify import verify
 from shards.config import ConvertConfig, VerifyConfig
-from shards.convert import convert
 from shards.errors import DatasetError, InputError
-from shards.manifest import FILES, MANIFEST
-from shards.reader import ChipReader, Part, ReadOptions, open_dataset
-from shards.state import ReaderState
-from shards.storage import find_files, join, publish, read_bytes
-from shards.verify import verify
+from shards.format.manifest import FILES, MANIFEST
+from shards.read.dataset import ChipReader, Part, ReadOptions, open_dataset
+from shards.read.reader_state import ReaderState
+from shards.storage.objects import find_files, join, publish, read_bytes
 
 
 @pytest.mark.parametrize("shard_format", ["tar", "zarr"])

@@ -30,16 +30,16 @@ import pytest
 from pixels import assert_chips_are_themselves
 
 from cluster import cli
-from shards.checksum import hexadecimal
 from shards.errors import DatasetError, InputError
-from shards.key import split_of
-from shards.manifest import MANIFEST, SPLITS, UNFINISHED, read_manifest
-from shards.options import ReadOptions
-from shards.order import SHARD_WINDOW
-from shards.part import write_shard
-from shards.reader import Part, open_dataset
-from shards.schema import Chip, Schema
-from shards.storage import (
+from shards.format.key import split_of
+from shards.format.manifest import MANIFEST, SPLITS, UNFINISHED, read_manifest
+from shards.format.schema import Chip, Schema
+from shards.read.dataset import Part, open_dataset
+from shards.read.order import SHARD_WINDOW
+from shards.read.read_options import ReadOptions
+from shards.read.row_stream import ahead
+from shards.storage.checksum import hexadecimal
+from shards.storage.objects import (
     check_writable,
     exists,
     expand,
@@ -50,8 +50,8 @@ from shards.storage import (
     read_bytes,
     staged,
 )
-from shards.stream import ahead
-from shards.writer import DatasetWriter
+from shards.write.shard_part import write_shard
+from shards.write.writer import DatasetWriter
 
 
 @pytest.fixture

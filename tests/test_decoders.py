@@ -11,16 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CHMv2Config, CHMv2ForDepthEstimation
 
 from shards.errors import InputError
-from trainer.backbone import build_backbone, patch_weights_for
-from trainer.checkpoint import load_checkpoint
-from trainer.chmv2 import chmv2_regressor
+from trainer.commands.evaluate import evaluate
+from trainer.commands.import_weights import import_checkpoint
 from trainer.config import EvaluateConfig, ImportConfig
-from trainer.decoder import Decoder, DecoderConfig, Features
-from trainer.decoder_dpt import DptDecoder
-from trainer.decoders import new_decoder
-from trainer.evaluate import evaluate
-from trainer.import_checkpoint import import_checkpoint
-from trainer.model import Regressor
+from trainer.decoders.dpt import DptDecoder
+from trainer.decoders.features import Decoder, DecoderConfig, Features
+from trainer.decoders.make import new_decoder
+from trainer.model.backbone import build_backbone, patch_weights_for
+from trainer.model.checkpoint import load_checkpoint
+from trainer.model.chmv2 import chmv2_regressor
+from trainer.model.regressor import Regressor
 
 BANDS = ("red", "green", "blue")
 SMALL = {

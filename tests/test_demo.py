@@ -12,10 +12,10 @@ from browser import NARROW, laid_out, needs_browser
 from matplotlib.image import imread
 
 from cluster.config import DemoConfig
-from cluster.demo import run_demo
+from cluster.demo.run import run_demo
+from shards.commands.inspect import describe
 from shards.errors import InputError
-from shards.inspect import describe
-from shards.reader import open_dataset
+from shards.read.dataset import open_dataset
 
 pytestmark = pytest.mark.slow
 

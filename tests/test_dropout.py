@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.dropout import ChannelDropout, chip_numbers, use_numbers
+from trainer.decoders.chip_dropout import ChannelDropout, chip_numbers, use_numbers
 
 CHANNELS = 512
 CHIPS = 256

@@ -33,20 +33,20 @@ import pytest
 from numpy.typing import NDArray
 from servers import BUCKET, Kind, Proxy, S3Server, client_of, environment_of, proxy
 
-import shards.fetch
-import shards.load
-import shards.s3
+import shards.read.shard_loader
+import shards.storage.ranges
+import shards.storage.s3
 from cluster import cli
 from shards.errors import DatasetError, InputError
-from shards.fetch import ATTEMPTS, Fetcher
-from shards.manifest import MANIFEST, Manifest
-from shards.order import reads_alone, stream_count
-from shards.reader import ChipReader, Dataset, Part, ReadOptions, open_dataset
-from shards.schema import Chip, Schema
-from shards.storage import exists, join, publish, read_bytes, remove_file, remove_folder, staged
-from shards.stream import Plan
-from shards.tar import stride_of
-from shards.writer import DatasetWriter
+from shards.format.manifest import MANIFEST, Manifest
+from shards.format.schema import Chip, Schema
+from shards.format.tar import stride_of
+from shards.read.dataset import ChipReader, Dataset, Part, ReadOptions, open_dataset
+from shards.read.order import reads_alone, stream_count
+from shards.read.row_stream import Plan
+from shards.storage.objects import exists, join, publish, read_bytes, remove_file, remove_folder, staged
+from shards.storage.ranges import ATTEMPTS, Fetcher
+from shards.write.writer import DatasetWriter
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = Schema(("grey",), dtype="uint8", nodata=None, chip_size=16)
@@ -135,7 +135,7 @@ def front_once(_proxy_once: Proxy) -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards.fetch, "FIRST_WAIT_SECONDS", 0.002)
+    monkeypatch.setattr(shards.storage.ranges, "FIRST_WAIT_SECONDS", 0.002)
 
 
 def shard_requests(front: Proxy) -> dict[str, list[tuple[int, int]]]:
@@ -177,10 +177,10 @@ class TestFailures:
 
     @pytest.fixture
     def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(shards.s3, "READ_SECONDS", 1.0)
-        shards.s3._client.cache_clear()
+        monkeypatch.setattr(shards.storage.s3, "READ_SECONDS", 1.0)
+        shards.storage.s3._client.cache_clear()
         yield
-        shards.s3._client.cache_clear()
+        shards.storage.s3._client.cache_clear()
 
     @pytest.mark.parametrize("kind", NAMES)
     def test_a_transient_failure_is_tried_again_and_counted(
@@ -258,7 +258,7 @@ class TestFailures:
     def test_a_server_that_ignores_ranges_gives_no_wrong_chip(
         self, stored: Stored, front: Proxy, monkeypatch: pytest.MonkeyPatch, on_bad_shard: Any
     ) -> None:
-        monkeypatch.setattr(shards.fetch, "PART_BYTES", 100_000)
+        monkeypatch.setattr(shards.storage.ranges, "PART_BYTES", 100_000)
         dataset = open_dataset(stored.url, ReadOptions(on_bad_shard=on_bad_shard, check=False))
         name = stored.manifest.shards[4].name
         front.fail_next("ignore_range", 1000, containing=name)
@@ -274,7 +274,7 @@ class TestFailures:
         self, stored: Stored, front: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # The memory is unmapped then: a part that is still on its way would end the process.
-        monkeypatch.setattr(shards.fetch, "PART_BYTES", 50_000)
+        monkeypatch.setattr(shards.storage.ranges, "PART_BYTES", 50_000)
         fetcher, url = Fetcher(), join(stored.url, stored.manifest.shards[0].name)
         front.fail_next("404", 1, containing=".tar")
         front.fail_next("hang", 10, containing=".tar", seconds=0.3)
@@ -325,7 +325,7 @@ class TestAmounts:
     ) -> None:
         shard = stored.manifest.shards[0]
         stride = stride_of(shard.nbytes, shard.samples, SCHEMA)
-        monkeypatch.setattr(shards.load, "GAP_BYTES", 2 * stride)
+        monkeypatch.setattr(shards.read.shard_loader, "GAP_BYTES", 2 * stride)
         dataset = open_dataset(stored.url)
         chips = dataset.chips("train", limit=20)
         for batch in dataset.batches(dataset.epoch(chips, 0, 0), 8):
@@ -364,8 +364,8 @@ class TestAmounts:
 READ = """
 import json, os, signal, sys
 from pathlib import Path
-from shards.reader import ChipReader, Part, ReadOptions, open_dataset
-from shards.state import ReaderState
+from shards.read.dataset import ChipReader, Part, ReadOptions, open_dataset
+from shards.read.reader_state import ReaderState
 url, rank, ranks, batch_size, stop, state, out, cache = sys.argv[1:]
 dataset = open_dataset(url, ReadOptions(cache=cache))
 part = Part(int(rank), int(ranks))
@@ -544,8 +544,8 @@ class TestWholeOrNot:
     def way(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         """How it is uploaded; in parts as small as S3 allows."""
         if request.param == "publish in parts":
-            monkeypatch.setattr(shards.s3, "ONE_PUT_BYTES", LARGE - 1)
-            monkeypatch.setattr(shards.s3, "UPLOAD_PART_BYTES", SMALLEST_PART)
+            monkeypatch.setattr(shards.storage.s3, "ONE_PUT_BYTES", LARGE - 1)
+            monkeypatch.setattr(shards.storage.s3, "UPLOAD_PART_BYTES", SMALLEST_PART)
         return str(request.param)
 
     def test_an_upload_is_not_seen_in_part(self, slow: Proxy, url: str, way: str) -> None:
@@ -571,7 +571,7 @@ class TestWholeOrNot:
     def test_a_failed_upload_leaves_nothing(
         self, slow: Proxy, url: str, way: str, kind: Kind, size: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shards.s3.S3FileSystem, "attempts", 2)
+        monkeypatch.setattr(shards.storage.s3.S3FileSystem, "attempts", 2)
         in_parts = size == LARGE and way != "publish"
         slow.fail_next(kind, 1000, method="PUT", containing="partNumber=3" if in_parts else "")
 
@@ -594,8 +594,8 @@ class TestWholeOrNot:
     def test_no_request_holds_more_than_the_limit(
         self, slow: Proxy, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shards.s3, "ONE_PUT_BYTES", SMALLEST_PART)
-        monkeypatch.setattr(shards.s3, "UPLOAD_PART_BYTES", SMALLEST_PART)
+        monkeypatch.setattr(shards.storage.s3, "ONE_PUT_BYTES", SMALLEST_PART)
+        monkeypatch.setattr(shards.storage.s3, "UPLOAD_PART_BYTES", SMALLEST_PART)
         for size, requests in ((0, 1), (SMALLEST_PART, 1), (SMALLEST_PART + 1, 2), (3 * SMALLEST_PART, 3)):
             data = np.random.default_rng(size).bytes(size)
             slow.forget()
@@ -611,7 +611,7 @@ class TestWholeOrNot:
         publish(url, old)
         slow.forget()
         slow.fail_next("cut", 1, method="GET", containing="large.bin")
-        events = shards.s3.client(shards.s3.S3FileSystem.attempts).meta.events
+        events = shards.storage.s3.client(shards.storage.s3.S3FileSystem.attempts).meta.events
 
         def before_the_second(**_: object) -> None:
             if rewritten and len(slow.requests) == 1:
@@ -694,7 +694,7 @@ class TestEnvironment:
     ) -> None:
         # Else a dataset would be written over another one.
         with proxy(moto) as front, environment_of(front.server):
-            monkeypatch.setattr(shards.s3.S3FileSystem, "attempts", 2)
+            monkeypatch.setattr(shards.storage.s3.S3FileSystem, "attempts", 2)
             front.fail_next("500", 1000, method="HEAD")
             with pytest.raises(InputError, match="500"):
                 exists(f"s3://{BUCKET}/set/{MANIFEST}")

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 from shards.errors import DatasetError, InputError
-from shards.manifest import INDEX, MANIFEST, REJECTED, STATISTICS
-from shards.reader import ChipReader, Dataset, open_dataset
-from shards.storage import find_files, join, read_bytes
+from shards.format.manifest import INDEX, MANIFEST, REJECTED, STATISTICS
+from shards.read.dataset import ChipReader, Dataset, open_dataset
+from shards.storage.objects import find_files, join, read_bytes
 
 CHIPS = 22
 """Three shards in train, the last of them short, and one in val."""

@@ -11,8 +11,8 @@ import pytest
 from browser import NARROW, dom, laid_out, needs_browser
 from markupsafe import Markup
 
-from shards.html import Numeral, figure, heading, listing, page, sentence, table
-from shards.picture import new_figure, png
+from shards.draw.html import Numeral, figure, heading, listing, page, sentence, table
+from shards.draw.picture import new_figure, png
 
 ROOT = Path(__file__).parent.parent
 NASTY = "</td><script>alert(\"1\")</script> & {{ 1 + 1 }} 'ü' 树"

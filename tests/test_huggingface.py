@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from ingest.check import Rejected, Rules, checked
+from ingest.chips.check import Rejected, Rules, checked
+from ingest.chips.source import GROUP, Raw
 from ingest.config import HuggingFaceConfig
-from ingest.huggingface import HuggingFaceSource
-from ingest.source import GROUP, Raw
+from ingest.files.huggingface_source import HuggingFaceSource
 from shards.errors import InputError
-from shards.storage import publish_folder
+from shards.storage.objects import publish_folder
 
 ROWS, SIZE = 23, 8
 BANDS = ("red", "green", "blue")

@@ -30,11 +30,11 @@ from rasterio.io import MemoryFile
 from servers import BUCKET, HOST, S3Server, _running, environment_of, proxy
 
 from cluster import cli
+from shards.commands.verify import verify
 from shards.config import VerifyConfig
 from shards.errors import InputError
-from shards.reader import Dataset, open_dataset
-from shards.storage import remove_folder
-from shards.verify import verify
+from shards.read.dataset import Dataset, open_dataset
+from shards.storage.objects import remove_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 16

@@ -22,22 +22,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-import ingest.run as driver
-import ingest.work as worker
+import ingest.work.run as driver
+import ingest.work.task as worker
 import shards
-import shards.assemble
-import shards.part
+import shards.write.assembly
+import shards.write.shard_part
 from ingest.config import PairsConfig, SyntheticConfig
-from ingest.pairs import PairsSource
-from ingest.plan import Present, make_plan
-from ingest.run import Ingested
-from ingest.run import ingest as ingest_source
-from ingest.synthetic import SyntheticSource
-from shards.cut import SHARD_BYTES
+from ingest.files.pairs_source import PairsSource
+from ingest.synthetic.synthetic_source import SyntheticSource
+from ingest.work.plan import Present, make_plan
+from ingest.work.run import Ingested
+from ingest.work.run import ingest as ingest_source
+from shards.commands.verify import VerifyConfig, verify
 from shards.errors import InputError
-from shards.reader import open_dataset
-from shards.storage import find_files, join, read_bytes
-from shards.verify import VerifyConfig, verify
+from shards.format.shard_cut import SHARD_BYTES
+from shards.read.dataset import open_dataset
+from shards.storage.objects import find_files, join, read_bytes
 
 SIZE = 16
 CHIPS = 400
@@ -191,9 +191,9 @@ def steps_of(
 
     with monkeypatch.context() as patch:
         for module, name in (
-            (shards.part, "publish"),
+            (shards.write.shard_part, "publish"),
             (worker, "publish"),
-            (shards.assemble, "publish"),
+            (shards.write.assembly, "publish"),
             (driver, "write_json"),
             (driver, "remove_folder"),
             (driver, "remove_unlisted_shards"),

@@ -15,9 +15,9 @@ import pytest
 from ray_machines import PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
 
 from ingest.config import SyntheticConfig
-from ingest.run import ingest
-from ingest.synthetic import SyntheticSource
-from shards.storage import find_files, join, read_bytes
+from ingest.synthetic.synthetic_source import SyntheticSource
+from ingest.work.run import ingest
+from shards.storage.objects import find_files, join, read_bytes
 
 CHIPS = 16_384
 """Four tasks of five shards."""

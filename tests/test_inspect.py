@@ -23,17 +23,17 @@ from browser import NARROW, laid_out, needs_browser
 from markupsafe import escape
 from matplotlib.image import imread
 
-from shards.charts import MOST_POINTS, map_chart
+from shards.commands.inspect import default_folder, describe, inspect
+from shards.commands.inspect_page import chips_of
 from shards.config import InspectConfig
+from shards.draw.charts import MOST_POINTS, map_chart
+from shards.draw.html import number
+from shards.draw.picture import drawable
 from shards.errors import InputError
-from shards.html import number
-from shards.inspect import default_folder, describe, inspect
-from shards.page import chips_of
-from shards.picture import drawable
-from shards.reader import open_dataset
-from shards.schema import Chip, Schema
-from shards.split import SplitRule
-from shards.writer import DatasetWriter
+from shards.format.schema import Chip, Schema
+from shards.read.dataset import open_dataset
+from shards.write.split_rule import SplitRule
+from shards.write.writer import DatasetWriter
 
 Made = Callable[..., str]
 NewChip = Callable[..., Chip]

@@ -30,17 +30,17 @@ from numpy.typing import NDArray
 
 from cluster import cli
 from ingest.config import TarsConfig
-from ingest.tars import ingest_tars
+from ingest.files.tars import ingest_tars
+from shards.commands.convert import convert
+from shards.commands.verify import verify
 from shards.config import ConvertConfig, VerifyConfig
-from shards.convert import convert
 from shards.errors import InputError
-from shards.manifest import MANIFEST
-from shards.raster import open_raster
-from shards.reader import ChipReader, Dataset, Part, open_dataset
-from shards.schema import Chip, Schema
-from shards.state import ReaderState
-from shards.storage import exists, find_files, join, publish_folder, read_bytes, staged
-from shards.verify import verify
+from shards.format.manifest import MANIFEST
+from shards.format.schema import Chip, Schema
+from shards.raster.opening import open_raster
+from shards.read.dataset import ChipReader, Dataset, Part, open_dataset
+from shards.read.reader_state import ReaderState
+from shards.storage.objects import exists, find_files, join, publish_folder, read_bytes, staged
 
 SMALL = Schema(("blue", "green", "red", "nir"), chip_size=16)
 Members = list[tuple[str, bytes]]

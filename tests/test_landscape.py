@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 import rasterio
 
-from ingest import landscape
-from ingest.landscape import Landscape, Plants, Sun
+from ingest.synthetic.landscape import Landscape, Plants, Sun
+from ingest.synthetic import landscape
 
 SHAPE_PX = (384, 320)
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.errors import InputError
-from trainer.loss_terms import FLAT, mirrored_log
-from trainer.losses import TERMS, Loss, parse_loss
-from trainer.objective import surrogate
+from trainer.fit.loss import TERMS, Loss, parse_loss
+from trainer.fit.loss_terms import FLAT, mirrored_log
+from trainer.fit.objective import surrogate
 
 NAN = float("nan")
 LOG_2 = log(2)

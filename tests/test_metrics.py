@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from regressors import statistics_of, stored_images
 
-from shards.height_classes import NAMES
-from shards.order import rank_part
-from shards.reader import Batch
-from shards.schema import Schema
-from trainer.augment import band_changes, symmetries_of
-from trainer.baselines import Baselines, fit_baselines
-from trainer.metrics import DENSITY_BINS, Score
-from trainer.normalise import Normalise
-from trainer.symmetries import SYMMETRIES, apply_symmetries, turned
+from shards.format.height_classes import NAMES
+from shards.format.schema import Schema
+from shards.read.dataset import Batch
+from shards.read.order import rank_part
+from trainer.data.augment import band_changes, symmetries_of
+from trainer.model.normalise import Normalise
+from trainer.model.symmetries import SYMMETRIES, apply_symmetries, turned
+from trainer.score.baselines import Baselines, fit_baselines
+from trainer.score.metrics import DENSITY_BINS, Score
 
 NAN = float("nan")
 

@@ -28,13 +28,13 @@ from regressors import (
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-from shards.missing import missing_pixels, missing_values
-from shards.schema import Schema
-from shards.statistics import Statistics
-from trainer.backbone import build_backbone, new_backbone
-from trainer.decoder import DecoderConfig
-from trainer.model import Regressor
-from trainer.normalise import Normalise
+from shards.format.missing import missing_pixels, missing_values
+from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+from trainer.decoders.features import DecoderConfig
+from trainer.model.backbone import build_backbone, new_backbone
+from trainer.model.normalise import Normalise
+from trainer.model.regressor import Regressor
 
 
 def images(count: int) -> torch.Tensor:

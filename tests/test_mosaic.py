@@ -25,19 +25,19 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform
 from servers import S3Server
 
-import inference.placed_map
-from inference.combine import BANDS, Observation, combine
+import inference.mosaic.placed_map
 from inference.config import MosaicConfig
-from inference.edge_distance import edge_distance
-from inference.geotiff import HEIGHT, NODATA, SPREAD, map_writer
-from inference.height_map import height_map
-from inference.mosaic import mosaic, plan
-from inference.mosaic_grid import EndlessGrid, PlacedMap, placed
-from inference.placed_map import OpenMaps, Pixels
-from inference.windows import Block, Span
+from inference.maps.height_map import height_map
+from inference.maps.map_file import HEIGHT, NODATA, SPREAD, map_writer
+from inference.mosaic.combine_heights import BANDS, Observation, combine
+from inference.mosaic.common_grid import EndlessGrid, PlacedMap, placed
+from inference.mosaic.edge_distance import edge_distance
+from inference.mosaic.placed_map import OpenMaps, Pixels
+from inference.mosaic.run import mosaic, plan
+from inference.tiling.windows import Block, Span
 from shards.errors import InputError
-from shards.grid import Grid
-from shards.storage import find_files, read_bytes
+from shards.raster.grid import Grid
+from shards.storage.objects import find_files, read_bytes
 
 CRS = "EPSG:32606"
 LEFT, TOP, SIDE = 500_000.0, 7_200_000.0, 2.0
@@ -430,8 +430,8 @@ def test_what_is_read_at_a_time_does_not_grow_with_the_mosaic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row of overlapping maps, ever longer: blocks and their halo, and a few files."""
-    monkeypatch.setattr("inference.mosaic.OpenMaps", Counting)
-    monkeypatch.setattr(inference.placed_map.OpenMaps.__init__, "__defaults__", (3,))
+    monkeypatch.setattr("inference.mosaic.run.OpenMaps", Counting)
+    monkeypatch.setattr(inference.mosaic.placed_map.OpenMaps.__init__, "__defaults__", (3,))
     for number in range(24):
         write_map(
             tmp_path / "maps" / f"map_{number:02d}.chm.tif", heights(number, 40, 60), column=30 * number

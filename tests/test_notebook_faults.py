@@ -18,21 +18,21 @@ from regressors import BANDS, NODATA, local_backbone, small_config, write_datase
 
 from cluster.options import parse
 from shards.errors import InputError
-from shards.order import Chips
-from shards.reader import Dataset
-from trainer.checkpoint import load_checkpoint
+from shards.read.dataset import Dataset
+from shards.read.order import Chips
+from trainer.commands.train import new_fit, new_regressor, variant_of
+from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.dropout import ChannelDropout
-from trainer.height_objective import HeightObjective
-from trainer.launch import launch
-from trainer.loop import Fit
-from trainer.losses import parse_loss
-from trainer.model import Regressor
-from trainer.notebook_faults import ALL, Faults, NotebookLoss, NotebookObjective, notebook_variant
-from trainer.ranks import Ranks
-from trainer.state_callback import StateCallback
-from trainer.train import new_fit, new_regressor, variant_of
-from trainer.variant import ordinary
+from trainer.decoders.chip_dropout import ChannelDropout
+from trainer.devices.ranks import Ranks
+from trainer.fit.heights import HeightObjective
+from trainer.fit.loop import Fit
+from trainer.fit.loss import parse_loss
+from trainer.fit.notebook_faults import ALL, Faults, NotebookLoss, NotebookObjective, notebook_variant
+from trainer.fit.variant import ordinary
+from trainer.model.checkpoint import load_checkpoint
+from trainer.model.regressor import Regressor
+from trainer.run_folder.state_callback import StateCallback
 
 ASYMMETRIC = ("asymmetric(factor=3)",)
 SINGLE = {fault.name: Faults(**{fault.name: True}) for fault in fields(Faults)}

@@ -13,22 +13,22 @@ import torch
 from regressors import local_backbone, small_config, write_dataset
 from torch import Tensor
 
-from shards.order import Chips
-from shards.reader import Dataset
+from shards.read.dataset import Dataset
+from shards.read.order import Chips
+from trainer.commands.train import new_regressor
 from trainer.config import TrainConfig
-from trainer.feed import Fed
-from trainer.height_objective import HeightInputs, HeightObjective
-from trainer.learning import Learning
-from trainer.loop import Fit, steps_per_epoch
-from trainer.objective import Forward, Numbers, Objective, Panel
-from trainer.ranks import Ranks
-from trainer.run import best_epochs
-from trainer.scoring import Sums
-from trainer.state import restore, state_of
-from trainer.state_callback import StateCallback
-from trainer.state_parts import StateWriter, StoredState
-from trainer.train import new_regressor
-from trainer.variant import height_objective
+from trainer.data.feed import Fed
+from trainer.devices.ranks import Ranks
+from trainer.fit.heights import HeightInputs, HeightObjective
+from trainer.fit.learning import Learning
+from trainer.fit.loop import Fit, steps_per_epoch
+from trainer.fit.objective import Forward, Numbers, Objective, Panel
+from trainer.fit.scoring import Sums
+from trainer.fit.variant import height_objective
+from trainer.run_folder.run_writer import best_epochs
+from trainer.run_folder.state import restore, state_of
+from trainer.run_folder.state_callback import StateCallback
+from trainer.run_folder.state_parts import StateWriter, StoredState
 
 
 class MeanOfChip:

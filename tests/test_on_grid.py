@@ -24,9 +24,9 @@ from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
 from shards.errors import InputError
-from shards.grid import Grid, in_crs
-from shards.on_grid import Areas, Bilinear, area_means, read_on_grid, resampled
-from shards.raster import OpenRasters
+from shards.raster.grid import Grid, in_crs
+from shards.raster.on_grid import Areas, Bilinear, area_means, read_on_grid, resampled
+from shards.raster.opening import OpenRasters
 
 UTM, ALBERS = CRS.from_epsg(32606), CRS.from_epsg(3338)
 NODATA = -9999

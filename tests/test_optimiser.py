@@ -22,21 +22,21 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import DINOv3ViTModel
 
 from inference.config import PredictConfig
-from inference.method import Method
-from inference.windows import WindowGrid
-from ingest.check import Rules
+from inference.predict.map_options import Method
+from inference.tiling.windows import WindowGrid
+from ingest.chips.check import Rules
 from ingest.config import ChipsConfig, IngestConfig
 from shards.config import SplitOptions
 from shards.errors import InputError
-from shards.schema import Schema
-from shards.split import SplitRule
-from trainer.average import Average
-from trainer.backbone import build_backbone
+from shards.format.schema import Schema
+from shards.write.split_rule import SplitRule
 from trainer.config import TrainConfig
-from trainer.model import Regressor
-from trainer.optimiser import Schedule, new_optimiser, parameter_groups
+from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
+from trainer.fit.weight_average import Average
+from trainer.model.backbone import build_backbone
+from trainer.model.regressor import Regressor
+from trainer.model.trainable import Mode, merge, merged, recompute_activations, tune
 from trainer.options import OptimiserOptions
-from trainer.tuning import Mode, merge, merged, recompute_activations, tune
 
 CPU = torch.device("cpu")
 BLOCKS = 4

@@ -15,7 +15,7 @@ import itertools
 import numpy as np
 import pytest
 
-from shards.order import (
+from shards.read.order import (
     SHARD_WINDOW,
     STREAMS,
     epoch_order,
@@ -25,7 +25,7 @@ from shards.order import (
     stream_count,
     subset,
 )
-from shards.stream import Plan
+from shards.read.row_stream import Plan
 
 SHARDS = {
     "none": [],

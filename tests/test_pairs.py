@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 
 from ingest.config import PairsConfig
-from ingest.pairs import PairsSource
-from ingest.run import Ingested
-from ingest.run import ingest as ingest_source
+from ingest.files.pairs_source import PairsSource
+from ingest.work.run import Ingested
+from ingest.work.run import ingest as ingest_source
 from shards.errors import InputError
-from shards.key import facts, is_valid, split_of
-from shards.manifest import SPLITS
-from shards.reader import Dataset, open_dataset
+from shards.format.key import facts, is_valid, split_of
+from shards.format.manifest import SPLITS
+from shards.read.dataset import Dataset, open_dataset
 
 VICTIM = 3
 """The chip that is spoilt."""

@@ -35,17 +35,17 @@ from regressors import (
 )
 
 import shards
-from inference.block import predict_windows
 from inference.config import PredictConfig
-from inference.here import InProcess
-from inference.method import MapOptions
-from inference.predict import Summary, predict
-from inference.tasks import BlockResult, BlockTask, MapJob
-from inference.windows import WindowGrid
+from inference.predict.block import predict_windows
+from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
+from inference.predict.in_process import InProcess
+from inference.predict.map_options import MapOptions
+from inference.predict.run import Summary, predict
+from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.version import COMMIT
-from trainer.checkpoint import load_checkpoint
-from trainer.decoder import DecoderConfig
+from trainer.decoders.features import DecoderConfig
+from trainer.model.checkpoint import load_checkpoint
 
 ODD = (131, 97)
 """Rows and columns of a scene that no block and no window fits into."""

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from regressors import NODATA, large_scene, small_regressor, write_checkpoint, write_scene
 from rio_cogeo import cog_validate
 
-from inference.block import metres_of_block, stored_metres
 from inference.config import PredictConfig
-from inference.geotiff import HEIGHT
-from inference.halo import Halo
-from inference.here import InProcess
-from inference.method import MapOptions
-from inference.predict import predict
-from inference.tasks import BlockResult, BlockTask, MapJob
-from inference.windows import Block, Span, WindowGrid
+from inference.maps.map_file import HEIGHT
+from inference.predict.block import metres_of_block, stored_metres
+from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
+from inference.predict.in_process import InProcess
+from inference.predict.map_options import MapOptions
+from inference.predict.run import predict
+from inference.tiling.halo import Halo
+from inference.tiling.windows import Block, Span, WindowGrid
 
 WAYS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -149,9 +149,9 @@ import resource, sys
 import numpy as np
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
-from inference.geotiff import HEIGHT, map_writer
-from inference.windows import blocks_of
-from shards.grid import Grid
+from inference.maps.map_file import HEIGHT, map_writer
+from inference.tiling.windows import blocks_of
+from shards.raster.grid import Grid
 
 grid = Grid(CRS.from_epsg(32606), from_origin(0, 0, 2, 2), 2048, 2048)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -16,8 +16,8 @@ from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, seco
 from regressors import NODATA, large_scene, small_regressor, stored_images, write_checkpoint, write_scene
 
 from inference.config import PredictConfig
-from inference.here import InProcess
-from inference.predict import predict
+from inference.predict.in_process import InProcess
+from inference.predict.run import predict
 
 SCENES, BROKEN = 20, (4, 13)
 SHAPE = 150, 170

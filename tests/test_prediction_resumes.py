@@ -18,13 +18,13 @@ from servers import S3Server
 
 import shards
 from inference.config import PredictConfig
-from inference.here import InProcess
-from inference.ledger import Ledger
-from inference.predict import Summary, predict
-from inference.tasks import BlockResult, BlockTask, MapJob
-from inference.windows import Block, Span
+from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
+from inference.predict.in_process import InProcess
+from inference.predict.ledger import Ledger
+from inference.predict.run import Summary, predict
+from inference.tiling.windows import Block, Span
 from shards.errors import DatasetError
-from shards.storage import find_files, join, publish, read_bytes
+from shards.storage.objects import find_files, join, publish, read_bytes
 
 ROOT = Path(__file__).parent.parent
 BATCH = 4

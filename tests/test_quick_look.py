@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine, from_origin
 
-from inference.geotiff import HEIGHT, NODATA, SPREAD, map_writer
-from inference.quick_look import LEGEND_PIXELS, MOST_PIXELS, pixel_metres, quick_look, small_heights
-from inference.windows import Block, Span
-from shards.grid import Grid
-from shards.picture import coloured_heights
-from shards.raster import open_raster
+from inference.maps.map_file import HEIGHT, NODATA, SPREAD, map_writer
+from inference.maps.quick_look import LEGEND_PIXELS, MOST_PIXELS, pixel_metres, quick_look, small_heights
+from inference.tiling.windows import Block, Span
+from shards.draw.picture import coloured_heights
+from shards.raster.grid import Grid
+from shards.raster.opening import open_raster
 
 ALASKA = CRS.from_epsg(3338)
 PLACE = from_origin(200_000, 1_700_000, 2, 2)
@@ -152,7 +152,7 @@ def test_metres_of_a_pixel(tmp_path: Path, crs: str, place: Affine, metres: floa
 
 def test_the_scale_bar_is_as_long_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr("inference.quick_look.png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr("inference.maps.quick_look.png", lambda figure: drawn.append(figure) or b"")
     quick_look(write_map(tmp_path / "a.chm.tif", decimetres(1000, 50)))
     *_, scale = drawn[0].axes
     (bar,), texts = scale.patches, [label.get_text() for label in scale.get_xticklabels()]

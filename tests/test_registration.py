@@ -18,8 +18,8 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from ingest.landscape import NODATA, make_landscape
-from ingest.registration import MAX_SHIFT, MIN_SIDE, Shift, best_shift
+from ingest.chips.registration import MAX_SHIFT, MIN_SIDE, Shift, best_shift
+from ingest.synthetic.landscape import NODATA, make_landscape
 from shards.errors import InputError
 
 SHIFTS = range(-MAX_SHIFT, MAX_SHIFT + 1)

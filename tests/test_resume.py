@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.balance import times_met
 from shards.errors import InputError
-from shards.order import Chips, RaggedEnd
-from shards.reader import ChipReader, Dataset, Part
-from shards.state import ReaderState
+from shards.read.balance import times_met
+from shards.read.dataset import ChipReader, Dataset, Part
+from shards.read.order import Chips, RaggedEnd
+from shards.read.reader_state import ReaderState
 
 GOOD: dict[str, Any] = {"epoch": 1, "seen": 18, "seed": 0, "fingerprint": "0badcafe-12345678"}
 

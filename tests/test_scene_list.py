@@ -17,9 +17,9 @@ import pytest
 from conftest import s3_environment
 from servers import S3Server
 
-from inference.scene_list import COLUMNS, map_name, scene_urls
+from inference.scenes.scene_list import COLUMNS, map_name, scene_urls
 from shards.errors import InputError
-from shards.storage import join, publish, remove_folder
+from shards.storage.objects import join, publish, remove_folder
 
 NAMES = tuple(
     f"WV0{sensor}_2020072{day}_M1BS_10300100AB1FD1{day:02d}-sr-02m.tif"
@@ -181,7 +181,7 @@ def test_many_scenes_are_checked_with_few_requests(moto: S3Server, monkeypatch: 
     with s3_environment(moto):
         scenes = written("s3://bucket/lists/many", *(f"{number:02d}.tif" for number in range(40)))
         given = listed("s3://bucket/lists/many.txt", "\n".join(scenes))
-        monkeypatch.setattr("inference.scene_list.exists", None)
+        monkeypatch.setattr("inference.scenes.scene_list.exists", None)
         assert scene_urls((given,)) == scenes
         remove_folder("s3://bucket/lists")
 

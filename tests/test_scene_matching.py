@@ -25,16 +25,16 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from servers import S3Server
 
-import shards.on_grid
-from ingest.check import Rejected
+import shards.raster.on_grid
+from ingest.chips.check import Rejected
+from ingest.chips.source import GROUP, Raw
 from ingest.config import ScenesConfig
-from ingest.plan import Present, make_plan
-from ingest.scene_matching import Footprints, day_in, images_of_masks
-from ingest.scenes import ScenesSource
-from ingest.source import GROUP, Raw
+from ingest.scenes.scene_matching import Footprints, day_in, images_of_masks
+from ingest.scenes.scenes_source import ScenesSource
+from ingest.work.plan import Present, make_plan
 from shards.errors import InputError
-from shards.grid import Grid
-from shards.storage import publish
+from shards.raster.grid import Grid
+from shards.storage.objects import publish
 
 SCENE = "WV02_20200708_M1BS_103001012FDE4E52"
 ALBERS, UTM = "EPSG:3338", "EPSG:32606"
@@ -139,7 +139,7 @@ def test_candidates_are_every_whole_chip_strip_after_strip(
 
 
 def test_listing_reads_no_pixels(image: str, height: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards.on_grid, "read_window", None)
+    monkeypatch.setattr(shards.raster.on_grid, "read_window", None)
     assert source(image, height).candidates().table.num_rows == 35
 
 
@@ -204,14 +204,14 @@ def test_a_chip_is_the_same_whichever_others_are_read_and_wherever(
 def windows(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Window]]:
     """The windows of each raster that are read from now on, by the name of its first file."""
     seen: dict[str, list[Window]] = {}
-    read = shards.on_grid.read_window
+    read = shards.raster.on_grid.read_window
 
     def counted(raster: Any, **options: Any) -> Any:
         name = Path(getattr(raster, "src_dataset", raster).files[0]).stem
         seen.setdefault(name, []).append(options["window"])
         return read(raster, **options)
 
-    monkeypatch.setattr(shards.on_grid, "read_window", counted)
+    monkeypatch.setattr(shards.raster.on_grid, "read_window", counted)
     return seen
 
 

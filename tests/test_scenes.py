@@ -20,11 +20,11 @@ from rasterio.enums import Resampling
 from rasterio.warp import calculate_default_transform, reproject, transform
 
 from ingest.config import ScenesConfig
-from ingest.landscape import BANDS, NODATA, ScenePaths, write_scene
-from ingest.run import ingest as ingest_source
-from ingest.scenes import ScenesSource
+from ingest.scenes.scenes_source import ScenesSource
+from ingest.synthetic.landscape import BANDS, NODATA, ScenePaths, write_scene
+from ingest.work.run import ingest as ingest_source
 from shards.errors import InputError
-from shards.reader import Dataset, open_dataset
+from shards.read.dataset import Dataset, open_dataset
 
 SHAPE_PX = (192, 224)
 SIZE = 32

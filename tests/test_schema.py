@@ -20,8 +20,8 @@ import pytest
 import webdataset
 
 from shards.errors import DatasetError, InputError
-from shards.schema import DTYPES, Chip, Schema
-from shards.tar import arrays_of, pack, row_layout, stride_of
+from shards.format.schema import DTYPES, Chip, Schema
+from shards.format.tar import arrays_of, pack, row_layout, stride_of
 
 ATTRIBUTES: dict[str, Any] = {"burnt": True, "cover": 0.25, "plot": "Toolik é", "year": 2019}
 SCHEMAS = [

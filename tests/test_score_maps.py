@@ -24,23 +24,23 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 from servers import S3Server
 
-import shards.on_grid
-import trainer.height_rasters
+import inference.score.measured_heights
+import shards.raster.on_grid
 from cluster.cli import run
-from inference.combine import BANDS
 from inference.config import MapScoreConfig
-from inference.geotiff import HEIGHT, SPREAD, MapBand, map_writer
-from inference.height_map import height_map
-from inference.score_maps import ALL_MAPS, score_maps
-from inference.windows import Block, Span
+from inference.maps.height_map import height_map
+from inference.maps.map_file import HEIGHT, SPREAD, MapBand, map_writer
+from inference.mosaic.combine_heights import BANDS
+from inference.score.score_maps import ALL_MAPS, score_maps
+from inference.tiling.windows import Block, Span
 from shards.errors import InputError
-from shards.grid import Grid
-from shards.height_classes import EDGES, NAMES
-from shards.on_grid import area_average
-from shards.storage import publish
+from shards.format.height_classes import EDGES, NAMES
+from shards.raster.grid import Grid
+from shards.raster.on_grid import area_average
+from shards.storage.objects import publish
 from trainer.config import EvaluateConfig
-from trainer.evaluation import Evaluation, evaluation_picture
-from trainer.metrics import ExactScore, Score
+from trainer.score.evaluation import Evaluation, evaluation_picture
+from trainer.score.metrics import ExactScore, Score
 
 CRS, UTM, DEGREES = "EPSG:3338", "EPSG:32605", "EPSG:4326"
 LEFT, TOP = 200_000.0, 1_700_000.0
@@ -338,14 +338,14 @@ def test_a_raster_is_read_by_pieces_of_bounded_size(
     far_and_wide: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, sizes = score(**far_and_wide), []
-    read_window = trainer.height_rasters.read_window
+    read_window = inference.score.measured_heights.read_window
 
     def counting(raster: Any, **options: Any) -> Any:
         sizes.append(options["window"].width * options["window"].height)
         return read_window(raster, **options)
 
-    monkeypatch.setattr(trainer.height_rasters, "read_window", counting)
-    monkeypatch.setattr(shards.on_grid, "READ_PIXELS", 500)
+    monkeypatch.setattr(inference.score.measured_heights, "read_window", counting)
+    monkeypatch.setattr(shards.raster.on_grid, "READ_PIXELS", 500)
     assert bits(score(**far_and_wide)) == bits(whole)
     assert 0 < max(sizes) <= 500
     assert len(sizes) > 20

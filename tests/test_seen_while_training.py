@@ -28,19 +28,19 @@ from regressors import local_backbone, small_config, write_dataset
 from servers import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import trainer.loop
+import trainer.fit.loop
 from shards.errors import InputError
-from shards.reader import Dataset
-from trainer.clock import COMMUNICATION, STEPPING, WAITING, Clock, Spent
+from shards.read.dataset import Dataset
+from trainer.commands.train import new_fit, new_regressor
+from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.flops import peak_flops, published_peak, training_flops
-from trainer.launch import launch
-from trainer.loop import Callback, Fit
-from trainer.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
-from trainer.pace import pace_of
-from trainer.ranks import Ranks
-from trainer.state_callback import StateCallback
-from trainer.train import new_fit, new_regressor
+from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, Spent
+from trainer.devices.ranks import Ranks
+from trainer.fit.flops import peak_flops, published_peak, training_flops
+from trainer.fit.loop import Callback, Fit
+from trainer.run_folder.epoch_rate import pace_of
+from trainer.run_folder.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
+from trainer.run_folder.state_callback import StateCallback
 
 BIN = Path(sys.executable).parent
 STEPS = 3
@@ -134,14 +134,14 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
     monkeypatch.undo()
     assert computing.spent == Spent(chips, seconds=delay, computing=delay)
 
-    feed = trainer.loop.feed
+    feed = trainer.fit.loop.feed
 
     def slow_feed(*arguments: Any) -> Iterator[Any]:
         for fed in feed(*arguments):
             hand.pass_by(DELAY_SECONDS)
             yield fed
 
-    monkeypatch.setattr(trainer.loop, "feed", slow_feed)
+    monkeypatch.setattr(trainer.fit.loop, "feed", slow_feed)
     waiting.run(StateCallback())
     assert waiting.spent == Spent(chips, seconds=delay, waiting=delay)
 
@@ -430,7 +430,7 @@ def test_without_mlflow_one_line_says_what_to_install(monkeypatch: pytest.Monkey
     script = (
         "import importlib.util, sys; find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name: None if name == 'mlflow' else find(name)\n"
-        "from trainer.mlflow_log import check_mlflow\n"
+        "from trainer.run_folder.mlflow_log import check_mlflow\n"
         "check_mlflow('http://127.0.0.1:5000')"
     )
     done = subprocess.run(

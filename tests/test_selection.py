@@ -20,8 +20,8 @@ import pytest
 from rasterio.warp import transform
 
 from shards.errors import InputError
-from shards.index import INDEX_SCHEMA
-from shards.selection import matching
+from shards.format.index import INDEX_SCHEMA
+from shards.read.selection import matching
 
 Row = dict[str, Any]
 Truth = bool | None

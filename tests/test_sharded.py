@@ -22,16 +22,17 @@ from regressors import local_backbone, small_config, write_dataset
 from safetensors.torch import load_file
 
 from shards.errors import InputError
-from shards.reader import Dataset, open_dataset
-from shards.storage import find_files
+from shards.read.dataset import Dataset, open_dataset
+from shards.storage.objects import find_files
+from trainer.commands.train import check, fit_of, new_regressor, train
 from trainer.config import TrainConfig
-from trainer.learning import Learning
-from trainer.loop import Fit
-from trainer.ranks import BATCH_NORM_APART, Meeting, Ranks
-from trainer.sharding import Rows, rows_of
-from trainer.state import restore, state_of
-from trainer.state_callback import StateCallback
-from trainer.state_parts import (
+from trainer.devices.ranks import BATCH_NORM_APART, Meeting, Ranks
+from trainer.devices.sharding import Rows, rows_of
+from trainer.fit.learning import Learning
+from trainer.fit.loop import Fit
+from trainer.run_folder.state import restore, state_of
+from trainer.run_folder.state_callback import StateCallback
+from trainer.run_folder.state_parts import (
     PARTS,
     STATE,
     StateWriter,
@@ -41,7 +42,6 @@ from trainer.state_parts import (
     part_bytes,
     remove_leftovers,
 )
-from trainer.train import check, fit_of, new_regressor, train
 
 RICH: dict[str, Any] = {
     "epochs": 2,

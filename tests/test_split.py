@@ -20,10 +20,10 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.warp import transform
 
-from shards.distance import shared_scenes, smallest_distances
 from shards.errors import InputError
-from shards.key import split_of
-from shards.split import SPLITS, Places, SplitRule, assign, footprints, resolved
+from shards.format.key import split_of
+from shards.write.split_distance import shared_scenes, smallest_distances
+from shards.write.split_rule import SPLITS, Places, SplitRule, assign, footprints, resolved
 
 NAMES = [f"chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_{n:05d}_v1" for n in range(20_000)]
 THREE = (0.6, 0.2, 0.2)

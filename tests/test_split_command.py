@@ -17,22 +17,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-import shards.assemble
-import shards.leftovers
-import shards.resplit
+import shards.commands.resplit
+import shards.format.file_names
+import shards.write.assembly
 from ingest.config import PairsConfig
-from ingest.pairs import PairsSource
-from ingest.run import ingest
+from ingest.files.pairs_source import PairsSource
+from ingest.work.run import ingest
+from shards.commands.convert import convert
+from shards.commands.resplit import resplit
+from shards.commands.verify import verify
 from shards.config import ConvertConfig, SplitConfig, VerifyConfig
-from shards.convert import convert
 from shards.errors import InputError
-from shards.manifest import COUNTS, FILES, MANIFEST, SPLITS
-from shards.reader import ChipReader, Dataset, Part, open_dataset
-from shards.resplit import resplit
-from shards.split import SplitRule, assign, places_of
-from shards.statistics import Counts
-from shards.storage import find_files, join, read_bytes
-from shards.verify import verify
+from shards.format.manifest import COUNTS, FILES, MANIFEST, SPLITS
+from shards.format.statistics import Counts
+from shards.read.dataset import ChipReader, Dataset, Part, open_dataset
+from shards.storage.objects import find_files, join, read_bytes
+from shards.write.split_rule import SplitRule, assign, places_of
 
 CHIPS = 30
 RULES: dict[str, dict[str, Any]] = {
@@ -286,8 +286,8 @@ def test_stopped_before_any_publication(
         wrap, stopped = limited(stop_at), False
         with monkeypatch.context() as patch:
             for module, name in (
-                (shards.assemble, "publish"),
-                (shards.leftovers, "remove_file"),
+                (shards.write.assembly, "publish"),
+                (shards.format.file_names, "remove_file"),
             ):
                 patch.setattr(module, name, wrap(getattr(module, name)))
             try:

@@ -23,14 +23,14 @@ from servers import S3Server
 from shapely import contains_xy
 from shapely.geometry import shape
 
-from inference.geotiff import HEIGHT, NODATA, SPREAD, MapBand, map_writer
-from inference.height_map import ACQUIRED
-from inference.quick_look import quick_look_url, write_quick_look
-from inference.scene_list import scene_urls
-from inference.stac import item_url, stac_item, write_stac_item
-from inference.windows import Block, Span
-from shards.grid import Grid
-from shards.storage import exists, read_bytes, remove_file
+from inference.maps.height_map import ACQUIRED
+from inference.maps.map_file import HEIGHT, NODATA, SPREAD, MapBand, map_writer
+from inference.maps.quick_look import quick_look_url, write_quick_look
+from inference.maps.stac_item import item_url, stac_item, write_stac_item
+from inference.scenes.scene_list import scene_urls
+from inference.tiling.windows import Block, Span
+from shards.raster.grid import Grid
+from shards.storage.objects import exists, read_bytes, remove_file
 
 SCENE = "WV02_20200722_M1BS_10300100AB1FD100-sr-02m"
 TAGS = {"TREELINE_VERSION": "1.2.3", "TREELINE_DATASET": "0123456789abcdef", "TREELINE_WINDOW": "64"}

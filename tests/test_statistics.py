@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 from pixels import in_another_layout
 
-from shards.height_classes import EDGES, NAMES
-from shards.histogram import PIECE, SKETCH_ERROR, Histogram, count_pixels, float_levels, float_values
-from shards.manifest import COUNTS, STATISTICS
-from shards.schema import Chip, Schema
-from shards.statistics import (
+from shards.format.height_classes import EDGES, NAMES
+from shards.format.histogram import PIECE, SKETCH_ERROR, Histogram, count_pixels, float_levels, float_values
+from shards.format.manifest import COUNTS, STATISTICS
+from shards.format.schema import Chip, Schema
+from shards.format.statistics import (
     COUNTED_CHIPS,
     PERCENTILES,
     UNKNOWN,
@@ -115,7 +115,7 @@ def assert_clamps_as_numpy(summary: BandSummary, values: np.ndarray, low: float)
 
 
 def class_shares(metres: np.ndarray) -> dict[str, float]:
-    """By the words of `shards.height_classes.EDGES`, class by class."""
+    """By the words of `shards.format.height_classes.EDGES`, class by class."""
     edges = (-np.inf, *EDGES[1:-1], np.inf)
     shares = [float(np.mean((low <= metres) & (metres < high))) for low, high in pairwise(edges)]
     return dict(zip(NAMES, shares, strict=True))

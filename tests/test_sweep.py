@@ -14,9 +14,9 @@ from regressors import local_backbone, small_config, write_dataset
 from cluster import cli
 from cluster.options import parse
 from shards.errors import InputError
+from trainer.commands.sweep import Ending, draw_trials, ranked, run_trial, sweep, trials_here
 from trainer.config import SweepConfig, TrainConfig
-from trainer.run import config_yaml
-from trainer.sweep import Ending, draw_trials, ranked, run_trial, sweep, trials_here
+from trainer.run_folder.run_writer import config_yaml
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ("squared", "silog:1:0@0..0.5 charbonnier:0:1@0..0.5")

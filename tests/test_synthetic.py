@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ingest.check import INCOMPLETE, NO_HEIGHT, Rejected, Rules, checked
+from ingest.chips.check import INCOMPLETE, NO_HEIGHT, Rejected, Rules, checked
+from ingest.chips.source import GROUP, Raw
 from ingest.config import SyntheticConfig
-from ingest.landscape import BANDS, NODATA
-from ingest.source import GROUP, Raw
-from ingest.synthetic import (
+from ingest.synthetic.landscape import BANDS, NODATA
+from ingest.synthetic.synthetic_source import (
     CHIP_M,
     CHIPS_PER_SCENE,
     CHIPS_PER_WORLD,
@@ -35,9 +35,9 @@ from ingest.synthetic import (
     WORLD_SCENES,
     SyntheticSource,
 )
-from shards.checksum import chip_checksum
 from shards.errors import InputError
-from shards.key import MAX_KEY, facts, is_valid
+from shards.format.key import MAX_KEY, facts, is_valid
+from shards.storage.checksum import chip_checksum
 
 CHIPS = 20_000
 ROOT = Path(__file__).parent.parent
@@ -109,7 +109,7 @@ def test_a_source_that_was_sent_to_another_process_reads_the_same(known: list[in
     rows = [7, 5000, 6]
     sent = pickle.dumps((source(), source().candidates().table.take(rows)))
     code = (
-        "import pickle, sys; from shards.checksum import chip_checksum;"
+        "import pickle, sys; from shards.storage.checksum import chip_checksum;"
         "of, table = pickle.load(sys.stdin.buffer);"
         "print(*[chip_checksum(raw.image, raw.height) for raw in of.read(table)])"
     )

@@ -22,11 +22,11 @@ import shapely
 from pyogrio.raw import write_arrow
 from rasterio.crs import CRS
 
-from ingest.table import Listed, read_table_of_files
+from ingest.files.table import Listed, read_table_of_files
 from shards.errors import InputError
-from shards.index import ATTRIBUTE_TYPES, INDEX_SCHEMA
-from shards.selection import matching
-from shards.storage import publish, remove_folder
+from shards.format.index import ATTRIBUTE_TYPES, INDEX_SCHEMA
+from shards.read.selection import matching
+from shards.storage.objects import publish, remove_folder
 
 ALASKA = "EPSG:3338"
 OUTLINES = np.array(

@@ -12,16 +12,16 @@ import rasterio
 from rasterio.windows import Window
 
 from inference.config import PredictConfig
-from inference.here import InProcess
-from inference.predict import predict
+from inference.predict.in_process import InProcess
+from inference.predict.run import predict
 from ingest.config import ScenesConfig
-from ingest.run import ingest
-from ingest.scenes import ScenesSource
-from trainer.checkpoint import load_checkpoint
+from ingest.scenes.scenes_source import ScenesSource
+from ingest.work.run import ingest
+from trainer.commands.evaluate import evaluate
+from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
-from trainer.evaluate import evaluate
-from trainer.launch import launch
-from trainer.metrics import Metrics, Score
+from trainer.model.checkpoint import load_checkpoint
+from trainer.score.metrics import Metrics, Score
 
 HALF = 200
 BANDS = ("nir", "red", "green")

@@ -22,8 +22,8 @@ import webdataset
 from pixels import in_another_layout
 
 from shards.errors import DatasetError
-from shards.schema import Chip, Schema
-from shards.tar import arrays_of, pack, row_layout, stride_of
+from shards.format.schema import Chip, Schema
+from shards.format.tar import arrays_of, pack, row_layout, stride_of
 
 MEMBERS = ("image.npy", "height.npy", "json")
 SCHEMAS = [

@@ -23,25 +23,25 @@ from ray_machines import second_machine
 from regressors import local_backbone, small_config, write_dataset
 
 from shards.errors import DatasetError, InputError
-from shards.order import Chips
-from shards.reader import Dataset, open_dataset
-from shards.storage import find_files, join, publish, read_bytes
-from trainer import token_store
-from trainer.checkpoint import load_checkpoint
+from shards.read.dataset import Dataset, open_dataset
+from shards.read.order import Chips
+from shards.storage.objects import find_files, join, publish, read_bytes
+from trainer.commands.evaluate import evaluate
+from trainer.commands.train import fit_of, new_regressor, prepared
+from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
-from trainer.decoder import Features
-from trainer.evaluate import evaluate
-from trainer.evaluation import REGRESSOR
-from trainer.launch import launch
-from trainer.learning import Learning
-from trainer.loop import Fit
-from trainer.model import Regressor
-from trainer.ranks import Ranks
-from trainer.run import config_yaml
-from trainer.symmetries import SYMMETRIES, apply_symmetries
-from trainer.token_shards import begin, compute, finish, open_tokens
-from trainer.token_store import TokenPlan, TokenReader, plan_tokens, stored_objects
-from trainer.train import fit_of, new_regressor, prepared
+from trainer.data import token_store
+from trainer.data.token_filling import begin, compute, finish, open_tokens
+from trainer.data.token_store import TokenPlan, TokenReader, plan_tokens, stored_objects
+from trainer.decoders.features import Features
+from trainer.devices.ranks import Ranks
+from trainer.fit.learning import Learning
+from trainer.fit.loop import Fit
+from trainer.model.checkpoint import load_checkpoint
+from trainer.model.regressor import Regressor
+from trainer.model.symmetries import SYMMETRIES, apply_symmetries
+from trainer.run_folder.run_writer import config_yaml
+from trainer.score.evaluation import REGRESSOR
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

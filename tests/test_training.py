@@ -25,22 +25,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster import cli
 from cluster.cli import parse
-from shards.balance import height_weights
 from shards.errors import DatasetError, InputError
-from shards.manifest import SPLITS
-from shards.reader import Dataset, open_dataset
-from shards.writer import DatasetWriter
-from trainer.checkpoint import checkpoint_url, load_checkpoint
+from shards.format.manifest import SPLITS
+from shards.read.balance import height_weights
+from shards.read.dataset import Dataset, open_dataset
+from shards.write.writer import DatasetWriter
+from trainer.commands.evaluate import evaluate
+from trainer.commands.train import as_it_began, check, fit_of, new_regressor, prepared
+from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
-from trainer.evaluate import evaluate
-from trainer.evaluation import LINEAR, MEAN, REGRESSOR
-from trainer.launch import launch
-from trainer.learning import Learning
-from trainer.panel import draw_panel
-from trainer.ranks import Ranks
-from trainer.run import config_yaml
-from trainer.state_callback import StateCallback
-from trainer.train import as_it_began, check, fit_of, new_regressor, prepared
+from trainer.devices.ranks import Ranks
+from trainer.fit.learning import Learning
+from trainer.fit.sample_panel import draw_panel
+from trainer.model.checkpoint import checkpoint_url, load_checkpoint
+from trainer.run_folder.run_writer import config_yaml
+from trainer.run_folder.state_callback import StateCallback
+from trainer.score.evaluation import LINEAR, MEAN, REGRESSOR
 
 MEASURED_PIXELS = 60 * 64
 """Of a chip: two of its rows have no height, two others no image."""

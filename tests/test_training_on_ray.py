@@ -25,9 +25,9 @@ from ray_machines import (
 )
 from regressors import local_backbone, small_config, write_dataset
 
+from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.launch import launch
-from trainer.state_callback import NOTICE_STEPS
+from trainer.run_folder.state_callback import NOTICE_STEPS
 
 EPOCHS = 8
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -19,15 +19,15 @@ import torch
 from regressors import fitted, local_backbone, small_config, stored_images, write_dataset
 
 from shards.errors import InputError
-from shards.reader import Dataset
-from trainer.checkpoint import load_checkpoint
+from shards.read.dataset import Dataset
+from trainer.commands.train import fit_of, new_regressor, resumed_fit
+from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.launch import launch
-from trainer.learning import Learning
-from trainer.loop import Callback, Fit
-from trainer.ranks import Ranks
-from trainer.state_callback import StateCallback
-from trainer.train import fit_of, new_regressor, resumed_fit
+from trainer.devices.ranks import Ranks
+from trainer.fit.learning import Learning
+from trainer.fit.loop import Callback, Fit
+from trainer.model.checkpoint import load_checkpoint
+from trainer.run_folder.state_callback import StateCallback
 
 DECODERS = {"detail": (16, 8, 8, 8), "residual": (16, 8, 8, 8), "dpt": (32, 16, 16, 8), "linear": ()}
 

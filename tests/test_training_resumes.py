@@ -25,18 +25,18 @@ from gloo_ranks import in_group, run_ranks
 from regressors import local_backbone, small_config, write_dataset
 
 from shards.errors import InputError
-from shards.reader import Dataset, open_dataset
-from trainer.checkpoint import checkpoint_url
+from shards.read.dataset import Dataset, open_dataset
+from trainer.commands.train import fit_of, new_regressor, resumed_fit
+from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.launch import launch
-from trainer.learning import Learning
-from trainer.loop import Fit
-from trainer.ranks import Ranks
-from trainer.run import CONFIG, config_yaml
-from trainer.state import restore, state_of
-from trainer.state_callback import NOTICE_STEPS, StateCallback
-from trainer.state_parts import STATE, StateWriter, StoredState, TrainingState
-from trainer.train import fit_of, new_regressor, resumed_fit
+from trainer.devices.ranks import Ranks
+from trainer.fit.learning import Learning
+from trainer.fit.loop import Fit
+from trainer.model.checkpoint import checkpoint_url
+from trainer.run_folder.run_writer import CONFIG, config_yaml
+from trainer.run_folder.state import restore, state_of
+from trainer.run_folder.state_callback import NOTICE_STEPS, StateCallback
+from trainer.run_folder.state_parts import STATE, StateWriter, StoredState, TrainingState
 
 RICH: dict[str, Any] = {
     "epochs": 3,

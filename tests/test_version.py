@@ -16,9 +16,9 @@ from regressors import local_backbone, stored_images, write_scene
 
 import shards
 from cluster.cli import run
-from shards.manifest import read_manifest
+from shards.format.manifest import read_manifest
 from shards.version import COMMIT, UNKNOWN, commit, commit_of, made_by_code
-from trainer.checkpoint import load_checkpoint
+from trainer.model.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 OURS = "0123456789abcdef0123456789abcdef01234567"

@@ -29,18 +29,18 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from shards.errors import InputError
-from shards.reader import Dataset
-from trainer.backbone import build_backbone, new_backbone, patch_weights_for, read_weights
-from trainer.checkpoint import load_checkpoint
+from shards.read.dataset import Dataset
+from trainer.commands.evaluate import evaluate
+from trainer.commands.import_weights import import_checkpoint
 from trainer.config import EvaluateConfig, ImportConfig
-from trainer.decoder import DecoderConfig
-from trainer.decoder_residual import NOTEBOOK_WIDTHS
-from trainer.evaluate import evaluate
-from trainer.evaluation import REGRESSOR
-from trainer.import_checkpoint import import_checkpoint
-from trainer.meta_weights import meta_backbone
-from trainer.model import Regressor
-from trainer.notebook_weights import notebook_backbone, notebook_decoder
+from trainer.decoders.features import DecoderConfig
+from trainer.decoders.residual import NOTEBOOK_WIDTHS
+from trainer.model.backbone import build_backbone, new_backbone, patch_weights_for, read_weights
+from trainer.model.checkpoint import load_checkpoint
+from trainer.model.meta_weights import meta_backbone
+from trainer.model.notebook_weights import notebook_backbone, notebook_decoder
+from trainer.model.regressor import Regressor
+from trainer.score.evaluation import REGRESSOR
 
 RGB = ("red", "green", "blue")
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shards.errors import InputError
-from shards.reader import Dataset
+from shards.read.dataset import Dataset
 
 WHERE = "sensor == 'WV02' and not like(source, 'infra*') and height_max > 3"
 RUN = '__import__("a_module_of_nobody").touch("{mark}")'

@@ -9,11 +9,11 @@
 import numpy as np
 import pytest
 
-from inference.blend import window_weights
 from inference.config import Weighting
-from inference.halo import Halo, halo_spans
-from inference.tasks import BlockTask
-from inference.windows import Block, Span, WindowGrid, blocks_of
+from inference.predict.block_tasks import BlockTask
+from inference.tiling.blend import window_weights
+from inference.tiling.halo import Halo, halo_spans
+from inference.tiling.windows import Block, Span, WindowGrid, blocks_of
 from shards.errors import InputError
 
 LENGTHS = range(1, 201)

@@ -19,11 +19,11 @@ import pytest
 import zarr
 from pixels import in_another_layout
 
-from shards.cut import SHARD_BYTES, SHARD_CHIPS, chips_in_shard
 from shards.errors import DatasetError
-from shards.schema import Chip, Schema
-from shards.tar import row_layout
-from shards.zarr import chunk_chips, decode, encode, metadata, object_name
+from shards.format.schema import Chip, Schema
+from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS, chips_in_shard
+from shards.format.tar import row_layout
+from shards.format.zarr_v3 import chunk_chips, decode, encode, metadata, object_name
 
 ARRAYS = ("image", "height")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.errors import InputError
-from shards.options import ReadOptions
+from shards.read.read_options import ReadOptions
 from shards.roles import Another, Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some
 from trainer.options import AugmentOptions, FitOptions, OptimiserOptions
 

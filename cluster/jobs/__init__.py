@@ -1,0 +1,5 @@
+"""Connect to Ray and submit jobs.
+
+submit       treeline submit
+connection   the connection to Ray
+"""

@@ -1,0 +1,117 @@
+"""`treeline submit -- COMMAND`: the same command as a job of a Ray cluster.
+
+The five packages travel with the job; the cluster's machines have the dependencies. The command's options are
+read and checked here, and travel as a file: those that flags or the user's own file name, with places made
+absolute. Defaults and recipes follow from them on the cluster as they do here. Credentials are those of the
+cluster's machines, and none is put into the job.
+"""
+
+import asyncio
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import shards
+from cluster import cli
+from cluster.config import SubmitConfig
+from cluster.jobs.connection import use_token_if_there_is_one
+from cluster.options import FILE, read_options
+from shards.errors import InputError
+from shards.roles import OptionsFile, roles, with_absolute_places
+from shards.version import COMMIT, commit
+
+PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+OPTIONS = "options.yaml"
+"""File of a job's options, beside the packages in the folder that the job runs in."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that means the same in any folder."""
+
+    command: list[str]
+    files: dict[str, dict[str, Any]]
+    """By name: files of options that lie in the folder that the command runs in."""
+
+    def write_files(self, folder: Path) -> None:
+        """Write the files of options into `folder`."""
+        for name, options in self.files.items():
+            plain = {
+                key: list(value) if isinstance(value, tuple) else value for key, value in options.items()
+            }
+            (folder / name).write_text(yaml.safe_dump(plain, sort_keys=False))
+
+
+def submit(config: SubmitConfig, command: list[str]) -> int:
+    """Send the job; returns its exit code, or 0 at once without waiting.
+
+    Raises:
+        InputError: the command is wrong (found here, before it is sent), or no cluster answers.
+    """
+    job = job_of(command)
+    address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
+    use_token_if_there_is_one()
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(address)
+    except ConnectionError as error:
+        raise InputError(
+            f"{address}: no Ray cluster answers; start one (ray start --head) or give --address"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="treeline-job-") as folder:
+        _copy_packages(Path(folder))
+        job.write_files(Path(folder))
+        name = client.submit_job(
+            entrypoint=shlex.join(["python", "-m", "cluster.cli", *job.command]),
+            runtime_env={"working_dir": folder, "env_vars": {COMMIT: commit()}},
+        )
+    print(f"job {name} at {address}", file=sys.stderr)
+    if not config.wait:
+        return 0
+    asyncio.run(_show_log(client, name))
+    status = client.get_job_status(name)
+    print(f"job {name}: {status}", file=sys.stderr)
+    return 0 if status == JobStatus.SUCCEEDED else 1
+
+
+def job_of(command: list[str]) -> Job:
+    """Check the command as it would be checked here, and make it mean the same in any folder.
+
+    Raises:
+        InputError: it is not a command, or not one that a cluster can do, or an option is wrong.
+    """
+    name, arguments = cli.split_command(command)
+    if name not in cli.COMMANDS or name == "submit":
+        raise InputError(
+            "nothing to run; give a command after --: treeline submit -- train --data ... --out ..."
+        )
+    config, named = cli.parsed(name, arguments)
+    options = with_absolute_places(type(config), named)
+    files = {OPTIONS: options}
+    for option, role in roles(type(config), OptionsFile).items():
+        if options.get(option):
+            inner = read_options(options[option], role.options, f"treeline {name}")
+            options[option] = f"{option}.yaml"
+            files[options[option]] = with_absolute_places(role.options, inner)
+    return Job([*name.split(), f"--{FILE}", OPTIONS], files)
+
+
+def _copy_packages(folder: Path) -> None:
+    """The packages, from wherever they are installed, and nothing that lies beside them."""
+    root = Path(shards.__file__).parent.parent
+    for package in PACKAGES:
+        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+async def _show_log(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        print(text, end="", flush=True)

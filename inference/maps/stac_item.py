@@ -1,0 +1,199 @@
+"""A STAC 1.1 item that says what a map is, where, of when, and what made it; written beside the map.
+
+Fields are those of the specification (https://github.com/radiantearth/stac-spec, v1.1.0) and of the
+extensions below (https://github.com/stac-extensions). All is read from the map and its name: the same map
+gives the same item.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import shapely
+from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
+from rasterio.enums import WktVersion
+from rasterio.warp import transform as transform_points
+from shapely.geometry import Polygon, box
+from shapely.geometry.base import BaseGeometry
+
+from inference.maps.height_map import ACQUIRED, TAGS
+from inference.maps.quick_look import pixel_metres, quick_look_url, small_heights
+from shards.format.key import as_day, facts
+from shards.raster.opening import open_raster
+from shards.storage.objects import name_of, publish, stem_of
+
+ENDING = ".json"
+STAC_VERSION = "1.1.0"
+EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "processing/v1.2.0")
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+ANY_TIME = ("1900-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
+"""Start and end for a map that says no day: an item must have a time, and any image is from between these."""
+
+_FOOTPRINT_PIXELS = 256
+_DEGREES = 6
+"""Digits of longitudes and latitudes: 0.1 m."""
+
+
+def item_url(map_url: str) -> str:
+    """Name the place of a map's item: SCENE.chm.json beside SCENE.chm.tif."""
+    return map_url.removesuffix(name_of(map_url)) + stem_of(map_url) + ENDING
+
+
+def write_stac_item(map_url: str, quick_look: bool = False) -> str:
+    """Write the item of the map at `map_url` beside it, see `stac_item`, and return its URL."""
+    url = item_url(map_url)
+    publish(url, (json.dumps(stac_item(map_url, quick_look), indent=2) + "\n").encode())
+    return url
+
+
+def stac_item(map_url: str, quick_look: bool = False) -> dict[str, Any]:
+    """Describe the map at `map_url`, which is there.
+
+    Args:
+        map_url: URL of a map as `treeline predict` writes it.
+        quick_look: whether its quick look is beside it, and is to be an asset.
+
+    Raises:
+        InputError: the map cannot be read.
+    """
+    with open_raster(map_url) as raster:
+        where = _place(raster)
+        data = {"href": f"./{name_of(map_url)}", "type": COG, "roles": ["data"], "title": "Canopy height"}
+        data |= _projection(raster) | {"bands": _bands(raster)}
+        tags = raster.tags()
+        properties = _time(map_url, tags) | _made_by(tags) | {"proj:code": data["proj:code"]}
+    assets = {"data": data}
+    if quick_look:
+        name = name_of(quick_look_url(map_url))
+        assets["overview"] = {"href": f"./{name}", "type": "image/png", "roles": ["overview"]}
+    return {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in EXTENSIONS],
+        "id": stem_of(map_url),
+        **where,
+        "properties": properties,
+        "links": [],
+        "assets": assets,
+    }
+
+
+# --- what it says ---
+
+
+def _time(map_url: str, tags: dict[str, str]) -> dict[str, Any]:
+    """Tell when the scene was taken. At most a day is known: `datetime` is its beginning, or null."""
+    known = facts(name_of(map_url))
+    platform = {"platform": known.sensor.lower()} if known.sensor else {}
+    day = as_day(tags.get(ACQUIRED, "")) or known.acquired
+    start, end = (f"{day}T00:00:00Z", f"{day}T23:59:59Z") if day else ANY_TIME
+    return {"datetime": start if day else None, "start_datetime": start, "end_datetime": end, **platform}
+
+
+def _made_by(tags: dict[str, str]) -> dict[str, Any]:
+    """Give the map's own tags as treeline:*, and its software as the processing extension has it."""
+    made = {name.removeprefix(TAGS).lower(): tags[name] for name in sorted(tags) if name.startswith(TAGS)}
+    software = {"treeline": made.pop("version", "unknown")}
+    return {
+        "processing:level": "L4",  # output of a model (the extension's list of levels)
+        "processing:software": software,
+        **{f"treeline:{name}": value for name, value in made.items()},
+    }
+
+
+def _projection(raster: Any) -> dict[str, Any]:
+    """Describe the grid. An unnamed CRS has no code, and is written out."""
+    authority = raster.crs.to_authority(confidence_threshold=100)
+    found: dict[str, Any] = {"proj:code": ":".join(authority) if authority else None}
+    if not authority:
+        found["proj:wkt2"] = raster.crs.to_wkt(version=WktVersion.WKT2_2019)
+    return found | {
+        "proj:shape": list(raster.shape),
+        "proj:transform": list(raster.transform)[:6],
+        "proj:bbox": list(raster.bounds),
+    }
+
+
+def _bands(raster: Any) -> list[dict[str, Any]]:
+    described = zip(
+        raster.descriptions, raster.dtypes, raster.nodatavals, raster.units, raster.scales, strict=True
+    )
+    return [
+        {
+            "name": name or f"band {number}",
+            "data_type": dtype,
+            **({} if nodata is None else {"nodata": int(nodata) if float(nodata).is_integer() else nodata}),
+            **({"unit": unit} if unit else {}),
+            "raster:scale": scale,
+            "raster:spatial_resolution": round(pixel_metres(raster), 3),
+        }
+        for number, (name, dtype, nodata, unit, scale) in enumerate(described, 1)
+    ]
+
+
+# --- where it is ---
+
+
+def _place(raster: Any) -> dict[str, Any]:
+    """Find geometry and bbox in WGS 84.
+
+    The geometry is null where the raster's plane is not tied to the Earth, leaves it, or holds a pole.
+    """
+    if not (raster.crs.is_projected or raster.crs.is_geographic):
+        return {"geometry": None}
+    try:
+        footprint = _in_degrees(_footprint(raster), raster.crs)
+    except CPLE_BaseError:
+        return {"geometry": None}
+    if not (footprint.is_valid and np.isfinite(footprint.bounds).all()):
+        return {"geometry": None}
+    return {"geometry": _geojson(footprint), "bbox": _bbox(footprint)}
+
+
+def _footprint(raster: Any) -> Polygon:
+    """Find the convex hull of the valid pixels, in the raster's CRS; without any, the raster's outline.
+
+    It is exact to a pixel of a small overview. Scenes are strips at an angle in a frame of nodata: convex,
+    but for holes and bays (clouds, water).
+    """
+    valid_HW = ~np.isnan(small_heights(raster, _FOOTPRINT_PIXELS))
+    if not valid_HW.any():
+        valid_HW[:] = True
+    row_N, column_N = np.nonzero(valid_HW)
+    scale_2 = np.divide(raster.shape, valid_HW.shape)
+    corners = [
+        raster.transform @ ((column_N + right) * scale_2[1], (row_N + down) * scale_2[0])
+        for down in (0, 1)
+        for right in (0, 1)
+    ]
+    return shapely.MultiPoint(np.concatenate(corners, axis=1).T).convex_hull
+
+
+def _in_degrees(footprint: Polygon, crs: Any) -> Polygon:
+    """Bring the footprint to WGS 84, x longitude; across the 180th meridian x continues beyond +-180."""
+    # What is straight in one CRS is a curve in another, so points are set along the sides.
+    dense = shapely.segmentize(footprint, footprint.length / 64)
+    x, y = dense.exterior.coords.xy
+    longitudes, latitudes = transform_points(crs, "EPSG:4326", x, y)
+    return Polygon(zip(np.unwrap(longitudes, period=360), latitudes, strict=True))
+
+
+def _geojson(footprint: Polygon) -> dict[str, Any]:
+    """Write a footprint in degrees as GeoJSON: anticlockwise, cut at 180 (RFC 7946, 3.1.6, 3.1.9)."""
+    parts: list[BaseGeometry] = []
+    for turn in (-360, 0, 360):
+        part = footprint.intersection(box(turn - 180, -90, turn + 180, 90))
+        if part.area > 0:
+            moved = shapely.transform(part, lambda xy, turn=turn: np.round(xy - (turn, 0), _DEGREES))
+            parts += shapely.get_parts(moved).tolist()
+    whole = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    geometry: dict[str, Any] = json.loads(shapely.to_geojson(shapely.orient_polygons(whole)))
+    return geometry
+
+
+def _bbox(footprint: Polygon) -> list[float]:
+    """Return west, south, east, north in degrees; west > east across the 180th meridian (RFC 7946, 5.2)."""
+    west, south, east, north = footprint.bounds
+    west += 360 * (west < -180) - 360 * (west >= 180)
+    east -= 360 * (east > 180)
+    return [round(edge, _DEGREES) for edge in (west, south, east, north)]

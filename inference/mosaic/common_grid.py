@@ -1,0 +1,195 @@
+"""The common grid of a mosaic, and where on it each map lies.
+
+The grid is endless: its pixels have whole numbers, also negative ones, for row and column, from an anchor
+that depends on the first map and the options alone. A mosaic is a rectangle of it; another rectangle has the
+same pixels where the two overlap.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from inference.maps.height_map import HeightMap
+from inference.tiling.windows import Block, Span
+from shards.errors import InputError
+from shards.raster.grid import Grid, in_crs
+
+ALIGNED = 1e-3
+"""Pixels by which a map's corners may be off the grid's for its pixels to be taken as they are."""
+EDGE_POINTS = 101
+"""Points along each edge of a map that are seen in another CRS; what bulges between them is far below 1 m."""
+MARGIN = 2
+"""Pixels around a map that is seen in another CRS, for what these points miss."""
+SLACK = 1e-6
+"""Pixels by which --bounds may be off a pixel's edge and still mean it."""
+MOST_PIXELS = 2**31 - 1
+"""Along a side of a raster, in GDAL."""
+
+
+@dataclass(frozen=True)
+class EndlessGrid:
+    """Pixels without an end."""
+
+    crs: CRS
+    anchor: Affine
+    """(column, row) of a pixel's corner -> (x, y) in units of the CRS."""
+
+    def part(self, place: Block) -> Grid:
+        """The grid of a raster that has the pixels of `place`."""
+        corner = self.anchor @ Affine.translation(place.columns.start, place.rows.start)
+        return Grid(self.crs, corner, len(place.rows), len(place.columns))
+
+
+@dataclass(frozen=True)
+class PlacedMap:
+    """A map, and the pixels of the grid beyond which it has nothing."""
+
+    map: HeightMap
+    place: Block
+    is_aligned: bool
+    """Whether its pixels are pixels of the grid."""
+    scales: tuple[float, float] = (1.0, 1.0)
+    """Pixels of the grid for one of the map, along a row and a column of the grid, at most 1."""
+
+
+def meet(one: Block, other: Block) -> Block | None:
+    """What two rectangles have in common, if anything."""
+    rows, columns = (
+        Span(max(a.start, b.start), min(a.stop, b.stop))
+        for a, b in ((one.rows, other.rows), (one.columns, other.columns))
+    )
+    return Block(rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
+
+
+def endless_grid(first: HeightMap, crs: str, resolution: float) -> EndlessGrid:
+    """The grid of the `first` map, where the options leave it as it is; or else one whose edges lie at
+    multiples of the resolution.
+
+    Args:
+        first: whose CRS and size of pixels count where no other is asked for.
+        crs: as the user names it, or "".
+        resolution: sides of a pixel in units of the CRS, or 0.
+
+    Raises:
+        InputError: the CRS is none, or has other units than the first map and no resolution is given.
+    """
+    try:
+        wanted = CRS.from_user_input(crs) if crs else first.crs
+    except CRSError as error:
+        raise InputError(f"--crs {crs}: not a CRS that GDAL knows; try EPSG:3338") from error
+    own = first.transform
+    sides = math.hypot(own.a, own.d), math.hypot(own.b, own.e)
+    if resolution:
+        sides = resolution, resolution
+    elif wanted != first.crs and wanted.units_factor != first.crs.units_factor:
+        unit, map_unit = wanted.units_factor[0], first.crs.units_factor[0]
+        raise InputError(
+            f"--crs {crs}: is in units of a {unit}, maps in those of a {map_unit}; --resolution?"
+        )
+    is_kept = wanted == first.crs and sides == (own.a, -own.e) and own.b == own.d == 0
+    return EndlessGrid(wanted, own if is_kept else Affine(sides[0], 0, 0, 0, -sides[1], 0))
+
+
+def placed(height_map: HeightMap, grid: EndlessGrid) -> PlacedMap:
+    """Where the map lies on the grid.
+
+    Raises:
+        InputError: it has no place in the grid's CRS.
+    """
+    own, size_2 = height_map.transform, np.array([height_map.width, height_map.height])
+    is_elsewhere = height_map.crs != grid.crs
+    points = EDGE_POINTS if is_elsewhere else 2
+    corners_N2 = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)])
+    shares = np.linspace(0, 1, points)[:, None]
+    ring_N2 = np.concatenate([a + shares * (b - a) for a, b in pairwise(corners_N2)])
+    seen_N2 = _seen(height_map, grid, _mapped(own, ring_N2 * size_2))
+    start_2, stop_2 = seen_N2.min(0), seen_N2.max(0)
+    first_2 = np.rint(seen_N2[0])
+    if not is_elsewhere and np.abs(seen_N2 - (first_2 + ring_N2 * size_2)).max() < ALIGNED:
+        return PlacedMap(height_map, _block(first_2, first_2 + size_2), is_aligned=True)
+    margin = MARGIN * is_elsewhere
+    place = _block(np.floor(start_2) - margin, np.ceil(stop_2) + margin)
+    return PlacedMap(height_map, place, False, _scales(height_map, grid, (start_2 + stop_2) / 2))
+
+
+def extent_of(maps: list[PlacedMap], grid: EndlessGrid, bounds: tuple[float, ...]) -> Block:
+    """The rectangle of the mosaic: all maps, or the pixels that touch `bounds` (left, bottom, right, top).
+
+    Raises:
+        InputError: the bounds are none, hold no map, or too many pixels.
+    """
+    if bounds:
+        given = f"--bounds {' '.join(f'{edge:.12g}' for edge in bounds)}"
+        is_box = len(bounds) == 4 and bounds[0] < bounds[2] and bounds[1] < bounds[3]
+        if not (is_box and np.isfinite(bounds).all()):
+            raise InputError(f"{given}: give left, bottom, right and top, in units of the mosaic's CRS")
+        left, bottom, right, top = bounds
+        edges_22 = _mapped(~grid.anchor, np.array([(left, top), (right, bottom)]))
+        extent = _block(np.floor(edges_22.min(0) + SLACK), np.ceil(edges_22.max(0) - SLACK))
+        if not any(meet(one.place, extent) for one in maps):
+            whole = _bounds(_around(maps), grid)
+            raise InputError(
+                f"{given}: no map is there; the maps lie within {whole} of {grid.crs.to_string()}"
+            )
+    else:
+        extent = _around(maps)
+    if max(len(extent.rows), len(extent.columns)) > MOST_PIXELS:
+        raise InputError(
+            f"{_bounds(extent, grid)}: too many pixels for a raster; see --resolution and --bounds"
+        )
+    return extent
+
+
+def _around(maps: list[PlacedMap]) -> Block:
+    places = [one.place for one in maps]
+    rows, columns = (
+        Span(min(span.start for span in spans), max(span.stop for span in spans))
+        for spans in ([place.rows for place in places], [place.columns for place in places])
+    )
+    return Block(rows, columns)
+
+
+def _bounds(place: Block, grid: EndlessGrid) -> str:
+    """Left, bottom, right and top, to be given as --bounds."""
+    corners_22 = np.array([(place.columns.start, place.rows.stop), (place.columns.stop, place.rows.start)])
+    return " ".join(f"{edge:.12g}" for edge in _mapped(grid.anchor, corners_22).ravel())
+
+
+def _block(start_2: NDArray[Any], stop_2: NDArray[Any]) -> Block:
+    """From (column, row) to (column, row)."""
+    return Block(Span(int(start_2[1]), int(stop_2[1])), Span(int(start_2[0]), int(stop_2[0])))
+
+
+def _mapped(affine: Affine, points_N2: NDArray[Any]) -> NDArray[np.float64]:
+    x, y = points_N2[:, 0], points_N2[:, 1]
+    a, b, c, d, e, f = affine[:6]
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+
+def _seen(height_map: HeightMap, grid: EndlessGrid, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(column, row) on the grid of points in the map's CRS."""
+    if height_map.crs != grid.crs:
+        points_N2 = in_crs(points_N2.T, height_map.crs, grid.crs).T
+        is_torn = grid.crs.is_geographic and np.ptp(points_N2[:, 0]) > 180
+        if is_torn or not np.isfinite(points_N2).all():
+            raise InputError(
+                f"{height_map.url}: has no place in {grid.crs.to_string()}"
+                f"{', whose longitudes end there' * bool(is_torn)}; choose another --crs"
+            )
+    return _mapped(~grid.anchor, points_N2)
+
+
+def _scales(height_map: HeightMap, grid: EndlessGrid, centre_2: NDArray[np.float64]) -> tuple[float, float]:
+    """Pixels of the grid for one of the map, in its middle; for a map of finer pixels below 1."""
+    cross_32 = centre_2 + np.array([(0, 0), (1, 0), (0, 1)])
+    points_23 = in_crs(_mapped(grid.anchor, cross_32).T, grid.crs, height_map.crs)
+    own_32 = _mapped(~height_map.transform, points_23.T)
+    along_row, along_column = (float(np.hypot(*(own_32[n] - own_32[0]))) for n in (1, 2))
+    return min(1.0, 1 / along_row), min(1.0, 1 / along_column)

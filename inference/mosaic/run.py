@@ -1,0 +1,215 @@
+"""`treeline mosaic`: overlapping maps -> one map on a common grid, block by block.
+
+maps, in the order of their names       inference.maps.height_map.height_map
+-> the common grid, places on it        inference.mosaic.common_grid.endless_grid, placed
+-> the maps that touch a block          inference.mosaic.placed_map.OpenMaps.read
+-> how much each of them counts         observations (here), inference.mosaic.edge_distance
+-> the block's four bands               inference.mosaic.combine_heights.combine
+-> Cloud-Optimised GeoTIFF              inference.maps.map_file.map_writer
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import shards
+from inference.config import MosaicConfig
+from inference.maps.height_map import ACQUIRED, TAGS, height_map, map_order
+from inference.maps.map_file import NODATA, map_writer
+from inference.mosaic.combine_heights import BANDS, Observation, combine
+from inference.mosaic.common_grid import EndlessGrid, PlacedMap, endless_grid, extent_of, meet, placed
+from inference.mosaic.edge_distance import edge_distance
+from inference.mosaic.placed_map import OpenMaps
+from inference.scenes.scene_list import raster_urls
+from inference.tiling.windows import Block, Span, blocks_of
+from shards.errors import InputError
+from shards.progress import progress
+from shards.raster.opening import HEADERS
+from shards.storage.objects import (
+    check_writable,
+    each_file_once,
+    exists,
+    name_of,
+    remove_unfinished,
+)
+from shards.version import commit
+
+COARSEST = 1024
+"""Pixels of a map along one of the mosaic: all of them are read at a time."""
+WIDEST_FEATHER = 4096
+"""Pixels: each block is read with so many around it."""
+MAPS_TAG = "TREELINE_MAPS"
+"""The tag that only a mosaic has: the maps it was made of."""
+LEAST = -float(np.finfo(np.float32).max)
+"""The merit of a pixel whose spread is not known: it is taken where there is no other."""
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """What is to be made."""
+
+    config: MosaicConfig
+    grid: EndlessGrid
+    extent: Block
+    maps: tuple[PlacedMap, ...]
+    """Those that reach into the extent, in the order of their names."""
+
+    def blocks(self) -> Iterator[tuple[Block, list[PlacedMap]]]:
+        """Disjoint parts of the extent, counted from its first pixel, and the maps that touch each."""
+        whole = Span(0, len(self.extent.columns))
+        for row in range(0, len(self.extent.rows), self.config.block):
+            rows = Span(row, min(row + self.config.block, len(self.extent.rows)))
+            of_rows = [one for one in self.maps if meet(one.place, self.on_grid(Block(rows, whole)))]
+            for part in blocks_of(len(rows), len(whole), self.config.block):
+                block = Block(rows, part.columns)
+                yield block, [one for one in of_rows if meet(one.place, self.on_grid(block))]
+
+    @property
+    def block_count(self) -> int:
+        """How many `blocks` are."""
+        size = self.config.block
+        return -(-len(self.extent.rows) // size) * -(-len(self.extent.columns) // size)
+
+    def on_grid(self, block: Block) -> Block:
+        """A part of the extent, as pixels of the grid."""
+        row, column = self.extent.rows.start, self.extent.columns.start
+        return Block(
+            Span(block.rows.start + row, block.rows.stop + row),
+            Span(block.columns.start + column, block.columns.stop + column),
+        )
+
+    def tags(self) -> dict[str, str]:
+        """What the mosaic's metadata says of how it was made: nothing that the pixels do not depend on."""
+        maps = [
+            {"name": name_of(one.map.url)}
+            | {name.removeprefix(TAGS).lower(): value for name, value in one.map.tags.items()}
+            for one in self.maps
+        ]
+        feather = {"TREELINE_FEATHER": str(self.config.feather)} if self.config.method == "weighted" else {}
+        return {
+            "TREELINE_VERSION": shards.__version__,
+            "TREELINE_COMMIT": commit(),
+            "TREELINE_METHOD": self.config.method,
+            **feather,
+            MAPS_TAG: json.dumps(maps, separators=(",", ":")),
+        }
+
+
+def mosaic(config: MosaicConfig) -> str:
+    """Make the mosaic; returns what to say of it.
+
+    Raises:
+        InputError: a map, an option or the output cannot be used; nothing is left at `config.out` then.
+    """
+    planned = plan(config)
+    grid = planned.grid.part(planned.extent)
+    observed = 0
+    with (
+        OpenMaps(planned.grid) as maps,
+        map_writer(config.out, grid, BANDS, planned.tags()) as write,
+        progress(f"mosaic of {len(planned.maps)} maps", planned.block_count, "blocks") as advance,
+    ):
+        for block, touching in planned.blocks():
+            if touching:
+                stored_CHW = mosaic_block(planned, maps, planned.on_grid(block), touching)
+                write(block, stored_CHW)
+                observed += int((stored_CHW[1] != NODATA).sum())
+            advance(1)
+    share = f"{100 * observed / (grid.height * grid.width):.1f}% with a height"
+    return f"{config.out}: {len(planned.maps)} maps, {grid.height:,} x {grid.width:,} pixels, {share}"
+
+
+def plan(config: MosaicConfig) -> Mosaic:
+    """What is to be made, known from options and headers.
+
+    Raises:
+        InputError: a map, an option or the output cannot be used.
+    """
+    _check_options(config)
+    with ThreadPoolExecutor(HEADERS) as pool:
+        headers = list(pool.map(height_map, _urls(config)))
+    grid = endless_grid(headers[0], config.crs, config.resolution)
+    everything = [placed(one, grid) for one in headers]
+    extent = extent_of(everything, grid, config.bounds)
+    maps = tuple(one for one in everything if meet(one.place, extent))
+    without = [one.map.url for one in maps if one.map.spread_step is None]
+    if config.method == "least-uncertain" and without:
+        raise InputError(
+            f"{without[0]}: has no band of spreads, which --method least-uncertain needs; "
+            "predict it with --spread, or choose another --method"
+        )
+    if coarse := [one.map.url for one in maps if min(one.scales) < 1 / COARSEST]:
+        raise InputError(
+            f"--resolution {config.resolution:g}: is more than {COARSEST:,} pixels of {coarse[0]}; give less"
+        )
+    if mosaics := [one.map.url for one in maps if MAPS_TAG in one.map.tags]:
+        print(
+            f"note: {len(mosaics)} of {len(maps)} maps are mosaics (first {mosaics[0]}); each counts as one "
+            "map",
+            file=sys.stderr,
+        )
+    undated = [one.map.url for one in maps if one.map.day is None]
+    if undated:
+        print(
+            f"note: no day is known of {len(undated)} of {len(maps)} maps (first {undated[0]}), which count "
+            f"as oldest; a tag {ACQUIRED} can say it, as YYYY-MM-DD",
+            file=sys.stderr,
+        )
+    return Mosaic(config, grid, extent, maps)
+
+
+def mosaic_block(
+    planned: Mosaic, maps: OpenMaps, block: Block, touching: list[PlacedMap]
+) -> NDArray[np.int16]:
+    """stored_CHW of a block of the grid that some maps touch, bands as `combine.BANDS`."""
+    shape = len(block.rows), len(block.columns)
+    return combine(_observations(planned.config, maps, block, touching), shape, planned.config.method)
+
+
+def _observations(
+    config: MosaicConfig, maps: OpenMaps, block: Block, touching: list[PlacedMap]
+) -> Iterator[Observation]:
+    """What each map has in the block, one map after the other."""
+    # Where there is but one map, its weight is of no account.
+    halo = config.feather if config.method == "weighted" and len(touching) > 1 else 0
+    rows, columns = (Span(span.start - halo, span.stop + halo) for span in (block.rows, block.columns))
+    own = slice(halo, halo + len(block.rows)), slice(halo, halo + len(block.columns))
+    for one in touching:
+        pixels = maps.read(one, Block(rows, columns), with_spread=config.method == "least-uncertain")
+        merit_HW: NDArray[Any] | float = 1.0
+        if halo:
+            merit_HW = edge_distance(~np.isnan(pixels.height_HW), config.feather)[own]
+        elif config.method == "newest":
+            merit_HW = NODATA if one.map.day is None else one.map.day
+        elif pixels.spread_HW is not None:
+            merit_HW = np.where(np.isnan(pixels.spread_HW), LEAST, -pixels.spread_HW)
+        yield Observation(pixels.height_HW[own], merit_HW, one.map.day)
+
+
+def _urls(config: MosaicConfig) -> list[str]:
+    """The maps, each once, in the order of their names."""
+    return each_file_once(sorted(raster_urls(config.maps), key=map_order))
+
+
+def _check_options(config: MosaicConfig) -> None:
+    for name in ("block", "feather"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} {getattr(config, name)}: give 1 pixel or more")
+    if config.feather > WIDEST_FEATHER:
+        raise InputError(f"--feather {config.feather}: give {WIDEST_FEATHER:,} pixels or less")
+    if not 0 <= config.resolution < float("inf"):
+        raise InputError(f"--resolution {config.resolution:g}: give a size above 0")
+    folder, _, name = config.out.rpartition("/")
+    if not name:
+        raise InputError(f"--out {config.out}: give a file, such as mosaic.tif")
+    if exists(config.out):
+        raise InputError(f"{config.out}: is already there; choose another --out or delete it first")
+    folder = folder or ("/" if config.out.startswith("/") else ".")
+    check_writable(folder)
+    remove_unfinished(folder, below=False, of=name)

@@ -1,0 +1,13 @@
+"""Predict maps, here or on Ray.
+
+run           treeline predict
+map_folder    what is at --out, and whether maps may go there
+map_options   the options that a map depends on
+block         one block: windows predicted and blended
+predictor     a regressor in memory that predicts blocks
+block_tasks   a block as a task, and what came of it
+ledger        which blocks are done
+scene_map     one scene's map, assembled from its blocks
+in_process    blocks predicted in this process
+on_ray        blocks predicted on Ray Data
+"""

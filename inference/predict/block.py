@@ -1,0 +1,185 @@
+"""Predicts one block: windows of the scene's global grid, weighted and summed in a fixed order.
+
+Every pixel of the map is computed from the same windows, in the same order, in batches of the same shape,
+however the scene was cut and whoever computes: the same bytes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.maps.map_file import NODATA, MapBand
+from inference.predict.map_options import MapOptions
+from inference.tiling.blend import Axis, Blend
+from inference.tiling.halo import Halo
+from inference.tiling.windows import Block
+from shards.errors import DatasetError
+from trainer.model.regressor import Regressor
+from trainer.model.symmetries import turned, turned_back
+
+
+def predict_block(regressor: Regressor, block: Block, halo: Halo, method: MapOptions) -> NDArray[np.int16]:
+    """stored_CHW: the block's map, one or two bands as `method.bands`; -9999 where a used band is missing."""
+    metres, valid_HW = metres_of_block(regressor, block, halo, method)
+    stored = [stored_metres(values_HW, band) for values_HW, band in zip(metres, method.bands, strict=True)]
+    return np.where(valid_HW, np.stack(stored), NODATA).astype(np.int16)
+
+
+def metres_of_block(
+    regressor: Regressor, block: Block, halo: Halo, method: MapOptions
+) -> tuple[list[Tensor], NDArray[np.bool_]]:
+    """Heights of the block and, if `method` says so, their spread; and where all used bands are there.
+
+    Windows without a valid pixel are not computed. Heights are not below 0.
+
+    Returns:
+        values_HW in metres, one for each of `method.bands`, which mean something where valid_HW.
+    """
+    grid, device = method.grid, next(regressor.parameters()).device
+    rows, columns = (
+        Axis(span, grid.starts(span, length), grid)
+        for span, length in zip((block.rows, block.columns), halo.scene_shape, strict=True)
+    )
+    halo = halo.reflected(rows.stop, columns.stop)
+    valid_HW = regressor.normalise.valid(halo.image_CHW)
+    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
+    if not own_valid_HW.any():
+        return [torch.zeros(own_valid_HW.shape) for _ in method.bands], own_valid_HW
+    height = Blend(rows, columns, method.weighting, device)
+    # Spreads are differences of squares, which lose half of the digits.
+    moments = [
+        Blend(rows, columns, method.weighting, device, torch.float64) for _ in range(2 * method.spread)
+    ]
+    for start, of_row in _rows_of_windows(regressor, halo, valid_HW, (rows, columns), method):
+        height.add(start, of_row.height_NSS)
+        for blend, values_NSS in zip(moments, (of_row.height_NSS, of_row.square_NSS), strict=False):
+            blend.add(start, values_NSS)
+    height_HW = height.mean()
+    if not height_HW.isfinite().cpu().numpy()[own_valid_HW].all():
+        raise DatasetError(f"{block}: the regressor gives heights that are no numbers; see its checkpoint")
+    metres = [height_HW.nan_to_num()]
+    if moments:
+        mean_HW, square_HW = (blend.mean() for blend in moments)
+        metres.append((square_HW - mean_HW.square()).clamp(min=0).sqrt())
+    return metres, own_valid_HW
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Predictions of windows: metres, and their squares (with what each window says of its own spread)."""
+
+    height_NSS: Tensor
+    square_NSS: Tensor
+
+
+def _rows_of_windows(
+    regressor: Regressor, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis], method: MapOptions
+) -> Iterator[tuple[int, Windows]]:
+    """(start, windows) of each row of windows in which something is valid, in order; others are 0 m."""
+    rows, columns = axes
+    size, device = method.grid.size, next(regressor.parameters()).device
+    places = {
+        (row, column): halo.place(method.grid.span(row), method.grid.span(column))
+        for row in rows.starts
+        for column in columns.starts
+    }
+    worth = {window: place for window, place in places.items() if valid_HW[place].any()}
+    predicted = _predicted(regressor, list(worth.values()), halo, method)
+    batch, used = Windows(torch.empty(0, size, size), torch.empty(0, size, size)), 0
+    for row in sorted({row for row, _ in worth}):
+        of_row = torch.zeros(1 + method.spread, len(columns.starts), size, size, device=device)
+        for number, column in enumerate(columns.starts):
+            if (row, column) not in worth:
+                continue
+            if used == len(batch.height_NSS):
+                batch, used = next(predicted), 0
+            of_row[0, number] = batch.height_NSS[used]
+            if method.spread:
+                of_row[1, number] = batch.square_NSS[used]
+            used += 1
+        yield row, Windows(of_row[0], of_row[-1])
+
+
+def _predicted(
+    regressor: Regressor, places: list[tuple[slice, slice]], halo: Halo, method: MapOptions
+) -> Iterator[Windows]:
+    """Predictions of the windows at these places of the halo, in order, a batch at a time."""
+    device, batch_size = next(regressor.parameters()).device, method.batch_size
+
+    def predict(start: int) -> Windows:
+        batch = places[start : start + batch_size]
+        # One shape for all batches, the last one filled up: results differ, if little, between shapes.
+        shape = batch_size, len(halo.image_CHW), method.grid.size, method.grid.size
+        image_BCHW = np.zeros(shape, halo.image_CHW.dtype)
+        for number, place in enumerate(batch):
+            image_BCHW[number] = halo.image_CHW[:, *place]
+        windows = predict_windows(regressor, torch.from_numpy(image_BCHW).to(device), method)
+        return Windows(windows.height_NSS[: len(batch)], windows.square_NSS[: len(batch)])
+
+    starts = range(0, len(places), batch_size)
+    if device.type == "cpu":
+        yield from side_by_side(predict, starts)
+    else:
+        yield from map(predict, starts)
+
+
+def side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> Iterator[Windows]:
+    """On a CPU: each batch on one thread, as many batches at a time as there are threads.
+
+    A batch that is shared among threads has other bits for another number of them (up to 1e-5 m). What the
+    caller does between them has one thread, too, or its idle ones would spin beside those that predict.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            coming: deque[Future[Windows]] = deque()
+            for start in starts:
+                coming.append(pool.submit(predict, start))
+                if len(coming) > threads:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions) -> Windows:
+    """Predictions of these windows of stored pixels, on the regressor's device."""
+    heights, squares = list[Tensor](), list[Tensor]()
+    with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):
+        pixels_BCHW, _ = regressor.normalise(image_BCHW)
+        for symmetry in range(method.symmetries):
+            turned_BCHW = turned(pixels_BCHW, symmetry).contiguous()
+            features = regressor.features(turned_BCHW)
+            height_BHW = regressor.decode(features, turned_BCHW).float().clamp(min=0)
+            heights.append(turned_back(height_BHW, symmetry))
+            if method.spread:
+                square_BHW = height_BHW.square()
+                own_BHW = regressor.decoder.spread(features, turned_BCHW)
+                if own_BHW is not None:
+                    square_BHW = square_BHW + own_BHW.float().square()
+                squares.append(turned_back(square_BHW, symmetry))
+    return Windows(_mean(heights), _mean(squares or heights))
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    """Of tensors alike, added in order."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total / len(values)
+
+
+def stored_metres(values_HW: Tensor, band: MapBand) -> NDArray[np.int16]:
+    """Metres as the band stores them."""
+    steps_HW = (values_HW * round(1 / band.scale)).clamp(0, np.iinfo(np.int16).max).cpu().numpy()
+    stored_HW: NDArray[np.int16] = np.rint(steps_HW).astype(np.int16)
+    return stored_HW

@@ -1,0 +1,165 @@
+"""Predicts blocks on Ray workers with Ray Data. Inference's only module that imports Ray.
+
+read on any CPU -> predict on actors that each hold a regressor -> write to the ledger on any CPU. Blocks
+stream through: Ray Data holds readers back while the actors are busy. Maps are put together by other tasks.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
+from inference.predict.ledger import Ledger
+from inference.predict.scene_map import SceneMap, complete
+from inference.tiling.halo import Halo
+from shards.errors import InputError
+from shards.storage.objects import whole_url
+
+WORKER_CPUS = 0.5
+"""Two workers fit on one core; otherwise a worker restarted after losing its machine would wait forever."""
+READ_AT_ONCE = 2
+"""Reading tasks, and writing tasks, for each worker. They ask for no core, so that none waits for one."""
+TASKS_AT_ONCE = 10_000
+"""Blocks that the driver hands to Ray Data at a time, so that its memory does not grow with the scenes."""
+MAPS_FOR_EACH_WORKER = 2
+"""Maps put together at a time: on one core a map takes less time than its blocks on most GPUs."""
+
+
+class OnRay:
+    """Predicts on Ray workers; see `inference.predict.run.Engine`."""
+
+    def __init__(self, workers: int, gpus_per_worker: float) -> None:
+        """Size the work to the cluster.
+
+        Raises:
+            InputError: it has GPUs, but not for all workers.
+        """
+        import ray
+
+        resources = ray.cluster_resources()
+        gpus, wanted = resources.get("GPU", 0), workers * gpus_per_worker
+        if 0 < gpus < wanted:
+            raise InputError(
+                f"--workers {workers} --gpus-per-worker {gpus_per_worker:g}: needs {wanted:g} GPUs, and the "
+                f"cluster has {gpus:g}; give --gpus-per-worker {gpus / workers:.2g} or fewer workers"
+            )
+        self._gpus = gpus_per_worker if gpus else 0.0
+        # Workers without room would wait forever.
+        self._workers = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
+        self.readers = READ_AT_ONCE * self._workers
+        self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
+
+    def batch_size(self, job: MapJob) -> int:
+        """Find how many windows at a time suit a worker's share of a GPU."""
+        import ray
+
+        from inference.predict.predictor import batch_size_that_fits
+
+        find: Any = ray.remote(batch_size_that_fits).options(num_gpus=self._gpus)
+        found = int(ray.get(find.remote(_with_whole_paths(job))))
+        share = max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
+        return 1 << (share.bit_length() - 1)  # a power of 2, at most that
+
+    def complete(self, scene_map: SceneMap, job: MapJob) -> str:
+        """Have any machine put a map together."""
+        import ray
+
+        # Without SPREAD all tasks that ask for no core run on the driver's machine.
+        put_together: Any = ray.remote(complete).options(num_cpus=0, scheduling_strategy="SPREAD")
+        whole = replace(scene_map, url=whole_url(scene_map.url))
+        return str(ray.get(put_together.remote(whole, _with_whole_paths(job))))
+
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+        """Do the tasks on the workers, each with the regressor in memory."""
+        steps, coming = _Steps(_with_whole_paths(job)), iter(tasks)
+        while rows := [{"task": task.to_row()} for task in islice(coming, TASKS_AT_ONCE)]:
+            yield from self._stream(rows, steps)
+
+    def _stream(self, rows: list[dict[str, Any]], steps: "_Steps") -> Iterator[BlockResult]:
+        import ray.data
+
+        done = (
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .map(steps.read, num_cpus=0, concurrency=self.readers)
+            .map(
+                _Predict,  # type: ignore[arg-type]
+                fn_constructor_args=(steps.job,),
+                compute=ray.data.ActorPoolStrategy(size=self._workers),
+                num_gpus=self._gpus,
+                num_cpus=WORKER_CPUS,
+            )
+            .map(steps.write, num_cpus=0, concurrency=self.readers)
+        )
+        for row in done.iter_rows():
+            yield BlockResult(
+                BlockTask.from_row(row["task"]),
+                float(row["seconds_read"]),
+                float(row["seconds_predicted"]),
+                float(row["seconds_waited"]),
+                str(row["error"]),
+            )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps on CPUs. A row is a task; `read` adds a halo, which the worker replaces by the block."""
+
+    job: MapJob
+
+    def read(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add the pixels that the block is computed from, or the error."""
+        start = time.perf_counter()
+        halo, error = None, ""
+        try:
+            halo = _reader(self)(BlockTask.from_row(row["task"])).to_row()
+        except InputError as unreadable:
+            error = str(unreadable)
+        return {**row, "halo": halo, "error": error, "seconds_read": time.perf_counter() - start}
+
+    def write(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Move the block from the row into the ledger."""
+        stored = row.pop("stored")
+        if not row["error"]:
+            task = BlockTask.from_row(row["task"])
+            shape = -1, len(task.block.rows), len(task.block.columns)
+            stored_CHW = np.frombuffer(stored, np.int16).reshape(shape)
+            Ledger(self.job.out).write(task.name, task.block, stored_CHW)
+        return row
+
+
+@lru_cache(maxsize=1)
+def _reader(steps: _Steps) -> Reader:
+    """Return one reader for all rows that a process of Ray's reads: the scene stays open."""
+    return Reader(steps.job)
+
+
+class _Predict:
+    """A worker: one regressor in memory, one block after the other."""
+
+    def __init__(self, job: MapJob) -> None:
+        # Here alone: processes that only read or write start without torch, which takes seconds to import.
+        from inference.predict.predictor import Predictor
+
+        self._predictor = Predictor(job)
+        self._ready = time.perf_counter()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Put what the block stores in the place of its pixels."""
+        came = time.perf_counter()
+        halo, stored = row.pop("halo"), b""
+        if not row["error"]:
+            block = BlockTask.from_row(row["task"]).block
+            stored = self._predictor(block, Halo.from_row(halo)).tobytes()
+        waited, self._ready = came - self._ready, time.perf_counter()
+        seconds = {"seconds_predicted": self._ready - came, "seconds_waited": waited}
+        return {**row, **seconds, "stored": stored}
+
+
+def _with_whole_paths(job: MapJob) -> MapJob:
+    """Make local paths absolute: Ray's processes work in folders of their own."""
+    return replace(job, checkpoint=whole_url(job.checkpoint), out=whole_url(job.out))

@@ -1,0 +1,138 @@
+"""The map of one scene: where it goes, which blocks it has, how they are put together when all are done."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
+from rasterio.errors import RasterioError
+from shapely.errors import ShapelyError
+
+from inference.maps.map_file import NODATA, map_writer
+from inference.maps.quick_look import quick_look_url, write_quick_look
+from inference.maps.stac_item import item_url, write_stac_item
+from inference.predict.block_tasks import MapJob
+from inference.predict.ledger import Ledger
+from inference.scenes.scene import Scene
+from inference.scenes.scene_list import MAP_ENDING
+from inference.tiling.windows import Block, blocks_of
+from shards.errors import DatasetError, InputError, one_line
+from shards.raster.grid import Grid
+from shards.storage.checksum import hexadecimal
+from shards.storage.objects import name_of, version_of
+
+OPENED_AT_ONCE = 16
+"""Scenes whose headers are read side by side: on S3 each takes some requests."""
+
+
+@dataclass(frozen=True)
+class SceneMap:
+    """The map that is to be made of one scene."""
+
+    scene: str
+    """URL of the scene."""
+    url: str
+    """URL of the map."""
+    grid: Grid
+    version: str
+    """Version of the scene's file."""
+    identity: str
+    """Digits that stand for the scene's version and for what the map is made with."""
+
+    @property
+    def stem(self) -> str:
+        """Name of the map's file without its ending."""
+        return name_of(self.url).removesuffix(MAP_ENDING)
+
+    @property
+    def name(self) -> str:
+        """Name in the ledger: a scene that was written again has another one."""
+        return f"{self.stem}-{self.identity}"
+
+    @property
+    def pixels(self) -> int:
+        """Number of the scene's pixels."""
+        return self.grid.height * self.grid.width
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Cut the scene into blocks, row by row."""
+        return blocks_of(self.grid.height, self.grid.width, size)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A scene that has no map, and why."""
+
+    scene: str
+    reason: str
+
+
+def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[SceneMap | Failed]:
+    """Find what is to be made of each scene, in order, from its header alone.
+
+    Args:
+        targets: URL of the map, by that of its scene.
+        job: settings of the run.
+        made_with: digits that stand for the regressor and the options.
+    """
+
+    def look(scene: str) -> SceneMap | Failed:
+        try:
+            with Scene(scene, job.schema, job.bands) as opened:
+                version = version_of(scene)
+                identity = hexadecimal(f"{version} {made_with}".encode())[:8]
+                return SceneMap(scene, targets[scene], Grid.of(opened.raster), version, identity)
+        except InputError as error:
+            return Failed(scene, str(error))
+
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
+        yield from threads.map(look, targets)
+
+
+def complete(scene_map: SceneMap, job: MapJob) -> str:
+    """Write the map of blocks that are all in the ledger, and what is wanted beside it.
+
+    Returns:
+        Why there is none, in one line: a block is missing or damaged, or no pixel has a height. Empty if all
+        is written.
+    """
+    try:
+        _assemble(scene_map, job)
+    except (DatasetError, InputError, RasterioError) as error:
+        return str(error)
+    return write_beside(scene_map.url, job, set())
+
+
+def _assemble(scene_map: SceneMap, job: MapJob) -> None:
+    valid, ledger = 0, Ledger(job.out)
+    tags = {**dict(job.tags), "TREELINE_SCENE": name_of(scene_map.scene)}
+    with map_writer(scene_map.url, scene_map.grid, job.options.bands, tags) as write:
+        for block in scene_map.blocks(job.block):
+            stored_CHW = ledger.read(scene_map.name, block)
+            valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
+            write(block, stored_CHW)
+        if not valid:
+            raise DatasetError(f"{scene_map.scene}: no pixel has all bands that the regressor reads")
+
+
+def write_beside(url: str, job: MapJob, there: set[str]) -> str:
+    """Write the files that are wanted beside the map at `url`, unless they are `there`.
+
+    Returns:
+        Why they cannot be written, in one line; empty if they are.
+    """
+    picture, item = (name_of(beside) not in there for beside in beside_map(url))
+    try:
+        if job.quick_look and picture:
+            write_quick_look(url)
+        if job.stac and (item or (job.quick_look and picture)):  # an item names the picture
+            write_stac_item(url, job.quick_look)
+    except (InputError, RasterioError, CPLE_BaseError, ShapelyError, ValueError) as error:
+        return f"{url}: its picture or STAC item cannot be written ({one_line(error)})"
+    return ""
+
+
+def beside_map(url: str) -> tuple[str, str]:
+    """Name the picture and the STAC item of the map at `url`."""
+    return quick_look_url(url), item_url(url)

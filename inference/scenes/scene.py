@@ -1,0 +1,74 @@
+"""One scene open for prediction: its bands in the order of training, its nodata as in training."""
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from inference.scenes.scene_list import MAP_ENDING
+from inference.tiling.halo import Halo, halo_spans
+from inference.tiling.windows import Block, WindowGrid
+from shards.errors import InputError
+from shards.format.schema import Schema
+from shards.raster.opening import band_names, is_as_wide, is_scaled, open_raster, read_window
+
+
+class Scene:
+    """A raster that a regressor trained on chips of `schema` can read."""
+
+    def __init__(self, url: str, schema: Schema, bands: tuple[str, ...]) -> None:
+        """Open the raster at `url`; `bands` are the names of its bands, if they do not name themselves.
+
+        Raises:
+            InputError: it is no raster, or lacks a band, or stores other pixels than the chips did.
+        """
+        self.url, self.schema = url, schema
+        self.raster: Any = open_raster(url)
+        try:
+            names = band_names(self.raster, bands, schema.bands)
+            missing = [band for band in schema.bands if band not in names]
+            if missing and url.endswith(MAP_ENDING):
+                raise InputError(f"{url}: is a map of treeline predict; name its scene")
+            if missing:
+                raise InputError(f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}")
+            self._band_numbers = [names.index(band) + 1 for band in schema.bands]
+            dtypes = sorted({self.raster.dtypes[number - 1] for number in self._band_numbers})
+            if dtypes != [schema.dtype]:
+                raise InputError(
+                    f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
+                )
+            if is_scaled(self.raster):
+                raise InputError(
+                    f"{url}: says that its values are to be scaled; do it first (gdal_translate -unscale)"
+                )
+            if not is_as_wide(self.raster, schema.pixel_size):
+                raise InputError(
+                    f"{url}: pixels are {abs(self.raster.transform.a):g} wide, not {schema.pixel_size:g} as "
+                    "in training; resample it (gdalwarp -tr)"
+                )
+        except InputError:
+            self.raster.close()
+            raise
+        self.shape: tuple[int, int] = self.raster.shape
+
+    def __enter__(self) -> "Scene":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.raster.close()
+
+    def halo(self, block: Block, grid: WindowGrid) -> Halo:
+        """Read the pixels that `block` is computed from."""
+        rows, columns = halo_spans(block, grid, self.shape)
+        window = Window(columns.start, rows.start, len(columns), len(rows))
+        image_CHW = read_window(self.raster, indexes=self._band_numbers, window=window)
+        own, trained = self.raster.nodata, self.schema.nodata
+        if own is not None and own != trained:
+            missing_CHW = image_CHW == own
+            if trained is None:
+                image_CHW = image_CHW.astype(np.float32)
+            image_CHW[missing_CHW] = np.nan if trained is None else trained
+        return Halo(image_CHW, rows.start, columns.start, self.shape)

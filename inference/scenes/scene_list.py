@@ -1,0 +1,249 @@
+"""Which scenes: what the user names -> URLs of rasters, as they are named, each once.
+
+    scene_urls(("scenes/WV02_*.tif", "s3://bucket/more.csv", "catalog.json"))
+
+A name is a path or s3://... of a scene, of a folder (its .tif and .tiff files are meant) or of a list, or a
+pattern (*, ?, [...], **) that matches such names. The ending says what is a list: .txt, .csv; .json and
+.geojson are STAC. Relative names in a list begin at its folder. Lists name neither lists nor patterns. Only
+lists are read here, no scene: there can be 100,000.
+"""
+
+import csv
+import io
+import os
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from inference.scenes.stac_scenes import assets_of_items
+from shards.errors import InputError
+from shards.storage.objects import (
+    exists,
+    expand,
+    is_local,
+    join,
+    list_files,
+    local_path,
+    name_of,
+    read_bytes,
+    stem_of,
+)
+
+MAP_ENDING = ".chm.tif"
+COLUMNS = ("path", "url", "href", "file", "filename", "scene")
+"""A CSV's column of scenes is the first of these that it has: "scene" may be a name beside a path."""
+RASTER_ENDINGS = (".tif", ".tiff")
+"""Endings of the files that are taken from a folder, in small or capital letters."""
+
+_REQUESTS = 32
+"""Requests at a time; as many as S3 has connections (shards.storage.s3)."""
+_WORTH_LISTING = 8
+"""Scenes of one folder from which on the folder is listed: one request tells 1,000 names on S3."""
+_COMMENT = re.compile(r"(^|\s)#.*")
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A scene, and where it is named."""
+
+    url: str
+    by: str = ""
+    """A list, and where in it; empty: the user named it, or a pattern matched it, so that it is there."""
+
+    def __str__(self) -> str:
+        return f"{self.by}: {self.url}" if self.by else self.url
+
+
+def map_name(scene_url: str) -> str:
+    """Name the file of a scene's map: WV02_..._M1BS_...-sr-02m.tif -> WV02_..._M1BS_...-sr-02m.chm.tif."""
+    return stem_of(scene_url) + MAP_ENDING
+
+
+def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
+    """Find scenes as `raster_urls` finds rasters; no two may have one name, which their maps would share.
+
+    Raises:
+        InputError: two have, or as `raster_urls`.
+    """
+    asked = {name_of(name) for name in given}
+    # Maps may lie in the folder of their scenes.
+    scenes = [
+        scene
+        for scene in _named(given, asset)
+        if not scene.url.endswith(MAP_ENDING) or scene.by or name_of(scene.url) in asked
+    ]
+    if not scenes:
+        raise InputError(f"{' '.join(given)}: names maps alone; name scenes")
+    _check_names(scenes)
+    return [scene.url for scene in scenes]
+
+
+def raster_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
+    """Find the rasters that `given` names: absolute paths or s3://..., in its order, a pattern's sorted.
+
+    Args:
+        given: names of rasters, folders and lists, or patterns.
+        asset: key of the asset that is meant in STAC items; default: the one with role data or
+            reflectance, or else the only GeoTIFF.
+
+    Raises:
+        InputError: something that is named is not there or cannot be understood.
+    """
+    return [raster.url for raster in _named(given, asset)]
+
+
+def _named(given: tuple[str, ...], asset: str) -> list[_Named]:
+    named: dict[str, _Named] = {}
+    for name in given:
+        for scene in _named_by(name, asset):
+            named.setdefault(scene.url, scene)
+    if not named:
+        raise InputError("nothing is named; name at least one scene or map")
+    _check_there([scene for scene in named.values() if scene.by])
+    return list(named.values())
+
+
+def _named_by(name: str, asset: str) -> Iterator[_Named]:
+    if not name.strip():
+        raise InputError("a scene is named by nothing (''); give a path or s3://...")
+    _located(name, "", "")
+    for match in expand(name):
+        url = _located(match, "", "")
+        ending = PurePosixPath(url).suffix.lower()
+        if _is_folder(match):
+            yield from _of_folder(url)
+        elif ending in (".json", ".geojson"):
+            for href, document, by in assets_of_items(url, asset, _located):
+                yield _Named(_located(href, document, by), by)
+        elif ending in _LISTS:
+            yield from _of_list(url, _LISTS[ending])
+        else:
+            yield _Named(url)
+
+
+def _located(name: str, list_url: str, by: str) -> str:
+    """Make `name` an absolute path or s3://...; a relative one starts at the folder of `list_url`."""
+    if list_url and "://" not in name and not name.startswith("/"):
+        name = join(list_url.rpartition("/")[0], name)
+    if is_local(name):
+        return os.path.abspath(local_path(name))
+    scheme, _, path = name.partition("://")
+    if scheme != "s3":
+        raise InputError(
+            f"{by and by + ': '}{name}: scenes are read from local paths and s3:// only; copy it to one first"
+        )
+    # An object's name has no . and .. of its own, but may have empty parts (//), which normpath would drop.
+    return f"s3://{posixpath.normpath(path)}" if {".", ".."} & set(path.split("/")) else name
+
+
+def _is_folder(url: str) -> bool:
+    """Tell whether `url` is a folder. Object storage has none to ask for: a name without an ending is one."""
+    if is_local(url):
+        return local_path(url).is_dir()
+    return url.endswith("/") or "." not in name_of(url)
+
+
+def _of_folder(url: str) -> Iterator[_Named]:
+    names = [name for name in list_files(url, "") if name.lower().endswith(RASTER_ENDINGS)]
+    if not names:
+        raise InputError(
+            f"{url}: a folder without any {' or '.join(RASTER_ENDINGS)}; name its scenes by a pattern"
+        )
+    for name in names:
+        yield _Named(join(url, name))
+
+
+# --- lists ---
+
+
+def _of_list(url: str, entries: Callable[[str, str], Iterator[tuple[int, str]]]) -> Iterator[_Named]:
+    try:
+        text = read_bytes(url).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{url}: byte {error.start} is not UTF-8; save the list in that encoding") from error
+    empty = True
+    for line, name in entries(url, text):
+        empty, by = False, f"{url}, line {line}"
+        yield _Named(_located(name, url, by), by)
+    if empty:
+        raise InputError(f"{url}: lists no scene")
+
+
+def _lines(url: str, text: str) -> Iterator[tuple[int, str]]:
+    """Read line numbers and names of a text; a comment starts with # at the start or after a space."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if name := _COMMENT.sub("", line).strip():
+            yield number, name
+
+
+def _rows(url: str, text: str) -> Iterator[tuple[int, str]]:
+    """Read line numbers and names of a CSV whose first line names the columns."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        lowered = [name.lower() for name in names]
+        column = next((lowered.index(known) for known in COLUMNS if known in lowered), None)
+        if column is None:
+            raise InputError(
+                f"{url}: no column is called {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; "
+                f"its columns are {', '.join(names) or 'none'}; name the one of scenes so"
+            )
+        for row in rows:
+            if not any(row):
+                continue
+            name = row[column].strip() if column < len(row) else ""
+            if not name:
+                raise InputError(f"{url}, line {rows.line_num}: nothing in column {names[column]}")
+            yield rows.line_num, name
+    except csv.Error as error:
+        raise InputError(f"{url}, line {rows.line_num}: cannot be read as CSV ({error})") from error
+
+
+_LISTS = {".txt": _lines, ".csv": _rows}
+
+
+# --- checks ---
+
+
+def _check_names(scenes: Iterable[_Named]) -> None:
+    first: dict[str, _Named] = {}
+    for scene in scenes:
+        other = first.setdefault(map_name(scene.url), scene)
+        if other is not scene:
+            raise InputError(
+                f"{scene}: has the same name as {other}, and maps are named after scenes; "
+                "rename one, or predict them into two folders"
+            )
+
+
+def _check_there(scenes: list[_Named]) -> None:
+    """Refuse scenes that are listed and not there."""
+    folders: dict[str, list[_Named]] = defaultdict(list)
+    for scene in scenes:
+        folders[scene.url.rpartition("/")[0]].append(scene)
+    pool = ThreadPoolExecutor(_REQUESTS)
+    try:
+        missing = {scene.url for found in pool.map(_missing, folders, folders.values()) for scene in found}
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for scene in scenes:
+        if scene.url in missing:
+            more = f", nor are {len(missing) - 1} more that are listed" if len(missing) > 1 else ""
+            raise InputError(f"{scene}: is not there{more}")
+
+
+def _missing(folder: str, scenes: list[_Named]) -> list[_Named]:
+    """Find the scenes of one folder that are not there."""
+    try:
+        if len(scenes) < _WORTH_LISTING:
+            return [scene for scene in scenes if not exists(scene.url)]
+        if is_local(folder) and not Path(folder).is_dir():
+            return scenes
+        there = set(list_files(folder, ""))
+    except InputError as error:
+        raise InputError(f"{scenes[0].by}: {error}") from error
+    return [scene for scene in scenes if name_of(scene.url) not in there]

@@ -1,0 +1,5 @@
+"""Score maps against measured heights.
+
+score_maps         treeline evaluate, of maps
+measured_heights   height rasters on a map's pixels
+"""

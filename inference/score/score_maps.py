@@ -1,0 +1,141 @@
+"""`treeline evaluate --maps ... --heights ...`: the scores of maps where height rasters cover them.
+
+A map's pixel has a height where rasters have values on at least half of its area: their mean over it. Heights
+count to the millimetre, so that sums are exact, and scores the same for any blocks and order of files.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+
+from inference.config import MapScoreConfig
+from inference.maps.height_map import refuse_what_is_no_map
+from inference.maps.map_file import NODATA
+from inference.score.measured_heights import HeightRasters, by_name
+from shards.errors import InputError
+from shards.progress import PIXELS, Advance, progress
+from shards.raster.grid import Grid
+from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
+from shards.storage.objects import each_file_once, expand
+from shards.version import made_by_code
+from trainer.score.evaluation import Evaluation
+from trainer.score.metrics import ExactScore
+
+ALL_MAPS = "all maps"
+BLOCK = 512
+"""Pixels along each side of what is scored at a time, at most (see ExactScore.add)."""
+MILLIMETRES = 1000
+MOST_METRES = 1000.0
+"""No plant is nearly as high: what is above is an elevation, or stands for no data."""
+
+
+def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
+    """Score each map against the height rasters on it.
+
+    Args:
+        config: the options.
+        block: pixels along each side of what is scored at a time, at most BLOCK; bounds the memory.
+
+    Raises:
+        InputError: a file cannot be used, or no pixel of a map has a height.
+    """
+    bound_cache()
+    maps = _expanded(config.maps)
+    with ThreadPoolExecutor(HEADERS) as pool:
+        grids = dict(zip(maps, pool.map(_grid_of_map, maps), strict=True))
+    layers = [HeightRasters(_expanded(patterns)) for patterns in (config.heights, config.ground) if patterns]
+    pixels = sum(grid.height * grid.width for grid in grids.values())
+    with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
+        scores = {url: _score(url, grid, layers, block, advance) for url, grid in grids.items()}
+    exact = {ALL_MAPS: sum(scores.values(), ExactScore.empty()), **scores}
+    evaluation = Evaluation(
+        {name: score.in_metres() for name, score in exact.items()},
+        {
+            "maps": list(grids),
+            "heights": layers[0].urls,
+            "ground": layers[1].urls if layers[1:] else [],
+            **made_by_code(),
+        },
+    )
+    if not evaluation.first.all.count:
+        rasters = (raster.grid for layer in layers for raster in layer.rasters)
+        raise InputError(
+            f"{' '.join(config.maps)}: no pixel has a height in "
+            f"{' '.join(config.heights + config.ground)}; maps are at {_place(grids.values())}, rasters at "
+            f"{_place(rasters)}: give those of the same ground"
+        )
+    return evaluation
+
+
+def _expanded(patterns: tuple[str, ...]) -> list[str]:
+    """URLs, each file once, in the order of names."""
+    return each_file_once(by_name(url for pattern in patterns for url in expand(pattern)))
+
+
+def _grid_of_map(url: str) -> Grid:
+    """The pixels of a map.
+
+    Raises:
+        InputError: it is no map of canopy heights.
+    """
+    with open_raster(url) as raster:
+        refuse_what_is_no_map(url, raster)
+        return Grid.of(raster)
+
+
+def _score(url: str, grid: Grid, layers: list[HeightRasters], block: int, advance: Advance) -> ExactScore:
+    """The score of one map; `layers` are heights, or elevations of the surface and of the ground."""
+    score = ExactScore.empty()
+    on_map = [layer.near(grid, range(grid.height), range(grid.width)) for layer in layers]
+    with open_raster(url) as raster:
+        millimetres = raster.scales[0] * MILLIMETRES
+        for rows, columns in _blocks(grid, block):
+            near = [
+                layer.near(grid, rows, columns, among) for layer, among in zip(layers, on_map, strict=True)
+            ]
+            if all(near):
+                window = Window(columns.start, rows.start, len(columns), len(rows))
+                stored_HW = read_window(raster, indexes=1, window=window)
+                height_HW = np.where(stored_HW == NODATA, np.nan, 0.0)
+                for layer, rasters, sign in zip(layers, near, (1, -1), strict=False):
+                    height_HW += sign * layer.heights(grid, rows, columns, rasters, np.isfinite(height_HW))
+                _refuse_elevations(url, height_HW, rows, columns)
+                known_HW = np.isfinite(height_HW)
+                predicted_N = np.rint(stored_HW[known_HW] * millimetres).astype(np.int64)
+                score.add(predicted_N, np.rint(height_HW[known_HW] * MILLIMETRES).astype(np.int64))
+            advance(len(rows) * len(columns))
+    return score
+
+
+def _blocks(grid: Grid, size: int) -> Iterator[tuple[range, range]]:
+    """Rows and columns of disjoint rectangles of at most BLOCK and `size` pixels a side, row by row."""
+    step = min(size, BLOCK)
+    for row in range(0, grid.height, step):
+        for column in range(0, grid.width, step):
+            rows, columns = (
+                range(row, min(row + step, grid.height)),
+                range(column, min(column + step, grid.width)),
+            )
+            yield rows, columns
+
+
+def _refuse_elevations(url: str, height_HW: NDArray[np.float64], rows: range, columns: range) -> None:
+    strange_N2 = np.argwhere(np.abs(height_HW) > MOST_METRES)
+    if len(strange_N2):
+        row, column = strange_N2[0].tolist()
+        raise InputError(
+            f"{url}: at row {rows[row]}, column {columns[column]} the height rasters say "
+            f"{height_HW[row, column]:g} m; of elevations subtract the ground with --ground, and if that "
+            "stands for no data, say so in the raster (gdal_edit.py -a_nodata ...)"
+        )
+
+
+def _place(grids: Iterable[Grid]) -> str:
+    """The bounds of all in degrees."""
+    bounds_N4 = np.array([transform_bounds(grid.crs, "EPSG:4326", *grid.bounds) for grid in grids])
+    (left, bottom), (right, top) = bounds_N4.min(0)[:2], bounds_N4.max(0)[2:]
+    return f"longitude {left:.4f} to {right:.4f}, latitude {bottom:.4f} to {top:.4f}"

@@ -1,0 +1,108 @@
+"""Blends overlapping windows: each pixel a weighted mean of its windows, added up in an order of their own.
+
+Windows of a scene's grid are added row by row, and within a row first every p-th, then each next to those:
+the windows of one such phase do not overlap. A pixel's sum is made of the same numbers in the same order
+whatever part of the scene is computed, and every operation is rounded by itself: the same bits, however a
+scene is cut.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.config import Weighting
+from inference.tiling.windows import Span, WindowGrid
+
+
+def window_weights(kind: Weighting, size: int) -> NDArray[np.float32]:
+    """Compute (size,) weights along one side of a window, in (0, 1]; a pixel's weight is the product of two.
+
+    "triangle": rising and falling linearly, SciPy's `windows.triang`. "cosine": the arch of a sine, SciPy's
+    `windows.cosine`. "flat": all 1.
+    """
+    if kind == "flat":
+        return np.ones(size, np.float32)
+    if kind == "cosine":
+        return np.sin(np.pi * (np.arange(size) + 0.5) / size).astype(np.float32)
+    half = (size + size % 2) / 2
+    weights: NDArray[np.float32] = (1 - np.abs(np.arange(size) - (size - 1) / 2) / half).astype(np.float32)
+    return weights
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The windows that touch a span of rows or columns of a scene."""
+
+    wanted: Span
+    starts: range
+    grid: WindowGrid
+
+    @property
+    def stop(self) -> int:
+        """End of the last window."""
+        return self.starts[-1] + self.grid.size
+
+    @property
+    def phases(self) -> int:
+        """Number of phases: windows this many apart do not overlap."""
+        return -(-self.grid.size // self.grid.step)
+
+    def total(self, weights: NDArray[np.float32], dtype: torch.dtype) -> Tensor:
+        """Sum all windows' weights at each wanted pixel: (len(wanted),)."""
+        total = torch.zeros(self.stop - self.starts[0], dtype=dtype)
+        weights_S = torch.from_numpy(weights).to(dtype)
+        for start in self.starts:
+            first = start - self.starts[0]
+            total[first : first + self.grid.size] += weights_S
+        first = self.wanted.start - self.starts[0]
+        return total[first : first + len(self.wanted)]
+
+
+class Blend:
+    """Weighted means over the windows of a block. Rows of windows are added from the first to the last."""
+
+    def __init__(
+        self,
+        rows: Axis,
+        columns: Axis,
+        weighting: Weighting,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._rows, self._columns = rows, columns
+        self._weights = window_weights(weighting, rows.grid.size)
+        weights_S = torch.from_numpy(self._weights).to(device, dtype)
+        self._weights_SS = weights_S[:, None] * weights_S
+        # Room for the gap that follows the last window of a phase.
+        width = columns.stop - columns.starts[0] + columns.phases * columns.grid.step
+        self._total_HW = torch.zeros(rows.stop - rows.starts[0], width, device=device, dtype=dtype)
+
+    def add(self, start: int, values_NSS: Tensor) -> None:
+        """Add a row of windows, the one that starts at row `start`: one for each of the columns' starts."""
+        size, step = self._columns.grid.size, self._columns.grid.step
+        first = start - self._rows.starts[0]
+        strip_SW = self._total_HW[first : first + size]
+        weighted_NSS = values_NSS.to(strip_SW.dtype) * self._weights_SS
+        pitch = self._columns.phases * step
+        for phase in range(self._columns.phases):
+            # The phase of a window is that of its number in the scene, not in the block.
+            skipped = (phase - self._columns.starts[0] // step) % self._columns.phases
+            of_phase_NSS = weighted_NSS[skipped :: self._columns.phases]
+            stop = skipped * step + len(of_phase_NSS) * pitch
+            if len(of_phase_NSS):
+                places_SNP = strip_SW[:, skipped * step : stop].view(size, -1, pitch)
+                places_SNP[:, :, :size] += of_phase_NSS.transpose(0, 1)
+
+    def mean(self) -> Tensor:
+        """Compute the weighted means of what was added: (rows, columns) wanted."""
+        rows, columns = self._rows, self._columns
+        top, left = rows.wanted.start - rows.starts[0], columns.wanted.start - columns.starts[0]
+        total_HW = self._total_HW[top : top + len(rows.wanted), left : left + len(columns.wanted)]
+        of_rows, of_columns = (axis.total(self._weights, total_HW.dtype) for axis in (rows, columns))
+        if not (of_rows.all() and of_columns.all()):
+            raise AssertionError(f"{rows} {columns}: a pixel is covered by no window")
+        weights_HW = of_rows.to(total_HW.device)[:, None] * of_columns.to(total_HW.device)
+        return total_HW / weights_HW

@@ -1,0 +1,136 @@
+"""One chip's file as an array, whatever its kind: .npy, .npz or .tif. Nothing is unpickled."""
+
+import io
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+
+from ingest.chips.check import UNREADABLE, WRONG_SHAPE, Rejected
+from ingest.files.npy import parse_npy
+from shards.errors import InputError, one_line
+from shards.raster.opening import is_scaled
+from shards.storage.objects import gdal_options, gdal_path, is_local, read_chip_bytes
+
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError)
+MOST_VALUES = 1 << 28
+"""A file with more is no chip, and would take a worker's memory: 16,384 x 16,384 pixels."""
+
+ENDINGS = (".npy", ".npz", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a raster chip's centre is."""
+
+    x: float
+    y: float
+    crs: str
+
+
+def read_chip_file(
+    url: str, array: str = "", nodata: float | None = None
+) -> tuple[NDArray[Any], Place | None]:
+    """The array in the file at `url`, and its place if the file says it.
+
+    Args:
+        url: of an .npy, .npz or .tif file.
+        array: which array of an .npz; "": the only one.
+        nodata: what a raster's pixels become that it says are missing: NaN makes floats of whole numbers,
+            and None leaves these as they are. Pixels of floats become NaN in any case.
+
+    Raises:
+        Rejected: there is no such file, it cannot be read, or its type does not hold `nodata`.
+        OSError: remote storage failed.
+    """
+    if "\0" in url:
+        raise Rejected(UNREADABLE, f"{url!r} is no name that a file can have")
+    try:
+        data = read_chip_bytes(url)
+    except InputError as error:
+        raise Rejected(UNREADABLE, str(error)) from error
+    ending = url.rpartition(".")[2].lower()
+    if ending == "npy":
+        return parse_npy(data, url).values, None
+    if ending == "npz":
+        return parse_npy(_member(data, url, array), url).values, None
+    return _read_raster(data, url, nodata)
+
+
+def _member(data: bytes, url: str, array: str) -> bytes:
+    """The .npy file within an .npz."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            if not array and len(names) != 1:
+                found = ", ".join(name.removesuffix(".npy") for name in names)
+                raise Rejected(UNREADABLE, f"{url} holds several arrays ({found}); choose one with --array")
+            wanted = f"{array}.npy" if array else names[0]
+            if wanted not in names:
+                raise Rejected(UNREADABLE, f"{url} holds no array {array!r}")
+            if archive.getinfo(wanted).file_size > 8 * MOST_VALUES:
+                raise Rejected(WRONG_SHAPE, f"{url} unpacks to {archive.getinfo(wanted).file_size:,} bytes")
+            return archive.read(wanted)
+    except (*_BAD_ZIP, OSError) as error:
+        raise Rejected(UNREADABLE, f"{url} is truncated or not .npz") from error
+
+
+def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], Place | None]:
+    try:
+        with MemoryFile(data) as file, file.open() as raster:
+            shape = (raster.count, raster.height, raster.width)
+            if math.prod(shape) > MOST_VALUES:
+                raise Rejected(WRONG_SHAPE, f"{url} is {shape}, no chip")
+            if is_scaled(raster):
+                said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
+                raise Rejected("scaled", said)
+            values = _marked(raster.read(), raster.nodata, nodata, url)
+            return values, _place(raster)
+    except RasterioError as error:
+        said = one_line(error.__cause__ or error)
+        raise Rejected(UNREADABLE, f"{url} is no raster that can be read ({said})") from error
+
+
+def place_of(url: str) -> Place | None:
+    """Where a raster chip is, from its header; None if it does not say, or cannot be read."""
+    try:
+        with rasterio.Env(**gdal_options(url)), rasterio.open(gdal_path(url)) as raster:
+            return _place(raster)
+    except RasterioError as error:
+        if not is_local(url):
+            raise OSError(f"{url}: cannot be read ({one_line(error)})") from error
+        return None
+
+
+def _place(raster: Any) -> Place | None:
+    if raster.crs is None:
+        return None
+    x, y = raster.transform @ (raster.width / 2, raster.height / 2)
+    return Place(x, y, raster.crs.to_string())
+
+
+def _marked(values: NDArray[Any], own: float | None, nodata: float | None, url: str) -> NDArray[Any]:
+    """The values with `nodata` where they are `own`, the raster's mark of what is missing."""
+    is_float = values.dtype.kind == "f"
+    if own is None or math.isnan(own) or (nodata is None and not is_float):
+        return values
+    with np.errstate(over="ignore"):  # a mark that float32 cannot hold is infinite in it
+        is_missing = values == own
+    if own == nodata or not is_missing.any():
+        return values
+    if is_float or nodata is None or math.isnan(nodata):
+        return np.where(is_missing, np.float32(np.nan), values)
+    limits = np.iinfo(values.dtype)
+    if not (limits.min <= nodata <= limits.max and nodata == int(nodata)):
+        raise Rejected(
+            "other nodata",
+            f"{url}: {own:g} is its nodata, and {values.dtype} holds no {nodata:g}; give --nodata {own:g}",
+        )
+    return np.where(is_missing, values.dtype.type(nodata), values)

@@ -1,0 +1,269 @@
+"""Folders of chips, image and height of the same name or of names that a pattern maps, as a source.
+
+Without heights the chips have no label; with a table, those that it lists are taken, with its attributes.
+"""
+
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.warp import transform
+
+from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
+from ingest.chips.source import Candidates, Raw, Refused
+from ingest.config import PairsConfig
+from ingest.files.chip_files import ENDINGS, Place, place_of, read_chip_file
+from ingest.files.table import Listed, read_table_of_files
+from shards.errors import InputError
+from shards.format.schema import Schema
+from shards.storage.objects import exists, is_local, join, list_files, stem_of
+from shards.write.split_rule import each_of
+
+REQUESTS = 32
+"""Chips that are read at a time from remote storage, where it is the waiting that takes the time."""
+SAME_PLACE = 0.01
+"""Pixels by which the centres of an image and its height may differ."""
+MISSING = "missing partner"
+LOOKED_AT = 8
+"""Chips that are read before all the others."""
+NAMES_AT_ONCE = 16_384
+"""File names that are looked at as Python objects."""
+
+
+@dataclass(frozen=True)
+class PairsSource:
+    """The chips of two folders."""
+
+    config: PairsConfig
+
+    @property
+    def schema(self) -> Schema:
+        """As the options say."""
+        return self.config.schema(with_label=bool(self.config.heights))
+
+    def candidates(self) -> Candidates:
+        """A row for each pair, in the order of keys: key, `_image` and `_height` (names in the folders)."""
+        config = self.config
+        if config.out and config.out.rstrip("/") in (config.images.rstrip("/"), config.heights.rstrip("/")):
+            raise InputError(f"--out {config.out}: holds the chips to be read; choose another folder")
+        listed = read_table_of_files(config.table, config.file_column) if config.table else None
+        table, keyless = _by_key(
+            listed.names if listed else _files(config.images), config.image_name, "--image-name", "_image"
+        )
+        refused: list[Refused] = []
+        if config.heights:
+            heights, also_keyless = _by_key(
+                _files(config.heights), config.height_name, "--height-name", "_height"
+            )
+            # In one folder for both, an image has no name of a height, and the other way round.
+            keyless = keyless & also_keyless if config.images == config.heights else keyless | also_keyless
+            table, images_alone, heights_alone = _paired(table, heights)
+            missing = [(key, config.heights) for key in images_alone]
+            # A table says which chips are wanted: what it does not list is not missed.
+            missing += [] if listed else [(key, config.images) for key in heights_alone]
+            refused = [Refused(key, MISSING, f"not in {folder}") for key, folder in sorted(missing)]
+        said = "see --image-name and --height-name"
+        refused += [Refused(name, "no key", said) for name in sorted(keyless)]
+        if listed:
+            table = _with_attributes(table, listed, config)
+        if config.split_by in ("blocks", "strips") and "x" not in table.column_names:
+            table = self._with_places(table)
+        self._look_at_some(table)
+        return Candidates(table, refused)
+
+    def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
+        """The pairs, one file after the other, or many at a time from remote storage."""
+        images = table["_image"].to_pylist()
+        heights = table["_height"].to_pylist() if self.config.heights else [None] * len(images)
+        pairs = zip(images, heights, strict=True)
+        if is_local(self.config.images) and is_local(self.config.heights):
+            for pair in pairs:
+                yield self._read_pair(pair)
+            return
+        yield from _ahead(self, pairs)
+
+    def _read_pair(self, pair: tuple[str, str | None]) -> Raw | Rejected:
+        config, (image, height) = self.config, pair
+        try:
+            image_array, place = read_chip_file(_below(config.images, image), config.array, config.nodata)
+            if place is None and image.lower().endswith((".tif", ".tiff")):
+                raise Rejected(
+                    "no CRS", f"{image}: its place is unknown; assign one (gdal_edit.py -a_srs ...)"
+                )
+            height_array = None
+            if height is not None:
+                height_array, of_height = read_chip_file(join(config.heights, height), config.array, math.nan)
+                _check_same_place(place, of_height, config.pixel_size)
+        except Rejected as rejected:
+            if rejected.reason == UNREADABLE:
+                _check_still_there(config.images, config.heights)
+            return rejected
+        return Raw(image_array, height_array, vars(place) if place else {})
+
+    def _look_at_some(self, table: pa.Table) -> None:
+        """Refuse options that fit none of some chips, before half a million are read.
+
+        Raises:
+            InputError: all of them have a type or a shape that is not asked for, the same one.
+        """
+        rows = np.unique(np.linspace(0, table.num_rows - 1, LOOKED_AT).astype(np.int64))
+        said: list[str] = []
+        for row in rows.tolist() if table.num_rows >= LOOKED_AT else ():
+            raw = next(self.read(table.slice(row, 1)))
+            try:
+                if isinstance(raw, Rejected):
+                    return
+                checked(raw.image, raw.height, self.schema, Rules(min_valid=0.0, min_height=None))
+                return
+            except Rejected as rejected:
+                if rejected.reason not in (WRONG_DTYPE, WRONG_SHAPE):
+                    return
+                said.append(rejected.detail)
+        if len(set(said)) == 1:
+            raise InputError(
+                f"{self.config.images}: {said[0]}, in {LOOKED_AT} of {LOOKED_AT} chips; see --dtype, --bands "
+                "and --chip-size, and that --images and --heights are not swapped"
+            )
+
+    def _with_places(self, table: pa.Table) -> pa.Table:
+        """x, y and crs of raster chips, for splits by geography, from the files' headers."""
+        urls = [_below(self.config.images, name) for name in each_of(table["_image"])]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            found = list(pool.map(place_of, urls))
+        for column, kind in (("x", pa.float64()), ("y", pa.float64()), ("crs", pa.string())):
+            values = [getattr(place, column) if place else None for place in found]
+            table = table.append_column(column, pa.array(values, kind))
+        return table
+
+
+def _files(folder: str) -> list[str]:
+    """The names of the chips directly in a folder, sorted."""
+    found = (name for name in list_files(folder, "") if name.lower().endswith(ENDINGS))
+    # An index is UTF-8: a name in another encoding is told by its bytes, which make no key.
+    names = [
+        name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace") for name in found
+    ]
+    if not names:
+        raise InputError(f"{folder}: no .npy, .npz or .tif chips in this folder")
+    return names
+
+
+def _by_key(names: list[str], pattern: str, flag: str, column: str) -> tuple[pa.Table, set[str]]:
+    """Columns "key", as `pattern` finds it, and `column`, the names, in the order of keys; and keyless names.
+
+    In Arrow's memory half a million names take a third of what they take as Python objects.
+    """
+    try:
+        expression = re.compile(pattern, re.DOTALL)  # a name with a line break is counted, not passed over
+    except re.error as error:
+        raise InputError(f"{flag} {pattern}: not a regular expression ({error})") from error
+    if "key" not in expression.groupindex:
+        raise InputError(f"{flag} {pattern}: has no group (?P<key>...), which names the chip")
+    schema = pa.schema([("key", pa.string()), (column, pa.string())])
+    batches: list[pa.RecordBatch] = []
+    keyless: set[str] = set()
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        found = [(expression.fullmatch(stem_of(name)), name) for name in names[start : start + NAMES_AT_ONCE]]
+        keyless |= {name for match, name in found if not match or match["key"] is None}
+        keyed = [(match["key"], name) for match, name in found if match and match["key"] is not None]
+        batches.append(
+            pa.record_batch(
+                [pa.array(part, pa.string()) for part in zip(*keyed, strict=True)] or 2 * [[]], schema=schema
+            )
+        )
+    table = pa.Table.from_batches(batches, schema).combine_chunks()
+    if not table.num_rows:
+        raise InputError(f"{flag} {pattern}: no name matches")
+    keys = table["key"]
+    if not pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1)), min_count=0).as_py():
+        table = table.sort_by("key").combine_chunks()
+    keys = table["key"]
+    twice = pc.index(pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)), True).as_py()
+    if twice >= 0:
+        first, second = table[column].slice(twice, 2).to_pylist()
+        raise InputError(f"{second}: has the same key {keys[twice]} as {first}; see {flag}")
+    return table, keyless
+
+
+def _paired(images: pa.Table, heights: pa.Table) -> tuple[pa.Table, list[str], list[str]]:
+    """The images that have a height, with its name; keys of images without one, of heights without image."""
+    place = pc.index_in(images["key"], heights["key"].combine_chunks()).combine_chunks()
+    has_height = pc.is_valid(place)
+    names = heights["_height"].take(place.drop_null())
+    alone = heights["key"].filter(pc.invert(pc.is_in(heights["key"], images["key"].combine_chunks())))
+    images_alone = images["key"].filter(pc.invert(has_height)).to_pylist()
+    return images.filter(has_height).append_column("_height", names), images_alone, alone.to_pylist()
+
+
+def _check_still_there(*folders: str) -> None:
+    """Raise OSError where not a chip is missing, but all of them: a disk that is not mounted, say."""
+    for folder in folders:
+        if folder and is_local(folder) and not exists(folder):
+            raise OSError(f"{folder}: was listed, but cannot be found (any more, or from this machine)")
+
+
+def _below(folder: str, name: str) -> str:
+    """Where a file is: a table may say whole paths and URLs."""
+    return name if "://" in name or name.startswith("/") else join(folder, name)
+
+
+def _with_attributes(table: pa.Table, listed: Listed, config: PairsConfig) -> pa.Table:
+    """The rows of `listed` that belong to the table's images, as columns of it."""
+    row_of = {name: row for row, name in enumerate(listed.names)}
+    rows = np.array([row_of[name] for name in table["_image"].to_pylist()], np.int64)
+    for name, values in zip(listed.attributes.column_names, listed.attributes.columns, strict=True):
+        table = table.append_column(name, values.take(rows))
+    if not np.isfinite(listed.x).any():
+        return table
+    x_N, y_N, crs = listed.x[rows], listed.y[rows], listed.crs or config.table_crs or None
+    if crs and config.split_by in ("blocks", "strips"):
+        x_N, y_N, crs = _on_ground(x_N, y_N, crs, config.split_crs)
+    for name, numbers in (("x", x_N), ("y", y_N)):
+        table = table.append_column(name, pa.array(numbers, pa.float64(), from_pandas=True))
+    return table.append_column("crs", pa.array([crs] * table.num_rows, pa.string()))
+
+
+def _on_ground(
+    x_N: NDArray[np.float64], y_N: NDArray[np.float64], crs: str, split_crs: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Places in degrees as places in `split_crs`, since chips are measured in metres; others as they are."""
+    if not CRS.from_user_input(crs).is_geographic:
+        return x_N, y_N, crs
+    if not split_crs:
+        raise InputError("--table: its places are in degrees; give --split-crs, e.g. EPSG:3338")
+    known = np.isfinite(x_N)
+    moved = np.full((2, x_N.size), np.nan)
+    moved[:, known] = transform(
+        CRS.from_user_input(crs), CRS.from_user_input(split_crs), x_N[known], y_N[known]
+    )
+    return moved[0], moved[1], split_crs
+
+
+def _check_same_place(image: Place | None, height: Place | None, pixel_size: float) -> None:
+    """Refuse rasters that are further apart than the rounding of their corners."""
+    if image is None or height is None:
+        return
+    apart = max(abs(image.x - height.x), abs(image.y - height.y))
+    if image.crs != height.crs or apart > SAME_PLACE * pixel_size:
+        raise Rejected("not the same place", f"image at {image}, height at {height}")
+
+
+def _ahead(source: PairsSource, pairs: Iterator[tuple[str, str | None]]) -> Iterator[Raw | Rejected]:
+    """The pairs in their order, REQUESTS of them being read at a time."""
+    waiting: deque[Future[Raw | Rejected]] = deque()
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for pair in pairs:
+            waiting.append(pool.submit(source._read_pair, pair))
+            if len(waiting) >= 2 * REQUESTS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

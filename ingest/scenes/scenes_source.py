@@ -1,0 +1,241 @@
+"""Rasters as a source: heights are brought onto each image's grid, and both are cut to chips.
+
+The grid of chips is anchored at the image's first pixel; a chip's key is SCENE_ROW_COLUMN, in pixels. One
+row of chips is in memory at a time, so the size of a scene does not matter.
+"""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ingest.chips.check import Rejected
+from ingest.chips.source import Candidates, Raw, Refused
+from ingest.config import ScenesConfig
+from ingest.scenes.image_grid import band_numbers, open_image, source_of
+from ingest.scenes.scene_matching import (
+    Footprints,
+    Serving,
+    day_in,
+    images_of_masks,
+    near_in_time,
+    scene_name,
+)
+from ingest.scenes.scene_table import Integers, SceneImage, encoded, keys_of, table_of
+from ingest.scenes.strips import OpenScene
+from shards.errors import InputError
+from shards.format.key import KeyFacts, facts, key_pattern
+from shards.format.schema import DTYPES, Schema
+from shards.raster.grid import Grid
+from shards.raster.opening import HEADERS, band_names, is_as_wide
+from shards.storage.objects import expand
+
+
+@dataclass(frozen=True)
+class ScenesSource:
+    """Images and the rasters that give their heights."""
+
+    config: ScenesConfig
+
+    @cached_property
+    def schema(self) -> Schema:
+        """As the first image is; without --heights, without a label.
+
+        Raises:
+            InputError: no image is found, or the first cannot be used.
+        """
+        config, url = self.config, _expanded(self.config.images)[0]
+        with ExitStack() as opened:
+            image = open_image(config, url, opened)
+            names = band_names(source_of(image), config.bands)
+            dtype, nodata, pixel_size = image.dtypes[0], _nodata(image), abs(image.transform.a)
+        if dtype not in DTYPES:
+            raise InputError(f"{url}: pixels are {dtype}; images must be one of {', '.join(DTYPES)}")
+        label = ("height", "m") if config.heights else ("", "")
+        Schema(names).band_positions(config.use)
+        return Schema(config.use or names, dtype, nodata, config.chip_size, pixel_size, *label)
+
+    def candidates(self) -> Candidates:
+        """Every chip of every image, row by row, from headers alone.
+
+        Columns: key, scene, x, y, crs, sensor, acquired, source (the first raster that may give heights;
+        reading tells which does); `_image` (URL), `_rasters` (a `Serving` as JSON), `_row`, `_column`
+        (pixels), `_group` (a number for each row of chips). The chips of an image that cannot have heights or
+        is of another season are refused.
+
+        Raises:
+            InputError: a raster or an option that cannot be used, or no image as large as a chip.
+        """
+        _check_options(self.config)
+        urls = _expanded(self.config.images)
+        _refuse_repeated_names(urls)
+        with ThreadPoolExecutor(HEADERS) as pool:
+            grids = list(pool.map(self._grid, urls))
+        images = [
+            SceneImage(url, name := scene_name(url), _known(name, self.config), grid, *self._corners(grid))
+            for url, grid in zip(urls, grids, strict=True)
+        ]
+        if not any(image.size for image in images):
+            size = self.config.chip_size
+            raise InputError(f"{urls[0]}: is smaller than a chip of {size} pixels; see --chip-size")
+        matching = _Matching(self.config, images)
+        taken: list[tuple[SceneImage, Serving]] = []
+        refused: list[Refused] = []
+        for image in images:
+            try:
+                taken.append((image, matching.serving(image)))
+            except Rejected as why:
+                keys = keys_of([image]).to_pylist()
+                refused += [Refused(key, why.reason, why.detail) for key in keys]
+        return Candidates(table_of(taken, self.config.chip_size), refused)
+
+    def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
+        """The chips, strip by strip; of a strip that cannot be read as one, chip by chip."""
+        # Numbers, not values: what serves an image may be long, and is the same for all its chips.
+        images, rasters = (encoded(table[name]) for name in ("_image", "_rasters"))
+        columns = (images.indices, rasters.indices, table["_row"], table["_column"])
+        places = zip(*(column.to_pylist() for column in columns), strict=True)
+        for (image, serving), of_image in groupby(places, key=lambda place: place[:2]):
+            corners = [place[2:] for place in of_image]
+            url, served = images.dictionary[image].as_py(), rasters.dictionary[serving].as_py()
+            try:
+                scene = OpenScene(self.config, self.schema, url, Serving.from_json(served))
+            except Rejected as rejected:
+                yield from [rejected] * len(corners)
+                continue
+            with scene:
+                for row, of_row in groupby(corners, key=lambda corner: corner[0]):
+                    yield from _chips(scene, row, [column for _, column in of_row])
+
+    def _grid(self, url: str) -> Grid:
+        """The grid of an image like the first.
+
+        Raises:
+            InputError: it is unlike the first.
+        """
+        with ExitStack() as opened:
+            image = open_image(self.config, url, opened)
+            band_numbers(self.config, url, image, self.schema)
+            _refuse_other_meaning(url, image, self.schema)
+            return Grid.of(image)
+
+    def _corners(self, grid: Grid) -> tuple[Integers, Integers]:
+        """Rows and columns of the first pixels of whole chips."""
+        size, stride = self.config.chip_size, self.config.stride or self.config.chip_size
+        rows, columns = (np.arange(0, side - size + 1, stride) for side in (grid.height, grid.width))
+        return rows, columns
+
+
+class _Matching:
+    """The rasters of the options, and which of them serve an image."""
+
+    def __init__(self, config: ScenesConfig, images: list[SceneImage]) -> None:
+        self.config = config
+        self._heights, self._ground, self._masks = (
+            Footprints(_expanded(patterns) if patterns else [])
+            for patterns in (config.heights, config.ground, config.mask)
+        )
+        self._images_of_mask = images_of_masks(self._masks.urls, [image.name for image in images])
+
+    def serving(self, image: SceneImage) -> Serving:
+        """What serves the image.
+
+        Raises:
+            Rejected: it is of another season, or something that it needs is not there.
+            InputError: its heights are surfaces without ground.
+        """
+        config, day = self.config, image.known.acquired or day_in(image.name)
+        if config.months and day is None:
+            raise Rejected("no date", f"{image.url}: its name says no day; see --key-pattern")
+        if config.months and day is not None and int(day[5:7]) not in config.months:
+            raise Rejected("out of season", f"{image.url}: taken on {day}")
+        overlapping = self._heights.overlapping(image.grid)
+        if config.heights and not overlapping:
+            raise Rejected("no height raster overlaps", image.url)
+        heights = near_in_time(overlapping, day, config.max_days)
+        if overlapping and not heights:
+            raise Rejected("no height raster in time", f"{image.url}: none within {config.max_days} days")
+        ground = tuple(self._ground.overlapping(image.grid))
+        if config.ground and not ground:
+            raise InputError(
+                f"{image.url}: no ground raster overlaps it, so heights are unknown; add one to --ground"
+            )
+        everyone = frozenset({image.name})
+        masks = tuple(
+            mask
+            for mask in self._masks.overlapping(image.grid)
+            if image.name in self._images_of_mask.get(mask.url, everyone)
+        )
+        if config.mask and not masks:
+            raise Rejected("no mask", image.url)
+        return Serving(heights, ground, masks)
+
+
+def _chips(scene: OpenScene, row: int, columns: list[int]) -> Iterator[Raw | Rejected]:
+    """Those of one strip. Where it is damaged, each chip is read alone: it is good if its own pixels are."""
+    size = scene.schema.chip_size
+    try:
+        strip = scene.strip(row, min(columns), max(columns) + size)
+    except Rejected:
+        strip = None
+    for column in columns:
+        try:
+            yield scene.chip(strip or scene.strip(row, column, column + size), column)
+        except Rejected as rejected:
+            yield rejected
+
+
+def _check_options(config: ScenesConfig) -> None:
+    if config.stride < 0:
+        raise InputError(f"--stride {config.stride}: give 1 pixel or more, or 0 for the chip size")
+    if config.pixel_size < 0:
+        raise InputError(f"--pixel-size {config.pixel_size:g}: give a size above 0, or 0 for the image's own")
+    if not set(config.months) <= set(range(1, 13)):
+        raise InputError(f"--months {' '.join(map(str, config.months))}: give numbers from 1 to 12")
+    if config.max_days is not None and config.max_days < 0:
+        raise InputError(f"--max-days {config.max_days}: give 0 or more")
+
+
+def _expanded(patterns: tuple[str, ...]) -> list[str]:
+    """URLs, once each, also where two patterns name the same file."""
+    return list(dict.fromkeys(url for pattern in patterns for url in expand(pattern)))
+
+
+def _known(name: str, config: ScenesConfig) -> KeyFacts:
+    """What the keys of a scene's chips say of all of them; a scene is its file, if a pattern does not say."""
+    pattern = key_pattern(config.key_pattern) if config.key_pattern else None
+    known = facts(f"{name}_00000_00000", pattern)
+    return replace(known, scene=(pattern and known.scene) or name)
+
+
+def _nodata(image: Any) -> float | None:
+    """The value of missing pixels; None if there is none but NaN."""
+    if image.nodata is None or math.isnan(image.nodata):
+        return None
+    return float(image.nodata) if image.dtypes[0].startswith("float") else int(image.nodata)
+
+
+def _refuse_other_meaning(url: str, image: Any, schema: Schema) -> None:
+    """Refuse an image whose pixels mean something else than those of the first image."""
+    if _nodata(image) != schema.nodata:
+        raise InputError(f"{url}: nodata is {image.nodata}, not {schema.nodata} as in the first image")
+    if not is_as_wide(image, schema.pixel_size):
+        raise InputError(
+            f"{url}: pixels are {abs(image.transform.a):g} wide, not {schema.pixel_size:g} as in the first "
+            "image; resample all with --pixel-size"
+        )
+
+
+def _refuse_repeated_names(urls: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for url in urls:
+        other = seen.setdefault(scene_name(url), url)
+        if other != url:
+            raise InputError(f"{url}: has the same name as {other}; chips are named after scenes, rename one")

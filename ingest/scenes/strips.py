@@ -1,0 +1,184 @@
+"""One image and the rasters that serve it, all on the image's grid, read strip by strip from north to south.
+
+    with open_scene(config, schema, url, serving) as scene:
+        strip = scene.strip(row, left, right)          # rows `row` to `row` + chip size
+        raw = scene.chip(strip, column)
+
+Rows that the last strip had are kept, so that overlapping chips do not read them again. Height rasters are
+open only while strips reach them. What is read does not depend on where a strip begins or ends.
+"""
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.windows import Window
+
+from ingest.chips.check import HEIGHT_NODATA, INCOMPLETE, Rejected
+from ingest.chips.source import Raw
+from ingest.config import ScenesConfig
+from ingest.scenes.image_grid import GridRaster, Layer, band_numbers, open_image, source_of, trouble
+from ingest.scenes.scene_matching import Serving, scene_name
+from shards.errors import InputError
+from shards.format.missing import missing_values
+from shards.format.schema import Schema
+
+MASKED = "masked"
+
+
+class Strip(NamedTuple):
+    """Rows of an image, all of the same columns."""
+
+    top: int
+    left: int
+    image_CHW: NDArray[Any]
+    """As stored; nodata (of floats: NaN) where the two below are true, if there is such a value."""
+    outside_HW: NDArray[np.bool_]
+    """Beyond the footprint of a resampled image without a nodata value."""
+    masked_HW: NDArray[np.bool_]
+    height_HW: NDArray[np.float32]
+    """Metres; NaN where no raster has a value."""
+    source_HW: NDArray[np.uint16]
+    """Number of the raster that the height is from; their count where there is none."""
+
+    @property
+    def bottom(self) -> int:
+        """The row after the last."""
+        return self.top + len(self.outside_HW)
+
+    @property
+    def right(self) -> int:
+        """The column after the last."""
+        return self.left + int(self.outside_HW.shape[1])
+
+    def cut(self, top: int, left: int, bottom: int, right: int) -> "Strip":
+        """A part of it: views."""
+        part = np.s_[..., top - self.top : bottom - self.top, left - self.left : right - self.left]
+        arrays: list[Any] = [array[part] for array in self[2:]]
+        return Strip(top, left, *arrays)
+
+    def above(self, below: "Strip") -> "Strip":
+        """Both as one: a copy."""
+        pairs: Any = zip(self[2:], below[2:], strict=True)
+        return Strip(self.top, self.left, *(np.concatenate(pair, axis=-2) for pair in pairs))
+
+
+class OpenScene:
+    """An image and the rasters that serve it."""
+
+    def __init__(self, config: ScenesConfig, schema: Schema, url: str, serving: Serving) -> None:
+        """Open the image.
+
+        Raises:
+            Rejected: it cannot be opened.
+            OSError: it is remote, and cannot be opened.
+        """
+        self.config, self.schema, self.serving = config, schema, serving
+        self._opened = ExitStack()
+        with ExitStack() as opened:
+            try:
+                image = open_image(config, url, opened)
+                self._bands = band_numbers(config, url, image, schema)
+            except InputError as error:
+                raise trouble(url, error) from error
+            self._image = GridRaster(url, image)
+            resampling = Resampling[config.height_resampling]
+            self._heights = Layer(image, serving.heights, resampling, is_mask=False)
+            self._ground = Layer(image, serving.ground, resampling, is_mask=False)
+            self._masks = Layer(image, serving.masks, Resampling.nearest, is_mask=True)
+            for layer in (self._heights, self._ground, self._masks):
+                opened.callback(layer.close)
+            self._opened = opened.pop_all()
+        self._missing = schema.nodata if np.dtype(schema.dtype).kind != "f" else np.nan
+        self._last: Strip | None = None
+
+    def __enter__(self) -> "OpenScene":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+    def strip(self, top: int, left: int, right: int) -> Strip:
+        """Rows `top` to `top` + chip size, columns `left` to `right`; `top` never less than before.
+
+        Raises:
+            Rejected: a file is damaged there.
+            OSError: a remote raster cannot be read.
+        """
+        bottom, last = top + self.schema.chip_size, self._last
+        self._last = None  # of a strip that cannot be read nothing is kept
+        if last is None or not (last.top <= top < last.bottom and last.left <= left and right <= last.right):
+            strip = self._rows(top, left, bottom, right)
+        else:
+            strip = last.cut(top, left, min(bottom, last.bottom), right)
+            if last.bottom < bottom:
+                strip = strip.above(self._rows(last.bottom, left, bottom, right))
+        self._last = strip
+        return strip
+
+    def chip(self, strip: Strip, column: int) -> Raw:
+        """The chip of `strip` whose first column is `column`.
+
+        Raises:
+            Rejected: a pixel is missing, and the image has no value to say so.
+        """
+        chip = strip.cut(strip.top, column, strip.bottom, column + self.schema.chip_size)
+        if self._missing is None and chip.outside_HW.any():
+            raise Rejected(INCOMPLETE, "beyond the image's footprint")
+        if self._missing is None and chip.masked_HW.any():
+            raise Rejected(MASKED, f"{chip.masked_HW.mean():.1%} of image")
+        facts: dict[str, Any] = {}
+        first = int(chip.source_HW.min())
+        if first < len(self.serving.heights):
+            facts["source"] = scene_name(self.serving.heights[first].url)
+        return Raw(chip.image_CHW, chip.height_HW if self.schema.label else None, facts)
+
+    def _rows(self, top: int, left: int, bottom: int, right: int) -> Strip:
+        window = Window(left, top, right - left, bottom - top)
+        image_CHW = self._image.read(self._bands, window)
+        outside_HW = np.zeros(image_CHW.shape[1:], np.bool_)
+        data = self._image.data
+        if data.count > source_of(data).count:  # alpha, see open_image
+            outside_HW = self._image.read(data.count, window) == 0
+        masked_HW = self._masked(window)
+        if self._missing is not None:
+            image_CHW[:, outside_HW | masked_HW] = self._missing
+        height_HW, source_HW = _merged(self._heights, window)
+        if self.serving.ground:
+            height_HW -= _merged(self._ground, window)[0]
+        return Strip(top, left, image_CHW, outside_HW, masked_HW, height_HW, source_HW)
+
+    def _masked(self, window: Window) -> NDArray[np.bool_]:
+        """(rows, columns) where any mask has a value that makes a pixel unusable."""
+        masked_HW = np.zeros((window.height, window.width), np.bool_)
+        for _, raster, part in self._masks.within(window):
+            values_HW, alpha_HW = raster.read([1, raster.data.count], part)
+            drop_HW = np.isin(values_HW, self.config.mask_drop) & (alpha_HW > 0)
+            masked_HW[_place(part, window)] |= drop_HW
+        return masked_HW
+
+
+def _merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """Metres (rows, columns) from the first raster that has a value, NaN where none has; and its number."""
+    merged_HW = np.full((window.height, window.width), np.nan, np.float32)
+    number_HW = np.full(merged_HW.shape, len(layer.placed), np.uint16)
+    for number, raster, part in layer.within(window):
+        place = _place(part, window)
+        is_open_HW = np.isnan(merged_HW[place])
+        if is_open_HW.any():
+            values_HW = raster.read(1, part)
+            take_HW = is_open_HW & ~missing_values(values_HW, HEIGHT_NODATA)
+            merged_HW[place][take_HW] = values_HW[take_HW]
+            number_HW[place][take_HW] = number
+    return merged_HW, number_HW
+
+
+def _place(part: Window, window: Window) -> tuple[slice, slice]:
+    """Where `part` is in the array that was read of `window`."""
+    row, column = part.row_off - window.row_off, part.col_off - window.col_off
+    return slice(row, row + part.height), slice(column, column + part.width)

@@ -1,0 +1,5 @@
+"""Make synthetic chips for tests, load tests and the demo.
+
+synthetic_source   chips of any number
+landscape          the synthetic landscape
+"""

@@ -1,0 +1,246 @@
+"""`treeline inspect`: what a dataset holds, in words, as pictures, and as a page of both.
+
+print(inspect(InspectConfig("chips")))     # writes chips-inspect/index.html and the pictures beside it
+print(describe(open_dataset("chips")))     # the words alone
+"""
+
+import numpy as np
+import pyarrow.compute as pc
+
+from shards.commands.inspect_page import Duplicate, Findings, chips_of, page_of
+from shards.config import InspectConfig
+from shards.draw.charts import (
+    bands_chart,
+    is_geographic,
+    label_chart,
+    map_chart,
+    sample_picture,
+    sources_chart,
+)
+from shards.draw.html import number
+from shards.errors import InputError
+from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
+from shards.format.statistics import Counts, Statistics, Summary
+from shards.read.dataset import Dataset, open_dataset
+from shards.storage.objects import (
+    check_writable,
+    exists,
+    is_local,
+    join,
+    local_path,
+    name_of,
+    publish,
+    remove_file,
+)
+from shards.write.split_distance import shared_scenes, smallest_distances
+from shards.write.split_rule import BUFFER, Places, footprints, places_of
+
+PAGE = "index.html"
+FILES = {"chips": "chips.png", "map": "map.png", "bands": "bands.png", "label": "heights.png"}
+FILES |= {"sources": "sources.png"}
+"""File of each picture, below the folder."""
+MOST_SOURCES = 20
+"""Most sources in their picture."""
+
+
+def inspect(config: InspectConfig) -> str:
+    """Write the page and its pictures; return the page's facts as text.
+
+    Raises:
+        InputError: no dataset, no chips asked for, or a folder in the dataset or where none can be written.
+        DatasetError: a file of the dataset, or a shard of the sampled chips, is damaged.
+    """
+    if config.chips < 1:
+        raise InputError(f"--chips {config.chips}: give 1 or more")
+    dataset = open_dataset(config.data)
+    url = config.out or default_folder(config.data)
+    _refuse_inside(url, config.data)
+    check_writable(url)
+    findings = find_out(dataset)
+    pictures = pictures_of(dataset, findings, config.chips, config.seed)
+    for name, file in FILES.items():
+        if name in pictures:
+            publish(join(url, file), pictures[name])
+        elif exists(join(url, file)):  # of an earlier state of the dataset
+            remove_file(join(url, file))
+    publish(join(url, PAGE), page_of(dataset, findings, pictures).encode())
+    return f"{text_of(dataset, findings)}\n{'page':12}{join(url, PAGE)}"
+
+
+def default_folder(data: str) -> str:
+    """Return the page's folder: beside the dataset, never in it; here for a remote one."""
+    name = name_of(data)
+    if not is_local(data):
+        return f"{name}-inspect"
+    # "." has no name to add to.
+    beside = data.rstrip("/") if name.strip(".") else str(local_path(data).resolve())
+    return f"{beside}-inspect"
+
+
+def describe(dataset: Dataset) -> str:
+    """Say counts, rejections, how the splits are separated, and statistics of the training split."""
+    return text_of(dataset, find_out(dataset))
+
+
+def find_out(dataset: Dataset) -> Findings:
+    """Gather the facts about `dataset` from its manifest, its index and its statistics."""
+    manifest, schema = dataset.manifest, dataset.schema
+    counts = {split: manifest.samples(split) for split in SPLITS}
+    named = [f"{count:,} {split}" for split, count in counts.items() if count or split in ("train", "val")]
+    bands, rows, columns = schema.image_shape
+    rejected = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
+    duplicates = _duplicates(dataset)
+    places = places_of(dataset.index, schema)
+    placed = int(places.known().sum())
+    facts = {
+        "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
+        "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
+        "pixels": f"{schema.dtype}, {schema.pixel_size:g} of the CRS's units a side, nodata {schema.nodata}",
+        "label": f"{schema.label} {schema.label_unit}".strip() or "none",
+        "rejected": rejected or "none",
+        "shards": f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",
+        "duplicates": _about_duplicates(duplicates),
+        "positions": _about_positions(places, placed),
+        "distances": _about_distances(dataset, places, placed),
+        "scenes": _about_scenes(dataset, places),
+    }
+    url = manifest.url_of(dataset.url, STATISTICS)
+    return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates)
+
+
+def text_of(dataset: Dataset, findings: Findings) -> str:
+    """Say the facts line by line, then the statistics of the training split as a table."""
+    lines = [f"{subject:12}{said}" for subject, said in findings.facts.items()]
+    if not findings.statistics:
+        return "\n".join([*lines, f"{'statistics':12}none: no chip with pixels is in the training split"])
+    schema, statistics = dataset.schema, Statistics.from_json(findings.statistics)
+    rows: list[tuple[str, Summary, str]] = [
+        (name, band, f"{number(band.clamp_min)}..{number(band.clamp_max)}")
+        for name, band in statistics.bands.items()
+    ]
+    if statistics.height:
+        rows.append((f"{schema.label} {schema.label_unit}".strip(), statistics.height, ""))
+    width = max(12, *(len(name) + 1 for name, _, _ in rows))
+    head = "".join(f"{name:>10}" for name in ("mean", "std", "min", "p50", "p90", "p99", "max"))
+    lines.append(f"{'train':{width}}{head}  clamped to")
+    for name, summary, clamp in rows:
+        p = summary.percentiles
+        values = (summary.mean, summary.std, summary.minimum, p["50"], p["90"], p["99"], summary.maximum)
+        lines.append(f"{name:{width}}{''.join(f'{number(value):>10}' for value in values)}  {clamp}".rstrip())
+    return "\n".join(lines)
+
+
+def _duplicates(dataset: Dataset) -> list[Duplicate]:
+    index = dataset.index
+    copies = index.filter(pc.is_valid(index["duplicate_of"])).select(["key", "split", "duplicate_of"])
+    twins = pc.index_in(copies["duplicate_of"], value_set=index["key"])
+    twin_splits = index["split"].take(twins).to_pylist()
+    return [
+        Duplicate(row["key"], row["split"], row["duplicate_of"], twin_split or "")
+        for row, twin_split in zip(copies.to_pylist(), twin_splits, strict=True)
+    ]
+
+
+def _about_duplicates(duplicates: list[Duplicate]) -> str:
+    if not duplicates:
+        return "none"
+    across = sum(pair.split != pair.twin_split for pair in duplicates)
+    said = f"{len(duplicates):,} with the same pixels as an earlier chip"
+    return f"{said}, {across:,} of them as one of another split" if across else said
+
+
+def _about_positions(places: Places, placed: int) -> str:
+    if not placed:
+        return "unknown, so there is no map"
+    names = sorted({name for name in places.crs if name is not None})
+    systems = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"known of {placed:,} chips, in {systems or 'an unknown CRS'}"
+
+
+def _about_distances(dataset: Dataset, places: Places, placed: int) -> str:
+    """Say how near chips of two splits are to each other."""
+    if not placed:
+        return "unknown: no positions"
+    crs = _first_crs(places)
+    try:
+        distances = smallest_distances(dataset.index["split"].to_pylist(), places, crs)
+    except InputError as error:
+        return f"unknown: {error}"
+    if not distances:
+        return "none: all chips with a position are in one split"
+    said = (f"{one}-{other} {number(metres)} {_unit(crs)}" for (one, other), metres in distances.items())
+    several = len({name for name in places.crs if name is not None}) > 1
+    return ", ".join(said) + (f" (measured in {crs})" if several else "")
+
+
+def _about_scenes(dataset: Dataset, places: Places) -> str:
+    """Say how many chips show a scene that was trained on."""
+    held_out = [split for split in SPLITS[1:BUFFER] if dataset.manifest.samples(split)]
+    if not held_out or not dataset.manifest.samples("train"):
+        return f"none shared: no chip is {'in train' if held_out else 'held out'}"
+    if all(scene is None for scene in places.scenes):
+        return "unknown: no chip names its scene"
+    shared = shared_scenes(dataset.index["split"].to_pylist(), places.scenes)
+    told = (f"{shared[name]:,} of {dataset.manifest.samples(name):,} {name}" for name in held_out)
+    return f"{', '.join(told)} chips share a scene with train"
+
+
+def _first_crs(places: Places) -> str:
+    """Return the CRS of the first chip with a position, in which all are compared; "" if none is known."""
+    first = int(np.argmax(places.known()))
+    return places.crs[first] or ""
+
+
+def _unit(crs: str) -> str:
+    """Name the unit of coordinates in `crs`, which is a CRS or "" (unknown)."""
+    from rasterio.crs import CRS
+
+    if not crs:
+        return "units"
+    unit = "degrees" if is_geographic(crs) else CRS.from_user_input(crs).linear_units
+    return "m" if unit in ("metre", "meter") else str(unit)
+
+
+def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0) -> dict[str, bytes]:
+    """Draw everything there is to draw: PNG files by name (FILES), one of them of this many sampled chips."""
+    manifest, schema, index = dataset.manifest, dataset.schema, dataset.index
+    statistics = findings.statistics
+    pictures = {"chips": sample_picture(dataset, chips, seed)}
+    places = places_of(index, schema)
+    if places.known().any():
+        crs = _first_crs(places)
+        try:
+            centre_N2 = footprints(places, crs).centre_N2
+        except InputError:  # there is no such CRS: `_about_distances` says so
+            centre_N2, crs = np.stack([places.x_N, places.y_N], axis=1), ""
+        pictures["map"] = map_chart(centre_N2, index["split"].to_pylist(), crs, seed)
+    sources = chips_of(index, "source")
+    if len(sources) > 1:
+        first = dict(list(sources.items())[:MOST_SOURCES])
+        found = {name: source["height"] for name, source in statistics.get("sources", {}).items()}
+        means = {name: float(height["mean"]) for name, height in found.items() if height}
+        label = f"{schema.label} {schema.label_unit}".strip() if means else ""
+        pictures["sources"] = sources_chart(first, means, label)
+    if not statistics:
+        return pictures
+    counts = Counts.from_bytes(manifest.read(dataset.url, COUNTS))
+    tally, summaries = counts.total(), Statistics.from_json(statistics)
+    assert tally is not None, "there are statistics"
+    pictures["bands"] = bands_chart(schema, summaries, tally)
+    if summaries.height:
+        pictures["label"] = label_chart(schema, summaries.height, tally.height)
+    return pictures
+
+
+def _refuse_inside(url: str, data: str) -> None:
+    """Refuse to write into a dataset.
+
+    Raises:
+        InputError: `url` is `data` or lies below it.
+    """
+    if is_local(url) and is_local(data):
+        inside = local_path(url).resolve().is_relative_to(local_path(data).resolve())
+    else:
+        inside = f"{url.rstrip('/')}/".startswith(f"{data.rstrip('/')}/")
+    if inside:
+        raise InputError(f"--out {url}: lies in the dataset; choose another folder")

@@ -1,0 +1,81 @@
+"""`treeline split`: other chips of a dataset are held out. Shards stay as they are; the index says the split.
+
+Index, counts and statistics are written beside the old ones, and then the manifest, in one step. Pixels are
+read once, since statistics are of the training split. Plain WebDataset readers, which go by the folders of
+the shards, still see the old split: `treeline convert` to Zarr and back deals the chips to folders anew.
+"""
+
+from dataclasses import asdict, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.commands.convert import chips_of_shard
+from shards.config import SplitConfig
+from shards.format.manifest import COUNTS, INDEX, SPLITS, STATISTICS, Manifest, json_bytes
+from shards.format.statistics import Counts, statistics_json
+from shards.progress import progress
+from shards.read.dataset import Dataset, open_dataset
+from shards.storage.objects import check_writable
+from shards.write.assembly import ROWS_PER_GROUP, publish_files, replace_manifest, split_checksum
+from shards.write.split_rule import SplitRule, assign, places_of, resolved
+
+
+def resplit(config: SplitConfig) -> str:
+    """Hold out other chips; returns one line about it.
+
+    Raises:
+        InputError: the split needs positions that the dataset does not have.
+        DatasetError: a shard is damaged.
+    """
+    dataset = open_dataset(config.data)
+    check_writable(config.data)
+    places = places_of(dataset.index, dataset.schema)
+    rule = resolved(SplitRule.of(config), places)
+    splits = [str(split) for split in assign(rule, places)]
+    manifest = replace(
+        dataset.manifest,
+        splits={split: splits.count(split) for split in SPLITS},
+        split_rule=asdict(rule),
+        split_column=_column_checksum(dataset.manifest, splits),
+        generation=dataset.manifest.generation + 1,
+    )
+    counts = _counted(dataset, splits)
+    place = dataset.index.schema.get_field_index("split")
+    index = dataset.index.set_column(place, "split", pa.array(splits))
+    contents = {
+        INDEX: _parquet(index),
+        COUNTS: counts.to_bytes(),
+        STATISTICS: json_bytes(statistics_json(counts, dataset.schema)),
+    }
+    files = publish_files(config.data, contents, manifest.generation)
+    replace_manifest(config.data, replace(manifest, files=dataset.manifest.files | files))
+    said = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
+    return f"{config.data}: {said}"
+
+
+def _column_checksum(manifest: Manifest, splits: list[str]) -> str:
+    """That of the column, or "" where each shard's own split says the same."""
+    written = [shard.split for shard in manifest.shards for _ in range(shard.samples)]
+    return "" if written == splits else split_checksum(splits)
+
+
+def _counted(dataset: Dataset, splits: list[str]) -> Counts:
+    """The pixels of all training chips."""
+    counts = Counts()
+    with progress("count", splits.count("train"), "chips") as advance:
+        for number in range(len(dataset.manifest.shards)):
+            numbers = dataset.chips_of_shard(number)
+            training = [splits[chip] == "train" for chip in numbers]
+            if any(training):
+                chips = chips_of_shard(dataset, number)
+                chosen = [chip for chip, is_chosen in zip(chips, training, strict=True) if is_chosen]
+                counts += Counts.of_chips(chosen, dataset.schema.label)
+                advance(sum(training))
+    return counts
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, row_group_size=ROWS_PER_GROUP)
+    return bytes(buffer.getvalue())

@@ -1,0 +1,146 @@
+"""`treeline verify`: reads everything a dataset holds, and compares all that is there twice.
+
+Files and shards with their checksums, pixels with the index and its facts of heights, names and origins in
+tars with the index, counts with the manifest, statistics with the pixels; and what is there beside them.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from shards.commands.convert import chips_of_shard, splits_of_shard
+from shards.config import VerifyConfig
+from shards.errors import DatasetError, InputError
+from shards.format.index import index_rows
+from shards.format.manifest import COUNTS, FILES, MANIFEST, STATISTICS, read_json
+from shards.format.schema import Chip
+from shards.format.statistics import Counts, statistics_json
+from shards.progress import progress
+from shards.read.dataset import Dataset, open_dataset
+from shards.storage.checksum import content_checksum
+from shards.storage.objects import find_files, join, read_bytes
+
+Problems = list[str]
+
+
+def verify(config: VerifyConfig) -> Problems:
+    """One line for each thing that is off; none if the dataset is whole.
+
+    Raises:
+        InputError: there is no dataset.
+        DatasetError: its manifest is damaged, so that nothing can be compared.
+    """
+    dataset = open_dataset(config.data)
+    problems = [*_of_files(dataset)]
+    if problems:  # without a sound index, shards cannot be compared with it
+        return [*problems, *_of_unlisted(dataset)]
+    counts = Counts()
+    keys: dict[str, str] = {}
+    shards = dataset.manifest.shards
+    with progress("verify", sum(shard.samples for shard in shards), "chips") as advance:
+        for number, shard in enumerate(shards):
+            try:
+                chips = list(chips_of_shard(dataset, number))
+                problems += _of_shard(dataset, number, chips)
+                splits = splits_of_shard(dataset, number)
+                counts += Counts.of_chips(
+                    [c for c, split in zip(chips, splits, strict=True) if split == "train"],
+                    dataset.schema.label,
+                )
+                for chip in chips:
+                    if chip.key in keys:
+                        problems.append(f"{shard.name}: key {chip.key} is also in {keys[chip.key]}")
+                    keys.setdefault(chip.key, shard.name)
+            except (DatasetError, InputError) as error:
+                problems.append(str(error))
+            advance(shard.samples, f"problems: {len(problems):,}")
+    if not problems:  # of pixels that cannot all be read there is nothing to say
+        problems += _of_statistics(dataset, counts)
+    return [*problems, *_of_unlisted(dataset)]
+
+
+def _of_files(dataset: Dataset) -> Iterator[str]:
+    for name in sorted({*FILES, *dataset.manifest.files}):
+        try:
+            if name not in dataset.manifest.files:
+                yield f"{join(dataset.url, name)}: the manifest does not list it"
+                continue
+            url = dataset.manifest.url_of(dataset.url, name)
+            dataset.manifest.files[name].check(url, read_bytes(url))
+        except (DatasetError, InputError) as error:
+            yield str(error)
+
+
+def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]:
+    """A shard whose own checksum is right: is it what the index and the manifest say?"""
+    shard = dataset.manifest.shards[number]
+    url = join(dataset.url, shard.name)
+    numbers = dataset.chips_of_shard(number)
+    stated = dataset.index.slice(int(numbers[0]), len(numbers)).to_pylist()
+    splits = splits_of_shard(dataset, number)
+    rows = index_rows(chips, shard.split, shard.name, dataset.schema)
+    for row, found, split in zip(stated, rows, splits, strict=True):
+        found["split"] = split
+        wrong = [name for name, value in found.items() if not _equal(row[name], value)]
+        if wrong:
+            yield f"{url}: chip {row['key']}: its {', '.join(wrong)} in the index is not what its pixels say"
+    if content_checksum(stated) != shard.content:
+        yield f"{url}: keys and checksums in the index are not those of the manifest"
+    if dataset.manifest.shard_format == "tar":
+        yield from _of_tar(url, chips)
+
+
+def _equal(stated: Any, found: Any) -> bool:
+    # The index keeps facts of heights as float32.
+    return bool(np.float32(stated) == np.float32(found)) if isinstance(found, float) else stated == found
+
+
+def _of_tar(url: str, chips: list[Chip]) -> Iterator[str]:
+    """What others read in the tar: the members' names, arrays and origins."""
+    members: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(read_bytes(url)), mode="r:") as archive:
+        for info in archive:
+            content = archive.extractfile(info)
+            members[info.name] = content.read() if content else b""
+    for chip in chips:
+        for ending, array in (("image.npy", chip.image_CHW), ("height.npy", chip.height_HW)):
+            if not array.size:  # a dataset without labels
+                continue
+            member = members.get(f"{chip.key}.{ending}")
+            if member is None or not np.array_equal(
+                np.load(io.BytesIO(member), allow_pickle=False),
+                array,
+                equal_nan=array.dtype.kind == "f",
+            ):
+                yield f"{url}: {chip.key}.{ending} is missing or is another array"
+        origin = members.get(f"{chip.key}.json")
+        if origin is None or json.loads(origin) != chip.origin():
+            yield f"{url}: {chip.key}.json is missing or is not what the index says"
+
+
+def _of_statistics(dataset: Dataset, counts: Counts) -> Iterator[str]:
+    url = dataset.manifest.url_of(dataset.url, COUNTS)
+    if Counts.from_bytes(read_bytes(url)) != counts:
+        yield f"{url}: is not what the pixels of the training split say"
+    # Through JSON, as the stored ones went: tuples and lists are one there.
+    found = json.loads(json.dumps(statistics_json(counts, dataset.schema)))
+    url = dataset.manifest.url_of(dataset.url, STATISTICS)
+    if found != read_json(url):
+        yield f"{url}: is not what the pixels of the training split say"
+
+
+def _of_unlisted(dataset: Dataset) -> Iterator[str]:
+    """Files that look like parts of the dataset but are none."""
+    manifest = dataset.manifest
+    listed = {stored.name for shard in manifest.shards for stored in shard.objects}
+    listed |= {MANIFEST, *(stored.name for stored in manifest.files.values())}
+    for name in find_files(dataset.url):
+        # A folder of somebody else's tars may hold anything else besides; a tar without a chip is told.
+        is_theirs = manifest.shard_format == "webdataset" and not name.endswith(".tar")
+        is_hidden = name.rsplit("/", 1)[-1].startswith(".")  # what a desktop leaves in folders
+        if name not in listed and not (is_theirs or is_hidden):
+            yield f"{join(dataset.url, name)}: is not listed in {MANIFEST}"

@@ -1,0 +1,251 @@
+"""The figures of `treeline inspect`, as PNG bytes: bands, label, map, sources, sampled chips.
+
+Arrays and statistics in, pictures out; the same input gives the same bytes.
+
+    bands_chart(schema, statistics, tally)
+    map_chart(centre_N2, split_N, crs)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.draw.picture import (
+    BLUE,
+    EDGE,
+    FILL,
+    GREY,
+    GRID,
+    ORANGE,
+    PINK,
+    SMALL,
+    VERMILION,
+    colour_limits,
+    coloured_heights,
+    coloured_values,
+    composite,
+    draw_classes,
+    draw_colour_bar,
+    drawable,
+    legend_below,
+    new_figure,
+    png,
+    show,
+    tidy,
+)
+from shards.format.height_classes import COLOURS
+from shards.format.histogram import CENTIMETRES, HEIGHT, Histogram
+from shards.format.manifest import SPLITS
+from shards.format.schema import Schema
+from shards.format.statistics import LabelSummary, Statistics, Tally
+from shards.read.dataset import Dataset
+
+MOST_BANDS = 16
+"""Most panels of a figure; more are too small to be read."""
+MOST_POINTS = 50_000
+"""Most chips drawn on a map; more hide each other."""
+SPLIT_COLOURS = dict(zip(SPLITS, (BLUE, ORANGE, PINK, GREY), strict=True))
+MEAN, PERCENTILE, CLAMP = VERMILION, BLUE, "#222222"
+MARKED = {"1": "dotted", "50": "dashed", "99": "dotted"}
+"""Percentiles marked in the histograms of bands, with the style of their lines."""
+
+_BINS = 80
+_ACROSS = 4
+_PAIRS_PER_ROW = 4
+
+
+def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
+    """Draw how often the values of each band occur, with mean, percentiles and limits of the clamp.
+
+    Only the first MOST_BANDS bands are drawn.
+    """
+    bands = schema.bands[:MOST_BANDS]
+    across = min(_ACROSS, len(bands))
+    down = -(-len(bands) // across)
+    figure = new_figure(max(3.1 * across, 6.2), 2.3 * down + 0.5)
+    panels = figure.subplots(down, across, squeeze=False)
+    for empty in panels.ravel()[len(bands) :]:
+        empty.set_axis_off()
+    for axes, band, histogram in zip(panels.ravel(), bands, tally.bands, strict=False):
+        summary = statistics.bands[band]
+        p = summary.percentiles
+        low, high = min(summary.clamp_min, p["1"]), max(summary.clamp_max, p["99"])
+        edges = _edges(low, high, 0.0 if schema.dtype == "float32" else 1.0)
+        values, counts = histogram.pixels(schema.dtype, schema.nodata)
+        axes.hist(values, edges, weights=100 * counts / counts.sum(), histtype="stepfilled", color=FILL)
+        for limit in (summary.clamp_min, summary.clamp_max):
+            clamp = axes.axvline(limit, color=CLAMP, linewidth=1, label="limits of the clamp")
+        mean = axes.axvline(summary.mean, color=MEAN, linewidth=1.6, label="mean")
+        marks = [
+            axes.axvline(p[name], color=PERCENTILE, linestyle=style, linewidth=1.2, label=f"{name} %")
+            for name, style in MARKED.items()
+        ]
+        axes.set_title(drawable(band), fontsize=9)
+        axes.locator_params(nbins=5)
+        tidy(axes)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("% of pixels", fontsize=SMALL)
+    handles = [mean, clamp, *marks]
+    if len(bands) < len(schema.bands):
+        figure.suptitle(f"the first {len(bands)} of {len(schema.bands)} bands", fontsize=9)
+    legend_below(figure, handles)
+    return png(figure)
+
+
+def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> bytes:
+    """Draw how often a label's values occur, on a log scale; for heights also the share of each class."""
+    figure = new_figure(11 if summary.classes else 7, 3.6)
+    axes, *others = figure.subplots(1, 2 if summary.classes else 1, squeeze=False).ravel()
+    values, counts = histogram.labels(schema.label)
+    edges = _edges(summary.minimum, summary.maximum, 1 / CENTIMETRES)
+    axes.hist(values, edges, weights=counts, log=True, histtype="stepfilled", color=FILL)
+    unit = f" {schema.label_unit}".rstrip()
+    axes.axvline(summary.mean, color=MEAN, linewidth=1.6, label=drawable(f"mean: {summary.mean:.4g}{unit}"))
+    for name, style in {"50": "dashed", "90": "dashdot", "99": "dotted"}.items():
+        value = summary.percentiles[name]
+        text = drawable(f"{name} %: {value:.4g}{unit}")
+        axes.axvline(value, color=PERCENTILE, linestyle=style, linewidth=1.2, label=text)
+    axes.legend(frameon=False, fontsize=SMALL)
+    axes.set_xlabel(drawable(f"{schema.label}{f' ({schema.label_unit})' if unit else ''}"), fontsize=9)
+    axes.set_ylabel("pixels", fontsize=9)
+    tidy(axes)
+    for panel in others:
+        places = np.arange(len(summary.classes))
+        shares = 100 * np.array(list(summary.classes.values()))
+        bars = panel.barh(places, shares, color=COLOURS, edgecolor=EDGE, linewidth=0.5)
+        panel.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3, fontsize=SMALL)
+        panel.set_yticks(places, list(summary.classes))
+        panel.set(xlim=(0, 1.15 * shares.max()))
+        panel.set_xlabel("% of pixels", fontsize=9)
+        tidy(panel)
+    return png(figure)
+
+
+def map_chart(centre_N2: NDArray[np.float64], split_N: Sequence[str], crs: str, seed: int = 0) -> bytes:
+    """Draw where chips lie, coloured by split: at most MOST_POINTS of those with a position (not NaN).
+
+    Args:
+        centre_N2: x, y of chips in `crs`; at least one is known.
+        split_N: their splits.
+        crs: CRS named on the axes; "" if unknown.
+        seed: seed of the choice, where chips are too many.
+    """
+    known = np.flatnonzero(np.isfinite(centre_N2).all(axis=1))
+    drawn = np.sort(np.random.default_rng(seed).permutation(known)[:MOST_POINTS])
+    split_of_drawn = np.asarray(split_N, object)[drawn]
+    low_2, high_2 = centre_N2[drawn].min(axis=0), centre_N2[drawn].max(axis=0)
+    degrees = is_geographic(crs)
+    # A degree of longitude is shorter than one of latitude: equal on the ground, not on paper.
+    aspect = 1 / max(np.cos(np.radians((low_2[1] + high_2[1]) / 2)), 0.05) if degrees else 1.0
+    wide, tall = np.maximum(high_2 - low_2, (1e-6, 1e-9)) * (1, aspect)  # flat, for a single chip
+    figure = new_figure(8.5, float(np.clip(8.5 * tall / wide, 3.2, 8.5)) + 0.4)
+    axes = figure.subplots()
+    size = float(np.clip(8000 / drawn.size, 1.5, 40))
+    handles = []
+    for split in SPLITS:
+        chips = drawn[split_of_drawn == split]
+        if chips.size:
+            label = f"{split} ({np.count_nonzero(np.asarray(split_N, object)[known] == split):,})"
+            x_N, y_N = centre_N2[chips].T
+            dots = axes.scatter(x_N, y_N, s=size, c=SPLIT_COLOURS[split], linewidths=0, label=label)
+            handles.append(dots)
+    if drawn.size < known.size:
+        axes.set_title(f"{drawn.size:,} of {known.size:,} chips are drawn", fontsize=9)
+    axes.set_aspect(aspect, adjustable="datalim")
+    name = drawable(_shortened(crs)) or "unknown CRS"
+    axes.set_xlabel(f"{'longitude' if degrees else 'x'} ({name})", fontsize=9)
+    axes.set_ylabel("latitude" if degrees else "y", fontsize=9)
+    axes.locator_params(nbins=6)
+    axes.ticklabel_format(useOffset=False, style="plain")
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+    tidy(axes)
+    larger = float(np.sqrt(40 / size))  # a dot of a large dataset shows no colour
+    legend_below(figure, handles, fontsize=9, markerscale=larger)
+    return png(figure)
+
+
+def sources_chart(chips: dict[str, int], means: dict[str, float], label: str) -> bytes:
+    """Draw the chips of each height source, and the mean of its training labels; the first on top.
+
+    Args:
+        chips: number of chips by name of source.
+        means: mean label by name of source; a source may be missing.
+        label: name and unit of the label; "" if there is none, and one panel is enough.
+    """
+    figure = new_figure(9 if label else 6, 0.28 * len(chips) + 1.0)
+    panels = figure.subplots(1, 2 if label else 1, sharey=True, squeeze=False).ravel()
+    places = -np.arange(len(chips))
+    panels[0].barh(places, list(chips.values()), color=PERCENTILE)
+    panels[0].set_xlabel("chips", fontsize=9)
+    panels[0].set_yticks(places, [drawable(_shortened(name)) for name in chips])
+    for panel in panels[1:]:
+        panel.barh(places, [means.get(name, 0.0) for name in chips], color=MEAN)
+        panel.set_xlabel(drawable(f"mean {label}"), fontsize=9)
+    for panel in panels:
+        panel.locator_params(axis="x", nbins=5)
+        tidy(panel)
+    return png(figure)
+
+
+def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
+    """Draw `count` chips, each beside its label if it has one; heights in the colours of their classes."""
+    every = dataset.chips("all")
+    chosen = np.sort(np.random.default_rng(seed).permutation(every)[:count])
+    batch, schema = dataset.gather(chosen), dataset.schema
+    each = 2 if schema.label else 1
+    across = 2 * _PAIRS_PER_ROW
+    rows = -(-chosen.size * each // across)
+    figure = new_figure(1.6 * across, 1.9 * rows + 0.4)
+    panels = figure.subplots(rows, across, squeeze=False).ravel()
+    for empty in panels:
+        empty.set_axis_off()
+    keys = dataset.index["key"].take(chosen).to_pylist()
+    limits = colour_limits(batch.height_BHW)
+    for place, key in enumerate(keys):
+        rgb_HW3 = composite(batch.image_BCHW[place], schema.bands, schema.nodata)
+        show(panels[each * place], rgb_HW3, key[-24:])
+        if schema.label:
+            label_HW = batch.height_BHW[place]
+            is_height = schema.label == HEIGHT
+            rgb_HW3 = coloured_heights(label_HW) if is_height else coloured_values(label_HW, limits)
+            show(panels[2 * place + 1], rgb_HW3, _highest(label_HW, schema))
+    if schema.label == HEIGHT:
+        draw_classes(figure)
+    elif schema.label:
+        draw_colour_bar(figure, panels, limits, f"{schema.label} {schema.label_unit}".strip())
+    return png(figure)
+
+
+def is_geographic(crs: str) -> bool:
+    """Return whether coordinates in `crs` are degrees; those of an unknown CRS ("") are not."""
+    from rasterio.crs import CRS
+
+    return bool(crs) and bool(CRS.from_user_input(crs).is_geographic)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:37]}..."
+
+
+def _edges(low: float, high: float, step: float) -> NDArray[np.float64]:
+    """Return edges of at most _BINS bins from `low` to `high`, for values that are `step` apart.
+
+    Each bin holds equally many possible values: bins of 3 and of 4 would make a comb of a smooth
+    distribution. With step 0 any value is possible.
+    """
+    if not step:
+        room = max(high - low, abs(low) * 1e-3, 1e-6)
+        return np.linspace(low, low + room, _BINS + 1)
+    steps = round((high - low) / step) + 1
+    width = -(-steps // _BINS)
+    return np.asarray(low + step * (width * np.arange(-(-steps // width) + 1) - 0.5), np.float64)
+
+
+def _highest(label_HW: NDArray[np.float32], schema: Schema) -> str:
+    """Return the title of a label's picture."""
+    if np.isnan(label_HW).all():
+        return f"no {schema.label}"
+    highest = np.nanmax(label_HW)
+    return f"to {highest:.1f} m" if schema.label == HEIGHT else f"to {highest:.4g} {schema.label_unit}"

@@ -1,0 +1,283 @@
+"""dataset.json: what a dataset is. Written last and whole: a dataset exists entirely or not at all.
+
+<url>/dataset.json          this manifest
+<url>/index.parquet         one row per chip
+<url>/rejected.parquet      one row per chip that was refused, with its reason
+<url>/statistics.json       of the training split; the counts themselves are in counts.npz
+<url>/train/000000.tar ...  <url>/val/000000.tar ...      or  <url>/train.zarr, <url>/val.zarr
+
+The manifest has a checksum of itself, of every file and of every shard; the index has one of every chip.
+A change (`treeline ingest --append`, `treeline split`) writes new files beside the old, index.1.parquet say,
+and then a new manifest: there is never a moment without a whole dataset.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import DatasetError, InputError
+from shards.format.path_names import check_name
+from shards.format.schema import Schema
+from shards.storage.checksum import hexadecimal
+from shards.storage.objects import exists, join, publish, read_bytes
+
+FORMAT = "treeline"
+VERSION = 3
+MANIFEST = "dataset.json"
+INDEX = "index.parquet"
+REJECTED = "rejected.parquet"
+STATISTICS = "statistics.json"
+COUNTS = "counts.npz"
+FILES = (INDEX, REJECTED, STATISTICS, COUNTS)
+JOURNAL = ".ingest"
+"""The folder of what an ingest that is not finished knows."""
+UNFINISHED = ".unfinished"
+"""A file beside what another command is writing: with it, that may overwrite what it finds here."""
+SPLITS = ("train", "val", "test", "buffer")
+"""What chips are for. "buffer": for nothing, since they lie too near to chips of another split."""
+
+ShardFormat = Literal["tar", "zarr", "webdataset"]
+"""tar: equal rows, see shards.format.tar; zarr: see shards.format.zarr_v3; webdataset: somebody else's tars,
+as they are."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One file or object of the dataset."""
+
+    name: str
+    """Below the dataset's URL, e.g. train/000000.tar."""
+    nbytes: int
+    xxh3: str
+    """Checksum of all its bytes, sixteen hexadecimal digits."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @classmethod
+    def of(cls, name: str, data: bytes | NDArray[np.uint8]) -> "StoredObject":
+        """What is known of `data`, to be stored as `name`."""
+        return cls(name, len(data), hexadecimal(data))
+
+    def is_of(self, data: bytes | NDArray[np.uint8]) -> bool:
+        """Whether `data`, of the right size, are this object's bytes."""
+        return hexadecimal(data) == self.xxh3
+
+    def check(self, url: str, data: bytes | NDArray[np.uint8]) -> None:
+        """Refuse `data`, read from `url`, if it is not this object.
+
+        Raises:
+            DatasetError: another size or checksum.
+        """
+        if len(data) != self.nbytes:
+            raise DatasetError(f"{url}: {len(data):,} bytes instead of {self.nbytes:,}; copy it again")
+        if not self.is_of(data):
+            raise DatasetError(
+                f"{url}: its {self.nbytes:,} bytes are not those that were written; copy it again"
+            )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some chips of one split: one tar, or a Zarr shard of each array."""
+
+    split: str
+    samples: int
+    content: str
+    """Checksum of keys and pixels (`shards.storage.checksum.content_checksum`), whatever the format."""
+    objects: tuple[StoredObject, ...]
+
+    def __post_init__(self) -> None:
+        check_name(self.split, SPLITS)
+
+    @property
+    def name(self) -> str:
+        """That of its first object: what the index calls the shard."""
+        return self.objects[0].name
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return sum(stored.nbytes for stored in self.objects)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contract of a dataset."""
+
+    schema: Schema
+    shard_format: ShardFormat
+    shard_chips: int
+    """Chips in a full shard."""
+    shards: tuple[Shard, ...]
+    files: dict[str, StoredObject]
+    """The index and whatever else is beside the shards, by what it is called in a dataset's first state."""
+    rejected: dict[str, int]
+    """Refused chips by reason."""
+    splits: dict[str, int]
+    """Chips of each split."""
+    made_by: dict[str, Any] = field(default_factory=dict)
+    """Code version and configuration; enough to make it again."""
+    split_rule: dict[str, Any] = field(default_factory=dict)
+    """What `shards.write.split_rule.SplitRule` was followed, so that chips added later are treated alike."""
+    split_column: str = ""
+    """Checksum of the index's column "split", if that says which split a chip is in, and its shard does not:
+    after `treeline split`."""
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Columns of the index beyond those of every dataset: name and type."""
+    generation: int = 0
+    """How often it was changed."""
+
+    def samples(self, split: str) -> int:
+        """How many chips `split` holds."""
+        return self.splits.get(split, 0)
+
+    def url_of(self, url: str, name: str) -> str:
+        """Where the file that is called `name` is now, in a dataset at `url`."""
+        return join(url, self.files[name].name)
+
+    def read(self, url: str, name: str) -> bytes:
+        """The file that is called `name`, of a dataset at `url`.
+
+        Raises:
+            DatasetError: it is not what was written.
+        """
+        where = self.url_of(url, name)
+        try:
+            data = read_bytes(where)
+        except InputError as error:
+            raise DatasetError(f"{where}: a file of the dataset cannot be read ({error})") from error
+        self.files[name].check(where, data)
+        return data
+
+    def shards_of(self, split: str) -> tuple[Shard, ...]:
+        """The shards that were written for "train", "val", ..., or for any ("all"), in order."""
+        return tuple(shard for shard in self.shards if split in (shard.split, "all"))
+
+    @cached_property
+    def first_chip(self) -> NDArray[np.int64]:
+        """(shards + 1,): the number of each shard's first chip, and of all chips."""
+        return np.cumsum([0, *(shard.samples for shard in self.shards)])
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits: others for any other key, pixel or order, the same in every format."""
+        content: list[Any] = [self.schema.to_json(), [[s.split, s.samples, s.content] for s in self.shards]]
+        if self.split_column:
+            content.append(self.split_column)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, the last of which is a checksum of the others."""
+        values = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": self.fingerprint,
+            "schema": self.schema.to_json(),
+            "splits": self.splits,
+            "rejected": self.rejected,
+            "shard_format": self.shard_format,
+            "shard_chips": self.shard_chips,
+            "shards": [asdict(shard) for shard in self.shards],
+            "files": {name: asdict(stored) for name, stored in self.files.items()},
+            "made_by": self.made_by,
+            "split_rule": self.split_rule,
+            "split_column": self.split_column,
+            "attributes": self.attributes,
+            "generation": self.generation,
+        }
+        return {**values, "sha256": _digest(values)}
+
+
+_PLAIN = (
+    *("shard_format", "shard_chips", "rejected", "splits", "made_by"),
+    *("split_rule", "split_column", "attributes", "generation"),
+)
+_PARTS = ("schema", "shards", "files", *_PLAIN, "sha256")
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(url: str, values: dict[str, Any]) -> None:
+    """Publish `values` as JSON."""
+    publish(url, json_bytes(values))
+
+
+def json_bytes(values: dict[str, Any]) -> bytes:
+    """`values` as indented JSON with a final line end."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
+    """The JSON object at `url`.
+
+    Raises:
+        InputError: none is there.
+        DatasetError: it is not the file that was `expected`.
+    """
+    data = read_bytes(url)
+    if expected is not None:
+        expected.check(url, data)
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{url}: not a JSON file ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{url}: not a JSON object")
+    return values
+
+
+def refuse_existing(url: str) -> None:
+    """Refuse to write where a dataset is already.
+
+    Raises:
+        InputError: there is one.
+    """
+    if exists(join(url, MANIFEST)):
+        raise InputError(f"{url}: already holds a dataset; choose another --out or delete it first")
+
+
+def read_manifest(url: str) -> Manifest:
+    """The manifest of the dataset at `url`.
+
+    Raises:
+        InputError: there is none, or one of another format, or with names that lead elsewhere.
+        DatasetError: it was damaged.
+    """
+    if not exists(join(url, MANIFEST)):
+        if any(exists(join(url, name)) for name in (JOURNAL, UNFINISHED)):
+            raise InputError(f"{url}: no dataset here yet; run the command again that makes it, to finish it")
+        raise InputError(f"{url}: no dataset here ({MANIFEST} is missing); make one with treeline ingest")
+    where = join(url, MANIFEST)
+    values = read_json(where)
+    if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
+        found = f"{values.get('format')} {values.get('version')}"
+        raise InputError(f"{where}: dataset format {found} is not {FORMAT} {VERSION}; ingest it again")
+    missing = [name for name in _PARTS if name not in values]
+    if missing:
+        raise InputError(f"{where}: is not a whole manifest ({', '.join(missing)} missing); copy it again")
+    if values.pop("sha256") != _digest(values):
+        raise DatasetError(f"{where}: is not what was written (its checksum differs); copy it again")
+    try:
+        for split in values["splits"]:
+            check_name(split, SPLITS)
+        return Manifest(
+            schema=Schema.from_json(values["schema"]),
+            shards=tuple(map(shard_from_json, values["shards"])),
+            files={name: StoredObject(**stored) for name, stored in values["files"].items()},
+            **{name: values[name] for name in _PLAIN},
+        )
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def shard_from_json(values: dict[str, Any]) -> Shard:
+    """The inverse of `asdict`."""
+    return Shard(**{**values, "objects": tuple(StoredObject(**stored) for stored in values["objects"])})

@@ -1,0 +1,255 @@
+"""Statistics in one pass, exact for integer pixels: from how often each value occurs
+(`shards.format.histogram`).
+
+Counts add, in any grouping and order, and everything else follows from them: mean, standard deviation,
+percentiles, the clamp, and mean and deviation after clamping, which otherwise need a second pass. They are
+kept for each height source and sensor, so that both can be told apart later.
+
+    counts = Counts.of_chips(chips)            # any number of times, on any number of machines
+    statistics = summarise((counts + other_counts).total(), schema)
+"""
+
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.format.height_classes import EDGES, NAMES
+from shards.format.histogram import HEIGHT, SKETCH_ERROR, Histogram, count_labels, count_pixels
+from shards.format.schema import Chip, Schema
+
+PERCENTILES = (1, 2, 5, 25, 50, 75, 90, 95, 98, 99)
+CLAMP_DEVIATIONS = 3.0
+"""Pixels are clamped to (0, mean + 3 standard deviations), as the regressors trained so far were; float32
+pixels, which may be decibels below 0, to (mean - 3, mean + 3 standard deviations)."""
+UNKNOWN = "unknown"
+"""What statistics call the chips of which a source or a sensor is not known."""
+COUNTED_CHIPS = 16
+"""Chips counted at a time: their band stays in a core's cache."""
+
+Group = tuple[str, str]
+"""Height source and sensor of some chips; "" where not known."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often each value occurs in each band and in the height."""
+
+    bands: tuple[Histogram, ...]
+    height: Histogram
+
+    @classmethod
+    def of(cls, image_NCHW: NDArray[Any], height_NHW: NDArray[np.float32], label: str = HEIGHT) -> "Tally":
+        """Of stored pixels (chips, bands, rows, columns) and labels (chips, rows, columns)."""
+        bands = tuple(count_pixels(image_NCHW[:, band]) for band in range(image_NCHW.shape[1]))
+        return cls(bands, count_labels(height_NHW, label))
+
+    def __add__(self, other: "Tally") -> "Tally":
+        bands = tuple(mine + theirs for mine, theirs in zip(self.bands, other.bands, strict=True))
+        return Tally(bands, self.height + other.height)
+
+
+@dataclass
+class Counts:
+    """The tallies of chips by height source and sensor."""
+
+    tallies: dict[Group, Tally] = field(default_factory=dict)
+
+    @classmethod
+    def of_chips(cls, chips: Sequence[Chip], label: str = HEIGHT) -> "Counts":
+        """Of all pixels of `chips`."""
+        groups: dict[Group, list[Chip]] = {}
+        for chip in chips:
+            groups.setdefault((chip.source or "", chip.sensor or ""), []).append(chip)
+        counts = cls()
+        for group, members in groups.items():
+            for start in range(0, len(members), COUNTED_CHIPS):
+                piece = members[start : start + COUNTED_CHIPS]
+                image_NCHW = np.stack([chip.image_CHW for chip in piece])
+                height_NHW = np.stack([chip.height_HW for chip in piece])
+                counts._add(group, Tally.of(image_NCHW, height_NHW, label))
+        return counts
+
+    def __add__(self, other: "Counts") -> "Counts":
+        both = Counts(dict(self.tallies))
+        for group, tally in other.tallies.items():
+            both._add(group, tally)
+        return both
+
+    def _add(self, group: Group, tally: Tally) -> None:
+        self.tallies[group] = self.tallies[group] + tally if group in self.tallies else tally
+
+    def total(self) -> Tally | None:
+        """Of all chips; None of no chip."""
+        return _sum(self.tallies.values())
+
+    def of_part(self, part: int) -> dict[str, Tally]:
+        """By height source (part 0) or by sensor (part 1), in the order of their names."""
+        parts: dict[str, Tally] = {}
+        for group, tally in self.tallies.items():
+            # Chips whose source is called "unknown" and chips without one are counted together.
+            name = group[part] or UNKNOWN
+            parts[name] = parts[name] + tally if name in parts else tally
+        return dict(sorted(parts.items()))
+
+    def to_bytes(self, compressed: bool = True) -> bytes:
+        """An .npz: "groups" (JSON) and the arrays of each; the same counts give the same bytes."""
+        groups = sorted(self.tallies)
+        firsts: list[list[int]] = []
+        arrays: dict[str, NDArray[Any]] = {}
+        for number, group in enumerate(groups):
+            tally = self.tallies[group]
+            histograms = [histogram.trimmed() for histogram in (*tally.bands, tally.height)]
+            firsts.append([histogram.first for histogram in histograms])
+            for place, histogram in enumerate(histograms):
+                arrays[f"{number}.{place}"] = histogram.counts_L
+        text = json.dumps({"groups": groups, "firsts": firsts})
+        buffer = io.BytesIO()
+        save = np.savez_compressed if compressed else np.savez
+        save(buffer, allow_pickle=False, groups=np.frombuffer(text.encode(), np.uint8), **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Counts":
+        """The inverse of `to_bytes`."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            stored = json.loads(arrays["groups"].tobytes())
+            tallies: dict[Group, Tally] = {}
+            for number, (group, firsts) in enumerate(zip(stored["groups"], stored["firsts"], strict=True)):
+                histograms = [
+                    Histogram(first, arrays[f"{number}.{place}"]) for place, first in enumerate(firsts)
+                ]
+                tallies[group[0], group[1]] = Tally(tuple(histograms[:-1]), histograms[-1])
+        return cls(tallies)
+
+
+def _sum(tallies: Iterable[Tally]) -> Tally | None:
+    total: Tally | None = None
+    for tally in tallies:
+        total = tally if total is None else total + tally
+    return total
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One band (in stored units) or the height (in metres). Deviations are of the population (no n - 1)."""
+
+    count: int
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    percentiles: dict[str, float]
+    """"90": the smallest value that at least 90 % of the pixels do not exceed, and so on."""
+
+
+@dataclass(frozen=True)
+class BandSummary(Summary):
+    """A band, and what the regressor's first layer needs."""
+
+    clamp_max: float
+    """mean + 3 std, in stored units: pixels are clamped to (clamp_min, clamp_max), then scaled to 0..1."""
+    clamped_mean: float
+    """Mean of the clamped, scaled (0..1) pixels."""
+    clamped_std: float
+    """Standard deviation of the clamped, scaled (0..1) pixels."""
+    clamp_min: float = 0.0
+    """0 for integer pixels, mean - 3 std for float32."""
+
+
+@dataclass(frozen=True)
+class LabelSummary(Summary):
+    """The height, or another label."""
+
+    classes: dict[str, float] = field(default_factory=dict)
+    """Of heights: the share (0..1) of pixels in each of `shards.format.height_classes`."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the training split: each band by name, in stored order, and the height."""
+
+    bands: dict[str, BandSummary]
+    height: LabelSummary | None
+    """None in a dataset without labels."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Statistics":
+        """The inverse of `to_json`."""
+        bands = {name: BandSummary(**band) for name, band in values["bands"].items()}
+        return cls(bands, LabelSummary(**values["height"]) if values["height"] else None)
+
+
+def statistics_json(counts: Counts, schema: Schema) -> dict[str, Any]:
+    """What statistics.json holds: of all training chips, then by "sources" and by "sensors"; {} of none."""
+    total = counts.total()
+    statistics = summarise(total, schema) if total else None
+    if statistics is None:
+        return {}
+
+    def each(part: int) -> dict[str, Any]:
+        found = {name: summarise(tally, schema) for name, tally in counts.of_part(part).items()}
+        return {name: one.to_json() for name, one in found.items() if one is not None}
+
+    return {**statistics.to_json(), "sources": each(0), "sensors": each(1)}
+
+
+def summarise(tally: Tally, schema: Schema) -> Statistics | None:
+    """The statistics that `tally` holds, nodata left out; None where a band or the label has no value."""
+    bands: dict[str, BandSummary] = {}
+    for name, histogram in zip(schema.bands, tally.bands, strict=True):
+        values, counts = histogram.pixels(schema.dtype, schema.nodata)
+        if not values.size:
+            return None
+        bands[name] = _band_summary(values, counts, schema.dtype == "float32")
+    if not schema.label:
+        return Statistics(bands, None)
+    heights, counts = tally.height.labels(schema.label)
+    if not heights.size:
+        return None
+    classes = _classes(heights, counts) if schema.label == HEIGHT else {}
+    return Statistics(bands, LabelSummary(**asdict(_summary(heights, counts)), classes=classes))
+
+
+def _band_summary(values: NDArray[np.float64], counts: NDArray[np.int64], signed: bool) -> BandSummary:
+    summary = _summary(values, counts)
+    low = summary.mean - CLAMP_DEVIATIONS * summary.std if signed else 0.0
+    high = summary.mean + CLAMP_DEVIATIONS * summary.std
+    # A band that is dark or constant throughout must not be divided by zero: 1e20 + 1 is 1e20 in float64.
+    if not signed or high == low:
+        high = max(high, low + max(1.0, abs(low) * SKETCH_ERROR))
+    mean, std = _mean_and_std((np.clip(values, low, high) - low) / (high - low), counts)
+    return BandSummary(**asdict(summary), clamp_max=high, clamped_mean=mean, clamped_std=std, clamp_min=low)
+
+
+def _mean_and_std(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:
+    """Exactly rounded sums (fsum), so that the result depends on nothing but the counts."""
+    total = int(counts.sum())
+    mean = math.fsum(values * counts) / total
+    return mean, math.sqrt(math.fsum((values - mean) ** 2 * counts) / total)
+
+
+def _summary(values: NDArray[np.float64], counts: NDArray[np.int64]) -> Summary:
+    cumulative = np.cumsum(counts)
+    total = int(cumulative[-1])
+    mean, std = _mean_and_std(values, counts)
+    # Integer arithmetic: the rank of the 90th percentile of 10 pixels is 9, never 9.000000001.
+    ranks = {str(percent): -(-percent * total // 100) for percent in PERCENTILES}
+    percentiles = {name: float(values[np.searchsorted(cumulative, rank)]) for name, rank in ranks.items()}
+    return Summary(total, float(values[0]), float(values[-1]), mean, std, percentiles)
+
+
+def _classes(heights: NDArray[np.float64], counts: NDArray[np.int64]) -> dict[str, float]:
+    # Heights are whole centimetres here: 1 mm, the first class's upper edge, is met by 0 alone.
+    place = np.searchsorted(EDGES[1:-1], heights, side="right")
+    shares = np.bincount(place, weights=counts, minlength=len(NAMES)) / counts.sum()
+    return dict(zip(NAMES, shares.tolist(), strict=True))

@@ -1,0 +1,282 @@
+"""A raster on the pixels of another grid, finer or coarser, in any CRS: which value does a pixel get?
+
+One of three rules says it. What a pixel gets depends on where it is alone, to the last bit, and not on what
+is read with it: this holds for all three, and one test holds them to it.
+
+| rule | what a pixel gets | used for |
+|---|---|---|
+| `resampled`, read by `read_on_grid` | GDAL's nearest, bilinear or average; places to 1/8 pixel | chips |
+| `Bilinear` | GDAL's bilinear, places exact, memory bounded | mosaics |
+| `area_means` | the mean over its area; none where less than half of it has values | scores of maps |
+
+Why not one of them for all: docs/benchmarks.md, "Rasters on another grid".
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioIOError, WarpOperationError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import reproject
+from rasterio.windows import Window
+
+from shards.errors import InputError, one_line
+from shards.raster.grid import Grid, half_turn
+from shards.raster.opening import read_window
+
+TILE = 512
+"""Pixels along each side of what `Bilinear` resamples at a time."""
+READ_PIXELS = 1 << 21
+"""Most pixels of a raster that `area_means` reads at a time: 16 MB of float64."""
+LEAST_COVERED = 0.5
+"""Share of a pixel's area that must have values."""
+SNAP = 2.0**20
+"""Places are rounded to 1 / SNAP of a raster's pixel, much less than they are known to: then rounding errors
+of coordinates reach no neighbour, and areas are exact."""
+
+
+# --- any of GDAL's resamplings, block by block ---
+
+
+def resampled(raster: Any, grid: Grid, resampling: Resampling, **options: Any) -> WarpedVRT:
+    """Return an open raster as one that has the pixels of `grid`; the caller closes it.
+
+    Args:
+        raster: the raster.
+        grid: whose pixels it gets.
+        resampling: how a value is made of those around it.
+        options: other ones of WarpedVRT, on nodata and alpha.
+    """
+    place = {"crs": grid.crs, "transform": grid.transform, "height": grid.height, "width": grid.width}
+    return WarpedVRT(raster, resampling=resampling, **place, **options)
+
+
+def read_on_grid(raster: Any, indexes: int | list[int], window: Window) -> NDArray[Any]:
+    """Read (rows, columns), or with a list of bands (bands, rows, columns), of a raster, resampled or not.
+
+    Raises:
+        InputError: its file is damaged.
+    """
+    pieces = [
+        [read_window(raster, indexes=indexes, window=part) for part in row] for row in _pieces(raster, window)
+    ]
+    if len(pieces) == len(pieces[0]) == 1:
+        return np.asarray(pieces[0][0])
+    return np.concatenate([np.concatenate(row, axis=-1) for row in pieces], axis=-2)
+
+
+def _pieces(raster: Any, window: Window) -> list[list[Window]]:
+    """Windows that together are `window`, in rows from north to south.
+
+    GDAL warps a window of more rows than a block, or the whole raster, at once and not block by block, and
+    approximates it as it goes: then a pixel depends on the window, and not on where it is alone
+    (VRTWarpedDataset::IRasterIO in GDAL's frmts/vrt/vrtwarped.cpp).
+    """
+    if not isinstance(raster, WarpedVRT):
+        return [[window]]
+    most, bottom = raster.block_shapes[0][0], window.row_off + window.height
+    tops = range(window.row_off, bottom, most)
+    is_whole = len(tops) == 1 and (window.height, window.width) == raster.shape and window.width > 1
+    spans = [(window.col_off, window.width)]
+    if is_whole:
+        spans = [(0, window.width // 2), (window.width // 2, window.width - window.width // 2)]
+    return [[Window(left, top, width, min(most, bottom - top)) for left, width in spans] for top in tops]
+
+
+# --- between four pixels ---
+
+
+@dataclass(frozen=True)
+class Bilinear:
+    """A band of a raster on a grid without an end, whose windows may have negative offsets."""
+
+    raster: Any
+    number: int
+    """1, 2, ...: the band."""
+    nodata: float
+    crs: CRS
+    anchor: Affine
+    """(column, row) on the grid -> (x, y) in units of the CRS."""
+    place: Window
+    """Pixels of the grid beyond which the raster has nothing."""
+    scales: tuple[float, float]
+    """Pixels of the grid for one of the raster, along a row and a column of the grid, at most 1. Else GDAL
+    takes them from each tile, and tiles at an edge have others."""
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """Read (rows, columns) of a window within the place; NaN where the nearest pixel has no value.
+
+        Tiles are the same for every window, since GDAL may choose another way between two CRSs for another.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        (top, bottom), (left, right) = window.toranges()
+        row, column = top - (top - self.place.row_off) % TILE, left - (left - self.place.col_off) % TILE
+        tiles = [
+            [self._tile(first_row, first) for first in range(column, right, TILE)]
+            for first_row in range(row, bottom, TILE)
+        ]
+        values_HW = np.concatenate([np.concatenate(of_row, axis=1) for of_row in tiles])
+        return values_HW[top - row : bottom - row, left - column : right - column]
+
+    def _tile(self, row: int, column: int) -> NDArray[np.float32]:
+        """Resample the tile that begins there.
+
+        Band by band: of several together GDAL fills a hole from its edges where another band has none. And
+        not by a WarpedVRT, which rasterio 1.4 does not make with a tolerance of 0.
+        """
+        (_, bottom), (_, right) = self.place.toranges()
+        values_HW = np.full((min(TILE, bottom - row), min(TILE, right - column)), np.nan, np.float32)
+        try:
+            reproject(
+                rasterio.band(self.raster, self.number),
+                values_HW,
+                src_nodata=self.nodata,
+                dst_crs=self.crs,
+                dst_transform=self.anchor @ Affine.translation(column, row),
+                dst_nodata=np.nan,
+                resampling=Resampling.bilinear,
+                tolerance=0,
+                XSCALE=self.scales[0],
+                YSCALE=self.scales[1],
+            )
+        except (WarpOperationError, RasterioIOError) as error:
+            raise InputError(
+                f"{self.raster.name}: cannot be read or resampled ({one_line(error.__cause__ or error)})"
+            ) from error
+        return values_HW
+
+
+# --- the mean over a pixel's area ---
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Pixels in some CRS, each as a parallelogram: its middle, and the steps to the next column and row."""
+
+    middle_2HW: NDArray[np.float64]
+    column_2HW: NDArray[np.float64]
+    row_2HW: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, grid: Grid, rows: range, columns: range, crs: CRS) -> "Areas":
+        """See pixels of `grid` in `crs`; NaN where one has no place there."""
+        row_edges, column_edges = (np.arange(span.start, span.stop + 1) for span in (rows, columns))
+        corner_2HW = grid.corners(row_edges, column_edges, crs)
+        first_2HW = corner_2HW[:, :-1, :-1]
+        others = (corner_2HW[:, :-1, 1:], corner_2HW[:, 1:, :-1], corner_2HW[:, 1:, 1:])
+        right, below, opposite = (other - first_2HW for other in others)
+        if crs.is_geographic:
+            for step_2HW in (right, below, opposite):
+                step_2HW[0] = half_turn(step_2HW[0])
+        middle_2HW = first_2HW + (right + below + opposite) / 4
+        return cls(middle_2HW, (right + opposite - below) / 2, (below + opposite - right) / 2)
+
+    def boxes(self, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(2, H, W) lowest and highest column and row of each in pixels of `grid`, which has their CRS.
+
+        A box has the area of the pixel and its middle. Where the grids are turned against each other it is
+        the pixel turned upright: a box around its corners would be too large, up to twice.
+        """
+        middle_2HW = grid.pixels(grid.nearest_turn(self.middle_2HW))
+        column_2HW, row_2HW = grid.steps(self.column_2HW), grid.steps(self.row_2HW)
+        half_2HW = np.sqrt(column_2HW**2 + row_2HW**2) / 2
+        return _snapped(middle_2HW - half_2HW), _snapped(middle_2HW + half_2HW)
+
+
+def area_means(
+    read: Callable[[Window], NDArray[np.float64]], own: Grid, areas: Areas, wanted_HW: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(rows, columns) the mean of a raster over each area that is wanted; NaN elsewhere, see `area_average`.
+
+    Args:
+        read: gives the raster's values in a window, NaN where there is none.
+        own: the raster's grid.
+        areas: in its CRS.
+        wanted_HW: which of them.
+    """
+    low_2HW, high_2HW = areas.boxes(own)
+    shape = np.array([own.width, own.height])[:, None, None]
+    # Also False where a place is not finite.
+    reached_HW = (
+        wanted_HW & ((low_2HW < shape) & (high_2HW > 0)).all(0) & np.isfinite(low_2HW + high_2HW).all(0)
+    )
+    mean_HW = np.full(wanted_HW.shape, np.nan)
+    mean_HW[reached_HW] = _averages(read, own, low_2HW[:, reached_HW], high_2HW[:, reached_HW])
+    return mean_HW
+
+
+def _averages(
+    read: Callable[[Window], NDArray[np.float64]],
+    own: Grid,
+    low_2N: NDArray[np.float64],
+    high_2N: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(N,) the mean over each box; boxes reach into the raster."""
+    count = low_2N.shape[1]
+    if not count:
+        return np.zeros(0)
+    first = np.maximum(np.floor(low_2N.min(1)), 0).astype(int)
+    stop = np.minimum(np.ceil(high_2N.max(1)), (own.width, own.height)).astype(int)
+    size = stop - first
+    if size.prod() > READ_PIXELS and count > 1:
+        halves = np.s_[:, : count // 2], np.s_[:, count // 2 :]
+        return np.concatenate([_averages(read, own, low_2N[half], high_2N[half]) for half in halves])
+    values_HW = read(Window(*first.tolist(), *size.tolist()))
+    return area_average(values_HW, low_2N - first[:, None], high_2N - first[:, None])
+
+
+def area_average(
+    values_HW: NDArray[np.float64], low_2N: NDArray[np.float64], high_2N: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N,) mean of the values in each box, weighted by area; NaN where less than half of it has a value.
+
+    Args:
+        values_HW: NaN where there is none; there is none beyond them either.
+        low_2N: lowest column and row of each box.
+        high_2N: highest column and row.
+    """
+    known_HW = np.isfinite(values_HW)
+    value_P, known_P = np.where(known_HW, values_HW, 0.0).ravel(), known_HW.ravel().astype(np.float64)
+    height, width = values_HW.shape
+    weighted_columns = list(_weighted(low_2N[0], high_2N[0], width))
+    total_N, covered_N = np.zeros(low_2N.shape[1]), np.zeros(low_2N.shape[1])
+    for row_N, row_weight_N in _weighted(low_2N[1], high_2N[1], height):
+        for column_N, column_weight_N in weighted_columns:
+            place_N = row_N * width + column_N
+            weight_N = row_weight_N * column_weight_N * known_P[place_N]
+            total_N += weight_N * value_P[place_N]
+            covered_N += weight_N
+    area_N = (high_2N - low_2N).prod(0)
+    enough_N = (covered_N > 0) & (covered_N >= LEAST_COVERED * area_N)
+    mean_N = np.full(len(total_N), np.nan)
+    mean_N[enough_N] = total_N[enough_N] / covered_N[enough_N]
+    return mean_N
+
+
+def _weighted(
+    low_N: NDArray[np.float64], high_N: NDArray[np.float64], length: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    """Along one axis: each box's first pixel and how much of it is in the box, its second one, ...
+
+    Of pixels beyond the raster nothing is in the box; the number of some other pixel stands for theirs.
+    """
+    first_N = np.floor(low_N).astype(np.intp)
+    most = int((np.ceil(high_N).astype(np.intp) - first_N).max(initial=0))
+    for number in range(most):
+        place_N = first_N + number
+        weight_N = np.maximum(np.minimum(high_N, place_N + 1) - np.maximum(low_N, place_N), 0)
+        weight_N[(place_N < 0) | (place_N >= length)] = 0
+        yield np.clip(place_N, 0, length - 1), weight_N
+
+
+def _snapped(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.rint(pixels * SNAP) / SNAP)

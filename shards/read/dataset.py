@@ -1,0 +1,327 @@
+"""Reads a dataset: batches of chips in stored types, in the order of `shards.read.order`, ahead of their use.
+
+dataset = open_dataset("s3://bucket/chips")
+chips = dataset.chips("train", where="source != 'AK_IFSAR'", limit=10_000)
+reader = ChipReader(dataset, chips, batch_size=64, seed=0, part=Part(rank, world_size))
+for batch in reader.epoch():
+    batch.image_BCHW, batch.height_BHW
+    reader.state                            # what `reader.restore` needs to go on with the next batch
+"""
+
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from shards.errors import DatasetError, InputError
+from shards.format.index import INDEX_SCHEMA, read_table
+from shards.format.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest, read_json, read_manifest
+from shards.format.path_names import check_name
+from shards.format.statistics import Statistics
+from shards.format.tar import arrays_of
+from shards.read.balance import height_weights, times_met
+from shards.read.order import (
+    Chips,
+    RaggedEnd,
+    epoch_order,
+    global_batches,
+    rank_part,
+    reads_alone,
+    stream_count,
+    subset,
+)
+from shards.read.read_options import ReadOptions
+from shards.read.reader_state import ReaderState
+from shards.read.row_stream import RowStream, ahead
+from shards.read.selection import columns_named, matching
+from shards.read.shard_loader import ShardLoader
+from shards.storage.checksum import checksum
+from shards.storage.disk_cache import DiskCache
+from shards.storage.objects import is_local
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some chips: image (B, bands, rows, columns) as stored, height (B, rows, columns) in metres."""
+
+    chips: Chips
+    """Their positions in the dataset's index."""
+    rows_BS: NDArray[np.uint8]
+    """The one buffer of which the two arrays are views, at the offsets of `shards.format.tar.row_layout`."""
+    image_BCHW: NDArray[Any]
+    height_BHW: NDArray[np.float32]
+    start: int = 0
+    """The place of the global batch in the epoch's order."""
+    size: int = 0
+    """Chips of the global batch, over all ranks."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of every global batch a process reads."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} of {self.world_size}")
+
+
+class Dataset:
+    """A dataset that is complete: its manifest was read."""
+
+    def __init__(self, url: str, manifest: Manifest, options: ReadOptions = ReadOptions()) -> None:
+        self.url, self.manifest, self.schema = url, manifest, manifest.schema
+        self.options = options
+        self.bad_shards: dict[str, str] = {}
+        """What was skipped, by name, and why."""
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._columns_lock = threading.Lock()
+        cache = DiskCache(options.cache, options.cache_bytes) if options.cache else None
+        self.loader = ShardLoader(url, manifest, self._column, cache, options.check)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the training split.
+
+        Raises:
+            InputError: that split is empty.
+        """
+        values = read_json(self._url_of(STATISTICS), self.manifest.files[STATISTICS])
+        if not values:
+            raise InputError(f"{self.url}: no statistics, since no chip is in the training split")
+        return Statistics.from_json(values)
+
+    @cached_property
+    def index(self) -> Any:
+        """The index as a pyarrow table; its row numbers are the chip numbers."""
+        return self._index(None)
+
+    @cached_property
+    def rejected(self) -> Any:
+        """The refused chips as a pyarrow table: key, reason, detail."""
+        return read_table(self._url_of(REJECTED), self.manifest.files[REJECTED])
+
+    def chips(self, split: str, limit: int | None = None, where: str = "") -> Chips:
+        """The chips of a split or of "all", ascending, for which `where` holds (`shards.read.selection`).
+
+        At most `limit` of them, nested in any larger limit.
+
+        Raises:
+            InputError: no such split, a limit below 0, or `where` cannot be understood.
+        """
+        if split not in (*SPLITS, "all"):
+            raise InputError(f"split {split!r}: choose one of {', '.join(SPLITS)}, all")
+        if limit is not None and limit < 0:
+            raise InputError(f"limit {limit}: give a number of chips, 0 or more")
+        found = self._chips_of_split(split)
+        if where:
+            table = self._index(columns_named(where, [*INDEX_SCHEMA.names, *self.manifest.attributes]))
+            found = found[matching(table, where)[found]]
+        return found[subset(found.size, limit)]
+
+    def _chips_of_split(self, split: str) -> Chips:
+        if self.manifest.split_column and split != "all":
+            return np.flatnonzero(pc.equal(self._index(["split"])["split"], split).to_numpy())
+        numbers = [
+            np.arange(first, first + shard.samples)
+            for first, shard in zip(self.manifest.first_chip, self.manifest.shards, strict=False)
+            if split in (shard.split, "all")
+        ]
+        return np.concatenate([np.arange(0), *numbers])
+
+    def troubles(self) -> list[str]:
+        """What did not go smoothly so far, one line each: requests made again, shards left out."""
+        retried = self.loader.fetcher.retried
+        lines = [f"made {count:,} requests again after {name}" for name, count in sorted(retried.items())]
+        return lines + [f"left out {name}: {reason}" for name, reason in self.bad_shards.items()]
+
+    def chips_of_shard(self, number: int) -> Chips:
+        """The chips of shard `number`, in its order."""
+        return np.arange(self.manifest.first_chip[number], self.manifest.first_chip[number + 1])
+
+    def epoch(self, chips: Chips, seed: int, epoch: int, weights: NDArray[np.float64] | None = None) -> Chips:
+        """`chips` in the order in which `epoch` meets them: each once, or as often as its weight says."""
+        if weights is not None:
+            chips = np.repeat(chips, times_met(weights, chips.size, seed, epoch))
+        return chips[epoch_order(self.shard_of(chips), seed, epoch)]
+
+    def height_weights(self, chips: Chips, edges: tuple[float, ...]) -> NDArray[np.float64]:
+        """(chips,) weights that make bins of the chips' maximum height (edges in metres) equally frequent."""
+        weights: NDArray[np.float64] = height_weights(self._column("height_max")[chips], edges)
+        return weights
+
+    def shard_of(self, chips: Chips) -> Chips:
+        """The number of the shard that holds each chip."""
+        return np.searchsorted(self.manifest.first_chip, chips, side="right") - 1
+
+    def batches(
+        self,
+        order: Chips,
+        batch_size: int,
+        part: Part = Part(),
+        seen: int = 0,
+        ragged: RaggedEnd = "keep",
+    ) -> Iterator[Batch]:
+        """This part of each global batch of `batch_size` chips of `order`, after the `seen` first chips.
+
+        A part is empty where the last, short batch has fewer chips than there are ranks. Of a remote dataset
+        at most (shards in use + `shards_ahead`) are held, of each the part that this rank needs.
+        """
+        if batch_size < 1:
+            raise InputError(f"batches of {batch_size} chips: give 1 or more")
+        self._say_if_bytes_are_shared(order, part)
+        return self._batches(order, batch_size, part, seen, ragged)
+
+    def gather(self, chips: Chips) -> Batch:
+        """These chips, in this order.
+
+        Raises:
+            DatasetError: a shard's bytes are not those that were written.
+        """
+        _, rows_BS = next(self._stream(chips).pieces(np.array([len(chips)]), None))
+        return self._batch(chips, rows_BS, 0, len(chips))
+
+    def _stream(self, chips: Chips) -> RowStream:
+        shard = self.shard_of(chips)
+        row = chips - self.manifest.first_chip[shard]
+        return RowStream(self.loader, shard, row, self.options.shards_ahead)
+
+    def _batches(
+        self, order: Chips, batch_size: int, part: Part, seen: int, ragged: RaggedEnd
+    ) -> Iterator[Batch]:
+        batches = list(global_batches(order, batch_size, seen, ragged))
+        parts = [rank_part(batch, start, part.rank, part.world_size) for start, batch in batches]
+        mine = np.concatenate([order[:0], *parts])
+        stream = self._stream(mine)
+        skipped: dict[int, str] | None = {} if self.options.on_bad_shard == "skip" else None
+        ends = np.cumsum([len(chips) for chips in parts])
+        for (start, batch), (places, rows_BS) in zip(batches, stream.pieces(ends, skipped), strict=True):
+            for number, reason in (skipped or {}).items():
+                self.bad_shards[self.manifest.shards[number].name] = reason
+            yield self._batch(mine[places], rows_BS, start, len(batch))
+
+    def _say_if_bytes_are_shared(self, order: Chips, part: Part) -> None:
+        if part.rank or part.world_size == 1 or is_local(self.url):
+            return
+        streams = stream_count(np.sort(self.shard_of(order)))
+        if reads_alone(part.world_size, streams):
+            return
+        print(
+            f"treeline: {part.world_size} ranks do not divide the {streams} streams of these chips: "
+            "the order is the same, but some bytes are fetched by several ranks",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _url_of(self, name: str) -> str:
+        return self.manifest.url_of(self.url, name)
+
+    def _batch(self, chips: Chips, rows_BS: NDArray[np.uint8], start: int, size: int) -> Batch:
+        return Batch(chips, rows_BS, *arrays_of(rows_BS, self.schema), start, size)
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """A column of numbers of the index."""
+        with self._columns_lock:
+            if name not in self._columns:
+                self._columns[name] = self._index([name])[name].to_numpy()
+            return self._columns[name]
+
+    def _index(self, columns: list[str] | None) -> Any:
+        table = read_table(self._url_of(INDEX), self.manifest.files[INDEX], columns)
+        if table.num_rows != self.manifest.first_chip[-1]:
+            raise DatasetError(
+                f"{self._url_of(INDEX)}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips"
+            )
+        for column, allowed in (("split", SPLITS), ("shard", ())):
+            if column in table.column_names:
+                for name in pc.unique(table[column]).to_pylist():
+                    try:
+                        check_name(name, allowed)
+                    except InputError as error:
+                        raise InputError(f"{self._url_of(INDEX)}: {column}: {error}") from error
+        return table
+
+
+class ChipReader:
+    """Chips epoch after epoch, from where it was stopped.
+
+    The same batches come for any number of ranks, in the same order; each rank gets its part of them.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        chips: Chips,
+        batch_size: int,
+        seed: int = 0,
+        part: Part = Part(),
+        weights: NDArray[np.float64] | None = None,
+        ragged: RaggedEnd = "keep",
+    ) -> None:
+        """Start at the first chip of epoch 0.
+
+        Args:
+            dataset: where the chips are.
+            chips: from `dataset.chips`.
+            batch_size: chips of a global batch, over all ranks.
+            seed: of the order.
+            part: which part of every global batch is read here.
+            weights: (chips,) how often each chip is met, relatively; default: each once an epoch.
+            ragged: whether a last, short batch is kept.
+        """
+        self._dataset, self._chips, self._batch_size = dataset, chips, batch_size
+        self._part, self._weights, self._ragged = part, weights, ragged
+        chosen = chips.astype("<i8").tobytes() + (b"" if weights is None else weights.astype("<f8").tobytes())
+        fingerprint = f"{dataset.manifest.fingerprint}-{checksum(chosen):016x}"
+        self.state = ReaderState(epoch=0, seen=0, seed=seed, fingerprint=fingerprint)
+        """Where the next batch begins, as of the batch that was given last."""
+
+    def restore(self, state: ReaderState) -> None:
+        """Go on from `state`, which may come from another number of ranks or batch size.
+
+        Raises:
+            InputError: it is of another dataset or another choice of chips.
+        """
+        if state.fingerprint != self.state.fingerprint:
+            raise InputError(
+                f"{self._dataset.url}: the reader was stopped on other chips ({state.fingerprint}, here "
+                f"{self.state.fingerprint}); give the same dataset, selection and limit"
+            )
+        self.state = state
+
+    def epoch(self, batches_ahead: int = 0) -> Iterator[Batch]:
+        """Yield the batches that are left of the present epoch; after them the state is the next epoch's.
+
+        A thread makes `batches_ahead` of them before they are asked for. A batch of 64 from shards in memory
+        takes 0.2 ms, less than its way from that thread costs: by itself reading does not need one.
+        """
+        state = self.state
+        order = self.order(state.epoch)
+        dataset, part = self._dataset, self._part
+        batches = dataset.batches(order, self._batch_size, part, state.seen, self._ragged)
+        for batch in ahead(batches, batches_ahead) if batches_ahead else batches:
+            self.state = replace(state, seen=batch.start + batch.size)
+            yield batch
+        self.state = replace(state, epoch=state.epoch + 1, seen=0)
+
+    def order(self, epoch: int) -> Chips:
+        """All chips that `epoch` meets, in order, over all ranks."""
+        return self._dataset.epoch(self._chips, self.state.seed, epoch, self._weights)
+
+
+def open_dataset(url: str, options: ReadOptions = ReadOptions()) -> Dataset:
+    """The dataset at `url`.
+
+    Raises:
+        InputError: there is none.
+        DatasetError: its manifest is damaged.
+    """
+    return Dataset(url, read_manifest(url), options)

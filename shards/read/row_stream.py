@@ -1,0 +1,163 @@
+"""Rows of shards in a given order: each shard is loaded shortly before its first row is needed, and dropped
+after its last. Bounded memory follows from the order, which keeps the rows of a shard near each other.
+Of what is made of the rows, `ahead` lets a thread make some before they are asked for.
+"""
+
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import DatasetError
+from shards.read.order import Chips
+from shards.read.shard_loader import ShardLoader
+
+Item = TypeVar("Item")
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When each shard is needed, by a sequence of chips."""
+
+    shards: Chips
+    """In the order of their first chip."""
+    first: Chips
+    """The place of that chip in the sequence."""
+    leaving: Chips
+    """The same shards in the order of their last chip."""
+    last: Chips
+    """The place of that one."""
+    rows: dict[int, Chips]
+    """By shard: the rows that are needed, ascending."""
+
+    @classmethod
+    def of(cls, shard_of_chip: Chips, row_of_chip: Chips) -> "Plan":
+        """Of chips (in the order in which they are met)."""
+        shards, first = np.unique(shard_of_chip, return_index=True)
+        last = shard_of_chip.size - 1 - np.unique(shard_of_chip[::-1], return_index=True)[1]
+        sorted_rows = row_of_chip[np.lexsort((row_of_chip, shard_of_chip))]
+        ends = np.cumsum(np.bincount(np.searchsorted(shards, shard_of_chip), minlength=shards.size))
+        rows = (
+            dict(zip(shards.tolist(), np.split(sorted_rows, ends[:-1]), strict=True)) if shards.size else {}
+        )
+        enter, leave = np.argsort(first), np.argsort(last)
+        return cls(shards[enter], first[enter], shards[leave], last[leave], rows)
+
+    def most_at_once(self) -> int:
+        """The largest number of shards that are in use at a time."""
+        entered = np.arange(1, self.first.size + 1)
+        return int((entered - np.searchsorted(self.last, self.first, side="left")).max(initial=0))
+
+
+class RowStream:
+    """Loads the shards of a plan and gathers their rows."""
+
+    def __init__(self, loader: ShardLoader, shard_of_chip: Chips, row_of_chip: Chips, ahead: int) -> None:
+        self._loader, self._shard_of_chip = loader, shard_of_chip
+        self._plan, self._ahead = Plan.of(shard_of_chip, row_of_chip), max(1, ahead)
+        self._arena = loader.arena()
+        blocks = loader.blocks_per_row()
+        self._block_of_chip = self._arena.first_block(shard_of_chip) + row_of_chip * blocks[shard_of_chip]
+
+    def pieces(
+        self, ends: Chips, skipped: dict[int, str] | None
+    ) -> Iterator[tuple[Chips, NDArray[np.uint8]]]:
+        """(places, rows) for each end in `ends` (ascending): the places since the one before, and their rows.
+
+        With `skipped`, a shard that cannot be had is put there with the reason, and its places are left out;
+        without, its error is raised.
+
+        Raises:
+            DatasetError: a shard cannot be had.
+        """
+        plan, loader, arena = self._plan, self._loader, self._arena
+        loading: dict[int, Future[None]] = {}
+        asked = entered = left = start = 0
+        needed_at, gone_at = (np.searchsorted(places, ends).tolist() for places in (plan.first, plan.last))
+        threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="treeline-shards")
+        try:
+            for end, needed, gone in zip(ends.tolist(), needed_at, gone_at, strict=True):
+                # Those ahead are asked for after those that are needed have come: the first batch is not
+                # kept waiting by shards for later ones.
+                for until in (needed, needed + self._ahead):
+                    for shard in plan.shards[asked:until].tolist():
+                        if not loader.is_mapped(shard):
+                            load = (arena, shard, np.unique(plan.rows[shard]), skipped is not None)
+                            loading[shard] = threads.submit(loader.load, *load)
+                    asked = max(asked, min(until, plan.shards.size))
+                    for shard in plan.shards[entered:needed].tolist():
+                        _wait_for(loading.pop(shard, None), shard, skipped)
+                    entered = needed
+                places = np.arange(start, end)
+                if skipped:
+                    places = places[~np.isin(self._shard_of_chip[places], list(skipped))]
+                yield places, arena.gather(self._block_of_chip[places])
+                for shard in plan.leaving[left:gone].tolist():
+                    loader.drop(arena, shard)
+                left, start = gone, end
+        finally:
+            # Loads under way write to the arena: it must outlive them.
+            threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _wait_for(load: Future[None] | None, shard: int, skipped: dict[int, str] | None) -> None:
+    """Until `load` (None: nothing was to be done) has ended; with `skipped`, a bad shard is noted there."""
+    try:
+        if load is not None:
+            load.result()
+    except DatasetError as error:
+        if skipped is None:
+            raise
+        skipped[shard] = str(error)
+        print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)
+
+
+def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """Yield the same items in the same order; a thread makes up to `depth` of them before they are asked for.
+
+    An error in `items` is raised here. Leaving the loop early ends the thread.
+    """
+    ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Item | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put((kind, value), timeout=_POLL_SECONDS)
+                return
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed over, and raised again where items are consumed
+            put("error", error)
+            return
+        put("end", None)
+
+    thread = threading.Thread(target=produce, name="treeline-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,8 @@
+"""Store and fetch bytes: local disk and S3, ranges, a disk cache, checksums.
+
+objects      URLs, local or remote; objects appear whole or not at all
+s3           S3 as a file system, through boto3
+ranges       ranges of remote objects, in parallel, with counted retries
+disk_cache   a local cache of fetched bytes
+checksum     XXH3 of objects and of chips
+"""

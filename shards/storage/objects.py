@@ -1,0 +1,389 @@
+"""URLs, local or remote: the only module that knows about the cloud (GDAL's own configuration aside).
+
+Every object appears whole under its final name or not at all. Credentials, region and endpoint come from
+the standard environment and profile of each store (for S3: AWS_*), never from Treeline's configuration.
+
+    publish("s3://bucket/set/dataset.json", data)
+    with staged("maps/scene.tif") as path: ...     # a local path; moved or uploaded when the block ends well
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+import shards.storage.s3  # makes fsspec use it for s3://
+from shards.errors import InputError
+
+Bytes = bytes | bytearray | memoryview
+
+_UNFINISHED = re.compile(r"\.treeline-[0-9a-f]{16}-(.+)")
+"""What files are called while they are written."""
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with `parts` below it; below the present folder if it is empty."""
+    if not url:
+        return "/".join(parts)
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def name_of(url: str) -> str:
+    """The last part of `url`: the file's name."""
+    return url.rstrip("/").rsplit("/", 1)[-1]
+
+
+def stem_of(url: str) -> str:
+    """The file's name without its last ending."""
+    return name_of(url).rsplit(".", 1)[0]
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` names a place on this machine's file systems."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The path that a local `url` names."""
+    return Path(_local(url))
+
+
+def _local(url: str) -> str:
+    # As fsspec does: a shell leaves --out=~/maps as it is.
+    return os.path.expanduser(url.removeprefix("file://"))
+
+
+def whole_url(url: str) -> str:
+    """The same place for every process of this machine, whatever its folder."""
+    return str(local_path(url).absolute()) if is_local(url) else url
+
+
+def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if "::" in url:
+        raise InputError(f"{url}: chains of file systems (::) are not followed; give a path or s3://...")
+    try:
+        return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
+    except (ValueError, ImportError) as error:
+        raise InputError(
+            f"{url}: not a URL that can be used here ({error}); give a path or s3://..."
+        ) from error
+
+
+def read_chip_bytes(url: str) -> bytes:
+    """The whole object at `url`, one of very many: that it is absent or forbidden is not that storage failed.
+
+    Raises:
+        InputError: it is not there, or may not be read.
+        OSError: storage failed, after all tries: nothing is known of the object.
+    """
+    try:
+        if is_local(url):
+            with open(_local(url), "rb", buffering=0) as file:
+                return file.read()
+        filesystem, path = _filesystem(url)
+        return bytes(filesystem.cat_file(path))
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{url}: {error.strerror or error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):  # no name of a file
+            raise InputError(f"{url}: {error.strerror}") from error
+        raise
+
+
+@contextmanager
+def _reading(url: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: no such {what}") from error
+    except OSError as error:
+        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
+
+
+def exists(url: str) -> bool:
+    """Whether an object or folder is at `url`.
+
+    Raises:
+        InputError: that cannot be known: no access, say, or no connection.
+    """
+    filesystem, path = _filesystem(url)
+    with _reading(url, "file"):
+        return bool(filesystem.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole object at `url`.
+
+    Raises:
+        InputError: nothing readable is there.
+    """
+    if is_local(url):  # a tenth of the time that the way through fsspec takes, which counts for small files
+        with _reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+            return file.read()
+    filesystem, path = _filesystem(url)
+    with _reading(url, "file"):
+        return bytes(filesystem.cat_file(path))
+
+
+def read_pieces(url: str, piece_bytes: int = 16 * 2**20) -> Iterator[bytes]:
+    """Read the object at `url` from its first byte to its last, of which this process never holds all.
+
+    Raises:
+        InputError: nothing readable is there.
+    """
+    filesystem, path = _filesystem(url)
+    with _reading(url, "file"):
+        size = int(filesystem.info(path)["size"])
+    for start in range(0, size, piece_bytes):
+        with _reading(url, "file"):
+            piece = bytes(filesystem.cat_file(path, start=start, end=min(start + piece_bytes, size)))
+        yield piece
+
+
+def list_files(url: str, suffix: str) -> list[str]:
+    """The names (not paths) of the files directly in folder `url` that end in `suffix`, sorted.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    filesystem, path = _filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entry.name for entry in entries if entry.name.endswith(suffix))
+        except OSError as error:
+            raise InputError(f"{url}: no such folder ({error.strerror})") from error
+    with _reading(url, "folder"):
+        names = [name_of(item["name"]) for item in filesystem.ls(path, detail=True) if item["type"] == "file"]
+    return sorted(name for name in names if name.endswith(suffix))
+
+
+def find_files(url: str) -> list[str]:
+    """The paths of all files below folder `url`, relative to it, sorted; none if there is no such folder."""
+    filesystem, path = _filesystem(url)
+    base = filesystem._strip_protocol(path).rstrip("/") + "/"
+    with _reading(url, "folder"):
+        if not filesystem.exists(path):
+            return []
+        return sorted(found.removeprefix(base) for found in filesystem.find(path))
+
+
+def sizes_of(url: str) -> dict[str, int]:
+    """The files below folder `url`, relative to it, and their bytes; none if there is no such folder."""
+    filesystem, path = _filesystem(url)
+    base = filesystem._strip_protocol(path).rstrip("/") + "/"
+    with _reading(url, "folder"):
+        if not filesystem.exists(path):
+            return {}
+        found = filesystem.find(path, detail=True)
+    return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
+
+
+def each_file_once(urls: Iterable[str]) -> list[str]:
+    """`urls` in their order; of a local file that is named in several ways, the first name."""
+    found: dict[str, str] = {}
+    for url in urls:
+        found.setdefault(str(local_path(url).resolve()) if is_local(url) else url, url)
+    return list(found.values())
+
+
+def version_of(url: str) -> str:
+    """What changes when the file at `url` is written again: its size, and its time or S3's tag of it.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    filesystem, path = _filesystem(url)
+    with _reading(url, "file"):
+        info = filesystem.info(path)
+    return f"{info['size']} {info.get('ETag') or info.get('mtime') or info.get('created')}"
+
+
+def expand(pattern: str) -> list[str]:
+    """The URLs that match a glob `pattern`, sorted; a pattern without wildcards is itself, if it exists.
+
+    Raises:
+        InputError: nothing matches.
+    """
+    filesystem, path = _filesystem(pattern)
+    if isinstance(filesystem, LocalFileSystem) and Path(pattern).is_file():
+        return [pattern]
+    with _reading(pattern, "folder"):
+        found = sorted(filesystem.glob(path))
+    if not found:
+        raise InputError(f"{pattern}: no file matches")
+    return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
+
+
+def gdal_path(url: str) -> str:
+    """What GDAL calls `url`: a path, or /vsis3/... for s3://..."""
+    if is_local(url):
+        return str(local_path(url))
+    if not url.startswith("s3://"):
+        raise InputError(f"{url}: rasters are read from local paths and s3:// only")
+    return f"/vsis3/{url.removeprefix('s3://')}"
+
+
+def gdal_options(url: str) -> dict[str, str]:
+    """What GDAL must be told to open `url` as boto3 would: it has other names for an endpoint."""
+    if is_local(url):
+        return {}
+    # GDAL keeps what it read, also that nothing was there: without this, an object written again under its
+    # name is the old one for as long as the process lives.
+    options = {
+        "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
+        # As often as boto3 is told to; by itself GDAL gives up at the first error.
+        "GDAL_HTTP_MAX_RETRY": str(shards.storage.s3.S3FileSystem.attempts - 1),
+        "GDAL_HTTP_RETRY_DELAY": "0.5",
+    }
+    endpoint = urlsplit(shards.storage.s3.endpoint_url())
+    # AWS's own hosts GDAL finds by itself, and an endpoint that was given in GDAL's own words is kept.
+    if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")) and (
+        "AWS_S3_ENDPOINT" not in os.environ
+    ):
+        options["AWS_S3_ENDPOINT"] = f"{endpoint.netloc}{endpoint.path}".rstrip("/")
+        options["AWS_HTTPS"] = "NO" if endpoint.scheme == "http" else "YES"
+        options["AWS_VIRTUAL_HOSTING"] = "FALSE"  # as boto3 does with an endpoint of one's own
+    return options
+
+
+def check_writable(folder: str) -> None:
+    """Refuse `folder` as an output before any work is done; leaves nothing behind.
+
+    Raises:
+        InputError: it cannot be created or written.
+    """
+    if not is_local(folder):
+        filesystem, _ = _filesystem(folder)
+        if urlsplit(folder).scheme == "s3":
+            probe_url = join(folder, f".treeline-{os.getpid()}")
+            try:
+                publish(probe_url, b"")
+                filesystem.rm_file(probe_url)
+            except OSError as error:
+                why = error.strerror or error
+                raise InputError(f"{folder}: cannot be written ({why}); choose another output") from error
+        return
+    path = local_path(folder).absolute()
+    try:
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    except OSError as error:
+        raise InputError(f"{folder}: is no name for a folder here ({error.strerror})") from error
+    try:
+        descriptor, probe = tempfile.mkstemp(dir=existing, prefix=".treeline-")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}: {existing}); choose another output"
+        ) from error
+    os.close(descriptor)
+    os.unlink(probe)
+
+
+@contextmanager
+def staged(url: str) -> Iterator[Path]:
+    """A local path to write; its file appears at `url`, whole, when the block ends without an error."""
+    filesystem, target = _filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        folder = Path(target).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        # The ending is kept because raster drivers and parquet writers look at it.
+        temporary = folder / f".treeline-{secrets.token_hex(8)}-{Path(target).name}"
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        return
+    with tempfile.TemporaryDirectory(prefix="treeline-") as scratch:
+        temporary = Path(scratch) / name_of(url)
+        yield temporary
+        filesystem.put_file(str(temporary), target)
+
+
+def publish(url: str, data: Bytes) -> None:
+    """Write `data` as the object at `url`, atomically."""
+    if is_local(url):
+        with staged(url) as path, open(path, "wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:  # a write may take less than it is given: 2 GB at most, on Linux
+                view = view[file.write(view) :]
+        return
+    filesystem, target = _filesystem(url)
+    filesystem.pipe_file(target, bytes(data))
+
+
+def publish_folder(url: str, folder: str) -> None:
+    """Write the files below the local `folder` below `url`."""
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            publish(join(url, path.relative_to(folder).as_posix()), path.read_bytes())
+
+
+def remove_file(url: str) -> None:
+    """Remove an object of ours, and its folder if that is empty then."""
+    filesystem, path = _filesystem(url)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+    if isinstance(filesystem, LocalFileSystem):
+        with suppress(OSError):  # not empty
+            Path(path).parent.rmdir()
+
+
+def missing_folders(url: str) -> list[str]:
+    """`url` and the folders above it that are not there yet, the deepest first."""
+    if not is_local(url):
+        return [] if exists(url) else [url]
+    path = local_path(url).absolute()
+    return [str(folder) for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_new_folders(folders: list[str]) -> None:
+    """Remove `missing_folders` again: the first with all that is in it, those above it if they are empty."""
+    if not folders:
+        return
+    remove_folder(folders[0])
+    for folder in folders[1:]:
+        with suppress(OSError):  # not empty: somebody else uses it
+            os.rmdir(folder)
+
+
+def remove_unfinished(url: str, below: bool = True, of: str = "") -> None:
+    """Remove files in local folder `url` that processes of ours were writing when they were killed.
+
+    None may be writing there now. Elsewhere nothing is to be done: objects appear whole or not at all.
+
+    Args:
+        url: the folder.
+        below: also in the folders below it.
+        of: only what was to become a file of this name.
+    """
+    if not is_local(url):
+        return
+    for folder, folders, names in os.walk(local_path(url)):
+        for name in names:
+            unfinished = _UNFINISHED.fullmatch(name)
+            # What is made beside a file on the way to it has a longer name.
+            if unfinished and (not of or f"{unfinished[1]}.".startswith(f"{of}.")):
+                os.unlink(os.path.join(folder, name))
+        if not below:
+            folders.clear()
+
+
+def remove_folder(url: str) -> None:
+    """Remove what a failed run of ours wrote below `url`; nothing if it is not there."""
+    filesystem, path = _filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        for found in filesystem.find(path):
+            filesystem.rm_file(found)

@@ -1,0 +1,159 @@
+"""Pieces of remote objects into memory, by parallel ranged requests, with retries that are counted.
+
+S3 is read from several threads with the client of `shards.storage.s3`, other stores through fsspec.
+
+    fetcher = Fetcher()
+    fetcher.read_into("s3://bucket/chips/train/000000.tar", start=0, into=buffer)
+    fetcher.retried                # Counter({"SlowDown": 2})
+"""
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any
+from urllib.parse import urlsplit
+
+import botocore.exceptions
+import fsspec
+import numpy as np
+import urllib3.exceptions
+from numpy.typing import NDArray
+
+from shards.errors import DatasetError
+from shards.storage.s3 import client
+
+PART_BYTES = 16 * 2**20
+"""Larger pieces are fetched in parts of this size, side by side."""
+REQUESTS = 8
+"""Requests under way at a time."""
+ATTEMPTS = 6
+"""Tries of a request in all; between them 0.1, 0.2, 0.4, ... seconds, each times 0.5 to 1.5."""
+FIRST_WAIT_SECONDS = 0.1
+
+_TRANSIENT_STATUS = (429, 500, 502, 503, 504)
+_TRANSIENT_CODES = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling")
+_TRANSIENT = (
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.ResponseStreamingError,
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.TimeoutError,
+    ConnectionError,
+    TimeoutError,
+)
+"""Time-outs, connections refused, reset or closed, bodies that ended early. All else stops at once."""
+
+
+class Fetcher:
+    """Threads that fetch. Safe to use from many threads, and after a fork."""
+
+    def __init__(self, requests: int = REQUESTS) -> None:
+        self._requests = requests
+        self._start()
+        self.retried: Counter[str] = Counter()
+        """Transient errors after which a request was made again, by name."""
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._threads = ThreadPoolExecutor(self._requests, thread_name_prefix="treeline-fetch")
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def read_into(self, url: str, start: int, into: NDArray[np.uint8]) -> None:
+        """Fill `into` with the bytes of the object at `url` from `start` on.
+
+        Raises:
+            DatasetError: they cannot be had; says which.
+        """
+        self.read_pieces(url, [(start, into)])
+
+    def read_pieces(self, url: str, pieces: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
+        """Fill each (start, into) with the bytes of the object from there on, all side by side.
+
+        Raises:
+            DatasetError: they cannot be had; says which.
+        """
+        if self._process != os.getpid():  # forked: threads do not come along
+            self._start()
+        reading = [
+            self._threads.submit(self._read_part, url, start + at, into[at : at + PART_BYTES])
+            for start, into in pieces
+            for at in range(0, into.size, PART_BYTES)
+        ]
+        try:
+            wait(reading, return_when=FIRST_EXCEPTION)
+        finally:
+            # None may write to `into` any more: after an error its memory is given back.
+            for part_read in reading:
+                part_read.cancel()
+            wait(reading)
+        for part_read in sorted(reading, key=Future.cancelled):  # the error is one of those that ran
+            part_read.result()
+
+    def _read_part(self, url: str, start: int, into: NDArray[np.uint8]) -> None:
+        where = f"{url}: bytes {start:,} to {start + into.size:,}"
+        read = self._read_s3 if urlsplit(url).scheme == "s3" else _read_fsspec
+        for attempt in range(ATTEMPTS):
+            try:
+                return read(url, start, into)
+            except (*_TRANSIENT, botocore.exceptions.ClientError) as error:
+                name = _transient_name(error)
+                if name is None or attempt == ATTEMPTS - 1:
+                    tries = f" after {ATTEMPTS} tries" if name else ""
+                    raise DatasetError(f"{where} cannot be read{tries} ({error})") from error
+                with self._lock:
+                    self.retried[name] += 1
+                time.sleep(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
+            except (OSError, botocore.exceptions.BotoCoreError) as error:
+                raise DatasetError(f"{where} cannot be read ({error})") from error
+        raise AssertionError("unreachable")
+
+    def _read_s3(self, url: str, start: int, into: NDArray[np.uint8]) -> None:
+        # Not urlsplit: names of objects may hold ? and #.
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        asked = f"bytes={start}-{start + into.size - 1}"
+        answer = self._s3().get_object(Bucket=bucket, Key=key, Range=asked)
+        with answer["Body"] as body:
+            if answer["ContentLength"] != into.size:
+                raise DatasetError(
+                    f"{url}: {answer['ContentLength']:,} bytes came where {asked} were asked for; "
+                    "the object was cut, or its server ignores ranges"
+                )
+            _fill(into, body.readinto)
+
+    def _s3(self) -> Any:
+        with self._lock:
+            return client(attempts=1)  # retried here, where it is counted
+
+
+def _read_fsspec(url: str, start: int, into: NDArray[np.uint8]) -> None:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    data = filesystem.cat_file(path, start=start, end=start + into.size)
+    if len(data) != into.size:
+        raise DatasetError(f"{url}: ends at byte {start + len(data):,}, before {start + into.size:,}")
+    into[:] = np.frombuffer(data, np.uint8)
+
+
+def _fill(into: NDArray[np.uint8], readinto: Callable[[memoryview], int]) -> None:
+    view, done = into.data, 0
+    while done < len(view):
+        count = readinto(view[done : done + 2**20])
+        if not count:
+            raise botocore.exceptions.IncompleteReadError(actual_bytes=done, expected_bytes=len(view))
+        done += count
+
+
+def _transient_name(error: Exception) -> str | None:
+    """What a transient error is called; None for any other."""
+    if not isinstance(error, botocore.exceptions.ClientError):
+        return type(error).__name__
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return code or str(status) if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES else None

@@ -1,0 +1,270 @@
+"""Makes a dataset of parts: index, refused chips, statistics and, last, the manifest that makes it one.
+
+with Assembly(url, layout, base=None) as assembly:
+    assembly.add(part)                      # in the order of the dataset
+    manifest = assembly.finish({"treeline": "0.1.0"})
+
+With a base, the manifest of the dataset that is there, parts are added to its own: what it holds stays.
+Rows leave memory as they come: of each chip some bytes are held, its checksum.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shards.errors import NothingToKeepError
+from shards.format import zarr_v3
+from shards.format.file_names import name_in, remove_old_files
+from shards.format.index import REJECTED_SCHEMA, index_schema, read_table
+from shards.format.manifest import (
+    COUNTS,
+    INDEX,
+    MANIFEST,
+    REJECTED,
+    SPLITS,
+    STATISTICS,
+    Manifest,
+    Shard,
+    ShardFormat,
+    StoredObject,
+    json_bytes,
+)
+from shards.format.schema import Schema
+from shards.format.statistics import Counts, statistics_json
+from shards.storage.checksum import checksum
+from shards.storage.objects import Bytes, join, publish
+from shards.write.shard_part import ShardPart
+
+ROWS_PER_GROUP = 16_384
+"""Of parquet files: large enough to compress, small enough to be held many times over."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all shards of a dataset have in common."""
+
+    schema: Schema
+    shard_format: ShardFormat
+    shard_chips: int
+    """Chips in a full shard."""
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Further columns of the index: name and type."""
+
+
+class Assembly:
+    """A dataset that is being put together; see above."""
+
+    def __init__(self, url: str, layout: Layout, base: Manifest | None = None) -> None:
+        self._url, self._base = url, base
+        self._layout = layout
+        self._columns = index_schema(layout.attributes)
+        self._shards: list[Shard] = []
+        self._counts = Counts()
+        self.kept = 0
+        """Chips so far."""
+        self._checksums: list[NDArray[np.uint64]] = []
+        self._splits: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.first_rejected: dict[str, str] = {}
+        """By reason: the first chip that was refused for it, and the detail."""
+        self.duplicates = 0
+        """Chips whose pixels another chip has too; known when all is finished."""
+        self._split_column: list[str] = []
+        self._scratch = tempfile.TemporaryDirectory(prefix="treeline-")
+        folder = Path(self._scratch.name)
+        self._rows = pa.ipc.new_stream(pa.OSFile(str(folder / "rows.arrow"), "wb"), self._columns)
+        self._refused = pq.ParquetWriter(folder / REJECTED, REJECTED_SCHEMA)
+        self._refused_waiting: list[pa.Table] = []
+        if base is not None:
+            self._take_base(base)
+
+    def __enter__(self) -> "Assembly":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rows.close()
+        self._refused.close()
+        self._scratch.cleanup()
+
+    def add(self, part: ShardPart) -> None:
+        """Take in a part."""
+        if part.shard is not None:
+            self._shards.append(part.shard)
+            self._take_rows(part.index)
+            self._counts += part.counts
+        self.refuse(part.rejected)
+
+    def refuse(self, rejected: pa.Table) -> None:
+        """Take in chips that no part refused: key, reason, detail."""
+        if rejected.num_rows:
+            self._refused_waiting.append(rejected)
+            if sum(table.num_rows for table in self._refused_waiting) >= ROWS_PER_GROUP:
+                self._write_refused()
+            for row in rejected.to_pylist():
+                said = f"{row['key']}{': ' if row['detail'] else ''}{row['detail']}"
+                self.first_rejected.setdefault(row["reason"], said)
+                self.rejected[row["reason"]] += 1
+
+    def describe_rejected(self) -> str:
+        """One line: each reason with its count and its first chip."""
+        if not self.rejected:
+            return "none rejected"
+        return "; ".join(
+            f"{count} {reason}, first {self.first_rejected[reason]}"
+            for reason, count in self.rejected.most_common()
+        )
+
+    def finish(self, made_by: dict[str, Any], split_rule: Mapping[str, Any] | None = None) -> Manifest:
+        """Write the files and the manifest; those that they replace are removed after that.
+
+        Raises:
+            InputError: no chip was kept.
+        """
+        if not self.kept:
+            said = self.describe_rejected()
+            raise NothingToKeepError(f"{self._url}: not written, since no chip was kept ({said})")
+        layout, generation = self._layout, self._base.generation + 1 if self._base else 0
+        self._write_refused()
+        self._refused.close()
+        contents: dict[str, Bytes] = {
+            INDEX: self._index(),
+            REJECTED: (Path(self._scratch.name) / REJECTED).read_bytes(),
+            COUNTS: self._counts.to_bytes(),
+            STATISTICS: json_bytes(statistics_json(self._counts, layout.schema)),
+        }
+        files = publish_files(self._url, contents, generation)
+        if layout.shard_format == "zarr":
+            files |= publish_files(self._url, self._zarr_metadata(), 0)
+        manifest = Manifest(
+            schema=layout.schema,
+            shard_format=layout.shard_format,
+            shard_chips=layout.shard_chips,
+            shards=tuple(self._shards),
+            files=files,
+            rejected=dict(sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))),
+            splits={split: self._splits[split] for split in SPLITS},
+            made_by=made_by,
+            split_rule=dict(split_rule or {}),
+            split_column=split_checksum(self._split_column) if self._split_column else "",
+            attributes=layout.attributes,
+            generation=generation,
+        )
+        replace_manifest(self._url, manifest)
+        return manifest
+
+    def _take_base(self, base: Manifest) -> None:
+        self._shards.extend(base.shards)
+        self._take_rows(read_table(base.url_of(self._url, INDEX), base.files[INDEX]))
+        self._counts = Counts.from_bytes(base.read(self._url, COUNTS))
+
+    def _take_rows(self, rows: pa.Table) -> None:
+        """Rows of an index, which may lack attributes that others have."""
+        for batch in _with_columns(rows, self._columns).to_batches():
+            self._rows.write_batch(batch)
+        self.kept += rows.num_rows
+        self._checksums.append(rows["xxh3"].to_numpy())
+        splits = rows["split"].to_pylist()
+        self._splits.update(splits)
+        if self._base is not None and self._base.split_column:
+            self._split_column.extend(splits)
+
+    def _write_refused(self) -> None:
+        if self._refused_waiting:
+            self._refused.write_table(pa.concat_tables(self._refused_waiting).combine_chunks())
+            self._refused_waiting.clear()
+
+    def _index(self) -> memoryview:
+        """index.parquet, with the chips that have the pixels of another; a file that is mapped."""
+        self._rows.close()
+        first_N = first_of_same(np.concatenate(self._checksums))
+        self.duplicates = int((first_N >= 0).sum())
+        path, start = Path(self._scratch.name) / INDEX, 0
+        with (
+            pa.memory_map(str(Path(self._scratch.name) / "rows.arrow")) as source,
+            pq.ParquetWriter(path, self._columns) as index,
+        ):
+            keys = pa.ipc.open_stream(source).read_all()["key"]  # mapped, not read
+            source.seek(0)
+            for rows in _gathered(pa.ipc.open_stream(source)):
+                same = pa.array(
+                    first_N[start : start + rows.num_rows], mask=first_N[start : start + rows.num_rows] < 0
+                )
+                start += rows.num_rows
+                place = rows.schema.get_field_index("duplicate_of")
+                index.write_table(rows.set_column(place, "duplicate_of", keys.take(same)))
+        return np.memmap(path, np.uint8, "r").data
+
+    def _zarr_metadata(self) -> dict[str, bytes]:
+        samples: Counter[str] = Counter()
+        for shard in self._shards:
+            samples[shard.split] += shard.samples
+        return {
+            f"{split}.zarr/{name}": data
+            for split, count in samples.items()
+            for name, data in zarr_v3.metadata(self._layout.schema, count, self._layout.shard_chips).items()
+        }
+
+
+def publish_files(url: str, contents: Mapping[str, Bytes], generation: int) -> dict[str, StoredObject]:
+    """Write files of a dataset that is being changed for the `generation`th time; returns what they are."""
+    stored = {
+        name: StoredObject.of(name_in(name, generation), np.frombuffer(data, np.uint8))
+        for name, data in contents.items()
+    }
+    for name, data in contents.items():
+        publish(join(url, stored[name].name), data)
+    return stored
+
+
+def replace_manifest(url: str, manifest: Manifest) -> None:
+    """Make `manifest` that of the dataset at `url`; then remove the files of the one before."""
+    publish(join(url, MANIFEST), json_bytes(manifest.to_json()))
+    remove_old_files(url, manifest)
+
+
+def split_checksum(splits: list[str]) -> str:
+    """Of the column "split" of an index, as in `Manifest.split_column`."""
+    return f"{checksum(chr(10).join(splits).encode()):016x}"
+
+
+def first_of_same(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(values,): the place of the first equal value, where that is an earlier one; else -1."""
+    _, firsts, group = np.unique(values, return_index=True, return_inverse=True)
+    first_N = firsts[group.reshape(-1)]
+    return np.where(first_N < np.arange(values.size), first_N, -1)
+
+
+def _with_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    """`rows` with these columns, null where it has none of that name."""
+    arrays = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.schema.names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def _gathered(stream: Any) -> Iterator[pa.Table]:
+    """The batches of a stream, joined to tables of about ROWS_PER_GROUP rows; always the same ones."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in stream:
+        waiting.append(batch)
+        count += batch.num_rows
+        if count >= ROWS_PER_GROUP:
+            yield pa.Table.from_batches(waiting, stream.schema).combine_chunks()
+            waiting, count = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting, stream.schema).combine_chunks()

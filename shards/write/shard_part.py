@@ -1,0 +1,145 @@
+"""What is known of one shard that was written: enough to list it in a dataset without reading it again.
+
+An ingest keeps one part beside the data for each shard that is complete, and so goes on where it was stopped.
+As bytes it is a zip of shard.json, index.arrow, rejected.arrow and counts.npz.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from shards.errors import DatasetError
+from shards.format import zarr_v3
+from shards.format.file_names import tar_name
+from shards.format.index import REJECTED_SCHEMA, index_rows, index_schema
+from shards.format.manifest import SPLITS, Shard, ShardFormat, StoredObject, shard_from_json
+from shards.format.path_names import check_name
+from shards.format.schema import Chip, Schema
+from shards.format.statistics import Counts
+from shards.format.tar import pack
+from shards.storage.checksum import content_checksum
+from shards.storage.objects import Bytes, join, publish
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""Time of every member: the same part gives the same bytes."""
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """A shard, its rows of the index, what was refused on the way, and the counts of its pixels."""
+
+    shard: Shard | None
+    """None if no chip was kept."""
+    index: pa.Table
+    rejected: pa.Table
+    counts: Counts
+    """Of the training split; of others none."""
+
+    def to_bytes(self) -> bytes:
+        """As they are kept."""
+        members = {
+            "shard.json": json.dumps(asdict(self.shard) if self.shard else None).encode(),
+            "index.arrow": _ipc(self.index),
+            "rejected.arrow": _ipc(self.rejected),
+            "counts.npz": self.counts.to_bytes(compressed=False),
+        }
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "ShardPart":
+        """The inverse of `to_bytes`.
+
+        Raises:
+            DatasetError: it is damaged.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:  # checks the CRC-32 of what it reads
+                shard = json.loads(archive.read("shard.json"))
+                index, rejected = (
+                    pa.ipc.open_stream(archive.read(f"{name}.arrow")).read_all()
+                    for name in ("index", "rejected")
+                )
+                counts = Counts.from_bytes(archive.read("counts.npz"))
+        except (zipfile.BadZipFile, KeyError, ValueError, pa.ArrowException) as error:
+            raise DatasetError(f"{where}: is damaged ({error}); delete it and run again") from error
+        return cls(shard_from_json(shard) if shard else None, index, rejected, counts)
+
+
+def rejected_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
+    """Rows of key, reason and detail as a table."""
+    return pa.Table.from_pylist(list(rows), schema=REJECTED_SCHEMA)
+
+
+def part_of(
+    shard: tuple[str, Sequence[StoredObject]],
+    chips: Sequence[Chip],
+    schema: Schema,
+    attributes: dict[str, str],
+    rejected: Sequence[Mapping[str, str]] = (),
+    columns: Mapping[str, Sequence[int]] | None = None,
+) -> ShardPart:
+    """The part of a shard that is stored.
+
+    Args:
+        shard: its split and its objects.
+        chips: what it holds, in its order.
+        schema: of the dataset.
+        attributes: names and types of further columns of the index.
+        rejected: what was refused on the way: key, reason, detail.
+        columns: values for columns of the index that do not follow from the chips.
+    """
+    split, objects = shard
+    refused = rejected_table(rejected)
+    if not chips:
+        return ShardPart(None, index_schema(attributes).empty_table(), refused, Counts())
+    rows = index_rows(chips, split, objects[0].name, schema)
+    for name, values in (columns or {}).items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    listed = Shard(split, len(chips), content_checksum(rows), tuple(objects))
+    index = pa.Table.from_pylist(rows, schema=index_schema(attributes))
+    counts = Counts.of_chips(chips, schema.label) if split == "train" else Counts()
+    return ShardPart(listed, index, refused, counts)
+
+
+def write_shard(
+    url: str,
+    name: tuple[str, int],
+    chips: Sequence[Chip],
+    schema: Schema,
+    shard_format: ShardFormat = "tar",
+    shard_chips: int = 0,
+) -> list[StoredObject]:
+    """Write `chips` below `url` as shard `name`: split and number; returns its objects, at least one.
+
+    `shard_chips` are the chips of a full shard, which a Zarr must know.
+    """
+    split, number = name
+    check_name(split, SPLITS)
+    objects: dict[str, Bytes]
+    if shard_format == "zarr":
+        encoded = zarr_v3.encode(chips, schema, shard_chips)
+        objects = {
+            f"{split}.zarr/{zarr_v3.object_name(array, number)}": data for array, data in encoded.items()
+        }
+    else:
+        objects = {tar_name(split, number): pack(chips, schema).data}
+    for stored, data in objects.items():
+        publish(join(url, stored), data)
+    return [StoredObject.of(stored, np.frombuffer(data, np.uint8)) for stored, data in objects.items()]
+
+
+def _ipc(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, table.schema) as stream:
+        stream.write_table(table)
+    return buffer.getvalue()

@@ -1,0 +1,392 @@
+"""Which chips are held out. What is known of chips in, their splits out.
+
+    places = Places(keys, scenes, x_N, y_N, crs, side=1024.0)
+    rule = resolved(SplitRule("strips", (0.6, 0.2, 0.2), buffer=500), places)
+    split_N = assign(rule, places)  # "train", "val", "test" or "buffer" of each chip
+
+- key, scene: by a stable hash of the chip's name, or of its scene's, so that a scene is in one split
+- blocks: by the same hash of the square block of ground in which the chip's centre lies
+- strips: cut across one coordinate, the first share of the chips being train
+
+A resolved rule is kept with the dataset. By it, a chip's split follows from that chip alone, so chips that
+are added later move none. Chips that lie too near to another split are "buffer": kept, but used by neither.
+"""
+
+import hashlib
+import math
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shards.config import SplitOptions
+from shards.errors import InputError
+from shards.format.manifest import SPLITS
+from shards.format.schema import Schema
+
+BUFFER = SPLITS.index("buffer")
+FAR = sys.float_info.max
+"""An edge beyond every chip. Infinity would say it better, but JSON has none."""
+SLACK = 1e-9
+"""Of a chip's side, by which footprints count as smaller: rounding is no overlap in a grid without gaps."""
+SAME_LEVEL = 1e-6
+"""Of a chip's side: centres that differ by less are in one row of a grid, which strips do not cut apart."""
+MOST_BLOCKS = 16
+"""Along an axis, that a chip with its buffer may reach over. With smaller blocks, nearly all are buffer."""
+ROWS_AT_ONCE = 16_384
+"""Of a table's column, as Python objects."""
+CORNERS_52 = np.array([(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)], np.float64)
+"""The centre of a footprint and its corners, in half sides."""
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How chips are dealt to splits.
+
+    Raises:
+        InputError: a value is out of range, or does not go with `by`.
+    """
+
+    by: Literal["key", "scene", "blocks", "strips"] = SplitOptions.split_by
+    shares: tuple[float, ...] = SplitOptions.shares
+    """Of train, val and test, as many as are given; they sum to 1. Names and blocks are dealt by them on
+    average, strips are cut so as to have them, before chips are lost to "buffer"."""
+    block_size: float = SplitOptions.block_size
+    """Side of a block in units of crs."""
+    axis: Literal["x", "y"] = SplitOptions.split_axis
+    """Along which coordinate strips follow each other."""
+    buffer: float = SplitOptions.buffer
+    """Units of crs: footprints of chips of different splits are at least this far apart, to a billionth of a
+    chip. Only for blocks and strips."""
+    crs: str = SplitOptions.split_crs
+    """In which blocks and strips are drawn; "": the chips' own, which must be one. Best a projected one: of
+    degrees, those on both sides of the antimeridian are not seen to be near."""
+    edges: tuple[float, ...] = ()
+    """Where strips were cut: ascending coordinates, one fewer than shares; (): not yet, see `resolved`."""
+
+    def __post_init__(self) -> None:
+        self._check_shares()
+        if self.by not in ("key", "scene", "blocks", "strips"):
+            raise InputError(f"--split-by {self.by}: choose one of key, scene, blocks, strips")
+        if self.axis not in ("x", "y"):
+            raise InputError(f"--split-axis {self.axis}: choose x or y")
+        if not 0 < self.block_size < math.inf:
+            raise InputError(f"--block-size {self.block_size:g}: give a size above 0")
+        if not 0 <= self.buffer < math.inf:
+            raise InputError(f"--buffer {self.buffer:g}: give a distance of 0 or more")
+        if self.buffer and not self.is_spatial:
+            raise InputError(f"--buffer {self.buffer:g}: needs --split-by blocks or strips, not {self.by}")
+        if self.crs and not self.is_spatial:
+            raise InputError(f"--split-crs {self.crs}: needs --split-by blocks or strips, not {self.by}")
+        if self.edges:
+            self._check_edges()
+
+    def _check_shares(self) -> None:
+        shown = f"--shares {' '.join(f'{share:g}' for share in self.shares)}".strip()
+        if not 1 <= len(self.shares) <= 3:
+            raise InputError(f"{shown}: has {len(self.shares)} numbers; give one to three: train, val, test")
+        if not all(0 <= share <= 1 for share in self.shares):
+            raise InputError(f"{shown}: each must be a number from 0 to 1")
+        if abs(sum(self.shares) - 1) > 1e-9:
+            raise InputError(f"{shown}: sum to {sum(self.shares):.10g}; give numbers that sum to 1")
+
+    def _check_edges(self) -> None:
+        shown = f"edges of strips {' '.join(f'{edge:g}' for edge in self.edges)}"
+        if self.by != "strips":
+            raise InputError(f"{shown}: need --split-by strips, not {self.by}")
+        if len(self.edges) != len(self.shares) - 1:
+            raise InputError(f"{shown}: {len(self.shares)} --shares need {len(self.shares) - 1} of them")
+        if not all(map(math.isfinite, self.edges)) or list(self.edges) != sorted(self.edges):
+            raise InputError(f"{shown}: must be numbers that ascend")
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether positions decide."""
+        return self.by in ("blocks", "strips")
+
+    @classmethod
+    def of(cls, options: SplitOptions) -> "SplitRule":
+        """The rule that a command's options ask for."""
+        return cls(
+            options.split_by,
+            options.shares,
+            options.block_size,
+            options.split_axis,
+            options.buffer,
+            options.split_crs,
+        )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SplitRule":
+        """The rule of which `dataclasses.asdict` was written as JSON."""
+        return cls(**{**values, "shares": tuple(values["shares"]), "edges": tuple(values["edges"])})
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """What is known of N chips."""
+
+    keys: Sequence[str]
+    scenes: Sequence[str | None]
+    x_N: NDArray[np.float64]
+    """Of centres, in units of each chip's own CRS; NaN: unknown."""
+    y_N: NDArray[np.float64]
+    crs: Sequence[str | None]
+    side: float
+    """Of a chip's square footprint, in units of its own CRS."""
+
+    def known(self, crs: str = "") -> NDArray[np.bool_]:
+        """(N,) whether a position is known, and its CRS too, if any chip has one or `crs` is asked for."""
+        known_N = np.isfinite(self.x_N) & np.isfinite(self.y_N)
+        has_crs_N = np.fromiter((name is not None for name in self.crs), np.bool_, len(self.crs))
+        return known_N & has_crs_N if crs or has_crs_N.any() else known_N
+
+
+def each_of(values: Any) -> Iterator[Any]:
+    """The values of an Arrow array as Python objects, some thousands of which there are at a time."""
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        yield from values.slice(start, ROWS_AT_ONCE).to_pylist()
+
+
+class _Column(Sequence[Any]):
+    """A column of a table, whose values are Python objects only when they are looked at."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._values[int(place)].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return each_of(self._values)
+
+
+def places_of(table: pa.Table, schema: Schema) -> Places:
+    """Of the rows of an index, or of any table with a key and perhaps scene, x, y and crs."""
+
+    def column(name: str, kind: pa.DataType) -> Any:
+        return table[name] if name in table.column_names else pa.nulls(table.num_rows, kind)
+
+    x_N, y_N = (
+        column(name, pa.float64()).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("x", "y")
+    )
+    keys, scenes, crs = (_Column(column(name, pa.string())) for name in ("key", "scene", "crs"))
+    return Places(keys, scenes, x_N, y_N, crs, schema.chip_size * schema.pixel_size)
+
+
+class Footprints(NamedTuple):
+    """Of N chips, seen from one CRS: (x, y) of centres, and of boxes along the axes that hold the chips."""
+
+    centre_N2: NDArray[np.float64]
+    low_N2: NDArray[np.float64]
+    high_N2: NDArray[np.float64]
+
+
+def resolved(rule: SplitRule, places: Places) -> SplitRule:
+    """The rule with what it takes from all chips together: the CRS, and the edges of strips.
+
+    An edge lies midway between the two centres that it separates, where the chips before it come nearest to
+    their share; every share above 0 gets a chip. Rules that look at names, rules with edges, and those for no
+    chips are returned as they are.
+
+    Raises:
+        InputError: a position is unknown; several CRSs and none named; too few different coordinates.
+    """
+    if not rule.is_spatial or rule.edges or not len(places.keys):
+        return rule
+    crs = _crs_for(rule, places)
+    if rule.by == "blocks":
+        return replace(rule, crs=crs)
+    return replace(rule, crs=crs, edges=_edges(rule, footprints(places, crs)))
+
+
+def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
+    """(N,) the split of each chip, by a resolved rule: one of SPLITS.
+
+    With a larger share of val, or a test share taken from train, chips leave train only.
+
+    Raises:
+        InputError: a position is unknown; several CRSs and none named; blocks are far smaller than chips.
+        ValueError: the rule is of strips that were not cut yet.
+    """
+    if not len(places.keys):
+        return np.array([], np.str_)
+    if not rule.is_spatial:
+        keyed = zip(places.keys, places.scenes, strict=True)
+        names = places.keys if rule.by == "key" else (key if scene is None else scene for key, scene in keyed)
+        return np.array(SPLITS)[_dealt(names, rule.shares)]
+    seen = footprints(places, _crs_for(rule, places))
+    return np.array(SPLITS)[_of_blocks(rule, seen) if rule.by == "blocks" else _of_strips(rule, seen)]
+
+
+def footprints(places: Places, crs: str) -> Footprints:
+    """Where chips lie in `crs`, or, if that is "", in their own; NaN where that is not known.
+
+    A footprint turns when its CRS changes; its box is that of its corners. Sides also bend, those of a chip
+    of 1 km by centimetres, which is left out.
+
+    Raises:
+        InputError: an unknown CRS, or one in which a chip has no place.
+    """
+    centre_N2 = np.stack([places.x_N, places.y_N], axis=1).astype(np.float64)
+    centre_N2[~places.known(crs)] = np.nan
+    low_N2, high_N2 = centre_N2 - places.side / 2, centre_N2 + places.side / 2
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(places.crs))}
+    crs_N = np.fromiter((number_of[name] for name in places.crs), np.int64, len(places.crs))
+    for name, number in number_of.items():
+        chips = np.flatnonzero((crs_N == number) & np.isfinite(centre_N2).all(axis=1))
+        if name is None or crs in ("", name) or not chips.size:
+            continue
+        points_C52 = centre_N2[chips, None] + CORNERS_52 * (places.side / 2)
+        points_C52 = _transformed(points_C52.reshape(-1, 2), name, crs).reshape(-1, 5, 2)
+        lost = np.flatnonzero(~np.isfinite(points_C52).all(axis=(1, 2)))
+        if lost.size:
+            key = places.keys[chips[lost[0]]]
+            raise InputError(
+                f"--split-crs {crs}: chip {key}, in {name}, has no place in it; name another CRS"
+            )
+        centre_N2[chips] = points_C52[:, 0]
+        low_N2[chips], high_N2[chips] = points_C52.min(axis=1), points_C52.max(axis=1)
+    return Footprints(centre_N2, low_N2, high_N2)
+
+
+def _transformed(points_P2: NDArray[np.float64], source: str, target: str) -> NDArray[np.float64]:
+    """(P, 2) the points in another CRS; infinite where they have no place in it."""
+    import rasterio
+    from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+    from rasterio.warp import transform
+
+    name = source
+    try:
+        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
+            from_crs = CRS.from_user_input(name)
+            name = target
+            seen = transform(from_crs, CRS.from_user_input(name), points_P2[:, 0], points_P2[:, 1])
+    except CRSError as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"--split-crs: {name!r} is no known CRS ({said}); name one like EPSG:3338"
+        ) from error
+    except CPLE_BaseError as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"--split-crs {target}: chips in {source} have no place in it ({said}); name another CRS"
+        ) from error
+    return np.stack([np.asarray(axis, np.float64) for axis in seen], axis=1)
+
+
+def _crs_for(rule: SplitRule, places: Places) -> str:
+    """In which blocks and strips are drawn; "" if no chip has a CRS."""
+    unknown = np.flatnonzero(~places.known(rule.crs))
+    if unknown.size:
+        raise InputError(
+            f"--split-by {rule.by}: needs positions, and {unknown.size:,} of {len(places.keys):,} chips have "
+            f"none, {places.keys[unknown[0]]} first; give them by a table, GeoTIFF chips or scenes"
+        )
+    names = list(dict.fromkeys(name for name in places.crs if name is not None))
+    if len(names) > 1 and not rule.crs:
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise InputError(
+            f"--split-by {rule.by}: the chips have {len(names)} CRSs ({shown}); give --split-crs, "
+            "in which it is drawn"
+        )
+    return rule.crs or (names[0] if names else "")
+
+
+def _dealt(names: Iterable[str], shares: tuple[float, ...]) -> NDArray[np.int64]:
+    """(names,) the number of the split of each name: 64 bits of its SHA-256 as a fraction of 2^64.
+
+    val is at the bottom and test next, so that both take from train only, and val is that of
+    all datasets so far. Python compares integers with floats exactly, NumPy would round to 53 bits.
+    """
+    limits = [sum(shares[1:last]) * 2**64 for last in range(2, len(shares) + 1)]
+    hashes = (hashlib.sha256(name.encode()).digest()[:8] for name in names)
+    # As many limits as are not above the hash: 0 is val, 1 is test if there is one, and the last is train.
+    ranks = [bisect_right(limits, int.from_bytes(eight, "big")) for eight in hashes]
+    return (np.array(ranks, np.int64) + 1) % len(shares)
+
+
+def _grown(rule: SplitRule, seen: Footprints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, 2) low and high corners of what must lie in one split: the footprint and half the buffer around it.
+
+    If two of these lie in areas that do not overlap, they do not overlap each other: along x or y, one ends
+    before the other begins. So the footprints are at least twice half the buffer apart.
+    """
+    slack_N2 = SLACK * (seen.high_N2 - seen.low_N2)
+    return seen.low_N2 - rule.buffer / 2 + slack_N2, seen.high_N2 + rule.buffer / 2 - slack_N2
+
+
+def _of_blocks(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
+    """(N,) numbers of splits: that of the centre's block, or BUFFER if a block within reach has another."""
+    low_N2, high_N2 = _grown(rule, seen)
+    own_N2 = np.floor(seen.centre_N2 / rule.block_size)
+    # Of open intervals: a chip that ends where a block begins does not reach into it.
+    first_N2, last_N2 = np.floor(low_N2 / rule.block_size), np.ceil(high_N2 / rule.block_size) - 1
+    across_2 = (last_N2 - first_N2).max(axis=0) + 1
+    if across_2.max() > MOST_BLOCKS:
+        raise InputError(
+            f"--block-size {rule.block_size:g}: a chip and its buffer reach over {across_2.max():.0f} blocks "
+            f"in a row; give {(high_N2 - low_N2).max():.3g} or more"
+        )
+    own_N = _dealt_blocks(own_N2, rule.shares)
+    split_N = own_N.copy()
+    for step in product(*(range(int(count)) for count in across_2)):
+        block_N2 = first_N2 + step
+        is_other_N = (block_N2 <= last_N2).all(axis=1) & (block_N2 != own_N2).any(axis=1)
+        chips = np.flatnonzero(is_other_N & (split_N != BUFFER))
+        reached_C = _dealt_blocks(block_N2[chips], rule.shares)
+        split_N[chips[reached_C != own_N[chips]]] = BUFFER
+    return split_N
+
+
+def _dealt_blocks(block_N2: NDArray[np.float64], shares: tuple[float, ...]) -> NDArray[np.int64]:
+    """(N,) numbers of the splits of blocks, each block hashed once."""
+    # A pair as one complex number: they sort by x, then y, much faster than rows do.
+    blocks, block_N = np.unique(block_N2[:, 0] + 1j * block_N2[:, 1], return_inverse=True)
+    dealt_B = _dealt((f"block {int(block.real)} {int(block.imag)}" for block in blocks), shares)
+    return np.asarray(dealt_B[block_N], np.int64)
+
+
+def _of_strips(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
+    """(N,) numbers of splits: that of the strip that holds chip and buffer, or BUFFER if none does."""
+    if len(rule.edges) != len(rule.shares) - 1:
+        raise ValueError("strips without edges: resolve the rule first")
+    axis = "xy".index(rule.axis)
+    low_N2, high_N2 = _grown(rule, seen)
+    first_N = np.searchsorted(rule.edges, low_N2[:, axis], side="right")
+    last_N = np.searchsorted(rule.edges, high_N2[:, axis], side="left")
+    return np.where(first_N == last_N, first_N, BUFFER)
+
+
+def _edges(rule: SplitRule, seen: Footprints) -> tuple[float, ...]:
+    """Where to cut strips so that they have their shares of all chips."""
+    axis = "xy".index(rule.axis)
+    centre_N = np.sort(seen.centre_N2[:, axis])
+    apart = SAME_LEVEL * (seen.high_N2 - seen.low_N2)[:, axis].max()
+    gap_at = np.flatnonzero(np.diff(centre_N) > apart) + 1
+    before_G = np.array([0, *gap_at, centre_N.size])  # chips before each gap, the first and last at the ends
+    edge_G = [-FAR, *(centre_N[gap_at - 1] / 2 + centre_N[gap_at] / 2), FAR]
+    if before_G.size - 1 < sum(share > 0 for share in rule.shares):
+        raise InputError(
+            f"--split-by strips: the chips' centres have {before_G.size - 1} different {rule.axis}, fewer "
+            "than --shares; cut along the other --split-axis, or split by blocks"
+        )
+    gap, edges = 0, []
+    for number, share in enumerate(rule.shares[:-1], 1):
+        if share > 0:
+            wanted = sum(rule.shares[:number]) * centre_N.size
+            later = sum(share > 0 for share in rule.shares[number:])  # each of them needs a gap, too
+            gap += 1 + int(np.abs(before_G[gap + 1 : before_G.size - later] - wanted).argmin())
+        edges.append(float(edge_G[gap]))
+    return tuple(edges)

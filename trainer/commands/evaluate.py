@@ -1,0 +1,71 @@
+"""`treeline evaluate`: a regressor's scores on chips, beside those of the two baselines."""
+
+import sys
+from itertools import chain
+
+import torch
+
+from shards.errors import InputError
+from shards.progress import progress
+from shards.read.dataset import open_dataset
+from shards.version import made_by_code
+from trainer.config import EvaluateConfig, read_options
+from trainer.data.feed import Fed
+from trainer.devices.ranks import device_here
+from trainer.fit.heights import height_sums, measured_heights, score_of
+from trainer.fit.scoring import Sums, add_up
+from trainer.model.checkpoint import load_checkpoint
+from trainer.score.evaluation import LINEAR, MEAN, REGRESSOR, Evaluation
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Score the checkpoint on the chips of a split.
+
+    Raises:
+        InputError: the split is empty, or its chips are not what the regressor was trained on.
+    """
+    checkpoint, dataset = load_checkpoint(config.checkpoint), open_dataset(config.data, read_options(config))
+    trained_schema = checkpoint.regressor.schema
+    if dataset.schema.label != trained_schema.label:
+        raise InputError(
+            f"{config.data}: chips have {dataset.schema.label or 'no label'}, but the checkpoint was trained "
+            f"on {trained_schema.label}; choose another --data"
+        )
+    if (dataset.schema.bands, dataset.schema.dtype) != (trained_schema.bands, trained_schema.dtype):
+        raise InputError(
+            f"{config.data}: chips are {dataset.schema.dtype} {' '.join(dataset.schema.bands)}, but the "
+            f"checkpoint was trained on {trained_schema.dtype} {' '.join(trained_schema.bands)}"
+        )
+    chips = dataset.chips(config.split, config.limit, config.where)
+    if not chips.size:
+        raise InputError(f"{config.data}: no chip is in the split {config.split!r}; choose another --split")
+    device = device_here()
+    regressor, baselines = checkpoint.regressor.to(device), checkpoint.baselines
+    with progress("evaluate", chips.size, "chips") as advance:
+
+        def sums_of(fed: Fed) -> Sums:
+            predicted_BHW, valid_BHW = regressor.predict(fed.image_BCHW)
+            linear_BHW = torch.from_numpy(baselines.linear(fed.batch.image_BCHW))
+            measured_BHW = measured_heights(fed, valid_BHW)
+            compared = (predicted_BHW, linear_BHW, linear_BHW * 0 + baselines.mean_height)
+            advance(fed.batch.size)
+            found = torch.tensor(len(fed.batch.chips))
+            return found, *chain(*(height_sums(of_one_BHW, measured_BHW) for of_one_BHW in compared))
+
+        met, *sums = add_up(sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device)
+    pairs = zip(sums[::2], sums[1::2], strict=True)
+    scores = {name: score_of(*pair) for name, pair in zip((REGRESSOR, LINEAR, MEAN), pairs, strict=True)}
+    for trouble in dataset.troubles():
+        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    about = {
+        "checkpoint": config.checkpoint,
+        "checkpoint_fingerprint": checkpoint.fingerprint,
+        "data": config.data,
+        "fingerprint": dataset.manifest.fingerprint,
+        "split": config.split,
+        "where": config.where,
+        "limit": config.limit,
+        "chips": int(met),
+        **made_by_code(),
+    }
+    return Evaluation(scores, about)

@@ -1,0 +1,157 @@
+"""Starts training: in this process, or on Ray workers. The trainer's only module that imports Ray."""
+
+import json
+import os
+from functools import cached_property
+from typing import Any
+
+from shards.errors import DatasetError, InputError
+from shards.format.manifest import StoredObject
+from shards.progress import progress
+from shards.read.dataset import Dataset
+from shards.storage.objects import exists, join, publish, read_bytes, remove_file, whole_url
+from trainer.commands.train import as_it_began, check, prepared, train
+from trainer.config import TrainConfig
+from trainer.data.token_filling import begin, compute, finish
+from trainer.data.token_store import Piece, TokenPlan, plan_tokens
+from trainer.devices.ranks import Ranks, device_here
+from trainer.model.regressor import Regressor
+
+FAILED = "failed.json"
+"""Left by a worker whose own error would come again: Ray starts all workers anew, which then end at once."""
+OWN_ERRORS = {kind.__name__: kind for kind in (InputError, DatasetError, FloatingPointError)}
+MAX_FAILURES = 20
+"""How often a run goes on after a worker or a machine was lost; machines that are taken away with a notice
+are not counted."""
+
+
+def launch(config: TrainConfig) -> None:
+    """Train with `config.workers` Ray workers, or in this process if that is 0.
+
+    Raises:
+        InputError: a mistake in the options; found before anything is started.
+    """
+    config = as_it_began(config)
+    check(config)
+    if not config.worker_range[1]:
+        train(config, Ranks(device=device_here()))
+    else:
+        _train_on_ray(config)
+
+
+def _train_on_ray(config: TrainConfig) -> None:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    least, most = config.worker_range
+    count = most if least == most else (least, most)
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= least
+    if config.token_store:
+        _fill_token_store(config, use_gpu)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config, "folder": os.getcwd()},
+        # Ray 2.60 takes a pair, too, but does not say so in the type of this name.
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=use_gpu),  # type: ignore[arg-type]
+        run_config=RunConfig(
+            name="ray",
+            # Ray's own short notes: in a place that every node reaches, as the checkpoints are.
+            storage_path=whole_url(config.out),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    _forget_failure(config)
+    trainer.fit()
+    if failure := _forget_failure(config):
+        raise failure
+
+
+def _fill_token_store(config: TrainConfig, use_gpu: bool) -> None:
+    """Compute what the store lacks, one task an object, on as many workers as there is room for."""
+    import ray
+    from ray.util import ActorPool
+
+    least, most = config.worker_range
+    free = int(ray.available_resources().get("GPU" if use_gpu else "CPU", 0))
+    # Actors: a backbone is loaded once for many objects, and its memory is free again before training.
+    in_any_case: Any = ray.remote(
+        num_cpus=1, num_gpus=int(use_gpu), max_restarts=MAX_FAILURES, max_task_retries=MAX_FAILURES
+    )
+    worker = in_any_case(_TokenWorker)
+    actors = [worker.remote(config, os.getcwd())]
+    try:
+        plan = ray.get(actors[0].plan.remote())
+        pieces = begin(plan)
+        count = min(max(least, min(most, free), 1), len(pieces))
+        actors += [worker.remote(config, os.getcwd()) for _ in range(count - 1)]
+        objects: list[StoredObject | None] = []
+        with progress("tokens", sum(piece.chips for piece in pieces), "chips") as advance:
+            computed = ActorPool(actors).map_unordered(
+                lambda actor, piece: actor.compute.remote(piece), pieces
+            )
+            for chips, stored in computed:
+                objects.append(stored)
+                advance(chips)
+        if pieces:
+            finish(plan, objects)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _TokenWorker:
+    """A process with a backbone, which computes objects of a token store."""
+
+    def __init__(self, config: TrainConfig, folder: str) -> None:
+        go_to(folder)
+        self._config = config
+
+    @cached_property
+    def _prepared(self) -> tuple[Dataset, Regressor, TokenPlan]:
+        dataset, regressor = prepared(self._config, device_here())
+        return dataset, regressor, plan_tokens(regressor, dataset, self._config)
+
+    def plan(self) -> TokenPlan:
+        """Which store it is, and what it is to hold."""
+        return self._prepared[2]
+
+    def compute(self, piece: Piece) -> tuple[int, StoredObject | None]:
+        """Compute `piece`; its chips, and what was stored."""
+        dataset, regressor, plan = self._prepared
+        return piece.chips, compute(plan, piece, regressor, dataset)
+
+
+def go_to(folder: str) -> None:
+    """Work where the driver is, if this machine has it: paths may be relative."""
+    if os.path.isdir(folder):
+        os.chdir(folder)
+
+
+def _worker(options: dict[str, Any]) -> None:
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
+    config: TrainConfig = options["config"]
+    go_to(options["folder"])
+    url = join(config.out, FAILED)
+    if exists(url):
+        return
+    try:
+        train(config, ranks, lambda: ray.train.get_preemption_info() is not None)
+    except tuple(OWN_ERRORS.values()) as error:
+        publish(url, json.dumps([type(error).__name__, str(error)]).encode())
+        raise
+
+
+def _forget_failure(config: TrainConfig) -> Exception | None:
+    """The error that a worker left, if one did; it is removed."""
+    url = join(config.out, FAILED)
+    if not exists(url):
+        return None
+    name, text = json.loads(read_bytes(url))
+    remove_file(url)
+    return OWN_ERRORS[name](text)

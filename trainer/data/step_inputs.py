@@ -1,0 +1,51 @@
+"""What any step of training needs beside its chips: a key for what is drawn, and no rank without a chip."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.format.schema import Schema
+from shards.format.tar import arrays_of, row_layout
+from shards.read.dataset import Batch
+from shards.read.order import Chips, rank_part
+from trainer.data.feed import Fed
+from trainer.devices.ranks import Ranks
+
+
+class StepKey(NamedTuple):
+    """What the random numbers of a step depend on, whatever the number of ranks; nothing else does."""
+
+    seed: int
+    epoch: int
+    seen: int
+    """Chips of the epoch met before, over all ranks."""
+
+
+def part_of(of_batch: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
+    """Take this rank's part of an array with a row for each chip of a global batch."""
+    part = rank_part(of_batch, fed.batch.start, ranks.rank, ranks.world_size)
+    # A chip that stands in for none has a row too; chips that were left out have none.
+    return part[: len(fed.image_BCHW)] if len(part) else of_batch[:1]
+
+
+def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:
+    """Yield the batches, an empty one as a chip met before (or the first of `chips`), without label.
+
+    A rank whose part is empty (of the last, short batch, or for a shard that was left out) takes part in
+    every collective operation, and adds nothing to loss and gradients.
+    """
+    rows_1S, chip_1 = np.zeros((1, row_layout(schema).span), np.uint8), chips[:1]
+    for batch in batches:
+        if batch.chips.size:
+            rows_1S, chip_1 = batch.rows_BS[:1], batch.chips[:1]
+            yield batch
+        else:
+            stand_in_1S = rows_1S.copy()
+            image_BCHW, height_BHW = arrays_of(stand_in_1S, schema)
+            height_BHW[:] = np.nan
+            yield replace(
+                batch, chips=chip_1, rows_BS=stand_in_1S, image_BCHW=image_BCHW, height_BHW=height_BHW
+            )

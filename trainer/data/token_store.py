@@ -1,0 +1,362 @@
+"""A token store: what a frozen backbone gives for every chip, computed once; decoders are trained from it.
+
+    <url>/tokens.json                               what the tokens are of, and the objects; written last
+    <url>/<fingerprint>/train/000000.0.tokens       of shard 0, its chips turned by symmetry 0: a row a chip
+
+Every row has the same bytes: for each layer that the decoder takes the patches row by row, then the class
+token if the decoder takes it. A batch is one gather of rows. `trainer.data.token_filling` fills a store.
+
+    plan = plan_tokens(regressor, dataset, config)
+    reader = TokenReader(plan, stored_objects(plan), dataset, device)
+    reader.features(chips, symmetries_B)            # as Regressor.features of these chips, turned so
+"""
+
+import json
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DINOv3ViTModel, PretrainedConfig
+
+from shards.errors import DatasetError, InputError
+from shards.format.manifest import StoredObject, read_json
+from shards.format.tar import BLOCK
+from shards.read.arena import Arena
+from shards.read.dataset import Dataset
+from shards.read.order import Chips
+from shards.storage.checksum import hexadecimal
+from shards.storage.disk_cache import DiskCache
+from shards.storage.objects import exists, is_local, join, local_path
+from shards.storage.ranges import Fetcher
+from trainer.config import TrainConfig
+from trainer.decoders.features import Features
+from trainer.model.regressor import Regressor
+from trainer.model.symmetries import SYMMETRIES
+
+MANIFEST = "tokens.json"
+FORMAT = "treeline-tokens"
+VERSION = 1
+HELD_BYTES = 8 * 10**9
+"""Objects of a remote store that are kept in memory, beyond those of the present batch."""
+
+_WITH_CLASSES = ("dpt",)
+"""Decoders that take class tokens."""
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """What a row holds, and where."""
+
+    layers: int
+    rows: int
+    columns: int
+    width: int
+    """Numbers in a token."""
+    classes: bool
+    """Whether each layer's class token is kept, after its patches."""
+    dtype: str
+
+    @property
+    def _shape_LND(self) -> tuple[int, int, int]:
+        return self.layers, self.rows * self.columns + self.classes, self.width
+
+    @property
+    def _used_bytes(self) -> int:
+        return int(np.prod(self._shape_LND)) * self._type.itemsize
+
+    @property
+    def _type(self) -> torch.dtype:
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    @property
+    def stride(self) -> int:
+        """Bytes of a row, a multiple of 512, as an Arena needs it."""
+        return -(-self._used_bytes // BLOCK) * BLOCK
+
+    def pack(self, features: Features) -> Tensor:
+        """rows_BS (B, stride) of bytes.
+
+        Raises:
+            InputError: a token is not finite, or not in this type.
+        """
+        of_layers = [patches_BDRC.flatten(2).transpose(1, 2) for patches_BDRC in features.patches]
+        if self.classes:
+            both = zip(of_layers, features.classes, strict=True)
+            of_layers = [torch.cat((tokens_BND, class_BD[:, None]), 1) for tokens_BND, class_BD in both]
+        values_BLND = torch.stack(of_layers, 1).to(self._type)
+        if not values_BLND.isfinite().all():
+            raise InputError(
+                f"--token-store: a token is not finite as {self.dtype}; give --token-dtype bfloat16, and see "
+                "whether the backbone's weights are whole"
+            )
+        bytes_BS = values_BLND.flatten(1).view(torch.uint8)
+        return pad(bytes_BS, (0, self.stride - self._used_bytes))
+
+    def unpack(self, rows_BS: Tensor) -> Features:
+        """The inverse of `pack`, in float32."""
+        values_BV = rows_BS[:, : self._used_bytes].view(self._type).float()
+        values_BLND = values_BV.unflatten(1, self._shape_LND)
+        grid = (self.rows, self.columns)
+        patches_BLND = values_BLND[:, :, : self.rows * self.columns]
+        return Features(
+            tuple(tokens_BND.transpose(1, 2).unflatten(2, grid) for tokens_BND in patches_BLND.unbind(1)),
+            tuple(values_BLND[:, :, -1].unbind(1)) if self.classes else (),
+        )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One object of a store: the chips of a shard in one variant."""
+
+    shard: int
+    split: str
+    chips: int
+    variant: int
+    """The symmetry (0..7) by which its chips are turned; 0: as they are."""
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """What a store is of, and the pieces of it that a run needs."""
+
+    url: str
+    identity: dict[str, Any]
+    """All that tokens depend on, as plain JSON values by name."""
+    layout: TokenLayout
+    pieces: tuple[Piece, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits: others for any other token."""
+        return hexadecimal(json.dumps(self.identity, sort_keys=True).encode())
+
+    def name_of(self, piece: Piece) -> str:
+        """What `piece` is called below the store's URL."""
+        return f"{self.fingerprint}/{piece.split}/{piece.shard:06d}.{piece.variant}.tokens"
+
+    def nbytes_of(self, piece: Piece) -> int:
+        """Bytes of `piece`."""
+        return piece.chips * self.layout.stride
+
+    def manifest(self, objects: dict[str, StoredObject]) -> dict[str, Any]:
+        """What tokens.json says of a store that holds `objects`."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": self.fingerprint,
+            "identity": self.identity,
+            "layout": {**asdict(self.layout), "stride": self.layout.stride},
+            "objects": [asdict(objects[name]) for name in sorted(objects)],
+        }
+
+
+def check_token_options(config: TrainConfig) -> None:
+    """Refuse options under which the tokens of a chip change while training.
+
+    Raises:
+        InputError: says which, and what to give instead.
+    """
+    if not config.token_store:
+        return
+    if config.tune != "frozen":
+        raise InputError(
+            f"--token-store: with --tune {config.tune} the backbone learns, and its tokens change; "
+            "give --tune frozen"
+        )
+    for option, value in (("brightness", config.brightness), ("band-dropout", config.band_dropout)):
+        if value:
+            raise InputError(
+                f"--token-store: --{option} {value} changes a chip's tokens each time; give --{option} 0"
+            )
+    if config.flips and config.token_variants == 1:
+        raise InputError(
+            "--token-store: --flips (the default) turns chips, and a store of one variant has none that are "
+            f"turned; give --no-flips, or --token-variants {SYMMETRIES} (a store {SYMMETRIES} times as large)"
+        )
+
+
+def plan_tokens(regressor: Regressor, dataset: Dataset, config: TrainConfig) -> TokenPlan:
+    """The store that `config` asks for: training shards in all variants, validation as it is."""
+    layout = _layout_of(regressor, config.token_dtype)
+    train_shards = set(dataset.shard_of(dataset.chips("train", config.limit, config.where)).tolist())
+    val_chips = dataset.chips("val", where=config.validated_where)
+    shards = train_shards | set(dataset.shard_of(val_chips).tolist())
+    pieces = tuple(
+        Piece(number, dataset.manifest.shards[number].split, dataset.manifest.shards[number].samples, variant)
+        for number in sorted(shards)
+        for variant in range(config.token_variants if number in train_shards else 1)
+    )
+    identity = {
+        "dataset": dataset.manifest.fingerprint,
+        "backbone's weights": _weights_checksum(regressor.backbone),
+        "backbone's shape": _shape_of(regressor.backbone),
+        "normalisation": {
+            **{name: value.tolist() for name, value in regressor.normalise.named_buffers()},
+            "nodata": regressor.normalise.nodata,
+        },
+        "bands": regressor.bands,
+        "upsample": regressor.decoder_config.upsample,
+        "layers": regressor.decoder.layers,
+        "class tokens": layout.classes,
+        "dtype": layout.dtype,
+        "computed in": "bfloat16" if config.bf16 else "float32",
+    }
+    return TokenPlan(config.token_store, json.loads(json.dumps(identity)), layout, pieces)
+
+
+def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
+    """The objects by name that the store's manifest lists; none if there is no store yet.
+
+    Raises:
+        InputError: it is a store of other tokens; says what differs.
+    """
+    where = join(plan.url, MANIFEST)
+    if not exists(where):
+        return {}
+    values = read_json(where)
+    if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
+        raise InputError(f"{where}: not a token store of this version; choose another --token-store")
+    found, asked = values.get("identity", {}), plan.identity
+    differ = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
+    if differ or values.get("fingerprint") != plan.fingerprint:
+        raise InputError(
+            f"{plan.url}: holds the tokens of another {', '.join(differ) or 'store'}; choose another "
+            "--token-store, or delete it first"
+        )
+    return {stored["name"]: StoredObject(**stored) for stored in values["objects"]}
+
+
+class TokenReader:
+    """Tokens of any chips of a plan, in any order. For one thread."""
+
+    def __init__(
+        self, plan: TokenPlan, objects: dict[str, StoredObject], dataset: Dataset, device: torch.device
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            plan: what the store holds.
+            objects: from `stored_objects`.
+            dataset: whose chips these are, and how it is read: checks and cache.
+            device: where features are needed.
+        """
+        self._plan, self._dataset, self._device = plan, dataset, device
+        pieces = [piece for piece in plan.pieces if plan.name_of(piece) in objects]
+        self._objects = [objects[plan.name_of(piece)] for piece in pieces]
+        self._place_SV = np.full((len(dataset.manifest.shards), SYMMETRIES), -1)
+        for place, piece in enumerate(pieces):
+            self._place_SV[piece.shard, piece.variant] = place
+        largest = max((stored.nbytes for stored in self._objects), default=0)
+        self._arena = Arena(len(pieces), largest, plan.layout.stride)
+        self._held: OrderedDict[int, int] = OrderedDict()
+        """Places of fetched objects and their bytes, the least recently used first."""
+        options = dataset.options
+        self._fetcher = Fetcher()
+        self._cache = DiskCache(options.cache, options.cache_bytes) if options.cache else None
+
+    def features(self, chips: Chips, symmetries_B: NDArray[np.int64] | None = None) -> Features:
+        """What the backbone gives for `chips`, each turned by its symmetry (0..7), in float32 on the device.
+
+        Of no chips: zeros, for the one image that stands in for them.
+
+        Raises:
+            DatasetError: the store lacks one of them, or an object is not what was written.
+        """
+        if not chips.size:
+            rows_BS = np.zeros((1, self._plan.layout.stride), np.uint8)
+        else:
+            rows_BS = self._rows(chips, np.zeros_like(chips) if symmetries_B is None else symmetries_B)
+        return self._plan.layout.unpack(torch.from_numpy(rows_BS).to(self._device))
+
+    def _rows(self, chips: Chips, symmetries_B: NDArray[np.int64]) -> NDArray[np.uint8]:
+        shard_B = self._dataset.shard_of(chips)
+        place_B = self._place_SV[shard_B, symmetries_B]
+        if place_B.min() < 0:
+            lacking = int(np.argmin(place_B))
+            raise DatasetError(
+                f"{self._plan.url}: no tokens of chip {chips[lacking]} in variant {symmetries_B[lacking]}: "
+                "its shard was left out when they were computed; the next run computes them"
+            )
+        needed = np.unique(place_B).tolist()
+        for place in needed:
+            self._bring(place)
+        self._drop_others(needed)
+        row_B = chips - self._dataset.manifest.first_chip[shard_B]
+        return self._arena.gather(
+            self._arena.first_block(place_B) + row_B * (self._plan.layout.stride // BLOCK)
+        )
+
+    def _bring(self, place: int) -> None:
+        """Map or fetch an object, if that was not done."""
+        stored = self._objects[place]
+        url = join(self._plan.url, stored.name)
+        if self._arena.holds(place):
+            if place in self._held:
+                self._held.move_to_end(place)
+            return
+        try:
+            if is_local(url):
+                self._arena.map_file(place, local_path(url), lambda data: self._check(stored, url, data))
+            else:
+                self._fetch(stored, url, self._arena.fill(place)[: stored.nbytes])
+                self._held[place] = stored.nbytes
+        except (OSError, DatasetError) as error:
+            if self._arena.holds(place):
+                self._arena.empty(place)
+            raise DatasetError(f"{error}; delete {url}, and the next run computes it again") from error
+
+    def _fetch(self, stored: StoredObject, url: str, into: NDArray[np.uint8]) -> None:
+        def get(buffer: NDArray[np.uint8]) -> None:
+            self._fetcher.read_into(url, 0, buffer)
+            self._check(stored, url, buffer)
+
+        if self._cache is None:
+            get(into)
+        else:
+            self._cache.fetch(f"{url} {stored.xxh3}", into, get)
+
+    def _check(self, stored: StoredObject, url: str, data: NDArray[np.uint8]) -> None:
+        if self._dataset.options.check:
+            stored.check(url, data)
+
+    def _drop_others(self, needed: list[int]) -> None:
+        """Give memory back, but not that of the present batch."""
+        held_bytes = sum(self._held.values())
+        for place in [place for place in self._held if place not in needed]:
+            if held_bytes <= HELD_BYTES:
+                return
+            held_bytes -= self._held.pop(place)
+            self._arena.empty(place)
+
+
+def _layout_of(regressor: Regressor, dtype: str) -> TokenLayout:
+    config = regressor.decoder_config
+    rows, columns = (
+        side * config.upsample // regressor.patch_size for side in regressor.schema.image_shape[-2:]
+    )
+    width = int(regressor.backbone.config.hidden_size)
+    layers = len(regressor.decoder.layers)
+    return TokenLayout(layers, rows, columns, width, config.kind in _WITH_CLASSES, dtype)
+
+
+def _weights_checksum(backbone: DINOv3ViTModel) -> str:
+    """Of all tensors in the order of their names, with types and shapes."""
+    digest = xxhash.xxh3_64()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _shape_of(backbone: DINOv3ViTModel) -> dict[str, Any]:
+    """Its configuration, without what every model of transformers has: names, versions, labels."""
+    config: dict[str, Any] = backbone.config.to_dict()
+    return {name: config[name] for name in sorted(config.keys() - PretrainedConfig().to_dict().keys())}

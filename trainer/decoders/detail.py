@@ -1,0 +1,108 @@
+"""The `detail` decoder: the backbone's tokens say what stands there, thin convolutions say where it ends.
+
+A patch of 16 pixels of 2 m is 32 m wide: its token cannot carry the edge of a crown of 5 m. So a U-Net
+(Ronneberger et al. 2015, arXiv:1505.04597) with few channels looks at the pixels, and the tokens come in at
+its bottom:
+
+    pixels -> 1/1 -> 1/2 -> ... -> 1/patch                 each also skips over to its size below
+    tokens ----------------------> 1/patch -> ... -> 1/2 -> 1/1 -> metres
+"""
+
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from shards.errors import InputError
+from trainer.decoders.chip_dropout import ChannelDropout
+from trainer.decoders.features import Decoder, DecoderConfig, Features
+
+FINE_SIZES = 2
+"""At 1/1 and 1/2, where edges lie, there are two convolutions instead of one."""
+
+
+def _convolutions(
+    width_in: int, width: int, size: int, config: DecoderConfig, stride: int = 1
+) -> nn.Sequential:
+    """Convolutions 3x3 to features at 1/2^`size`, each with norm and GELU; a stride of 2 halves the sides."""
+    layers: list[nn.Module] = []
+    for _ in range(2 if size < FINE_SIZES else 1):
+        # Group norm makes a chip's result independent of the batch that it is in.
+        norm = nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(gcd(8, width), width)
+        layers += (nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False), norm, nn.GELU("tanh"))
+        width_in, stride = width, 1
+    return nn.Sequential(*layers)
+
+
+class Rise(nn.Module):
+    """Features, and the skipped ones of twice their size, 1/2^`size` -> features of that size."""
+
+    def __init__(self, width_in: int, width: int, size: int, config: DecoderConfig) -> None:
+        super().__init__()
+        # Fewer channels before they are enlarged: a quarter of the work.
+        self.narrow = nn.Conv2d(width_in, width, 1)
+        self.mix = _convolutions(2 * width, width, size, config)
+
+    def forward(self, below_BCHW: Tensor, skipped_BCHW: Tensor) -> Tensor:
+        """In the size of `skipped_BCHW`."""
+        risen_BCHW = interpolate(self.narrow(below_BCHW), skipped_BCHW.shape[-2:], mode="bilinear")
+        mixed: Tensor = self.mix(torch.cat((risen_BCHW, skipped_BCHW), 1))
+        return mixed
+
+
+class DetailDecoder(Decoder):
+    """Patches of a power of 2 pixels, of the last layer, and the pixels themselves -> heights.
+
+    `widths` are those at 1/(patch/2), ..., 1/2, 1/1; the tokens come in at 1/patch with the first of them.
+    Of more widths than the patch has doublings the last ones count, so that `upsample` changes no width.
+    """
+
+    def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int, bands: int) -> None:
+        """As `trainer.decoders.make.new_decoder`."""
+        super().__init__()
+        doublings = patch.bit_length() - 1
+        if 2**doublings != patch or not 0 < doublings <= len(config.widths):
+            raise InputError(
+                f"the detail decoder needs patches of a power of 2 and a width for each doubling, "
+                f"not {patch} and {config.widths}"
+            )
+        self.layers = (depth,)
+        fine = config.widths[::-1][:doublings]
+        bottom = fine[-1]
+        widths = (*fine, bottom)
+        sizes = range(doublings)
+        self.tokens = nn.Sequential(nn.Conv2d(token_width, bottom, 1), ChannelDropout(config.dropout))
+        self.entry = _convolutions(bands, fine[0], 0, config)
+        self.falls = nn.ModuleList(
+            _convolutions(widths[i], widths[i + 1], i + 1, config, stride=2) for i in sizes
+        )
+        # Dropout at the bottom alone: few numbers above it can learn by heart, many at it.
+        self.bottom = nn.Sequential(
+            _convolutions(2 * bottom, bottom, doublings, config), ChannelDropout(config.dropout)
+        )
+        self.rises = nn.ModuleList(Rise(widths[i + 1], widths[i], i, config) for i in reversed(sizes))
+        self.head = nn.Conv2d(fine[0], 1, 1)
+
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer: channels -> metres."""
+        return self.head
+
+    def start_at(self, height_m: float) -> None:
+        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
+        assert self.head.bias is not None
+        nn.init.normal_(self.head.weight, 0.0, 0.02)
+        nn.init.constant_(self.head.bias, height_m)
+
+    def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
+        """height_BHW in metres, unclamped."""
+        seen = [self.entry(pixels_BCHW.contiguous(memory_format=torch.channels_last))]
+        for fall in self.falls:
+            seen.append(fall(seen[-1]))
+        tokens_BCHW = self.tokens(features.patches[-1].contiguous(memory_format=torch.channels_last))
+        features_BCHW = self.bottom(torch.cat((tokens_BCHW, seen.pop()), 1))
+        for rise in self.rises:
+            features_BCHW = rise(features_BCHW, seen.pop())
+        height_B1HW: Tensor = self.head(features_BCHW)
+        return height_B1HW[:, 0]

@@ -1,0 +1,53 @@
+"""Makes the decoder that is asked for.
+
+decoder = new_decoder(DecoderConfig(kind="detail"), depth=24, token_width=1024, patch=16, bands=3)
+height_BHW = decoder(features, pixels_BCHW)
+"""
+
+from dataclasses import replace
+
+from shards.errors import InputError
+from trainer.decoders.detail import DetailDecoder
+from trainer.decoders.features import Decoder, DecoderConfig
+from trainer.decoders.linear import LinearDecoder
+from trainer.decoders.residual import ResidualDecoder
+
+OWN_WIDTHS = {"residual": (64, 32, 16, 8), "detail": (64, 48, 32, 16), "dpt": (), "linear": ()}
+"""By kind: channels of the stages where none are given; of dpt see `own_widths`."""
+
+
+def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int, bands: int = 3) -> Decoder:
+    """A decoder with random weights.
+
+    Args:
+        config: its kind and shape.
+        depth: blocks of the backbone.
+        token_width: numbers in one of its tokens.
+        patch: pixels of the stored image along each side of a patch.
+        bands: of the normalised pixels.
+
+    Raises:
+        InputError: there is no such decoder, or it cannot bring such patches back to pixels.
+    """
+    if config.kind not in OWN_WIDTHS:
+        names = ", ".join(OWN_WIDTHS)
+        raise InputError(f"--decoder {config.kind}: there is none of that name; choose {names}")
+    config = replace(config, widths=config.widths or own_widths(config.kind, token_width))
+    if config.kind == "detail":
+        return DetailDecoder(config, depth, token_width, patch, bands)
+    if config.kind == "dpt":
+        from trainer.decoders.dpt import DptDecoder  # brings transformers' CHMv2 along
+
+        return DptDecoder(config, depth, token_width, patch)
+    if config.kind == "linear":
+        return LinearDecoder(config, depth, token_width, patch)
+    return ResidualDecoder(config, depth, token_width, patch)
+
+
+def own_widths(kind: str, token_width: int) -> tuple[int, ...]:
+    """The channels of a decoder's stages where none are given."""
+    if kind == "dpt":
+        # CHMv2's post_process_channels, which are those of its backbone's width of 1024 (CHMv2Config).
+        widest = min(token_width, 1024)
+        return (widest, widest // 2, widest // 4, widest // 8)
+    return OWN_WIDTHS[kind]

@@ -1,0 +1,137 @@
+"""The `residual` decoder: patch tokens -> heights, four doublings with residual blocks and channel attention.
+
+Module names are those of the decoder that users have trained so far, so its weights load as they are:
+
+    0, 2, 4, 6   doubling: transposed convolution 4x4, norm, LeakyReLU 0.1, dropout of channels
+    1, 3, 5, 7   two residual blocks; with channel attention in 5 and 7
+    8            head: three convolutions 3x3 and one 1x1 to metres
+"""
+
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+
+from shards.errors import InputError
+from trainer.decoders.chip_dropout import ChannelDropout
+from trainer.decoders.features import Decoder, DecoderConfig, Features
+
+NOTEBOOK_WIDTHS = (512, 256, 128, 64)
+SLOPE = 0.1
+REDUCTION = 16
+"""Channel attention squeezes to width / 16."""
+DOUBLINGS = 4
+"""2^4 = 16: from one token a patch back to one height a pixel."""
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    """Group norm makes a chip's result independent of the batch that it is in."""
+    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
+
+
+class ChannelAttention(nn.Module):
+    """Scales each channel by a weight (0..1) computed from the channels' means (squeeze and excitation)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        narrow = max(1, width // REDUCTION)
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(width, narrow, 1),
+            nn.ReLU(),
+            nn.Conv2d(narrow, width, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        weighted: Tensor = features_BCHW * self.attention(features_BCHW)
+        return weighted
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions 3x3, optionally channel attention, added to the input."""
+
+    def __init__(self, width: int, norm: str, dropout: float, attention: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
+        self.attention = ChannelAttention(width) if attention else nn.Identity()
+        self.activation, self.dropout = nn.LeakyReLU(SLOPE), ChannelDropout(dropout)
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        inner = self.dropout(self.activation(self.bn1(self.conv1(features_BCHW))))
+        inner = self.attention(self.bn2(self.conv2(inner)))
+        result: Tensor = self.activation(features_BCHW + inner)
+        return result
+
+
+def _doubling(width_in: int, width: int, norm: str, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(width_in, width, 4, stride=2, padding=1),
+        _norm(norm, width),
+        nn.LeakyReLU(SLOPE),
+        ChannelDropout(dropout),
+    )
+
+
+def _head(width: int, norm: str, dropout: float) -> nn.Sequential:
+    wide, narrow = 2 * width, max(1, width // 2)
+    return nn.Sequential(
+        nn.Conv2d(width, wide, 3, padding=1),
+        _norm(norm, wide),
+        nn.LeakyReLU(SLOPE),
+        ChannelDropout(dropout),
+        ChannelAttention(wide),
+        nn.Conv2d(wide, width, 3, padding=1),
+        _norm(norm, width),
+        nn.LeakyReLU(SLOPE),
+        ChannelDropout(dropout),
+        nn.Conv2d(width, narrow, 3, padding=1),
+        _norm(norm, narrow),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(narrow, 1, 1),
+    )
+
+
+class ResidualDecoder(nn.Sequential, Decoder):
+    """Patches of 16 pixels, of the last layer alone -> heights."""
+
+    def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int) -> None:
+        """As `trainer.decoders.make.new_decoder`."""
+        widths, norm, dropout = config.widths, config.norm, config.dropout
+        if patch != 2**DOUBLINGS or len(widths) != DOUBLINGS:
+            raise InputError(
+                f"the residual decoder needs patches of 16 and 4 widths, not {patch} and {widths}"
+            )
+        stages: list[nn.Module] = []
+        for stage, width in enumerate(widths):
+            attention = stage >= DOUBLINGS - 2
+            blocks = (ResidualBlock(width, norm, dropout, attention) for _ in range(2))
+            stages += (_doubling(token_width, width, norm, dropout), nn.Sequential(*blocks))
+            token_width = width
+        super().__init__(*stages, _head(widths[-1], norm, dropout))
+        self.layers = (depth,)
+
+    def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:  # type: ignore[override]
+        """height_BHW in metres, unclamped."""
+        # Narrow convolutions are up to twice as fast with the channels of a pixel side by side.
+        patches_BDHW = features.patches[-1].contiguous(memory_format=torch.channels_last)
+        height_B1HW: Tensor = super().forward(patches_BDHW)
+        return height_B1HW[:, 0]
+
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer: channels -> metres."""
+        head = self[-1]
+        assert isinstance(head, nn.Sequential)
+        output = head[-1]
+        assert isinstance(output, nn.Conv2d)
+        return output
+
+    def start_at(self, height_m: float) -> None:
+        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
+        assert self.output.bias is not None
+        nn.init.normal_(self.output.weight, 0.0, 0.02)
+        nn.init.constant_(self.output.bias, height_m)

@@ -1,0 +1,200 @@
+"""Heights of pixels as an objective: a loss over every measured pixel, scored in metres.
+
+The heights to learn are those of the chips; what scores are compared with are a constant and a regression
+per pixel (trainer.score.baselines), which travel with states and checkpoints.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards.errors import DatasetError
+from shards.read.order import Chips
+from trainer.data.augment import band_changes, symmetries_of
+from trainer.data.feed import Fed
+from trainer.data.step_inputs import StepKey, part_of
+from trainer.decoders.chip_dropout import chip_numbers, use_numbers
+from trainer.decoders.features import Features
+from trainer.fit.learning import Learning
+from trainer.fit.loss import Loss
+from trainer.fit.objective import Forward, Numbers, Panel
+from trainer.fit.sample_panel import draw_panel
+from trainer.fit.scoring import Sums
+from trainer.model.checkpoint import Checkpoint
+from trainer.model.regressor import Regressor
+from trainer.model.symmetries import apply_symmetries
+from trainer.options import AugmentOptions
+from trainer.score.baselines import Baselines, baselines_of
+from trainer.score.metrics import Score
+
+
+@dataclass(frozen=True)
+class HeightInputs:
+    """Inputs of one step, on one rank; axis B is the chips."""
+
+    image_BCHW: Tensor
+    """As stored."""
+    height_BHW: Tensor
+    """Metres; NaN where there is none."""
+    features: Features | None
+    """A frozen backbone's features, from a token store."""
+    changes_BCK: Tensor | None
+    """What augmentation does to the bands; see Normalise."""
+    numbers_B: Tensor
+    """Numbers from which dropout draws; see trainer.decoders.chip_dropout."""
+
+    def pieces(self, count: int) -> list[Self]:
+        """See StepInputs."""
+        if count == 1:
+            return [self]
+        bounds = np.linspace(0, len(self.image_BCHW), min(count, len(self.image_BCHW)) + 1).astype(int)
+        return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
+
+    def _rows(self, rows: slice) -> Self:
+        features = self.features
+        if features is not None:
+            parts = (tuple(of[rows] for of in kind) for kind in (features.patches, features.classes))
+            features = Features(*parts)
+        return type(self)(
+            **{
+                **vars(self),
+                "image_BCHW": self.image_BCHW[rows],
+                "height_BHW": self.height_BHW[rows],
+                "features": features,
+                "changes_BCK": None if self.changes_BCK is None else self.changes_BCK[rows],
+                "numbers_B": self.numbers_B[rows],
+            }
+        )
+
+
+class HeightObjective:
+    """Heights of pixels, by a regressor."""
+
+    decides = "loss"
+
+    def __init__(
+        self,
+        regressor: Regressor,
+        learning: Learning,
+        loss: Loss,
+        augment: AugmentOptions,
+        baseline_chips: int,
+    ) -> None:
+        """Args:
+        regressor: the model in training, not wrapped.
+        learning: where the chips are.
+        loss: what is minimised, in metres.
+        augment: how chips are changed while training.
+        baseline_chips: training chips that the baselines are fitted to, at most.
+        """
+        self.regressor, self.learning, self.loss, self.augment = regressor, learning, loss, augment
+        self.baselines: Baselines | None = None
+        self._baseline_chips = baseline_chips
+
+    def prepare(self) -> None:
+        """See Objective."""
+        if self.baselines is None:
+            learning = self.learning
+            self.baselines = baselines_of(
+                learning.dataset, learning.train_chips, self._baseline_chips, self.regressor.bands
+            )
+
+    def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:
+        """See Objective."""
+        augment, learning, count = self.augment, self.learning, fed.batch.size
+        image_BCHW, height_BHW, symmetries_B, changes_BCK = fed.image_BCHW, fed.height_BHW, None, None
+        if augment.flips:
+            symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
+            image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, symmetries_B)
+        shape = count, len(self.regressor.bands)
+        changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
+        if changes is not None:
+            changes_BCK = torch.from_numpy(part_of(changes, fed, learning.ranks)).to(learning.ranks.device)
+        numbers_B = torch.from_numpy(part_of(chip_numbers(count, *key), fed, learning.ranks))
+        tokens = learning.tokens
+        features = tokens.features(fed.batch.chips, symmetries_B) if tokens else None
+        return HeightInputs(
+            image_BCHW, height_BHW, features, changes_BCK, numbers_B.to(learning.ranks.device)
+        )
+
+    def sums(self, forward: Forward, inputs: HeightInputs) -> Tensor:
+        """See Objective."""
+        use_numbers(self.regressor, inputs.numbers_B)
+        predicted_BHW, valid_BHW = forward(inputs.image_BCHW, inputs.features, inputs.changes_BCK)
+        measured_BHW = valid_BHW & inputs.height_BHW.isfinite()
+        return self.loss.sums(predicted_BHW.float(), inputs.height_BHW, measured_BHW)
+
+    def value(self, sums_K: Tensor, progress: float) -> Tensor:
+        """See Objective."""
+        return self.loss.value(sums_K, progress)
+
+    def score_sums(self, forward: Forward, fed: Fed) -> Sums:
+        """See Objective."""
+        tokens = self.learning.tokens
+        features = tokens.features(fed.batch.chips) if tokens else None
+        predicted_BHW, valid_BHW = forward(fed.image_BCHW, features)
+        predicted_BHW = predicted_BHW.float()
+        loss_K = self.loss.sums(predicted_BHW, fed.height_BHW, valid_BHW & fed.height_BHW.isfinite())
+        return loss_K.cpu(), *height_sums(predicted_BHW.clamp(min=0), measured_heights(fed, valid_BHW))
+
+    def scored(self, sums: Sums, progress: float) -> Numbers:
+        """See Objective."""
+        loss_K, sums_KS, density_PM = sums
+        metrics = score_of(sums_KS, density_PM).all
+        if not metrics.count:
+            raise DatasetError(
+                f"{self.learning.dataset.url}: no pixel of the chips held out has a height; hold out "
+                "others, or none (treeline split)"
+            )
+        return {"loss": float(self.loss.value(loss_K, progress)), **metrics.to_json()}
+
+    def summary(self, record: dict[str, Any]) -> str:
+        """See Objective."""
+        name = "val_loss" if "val_loss" in record else "loss"
+        said = f"{name} {record[name]:.4g}"
+        rmse = record.get("val_rmse")
+        return said if rmse is None else f"{said}, RMSE {rmse:.2f} m"
+
+    def panel(self, chips: Chips) -> Panel | None:
+        """See Objective."""
+        return draw_panel(self.regressor, self.learning.dataset, chips, self.learning.ranks.device)
+
+    def state(self) -> dict[str, Any]:
+        """See Objective."""
+        return {"baselines": self.baselines.to_json() if self.baselines else None}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """See Objective."""
+        self.baselines = Baselines.from_json(values["baselines"]) if values["baselines"] else None
+
+    def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
+        """See Objective."""
+        if self.baselines is None:
+            raise ValueError("the baselines are not known: call `prepare` first")
+        return Checkpoint(self.regressor, trained_on, record, self.baselines).files()
+
+
+def height_sums(predicted_BHW: Tensor, measured_BHW: Tensor) -> Sums:
+    """Compute what the score of predicted heights is made of.
+
+    Args:
+        predicted_BHW: metres.
+        measured_BHW: metres; NaN where nothing is measured, or the image is missing.
+    """
+    score = Score.empty()
+    score.add(predicted_BHW.cpu().numpy(), measured_BHW.cpu().numpy())
+    return torch.from_numpy(score.sums_KS), torch.from_numpy(score.density_PM)
+
+
+def measured_heights(fed: Fed, valid_BHW: Tensor) -> Tensor:
+    """Return measured_BHW, metres: NaN where nothing is measured, or the image is missing."""
+    return fed.height_BHW.masked_fill(~valid_BHW, float("nan"))
+
+
+def score_of(sums_KS: Tensor, density_PM: Tensor) -> Score:
+    """Return the score that the total of `height_sums` says."""
+    return Score(sums_KS.numpy(), density_PM.numpy())

@@ -1,0 +1,30 @@
+"""The chips that a training learns from, and the processes that share them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.read.dataset import Dataset, Part
+from shards.read.order import Chips
+from trainer.data.token_store import TokenReader
+from trainer.devices.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Chips to learn from, and the processes that share them."""
+
+    dataset: Dataset
+    train_chips: Chips
+    val_chips: Chips
+    ranks: Ranks
+    weights: NDArray[np.float64] | None = None
+    """Relative frequency with which each training chip is met; default: each once an epoch."""
+    tokens: TokenReader | None = None
+    """Reader of a frozen backbone's tokens of these chips; default: it computes them each time."""
+
+    @property
+    def part(self) -> Part:
+        """This rank's part of every global batch."""
+        return Part(self.ranks.rank, self.ranks.world_size)

@@ -1,0 +1,280 @@
+"""The training loop, without Ray and without files: one step after the other, from any step on.
+
+fit = Fit(regressor, learning, objective, optimiser, options)
+restore(fit, state)                     # of trainer.run_folder.state, to resume what another process left
+fit.run(callback)                       # every rank runs it; sums make them agree
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from math import inf, isfinite
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from shards.errors import DatasetError
+from shards.read.dataset import Batch, ChipReader
+from shards.read.order import Chips
+from trainer.data.feed import Fed, feed
+from trainer.data.step_inputs import StepKey, never_empty
+from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Spent
+from trainer.devices.repeatable import check_compiler, in_precision, repeatable
+from trainer.devices.sharding import whole
+from trainer.fit.learning import Learning
+from trainer.fit.objective import Numbers, Objective, surrogate
+from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
+from trainer.fit.scoring import add_up
+from trainer.fit.weight_average import Average
+from trainer.model.regressor import Regressor
+from trainer.options import FitOptions, OptimiserOptions
+
+
+class Callback(Protocol):
+    """What the loop calls as it goes, on every rank."""
+
+    def after_step(self, fit: "Fit", chips: int, loss: float) -> None:
+        """Take note of a step over `chips` chips (of all ranks) with this loss."""
+
+    def after_epoch(self, fit: "Fit", record: dict[str, Any], is_best: bool) -> None:
+        """Take note of an epoch, done and scored; the regressor's weights are those that were scored."""
+
+    def save(self, fit: "Fit") -> None:
+        """Save the state: an epoch's end is a good moment."""
+
+
+@dataclass
+class Position:
+    """Where training is."""
+
+    epoch: int = 0
+    seen: int = 0
+    """Chips of the epoch that were met, over all ranks."""
+    step: int = 0
+    """Steps of the optimiser, since the beginning."""
+    chips: int = 0
+    """Chips met since the beginning, over all ranks."""
+    skipped: int = 0
+    """Steps that were left out since their loss was not a number."""
+    best: float = inf
+    """Lowest value so far of the score that decides."""
+    epochs_since_best: int = 0
+
+
+class Fit:
+    """A regressor in training, as one rank sees it."""
+
+    def __init__(
+        self,
+        regressor: Regressor,
+        learning: Learning,
+        objective: Objective[Any],
+        optimiser: OptimiserOptions,
+        options: FitOptions,
+        flops_per_chip: float = 0.0,
+    ) -> None:
+        """Args:
+        regressor: on its device; on the CPU where it is to be sharded.
+        learning: what it learns from.
+        objective: what it minimises, made for this regressor.
+        optimiser: how it learns.
+        options: how the loop goes.
+        flops_per_chip: operations of one chip's forward and backward pass; 0: not counted.
+        """
+        self.regressor, self.learning, self.objective, self.options = regressor, learning, objective, options
+        self.flops_per_chip = flops_per_chip
+        ranks = learning.ranks
+        # First of all: where it is sharded, it has other parameters afterwards.
+        self._model = ranks.wrap(regressor, regressor.blocks() if options.shard_model else None)
+        self._forward = in_precision(self._model, ranks.device, options.bf16)
+        self._forward_alone = in_precision(regressor, ranks.device, options.bf16)
+        self.optimiser = new_optimiser(parameter_groups(regressor, optimiser), optimiser, ranks.device)
+        self.schedule = Schedule(self.optimiser, optimiser)
+        self.average = Average(regressor, options.average) if options.average else None
+        self.position = Position()
+        self.records: list[dict[str, Any]] = []
+        """What was recorded after each epoch."""
+        self.spent = Spent()
+        """Where this process's time went in the steps of the epoch that it finished last."""
+        self.sums_K: Tensor | None = None
+        """The loss's sums over what was met of the epoch."""
+        self.reader = ChipReader(
+            learning.dataset,
+            learning.train_chips,
+            options.global_batch,
+            options.seed,
+            learning.part,
+            learning.weights,
+        )
+        if options.compile:
+            check_compiler(ranks.device)
+            regressor.backbone.compile()
+            regressor.decoder.compile()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch, the last one over fewer chips."""
+        return steps_per_epoch(self.learning, self.options)
+
+    @property
+    def epoch_loss(self) -> float:
+        """Loss over all that was met of the epoch so far."""
+        return (
+            float("nan") if self.sums_K is None else float(self.objective.value(self.sums_K, self.progress))
+        )
+
+    @property
+    def progress(self) -> float:
+        """Share (0..1) of all steps that are done."""
+        return min(1.0, self.position.step / max(1, self.options.epochs * self.steps_per_epoch))
+
+    def run(self, callback: Callback) -> None:
+        """Train to the end: all epochs, or no improvement for long.
+
+        Without validation chips the training loss decides what is best.
+
+        Raises:
+            FloatingPointError: a loss that is not a number.
+            DatasetError: a damaged shard.
+        """
+        options, position = self.options, self.position
+        with repeatable(options.deterministic):
+            while position.epoch < options.epochs:
+                if options.stop_patience and position.epochs_since_best >= options.stop_patience:
+                    return
+                self._train_epoch(callback)
+                self._end_epoch(callback)
+                callback.save(self)
+
+    def _train_epoch(self, callback: Callback) -> None:
+        """Train on the chips that are left of the epoch."""
+        position, learning = self.position, self.learning
+        self._model.train()
+        self.reader.state = replace(self.reader.state, epoch=position.epoch, seen=position.seen)
+        batches = never_empty(self.reader.epoch(), learning.dataset.schema, learning.train_chips)
+        clock, chips_before = learning.ranks.clock, position.chips
+        clock.restart()
+        clock.start(WAITING)
+        for fed in feed(batches, learning.dataset.schema, learning.ranks.device):
+            clock.stop(WAITING)
+            clock.start(STEPPING)
+            value = self._step(fed)
+            clock.stop(STEPPING)
+            position.seen = fed.batch.start + fed.batch.size
+            position.chips += fed.batch.size
+            callback.after_step(self, fed.batch.size, value)
+            clock.start(WAITING)
+        self.spent = clock.spent(position.chips - chips_before)
+
+    def _step(self, fed: Fed) -> float:
+        """Take one step of the optimiser; returns the loss over the whole batch, of all ranks.
+
+        In several pieces the loss's sums over the batch are found first, without gradients: what a chip
+        pulls at the weights may depend on them.
+        """
+        position, ranks, objective, progress = (
+            self.position,
+            self.learning.ranks,
+            self.objective,
+            self.progress,
+        )
+        count = self.options.accumulate
+        if count > 1:  # ranks meet in every forward and backward pass: all have as many pieces
+            count = ranks.least(min(count, len(fed.image_BCHW)))
+        key = StepKey(self.options.seed, position.epoch, position.seen)
+        pieces = objective.inputs(fed, key).pieces(count)
+        with nullcontext() if len(pieces) == 1 else torch.no_grad():
+            of_pieces = [objective.sums(self._forward, piece) for piece in pieces]
+        sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in of_pieces]).sum(0))
+        value = float(objective.value(sums_all_K, progress))
+        if not isfinite(value):
+            self._not_a_number(fed.batch, f"the loss is {value}")
+            return value
+        for number, piece in enumerate(pieces):
+            with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._model):
+                sums_K = of_pieces[0] if len(pieces) == 1 else objective.sums(self._forward, piece)
+                # Ranks average gradients; with their number as a factor that is the sum over all.
+                (surrogate(objective, sums_K, sums_all_K, progress) * ranks.world_size).backward()
+        ranks.clock.stop(COMMUNICATION)
+        learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(learning, self.options.gradient_norm)))
+        if not isfinite(norm):
+            self.optimiser.zero_grad(set_to_none=True)
+            self._not_a_number(fed.batch, f"the gradient's norm is {norm}")
+            return value
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.schedule.after_step()
+        if self.average:
+            self.average.update()
+        self.sums_K = sums_all_K if self.sums_K is None else self.sums_K + sums_all_K
+        position.step += 1
+        return value
+
+    def _not_a_number(self, batch: Batch, what: str) -> None:
+        """Leave the step out, or stop: all ranks alike, since loss and gradient are the same on all."""
+        position = self.position
+        if self.options.on_nonfinite == "skip":
+            position.skipped += 1
+            return
+        keys = self.learning.dataset.index["key"].take(batch.chips[:3]).to_pylist()
+        raise FloatingPointError(
+            f"{what} in epoch {position.epoch + 1}, step {position.step + 1} (rank "
+            f"{self.learning.ranks.rank} has {', '.join(keys)}, ...); lower --learning-rate, or leave such "
+            "steps out with --on-nonfinite skip"
+        )
+
+    def _end_epoch(self, callback: Callback) -> None:
+        """Score what was learnt, and go to the next epoch."""
+        position, learning = self.position, self.learning
+        if self.sums_K is None:
+            raise DatasetError(
+                f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; "
+                + ("all were left out: lower --learning-rate" if position.skipped else "see its shards")
+            )
+        loss = self.epoch_loss
+        record: dict[str, Any] = {
+            "epoch": position.epoch,
+            "loss": loss,
+            "learning_rate": self.schedule.learning_rate,
+            "chips": position.chips,
+        }
+        if position.skipped:
+            record["skipped_steps"] = position.skipped
+        with self.average.swapped() if self.average else nullcontext():
+            if learning.val_chips.size:
+                numbers = self.score(learning.val_chips)
+                record |= {f"val_{name}": number for name, number in numbers.items()}
+            value = deciding(record, self.objective.decides)
+            is_best = value < position.best
+            position.best = min(position.best, value)
+            position.epochs_since_best = 0 if is_best else position.epochs_since_best + 1
+            position.epoch, position.seen, self.sums_K = position.epoch + 1, 0, None
+            self.schedule.after_epoch(value)
+            self.records.append(record)
+            callback.after_epoch(self, record, is_best)
+
+    def score(self, chips: Chips) -> Numbers:
+        """Score the regressor on `chips`: the same on every rank, summed over all."""
+        self.regressor.eval()
+        learning, schema = self.learning, self.learning.dataset.schema
+        # In an epoch's order each byte is fetched by one rank; a score is a sum, whatever the order.
+        order = learning.dataset.epoch(chips, self.options.seed, 0)
+        batches = learning.dataset.batches(order, self.options.global_batch, learning.part)
+        sums = add_up(
+            lambda fed: self.objective.score_sums(self._forward_alone, fed),
+            never_empty(batches, schema, chips),
+            schema,
+            learning.ranks.device,
+        )
+        return self.objective.scored(tuple(map(learning.ranks.sum, sums)), self.progress)
+
+
+def steps_per_epoch(learning: Learning, options: FitOptions) -> int:
+    """Count the steps of an epoch."""
+    return -(-learning.train_chips.size // options.global_batch)
+
+
+def deciding(record: dict[str, Any], decides: str) -> float:
+    """Return what decides whether the epoch of `record` is the best: its score, or its training loss."""
+    return float(record.get(f"val_{decides}", record["loss"]))

@@ -1,0 +1,179 @@
+"""The faults of the notebook by which regressors were trained so far, each a switch: `--faithful` has all.
+
+    notebook_variant(config)                                all faults: what --faithful trains with
+    notebook_variant(config, Faults(clamped_loss=True))     one alone (benchmarks/notebook_faults.py)
+
+What each does, and how much: docs/training.md. One fault has no switch, since every run here has it as well:
+the chips held out stop the training, and also score it.
+"""
+
+from dataclasses import dataclass, fields
+from math import nan
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards.errors import InputError
+from shards.read.dataset import Dataset
+from shards.read.order import Chips, subset
+from trainer.config import TrainConfig
+from trainer.data.feed import Fed
+from trainer.data.step_inputs import StepKey
+from trainer.fit.heights import HeightInputs, HeightObjective
+from trainer.fit.learning import Learning
+from trainer.fit.loss import Loss, parse_loss
+from trainer.fit.objective import Forward, Numbers
+from trainer.fit.scoring import Sums
+from trainer.fit.variant import Variant, ordinary
+from trainer.model.regressor import Regressor
+
+DROPOUT = 0.1
+TRAIN_SHARE = 0.8
+_DEAL, _JITTER = 0xDEA1, 0x317E
+"""Told to the generators beside the seed, from which order, augmentation and dropout draw as well."""
+_MOMENTS = 6
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Which faults a training has."""
+
+    blue_patches: bool = False
+    """Near infrared and red start from blue's pretrained patch weights."""
+    low_dropout: bool = False
+    """The decoder's dropout is 0.1, whatever is configured."""
+    dealt_by_chip: bool = False
+    """Train and val chips are dealt anew, 80 to 20, one by one: both have chips of the same scenes."""
+    clamped_loss: bool = False
+    """The loss sees predictions below 0 as 0, so that they have no gradient."""
+    own_scores: bool = False
+    """The root of the loss is recorded as an RMSE, a squared correlation as R2."""
+    unmasked: bool = False
+    """The loss counts every pixel of a chip, without a height as 0 m, and without an image too."""
+    jittered: bool = False
+    """The backbone is in train mode while training, where it draws random positions for its patches."""
+
+
+ALL = Faults(**{fault.name: True for fault in fields(Faults)})
+
+
+def notebook_variant(config: TrainConfig, faults: Faults = ALL) -> Variant:
+    """Return the variant of training that has these faults, and else does as `config` says."""
+    bands, variant = config.bands, ordinary(config)
+    if faults.blue_patches:
+        bands = tuple("blue" if band in ("nir", "red") else band for band in bands)
+    return Variant(
+        bands,
+        DROPOUT if faults.low_dropout else config.dropout,
+        (lambda dataset: _dealt_by_chip(dataset, config)) if faults.dealt_by_chip else variant.choose_chips,
+        lambda regressor, learning: NotebookObjective(regressor, learning, config, faults),
+    )
+
+
+def _dealt_by_chip(dataset: Dataset, config: TrainConfig) -> tuple[Chips, Chips]:
+    both = np.concatenate([dataset.chips(split, where=config.where) for split in ("train", "val")])
+    mixed = np.random.default_rng((config.seed, _DEAL)).permutation(both)
+    train, val = np.split(mixed, [max(1, round(TRAIN_SHARE * both.size))])
+    return np.sort(train[subset(train.size, config.limit)]), np.sort(val)
+
+
+def check_faithful(config: TrainConfig) -> None:
+    """Refuse --faithful with what the notebook had not.
+
+    Raises:
+        InputError: another recipe, augmentation, mixed precision, stored tokens, or going on.
+    """
+    if not config.faithful:
+        return
+    if config.recipe != "notebook":
+        raise InputError(
+            "--faithful: the faults are those of --recipe notebook; give it, or leave --faithful out"
+        )
+    without = {"resume": "no", "flips": False, "brightness": 0.0, "band_dropout": 0.0, "bf16": False}
+    for name, value in {**without, "token_store": ""}.items():
+        if getattr(config, name) != value:
+            flag = name.replace("_", "-")
+            raise InputError(f"--faithful: the notebook had no --{flag}; leave it out, or --faithful")
+    if config.validated_where != config.where:
+        raise InputError("--faithful: deals training and validation chips alike; leave out --val-where")
+
+
+@dataclass(frozen=True)
+class NotebookLoss(Loss):
+    """A loss with faults; after its sums come those of the notebook's R2."""
+
+    faults: Faults = Faults()
+
+    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+        """See Loss."""
+        if self.faults.unmasked:
+            known_BHW = height_BHW.isfinite()
+            height_BHW = height_BHW.masked_fill(~known_BHW, 0.0)
+            # A chip without any height stands in for none, on a rank that has nothing to read.
+            measured_BHW = known_BHW.any((1, 2), keepdim=True).expand_as(known_BHW)
+        if self.faults.clamped_loss:
+            predicted_BHW = predicted_BHW.clamp(min=0)
+        sums_K = super().sums(predicted_BHW, height_BHW, measured_BHW)
+        pair = predicted_BHW.detach().clamp(min=0)[measured_BHW], height_BHW[measured_BHW]
+        return torch.cat([sums_K, _moments(*(heights_N.double() for heights_N in pair))])
+
+    def scores(self, sums_K: Tensor, progress: float) -> dict[str, float]:
+        """What the notebook calls RMSE (in metres) and R2, of the pixels that it counts."""
+        count, predicted, height, predicted_2, height_2, product = sums_K[-_MOMENTS:].tolist()
+        spread = (predicted_2 * count - predicted**2) * (height_2 * count - height**2)
+        r2 = (product * count - predicted * height) ** 2 / spread if spread > 0 else nan
+        return {"notebook_rmse": float(self.value(sums_K, progress)) ** 0.5, "notebook_r2": r2}
+
+    def _values(self, sums_K: Tensor) -> Tensor:
+        return super()._values(sums_K[:-_MOMENTS])
+
+
+def _moments(predicted_N: Tensor, height_N: Tensor) -> Tensor:
+    """Sums from which a correlation follows."""
+    ones_N = torch.ones_like(height_N)
+    pairs = ((ones_N, ones_N), (predicted_N, ones_N), (height_N, ones_N))
+    squares = ((predicted_N, predicted_N), (height_N, height_N), (predicted_N, height_N))
+    return torch.stack([one_N @ other_N for one_N, other_N in (*pairs, *squares)])
+
+
+@dataclass(frozen=True)
+class JitteredInputs(HeightInputs):
+    """Inputs of a step whose positions are drawn at random."""
+
+    jitter_seed: int
+
+
+class NotebookObjective(HeightObjective):
+    """Heights, learnt with faults; what is left are checkpoints of ordinary regressors."""
+
+    loss: NotebookLoss
+
+    def __init__(self, regressor: Regressor, learning: Learning, config: TrainConfig, faults: Faults) -> None:
+        loss = NotebookLoss(parse_loss(config.loss).terms, faults)
+        super().__init__(regressor, learning, loss, config.augment, config.baseline_chips)
+        self.faults = faults
+
+    def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:
+        """See Objective."""
+        inputs = super().inputs(fed, key)
+        if not self.faults.jittered:
+            return inputs
+        seed = int(np.random.SeedSequence([*key, _JITTER]).generate_state(1)[0])
+        return JitteredInputs(**vars(inputs), jitter_seed=seed)
+
+    def sums(self, forward: Forward, inputs: HeightInputs) -> Tensor:
+        """See Objective."""
+        if isinstance(inputs, JitteredInputs):
+            torch.manual_seed(inputs.jitter_seed)
+            # Scoring puts it into eval mode with the rest.
+            self.regressor.backbone.train()
+        return super().sums(forward, inputs)
+
+    def scored(self, sums: Sums, progress: float) -> Numbers:
+        """See Objective; the right scores, and beside them the notebook's."""
+        right = super().scored(sums, progress)
+        if not self.faults.own_scores:
+            return right
+        own = self.loss.scores(sums[0], progress)
+        return right | {name: None if value != value else value for name, value in own.items()}

@@ -1,0 +1,125 @@
+"""What a training minimises and reports. The loop knows no more of it; heights are the first kind.
+
+Each step, on each rank:
+
+    inputs = objective.inputs(fed, key)                     a batch, augmented
+    sums_K = objective.sums(forward, inputs)                over this rank's chips, differentiable
+    objective.value(sums_all_K, progress)                   the loss, from the sums of all ranks
+    surrogate(objective, sums_K, sums_all_K, progress).backward()
+
+After each epoch:
+
+    sums = add_up(..objective.score_sums.., batches, ...)   over the validation chips (trainer.fit.scoring)
+    numbers = objective.scored(sums, progress)              from the sums of all ranks
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shards.read.order import Chips
+from trainer.data.feed import Fed
+from trainer.data.step_inputs import StepKey
+from trainer.fit.scoring import Sums
+
+Forward = Callable[..., Any]
+"""The model's forward pass, in the precision asked for; averages gradients over ranks while training."""
+Numbers = dict[str, float | int | None]
+"""Scores by name; None where nothing was measured."""
+
+
+class StepInputs(Protocol):
+    """Inputs of one step, on one rank."""
+
+    def pieces(self, count: int) -> Sequence[Self]:
+        """Cut the chips into up to `count` pieces of equal size, or nearly so."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Picture of sample chips, and the values in it."""
+
+    title: str
+    rgb_HW3: NDArray[np.uint8]
+    histograms: dict[str, NDArray[np.floating[Any]]]
+    """Values by name."""
+
+
+class HasValue(Protocol):
+    """A loss that is a function of sums over chips."""
+
+    def value(self, sums_K: Tensor, progress: float) -> Tensor:
+        """Compute the loss (a scalar) at this progress, 0..1, from the sums over all chips and ranks."""
+
+
+InputsT = TypeVar("InputsT", bound=StepInputs)
+
+
+class Objective(HasValue, Protocol[InputsT]):
+    """What a training minimises and reports. It holds no optimiser and writes no files."""
+
+    decides: str
+    """Score that says which epoch is best; lower is better. Without validation chips the loss decides."""
+
+    def prepare(self) -> None:
+        """Find what scores are compared with, unless it was restored; only the first rank calls it."""
+
+    def inputs(self, fed: Fed, key: StepKey) -> InputsT:
+        """Augment a batch; what is drawn depends on `key` alone, whatever the number of ranks."""
+
+    def sums(self, forward: Forward, inputs: InputsT) -> Tensor:
+        """Compute the loss's sums_K over these chips, differentiable; sums of pieces and ranks add up."""
+
+    def score_sums(self, forward: Forward, fed: Fed) -> Sums:
+        """Compute what a score is made of, for one batch; sums of batches and ranks add up."""
+
+    def scored(self, sums: Sums, progress: float) -> Numbers:
+        """Compute the scores to record, from the sums over all batches and ranks.
+
+        Raises:
+            DatasetError: the chips cannot be scored.
+        """
+
+    def summary(self, record: dict[str, Any]) -> str:
+        """Say in a few words what an epoch came to."""
+
+    def panel(self, chips: Chips) -> Panel | None:
+        """Draw sample chips, None if their shards are left out; where the model is sharded, on every rank."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what travels with the training state, as plain JSON values."""
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+
+    def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
+        """Return a checkpoint's files by name, the one that makes it complete last.
+
+        Args:
+            record: scores of the epoch.
+            trained_on: what the checkpoint says of its training data and code.
+        """
+
+
+def surrogate(loss: HasValue, sums_local_K: Tensor, sums_global_K: Tensor, progress: float) -> Tensor:
+    """Return a scalar for `backward`, whose gradients add up over ranks to those of the loss of all ranks.
+
+    By the chain rule the gradient of value(S), S the sum of the ranks' s, is the sum over ranks of
+    value'(S) ds: the slopes at the sums of all, times the rank's own sums. Its number means nothing. Where
+    gradients are averaged over ranks instead, multiply it by the number of ranks.
+
+    Args:
+        loss: as for `value`.
+        sums_local_K: this rank's, differentiable.
+        sums_global_K: of all ranks, on any device.
+        progress: of training, 0..1.
+    """
+    with torch.enable_grad():
+        total_K = sums_global_K.detach().requires_grad_()
+        (slope_K,) = torch.autograd.grad(loss.value(total_K, progress), total_K)
+    return (slope_K.to(sums_local_K.device) * sums_local_K).sum()

@@ -1,0 +1,55 @@
+"""Sample chips as the regressor sees them now: image, measured height and predicted height side by side."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shards.draw.picture import coloured_heights, composite
+from shards.read.dataset import Dataset
+from shards.read.order import Chips
+from trainer.fit.objective import Panel
+from trainer.model.regressor import Regressor
+
+
+def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel | None:
+    """Draw these chips, None if their shards are left out; the regressor stays in eval mode.
+
+    A row for each chip: near infrared-red-green, measured and predicted height in the eight classes.
+    """
+    batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
+    if batch is None or not batch.chips.size:
+        return None
+    predicted_BHW = predicted_heights(regressor, batch.image_BCHW, device)
+    rows = [
+        np.concatenate(
+            [
+                composite(image_CHW, schema.bands, schema.nodata),
+                coloured_heights(measured_HW),
+                coloured_heights(predicted_HW),
+            ],
+            axis=1,
+        )
+        for image_CHW, measured_HW, predicted_HW in zip(
+            batch.image_BCHW, batch.height_BHW, predicted_BHW, strict=True
+        )
+    ]
+    known_BHW = np.isfinite(batch.height_BHW) & np.isfinite(predicted_BHW)
+    heights = {"measured": batch.height_BHW[known_BHW], "predicted": predicted_BHW[known_BHW]}
+    return Panel(
+        "image, measured, predicted",
+        np.concatenate(rows),
+        {f"height/{name}": height_N for name, height_N in heights.items()},
+    )
+
+
+def predicted_heights(
+    regressor: Regressor, image_BCHW: NDArray[Any], device: torch.device
+) -> NDArray[np.float32]:
+    """Predict heights in metres, NaN where pixels are missing. The regressor stays in eval mode."""
+    height_BHW, valid_BHW = regressor.eval().predict(torch.from_numpy(image_BCHW.copy()).to(device))
+    predicted_BHW: NDArray[np.float32] = (
+        height_BHW.masked_fill(~valid_BHW, float("nan")).float().cpu().numpy()
+    )
+    return predicted_BHW

@@ -1,0 +1,242 @@
+"""A checkpoint: a folder from which the regressor can be built again, anywhere. Nothing is unpickled.
+
+config.json          what it is made of, what its images are like, what it was trained on; written last
+model.safetensors    weights
+statistics.json      of the training chips; the normalisation
+metrics.json         scores so far, and the baselines
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from transformers import DINOv3ViTModel
+
+from shards.errors import InputError, one_line
+from shards.format.manifest import json_bytes, read_json
+from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
+from shards.storage.objects import exists, join, publish, read_bytes, read_pieces
+from trainer.decoders.features import DecoderConfig
+from trainer.devices.sharding import whole
+from trainer.model.backbone import build_backbone
+from trainer.model.regressor import Regressor
+from trainer.model.trainable import merged
+from trainer.score.baselines import Baselines
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+STATISTICS = "statistics.json"
+METRICS = "metrics.json"
+CHECKPOINTS = "checkpoints.json"
+"""In a run's folder: which checkpoints it has."""
+FORMAT = "treeline-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A regressor and what is known of it."""
+
+    regressor: Regressor
+    trained_on: dict[str, Any]
+    """The dataset's URL and fingerprint, which of its chips, and the code's version and commit."""
+    metrics: dict[str, Any]
+    """Of the epoch that it was written after."""
+    baselines: Baselines
+    fingerprint: str = ""
+    """Of its configuration, statistics and weights, once it is on storage."""
+
+    def save(self, url: str) -> None:
+        """Write the folder at `url`."""
+        for name, data in self.files().items():
+            publish(join(url, name), data)
+
+    def files(self) -> dict[str, bytes]:
+        """Return what the folder is to hold, by name; config.json is the last."""
+        model = self.regressor
+        weights = save(weights_of(model))
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "schema": model.schema.to_json(),
+            "bands": list(model.bands),
+            "backbone": model.backbone.config.to_diff_dict(),
+            "decoder": model.decoder_config.to_json(),
+            "trained_on": self.trained_on,
+        }
+        return {
+            WEIGHTS: weights,
+            STATISTICS: json_bytes(model.statistics.to_json()),
+            METRICS: json_bytes({**self.metrics, "baselines": self.baselines.to_json()}),
+            CONFIG: json_bytes(config),
+        }
+
+
+def weights_of(regressor: Regressor, keep: bool = True) -> dict[str, Tensor]:
+    """All weights, adapters folded in. Where they are sharded every rank calls it, and one keeps them."""
+    weights = dict[str, Tensor]()
+    with merged(regressor.backbone):
+        for name, value in regressor.state_dict().items():
+            # To the CPU one by one: there is no room for all of a sharded model's on a GPU.
+            gathered = whole(value)
+            if keep:
+                weights[name] = gathered.cpu().contiguous()
+    return weights
+
+
+def checkpoint_url(url: str) -> str:
+    """`url` itself if it is a checkpoint, or the best checkpoint of the training run at `url`.
+
+    RUN/best and RUN/last are the run's best and last ones.
+    """
+    above, _, name = url.rstrip("/").rpartition("/")
+    for run, which in ((url, "best"), (above, name)):
+        if which in ("best", "last") and exists(join(run, CHECKPOINTS)):
+            names = read_json(join(run, CHECKPOINTS))
+            return join(run, names["best"][0] if which == "best" else names["last"])
+    return url
+
+
+def load_checkpoint(url: str) -> Checkpoint:
+    """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
+
+    Raises:
+        InputError: there is none, or it is incomplete.
+    """
+    described = _described(url)
+    regressor = described.regressor(build_backbone(described.config["backbone"]))
+    weights = read_bytes(described.weights_url)
+    with _refusing_other_weights(described.weights_url):
+        regressor.load_state_dict(load(weights))
+    baselines = Baselines.from_json(described.metrics.pop("baselines"))
+    fingerprint = described.fingerprint(hexadecimal(weights))
+    return Checkpoint(
+        regressor.eval(), described.config["trained_on"], described.metrics, baselines, fingerprint
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What a checkpoint says of its regressor."""
+
+    schema: Schema
+    """Images that the regressor takes."""
+    patch_size: int
+    """Pixels along each side of a patch of its backbone."""
+    decoder: DecoderConfig
+    has_spread: bool
+    """Whether the decoder itself says how sure it is of a height."""
+    trained_on: dict[str, Any]
+    """The dataset's URL and fingerprint, the code's version."""
+    metrics: dict[str, Any]
+    """Scores after the epoch that it was written after, and its baselines."""
+    fingerprint: str
+    """The one that the checkpoint has when it is loaded."""
+
+
+def read_checkpoint_header(url: str) -> CheckpointHeader:
+    """Read what the checkpoint at `url` says of its regressor, without its weights in memory.
+
+    They pass by once, piece by piece, for the fingerprint.
+
+    Raises:
+        InputError: there is none, or its weights are cut off, or are another regressor's.
+    """
+    described = _described(url)
+    # On "meta" a backbone takes neither memory nor time, whatever its size.
+    with torch.device("meta"):
+        backbone = build_backbone(described.config["backbone"])
+    regressor = described.regressor(backbone).to("meta")
+    pieces = read_pieces(described.weights_url)
+    first = next(pieces, b"")
+    with _refusing_other_weights(described.weights_url):
+        shapes, expected_bytes = _shapes_of_weights(first)
+        regressor.load_state_dict(shapes)
+        digest, found_bytes = hexadecimal_of_pieces(chain([first], pieces))
+        if found_bytes != expected_bytes:
+            raise ValueError(f"{found_bytes:,} bytes, not {expected_bytes:,}")
+    return CheckpointHeader(
+        regressor.schema,
+        regressor.patch_size,
+        regressor.decoder_config,
+        regressor.decoder.has_spread,
+        described.config["trained_on"],
+        described.metrics,
+        described.fingerprint(digest),
+    )
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The files of a checkpoint but its weights."""
+
+    weights_url: str
+    config: dict[str, Any]
+    statistics: Statistics
+    metrics: dict[str, Any]
+
+    def regressor(self, backbone: DINOv3ViTModel) -> Regressor:
+        """Build the regressor, whose weights are any."""
+        return Regressor(
+            Schema.from_json(self.config["schema"]),
+            tuple(self.config["bands"]),
+            self.statistics,
+            backbone,
+            DecoderConfig.from_json(self.config["decoder"]),
+        )
+
+    def fingerprint(self, weights: str) -> str:
+        """Compute the checkpoint's fingerprint from the checksum of its weights."""
+        described = map(hexadecimal, (json_bytes(self.config), json_bytes(self.statistics.to_json())))
+        return hexadecimal("".join([*described, weights]).encode())
+
+
+def _described(url: str) -> _Described:
+    url = checkpoint_url(url)
+    for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
+        if not exists(join(url, name)):
+            raise InputError(
+                f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote"
+            )
+    config = read_json(join(url, CONFIG))
+    if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
+        raise InputError(f"{url}: checkpoint format {config.get('format')} is not {FORMAT} {VERSION}")
+    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
+    return _Described(join(url, WEIGHTS), config, statistics, read_json(join(url, METRICS)))
+
+
+@contextmanager
+def _refusing_other_weights(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise InputError(f"{url}: not this regressor's weights ({one_line(error)[:200]})") from error
+
+
+def _shapes_of_weights(first: bytes) -> tuple[dict[str, Tensor], int]:
+    """Read the tensors' shapes from the first bytes of a .safetensors, and how many bytes it has in all.
+
+    Returns:
+        tensors without memory, by name; the file's size.
+
+    Raises:
+        ValueError: it does not begin as such a file does.
+    """
+    length = int.from_bytes(first[:8], "little")
+    described = json.loads(first[8 : 8 + length])
+    try:
+        tensors = [(name, values) for name, values in described.items() if name != "__metadata__"]
+        shapes = {name: torch.empty(values["shape"], device="meta") for name, values in tensors}
+        ends = [int(values["data_offsets"][1]) for _, values in tensors]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError("its list of tensors cannot be understood") from error
+    return shapes, 8 + length + max(ends, default=0)

@@ -1,0 +1,129 @@
+"""Which of a backbone's weights learn: none, its last blocks, small adapters beside them (LoRA), or all.
+
+tune(backbone, "lora", rank=8)         in place, before the optimiser is made
+with merged(backbone): ...             a plain DINOv3 for a while, to save it while it learns
+merge(backbone)                        a plain DINOv3 for good
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DINOv3ViTModel
+
+from shards.errors import InputError
+
+Mode = Literal["frozen", "last", "lora", "all"]
+
+LORA_LAYERS = ("q_proj", "v_proj")
+"""Adapted in every block: for a given number of weights, queries and values together did best in the study
+that introduced LoRA (Hu et al. 2021, arXiv:2106.09685, section 7.1)."""
+LORA_ALPHA = 16
+"""What the adapters add is scaled by this over the rank. It stays as it is when the rank changes, so that a
+learning rate found for one rank serves others (the same paper, section 4.1)."""
+_ADAPTER = "default"
+
+
+def tune(backbone: DINOv3ViTModel, mode: Mode, blocks: int = 1, rank: int = 8) -> DINOv3ViTModel:
+    """The same backbone, in which only what `mode` names learns.
+
+    Before the first step it gives the same tokens as before: adapters start at zero. The mask token never
+    learns, as nothing is masked here: it would have no gradient.
+
+    Args:
+        backbone: plain, that is, without adapters.
+        mode: "frozen": nothing; "last": the last blocks and the final norm; "lora": adapters of low rank
+            beside the queries and values of every block, nothing else; "all": everything.
+        blocks: how many are the last, for "last".
+        rank: of the adapters, for "lora".
+
+    Raises:
+        InputError: there is no such mode, or not so many blocks, or no such rank.
+        ValueError: the backbone has adapters already.
+    """
+    if _adapted(backbone):
+        raise ValueError("the backbone has adapters already; merge it first")
+    backbone.requires_grad_(False)
+    if mode == "last":
+        depth = len(backbone.model.layer)
+        if not 1 <= blocks <= depth:
+            raise InputError(f"--tune-blocks {blocks}: the backbone has {depth}; choose 1 to {depth}")
+        backbone.model.layer[depth - blocks :].requires_grad_(True)
+        backbone.norm.requires_grad_(True)
+    elif mode == "lora":
+        width = int(backbone.config.hidden_size)
+        if not 1 <= rank <= width:
+            raise InputError(f"--lora-rank {rank}: choose 1 to {width}, the numbers in a token")
+        # No dropout: the backbone stays in eval mode (trainer.model.regressor), where there is none.
+        adapters = LoraConfig(
+            r=rank, lora_alpha=LORA_ALPHA, lora_dropout=0.0, target_modules=list(LORA_LAYERS)
+        )
+        inject_adapter_in_model(adapters, backbone, _ADAPTER)
+    elif mode == "all":
+        backbone.requires_grad_(True)
+        backbone.embeddings.mask_token.requires_grad_(False)
+    elif mode != "frozen":
+        raise InputError(f"--tune {mode}: choose frozen, last, lora or all")
+    return backbone
+
+
+def recompute_activations(backbone: DINOv3ViTModel) -> None:
+    """From now on keep only what goes into each block, and compute the rest again in the backward pass.
+
+    Takes a third more arithmetic, and memory for one block instead of all (Chen et al. 2016,
+    arXiv:1604.06174). transformers' own way acts in train mode alone, in which a backbone never is here.
+    """
+    for block in backbone.model.layer:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def merge(backbone: DINOv3ViTModel) -> None:
+    """Fold the adapters into the weights beside them, for good; a backbone without adapters stays as it is.
+
+    Tokens stay the same but for rounding; the state has the names that it had before `tune`.
+    """
+    for parent, name, layer in _adapted(backbone):
+        setattr(parent, name, _folded(layer))
+    if hasattr(backbone, "peft_config"):
+        del backbone.peft_config
+
+
+@contextmanager
+def merged(backbone: DINOv3ViTModel) -> Iterator[DINOv3ViTModel]:
+    """The backbone with its adapters folded in; afterwards it is as it was, bit for bit, and can learn on."""
+    adapted = _adapted(backbone)
+    try:
+        for parent, name, layer in adapted:
+            setattr(parent, name, _folded(layer))
+        yield backbone
+    finally:
+        for parent, name, layer in adapted:
+            setattr(parent, name, layer)
+
+
+def _adapted(backbone: nn.Module) -> list[tuple[nn.Module, str, LoraLinear]]:
+    """(parent, its name for the layer, layer) of every layer with an adapter."""
+    return [
+        (parent, name, layer)
+        for parent in backbone.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, LoraLinear)
+    ]
+
+
+@torch.no_grad()
+def _folded(layer: LoraLinear) -> nn.Linear:
+    """One plain layer that does what `layer` and its adapter do; its weights do not learn."""
+    plain = layer.get_base_layer()
+    assert isinstance(plain, nn.Linear)
+    # On "meta" no numbers are drawn, so that saving does not move the random numbers of training.
+    folded = nn.Linear(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
+    folded.weight = nn.Parameter(plain.weight + layer.get_delta_weight(_ADAPTER), requires_grad=False)
+    folded.bias = plain.bias
+    return folded

@@ -1,0 +1,221 @@
+"""What a training run leaves behind, written as it goes.
+
+    config.yaml          the resolved options; can be fed back with --config
+    checkpoints.json     which checkpoints there are: the last epoch's, the best ones
+    epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
+    metrics.jsonl        one line an epoch
+    state.json, state/   all that is needed to resume (trainer.run_folder.state,
+    trainer.run_folder.state_parts)
+    tensorboard/         the same numbers, and how fast it was, for TensorBoard
+    mlflow.json          with --mlflow: under which run they are there, too
+
+Each object is written whole or not at all, and a checkpoint is named in checkpoints.json when it is complete.
+"""
+
+import json
+import re
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from shards.format.manifest import json_bytes
+from shards.progress import Advance
+from shards.read.dataset import Dataset
+from shards.storage.objects import (
+    find_files,
+    is_local,
+    join,
+    local_path,
+    publish,
+    publish_folder,
+    remove_folder,
+)
+from shards.version import made_by_code
+from trainer.config import TrainConfig
+from trainer.fit.loop import Fit, deciding
+from trainer.model.checkpoint import CHECKPOINTS
+from trainer.run_folder.epoch_rate import Pace, pace_of
+from trainer.run_folder.mlflow_log import MlflowLog
+from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
+from trainer.run_folder.state_parts import StateWriter, remove_leftovers
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+STARVED, STARVED_SECONDS = 0.2, 10.0
+"""Share of an epoch's time spent waiting for data above which it is said, in epochs longer than this."""
+_EPOCH = re.compile(r"epoch-\d+/")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the writer of a run is told once."""
+
+    out: str
+    """Folder of the run."""
+    data: str
+    """Dataset, as the user named it."""
+    resolved: dict[str, Any]
+    """All options of the run, as plain YAML values."""
+    trained_on: dict[str, Any]
+    """What its checkpoints say of their training data and code."""
+    checkpoint_steps: int
+    """Steps from one state to the next within an epoch."""
+    keep_best: int
+    """Checkpoints kept of the best epochs."""
+    mlflow: str
+    """MLflow server or file; "": none."""
+
+
+def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
+    """Return what the writer needs of the options of a training."""
+    trained_on = {
+        "data": dataset.url,
+        "fingerprint": dataset.manifest.fingerprint,
+        "where": config.where,
+        "limit": config.limit,
+        "val_where": config.validated_where,
+        **made_by_code(),
+    }
+    return RunOptions(
+        config.out,
+        config.data,
+        plain(config),
+        trained_on,
+        config.checkpoint_steps,
+        config.keep_best,
+        config.mlflow,
+    )
+
+
+class RunWriter(StateCallback):
+    """Writes what a run leaves behind; only the first rank has it."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        advance: Advance,
+        notice: Notice = no_notice,
+        states: StateWriter | None = None,
+    ) -> None:
+        out = options.out
+        super().__init__(notice, states or StateWriter(out), options.checkpoint_steps)
+        self._options, self._out, self._advance = options, out, advance
+        # Also what an earlier process left, which may have been killed before it removed what it had to.
+        self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
+        remove_leftovers(out)
+        publish(join(out, CONFIG), as_yaml(options.resolved).encode())
+        self._mlflow = MlflowLog(options.mlflow, out, options.resolved) if options.mlflow else None
+
+    def __enter__(self) -> Self:
+        # TensorBoard appends to its log, which object stores cannot: elsewhere it is sent when done.
+        self._scratch = None if is_local(self._out) else tempfile.TemporaryDirectory(prefix="treeline-")
+        self._log_folder = (
+            self._scratch.name if self._scratch else str(local_path(join(self._out, TENSORBOARD)))
+        )
+        self._log = SummaryWriter(self._log_folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._log.close()
+            if self._mlflow:
+                self._mlflow.__exit__(kind, error, trace)
+        finally:
+            super().__exit__(kind, error, trace)
+            if self._scratch:
+                publish_folder(join(self._out, TENSORBOARD), self._log_folder)
+                self._scratch.cleanup()
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        """Show where training is."""
+        rate = f"rate {fit.schedule.learning_rate:.1e}"
+        self._advance(chips, f"epoch {fit.position.epoch + 1}, loss {fit.epoch_loss:.3f}, {rate}")
+        super().after_step(fit, chips, loss)
+
+    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
+        """Write the epoch's numbers and its checkpoint."""
+        pace = pace_of(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.options)
+        numbers = {name: value for name, value in record.items() if name != "epoch"} | pace.numbers()
+        for name, value in numbers.items():
+            if value is not None:
+                self._log.add_scalar(name, value, record["epoch"])
+        if self._mlflow:
+            self._mlflow.add(numbers, record["epoch"])
+        self._tell(pace.line(record["epoch"], fit.objective.summary(record)), pace, fit.spent.seconds)
+        self._draw(fit, record["epoch"])
+        best = best_epochs(fit.records, self._options.keep_best, fit.objective.decides)
+        names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
+        files = fit.objective.checkpoint(record, self._options.trained_on)
+        lines = "".join(json.dumps(line) + "\n" for line in fit.records)
+        self._log.flush()
+        # With the state that follows, in one go: neither waits for the other.
+        self._first = lambda: self._write_epoch(names, files, lines)
+
+    def _tell(self, line: str, pace: Pace, seconds: float) -> None:
+        """Print how it goes to standard error; an open progress bar stays below what is printed."""
+        print(line, file=sys.stderr, flush=True)
+        if pace.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
+            print(
+                f"treeline: {pace.waiting_for_data:.0%} of {line.partition(':')[0]} was spent waiting for "
+                f"{self._options.data}: reading is what limits training"
+                + ("" if is_local(self._options.data) else "; give --cache, or bring the dataset nearer"),
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _draw(self, fit: Fit, epoch: int) -> None:
+        """Log a panel of sample chips, and how the values in it are distributed."""
+        panel = panel_of(fit)
+        if panel is None:
+            return
+        self._log.add_image(panel.title, panel.rgb_HW3, epoch, dataformats="HWC")
+        for name, values_N in panel.histograms.items():
+            if values_N.size:
+                self._log.add_histogram(name, values_N, epoch)
+
+    def _write_epoch(self, names: dict[str, Any], files: dict[str, bytes], lines: str) -> None:
+        folder = names["last"]
+        for name, data in files.items():
+            publish(join(self._out, folder, name), data)
+        publish(join(self._out, CHECKPOINTS), json_bytes(names))
+        publish(join(self._out, METRICS), lines.encode())
+        if self._scratch:
+            publish_folder(join(self._out, TENSORBOARD), self._log_folder)
+        self._kept.add(folder)
+        for old in self._kept - {folder, *names["best"]}:
+            remove_folder(join(self._out, old))
+        self._kept &= {folder, *names["best"]}
+
+
+def folder_of(epoch: int) -> str:
+    """Name the checkpoint of an epoch (from 0)."""
+    return f"epoch-{epoch + 1:04d}"
+
+
+def best_epochs(records: list[dict[str, Any]], count: int, decides: str) -> list[int]:
+    """Return the numbers of the best epochs by the score `decides`, the best first; of equals the earlier."""
+    scored = sorted((deciding(record, decides), record["epoch"]) for record in records)
+    return [epoch for _, epoch in scored[:count]]
+
+
+def config_yaml(config: TrainConfig) -> str:
+    """Write the resolved options as YAML, to be fed back with --config."""
+    return as_yaml(plain(config))
+
+
+def as_yaml(options: dict[str, Any]) -> str:
+    """Write plain values as YAML, in their order."""
+    return yaml.safe_dump(options, sort_keys=False)
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """Return the resolved options as YAML and JSON know values."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}

@@ -1,0 +1,119 @@
+"""All that a training run needs to resume from any step as if it had never stopped.
+
+    tensors: what learns (weights, buffers), the optimiser's moments, the average of weights
+    values: where training is, rates, scores so far, and what the objective adds (baselines)
+
+Random numbers need no place in it: those of a step are drawn anew from (seed, epoch, chips met). How it lies
+on storage is told in trainer.run_folder.state_parts.
+"""
+
+from dataclasses import asdict, replace
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from shards.errors import InputError
+from shards.read.reader_state import ReaderState
+from trainer.devices.sharding import rows_of
+from trainer.fit.loop import Fit, Position
+from trainer.run_folder.state_parts import StoredState, TrainingState
+
+
+def state_of(fit: Fit) -> TrainingState:
+    """Return what other processes need to resume from here, on any number of ranks: this rank's share.
+
+    Each rank gives its rows of what is sharded; the first one gives also what all have alike.
+    """
+    position = asdict(fit.position)
+    if not isfinite(fit.position.best):
+        del position["best"]  # JSON has no infinity
+    reader = replace(fit.reader.state, epoch=fit.position.epoch, seen=fit.position.seen)
+    values = {
+        "position": position,
+        "reader": reader.to_json(),
+        "schedule": fit.schedule.state_dict(),
+        "records": list(fit.records),
+        **fit.objective.state(),
+    }
+    # In an order of their own: a state that was resumed from another is to be the same bytes.
+    held = {name: rows_of(tensor) for name, tensor in sorted(_tensors(fit).items())}
+    is_first = fit.learning.ranks.is_first
+    # Copies, so that training may go on while they are written.
+    tensors = {
+        name: replace(rows, tensor=rows.tensor.to("cpu", copy=True))
+        for name, rows in held.items()
+        if is_first or rows.tensor.shape != rows.shape
+    }
+    return TrainingState(state_name(fit.position), tensors, values)
+
+
+def state_name(position: Position) -> str:
+    """Name the state at `position`: another name after each step, and after an epoch's end."""
+    return f"step-{position.step:08d}-epoch-{position.epoch:04d}-chip-{position.seen:09d}"
+
+
+def restore(fit: Fit, state: StoredState) -> None:
+    """Resume from `state`; each rank reads the rows that it holds.
+
+    Raises:
+        InputError: it is of other chips, or of another regressor.
+    """
+    values, device = state.values, fit.learning.ranks.device
+    fit.reader.restore(ReaderState.from_json(values["reader"]))
+    fit.position = Position(**values["position"])
+    fit.records = list(values["records"])
+    fit.schedule.load_state_dict(values["schedule"])
+    fit.objective.restore(values)
+    for name, tensor in _learnt(fit).items():
+        _fill(tensor, state, f"weights.{name}")
+    for name in state.shapes:
+        kind, *place = name.split(".")
+        if kind == "optimiser":
+            group, number, moment = place
+            parameter = fit.optimiser.param_groups[int(group)]["params"][int(number)]
+            if state.shapes[name] == tuple(parameter.shape):
+                # In the parameter's memory format: a fused optimiser goes through both as they lie in memory.
+                value = _fill(torch.empty_like(parameter).detach(), state, name)
+            else:
+                value = state.rows(name).to(device)
+            fit.optimiser.state[parameter][moment] = value
+    if fit.average:
+        averages = {name: torch.empty_like(value) for name, value in fit.average.state_dict().items()}
+        fit.average.load_state_dict(
+            {name: _fill(value, state, f"average.{name}") for name, value in averages.items()}
+        )
+    fit.sums_K = state.rows("sums").to(device) if "sums" in state.shapes else None
+
+
+def _fill(tensor: Tensor, state: StoredState, name: str) -> Tensor:
+    """Fill `tensor` with what `state` knows by `name` of the rows that this rank holds, and return it."""
+    rows = rows_of(tensor)
+    if state.shapes.get(name) != rows.shape:
+        raise InputError(f"{state.url}: is of another regressor ({name}); go on with the options of that run")
+    rows.tensor.copy_(state.rows(name, rows.first, len(rows.tensor) if rows.shape else None))
+    return tensor
+
+
+def _tensors(fit: Fit) -> dict[str, Tensor]:
+    """Return every tensor of the state, by name; where they are sharded, this rank's part."""
+    tensors = {f"weights.{name}": value for name, value in _learnt(fit).items()}
+    for group_number, group in enumerate(fit.optimiser.param_groups):
+        for number, parameter in enumerate(group["params"]):
+            for name, value in fit.optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{group_number}.{number}.{name}"] = torch.as_tensor(value)
+    if fit.average:
+        tensors |= {f"average.{name}": value for name, value in fit.average.state_dict().items()}
+    if fit.sums_K is not None:
+        tensors["sums"] = fit.sums_K
+    return tensors
+
+
+def _learnt(fit: Fit) -> dict[str, Tensor]:
+    """Return what changes while training: parameters that learn, and buffers."""
+    tensors: dict[str, Tensor] = {
+        name: value for name, value in fit.regressor.named_parameters() if value.requires_grad
+    }
+    stored = fit.regressor.state_dict(keep_vars=True).keys()
+    buffers = {name: value for name, value in fit.regressor.named_buffers() if name in stored}
+    return tensors | buffers

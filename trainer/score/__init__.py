@@ -1,0 +1,6 @@
+"""Score heights: arrays in, numbers out.
+
+metrics      MAE, RMSE, bias, R2, from sums
+baselines    the mean and the linear regression to beat
+evaluation   scores by name: table, JSON, picture
+"""
