@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
 from servers import environment_of, proxy, rclone_server  # noqa: E402
 

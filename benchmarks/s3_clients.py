@@ -22,7 +22,7 @@ from typing import Any
 import botocore.exceptions
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
 from servers import environment_of, moto_server, rclone_server  # noqa: E402
 

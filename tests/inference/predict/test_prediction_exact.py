@@ -1,0 +1,175 @@
+"""A map is a function of scene, checkpoint and options alone, bit for bit, on a scene that nothing fits into.
+
+- For each way to weight, turn, spread and overlap windows: the same bytes for any block, in any order of
+  blocks, stopped and gone on with other blocks (on Ray's workers: `test_prediction_on_ray`).
+- Between batch sizes metres agree to 1e-4; decimetres differ at ties of their rounding alone.
+- Maps are valid Cloud-Optimised GeoTIFFs, with overviews and spread and without.
+"""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from numpy.typing import NDArray
+from regressors import NODATA, large_scene, small_regressor, write_checkpoint, write_scene
+from rio_cogeo import cog_validate
+
+from inference.config import PredictConfig
+from inference.maps.map_file import HEIGHT
+from inference.predict.block import metres_of_block, stored_metres
+from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
+from inference.predict.in_process import InProcess
+from inference.predict.map_options import MapOptions
+from inference.predict.run import predict
+from inference.tiling.halo import Halo
+from inference.tiling.windows import Block, Span, WindowGrid
+
+WAYS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "cosine-spread": {"weights": "cosine", "spread": True, "window": 96, "overlap": 0.25},
+    "turned-spread": {"symmetries": 8, "spread": True, "overlap": 0.0},
+    "flat-turned": {"weights": "flat", "symmetries": 8, "window": 128, "overlap": 0.0},
+    "overlap-0.75": {"weights": "cosine", "overlap": 0.75, "window": 128},
+}
+TIE_METRES = 1e-4
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PredictConfig:
+    folder = tmp_path_factory.mktemp("large")
+    checkpoint = write_checkpoint(folder / "checkpoint", small_regressor())
+    scene = write_scene(folder / "scene.tif", large_scene())
+    return PredictConfig((str(scene),), str(checkpoint), str(folder), batch_size=8)
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def whole(request: pytest.FixtureRequest, config: PredictConfig) -> tuple[PredictConfig, bytes]:
+    """A way to make the map, and the map of the scene as one block."""
+    config = replace(config, out=f"{config.out}/{request.param}", **WAYS[request.param])
+    return config, map_of(config)
+
+
+def map_of(config: PredictConfig, engine: InProcess | None = None) -> bytes:
+    (path,) = predict(config, engine or InProcess()).maps.values()
+    return Path(path).read_bytes()
+
+
+class Stopping(InProcess):
+    """Does blocks in an order of its own, and stops after some of them."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+        """The first few of them, shuffled."""
+        shuffled = list(tasks)
+        self._rng.shuffle(shuffled)
+        yield from super().blocks(shuffled[: self._rng.randrange(1, len(shuffled))], job)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("block", [260, 512])
+def test_the_bytes_do_not_depend_on_blocks(
+    whole: tuple[PredictConfig, bytes], tmp_path: Path, block: int
+) -> None:
+    config, expected = whole
+    assert map_of(replace(config, out=str(tmp_path), block=block)) == expected
+
+
+def test_the_bytes_do_not_depend_on_order_and_interruptions(
+    whole: tuple[PredictConfig, bytes], tmp_path: Path
+) -> None:
+    """What was done of one size of blocks is of no use to another, and does no harm."""
+    config, expected = whole
+    rng = random.Random(6)
+    for block in (256, 256, 700):
+        with pytest.raises(KeyboardInterrupt):
+            predict(replace(config, out=str(tmp_path), block=block), Stopping(rng))
+    assert map_of(replace(config, out=str(tmp_path), block=256)) == expected
+    assert [path.suffix for path in (tmp_path / ".predict").iterdir()] == [".made"]
+
+
+def test_a_map_has_every_valid_pixel_and_no_other(whole: tuple[PredictConfig, bytes]) -> None:
+    valid_HW = (large_scene()[1:] != NODATA).all(0)
+    with rasterio.MemoryFile(whole[1]) as file, file.open() as raster:
+        for map_HW in raster.read():
+            assert np.array_equal(map_HW != NODATA, valid_HW)
+            assert len(np.unique(map_HW)) > 20, "a map that does not vary proves nothing"
+
+
+def test_a_map_is_a_valid_cloud_optimised_geotiff(whole: tuple[PredictConfig, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    path.write_bytes(whole[1])
+    is_valid, errors, warnings = cog_validate(path, strict=True)
+    assert (is_valid, errors, warnings) == (True, [], [])
+    with rasterio.open(path) as raster:
+        assert raster.overviews(1) == [2, 4]
+
+
+def metres(batch_size: int) -> NDArray[np.float32]:
+    """(rows, columns) of the whole scene."""
+    image_CHW = large_scene()
+    rows, columns = image_CHW.shape[1:]
+    method = MapOptions(WindowGrid(64, 32), batch_size=batch_size)
+    block = Block(Span(0, rows), Span(0, columns))
+    (height_HW,), _ = metres_of_block(
+        small_regressor(), block, Halo(image_CHW, 0, 0, (rows, columns)), method
+    )
+    return height_HW.numpy()
+
+
+def test_batch_sizes_differ_by_less_than_a_tenth_of_a_millimetre() -> None:
+    """Decimetres differ where both are within that of a tie, which is rare."""
+    first_HW = metres(32)
+    ties = 0
+    for batch_size in (1, 2, 64):
+        other_HW = metres(batch_size)
+        assert np.abs(first_HW - other_HW).max() < TIE_METRES
+        stored_HW, other_stored_HW = (
+            stored_metres(torch.from_numpy(height_HW), HEIGHT) for height_HW in (first_HW, other_HW)
+        )
+        differ_HW = stored_HW != other_stored_HW
+        from_tie_N = np.abs(first_HW[differ_HW].astype(np.float64) * 10 % 1 - 0.5) / 10
+        assert (from_tie_N < TIE_METRES).all()
+        ties += int(differ_HW.sum())
+    assert ties < 1e-3 * 3 * first_HW.size
+
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+from inference.maps.map_file import HEIGHT, map_writer
+from inference.tiling.windows import blocks_of
+from shards.raster.grid import Grid
+
+grid = Grid(CRS.from_epsg(32606), from_origin(0, 0, 2, 2), 2048, 2048)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+try:
+    with map_writer(sys.argv[1], grid, (HEIGHT,), {}) as write:
+        for block in blocks_of(2048, 2048, 300):
+            write(block, np.full((1, len(block.rows), len(block.columns)), 7, np.int16))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
+        stop = lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        import signal; signal.signal(signal.SIGXFSZ, stop)  # room comes back
+except OSError as error:
+    print("refused", error)
+"""
+
+
+def test_a_disk_that_was_full_for_a_moment_makes_no_holes(tmp_path: Path) -> None:
+    """What GDAL kept in its cache is written when the file is closed, and rasterio hides errors of that."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "map.tif")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert "refused" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []

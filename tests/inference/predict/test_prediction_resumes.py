@@ -1,0 +1,217 @@
+"""A prediction that was killed, at whatever moment, and run again makes the maps of one that was not."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import s3_environment
+from regressors import NODATA, small_regressor, stored_images, write_checkpoint, write_scene
+from servers import S3Server
+
+import shards
+from inference.config import PredictConfig
+from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
+from inference.predict.in_process import InProcess
+from inference.predict.ledger import Ledger
+from inference.predict.run import Summary, predict
+from inference.tiling.windows import Block, Span
+from shards.errors import DatasetError
+from shards.storage.objects import find_files, join, publish, read_bytes
+
+ROOT = Path(__file__).parents[3]
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PredictConfig:
+    """Three scenes of 30 blocks in all, a checkpoint, and where the maps of an undisturbed run are."""
+    folder = tmp_path_factory.mktemp("prediction")
+    checkpoint = write_checkpoint(folder / "checkpoint", small_regressor())
+    for number, shape in enumerate([(131, 97), (64, 200), (90, 90)]):
+        image_CHW = stored_images(1, *shape, seed=number, missing=0.005)[0]
+        image_CHW[:, : shape[0] // 8] = NODATA
+        write_scene(folder / f"scene_{number}.tif", image_CHW)
+    config = PredictConfig(
+        (str(folder / "*.tif"),), str(checkpoint), str(folder / "maps"), block=32, batch_size=BATCH
+    )
+    assert len(run(config).maps) == 3
+    return config
+
+
+def run(config: PredictConfig) -> Summary:
+    return predict(config, InProcess())
+
+
+def contents(url: str) -> dict[str, bytes]:
+    """All that is there, but for the names of what is done, which stand for files' times."""
+    names = [name for name in find_files(url) if not name.endswith(".made")]
+    return {name: read_bytes(join(url, name)) for name in names}
+
+
+@contextmanager
+def started(config: PredictConfig) -> Iterator["subprocess.Popen[str]"]:
+    """`treeline predict` in a process of its own, which is gone at the end."""
+    options = ["--checkpoint", config.checkpoint, "--out", config.out]
+    options += ["--block", str(config.block), "--batch-size", str(config.batch_size)]
+    command = [sys.executable, "-m", "cluster.cli", "predict", *config.scenes, *options]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def blocks_in(out: str) -> int:
+    return sum(name.endswith(".block") for name in find_files(join(out, ".predict")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [2, pytest.param(5, marks=pytest.mark.long)])
+def test_killed_at_random_moments(config: PredictConfig, tmp_path: Path, moments: int) -> None:
+    """Each process is killed a random time after its first block; at last one may end."""
+    rng, states = random.Random(4), set()
+    out = replace(config, out=str(tmp_path / "maps"))
+    for _ in range(moments):
+        before = blocks_in(out.out)
+        with started(out) as process:
+            while (
+                process.poll() is None and blocks_in(out.out) == before and not list(tmp_path.glob("*/*.tif"))
+            ):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+        states.add(blocks_in(out.out))
+    run(out)
+    assert len(states) > 1, "the kills fell into the work"
+    assert contents(out.out) == contents(config.out)
+
+
+def test_asked_to_stop_it_says_how_to_go_on(config: PredictConfig, tmp_path: Path) -> None:
+    out = replace(config, out=str(tmp_path / "maps"))
+    with started(out) as process:
+        while process.poll() is None and blocks_in(out.out) < 2:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.splitlines()[-1] == (
+        "treeline: stopped; what is complete is kept: the same command goes on from there"
+    )
+    kept = blocks_in(out.out)
+    assert kept >= 2
+    run(out)
+    assert contents(out.out) == contents(config.out)
+
+
+def test_only_what_is_missing_is_computed(config: PredictConfig, tmp_path: Path) -> None:
+    out = replace(config, out=str(tmp_path / "maps"))
+
+    asked = []
+
+    class Stopping(InProcess):
+        """Stops after some blocks, the first time, and notes how many it was asked for."""
+
+        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+            tasks = list(tasks)
+            asked.append(len(tasks))
+            for number, done in enumerate(super().blocks(tasks, job), 1):
+                yield done
+                if number == 11 and len(asked) == 1:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(out, Stopping())
+    predict(out, Stopping())
+    first, second = asked
+    assert first - second in (11, 12), "one more may have been under way"
+    assert contents(out.out) == contents(config.out)
+
+
+def test_what_an_older_version_began_is_finished(
+    config: PredictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version is recorded in each map, and never compared: blocks that are done are not done again."""
+    first, *others = sorted(Path(config.scenes[0]).parent.glob("*.tif"))
+    out = replace(config, out=str(tmp_path / "maps"))
+    run(replace(out, scenes=(str(first),)))
+    asked = []
+
+    class Stopping(InProcess):
+        """Stops after some blocks, the first time, and notes how many it was asked for."""
+
+        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+            tasks = list(tasks)
+            asked.append(len(tasks))
+            for number, done in enumerate(super().blocks(tasks, job), 1):
+                yield done
+                if number == 5 and len(asked) == 1:
+                    raise KeyboardInterrupt
+
+    some = replace(out, scenes=tuple(map(str, others)))
+    with pytest.raises(KeyboardInterrupt):
+        predict(some, Stopping())
+    monkeypatch.setattr(shards, "__version__", "7.8.9")
+    predict(some, Stopping())
+    assert asked[0] - asked[1] in (5, 6), "one more may have been under way"
+    assert run(out).before == 3
+
+
+@pytest.mark.parametrize("server", ["moto", "rclone"])
+def test_scenes_and_maps_on_s3(
+    config: PredictConfig, server: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Read by range and written whole; nothing else is left there."""
+    s3: S3Server = request.getfixturevalue(server)
+    with s3_environment(s3):
+        folder = f"s3://bucket/predict-{server}"
+        for path in sorted(Path(config.checkpoint).parent.glob("*.tif")):
+            publish(f"{folder}/scenes/{path.name}", path.read_bytes())
+        for path in Path(config.checkpoint).iterdir():
+            publish(f"{folder}/checkpoint/{path.name}", path.read_bytes())
+        there = replace(
+            config,
+            scenes=(f"{folder}/scenes/*.tif",),
+            checkpoint=f"{folder}/checkpoint",
+            out=f"{folder}/maps",
+            block=64,
+        )
+        assert len(run(there).maps) == 3
+        assert contents(there.out) == contents(config.out)
+
+
+def test_a_damaged_block_is_named_and_not_used(tmp_path: Path) -> None:
+    ledger, block = Ledger(str(tmp_path)), Block(Span(0, 3), Span(8, 12))
+    stored_CHW = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    ledger.write("a-1", block, stored_CHW)
+    assert np.array_equal(ledger.read("a-1", block), stored_CHW)
+    assert ledger.entries().blocks == {"a-1": {block}}
+    (path,) = (tmp_path / ".predict" / "a-1").iterdir()
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(DatasetError, match=r"0-3-8-12\.block: was damaged, and is removed"):
+            ledger.read("a-1", block)
+        assert not path.exists()
+
+
+def test_a_map_that_is_done_leaves_the_blocks_of_others(tmp_path: Path) -> None:
+    ledger, block = Ledger(str(tmp_path)), Block(Span(0, 1), Span(0, 1))
+    for name in ("a-1", "a-2", "b-1"):
+        ledger.write(name, block, np.zeros((1, 1, 1), np.int16))
+    ledger.finish("a-1", set())
+    ledger.replace({"a-1"})
+    ledger.finish("a-2", {"a-1"})
+    entries = ledger.entries()
+    assert (entries.blocks.keys(), entries.made) == ({"b-1"}, {"a-2"})

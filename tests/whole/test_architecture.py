@@ -1,0 +1,331 @@
+"""The house stands as drawn: rooms import one way, Ray and storage libraries stay in their places.
+
+A room is a folder of a package, or a module that stands in the package itself (`shards.errors`).
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
+PURE = {"shards.errors", "shards.progress"}
+"""Rooms that every room may import."""
+ROOMS: dict[str, set[str]] = {
+    "shards.commands": {
+        "shards.config",
+        "shards.draw",
+        "shards.format",
+        "shards.read",
+        "shards.storage",
+        "shards.write",
+    },
+    "shards.config": {"shards.roles"},
+    "shards.draw": {"shards.format", "shards.read"},
+    "shards.format": {"shards.storage"},
+    "shards.raster": {"shards.storage"},
+    "shards.read": {"shards.format", "shards.storage"},
+    "shards.roles": set(),
+    "shards.storage": set(),
+    "shards.version": set(),
+    "shards.write": {"shards.config", "shards.format", "shards.storage"},
+    "ingest.chips": {"shards.format", "ingest.config"},
+    "ingest.config": {"shards.config", "shards.format", "shards.roles", "shards.version"},
+    "ingest.files": {
+        "shards.format",
+        "shards.raster",
+        "shards.storage",
+        "shards.write",
+        "ingest.chips",
+        "ingest.config",
+    },
+    "ingest.scenes": {"shards.format", "shards.raster", "shards.storage", "ingest.chips", "ingest.config"},
+    "ingest.synthetic": {"shards.format", "shards.storage", "ingest.chips", "ingest.config"},
+    "ingest.work": {
+        "shards.format",
+        "shards.read",
+        "shards.roles",
+        "shards.storage",
+        "shards.write",
+        "ingest.chips",
+        "ingest.config",
+    },
+    "trainer.commands": {
+        "shards.format",
+        "shards.read",
+        "shards.roles",
+        "shards.storage",
+        "shards.version",
+        "trainer.config",
+        "trainer.data",
+        "trainer.decoders",
+        "trainer.devices",
+        "trainer.fit",
+        "trainer.model",
+        "trainer.run_folder",
+        "trainer.score",
+    },
+    "trainer.config": {"shards.read", "shards.roles", "trainer.options"},
+    "trainer.data": {
+        "shards.format",
+        "shards.read",
+        "shards.storage",
+        "trainer.config",
+        "trainer.decoders",
+        "trainer.devices",
+        "trainer.model",
+    },
+    "trainer.decoders": set(),
+    "trainer.devices": set(),
+    "trainer.fit": {
+        "shards.draw",
+        "shards.format",
+        "shards.read",
+        "trainer.config",
+        "trainer.data",
+        "trainer.decoders",
+        "trainer.devices",
+        "trainer.model",
+        "trainer.options",
+        "trainer.score",
+    },
+    "trainer.model": {
+        "shards.format",
+        "shards.storage",
+        "trainer.decoders",
+        "trainer.devices",
+        "trainer.score",
+    },
+    "trainer.options": {"shards.roles"},
+    "trainer.run_folder": {
+        "shards.format",
+        "shards.read",
+        "shards.storage",
+        "shards.version",
+        "trainer.config",
+        "trainer.devices",
+        "trainer.fit",
+        "trainer.model",
+        "trainer.options",
+    },
+    "trainer.score": {"shards.draw", "shards.format", "shards.read", "shards.storage"},
+    "inference.config": {"shards.roles"},
+    "inference.maps": {"shards.draw", "shards.format", "shards.raster", "shards.storage", "inference.tiling"},
+    "inference.mosaic": {
+        "shards.raster",
+        "shards.storage",
+        "shards.version",
+        "inference.config",
+        "inference.maps",
+        "inference.scenes",
+        "inference.tiling",
+    },
+    "inference.predict": {
+        "shards.format",
+        "shards.raster",
+        "shards.roles",
+        "shards.storage",
+        "shards.version",
+        "trainer.model",
+        "inference.config",
+        "inference.maps",
+        "inference.scenes",
+        "inference.tiling",
+    },
+    "inference.scenes": {"shards.format", "shards.raster", "shards.storage", "inference.tiling"},
+    "inference.score": {
+        "shards.raster",
+        "shards.storage",
+        "shards.version",
+        "trainer.score",
+        "inference.config",
+        "inference.maps",
+    },
+    "inference.tiling": {"inference.config"},
+    "cluster.cli": {"cluster.options"},
+    "cluster.commands": {
+        "shards.commands",
+        "shards.config",
+        "shards.format",
+        "shards.storage",
+        "ingest.chips",
+        "ingest.config",
+        "ingest.files",
+        "ingest.scenes",
+        "ingest.synthetic",
+        "ingest.work",
+        "trainer.commands",
+        "trainer.config",
+        "trainer.model",
+        "trainer.score",
+        "inference.config",
+        "inference.mosaic",
+        "inference.predict",
+        "inference.score",
+        "cluster.config",
+        "cluster.demo",
+        "cluster.jobs",
+        "cluster.options",
+    },
+    "cluster.config": {"shards.roles"},
+    "cluster.demo": {
+        "shards.commands",
+        "shards.draw",
+        "shards.raster",
+        "shards.read",
+        "shards.storage",
+        "ingest.config",
+        "ingest.scenes",
+        "ingest.synthetic",
+        "ingest.work",
+        "trainer.commands",
+        "trainer.config",
+        "trainer.fit",
+        "trainer.model",
+        "trainer.run_folder",
+        "trainer.score",
+        "inference.config",
+        "inference.maps",
+        "inference.predict",
+        "cluster.config",
+        "cluster.jobs",
+    },
+    "cluster.jobs": {"shards.roles", "shards.version", "cluster.cli", "cluster.config", "cluster.options"},
+    "cluster.options": {"shards.roles", "shards.storage"},
+}
+"""Room: the rooms that it imports, besides PURE. An arrow that nobody uses any more goes from here, too."""
+STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
+LIBRARY_ROOMS = {"ray": {"cluster.jobs"}} | {name: {"shards.storage"} for name in STORAGE_LIBRARIES}
+"""Library: the rooms that import it. Ray is also imported in files named on_ray.py or ..._on_ray.py."""
+WITHOUT_TORCH = {"shards", "ingest", "trainer.score", "trainer.config"}
+"""Packages and rooms that neither import torch nor anything of ours that does."""
+SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}
+MAX_LINES = 400
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def room_of(module: str) -> str:
+    """shards.read of shards.read.order, shards.errors of itself."""
+    return ".".join(module.split(".")[:2])
+
+
+def imports_of(source: str) -> set[str]:
+    """Every module that `source` imports, anywhere in its code."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if name in MODULES} or {str(node.module)}
+    return found
+
+
+IMPORTS = {module: imports_of(path.read_text()) for module, path in MODULES.items()}
+
+
+def trespasses(module: str, imports: set[str]) -> list[str]:
+    """The imports of `module` that the table of rooms, or the places of libraries, do not allow."""
+    room = room_of(module)
+    wrong = []
+    for name in sorted(imports):
+        package = name.split(".")[0]
+        if package in PACKAGES and "." in name and "." in module:  # a package's own names are everybody's
+            if room_of(name) not in {room, *PURE, *ROOMS.get(room, ())}:
+                wrong.append(f"{module} imports {name}: {room} may not know {room_of(name)}")
+        elif package in LIBRARY_ROOMS and room not in LIBRARY_ROOMS[package]:
+            if package != "ray" or not module.endswith("on_ray"):
+                wrong.append(f"{module} imports {name}, which is for {sorted(LIBRARY_ROOMS[package])}")
+        elif package == "torch" and {room, room.split(".")[0]} & WITHOUT_TORCH:
+            wrong.append(f"{module} imports torch")
+    return wrong
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.replace("_", "-"))
+def test_rooms_import_what_the_table_allows(module: str) -> None:
+    assert not trespasses(module, IMPORTS[module])
+
+
+@pytest.mark.parametrize(
+    ("module", "planted"),
+    [
+        ("shards.format.schema", "from shards.read.dataset import Dataset"),
+        ("trainer.decoders.dpt", "from trainer.run_folder import mlflow_log"),
+        ("trainer.fit.loop", "def run():\n    import ray.train"),
+        ("ingest.work.task", "import torch.nn"),
+        ("inference.maps.map_file", "import fsspec"),
+        ("inference.predict.block", "from trainer.fit.loop import Fit"),
+        ("shards.errors", "from cluster import cli"),
+    ],
+)
+def test_a_planted_import_is_found(module: str, planted: str) -> None:
+    assert module in MODULES
+    assert trespasses(module, imports_of(planted))
+
+
+def test_every_room_is_in_the_table_and_every_arrow_is_used() -> None:
+    used: dict[str, set[str]] = {}
+    for module, imports in IMPORTS.items():
+        if "." in module:
+            mine = used.setdefault(room_of(module), set())
+            mine |= {room_of(n) for n in imports if n.split(".")[0] in PACKAGES and "." in n}
+    rooms = {room for room in used if room not in PURE}
+    assert rooms == ROOMS.keys()
+    for room in rooms:
+        assert ROOMS[room] == used[room] - PURE - {room}, f"{room}: the table says otherwise"
+
+
+@pytest.mark.parametrize("graph", ["rooms", "modules"])
+def test_nothing_goes_in_circles(graph: str) -> None:
+    arrows = ROOMS if graph == "rooms" else {name: found & MODULES.keys() for name, found in IMPORTS.items()}
+    # A package's __init__ offers its readers' names, and imports them when they are asked for.
+    left = {name: needs - set(PACKAGES) - {name} for name, needs in arrows.items() if name not in PACKAGES}
+    while leaves := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in leaves}
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+def test_packages_go_one_way() -> None:
+    order = {"shards": 0, "ingest": 1, "trainer": 1, "inference": 2, "cluster": 3}
+    for room, needs in ROOMS.items():
+        for needed in needs:
+            own, other = room.split(".")[0], needed.split(".")[0]
+            assert own == other or order[other] < order[own], f"{room} knows {needed}"
+
+
+def test_of_the_trainer_inference_knows_regressors_scores_and_devices() -> None:
+    known = {needed for room, needs in ROOMS.items() if room.startswith("inference.") for needed in needs}
+    assert {room for room in known if room.startswith("trainer.")} <= {
+        "trainer.model",
+        "trainer.score",
+        "trainer.devices",
+    }
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.replace("_", "-"))
+def test_modules_fit_the_head_and_their_names_say_something(module: str) -> None:
+    assert module.split(".")[-1] not in SAYS_NOTHING
+    lines = MODULES[module].read_text().splitlines()
+    assert len(lines) <= MAX_LINES
+    assert lines[0].startswith('"""'), "a module begins with what it is for"
+
+
+def test_a_room_names_its_files() -> None:
+    for module, path in MODULES.items():
+        if path.name == "__init__.py" and "." in module:
+            said = ast.get_docstring(ast.parse(path.read_text())) or ""
+            listed = {line.split()[0] for line in said.splitlines()[2:] if line.strip()}
+            assert listed == {p.stem for p in path.parent.glob("*.py")} - {"__init__"}, module
+
+
+def test_nothing_is_unpickled() -> None:
+    for module, path in MODULES.items():
+        assert not {"pickle", "dill", "joblib"} & IMPORTS[module], module
+        assert "allow_pickle=True" not in path.read_text(), module
+        assert "weights_only=False" not in path.read_text(), module
