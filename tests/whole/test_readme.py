@@ -56,7 +56,7 @@ def test_a_step_of_a_walk_is_where_the_readme_says(line: str) -> None:
     before = line[: place.start()]
     assert "->" in before, "does not say what goes in and what comes out"
     for kind in CLASS.findall(before.partition("  ")[2]):
-        assert kind in BORROWED or re.search(rf"^(class {kind}\b|{kind} = )", sources, re.M), (
+        assert kind in BORROWED or re.search(rf"^(class {kind}\b|{kind} = )", SOURCES, re.M), (
             f"no class {kind}"
         )
 
