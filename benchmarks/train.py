@@ -64,7 +64,7 @@ NOTEBOOK = {
 WARM_UP_STEPS = 3
 
 
-class Done(Exception):
+class EnoughSteps(Exception):
     """Enough steps."""
 
 
@@ -83,7 +83,7 @@ class Stopwatch(StateCallback):
         if self.count == WARM_UP_STEPS + self.steps:
             finish(self.device)
             self.seconds = time.perf_counter() - self.start
-            raise Done
+            raise EnoughSteps
         if self.count == WARM_UP_STEPS:
             finish(self.device)
             self.start = time.perf_counter()
@@ -159,7 +159,7 @@ def run_notebook(options: argparse.Namespace, config: TrainConfig, device: torch
 def run_ours(options: argparse.Namespace, config: TrainConfig, device: torch.device) -> tuple[int, float]:
     config = replace(config, epochs=1_000_000)
     watch = Stopwatch(options.steps, device)
-    with suppress(Done):
+    with suppress(EnoughSteps):
         new_fit(config, Ranks(device=device)).run(watch)
     return watch.chips, watch.seconds
 

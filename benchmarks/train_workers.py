@@ -25,7 +25,7 @@ import torch.distributed
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.train import SHAPES, Done, Stopwatch, config_of, write_chips  # noqa: E402
+from benchmarks.train import SHAPES, EnoughSteps, Stopwatch, config_of, write_chips  # noqa: E402
 from trainer.commands.train import new_fit  # noqa: E402
 from trainer.devices.ranks import Ranks  # noqa: E402
 from trainer.model.backbone import build_backbone  # noqa: E402
@@ -46,7 +46,7 @@ def run_one(options: argparse.Namespace) -> None:
     ranks, config = Ranks(options.rank, options.world_size), config_of(options, options.one)
     config = replace(config, epochs=1_000_000, batch_size=options.batch_size * options.world_size)
     watch = Stopwatch(options.steps, ranks.device)
-    with suppress(Done):
+    with suppress(EnoughSteps):
         new_fit(config, ranks).run(watch)
     print(json.dumps(watch.chips / watch.seconds), flush=True)
     # The process group may outlive what holds it, and would wait for the other rank at the exit.

@@ -27,7 +27,7 @@ ENDINGS = (".npy", ".npz", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class Place:
+class ChipPlace:
     """Where a raster chip's centre is."""
 
     x: float
@@ -37,7 +37,7 @@ class Place:
 
 def read_chip_file(
     url: str, array: str = "", nodata: float | None = None
-) -> tuple[NDArray[Any], Place | None]:
+) -> tuple[NDArray[Any], ChipPlace | None]:
     """The array in the file at `url`, and its place if the file says it.
 
     Args:
@@ -82,7 +82,7 @@ def _member(data: bytes, url: str, array: str) -> bytes:
         raise Rejected(UNREADABLE, f"{url} is truncated or not .npz") from error
 
 
-def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], Place | None]:
+def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], ChipPlace | None]:
     try:
         with MemoryFile(data) as file, file.open() as raster:
             shape = (raster.count, raster.height, raster.width)
@@ -98,7 +98,7 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
         raise Rejected(UNREADABLE, f"{url} is no raster that can be read ({said})") from error
 
 
-def place_of(url: str) -> Place | None:
+def place_of(url: str) -> ChipPlace | None:
     """Where a raster chip is, from its header; None if it does not say, or cannot be read."""
     try:
         with rasterio.Env(**gdal_options(url)), rasterio.open(gdal_path(url)) as raster:
@@ -109,11 +109,11 @@ def place_of(url: str) -> Place | None:
         return None
 
 
-def _place(raster: Any) -> Place | None:
+def _place(raster: Any) -> ChipPlace | None:
     if raster.crs is None:
         return None
     x, y = raster.transform @ (raster.width / 2, raster.height / 2)
-    return Place(x, y, raster.crs.to_string())
+    return ChipPlace(x, y, raster.crs.to_string())
 
 
 def _marked(values: NDArray[Any], own: float | None, nodata: float | None, url: str) -> NDArray[Any]:

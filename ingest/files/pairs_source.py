@@ -21,7 +21,7 @@ from rasterio.warp import transform
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import PairsConfig
-from ingest.files.chip_files import ENDINGS, Place, place_of, read_chip_file
+from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
 from ingest.files.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.format.schema import Schema
@@ -248,13 +248,13 @@ def _on_ground(
     return moved[0], moved[1], split_crs
 
 
-def _check_same_place(image: Place | None, height: Place | None, pixel_size: float) -> None:
+def _check_same_place(image: ChipPlace | None, height: ChipPlace | None, pixel_size: float) -> None:
     """Refuse rasters that are further apart than the rounding of their corners."""
     if image is None or height is None:
         return
     apart = max(abs(image.x - height.x), abs(image.y - height.y))
     if image.crs != height.crs or apart > SAME_PLACE * pixel_size:
-        raise Rejected("not the same place", f"image at {image}, height at {height}")
+        raise Rejected("not the same place", f"image at {image}, its height at {height}")
 
 
 def _ahead(source: PairsSource, pairs: Iterator[tuple[str, str | None]]) -> Iterator[Raw | Rejected]:
