@@ -49,7 +49,7 @@ def as_attribute(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_iso(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Format times like 2018-07-15T21:30:00, with the fewest decimals that suit all, and Z in a known zone."""
+    """Format times like 2018-07-15T21:30:00, with the fewest decimals that suit all; Z in a known zone."""
     zone = times.type.tz and "UTC"
     for unit in ("s", "ms", "us", "ns"):
         try:

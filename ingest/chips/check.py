@@ -54,7 +54,7 @@ def checked(
     The image has its stored type, the label is float32. Missing labels and missing pixels of floats are NaN.
 
     Raises:
-        Rejected: wrong type or shape, too few pixels with a measurement, or no label above `rules.min_height`.
+        Rejected: wrong type or shape, too few pixels with a measurement, or no label above the least one.
     """
     image_CHW = _with_nan(_as_stored(image, schema), schema)
     height_HW, highest = _as_label(height, schema)

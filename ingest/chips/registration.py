@@ -32,9 +32,9 @@ The 481 synthetic chips, of 12 scenes, had no part in choosing the measure; the 
 Tahoe had. The true position of Tahoe's heights is unknown: most measures see them 0 to 1 pixels below and
 right of the image, so "exactly" would say nothing there. A shift of 1 pixel is within this doubt.
 
-In the three columns, 87, 95 and 83 of 100 chips score above 0.1, and none of them is off by more than 1 pixel.
-With the heights of another place, 99 of 100 score below 0.1. Smaller chips score higher by chance. A chip of
-four bands takes 1.2 to 1.9 ms on one core of an AMD EPYC.
+In the three columns, 87, 95 and 83 of 100 chips score above 0.1, and none of them is off by more than 1
+pixel. With the heights of another place, 99 of 100 score below 0.1. Smaller chips score higher by chance. A
+chip of four bands takes 1.2 to 1.9 ms on one core of an AMD EPYC.
 """
 
 from typing import Any, NamedTuple

@@ -33,8 +33,8 @@ class Candidates:
     """All candidate chips of a source, in a fixed order."""
 
     table: pa.Table
-    """A row per candidate, with "key", those of `shards.format.schema.ORIGIN` that are known, and the source's
-    own columns (see PLACE). Every other column is an attribute for the index."""
+    """A row per candidate, with "key", the known ones of `shards.format.schema.ORIGIN`, and the source's own
+    columns (see PLACE). Every other column is an attribute for the index."""
     refused: list[Refused] = field(default_factory=list)
     """Candidates that are not in the table."""
 

@@ -28,7 +28,7 @@ PARTS = f"{JOURNAL}/parts"
 """Folder of the parts, below the dataset's."""
 
 Tell = Callable[[int, Counter[str]], None]
-"""Callback tell(read, rejected): number of further candidates read, and rejected ones among them by reason."""
+"""Callback tell(read, rejected): number of further candidates read, and of rejected ones by reason."""
 
 
 @dataclass(frozen=True)
