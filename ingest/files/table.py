@@ -72,8 +72,8 @@ def read_table_of_files(url: str, file_column: str = "filename") -> Listed:
 
     Raises:
         InputError: the table or the column does not exist, or there is no row; a file has no name or is
-            listed twice; a geometry cannot be read; a column has values of no use, such as lists, or the name of
-            another.
+            listed twice; a geometry cannot be read; a column has values of no use, such as lists, or the
+            name of another.
     """
     reader = _READERS.get(PurePosixPath(url).suffix.lower())
     if reader is None:
@@ -156,7 +156,7 @@ def _read_geopackage(url: str, file_column: str) -> _Read:
 
 
 def _read_layer(url: str, path: Path, file_column: str) -> _Read:
-    """Read the layer of the GeoPackage at `path` that has the file column; others hold, for example, styles."""
+    """Read the layer of the GeoPackage at `path` that has the file column; others may hold styles."""
     import pyogrio  # the import takes 0.3 s, which other tables need not wait for
     from pyogrio.errors import DataLayerError, DataSourceError
 
