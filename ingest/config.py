@@ -97,7 +97,7 @@ class ChipsConfig(IngestConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig(ChipsConfig):
-    """Two folders of chips, .npy, .npz or .tif, with the same names -> a dataset."""
+    """Make a dataset from two folders of chips, .npy, .npz or .tif, with the same names."""
 
     images: Annotated[str, Place()]
     """Folder of image chips: (bands, rows, columns) or (rows, columns, bands)."""
@@ -119,9 +119,9 @@ class PairsConfig(ChipsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceConfig(ChipsConfig):
-    """A Hugging Face dataset, saved to disk or as Parquet or Arrow files -> a dataset.
+    """Make a dataset from a Hugging Face dataset, saved to disk or as Parquet or Arrow files.
 
-    The index keeps the splits that it was saved in as "saved_split"; the dataset is split anew.
+    Splits in which it was saved stay in the index as "saved_split"; the new dataset is split anew.
     """
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_FILE")]
@@ -138,7 +138,7 @@ class HuggingFaceConfig(ChipsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesConfig(IngestConfig):
-    """Rasters -> a dataset: heights are resampled to each image's grid, and both are cut into chips."""
+    """Make a dataset from rasters: resample heights to each image's grid, and cut both into chips."""
 
     images: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
@@ -176,7 +176,7 @@ class ScenesConfig(IngestConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig(IngestConfig):
-    """A synthetic landscape -> a dataset of any number of chips, without files in between, for load tests."""
+    """Make a dataset of any number of chips from a synthetic landscape, for load tests."""
 
     chips: int
     """Number of chips to make."""
@@ -186,7 +186,7 @@ class SyntheticConfig(IngestConfig):
 
 @dataclass(frozen=True)
 class TarsConfig:
-    """WebDataset tars, as they are -> a dataset: index, statistics and manifest are written beside them.
+    """Make a dataset of WebDataset tars as they are: write index, statistics and manifest beside them.
 
     The tars do not change. `treeline convert` makes faster or smaller shards of them.
     """
