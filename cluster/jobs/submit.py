@@ -1,9 +1,9 @@
 """`treeline submit -- COMMAND`: the same command as a job of a Ray cluster.
 
 The five packages travel with the job; the cluster's machines must have the dependencies. The command's
-options are read and checked here. Those that flags or the user's own file name travel as a file, with absolute
-places. Defaults and recipes apply on the cluster as they do here. The job carries no credentials: the
-cluster's machines use their own.
+options are read and checked here. Those that flags or the user's own file name travel as a file, with
+absolute places. Defaults and recipes apply on the cluster as they do here. The job carries no credentials:
+the cluster's machines use their own.
 """
 
 import asyncio
