@@ -1,13 +1,13 @@
-"""What each decoder costs beside its backbone, and what it scores; each as a Markdown table.
+"""Cost of each decoder beside its backbone, or its scores, as a Markdown table.
 
     python benchmarks/decoders.py                                        # the tiny backbone, on the CPU
     python benchmarks/decoders.py --backbone vitl --device cuda --batch-size 256
     python benchmarks/decoders.py --scores runs --demo demo-out --tahoe FOLDER    # after make demo
 
-A decoder is fed with stored features, so the backbone is not in its time: that is a step with a frozen
-backbone whose features were kept. A chip is 64 x 64 pixels; a multiply-add counts as 2 operations. Weights
-are random: they cost the same time. Scores are of the tiny backbone, all of which learns: on the unseen chips
-of the demo, and on the map of the east half of Tahoe as in tests/test_tahoe.py.
+Decoders read stored features, so times exclude the backbone, as in training from stored tokens of a frozen
+backbone. A chip is 64 x 64 pixels; a multiply-add counts as 2 operations. Weights are random, which takes the
+same time. Scores are those of the tiny backbone, trained with the decoder: on the demo's unseen chips, and on
+the map of the east half of Tahoe as in tests/whole/test_tahoe.py.
 """
 
 import argparse
@@ -51,7 +51,7 @@ VITL = {
     "num_hidden_layers": 24,
     "num_attention_heads": 16,
 }
-"""The shapes of DINOv3's ViT-S/16 and ViT-L/16 (transformers, DINOv3ViTConfig)."""
+"""Shapes of DINOv3's ViT-S/16 and ViT-L/16 (transformers, DINOv3ViTConfig)."""
 BACKBONES = {"tiny": TINY, "vits": VITS, "vitl": VITL}
 DECODERS = {
     "linear": DecoderConfig(kind="linear"),
@@ -64,10 +64,10 @@ TRAINED: dict[str, dict[str, Any]] = {
     "linear": {"decoder": "linear"},
     "detail": {},
     "residual": RECIPES["tiny"],
-    # Bins whose weights are rectified: a rate of 3e-3 can close them all.
+    # The weights of bins are rectified: a rate of 3e-3 can close them all.
     "dpt": {"decoder": "dpt", "learning_rate": 1e-3},
 }
-"""What each is trained with to be scored, besides the defaults."""
+"""Options, besides the defaults, with which each decoder is trained to be scored."""
 DEMO_EPOCHS, TAHOE_EPOCHS = 24, 12
 
 
@@ -77,12 +77,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--bands", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="each figure is measured for so long")
-    parser.add_argument("--scores", type=Path, help="new folder: train here, and tell scores, not costs")
-    parser.add_argument("--demo", type=Path, help="with --scores: where treeline demo has been")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time to measure each figure for")
+    parser.add_argument("--scores", type=Path, help="new folder to train in; prints scores instead of costs")
+    parser.add_argument("--demo", type=Path, help="with --scores: folder of a treeline demo")
     parser.add_argument("--tahoe", type=Path, help="with --scores: folder of tahoe_*.tif")
     parser.add_argument("--only", nargs="+", choices=TRAINED, default=list(TRAINED))
-    parser.add_argument("--share", type=float, default=1.0, help="of the epochs, where time is short")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the epochs to train, where time is short"
+    )
     options = parser.parse_args()
     if options.scores:
         scores(options)
@@ -107,14 +109,14 @@ def scores(options: argparse.Namespace) -> None:
 
 
 def demo_score(demo: Path, run: Path, learning: dict[str, Any]) -> Metrics:
-    """Of the chips that `treeline demo` set aside."""
+    """Score the chips that `treeline demo` set aside."""
     launch(TrainConfig(str(demo / "chips"), str(run), **learning))
     evaluation = evaluate(EvaluateConfig(str(run), str(demo / "chips-unseen"), split="all"))
     return evaluation.scores[REGRESSOR].all
 
 
 def tahoe_score(tahoe: Path, run: Path, learning: dict[str, Any]) -> Metrics:
-    """Of the map of the east half, learnt from the west half."""
+    """Score the map of the east half by a regressor trained on the west half."""
     import test_tahoe
 
     chips = run.with_name(f"{run.name}-chips")
@@ -126,7 +128,7 @@ def tahoe_score(tahoe: Path, run: Path, learning: dict[str, Any]) -> Metrics:
 
 
 def costs(options: argparse.Namespace) -> None:
-    """Work, parameters and speed of each decoder."""
+    """Measure operations, parameters and speed of each decoder."""
     device, shape = torch.device(options.device), BACKBONES[options.backbone]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     threads = torch.get_num_threads()
@@ -145,7 +147,7 @@ def costs(options: argparse.Namespace) -> None:
 
 
 def stored_features(decoder: Decoder, pixels_BCHW: Tensor, width: int) -> Features:
-    """Numbers in place of a backbone's, as many as the decoder takes."""
+    """Make random features in place of a backbone's, as many as the decoder takes."""
     batch, sides = pixels_BCHW.shape[0], [side // 16 for side in pixels_BCHW.shape[-2:]]
     patches = [torch.randn(batch, width, *sides, device=pixels_BCHW.device) for _ in decoder.layers]
     classes = [torch.randn(batch, width, device=pixels_BCHW.device) for _ in decoder.layers]
@@ -155,7 +157,7 @@ def stored_features(decoder: Decoder, pixels_BCHW: Tensor, width: int) -> Featur
 def row(
     title: str, module: torch.nn.Module, forward: Callable[[], Tensor], options: argparse.Namespace
 ) -> str:
-    """One line of the table; a frozen module has no backward."""
+    """Format a line of the table; a frozen module has no backward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward()
     gigaflops = counter.get_total_flops() / options.batch_size / 1e9
@@ -176,10 +178,10 @@ def row(
 
 
 def chips_a_second(step: Callable[[], None], options: argparse.Namespace) -> float:
-    """Over `--seconds` after two steps of warm-up; the device is waited for."""
+    """Measure chips a second over `--seconds`, after two steps of warm-up, waiting for the device."""
     on_gpu = options.device.startswith("cuda")
     wait = torch.cuda.synchronize if on_gpu else lambda: None
-    # One thread's own time leaves out what other programs took of its core.
+    # The thread's own time leaves out what other programs took of its core.
     clock = time.process_time if not on_gpu and torch.get_num_threads() == 1 else time.perf_counter
     step()
     step()

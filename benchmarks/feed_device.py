@@ -1,12 +1,11 @@
-"""The share of a training step that is spent waiting for data, on this machine's device.
+"""Share of a training step spent waiting for data, on this machine's device.
 
     python benchmarks/feed_device.py --device cuda --backbone vitl     # a frozen ViT-L, the decoder learns
     python benchmarks/feed_device.py --device cuda --backbone none     # normalisation alone: the ceiling
     python benchmarks/feed_device.py --device cpu                      # the tiny regressor
 
 Steps are those of `trainer.fit.loop`: chips read in shuffled order, moved by `trainer.data.feed`, normalised
-on the device. The device is waited for at the end of every step, so that waiting for data cannot hide behind
-it.
+on the device. Every step ends by waiting for the device, so that it cannot hide the wait for data.
 """
 
 import argparse
@@ -42,7 +41,7 @@ VITL = {
     "image_size": 64,
     "num_register_tokens": 4,
 }
-"""The shape of facebook/dinov3-vitl16-pretrain-sat493m; random weights cost the same time."""
+"""Shape of facebook/dinov3-vitl16-pretrain-sat493m; random weights take the same time."""
 WARM_UP_STEPS = 5
 
 
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def run(dataset: Dataset, options: argparse.Namespace, device: torch.device) -> tuple[float, float, int]:
-    """(seconds waited for data, seconds in all, chips) over the steps after the warm-up."""
+    """Return seconds spent waiting for data, seconds in all, and chips, over the steps after the warm-up."""
     shape = {"tiny": TINY, "vitl": VITL, "none": TINY}[options.backbone]
     backbone = build_backbone({**shape, "num_channels": len(BANDS)}).requires_grad_(False)
     regressor = Regressor(dataset.schema, BANDS, dataset.statistics, backbone, DecoderConfig()).to(device)

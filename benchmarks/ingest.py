@@ -1,15 +1,15 @@
-"""How fast pairs of .npy chips become a dataset, beside reading them only and beside what people do today.
+"""Speed of making a dataset from pairs of .npy chips, beside reading alone and beside what people do today.
 
 python benchmarks/ingest.py pairs --pairs 20000 --repeats 3      # ours, WebDataset, the notebook's way
 python benchmarks/ingest.py workers --pairs 20000 --repeats 3    # Ray workers: 1 and 2
 python benchmarks/ingest.py synthetic --chips 20000 500000       # rate and peak memory, without files
 python benchmarks/ingest.py listing --pairs 500000               # seconds and memory to list and plan
 
-Each contender runs in a process of its own, which says its rate and its peak of resident memory. "Cold" means
-that the files are not in the page cache (POSIX_FADV_DONTNEED; needs nothing of the system).
+Each contender runs in a process of its own, which prints its rate and its peak of resident memory. "Cold"
+means that the files are not in the page cache (POSIX_FADV_DONTNEED; needs no privileges).
 
-reading     np.load of both files of every pair, and nothing else
-open, read  the bytes of both files, and nothing else: what a filesystem gives
+reading     np.load of both files of every pair, nothing else
+open, read  the bytes of both files, nothing else: the filesystem's own speed
 WebDataset  np.load, the same filters, mean and deviation by running sums, webdataset.ShardWriter
 notebook    np.load, the same filters, all stacked, statistics of the stack, Dataset.from_dict, save_to_disk
 """
@@ -46,7 +46,7 @@ SHARD_CHIPS = 1024
 
 
 def write_pairs(folder: Path, count: int) -> None:
-    """Pairs as the first users have them, of the synthetic landscape."""
+    """Write pairs like those of the first users, from the synthetic landscape."""
     for name in ("images", "heights"):
         (folder / name).mkdir(parents=True)
     source = SyntheticSource(SyntheticConfig(out="", chips=count))
@@ -63,7 +63,7 @@ def loaded(folder: Path) -> Iterator[tuple[str, Any, Any]]:
 
 
 def kept(folder: Path) -> Iterator[tuple[str, Any, Any]]:
-    """The pairs that pass the filters that Treeline has by default."""
+    """Yield the pairs that pass Treeline's default filters."""
     for key, image, height in loaded(folder):
         if image.shape != (4, 64, 64) or height.shape != (64, 64) or (image == NODATA).any():
             continue
@@ -138,9 +138,9 @@ def forget(folder: Path) -> None:
 
 
 def measured(folder: Path, name: str, cold: bool) -> tuple[float, float]:
-    """Seconds and peak GB of a contender, in a process of its own."""
+    """Measure seconds and peak GB of a contender, in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
-        os.sync()  # what the one before wrote is not to be written while this one is timed
+        os.sync()  # so that no writes of the previous contender fall into this one's time
         if cold:
             forget(folder)
         command = [sys.executable, __file__, "one", "--folder", str(folder), "--out", out, "--name", name]
@@ -150,7 +150,7 @@ def measured(folder: Path, name: str, cold: bool) -> tuple[float, float]:
 
 
 def run_one(options: argparse.Namespace) -> None:
-    """What `measured` starts."""
+    """Run a contender in the process that `measured` starts."""
     start = time.perf_counter()
     RUN[options.name](Path(options.folder), Path(options.out))
     seconds = time.perf_counter() - start
@@ -211,7 +211,7 @@ def benchmark_workers(options: argparse.Namespace) -> None:
 
 
 def peak_of_workers() -> float:
-    """GB of resident memory that the largest Ray worker of this machine ever had."""
+    """Return the highest peak of resident memory, in GB, of all Ray workers on this machine."""
     peak = 0
     for process in psutil.process_iter(["cmdline"]):
         if any("ray::" in word for word in process.info["cmdline"] or ()):
@@ -221,7 +221,7 @@ def peak_of_workers() -> float:
 
 
 def benchmark_listing(options: argparse.Namespace) -> None:
-    """Names alone: the files are empty."""
+    """Measure listing and planning by names alone: the files are empty."""
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         folder = Path(scratch) / "pairs"
         table = SyntheticSource(SyntheticConfig(out="", chips=options.pairs)).candidates().table
@@ -254,7 +254,7 @@ def benchmark_synthetic(options: argparse.Namespace) -> None:
 
 
 def run_one_synthetic(options: argparse.Namespace) -> None:
-    """What `benchmark_synthetic` starts."""
+    """Make a synthetic dataset in the process that `benchmark_synthetic` starts."""
     config = SyntheticConfig(chips=options.chips[0], out=f"{options.out}/set")
     start = time.perf_counter()
     ingest(SyntheticSource(config), config)

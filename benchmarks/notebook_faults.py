@@ -1,14 +1,15 @@
-"""What each fault of the notebook does: training without faults, with each alone, and with all.
+"""Effect of each fault of the notebook: training without faults, with each alone, and with all.
 
-python benchmarks/notebook_faults.py                  # some ten minutes of one core
+python benchmarks/notebook_faults.py                  # about ten minutes on one core
 
-Scenes of the synthetic landscape, as in `treeline demo`; their heights have gaps as between the strips of a
-lidar, and chips with half of their pixels are kept. Whole scenes are held out, and those of the test split
-judge: no run has a chip of them. (The scenes of `treeline ingest synthetic` all show one world.) The frozen
-backbone has learnt red, green and blue of other scenes before, so that its patch weights and positions mean
-something. Each run is the recipe notebook, but small; differences are of runs of one seed.
+Scenes are those of the synthetic landscape, as in `treeline demo`. Their heights have gaps like those between
+the strips of a lidar, and chips with at least half of their pixels are kept. Whole scenes are held out, and
+those of the test split judge: no run trains on their chips. (The scenes of `treeline ingest synthetic` all
+show one world.) The frozen backbone was trained before on red, green and blue of other scenes, so that its
+patch weights and positions mean something. Each run is a small version of the recipe notebook; differences
+compare runs of the same seed.
 
-    says     RMSE and R2 that the run itself records of its best epoch
+    says     RMSE and R2 that the run itself records for its best epoch
     true     RMSE and R2 of that epoch's regressor on the test scenes, and how much worse than without faults
 """
 
@@ -44,27 +45,27 @@ from trainer.run_folder.state_callback import StateCallback  # noqa: E402
 
 SCENE_PX = 192
 FLIGHT_PX, GAP_PX = 120, 14
-"""Between the middles of a lidar's strips, and between their edges."""
+"""Pixels between the middles of a lidar's strips, and between their edges."""
 SHARES = (0.5, 0.25, 0.25)
 SEED = 88
-"""Of the landscape: with it each split has its share of the scenes."""
+"""Seed of the landscape: one that gives each split its share of the scenes."""
 RECIPE: dict[str, Any] = {
     **RECIPES["notebook"],
     "recipe": "notebook",
     "decoder_widths": (16, 16, 8, 8),
     "batch_per_worker": 4,
-    # The notebook's 5e-5 is for a hundred times as many steps of a decoder that is 32 times as wide.
+    # The notebook's 5e-5 is for a decoder 32 times as wide, trained for a hundred times as many steps.
     "learning_rate": 3e-3,
     "output_rate_factor": 10.0,
 }
 NONE, ALL, OWN = "none", "all", "own_scores"
 SINGLE = {fault.name: Faults(**{fault.name: True}) for fault in fields(Faults)}
 ROWS = {NONE: SINGLE[OWN], **SINGLE, ALL: Faults(**dict.fromkeys(SINGLE, True))}
-"""Other scores change no weight (tests/test_notebook_faults.py): one run serves the first row and theirs."""
+"""Faults by row. Faults of scores change no weights (a test shows it), so they share the first row's run."""
 
 
 class Judge(StateCallback):
-    """Scores every epoch on chips of which the training knows nothing."""
+    """Callback that scores every epoch on chips unknown to training."""
 
     def __init__(self, chips: Chips) -> None:
         super().__init__()
@@ -76,13 +77,13 @@ class Judge(StateCallback):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: what it records of each epoch, and what the test scenes say."""
+    """Outcome of a run: its own record of each epoch, and the scores on the test scenes."""
 
     records: list[dict[str, Any]]
     judged: list[dict[str, Any]]
 
     def numbers(self, own: bool) -> tuple[float, float, float, float]:
-        """Of the best epoch: (RMSE, R2) as it says, the notebook's if `own`; the true (RMSE, R2)."""
+        """Return the best epoch's recorded (RMSE, R2), the notebook's own if `own`, and the true ones."""
         best = min(range(len(self.records)), key=lambda epoch: float(self.records[epoch]["val_loss"]))
         names = ("val_notebook_rmse", "val_notebook_r2") if own else ("val_rmse", "val_r2")
         rmse, r2 = (float(self.records[best][name]) for name in names)
@@ -90,14 +91,14 @@ class Outcome:
         return rmse, r2, true_rmse, true_r2
 
     def chosen(self) -> tuple[float, float]:
-        """Root of the loss on the chips that stop: in their best epoch, and in that of the test scenes."""
+        """Return the root of the loss on the stopping chips: in their best epoch, and in the test scenes'."""
         losses = [float(record["val_loss"]) for record in self.records]
         other = min(range(len(losses)), key=lambda epoch: float(self.judged[epoch]["loss"]))
         return min(losses) ** 0.5, losses[other] ** 0.5
 
 
 def make_dataset(folder: Path, scenes: int, seed: int, shares: tuple[float, ...]) -> Dataset:
-    """Scenes of the landscape with gaps in their heights -> chips, whole scenes held out."""
+    """Make a dataset of scenes with gaps in their heights; whole scenes are held out."""
     folder.mkdir()
     for number in range(scenes):
         paths = write_scene(folder, number, seed, (SCENE_PX, SCENE_PX))
@@ -121,7 +122,7 @@ def make_dataset(folder: Path, scenes: int, seed: int, shares: tuple[float, ...]
 
 
 def pretrain(dataset: Dataset, epochs: int, out: Path) -> None:
-    """A tiny backbone that learns red, green and blue, saved as transformers does."""
+    """Train a tiny backbone on red, green and blue, and save it as transformers does."""
     config = TrainConfig(
         dataset.url,
         "",
@@ -143,7 +144,7 @@ def run(dataset: Dataset, backbone: Path, faults: Faults, seed: int, epochs: int
 
 
 def jitter_of(dataset: Dataset, backbone: Path) -> float:
-    """How far a patch's token is from that of another pass in train mode, as a share of tokens' spread."""
+    """Measure how far a patch's tokens differ between passes in train mode, as a share of tokens' spread."""
     config = TrainConfig(dataset.url, "", **{**RECIPE, "backbone": str(backbone)})
     regressor = new_regressor(dataset, config)
     image_BCHW = torch.from_numpy(dataset.gather(dataset.chips("test")).image_BCHW)
@@ -158,7 +159,7 @@ def jitter_of(dataset: Dataset, backbone: Path) -> float:
 
 
 def about_of(dataset: Dataset, backbone: Path) -> str:
-    """What was learnt from."""
+    """Describe the data that the runs trained on."""
     chips = {split: dataset.chips(split) for split in ("train", "val", "test")}
     scenes = {split: set(dataset.index["scene"].take(of).to_pylist()) for split, of in chips.items()}
     lines = [f"{split}: {of.size} chips of {len(scenes[split])} scenes" for split, of in chips.items()]
@@ -171,7 +172,7 @@ def about_of(dataset: Dataset, backbone: Path) -> str:
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> str:
-    """A line a row: means over seeds; of the difference also the lowest and the highest."""
+    """Format a line per fault: means over seeds, and for the difference also the lowest and highest."""
     lines = [f"{'fault':14}{'says RMSE':>10}{'R2':>7}{'true RMSE':>11}{'R2':>7}  worse by"]
     without = [outcome.numbers(False)[2] for outcome in outcomes[NONE]]
     for name in ROWS:

@@ -1,11 +1,11 @@
-"""The rules that bring a raster onto another grid, compared: heights, pixels, seconds, memory.
+"""Comparison of rules that bring a raster onto another grid: heights, pixels, seconds, memory.
 
-python benchmarks/on_grid.py --tahoe ../shared/data/tahoe --sides 10000 20000      # some three minutes
+python benchmarks/on_grid.py --tahoe ../shared/data/tahoe --sides 10000 20000      # about three minutes
 
-On Tahoe: canopy heights on 0.5 m and 2 m pixels of UTM, by each of GDAL's rules against the mean over areas,
-which scores of maps use. Then a map of noise in pixels of 0.5 m, brought from one zone of UTM into the next,
-on pixels of its own size and of a hundred times as much: by `Bilinear`, which mosaics use, and by a
-WarpedVRT, which chips are read from. Each runs in a process of its own, for its peak of resident memory.
+First, canopy heights of Tahoe on pixels of 0.5 m and 2 m in UTM: each of GDAL's rules against the mean over
+areas, which scores of maps use. Then a map of noise in pixels of 0.5 m is brought from one UTM zone into the
+next, on pixels of its own size and a hundred times as large: by `Bilinear`, which mosaics use, and by a
+WarpedVRT, from which chips are read. Each runs in a process of its own, for its peak of resident memory.
 """
 
 import argparse
@@ -42,7 +42,7 @@ VALUES = {"src_nodata": NODATA, "nodata": NODATA, "dtype": "float32"}
 
 
 def tahoe_on(folder: Path, resolution: float, rule: str) -> NDArray[np.float64]:
-    """Canopy heights in UTM by a rule, NaN where there is none."""
+    """Return canopy heights in UTM by a rule, NaN where there are none."""
     heights = []
     for name in ("highesthit", "bareearth"):
         with ExitStack() as opened:
@@ -67,7 +67,7 @@ def tahoe_on(folder: Path, resolution: float, rule: str) -> NDArray[np.float64]:
 
 
 def write_map(path: Path, side: int) -> None:
-    """Decimetres of 0 to 30 m, no two neighbours alike, one in a hundred missing."""
+    """Write a map of 0 to 30 m in decimetres: no two neighbours alike, one pixel in a hundred missing."""
     (x,), (y,) = transform(NEXT, FIRST, [LEFT], [TOP])
     shape = {"height": side, "width": side, "count": 1, "dtype": "int16", "nodata": NODATA}
     tiles = {"tiled": True, "blockxsize": 512, "blockysize": 512}
@@ -82,7 +82,7 @@ def write_map(path: Path, side: int) -> None:
 
 
 def measured(path: Path, ratio: int, way: str, out: Path) -> dict[str, Any]:
-    """Bring the map into the next zone; seconds and MB, and its pixels at `out`."""
+    """Bring the map into the next zone; return seconds and MB, and write its pixels to `out`."""
     bound_cache()
     began, pixel = time.perf_counter(), SIDE * ratio
     with ExitStack() as opened:
@@ -104,7 +104,7 @@ def measured(path: Path, ratio: int, way: str, out: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare, and print."""
+    """Run the comparisons, and print them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

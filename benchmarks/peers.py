@@ -1,13 +1,13 @@
-"""The other readers that Treeline's reader is measured against, each over its own files of the same chips.
+"""Readers of other libraries to compare Treeline's with, each over its own files of the same chips.
 
     python benchmarks/peers.py [--chips 4000] [--repeats 3] [--batch-size 256] [--peers litdata floor]
 
 A peer writes chips to a folder and reads one shuffled epoch of them: in this process, in batches, in the
-stored types (no conversion to float). Each is configured for speed; where the way its documentation shows is
-slower than another way to use the same library, both are here ("-documented"). Opening the dataset is
-part of an epoch. litdata, mosaicml-streaming and datasets are no dependencies of Treeline: a peer that is not
-installed is skipped with a line. Run alone, every peer is first checked to hand over the chips that were
-written, each once and shuffled; then all are timed in turn, on one core, from the page cache.
+stored types (no conversion to float). Each is configured for speed. Where the documented way to use a library
+is slower than another, both are here ("-documented"). An epoch includes opening the dataset. litdata,
+mosaicml-streaming and datasets are no dependencies of Treeline: a peer that is not installed is skipped with
+a message. Run as a program, this first checks that every peer returns the chips that were written, each once
+and shuffled; then it times all in turn, on one core, from the page cache.
 """
 
 import argparse
@@ -36,34 +36,34 @@ IMAGE, HEIGHT = (4, 64, 64), (64, 64)
 IMAGE_BYTES = math.prod(IMAGE) * 2
 SHARD, CHUNK = 1000, 16
 ZARR_SHARD = 1024
-"""Zarr wants a whole number of chunks in a shard: 64 of 16 chips."""
+"""Chips in a shard of Zarr, which needs a whole number of chunks: 64 of 16 chips."""
 
 Chip = tuple[str, NDArray[np.int16], NDArray[np.float32]]
 Batch = tuple[Any, Any]
-"""image (B, 4, 64, 64) int16 and height (B, 64, 64) float32; NumPy arrays or CPU tensors."""
+"""Image (B, 4, 64, 64) int16 and height (B, 64, 64) float32, as NumPy arrays or CPU tensors."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to store chips and to read them back, shuffled."""
+    """A way to store chips and to read them back shuffled."""
 
     package: str
-    """Distribution whose version is quoted."""
+    """Distribution whose version is printed."""
     write: Callable[[Path, Iterable[Chip]], None]
     batches: Callable[[Path, int, int], Iterable[Batch]]
-    """(folder, batch_size, seed): one epoch."""
+    """Reader of an epoch: batches(folder, batch_size, seed)."""
     note: str
 
     @property
     def version(self) -> str | None:
-        """None where the package is not installed."""
+        """Version of the package; None if it is not installed."""
         try:
             return metadata.version(self.package)
         except metadata.PackageNotFoundError:
             return None
 
     def read(self, folder: Path, batch_size: int, seed: int) -> int:
-        """Read one epoch; the number of chips met. A value of every band of every chip is touched."""
+        """Read an epoch, touch a value of every band of every chip, and return the number of chips."""
         count = 0
         for image, height in self.batches(folder, batch_size, seed):
             np.asarray(image)[:, :, 0, 0].sum()
@@ -79,18 +79,21 @@ def chip_bytes(image: NDArray[np.int16], height: NDArray[np.float32]) -> bytes:
 def arrays_of(
     parts: list[Any], parts_of_chip: int = 1, image_at: int = 0, height_at: int = IMAGE_BYTES
 ) -> Batch:
-    """Chips of equal layout, in buffers, as one writable buffer and two views of it: a single copy."""
+    """Copy chips of equal layout from their buffers into one writable buffer; return two views of it."""
     rows = np.frombuffer(bytearray().join(parts), np.uint8).reshape(len(parts) // parts_of_chip, -1)
     image = rows[:, image_at : image_at + IMAGE_BYTES].view("<i2")
     return image.reshape(-1, *IMAGE), rows[:, height_at:].view("<f4").reshape(-1, *HEIGHT)
 
 
 def stack(samples: list[Any], image: Any = 0, height: Any = 1) -> Batch:
-    """Not torch's default_collate, which warns of arrays that are views of bytes, and is no faster."""
+    """Stack chips into a batch.
+
+    torch's default_collate would warn of arrays that are views of bytes, and is no faster.
+    """
     return np.stack([sample[image] for sample in samples]), np.stack([sample[height] for sample in samples])
 
 
-# npy: a file per array, the first thing that people do.
+# npy: a file per array, what people do first.
 
 
 class NpyFiles(torch.utils.data.Dataset[Batch]):
@@ -197,7 +200,7 @@ def read_litdata_tensors(folder: Path, batch_size: int, seed: int) -> Iterable[B
 
 def mosaic() -> ModuleType:
     if importlib.util.find_spec("torchvision") is None:
-        # Imported without need: `import streaming` loads torchvision for its CIFAR and COCO datasets.
+        # `import streaming` loads torchvision for its CIFAR and COCO datasets, which are not needed here.
         sys.modules.setdefault("streaming.vision", ModuleType("streaming.vision"))
     import streaming
 
@@ -294,7 +297,7 @@ def write_zarr(folder: Path, chips: Iterable[Chip]) -> None:
 
 
 def read_zarr(folder: Path, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Whole shards in random order, the chips of each shuffled: a call of zarr a shard."""
+    """Read whole shards in random order and shuffle the chips of each: one call of zarr per shard."""
     import zarr
 
     group, generator = zarr.open_group(str(folder), mode="r"), np.random.default_rng(seed)
@@ -308,7 +311,7 @@ def read_zarr(folder: Path, batch_size: int, seed: int) -> Iterator[Batch]:
 
 
 def read_zarr_chunks(folder: Path, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Chunks in random order over the whole array, straight into the batch; as they lie within a chunk."""
+    """Read chunks of the whole array in random order, straight into the batch; within a chunk, in order."""
     import zarr
     from zarr.buffer.cpu import NDBuffer
 
@@ -329,7 +332,7 @@ def read_zarr_chunks(folder: Path, batch_size: int, seed: int) -> Iterator[Batch
         yield image, height
 
 
-# floor: two bare arrays, memory-mapped. Nothing is checked, listed or decoded: what the copy alone costs.
+# floor: two bare arrays, memory-mapped. Nothing is checked, listed or decoded: the cost of the copy alone.
 
 
 def write_floor(folder: Path, chips: Iterable[Chip]) -> None:
@@ -377,7 +380,7 @@ PEERS = {
 
 
 def make_chips(count: int, seed: int = 0) -> Iterator[Chip]:
-    """Patches of 8 x 8 pixels, sensor noise, heights in decimetres: not as incompressible as random bits."""
+    """Make chips of 8 x 8 patches with noise, heights in decimetres: more compressible than random bits."""
     generator = np.random.default_rng(seed)
     for number in range(count):
         coarse = generator.normal(size=(5, 8, 8)).astype(np.float32)
@@ -388,7 +391,7 @@ def make_chips(count: int, seed: int = 0) -> Iterator[Chip]:
 
 
 def fingerprints(image: Any, height: Any) -> NDArray[np.uint64]:
-    """A number for each chip, of all its bits: equal sets of numbers are equal sets of chips."""
+    """Hash each chip to a number: equal sets of numbers mean equal sets of chips."""
     image, height = np.asarray(image), np.asarray(height)
     if (image.dtype, height.dtype) != (np.int16, np.float32):
         raise TypeError(f"not the stored types: {image.dtype}, {height.dtype}")
@@ -400,7 +403,7 @@ def fingerprints(image: Any, height: Any) -> NDArray[np.uint64]:
 
 
 def check(peer: Peer, folder: Path, chips: Iterable[Chip], batch_size: int) -> None:
-    """Raises ValueError where an epoch is not the chips that were written, each once and in another order."""
+    """Raise ValueError unless an epoch returns the written chips, each once and in another order."""
     written = np.concatenate([fingerprints(image[None], height[None]) for _, image, height in chips])
     met = np.concatenate([fingerprints(*batch) for batch in peer.batches(folder, batch_size, 0)])
     if not np.array_equal(np.sort(met), np.sort(written)):
@@ -410,7 +413,7 @@ def check(peer: Peer, folder: Path, chips: Iterable[Chip], batch_size: int) -> N
 
 
 def write_all(root: Path, chips: list[Chip], names: Iterable[str], batch_size: int) -> dict[str, Path]:
-    """Write, and check, the peers that are installed; their folders by name."""
+    """Write and check the installed peers; return their folders by name."""
     folders = {}
     for name in names:
         peer = PEERS[name]

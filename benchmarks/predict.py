@@ -3,14 +3,14 @@
 python benchmarks/predict.py --size 2048                # a scene of 2048 x 2048 pixels
 python benchmarks/predict.py --size 2048 --only ray-1 ray-2     # two scenes on one and two Ray workers
 
-(a) notebook   the whole scene read and normalised as float32, tiles of 64 at half overlap by the package
-               `tiler` (triangular weights, batches of 32), merged whole, written
+(a) notebook   the whole scene, read and normalised as float32; tiles of 64 at half overlap by the package
+               `tiler` (triangular weights, batches of 32), merged whole and written
 (b) Treeline   the same model, window, overlap and weights
-(c) model      the forward passes of (b) alone, on random windows, as many, side by side as in (b)
+(c) model      the forward passes of (b) alone: on random windows, the same number, side by side as in (b)
 (d) Treeline   windows of 256 with a quarter of overlap
 
-Each is a process of its own, so that its peak memory is its own; imports are not timed. tiler is
-no dependency of Treeline: pip install tiler.
+Each runs in a process of its own, so that its peak memory is its own; imports are not timed. tiler is no
+dependency of Treeline: pip install tiler.
 """
 
 import argparse
@@ -50,12 +50,12 @@ ON_RAY = ("ray-1", "ray-2")
 
 
 def windows_of(size: int) -> int:
-    """How many windows a scene of `size` x `size` pixels has."""
+    """Count the windows in a scene of `size` x `size` pixels."""
     return len(WindowGrid(WINDOW, int(WINDOW * (1 - OVERLAP))).starts(Span(0, size), size)) ** 2
 
 
 def notebook(scene: Path, checkpoint: Path, out: Path) -> float:
-    """Seconds for one scene, as the notebook does it."""
+    """Measure seconds for a scene, as the notebook does it."""
     from tiler import Merger, Tiler
 
     regressor = load_checkpoint(str(checkpoint)).regressor
@@ -80,7 +80,7 @@ def notebook(scene: Path, checkpoint: Path, out: Path) -> float:
 
 
 def treeline(scene: Path, checkpoint: Path, out: Path, window: int, overlap: float) -> float:
-    """Seconds for one scene, with all that `treeline predict` does."""
+    """Measure seconds for a scene, with all that `treeline predict` does."""
     options = {"window": window, "overlap": overlap, "batch_size": BATCH * WINDOW**2 // window**2}
     config = PredictConfig((str(scene),), str(checkpoint), str(out / "maps"), **options)
     start = time.perf_counter()
@@ -89,13 +89,13 @@ def treeline(scene: Path, checkpoint: Path, out: Path, window: int, overlap: flo
 
 
 def model_alone(checkpoint: Path, size: int) -> float:
-    """Seconds for the forward passes on as many windows as a scene of `size` x `size` has."""
+    """Measure seconds for forward passes on as many windows as a scene of `size` x `size` has."""
     loaded = load_checkpoint(str(checkpoint))
     method = MapOptions(WindowGrid(WINDOW, int(WINDOW * (1 - OVERLAP))), batch_size=BATCH)
     shape = BATCH, len(loaded.regressor.schema.bands), WINDOW, WINDOW
     image_BCHW = torch.from_numpy(np.random.default_rng(0).integers(100, 3000, shape).astype(np.int16))
     start = time.perf_counter()
-    load_checkpoint(str(checkpoint))  # (b) does so, too, once to know what it is and once to predict
+    load_checkpoint(str(checkpoint))  # (b) loads it too, once to describe it and once to predict
     batches = range(-(-windows_of(size) // BATCH))
     for _ in side_by_side(lambda _: predict_windows(loaded.regressor, image_BCHW, method), batches):
         pass
@@ -103,7 +103,7 @@ def model_alone(checkpoint: Path, size: int) -> float:
 
 
 def on_ray(scenes: list[Path], checkpoint: Path, out: Path, workers: int) -> float:
-    """Seconds for some scenes on Ray workers, without the start of the cluster and of a first run."""
+    """Measure seconds for some scenes on Ray workers, after a first run; the cluster's start is not timed."""
     import ray
 
     from inference.predict.on_ray import OnRay
@@ -120,7 +120,7 @@ def on_ray(scenes: list[Path], checkpoint: Path, out: Path, workers: int) -> flo
 
 
 def run_one(contender: str, folder: Path, size: int) -> dict[str, float]:
-    """In this process: seconds, and peak memory in GB."""
+    """Run a contender in this process; return seconds and peak memory in GB."""
     scene, checkpoint = next(folder.glob("WV02_*.tif")), folder / "run"
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
@@ -133,13 +133,13 @@ def run_one(contender: str, folder: Path, size: int) -> dict[str, float]:
         else:
             of_large = contender == "treeline-256"
             seconds = treeline(scene, checkpoint, out, *((256, 0.25) if of_large else (WINDOW, OVERLAP)))
-    # Of this program: getrusage would also count the process that it was forked from.
+    # VmHWM is this program's: getrusage would also count the process that it was forked from.
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
     return {"seconds": seconds, "peak_gb": int(line.split()[1]) * 1024 / 1e9}
 
 
 def prepare(folder: Path, size: int, scenes: int) -> None:
-    """Scenes, and a regressor of the default recipe, hardly trained."""
+    """Make scenes, and a regressor of the default recipe, hardly trained."""
     for number in range(scenes):
         write_scene(folder, number, 0, (size, size))
     config = SyntheticConfig(out=str(folder / "chips"), chips=64)
@@ -171,7 +171,7 @@ def main() -> None:
 
 
 def table(results: dict[str, list[dict[str, float]]], size: int) -> str:
-    """Medians, and what the issue of speed is about: time outside the model."""
+    """Format medians, and the time spent outside the model."""
     median = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for name, runs in results.items()

@@ -1,11 +1,11 @@
-"""Peak memory of a prediction, by the size of the scene, tiled and in strips.
+"""Peak memory of a prediction, by the size of the scene, for tiled and stripped files.
 
-python benchmarks/predict_memory.py --sizes 20000 40000      # some 10 minutes
+python benchmarks/predict_memory.py --sizes 20000 40000      # about 10 minutes
 
-Scenes are square, four bands of int16, and have data in a diagonal strip alone, a twentieth of them: what is
-missing takes no room on disk. `treeline predict` runs in a process of its own, by default options, with a
-regressor of the recipe tiny; its peak is the resident memory that Linux saw (VmHWM). The scene in strips has
-one row in each, as GDAL writes them by default.
+Scenes are square, with four bands of int16. Only a diagonal strip, a twentieth of each, has data: missing
+blocks take no room on disk. `treeline predict` runs in a process of its own, with default options and a
+regressor of the recipe tiny; its peak is the resident memory that Linux reports (VmHWM). The scene in strips
+has one row in each, as GDAL writes by default.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NODATA, TILE, SHARE = -9999, 512, 0.05
 
 
 def write_scene(path: Path, size: int, tiled: bool) -> None:
-    """A scene of `size` x `size` pixels whose diagonal has data."""
+    """Write a scene of `size` x `size` pixels with data on its diagonal."""
     rng = np.random.default_rng(0)
     pattern_CHW = rng.integers(100, 3000, (4, TILE, TILE)).astype(np.int16)
     profile = {"driver": "GTiff", "dtype": "int16", "count": 4, "width": size, "height": size}
@@ -56,7 +56,7 @@ def write_scene(path: Path, size: int, tiled: bool) -> None:
 
 
 def run_one(scene: str, checkpoint: str, out: str) -> None:
-    """In this process: print seconds and GB."""
+    """Predict in this process; print seconds and GB."""
     start = time.perf_counter()
     summary = predict(PredictConfig((scene,), checkpoint, out), InProcess())
     assert not summary.failed, summary

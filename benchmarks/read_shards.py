@@ -1,13 +1,13 @@
-"""How fast chips are read, and in how much memory: Treeline beside its peers, in one run on one machine.
+"""Speed and memory of reading chips: Treeline beside its peers, in one run on one machine.
 
     python benchmarks/read_shards.py local       # from the page cache, in this process, beside the peers
     python benchmarks/read_shards.py s3          # from an S3 server on loopback, beside plain parallel GETs
     python benchmarks/read_shards.py memory      # the peak of a reader of S3, beside the formula
-    python benchmarks/read_shards.py start       # until the first shard is asked for, with 1,000,000 chips
-    python benchmarks/read_shards.py order       # how good the shuffle is, and what it keeps in use
+    python benchmarks/read_shards.py start       # until the first shard is requested, with 1,000,000 chips
+    python benchmarks/read_shards.py order       # quality of the shuffle, and memory it holds
 
-A run of a reader is `--epochs` epochs (of the slow ones one), from opening the dataset to the last batch:
-Treeline's holds one verification of every shard. Runs of different readers take turns; medians are printed.
+A run of a reader has `--epochs` epochs (slow readers: one), from opening the dataset to the last batch.
+Treeline's includes one verification of every shard. Readers take turns; medians are printed.
 """
 
 import argparse
@@ -48,9 +48,9 @@ from shards.write.writer import DatasetWriter  # noqa: E402
 
 SCHEMA = Schema(("blue", "green", "red", "nir"))
 FAST = ("litdata", "datasets", "floor")
-"""Read as many epochs a run as Treeline; the others, one of whose epochs takes seconds, one."""
+"""Peers that read as many epochs a run as Treeline; others, whose epoch takes seconds, read one."""
 PLAIN_GETS = 4
-"""Objects at a time: more were not faster."""
+"""Number of objects at a time; more were not faster."""
 
 
 def write_ours(url: str, chips: Iterable[tuple[str, Any, Any]], shard_format: str) -> None:
@@ -61,7 +61,7 @@ def write_ours(url: str, chips: Iterable[tuple[str, Any, Any]], shard_format: st
 
 
 def read_ours(url: str, epochs: int, options: ReadOptions = ReadOptions()) -> Iterator[float]:
-    """Seconds of each epoch; the first with opening and verification."""
+    """Measure seconds of each epoch; the first includes opening and verification."""
     start = time.perf_counter()
     dataset = open_dataset(url, options)
     reader = ChipReader(dataset, dataset.chips("train"), 64)
@@ -122,7 +122,7 @@ def benchmark_local(options: argparse.Namespace) -> None:
 
 
 def in_turn(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, by name; a slow moment of the machine meets all."""
+    """Measure seconds of each by name, in turn, so that a slow moment of the machine affects all."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -133,7 +133,7 @@ def in_turn(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, li
 
 
 def plain_gets(dataset: Dataset) -> None:
-    """Every shard's bytes, by the same client, and nothing else."""
+    """Get every shard's bytes with the same client, and nothing else."""
     bucket, _, prefix = dataset.url.removeprefix("s3://").partition("/")
 
     def get(name: str) -> int:
@@ -192,7 +192,7 @@ url, ahead = sys.argv[1], int(sys.argv[2])
 dataset = open_dataset(url, ReadOptions(shards_ahead=ahead))
 chips = dataset.chips('train')
 order = dataset.epoch(chips, 0, 0)
-next(iter(dataset.batches(order[:64], 64)))  # what the client and its threads need
+next(iter(dataset.batches(order[:64], 64)))  # start the client and its threads
 constant = high()
 for batch in dataset.batches(order, 64): pass
 plan = Plan.of(dataset.shard_of(order), order)
@@ -248,7 +248,7 @@ def benchmark_start(options: argparse.Namespace) -> None:
 
 
 def write_index_of_a_million(folder: Path) -> None:
-    """Manifest and index as a real one's, without shards."""
+    """Write manifest and index like a real dataset's, without shards."""
     generator, count, per_shard = np.random.default_rng(0), 1_000_000, 1024
     sources = np.array(["AK_IFSAR", "fairbanks_ql1_2017", "infrastructure_2011_26906"])
     number = np.arange(count)
@@ -295,7 +295,7 @@ def write_index_of_a_million(folder: Path) -> None:
 
 
 def benchmark_order(options: argparse.Namespace) -> None:
-    """428,464 chips in shards of 1024, as the first users have; batches of 64."""
+    """Measure the order of 428,464 chips in shards of 1024, like the first users', in batches of 64."""
     shard_of_chip = np.arange(428_464) // 1024
     correlations, distinct, largest, in_use, seconds = [], [], [], [], []
     for epoch in range(options.repeats):
@@ -317,7 +317,7 @@ def benchmark_order(options: argparse.Namespace) -> None:
 
 
 def in_process(program: str, *arguments: str) -> list[float]:
-    """What a fresh Python process prints as JSON."""
+    """Run a program in a fresh Python process; return what it prints as JSON."""
     command = [sys.executable, "-c", program, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return list(json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout))

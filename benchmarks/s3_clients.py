@@ -1,4 +1,4 @@
-"""Which client fetches large objects from S3 fastest: boto3, obstore, s3fs, from two servers on loopback.
+"""Speed of clients that fetch large objects from S3: boto3, obstore, s3fs, from two servers on loopback.
 
     python benchmarks/s3_clients.py [--objects 8] [--megabytes 54] [--repeats 3]
 
@@ -29,7 +29,7 @@ from servers import environment_of, moto_server, rclone_server  # noqa: E402
 from shards.storage.s3 import client  # noqa: E402
 
 Get = Callable[[str, int | None], bytes]
-"""get(key, end): the object, or its bytes from 0 to before `end`."""
+"""Client's get(key, end): the object, or its first `end` bytes."""
 
 
 def boto3_get() -> Get:

@@ -1,11 +1,11 @@
-"""Whether two checkouts make the same datasets, weights, maps and scores from the same commands.
+"""Check that two checkouts make the same datasets, weights, maps and scores from the same commands.
 
 python benchmarks/same_results.py make OUT                  # with the code of this checkout
 python benchmarks/same_results.py compare BEFORE AFTER      # two such folders
 
-A change that is to alter no result shows identical checksums; one that alters some shows which. JSON files
-are compared value by value, rasters by pixels and tags, everything else byte by byte; what names the version,
-the commit, a time or a new option is listed as such. Exit code 1 where anything else differs.
+A change that alters no result shows identical checksums; one that alters some shows which. JSON files are
+compared value by value, rasters by pixels and tags, everything else byte by byte. Differences in version,
+commit, times and new options are listed as such; the exit code is 1 if anything else differs.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ mosaic maps/*.chm.tif maps-8/*.chm.tif --out mosaic-median.tif --method median -
 evaluate --maps maps/*.chm.tif --heights {UNSEEN}/lidar_*.tif --out scores-maps
 """
 PASSED_OVER = ("tensorboard", "report.html", ".png", ".predict/")
-"""Parts of names whose files show a time, are drawn, or are named by the time of a scene."""
+"""Parts of the names of files that show a time, are drawn, or are named by the time of a scene."""
 RECORDED = {"treeline", "version", "commit", "made_by", "sha256", "TREELINE_VERSION", "TREELINE_COMMIT"}
 """Names of values that say who made a file."""
 
@@ -121,7 +121,7 @@ def make(out: Path) -> None:
 
 
 def content(path: Path) -> Any:
-    """What is compared of a file: parsed values, pixels and tags, or bytes."""
+    """Read what is compared of a file: parsed values, pixels and tags, or bytes."""
     if path.suffix in (".json", ".yaml"):
         return yaml.safe_load(path.read_text())
     if path.suffix == ".jsonl":
@@ -135,7 +135,7 @@ def content(path: Path) -> Any:
 
 
 def differences(before: Any, after: Any, where: str) -> list[tuple[str, bool]]:
-    """Places where two values differ, each with whether it is only recorded, or new."""
+    """List the places where two values differ, each with whether it is only a record, or new."""
     if isinstance(before, dict) and isinstance(after, dict):
         found = [(f"{where}.{name} (new)", True) for name in after.keys() - before.keys()]
         found += [(f"{where}.{name} (gone)", False) for name in before.keys() - after.keys()]
@@ -150,7 +150,7 @@ def differences(before: Any, after: Any, where: str) -> list[tuple[str, bool]]:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print what differs, and a checksum of all that is equal; 1 if anything differs that should not."""
+    """Print what differs, and a checksum of all that is equal; return 1 on a difference that matters."""
     names = {}
     for folder in (before, after):
         files = (p for p in folder.rglob("*") if p.is_file())

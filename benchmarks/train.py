@@ -6,11 +6,11 @@ python benchmarks/train.py --backbone vitl --device cuda       # on a GPU: model
 (a) notebook    two .npy files a sample, a DataLoader, full precision, the frozen backbone asked every time,
                 the residual decoder of 512 256 128 64 with batch norm, AdamW, DataParallel on several GPUs
 (b) Treeline    the same backbone and decoder, read from a dataset
-(c) + tokens    the same from a token store, which is filled before the clock starts
+(c) + tokens    the same from a token store, filled before the clock starts
 (d) recipe      --recipe treeline with the same backbone, without and with a token store
 
-Each contender is a process of its own; the first steps are not counted. Weights are random: they take the
-same time. GFLOP are counted by torch.utils.flop_counter, a multiply-add as two; --peak-tflops is the GPU's.
+Each contender runs in a process of its own; the first steps are not counted. Weights are random, which takes
+the same time. torch.utils.flop_counter counts GFLOP, a multiply-add as two; --peak-tflops is the GPU's.
 """
 
 import argparse
@@ -64,12 +64,12 @@ NOTEBOOK = {
 WARM_UP_STEPS = 3
 
 
-class Done(Exception):
-    """Enough steps."""
+class EnoughSteps(Exception):
+    """Raised to end training after enough steps."""
 
 
 class Stopwatch(StateCallback):
-    """Times the steps after the first few."""
+    """Callback that times the steps after the first few."""
 
     def __init__(self, steps: int, device: torch.device) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Stopwatch(StateCallback):
         if self.count == WARM_UP_STEPS + self.steps:
             finish(self.device)
             self.seconds = time.perf_counter() - self.start
-            raise Done
+            raise EnoughSteps
         if self.count == WARM_UP_STEPS:
             finish(self.device)
             self.start = time.perf_counter()
@@ -95,14 +95,14 @@ def finish(device: torch.device) -> None:
 
 
 def write_chips(folder: Path, chips: int) -> None:
-    """Pairs of .npy, and a dataset of them."""
+    """Write pairs of .npy files, and a dataset made from them."""
     write_pairs(folder, chips)
     config = PairsConfig(images=f"{folder}/images", heights=f"{folder}/heights", out=f"{folder}/set")
     ingest(PairsSource(config), config)
 
 
 class Files(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """What the notebook reads: a pair of files a sample, three of four bands, scaled on the way."""
+    """Samples as the notebook reads them: a pair of files each, three of four bands, scaled."""
 
     def __init__(self, folder: Path, keys: list[str]) -> None:
         self.folder, self.keys = folder, keys
@@ -159,13 +159,13 @@ def run_notebook(options: argparse.Namespace, config: TrainConfig, device: torch
 def run_ours(options: argparse.Namespace, config: TrainConfig, device: torch.device) -> tuple[int, float]:
     config = replace(config, epochs=1_000_000)
     watch = Stopwatch(options.steps, device)
-    with suppress(Done):
+    with suppress(EnoughSteps):
         new_fit(config, Ranks(device=device)).run(watch)
     return watch.chips, watch.seconds
 
 
 def gflop_of(config: TrainConfig) -> tuple[float, float]:
-    """GFLOP a chip forward: of the backbone, of the decoder."""
+    """Count GFLOP per chip in the forward pass: of the backbone and of the decoder."""
     dataset = open_dataset(config.data)
     regressor = new_regressor(dataset, config).eval()
     pixels_BCHW = torch.zeros(1, len(config.bands), 64, 64)
@@ -197,7 +197,7 @@ CONTENDERS = ("notebook", "Treeline", "Treeline, bf16", "Treeline, tokens", "rec
 
 
 def run_one(options: argparse.Namespace) -> None:
-    """What `main` starts for each contender."""
+    """Run a contender in the process that `main` starts."""
     torch.manual_seed(0)
     device, config = torch.device(options.device), config_of(options, options.one)
     run = run_notebook if options.one == "notebook" else run_ours
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peak-tflops", type=float, default=989.0, help="of the GPU, dense bfloat16")
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="peak of the GPU in dense bfloat16")
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--folder", default="")
     parser.add_argument("--one", default="")
@@ -245,7 +245,7 @@ def main() -> None:
         if "notebook" in rates:
             ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["notebook"], strict=True)]
             line += f", {statistics.median(ratios):.2f} times the notebook's"
-        # A backward pass is two forward ones, of what learns.
+        # A backward pass costs two forward passes of the part that learns.
         spent = 3 * decoder + (0 if "tokens" in name else backbone)
         line += f"; backbone {backbone:.2f}, decoder {decoder:.2f} GFLOP forward, {spent:.1f} in training"
         if options.device == "cuda":

@@ -1,11 +1,10 @@
-"""Chips a second on one worker and on two, each with one core: what is lost by working together.
+"""Chips a second on one worker and on two, each with one core: the loss from working together.
 
 python benchmarks/train_workers.py --backbone vits
 
-A worker is a process of one thread that runs the loop which a Ray worker runs, joined by gloo; each has
---batch-size chips a step. "linear": two workers, each on its own core, train twice as many chips a second as
-one. "apart": two processes at a time that know nothing of each other, which is what this machine's two cores
-can do at most.
+A worker is a process of one thread that runs a Ray worker's loop, connected by gloo, with --batch-size chips
+a step. "linear" means that two workers, each on its own core, train twice as many chips a second as one.
+"apart" means two independent processes at the same time, the most that this machine's two cores can do.
 """
 
 import argparse
@@ -25,7 +24,7 @@ import torch.distributed
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.train import SHAPES, Done, Stopwatch, config_of, write_chips  # noqa: E402
+from benchmarks.train import SHAPES, EnoughSteps, Stopwatch, config_of, write_chips  # noqa: E402
 from trainer.commands.train import new_fit  # noqa: E402
 from trainer.devices.ranks import Ranks  # noqa: E402
 from trainer.model.backbone import build_backbone  # noqa: E402
@@ -34,7 +33,7 @@ CONTENDERS = ("Treeline", "Treeline, bf16", "recipe")
 
 
 def run_one(options: argparse.Namespace) -> None:
-    """One rank; prints its chips a second, those of all ranks counted."""
+    """Run one rank; print chips a second over all ranks."""
     torch.manual_seed(0)
     if options.world_size > 1:
         torch.distributed.init_process_group(
@@ -46,15 +45,15 @@ def run_one(options: argparse.Namespace) -> None:
     ranks, config = Ranks(options.rank, options.world_size), config_of(options, options.one)
     config = replace(config, epochs=1_000_000, batch_size=options.batch_size * options.world_size)
     watch = Stopwatch(options.steps, ranks.device)
-    with suppress(Done):
+    with suppress(EnoughSteps):
         new_fit(config, ranks).run(watch)
     print(json.dumps(watch.chips / watch.seconds), flush=True)
-    # The process group may outlive what holds it, and would wait for the other rank at the exit.
+    # The process group may outlive its holder, and would wait for the other rank at exit.
     os._exit(0)
 
 
 def rate(options: argparse.Namespace, name: str, processes: int, together: bool) -> float:
-    """Chips a second over so many processes at a time."""
+    """Measure chips a second over this many processes at a time."""
     meeting = f"meeting-{os.urandom(4).hex()}"
     started = []
     for number in range(processes):

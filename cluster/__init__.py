@@ -1,4 +1,4 @@
-"""Where it runs: the command line, the Ray connection, job submission, and the demo that joins all stages.
+"""The command line, the connection to Ray, job submission, and the demo that joins all stages.
 
-Start at `cli`: each command names the options and the function that it stands for.
+Start at `cli`, which names the options and the function of each command.
 """

@@ -1,6 +1,6 @@
 """The command line: `treeline COMMAND ...` and `python -m cluster.cli COMMAND ...`.
 
-A command is a class of options, a frozen dataclass from which the flags are made, and a function. Both are
+A command is a function and a class of options, a frozen dataclass from which the flags are made. Both are
 named as text and imported only when the command is called, so that --help answers at once.
 """
 
@@ -17,80 +17,92 @@ if TYPE_CHECKING:
     from cluster.options import Parsed
 
 USER_MISTAKE = 2
+"""Exit code for a mistake of the user's."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a command needs and does; both as module:name."""
+    """A command, by the names of its parts."""
 
     options: str
+    """Class of its options, as module:name."""
     run: str
+    """Function that runs it, as module:name."""
     help: str
+    """Sentence that the list of commands shows."""
 
 
 COMMANDS = {
     "demo": Command(
-        "cluster.config:DemoConfig", "cluster.commands:demo", "the whole job on a synthetic landscape"
+        "cluster.config:DemoConfig", "cluster.commands:demo", "run the whole job on a synthetic landscape"
     ),
     "ingest pairs": Command(
-        "ingest.config:PairsConfig", "cluster.commands:ingest_pairs", "folders of chips -> a dataset"
+        "ingest.config:PairsConfig", "cluster.commands:ingest_pairs", "make a dataset from folders of chips"
     ),
     "ingest huggingface": Command(
         "ingest.config:HuggingFaceConfig",
         "cluster.commands:ingest_huggingface",
-        "a Hugging Face dataset -> a dataset",
+        "make a dataset from a Hugging Face dataset",
     ),
     "ingest scenes": Command(
         "ingest.config:ScenesConfig",
         "cluster.commands:ingest_scenes",
-        "images and height rasters -> a dataset",
+        "make a dataset from images and height rasters",
     ),
     "ingest synthetic": Command(
         "ingest.config:SyntheticConfig",
         "cluster.commands:ingest_synthetic",
-        "a synthetic landscape -> a dataset, for load tests",
+        "make a dataset from a synthetic landscape, for load tests",
     ),
     "ingest tars": Command(
         "ingest.config:TarsConfig",
         "cluster.commands:ingest_tars",
-        "WebDataset tars, as they are -> a dataset",
+        "make a dataset of WebDataset tars as they are",
     ),
     "inspect": Command(
-        "shards.config:InspectConfig", "cluster.commands:inspect", "what a dataset holds, with a picture"
+        "shards.config:InspectConfig", "cluster.commands:inspect", "show what a dataset holds, with a picture"
     ),
     "split": Command(
-        "shards.config:SplitConfig", "cluster.commands:split", "hold out other chips; pixels stay in place"
+        "shards.config:SplitConfig",
+        "cluster.commands:split",
+        "change which chips are held out; pixels stay in place",
     ),
     "verify": Command(
         "shards.config:VerifyConfig", "cluster.commands:verify", "read a whole dataset and check everything"
     ),
     "convert": Command(
-        "shards.config:ConvertConfig", "cluster.commands:convert", "a dataset from tar to Zarr, or back"
+        "shards.config:ConvertConfig",
+        "cluster.commands:convert",
+        "convert a dataset from tar to Zarr, or back",
     ),
-    "train": Command("trainer.config:TrainConfig", "cluster.commands:train", "a dataset -> a regressor"),
+    "train": Command(
+        "trainer.config:TrainConfig", "cluster.commands:train", "train a regressor on a dataset"
+    ),
     "sweep": Command(
-        "trainer.config:SweepConfig", "cluster.commands:sweep", "which options of training suit a dataset"
+        "trainer.config:SweepConfig", "cluster.commands:sweep", "find training options that suit a dataset"
     ),
     "import": Command(
         "trainer.config:ImportConfig",
         "cluster.commands:import_",
-        "a regressor made elsewhere -> a checkpoint",
+        "make a checkpoint of a regressor trained elsewhere",
     ),
     "evaluate": Command(
-        "trainer.config:EvaluateConfig", "cluster.commands:evaluate", "how good a regressor is, or maps are"
+        "trainer.config:EvaluateConfig", "cluster.commands:evaluate", "score a regressor, or maps"
     ),
     "predict": Command(
-        "inference.config:PredictConfig", "cluster.commands:predict", "scenes -> canopy height maps"
+        "inference.config:PredictConfig", "cluster.commands:predict", "make canopy height maps of scenes"
     ),
-    "mosaic": Command("inference.config:MosaicConfig", "cluster.commands:mosaic", "overlapping maps -> one"),
+    "mosaic": Command(
+        "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
+    ),
     "submit": Command(
-        "cluster.config:SubmitConfig", "cluster.commands:submit", "run a command as a job of a Ray cluster"
+        "cluster.config:SubmitConfig", "cluster.commands:submit", "run a command as a job on a Ray cluster"
     ),
 }
 
 
 def main() -> None:
-    """Run the command that the program was called with."""
+    """Run the command that sys.argv names, and exit with its code."""
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments.remove("--debug")
@@ -98,7 +110,7 @@ def main() -> None:
         sys.excepthook = _one_line
     from shards.errors import InputError
 
-    # Asked to stop, as with Ctrl-C: what is half-written is removed, what is complete is kept.
+    # SIGTERM stops a command as Ctrl-C does: half-written files are removed, complete ones kept.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = run(arguments)
@@ -109,17 +121,17 @@ def main() -> None:
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        # Python would complain once more, when it flushes at its end.
+        # Otherwise Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; returns the exit code.
+    """Run a command; return the exit code.
 
     Raises:
-        InputError: a mistake of the user's.
+        InputError: the user made a mistake.
     """
     name, rest = split_command(arguments)
     if arguments == ["--version"]:
@@ -141,27 +153,27 @@ def parse(name: str, arguments: list[str]) -> Any:
     """Read the options of command `name`: defaults < --recipe < --config FILE < flags.
 
     Raises:
-        InputError: the file has a key or a value that is no option's, or an option would be ignored.
-        SystemExit: a flag is wrong (code 2) or help was asked for (code 0).
+        InputError: the file has an unknown option or a wrong value, or an option would have no effect.
+        SystemExit: a flag is wrong (code 2), or help was requested (code 0).
     """
     return parsed(name, arguments).config
 
 
 def parsed(name: str, arguments: list[str]) -> "Parsed":
-    """Read the options of command `name`, and tell which were named; see `parse`."""
+    """Read the options of command `name`, and tell which ones were given; see `parse`."""
     from cluster.options import parsed as parsed_options
 
     return parsed_options(_named(COMMANDS[name].options), arguments, f"treeline {name}")
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command's name, which may be two words, and what follows it."""
+    """Split off the command's name, which may be two words; return it and the rest."""
     words = 2 if arguments[:1] == ["ingest"] else 1
     return " ".join(arguments[:words]), arguments[words:]
 
 
 def _usage(arguments: list[str]) -> int:
-    """Say what commands there are: all, or those that begin with the words that were given."""
+    """Print the commands: all, or those that begin with the first word given."""
     words = [word for word in arguments if word not in ("--help", "-h")]
     group = {name: command for name, command in COMMANDS.items() if words and name.split()[0] == words[0]}
     asked = not words or (group and len(words) < len(arguments))
@@ -171,7 +183,7 @@ def _usage(arguments: list[str]) -> int:
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     if asked:
         return 0
-    print(f"treeline: no command {' '.join(arguments[:2])!r}; choose one of the above", file=sys.stderr)
+    print(f"treeline: no command {' '.join(arguments[:2])!r}; choose one of those above", file=sys.stderr)
     return USER_MISTAKE
 
 
@@ -181,7 +193,7 @@ def _named(reference: str) -> Any:
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A failure that is not the user's: one line, and how to see more. Python exits with code 1."""
+    """Print a failure that is not the user's mistake, on one line; Python then exits with code 1."""
     if issubclass(kind, KeyboardInterrupt):
         print(f"treeline: stopped{_notes(error)}", file=sys.stderr)
     else:
@@ -190,12 +202,12 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def _text(error: BaseException) -> str:
-    """The error's text on one line; an error from a Ray worker comes wrapped in its traceback."""
+    """Return the error's text on one line; an error from a Ray worker comes wrapped in its traceback."""
     return " ".join(str(getattr(error, "cause", None) or error).split())
 
 
 def _notes(error: BaseException) -> str:
-    """What a stage has to say besides, such as how to go on."""
+    """Return the notes that a stage added to the error, for example how to resume."""
     return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
@@ -204,13 +216,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output is a pipe that was closed at its other end, as by `| head`."""
+    """Tell whether standard output is a pipe whose other end was closed, for example by `| head`."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":
-    # Found from the repository's root, also where that is not the folder of the call.
+    # Packages are found in the repository's root, even if the program is called from another folder.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     main()

@@ -1,4 +1,4 @@
-"""What each command does: calls a stage, and prints what came of it. Stages are imported when called."""
+"""Functions of the commands: each calls a stage, imported only then, and prints its result."""
 
 from typing import TYPE_CHECKING
 
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
 
 def demo(config: "DemoConfig") -> None:
-    """Everything, on a synthetic landscape."""
+    """Run everything on a synthetic landscape."""
     from cluster.demo.run import run_demo
 
     print(run_demo(config))
 
 
 def ingest_pairs(config: "PairsConfig") -> None:
-    """Folders of chips -> a dataset."""
+    """Make a dataset from folders of chips."""
     from ingest.files.pairs_source import PairsSource
 
     _ingest(PairsSource(config), config)
 
 
 def ingest_huggingface(config: "HuggingFaceConfig") -> None:
-    """A Hugging Face dataset -> a dataset."""
+    """Make a dataset from a Hugging Face dataset."""
     from ingest.files.huggingface_source import HuggingFaceSource
 
     _ingest(HuggingFaceSource(config), config)
 
 
 def ingest_scenes(config: "ScenesConfig") -> None:
-    """Images and height rasters -> a dataset."""
+    """Make a dataset from images and height rasters."""
     from ingest.scenes.scenes_source import ScenesSource
 
     _ingest(ScenesSource(config), config)
 
 
 def ingest_synthetic(config: "SyntheticConfig") -> None:
-    """A synthetic landscape -> a dataset."""
+    """Make a dataset from a synthetic landscape."""
     from ingest.synthetic.synthetic_source import SyntheticSource
 
     _ingest(SyntheticSource(config), config)
@@ -62,7 +62,7 @@ def _ingest(source: "Source", config: "IngestConfig") -> None:
 
 
 def ingest_tars(config: "TarsConfig") -> None:
-    """WebDataset tars, as they are -> a dataset."""
+    """Make a dataset of WebDataset tars as they are."""
     from ingest.files.tars import ingest_tars
 
     manifest, rejected = ingest_tars(config)
@@ -73,14 +73,14 @@ def ingest_tars(config: "TarsConfig") -> None:
 
 
 def inspect(config: "InspectConfig") -> None:
-    """What a dataset holds."""
+    """Show what a dataset holds."""
     from shards.commands.inspect import inspect
 
     print(inspect(config))
 
 
 def verify(config: "VerifyConfig") -> int:
-    """Is everything in a dataset what it should be?"""
+    """Check everything in a dataset; return 1 if there are problems."""
     from shards.commands.verify import verify
 
     problems = verify(config)
@@ -89,14 +89,14 @@ def verify(config: "VerifyConfig") -> int:
 
 
 def split(config: "SplitConfig") -> None:
-    """Other chips of a dataset held out."""
+    """Hold out other chips of a dataset."""
     from shards.commands.resplit import resplit
 
     print(resplit(config))
 
 
 def convert(config: "ConvertConfig") -> None:
-    """The same dataset in the other format."""
+    """Write a dataset in the other format."""
     from shards.commands.convert import convert
 
     manifest = convert(config)
@@ -105,7 +105,7 @@ def convert(config: "ConvertConfig") -> None:
 
 
 def train(config: "TrainConfig") -> None:
-    """A dataset -> a regressor."""
+    """Train a regressor on a dataset."""
     from cluster.jobs.connection import connected
     from shards.format.manifest import read_json
     from shards.storage.objects import join
@@ -121,7 +121,7 @@ def train(config: "TrainConfig") -> None:
 
 
 def sweep(config: "SweepConfig") -> None:
-    """Which options of training suit a dataset."""
+    """Find training options that suit a dataset."""
     from cluster.jobs.connection import connected
     from cluster.options import FILE, parse
     from trainer.commands.sweep import BEST, sweep, table, trials_here
@@ -141,15 +141,15 @@ def sweep(config: "SweepConfig") -> None:
 
 
 def import_(config: "ImportConfig") -> None:
-    """A notebook's weights -> a checkpoint."""
+    """Make a checkpoint of weights trained elsewhere."""
     from trainer.commands.import_weights import import_checkpoint
 
     print(import_checkpoint(config))
 
 
 def evaluate(config: "EvaluateConfig") -> None:
-    """How good a regressor is, or maps are."""
-    scores_maps = config.scores_maps  # before what takes seconds to import
+    """Score a regressor, or maps."""
+    scores_maps = config.scores_maps  # refuses wrong options before the imports, which take seconds
 
     from shards.storage.objects import check_writable
     from trainer.score.evaluation import write_evaluation
@@ -171,7 +171,7 @@ def evaluate(config: "EvaluateConfig") -> None:
 
 
 def predict(config: "PredictConfig") -> int:
-    """Scenes -> maps."""
+    """Make maps of scenes; return 1 if a scene failed."""
     from cluster.jobs.connection import connected
     from inference.predict.run import predict
 
@@ -189,14 +189,14 @@ def predict(config: "PredictConfig") -> int:
 
 
 def mosaic(config: "MosaicConfig") -> None:
-    """Overlapping maps -> one."""
+    """Merge overlapping maps into one."""
     from inference.mosaic.run import mosaic
 
     print(mosaic(config))
 
 
 def submit(config: "SubmitConfig", command: list[str]) -> int:
-    """Run a command as a Ray job."""
+    """Run a command as a Ray job; return its exit code."""
     from cluster.jobs.submit import submit
 
     return submit(config, command)

@@ -1,1 +1,1 @@
-"""What people have -> a dataset: chip pairs, whole scenes, and a synthetic landscape to try things on."""
+"""Datasets made from what people have: chip pairs, tables, tars, whole scenes, or a synthetic landscape."""

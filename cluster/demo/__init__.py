@@ -1,6 +1,6 @@
 """Run the whole job on a synthetic landscape.
 
-run       treeline demo
-report    its report
+run       treeline demo: one step after another
+report    report.html, the page of a demo's results
 figures   the report's figures
 """

@@ -39,12 +39,13 @@ Result = TypeVar("Result")
 
 @dataclass
 class Steps:
-    """Runner of one step after another, which notes how long each took, in seconds."""
+    """Runner of steps, one after another."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds that each step took, by name."""
 
     def do(self, name: str, work: Callable[[], Result]) -> Result:
-        """Announce the work, do it, and note its time."""
+        """Announce the step, do its work, and note the time it took."""
         print(f"[{len(self.seconds) + 1}] {name}", file=sys.stderr, flush=True)
         start = time.monotonic()
         result = work()
@@ -53,7 +54,7 @@ class Steps:
 
 
 def run_demo(config: DemoConfig) -> str:
-    """Do everything; return the scores and the place of the report.
+    """Do everything; return the scores and the path of the report.
 
     Raises:
         InputError: OUT is not an empty or new local folder.
@@ -91,7 +92,7 @@ def _empty_folder(url: str) -> Path:
         raise InputError(f"{url}: the demo writes to a local folder")
     folder = local_path(url)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{url}: is not empty; choose another folder or delete it first")
+        raise InputError(f"{url}: is not empty; choose another folder, or delete it first")
     check_writable(url)
     return folder
 

@@ -1,5 +1,5 @@
-"""Connect to Ray and submit jobs.
+"""Connect to Ray, and submit jobs.
 
 submit       treeline submit
-connection   the connection to Ray
+connection   the connection to Ray while a command runs
 """

@@ -1,4 +1,4 @@
-"""The connection to Ray, held while a command runs; nothing is started without workers."""
+"""The connection to Ray while a command runs; commands without workers start nothing."""
 
 import logging
 import os
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCAL_TOKEN = Path(".ray/auth_token")
-"""Below the home folder: where Ray keeps the token that its clusters ask for."""
+"""File, below the home folder, in which Ray keeps the token that its clusters ask for."""
 
 
 def use_token_if_there_is_one() -> None:
-    """Let this process prove itself to a cluster that asks for a token.
+    """Let this process authenticate to a cluster that asks for a token.
 
-    Ray's clusters turn token authentication on by themselves; its job client does not, and is refused.
+    Ray's clusters turn on token authentication by themselves. Its job client does not, and is refused.
     """
     if "RAY_AUTH_MODE" not in os.environ and (Path.home() / LOCAL_TOKEN).exists():
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -21,11 +21,11 @@ def use_token_if_there_is_one() -> None:
 
 @contextmanager
 def connected(workers: int) -> Iterator[None]:
-    """Connected to the cluster of RAY_ADDRESS or of this machine, or else to one made for the occasion."""
+    """Connect to the cluster of RAY_ADDRESS or of this machine, or else start a temporary one."""
     if not workers:
         yield
         return
-    # Environment of whoever asked, read by Ray when it is imported.
+    # Ray reads it when it is imported; a value that the user set stays.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     use_token_if_there_is_one()
     import ray
@@ -33,9 +33,9 @@ def connected(workers: int) -> Iterator[None]:
 
     already = ray.is_initialized()
     if not already:
-        # Loopback: a cluster made for one command is nobody else's.
+        # A cluster made for one command stays on loopback, without a dashboard.
         ray.init(logging_level=logging.WARNING, include_dashboard=False)
-    # Our own bar shows the progress.
+    # Our own bar shows progress.
     DataContext.get_current().enable_progress_bars = False
     try:
         yield

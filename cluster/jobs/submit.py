@@ -1,9 +1,9 @@
 """`treeline submit -- COMMAND`: the same command as a job of a Ray cluster.
 
-The five packages travel with the job; the cluster's machines have the dependencies. The command's options are
-read and checked here, and travel as a file: those that flags or the user's own file name, with places made
-absolute. Defaults and recipes follow from them on the cluster as they do here. Credentials are those of the
-cluster's machines, and none is put into the job.
+The five packages travel with the job; the cluster's machines must have the dependencies. The command's
+options are read and checked here. Those that flags or the user's own file name travel as a file, with
+absolute places. Defaults and recipes apply on the cluster as they do here. The job carries no credentials:
+the cluster's machines use their own.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from shards.version import COMMIT, commit
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 OPTIONS = "options.yaml"
-"""File of a job's options, beside the packages in the folder that the job runs in."""
+"""File of a job's options, beside the packages in the job's folder."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Job:
     """A command that means the same in any folder."""
 
     command: list[str]
+    """Command and arguments, without `treeline`."""
     files: dict[str, dict[str, Any]]
-    """By name: files of options that lie in the folder that the command runs in."""
+    """Files of options for the folder that the command runs in, by name."""
 
     def write_files(self, folder: Path) -> None:
         """Write the files of options into `folder`."""
@@ -51,10 +52,10 @@ class Job:
 
 
 def submit(config: SubmitConfig, command: list[str]) -> int:
-    """Send the job; returns its exit code, or 0 at once without waiting.
+    """Send the job; return its exit code, or 0 at once if it is not to wait.
 
     Raises:
-        InputError: the command is wrong (found here, before it is sent), or no cluster answers.
+        InputError: the command is wrong (checked before it is sent), or no cluster answers.
     """
     job = job_of(command)
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
@@ -84,10 +85,10 @@ def submit(config: SubmitConfig, command: list[str]) -> int:
 
 
 def job_of(command: list[str]) -> Job:
-    """Check the command as it would be checked here, and make it mean the same in any folder.
+    """Check the command as if it ran here, and make it mean the same in any folder.
 
     Raises:
-        InputError: it is not a command, or not one that a cluster can do, or an option is wrong.
+        InputError: the command is unknown or cannot be submitted, or an option is wrong.
     """
     name, arguments = cli.split_command(command)
     if name not in cli.COMMANDS or name == "submit":
@@ -106,7 +107,7 @@ def job_of(command: list[str]) -> Job:
 
 
 def _copy_packages(folder: Path) -> None:
-    """The packages, from wherever they are installed, and nothing that lies beside them."""
+    """Copy the packages from wherever they are installed, without what lies beside them."""
     root = Path(shards.__file__).parent.parent
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,7 +1,7 @@
-"""Describe sources of chips, and check each chip.
+"""Describe sources of chips, and check every chip.
 
-source         what every source can do
-check          whether a chip is fit to learn from
+source         the contract of every source
+check          rules that a chip must pass to be kept
 attributes     columns that a source adds to the index
-registration   how far a chip's heights lie from where its image shows them
+registration   the shift between a chip's heights and its image
 """

@@ -1,8 +1,7 @@
-"""Attributes of chips: columns of an index beyond those of every index, as `shards.read.selection` reads
-them.
+"""Attributes of chips: further columns of an index, which `shards.read.selection` can use in expressions.
 
-A name is one that an expression can use, and none that the index has already; values are text, whole numbers,
-numbers or true/false.
+A name must be usable in an expression and not taken by another column of the index. Values are text, whole
+numbers, numbers or true/false.
 """
 
 import keyword
@@ -15,13 +14,13 @@ from ingest.chips.source import PLACE
 from shards.format.index import INDEX_SCHEMA
 
 SHIFTS = {"shift_row": "int64", "shift_column": "int64", "shift_score": "float64", "shift_gain": "float64"}
-"""Attributes that the registration check gives, with their types; see `ingest.chips.registration.Shift`."""
+"""Types of the attributes that --registration adds, by name; see `ingest.chips.registration.Shift`."""
 RESERVED = {*INDEX_SCHEMA.names, *SHIFTS}
-"""What no attribute of the user's is called."""
+"""Names that no attribute of the user's may have."""
 
 
 def safe_name(name: str) -> str:
-    """`name` as an expression can use it: Python reads identifiers in NFKC."""
+    """Turn `name` into one that an expression can use: Python reads identifiers in NFKC."""
     usual = unicodedata.normalize("NFKC", name)
     safe = "".join(letter if f"_{letter}".isidentifier() else "_" for letter in usual)
     is_usable = safe.isidentifier() and not keyword.iskeyword(safe) and not safe.startswith(PLACE)
@@ -29,10 +28,10 @@ def safe_name(name: str) -> str:
 
 
 def as_attribute(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values in a type of `shards.format.index.ATTRIBUTE_TYPES`; NaN becomes null, a time ISO text.
+    """Convert values to a type of `shards.format.index.ATTRIBUTE_TYPES`; NaN becomes null, a time ISO text.
 
     Raises:
-        pa.ArrowException: the values have no such type, or do not fit into it.
+        pa.ArrowException: no such type can hold the values.
     """
     kind, types = values.type, pa.types
     if types.is_boolean(kind):
@@ -50,7 +49,7 @@ def as_attribute(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_iso(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """As 2018-07-15T21:30:00, with as few decimals as all of them need; with Z where the zone is known."""
+    """Format times like 2018-07-15T21:30:00, with the fewest decimals that suit all; Z in a known zone."""
     zone = times.type.tz and "UTC"
     for unit in ("s", "ms", "us", "ns"):
         try:
@@ -62,17 +61,17 @@ def _as_iso(times: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether it is whole or other numbers."""
+    """Tell whether values of this type are numbers, whole or not."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether it is text, of any encoding that Arrow has."""
+    """Tell whether values of this type are text, in any of Arrow's encodings."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def plain_values(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values themselves, of an extension type or of a dictionary."""
+    """Unwrap the values of an extension type or of a dictionary."""
     if isinstance(values.type, pa.BaseExtensionType):
         values = values.cast(values.type.storage_type)
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values

@@ -1,4 +1,4 @@
-"""Is this chip fit to learn from? Arrays in; a chip's arrays, or the reason why not, out."""
+"""The check whether a chip is fit to learn from: arrays in; the chip's arrays, or why it is rejected, out."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from shards.format.missing import missing_pixels, missing_values
 from shards.format.schema import Schema
 
 HEIGHT_NODATA = -9999.0
-"""Height rasters and chips of this field mark missing heights so, or with NaN."""
+"""Value that marks missing heights in this field's rasters and chips, besides NaN."""
 
 INCOMPLETE = "incomplete"
 NO_HEIGHT = "no positive height"
 UNREADABLE = "unreadable"
 WRONG_DTYPE = "wrong dtype"
 WRONG_SHAPE = "wrong shape"
-"""Reasons that more than one module gives."""
+"""Reason that more than one module gives, as the four above."""
 
 
 class Rejected(Exception):
-    """A chip that is not kept: `reason` is one of few, for counting; `detail` says what was found."""
+    """A chip that is not kept. `reason` is one of a few, for counting; `detail` says what was found."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -34,12 +34,12 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Rules:
-    """What a chip must have to be kept."""
+    """Conditions that a chip must meet to be kept."""
 
     min_valid: float = IngestConfig.min_valid
-    """Share (0..1) of its pixels that must have every band and a label."""
+    """Least share (0..1) of its pixels that have every band and a label."""
     min_height: float | None = IngestConfig.min_height
-    """Its highest label must be above this, in the label's unit; None: whatever it is."""
+    """Value that its highest label must exceed, in the label's unit; None disables."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_valid <= 1:
@@ -49,10 +49,12 @@ class Rules:
 def checked(
     image: NDArray[Any], height: NDArray[Any] | None, schema: Schema, rules: Rules
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Image (bands, rows, columns) in stored type and label (rows, columns) float32, NaN where missing.
+    """Check a chip; return its image (bands, rows, columns) and label (rows, columns).
+
+    The image has its stored type, the label is float32. Missing labels and missing pixels of floats are NaN.
 
     Raises:
-        Rejected: wrong type or shape, too few pixels with a measurement, or no label above the least.
+        Rejected: wrong type or shape, too few pixels with a measurement, or no label above the least one.
     """
     image_CHW = _with_nan(_as_stored(image, schema), schema)
     height_HW, highest = _as_label(height, schema)
@@ -80,7 +82,7 @@ def _as_stored(image: NDArray[Any], schema: Schema) -> NDArray[Any]:
 
 
 def bands_first(image: NDArray[Any], schema: Schema) -> NDArray[Any]:
-    """The image as (bands, rows, columns), from (rows, columns, bands) or one band alone; else as it is."""
+    """Bring (rows, columns, bands), or one band alone, to (bands, rows, columns); keep any other shape."""
     bands, rows, columns = schema.image_shape
     if image.shape == (rows, columns) and bands == 1:
         return image[None]
@@ -90,7 +92,7 @@ def bands_first(image: NDArray[Any], schema: Schema) -> NDArray[Any]:
 
 
 def _with_nan(image_CHW: NDArray[Any], schema: Schema) -> NDArray[Any]:
-    """Float pixels with one mark for all that is missing; integer pixels as they are."""
+    """Mark every missing pixel of floats by NaN; return whole numbers as they are."""
     if image_CHW.dtype.kind != "f":
         return image_CHW
     missing_CHW = missing_values(image_CHW, schema.nodata)
@@ -98,7 +100,7 @@ def _with_nan(image_CHW: NDArray[Any], schema: Schema) -> NDArray[Any]:
 
 
 def _as_label(height: NDArray[Any] | None, schema: Schema) -> tuple[NDArray[np.float32], float]:
-    """The label with NaN where it is missing, and its highest value: NaN if any is missing."""
+    """Return the label with NaN where it is missing, and its highest value (NaN if any is missing)."""
     if not schema.label:
         return np.empty(schema.label_shape, np.float32), -math.inf
     if height is None:
@@ -109,9 +111,9 @@ def _as_label(height: NDArray[Any] | None, schema: Schema) -> tuple[NDArray[np.f
         height = height.reshape(schema.label_shape)
     if height.shape != schema.label_shape:
         raise Rejected(WRONG_SHAPE, f"{schema.label} is {height.shape}, not {schema.label_shape}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is missing
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so counts as missing
         height_HW = np.ascontiguousarray(height, np.float32)
-    # Two looks at the extremes, which NaN would become, tell that nothing is missing in half the time.
+    # NaN would become an extreme, so the two extremes show in half the time that nothing is missing.
     highest = float(height_HW.max())
     if height_HW.min() > max(HEIGHT_NODATA, schema.nodata or HEIGHT_NODATA) and highest < math.inf:
         return height_HW, highest
@@ -123,7 +125,7 @@ def _as_label(height: NDArray[Any] | None, schema: Schema) -> tuple[NDArray[np.f
 
 
 def missing_heights(height_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
-    """Tell where heights are missing: as pixels are, marked by HEIGHT_NODATA or by the image's `nodata`."""
+    """Tell where heights are missing: not finite, HEIGHT_NODATA, or the image's `nodata`."""
     missing_HW = missing_values(height_HW, HEIGHT_NODATA)
     return missing_HW | (height_HW == nodata) if nodata else missing_HW  # 0 is a height
 
@@ -134,14 +136,14 @@ def _check_valid(
     label: str,
     rules: Rules,
 ) -> None:
-    """Refuse a chip of which too much is missing."""
+    """Reject a chip that misses too many pixels."""
     if image_missing_HW is None:
         missing_HW = height_missing_HW
     elif height_missing_HW.size:
         missing_HW = image_missing_HW | height_missing_HW
     else:
         missing_HW = image_missing_HW
-    # Divided once, as the share asked for was rounded once: 1 - 0.8 is less than 0.2.
+    # Divided once, because the given share was rounded once: 1 - 0.8 is less than 0.2.
     if np.count_nonzero(~missing_HW) / missing_HW.size >= rules.min_valid:
         return
     parts = [("image", image_missing_HW), (label, height_missing_HW)]

@@ -1,17 +1,18 @@
-"""How far a chip's heights lie off its image: the best shift in whole pixels, and how sure it is. Arrays in.
+"""The shift between a chip's heights and its image in whole pixels, and how sure it is. Arrays in.
 
     shift = best_shift(image_CHW, height_HW, nodata=-9999)
     fits = shift is not None and abs(shift.row) <= 1 and abs(shift.column) <= 1 and shift.score > 0.1
 
-Compared are the Laplacians of heights and of bands. A shadow lies beside its tree and is darker than either
-tree or ground, so brightness fits best where heights lie on shadows. So what the bands have in common is
-taken from each of them first; what is left is colour, which shadows change less. The score is the mean of
+The check compares the Laplacians of heights and of bands. A shadow lies beside its tree and is darker than
+either tree or ground, so brightness alone fits best where heights lie on shadows. Therefore the part that
+all bands have in common is removed from each first; what is left is colour, which shadows change less. The
+score is the mean of
 
-- the multiple correlation of the heights' Laplacian with the bands' (what is left of them), and
-- the correlation of their magnitudes, which holds where trees are many pixels wide.
+- the multiple correlation of the heights' Laplacian with those of the bands, without their common part, and
+- the correlation of the magnitudes of both, which holds where trees are many pixels wide.
 
-Chips of 64 x 64 with over 5 % of pixels above 2 m, heights moved by up to 3 pixels each way. How many of 100
-shifts were found exactly, and to within 1 pixel each way:
+Measured on chips of 64 x 64 with over 5 % of pixels above 2 m, whose heights were moved by up to 3 pixels
+each way. The table says how many of 100 shifts each measure found exactly, and to within 1 pixel each way:
 
                                          synthetic, 2 m        Tahoe, 0.5 m   Tahoe, 2 m
                                          exactly   within 1    within 1       within 1
@@ -27,13 +28,13 @@ shifts were found exactly, and to within 1 pixel each way:
     mean of both: best_shift                88        99          99            100
     best_shift of mean brightness only       4       100          94             58
 
-481 synthetic chips of 12 scenes that had no part in the choice; 81 and 84 overlapping ones of Tahoe, which
-had. Where Tahoe's heights belong is not known: most variants see them 0 to 1 pixels below and right of the
-image, so there "exactly" would say nothing. A found shift of 1 pixel is within the doubt.
+The 481 synthetic chips, of 12 scenes, had no part in choosing the measure; the 81 and 84 overlapping chips of
+Tahoe had. The true position of Tahoe's heights is unknown: most measures see them 0 to 1 pixels below and
+right of the image, so "exactly" would say nothing there. A shift of 1 pixel is within this doubt.
 
-Of these chips 87, 95 and 83 of 100 score above 0.1, and none of those is off by more than 1 pixel; with the
-heights of another place 99 of 100 score below 0.1. Smaller chips score higher by chance. A chip of four bands
-takes 1.2 to 1.9 ms on one core of an AMD EPYC.
+In the three columns, 87, 95 and 83 of 100 chips score above 0.1, and none of them is off by more than 1
+pixel. With the heights of another place, 99 of 100 score below 0.1. Smaller chips score higher by chance. A
+chip of four bands takes 1.2 to 1.9 ms on one core of an AMD EPYC.
 """
 
 from typing import Any, NamedTuple
@@ -47,50 +48,51 @@ from shards.errors import InputError
 from shards.format.missing import missing_values
 
 MAX_SHIFT = 3
-"""Pixels, each way."""
+"""Largest shift each way, in pixels."""
 MIN_SIDE = 16
-"""Pixels; of a smaller chip too little is left inside its margins."""
+"""Least side of a chip, in pixels; inside its margins, a smaller one has too little left."""
 MIN_PIXELS = 32
-"""Pixels of an image's middle that must be there."""
+"""Least number of usable pixels in an image's middle."""
 
 _WIDTH = 2 * MAX_SHIFT + 1
 _SAME = 1e-9  # scores nearer than this differ by rounding
 
 
 class Shift(NamedTuple):
-    """The heights lie `row` rows below and `column` columns right of where the image says they belong.
+    """A shift: the heights lie `row` rows below and `column` columns right of where the image shows them.
 
-    So np.roll(height_HW, (-row, -column), (0, 1)) lies right, but for its edges.
+    So np.roll(height_HW, (-row, -column), (0, 1)) fits the image, except at its edges.
     """
 
     row: int
-    """-MAX_SHIFT..MAX_SHIFT."""
+    """Rows, -MAX_SHIFT..MAX_SHIFT."""
     column: int
-    """-MAX_SHIFT..MAX_SHIFT."""
+    """Columns, -MAX_SHIFT..MAX_SHIFT."""
     score: float
-    """-0.5..1: how alike the textures are there; near 0 by chance, near 1 where one follows the other."""
+    """Likeness of the textures there, -0.5..1: near 0 by chance, near 1 where one follows the other."""
     gain: float
-    """The score, less that of the heights as they lie; 0 or more."""
+    """Score minus the score without a shift; 0 or more."""
 
 
 def best_shift(image_CHW: NDArray[Any], height_HW: NDArray[Any], nodata: float | None) -> Shift | None:
-    """The shift of at most MAX_SHIFT pixels each way with the best score; of equal ones the smallest.
+    """Find the shift with the best score, at most MAX_SHIFT pixels each way; among equals, the smallest.
 
     The image's middle, without a margin of MAX_SHIFT + 1 pixels, is compared with 49 windows of the heights.
-    A pixel of the image counts if it and its four neighbours are there in all bands. Where a height or one of
-    its neighbours is missing, its texture is the mean, which favours no shift. Heights may have any unit and
-    origin, bands any scale.
+    A pixel of the image counts if all bands have a value there and at its four neighbours. Where a height or
+    one of its neighbours is missing, its texture is the mean, which favours no shift. Heights may have any
+    unit and origin, bands any scale.
 
-    Of one band, or of equal ones, brightness is all there is, and shadows do pull. Of bands equal but for
-    noise, only the noise is compared, and the score is low: give one of them.
+    With one band, or equal ones, there is only brightness, and shadows pull the result. Where bands differ by
+    noise alone, only this noise is compared, and the score is low: pass one of these bands.
 
     Args:
         image_CHW: (bands, rows, columns), any type of number, at least MIN_SIDE pixels a side.
         height_HW: (rows, columns); see `ingest.chips.check.missing_heights`.
-        nodata: of the image; None if it has none. See `shards.format.missing`.
+        nodata: the image's value of missing pixels; None if it has none. See `shards.format.missing`.
 
     Returns:
-        None where nothing can be compared: image or heights without texture, or under MIN_PIXELS pixels.
+        The shift, or None where nothing can be compared: image or heights have no texture, or fewer than
+        MIN_PIXELS pixels are usable.
 
     Raises:
         InputError: the shapes do not fit, or the chip is too small.
@@ -124,7 +126,7 @@ def _check_shapes(image_CHW: NDArray[Any], height_HW: NDArray[Any]) -> None:
 
 
 def _texture(values: NDArray[Any], is_missing: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(..., H - 2, W - 2) Laplacian: four times each pixel less its neighbours; NaN at missing ones."""
+    """Compute the Laplacian (..., H - 2, W - 2), 4 x pixel minus its neighbours; NaN where one is missing."""
     values = np.where(is_missing, np.nan, values.astype(np.float64))
     middle = values[..., 1:-1, 1:-1]
     # Neighbour by neighbour, so that equal pixels give exactly 0.
@@ -137,7 +139,7 @@ def _texture(values: NDArray[Any], is_missing: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _scaled(rows_CP: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row less its mean, in units of its standard deviation; all 0 where it does not vary."""
+    """Subtract each row's mean and divide by its standard deviation; a row that does not vary becomes 0."""
     centred_CP = rows_CP - rows_CP.mean(1, keepdims=True)
     std_C1 = centred_CP.std(1, keepdims=True)
     is_flat_C1 = std_C1 <= _SAME * np.abs(rows_CP).max(1, keepdims=True)
@@ -145,7 +147,7 @@ def _scaled(rows_CP: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _without_brightness(texture_CP: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The bands' scaled texture, less its regression on their mean; as it is where nothing else is left."""
+    """Scale the bands' texture and subtract its regression on their mean, unless nothing would be left."""
     scaled_CP = _scaled(texture_CP)
     brightness_P = scaled_CP.mean(0)
     power = brightness_P @ brightness_P
@@ -156,7 +158,7 @@ def _without_brightness(texture_CP: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _orthonormal(rows_CP: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(K, P) orthonormal rows that span the same space; K is its dimension, at least 1."""
+    """Return (K, P) orthonormal rows that span the same space; K is its dimension, at least 1."""
     variance_C, turn_CC = np.linalg.eigh(rows_CP @ rows_CP.T)
     is_kept_C = variance_C > _SAME * variance_C.max()
     return np.asarray((turn_CC[:, is_kept_C] / np.sqrt(variance_C[is_kept_C])).T @ rows_CP)
@@ -165,15 +167,15 @@ def _orthonormal(rows_CP: NDArray[np.float64]) -> NDArray[np.float64]:
 def _correlations(
     unit_KP: NDArray[np.float64], height_texture_HW: NDArray[np.float64], here_HW: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(K, shifts) of each unit row, which has mean 0, with the heights' texture at each of the 49 shifts.
+    """Correlate each unit row, whose mean is 0, with the heights' texture at the 49 shifts: (K, shifts).
 
-    0 where a window of the heights has no texture.
+    The correlation is 0 where a window of the heights has no texture.
     """
     known_HW = np.isfinite(height_texture_HW)
     mean = height_texture_HW[known_HW].mean()
     centred_HW = np.where(known_HW, height_texture_HW - mean, 0)
     windows_SN = sliding_window_view(centred_HW, here_HW.shape).reshape(_WIDTH**2, -1)
-    # Zeros where the image is missing: multiplying is faster than picking the other pixels of each window.
+    # Zeros where the image is missing: to multiply is faster than to pick the other pixels of each window.
     here_N = here_HW.ravel().astype(np.float64)
     unit_KN = np.zeros((len(unit_KP), here_N.size))
     unit_KN[:, here_HW.ravel()] = unit_KP

@@ -1,7 +1,7 @@
-"""What people have, as a list of candidate chips that is known before any pixel is read.
+"""The contract of a source of chips: it lists its candidates before any pixel is read, then reads them.
 
-A source lists its candidates once; the plan (`ingest.work.plan`) deals them to shards; any process can read
-any of them again, since a source is nothing but its options and can be sent to another machine.
+A source lists its candidates once, and the plan (`ingest.work.plan`) deals them to shards. A source holds
+only its options and can be sent to another machine, so any process can read any candidate.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from ingest.chips.check import Rejected
 from shards.format.schema import Schema
 
 PLACE = "_"
-"""Columns that begin so tell where a candidate is read: they are the source's own and reach no dataset."""
+"""First letter of columns that say where a candidate is read: the source's own, which reach no dataset."""
 GROUP = "_group"
-"""A column of ascending whole numbers: candidates of one number share bytes and are read in one task."""
+"""Column of ascending whole numbers: candidates of equal number share bytes and are read in one task."""
 
 
 class Refused(NamedTuple):
-    """A candidate that needs no reading to be refused."""
+    """A candidate that is refused without being read."""
 
     key: str
     reason: str
@@ -30,43 +30,46 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidates:
-    """All chips there may be, in a fixed order."""
+    """All candidate chips of a source, in a fixed order."""
 
     table: pa.Table
-    """One row each. "key"; any of `shards.format.schema.ORIGIN`, as far as known; places (see PLACE);
-    everything else is an attribute, for the index."""
+    """A row per candidate, with "key", the known ones of `shards.format.schema.ORIGIN`, and the source's own
+    columns (see PLACE). Every other column is an attribute for the index."""
     refused: list[Refused] = field(default_factory=list)
+    """Candidates that are not in the table."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A candidate's arrays as they were found, before any check."""
+    """A candidate's arrays as found, before any check."""
 
     image: NDArray[Any]
     """(bands, rows, columns) or (rows, columns, bands)."""
     height: NDArray[Any] | None
     """(rows, columns) or (1, rows, columns); None in a dataset without labels."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What only reading could tell of its origin: x, y, crs, say. It comes before what the table says."""
+    """Facts on its origin that only reading could tell, for example the source; they override the table's."""
 
 
 class Source(Protocol):
-    """Folders of chips, scenes, a table, ...: its options, and nothing that cannot travel to a worker."""
+    """A source of chips, such as folders or scenes; it holds its options, and nothing that cannot be sent."""
 
     @property
     def schema(self) -> Schema:
-        """What every chip will be like."""
+        """Schema of every chip."""
 
     def candidates(self) -> Candidates:
-        """All of them, without reading pixels.
+        """List all candidates without reading pixels.
 
         Raises:
-            InputError: there are none, or what was asked for cannot be done.
+            InputError: there are none, or the options cannot be met.
         """
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
-        """One for each row of `table`, some rows of the candidates' table, in its order.
+        """Yield a chip for each row of `table`, some rows of the candidates' table, in their order.
+
+        A chip that cannot be used is yielded as a `Rejected`, not raised.
 
         Raises:
-            OSError: storage failed. What is wrong with a chip is a `Rejected`, yielded and not raised.
+            OSError: storage failed.
         """

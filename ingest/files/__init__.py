@@ -1,10 +1,10 @@
 """Read chips from files: pairs, tables, Hugging Face datasets, tars.
 
 pairs_source         folders of chips
-chip_files           one chip's file
-npy                  NumPy's files
+chip_files           one chip's file: .npy, .npz or .tif
+npy                  .npy files, never unpickled
 table                tables that list files and their attributes
 huggingface_source   Hugging Face datasets
-nested               nested lists of Arrow as arrays
+nested               Arrow's nested lists as arrays
 tars                 other people's WebDataset tars
 """

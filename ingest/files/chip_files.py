@@ -1,4 +1,4 @@
-"""One chip's file as an array, whatever its kind: .npy, .npz or .tif. Nothing is unpickled."""
+"""Reading a chip's file, .npy, .npz or .tif, as an array. Nothing is unpickled."""
 
 import io
 import math
@@ -21,33 +21,36 @@ from shards.storage.objects import gdal_options, gdal_path, is_local, read_chip_
 
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError)
 MOST_VALUES = 1 << 28
-"""A file with more is no chip, and would take a worker's memory: 16,384 x 16,384 pixels."""
+"""Most values in a chip's file (16,384 x 16,384 pixels); a larger one could exhaust a worker's memory."""
 
 ENDINGS = (".npy", ".npz", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a raster chip's centre is."""
+class ChipPlace:
+    """Centre of a raster chip, in its CRS."""
 
     x: float
     y: float
     crs: str
 
+    def __str__(self) -> str:
+        return f"{self.x:.2f} {self.y:.2f} ({self.crs})"
+
 
 def read_chip_file(
     url: str, array: str = "", nodata: float | None = None
-) -> tuple[NDArray[Any], Place | None]:
-    """The array in the file at `url`, and its place if the file says it.
+) -> tuple[NDArray[Any], ChipPlace | None]:
+    """Read the array in the file at `url`, and its place if the file says it.
 
     Args:
-        url: of an .npy, .npz or .tif file.
-        array: which array of an .npz; "": the only one.
-        nodata: what a raster's pixels become that it says are missing: NaN makes floats of whole numbers,
-            and None leaves these as they are. Pixels of floats become NaN in any case.
+        url: an .npy, .npz or .tif file.
+        array: name of the array in an .npz; "": the only one.
+        nodata: value for the pixels that a raster marks as missing. NaN turns whole numbers into floats; None
+            leaves whole numbers as they are. Missing pixels of floats always become NaN.
 
     Raises:
-        Rejected: there is no such file, it cannot be read, or its type does not hold `nodata`.
+        Rejected: the file does not exist or cannot be read, or its type cannot hold `nodata`.
         OSError: remote storage failed.
     """
     if "\0" in url:
@@ -65,7 +68,7 @@ def read_chip_file(
 
 
 def _member(data: bytes, url: str, array: str) -> bytes:
-    """The .npy file within an .npz."""
+    """Extract the .npy file of an array from an .npz."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
@@ -82,7 +85,7 @@ def _member(data: bytes, url: str, array: str) -> bytes:
         raise Rejected(UNREADABLE, f"{url} is truncated or not .npz") from error
 
 
-def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], Place | None]:
+def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], ChipPlace | None]:
     try:
         with MemoryFile(data) as file, file.open() as raster:
             shape = (raster.count, raster.height, raster.width)
@@ -98,8 +101,8 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
         raise Rejected(UNREADABLE, f"{url} is no raster that can be read ({said})") from error
 
 
-def place_of(url: str) -> Place | None:
-    """Where a raster chip is, from its header; None if it does not say, or cannot be read."""
+def place_of(url: str) -> ChipPlace | None:
+    """Read a raster chip's place from its header; None if it does not say, or cannot be read."""
     try:
         with rasterio.Env(**gdal_options(url)), rasterio.open(gdal_path(url)) as raster:
             return _place(raster)
@@ -109,19 +112,19 @@ def place_of(url: str) -> Place | None:
         return None
 
 
-def _place(raster: Any) -> Place | None:
+def _place(raster: Any) -> ChipPlace | None:
     if raster.crs is None:
         return None
     x, y = raster.transform @ (raster.width / 2, raster.height / 2)
-    return Place(x, y, raster.crs.to_string())
+    return ChipPlace(x, y, raster.crs.to_string())
 
 
 def _marked(values: NDArray[Any], own: float | None, nodata: float | None, url: str) -> NDArray[Any]:
-    """The values with `nodata` where they are `own`, the raster's mark of what is missing."""
+    """Replace `own`, the raster's value of missing pixels, by `nodata`."""
     is_float = values.dtype.kind == "f"
     if own is None or math.isnan(own) or (nodata is None and not is_float):
         return values
-    with np.errstate(over="ignore"):  # a mark that float32 cannot hold is infinite in it
+    with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite in it
         is_missing = values == own
     if own == nodata or not is_missing.any():
         return values

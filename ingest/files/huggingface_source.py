@@ -1,12 +1,12 @@
-"""Datasets of Hugging Face's `datasets` library, and Parquet or Arrow files, as a source of chips.
+"""A source of chips in datasets of Hugging Face's `datasets` library, or in Parquet or Arrow files.
 
     source = HuggingFaceSource(HuggingFaceConfig(out="chips", data="saved", dtype="float32"))
     table = source.candidates().table
     for raw in source.read(table.slice(0, 100)): ...
 
-What `save_to_disk` wrote is read as its state.json lists it; of another folder, all .parquet or .arrow files
-below it, by name. Images and labels are nested lists, Array2D or Array3D. Local files are mapped; of remote
-ones, one at a time is held.
+Of a folder that `save_to_disk` wrote, the files in its state.json are read; of any other folder, all .parquet
+or .arrow files below it, sorted by name. Images and labels are nested lists, Array2D or Array3D. Local files
+are memory-mapped; of remote files, one at a time is held in memory.
 """
 
 import json
@@ -36,12 +36,17 @@ from shards.format.schema import Schema
 from shards.storage.objects import find_files, is_local, join, local_path, read_bytes, read_chip_bytes
 
 SPLIT = "saved_split"
-"""Attribute: the split of a DatasetDict that a row was in."""
+"""Attribute for the split of a DatasetDict that a row was in."""
 
-_PARQUET_ROWS = 64  # of a row group, decoded at a time: some MB
-_GROUP_ROWS = 1024  # most of an Arrow record batch in one group: any part of it can be read by itself
+_PARQUET_ROWS = 64  # rows of a row group to decode at a time: some MB
+_GROUP_ROWS = 1024  # most rows of an Arrow record batch in one group: any part of a batch can be read alone
 _ENDINGS = (".parquet", ".arrow")
-_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError, KeyError)  # of bytes that are already here
+_DAMAGED = (
+    pa.ArrowException,
+    OSError,
+    UnicodeDecodeError,
+    KeyError,
+)  # raised by bytes that are in memory already
 _TEXTS = ("source", "sensor", "acquired", "scene", "crs", "catalogue")
 _ORIGIN = dict.fromkeys(_TEXTS, pa.string()) | {"x": pa.float64(), "y": pa.float64(), "number": pa.int64()}
 
@@ -50,29 +55,29 @@ _ORIGIN = dict.fromkeys(_TEXTS, pa.string()) | {"x": pa.float64(), "y": pa.float
 class HuggingFaceSource:
     """The rows of a dataset of nested lists.
 
-    Its files are found when it is made (InputError: there are none), and travel with it to other processes.
+    Its files are looked up once, when it is made (InputError: there are none); the list travels with it.
     """
 
     config: HuggingFaceConfig
     files: tuple[tuple[str, str], ...] = field(init=False)
-    """URL of each, and the split of a DatasetDict that it belongs to ("": no DatasetDict)."""
+    """URL of each file, and its split of a DatasetDict ("": no DatasetDict)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", tuple(_find(self.config.data)))
 
     @cached_property
     def schema(self) -> Schema:
-        """As the options say."""
+        """Schema of every chip, as the options describe it."""
         return self.config.schema(with_label=bool(self.config.height_column))
 
     def candidates(self) -> Candidates:
-        """A row for each of the data's: key, `_file`, `_row` (in the file), `_group`, and what is no list.
+        """List the rows: columns key, `_file`, `_row` (in the file), `_group`, and all that are no lists.
 
-        Of one `_group` are the rows of a Parquet row group, of an Arrow record batch (1024 at most), or a
-        remote file. Of the pixels only the first row's are read.
+        A `_group` holds the rows of a Parquet row group, of an Arrow record batch (1024 at most), or of a
+        remote file. Only the first row's pixels are read.
 
         Raises:
-            InputError: a file cannot be read, a column is absent or of no use, or options do not fit them.
+            InputError: a file cannot be read, a column is missing or unusable, or options do not fit them.
         """
         tables: list[pa.Table] = []
         rows_of_split: Counter[str] = Counter()
@@ -97,12 +102,12 @@ class HuggingFaceSource:
             rows_of_split[split] += rows
             groups += len(counts)
         if not rows_of_split.total():
-            raise InputError(f"{self.config.data}: has no rows; name data that has some")
+            raise InputError(f"{self.config.data}: has no rows; give data that has some")
         try:
             table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
         except pa.ArrowException as error:
             raise InputError(
-                f"{self.config.data}: its files differ ({one_line(error)}); mend them"
+                f"{self.config.data}: columns of its files differ ({one_line(error)}); write them alike"
             ) from error
         keyed = np.asarray(table["key"].is_valid())
         refused = [
@@ -111,19 +116,20 @@ class HuggingFaceSource:
         return Candidates(table.filter(pa.array(keyed)) if refused else table, refused)
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
-        """Images and labels of rows of the candidates' table; in one pass if they ascend as they do there.
+        """Read images and labels of rows of the candidates' table, in one pass if they ascend as there.
 
-        Pixels have the schema's type: multiplied by --scaled-by and rounded (not to float32), NaN is nodata.
+        Pixels get the schema's type: they are multiplied by --scaled-by, rounded to whole numbers unless that
+        type is float32, and NaN becomes nodata.
         """
         files, rows, groups = (table[name].to_numpy() for name in ("_file", "_row", GROUP))
         ends = (np.diff(files) != 0) | (np.diff(rows) <= 0)
-        if _is_parquet(self.files[0][0]):  # damage to a row group says nothing of the next
+        if _is_parquet(self.files[0][0]):  # damage to a row group says nothing about the next
             ends |= np.diff(groups) != 0
         for start, stop in pairwise([0, *(np.flatnonzero(ends) + 1), rows.size] if rows.size else []):
             yield from self._read_run(self.files[files[start]][0], rows[start:stop])
 
     def _read_run(self, url: str, rows: NDArray[np.int64]) -> Iterator[Raw | Rejected]:
-        """Ascending `rows` of one file."""
+        """Read ascending `rows` of one file."""
         try:
             data = _contents(url)
         except InputError as error:
@@ -153,11 +159,11 @@ class HuggingFaceSource:
 
     @property
     def _arrays(self) -> list[str]:
-        """The columns of images and, if there are any, of labels."""
+        """Columns of images and, if there are any, of labels."""
         return [name for name in (self.config.image_column, self.config.height_column) if name]
 
     def _attributes(self, url: str, data: pa.Buffer) -> tuple[dict[str, Any], list[int]]:
-        """Columns of a file that are no lists, in types of an index, and how many rows each group has."""
+        """Return a file's columns that are no lists, in types of an index, and the rows in each group."""
         parquet = pq.ParquetFile(pa.BufferReader(data)) if _is_parquet(url) else None
         described, batches = (parquet.schema_arrow, []) if parquet else _arrow(data)
         self._check_columns(url, described)
@@ -167,17 +173,17 @@ class HuggingFaceSource:
             table = parquet.read(names, use_threads=False)
         else:
             table = pa.Table.from_batches(batches := list(batches), described).select(names)
-            table.validate(full=True)  # damage must not read other memory
+            table.validate(full=True)  # so that damaged offsets cannot reach other memory
             starts = [range(0, batch.num_rows, _GROUP_ROWS) for batch in batches]
             counts = [min(_GROUP_ROWS, at.stop - start) for at in starts for start in at]
         columns: dict[str, Any] = {}
         for given in names:
-            # Taken, not kept: any part of a file's bytes would hold all of them.
+            # take copies: any view of a file's bytes would hold all of them.
             values = as_attribute(plain_values(table[given].take(np.arange(sum(counts)))))
             is_key = given == self.config.key_column
             name, values = ("key", values.cast(pa.string())) if is_key else _named(given, values)
             if name in columns or name == SPLIT:
-                raise InputError(f"{url}: column {given!r} would be another {name}; rename it")
+                raise InputError(f"{url}: column {given!r} would become a second {name}; rename it")
             columns[name] = values
         return columns, counts if is_local(url) else [sum(counts)]
 
@@ -188,7 +194,9 @@ class HuggingFaceSource:
             if name and there.count(name) != 1:
                 raise InputError(f"{url}: not one column {name}; choose by {flag} from {', '.join(there)}")
         if config.key_column and not _is_attribute(kind := described.field(config.key_column).type):
-            raise InputError(f"{url}: column {config.key_column} is {kind}; --key-column must name a text")
+            raise InputError(
+                f"{url}: column {config.key_column} is {kind}; --key-column must name a column of text"
+            )
         kinds = [pixel_type(f"{url}: column {name}", described.field(name).type) for name in self._arrays]
         pixel, stored, scales = kinds[0], np.dtype(config.dtype), config.scaled_by
         if pixel.kind == "f" and stored.kind != "f" and not scales:
@@ -201,22 +209,22 @@ class HuggingFaceSource:
             raise InputError(f"--scaled-by {scales}: give numbers above 0 that --dtype {stored} can hold")
 
     def _check_bands(self, url: str, data: pa.Buffer) -> None:
-        """Refuse a wrong number of bands before half a million chips are, by the file's first image."""
+        """Refuse a wrong number of bands by the first image, before half a million chips are rejected."""
         bands, scales = self.config.bands, self.config.scaled_by
         _, batch = next(_batches(url, data, self._arrays, np.zeros(1, np.int64)))
         image = None
-        with suppress(Rejected):  # it will be rejected again, and counted, when it is its turn
+        with suppress(Rejected):  # it is rejected again, and counted, when its turn comes
             image = nested_array(batch.column(self.config.image_column), 0, "image")
         if image is not None and len(bands) not in (image.shape[::2] if image.ndim == 3 else (1,)):
-            asked = f"where {len(bands)} bands are asked for ({' '.join(bands)}); name its bands with --bands"
+            asked = f"where {len(bands)} bands are expected ({' '.join(bands)}); name its bands with --bands"
             raise InputError(f"{url}: the first image is {image.shape} {asked}")
         if scales and len(scales) != len(bands):
             raise InputError(f"--scaled-by: {len(scales)} numbers for {len(bands)} bands; give one for each")
 
     def _keys(self, split: str, first: int, rows: int) -> pa.Array:
-        """Keys of rows of `split` from `first` on: the data's name and the row's number."""
+        """Make keys for `rows` rows of `split`, from `first` on: the data's name and the row's number."""
         url = self.config.data.rstrip("/")
-        name = os.path.basename(os.path.abspath(local_path(url)) if is_local(url) else url)  # of "." too
+        name = os.path.basename(os.path.abspath(local_path(url)) if is_local(url) else url)  # also for "."
         name = re.sub(r"\.(parquet|arrow)$", "", name, flags=re.IGNORECASE)
         name, end = (re.sub("[^A-Za-z0-9_-]", "_", text) for text in (name, f"_{split}" * bool(split)))
         start = name[: MAX_KEY - len(end) - len("_00000000")] + end
@@ -224,7 +232,7 @@ class HuggingFaceSource:
 
 
 def _find(url: str) -> list[tuple[str, str]]:
-    """The files of the data at `url`, in the order of their rows."""
+    """List the files of the data at `url`, in the order of their rows, each with its split."""
     if url.lower().endswith(_ENDINGS) and not (is_local(url) and local_path(url).is_dir()):
         return [(url, "")]
     names = find_files(url)
@@ -236,22 +244,24 @@ def _find(url: str) -> list[tuple[str, str]]:
     else:
         files = [(join(url, name), "") for name in names if name.lower().endswith(_ENDINGS)]
     if not files:
-        raise InputError(f"{url}: no such folder, or no .arrow or .parquet files in it; name one with some")
+        raise InputError(
+            f"{url}: no such folder, or no .arrow or .parquet files in it; give one that has some"
+        )
     if len({_is_parquet(file) for file, _ in files}) > 1:
-        raise InputError(f"{url}: has .arrow and .parquet files; name a folder of one kind, or one file")
+        raise InputError(f"{url}: has .arrow and .parquet files; give a folder of one kind, or one file")
     return files
 
 
 def _saved(folder: str) -> list[str]:
-    """The files that `save_to_disk` wrote to `folder`."""
+    """List the files that `save_to_disk` wrote to `folder`."""
     state = join(folder, "state.json")
-    if _listed(state, "_indices_data_files"):  # as old versions wrote
-        raise InputError(f"{folder}: is a selection of its rows; save it again after flatten_indices()")
+    if _listed(state, "_indices_data_files"):  # written by old versions
+        raise InputError(f"{folder}: was saved as a selection of rows; save it again after flatten_indices()")
     return [join(folder, file.get("filename", "")) for file in _listed(state, "_data_files")]
 
 
 def _listed(url: str, name: str) -> list[Any]:
-    """What the JSON at `url` lists under `name`."""
+    """Return the list under `name` in the JSON at `url`."""
     try:
         return json.loads(read_bytes(url)).get(name) or []
     except (ValueError, AttributeError) as error:
@@ -259,7 +269,7 @@ def _listed(url: str, name: str) -> list[Any]:
 
 
 def _contents(url: str) -> pa.Buffer:
-    """The bytes of the file at `url`, mapped if it is local."""
+    """Return the bytes of the file at `url`, memory-mapped if it is local."""
     if not is_local(url):
         return pa.py_buffer(read_chip_bytes(url))
     try:
@@ -273,7 +283,7 @@ def _is_parquet(url: str) -> bool:
 
 
 def _arrow(data: pa.Buffer) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """What is in Arrow's stream format, which `datasets` writes, or in its file format, without a copy."""
+    """Read Arrow's stream format, as `datasets` writes it, or file format; return schema and batches."""
     if bytes(data[:6]) != b"ARROW1":
         stream = pa.ipc.open_stream(pa.BufferReader(data))
         return stream.schema, iter(stream)
@@ -282,11 +292,11 @@ def _arrow(data: pa.Buffer) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 
 def _batches(url: str, data: pa.Buffer, columns: list[str], rows: NDArray[np.int64]) -> Iterator[Any]:
-    """Pieces of a file that hold all its `rows`, each as the number of its first row and a record batch."""
+    """Yield the record batches of a file that hold its `rows`, each with the number of its first row."""
     start = 0
     if not _is_parquet(url):
         for batch in _arrow(data)[1]:
-            batch.validate()  # that buffers are as long as it says; see _dense
+            batch.validate()  # buffers must be as long as the batch says
             yield start, batch
             start += batch.num_rows
         return
@@ -301,7 +311,7 @@ def _batches(url: str, data: pa.Buffer, columns: list[str], rows: NDArray[np.int
 
 
 def _is_attribute(kind: pa.DataType) -> bool:
-    """Whether values of this type can be in an index, as those of a table are."""
+    """Tell whether values of this type can be attributes in an index, as a table's are."""
     with suppress(pa.ArrowException):
         as_attribute(plain_values(pa.chunked_array([], kind)))
         return not pa.types.is_null(kind)
@@ -309,7 +319,7 @@ def _is_attribute(kind: pa.DataType) -> bool:
 
 
 def _named(name: str, values: pa.ChunkedArray) -> tuple[str, pa.ChunkedArray]:
-    """A column as a fact of a chip's origin, if its name and type say so; or else as an attribute."""
+    """Make a column a fact of a chip's origin if its name and type fit one, otherwise an attribute."""
     kind = _ORIGIN.get(name)
     if values.type == kind or (kind == pa.float64() and values.type == pa.int64()):
         if name == "acquired":

@@ -1,4 +1,4 @@
-"""Images in nested lists of Arrow tables: as arrays, and back from 0..1 to the pixels that they were."""
+"""Conversion of nested lists in Arrow tables to arrays, and of pixels from 0..1 back to stored values."""
 
 from typing import Any
 
@@ -11,15 +11,17 @@ from shards.errors import InputError
 from shards.format.schema import Schema
 
 TOLERANCE = 1e-3
-"""How far a scaled pixel may be outside 0..1: half precision is no more exact."""
+"""Distance by which a scaled pixel may lie outside 0..1: half precision is no more exact."""
 _LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 
 def nested_array(column: pa.Array, row: int, name: str) -> NDArray[Any] | None:
-    """One row of a column of nested lists as an array, a view where it can be; missing numbers are NaN.
+    """Return a row of a column of nested lists as an array, if possible a view; None if the row is null.
+
+    Missing numbers become NaN.
 
     Raises:
-        Rejected: its lists differ in length, are empty, or damaged.
+        Rejected: its lists differ in length, are null or empty, or are damaged.
     """
     values = (column.storage if isinstance(column, pa.ExtensionArray) else column).slice(row, 1)
     if values.null_count:
@@ -45,7 +47,10 @@ def nested_array(column: pa.Array, row: int, name: str) -> NDArray[Any] | None:
 
 
 def as_stored(image: NDArray[Any], schema: Schema, scales: tuple[float, ...]) -> NDArray[Any]:
-    """The image (bands, rows, columns) in the schema's type; a wrong shape stays as it is, for the check."""
+    """Return the image as (bands, rows, columns) in the schema's type.
+
+    An image of a wrong shape keeps it, with zeros for pixels, so that the check rejects it.
+    """
     dtype = np.dtype(schema.dtype)
     image = bands_first(image, schema)
     if image.shape != schema.image_shape:
@@ -63,7 +68,7 @@ def as_stored(image: NDArray[Any], schema: Schema, scales: tuple[float, ...]) ->
             if schema.nodata is None or not limits.min <= schema.nodata <= limits.max:
                 raise Rejected(INCOMPLETE, f"image has NaN, for which {dtype} needs another --nodata")
             image_CHW = np.where(missing_CHW, image_CHW.dtype.type(schema.nodata), image_CHW)
-    with np.errstate(invalid="ignore"):  # what does not fit is found by comparison
+    with np.errstate(invalid="ignore"):  # the comparison finds values that do not fit
         stored_CHW = image_CHW.astype(dtype, copy=False)
     if (stored_CHW != image_CHW).any():
         raise Rejected(WRONG_DTYPE, f"image has values that {dtype} cannot hold")
@@ -71,7 +76,7 @@ def as_stored(image: NDArray[Any], schema: Schema, scales: tuple[float, ...]) ->
 
 
 def _unscaled(image_CHW: NDArray[Any], scales: tuple[float, ...]) -> NDArray[Any]:
-    """Pixels of 0..1 times their band's scale: off by under 0.01, as float32 has 24 bits and pixels 16."""
+    """Multiply pixels of 0..1 by their band's scale, to within 0.01: float32 has 24 bits, pixels 16."""
     wide_CHW = image_CHW.astype(np.float32) if image_CHW.itemsize < 4 else image_CHW
     least, most = np.fmin.reduce(wide_CHW, axis=None), np.fmax.reduce(wide_CHW, axis=None)  # NaN aside
     if least < -TOLERANCE or most > 1 + TOLERANCE:
@@ -82,7 +87,7 @@ def _unscaled(image_CHW: NDArray[Any], scales: tuple[float, ...]) -> NDArray[Any
 
 
 def pixel_type(where: str, kind: pa.DataType) -> Any:
-    """The numpy type of the numbers in nested lists of type `kind`."""
+    """Return the numpy type of the numbers in nested lists of type `kind`."""
     inner, depth = (kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind), 0
     while isinstance(inner, _LISTS):
         inner, depth = inner.value_type, depth + 1

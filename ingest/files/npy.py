@@ -1,4 +1,4 @@
-"""The bytes of an .npy file as an array, without a copy and never unpickled."""
+"""Parsing of .npy files, without a copy; nothing is unpickled."""
 
 import io
 import math
@@ -15,23 +15,24 @@ from ingest.chips.check import UNREADABLE, Rejected
 
 @dataclass(frozen=True)
 class Npy:
-    """An array, and where its values begin in the file."""
+    """An array in a file."""
 
     values: NDArray[Any]
     offset: int
+    """Byte of the file at which the values begin."""
 
 
 def parse_npy(data: bytes, where: str) -> Npy:
-    """The array in `data`, a view of them.
+    """Return the array in `data`, as a view of these bytes.
 
     Raises:
-        Rejected: they cannot be read as one.
+        Rejected: the bytes are no .npy file, or a pickled object.
     """
     try:
         dtype, shape, fortran_order, offset = _header(data[: _header_end(data)])
         if dtype.hasobject:
             raise Rejected(UNREADABLE, f"{where} is a pickled object, which is never loaded")
-        # A view of the bytes: a header that promises more than there is cannot make us allocate it.
+        # A view: a header that promises more bytes than there are cannot make us allocate them.
         values = np.frombuffer(data, dtype, math.prod(shape), offset)
         return Npy(values.reshape(shape, order="F" if fortran_order else "C"), offset)
     except (ValueError, TypeError, KeyError, EOFError, OverflowError, TokenError) as error:
@@ -39,14 +40,17 @@ def parse_npy(data: bytes, where: str) -> Npy:
 
 
 def _header_end(data: bytes) -> int:
-    """Where the header ends, by the two bytes (from version 2 four) that say how long its text is."""
+    """Find the end of the header from the length of its text, stored in two bytes (four from version 2)."""
     size = 2 if data[6:7] == b"\x01" else 4
     return 8 + size + int.from_bytes(data[8 : 8 + size], "little")
 
 
 @lru_cache(maxsize=64)
 def _header(start: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
-    """Type, shape, whether columns come first, where values begin; most files of a folder say the same."""
+    """Parse a header: type, shape, whether in Fortran order, first byte of the values.
+
+    Cached, as most files of a folder have the same header.
+    """
     file = io.BytesIO(start)
     version = np.lib.format.read_magic(file)
     read_header = {

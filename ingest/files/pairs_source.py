@@ -1,6 +1,7 @@
-"""Folders of chips, image and height of the same name or of names that a pattern maps, as a source.
+"""A source of chips in two folders; an image and its height have the same name, or patterns match them.
 
-Without heights the chips have no label; with a table, those that it lists are taken, with its attributes.
+Without heights, chips have no label. With a table, only the images that it lists are taken, with its
+attributes.
 """
 
 import math
@@ -21,7 +22,7 @@ from rasterio.warp import transform
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import PairsConfig
-from ingest.files.chip_files import ENDINGS, Place, place_of, read_chip_file
+from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
 from ingest.files.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.format.schema import Schema
@@ -29,14 +30,14 @@ from shards.storage.objects import exists, is_local, join, list_files, stem_of
 from shards.write.split_rule import each_of
 
 REQUESTS = 32
-"""Chips that are read at a time from remote storage, where it is the waiting that takes the time."""
+"""Number of chips read at a time from remote storage, where most time is spent waiting."""
 SAME_PLACE = 0.01
-"""Pixels by which the centres of an image and its height may differ."""
+"""Distance in pixels by which the centres of an image and its height may differ."""
 MISSING = "missing partner"
 LOOKED_AT = 8
-"""Chips that are read before all the others."""
+"""Number of chips that are read first, to check the options."""
 NAMES_AT_ONCE = 16_384
-"""File names that are looked at as Python objects."""
+"""Number of file names held as Python objects at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class PairsSource:
 
     @property
     def schema(self) -> Schema:
-        """As the options say."""
+        """Schema of every chip, as the options describe it."""
         return self.config.schema(with_label=bool(self.config.heights))
 
     def candidates(self) -> Candidates:
-        """A row for each pair, in the order of keys: key, `_image` and `_height` (names in the folders)."""
+        """List the pairs in the order of keys: columns key, `_image` and `_height` (names in the folders)."""
         config = self.config
         if config.out and config.out.rstrip("/") in (config.images.rstrip("/"), config.heights.rstrip("/")):
             raise InputError(f"--out {config.out}: holds the chips to be read; choose another folder")
@@ -64,11 +65,11 @@ class PairsSource:
             heights, also_keyless = _by_key(
                 _files(config.heights), config.height_name, "--height-name", "_height"
             )
-            # In one folder for both, an image has no name of a height, and the other way round.
+            # In a folder for both, images never match the pattern of heights, nor heights that of images.
             keyless = keyless & also_keyless if config.images == config.heights else keyless | also_keyless
             table, images_alone, heights_alone = _paired(table, heights)
             missing = [(key, config.heights) for key in images_alone]
-            # A table says which chips are wanted: what it does not list is not missed.
+            # A table lists the wanted chips, so a height without a listed image is not missing its partner.
             missing += [] if listed else [(key, config.images) for key in heights_alone]
             refused = [Refused(key, MISSING, f"not in {folder}") for key, folder in sorted(missing)]
         said = "see --image-name and --height-name"
@@ -81,7 +82,7 @@ class PairsSource:
         return Candidates(table, refused)
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
-        """The pairs, one file after the other, or many at a time from remote storage."""
+        """Read the pairs: one file after the other, or many at a time from remote storage."""
         images = table["_image"].to_pylist()
         heights = table["_height"].to_pylist() if self.config.heights else [None] * len(images)
         pairs = zip(images, heights, strict=True)
@@ -110,10 +111,10 @@ class PairsSource:
         return Raw(image_array, height_array, vars(place) if place else {})
 
     def _look_at_some(self, table: pa.Table) -> None:
-        """Refuse options that fit none of some chips, before half a million are read.
+        """Refuse options that fit none of a few chips, before half a million are read.
 
         Raises:
-            InputError: all of them have a type or a shape that is not asked for, the same one.
+            InputError: all of these chips have the same wrong type or shape.
         """
         rows = np.unique(np.linspace(0, table.num_rows - 1, LOOKED_AT).astype(np.int64))
         said: list[str] = []
@@ -135,7 +136,7 @@ class PairsSource:
             )
 
     def _with_places(self, table: pa.Table) -> pa.Table:
-        """x, y and crs of raster chips, for splits by geography, from the files' headers."""
+        """Add x, y and crs of raster chips from the files' headers, for splits by geography."""
         urls = [_below(self.config.images, name) for name in each_of(table["_image"])]
         with ThreadPoolExecutor(REQUESTS) as pool:
             found = list(pool.map(place_of, urls))
@@ -146,9 +147,9 @@ class PairsSource:
 
 
 def _files(folder: str) -> list[str]:
-    """The names of the chips directly in a folder, sorted."""
+    """List the names of the chips directly in a folder, sorted."""
     found = (name for name in list_files(folder, "") if name.lower().endswith(ENDINGS))
-    # An index is UTF-8: a name in another encoding is told by its bytes, which make no key.
+    # An index is UTF-8: a name in another encoding is written as its bytes, which make no valid key.
     names = [
         name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace") for name in found
     ]
@@ -158,12 +159,12 @@ def _files(folder: str) -> list[str]:
 
 
 def _by_key(names: list[str], pattern: str, flag: str, column: str) -> tuple[pa.Table, set[str]]:
-    """Columns "key", as `pattern` finds it, and `column`, the names, in the order of keys; and keyless names.
+    """Return a table of "key" (by `pattern`) and `column` (the name), sorted by key, and keyless names.
 
-    In Arrow's memory half a million names take a third of what they take as Python objects.
+    In Arrow's memory, half a million names take a third of their size as Python objects.
     """
     try:
-        expression = re.compile(pattern, re.DOTALL)  # a name with a line break is counted, not passed over
+        expression = re.compile(pattern, re.DOTALL)  # DOTALL: a name with a line break is counted too
     except re.error as error:
         raise InputError(f"{flag} {pattern}: not a regular expression ({error})") from error
     if "key" not in expression.groupindex:
@@ -195,7 +196,7 @@ def _by_key(names: list[str], pattern: str, flag: str, column: str) -> tuple[pa.
 
 
 def _paired(images: pa.Table, heights: pa.Table) -> tuple[pa.Table, list[str], list[str]]:
-    """The images that have a height, with its name; keys of images without one, of heights without image."""
+    """Return the images that have a height, with its name, then the keys of images and heights left alone."""
     place = pc.index_in(images["key"], heights["key"].combine_chunks()).combine_chunks()
     has_height = pc.is_valid(place)
     names = heights["_height"].take(place.drop_null())
@@ -205,19 +206,19 @@ def _paired(images: pa.Table, heights: pa.Table) -> tuple[pa.Table, list[str], l
 
 
 def _check_still_there(*folders: str) -> None:
-    """Raise OSError where not a chip is missing, but all of them: a disk that is not mounted, say."""
+    """Raise OSError where a whole folder is missing, not just a chip: for example, a disk was unmounted."""
     for folder in folders:
         if folder and is_local(folder) and not exists(folder):
             raise OSError(f"{folder}: was listed, but cannot be found (any more, or from this machine)")
 
 
 def _below(folder: str, name: str) -> str:
-    """Where a file is: a table may say whole paths and URLs."""
+    """Return the URL of a file in `folder`; a table may name whole paths and URLs."""
     return name if "://" in name or name.startswith("/") else join(folder, name)
 
 
 def _with_attributes(table: pa.Table, listed: Listed, config: PairsConfig) -> pa.Table:
-    """The rows of `listed` that belong to the table's images, as columns of it."""
+    """Add the attributes and places that `listed` has for the table's images."""
     row_of = {name: row for row, name in enumerate(listed.names)}
     rows = np.array([row_of[name] for name in table["_image"].to_pylist()], np.int64)
     for name, values in zip(listed.attributes.column_names, listed.attributes.columns, strict=True):
@@ -235,11 +236,11 @@ def _with_attributes(table: pa.Table, listed: Listed, config: PairsConfig) -> pa
 def _on_ground(
     x_N: NDArray[np.float64], y_N: NDArray[np.float64], crs: str, split_crs: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
-    """Places in degrees as places in `split_crs`, since chips are measured in metres; others as they are."""
+    """Transform places in degrees to `split_crs`, as chips are measured in metres; keep all others."""
     if not CRS.from_user_input(crs).is_geographic:
         return x_N, y_N, crs
     if not split_crs:
-        raise InputError("--table: its places are in degrees; give --split-crs, e.g. EPSG:3338")
+        raise InputError("--table: its positions are in degrees; give --split-crs, e.g. EPSG:3338")
     known = np.isfinite(x_N)
     moved = np.full((2, x_N.size), np.nan)
     moved[:, known] = transform(
@@ -248,17 +249,17 @@ def _on_ground(
     return moved[0], moved[1], split_crs
 
 
-def _check_same_place(image: Place | None, height: Place | None, pixel_size: float) -> None:
-    """Refuse rasters that are further apart than the rounding of their corners."""
+def _check_same_place(image: ChipPlace | None, height: ChipPlace | None, pixel_size: float) -> None:
+    """Reject rasters whose centres differ by more than the rounding of their corners."""
     if image is None or height is None:
         return
     apart = max(abs(image.x - height.x), abs(image.y - height.y))
     if image.crs != height.crs or apart > SAME_PLACE * pixel_size:
-        raise Rejected("not the same place", f"image at {image}, height at {height}")
+        raise Rejected("not the same place", f"image at {image}, its height at {height}")
 
 
 def _ahead(source: PairsSource, pairs: Iterator[tuple[str, str | None]]) -> Iterator[Raw | Rejected]:
-    """The pairs in their order, REQUESTS of them being read at a time."""
+    """Yield the pairs in their order while REQUESTS of them are read at a time."""
     waiting: deque[Future[Raw | Rejected]] = deque()
     with ThreadPoolExecutor(REQUESTS) as pool:
         for pair in pairs:

@@ -1,13 +1,12 @@
-"""Tables that list chip files with attributes: CSV, Parquet, GeoParquet and GeoPackage files.
+"""Tables that list chip files with attributes: CSV, Parquet, GeoParquet and GeoPackage.
 
     listed = read_table_of_files("chips.gpkg", file_column="filename")
     listed.names[0], listed.attributes["groupName"][0], listed.x[0], listed.y[0], listed.crs
 
-One column has the files' names, one may have their places: `geometry`, or x and y. Every other column is an
-attribute that `shards.read.selection` understands: of text, whole numbers, numbers or true/false, with a name
-that an expression can use. Rows in messages are counted from 1, without a CSV's first line. A CSV is UTF-8,
-its first line names the columns, and the words NA, NULL, NaN and the like mean in it what nothing means:
-missing.
+One column has the files' names; `geometry`, or x and y, may have their places. Every other column becomes an
+attribute that `shards.read.selection` understands: text, whole numbers, numbers or true/false, with a name
+that an expression can use. Messages count rows from 1, without a CSV's first line. A CSV is UTF-8, its first
+line names the columns, and an empty value, NA, NULL, NaN and the like mean missing.
 """
 
 import json
@@ -32,48 +31,49 @@ from shards.errors import InputError, one_line
 from shards.storage.objects import exists, is_local, local_path, read_bytes
 
 GEOMETRY = "geometry"
-"""The column of places of a table that does not say which it is."""
+"""Column of places in a table that does not name it."""
 
 _CSV_BLOCK = 1 << 24
-"""Bytes that a line may have: the outline of a large scene has more than Arrow's million."""
+"""Most bytes in a line: the outline of a large scene exceeds Arrow's default of a million."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """The files that a table lists, and what it says of each."""
+    """Files that a table lists, and what it says about each."""
 
     names: list[str]
-    """As in the table and in its order: names, paths or URLs, each once."""
+    """Names, paths or URLs as in the table, in its order, each once."""
     attributes: pa.Table
-    """A row per name: text, int64, float64 or bool, null where nothing is known. No rows without columns."""
+    """A row per name: text, int64, float64 or bool; null where unknown. No rows if there are no columns."""
     x: NDArray[np.float64]
-    """(names,) easting or longitude of the middle of each geometry's bounds, in `crs`; NaN: unknown."""
+    """Easting or longitude (names,) of the middle of each geometry's bounds, in `crs`; NaN where unknown."""
     y: NDArray[np.float64]
-    """(names,) northing or latitude; NaN where x is."""
+    """Northing or latitude (names,); NaN where x is."""
     crs: str | None
-    """e.g. EPSG:3338; None: the table does not say."""
+    """CRS, e.g. EPSG:3338; None: the table does not say."""
 
 
 class _Read(NamedTuple):
-    """A table as it is in its file."""
+    """A table as stored in its file."""
 
     table: pa.Table
     geometry: str | None
-    """The column of places, WKB or WKT."""
+    """Column of places, WKB or WKT."""
     crs: str | None
 
 
 def read_table_of_files(url: str, file_column: str = "filename") -> Listed:
-    """The files that the table at `url` lists.
+    """Read the table at `url` that lists files.
 
     Args:
-        url: of a .csv, .parquet, .geoparquet or .gpkg file. Of a GeoPackage's layers, the one that has the
-            file column is read.
-        file_column: the column of the files' names, text.
+        url: a .csv, .parquet, .geoparquet or .gpkg file. In a GeoPackage, the layer that has the file column
+            is read.
+        file_column: column of text with the files' names.
 
     Raises:
-        InputError: there is no such table or column, or no row; a file has no name or is listed twice; a
-            geometry cannot be read; a column has lists or the like, or a name that clashes with another's.
+        InputError: the table or the column does not exist, or there is no row; a file has no name or is
+            listed twice; a geometry cannot be read; a column has values of no use, such as lists, or the
+            name of another.
     """
     reader = _READERS.get(PurePosixPath(url).suffix.lower())
     if reader is None:
@@ -99,12 +99,12 @@ def read_table_of_files(url: str, file_column: str = "filename") -> Listed:
 
 def _read_csv(url: str, file_column: str) -> _Read:
     data = read_bytes(url)
-    text = {name: pa.string() for name in (file_column, GEOMETRY)}  # a file may be called 007
+    text = {name: pa.string() for name in (file_column, GEOMETRY)}  # as text: a file may be called 007
     try:
-        data.decode()  # Arrow would call a column binary that is not UTF-8, and fail late on such a name
+        data.decode()  # Arrow takes a column that is not UTF-8 for binary, and fails late on its name
         table = pyarrow.csv.read_csv(
             pa.BufferReader(data),
-            # Without threads, an error names the line; a hundred megabytes still take a third of a second.
+            # Without threads, an error names the line; 100 MB still take only a third of a second.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
             pyarrow.csv.ParseOptions(newlines_in_values=True),
             pyarrow.csv.ConvertOptions(column_types=text, strings_can_be_null=True),
@@ -116,7 +116,7 @@ def _read_csv(url: str, file_column: str) -> _Read:
     except pa.ArrowException as error:
         raise InputError(
             f"{url}: cannot be read ({one_line(error)}); "
-            "a CSV has a first line of column names and as many values in each line, with commas between"
+            "a CSV needs a first line of column names and as many values in each line, separated by commas"
         ) from error
     return _Read(table, GEOMETRY, None)
 
@@ -156,8 +156,8 @@ def _read_geopackage(url: str, file_column: str) -> _Read:
 
 
 def _read_layer(url: str, path: Path, file_column: str) -> _Read:
-    """The layer of the GeoPackage at `path` that has the file column: others hold styles, say."""
-    import pyogrio  # takes 0.3 s, which others need not wait for
+    """Read the layer of the GeoPackage at `path` that has the file column; others may hold styles."""
+    import pyogrio  # the import takes 0.3 s, which other tables need not wait for
     from pyogrio.errors import DataLayerError, DataSourceError
 
     try:
@@ -170,9 +170,9 @@ def _read_layer(url: str, path: Path, file_column: str) -> _Read:
             raise _no_column(url, file_column, [name for names in columns_of.values() for name in names])
         if len(layers) > 1:
             raise InputError(
-                f"{url}: layers {', '.join(layers)} have a column {file_column}; leave one in it"
+                f"{url}: layers {', '.join(layers)} have a column {file_column}; keep only one of them"
             )
-        # Of times as Arrow's, it is not known whether they are UTC.
+        # As text: times in Arrow's type do not say whether they are UTC.
         facts, table = pyogrio.read_arrow(path, layer=layers[0], datetime_as_string=True)
     except (DataSourceError, DataLayerError, pa.ArrowException, OSError) as error:
         raise InputError(f"{url}: is damaged or no GeoPackage ({one_line(error)}); write it again") from error
@@ -188,7 +188,7 @@ _READERS: dict[str, Callable[[str, str], _Read]] = {
 
 
 def _crs_name(url: str, crs: Any) -> str | None:
-    """As rasters have it, of PROJJSON, WKT or a name; None of None."""
+    """Name a CRS given as PROJJSON, WKT or a name the way rasters name it; None for None."""
     if crs is None:
         return None
     try:
@@ -201,11 +201,11 @@ def _crs_name(url: str, crs: Any) -> str | None:
 def _names(url: str, column: str, values: pa.ChunkedArray) -> list[str]:
     if not is_text(values.type) and not pa.types.is_null(values.type):
         raise InputError(
-            f"{url}: column {column} has {values.type}, no names of files; name a column of text"
+            f"{url}: column {column} has {values.type}, no names of files; choose a column of text"
         )
     names: list[str] = values.to_pylist()
     if not names:
-        raise InputError(f"{url}: lists no file; give it a row for each")
+        raise InputError(f"{url}: lists no file; give it a row per file")
     row_of: dict[str, int] = {}
     for row, name in enumerate(names, 1):
         if not name or name.isspace():
@@ -213,7 +213,7 @@ def _names(url: str, column: str, values: pa.ChunkedArray) -> list[str]:
         first = row_of.setdefault(name, row)
         if first != row:
             raise InputError(
-                f"{url}: {one_line(name)} is listed twice, in rows {first} and {row}; leave one of them"
+                f"{url}: {one_line(name)} is listed twice, in rows {first} and {row}; remove one of them"
             )
     return names
 
@@ -221,7 +221,7 @@ def _names(url: str, column: str, values: pa.ChunkedArray) -> list[str]:
 def _centres(
     url: str, column: str, values: pa.ChunkedArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(rows,) x and y of the middle of the bounds of each geometry, WKB or WKT; NaN where there is none."""
+    """Return x and y (rows,) of the middle of each geometry's bounds; NaN where there is no geometry."""
     kind = values.type
     form, parse = ("WKT", shapely.from_wkt) if is_text(kind) else ("WKB", shapely.from_wkb)
     if not (is_text(kind) or _is_bytes(kind) or pa.types.is_null(kind)):
@@ -241,7 +241,7 @@ def _centres(
 
 
 def _attributes(url: str, columns: dict[str, Any]) -> pa.Table:
-    """The columns under safe names, in the types of an index."""
+    """Return the columns under safe names, in types of an index."""
     attributes: dict[str, pa.ChunkedArray] = {}
     given: dict[str, str] = {}
     for name, values in columns.items():

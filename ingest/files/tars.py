@@ -1,8 +1,7 @@
-"""WebDataset tars of anybody's, as they are -> a dataset: index, statistics and manifest beside them.
+"""Indexing of other people's WebDataset tars: index, statistics and manifest are written beside them.
 
-Members may have any names (long ones in PAX or GNU headers too), order and sizes: the index records where
-each array's values begin in its tar. A chip whose arrays are not stored as they are needed in memory is
-rejected.
+Members may have any names (also long ones, in PAX or GNU headers), order and sizes: the index records where
+each array's values begin in its tar. A chip is rejected unless its arrays are stored as memory needs them.
 """
 
 import fnmatch
@@ -30,20 +29,21 @@ from shards.write.writer import DatasetWriter
 
 @dataclass(frozen=True)
 class Member:
-    """An array in a tar: its bytes, and where they begin."""
+    """An array's file in a tar."""
 
     data: bytes
     offset: int
+    """Byte of the tar at which the data begin."""
     problem: str = ""
-    """Why it cannot be used, if so."""
+    """Reason why it cannot be used; "" if it can."""
 
 
 Members = dict[str, dict[str, Member]]
-"""By key, then by ending."""
+"""Members of a tar by key, then by ending."""
 
 
 def ingest_tars(config: TarsConfig) -> tuple[Manifest, str]:
-    """Index the tars; returns the manifest and one line about the rejected chips.
+    """Index the tars; return the manifest and a line about the rejected chips.
 
     Raises:
         InputError: no tars, a tar that cannot be read, or no chip kept.
@@ -64,7 +64,7 @@ def ingest_tars(config: TarsConfig) -> tuple[Manifest, str]:
 
 
 def members_of(data: bytes, where: str) -> Members:
-    """The members of a tar by key (the name up to the first dot after the last slash) and ending.
+    """List the members of a tar by key (the name up to the first dot after the last slash) and ending.
 
     Raises:
         InputError: the bytes are no tar, or its end is missing.
@@ -72,7 +72,7 @@ def members_of(data: bytes, where: str) -> Members:
     found: Members = {}
     file = io.BytesIO(data)
     try:
-        # An index is UTF-8: a name in another encoding is told by its bytes.
+        # An index is UTF-8: a name in another encoding is written as its bytes.
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
             for member in archive:
                 if not member.isfile():
@@ -92,14 +92,14 @@ def members_of(data: bytes, where: str) -> Members:
             end = archive.offset
     except tarfile.TarError as error:
         raise InputError(f"{where}: cannot be read as a tar ({error})") from error
-    # tarfile takes a damaged header, or none, for the end; what follows would be left out without a word.
+    # tarfile takes a damaged or missing header for the end, and would silently leave out what follows.
     if data[end : end + BLOCK] != bytes(BLOCK):
         raise InputError(f"{where}: is damaged or cut at byte {end:,}; copy it again")
     return found
 
 
 def _schema_of_first(config: TarsConfig, names: list[str]) -> Schema:
-    """The schema that the first usable image has."""
+    """Derive the schema from the first usable image."""
     first_unusable = f"no member ends in .{config.image}"
     for name in names:
         where = join(config.data, name)
@@ -149,7 +149,7 @@ def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: s
 def _stored(
     members: dict[str, Member], ending: str, key: str, dtypes: tuple[str, ...]
 ) -> tuple[NDArray[Any], int]:
-    """An array that is stored as it is needed in memory, and where its values begin in the tar."""
+    """Return an array stored as memory needs it, and the byte of the tar at which its values begin."""
     if ending not in members:
         raise Rejected("missing partner", f"no member {key}.{ending}")
     member = members[ending]

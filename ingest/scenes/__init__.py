@@ -1,8 +1,8 @@
-"""Cut chips from scenes: images matched with height rasters.
+"""Cut chips from scenes: images and the height rasters that match them.
 
-scenes_source    images and height rasters
-scene_matching   which rasters serve which image
-scene_table      the chips of a scene's grid
+scenes_source    a source of images and height rasters
+scene_matching   matching of height, ground and mask rasters with images
+scene_table      the table of candidate chips
 strips           rows of chips, read once
 image_grid       rasters on an image's grid
 """

@@ -1,4 +1,4 @@
-"""Rasters on the pixels of an image: the image itself, resampled if need be, and those that serve it."""
+"""Rasters on an image's grid: the image itself, resampled if need be, and the rasters that serve it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,10 +24,10 @@ from shards.storage.objects import is_local
 
 
 def open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
-    """The image, resampled if --crs or --pixel-size ask for it; `opened` closes it.
+    """Open the image, resampled if --crs or --pixel-size ask for it; `opened` closes it.
 
     Raises:
-        InputError: it cannot be opened, has no CRS, or --crs is none.
+        InputError: the image cannot be opened or has no CRS, or --crs is not a CRS.
     """
     source = opened.enter_context(open_raster(url))
     if not (config.crs or config.pixel_size):
@@ -40,44 +40,47 @@ def open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
         source.crs, crs, source.width, source.height, *source.bounds, resolution=config.pixel_size or None
     )
     grid = Grid(crs, transform, height, width)
-    # Without a nodata value, alpha alone tells what lies beyond the image's footprint.
+    # Without a nodata value, only alpha shows what lies beyond the image's footprint.
     image = resampled(source, grid, Resampling.bilinear, add_alpha=source.nodata is None)
     return opened.enter_context(image)
 
 
 def source_of(image: Any) -> Any:
-    """The raster that a resampled image is made from, or the image itself."""
+    """Return the raster that a resampled image is made from, or the image itself."""
     return getattr(image, "src_dataset", image)
 
 
 def band_numbers(config: ScenesConfig, url: str, image: Any, schema: Schema) -> list[int]:
-    """1, 2, ...: the image's bands that are kept, in the schema's order.
+    """Return the numbers (from 1) of the image's bands that are kept, in the schema's order.
 
     Raises:
-        InputError: it lacks one, or stores other values.
+        InputError: the image lacks a band, or stores another type.
     """
     names = band_names(source_of(image), config.bands, schema.bands)
     missing = [name for name in schema.bands if name not in names]
     if missing or image.dtypes[0] != schema.dtype:
         found = f"{image.dtypes[0]} {' '.join(names)}"
-        raise InputError(f"{url}: is {found}, not {schema.dtype} {' '.join(schema.bands)} as the first image")
+        raise InputError(
+            f"{url}: is {found}, not {schema.dtype} {' '.join(schema.bands)} like the first image"
+        )
     return [names.index(name) + 1 for name in schema.bands]
 
 
 @dataclass(frozen=True)
 class GridRaster:
-    """An open raster, and what to call it if it cannot be read."""
+    """An open raster on an image's grid."""
 
     url: str
+    """URL of its file, for messages."""
     data: Any
-    """On the image's grid."""
+    """Raster on the image's grid."""
 
     def read(self, indexes: int | list[int], window: Window) -> NDArray[Any]:
-        """(rows, columns), or with a list of bands (bands, rows, columns).
+        """Read a window: (rows, columns), or with a list of bands (bands, rows, columns).
 
         Raises:
-            Rejected: its file is damaged.
-            OSError: it is remote, where damage cannot be told from an outage.
+            Rejected: the file is damaged.
+            OSError: the file is remote and cannot be read: damage looks the same as an outage.
         """
         try:
             return read_on_grid(self.data, indexes, window)
@@ -86,14 +89,14 @@ class GridRaster:
 
 
 class Layer:
-    """The rasters of one kind that serve an image, each open only while strips reach it."""
+    """Rasters of one kind that serve an image; each is open only while strips reach it."""
 
     def __init__(self, image: Any, placed: tuple[Placed, ...], resampling: Resampling, is_mask: bool) -> None:
         self.image, self.placed, self.resampling, self.is_mask = image, placed, resampling, is_mask
         self._open: dict[int, tuple[ExitStack, GridRaster]] = {}
 
     def within(self, window: Window) -> Iterator[tuple[int, GridRaster, Window]]:
-        """Those that reach into `window`: number, raster, and the part that it reaches, in their order."""
+        """Yield the rasters that reach into `window`, in order: number, raster, and the part it reaches."""
         top, left = window.row_off, window.col_off
         bottom, right = top + window.height, left + window.width
         for number, raster in enumerate(self.placed):
@@ -107,7 +110,7 @@ class Layer:
                 yield number, self._opened(number), Window(first_column, first_row, columns, rows)
 
     def close(self) -> None:
-        """Close all that are open."""
+        """Close all open rasters."""
         for number in list(self._open):
             self._close(number)
 
@@ -125,7 +128,7 @@ class Layer:
 
     def _on_grid(self, raster: Any, opened: ExitStack) -> Any:
         if self.is_mask:
-            # Alpha tells what lies beyond the mask; its nodata value may be one of those that are dropped.
+            # Alpha shows what lies beyond the mask; its nodata value may itself be one of --mask-drop.
             own_alpha = ColorInterp.alpha in raster.colorinterp
             values: dict[str, Any] = {"src_nodata": None, "nodata": None, "add_alpha": not own_alpha}
         else:
@@ -142,7 +145,7 @@ def _open(url: str, opened: ExitStack) -> Any:
 
 
 def trouble(url: str, error: InputError) -> Rejected | OSError:
-    """What it means that a raster, which could be opened when candidates were listed, cannot be read."""
+    """Make the error for a raster that cannot be read, though it could when candidates were listed."""
     if is_local(url):
         return Rejected(UNREADABLE, str(error))
-    return OSError(f"{error}; try again, or leave this raster out if it is damaged")
+    return OSError(f"{error}; try again, or leave out this raster if it is damaged")

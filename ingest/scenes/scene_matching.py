@@ -1,9 +1,9 @@
-"""Which height, ground and mask rasters serve which image: by place, by day, and masks by name.
+"""Matching of height, ground and mask rasters with images: by place, by day, and masks also by name.
 
-    footprints = Footprints(urls)              # opens every raster once, for its header
-    placed = footprints.overlapping(grid)      # those that share ground with an image, in the order given
+    footprints = Footprints(urls)              # reads the header of every raster once
+    placed = footprints.overlapping(grid)      # rasters that share an area with an image, in their order
 
-All of it happens once, when candidates are listed; `Serving` takes the answer to whoever reads the image.
+It happens once, when candidates are listed; `Serving` carries the result to the process that reads the image.
 """
 
 import json
@@ -25,18 +25,18 @@ from shards.raster.opening import HEADERS, open_raster
 from shards.storage.objects import name_of, stem_of
 
 LEAST_OVERLAP = 1e-3
-"""Pixels: less is rounding, and a common edge is no overlap."""
+"""Least overlap in pixels; less is rounding, since a common edge is no overlap."""
 EDGE_POINTS = 21
-"""Points along each edge of a box that are seen in another CRS."""
+"""Points along each edge of a box that are transformed to another CRS."""
 NOWHERE = (np.nan,) * 4
 _DAY = re.compile(r"(?<!\d)(?:19|20)\d\d-?\d\d-?\d\d(?!\d)")
 
 Box = tuple[float, float, float, float]
-"""Left, bottom, right, top. Left > right in degrees: over the antimeridian."""
+"""Bounds left, bottom, right, top; in degrees, left > right means across the antimeridian."""
 
 
 class Placed(NamedTuple):
-    """A raster that serves an image, and the rows and columns of the image beyond which it has nothing."""
+    """A raster that serves an image, and the rows and columns of the image that it can reach."""
 
     url: str
     top: int
@@ -47,37 +47,37 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class Serving:
-    """The rasters that serve one image, those first that count first."""
+    """Rasters that serve an image, in order of precedence."""
 
     heights: tuple[Placed, ...] = ()
     ground: tuple[Placed, ...] = ()
     masks: tuple[Placed, ...] = ()
 
     def to_json(self) -> str:
-        """As text, for a column of a table."""
+        """Encode as text, for a column of a table."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Serving":
-        """The inverse of `to_json`."""
+        """Decode what `to_json` made."""
         return cls(
             **{kind: tuple(Placed(*placed) for placed in found) for kind, found in json.loads(text).items()}
         )
 
 
 class Footprints:
-    """Where some rasters lie."""
+    """Footprints of some rasters."""
 
     def __init__(self, urls: list[str]) -> None:
-        """Read the header of each.
+        """Read the header of each raster.
 
         Raises:
-            InputError: one is no raster, is not there, or has no CRS.
+            InputError: a file is no raster, does not exist, or has no CRS.
         """
         self.urls = urls
         with ThreadPoolExecutor(HEADERS) as pool:
             headers = list(pool.map(_header, urls))
-        # Few CRSs, whose comparison is slow, and many rasters.
+        # There are many rasters but few CRSs, which are slow to compare.
         self._crs = list(dict.fromkeys(crs for crs, _, _ in headers))
         number_of = {crs: number for number, crs in enumerate(self._crs)}
         self._crs_N = np.array([number_of[crs] for crs, _, _ in headers], np.intp)
@@ -86,9 +86,9 @@ class Footprints:
         self._boxes: dict[CRS, NDArray[np.float64]] = {}
 
     def overlapping(self, grid: Grid) -> list[Placed]:
-        """Those that share an area with the image, by their bounding boxes, in the order they were given.
+        """Find the rasters whose bounding boxes share an area with the image's, in the order they were given.
 
-        Of image and raster the smaller is seen in the CRS of the larger: half the globe has no box in UTM.
+        The smaller of image and raster is transformed to the other's CRS: half the globe has no box in UTM.
         """
         if not self.urls:
             return []
@@ -108,7 +108,7 @@ class Footprints:
         ]
 
     def _boxes_in(self, crs: CRS) -> NDArray[np.float64]:
-        """(rasters, 4) boxes in `crs`, worked out once for all images that have it."""
+        """Return the boxes (rasters, 4) in `crs`, computed once for all images in it."""
         if crs not in self._boxes:
             pairs = zip(self._crs_N.tolist(), self._bounds_N4.tolist(), strict=True)
             boxes = [_box_in(self._crs[number], crs, tuple(bounds)) for number, bounds in pairs]
@@ -117,18 +117,18 @@ class Footprints:
 
 
 def scene_name(url: str) -> str:
-    """The file's stem, as a chip key may contain it."""
+    """Turn the file's stem into a name that a chip key may contain."""
     return "".join(letter if is_valid(letter) else "_" for letter in stem_of(url))
 
 
 def day_in(name: str) -> str | None:
-    """The first day (YYYYMMDD or YYYY-MM-DD) in a name, as YYYY-MM-DD; a year alone is no day."""
+    """Find the first day (YYYYMMDD or YYYY-MM-DD) in a name, as YYYY-MM-DD; a year alone is no day."""
     days = (as_day(match[0]) for match in _DAY.finditer(name))
     return next(filter(None, days), None)
 
 
 def near_in_time(placed: Iterable[Placed], day: str | None, max_days: int | None) -> tuple[Placed, ...]:
-    """Those whose names say no day, or one at most `max_days` from the image's `day` (YYYY-MM-DD)."""
+    """Keep rasters whose names have no day, or one at most `max_days` from the image's `day` (YYYY-MM-DD)."""
     if day is None or max_days is None:
         return tuple(placed)
     taken = date.fromisoformat(day)
@@ -141,14 +141,15 @@ def near_in_time(placed: Iterable[Placed], day: str | None, max_days: int | None
 
 
 def images_of_masks(masks: Iterable[str], images: Iterable[str]) -> dict[str, frozenset[str]]:
-    """For each mask that is named after images, the names of those: it serves no other image.
+    """Map each mask that is named after images to the names of these images: it serves no others.
 
-    A mask is named after an image if its name begins with the image's (the longest that fits), or else if it
-    says a sensor, day and catalogue id as names do in this field: then it belongs to all images of these.
+    A mask is named after an image if its name begins with the image's; the longest such name counts.
+    Otherwise it may contain sensor, day and catalogue id, as is usual in this field: then it belongs to all
+    images with the same three.
 
     Args:
-        masks: URLs.
-        images: names, see `scene_name`.
+        masks: URLs of masks.
+        images: names of images, see `scene_name`.
     """
     names = set(images)
     by_scene: dict[str, set[str]] = {}
@@ -174,7 +175,7 @@ def _between_digits(text: str, place: int) -> bool:
 
 
 def _header(url: str) -> tuple[CRS, Box, float]:
-    """CRS, bounds and width of a pixel."""
+    """Read CRS, bounds and the width of a pixel."""
     with open_raster(url) as raster:
         if raster.scales[0] != 1 or raster.offsets[0] != 0:
             raise InputError(
@@ -185,9 +186,9 @@ def _header(url: str) -> tuple[CRS, Box, float]:
 
 
 def _box_in(own: CRS, crs: CRS, bounds: Box) -> Box:
-    """Bounds in another CRS; NOWHERE if they have no place in it.
+    """Transform bounds to another CRS; NOWHERE if they have no place in it.
 
-    As rasterio's `transform_bounds`, which takes 17 ms for each: too long for thousands of rasters.
+    Same as rasterio's `transform_bounds`, which takes 17 ms a call: too long for thousands of rasters.
     """
     if own == crs:
         return bounds
@@ -209,7 +210,7 @@ def _box_in(own: CRS, crs: CRS, bounds: Box) -> Box:
 
 
 def _wrapped(x: NDArray[np.float64], y: NDArray[np.float64]) -> Box:
-    """The box of points whose longitudes go on over the antimeridian: left > right if they do."""
+    """Bound points whose longitudes may continue across the antimeridian: left > right if they do."""
     width = float(np.ptp(x))
     if width >= 360:
         return -180.0, float(y.min()), 180.0, float(y.max())
@@ -219,7 +220,7 @@ def _wrapped(x: NDArray[np.float64], y: NDArray[np.float64]) -> Box:
 
 
 def _unwrapped(boxes_N4: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Boxes with left < right, and by how many degrees others must be moved to meet what was wrapped."""
+    """Unwrap boxes so that left < right; also return the degrees to move others by, so that they meet."""
     shift_N = np.asarray(np.where(boxes_N4[..., 0] > boxes_N4[..., 2], 360.0, 0.0))
     unwrapped_N4 = boxes_N4.copy()
     unwrapped_N4[..., 2] += shift_N
@@ -234,7 +235,7 @@ def _area(boxes_N4: NDArray[np.float64]) -> NDArray[np.float64]:
 def _overlap(
     boxes_N4: NDArray[np.float64], others_N4: NDArray[np.float64], pixel_N: Any
 ) -> NDArray[np.bool_]:
-    """(N,) whether boxes, which may be wrapped, share an area with others; False where a box is NOWHERE."""
+    """Tell (N,) whether boxes, maybe wrapped ones, share an area with others; False where one is NOWHERE."""
     unwrapped_N4, shift_N = _unwrapped(boxes_N4)
     left, bottom, right, top = np.moveaxis(unwrapped_N4, -1, 0)
     height = np.minimum(top, others_N4[..., 3]) - np.maximum(bottom, others_N4[..., 1])
@@ -246,14 +247,14 @@ def _overlap(
 
 
 def _reach(box: Box, grid: Grid) -> tuple[int, int, int, int]:
-    """First row and column, and those after the last, of the pixels in a box; all, if it is unknown."""
+    """Return top, left, bottom, right (exclusive) of the pixels in a box; the whole grid if it is unknown."""
     left, bottom, right, top = box
     if not left <= right:
         return 0, 0, grid.height, grid.width
     corners = ((left, top), (right, top), (left, bottom), (right, bottom))
     columns_rows = np.array([~grid.transform @ corner for corner in corners])
     low, high = columns_rows.min(0), columns_rows.max(0)
-    # The box is made of some points of its edge only, and resampling reaches over it.
+    # The box comes from a few points of its edge, and resampling reaches beyond it.
     margin = 2 + 0.01 * (high - low)
     shape = (grid.width, grid.height)
     first_column, first_row = np.clip(np.floor(low - margin), 0, shape).astype(int).tolist()

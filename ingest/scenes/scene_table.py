@@ -1,6 +1,7 @@
-"""The chips of images as a table of candidates: keys, places, and the rasters that serve them.
+"""The table of candidates: keys and places of all chips of the images, and the rasters that serve them.
 
-`_image` (URL) and `_rasters` (a `Serving` as JSON) are dictionary-encoded: long, and the same for an image.
+`_image` (URL) and `_rasters` (a `Serving` as JSON) are dictionary-encoded: they are long, and the same for
+all chips of an image.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ Integers = NDArray[np.int64]
 
 
 class SceneImage(NamedTuple):
-    """An image, what its name says, and the rows and columns at which its chips begin."""
+    """An image, the facts in its name, and the rows and columns at which its chips begin."""
 
     url: str
     name: str
@@ -30,12 +31,12 @@ class SceneImage(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many chips it has."""
+        """Number of its chips."""
         return self.rows.size * self.columns.size
 
 
 def table_of(taken: list[tuple[SceneImage, Serving]], chip_size: int) -> pa.Table:
-    """A row for each chip of the images, row by row, see `ScenesSource.candidates`."""
+    """Make a table with a row for each chip of the images; see `ScenesSource.candidates`."""
     images = [image for image, _ in taken]
     serving = [rasters.to_json() for _, rasters in taken]
     image_of_chip = np.repeat(np.arange(len(images)), [image.size for image in images])
@@ -72,13 +73,13 @@ def table_of(taken: list[tuple[SceneImage, Serving]], chip_size: int) -> pa.Tabl
 
 
 def _strips(image_of_chip: Integers, rows: Integers) -> Integers:
-    """(chips,) the number of the row of chips that each is in, through all images."""
+    """Return the number (chips,) of each chip's row of chips, counted through all images."""
     begins = (np.diff(image_of_chip, prepend=-1) != 0) | (np.diff(rows, prepend=-1) != 0)
     return np.cumsum(begins, dtype=np.int64)
 
 
 def _corners_of_chips(images: list[SceneImage]) -> tuple[Integers, Integers]:
-    """Row and column of the first pixel of each chip of the images."""
+    """Return row and column of the first pixel of each chip of the images."""
     none = [np.empty(0, np.int64)]
     rows = np.concatenate(none + [np.repeat(image.rows, image.columns.size) for image in images])
     columns = np.concatenate(none + [np.tile(image.columns, image.rows.size) for image in images])
@@ -86,7 +87,7 @@ def _corners_of_chips(images: list[SceneImage]) -> tuple[Integers, Integers]:
 
 
 def keys_of(images: list[SceneImage]) -> pa.Array:
-    """The keys of all chips of the images."""
+    """Make the keys of all chips of the images."""
     names = np.repeat(np.arange(len(images)), [image.size for image in images])
     rows, columns = (
         pc.utf8_lpad(pa.array(pixels).cast(pa.string()), 5, "0") for pixels in _corners_of_chips(images)
@@ -96,6 +97,6 @@ def keys_of(images: list[SceneImage]) -> pa.Array:
 
 
 def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """A column as numbers and the values that they stand for."""
+    """Dictionary-encode a column, unless it is."""
     array = column.combine_chunks()
     return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()

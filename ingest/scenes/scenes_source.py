@@ -1,7 +1,7 @@
-"""Rasters as a source: heights are brought onto each image's grid, and both are cut to chips.
+"""A source of chips in rasters: heights are resampled to each image's grid, and both are cut into chips.
 
-The grid of chips is anchored at the image's first pixel; a chip's key is SCENE_ROW_COLUMN, in pixels. One
-row of chips is in memory at a time, so the size of a scene does not matter.
+The grid of chips starts at the image's first pixel; a chip's key is SCENE_ROW_COLUMN, in pixels. One row of
+chips is in memory at a time, so the size of a scene does not matter.
 """
 
 import math
@@ -46,7 +46,7 @@ class ScenesSource:
 
     @cached_property
     def schema(self) -> Schema:
-        """As the first image is; without --heights, without a label.
+        """Schema of the first image, with a label if there are --heights.
 
         Raises:
             InputError: no image is found, or the first cannot be used.
@@ -63,15 +63,15 @@ class ScenesSource:
         return Schema(config.use or names, dtype, nodata, config.chip_size, pixel_size, *label)
 
     def candidates(self) -> Candidates:
-        """Every chip of every image, row by row, from headers alone.
+        """List every chip of every image, row by row, from headers alone.
 
         Columns: key, scene, x, y, crs, sensor, acquired, source (the first raster that may give heights;
-        reading tells which does); `_image` (URL), `_rasters` (a `Serving` as JSON), `_row`, `_column`
-        (pixels), `_group` (a number for each row of chips). The chips of an image that cannot have heights or
-        is of another season are refused.
+        reading tells which one does); `_image` (URL), `_rasters` (a `Serving` as JSON), `_row`, `_column`
+        (pixels), `_group` (a number for each row of chips). Chips of an image without heights, or of another
+        season, are refused.
 
         Raises:
-            InputError: a raster or an option that cannot be used, or no image as large as a chip.
+            InputError: a raster or an option cannot be used, or no image is as large as a chip.
         """
         _check_options(self.config)
         urls = _expanded(self.config.images)
@@ -97,8 +97,8 @@ class ScenesSource:
         return Candidates(table_of(taken, self.config.chip_size), refused)
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
-        """The chips, strip by strip; of a strip that cannot be read as one, chip by chip."""
-        # Numbers, not values: what serves an image may be long, and is the same for all its chips.
+        """Read the chips strip by strip; where a strip cannot be read whole, chip by chip."""
+        # Numbers instead of values: the text may be long, and is the same for all chips of an image.
         images, rasters = (encoded(table[name]) for name in ("_image", "_rasters"))
         columns = (images.indices, rasters.indices, table["_row"], table["_column"])
         places = zip(*(column.to_pylist() for column in columns), strict=True)
@@ -115,10 +115,10 @@ class ScenesSource:
                     yield from _chips(scene, row, [column for _, column in of_row])
 
     def _grid(self, url: str) -> Grid:
-        """The grid of an image like the first.
+        """Return the image's grid.
 
         Raises:
-            InputError: it is unlike the first.
+            InputError: bands, type, nodata or pixel size differ from the first image's.
         """
         with ExitStack() as opened:
             image = open_image(self.config, url, opened)
@@ -127,14 +127,14 @@ class ScenesSource:
             return Grid.of(image)
 
     def _corners(self, grid: Grid) -> tuple[Integers, Integers]:
-        """Rows and columns of the first pixels of whole chips."""
+        """Return rows and columns of the first pixels of whole chips."""
         size, stride = self.config.chip_size, self.config.stride or self.config.chip_size
         rows, columns = (np.arange(0, side - size + 1, stride) for side in (grid.height, grid.width))
         return rows, columns
 
 
 class _Matching:
-    """The rasters of the options, and which of them serve an image."""
+    """The rasters given by the options, matched with images."""
 
     def __init__(self, config: ScenesConfig, images: list[SceneImage]) -> None:
         self.config = config
@@ -145,11 +145,11 @@ class _Matching:
         self._images_of_mask = images_of_masks(self._masks.urls, [image.name for image in images])
 
     def serving(self, image: SceneImage) -> Serving:
-        """What serves the image.
+        """Find the rasters that serve the image.
 
         Raises:
-            Rejected: it is of another season, or something that it needs is not there.
-            InputError: its heights are surfaces without ground.
+            Rejected: the image is of another season, or has no heights or no mask.
+            InputError: its heights are surface elevations, and no ground raster overlaps it.
         """
         config, day = self.config, image.known.acquired or day_in(image.name)
         if config.months and day is None:
@@ -179,7 +179,7 @@ class _Matching:
 
 
 def _chips(scene: OpenScene, row: int, columns: list[int]) -> Iterator[Raw | Rejected]:
-    """Those of one strip. Where it is damaged, each chip is read alone: it is good if its own pixels are."""
+    """Read the chips of a strip; if it is damaged, each alone: a chip is good if its own pixels are."""
     size = scene.schema.chip_size
     try:
         strip = scene.strip(row, min(columns), max(columns) + size)
@@ -204,26 +204,26 @@ def _check_options(config: ScenesConfig) -> None:
 
 
 def _expanded(patterns: tuple[str, ...]) -> list[str]:
-    """URLs, once each, also where two patterns name the same file."""
+    """Expand patterns to URLs, each once even where two patterns match the same file."""
     return list(dict.fromkeys(url for pattern in patterns for url in expand(pattern)))
 
 
 def _known(name: str, config: ScenesConfig) -> KeyFacts:
-    """What the keys of a scene's chips say of all of them; a scene is its file, if a pattern does not say."""
+    """Return the facts that all keys of a scene share; unless a pattern names the scene, it is the file."""
     pattern = key_pattern(config.key_pattern) if config.key_pattern else None
     known = facts(f"{name}_00000_00000", pattern)
     return replace(known, scene=(pattern and known.scene) or name)
 
 
 def _nodata(image: Any) -> float | None:
-    """The value of missing pixels; None if there is none but NaN."""
+    """Return the value of missing pixels; None if there is none but NaN."""
     if image.nodata is None or math.isnan(image.nodata):
         return None
     return float(image.nodata) if image.dtypes[0].startswith("float") else int(image.nodata)
 
 
 def _refuse_other_meaning(url: str, image: Any, schema: Schema) -> None:
-    """Refuse an image whose pixels mean something else than those of the first image."""
+    """Refuse an image whose nodata or pixel size differs from the first image's."""
     if _nodata(image) != schema.nodata:
         raise InputError(f"{url}: nodata is {image.nodata}, not {schema.nodata} as in the first image")
     if not is_as_wide(image, schema.pixel_size):
@@ -238,4 +238,6 @@ def _refuse_repeated_names(urls: list[str]) -> None:
     for url in urls:
         other = seen.setdefault(scene_name(url), url)
         if other != url:
-            raise InputError(f"{url}: has the same name as {other}; chips are named after scenes, rename one")
+            raise InputError(
+                f"{url}: has the same name as {other}; chips are named after scenes, so rename one"
+            )

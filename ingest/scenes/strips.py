@@ -1,11 +1,11 @@
-"""One image and the rasters that serve it, all on the image's grid, read strip by strip from north to south.
+"""Strips of an image and of the rasters that serve it, on the image's grid, read from north to south.
 
-    with open_scene(config, schema, url, serving) as scene:
+    with OpenScene(config, schema, url, serving) as scene:
         strip = scene.strip(row, left, right)          # rows `row` to `row` + chip size
         raw = scene.chip(strip, column)
 
-Rows that the last strip had are kept, so that overlapping chips do not read them again. Height rasters are
-open only while strips reach them. What is read does not depend on where a strip begins or ends.
+Rows of the last strip are kept, so that overlapping chips do not read them again. Height rasters are open
+only while strips reach them. A pixel's value does not depend on where a strip begins or ends.
 """
 
 from contextlib import ExitStack
@@ -35,33 +35,34 @@ class Strip(NamedTuple):
     top: int
     left: int
     image_CHW: NDArray[Any]
-    """As stored; nodata (of floats: NaN) where the two below are true, if there is such a value."""
+    """Pixels as stored; nodata (NaN for floats), if there is one, where either of the next two is true."""
     outside_HW: NDArray[np.bool_]
-    """Beyond the footprint of a resampled image without a nodata value."""
+    """Pixels beyond the footprint of a resampled image without a nodata value."""
     masked_HW: NDArray[np.bool_]
+    """Pixels that a mask makes unusable."""
     height_HW: NDArray[np.float32]
-    """Metres; NaN where no raster has a value."""
+    """Heights in metres; NaN where no raster has a value."""
     source_HW: NDArray[np.uint16]
-    """Number of the raster that the height is from; their count where there is none."""
+    """Number of the raster that gave the height; the number of rasters where none did."""
 
     @property
     def bottom(self) -> int:
-        """The row after the last."""
+        """Row after the last."""
         return self.top + len(self.outside_HW)
 
     @property
     def right(self) -> int:
-        """The column after the last."""
+        """Column after the last."""
         return self.left + int(self.outside_HW.shape[1])
 
     def cut(self, top: int, left: int, bottom: int, right: int) -> "Strip":
-        """A part of it: views."""
+        """Cut out a part, as views."""
         part = np.s_[..., top - self.top : bottom - self.top, left - self.left : right - self.left]
         arrays: list[Any] = [array[part] for array in self[2:]]
         return Strip(top, left, *arrays)
 
     def above(self, below: "Strip") -> "Strip":
-        """Both as one: a copy."""
+        """Join this strip and the one below it, as a copy."""
         pairs: Any = zip(self[2:], below[2:], strict=True)
         return Strip(self.top, self.left, *(np.concatenate(pair, axis=-2) for pair in pairs))
 
@@ -73,8 +74,8 @@ class OpenScene:
         """Open the image.
 
         Raises:
-            Rejected: it cannot be opened.
-            OSError: it is remote, and cannot be opened.
+            Rejected: a local image cannot be opened.
+            OSError: a remote image cannot be opened.
         """
         self.config, self.schema, self.serving = config, schema, serving
         self._opened = ExitStack()
@@ -104,14 +105,14 @@ class OpenScene:
         self._opened.close()
 
     def strip(self, top: int, left: int, right: int) -> Strip:
-        """Rows `top` to `top` + chip size, columns `left` to `right`; `top` never less than before.
+        """Read rows `top` to `top` + chip size, columns `left` to `right`; `top` must never decrease.
 
         Raises:
-            Rejected: a file is damaged there.
+            Rejected: a local file is damaged there.
             OSError: a remote raster cannot be read.
         """
         bottom, last = top + self.schema.chip_size, self._last
-        self._last = None  # of a strip that cannot be read nothing is kept
+        self._last = None  # a strip that cannot be read is not kept
         if last is None or not (last.top <= top < last.bottom and last.left <= left and right <= last.right):
             strip = self._rows(top, left, bottom, right)
         else:
@@ -122,10 +123,10 @@ class OpenScene:
         return strip
 
     def chip(self, strip: Strip, column: int) -> Raw:
-        """The chip of `strip` whose first column is `column`.
+        """Cut the chip of `strip` whose first column is `column`.
 
         Raises:
-            Rejected: a pixel is missing, and the image has no value to say so.
+            Rejected: a pixel is missing, and the image has no nodata value to mark it.
         """
         chip = strip.cut(strip.top, column, strip.bottom, column + self.schema.chip_size)
         if self._missing is None and chip.outside_HW.any():
@@ -154,7 +155,7 @@ class OpenScene:
         return Strip(top, left, image_CHW, outside_HW, masked_HW, height_HW, source_HW)
 
     def _masked(self, window: Window) -> NDArray[np.bool_]:
-        """(rows, columns) where any mask has a value that makes a pixel unusable."""
+        """Tell (rows, columns) where any mask has a value of --mask-drop."""
         masked_HW = np.zeros((window.height, window.width), np.bool_)
         for _, raster, part in self._masks.within(window):
             values_HW, alpha_HW = raster.read([1, raster.data.count], part)
@@ -164,7 +165,10 @@ class OpenScene:
 
 
 def _merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
-    """Metres (rows, columns) from the first raster that has a value, NaN where none has; and its number."""
+    """Take each pixel from the first raster that has a value; return metres (rows, columns) and its number.
+
+    Where none has a value, metres are NaN and the number is the number of rasters.
+    """
     merged_HW = np.full((window.height, window.width), np.nan, np.float32)
     number_HW = np.full(merged_HW.shape, len(layer.placed), np.uint16)
     for number, raster, part in layer.within(window):
@@ -179,6 +183,6 @@ def _merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[
 
 
 def _place(part: Window, window: Window) -> tuple[slice, slice]:
-    """Where `part` is in the array that was read of `window`."""
+    """Return the slices of `part` within an array of `window`."""
     row, column = part.row_off - window.row_off, part.col_off - window.col_off
     return slice(row, row + part.height), slice(column, column + part.width)

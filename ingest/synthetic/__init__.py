@@ -1,5 +1,5 @@
 """Make synthetic chips for tests, load tests and the demo.
 
-synthetic_source   chips of any number
-landscape          the synthetic landscape
+synthetic_source   a source of any number of chips
+landscape          scenes of the synthetic landscape
 """

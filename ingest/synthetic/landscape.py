@@ -1,8 +1,8 @@
 """A synthetic taiga-tundra landscape: satellite scenes with lidar-like heights, for demos and load tests.
 
-The world is drawn on cells of 1 m and seen through pixels of 2 m. Height reaches the image only the way it
-does in nature: by crown size, by shading and by the length of shadows. Every field is periodic, so crowns
-and shadows that leave the scene on one side come back on the other and no edge is special.
+The world is drawn on cells of 1 m and seen through pixels of 2 m. Height shows in the image only as in
+nature: through crown size, shading and the length of shadows. Every field is periodic, so crowns and shadows
+that leave the scene on one side come back on the other, and no edge is special.
 """
 
 from collections.abc import Callable
@@ -28,24 +28,24 @@ CRS = "EPSG:3338"
 ORIGIN_X_M, ORIGIN_Y_M = -100_000.0, 1_500_000.0
 SCENES_PER_ROW = 16
 
-# Sunlit reflectance x 10,000 of each cover in blue, green, red, near infrared; after summer satellite images.
+# Sunlit reflectance x 10,000 of each cover in blue, green, red, near infrared, as summer satellites see it.
 COVERS = ("spruce", "shrub", "tundra", "wet")
 REFLECTANCE_KC = np.array(
     [[330, 520, 400, 2350], [350, 640, 450, 3000], [560, 800, 820, 2500], [300, 460, 390, 1650]], np.float32
 )
-# How far a cover's colour wanders, standard deviation of its logarithm: in brightness, from lush to bare.
+# Variation of a cover's colour, as standard deviation of its logarithm: in brightness, and from lush to bare.
 BRIGHTNESS_STD_K = np.array([0.12, 0.12, 0.14, 0.16], np.float32)
 BARENESS_STD_KC = np.array(
     [[0.05, 0.0, 0.10, -0.10], [0.08, 0.0, 0.15, -0.15], [0.20, 0.15, 0.24, -0.10], [0.1, 0.1, 0.2, -0.25]],
     np.float32,
 )
-# Share of the light that comes from the whole sky and so reaches shadows: blue sky, hence most in blue.
+# Share of the light that comes from the whole sky, and so reaches shadows: highest in blue.
 SKY_LIGHT_C = np.array([0.36, 0.27, 0.21, 0.17], np.float32)
 CLOUD_C = np.array([6200, 6000, 5900, 6600], np.float32)
 
 
 class Sun(NamedTuple):
-    """Where the sun stands: azimuth clockwise from north, elevation above the horizon, both in degrees."""
+    """Position of the sun in degrees: azimuth clockwise from north, elevation above the horizon."""
 
     azimuth_deg: float
     elevation_deg: float
@@ -61,22 +61,24 @@ class Plants(NamedTuple):
 
 
 class Landscape(NamedTuple):
-    """image_CHW: int16 reflectance x 10,000, nodata -9999; height_m_HW: float32 metres, valid everywhere."""
+    """A scene with its heights."""
 
     image_CHW: npt.NDArray[np.int16]
+    """Reflectance x 10,000 as int16; nodata -9999."""
     height_m_HW: FloatHW
+    """Heights in metres as float32, valid everywhere."""
     sun: Sun
 
 
 class ScenePaths(NamedTuple):
-    """The two files of one written scene."""
+    """The two files of a scene."""
 
     image: Path
     height: Path
 
 
 def fractal_noise(shape_HW: tuple[int, int], exponent: float, rng: np.random.Generator) -> FloatHW:
-    """Periodic noise (H, W) with mean 0 and standard deviation 1, amplitude falling as frequency^-exponent.
+    """Draw periodic noise (H, W), mean 0 and standard deviation 1, with amplitude as frequency^-exponent.
 
     Exponent 1 gives clumps of every size alike, 2 gives rolling hills.
     """
@@ -90,13 +92,13 @@ def fractal_noise(shape_HW: tuple[int, int], exponent: float, rng: np.random.Gen
 
 
 def terrain(shape_HW: tuple[int, int], cell_m: float, rng: np.random.Generator) -> FloatHW:
-    """Rolling hills: elevation (H, W) in metres around 700 m, relief in proportion to the scene's extent."""
+    """Draw rolling hills: elevation (H, W) in metres around 700 m, relief in proportion to the extent."""
     relief_std_m = 0.04 * cell_m * float(np.sqrt(shape_HW[0] * shape_HW[1]))
     return np.float32(700) + np.float32(relief_std_m) * fractal_noise(shape_HW, 2.6, rng)
 
 
 def plant_spruce(altitude_HW: FloatHW, rng: np.random.Generator) -> Plants:
-    """Spruce on a grid of 1 m cells; altitude_HW is elevation above the treeline, in standard deviations.
+    """Plant spruce on 1 m cells; altitude_HW is elevation above the treeline, in standard deviations.
 
     Stems get rarer and shorter uphill, and stand in clumps whose mean height has a fractal map of its own.
     """
@@ -112,7 +114,7 @@ def plant_spruce(altitude_HW: FloatHW, rng: np.random.Generator) -> Plants:
 
 
 def plant_shrubs(altitude_HW: FloatHW, rng: np.random.Generator) -> Plants:
-    """Shrubs of 0.4-3 m on a grid of 1 m cells: thickets that climb a little higher than the spruce."""
+    """Plant shrubs of 0.4-3 m on a grid of 1 m cells: thickets that climb a little higher than the spruce."""
     shape_HW = (altitude_HW.shape[0], altitude_HW.shape[1])
     thickets_HW = fractal_noise(shape_HW, 1.1, rng)
     density_HW = 0.12 * _sigmoid(3.5 * thickets_HW - 0.8 * np.abs(altitude_HW - 0.4) - 4.0)
@@ -123,23 +125,23 @@ def plant_shrubs(altitude_HW: FloatHW, rng: np.random.Generator) -> Plants:
 
 
 def cone(distance: FloatN) -> FloatN:
-    """Share of a spruce's height at a distance in crown radii; the lowest branches are at a quarter of it."""
+    """Return the share of a spruce's height at a distance in crown radii; its lowest branches are at 0.25."""
     return np.float32(1) - np.float32(0.75) * distance
 
 
 def dome(distance: FloatN) -> FloatN:
-    """Share of a shrub's height at a distance in crown radii."""
+    """Return the share of a shrub's height at a distance in crown radii."""
     return np.sqrt(np.maximum(np.float32(1) - np.float32(0.8) * distance * distance, 0))
 
 
 def stamp_crowns(shape_HW: tuple[int, int], plants: Plants, profile: Callable[[FloatN], FloatN]) -> FloatHW:
-    """Top of the crowns (H, W) in metres above ground, 0 between them, on a periodic grid of 1 m cells."""
+    """Draw the top of crowns (H, W) in metres above ground, 0 elsewhere, on a periodic grid of 1 m cells."""
     num_rows, num_cols = shape_HW
     canopy_m_HW = np.zeros(shape_HW, np.float32)
     canopy_flat = canopy_m_HW.reshape(-1)
     # A stem nearer to a cell's centre than half its diagonal always marks that cell, however thin its crown.
     reach_m = np.maximum(plants.radius_m, np.float32(0.71))
-    # One group for each reach in whole cells, one pass per offset: memory stays that of a list of plants.
+    # A group for each reach in whole cells, a pass for each offset: memory stays that of a list of plants.
     reach_cells = np.ceil(reach_m).astype(np.int64)
     for reach in np.unique(reach_cells):
         group = reach_cells == reach
@@ -156,7 +158,7 @@ def stamp_crowns(shape_HW: tuple[int, int], plants: Plants, profile: Callable[[F
 
 
 def shadow_depth(canopy_m_HW: FloatHW, ground_m_HW: FloatHW, sun: Sun, cell_m: float) -> FloatHW:
-    """How many metres (H, W) each cell of the surface lies below the edge of the light; 0 in the sun."""
+    """Compute how many metres (H, W) each cell lies below the edge of the light; 0 in the sun."""
     surface_m_HW = ground_m_HW + canopy_m_HW
     drop_m = cell_m * np.tan(np.radians(sun.elevation_deg))
     # A fifth more than on flat ground, because shadows that fall downhill are longer.
@@ -174,7 +176,7 @@ def shadow_depth(canopy_m_HW: FloatHW, ground_m_HW: FloatHW, sun: Sun, cell_m: f
 
 
 def hill_shade(surface_m_HW: FloatHW, sun: Sun, cell_m: float) -> FloatHW:
-    """Direct sunlight (H, W) on a matt surface, relative to flat ground: 1 there, 0 where turned away."""
+    """Compute direct sunlight (H, W) on a matt surface: 1 on flat ground, 0 where it faces away."""
     slope_south = (np.roll(surface_m_HW, -1, 0) - np.roll(surface_m_HW, 1, 0)) / np.float32(2 * cell_m)
     slope_east = (np.roll(surface_m_HW, -1, 1) - np.roll(surface_m_HW, 1, 1)) / np.float32(2 * cell_m)
     azimuth, tan_elevation = np.radians(sun.azimuth_deg), np.tan(np.radians(sun.elevation_deg))
@@ -184,10 +186,14 @@ def hill_shade(surface_m_HW: FloatHW, sun: Sun, cell_m: float) -> FloatHW:
 
 
 def reflectance(cover_KHW: FloatCHW, sunlit_KHW: FloatCHW, rng: np.random.Generator) -> FloatCHW:
-    """What the sensor sees: (4, H, W) reflectance x 10,000, from the covers' shares of a pixel (4, H, W) and
-    how much direct sun each of them receives there.
+    """Compute what the sensor sees: reflectance x 10,000 (4, H, W).
 
-    The colours wander smoothly over the scene and from scene to scene, and know nothing of height.
+    The colours vary smoothly within a scene and from scene to scene, independently of height.
+
+    Args:
+        cover_KHW: share of each pixel that each of the 4 covers has.
+        sunlit_KHW: direct sun that each cover receives there.
+        rng: source of the colours and the noise.
     """
     shape_HW = (cover_KHW.shape[1], cover_KHW.shape[2])
     image_CHW = np.zeros((len(BANDS), *shape_HW), np.float32)
@@ -205,18 +211,18 @@ def reflectance(cover_KHW: FloatCHW, sunlit_KHW: FloatCHW, rng: np.random.Genera
 
 
 def cloud_cover(shape_HW: tuple[int, int], rng: np.random.Generator) -> FloatHW:
-    """Opacity (H, W) in 0..1 of one small ragged cloud near the scene's middle, a few % of its area."""
+    """Draw the opacity (H, W), 0..1, of a small ragged cloud near the scene's middle, a few % of its area."""
     radius = 0.09 * min(shape_HW)
     distance_HW = _distance_from(rng.uniform(0.3, 0.7, 2), shape_HW) / np.float32(radius)
     return np.clip(1.4 - distance_HW + 0.2 * fractal_noise(shape_HW, 1.3, rng), 0, 1) ** 2
 
 
 def missing(shape_HW: tuple[int, int], rng: np.random.Generator) -> BoolHW:
-    """Pixels (H, W) the sensor did not deliver: three ragged holes, and in half the scenes a slanted edge."""
+    """Draw the missing pixels (H, W): three ragged holes, and in half the scenes a slanted edge."""
     ragged_HW = 0.25 * fractal_noise(shape_HW, 1.5, rng)
     missing_HW = np.zeros(shape_HW, np.bool_)
     for _ in range(3):
-        # 1.5 pixels shrunk by half, the most the rag can, still hold one pixel's centre.
+        # 1.5 pixels shrunk by half, the most that raggedness can, still hold one pixel's centre.
         radius = max(1.5, rng.uniform(0.007, 0.018) * min(shape_HW))
         distance_HW = _distance_from(rng.uniform(0.05, 0.95, 2), shape_HW)
         missing_HW |= distance_HW < radius * np.maximum(1 + ragged_HW, 0.5)
@@ -228,7 +234,7 @@ def missing(shape_HW: tuple[int, int], rng: np.random.Generator) -> BoolHW:
 
 
 def make_landscape(seed: int, scene_number: int = 0, shape_px: tuple[int, int] = (512, 512)) -> Landscape:
-    """Image (4, H, W) and heights (H, W) of one scene of 2 m pixels; same arguments, same arrays."""
+    """Make image (4, H, W) and heights (H, W) of a scene of 2 m pixels; same arguments, same arrays."""
     if min(shape_px) < 64:
         raise ValueError(f"scene of {shape_px[0]} x {shape_px[1]} pixels: each side needs at least 64 pixels")
     rng = np.random.default_rng([seed, scene_number])
@@ -241,7 +247,7 @@ def make_landscape(seed: int, scene_number: int = 0, shape_px: tuple[int, int] =
     shrub_m_HW = stamp_crowns(cells_HW, plant_shrubs(altitude_HW, rng), dome)
     canopy_m_HW = np.maximum(spruce_m_HW, shrub_m_HW)
 
-    # Crowns are porous: a little sun passes through them, and their sides look less steep than they are.
+    # Crowns are porous: a little sun passes through, and their sides look less steep than they are.
     shaded_HW = 0.85 * np.clip(shadow_depth(canopy_m_HW, ground_m_HW, sun, CELL_M) / 0.5, 0, 1)
     sunlight_HW = (1 - shaded_HW) * hill_shade(ground_m_HW + 0.3 * canopy_m_HW, sun, CELL_M)
     wet_HW = _sigmoid(4 * fractal_noise(cells_HW, 1.3, rng) - 2 * altitude_HW - 6)
@@ -257,14 +263,14 @@ def make_landscape(seed: int, scene_number: int = 0, shape_px: tuple[int, int] =
     image_CHW = np.clip(np.rint(image_CHW), 1, 16_000)
     image_CHW[:, missing(shape_px, rng)] = NODATA
     height_m_HW = _quads(canopy_m_HW).max((1, 3)) + rng.normal(0, 0.04, shape_px)
-    height_m_HW[height_m_HW < 0.3] = 0  # a lidar cannot tell such a return from the ground
+    height_m_HW[height_m_HW < 0.3] = 0  # a lidar cannot tell so low a return from the ground
     return Landscape(image_CHW.astype(np.int16), height_m_HW.astype(np.float32), sun)
 
 
 def write_scene(
     folder: Path, scene_number: int, seed: int, shape_px: tuple[int, int] = (512, 512)
 ) -> ScenePaths:
-    """Write one scene and its heights as GeoTIFFs; the same arguments give the same names and bytes.
+    """Write a scene and its heights as GeoTIFFs; the same arguments give the same names and bytes.
 
     Scenes of one shape lie side by side, 16 to a row. A file appears under its name only when it is whole.
     """
@@ -313,23 +319,23 @@ def _write_geotiff(
 
 
 def _scatter(density_HW: FloatHW, rng: np.random.Generator) -> tuple[FloatN, FloatN, npt.NDArray[np.intp]]:
-    """Stems at random in cells of 1 m, density_HW per cell: their row and column in metres and their cell."""
+    """Scatter stems over cells of 1 m, density_HW per cell; return row and column in metres, and the cell."""
     cell = np.flatnonzero(rng.random(density_HW.shape, dtype=np.float32) < density_HW)
     row, col = np.divmod(cell, density_HW.shape[1])
-    # float32 halves the memory of a forest and still places a stem 4 km away to a quarter of a millimetre.
+    # float32 halves the memory of a forest, and still places a stem 4 km away to a quarter of a millimetre.
     row_m, col_m = row + rng.random(cell.size), col + rng.random(cell.size)
     return row_m.astype(np.float32), col_m.astype(np.float32), cell
 
 
 def _distance_from(centre: npt.NDArray[np.float64], shape_HW: tuple[int, int]) -> FloatHW:
-    """Distance (H, W) in pixels from a point given as shares of the two sides."""
+    """Compute the distance (H, W) in pixels from a point given as shares of the two sides."""
     row, col = np.arange(shape_HW[0])[:, None], np.arange(shape_HW[1])[None, :]
     distance_HW: FloatHW = np.hypot(row - centre[0] * shape_HW[0], col - centre[1] * shape_HW[1])
     return distance_HW.astype(np.float32)
 
 
 def _quads(cells_HW: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The 2 x 2 cells of 1 m of each pixel of 2 m, on axes 1 and 3."""
+    """Reshape so that axes 1 and 3 hold the 2 x 2 cells of 1 m in each pixel of 2 m."""
     return cells_HW.reshape(cells_HW.shape[0] // 2, 2, cells_HW.shape[1] // 2, 2)
 
 

@@ -1,8 +1,8 @@
-"""Run an ingest: plan, tasks, summary, here or on Ray.
+"""Run an ingest: plan it, do its tasks here or on Ray, and sum it up.
 
 run       an ingest from beginning to end
-plan      which candidate goes to which shard
-task      one task of a worker
-summary   what an ingest says when it is done
+plan      the candidates of each shard and the shards of each task
+task      one task of a worker: read candidates, check them, write shards
+summary   the lines that an ingest prints when it is done
 on_ray    tasks on Ray
 """

@@ -1,4 +1,4 @@
-"""Does the tasks of an ingest on Ray workers. Ingest's only module that imports Ray."""
+"""Tasks of an ingest on Ray workers. Only this module of ingest imports Ray."""
 
 import os
 from collections import Counter
@@ -8,24 +8,25 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from ingest.work.plan import Task
-from ingest.work.task import Work, do_task
+from ingest.work.plan import ShardTask
+from ingest.work.task import TaskContext, do_task
 
 STOP_SECONDS = 60.0
+"""Most seconds to wait for cancelled tasks to stop."""
 RETRIES = 20
-"""How often a task is begun again because its worker or its machine was lost: it writes the same again.
-Its own errors are not retried."""
+"""Most times a task starts again after its worker or machine was lost; it writes the same bytes again. A task
+that raised an error is not retried."""
 
 
 def do_on_ray(
-    work: Work, tasks: Iterator[tuple[pa.Table, Task]], workers: int
+    context: TaskContext, tasks: Iterator[tuple[pa.Table, ShardTask]], workers: int
 ) -> Iterator[tuple[int, Counter[str]]]:
-    """Do the tasks, `workers` at a time; gives candidates read and refused for each as it ends."""
-    sent = ray.put(work)
+    """Do the tasks, `workers` at a time; yield each one's counts of candidates read and refused."""
+    sent = ray.put(context)
     running: list[Any] = []
     try:
         for table, task in tasks:
-            # No more are handed over than may run: Ray would run them wherever a core is free.
+            # Ray runs whatever it is given wherever a core is free, so it is given no more than may run.
             if len(running) >= workers:
                 done, running = ray.wait(running)
                 yield from ray.get(done)
@@ -36,12 +37,12 @@ def do_on_ray(
     finally:
         for task_ref in running:
             ray.cancel(task_ref)
-        if running:  # until they have stopped: what they write may be removed now
+        if running:  # wait until they stop: the caller may remove what they write
             ray.wait(running, num_returns=len(running), timeout=STOP_SECONDS)
 
 
 @ray.remote(num_cpus=1, max_retries=RETRIES)
-def _do(work: Work, folder: str, table: pa.Table, task: Task) -> tuple[int, Counter[str]]:
+def _do(context: TaskContext, folder: str, table: pa.Table, task: ShardTask) -> tuple[int, Counter[str]]:
     if os.path.isdir(folder):
         os.chdir(folder)  # where the driver is: paths may be relative
     read, refused = 0, Counter[str]()
@@ -51,5 +52,5 @@ def _do(work: Work, folder: str, table: pa.Table, task: Task) -> tuple[int, Coun
         read += count
         refused.update(reasons)
 
-    do_task(work, table, task, tell)
+    do_task(context, table, task, tell)
     return read, refused

@@ -1,8 +1,9 @@
-"""Which candidate goes to which shard: decided from the list alone, so that any process can make any shard.
+"""The plan of an ingest: the candidates of each shard, and the shards of each task.
 
-A shard is a run of candidates of one split, in their order; those that are refused later leave it shorter.
-A task makes one shard or, where candidates share bytes (the strips of a scene), the shards of some thousands
-of neighbours, so that these bytes are read once.
+The list of candidates alone decides it, so any process can make any shard. A shard is a run of candidates of
+one split, in their order; candidates refused later leave it shorter. A task makes one shard. Where candidates
+share bytes (the strips of a scene), it makes the shards of some thousands of neighbours, so that these bytes
+are read once.
 """
 
 import hashlib
@@ -32,85 +33,89 @@ from shards.format.shard_cut import chips_in_shard
 from shards.write.split_rule import SplitRule, assign, each_of, places_of, resolved
 
 SHARDS_PER_TASK = 4
-"""Of candidates that share bytes: enough that little is read twice where tasks meet."""
+"""Full shards in a task whose candidates share bytes: enough that tasks read little twice where they meet."""
 _ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to be made, of these rows of the plan's table (ascending)."""
+    """A shard to be made."""
 
     split: str
     number: int
+    """Number of the shard in its split, from 0."""
     rows: NDArray[np.int64]
+    """Ascending rows of the plan's table."""
 
     @property
     def name(self) -> str:
-        """What its part is called."""
+        """Name of the shard's part, without fingerprint and ending."""
         return f"{self.split}-{self.number:06d}"
 
 
-Task = tuple[ShardPlan, ...]
-"""Shards that one process makes together."""
+ShardTask = tuple[ShardPlan, ...]
+"""Shards that one worker makes in one go."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that is to be done."""
+class IngestPlan:
+    """Everything that an ingest will do."""
 
     table: pa.Table
-    """The candidates that are to be read, with all that their keys say."""
+    """Candidates to read, with all facts from their keys."""
     refused: list[Refused]
-    tasks: list[Task]
+    """Candidates refused without being read."""
+    tasks: list[ShardTask]
     shard_chips: int
     """Chips in a full shard."""
     rule: SplitRule
+    """Rule that assigns candidates to splits."""
     attributes: dict[str, str]
-    """Further columns of the index: name and type."""
+    """Types of the index's further columns, by name."""
     present: int
-    """Candidates that are in the dataset already."""
+    """Number of candidates that the dataset holds already."""
     unparsed: int
-    """Candidates whose key says nothing."""
+    """Number of candidates whose key yields no fact."""
     sceneless: int
-    """Candidates that are to be held out with their scene, but name none: each goes by its own key."""
+    """Number of candidates without a scene in a split by scene; each is assigned by its own key."""
     mixed: int
-    """Candidates that are held out one by one, though an earlier one is of the same scene."""
+    """Number of candidates, in a split by key, whose scene an earlier candidate has too."""
     request: str
-    """Fingerprint of what was asked for: options and candidates."""
+    """Fingerprint of the request: options and candidates."""
     fingerprint: str
-    """Of all that decides what comes out: that, and what was there before."""
+    """Fingerprint of all that decides the result: the request and the dataset it adds to."""
 
     def shards(self) -> Iterator[ShardPlan]:
-        """In the order of the dataset: split by split."""
+        """Yield the shards in the order of the dataset: split by split."""
         every = [shard for task in self.tasks for shard in task]
         yield from sorted(every, key=lambda shard: (SPLITS.index(shard.split), shard.number))
 
 
 @dataclass(frozen=True)
 class Present:
-    """What the dataset that is added to holds already."""
+    """Contents of the dataset that an ingest adds to; empty for a new one."""
 
     keys: frozenset[str] = frozenset()
     rule: SplitRule | None = None
     shards: Counter[str] | None = None
-    """How many shards each split has."""
+    """Number that the next shard of each split gets."""
     fingerprint: str = ""
 
 
-def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, present: Present) -> Plan:
+def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, present: Present) -> IngestPlan:
     """Deal the candidates to shards.
 
     Raises:
-        InputError: an option makes no sense, or the split needs positions that are not known.
+        InputError: an option makes no sense here, or the split needs positions that are unknown.
     """
     if config.registration and not schema.label:
-        raise InputError("--registration: there are no heights to compare with images; leave it out")
+        raise InputError("--registration: there are no heights to compare with the images; leave it out")
     if config.registration and schema.chip_size < MIN_SIDE:
         raise InputError(f"--registration: needs chips of {MIN_SIDE} pixels or more a side; leave it out")
     if present.rule is not None and not _follows(SplitRule.of(config), present.rule):
         raise InputError(
-            f"--append: the dataset is split by {present.rule.by} in shares {present.rule.shares}, which new "
-            "chips follow; leave options of splits out, and use treeline split to change them"
+            f"--append: the dataset is split by {present.rule.by} in shares {present.rule.shares}, and new "
+            "chips follow it; leave out the split options, and use treeline split to change the split"
         )
     pattern = key_pattern(config.key_pattern) if config.key_pattern else None
     table, refused, already = _usable(candidates, present.keys)
@@ -130,7 +135,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     )
     fingerprint = _fingerprint(request, present.fingerprint)
     scenes = table["scene"].drop_null()
-    return Plan(
+    return IngestPlan(
         table=table,
         refused=refused,
         tasks=tasks,
@@ -147,12 +152,12 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
 
 
 def _follows(asked: SplitRule, present: SplitRule) -> bool:
-    """Whether a rule asks for nothing else than what is there: it does if it is the one of the defaults."""
+    """Tell whether a rule asks for nothing that differs from the dataset's; the default rule never does."""
     return asked == SplitRule() or replace(asked, edges=present.edges, crs=present.crs) == present
 
 
 def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, list[Refused], int]:
-    """The candidates to read, those refused for their names, and how many are there already."""
+    """Return the candidates to read, those refused so far, and the number that the dataset holds already."""
     refused, already = list(candidates.refused), 0
     seen: set[str] = set()
     usable: list[int] = []
@@ -176,9 +181,10 @@ def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, 
 
 
 def _known(keys: pa.ChunkedArray, pattern: re.Pattern[str] | None) -> tuple[dict[str, pa.ChunkedArray], int]:
-    """What the keys say, a column for each fact, and how many say nothing; some thousands at a time.
+    """Parse the keys into a column for each fact, and count those that yield none.
 
-    Half a million keys as Python objects, with all that they say, would take as much memory as a worker.
+    Keys are parsed some thousands at a time: half a million keys and their facts as Python objects would take
+    as much memory as a worker.
     """
     columns: dict[str, list[pa.Array]] = {name: [] for name in FACTS}
     unparsed = 0
@@ -194,9 +200,9 @@ def _kind(fact: str) -> pa.DataType:
     return pa.int64() if fact == "number" else pa.string()
 
 
-def _tasks(table: pa.Table, splits: NDArray[Any], shard_chips: int, numbers: Counter[str]) -> list[Task]:
+def _tasks(table: pa.Table, splits: NDArray[Any], shard_chips: int, numbers: Counter[str]) -> list[ShardTask]:
     numbers = Counter(numbers)
-    tasks: list[Task] = []
+    tasks: list[ShardTask] = []
     if GROUP not in table.column_names:
         for split in SPLITS:
             rows = np.flatnonzero(splits == split)
@@ -214,7 +220,7 @@ def _tasks(table: pa.Table, splits: NDArray[Any], shard_chips: int, numbers: Cou
 def _shards(
     split: str, rows: NDArray[np.int64], shard_chips: int, numbers: Counter[str]
 ) -> Iterator[ShardPlan]:
-    """Rows of one split in as few shards as they need, which differ by at most one in size."""
+    """Deal the rows of one split to as few shards as they need; sizes differ by at most one."""
     if not rows.size:
         return
     for part in np.array_split(rows, -(-rows.size // shard_chips)):
@@ -223,7 +229,7 @@ def _shards(
 
 
 def _neighbours(groups: NDArray[Any], least: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows of whole groups, of `least` rows or more but the last."""
+    """Yield ranges of rows that hold whole groups; each but the last has `least` rows or more."""
     ends = [*(np.flatnonzero(np.diff(groups)) + 1).tolist(), groups.size]
     start = 0
     for end in ends:
@@ -234,7 +240,7 @@ def _neighbours(groups: NDArray[Any], least: int) -> Iterator[tuple[int, int]]:
 
 
 def _finite(table: pa.Table) -> pa.Table:
-    """The table without infinite numbers, which JSON does not have: they become null."""
+    """Replace infinite numbers by null: JSON has none."""
     for place, column in enumerate(table.schema):
         if column.type == pa.float64():
             values = table.column(place)
@@ -244,7 +250,7 @@ def _finite(table: pa.Table) -> pa.Table:
 
 
 def _attributes(table: pa.Table) -> dict[str, str]:
-    """The table's columns that are no origin and no place, with their types."""
+    """Return the types of the columns that are neither origin nor the source's own."""
     kinds = {kind: name for name, kind in ATTRIBUTE_TYPES.items()}
     return {
         field.name: kinds[field.type]
@@ -258,14 +264,14 @@ def _fingerprint(*values: Any) -> str:
 
 
 def _digest(table: pa.Table) -> str:
-    """Of a table's names, types and values, however they are held in memory."""
+    """Hash a table's names, types and values; their layout in memory does not matter."""
     digest = xxhash.xxh3_128(str(table.schema.remove_metadata()).encode())
     fields = [
         pa.field(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
         for field in table.schema
     ]
     for start in range(0, table.num_rows, _ROWS_AT_ONCE):
-        # Taken, not sliced: a slice would bring its whole buffers along.
+        # take, not slice: a slice keeps its whole buffers.
         piece = table.take(np.arange(start, min(start + _ROWS_AT_ONCE, table.num_rows)))
         piece = piece.cast(pa.schema(fields)).combine_chunks()
         digest.update(piece.to_batches()[0].serialize())

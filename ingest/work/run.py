@@ -1,8 +1,8 @@
-"""One ingest from beginning to end: plan, do what is not done yet, put the dataset together.
+"""An ingest from beginning to end: plan it, do what is missing, and assemble the dataset.
 
-While it goes on, OUT/.ingest holds plan.json, which says what is being made, and a part for each shard that
-is complete. Whatever stops it, the same command goes on from there, and the same bytes come out. All that is
-left at the end is the dataset.
+Meanwhile OUT/.ingest holds plan.json, which describes what is being made, and a part for each complete shard.
+Whatever stops the ingest, the same command resumes it, and the same bytes come out. In the end only the
+dataset is left.
 """
 
 import sys
@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from ingest.chips.check import Rules
 from ingest.chips.source import Source
 from ingest.config import IngestConfig, made_by
-from ingest.work.plan import Plan, Present, ShardPlan, Task, make_plan
-from ingest.work.summary import Before, advice, summary
-from ingest.work.task import PARTS, Work, do_task, part_name
+from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
+from ingest.work.summary import CountsBefore, advice, summary
+from ingest.work.task import PARTS, TaskContext, do_task, part_name
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
@@ -47,29 +47,30 @@ from shards.write.split_rule import SplitRule
 
 PLAN = f"{JOURNAL}/plan.json"
 SAID_EVERY = 256
-"""Candidates between two looks at the progress."""
+"""Candidates between two updates of the progress bar."""
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """A dataset, and what there is to say of how it was made."""
+    """A dataset, and a summary of how it was made."""
 
     manifest: Manifest
     summary: str
 
 
 def ingest(source: Source, config: IngestConfig) -> Ingested:
-    """Make the dataset at `config.out`, or what is missing of it.
+    """Make the dataset at `config.out`, or resume making it.
 
     Raises:
-        InputError: nothing to read, no chip kept, a place that is taken, or (strict) a chip to be rejected.
-        OSError: storage failed; the same call goes on.
+        InputError: there is nothing to read, no chip is kept, `config.out` is taken, or (strict) a chip would
+            be rejected.
+        OSError: storage failed; the same call resumes.
     """
     if not config.out:
         raise InputError("--out: is empty; give a folder or s3://...")
     begun = _begun_with(config)
     config = as_begun(config, begun)
-    if config.append and config.shard_bytes == SHARD_BYTES:  # as far as can be told, nobody gave another
+    if config.append and config.shard_bytes == SHARD_BYTES:  # the default: most likely not given
         config = replace(config, shard_bytes=begun.get("shard_bytes", SHARD_BYTES))
     base = _base(config)
     check_writable(config.out)
@@ -87,12 +88,14 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
-    work = Work(source, config.out, layout, rules, config.registration, config.strict, plan.fingerprint)
+    context = TaskContext(
+        source, config.out, layout, rules, config.registration, config.strict, plan.fingerprint
+    )
     _begin(config, plan, base)
-    pa.default_memory_pool().release_unused()  # what listing and planning took for a moment
+    pa.default_memory_pool().release_unused()  # listing and planning needed it for a moment
     try:
-        _do_what_is_missing(config, work, plan)
-        if base is None:  # what is read is not needed any more, and takes as much memory as the index
+        _do_what_is_missing(config, context, plan)
+        if base is None:  # its rows are read, and take as much memory as the index
             plan = replace(plan, table=plan.table.schema.empty_table())
         return _assemble(config, layout, plan, base)
     except NothingToKeepError:
@@ -100,54 +103,54 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
         remove_new_folders(new_folders)
         raise
     except BaseException as error:
-        error.add_note("what is complete is kept: the same command goes on from there")
+        error.add_note("complete shards are kept: the same command resumes from there")
         raise
 
 
 def _tars(out: str) -> dict[str, int]:
-    """Names of the shards that are there, and their bytes."""
+    """Return the sizes in bytes of the shards in storage, by name."""
     return {
         f"{split}/{name}": nbytes for split in SPLITS for name, nbytes in sizes_of(join(out, split)).items()
     }
 
 
 def _base(config: IngestConfig) -> Manifest | None:
-    """The dataset at --out, if there is one."""
+    """Read the manifest of the dataset at --out, if there is one."""
     if not exists(join(config.out, MANIFEST)):
         if config.append:
             here = "an unfinished" if exists(join(config.out, PLAN)) else "no"
             raise InputError(f"{config.out}: {here} dataset here to add to; leave out --append to make it")
         return None
     base = read_manifest(config.out)
-    # Known before anything is listed, which can take long.
+    # Refuse before listing, which can take long.
     if not config.append and _differ(config, base):
         raise _taken(config, base)
     return base
 
 
 def _begun_with(config: IngestConfig) -> dict[str, Any]:
-    """The options of what is at --out, unfinished or complete; none if there is nothing to continue."""
+    """Return the options of the ingest at --out, unfinished or complete; none if there is none."""
     options: Any = {}
     try:
         if exists(join(config.out, PLAN)) and not config.restart:
             options = read_json(join(config.out, PLAN)).get("config")
         elif exists(join(config.out, MANIFEST)):
             options = read_manifest(config.out).made_by.get("config")
-    except InputError:  # a machine that stopped wrote half of it: it is refused later, unless forgotten
+    except InputError:  # half-written when a machine stopped; refused later, unless --restart forgets it
         return {}
     return options or {}
 
 
 def _differ(config: IngestConfig, base: Manifest) -> list[str]:
-    """Names of the options by which the dataset that is there is another one than what is asked for."""
+    """Return the names of options whose values differ from those of the dataset at --out."""
     return differing(type(config), base.made_by.get("config", {}), made_by(config)["config"])
 
 
 def _taken(config: IngestConfig, base: Manifest) -> InputError:
     if differ := _differ(config, base):
-        what = f"of other options ({', '.join(map(flag_of, differ))})"
+        what = f"made with other options ({', '.join(map(flag_of, differ))})"
     else:
-        what = "which --restart does not make again" if config.restart else "of other files"
+        what = "which --restart does not make again" if config.restart else "made from other files"
     return InputError(
         f"{config.out}: already holds a dataset, {what}; choose another --out, delete it, or add to it with "
         "--append"
@@ -155,13 +158,13 @@ def _taken(config: IngestConfig, base: Manifest) -> InputError:
 
 
 def _present(config: IngestConfig, base: Manifest | None) -> Present:
-    """What is there to be added to; nothing, where the dataset can only be the one that is asked for."""
+    """Describe the dataset that --append adds to; empty without --append."""
     if base is None or not config.append:
         return Present()
     if base.shard_format != "tar":
         raise InputError(
             f"{config.out}: holds {base.shard_format} shards, to which nothing can be added; "
-            "treeline convert it to tar first"
+            "convert it to tar first (treeline convert)"
         )
     keys = Dataset(config.out, base).index["key"].to_pylist()
     numbers = {split: [_number(shard.name) for shard in base.shards_of(split)] for split in SPLITS}
@@ -174,35 +177,35 @@ def _present(config: IngestConfig, base: Manifest | None) -> Present:
 
 
 def _number(name: str) -> int:
-    """That of a shard, from the name of its tar."""
+    """Parse a shard's number from the name of its tar."""
     return int(stem_of(name))
 
 
-def _joined(config: IngestConfig, base: Manifest | None, plan: Plan) -> dict[str, str]:
-    """The attributes of the dataset that is there and of what is added."""
+def _joined(config: IngestConfig, base: Manifest | None, plan: IngestPlan) -> dict[str, str]:
+    """Join the attributes of the present dataset and of the added chips."""
     old = base.attributes if base else {}
     for name, kind in plan.attributes.items():
         if old.get(name, kind) != kind:
             raise InputError(
-                f"{config.out}: its attribute {name} is {old[name]}, the new one {kind}; rename one"
+                f"{config.out}: its attribute {name} is {old[name]}, the new one is {kind}; rename one"
             )
     return old | plan.attributes
 
 
 def _done_before(config: IngestConfig, base: Manifest) -> Ingested:
-    """The same was asked for and done; what a killed process left of it besides is removed."""
+    """Return the dataset, which is complete already, and remove what a killed process left beside it."""
     if config.strict and base.rejected:
         raise InputError(
-            f"{config.out}: was made without --strict, and has refused chips; see rejected.parquet"
+            f"{config.out}: was made without --strict, and chips were refused; see rejected.parquet"
         )
-    if _unfinished(config.out) in ("", base.made_by.get("plan")):  # else, an --append is to be finished
+    if _unfinished(config.out) in ("", base.made_by.get("plan")):  # otherwise an --append is unfinished
         _discard(config.out, base)
     counts = ", ".join(f"{count:,} {split}" for split, count in base.splits.items() if count)
-    return Ingested(base, f"{config.out}: is complete already, of the same files and options: {counts}")
+    return Ingested(base, f"{config.out}: is complete already, from the same files and options: {counts}")
 
 
-def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
-    """Say in the journal what is being made; what an earlier run of another plan left is in the way."""
+def _begin(config: IngestConfig, plan: IngestPlan, base: Manifest | None) -> None:
+    """Write plan.json to the journal, unless it is there; refuse an unfinished ingest of another plan."""
     url = join(config.out, PLAN)
     if unfinished := _unfinished(config.out):
         if unfinished == plan.fingerprint and not config.restart:
@@ -211,7 +214,7 @@ def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
         if not config.restart:
             raise InputError(
                 f"{config.out}: holds an unfinished ingest of other files or options ({url}); finish it with "
-                "the same command as before, or give --restart to forget it"
+                "the command that began it, or give --restart to forget it"
             )
         _discard(config.out, base)
     elif base is None:
@@ -222,18 +225,18 @@ def _begin(config: IngestConfig, plan: Plan, base: Manifest | None) -> None:
 
 
 def _unfinished(out: str) -> str:
-    """Fingerprint of the plan of an ingest that is not finished; "" if there is none."""
+    """Return the fingerprint of the plan of an unfinished ingest; "" if there is none."""
     url = join(out, PLAN)
     if not exists(url):
         return ""
     try:
         return str(read_json(url).get("fingerprint"))
-    except InputError:  # a machine that stopped wrote half of it
+    except InputError:  # half-written when a machine stopped
         return "unknown"
 
 
 def _discard(out: str, dataset: Manifest | None) -> None:
-    """Remove all that belongs to no dataset: the journal, its shards, old indexes, half-written files."""
+    """Remove all that is not `dataset`'s: the journal, its shards, old indexes, half-written files."""
     remove_unfinished(out)
     listed: set[str] = set()
     if dataset is not None:
@@ -241,15 +244,15 @@ def _discard(out: str, dataset: Manifest | None) -> None:
         listed |= {stored.name for stored in dataset.files.values()}
     remove_unlisted_shards(out, listed)
     remove_old_files(out, dataset)
-    # Last: as long as there is a journal, what lies here besides is known to be ours.
+    # Last: as long as there is a journal, everything else here is known to be ours.
     remove_folder(join(out, JOURNAL))
 
 
-def _do_what_is_missing(config: IngestConfig, work: Work, plan: Plan) -> None:
+def _do_what_is_missing(config: IngestConfig, context: TaskContext, plan: IngestPlan) -> None:
     missing = list(_missing(config.out, plan))
     total = sum(shard.rows.size for task in missing for shard in task)
     if done := plan.table.num_rows - total:
-        print(f"ingest: goes on; {done:,} of {plan.table.num_rows:,} chips are done", file=sys.stderr)
+        print(f"ingest: resumes; {done:,} of {plan.table.num_rows:,} chips are done", file=sys.stderr)
     read, refused = 0, Counter[str]()
 
     with progress("ingest", total, "chips") as advance:
@@ -260,7 +263,7 @@ def _do_what_is_missing(config: IngestConfig, work: Work, plan: Plan) -> None:
         if config.workers:
             from ingest.work.on_ray import do_on_ray
 
-            for count, reasons in do_on_ray(work, _with_tables(plan, missing), config.workers):
+            for count, reasons in do_on_ray(context, _with_tables(plan, missing), config.workers):
                 read, refused = read + count, refused + reasons
                 say(count)
             return
@@ -276,12 +279,12 @@ def _do_what_is_missing(config: IngestConfig, work: Work, plan: Plan) -> None:
                 unsaid = 0
 
         for table, task in _with_tables(plan, missing):
-            do_task(work, table, task, tell)
+            do_task(context, table, task, tell)
         say(unsaid)
 
 
-def _missing(out: str, plan: Plan) -> Iterator[Task]:
-    """The tasks, each with the shards of it that are not done yet."""
+def _missing(out: str, plan: IngestPlan) -> Iterator[ShardTask]:
+    """Yield the tasks that are not done, each with its missing shards only."""
     parts = set(find_files(join(out, PARTS)))
     tars = _tars(out) if parts else {}
 
@@ -293,8 +296,11 @@ def _missing(out: str, plan: Plan) -> Iterator[Task]:
             yield left
 
 
-def _is_as_its_part(out: str, plan: Plan, shard: ShardPlan, tars: dict[str, int]) -> bool:
-    """Whether a shard is as its part says: a machine that stopped may have lost what was not yet on disk."""
+def _is_as_its_part(out: str, plan: IngestPlan, shard: ShardPlan, tars: dict[str, int]) -> bool:
+    """Tell whether a shard has the size that its part records.
+
+    A machine that stopped may have lost what was not yet on disk.
+    """
     try:
         listed = _part(out, plan, shard).shard
     except DatasetError:
@@ -302,8 +308,8 @@ def _is_as_its_part(out: str, plan: Plan, shard: ShardPlan, tars: dict[str, int]
     return listed is None or tars.get(listed.name) == listed.nbytes
 
 
-def _with_tables(plan: Plan, tasks: list[Task]) -> Iterator[tuple[pa.Table, Task]]:
-    """Each task with its rows of the plan's table, counted from 0."""
+def _with_tables(plan: IngestPlan, tasks: list[ShardTask]) -> Iterator[tuple[pa.Table, ShardTask]]:
+    """Yield each task with its rows of the plan's table, and with rows counted from 0 in that."""
     for task in tasks:
         rows = np.sort(np.concatenate([shard.rows for shard in task]))
         counted = tuple(replace(shard, rows=np.searchsorted(rows, shard.rows)) for shard in task)
@@ -311,7 +317,7 @@ def _with_tables(plan: Plan, tasks: list[Task]) -> Iterator[tuple[pa.Table, Task
 
 
 def _alone(table: pa.Table) -> pa.Table:
-    """The table without the values of its dictionaries that it does not use: it may travel far."""
+    """Drop dictionary values that the table does not use: it may travel far."""
     for place, column in enumerate(table.schema):
         if pa.types.is_dictionary(column.type):
             values = table.column(place).cast(column.type.value_type).dictionary_encode()
@@ -319,25 +325,24 @@ def _alone(table: pa.Table) -> pa.Table:
     return table
 
 
-def _part(out: str, plan: Plan, shard: ShardPlan) -> ShardPart:
+def _part(out: str, plan: IngestPlan, shard: ShardPlan) -> ShardPart:
     url = join(out, PARTS, part_name(shard, plan.fingerprint))
     return ShardPart.from_bytes(read_bytes(url), url)
 
 
-def _assemble(config: IngestConfig, layout: Layout, plan: Plan, base: Manifest | None) -> Ingested:
-    """Make a dataset of the parts, and remove the journal."""
+def _assemble(config: IngestConfig, layout: Layout, plan: IngestPlan, base: Manifest | None) -> Ingested:
+    """Assemble the dataset from the parts, and remove the journal."""
     with Assembly(config.out, layout, base) as assembly:
-        before = Before()
+        before = CountsBefore()
         if base is not None:
             assembly.refuse(_still_refused(config, base, plan))
-            before = Before(assembly.kept, Counter(assembly.rejected))
+            before = CountsBefore(assembly.kept, Counter(assembly.rejected))
             assembly.first_rejected.clear()
         assembly.refuse(rejected_table([refused._asdict() for refused in plan.refused]))
         for shard in plan.shards():
             assembly.add(_part(config.out, plan, shard))
-        if (
-            config.strict and assembly.rejected != before.refused
-        ):  # by a run without --strict, which went on here
+        if config.strict and assembly.rejected != before.refused:
+            # An earlier run without --strict refused chips, and this one resumed it.
             said = assembly.describe_rejected()
             raise NothingToKeepError(f"{config.out}: {said}; nothing written (--strict)")
         record = {**made_by(config), "request": plan.request, "plan": plan.fingerprint}
@@ -349,8 +354,8 @@ def _assemble(config: IngestConfig, layout: Layout, plan: Plan, base: Manifest |
         return Ingested(manifest, "\n".join(lines))
 
 
-def _still_refused(config: IngestConfig, base: Manifest, plan: Plan) -> pa.Table:
-    """What was refused before and is not tried again."""
+def _still_refused(config: IngestConfig, base: Manifest, plan: IngestPlan) -> pa.Table:
+    """Return the chips that were refused before and are not tried again."""
     table = Dataset(config.out, base).rejected
     tried = pa.array(
         [*plan.table["key"].to_pylist(), *(refused.key for refused in plan.refused)], pa.string()

@@ -1,10 +1,10 @@
-"""What an ingest says when it is done: a table of counts, and what its user should know besides."""
+"""Lines that an ingest prints when it is done: a table of counts, and notes on what looks wrong."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ingest.work.plan import Plan
+from ingest.work.plan import IngestPlan
 from shards.errors import one_line
 from shards.format.histogram import HEIGHT
 from shards.format.manifest import Manifest
@@ -12,19 +12,21 @@ from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
 
 TALLEST_M = 150.0
-"""No tree is that high: the tallest that is known, a coast redwood, has 116 m (Guinness World Records)."""
+"""Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
 
 
 @dataclass(frozen=True)
-class Before:
-    """What a dataset had that was added to: chips, and by reason those refused that were not tried again."""
+class CountsBefore:
+    """Counts of a dataset before chips were added to it."""
 
     kept: int = 0
+    """Number of its chips."""
     refused: Counter[str] = field(default_factory=Counter)
+    """Numbers of chips refused before and not tried again, by reason."""
 
 
-def summary(plan: Plan, assembly: Assembly, manifest: Manifest, before: Before) -> list[str]:
-    """Lines: what was read, refused by reason with the first of each, kept, what each split has now."""
+def summary(plan: IngestPlan, assembly: Assembly, manifest: Manifest, before: CountsBefore) -> list[str]:
+    """List the chips read, refused (by reason, with each reason's first) and kept, and the splits' sizes."""
     refused = assembly.rejected - before.refused
     kept = assembly.kept - before.kept
     rows = [(kept + refused.total(), "read", "")]
@@ -33,28 +35,28 @@ def summary(plan: Plan, assembly: Assembly, manifest: Manifest, before: Before) 
         for reason, count in refused.most_common()
     ]
     rows += [(kept, "kept", "")]
-    used_for_nothing = "in no split: too near to chips of another one, or across the border of two blocks"
+    in_no_split = "in no split: too near to chips of another split, or across the border of two blocks"
     rows += [
-        (count, split, used_for_nothing if split == "buffer" else "")
+        (count, split, in_no_split if split == "buffer" else "")
         for split, count in manifest.splits.items()
         if count
     ]
     notes = [
         (assembly.duplicates, "have the pixels of another chip: see duplicate_of in the index"),
-        (plan.unparsed, "have a key that says nothing of sensor, day or source; see --key-pattern"),
-        (plan.sceneless, "name no scene, so each was held out, or not, by its own key; see --key-pattern"),
-        (plan.present, "were in the dataset before, and are left as they are"),
+        (plan.unparsed, "have a key that names no sensor, day or source; see --key-pattern"),
+        (plan.sceneless, "name no scene, so each was assigned to a split by its own key; see --key-pattern"),
+        (plan.present, "were in the dataset before and stay as they are"),
     ]
     rows += [(count, note, "") for count, note in notes if count]
     return [f"{count:>12,} {what:<24}{first}".rstrip() for count, what, first in rows]
 
 
-def advice(plan: Plan, manifest: Manifest, out: str) -> Iterator[str]:
-    """Lines on what may be otherwise in the dataset at `out` than its user thinks."""
+def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
+    """Yield notes on what the user may not expect in the dataset at `out`."""
     if plan.mixed:
         yield (
-            "note: chips are held out one by one, also where others of their scene are trained on; "
-            "--split-by scene or blocks holds out whole ones (treeline split does it later)"
+            "note: chips are held out one by one, even where other chips of their scene are trained on; "
+            "--split-by scene or blocks holds out whole scenes or blocks (treeline split can do it later)"
         )
     schema = manifest.schema
     if (schema.label, schema.label_unit) == (HEIGHT, "m") and manifest.samples("train"):

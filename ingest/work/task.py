@@ -1,7 +1,7 @@
-"""What a worker does: reads the candidates of a task, checks them, and writes their shards.
+"""One task of a worker: read the candidates, check them, and write their shards.
 
-Each shard leaves a part in the journal, `OUT/.ingest/parts`, that says all there is to know of it; only then
-it counts as done. The same task gives the same bytes wherever and however often it is done.
+Each shard leaves a part in the journal, `OUT/.ingest/parts`, with all there is to know about it; only then
+does it count as done. The same task gives the same bytes wherever and however often it runs.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from ingest.chips.attributes import SHIFTS
 from ingest.chips.check import Rejected, Rules, checked
 from ingest.chips.registration import best_shift
 from ingest.chips.source import PLACE, Raw, Source
-from ingest.work.plan import ShardPlan, Task
+from ingest.work.plan import ShardPlan, ShardTask
 from shards.errors import NothingToKeepError
 from shards.format.manifest import JOURNAL
 from shards.format.schema import ORIGIN, Chip
@@ -25,14 +25,15 @@ from shards.write.assembly import Layout
 from shards.write.shard_part import part_of, write_shard
 
 PARTS = f"{JOURNAL}/parts"
+"""Folder of the parts, below the dataset's."""
 
 Tell = Callable[[int, Counter[str]], None]
-"""tell(read, rejected): so many candidates more were read, and so many of them refused, by reason."""
+"""Callback tell(read, rejected): number of further candidates read, and of rejected ones by reason."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is the same for all tasks; it travels to the workers."""
+class TaskContext:
+    """Values that all tasks of an ingest share; it travels to the workers."""
 
     source: Source
     out: str
@@ -40,8 +41,8 @@ class Work:
     rules: Rules
     registration: bool
     strict: bool
-    plan: str
-    """Fingerprint of the plan: parts of another one are no parts of this."""
+    plan_fingerprint: str
+    """Fingerprint of the plan; parts of another plan do not count."""
 
 
 @dataclass
@@ -50,17 +51,18 @@ class _Open:
 
     plan: ShardPlan
     left: int
+    """Number of its candidates still to be read."""
     chips: list[Chip] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
 
 
-def part_name(shard: ShardPlan, plan: str) -> str:
-    """What the part of a shard of the plan with this fingerprint is called, below PARTS."""
-    return f"{shard.name}-{plan}.zip"
+def part_name(shard: ShardPlan, plan_fingerprint: str) -> str:
+    """Name the part of a shard, below PARTS, for the plan with this fingerprint."""
+    return f"{shard.name}-{plan_fingerprint}.zip"
 
 
-def do_task(work: Work, table: pa.Table, task: Task, tell: Tell) -> None:
-    """Make the shards of `task`, whose rows are those of `table`, counted from 0.
+def do_task(context: TaskContext, table: pa.Table, task: ShardTask, tell: Tell) -> None:
+    """Make the shards of `task`, whose rows count from 0 in `table`.
 
     Raises:
         InputError: (strict) a chip that would be rejected.
@@ -71,13 +73,13 @@ def do_task(work: Work, table: pa.Table, task: Task, tell: Tell) -> None:
     for number, shard in enumerate(shards):
         shard_of_row[shard.plan.rows] = number
     rows = table.drop_columns([name for name in table.column_names if name.startswith(PLACE)]).to_pylist()
-    for place, (row, raw) in enumerate(zip(rows, work.source.read(table), strict=True)):
+    for place, (row, raw) in enumerate(zip(rows, context.source.read(table), strict=True)):
         shard = shards[shard_of_row[place]]
         refused: Counter[str] = Counter()
         try:
-            shard.chips.append(_chip(work, row, raw))
+            shard.chips.append(_chip(context, row, raw))
         except Rejected as rejected:
-            if work.strict:
+            if context.strict:
                 raise NothingToKeepError(
                     f"{row['key']}: {rejected}; nothing written (--strict)"
                 ) from rejected
@@ -85,30 +87,30 @@ def do_task(work: Work, table: pa.Table, task: Task, tell: Tell) -> None:
             refused[rejected.reason] += 1
         shard.left -= 1
         if not shard.left:
-            _finish(work, shard)
+            _finish(context, shard)
         tell(1, refused)
 
 
-def _chip(work: Work, row: dict[str, Any], raw: Raw | Rejected) -> Chip:
+def _chip(context: TaskContext, row: dict[str, Any], raw: Raw | Rejected) -> Chip:
     if isinstance(raw, Rejected):
         raise raw
-    schema = work.layout.schema
-    image_CHW, height_HW = checked(raw.image, raw.height, schema, work.rules)
+    schema = context.layout.schema
+    image_CHW, height_HW = checked(raw.image, raw.height, schema, context.rules)
     origin: dict[str, Any] = {name: row.get(name) for name in ORIGIN} | raw.facts
-    # A place that was known before decided on the split.
+    # The place known from the list decided the split, so it stays.
     origin |= {name: row[name] for name in ("x", "y", "crs") if row.get(name) is not None}
     attributes = {name: value for name, value in row.items() if name not in ORIGIN}
-    if work.registration:
+    if context.registration:
         shift = best_shift(image_CHW, height_HW, schema.nodata)
         attributes |= dict(zip(SHIFTS, shift or [None] * len(SHIFTS), strict=True))
     return Chip(image_CHW=image_CHW, height_HW=height_HW, attributes=attributes, **origin)
 
 
-def _finish(work: Work, shard: _Open) -> None:
-    """Write a full shard and then its part; its chips leave memory."""
-    layout, plan = work.layout, shard.plan
+def _finish(context: TaskContext, shard: _Open) -> None:
+    """Write a full shard, then its part, and free its chips."""
+    layout, plan = context.layout, shard.plan
     name = (plan.split, plan.number)
-    objects = write_shard(work.out, name, shard.chips, layout.schema) if shard.chips else []
+    objects = write_shard(context.out, name, shard.chips, layout.schema) if shard.chips else []
     part = part_of((plan.split, objects), shard.chips, layout.schema, layout.attributes, shard.rejected)
-    publish(join(work.out, PARTS, part_name(plan, work.plan)), part.to_bytes())
+    publish(join(context.out, PARTS, part_name(plan, context.plan_fingerprint)), part.to_bytes())
     shard.chips.clear()

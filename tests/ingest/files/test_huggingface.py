@@ -455,7 +455,7 @@ def test_no_damaged_byte_reads_other_memory(tmp_path: Path) -> None:
         ({"image_column": "img"}, "column img; choose by --image-column from image, chm, place"),
         ({"height_column": "h"}, "column h; choose by --height-column from"),
         ({"key_column": "k"}, "column k; choose by --key-column from"),
-        ({"key_column": "chm"}, "column chm is .*; --key-column must name a text"),
+        ({"key_column": "chm"}, "column chm is .*; --key-column must name a column of text"),
         ({"height_column": "place"}, "column place is string; it must hold arrays of numbers"),
     ],
 )
@@ -497,7 +497,7 @@ def test_data_that_cannot_be_used_is_refused(datasets: Any, tmp_path: Path) -> N
     assert "it must hold arrays of numbers (Array3D), not files (Image)" in refused("empty")
     twice = fixed_lists(1).append_column("a b", [["x"]]).append_column("a_b", [["x"]])
     pq.write_table(twice, tmp_path / "empty" / "a.parquet")
-    assert "column 'a_b' would be another a_b; rename it" in refused("empty")
+    assert "column 'a_b' would become a second a_b; rename it" in refused("empty")
     pq.write_table(fixed_lists(1).append_column("a", [["x"]]), tmp_path / "empty" / "a.parquet")
     pq.write_table(fixed_lists(1).append_column("a", [[1]]), tmp_path / "empty" / "b.parquet")
     assert "its files differ" in refused("empty")

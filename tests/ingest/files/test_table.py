@@ -276,7 +276,7 @@ def test_the_layer_that_has_files_is_read(tmp_path: Path) -> None:
     write_geopackage(path, listing(), OUTLINES[:3], layer="chips")
     assert read_table_of_files(str(path)).names == ["a.npy", "b.npy", "c.npy"]
     write_geopackage(path, listing(), OUTLINES[:3], layer="old")
-    with pytest.raises(InputError, match="layers chips, old have a column filename; leave one in it"):
+    with pytest.raises(InputError, match="layers chips, old have a column filename; keep only one of them"):
         read_table_of_files(str(path))
 
 

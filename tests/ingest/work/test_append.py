@@ -234,7 +234,7 @@ def test_shards_are_cut_by_bytes_too_and_a_zarr_of_them_is_even(
     assert sizes(zarr) == [4] * 5
     assert verify(VerifyConfig(zarr)) == []
     assert open_dataset(zarr).manifest.fingerprint == open_dataset(out).manifest.fingerprint
-    with pytest.raises(InputError, match=r"of other options \(--shard-bytes\)"):
+    with pytest.raises(InputError, match=r"made with other options \(--shard-bytes\)"):
         run(folders, out, shard_bytes=CUT + 10**6, shares=(1.0,))
 
 

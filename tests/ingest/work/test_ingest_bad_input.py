@@ -256,7 +256,7 @@ def test_another_dataset_is_not_touched(pairs: Path, tmp_path: Path) -> None:
     ingest(pairs, tmp_path / "out")
     before = files_below(tmp_path / "out")
     for options in (["--shares", "0.5", "0.5"], ["--bands", "a", "b", "c", "d"]):
-        line = rf"already holds a dataset, of other options \({options[0]}\)"
+        line = rf"already holds a dataset, made with other options \({options[0]}\)"
         with pytest.raises(InputError, match=line):
             cli.run([*flags(pairs, tmp_path / "out"), *options])
     assert files_below(tmp_path / "out") == before

@@ -136,12 +136,12 @@ def test_asked_to_stop_it_says_how_to_go_on(
         process.send_signal(number)
         _, said = process.communicate()
     assert process.returncode != 0
-    assert said.splitlines()[-1].startswith("treeline: stopped; what is complete is kept: the same command")
+    assert said.splitlines()[-1].startswith("treeline: stopped; complete shards are kept: the same command")
     assert "Traceback" not in said
     assert not [name for name in find_files(str(out)) if ".treeline-" in name]
     with started(config_of(folders, out)) as process:
         _, said = process.communicate()
-    assert re.search(r"ingest: goes on; \d+ of \d+ chips are done", said)
+    assert re.search(r"ingest: resumes; \d+ of \d+ chips are done", said)
     assert contents(out) == whole
 
 
