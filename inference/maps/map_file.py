@@ -14,7 +14,6 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.windows import Window
 
 from inference.tiling.windows import Block
 from shards.raster.grid import Grid
@@ -84,7 +83,7 @@ def map_writer(
                 target.update_tags(**tags)
 
                 def write(block: Block, stored_CHW: NDArray[np.int16]) -> None:
-                    target.write(stored_CHW, window=_window(block))
+                    target.write(stored_CHW, window=block.window)
                     written.append((block, checksum(stored_CHW.tobytes())))
 
                 yield write
@@ -92,7 +91,7 @@ def map_writer(
             with rasterio.open(tiles, "r+") as target:
                 for block, digest in written:
                     # That the disk was full when GDAL emptied its cache is no error to rasterio.
-                    if checksum(target.read(window=_window(block)).tobytes()) != digest:
+                    if checksum(target.read(window=block.window).tobytes()) != digest:
                         raise OSError(f"{tiles}: could not be written; is the disk full?")
                 target.build_overviews(_overviews(grid), Resampling.average)
             rasterio.shutil.copy(
@@ -108,10 +107,6 @@ def map_writer(
             )
         finally:
             tiles.unlink(missing_ok=True)
-
-
-def _window(block: Block) -> Window:
-    return Window(block.columns.start, block.rows.start, len(block.columns), len(block.rows))
 
 
 def _overviews(grid: Grid) -> list[int]:

@@ -64,12 +64,8 @@ class OpenMaps:
             stored_HW = read_window(raster, indexes=number, window=window)
             return np.where(stored_HW == NODATA, np.nan, stored_HW).astype(np.float32)
         # From the anchor, not from the place: a pixel has the same corner, to the last bit, in any map.
-        band = Bilinear(raster, number, NODATA, grid.crs, grid.anchor, _window(one.place), one.scales)
-        return band.read(_window(part))
-
-
-def _window(block: Block) -> Window:
-    return Window(block.columns.start, block.rows.start, len(block.columns), len(block.rows))
+        band = Bilinear(raster, number, NODATA, grid.crs, grid.anchor, one.place.window, one.scales)
+        return band.read(part.window)
 
 
 def _within(part: Block, whole: Block) -> tuple[slice, slice]:
