@@ -85,7 +85,7 @@ class Reader:
         """Read the pixels that the block is computed from.
 
         Raises:
-            InputError: The scene cannot be read, or was replaced since the run began.
+            InputError: the scene cannot be read, or was replaced since the run began.
         """
         if self._scene is None or self._scene.url != task.scene:
             self.close()

@@ -64,7 +64,7 @@ class Ledger:
         """Read the stored_CHW of a finished block.
 
         Raises:
-            DatasetError: The bytes are not those that were written.
+            DatasetError: the bytes are not those that were written.
         """
         url = self._url(name, block)
         stored = read_bytes(url)

@@ -64,13 +64,13 @@ def refuse_maps_made_otherwise(
     """Refuse a folder whose maps are made with anything other than `made_with`.
 
     Args:
-        folder: Contents of --out.
-        made_with: What the new maps are to be made with; a batch size of 0 may become any.
-        names: File names of the new maps.
-        overwrite: Whether the new maps may replace maps that were made otherwise.
+        folder: contents of --out.
+        made_with: what the new maps are to be made with; a batch size of 0 may become any.
+        names: file names of the new maps.
+        overwrite: whether the new maps may replace maps that were made otherwise.
 
     Raises:
-        InputError: The folder has maps, complete or in the making, that are made otherwise.
+        InputError: the folder has maps, complete or in the making, that are made otherwise.
     """
     remedy = "choose another --out" + " or give --overwrite" * (not overwrite)
     refused = folder.maps - names if overwrite else folder.maps

@@ -1,4 +1,4 @@
-"""Maps in the making: their missing blocks, predicted in any order, and each map once all its blocks are done.
+"""Maps in the making: missing blocks, predicted in any order, and each map once all of its blocks are done.
 
 A map is assembled while an engine predicts blocks of other scenes.
 """

@@ -27,7 +27,7 @@ class MapOptions:
         """Check the options.
 
         Raises:
-            InputError: One is out of range.
+            InputError: one is out of range.
         """
         if self.batch_size < 1 or self.batch_size & (self.batch_size - 1):
             # In a batch of 6, equal windows can get heights with different bits: other instructions compute
@@ -40,10 +40,10 @@ class MapOptions:
         """Refuse spreads that would be 0 everywhere: a mosaic would take them for the surest.
 
         Args:
-            decoder_has_spread: Whether the decoder gives each height a spread of its own.
+            decoder_has_spread: whether the decoder gives each height a spread of its own.
 
         Raises:
-            InputError: Each pixel is predicted only once, by a decoder without a spread of its own.
+            InputError: each pixel is predicted only once, by a decoder without a spread of its own.
         """
         predicted_once = self.grid.step == self.grid.size and self.symmetries == 1
         if self.spread and predicted_once and not decoder_has_spread:

@@ -37,7 +37,7 @@ class OnRay:
         """Size the work to the cluster.
 
         Raises:
-            InputError: The cluster has GPUs, but not enough for all workers.
+            InputError: the cluster has GPUs, but not enough for all workers.
         """
         import ray
 

@@ -25,7 +25,7 @@ class Predictor:
         """Load the regressor.
 
         Raises:
-            InputError: The checkpoint is no longer the one that the run began with.
+            InputError: the checkpoint is no longer the one that the run began with.
         """
         self._regressor, self._options = _regressor_here(job), job.options
 

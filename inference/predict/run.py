@@ -44,7 +44,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     """Make the map of every scene that has none yet. Two runs must not write to one folder at a time.
 
     Raises:
-        InputError: The checkpoint, an option or --out cannot be used, or maps at --out were made otherwise.
+        InputError: the checkpoint, an option or --out cannot be used, or maps at --out were made otherwise.
     """
     for name, least in (("block", 1), ("workers", 0), ("gpus_per_worker", 0)):
         if getattr(config, name) < least:

@@ -73,8 +73,8 @@ def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[Sce
 
     Args:
         targets: URL of each map, by the URL of its scene.
-        job: Settings of the run.
-        made_with: Digits that stand for the regressor and the options.
+        job: settings of the run.
+        made_with: digits that stand for the regressor and the options.
     """
 
     def look(scene: str) -> SceneMap | Failed:

@@ -20,7 +20,7 @@ class Scene:
         """Open the raster at `url`; `bands` names its bands where the file does not.
 
         Raises:
-            InputError: It is not a raster, lacks a band, or its pixels differ from the chips' in type or size.
+            InputError: it is not a raster, lacks a band, or has pixels unlike the chips'.
         """
         self.url, self.schema = url, schema
         self.raster: Any = open_raster(url)
@@ -38,9 +38,7 @@ class Scene:
                     f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
                 )
             if is_scaled(self.raster):
-                raise InputError(
-                    f"{url}: states a scale or offset for its values; apply it first (gdal_translate -unscale)"
-                )
+                raise InputError(f"{url}: states a scale or offset; apply it first (gdal_translate -unscale)")
             if not is_as_wide(self.raster, schema.pixel_size):
                 raise InputError(
                     f"{url}: pixels are {abs(self.raster.transform.a):g} wide, not {schema.pixel_size:g} as "

@@ -18,7 +18,7 @@ from inference.tiling.windows import Span, WindowGrid
 
 
 def window_weights(kind: Weighting, size: int) -> NDArray[np.float32]:
-    """Compute the (size,) weights along one side of a window, in (0, 1]; a pixel's weight is a product of two.
+    """Compute (size,) weights in (0, 1] along one side of a window; a pixel's weight is the product of two.
 
     "triangle" rises and falls linearly, like SciPy's `windows.triang`. "cosine" is half a period of a sine,
     like SciPy's `windows.cosine`. "flat" is 1 everywhere.
@@ -81,7 +81,7 @@ class Blend:
         self._total_HW = torch.zeros(rows.stop - rows.starts[0], width, device=device, dtype=dtype)
 
     def add(self, start: int, values_NSS: Tensor) -> None:
-        """Add the row of windows that starts at row `start`; it has one window for each start of the columns."""
+        """Add the row of windows that starts at row `start`, one window for each start of the columns."""
         size, step = self._columns.grid.size, self._columns.grid.step
         first = start - self._rows.starts[0]
         strip_SW = self._total_HW[first : first + size]

@@ -54,7 +54,7 @@ class WindowGrid:
         """Place windows so that each overlaps the next by a share `overlap` of its size.
 
         Raises:
-            InputError: The size is not a multiple of the patch, or the overlap is out of range.
+            InputError: the size is not a multiple of the patch, or the overlap is out of range.
         """
         if size <= 0 or size % patch_size:
             raise InputError(

@@ -422,7 +422,7 @@ def test_a_scene_of_other_pixels_is_refused(checkpoint: Path, tmp_path: Path) ->
     scene = write_scene(tmp_path / "scaled.tif", scene_image(*ODD))
     with rasterio.open(scene, "r+") as raster:
         raster.scales = (0.0001,) * 4
-    assert_fails("to be scaled", tmp_path / "maps", scene, checkpoint=checkpoint)
+    assert_fails("states a scale or offset", tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
 def test_a_scene_that_is_not_there_is_refused(checkpoint: Path, tmp_path: Path) -> None:
