@@ -1,4 +1,5 @@
-"""A regressor + scenes -> maps of canopy height.
+"""Maps of canopy height, from scenes and a regressor; mosaics of maps, and their scores.
 
-Start at `windows` for how a scene is cut, `block` for how heights come about, `predict` for many scenes.
+Start at `tiling.windows` for how a scene is cut, at `predict.block` for how heights are computed, and at
+`predict.run` for many scenes.
 """

@@ -1,4 +1,4 @@
-"""The options of `treeline predict` and `treeline mosaic`, each with its unit and default."""
+"""Options of `treeline predict`, `mosaic` and `evaluate --maps`, each with its unit and default."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,41 +12,41 @@ Weighting = Literal["triangle", "cosine", "flat"]
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Scenes -> maps of canopy height: int16 decimetres, Cloud-Optimised GeoTIFF, on each scene's grid."""
+    """Make a canopy height map of each scene: Cloud-Optimised GeoTIFF, int16 decimetres, on its own grid."""
 
     scenes: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="SCENE...")]
-    """Images: paths, globs or s3://..., or lists of them: .txt, .csv, or STAC .json."""
+    """Scene images: paths, folders, globs or s3://..., or lists of them: .txt, .csv, STAC .json."""
     checkpoint: Annotated[str, Place()]
-    """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
+    """Folder of a checkpoint or of a training run, whose best checkpoint is then used."""
     out: Annotated[str, Place()]
-    """Folder or s3://... of the maps: SCENE.chm.tif. A stopped run goes on with the same command."""
+    """Folder or s3://... for the maps, SCENE.chm.tif. The same command resumes a stopped run."""
     overwrite: bool = False
-    """Put new maps in the place of those of other scenes, or made with other options, that are there."""
+    """Replace maps in --out that show other scenes or were made with other options."""
     workers: int = 0
-    """Ray workers; 0: predict in this process, without Ray."""
+    """Number of Ray workers; 0 predicts in this process, without Ray."""
     gpus_per_worker: Annotated[float, OnlyWith(workers=Some())] = 1.0
-    """GPUs, or the share (0..1) of one, that each Ray worker takes where there are any."""
+    """GPUs, or share (0..1) of one, per Ray worker; no effect on a cluster without GPUs."""
 
     bands: tuple[str, ...] = ()
-    """Names of the scenes' bands in order; default: their descriptions, or as in training."""
+    """Names of the scenes' bands, in order; default: the bands' descriptions, or the bands of training."""
     asset: str = ""
-    """Which asset of STAC items is the image; default: the GeoTIFF with the role "data"."""
+    """Key of the asset that is the image in STAC items; default: the GeoTIFF with the role "data"."""
     window: int = 64
-    """Pixels along each side of one input of the regressor; a multiple of the backbone's patch."""
+    """Side of one input of the regressor, in pixels; a multiple of the backbone's patch size."""
     overlap: float = 0.5
-    """Share (0..0.75) of a window that the next one covers again."""
+    """Share (0..0.75) of a window that the next window also covers."""
     weights: Weighting = "triangle"
-    """How much a window counts, from its middle to its edges."""
+    """Weight of a window's pixels, from its centre to its edges."""
     symmetries: Literal[1, 8] = 1
-    """Each window is predicted as it is, or also flipped and turned, and the mean taken."""
+    """Orientations of each window whose predictions are averaged: 1, or 8 with all flips and turns."""
     spread: bool = False
-    """Add a band: standard deviation of the predictions of a pixel, in centimetres."""
+    """Add a band with the standard deviation of each pixel's predictions, in centimetres."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe."""
     batch_size: int = 32
-    """Windows at a time, a power of 2; another changes heights by some 1e-5 m. 0: what fits (CPU: 32)."""
+    """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what fits (CPU: 32)."""
     block: int = 2048
-    """Pixels along each side of what is predicted at a time; bounds the memory, changes no height."""
+    """Side of the block that is predicted at a time, in pixels; bounds the memory, changes no height."""
 
     stac: bool = False
     """Write a STAC item beside each map: SCENE.chm.json."""
@@ -56,34 +56,34 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class MosaicConfig:
-    """Overlapping maps -> one on a common grid: height, number of maps, spread between them, newest day."""
+    """Combine overlapping maps on one grid: height, number of maps, spread between them, newest day."""
 
     maps: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="MAP...")]
     """Maps of `treeline predict`: paths, folders, globs or s3://..., or lists: .txt, .csv, STAC .json."""
     out: Annotated[str, Place()]
-    """The mosaic, a Cloud-Optimised GeoTIFF: a path or s3://..."""
+    """Path or s3://... of the mosaic, a Cloud-Optimised GeoTIFF."""
     crs: str = ""
-    """CRS of the mosaic, such as EPSG:3338; default: that of the first map in the order of their names."""
+    """CRS of the mosaic, such as EPSG:3338; default: the CRS of the first map by file name."""
     resolution: float = 0.0
-    """Sides of its pixels in units of the CRS; default: as the first map's."""
+    """Pixel size in units of the CRS; default: the pixel size of the first map."""
     bounds: tuple[float, ...] = ()
-    """Left, bottom, right, top in units of the CRS; default: all maps. Pixels that touch them are made."""
+    """Left, bottom, right and top in units of the CRS, widened to whole pixels; default: all maps."""
     method: Literal["weighted", "median", "newest", "least-uncertain"] = "weighted"
-    """Where maps overlap: their mean by distance from each map's edge, their median, or the height of the
-    newest map, or of that with the smallest spread."""
+    """Height where maps overlap: the mean weighted by distance from each map's edge, the median, the height
+    of the newest map, or the height with the smallest spread."""
     feather: Annotated[int, OnlyWith(method="weighted")] = 256
-    """Pixels from its edges and holes over which a map's weight rises (--method weighted)."""
+    """Distance from a map's edges and holes over which its weight rises, in pixels (--method weighted)."""
     block: int = 1024
-    """Pixels along each side of what is made at a time; bounds the memory, changes no height."""
+    """Side of the block that is made at a time, in pixels; bounds the memory, changes no height."""
 
 
 @dataclass(frozen=True)
 class MapScoreConfig:
-    """How good maps are, where height rasters cover them: `treeline evaluate --maps`."""
+    """Score maps where height rasters cover them: `treeline evaluate --maps`."""
 
     maps: tuple[str, ...]
     """Canopy height maps: paths, globs or s3://..."""
     heights: tuple[str, ...]
-    """Height rasters in metres (with `ground`: surface elevations), any CRS and pixel size."""
+    """Height rasters in metres (with `ground`: surface elevations), in any CRS and pixel size."""
     ground: tuple[str, ...] = ()
     """Ground elevations in metres; height = `heights` minus these."""

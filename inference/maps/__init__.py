@@ -1,7 +1,7 @@
 """Write and read maps.
 
-map_file     writing a map
-height_map   what a height map is, from its header
+map_file     a map written block by block
+height_map   what counts as a height map, and its header
 stac_item    the STAC item beside a map
 quick_look   the picture beside a map
 """

@@ -1,4 +1,4 @@
-"""A map of canopy height: what counts as one, and what its header says."""
+"""Maps of canopy height: what counts as one, and what its header says."""
 
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,43 +15,43 @@ from shards.storage.objects import name_of
 
 TAGS = "TREELINE_"
 ACQUIRED = "TREELINE_ACQUIRED"
-"""The tag that says the day, YYYY-MM-DD, on which a map's scene was taken, where the file's name does not."""
+"""Tag with the day, YYYY-MM-DD, on which a map's scene was taken; it overrides the day in the file's name."""
 EPOCH = date(1970, 1, 1)
 MOST_DAYS = 32767
-"""In an int16: until September 2059."""
+"""Largest number of days in an int16: a day in September 2059."""
 
 
 @dataclass(frozen=True)
 class HeightMap:
-    """What a map says of itself."""
+    """Header of a map."""
 
     url: str
     crs: CRS
     transform: Affine
     height: int
-    """Rows."""
+    """Number of rows."""
     width: int
-    """Columns."""
+    """Number of columns."""
     height_step: float
-    """Decimetres that one step of the stored heights is."""
+    """Size of one step of the stored heights, in decimetres."""
     spread_step: float | None
-    """Centimetres that one step of the stored spreads is; None if there are none."""
+    """Size of one step of the stored spreads, in centimetres; None if the map has no spreads."""
     day: int | None
-    """Days from 1970-01-01 to that on which the scene was taken; None if nothing says it."""
+    """Day on which the scene was taken, in days since 1970-01-01; None if unknown."""
     tags: dict[str, str] = field(hash=False)
-    """TREELINE_...: what made it."""
+    """Tags TREELINE_..., which say what made the map."""
 
 
 def map_order(url: str) -> tuple[str, str]:
-    """Maps come in the order of their names; those of one name, in that of their folders."""
+    """Return the key that sorts maps by file name, and by folder where names are equal."""
     return name_of(url), url
 
 
 def height_map(url: str) -> HeightMap:
-    """The map at `url`.
+    """Read the header of the map at `url`.
 
     Raises:
-        InputError: it cannot be read, has no CRS, is no such map, or its tag of the day says none.
+        InputError: it cannot be read, has no CRS, is not a height map, or its tag of the day holds no day.
     """
     with open_raster(url) as raster:
         refuse_what_is_no_map(url, raster)
@@ -71,32 +71,32 @@ def height_map(url: str) -> HeightMap:
 
 
 def _steps(scale: float, unit: float) -> float:
-    """`scale` in steps of `unit`, exactly 1 where they are the same but for rounding."""
+    """Express `scale` in units of `unit`: exactly 1 where they differ only by rounding."""
     return round(scale / unit, 9)
 
 
 def refuse_what_is_no_map(url: str, raster: Any) -> None:
-    """Refuse an open raster whose first band is no canopy height; this is what a height map is.
+    """Refuse an open raster that is not a height map. This function defines what a height map is.
 
-    Other bands do not matter, so a mosaic is one as well.
+    Only the first band matters, so a mosaic is a height map as well.
 
     Raises:
-        InputError: it is none.
+        InputError: the first band does not hold canopy heights.
     """
     if raster.nodata == NODATA and _is_band(raster, 1, HEIGHT):
         return
     raise InputError(
-        f"{url}: is no canopy height map of treeline predict or mosaic, whose first band is int16, nodata "
-        f"{NODATA}, offset 0, in metres, named {HEIGHT.name!r} (or without a name, scale {HEIGHT.scale:g}); "
-        f"this one is {raster.dtypes[0]}, nodata {raster.nodata}, offset {raster.offsets[0]:g}, unit "
+        f"{url}: is no canopy height map of treeline predict or mosaic; its first band must be int16, nodata "
+        f"{NODATA}, offset 0, in metres, named {HEIGHT.name!r} (or unnamed, with scale {HEIGHT.scale:g}), "
+        f"but is {raster.dtypes[0]}, nodata {raster.nodata}, offset {raster.offsets[0]:g}, unit "
         f"{raster.units[0] or ''!r}, name {raster.descriptions[0] or ''!r}, scale {raster.scales[0]:g}"
     )
 
 
 def _is_band(raster: Any, number: int, band: MapBand) -> bool:
-    """Whether band `number` says by its name that it is `band`, or has no name and is stored as `band` is.
+    """Tell whether band `number` has the name of `band`, or is unnamed and stored as `band` is.
 
-    A name is often lost on the way through other programs. One that says it may have any scale.
+    Other programs often lose names. A band with the name may have any scale.
     """
     place = number - 1
     name, scale = raster.descriptions[place], raster.scales[place]
@@ -118,5 +118,5 @@ def _day(url: str, tags: dict[str, str]) -> int | None:
         return None
     days = (date.fromisoformat(day) - EPOCH).days
     if not NODATA < days <= MOST_DAYS:
-        raise InputError(f"{url}: taken on {day}? Give the day in its tag {ACQUIRED}, as YYYY-MM-DD")
+        raise InputError(f"{url}: taken on {day}? Set its tag {ACQUIRED} to the right day, YYYY-MM-DD")
     return days

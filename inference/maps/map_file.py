@@ -1,4 +1,4 @@
-"""Writes a map block by block, in any order, and finishes it into a Cloud-Optimised GeoTIFF.
+"""Maps written block by block, in any order, and finished as Cloud-Optimised GeoTIFFs.
 
 with map_writer("maps/scene.chm.tif", Grid.of(raster), (HEIGHT,), tags) as write:
     write(block, stored_CHW)
@@ -14,7 +14,6 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.windows import Window
 
 from inference.tiling.windows import Block
 from shards.raster.grid import Grid
@@ -25,13 +24,14 @@ from shards.storage.objects import staged
 NODATA = -9999
 TILE = 512
 DEFLATE_LEVEL = 4
-"""A third of the time of GDAL's own 6, which is slower than a GPU predicts, for a tenth more bytes."""
+"""Compression level. GDAL's default, 6, is slower than a GPU predicts; this one takes a third of the time
+for a tenth more bytes."""
 WriteBlock = Callable[[Block, NDArray[np.int16]], None]
 
 
 @dataclass(frozen=True)
 class MapBand:
-    """One band of a map: what is stored, int16, times `scale` is in `unit`."""
+    """One band of a map: its stored int16 values times `scale` are in `unit`."""
 
     name: str
     unit: str = ""
@@ -46,15 +46,15 @@ SPREAD = MapBand("spread", "m", 0.01)
 def map_writer(
     url: str, grid: Grid, bands: tuple[MapBand, ...], tags: dict[str, str]
 ) -> Iterator[WriteBlock]:
-    """write(block, stored_CHW int16); the map appears at `url`, whole, when the block of code ends well.
+    """Yield write(block, stored_CHW int16); the whole map appears at `url` when the `with` block succeeds.
 
     The same pixels give the same bytes, whatever the blocks and their order.
 
     Args:
-        url: of the map.
-        grid: of the map.
-        bands: one for each of `stored_CHW`.
-        tags: kept in the map's metadata.
+        url: where the map goes.
+        grid: pixel grid of the map.
+        bands: bands of the map, as in each `stored_CHW`.
+        tags: metadata of the map.
     """
     profile = {
         "driver": "GTiff",
@@ -84,15 +84,16 @@ def map_writer(
                 target.update_tags(**tags)
 
                 def write(block: Block, stored_CHW: NDArray[np.int16]) -> None:
-                    target.write(stored_CHW, window=_window(block))
+                    target.write(stored_CHW, window=block.window)
                     written.append((block, checksum(stored_CHW.tobytes())))
 
                 yield write
-            # Here band after band: for several at once the COG driver takes memory that grows with the map.
+            # Overviews are built here, band by band: for several bands the COG driver takes memory that grows
+            # with the map.
             with rasterio.open(tiles, "r+") as target:
                 for block, digest in written:
-                    # That the disk was full when GDAL emptied its cache is no error to rasterio.
-                    if checksum(target.read(window=_window(block)).tobytes()) != digest:
+                    # rasterio raises no error where the disk is full when GDAL empties its cache.
+                    if checksum(target.read(window=block.window).tobytes()) != digest:
                         raise OSError(f"{tiles}: could not be written; is the disk full?")
                 target.build_overviews(_overviews(grid), Resampling.average)
             rasterio.shutil.copy(
@@ -110,11 +111,7 @@ def map_writer(
             tiles.unlink(missing_ok=True)
 
 
-def _window(block: Block) -> Window:
-    return Window(block.columns.start, block.rows.start, len(block.columns), len(block.rows))
-
-
 def _overviews(grid: Grid) -> list[int]:
-    """2, 4, ...: how many times coarser each is, the last one no larger than a tile."""
+    """List the factors 2, 4, ... by which overviews are coarser; the last overview fits into one tile."""
     tiles = max(grid.height, grid.width) / TILE
     return [2**level for level in range(1, math.ceil(math.log2(tiles)) + 1)] if tiles > 1 else []

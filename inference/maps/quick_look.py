@@ -1,7 +1,7 @@
-"""A map as a small picture: heights in the eight classes, a bar of their edges in metres, and a scale bar.
+"""Picture of a map: heights coloured by the eight classes, a bar of the classes in metres, and a scale bar.
 
-The picture is made from the map's overviews, whose pixels are means of the valid ones below them; a map that
-has overviews is never read at full resolution.
+It is drawn from the map's overviews, whose pixels are means of valid pixels, so a map with overviews is never
+read at full resolution.
 """
 
 import math
@@ -31,9 +31,9 @@ ENDING = ".png"
 MOST_PIXELS = 1024
 """Most pixels along the longer side of the map's picture."""
 FEWEST_PIXELS = 512
-"""Pixels along that side, about, if the map is smaller; each pixel of the map is then a square."""
+"""Approximate length of that side for a smaller map, in pixels; each pixel of the map is then a square."""
 LEGEND_PIXELS = 480
-"""Least width of the picture, which the bars below the map need."""
+"""Least width of the picture, in pixels, which the bars below the map need."""
 METRES_PER_DEGREE = 40_030_000 / 360
 """Length of a degree of latitude, on a sphere with the Earth's mean radius (6,371 km)."""
 
@@ -49,14 +49,14 @@ def quick_look_url(map_url: str) -> str:
 
 
 def write_quick_look(map_url: str) -> str:
-    """Write the quick look of the map at `map_url` beside it; returns its URL."""
+    """Write the quick look of the map at `map_url` beside it, and return its URL."""
     url = quick_look_url(map_url)
     publish(url, quick_look(map_url))
     return url
 
 
 def quick_look(map_url: str) -> bytes:
-    """Draw the heights of the map at `map_url` as a PNG of at most MOST_PIXELS and margins; nodata is white.
+    """Draw the heights of the map at `map_url` as a PNG, at most MOST_PIXELS plus margins; nodata is white.
 
     The same map gives the same bytes.
 
@@ -72,7 +72,7 @@ def quick_look(map_url: str) -> bytes:
 
 
 def small_heights(raster: Any, most_pixels: int) -> NDArray[np.float32]:
-    """Read means of valid heights of an open map, in metres, at most `most_pixels` a side; NaN where none."""
+    """Read means of an open map's valid heights, in metres, at most `most_pixels` a side; NaN where none."""
     shrink = max(1.0, max(raster.shape) / most_pixels)
     rows, columns = (max(1, round(side / shrink)) for side in raster.shape)
     stored = read_window(
@@ -83,7 +83,7 @@ def small_heights(raster: Any, most_pixels: int) -> NDArray[np.float32]:
 
 
 def pixel_metres(raster: Any) -> float:
-    """Return how wide a pixel of an open raster is on the ground, along its middle row."""
+    """Return the width on the ground, in metres, of a pixel in the middle row of an open raster."""
     transform = raster.transform
     width = math.hypot(transform.a, transform.d)
     if raster.crs.is_geographic:
@@ -91,12 +91,12 @@ def pixel_metres(raster: Any) -> float:
         return width * METRES_PER_DEGREE * math.cos(math.radians(latitude))
     try:
         return width * float(raster.crs.linear_units_factor[1])
-    except CRSError:  # units unknown: those of a plane are metres nearly always
+    except CRSError:  # units unknown: projected CRSs nearly always use metres
         return width
 
 
 def _drawn(rgb_HW3: NDArray[np.uint8], title: str, metres_per_pixel: float) -> bytes:
-    """Add title, colour bar and scale bar; each pixel of the picture is one of the PNG."""
+    """Add title, colour bar and scale bar; each pixel of the picture is one pixel of the PNG."""
     high, wide = rgb_HW3.shape[:2]
     whole = np.array((max(wide, LEGEND_PIXELS) + 2 * _MARGIN, high + _TITLE + _FOOT))
     figure = new_figure(*(whole / PIXELS_PER_INCH))
@@ -109,7 +109,7 @@ def _drawn(rgb_HW3: NDArray[np.uint8], title: str, metres_per_pixel: float) -> b
     picture.imshow(rgb_HW3, interpolation="none", aspect="auto")
     picture.set(xticks=[], yticks=[])
     picture.spines[:].set(color=_FRAME, linewidth=0.5)
-    style: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # names may have $ in them
+    style: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # names may contain $
     figure.text(0.5, 1 - 10 / whole[1], title, ha="center", va="top", **style)
     draw_class_bar(axes_at(_MARGIN, _BAR_BOTTOM, (_CLASSES_WIDE, _BAR_HIGH)))
     scale = axes_at(whole[0] - 2 * _MARGIN - _SCALE_WIDE, _BAR_BOTTOM, (_SCALE_WIDE, _BAR_HIGH))

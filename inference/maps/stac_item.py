@@ -1,8 +1,8 @@
-"""A STAC 1.1 item that says what a map is, where, of when, and what made it; written beside the map.
+"""STAC 1.1 item beside a map: what the map shows, where and when, and what made it.
 
-Fields are those of the specification (https://github.com/radiantearth/stac-spec, v1.1.0) and of the
-extensions below (https://github.com/stac-extensions). All is read from the map and its name: the same map
-gives the same item.
+Fields follow the specification (https://github.com/radiantearth/stac-spec, v1.1.0) and the extensions below
+(https://github.com/stac-extensions). Everything is read from the map and its name, so the same map gives the
+same item.
 """
 
 import json
@@ -27,15 +27,15 @@ STAC_VERSION = "1.1.0"
 EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "processing/v1.2.0")
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 ANY_TIME = ("1900-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
-"""Start and end for a map that says no day: an item must have a time, and any image is from between these."""
+"""Start and end for a map without a day: an item must have a time, and any image was taken between these."""
 
 _FOOTPRINT_PIXELS = 256
 _DEGREES = 6
-"""Digits of longitudes and latitudes: 0.1 m."""
+"""Decimal places of longitudes and latitudes, which resolve 0.1 m."""
 
 
 def item_url(map_url: str) -> str:
-    """Name the place of a map's item: SCENE.chm.json beside SCENE.chm.tif."""
+    """Return the URL of a map's item: SCENE.chm.json beside SCENE.chm.tif."""
     return map_url.removesuffix(name_of(map_url)) + stem_of(map_url) + ENDING
 
 
@@ -47,11 +47,11 @@ def write_stac_item(map_url: str, quick_look: bool = False) -> str:
 
 
 def stac_item(map_url: str, quick_look: bool = False) -> dict[str, Any]:
-    """Describe the map at `map_url`, which is there.
+    """Describe an existing map.
 
     Args:
         map_url: URL of a map as `treeline predict` writes it.
-        quick_look: whether its quick look is beside it, and is to be an asset.
+        quick_look: whether a quick look lies beside the map and becomes an asset.
 
     Raises:
         InputError: the map cannot be read.
@@ -78,11 +78,11 @@ def stac_item(map_url: str, quick_look: bool = False) -> dict[str, Any]:
     }
 
 
-# --- what it says ---
+# --- properties ---
 
 
 def _time(map_url: str, tags: dict[str, str]) -> dict[str, Any]:
-    """Tell when the scene was taken. At most a day is known: `datetime` is its beginning, or null."""
+    """Tell when the scene was taken. At most the day is known: `datetime` is its beginning, or null."""
     known = facts(name_of(map_url))
     platform = {"platform": known.sensor.lower()} if known.sensor else {}
     day = as_day(tags.get(ACQUIRED, "")) or known.acquired
@@ -91,7 +91,7 @@ def _time(map_url: str, tags: dict[str, str]) -> dict[str, Any]:
 
 
 def _made_by(tags: dict[str, str]) -> dict[str, Any]:
-    """Give the map's own tags as treeline:*, and its software as the processing extension has it."""
+    """List the map's own tags as treeline:*, and its software as the processing extension names it."""
     made = {name.removeprefix(TAGS).lower(): tags[name] for name in sorted(tags) if name.startswith(TAGS)}
     software = {"treeline": made.pop("version", "unknown")}
     return {
@@ -102,7 +102,7 @@ def _made_by(tags: dict[str, str]) -> dict[str, Any]:
 
 
 def _projection(raster: Any) -> dict[str, Any]:
-    """Describe the grid. An unnamed CRS has no code, and is written out."""
+    """Describe the grid. A CRS without a code is written out as WKT."""
     authority = raster.crs.to_authority(confidence_threshold=100)
     found: dict[str, Any] = {"proj:code": ":".join(authority) if authority else None}
     if not authority:
@@ -131,13 +131,14 @@ def _bands(raster: Any) -> list[dict[str, Any]]:
     ]
 
 
-# --- where it is ---
+# --- geometry ---
 
 
 def _place(raster: Any) -> dict[str, Any]:
     """Find geometry and bbox in WGS 84.
 
-    The geometry is null where the raster's plane is not tied to the Earth, leaves it, or holds a pole.
+    The geometry is null where the raster's CRS is not tied to the Earth, or the raster reaches beyond the
+    Earth or holds a pole.
     """
     if not (raster.crs.is_projected or raster.crs.is_geographic):
         return {"geometry": None}
@@ -153,8 +154,8 @@ def _place(raster: Any) -> dict[str, Any]:
 def _footprint(raster: Any) -> Polygon:
     """Find the convex hull of the valid pixels, in the raster's CRS; without any, the raster's outline.
 
-    It is exact to a pixel of a small overview. Scenes are strips at an angle in a frame of nodata: convex,
-    but for holes and bays (clouds, water).
+    It is exact to one pixel of a small overview. Scenes are tilted strips in a frame of nodata: convex,
+    except for holes and bays (clouds, water).
     """
     valid_HW = ~np.isnan(small_heights(raster, _FOOTPRINT_PIXELS))
     if not valid_HW.any():
@@ -171,7 +172,7 @@ def _footprint(raster: Any) -> Polygon:
 
 def _in_degrees(footprint: Polygon, crs: Any) -> Polygon:
     """Bring the footprint to WGS 84, x longitude; across the 180th meridian x continues beyond +-180."""
-    # What is straight in one CRS is a curve in another, so points are set along the sides.
+    # A straight line in one CRS is a curve in another, so points are added along the sides.
     dense = shapely.segmentize(footprint, footprint.length / 64)
     x, y = dense.exterior.coords.xy
     longitudes, latitudes = transform_points(crs, "EPSG:4326", x, y)
@@ -179,7 +180,7 @@ def _in_degrees(footprint: Polygon, crs: Any) -> Polygon:
 
 
 def _geojson(footprint: Polygon) -> dict[str, Any]:
-    """Write a footprint in degrees as GeoJSON: anticlockwise, cut at 180 (RFC 7946, 3.1.6, 3.1.9)."""
+    """Convert a footprint in degrees to GeoJSON: anticlockwise, cut at 180 (RFC 7946, 3.1.6, 3.1.9)."""
     parts: list[BaseGeometry] = []
     for turn in (-360, 0, 360):
         part = footprint.intersection(box(turn - 180, -90, turn + 180, 90))

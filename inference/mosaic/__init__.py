@@ -4,5 +4,5 @@ run               treeline mosaic
 common_grid       the common grid, and where maps lie on it
 placed_map        maps read on that grid
 edge_distance     distances of pixels from where their map ends
-combine_heights   several observations of a pixel as one height
+combine_heights   several observations of a pixel combined into one height
 """

@@ -1,7 +1,7 @@
-"""Several observations of each pixel -> one height, and what is known of it. Arrays in, arrays out.
+"""Several observations of each pixel combined into one height, with their number, spread and newest day.
 
-Observations come one after the other, in an order that is the same for every pixel; only the median keeps
-them all.
+Arrays in, arrays out. Observations come one by one, in the same order for every pixel; only the median keeps
+all of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,29 +22,32 @@ BANDS = (
     MapBand("newest day", "days since 1970-01-01"),
 )
 CENTIMETRES = 10.0
-"""In a decimetre."""
+"""Centimetres in a decimetre."""
 LARGEST = float(np.iinfo(np.int16).max)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one map has to say of the pixels of a block."""
+    """What one map observes in the pixels of a block."""
 
     height_HW: NDArray[np.float32]
     """Decimetres, NaN where there is none."""
     merit_HW: NDArray[Any] | float
-    """"weighted": the weight, above 0. "newest", "least-uncertain": the pixel with the largest is taken, of
-    several alike the first. "median": not used."""
+    """Merit of each pixel. "weighted": its weight, above 0. "newest" and "least-uncertain": the observation
+    with the largest merit is taken, the first of equals. "median": not used."""
     day: int | None
-    """Since 1970-01-01."""
+    """Day of the map, in days since 1970-01-01; None if unknown."""
 
 
 class _Combination(Protocol):
     def add(self, valid_HW: NDArray[np.bool_], observation: Observation) -> None:
-        """One more observation."""
+        """Add an observation."""
 
     def height(self, count_HW: NDArray[np.int32]) -> NDArray[Any]:
-        """Decimetres where any of the `count_HW` observations of a pixel is; anything elsewhere."""
+        """Return heights in decimetres where `count_HW`, the number of observations, is above 0.
+
+        Other pixels may have any value.
+        """
 
 
 class _Mean:
@@ -98,9 +101,10 @@ _COMBINATIONS: dict[Method, Callable[[tuple[int, int]], _Combination]] = {
 
 
 def combine(observations: Iterable[Observation], shape: tuple[int, int], method: Method) -> NDArray[np.int16]:
-    """stored_CHW, as BANDS: -9999 where there is no observation, and for the day where none has one.
+    """Combine observations into stored_CHW, with bands as BANDS.
 
-    The spread is the standard deviation of the observations (divided by their number): 0 for a single one.
+    A pixel is -9999 where there is no observation, its day also where no observation has one. The spread is
+    the standard deviation of the observations, divided by their number: 0 for a single one.
     """
     combination = _COMBINATIONS[method](shape)
     count_HW, newest_HW = np.zeros(shape, np.int32), np.full(shape, NODATA, np.int32)
@@ -118,7 +122,7 @@ def combine(observations: Iterable[Observation], shape: tuple[int, int], method:
     if not observed_HW.any():
         return np.full((len(BANDS), *shape), NODATA, np.int16)
     height_HW = combination.height(count_HW)
-    # All whole numbers, where heights are: no rounding before the root.
+    # Whole numbers wherever heights are: nothing is rounded before the root.
     scatter_HW = np.maximum(count_HW * squares_HW - total_HW**2, 0.0)
     spread_HW = CENTIMETRES * np.sqrt(scatter_HW) / np.maximum(count_HW, 1)
     stored = [np.rint(np.clip(values_HW, 0, LARGEST)) for values_HW in (height_HW, count_HW, spread_HW)]

@@ -1,8 +1,8 @@
-"""The common grid of a mosaic, and where on it each map lies.
+"""Common grid of a mosaic, and the place of each map on it.
 
-The grid is endless: its pixels have whole numbers, also negative ones, for row and column, from an anchor
-that depends on the first map and the options alone. A mosaic is a rectangle of it; another rectangle has the
-same pixels where the two overlap.
+The grid is endless: rows and columns are whole numbers, also negative ones, counted from an anchor that
+depends only on the first map and the options. A mosaic is a rectangle of the grid; where two rectangles
+overlap, they have the same pixels.
 """
 
 import math
@@ -22,45 +22,45 @@ from shards.errors import InputError
 from shards.raster.grid import Grid, in_crs
 
 ALIGNED = 1e-3
-"""Pixels by which a map's corners may be off the grid's for its pixels to be taken as they are."""
+"""Pixels by which a map's corners may miss the grid's while its pixels are still taken unchanged."""
 EDGE_POINTS = 101
-"""Points along each edge of a map that are seen in another CRS; what bulges between them is far below 1 m."""
+"""Points along each edge of a map seen in another CRS; bulges between them are far below 1 m."""
 MARGIN = 2
-"""Pixels around a map that is seen in another CRS, for what these points miss."""
+"""Pixels added around a map that is transformed to another CRS, for what these points miss."""
 SLACK = 1e-6
-"""Pixels by which --bounds may be off a pixel's edge and still mean it."""
+"""Pixels by which --bounds may miss a pixel's edge and still mean that edge."""
 MOST_PIXELS = 2**31 - 1
-"""Along a side of a raster, in GDAL."""
+"""Most pixels along a side of a raster, in GDAL."""
 
 
 @dataclass(frozen=True)
 class EndlessGrid:
-    """Pixels without an end."""
+    """Grid of pixels that extends in all directions."""
 
     crs: CRS
     anchor: Affine
-    """(column, row) of a pixel's corner -> (x, y) in units of the CRS."""
+    """Transform from (column, row) of a pixel's corner to (x, y) in units of the CRS."""
 
     def part(self, place: Block) -> Grid:
-        """The grid of a raster that has the pixels of `place`."""
+        """Return the grid of a raster that has the pixels of `place`."""
         corner = self.anchor @ Affine.translation(place.columns.start, place.rows.start)
         return Grid(self.crs, corner, len(place.rows), len(place.columns))
 
 
 @dataclass(frozen=True)
 class PlacedMap:
-    """A map, and the pixels of the grid beyond which it has nothing."""
+    """A map, and the rectangle of the grid that contains it."""
 
     map: HeightMap
     place: Block
     is_aligned: bool
-    """Whether its pixels are pixels of the grid."""
+    """Whether its pixels coincide with pixels of the grid."""
     scales: tuple[float, float] = (1.0, 1.0)
-    """Pixels of the grid for one of the map, along a row and a column of the grid, at most 1."""
+    """Grid pixels per pixel of the map, along a row and along a column of the grid, at most 1."""
 
 
 def meet(one: Block, other: Block) -> Block | None:
-    """What two rectangles have in common, if anything."""
+    """Intersect two rectangles; None if they have no pixel in common."""
     rows, columns = (
         Span(max(a.start, b.start), min(a.stop, b.stop))
         for a, b in ((one.rows, other.rows), (one.columns, other.columns))
@@ -69,16 +69,17 @@ def meet(one: Block, other: Block) -> Block | None:
 
 
 def endless_grid(first: HeightMap, crs: str, resolution: float) -> EndlessGrid:
-    """The grid of the `first` map, where the options leave it as it is; or else one whose edges lie at
-    multiples of the resolution.
+    """Choose the grid of the `first` map, or one that the options ask for.
+
+    In the latter case the edges of pixels lie at multiples of the resolution.
 
     Args:
-        first: whose CRS and size of pixels count where no other is asked for.
-        crs: as the user names it, or "".
-        resolution: sides of a pixel in units of the CRS, or 0.
+        first: map whose CRS and pixel size are the defaults.
+        crs: CRS as the user names it, or "".
+        resolution: pixel size in units of the CRS, or 0.
 
     Raises:
-        InputError: the CRS is none, or has other units than the first map and no resolution is given.
+        InputError: the CRS is unknown, or its units differ from the first map's and no resolution is given.
     """
     try:
         wanted = CRS.from_user_input(crs) if crs else first.crs
@@ -91,17 +92,17 @@ def endless_grid(first: HeightMap, crs: str, resolution: float) -> EndlessGrid:
     elif wanted != first.crs and wanted.units_factor != first.crs.units_factor:
         unit, map_unit = wanted.units_factor[0], first.crs.units_factor[0]
         raise InputError(
-            f"--crs {crs}: is in units of a {unit}, maps in those of a {map_unit}; --resolution?"
+            f"--crs {crs}: its unit is the {unit}, but the maps' is the {map_unit}; give --resolution"
         )
     is_kept = wanted == first.crs and sides == (own.a, -own.e) and own.b == own.d == 0
     return EndlessGrid(wanted, own if is_kept else Affine(sides[0], 0, 0, 0, -sides[1], 0))
 
 
 def placed(height_map: HeightMap, grid: EndlessGrid) -> PlacedMap:
-    """Where the map lies on the grid.
+    """Find where the map lies on the grid.
 
     Raises:
-        InputError: it has no place in the grid's CRS.
+        InputError: the map cannot be transformed to the grid's CRS.
     """
     own, size_2 = height_map.transform, np.array([height_map.width, height_map.height])
     is_elsewhere = height_map.crs != grid.crs
@@ -120,10 +121,15 @@ def placed(height_map: HeightMap, grid: EndlessGrid) -> PlacedMap:
 
 
 def extent_of(maps: list[PlacedMap], grid: EndlessGrid, bounds: tuple[float, ...]) -> Block:
-    """The rectangle of the mosaic: all maps, or the pixels that touch `bounds` (left, bottom, right, top).
+    """Find the mosaic's rectangle: around all maps, or the pixels that touch `bounds`.
+
+    Args:
+        maps: maps on the grid.
+        grid: grid of the mosaic.
+        bounds: left, bottom, right and top in units of the grid's CRS; empty for all maps.
 
     Raises:
-        InputError: the bounds are none, hold no map, or too many pixels.
+        InputError: the bounds are not a box, hold no map, or hold too many pixels.
     """
     if bounds:
         given = f"--bounds {' '.join(f'{edge:.12g}' for edge in bounds)}"
@@ -157,13 +163,13 @@ def _around(maps: list[PlacedMap]) -> Block:
 
 
 def _bounds(place: Block, grid: EndlessGrid) -> str:
-    """Left, bottom, right and top, to be given as --bounds."""
+    """Write the left, bottom, right and top of `place` as --bounds takes them."""
     corners_22 = np.array([(place.columns.start, place.rows.stop), (place.columns.stop, place.rows.start)])
     return " ".join(f"{edge:.12g}" for edge in _mapped(grid.anchor, corners_22).ravel())
 
 
 def _block(start_2: NDArray[Any], stop_2: NDArray[Any]) -> Block:
-    """From (column, row) to (column, row)."""
+    """Make the block from one (column, row) to another."""
     return Block(Span(int(start_2[1]), int(stop_2[1])), Span(int(start_2[0]), int(stop_2[0])))
 
 
@@ -174,20 +180,20 @@ def _mapped(affine: Affine, points_N2: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _seen(height_map: HeightMap, grid: EndlessGrid, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(column, row) on the grid of points in the map's CRS."""
+    """Transform points from the map's CRS to (column, row) on the grid."""
     if height_map.crs != grid.crs:
         points_N2 = in_crs(points_N2.T, height_map.crs, grid.crs).T
         is_torn = grid.crs.is_geographic and np.ptp(points_N2[:, 0]) > 180
         if is_torn or not np.isfinite(points_N2).all():
             raise InputError(
                 f"{height_map.url}: has no place in {grid.crs.to_string()}"
-                f"{', whose longitudes end there' * bool(is_torn)}; choose another --crs"
+                f"{', because it crosses the 180th meridian' * bool(is_torn)}; choose another --crs"
             )
     return _mapped(~grid.anchor, points_N2)
 
 
 def _scales(height_map: HeightMap, grid: EndlessGrid, centre_2: NDArray[np.float64]) -> tuple[float, float]:
-    """Pixels of the grid for one of the map, in its middle; for a map of finer pixels below 1."""
+    """Count grid pixels per pixel of the map, in its middle: below 1 where the map's pixels are finer."""
     cross_32 = centre_2 + np.array([(0, 0), (1, 0), (0, 1)])
     points_23 = in_crs(_mapped(grid.anchor, cross_32).T, grid.crs, height_map.crs)
     own_32 = _mapped(~height_map.transform, points_23.T)

@@ -1,4 +1,4 @@
-"""Reads maps on the common grid, whatever grids they have of their own; a few are open at a time."""
+"""Maps read on the common grid, whatever their own grids; only a few are open at a time."""
 
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,16 +16,16 @@ from shards.raster.opening import MOST_OPEN, OpenRasters, read_window
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a map has in a window of the grid."""
+    """Pixels of a map in a window of the grid."""
 
     height_HW: NDArray[np.float32]
-    """Decimetres, NaN where there is none."""
+    """Heights in decimetres, NaN where there is none."""
     spread_HW: NDArray[np.float32] | None
-    """Centimetres, NaN where there is none; None if it was not asked for."""
+    """Spreads in centimetres, NaN where there is none; None if they were not asked for."""
 
 
 class OpenMaps:
-    """The maps of a mosaic, open while they are needed."""
+    """Maps of a mosaic, open while they are needed."""
 
     def __init__(self, grid: EndlessGrid, most_open: int = MOST_OPEN) -> None:
         self._grid, self._open = grid, OpenRasters(most_open)
@@ -39,10 +39,10 @@ class OpenMaps:
         self._open.close()
 
     def read(self, one: PlacedMap, window: Block, with_spread: bool = False) -> Pixels:
-        """The map's pixels in `window` of the grid, which may reach beyond the map.
+        """Read the map's pixels in `window` of the grid, which may reach beyond the map.
 
         Raises:
-            InputError: its file is damaged, or gone.
+            InputError: the map's file is damaged or gone.
         """
         heights, *spreads = (
             self._band(one, window, number, step)
@@ -57,23 +57,19 @@ class OpenMaps:
         return values_HW
 
     def _stored(self, one: PlacedMap, number: int, part: Block) -> NDArray[np.float32]:
-        """Stored values of a part of the map's place, or those between four; NaN where there is none."""
+        """Read stored values in a part of the map's place, interpolated if unaligned; NaN where none."""
         raster, grid = self._open[one.map.url], self._grid
         if one.is_aligned:
             window = Window.from_slices(*_within(part, one.place))
             stored_HW = read_window(raster, indexes=number, window=window)
             return np.where(stored_HW == NODATA, np.nan, stored_HW).astype(np.float32)
-        # From the anchor, not from the place: a pixel has the same corner, to the last bit, in any map.
-        band = Bilinear(raster, number, NODATA, grid.crs, grid.anchor, _window(one.place), one.scales)
-        return band.read(_window(part))
-
-
-def _window(block: Block) -> Window:
-    return Window(block.columns.start, block.rows.start, len(block.columns), len(block.rows))
+        # Counted from the anchor, not from the place, a pixel's corner has the same bits in every map.
+        band = Bilinear(raster, number, NODATA, grid.crs, grid.anchor, one.place.window, one.scales)
+        return band.read(part.window)
 
 
 def _within(part: Block, whole: Block) -> tuple[slice, slice]:
-    """Where `part` is in an array that has the pixels of `whole`."""
+    """Locate `part` in an array that has the pixels of `whole`."""
     return (
         slice(part.rows.start - whole.rows.start, part.rows.stop - whole.rows.start),
         slice(part.columns.start - whole.columns.start, part.columns.stop - whole.columns.start),

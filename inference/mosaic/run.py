@@ -1,9 +1,9 @@
-"""`treeline mosaic`: overlapping maps -> one map on a common grid, block by block.
+"""`treeline mosaic`: overlapping maps combined into one map on a common grid, block by block.
 
 maps, in the order of their names       inference.maps.height_map.height_map
 -> the common grid, places on it        inference.mosaic.common_grid.endless_grid, placed
 -> the maps that touch a block          inference.mosaic.placed_map.OpenMaps.read
--> how much each of them counts         observations (here), inference.mosaic.edge_distance
+-> merit of each map's pixels           _observations (here), inference.mosaic.edge_distance
 -> the block's four bands               inference.mosaic.combine_heights.combine
 -> Cloud-Optimised GeoTIFF              inference.maps.map_file.map_writer
 """
@@ -41,27 +41,27 @@ from shards.storage.objects import (
 from shards.version import commit
 
 COARSEST = 1024
-"""Pixels of a map along one of the mosaic: all of them are read at a time."""
+"""Most pixels of a map along one pixel of the mosaic, because all of them are read at once."""
 WIDEST_FEATHER = 4096
-"""Pixels: each block is read with so many around it."""
+"""Largest feather, in pixels; each block is read with this many pixels around it."""
 MAPS_TAG = "TREELINE_MAPS"
-"""The tag that only a mosaic has: the maps it was made of."""
+"""Tag that only a mosaic has: the maps it was made from."""
 LEAST = -float(np.finfo(np.float32).max)
-"""The merit of a pixel whose spread is not known: it is taken where there is no other."""
+"""Merit of a pixel whose spread is unknown: it is taken only where there is no other."""
 
 
 @dataclass(frozen=True)
 class Mosaic:
-    """What is to be made."""
+    """Plan of a mosaic."""
 
     config: MosaicConfig
     grid: EndlessGrid
     extent: Block
     maps: tuple[PlacedMap, ...]
-    """Those that reach into the extent, in the order of their names."""
+    """Maps that reach into the extent, in the order of their names."""
 
     def blocks(self) -> Iterator[tuple[Block, list[PlacedMap]]]:
-        """Disjoint parts of the extent, counted from its first pixel, and the maps that touch each."""
+        """Cut the extent into disjoint blocks, counted from its first pixel, and find the maps on each."""
         whole = Span(0, len(self.extent.columns))
         for row in range(0, len(self.extent.rows), self.config.block):
             rows = Span(row, min(row + self.config.block, len(self.extent.rows)))
@@ -72,12 +72,12 @@ class Mosaic:
 
     @property
     def block_count(self) -> int:
-        """How many `blocks` are."""
+        """Number of blocks."""
         size = self.config.block
         return -(-len(self.extent.rows) // size) * -(-len(self.extent.columns) // size)
 
     def on_grid(self, block: Block) -> Block:
-        """A part of the extent, as pixels of the grid."""
+        """Convert a block of the extent to pixels of the grid."""
         row, column = self.extent.rows.start, self.extent.columns.start
         return Block(
             Span(block.rows.start + row, block.rows.stop + row),
@@ -85,7 +85,7 @@ class Mosaic:
         )
 
     def tags(self) -> dict[str, str]:
-        """What the mosaic's metadata says of how it was made: nothing that the pixels do not depend on."""
+        """List the mosaic's metadata: what it was made from and how, limited to what its pixels depend on."""
         maps = [
             {"name": name_of(one.map.url)}
             | {name.removeprefix(TAGS).lower(): value for name, value in one.map.tags.items()}
@@ -102,10 +102,10 @@ class Mosaic:
 
 
 def mosaic(config: MosaicConfig) -> str:
-    """Make the mosaic; returns what to say of it.
+    """Make the mosaic, and return the line that the command prints.
 
     Raises:
-        InputError: a map, an option or the output cannot be used; nothing is left at `config.out` then.
+        InputError: a map, an option or the output cannot be used; then nothing is left at `config.out`.
     """
     planned = plan(config)
     grid = planned.grid.part(planned.extent)
@@ -126,7 +126,7 @@ def mosaic(config: MosaicConfig) -> str:
 
 
 def plan(config: MosaicConfig) -> Mosaic:
-    """What is to be made, known from options and headers.
+    """Plan the mosaic from options and headers alone.
 
     Raises:
         InputError: a map, an option or the output cannot be used.
@@ -141,12 +141,12 @@ def plan(config: MosaicConfig) -> Mosaic:
     without = [one.map.url for one in maps if one.map.spread_step is None]
     if config.method == "least-uncertain" and without:
         raise InputError(
-            f"{without[0]}: has no band of spreads, which --method least-uncertain needs; "
+            f"{without[0]}: has no spread band, which --method least-uncertain needs; "
             "predict it with --spread, or choose another --method"
         )
     if coarse := [one.map.url for one in maps if min(one.scales) < 1 / COARSEST]:
         raise InputError(
-            f"--resolution {config.resolution:g}: is more than {COARSEST:,} pixels of {coarse[0]}; give less"
+            f"--resolution {config.resolution:g}: spans over {COARSEST:,} pixels of {coarse[0]}; give less"
         )
     if mosaics := [one.map.url for one in maps if MAPS_TAG in one.map.tags]:
         print(
@@ -157,8 +157,8 @@ def plan(config: MosaicConfig) -> Mosaic:
     undated = [one.map.url for one in maps if one.map.day is None]
     if undated:
         print(
-            f"note: no day is known of {len(undated)} of {len(maps)} maps (first {undated[0]}), which count "
-            f"as oldest; a tag {ACQUIRED} can say it, as YYYY-MM-DD",
+            f"note: {len(undated)} of {len(maps)} maps have no known day (first {undated[0]}) and count as "
+            f"oldest; give the day in a tag {ACQUIRED}, as YYYY-MM-DD",
             file=sys.stderr,
         )
     return Mosaic(config, grid, extent, maps)
@@ -167,7 +167,7 @@ def plan(config: MosaicConfig) -> Mosaic:
 def mosaic_block(
     planned: Mosaic, maps: OpenMaps, block: Block, touching: list[PlacedMap]
 ) -> NDArray[np.int16]:
-    """stored_CHW of a block of the grid that some maps touch, bands as `combine.BANDS`."""
+    """Make stored_CHW of a block of the grid that maps touch, with bands as `combine_heights.BANDS`."""
     shape = len(block.rows), len(block.columns)
     return combine(_observations(planned.config, maps, block, touching), shape, planned.config.method)
 
@@ -175,8 +175,8 @@ def mosaic_block(
 def _observations(
     config: MosaicConfig, maps: OpenMaps, block: Block, touching: list[PlacedMap]
 ) -> Iterator[Observation]:
-    """What each map has in the block, one map after the other."""
-    # Where there is but one map, its weight is of no account.
+    """Read the block from one map after the other."""
+    # A single map's weight does not matter.
     halo = config.feather if config.method == "weighted" and len(touching) > 1 else 0
     rows, columns = (Span(span.start - halo, span.stop + halo) for span in (block.rows, block.columns))
     own = slice(halo, halo + len(block.rows)), slice(halo, halo + len(block.columns))
@@ -193,7 +193,7 @@ def _observations(
 
 
 def _urls(config: MosaicConfig) -> list[str]:
-    """The maps, each once, in the order of their names."""
+    """Find the maps, each once, in the order of their names."""
     return each_file_once(sorted(raster_urls(config.maps), key=map_order))
 
 
@@ -209,7 +209,7 @@ def _check_options(config: MosaicConfig) -> None:
     if not name:
         raise InputError(f"--out {config.out}: give a file, such as mosaic.tif")
     if exists(config.out):
-        raise InputError(f"{config.out}: is already there; choose another --out or delete it first")
+        raise InputError(f"{config.out}: already exists; choose another --out or delete it first")
     folder = folder or ("/" if config.out.startswith("/") else ".")
     check_writable(folder)
     remove_unfinished(folder, below=False, of=name)

@@ -1,7 +1,7 @@
-"""Predicts one block: windows of the scene's global grid, weighted and summed in a fixed order.
+"""Prediction of one block: windows of the scene's global grid, weighted and summed in a fixed order.
 
-Every pixel of the map is computed from the same windows, in the same order, in batches of the same shape,
-however the scene was cut and whoever computes: the same bytes.
+However a scene is cut, and whichever process computes, each pixel comes from the same windows, in the same
+order, in batches of the same shape. So a map has the same bytes.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ from trainer.model.symmetries import turned, turned_back
 
 
 def predict_block(regressor: Regressor, block: Block, halo: Halo, method: MapOptions) -> NDArray[np.int16]:
-    """stored_CHW: the block's map, one or two bands as `method.bands`; -9999 where a used band is missing."""
+    """Predict the block's map as stored_CHW, bands as `method.bands`; -9999 where a used band is missing."""
     metres, valid_HW = metres_of_block(regressor, block, halo, method)
     stored = [stored_metres(values_HW, band) for values_HW, band in zip(metres, method.bands, strict=True)]
     return np.where(valid_HW, np.stack(stored), NODATA).astype(np.int16)
@@ -34,12 +34,13 @@ def predict_block(regressor: Regressor, block: Block, halo: Halo, method: MapOpt
 def metres_of_block(
     regressor: Regressor, block: Block, halo: Halo, method: MapOptions
 ) -> tuple[list[Tensor], NDArray[np.bool_]]:
-    """Heights of the block and, if `method` says so, their spread; and where all used bands are there.
+    """Predict the block's heights and, if `method` asks for it, their spread. Heights are never below 0.
 
-    Windows without a valid pixel are not computed. Heights are not below 0.
+    Windows without a valid pixel are skipped.
 
     Returns:
-        values_HW in metres, one for each of `method.bands`, which mean something where valid_HW.
+        values_HW in metres, one for each of `method.bands`, and valid_HW: whether all used bands have a
+        value. Values are undefined where valid_HW is false.
     """
     grid, device = method.grid, next(regressor.parameters()).device
     rows, columns = (
@@ -52,7 +53,7 @@ def metres_of_block(
     if not own_valid_HW.any():
         return [torch.zeros(own_valid_HW.shape) for _ in method.bands], own_valid_HW
     height = Blend(rows, columns, method.weighting, device)
-    # Spreads are differences of squares, which lose half of the digits.
+    # A spread is a difference of squares, which loses half of the digits.
     moments = [
         Blend(rows, columns, method.weighting, device, torch.float64) for _ in range(2 * method.spread)
     ]
@@ -62,7 +63,9 @@ def metres_of_block(
             blend.add(start, values_NSS)
     height_HW = height.mean()
     if not height_HW.isfinite().cpu().numpy()[own_valid_HW].all():
-        raise DatasetError(f"{block}: the regressor gives heights that are no numbers; see its checkpoint")
+        raise DatasetError(
+            f"{block}: the regressor predicts heights that are not numbers; check its checkpoint"
+        )
     metres = [height_HW.nan_to_num()]
     if moments:
         mean_HW, square_HW = (blend.mean() for blend in moments)
@@ -72,7 +75,7 @@ def metres_of_block(
 
 @dataclass(frozen=True)
 class Windows:
-    """Predictions of windows: metres, and their squares (with what each window says of its own spread)."""
+    """Predictions of windows: heights in metres, and mean squares, which include the decoder's own spread."""
 
     height_NSS: Tensor
     square_NSS: Tensor
@@ -81,7 +84,7 @@ class Windows:
 def _rows_of_windows(
     regressor: Regressor, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis], method: MapOptions
 ) -> Iterator[tuple[int, Windows]]:
-    """(start, windows) of each row of windows in which something is valid, in order; others are 0 m."""
+    """Predict row by row: (start, windows) of each row with a valid pixel; windows without any are 0 m."""
     rows, columns = axes
     size, device = method.grid.size, next(regressor.parameters()).device
     places = {
@@ -109,12 +112,12 @@ def _rows_of_windows(
 def _predicted(
     regressor: Regressor, places: list[tuple[slice, slice]], halo: Halo, method: MapOptions
 ) -> Iterator[Windows]:
-    """Predictions of the windows at these places of the halo, in order, a batch at a time."""
+    """Predict the windows at these places of the halo, in order, a batch at a time."""
     device, batch_size = next(regressor.parameters()).device, method.batch_size
 
     def predict(start: int) -> Windows:
         batch = places[start : start + batch_size]
-        # One shape for all batches, the last one filled up: results differ, if little, between shapes.
+        # All batches have one shape, the last one filled up: results differ slightly between shapes.
         shape = batch_size, len(halo.image_CHW), method.grid.size, method.grid.size
         image_BCHW = np.zeros(shape, halo.image_CHW.dtype)
         for number, place in enumerate(batch):
@@ -130,10 +133,10 @@ def _predicted(
 
 
 def side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> Iterator[Windows]:
-    """On a CPU: each batch on one thread, as many batches at a time as there are threads.
+    """Predict on a CPU, each batch on one thread and as many batches at a time as there are threads.
 
-    A batch that is shared among threads has other bits for another number of them (up to 1e-5 m). What the
-    caller does between them has one thread, too, or its idle ones would spin beside those that predict.
+    A batch that threads share has other bits for another number of threads (up to 1e-5 m). The caller has
+    one thread between batches, too: otherwise its idle threads would spin beside those that predict.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -152,7 +155,7 @@ def side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> It
 
 @torch.inference_mode()
 def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions) -> Windows:
-    """Predictions of these windows of stored pixels, on the regressor's device."""
+    """Predict windows of stored pixels, on the regressor's device."""
     heights, squares = list[Tensor](), list[Tensor]()
     with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):
         pixels_BCHW, _ = regressor.normalise(image_BCHW)
@@ -171,7 +174,7 @@ def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions
 
 
 def _mean(values: list[Tensor]) -> Tensor:
-    """Of tensors alike, added in order."""
+    """Average tensors of one shape, adding them in order."""
     total = values[0]
     for value in values[1:]:
         total = total + value
@@ -179,7 +182,7 @@ def _mean(values: list[Tensor]) -> Tensor:
 
 
 def stored_metres(values_HW: Tensor, band: MapBand) -> NDArray[np.int16]:
-    """Metres as the band stores them."""
+    """Convert metres to the steps that the band stores."""
     steps_HW = (values_HW * round(1 / band.scale)).clamp(0, np.iinfo(np.int16).max).cpu().numpy()
     stored_HW: NDArray[np.int16] = np.rint(steps_HW).astype(np.int16)
     return stored_HW

@@ -1,4 +1,4 @@
-"""The units of prediction: a block of a scene, its pixels, and what came of it; knows no regressor."""
+"""Units of prediction: a block of a scene as a task, its pixels, and its result. Knows no regressor."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,21 +18,21 @@ class MapJob:
     """Settings that all tasks of a run share."""
 
     checkpoint: str
-    """URL of the checkpoint itself: a training run's best may be another one a moment later."""
+    """URL of the checkpoint itself: which one is a training run's best may change at any moment."""
     fingerprint: str
-    """The checkpoint's."""
+    """Fingerprint of the checkpoint."""
     schema: Schema
-    """Images that its regressor takes."""
+    """Schema of the chips that the regressor was trained on."""
     options: MapOptions
     bands: tuple[str, ...]
-    """Names of the scenes' bands, if they do not name themselves."""
+    """Names of the scenes' bands, for scenes whose files do not name them."""
     out: str
     block: int
     """Pixels along each side of a block."""
     quick_look: bool = False
-    """Whether a picture is wanted beside each map."""
+    """Whether to write a picture beside each map."""
     stac: bool = False
-    """Whether a STAC item is wanted beside each map."""
+    """Whether to write a STAC item beside each map."""
     tags: tuple[tuple[str, str], ...] = ()
     """Metadata of every map: names and values."""
 
@@ -44,7 +44,7 @@ class BlockTask:
     scene: str
     """URL of the scene."""
     version: str
-    """Version of its file, see `shards.storage.objects.version_of`."""
+    """Version of the scene's file, see `shards.storage.objects.version_of`."""
     name: str
     """Name of its map in the ledger."""
     block: Block
@@ -62,7 +62,7 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """Outcome of a task: its block is in the ledger, or there is an error."""
+    """Outcome of a task: its block is in the ledger, or `error` says why not."""
 
     task: BlockTask
     seconds_read: float = 0.0
@@ -70,11 +70,11 @@ class BlockResult:
     seconds_waited: float = 0.0
     """Seconds that the predictor waited for pixels."""
     error: str = ""
-    """Why there is no block; empty if there is one."""
+    """Reason why there is no block; empty if there is one."""
 
 
 class Reader:
-    """Reads the pixels of blocks; keeps the last scene open."""
+    """Reader of blocks' pixels, which keeps the last scene open."""
 
     def __init__(self, job: MapJob) -> None:
         bound_cache()
@@ -82,15 +82,17 @@ class Reader:
         self._scene: Scene | None = None
 
     def __call__(self, task: BlockTask) -> Halo:
-        """Read what the block is computed from.
+        """Read the pixels that the block is computed from.
 
         Raises:
-            InputError: the scene cannot be read.
+            InputError: the scene cannot be read, or was replaced since the run began.
         """
         if self._scene is None or self._scene.url != task.scene:
             self.close()
             if version_of(task.scene) != task.version:
-                raise InputError(f"{task.scene}: was written again while its map is made; run it again")
+                raise InputError(
+                    f"{task.scene}: was replaced while its map was being made; run the command again"
+                )
             self._scene = Scene(task.scene, self._job.schema, self._job.bands)
         return self._scene.halo(task.block, self._job.options.grid)
 

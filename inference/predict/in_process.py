@@ -1,4 +1,4 @@
-"""Predicts blocks in this process, without Ray; the next is read, and the last written, beside it."""
+"""Blocks predicted in this process, without Ray; two threads read the next block and write the last one."""
 
 import time
 from collections import deque
@@ -14,20 +14,20 @@ from shards.errors import InputError
 
 
 class InProcess:
-    """Predicts in this process; see `inference.predict.run.Engine`."""
+    """Engine that predicts in this process; see `inference.predict.engine.Engine`."""
 
     readers, maps_at_once = 1, 2
 
     def batch_size(self, job: MapJob) -> int:
-        """Find how many windows at a time suit this machine."""
+        """Find a batch size that fits this machine."""
         return batch_size_that_fits(job)
 
     def complete(self, scene_map: SceneMap, job: MapJob) -> str:
-        """Put a map together."""
+        """Assemble a map."""
         return complete(scene_map, job)
 
     def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
-        """Do the tasks one after the other; once a scene cannot be read, skip the rest of its tasks."""
+        """Predict block after block; once a scene cannot be read, skip the rest of its blocks."""
         reader, ledger = Reader(job), Ledger(job.out)
         failed: dict[str, str] = {}
 

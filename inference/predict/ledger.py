@@ -1,10 +1,10 @@
-"""What of the maps in a folder is done: what a stopped run leaves there and resumes from.
+"""Ledger of a folder of maps: which blocks and maps are done, so that the same command resumes a stopped run.
 
 OUT/predict.json                     what the maps here are made with; maps made otherwise are refused
-OUT/NAME.chm.tif                     a map that is complete
-OUT/.predict/NAME-1a2b3c4d.made      says what that map is of: the digits stand for scene and options
+OUT/NAME.chm.tif                     a complete map
+OUT/.predict/NAME-1a2b3c4d.made      identifies that map: the digits stand for scene and options
 OUT/.predict/NAME-1a2b3c4d/          a map in the making
-    0-2048-4096-6144.block           a block that is done: its first and last rows and columns
+    0-2048-4096-6144.block           a finished block: rows 0 to 2047, columns 4096 to 6143
 """
 
 import re
@@ -27,22 +27,22 @@ _CHECKSUM_BYTES = 8
 
 @dataclass(frozen=True)
 class Entries:
-    """What the ledger holds, by the names of maps in it."""
+    """Contents of the ledger, by the names of maps in it."""
 
     blocks: dict[str, set[Block]]
-    """Blocks that are done, of maps in the making."""
+    """Finished blocks of each map in the making."""
     made: set[str]
-    """Maps that are complete."""
+    """Names of complete maps."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The record of what is done of the maps below `out`."""
+    """Record of the finished blocks and maps below `out`."""
 
     out: str
 
     def entries(self) -> Entries:
-        """Find what is done so far, by one listing."""
+        """Find the finished blocks and maps, with one listing."""
         entries = Entries({}, set())
         for path in find_files(join(self.out, JOURNAL)):
             name, _, file = path.rpartition("/")
@@ -54,17 +54,17 @@ class Ledger:
         return entries
 
     def write(self, name: str, block: Block, stored_CHW: NDArray[np.int16]) -> None:
-        """Keep the stored_CHW of a block that is done, whole or not at all."""
+        """Keep the stored_CHW of a finished block, whole or not at all."""
         data = stored_CHW.astype("<i2").tobytes()
-        # The quickest level: it lies there until the map is complete.
+        # At the fastest level, since a block stays only until its map is complete.
         digest = checksum(data).to_bytes(_CHECKSUM_BYTES, "little")
         publish(self._url(name, block), digest + zlib.compress(data, 1))
 
     def read(self, name: str, block: Block) -> NDArray[np.int16]:
-        """Read the stored_CHW of a block that is done.
+        """Read the stored_CHW of a finished block.
 
         Raises:
-            DatasetError: it is not what was written.
+            DatasetError: the bytes are not those that were written.
         """
         url = self._url(name, block)
         stored = read_bytes(url)
@@ -74,17 +74,17 @@ class Ledger:
             data = b""
         if checksum(data) != int.from_bytes(stored[:_CHECKSUM_BYTES], "little"):
             remove_file(url)
-            raise DatasetError(f"{url}: was damaged, and is removed; the same command computes it again")
+            raise DatasetError(f"{url}: was damaged and has been removed; the same command computes it again")
         shape = -1, len(block.rows), len(block.columns)
         return np.frombuffer(data, "<i2").astype(np.int16).reshape(shape)
 
     def replace(self, names: set[str]) -> None:
-        """Forget that maps called `names` were made: another is about to take their place."""
+        """Forget that the maps `names` were made, because another is about to replace them."""
         for name in names:
             remove_file(join(self.out, JOURNAL, name + _MADE))
 
     def finish(self, name: str, before: set[str]) -> None:
-        """Note that the map `name` is in its place; forget its blocks, and those of `before` it."""
+        """Note that the map `name` is complete; forget its blocks and those of the maps `before` it."""
         publish(join(self.out, JOURNAL, name + _MADE), b"")
         for old in before | {name}:
             remove_folder(join(self.out, JOURNAL, old))

@@ -1,6 +1,6 @@
 """The folder at --out before a prediction starts, and whether its maps may go there.
 
-Maps of one folder are made alike: predict.json says with what. An empty folder takes any.
+All maps of a folder are made with the same regressor and options, named in predict.json.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class MapFolder:
     files: set[str]
     """Names of the files directly in it."""
     entries: Entries
-    """Record of what is done of its maps."""
+    """Finished blocks and maps."""
     made_with: dict[str, Any]
-    """predict.json: what its maps are made with; empty where nothing says it."""
+    """Contents of predict.json: what the maps are made with; empty if there is no such file."""
 
     @property
     def maps(self) -> set[str]:
@@ -37,22 +37,22 @@ class MapFolder:
 
 
 def read_map_folder(url: str) -> MapFolder:
-    """List the folder at `url`, which need not be there."""
+    """List the folder at `url`, which may not exist yet."""
     files = set(list_files(url, "")) if exists(url) else set()
     made_with = read_json(join(url, MADE_WITH)) if MADE_WITH in files else {}
     return MapFolder(url, files, Ledger(url).entries(), made_with)
 
 
 def differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """Name what maps are made with in `there`, and would not be in `asked`."""
+    """List the names whose values differ between `there` and `asked`."""
     return sorted(differing(PredictConfig, there, asked))
 
 
 def batch_size_to_keep(folder: MapFolder, made_with: dict[str, Any]) -> int:
-    """Return the batch size of the maps in `folder`, for a user who leaves it open.
+    """Return the batch size of the maps in `folder`, for a user who asked for any that fits.
 
-    0 where they are made with anything else than `made_with`: with another regressor or window that size
-    may not fit.
+    It is 0 if they differ from `made_with` in anything else, because with another regressor or window that
+    size may not fit.
     """
     others = set(differences(folder.made_with, made_with)) - {BATCH_SIZE}
     return 0 if others else int(folder.made_with[BATCH_SIZE])
@@ -61,23 +61,23 @@ def batch_size_to_keep(folder: MapFolder, made_with: dict[str, Any]) -> int:
 def refuse_maps_made_otherwise(
     folder: MapFolder, made_with: dict[str, Any], names: set[str], overwrite: bool
 ) -> None:
-    """Refuse a folder whose maps are made with anything else than `made_with`.
+    """Refuse a folder whose maps are made with anything other than `made_with`.
 
     Args:
-        folder: what is at --out.
-        made_with: what maps are to be made with; a batch size of 0 may become any.
-        names: file names of these maps.
-        overwrite: whether they may take the place of those that are made otherwise.
+        folder: contents of --out.
+        made_with: what the new maps are to be made with; a batch size of 0 may become any.
+        names: file names of the new maps.
+        overwrite: whether the new maps may replace maps that were made otherwise.
 
     Raises:
-        InputError: maps in the folder, or in the making there, are made otherwise.
+        InputError: the folder has maps, complete or in the making, that are made otherwise.
     """
     remedy = "choose another --out" + " or give --overwrite" * (not overwrite)
     refused = folder.maps - names if overwrite else folder.maps
     if not folder.made_with:
         if refused:
             raise InputError(
-                f"{folder.url}: holds {min(refused)}, and nothing says what it is made with; {remedy}"
+                f"{folder.url}: holds {min(refused)}, but no {MADE_WITH} says what it is made with; {remedy}"
             )
         return
     differ = differences(folder.made_with, made_with)
@@ -92,4 +92,4 @@ def refuse_maps_made_otherwise(
         whose = f"{len(refused):,} maps of other scenes" if overwrite else "maps"
         raise InputError(f"{folder.url}: holds {whose} made with another {what}; {remedy}")
     if not folder.maps and folder.entries.blocks and not overwrite:
-        raise InputError(f"{folder.url}: maps are in the making there with another {what}; {remedy}")
+        raise InputError(f"{folder.url}: holds unfinished maps made with another {what}; {remedy}")

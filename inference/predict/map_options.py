@@ -1,4 +1,4 @@
-"""Options that heights are computed with: all that a map depends on besides its scene and regressor."""
+"""Options that change a map: together with scene and regressor, everything that its pixels depend on."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ SYMMETRIES = (1, 8)
 
 @dataclass(frozen=True)
 class MapOptions:
-    """Options of a map's pixels: equal options give equal pixels."""
+    """Options that a map's pixels depend on."""
 
     grid: WindowGrid
     weighting: Weighting = PredictConfig.weights
@@ -20,7 +20,7 @@ class MapOptions:
     symmetries: int = PredictConfig.symmetries
     """Number of flips and turns (1 or 8) of each window whose predictions are averaged."""
     spread: bool = PredictConfig.spread
-    """Whether a second band says how far apart the predictions of a pixel are."""
+    """Whether a second band has the standard deviation of each pixel's predictions."""
     bf16: bool = PredictConfig.bf16
 
     def __post_init__(self) -> None:
@@ -30,26 +30,26 @@ class MapOptions:
             InputError: one is out of range.
         """
         if self.batch_size < 1 or self.batch_size & (self.batch_size - 1):
-            # In a batch of 6 the last window's heights can have other bits than the first's: what does not
-            # fill a vector of the processor is computed by other instructions.
+            # In a batch of 6, equal windows can get heights with different bits: other instructions compute
+            # what does not fill a vector of the processor.
             raise InputError(f"--batch-size {self.batch_size}: give a power of 2: 1, 2, 4, 8, 16, 32, ...")
         if self.symmetries not in SYMMETRIES:
             raise InputError(f"--symmetries {self.symmetries}: give 1 or 8")
 
     def check_spread(self, decoder_has_spread: bool) -> None:
-        """Refuse a band of spreads that would be 0 everywhere, which a mosaic takes as surest.
+        """Refuse spreads that would be 0 everywhere: a mosaic would take them for the surest.
 
         Args:
-            decoder_has_spread: whether the decoder itself says how sure it is of a height.
+            decoder_has_spread: whether the decoder gives each height a spread of its own.
 
         Raises:
-            InputError: each pixel is predicted once, by a decoder that does not.
+            InputError: each pixel is predicted only once, by a decoder without a spread of its own.
         """
         predicted_once = self.grid.step == self.grid.size and self.symmetries == 1
         if self.spread and predicted_once and not decoder_has_spread:
             raise InputError(
                 "--spread: windows neither overlap nor are turned, so each pixel has one prediction and no "
-                "spread (only the decoder dpt has one itself); give a larger --overlap or --symmetries 8"
+                "spread (only the decoder dpt has its own); give a larger --overlap or --symmetries 8"
             )
 
     @property

@@ -1,7 +1,7 @@
-"""Predicts blocks on Ray workers with Ray Data. Inference's only module that imports Ray.
+"""Blocks predicted on Ray workers with Ray Data; the only module of inference that imports Ray.
 
 read on any CPU -> predict on actors that each hold a regressor -> write to the ledger on any CPU. Blocks
-stream through: Ray Data holds readers back while the actors are busy. Maps are put together by other tasks.
+stream through: Ray Data holds readers back while the actors are busy. Other tasks assemble the maps.
 """
 
 import time
@@ -23,21 +23,21 @@ from shards.storage.objects import whole_url
 WORKER_CPUS = 0.5
 """Two workers fit on one core; otherwise a worker restarted after losing its machine would wait forever."""
 READ_AT_ONCE = 2
-"""Reading tasks, and writing tasks, for each worker. They ask for no core, so that none waits for one."""
+"""Number of reading tasks, and of writing tasks, per worker. They ask for no core, so none waits for one."""
 TASKS_AT_ONCE = 10_000
 """Blocks that the driver hands to Ray Data at a time, so that its memory does not grow with the scenes."""
 MAPS_FOR_EACH_WORKER = 2
-"""Maps put together at a time: on one core a map takes less time than its blocks on most GPUs."""
+"""Maps assembled at a time, per worker. One core assembles a map faster than most GPUs predict its blocks."""
 
 
 class OnRay:
-    """Predicts on Ray workers; see `inference.predict.run.Engine`."""
+    """Engine that predicts on Ray workers; see `inference.predict.engine.Engine`."""
 
     def __init__(self, workers: int, gpus_per_worker: float) -> None:
         """Size the work to the cluster.
 
         Raises:
-            InputError: it has GPUs, but not for all workers.
+            InputError: the cluster has GPUs, but not enough for all workers.
         """
         import ray
 
@@ -55,7 +55,7 @@ class OnRay:
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
 
     def batch_size(self, job: MapJob) -> int:
-        """Find how many windows at a time suit a worker's share of a GPU."""
+        """Find a batch size that fits a worker's share of a GPU."""
         import ray
 
         from inference.predict.predictor import batch_size_that_fits
@@ -63,19 +63,19 @@ class OnRay:
         find: Any = ray.remote(batch_size_that_fits).options(num_gpus=self._gpus)
         found = int(ray.get(find.remote(_with_whole_paths(job))))
         share = max(1, int(found * self._gpus)) if 0 < self._gpus < 1 else found
-        return 1 << (share.bit_length() - 1)  # a power of 2, at most that
+        return 1 << (share.bit_length() - 1)  # the largest power of 2 up to that
 
     def complete(self, scene_map: SceneMap, job: MapJob) -> str:
-        """Have any machine put a map together."""
+        """Have any machine assemble a map."""
         import ray
 
         # Without SPREAD all tasks that ask for no core run on the driver's machine.
-        put_together: Any = ray.remote(complete).options(num_cpus=0, scheduling_strategy="SPREAD")
+        assemble: Any = ray.remote(complete).options(num_cpus=0, scheduling_strategy="SPREAD")
         whole = replace(scene_map, url=whole_url(scene_map.url))
-        return str(ray.get(put_together.remote(whole, _with_whole_paths(job))))
+        return str(ray.get(assemble.remote(whole, _with_whole_paths(job))))
 
     def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
-        """Do the tasks on the workers, each with the regressor in memory."""
+        """Predict the blocks on workers that each hold the regressor in memory."""
         steps, coming = _Steps(_with_whole_paths(job)), iter(tasks)
         while rows := [{"task": task.to_row()} for task in islice(coming, TASKS_AT_ONCE)]:
             yield from self._stream(rows, steps)
@@ -112,7 +112,7 @@ class _Steps:
     job: MapJob
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Add the pixels that the block is computed from, or the error."""
+        """Add to the row the pixels that the block is computed from, or the error."""
         start = time.perf_counter()
         halo, error = None, ""
         try:
@@ -134,22 +134,22 @@ class _Steps:
 
 @lru_cache(maxsize=1)
 def _reader(steps: _Steps) -> Reader:
-    """Return one reader for all rows that a process of Ray's reads: the scene stays open."""
+    """Return the same reader for all rows that a Ray process reads, so that the scene stays open."""
     return Reader(steps.job)
 
 
 class _Predict:
-    """A worker: one regressor in memory, one block after the other."""
+    """Worker with one regressor in memory, which predicts block after block."""
 
     def __init__(self, job: MapJob) -> None:
-        # Here alone: processes that only read or write start without torch, which takes seconds to import.
+        # Imported only here: processes that read or write start without torch, which takes seconds to import.
         from inference.predict.predictor import Predictor
 
         self._predictor = Predictor(job)
         self._ready = time.perf_counter()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Put what the block stores in the place of its pixels."""
+        """Replace the row's halo by the predicted block."""
         came = time.perf_counter()
         halo, stored = row.pop("halo"), b""
         if not row["error"]:
@@ -161,5 +161,5 @@ class _Predict:
 
 
 def _with_whole_paths(job: MapJob) -> MapJob:
-    """Make local paths absolute: Ray's processes work in folders of their own."""
+    """Make local paths absolute, because Ray's processes work in folders of their own."""
     return replace(job, checkpoint=whole_url(job.checkpoint), out=whole_url(job.out))

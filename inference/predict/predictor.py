@@ -1,4 +1,4 @@
-"""A regressor in memory that predicts blocks, where this machine computes."""
+"""A regressor in memory that predicts blocks, on this machine's GPU or CPU."""
 
 from contextlib import suppress
 
@@ -19,7 +19,7 @@ LARGEST_BATCH = 4096
 
 
 class Predictor:
-    """Predicts blocks with one regressor in memory, on this machine's GPU if it has one."""
+    """Predictor of blocks: one regressor in memory, on this machine's GPU if it has one."""
 
     def __init__(self, job: MapJob) -> None:
         """Load the regressor.
@@ -35,7 +35,7 @@ class Predictor:
 
 
 def batch_size_that_fits(job: MapJob) -> int:
-    """Find a batch size: half of the most windows (a power of 2) that fit on this GPU; 32 on a CPU."""
+    """Find a batch size: half the largest power of 2 whose windows fit on this GPU; 32 on a CPU."""
     regressor = _regressor_here(job)
     device = next(regressor.parameters()).device
     if device.type != "cuda":
@@ -54,5 +54,5 @@ def batch_size_that_fits(job: MapJob) -> int:
 def _regressor_here(job: MapJob) -> Regressor:
     checkpoint = load_checkpoint(job.checkpoint)
     if checkpoint.fingerprint != job.fingerprint:
-        raise InputError(f"{job.checkpoint}: was changed while maps are made of it; start again")
+        raise InputError(f"{job.checkpoint}: has changed since this run began; run the command again")
     return checkpoint.regressor.to("cuda" if torch.cuda.is_available() else "cpu")

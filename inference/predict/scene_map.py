@@ -1,4 +1,4 @@
-"""The map of one scene: where it goes, which blocks it has, how they are put together when all are done."""
+"""Map of one scene: where it goes, its blocks, and how they are assembled once all are done."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +23,12 @@ from shards.storage.checksum import hexadecimal
 from shards.storage.objects import name_of, version_of
 
 OPENED_AT_ONCE = 16
-"""Scenes whose headers are read side by side: on S3 each takes some requests."""
+"""Scenes whose headers are read at the same time, because on S3 each takes several requests."""
 
 
 @dataclass(frozen=True)
 class SceneMap:
-    """The map that is to be made of one scene."""
+    """Map that is to be made of one scene."""
 
     scene: str
     """URL of the scene."""
@@ -38,7 +38,7 @@ class SceneMap:
     version: str
     """Version of the scene's file."""
     identity: str
-    """Digits that stand for the scene's version and for what the map is made with."""
+    """Digits that stand for the scene's version and everything else that the map depends on."""
 
     @property
     def stem(self) -> str:
@@ -47,7 +47,7 @@ class SceneMap:
 
     @property
     def name(self) -> str:
-        """Name in the ledger: a scene that was written again has another one."""
+        """Name in the ledger; it changes when the scene's file is replaced."""
         return f"{self.stem}-{self.identity}"
 
     @property
@@ -62,17 +62,17 @@ class SceneMap:
 
 @dataclass(frozen=True)
 class Failed:
-    """A scene that has no map, and why."""
+    """Scene that has no map, and the reason."""
 
     scene: str
     reason: str
 
 
 def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[SceneMap | Failed]:
-    """Find what is to be made of each scene, in order, from its header alone.
+    """Describe the map to make of each scene, in order, from the scene's header alone.
 
     Args:
-        targets: URL of the map, by that of its scene.
+        targets: URL of each map, by the URL of its scene.
         job: settings of the run.
         made_with: digits that stand for the regressor and the options.
     """
@@ -91,11 +91,11 @@ def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[Sce
 
 
 def complete(scene_map: SceneMap, job: MapJob) -> str:
-    """Write the map of blocks that are all in the ledger, and what is wanted beside it.
+    """Assemble a map whose blocks are all in the ledger, and write the files that are wanted beside it.
 
     Returns:
-        Why there is none, in one line: a block is missing or damaged, or no pixel has a height. Empty if all
-        is written.
+        Why there is no map, in one line: a block is missing or damaged, or no pixel has a height. Empty if
+        everything is written.
     """
     try:
         _assemble(scene_map, job)
@@ -117,7 +117,7 @@ def _assemble(scene_map: SceneMap, job: MapJob) -> None:
 
 
 def write_beside(url: str, job: MapJob, there: set[str]) -> str:
-    """Write the files that are wanted beside the map at `url`, unless they are `there`.
+    """Write the files that are wanted beside the map at `url`, except those that are `there` already.
 
     Returns:
         Why they cannot be written, in one line; empty if they are.
@@ -134,5 +134,5 @@ def write_beside(url: str, job: MapJob, there: set[str]) -> str:
 
 
 def beside_map(url: str) -> tuple[str, str]:
-    """Name the picture and the STAC item of the map at `url`."""
+    """Return the URLs of the picture and of the STAC item beside the map at `url`."""
     return quick_look_url(url), item_url(url)

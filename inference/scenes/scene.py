@@ -1,13 +1,12 @@
-"""One scene open for prediction: its bands in the order of training, its nodata as in training."""
+"""Scene open for prediction: its bands in the order used in training, its nodata value as in training."""
 
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rasterio.windows import Window
 
 from inference.scenes.scene_list import MAP_ENDING
-from inference.tiling.halo import Halo, halo_spans
+from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.format.schema import Schema
@@ -15,13 +14,13 @@ from shards.raster.opening import band_names, is_as_wide, is_scaled, open_raster
 
 
 class Scene:
-    """A raster that a regressor trained on chips of `schema` can read."""
+    """Raster that a regressor trained on chips of `schema` can read."""
 
     def __init__(self, url: str, schema: Schema, bands: tuple[str, ...]) -> None:
-        """Open the raster at `url`; `bands` are the names of its bands, if they do not name themselves.
+        """Open the raster at `url`; `bands` names its bands where the file does not.
 
         Raises:
-            InputError: it is no raster, or lacks a band, or stores other pixels than the chips did.
+            InputError: it is not a raster, lacks a band, or has pixels unlike the chips'.
         """
         self.url, self.schema = url, schema
         self.raster: Any = open_raster(url)
@@ -29,7 +28,7 @@ class Scene:
             names = band_names(self.raster, bands, schema.bands)
             missing = [band for band in schema.bands if band not in names]
             if missing and url.endswith(MAP_ENDING):
-                raise InputError(f"{url}: is a map of treeline predict; name its scene")
+                raise InputError(f"{url}: is a map made by treeline predict; name its scene instead")
             if missing:
                 raise InputError(f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}")
             self._band_numbers = [names.index(band) + 1 for band in schema.bands]
@@ -39,9 +38,7 @@ class Scene:
                     f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
                 )
             if is_scaled(self.raster):
-                raise InputError(
-                    f"{url}: says that its values are to be scaled; do it first (gdal_translate -unscale)"
-                )
+                raise InputError(f"{url}: states a scale or offset; apply it first (gdal_translate -unscale)")
             if not is_as_wide(self.raster, schema.pixel_size):
                 raise InputError(
                     f"{url}: pixels are {abs(self.raster.transform.a):g} wide, not {schema.pixel_size:g} as "
@@ -62,13 +59,12 @@ class Scene:
 
     def halo(self, block: Block, grid: WindowGrid) -> Halo:
         """Read the pixels that `block` is computed from."""
-        rows, columns = halo_spans(block, grid, self.shape)
-        window = Window(columns.start, rows.start, len(columns), len(rows))
-        image_CHW = read_window(self.raster, indexes=self._band_numbers, window=window)
+        read = halo_block(block, grid, self.shape)
+        image_CHW = read_window(self.raster, indexes=self._band_numbers, window=read.window)
         own, trained = self.raster.nodata, self.schema.nodata
         if own is not None and own != trained:
             missing_CHW = image_CHW == own
             if trained is None:
                 image_CHW = image_CHW.astype(np.float32)
             image_CHW[missing_CHW] = np.nan if trained is None else trained
-        return Halo(image_CHW, rows.start, columns.start, self.shape)
+        return Halo(image_CHW, read.rows.start, read.columns.start, self.shape)

@@ -1,11 +1,11 @@
-"""Which scenes: what the user names -> URLs of rasters, as they are named, each once.
+"""URLs of the scenes or maps that a user names, in that order, each once.
 
     scene_urls(("scenes/WV02_*.tif", "s3://bucket/more.csv", "catalog.json"))
 
-A name is a path or s3://... of a scene, of a folder (its .tif and .tiff files are meant) or of a list, or a
-pattern (*, ?, [...], **) that matches such names. The ending says what is a list: .txt, .csv; .json and
-.geojson are STAC. Relative names in a list begin at its folder. Lists name neither lists nor patterns. Only
-lists are read here, no scene: there can be 100,000.
+A name is a path or s3://... of a raster, of a folder (for its .tif and .tiff files) or of a list, or a
+pattern (*, ?, [...], **) that matches such names. Lists end in .txt or .csv; .json and .geojson are STAC.
+Relative names in a list start at its folder. Lists name neither lists nor patterns. Only lists are read
+here, no scenes, because there can be 100,000 of them.
 """
 
 import csv
@@ -35,14 +35,14 @@ from shards.storage.objects import (
 
 MAP_ENDING = ".chm.tif"
 COLUMNS = ("path", "url", "href", "file", "filename", "scene")
-"""A CSV's column of scenes is the first of these that it has: "scene" may be a name beside a path."""
+"""Names of a CSV's column of scenes; the first one present counts ("scene" may be a name beside a path)."""
 RASTER_ENDINGS = (".tif", ".tiff")
-"""Endings of the files that are taken from a folder, in small or capital letters."""
+"""Endings of the files that are taken from a folder, in lower or upper case."""
 
 _REQUESTS = 32
-"""Requests at a time; as many as S3 has connections (shards.storage.s3)."""
+"""Requests at a time; S3 has this many connections (shards.storage.s3)."""
 _WORTH_LISTING = 8
-"""Scenes of one folder from which on the folder is listed: one request tells 1,000 names on S3."""
+"""Least number of scenes in one folder for which it is listed; on S3 one request lists 1,000 names."""
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
@@ -52,22 +52,22 @@ class _Named:
 
     url: str
     by: str = ""
-    """A list, and where in it; empty: the user named it, or a pattern matched it, so that it is there."""
+    """List and line that name it; empty if the user named it or a pattern matched it, so that it exists."""
 
     def __str__(self) -> str:
         return f"{self.by}: {self.url}" if self.by else self.url
 
 
 def map_name(scene_url: str) -> str:
-    """Name the file of a scene's map: WV02_..._M1BS_...-sr-02m.tif -> WV02_..._M1BS_...-sr-02m.chm.tif."""
+    """Return the name of a scene's map: WV02_..._M1BS_...-sr-02m.tif -> WV02_..._M1BS_...-sr-02m.chm.tif."""
     return stem_of(scene_url) + MAP_ENDING
 
 
 def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
-    """Find scenes as `raster_urls` finds rasters; no two may have one name, which their maps would share.
+    """Find scenes as `raster_urls` finds rasters. Two scenes may not share a name, since their maps would.
 
     Raises:
-        InputError: two have, or as `raster_urls`.
+        InputError: two scenes share a name, or for the reasons of `raster_urls`.
     """
     asked = {name_of(name) for name in given}
     # Maps may lie in the folder of their scenes.
@@ -77,21 +77,24 @@ def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
         if not scene.url.endswith(MAP_ENDING) or scene.by or name_of(scene.url) in asked
     ]
     if not scenes:
-        raise InputError(f"{' '.join(given)}: names maps alone; name scenes")
+        raise InputError(f"{' '.join(given)}: names only maps; name scenes")
     _check_names(scenes)
     return [scene.url for scene in scenes]
 
 
 def raster_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
-    """Find the rasters that `given` names: absolute paths or s3://..., in its order, a pattern's sorted.
+    """Find the rasters that `given` names, in its order; matches of a pattern are sorted.
 
     Args:
         given: names of rasters, folders and lists, or patterns.
-        asset: key of the asset that is meant in STAC items; default: the one with role data or
+        asset: key of the asset that is the raster in STAC items; default: the one with role data or
             reflectance, or else the only GeoTIFF.
 
+    Returns:
+        Absolute paths or s3://...
+
     Raises:
-        InputError: something that is named is not there or cannot be understood.
+        InputError: something that is named does not exist or cannot be understood.
     """
     return [raster.url for raster in _named(given, asset)]
 
@@ -102,14 +105,14 @@ def _named(given: tuple[str, ...], asset: str) -> list[_Named]:
         for scene in _named_by(name, asset):
             named.setdefault(scene.url, scene)
     if not named:
-        raise InputError("nothing is named; name at least one scene or map")
+        raise InputError("no scene or map is named; name at least one")
     _check_there([scene for scene in named.values() if scene.by])
     return list(named.values())
 
 
 def _named_by(name: str, asset: str) -> Iterator[_Named]:
     if not name.strip():
-        raise InputError("a scene is named by nothing (''); give a path or s3://...")
+        raise InputError("the name of a scene is empty (''); give a path or s3://...")
     _located(name, "", "")
     for match in expand(name):
         url = _located(match, "", "")
@@ -126,7 +129,7 @@ def _named_by(name: str, asset: str) -> Iterator[_Named]:
 
 
 def _located(name: str, list_url: str, by: str) -> str:
-    """Make `name` an absolute path or s3://...; a relative one starts at the folder of `list_url`."""
+    """Convert `name` to an absolute path or s3://...; a relative one starts at the folder of `list_url`."""
     if list_url and "://" not in name and not name.startswith("/"):
         name = join(list_url.rpartition("/")[0], name)
     if is_local(name):
@@ -134,14 +137,14 @@ def _located(name: str, list_url: str, by: str) -> str:
     scheme, _, path = name.partition("://")
     if scheme != "s3":
         raise InputError(
-            f"{by and by + ': '}{name}: scenes are read from local paths and s3:// only; copy it to one first"
+            f"{by and by + ': '}{name}: is neither a local path nor s3://...; copy it to one of these first"
         )
-    # An object's name has no . and .. of its own, but may have empty parts (//), which normpath would drop.
+    # . and .. are not part of an object's name, but empty parts (//) may be, and normpath would drop them.
     return f"s3://{posixpath.normpath(path)}" if {".", ".."} & set(path.split("/")) else name
 
 
 def _is_folder(url: str) -> bool:
-    """Tell whether `url` is a folder. Object storage has none to ask for: a name without an ending is one."""
+    """Tell whether `url` is a folder; on object storage, which has none, a name without an ending counts."""
     if is_local(url):
         return local_path(url).is_dir()
     return url.endswith("/") or "." not in name_of(url)
@@ -151,7 +154,7 @@ def _of_folder(url: str) -> Iterator[_Named]:
     names = [name for name in list_files(url, "") if name.lower().endswith(RASTER_ENDINGS)]
     if not names:
         raise InputError(
-            f"{url}: a folder without any {' or '.join(RASTER_ENDINGS)}; name its scenes by a pattern"
+            f"{url}: this folder has no {' or '.join(RASTER_ENDINGS)} files; name its scenes by a pattern"
         )
     for name in names:
         yield _Named(join(url, name))
@@ -164,7 +167,7 @@ def _of_list(url: str, entries: Callable[[str, str], Iterator[tuple[int, str]]])
     try:
         text = read_bytes(url).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{url}: byte {error.start} is not UTF-8; save the list in that encoding") from error
+        raise InputError(f"{url}: byte {error.start} is not UTF-8; save the list as UTF-8") from error
     empty = True
     for line, name in entries(url, text):
         empty, by = False, f"{url}, line {line}"
@@ -174,14 +177,14 @@ def _of_list(url: str, entries: Callable[[str, str], Iterator[tuple[int, str]]])
 
 
 def _lines(url: str, text: str) -> Iterator[tuple[int, str]]:
-    """Read line numbers and names of a text; a comment starts with # at the start or after a space."""
+    """Read line numbers and names from a text; # starts a comment at the start of a line or after a space."""
     for number, line in enumerate(text.splitlines(), 1):
         if name := _COMMENT.sub("", line).strip():
             yield number, name
 
 
 def _rows(url: str, text: str) -> Iterator[tuple[int, str]]:
-    """Read line numbers and names of a CSV whose first line names the columns."""
+    """Read line numbers and names from a CSV whose first line names the columns."""
     rows = csv.reader(io.StringIO(text, newline=""))
     try:
         names = [name.strip() for name in next(rows, [])]
@@ -190,14 +193,14 @@ def _rows(url: str, text: str) -> Iterator[tuple[int, str]]:
         if column is None:
             raise InputError(
                 f"{url}: no column is called {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; "
-                f"its columns are {', '.join(names) or 'none'}; name the one of scenes so"
+                f"its columns are {', '.join(names) or 'none'}; rename the column of scenes"
             )
         for row in rows:
             if not any(row):
                 continue
             name = row[column].strip() if column < len(row) else ""
             if not name:
-                raise InputError(f"{url}, line {rows.line_num}: nothing in column {names[column]}")
+                raise InputError(f"{url}, line {rows.line_num}: column {names[column]} is empty")
             yield rows.line_num, name
     except csv.Error as error:
         raise InputError(f"{url}, line {rows.line_num}: cannot be read as CSV ({error})") from error
@@ -216,12 +219,12 @@ def _check_names(scenes: Iterable[_Named]) -> None:
         if other is not scene:
             raise InputError(
                 f"{scene}: has the same name as {other}, and maps are named after scenes; "
-                "rename one, or predict them into two folders"
+                "rename one of them, or predict them into two folders"
             )
 
 
 def _check_there(scenes: list[_Named]) -> None:
-    """Refuse scenes that are listed and not there."""
+    """Refuse scenes that are listed but do not exist."""
     folders: dict[str, list[_Named]] = defaultdict(list)
     for scene in scenes:
         folders[scene.url.rpartition("/")[0]].append(scene)
@@ -232,12 +235,12 @@ def _check_there(scenes: list[_Named]) -> None:
         pool.shutdown(cancel_futures=True)
     for scene in scenes:
         if scene.url in missing:
-            more = f", nor are {len(missing) - 1} more that are listed" if len(missing) > 1 else ""
-            raise InputError(f"{scene}: is not there{more}")
+            more = f"; {len(missing):,} listed scenes are missing in all" if len(missing) > 1 else ""
+            raise InputError(f"{scene}: does not exist{more}")
 
 
 def _missing(folder: str, scenes: list[_Named]) -> list[_Named]:
-    """Find the scenes of one folder that are not there."""
+    """Find the scenes of one folder that do not exist."""
     try:
         if len(scenes) < _WORTH_LISTING:
             return [scene for scene in scenes if not exists(scene.url)]

@@ -1,6 +1,6 @@
-"""Scenes that STAC names: an item, a collection of items in one file, or a catalog whose links are followed.
+"""Scenes that STAC names: in an item, in a collection of items in one file, or in a linked catalog.
 
-Source of names and fields: the STAC specification, 1.0 and 1.1 (https://github.com/radiantearth/stac-spec).
+Names and fields follow the STAC specification, 1.0 and 1.1 (https://github.com/radiantearth/stac-spec).
 """
 
 import json
@@ -14,35 +14,35 @@ from shards.storage.objects import read_bytes
 SCENE_ROLES = {"data", "reflectance"}
 OTHER_ROLES = {"thumbnail", "overview", "visual", "metadata"}
 FOLLOWED = ("item", "child", "next")
-"""Link relations that are followed; "next" is the next page of a search's answer."""
+"""Link relations that are followed; "next" is the next page of a search result."""
 
 _REQUESTS = 32
 Located = Callable[[str, str, str], str]
-"""located(href, document, by): where that is; InputError if it cannot be read."""
+"""Resolver of links: located(href, document, by) returns a URL; InputError if it cannot be read from."""
 
 
 def assets_of_items(url: str, asset: str, located: Located) -> Iterator[tuple[str, str, str]]:
-    """Find href, document and a name for messages of each item's scene, in or below the document at `url`.
+    """Find each item's scene, in or below the document at `url`: its href, its document, a name for messages.
 
     Args:
         url: URL of an Item, a FeatureCollection, a Catalog or a Collection.
         asset: key of the asset that is the scene; "": the only one that can be.
-        located: where a link's href is.
+        located: resolver of links.
 
     Raises:
-        InputError: a document is not there or is no STAC, an item lacks the asset, or has several that
-            could be meant, or there is no item at all.
+        InputError: a document is missing or is not STAC, an item lacks the asset or has several that could be
+            meant, or there is no item at all.
     """
     none = True
     for document_url, item in _items(url, located):
         none, by = False, f"{document_url}, item {item.get('id', 'without id')}"
         yield _href_of(item, asset, by), document_url, by
     if none:
-        raise InputError(f"{url}: has no items, nor have what its links (item, child) lead to")
+        raise InputError(f"{url}: has no items, and its links (item, child) lead to none")
 
 
 def _items(url: str, located: Located) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Find each item and the document that it is in, level after level of the links."""
+    """Find each item and its document, level after level of the links."""
     level, seen = [(url, "")], {url}
     pool = ThreadPoolExecutor(_REQUESTS)
     try:
@@ -59,7 +59,7 @@ def _items(url: str, located: Located) -> Iterator[tuple[str, dict[str, Any]]]:
                     if link.get("rel") in FOLLOWED:
                         by = f"{at}, link {link['rel']}"
                         if not isinstance(link.get("href"), str):
-                            raise InputError(f"{by}: is no STAC: it has no href")
+                            raise InputError(f"{by}: is not STAC: it has no href")
                         target = located(link["href"], at, by)
                         if target not in seen:
                             seen.add(target)
@@ -77,32 +77,32 @@ def _document(link: tuple[str, str]) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{by}: {error}" if by else str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is no JSON ({error})") from error
+        raise InputError(f"{where}: is not JSON ({error})") from error
     document = _an_object(document, where)
     if document.get("type") not in ("Feature", "FeatureCollection", "Catalog", "Collection"):
         raise InputError(
-            f"{where}: is no STAC: its type is {document.get('type')!r}, not Feature, FeatureCollection, "
+            f"{where}: is not STAC: its type is {document.get('type')!r}, not Feature, FeatureCollection, "
             "Catalog or Collection"
         )
     for field in ("features", "links"):
         if not isinstance(document.get(field, []), list):
-            raise InputError(f"{where}: is no STAC: its {field} are not a list")
+            raise InputError(f"{where}: is not STAC: its {field} are not a list")
     return document
 
 
 def _an_object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{where}: is no STAC: not an object with fields")
+        raise InputError(f"{where}: is not STAC: not an object with fields")
     return value
 
 
 def _href_of(item: dict[str, Any], asset: str, by: str) -> str:
-    """Find where the scene of an item is."""
+    """Return the href of an item's scene."""
     assets = item.get("assets")
     if not isinstance(assets, dict) or not all(
         isinstance(value, dict) and isinstance(value.get("href"), str) for value in assets.values()
     ):
-        raise InputError(f"{by}: is no STAC item: it has no assets with an href each")
+        raise InputError(f"{by}: is not a STAC item: it has no assets with an href each")
     there = ", ".join(assets) or "none"
     if asset:
         if asset not in assets:
@@ -114,7 +114,7 @@ def _href_of(item: dict[str, Any], asset: str, by: str) -> str:
     meant = (by_role & by_type) or by_role or by_type
     if len(meant) != 1:
         which = f"any of {', '.join(sorted(meant))}" if meant else "none of its assets by role or type"
-        raise InputError(f"{by}: the scene can be {which}; name it with --asset, of {there}")
+        raise InputError(f"{by}: the scene can be {which}; choose with --asset from {there}")
     return str(assets[meant.pop()]["href"])
 
 
@@ -124,7 +124,7 @@ def _roles(asset: dict[str, Any]) -> set[str]:
 
 
 def _is_geotiff(asset: dict[str, Any]) -> bool:
-    """Judge by the media type, or by the ending where there is none."""
+    """Tell a GeoTIFF by its media type, or by its ending where there is none."""
     media_type = asset.get("type") or ""
     if not media_type:
         return str(asset["href"]).lower().endswith((".tif", ".tiff", ".vrt"))

@@ -4,7 +4,7 @@
     near = rasters.near(grid, rows, columns)
     height_HW = rasters.heights(grid, rows, columns, near)   # metres, NaN where there is none
 
-Of several rasters that cover a pixel, the first in the order of names counts.
+Where several rasters cover a pixel, the first by name counts.
 """
 
 from collections.abc import Iterable
@@ -20,68 +20,62 @@ from rasterio.windows import Window
 from shards.errors import InputError
 from shards.raster.grid import Grid
 from shards.raster.on_grid import Areas, area_means
-from shards.raster.opening import HEADERS as HEADERS
-from shards.raster.opening import (  # score_maps takes it from here
-    METRES,
-    OpenRasters,
-    open_raster,
-    read_window,
-)
+from shards.raster.opening import HEADERS, METRES, OpenRasters, open_raster, read_window
 from shards.storage.objects import name_of
 
 NODATA = -9999
-"""Means no measurement also in a raster that does not say so, as when chips are made."""
+"""Value without measurement in a raster that states no nodata value, as when chips are made."""
 SAMPLES = 21
-"""Points along each side of a rectangle that are seen in another CRS."""
+"""Points along each side of a rectangle that are transformed to another CRS."""
 
 
 @dataclass(frozen=True)
 class HeightRaster:
-    """A raster's name and place."""
+    """Name and grid of a raster."""
 
     url: str
     grid: Grid
 
     @classmethod
     def at(cls, url: str) -> "HeightRaster":
-        """The raster at `url`.
+        """Read the header of the raster at `url`.
 
         Raises:
-            InputError: it is no raster, is not there, has no CRS, or is not in metres.
+            InputError: it is missing, is not a raster, has no CRS, or is not in metres.
         """
         with open_raster(url) as raster:
             unit = raster.units[0] or ""
             if unit.lower() not in METRES:
                 raise InputError(
-                    f"{url}: says that its values are in {unit!r}; convert it to metres first (of feet: "
-                    "gdal_calc.py -A FILE --calc 'A*0.3048' --outfile NEW), or mend what it says "
+                    f"{url}: states its values in {unit!r}; convert it to metres first (from feet: "
+                    "gdal_calc.py -A FILE --calc 'A*0.3048' --outfile NEW), or correct the stated unit "
                     "(rio edit-info --units m)"
                 )
             return cls(url, Grid.of(raster))
 
 
 class HeightRasters:
-    """Rasters of heights, or of elevations."""
+    """Rasters of heights or elevations."""
 
     def __init__(self, urls: Iterable[str]) -> None:
-        """Read the header of each.
+        """Read the header of each raster.
 
         Raises:
-            InputError: one cannot be used.
+            InputError: a raster cannot be used.
         """
         with ThreadPoolExecutor(HEADERS) as pool:
             self.rasters = list(pool.map(HeightRaster.at, by_name(urls)))
-        self._open = OpenRasters()  # which are closed when they are dropped
+        self._open = OpenRasters()  # closes rasters when it drops them
 
     @property
     def urls(self) -> list[str]:
-        """In the order in which they count."""
+        """URLs of the rasters, in the order in which they count."""
         return [raster.url for raster in self.rasters]
 
     def near(
         self, grid: Grid, rows: range, columns: range, among: list[HeightRaster] | None = None
     ) -> list[HeightRaster]:
-        """Those that may have values in a rectangle of `grid`: all that have, and few others."""
+        """Select the rasters that may have values in a rectangle of `grid`: all that do, and few others."""
         rasters = self.rasters if among is None else among
         row_points, column_points = (np.linspace(span.start, span.stop, SAMPLES) for span in (rows, columns))
         crss = {raster.grid.crs for raster in rasters}
@@ -91,14 +85,14 @@ class HeightRasters:
     def heights(
         self, grid: Grid, rows: range, columns: range, near: list[HeightRaster], wanted_HW: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """Metres (rows, columns) where they are wanted and a raster has them, else NaN.
+        """Compute heights in metres (rows, columns), NaN where no raster has any or none are wanted.
 
         Args:
-            grid: whose pixels they are.
-            rows: of it.
-            columns: of it.
-            near: the rasters that may have values there.
-            wanted_HW: where.
+            grid: grid of the pixels.
+            rows: rows of the grid.
+            columns: columns of the grid.
+            near: rasters that may have values there.
+            wanted_HW: whether each pixel's height is wanted.
 
         Raises:
             InputError: a raster's file is damaged.
@@ -117,7 +111,7 @@ class HeightRasters:
         return height_HW
 
     def _metres(self, url: str, window: Window) -> NDArray[np.float64]:
-        """(rows, columns) of the first band, by its own scale and offset; NaN where it has no value."""
+        """Read a window of the first band, with its scale and offset applied; NaN where it has no value."""
         raster = self._open[url]
         stored_HW = read_window(raster, indexes=1, window=window, masked=True)
         values_HW: NDArray[np.float64] = (
@@ -131,16 +125,16 @@ class HeightRasters:
 
 
 def by_name(urls: Iterable[str]) -> list[str]:
-    """Each once, in the order of files' names, and of folders for equal names."""
+    """Sort URLs by file name, and by folder where names are equal; drop duplicates."""
     return sorted(set(urls), key=lambda url: (name_of(url), url))
 
 
 def _reaches(place_2HW: NDArray[np.float64], grid: Grid) -> bool:
-    """Whether what lies between places in the grid's CRS may be on it; it may if one is unknown."""
+    """Tell whether the area that `place_2HW` spans may touch the grid; it may if a place is unknown."""
     if not np.isfinite(place_2HW).all():
         return True
     pixel_2P = grid.pixels(grid.nearest_turn(place_2HW)).reshape(2, -1)
     low, high = pixel_2P.min(1), pixel_2P.max(1)
-    # Between the points an edge may bend outwards.
+    # An edge may bend outwards between the points.
     margin = 2 + 0.02 * (high - low)
     return bool(((low - margin < (grid.width, grid.height)) & (high + margin > 0)).all())

@@ -1,7 +1,8 @@
-"""`treeline evaluate --maps ... --heights ...`: the scores of maps where height rasters cover them.
+"""`treeline evaluate --maps ... --heights ...`: scores of maps where height rasters cover them.
 
-A map's pixel has a height where rasters have values on at least half of its area: their mean over it. Heights
-count to the millimetre, so that sums are exact, and scores the same for any blocks and order of files.
+A map's pixel has a measured height, the mean of a raster over its area, where the raster has values on at
+least half of it. Heights are rounded to the millimetre, so sums are exact, and scores do not depend on blocks
+or on the order of files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,10 +28,11 @@ from trainer.score.metrics import ExactScore
 
 ALL_MAPS = "all maps"
 BLOCK = 512
-"""Pixels along each side of what is scored at a time, at most (see ExactScore.add)."""
+"""Largest side of the block that is scored at a time, in pixels (see ExactScore.add)."""
 MILLIMETRES = 1000
+"""Millimetres in a metre."""
 MOST_METRES = 1000.0
-"""No plant is nearly as high: what is above is an elevation, or stands for no data."""
+"""Largest plausible height: no plant comes near it. Larger values are elevations or stand for no data."""
 
 
 def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
@@ -38,10 +40,10 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
 
     Args:
         config: the options.
-        block: pixels along each side of what is scored at a time, at most BLOCK; bounds the memory.
+        block: side of the block that is scored at a time, at most BLOCK pixels; bounds the memory.
 
     Raises:
-        InputError: a file cannot be used, or no pixel of a map has a height.
+        InputError: a file cannot be used, or no pixel of a map has a measured height.
     """
     bound_cache()
     maps = _expanded(config.maps)
@@ -66,21 +68,21 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
         raise InputError(
             f"{' '.join(config.maps)}: no pixel has a height in "
             f"{' '.join(config.heights + config.ground)}; maps are at {_place(grids.values())}, rasters at "
-            f"{_place(rasters)}: give those of the same ground"
+            f"{_place(rasters)}: give rasters that cover the maps"
         )
     return evaluation
 
 
 def _expanded(patterns: tuple[str, ...]) -> list[str]:
-    """URLs, each file once, in the order of names."""
+    """Expand patterns to URLs, each file once, in the order of names."""
     return each_file_once(by_name(url for pattern in patterns for url in expand(pattern)))
 
 
 def _grid_of_map(url: str) -> Grid:
-    """The pixels of a map.
+    """Read the grid of a map.
 
     Raises:
-        InputError: it is no map of canopy heights.
+        InputError: it is not a height map.
     """
     with open_raster(url) as raster:
         refuse_what_is_no_map(url, raster)
@@ -88,7 +90,7 @@ def _grid_of_map(url: str) -> Grid:
 
 
 def _score(url: str, grid: Grid, layers: list[HeightRasters], block: int, advance: Advance) -> ExactScore:
-    """The score of one map; `layers` are heights, or elevations of the surface and of the ground."""
+    """Score one map; `layers` are heights, or elevations of the surface and of the ground."""
     score = ExactScore.empty()
     on_map = [layer.near(grid, range(grid.height), range(grid.width)) for layer in layers]
     with open_raster(url) as raster:
@@ -112,7 +114,7 @@ def _score(url: str, grid: Grid, layers: list[HeightRasters], block: int, advanc
 
 
 def _blocks(grid: Grid, size: int) -> Iterator[tuple[range, range]]:
-    """Rows and columns of disjoint rectangles of at most BLOCK and `size` pixels a side, row by row."""
+    """Cover the map with disjoint blocks of at most BLOCK and `size` pixels a side, row by row."""
     step = min(size, BLOCK)
     for row in range(0, grid.height, step):
         for column in range(0, grid.width, step):
@@ -129,13 +131,13 @@ def _refuse_elevations(url: str, height_HW: NDArray[np.float64], rows: range, co
         row, column = strange_N2[0].tolist()
         raise InputError(
             f"{url}: at row {rows[row]}, column {columns[column]} the height rasters say "
-            f"{height_HW[row, column]:g} m; of elevations subtract the ground with --ground, and if that "
-            "stands for no data, say so in the raster (gdal_edit.py -a_nodata ...)"
+            f"{height_HW[row, column]:g} m; if these are elevations, give the ground with --ground; if this "
+            "value means no data, say so in the raster (gdal_edit.py -a_nodata ...)"
         )
 
 
 def _place(grids: Iterable[Grid]) -> str:
-    """The bounds of all in degrees."""
+    """Describe the bounds of all grids, in degrees."""
     bounds_N4 = np.array([transform_bounds(grid.crs, "EPSG:4326", *grid.bounds) for grid in grids])
     (left, bottom), (right, top) = bounds_N4.min(0)[:2], bounds_N4.max(0)[2:]
     return f"longitude {left:.4f} to {right:.4f}, latitude {bottom:.4f} to {top:.4f}"

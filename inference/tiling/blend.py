@@ -1,9 +1,9 @@
-"""Blends overlapping windows: each pixel a weighted mean of its windows, added up in an order of their own.
+"""Overlapping windows blended: each pixel is a weighted mean of its windows, summed in a fixed order.
 
-Windows of a scene's grid are added row by row, and within a row first every p-th, then each next to those:
-the windows of one such phase do not overlap. A pixel's sum is made of the same numbers in the same order
-whatever part of the scene is computed, and every operation is rounded by itself: the same bits, however a
-scene is cut.
+Rows of windows are added one by one; within a row, first every p-th window, then the neighbours of those,
+and so on. The windows of one such phase do not overlap. Whatever part of the scene is computed, a pixel's
+sum has the same terms in the same order, and each operation is rounded by itself. So the bits are the same
+however the scene is cut.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from inference.tiling.windows import Span, WindowGrid
 
 
 def window_weights(kind: Weighting, size: int) -> NDArray[np.float32]:
-    """Compute (size,) weights along one side of a window, in (0, 1]; a pixel's weight is the product of two.
+    """Compute (size,) weights in (0, 1] along one side of a window; a pixel's weight is the product of two.
 
-    "triangle": rising and falling linearly, SciPy's `windows.triang`. "cosine": the arch of a sine, SciPy's
-    `windows.cosine`. "flat": all 1.
+    "triangle" rises and falls linearly, like SciPy's `windows.triang`. "cosine" is half a period of a sine,
+    like SciPy's `windows.cosine`. "flat" is 1 everywhere.
     """
     if kind == "flat":
         return np.ones(size, np.float32)
@@ -34,7 +34,7 @@ def window_weights(kind: Weighting, size: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Axis:
-    """The windows that touch a span of rows or columns of a scene."""
+    """Windows that touch a span of a scene's rows or columns."""
 
     wanted: Span
     starts: range
@@ -51,7 +51,7 @@ class Axis:
         return -(-self.grid.size // self.grid.step)
 
     def total(self, weights: NDArray[np.float32], dtype: torch.dtype) -> Tensor:
-        """Sum all windows' weights at each wanted pixel: (len(wanted),)."""
+        """Sum the weights of all windows at each wanted pixel: (len(wanted),)."""
         total = torch.zeros(self.stop - self.starts[0], dtype=dtype)
         weights_S = torch.from_numpy(weights).to(dtype)
         for start in self.starts:
@@ -62,7 +62,7 @@ class Axis:
 
 
 class Blend:
-    """Weighted means over the windows of a block. Rows of windows are added from the first to the last."""
+    """Weighted means over the windows of a block. Add rows of windows from the first to the last."""
 
     def __init__(
         self,
@@ -81,14 +81,14 @@ class Blend:
         self._total_HW = torch.zeros(rows.stop - rows.starts[0], width, device=device, dtype=dtype)
 
     def add(self, start: int, values_NSS: Tensor) -> None:
-        """Add a row of windows, the one that starts at row `start`: one for each of the columns' starts."""
+        """Add the row of windows that starts at row `start`, one window for each start of the columns."""
         size, step = self._columns.grid.size, self._columns.grid.step
         first = start - self._rows.starts[0]
         strip_SW = self._total_HW[first : first + size]
         weighted_NSS = values_NSS.to(strip_SW.dtype) * self._weights_SS
         pitch = self._columns.phases * step
         for phase in range(self._columns.phases):
-            # The phase of a window is that of its number in the scene, not in the block.
+            # A window's number in the scene, not in the block, decides its phase.
             skipped = (phase - self._columns.starts[0] // step) % self._columns.phases
             of_phase_NSS = weighted_NSS[skipped :: self._columns.phases]
             stop = skipped * step + len(of_phase_NSS) * pitch
@@ -97,7 +97,7 @@ class Blend:
                 places_SNP[:, :, :size] += of_phase_NSS.transpose(0, 1)
 
     def mean(self) -> Tensor:
-        """Compute the weighted means of what was added: (rows, columns) wanted."""
+        """Compute the weighted mean of the added windows at each wanted pixel: (rows, columns)."""
         rows, columns = self._rows, self._columns
         top, left = rows.wanted.start - rows.starts[0], columns.wanted.start - columns.starts[0]
         total_HW = self._total_HW[top : top + len(rows.wanted), left : left + len(columns.wanted)]

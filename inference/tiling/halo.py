@@ -1,4 +1,4 @@
-"""The halo that a block is computed from: pixels of its windows, read or reflected; knows no regressor."""
+"""Halo of a block: the pixels that its windows need, read or reflected. Knows no regressor."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from inference.tiling.windows import Block, Span, WindowGrid
 
 @dataclass(frozen=True)
 class Halo:
-    """Stored pixels that a block is computed from, and where in the scene they are."""
+    """Stored pixels that a block is computed from, and their place in the scene."""
 
     image_CHW: NDArray[Any]
     row: int
@@ -40,7 +40,7 @@ class Halo:
         }
 
     def reflected(self, stop_row: int, stop_column: int) -> "Halo":
-        """Fill up by reflection to rows < stop_row and columns < stop_column of the scene."""
+        """Extend the halo by reflection to rows < stop_row and columns < stop_column of the scene."""
         _, height, width = self.image_CHW.shape
         beyond = [max(0, stop_row - self.row - height), max(0, stop_column - self.column - width)]
         if not any(beyond):
@@ -56,6 +56,6 @@ class Halo:
         )
 
 
-def halo_spans(block: Block, grid: WindowGrid, shape: tuple[int, int]) -> tuple[Span, Span]:
-    """Find the rows and columns to read for `block` of a scene of `shape`."""
-    return grid.needed(block.rows, shape[0]), grid.needed(block.columns, shape[1])
+def halo_block(block: Block, grid: WindowGrid, shape: tuple[int, int]) -> Block:
+    """Find the pixels to read for `block` of a scene of `shape`."""
+    return Block(grid.needed(block.rows, shape[0]), grid.needed(block.columns, shape[1]))

@@ -1,12 +1,14 @@
-"""Cuts a scene into blocks to own and windows to compute. Pure functions of sizes in pixels.
+"""Blocks that one task predicts, and windows that the regressor computes. Pure functions of sizes in pixels.
 
-Windows start at every multiple of the step from the scene's first pixel until its last pixel is covered,
-whatever the blocks: a pixel is covered by the same windows however the scene is cut. Along an axis of 150
+Windows start at every multiple of the step, from the scene's first pixel until its last pixel is covered.
+Blocks do not move them, so the same windows cover a pixel however the scene is cut. Along an axis of 150
 pixels, windows of 64 at half overlap start at 0, 32, 64, 96; the last one reaches 10 pixels beyond the end.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from rasterio.windows import Window
 
 from shards.errors import InputError
 
@@ -24,7 +26,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Block:
-    """A rectangle of a scene that one task predicts and nobody else writes."""
+    """Rectangle of pixels of a scene, a map or a grid."""
 
     rows: Span
     columns: Span
@@ -33,6 +35,11 @@ class Block:
     def pixels(self) -> int:
         """Number of pixels."""
         return len(self.rows) * len(self.columns)
+
+    @property
+    def window(self) -> Window:
+        """Window with which rasterio reads and writes the block."""
+        return Window(self.columns.start, self.rows.start, len(self.columns), len(self.rows))
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,10 @@ class WindowGrid:
 
     @classmethod
     def with_overlap(cls, size: int, overlap: float, patch_size: int) -> "WindowGrid":
-        """Place windows so that the next one covers a share `overlap` of each.
+        """Place windows so that each overlaps the next by a share `overlap` of its size.
 
         Raises:
-            InputError: the size is no multiple of the patch, or the overlap is out of range.
+            InputError: the size is not a multiple of the patch, or the overlap is out of range.
         """
         if size <= 0 or size % patch_size:
             raise InputError(
@@ -68,9 +75,9 @@ class WindowGrid:
         return range(first * self.step, min(wanted.stop, last * self.step + 1), self.step)
 
     def needed(self, wanted: Span, length: int) -> Span:
-        """Find the pixels of an axis of `length` that the windows touching `wanted` are made from.
+        """Find the pixels to read, on an axis of `length`, for the windows that touch `wanted`.
 
-        A window that reaches beyond the end is filled by reflection, whose source may lie before it.
+        Reflection fills a window that reaches beyond the end; its source may lie before that window.
         """
         starts = self.starts(wanted, length)
         stop = starts[-1] + self.size
@@ -79,7 +86,7 @@ class WindowGrid:
 
 
 def blocks_of(height: int, width: int, size: int) -> Iterator[Block]:
-    """Cover the scene with disjoint blocks of at most `size` pixels a side, row by row."""
+    """Cover a scene with disjoint blocks of at most `size` pixels a side, row by row."""
     for row in range(0, height, size):
         for column in range(0, width, size):
             rows = Span(row, min(row + size, height))

@@ -40,7 +40,8 @@ from inference.predict.block import predict_windows
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.in_process import InProcess
 from inference.predict.map_options import MapOptions
-from inference.predict.run import Summary, predict
+from inference.predict.run import predict
+from inference.predict.summary import Summary
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.version import COMMIT
@@ -421,7 +422,7 @@ def test_a_scene_of_other_pixels_is_refused(checkpoint: Path, tmp_path: Path) ->
     scene = write_scene(tmp_path / "scaled.tif", scene_image(*ODD))
     with rasterio.open(scene, "r+") as raster:
         raster.scales = (0.0001,) * 4
-    assert_fails("to be scaled", tmp_path / "maps", scene, checkpoint=checkpoint)
+    assert_fails("states a scale or offset", tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
 def test_a_scene_that_is_not_there_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -517,7 +518,9 @@ def test_an_overwriting_that_was_stopped_mixes_nothing(checkpoint: Path, tmp_pat
     config = replace(config, checkpoint=str(other), overwrite=True)
     with pytest.raises(KeyboardInterrupt):
         predicted(config, StoppingAfterOne)
-    with pytest.raises(InputError, match=r"scene_1\.chm\.tif: is there already, of another scene_1\.tif"):
+    with pytest.raises(
+        InputError, match=r"scene_1\.chm\.tif: already exists, made from another scene_1\.tif"
+    ):
         predicted(replace(config, overwrite=False))
     again = predicted(config)
     assert len(again.maps) == 2
@@ -561,7 +564,7 @@ def test_maps_in_the_making_are_not_mixed(checkpoint: Path, tmp_path: Path) -> N
 
     with pytest.raises(KeyboardInterrupt):
         predicted(config, StoppingAfterOne)
-    with pytest.raises(InputError, match=r"maps are in the making there with another checkpoint \("):
+    with pytest.raises(InputError, match=r"holds unfinished maps made with another checkpoint \("):
         predicted(replace(config, checkpoint=str(other)))
     assert len(list(out.glob(".predict/*/*.block"))) == 1
     predicted(replace(config, checkpoint=str(other), overwrite=True))
@@ -677,7 +680,7 @@ def test_another_scene_of_the_same_name_is_not_taken_for_it(checkpoint: Path, tm
     before = path.read_bytes()
     config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH)
     write_scene(scene, scene_image(64, 64, seed=1))
-    with pytest.raises(InputError, match=r"of another scene\.tif, or of one that was written again since"):
+    with pytest.raises(InputError, match=r"made from another scene\.tif or an earlier version of it"):
         predicted(config)
     assert path.read_bytes() == before
     assert predicted(replace(config, overwrite=True)).before == 0
@@ -699,6 +702,6 @@ def test_a_map_of_unknown_origin_is_not_overwritten(checkpoint: Path, tmp_path: 
     path = predicted_map(scene, checkpoint, tmp_path / "maps")
     (tmp_path / "maps" / "predict.json").unlink()
     before = path.read_bytes()
-    with pytest.raises(InputError, match="nothing says what it is made with"):
+    with pytest.raises(InputError, match=r"no predict\.json says what it is made with"):
         predicted(PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps")))
     assert path.read_bytes() == before

@@ -21,7 +21,8 @@ from inference.config import PredictConfig
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.in_process import InProcess
 from inference.predict.ledger import Ledger
-from inference.predict.run import Summary, predict
+from inference.predict.run import predict
+from inference.predict.summary import Summary
 from inference.tiling.windows import Block, Span
 from shards.errors import DatasetError
 from shards.storage.objects import find_files, join, publish, read_bytes
@@ -106,7 +107,7 @@ def test_asked_to_stop_it_says_how_to_go_on(config: PredictConfig, tmp_path: Pat
         _, said = process.communicate(timeout=60)
     assert process.returncode != 0
     assert said.splitlines()[-1] == (
-        "treeline: stopped; what is complete is kept: the same command goes on from there"
+        "treeline: stopped; finished work is kept; the same command resumes from there"
     )
     kept = blocks_in(out.out)
     assert kept >= 2
@@ -201,7 +202,7 @@ def test_a_damaged_block_is_named_and_not_used(tmp_path: Path) -> None:
     for place in range(len(data)):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        with pytest.raises(DatasetError, match=r"0-3-8-12\.block: was damaged, and is removed"):
+        with pytest.raises(DatasetError, match=r"0-3-8-12\.block: was damaged and has been removed"):
             ledger.read("a-1", block)
         assert not path.exists()
 

@@ -212,7 +212,7 @@ def test_the_asset_that_is_named(tmp_path: Path) -> None:
     two = {key: {"href": f"{key}.tif", "type": COG, "roles": ["data"]} for key in "ab"}
     given = listed(str(tmp_path / "item.json"), item("x", **two))
     assert scene_urls((given,), asset="b") == scenes[1:]
-    assert why_not(given) == f"{given}, item x: the scene can be any of a, b; name it with --asset, of a, b"
+    assert why_not(given) == f"{given}, item x: the scene can be any of a, b; choose with --asset from a, b"
     assert why_not(given, asset="c") == f"{given}, item x: has no asset c; its assets are a, b"
 
 
@@ -224,14 +224,14 @@ def test_what_is_missing_is_named_with_its_line(place: str) -> None:
     given = listed(join(place, "list.txt"), f"# scenes\n{there}\n\nnot.tif\nnot/either.tif")
     assert (
         why_not(given)
-        == f"{given}, line 4: {join(place, 'not.tif')}: is not there, nor are 1 more that are listed"
+        == f"{given}, line 4: {join(place, 'not.tif')}: does not exist; 2 listed scenes are missing in all"
     )
     given = listed(
         join(place, "list.csv"), "path\nthere.tif\n" + "\n".join(f"far/{n}.tif" for n in range(20))
     )
     assert why_not(given).startswith(f"{given}, line 3: ")
     given = listed(join(place, "item.json"), scene_item("gone.tif"))
-    assert why_not(given) == f"{given}, item gone: {join(place, 'gone.tif')}: is not there"
+    assert why_not(given) == f"{given}, item gone: {join(place, 'gone.tif')}: does not exist"
     given = listed(join(place, "catalog.json"), linked("Catalog", ("item", "lost.json")))
     assert why_not(given).startswith(f"{given}: {join(place, 'lost.json')}: no such file")
     for given in (join(place, "x.tif"), join(place, "x*.tif"), join(place, "x.txt"), join(place, "nowhere")):
@@ -253,27 +253,27 @@ def test_two_scenes_of_one_name(tmp_path: Path) -> None:
         ("csv", "", "its columns are none"),
         ("csv", "name;place\na;b\n", "its columns are name;place;"),
         ("csv", "path\n", "lists no scene"),
-        ("csv", "id,path\n1,a.tif\n2\n", ", line 3: nothing in column path"),
-        ("csv", "id,path\n1,a.tif\n2, \n", ", line 3: nothing in column path"),
+        ("csv", "id,path\n1,a.tif\n2\n", ", line 3: column path is empty"),
+        ("csv", "id,path\n1,a.tif\n2, \n", ", line 3: column path is empty"),
         ("csv", f"path\n{'x' * (csv.field_size_limit() + 1)}\n", "cannot be read as CSV"),
         (
             "txt",
             "https://example.org/a.tif",
-            ", line 1: https://example.org/a.tif: scenes are read from local",
+            ", line 1: https://example.org/a.tif: is neither a local path",
         ),
-        ("txt", "gs://bucket/a.tif", ", line 1: gs://bucket/a.tif: scenes are read from local"),
-        ("json", "{", "is no JSON"),
-        ("json", "[" * 100_000, "is no JSON"),
-        ("json", "[]", "is no STAC"),
+        ("txt", "gs://bucket/a.tif", ", line 1: gs://bucket/a.tif: is neither a local path"),
+        ("json", "{", "is not JSON"),
+        ("json", "[" * 100_000, "is not JSON"),
+        ("json", "[]", "is not STAC"),
         ("json", '{"type": "Topology"}', "its type is 'Topology'"),
         ("geojson", '{"type": "FeatureCollection", "features": []}', "has no items"),
         ("geojson", '{"type": "FeatureCollection", "features": {}}', "its features are not a list"),
         ("geojson", '{"type": "FeatureCollection", "features": [1]}', "one of its features"),
         ("geojson", '{"type": "FeatureCollection", "features": [{"properties": {}}]}', "has no assets with"),
-        ("json", '{"type": "Feature", "id": "x", "assets": {"a": {}}}', "item x: is no STAC item"),
+        ("json", '{"type": "Feature", "id": "x", "assets": {"a": {}}}', "item x: is not a STAC item"),
         ("json", '{"type": "Feature", "id": "x", "assets": {}}', "none of its assets by role or type"),
         ("json", '{"type": "Catalog", "links": [null]}', "one of its links"),
-        ("json", '{"type": "Catalog", "links": [{"rel": "item"}]}', "link item: is no STAC"),
+        ("json", '{"type": "Catalog", "links": [{"rel": "item"}]}', "link item: is not STAC"),
         ("json", '{"type": "Feature", "assets": {"a": {"href": "a.png", "roles": 5}}}', "item without id: "),
     ],
 )
@@ -292,7 +292,9 @@ def test_pages_of_a_search_are_not_left_out(tmp_path: Path) -> None:
     listed(str(tmp_path / "second.json"), page | {"features": [scene_item("b.tif")]})
     assert scene_urls((given,)) == scenes
     listed(given, page | {"links": [{"rel": "next", "href": "https://example.org/?page=2"}]})
-    assert why_not(given).startswith(f"{given}, link next: https://example.org/?page=2: scenes are read from")
+    assert why_not(given).startswith(
+        f"{given}, link next: https://example.org/?page=2: is neither a local path"
+    )
 
 
 def test_other_bad_names(tmp_path: Path) -> None:
@@ -300,10 +302,10 @@ def test_other_bad_names(tmp_path: Path) -> None:
     latin.write_bytes("Höhe.tif".encode("latin-1"))
     assert "byte 1 is not UTF-8" in why_not(str(latin))
     assert "name at least one scene" in why_not()
-    assert "named by nothing" in why_not("")
+    assert "is empty" in why_not("")
     assert "local paths and s3:// only" in why_not("https://example.org/a.tif")
     (tmp_path / "empty").mkdir()
-    assert "a folder without any .tif or .tiff" in why_not(str(tmp_path / "empty"))
+    assert "this folder has no .tif or .tiff files" in why_not(str(tmp_path / "empty"))
 
 
 def test_columns_are_found_by_any_of_their_names(tmp_path: Path) -> None:

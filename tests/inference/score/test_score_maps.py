@@ -549,9 +549,9 @@ def spoilt(path: Path, kind: str) -> str:
     ("kind", "message"),
     [
         ("no CRS", r"spoilt\.tif: has no CRS"),
-        ("feet", r"spoilt\.tif: says that its values are in 'ft'; .*0\.3048"),
-        ("US feet", r"spoilt\.tif: says that its values are in 'US survey foot'"),
-        ("feet by its CRS", r"spoilt\.tif: says that its values are in 'US survey foot'"),
+        ("feet", r"spoilt\.tif: states its values in 'ft'; .*0\.3048"),
+        ("US feet", r"spoilt\.tif: states its values in 'US survey foot'"),
+        ("feet by its CRS", r"spoilt\.tif: states its values in 'US survey foot'"),
         ("elevations", r"a\.chm\.tif: at row 0, column \d+ the height rasters say 2500 m; .*--ground"),
         ("no data that is not declared", r"-3\.4e\+38 m; .*a_nodata"),
         (

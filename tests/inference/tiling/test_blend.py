@@ -11,7 +11,7 @@ from torch import Tensor
 from inference.predict.block import predict_block
 from inference.predict.map_options import MapOptions, Weighting
 from inference.tiling.blend import Axis, Blend, window_weights
-from inference.tiling.halo import Halo, halo_spans
+from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, Span, WindowGrid, blocks_of
 from trainer.decoders.features import DecoderConfig
 from trainer.model.regressor import Regressor
@@ -71,8 +71,10 @@ def stored(regressor: Regressor, image_CHW: np.ndarray, method: MapOptions) -> n
     """stored_CHW of a whole scene, as one block."""
     shape = image_CHW.shape[1:]
     block = Block(Span(0, shape[0]), Span(0, shape[1]))
-    rows, columns = halo_spans(block, method.grid, shape)
-    return predict_block(regressor, block, Halo(image_CHW, rows.start, columns.start, shape), method)
+    read = halo_block(block, method.grid, shape)
+    return predict_block(
+        regressor, block, Halo(image_CHW, read.rows.start, read.columns.start, shape), method
+    )
 
 
 def test_with_all_symmetries_a_turned_scene_gives_the_turned_map() -> None:

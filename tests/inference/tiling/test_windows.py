@@ -12,7 +12,7 @@ import pytest
 from inference.config import Weighting
 from inference.predict.block_tasks import BlockTask
 from inference.tiling.blend import window_weights
-from inference.tiling.halo import Halo, halo_spans
+from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, Span, WindowGrid, blocks_of
 from shards.errors import InputError
 
@@ -112,7 +112,7 @@ def test_a_halo_and_a_task_travel_as_rows(dtype: str) -> None:
 def test_rows_and_columns_have_their_own_halo() -> None:
     block, grid = Block(Span(0, 32), Span(96, 128)), WindowGrid(64, 32)
     # Windows at 0 along the rows; at 64 and 96 along the columns.
-    assert halo_spans(block, grid, (150, 400)) == (Span(0, 64), Span(64, 160))
+    assert halo_block(block, grid, (150, 400)) == Block(Span(0, 64), Span(64, 160))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""Summary of a prediction: what its command prints at the end."""
+
+from dataclasses import dataclass, field
+
+from inference.predict.scene_map import Failed
+
+
+@dataclass
+class Summary:
+    """Outcome of a run."""
+
+    maps: dict[str, str] = field(default_factory=dict)
+    """URL of each scene's map, by the scene's URL; includes maps that were there before."""
+    before: int = 0
+    """Number of maps that were there before."""
+    failed: list[Failed] = field(default_factory=list)
+    megapixels: float = 0.0
+    """Number of megapixels that this run predicted."""
+    seconds: float = 0.0
+    predicting_waited: float = 0.0
+    """Share of their time that predictors waited for pixels."""
+    reading_waited: float = 0.0
+    """Share of their time that readers waited for busy predictors."""
+
+    def __str__(self) -> str:
+        made = len(self.maps) - self.before
+        lines = [f"{made:,} maps made, {self.before:,} there before, {len(self.failed):,} scenes failed"]
+        if self.megapixels:
+            rate = self.megapixels / max(self.seconds, 1e-9)
+            lines[0] += (
+                f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s); "
+                f"the regressor waited for pixels {self.predicting_waited:.0%} of its time, "
+                f"readers for the regressor {self.reading_waited:.0%} of theirs"
+            )
+        return "\n".join([*lines, *(f"failed: {failed.reason}" for failed in self.failed)])
