@@ -75,7 +75,8 @@ def evaluation_picture(evaluation: Evaluation) -> bytes:
     density_axes.plot([0, DENSITY_TOP_M], [0, DENSITY_TOP_M], color=EDGE, linewidth=0.8)
     density_axes.set(xlabel="measured height (m)", ylabel="predicted height (m)")
     density_axes.set_title(f"{score.all.count:,} pixels, RMSE {score.all.rmse:.2f} m, R2 {score.all.r2:.2f}")
-    figure.colorbar(image, ax=density_axes, label="pixels")
+    bar = figure.colorbar(image, ax=density_axes, label="pixels")
+    bar.ax.tick_params(labelsize=SMALL)
     places = np.arange(len(NAMES))
     # Many scores are a total and its maps: they have no room here, so only the first, the total, is drawn.
     shown = list(evaluation.scores.items())[: len(SERIES) if len(evaluation.scores) <= len(SERIES) else 1]
