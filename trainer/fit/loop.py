@@ -18,7 +18,7 @@ from shards.read.dataset import Batch, ChipReader
 from shards.read.order import Chips
 from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey, never_empty
-from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Spent
+from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.repeatable import check_compiler, in_precision, repeatable
 from trainer.devices.sharding import whole
 from trainer.fit.learning import Learning
@@ -94,8 +94,8 @@ class Fit:
         self.position = Position()
         self.records: list[dict[str, Any]] = []
         """What was recorded after each epoch."""
-        self.spent = Spent()
-        """Where this process's time went in the steps of the epoch that it finished last."""
+        self.spent = TimeSpent()
+        """Time that the steps of the last finished epoch took in this process."""
         self.sums_K: Tensor | None = None
         """The loss's sums over what was met of the epoch."""
         self.reader = ChipReader(

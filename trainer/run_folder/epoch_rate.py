@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from trainer.devices.clock import Spent
+from trainer.devices.clock import TimeSpent
 from trainer.devices.ranks import Ranks
 from trainer.fit.flops import peak_flops
 from trainer.options import FitOptions
@@ -20,7 +20,7 @@ class Pace:
     chips_per_second: float
     """Of all ranks."""
     waiting_for_data: float
-    """Share (0..1) of the time; this and the next two: see trainer.devices.clock.Spent."""
+    """Share (0..1) of the time; this and the next two: see trainer.devices.clock.TimeSpent."""
     computing: float
     """Share (0..1)."""
     communication: float | None
@@ -49,7 +49,7 @@ class Pace:
         return said if self.peak_memory_gb is None else f"{said}; {self.peak_memory_gb:.1f} GB"
 
 
-def pace_of(spent: Spent, flops_per_chip: float, ranks: Ranks, options: FitOptions) -> Pace:
+def pace_of(spent: TimeSpent, flops_per_chip: float, ranks: Ranks, options: FitOptions) -> Pace:
     """Work out the pace; `flops_per_chip`: operations of a chip's forward and backward pass, 0: not known."""
     rate = spent.chips / max(spent.seconds, 1e-9)
     flops_per_second = rate * flops_per_chip / ranks.world_size

@@ -34,7 +34,7 @@ from shards.read.dataset import Dataset
 from trainer.commands.train import new_fit, new_regressor
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, Spent
+from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, TimeSpent
 from trainer.devices.ranks import Ranks
 from trainer.fit.flops import peak_flops, published_peak, training_flops
 from trainer.fit.loop import Callback, Fit
@@ -100,9 +100,9 @@ def test_a_clock_counts_what_began_and_ended() -> None:
     hand.pass_by(8)
     clock.stop(COMMUNICATION)
     clock.stop(STEPPING)
-    assert clock.spent(chips=5) == Spent(chips=5, seconds=30, waiting=2, computing=4, communication=8)
+    assert clock.spent(chips=5) == TimeSpent(chips=5, seconds=30, waiting=2, computing=4, communication=8)
     clock.restart()
-    assert clock.spent(0) == Spent()
+    assert clock.spent(0) == TimeSpent()
 
 
 def test_a_clock_that_nobody_handed_in_is_the_machines() -> None:
@@ -121,7 +121,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
     saving.run(Slow(hand))
     delay = STEPS * DELAY_SECONDS
     chips = saving.learning.train_chips.size
-    assert saving.spent == Spent(chips, seconds=delay)
+    assert saving.spent == TimeSpent(chips, seconds=delay)
 
     step = Fit._step
 
@@ -132,7 +132,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
     monkeypatch.setattr(Fit, "_step", slow_step)
     computing.run(StateCallback())
     monkeypatch.undo()
-    assert computing.spent == Spent(chips, seconds=delay, computing=delay)
+    assert computing.spent == TimeSpent(chips, seconds=delay, computing=delay)
 
     feed = trainer.fit.loop.feed
 
@@ -143,7 +143,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(trainer.fit.loop, "feed", slow_feed)
     waiting.run(StateCallback())
-    assert waiting.spent == Spent(chips, seconds=delay, waiting=delay)
+    assert waiting.spent == TimeSpent(chips, seconds=delay, waiting=delay)
 
 
 @dataclass
@@ -179,7 +179,7 @@ def train_slowly(rank: int, config: TrainConfig, folder: Path, clock: SharedCloc
     (folder / str(rank)).write_text(json.dumps(vars(spent)))
 
 
-def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> Spent:
+def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> TimeSpent:
     fit = new_fit(config, replace(ranks, seconds_now=clock))
     first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
     first.register_hook(clock.wait_and_go_on if ranks.rank == 1 else clock.gradient_found)
@@ -194,7 +194,7 @@ def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
     context = multiprocessing.get_context("spawn")
     clock = SharedClock(context.Value("d", 0.0), context.Event())
     run_ranks(train_slowly, 2, (replace(config, epochs=1), tmp_path, clock))
-    fast, slow = (Spent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
+    fast, slow = (TimeSpent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
     delay = STEPS * DELAY_SECONDS
     assert (fast.waiting, fast.computing, fast.communication) == (0, 0, delay)
     assert (slow.waiting, slow.computing, slow.communication) == (0, delay, 0)
@@ -248,7 +248,7 @@ def test_a_peak_is_told_of_known_devices_alone() -> None:
 def test_an_epoch_in_a_line(config: TrainConfig) -> None:
     record = {"epoch": 2, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
     summary = new_fit(config, Ranks()).objective.summary
-    spent = Spent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
+    spent = TimeSpent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
     alone = pace_of(spent, 1e6, Ranks(), config.fit)
     assert alone.line(2, summary(record)) == (
         "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 2% waiting for data; 1 GFLOP/s"
