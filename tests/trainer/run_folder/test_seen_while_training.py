@@ -38,7 +38,7 @@ from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, TimeS
 from trainer.devices.ranks import Ranks
 from trainer.fit.flops import peak_flops, published_peak, training_flops
 from trainer.fit.loop import Callback, Fit
-from trainer.run_folder.epoch_rate import pace_of
+from trainer.run_folder.epoch_rate import epoch_rate
 from trainer.run_folder.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
 from trainer.run_folder.state_callback import StateCallback
 
@@ -249,17 +249,17 @@ def test_an_epoch_in_a_line(config: TrainConfig) -> None:
     record = {"epoch": 2, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
     summary = new_fit(config, Ranks()).objective.summary
     spent = TimeSpent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
-    alone = pace_of(spent, 1e6, Ranks(), config.fit)
+    alone = epoch_rate(spent, 1e6, Ranks(), config.fit)
     assert alone.line(2, summary(record)) == (
         "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 2% waiting for data; 1 GFLOP/s"
     )
-    one_of_two = pace_of(spent, 4e8, Ranks(0, 2), config.fit)
+    one_of_two = epoch_rate(spent, 4e8, Ranks(0, 2), config.fit)
     assert one_of_two.line(0, summary({"epoch": 0, "loss": 2.0})) == (
         "epoch 1: loss 2; 1,234 chips/s; 2% waiting for data, 5% communication; 247 GFLOP/s"
     )
     on_gpu = replace(one_of_two, utilisation=0.38, peak_memory_gb=11.21)
     assert on_gpu.line(2, summary(record)).endswith("247 GFLOP/s (38% of the device's peak); 11.2 GB")
-    assert pace_of(spent, 4e8, Ranks(0, 2), replace(config.fit, shard_model=True)).communication is None
+    assert epoch_rate(spent, 4e8, Ranks(0, 2), replace(config.fit, shard_model=True)).communication is None
 
 
 @pytest.mark.gpu
@@ -268,8 +268,8 @@ def test_a_gpu_tells_its_memory_and_its_shares(config: TrainConfig) -> None:
     ranks = Ranks(device=torch.device("cuda"))
     fit = new_fit(replace(config, epochs=1), ranks)
     fit.run(StateCallback())
-    spent, pace = fit.spent, pace_of(fit.spent, fit.flops_per_chip, ranks, fit.options)
-    assert pace.peak_memory_gb
+    spent, rate = fit.spent, epoch_rate(fit.spent, fit.flops_per_chip, ranks, fit.options)
+    assert rate.peak_memory_gb
     assert 0 < spent.computing <= spent.seconds
     assert spent.waiting + spent.computing <= 1.01 * spent.seconds
 
@@ -401,7 +401,7 @@ def test_a_lost_server_stops_nothing_and_is_said_once(
     launch(replace(config, out=str(tmp_path / "run"), mlflow=uri))
     warned = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
     assert len(warned) == 1
-    assert warned[0].startswith(f"treeline: MLflow at {uri} cannot be reached; training goes on: ")
+    assert warned[0].startswith(f"treeline: MLflow at {uri} cannot be reached; training continues: ")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     assert not (tmp_path / "run" / RUN).exists()
 
