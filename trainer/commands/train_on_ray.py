@@ -13,7 +13,7 @@ from shards.storage.objects import exists, join, publish, read_bytes, remove_fil
 from trainer.commands.train import as_it_began, check, prepared, train
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, compute, finish
-from trainer.data.token_store import Piece, TokenPlan, plan_tokens
+from trainer.data.token_store import TokenFile, TokenPlan, plan_tokens
 from trainer.devices.ranks import Ranks, device_here
 from trainer.model.regressor import Regressor
 
@@ -116,7 +116,7 @@ class _TokenWorker:
         """Which store it is, and what it is to hold."""
         return self._prepared[2]
 
-    def compute(self, piece: Piece) -> tuple[int, StoredObject | None]:
+    def compute(self, piece: TokenFile) -> tuple[int, StoredObject | None]:
         """Compute `piece`; its chips, and what was stored."""
         dataset, regressor, plan = self._prepared
         return piece.chips, compute(plan, piece, regressor, dataset)

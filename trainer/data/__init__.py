@@ -1,8 +1,8 @@
-"""Feed the training: batches, augmentation, stored tokens.
+"""Input of the training: batches, augmentation, stored tokens.
 
 feed            batches to the device, one transfer ahead
-step_inputs     what one step takes
+step_inputs     the key of a step's random numbers, this rank's part of a batch
 augment         flips, turns, brightness, missing bands
-token_store     a frozen backbone's tokens, kept
-token_filling   how they are computed and written
+token_store     a frozen backbone's tokens, kept and read
+token_filling   computing and writing them
 """

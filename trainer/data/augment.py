@@ -1,4 +1,7 @@
-"""Augmentation: flips, quarter turns, brightness and missing bands, by (seed, epoch, chips met) alone."""
+"""Augmentation: flips, quarter turns, brightness and missing bands.
+
+Random numbers depend on (seed, epoch, chips of the epoch seen before) alone.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,20 +10,23 @@ from trainer.model.symmetries import SYMMETRIES
 
 
 def symmetries_of(count: int, seed: int, epoch: int, seen: int) -> NDArray[np.int64]:
-    """(count,) numbers 0..7, one for each chip of a global batch, whatever the number of ranks."""
+    """Draw (count,) symmetries 0..7, one for each chip of a global batch, whatever the number of ranks."""
     return np.random.default_rng((seed, epoch, seen, SYMMETRIES)).integers(SYMMETRIES, size=count)
 
 
 def band_changes(
     shape: tuple[int, int], at: tuple[int, int, int], brightness: float, band_dropout: float
 ) -> NDArray[np.float32] | None:
-    """(chips, bands, 2) of a global batch, as Normalise takes them; None if nothing is to be changed.
+    """Draw the changes of a global batch's bands, (chips, bands, 2), as Normalise takes them.
 
     Args:
         shape: chips and bands.
-        at: seed, epoch, chips of it met before.
+        at: seed, epoch, chips of the epoch seen before.
         brightness: standard deviation of the factors, which are around 1 and not below 0.
-        band_dropout: share of bands that are left out; of each chip at least one stays.
+        band_dropout: share of bands that are left out; each chip keeps at least one.
+
+    Returns:
+        None if nothing changes.
     """
     if not brightness and not band_dropout:
         return None

@@ -1,7 +1,7 @@
-"""Batches to the device: one transfer each, from pinned memory, while the device computes on the one before.
+"""Transfer of batches to the device, each from pinned memory while the device computes on the one before.
 
-The stored bytes of a batch cross as they are, and become image and height on the device, where the
-regressor's first layer normalises them: nothing is converted on the host.
+A batch's stored bytes cross unchanged in one transfer. On the device they become image and height, and the
+regressor's first layer normalises them, so the host converts nothing.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,17 +17,20 @@ from shards.read.dataset import Batch
 
 @dataclass(frozen=True)
 class Fed:
-    """A batch, and on the device its image (B, bands, rows, columns) and height (B, rows, columns)."""
+    """A batch whose image and height are on the device."""
 
     batch: Batch
+    """Batch as the reader gave it, on the host."""
     image_BCHW: Tensor
+    """Image on the device, as stored."""
     height_BHW: Tensor
+    """Height on the device, in metres."""
 
 
 def feed(batches: Iterable[Batch], schema: Schema, device: torch.device) -> Iterator[Fed]:
-    """The same batches on `device`, in the same order; on a GPU one transfer ahead of their use.
+    """Bring batches to `device`, in the same order; on a GPU one transfer ahead of their use.
 
-    What was trained on ends at `fed.batch.start + fed.batch.size`; a reader's own state may be a batch ahead.
+    Training has seen chips up to `fed.batch.start + fed.batch.size`; the reader itself may be a batch ahead.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -51,13 +54,13 @@ def _arrived(transfer: tuple[Batch, Tensor, torch.cuda.Event], schema: Schema) -
     batch, rows_BS, event = transfer
     present = torch.cuda.current_stream(rows_BS.device)
     present.wait_event(event)
-    # Allocated on the transfers' stream: not to be given to another batch while this stream uses it.
+    # The memory belongs to the transfers' stream, which must not reuse it while this stream needs it.
     rows_BS.record_stream(present)
     return _fed(batch, rows_BS, schema)
 
 
 def _fed(batch: Batch, rows_BS: Tensor, schema: Schema) -> Fed:
-    """Views of the rows: as `shards.format.tar.arrays_of`, on any device."""
+    """View a batch's rows as image and height: `shards.format.tar.arrays_of` on any device."""
     layout = row_layout(schema)
 
     def view(offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What any step of training needs beside its chips: a key for what is drawn, and no rank without a chip."""
+"""Help for any step of training: a key for its random numbers, and a chip for every rank."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,26 +16,27 @@ from trainer.devices.ranks import Ranks
 
 
 class StepKey(NamedTuple):
-    """What the random numbers of a step depend on, whatever the number of ranks; nothing else does."""
+    """Key of a step's random numbers. They depend on nothing else, not even the number of ranks."""
 
     seed: int
     epoch: int
     seen: int
-    """Chips of the epoch met before, over all ranks."""
+    """Chips of the epoch seen before, over all ranks."""
 
 
 def part_of(of_batch: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
     """Take this rank's part of an array with a row for each chip of a global batch."""
     part = rank_part(of_batch, fed.batch.start, ranks.rank, ranks.world_size)
-    # A chip that stands in for none has a row too; chips that were left out have none.
+    # An empty part has a stand-in chip, which needs a row; chips that were left out need none.
     return part[: len(fed.image_BCHW)] if len(part) else of_batch[:1]
 
 
 def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:
-    """Yield the batches, an empty one as a chip met before (or the first of `chips`), without label.
+    """Yield the batches, but put a stand-in into an empty one: a chip seen before, without its height.
 
-    A rank whose part is empty (of the last, short batch, or for a shard that was left out) takes part in
-    every collective operation, and adds nothing to loss and gradients.
+    A rank's part may be empty if the last batch is short or a shard was left out. With a stand-in (the first
+    of `chips` if there was none before) that rank still takes part in every collective operation, and adds
+    nothing to loss and gradients.
     """
     rows_1S, chip_1 = np.zeros((1, row_layout(schema).span), np.uint8), chips[:1]
     for batch in batches:

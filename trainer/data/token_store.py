@@ -1,14 +1,15 @@
-"""A token store: what a frozen backbone gives for every chip, computed once; decoders are trained from it.
+"""A token store: a frozen backbone's tokens of every chip, computed once, from which decoders train.
 
-    <url>/tokens.json                               what the tokens are of, and the objects; written last
-    <url>/<fingerprint>/train/000000.0.tokens       of shard 0, its chips turned by symmetry 0: a row a chip
+    <url>/tokens.json                               identity of the tokens, and the files; written last
+    <url>/<fingerprint>/train/000000.0.tokens       tokens of shard 0's chips in variant 0, one row a chip
 
-Every row has the same bytes: for each layer that the decoder takes the patches row by row, then the class
-token if the decoder takes it. A batch is one gather of rows. `trainer.data.token_filling` fills a store.
+All rows have the same length. For each layer that the decoder takes, a row holds the patches row by row, then
+the class token if the decoder takes it. A batch is one gather of rows. `trainer.data.token_filling` fills a
+store.
 
     plan = plan_tokens(regressor, dataset, config)
     reader = TokenReader(plan, stored_objects(plan), dataset, device)
-    reader.features(chips, symmetries_B)            # as Regressor.features of these chips, turned so
+    reader.features(chips, symmetries_B)            # equals Regressor.features of these chips, turned
 """
 
 import json
@@ -44,7 +45,7 @@ MANIFEST = "tokens.json"
 FORMAT = "treeline-tokens"
 VERSION = 1
 HELD_BYTES = 8 * 10**9
-"""Objects of a remote store that are kept in memory, beyond those of the present batch."""
+"""Bytes of a remote store's files kept in memory, beyond those of the present batch."""
 
 _WITH_CLASSES = ("dpt",)
 """Decoders that take class tokens."""
@@ -52,16 +53,20 @@ _WITH_CLASSES = ("dpt",)
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """What a row holds, and where."""
+    """Layout of a row."""
 
     layers: int
+    """Number of layers."""
     rows: int
+    """Rows of patches."""
     columns: int
+    """Columns of patches."""
     width: int
     """Numbers in a token."""
     classes: bool
-    """Whether each layer's class token is kept, after its patches."""
+    """Whether each layer's class token follows its patches."""
     dtype: str
+    """Type of the stored numbers, named as in torch."""
 
     @property
     def _shape_LND(self) -> tuple[int, int, int]:
@@ -78,30 +83,30 @@ class TokenLayout:
 
     @property
     def stride(self) -> int:
-        """Bytes of a row, a multiple of 512, as an Arena needs it."""
+        """Bytes of a row: a multiple of 512, which Arena requires."""
         return -(-self._used_bytes // BLOCK) * BLOCK
 
     def pack(self, features: Features) -> Tensor:
-        """rows_BS (B, stride) of bytes.
+        """Pack features into rows_BS (B, stride) of bytes.
 
         Raises:
-            InputError: a token is not finite, or not in this type.
+            InputError: a token is not finite, or too large for the store's type.
         """
-        of_layers = [patches_BDRC.flatten(2).transpose(1, 2) for patches_BDRC in features.patches]
+        layers = [patches_BDRC.flatten(2).transpose(1, 2) for patches_BDRC in features.patches]
         if self.classes:
-            both = zip(of_layers, features.classes, strict=True)
-            of_layers = [torch.cat((tokens_BND, class_BD[:, None]), 1) for tokens_BND, class_BD in both]
-        values_BLND = torch.stack(of_layers, 1).to(self._type)
+            both = zip(layers, features.classes, strict=True)
+            layers = [torch.cat((tokens_BND, class_BD[:, None]), 1) for tokens_BND, class_BD in both]
+        values_BLND = torch.stack(layers, 1).to(self._type)
         if not values_BLND.isfinite().all():
             raise InputError(
-                f"--token-store: a token is not finite as {self.dtype}; give --token-dtype bfloat16, and see "
-                "whether the backbone's weights are whole"
+                f"--token-store: a token is not finite as {self.dtype}; give --token-dtype bfloat16, and "
+                "check that the backbone's weights are finite"
             )
         bytes_BS = values_BLND.flatten(1).view(torch.uint8)
         return pad(bytes_BS, (0, self.stride - self._used_bytes))
 
     def unpack(self, rows_BS: Tensor) -> Features:
-        """The inverse of `pack`, in float32."""
+        """Undo `pack`, in float32."""
         values_BV = rows_BS[:, : self._used_bytes].view(self._type).float()
         values_BLND = values_BV.unflatten(1, self._shape_LND)
         grid = (self.rows, self.columns)
@@ -113,41 +118,46 @@ class TokenLayout:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One object of a store: the chips of a shard in one variant."""
+class TokenFile:
+    """One file of a token store: the tokens of a shard's chips in one variant."""
 
     shard: int
+    """Number of the shard."""
     split: str
+    """Split of the shard."""
     chips: int
+    """Number of chips in the shard."""
     variant: int
-    """The symmetry (0..7) by which its chips are turned; 0: as they are."""
+    """Symmetry (0..7) by which the chips are turned; 0: not turned."""
 
 
 @dataclass(frozen=True)
 class TokenPlan:
-    """What a store is of, and the pieces of it that a run needs."""
+    """Identity of a store's tokens, and the files that a run needs."""
 
     url: str
+    """Folder of the store."""
     identity: dict[str, Any]
-    """All that tokens depend on, as plain JSON values by name."""
+    """Everything that tokens depend on, as plain JSON values by name."""
     layout: TokenLayout
-    pieces: tuple[Piece, ...]
+    files: tuple[TokenFile, ...]
+    """Files that the run needs."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits: others for any other token."""
+        """Checksum of the identity, sixteen hexadecimal digits."""
         return hexadecimal(json.dumps(self.identity, sort_keys=True).encode())
 
-    def name_of(self, piece: Piece) -> str:
-        """What `piece` is called below the store's URL."""
-        return f"{self.fingerprint}/{piece.split}/{piece.shard:06d}.{piece.variant}.tokens"
+    def name_of(self, file: TokenFile) -> str:
+        """Return the name of `file` below the store's URL."""
+        return f"{self.fingerprint}/{file.split}/{file.shard:06d}.{file.variant}.tokens"
 
-    def nbytes_of(self, piece: Piece) -> int:
-        """Bytes of `piece`."""
-        return piece.chips * self.layout.stride
+    def nbytes_of(self, file: TokenFile) -> int:
+        """Return the bytes of `file`."""
+        return file.chips * self.layout.stride
 
     def manifest(self, objects: dict[str, StoredObject]) -> dict[str, Any]:
-        """What tokens.json says of a store that holds `objects`."""
+        """Return the content of tokens.json for a store that holds `objects`."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -159,10 +169,10 @@ class TokenPlan:
 
 
 def check_token_options(config: TrainConfig) -> None:
-    """Refuse options under which the tokens of a chip change while training.
+    """Refuse options that change a chip's tokens while training.
 
     Raises:
-        InputError: says which, and what to give instead.
+        InputError: names the option, and what to give instead.
     """
     if not config.token_store:
         return
@@ -178,19 +188,22 @@ def check_token_options(config: TrainConfig) -> None:
             )
     if config.flips and config.token_variants == 1:
         raise InputError(
-            "--token-store: --flips (the default) turns chips, and a store of one variant has none that are "
-            f"turned; give --no-flips, or --token-variants {SYMMETRIES} (a store {SYMMETRIES} times as large)"
+            "--token-store: --flips (the default) turns chips, but a store of one variant has no tokens of "
+            f"turned chips; give --no-flips, or --token-variants {SYMMETRIES} (a store {SYMMETRIES} times as "
+            "large)"
         )
 
 
 def plan_tokens(regressor: Regressor, dataset: Dataset, config: TrainConfig) -> TokenPlan:
-    """The store that `config` asks for: training shards in all variants, validation as it is."""
+    """Plan the store that `config` asks for: training shards in all variants, validation shards unturned."""
     layout = _layout_of(regressor, config.token_dtype)
     train_shards = set(dataset.shard_of(dataset.chips("train", config.limit, config.where)).tolist())
     val_chips = dataset.chips("val", where=config.validated_where)
     shards = train_shards | set(dataset.shard_of(val_chips).tolist())
-    pieces = tuple(
-        Piece(number, dataset.manifest.shards[number].split, dataset.manifest.shards[number].samples, variant)
+    files = tuple(
+        TokenFile(
+            number, dataset.manifest.shards[number].split, dataset.manifest.shards[number].samples, variant
+        )
         for number in sorted(shards)
         for variant in range(config.token_variants if number in train_shards else 1)
     )
@@ -209,14 +222,14 @@ def plan_tokens(regressor: Regressor, dataset: Dataset, config: TrainConfig) -> 
         "dtype": layout.dtype,
         "computed in": "bfloat16" if config.bf16 else "float32",
     }
-    return TokenPlan(config.token_store, json.loads(json.dumps(identity)), layout, pieces)
+    return TokenPlan(config.token_store, json.loads(json.dumps(identity)), layout, files)
 
 
 def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
-    """The objects by name that the store's manifest lists; none if there is no store yet.
+    """Return the objects that the store's manifest lists, by name; none if there is no store yet.
 
     Raises:
-        InputError: it is a store of other tokens; says what differs.
+        InputError: the store holds other tokens; the message names what differs.
     """
     where = join(plan.url, MANIFEST)
     if not exists(where):
@@ -235,40 +248,40 @@ def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
 
 
 class TokenReader:
-    """Tokens of any chips of a plan, in any order. For one thread."""
+    """Reader of the tokens of any chips of a plan, in any order. Not for several threads."""
 
     def __init__(
         self, plan: TokenPlan, objects: dict[str, StoredObject], dataset: Dataset, device: torch.device
     ) -> None:
-        """Read nothing yet.
+        """Prepare to read; nothing is read yet.
 
         Args:
-            plan: what the store holds.
+            plan: plan of the store.
             objects: from `stored_objects`.
-            dataset: whose chips these are, and how it is read: checks and cache.
-            device: where features are needed.
+            dataset: dataset of the chips; its options say how to read (checks, cache).
+            device: device for the features.
         """
         self._plan, self._dataset, self._device = plan, dataset, device
-        pieces = [piece for piece in plan.pieces if plan.name_of(piece) in objects]
-        self._objects = [objects[plan.name_of(piece)] for piece in pieces]
+        files = [file for file in plan.files if plan.name_of(file) in objects]
+        self._objects = [objects[plan.name_of(file)] for file in files]
         self._place_SV = np.full((len(dataset.manifest.shards), SYMMETRIES), -1)
-        for place, piece in enumerate(pieces):
-            self._place_SV[piece.shard, piece.variant] = place
+        for place, file in enumerate(files):
+            self._place_SV[file.shard, file.variant] = place
         largest = max((stored.nbytes for stored in self._objects), default=0)
-        self._arena = Arena(len(pieces), largest, plan.layout.stride)
+        self._arena = Arena(len(files), largest, plan.layout.stride)
         self._held: OrderedDict[int, int] = OrderedDict()
-        """Places of fetched objects and their bytes, the least recently used first."""
+        """Bytes of fetched objects by place, the least recently used first."""
         options = dataset.options
         self._fetcher = Fetcher()
         self._cache = DiskCache(options.cache, options.cache_bytes) if options.cache else None
 
     def features(self, chips: Chips, symmetries_B: NDArray[np.int64] | None = None) -> Features:
-        """What the backbone gives for `chips`, each turned by its symmetry (0..7), in float32 on the device.
+        """Read the backbone's features of `chips`, each turned by its symmetry (0..7), in float32.
 
-        Of no chips: zeros, for the one image that stands in for them.
+        Without chips return zeros, for the one stand-in (`never_empty`).
 
         Raises:
-            DatasetError: the store lacks one of them, or an object is not what was written.
+            DatasetError: the store lacks a chip, or a file is not what was written.
         """
         if not chips.size:
             rows_BS = np.zeros((1, self._plan.layout.stride), np.uint8)
@@ -283,7 +296,7 @@ class TokenReader:
             lacking = int(np.argmin(place_B))
             raise DatasetError(
                 f"{self._plan.url}: no tokens of chip {chips[lacking]} in variant {symmetries_B[lacking]}: "
-                "its shard was left out when they were computed; the next run computes them"
+                "its shard was left out when tokens were computed; the next run computes them"
             )
         needed = np.unique(place_B).tolist()
         for place in needed:
@@ -295,7 +308,7 @@ class TokenReader:
         )
 
     def _bring(self, place: int) -> None:
-        """Map or fetch an object, if that was not done."""
+        """Map or fetch an object unless that is done."""
         stored = self._objects[place]
         url = join(self._plan.url, stored.name)
         if self._arena.holds(place):
@@ -328,7 +341,7 @@ class TokenReader:
             stored.check(url, data)
 
     def _drop_others(self, needed: list[int]) -> None:
-        """Give memory back, but not that of the present batch."""
+        """Release memory, but not that of the present batch."""
         held_bytes = sum(self._held.values())
         for place in [place for place in self._held if place not in needed]:
             if held_bytes <= HELD_BYTES:
@@ -348,7 +361,7 @@ def _layout_of(regressor: Regressor, dtype: str) -> TokenLayout:
 
 
 def _weights_checksum(backbone: DINOv3ViTModel) -> str:
-    """Of all tensors in the order of their names, with types and shapes."""
+    """Return a checksum of all tensors in the order of their names, with types and shapes."""
     digest = xxhash.xxh3_64()
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -357,6 +370,6 @@ def _weights_checksum(backbone: DINOv3ViTModel) -> str:
 
 
 def _shape_of(backbone: DINOv3ViTModel) -> dict[str, Any]:
-    """Its configuration, without what every model of transformers has: names, versions, labels."""
+    """Return the backbone's configuration without what every model of transformers has, such as versions."""
     config: dict[str, Any] = backbone.config.to_dict()
     return {name: config[name] for name in sorted(config.keys() - PretrainedConfig().to_dict().keys())}

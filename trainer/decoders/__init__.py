@@ -1,10 +1,10 @@
-"""Turn tokens into heights.
+"""Decoders, which turn tokens into heights.
 
-features       what every decoder takes and can do
-make           the decoder that is asked for
-detail         tokens for what, convolutions of the pixels for where
+features       the interface of every decoder
+make           the decoder that the configuration asks for
+detail         a thin U-Net over the pixels, with the tokens at its bottom
 residual       four doublings with residual blocks
 dpt            CHMv2's head and height bins
 linear         one linear layer
-chip_dropout   dropout by numbers of each chip's own
+chip_dropout   dropout from random numbers of each chip's own
 """

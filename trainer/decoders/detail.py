@@ -1,10 +1,10 @@
 """The `detail` decoder: the backbone's tokens say what stands there, thin convolutions say where it ends.
 
-A patch of 16 pixels of 2 m is 32 m wide: its token cannot carry the edge of a crown of 5 m. So a U-Net
-(Ronneberger et al. 2015, arXiv:1505.04597) with few channels looks at the pixels, and the tokens come in at
-its bottom:
+A patch of 16 pixels of 2 m is 32 m wide, so its token cannot locate the edge of a crown 5 m wide. Therefore
+a U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with few channels reads the pixels, and the tokens enter
+at its bottom. Each size in the upper row also feeds the same size in the lower row (a skip connection):
 
-    pixels -> 1/1 -> 1/2 -> ... -> 1/patch                 each also skips over to its size below
+    pixels -> 1/1 -> 1/2 -> ... -> 1/patch
     tokens ----------------------> 1/patch -> ... -> 1/2 -> 1/1 -> metres
 """
 
@@ -19,16 +19,16 @@ from trainer.decoders.chip_dropout import ChannelDropout
 from trainer.decoders.features import Decoder, DecoderConfig, Features
 
 FINE_SIZES = 2
-"""At 1/1 and 1/2, where edges lie, there are two convolutions instead of one."""
+"""Number of sizes, 1/1 and 1/2, that have two convolutions instead of one, since edges lie there."""
 
 
 def _convolutions(
     width_in: int, width: int, size: int, config: DecoderConfig, stride: int = 1
 ) -> nn.Sequential:
-    """Convolutions 3x3 to features at 1/2^`size`, each with norm and GELU; a stride of 2 halves the sides."""
+    """Make the 3x3 convolutions at 1/2^`size`, each with norm and GELU; a stride of 2 halves the sides."""
     layers: list[nn.Module] = []
     for _ in range(2 if size < FINE_SIZES else 1):
-        # Group norm makes a chip's result independent of the batch that it is in.
+        # With group norm a chip's result does not depend on the batch that it is in.
         norm = nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(gcd(8, width), width)
         layers += (nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False), norm, nn.GELU("tanh"))
         width_in, stride = width, 1
@@ -36,35 +36,35 @@ def _convolutions(
 
 
 class Rise(nn.Module):
-    """Features, and the skipped ones of twice their size, 1/2^`size` -> features of that size."""
+    """Enlarge features to 1/2^`size`, twice their size, and mix them with the skipped features there."""
 
     def __init__(self, width_in: int, width: int, size: int, config: DecoderConfig) -> None:
         super().__init__()
-        # Fewer channels before they are enlarged: a quarter of the work.
+        # Narrowing before enlarging takes a quarter of the work.
         self.narrow = nn.Conv2d(width_in, width, 1)
         self.mix = _convolutions(2 * width, width, size, config)
 
     def forward(self, below_BCHW: Tensor, skipped_BCHW: Tensor) -> Tensor:
-        """In the size of `skipped_BCHW`."""
+        """Return features in the size of `skipped_BCHW`."""
         risen_BCHW = interpolate(self.narrow(below_BCHW), skipped_BCHW.shape[-2:], mode="bilinear")
         mixed: Tensor = self.mix(torch.cat((risen_BCHW, skipped_BCHW), 1))
         return mixed
 
 
 class DetailDecoder(Decoder):
-    """Patches of a power of 2 pixels, of the last layer, and the pixels themselves -> heights.
+    """Heights from the last layer's patches, whose side is a power of 2, and from the pixels themselves.
 
-    `widths` are those at 1/(patch/2), ..., 1/2, 1/1; the tokens come in at 1/patch with the first of them.
-    Of more widths than the patch has doublings the last ones count, so that `upsample` changes no width.
+    `widths` belong to 1/(patch/2), ..., 1/2, 1/1; the tokens enter at 1/patch with the first width. If there
+    are more widths than the patch has doublings, only the last ones count, so `upsample` changes no width.
     """
 
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int, bands: int) -> None:
-        """As `trainer.decoders.make.new_decoder`."""
+        """Take the same arguments as `trainer.decoders.make.new_decoder`."""
         super().__init__()
         doublings = patch.bit_length() - 1
         if 2**doublings != patch or not 0 < doublings <= len(config.widths):
             raise InputError(
-                f"the detail decoder needs patches of a power of 2 and a width for each doubling, "
+                f"the detail decoder needs patches whose side is a power of 2 and a width for each doubling, "
                 f"not {patch} and {config.widths}"
             )
         self.layers = (depth,)
@@ -77,7 +77,7 @@ class DetailDecoder(Decoder):
         self.falls = nn.ModuleList(
             _convolutions(widths[i], widths[i + 1], i + 1, config, stride=2) for i in sizes
         )
-        # Dropout at the bottom alone: few numbers above it can learn by heart, many at it.
+        # Dropout at the bottom alone: the few weights above it cannot memorise, the many at it can.
         self.bottom = nn.Sequential(
             _convolutions(2 * bottom, bottom, doublings, config), ChannelDropout(config.dropout)
         )
@@ -86,17 +86,17 @@ class DetailDecoder(Decoder):
 
     @property
     def output(self) -> nn.Conv2d:
-        """The last layer: channels -> metres."""
+        """Last layer: channels -> metres."""
         return self.head
 
     def start_at(self, height_m: float) -> None:
-        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
+        """Initialise the output layer so that it predicts about `height_m` metres."""
         assert self.head.bias is not None
         nn.init.normal_(self.head.weight, 0.0, 0.02)
         nn.init.constant_(self.head.bias, height_m)
 
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
-        """height_BHW in metres, unclamped."""
+        """Return height_BHW in metres, unclamped."""
         seen = [self.entry(pixels_BCHW.contiguous(memory_format=torch.channels_last))]
         for fall in self.falls:
             seen.append(fall(seen[-1]))

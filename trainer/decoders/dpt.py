@@ -1,8 +1,8 @@
-"""The `dpt` decoder: the dense prediction transformer's head, as CHMv2 has it, and its bins of height.
+"""The `dpt` decoder: the head of the dense prediction transformer as in CHMv2, and its height bins.
 
-Ranftl et al. 2021 (arXiv:2103.13413) fuse four layers of the backbone; each pixel then weighs 256 bins from
-0.008 to 96 m, dense near the ground, and its height is their weighted mean. Module names and sizes are
-those of `transformers.models.chmv2`, so that Meta's weights load (trainer.model.chmv2).
+Ranftl et al. 2021 (arXiv:2103.13413) fuse four layers of the backbone. Each pixel then weighs 256 bins from
+0.008 to 96 m, dense near the ground; its height is their weighted mean. Module names and sizes are the same
+as in `transformers.models.chmv2`, so Meta's weights load (trainer.model.chmv2).
 """
 
 import torch
@@ -16,19 +16,20 @@ from trainer.decoders.features import Decoder, DecoderConfig, Features
 
 LAYERS = 4
 EVEN_SHARE = 1e-8
-"""Added to each bin's number, so that weights exist where all are 0 (transformers, CHMv2FeaturesToDepth)."""
+"""Number added to each bin's score, so that weights exist where all scores are 0 (transformers,
+CHMv2FeaturesToDepth)."""
 _BISECTIONS = 60
 
 
 class DptDecoder(Decoder):
-    """Patches of a quarter, half, three quarters and the end of the backbone's depth -> heights.
+    """Heights from the patches after a quarter, half, three quarters and all of the backbone's blocks.
 
-    `widths` are those of the four layers from the last to the first, (1024, 512, 256, 128) in CHMv2; the
-    fusion has the third of them, the head's hidden layer the fourth. There is no norm and no dropout.
+    `widths` belong to these four layers from the last to the first, (1024, 512, 256, 128) in CHMv2. The
+    fusion uses the third width, the head's hidden layer the fourth. There is no norm and no dropout.
     """
 
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int) -> None:
-        """As `trainer.decoders.make.new_decoder`."""
+        """Take the same arguments as `trainer.decoders.make.new_decoder`."""
         super().__init__()
         if len(config.widths) != LAYERS:
             raise InputError(f"the dpt decoder needs {LAYERS} widths, not {config.widths}")
@@ -37,48 +38,48 @@ class DptDecoder(Decoder):
         self.head = CHMv2Head(shape)
         self.features_to_depth = CHMv2FeaturesToDepth(shape)
         bins_m = mixed_log_bins(shape.number_output_channels, shape.min_depth, shape.max_depth)
-        # Not in the weights: they are constants, and Meta's weights have none.
+        # Not in the weights: bins are constants, and Meta's weights hold none.
         self.register_buffer("bins_K", bins_m, persistent=False)
         self.bins_K: Tensor
 
     @property
     def output(self) -> nn.Conv2d:
-        """The last layer: channels -> a number for each bin."""
+        """Last layer: channels -> a score for each bin."""
         output = self.head.conv_depth.head[-1]
         assert isinstance(output, nn.Conv2d)
         return output
 
     def start_at(self, height_m: float) -> None:
-        """Make it predict about `height_m` metres before anything is learnt; 0.1 to 90 m can be had."""
+        """Initialise the output layer so that it predicts about `height_m` metres, limited to 0.1..90 m."""
         assert self.output.bias is not None
         nn.init.normal_(self.output.weight, 0.0, 0.01)
         with torch.no_grad():
             self.output.bias.copy_(weights_with_mean(self.bins_K, height_m) * self.bins_K.numel())
 
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
-        """height_BHW in metres, never below 0."""
-        height_B1HW = self.features_to_depth(self._numbers(features))
+        """Return height_BHW in metres, never below 0."""
+        height_B1HW = self.features_to_depth(self._bin_scores(features))
         return _in_pixels(height_B1HW, pixels_BCHW)
 
     def spread(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
-        """spread_BHW: standard deviation over the bins in metres; how far apart are the heights it weighs?"""
-        numbers_BKHW = self._numbers(features).relu() + EVEN_SHARE
-        weights_BKHW = numbers_BKHW / numbers_BKHW.sum(1, keepdim=True)
+        """Return spread_BHW in metres: the standard deviation of the bins' heights under their weights."""
+        scores_BKHW = self._bin_scores(features).relu() + EVEN_SHARE
+        weights_BKHW = scores_BKHW / scores_BKHW.sum(1, keepdim=True)
         bins_K11 = self.bins_K[:, None, None]
         mean_B1HW = (weights_BKHW * bins_K11).sum(1, keepdim=True)
         variance_B1HW = (weights_BKHW * (bins_K11 - mean_B1HW).square()).sum(1, keepdim=True)
         return _in_pixels(variance_B1HW, pixels_BCHW).sqrt()
 
-    def _numbers(self, features: Features) -> Tensor:
-        """numbers_BKHW: what the head says of each bin; weights once they are positive and sum to 1."""
+    def _bin_scores(self, features: Features) -> Tensor:
+        """Return scores_BKHW of the bins; made positive and scaled to a sum of 1 they are weights."""
         rows, columns = features.patches[-1].shape[-2:]
-        of_layers = list(zip(features.patches, features.classes, strict=True))
-        numbers_BKHW: Tensor = self.head(of_layers, rows, columns)
-        return numbers_BKHW.float()  # a sum over 256 bins is too coarse in 16 bits
+        layers = list(zip(features.patches, features.classes, strict=True))
+        scores_BKHW: Tensor = self.head(layers, rows, columns)
+        return scores_BKHW.float()  # a sum over 256 bins is too coarse in 16 bits
 
 
 def head_config(widths: tuple[int, ...], token_width: int) -> CHMv2Config:
-    """The shape of transformers' head for a decoder's widths: CHMv2's own, but for the widths."""
+    """Return the configuration of transformers' head: CHMv2's own but for a decoder's widths."""
     return CHMv2Config(
         backbone_config=DINOv3ViTConfig(hidden_size=token_width),
         post_process_channels=list(widths[::-1]),
@@ -88,10 +89,10 @@ def head_config(widths: tuple[int, ...], token_width: int) -> CHMv2Config:
 
 
 def mixed_log_bins(count: int, lowest: float, highest_m: float) -> Tensor:
-    """bins_K in metres, from 8 x `lowest` to `highest_m`.
+    """Return bins_K in metres, from 8 x `lowest` to `highest_m`.
 
-    From logarithmic steps at the lower end they turn evenly into linear ones at the upper end, all scaled by
-    8 afterwards (transformers, CHMv2FeaturesToDepth, "chmv2_mixlog").
+    Steps change evenly from logarithmic at the lower end to linear at the upper end; then all bins are
+    multiplied by 8 (transformers, CHMv2FeaturesToDepth, "chmv2_mixlog").
     """
     highest = highest_m / 8
     share_K = torch.linspace(1, 0, count, dtype=torch.float64)
@@ -101,9 +102,10 @@ def mixed_log_bins(count: int, lowest: float, highest_m: float) -> Tensor:
 
 
 def weights_with_mean(bins_K: Tensor, height_m: float) -> Tensor:
-    """weights_K, positive and of sum 1, under which the bins' mean is `height_m`.
+    """Return weights_K, positive and of sum 1, under which the bins' mean is `height_m`.
 
-    They are exp(-rate x bin), the ones of largest entropy with this mean: no bin is closed before learning.
+    They are proportional to exp(-rate x bin), which has the largest entropy of all weights with this mean, so
+    training starts with every bin in reach.
     """
     bins = bins_K.double()
     target = min(max(height_m, 0.1), 90.0)
@@ -116,10 +118,10 @@ def weights_with_mean(bins_K: Tensor, height_m: float) -> Tensor:
 
 
 def _in_pixels(image_B1HW: Tensor, pixels_BCHW: Tensor) -> Tensor:
-    """image_BHW in the size of the pixels.
+    """Return image_BHW in the size of the pixels.
 
-    The head makes 16 x 16 heights of a patch and an even number of rows and columns of patches: patches of
-    another size, or odd in number, leave another size.
+    The head gives 16 x 16 heights for each patch and rounds rows and columns of patches to even numbers.
+    With patches of another size, or an odd number of them, its output has another size than the pixels.
     """
     if image_B1HW.shape[-2:] != pixels_BCHW.shape[-2:]:
         image_B1HW = interpolate(image_B1HW, pixels_BCHW.shape[-2:], mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""Makes the decoder that is asked for.
+"""The choice of decoder: one with random weights from its configuration.
 
 decoder = new_decoder(DecoderConfig(kind="detail"), depth=24, token_width=1024, patch=16, bands=3)
 height_BHW = decoder(features, pixels_BCHW)
@@ -13,30 +13,30 @@ from trainer.decoders.linear import LinearDecoder
 from trainer.decoders.residual import ResidualDecoder
 
 OWN_WIDTHS = {"residual": (64, 32, 16, 8), "detail": (64, 48, 32, 16), "dpt": (), "linear": ()}
-"""By kind: channels of the stages where none are given; of dpt see `own_widths`."""
+"""Default channels of the stages, by kind; for dpt see `own_widths`."""
 
 
 def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int, bands: int = 3) -> Decoder:
-    """A decoder with random weights.
+    """Make a decoder with random weights.
 
     Args:
-        config: its kind and shape.
-        depth: blocks of the backbone.
-        token_width: numbers in one of its tokens.
+        config: the decoder's kind and shape.
+        depth: number of the backbone's blocks.
+        token_width: numbers in one of the backbone's tokens.
         patch: pixels of the stored image along each side of a patch.
-        bands: of the normalised pixels.
+        bands: number of bands in the normalised pixels.
 
     Raises:
-        InputError: there is no such decoder, or it cannot bring such patches back to pixels.
+        InputError: there is no such decoder, or it cannot turn such patches back into pixels.
     """
     if config.kind not in OWN_WIDTHS:
         names = ", ".join(OWN_WIDTHS)
-        raise InputError(f"--decoder {config.kind}: there is none of that name; choose {names}")
+        raise InputError(f"--decoder {config.kind}: no such decoder; choose one of {names}")
     config = replace(config, widths=config.widths or own_widths(config.kind, token_width))
     if config.kind == "detail":
         return DetailDecoder(config, depth, token_width, patch, bands)
     if config.kind == "dpt":
-        from trainer.decoders.dpt import DptDecoder  # brings transformers' CHMv2 along
+        from trainer.decoders.dpt import DptDecoder  # loads transformers' CHMv2
 
         return DptDecoder(config, depth, token_width, patch)
     if config.kind == "linear":
@@ -45,9 +45,9 @@ def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int,
 
 
 def own_widths(kind: str, token_width: int) -> tuple[int, ...]:
-    """The channels of a decoder's stages where none are given."""
+    """Return the default channels of a decoder's stages."""
     if kind == "dpt":
-        # CHMv2's post_process_channels, which are those of its backbone's width of 1024 (CHMv2Config).
+        # CHMv2's post_process_channels for its backbone's width of 1024 (CHMv2Config).
         widest = min(token_width, 1024)
         return (widest, widest // 2, widest // 4, widest // 8)
     return OWN_WIDTHS[kind]

@@ -1,9 +1,9 @@
-"""The `residual` decoder: patch tokens -> heights, four doublings with residual blocks and channel attention.
+"""The `residual` decoder: four doublings of the patch grid, with residual blocks and channel attention.
 
-Module names are those of the decoder that users have trained so far, so its weights load as they are:
+Module names are the same as in the notebook's decoder, so users' weights load as they are:
 
     0, 2, 4, 6   doubling: transposed convolution 4x4, norm, LeakyReLU 0.1, dropout of channels
-    1, 3, 5, 7   two residual blocks; with channel attention in 5 and 7
+    1, 3, 5, 7   two residual blocks, in 5 and 7 with channel attention
     8            head: three convolutions 3x3 and one 1x1 to metres
 """
 
@@ -18,19 +18,20 @@ from trainer.decoders.features import Decoder, DecoderConfig, Features
 
 NOTEBOOK_WIDTHS = (512, 256, 128, 64)
 SLOPE = 0.1
+"""Slope of LeakyReLU below 0."""
 REDUCTION = 16
-"""Channel attention squeezes to width / 16."""
+"""Factor by which channel attention squeezes the width."""
 DOUBLINGS = 4
-"""2^4 = 16: from one token a patch back to one height a pixel."""
+"""Doublings from one token a patch to one height a pixel: a patch has 2^4 = 16 pixels a side."""
 
 
 def _norm(kind: str, width: int) -> nn.Module:
-    """Group norm makes a chip's result independent of the batch that it is in."""
+    """Make a norm; with group norm a chip's result does not depend on the batch that it is in."""
     return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
 
 
 class ChannelAttention(nn.Module):
-    """Scales each channel by a weight (0..1) computed from the channels' means (squeeze and excitation)."""
+    """Channel weights (0..1), computed from the channels' means and applied (squeeze and excitation)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,13 +45,13 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
-        """Same shape."""
+        """Weigh the channels; the shape stays the same."""
         weighted: Tensor = features_BCHW * self.attention(features_BCHW)
         return weighted
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions 3x3, optionally channel attention, added to the input."""
+    """Two 3x3 convolutions and, optionally, channel attention, added to the input."""
 
     def __init__(self, width: int, norm: str, dropout: float, attention: bool) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class ResidualBlock(nn.Module):
         self.activation, self.dropout = nn.LeakyReLU(SLOPE), ChannelDropout(dropout)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
-        """Same shape."""
+        """Apply the block; the shape stays the same."""
         inner = self.dropout(self.activation(self.bn1(self.conv1(features_BCHW))))
         inner = self.attention(self.bn2(self.conv2(inner)))
         result: Tensor = self.activation(features_BCHW + inner)
@@ -96,10 +97,10 @@ def _head(width: int, norm: str, dropout: float) -> nn.Sequential:
 
 
 class ResidualDecoder(nn.Sequential, Decoder):
-    """Patches of 16 pixels, of the last layer alone -> heights."""
+    """Heights from the last layer's patches of 16 x 16 pixels."""
 
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int) -> None:
-        """As `trainer.decoders.make.new_decoder`."""
+        """Take the same arguments as `trainer.decoders.make.new_decoder`."""
         widths, norm, dropout = config.widths, config.norm, config.dropout
         if patch != 2**DOUBLINGS or len(widths) != DOUBLINGS:
             raise InputError(
@@ -115,15 +116,15 @@ class ResidualDecoder(nn.Sequential, Decoder):
         self.layers = (depth,)
 
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:  # type: ignore[override]
-        """height_BHW in metres, unclamped."""
-        # Narrow convolutions are up to twice as fast with the channels of a pixel side by side.
+        """Return height_BHW in metres, unclamped."""
+        # Narrow convolutions are up to twice as fast with a pixel's channels side by side in memory.
         patches_BDHW = features.patches[-1].contiguous(memory_format=torch.channels_last)
         height_B1HW: Tensor = super().forward(patches_BDHW)
         return height_B1HW[:, 0]
 
     @property
     def output(self) -> nn.Conv2d:
-        """The last layer: channels -> metres."""
+        """Last layer: channels -> metres."""
         head = self[-1]
         assert isinstance(head, nn.Sequential)
         output = head[-1]
@@ -131,7 +132,7 @@ class ResidualDecoder(nn.Sequential, Decoder):
         return output
 
     def start_at(self, height_m: float) -> None:
-        """Make the output layer predict `height_m` metres, nearly, before anything is learnt."""
+        """Initialise the output layer so that it predicts about `height_m` metres."""
         assert self.output.bias is not None
         nn.init.normal_(self.output.weight, 0.0, 0.02)
         nn.init.constant_(self.output.bias, height_m)

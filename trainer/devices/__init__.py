@@ -1,7 +1,7 @@
-"""Know devices and ranks: precision, sharding, time. Knows modules, not regressors.
+"""Devices and ranks: precision, sharding, time. This room knows modules, not regressors.
 
 ranks        the processes that train together
 sharding     a module of which every rank holds a part
-clock        where the time of an epoch goes
-repeatable   repeatable arithmetic, and compilation
+clock        the time that an epoch's steps take
+repeatable   repeatable arithmetic, bfloat16, and compilation
 """

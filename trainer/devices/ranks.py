@@ -1,4 +1,4 @@
-"""The processes that train together; one of them, or none, is all that most code needs to know."""
+"""The processes that train together, each a rank; most code needs to know only its own."""
 
 import sys
 import time
@@ -20,39 +20,41 @@ from trainer.devices.clock import COMMUNICATION, Clock
 from trainer.devices.sharding import Blocks, shard
 
 BATCH_NORM_APART = (
-    "treeline: batch norm sees each worker's chips alone on a CPU: what is learnt depends on the number of "
+    "treeline: on a CPU, batch norm sees only its own worker's chips, so results depend on the number of "
     "workers; give --norm group"
 )
 
 
 def device_here() -> torch.device:
-    """Where a process computes that nobody gave a device: a GPU, if this machine has one."""
+    """Return the device for a process that was given none: a GPU if this machine has one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world_size`; the process group is open where there are several."""
+    """This process among all that train together; if there are several, the process group is open."""
 
     rank: int = 0
+    """Number of this process, from 0."""
     world_size: int = 1
+    """Number of processes."""
     device: torch.device = torch.device("cpu")
-    """Where this process computes."""
+    """Device on which this process computes."""
     seconds_now: Callable[[], float] = time.perf_counter
-    """Reads the clock that times what is not on a GPU."""
+    """Clock for everything that is not on a GPU."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is rank 0, which does what is done only once."""
         return self.rank == 0
 
     @cached_property
     def clock(self) -> Clock:
-        """Where this process's time goes."""
+        """Clock of this process's time."""
         return Clock(self.device, self.seconds_now)
 
     def least(self, number: int) -> int:
-        """The least of every rank's numbers."""
+        """Return the smallest of all ranks' numbers, on every rank."""
         if self.world_size == 1:
             return number
         numbers = torch.tensor([number], device=self.device)
@@ -60,10 +62,10 @@ class Ranks:
         return int(numbers)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of every rank's `values`, on every rank."""
+        """Return the sum of all ranks' `values`, on every rank."""
         if self.world_size == 1:
             return values
-        # NCCL sums what is on the GPU only.
+        # NCCL sums only what is on the GPU.
         total = values.to(self.device, copy=True)
         self.clock.start(COMMUNICATION)
         torch.distributed.all_reduce(total)
@@ -71,12 +73,15 @@ class Ranks:
         return total.to(values.device)
 
     def wrap(self, module: nn.Module, blocks: Blocks | None = None) -> nn.Module:
-        """Average `module`'s gradients over ranks in its backward pass.
+        """Make `module` average its gradients over ranks in the backward pass.
 
         Args:
-            module: on its device; with `blocks` on the CPU, from where its parts go to their ranks.
-            blocks: the parts that are whole at a time, where each rank is to hold a part of every weight
-                from now on; make the optimiser afterwards. Default: each rank holds all weights.
+            module: a module on its device; with `blocks` on the CPU, from where its parts go to their ranks.
+            blocks: parts that are gathered one at a time. If given, each rank holds only a part of every
+                weight from now on; make the optimiser afterwards. Default: each rank holds all weights.
+
+        Returns:
+            the module to call in training.
 
         Raises:
             InputError: the module cannot be sharded.
@@ -96,15 +101,18 @@ class Ranks:
         return parallel
 
     def apart(self, module: nn.Module) -> AbstractContextManager[None]:
-        """While it lasts, gradients of what `wrap` gave add up here alone, for the next pass to average.
+        """Let gradients of a wrapped module add up on this rank for a while; the next pass averages them.
 
-        Not where it is sharded: no rank has room for all gradients.
+        A sharded module averages them all the same: no rank has room for all gradients.
         """
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 def _average(clock: Clock, bucket: GradBucket) -> Future[Tensor]:
-    """As without a hook; the clock starts when this rank has all its gradients: the loop stops it."""
+    """Average as without a hook, and start the clock when this rank has all its gradients.
+
+    The loop stops it.
+    """
     if bucket.is_last():
         clock.start(COMMUNICATION)
     return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: all ranks
@@ -114,16 +122,16 @@ ALONE = Ranks()
 
 
 class Meeting:
-    """Where ranks wait for each other in threads of their own, while training exchanges what it has to."""
+    """Point where background threads of all ranks meet while training communicates in its own thread."""
 
     def __init__(self, ranks: Ranks = ALONE) -> None:
-        """Every rank makes one at the same time, while the process group is open."""
+        """Open the meeting; every rank must do so at the same time, while the process group is open."""
         self.rank, self._world_size = ranks.rank, ranks.world_size
-        # A group of its own: what two threads send in one group would be mixed up.
+        # A process group of its own, since messages of two threads in one group would be mixed up.
         self._group = torch.distributed.new_group(backend="gloo") if ranks.world_size > 1 else None
 
     def tell(self, number: int) -> list[int]:
-        """The number that each rank tells, when all have come."""
+        """Wait for all ranks, and return the number that each of them told (an all-gather)."""
         if self._group is None:
             return [number]
         told = [torch.zeros(1, dtype=torch.int64) for _ in range(self._world_size)]

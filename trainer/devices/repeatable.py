@@ -1,4 +1,4 @@
-"""How torch is asked to compute: the same bits in every run, in bfloat16, or by compiled code."""
+"""Ways to make torch compute: the same bits in every run, in bfloat16, or by compiled code."""
 
 import os
 import shutil
@@ -13,27 +13,29 @@ from torch import nn
 from shards.errors import InputError
 
 _CUBLAS, _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-"""cuBLAS gives the same bits on several streams only with buffers of fixed size (cuBLAS's documentation,
-"Results reproducibility"), and torch insists on it: 8 of 4 MiB, the faster of the two that torch takes."""
+"""Variable that gives cuBLAS buffers of fixed size, and its value. Without it several streams do not give the
+same bits (cuBLAS's documentation, "Results reproducibility"), and torch refuses. Eight buffers of 4 MiB is
+the faster of the two settings that torch accepts."""
 
 
 def prepare_repeatable() -> None:
-    """What `repeatable` needs before the first use of a GPU, since cuBLAS looks only then."""
+    """Set what `repeatable` needs; call it before the first use of a GPU, when cuBLAS reads it."""
     os.environ.setdefault(_CUBLAS, _WORKSPACE)
 
 
 @contextmanager
 def repeatable(wanted: bool) -> Iterator[None]:
-    """While it lasts, if `wanted`: the same bits in every run on the same device and number of ranks.
+    """Compute the same bits in every run on the same device and number of ranks, if `wanted`.
 
-    Raises, in the step that would need it: RuntimeError, where torch has no such algorithm.
+    Raises:
+        RuntimeError: torch has no repeatable algorithm for an operation; raised when a step needs it.
     """
     if not wanted:
         yield
         return
     prepare_repeatable()
     before, cudnn = torch.get_deterministic_debug_mode(), torch.backends.cudnn
-    benchmark, cudnn.benchmark = cudnn.benchmark, False  # it would choose algorithms by their time
+    benchmark, cudnn.benchmark = cudnn.benchmark, False  # it would choose algorithms by timing them
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -55,10 +57,12 @@ def in_precision(module: nn.Module, device: torch.device, bf16: bool) -> Callabl
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises:
-    InputError: this machine has not what torch.compile needs for `device`.
+    """Refuse to compile on a machine without a compiler.
+
+    Raises:
+        InputError: this machine lacks the compiler that torch.compile needs for `device`.
     """
-    # Where Triton, for a GPU, and torch's Inductor, for a CPU, look for one.
+    # The names that Triton (for a GPU) and torch's Inductor (for a CPU) look for.
     if device.type == "cuda":
         kind, names = "C", [os.environ.get("CC", "gcc"), "gcc", "clang"]
     else:

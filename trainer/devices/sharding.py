@@ -1,11 +1,11 @@
-"""A module of which every rank holds a part: for backbones that do not fit into one GPU's memory.
+"""Sharding of a module over ranks, for backbones that do not fit into one GPU's memory.
 
 shard(module, blocks, device)   in place, before the optimiser is made
-rows_of(tensor)                 what this rank holds of a parameter, a moment or an average
+rows_of(tensor)                 this rank's part of a parameter, a moment or an average
 whole(tensor)                   all of it; every rank asks at the same time
 
-Each weight is cut along its first axis (torch's FSDP2, after Zhao et al. 2023, arXiv:2304.11277); a block's
-weights are whole on every rank only while that block computes.
+Each weight is cut along its first axis (torch's FSDP2, after Zhao et al. 2023, arXiv:2304.11277). A block's
+weights are gathered on every rank only while that block computes.
 """
 
 from collections.abc import Sequence
@@ -22,32 +22,34 @@ from shards.errors import InputError
 
 @dataclass(frozen=True)
 class Blocks:
-    """The parts of a module whose weights are whole at a time."""
+    """Parts of a module whose weights are gathered one part at a time."""
 
     layers: Sequence[nn.Module]
-    """Parts that compute one after the other."""
+    """Parts that compute one after another."""
     last: nn.Module
-    """The part whose output is the module's."""
+    """Part whose output is the module's output."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Consecutive rows, along the first axis, of a tensor; a number without axes is whole."""
+    """Consecutive rows, along the first axis, of a tensor; a tensor without axes is always whole."""
 
     tensor: Tensor
-    """The rows themselves."""
+    """Rows themselves."""
     first: int
+    """Number of the first row in the whole tensor."""
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
 
 
 def shard(module: nn.Module, blocks: Blocks, device: torch.device) -> None:
-    """Give each rank its part of every weight, on `device`; the whole is never there, only block by block.
+    """Give each rank its part of every weight, on `device`, in place; only single blocks are ever gathered.
 
-    Gradients are averaged over ranks and cut likewise, as are moments of an optimiser made afterwards.
+    Gradients are averaged over ranks and cut in the same way, and so are the moments of an optimiser made
+    afterwards.
 
     Raises:
-        InputError: batch norm on a CPU: its running means would be another one on every rank.
+        InputError: the module has batch norm and runs on a CPU, where running means would differ by rank.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -56,35 +58,35 @@ def shard(module: nn.Module, blocks: Blocks, device: torch.device) -> None:
             "--shard-model: batch norm's running means would differ between workers on a CPU; "
             "give --norm group"
         )
-    # FSDP2 takes contiguous weights only; convolutions still see channels last in what they are given.
+    # FSDP2 takes contiguous weights only; the convolutions' inputs are still channels last.
     for weight in module.parameters():
         weight.data = weight.data.contiguous()
-    # A copy, since FSDP2 warns of outputs that are views.
+    # A copy, since FSDP2 warns about outputs that are views.
     blocks.last.register_forward_hook(lambda _, __, output: output.clone())
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for part in (*blocks.layers, blocks.last, module):
-        # Also after the root's forward pass: scoring has no backward pass that would drop the whole weights,
-        # and those of before a step, or of the average, would be used again.
+        # Reshard after the root's forward pass too. Scoring has no backward pass that would drop the gathered
+        # weights, so stale ones (from before a step, or of the average) would be used again.
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` was there."""
+    """Tell whether `shard` was called on `module`."""
     return isinstance(module, FSDPModule)
 
 
 def rows_of(tensor: Tensor) -> Rows:
-    """What this rank holds of `tensor`, in the tensor's own memory: all, unless it is sharded."""
+    """Return this rank's rows of `tensor`, in the tensor's own memory: all rows unless it is sharded."""
     tensor = tensor.detach()
     if not isinstance(tensor, DTensor):
         return Rows(tensor, 0, tuple(tensor.shape))
     count, ranks = tensor.shape[0], tensor.device_mesh.size()
-    # As torch.chunk cuts: equal parts, rounded up; the last ones may be short or empty.
+    # FSDP2 cuts as torch.chunk: equal parts, rounded up; the last ones may be short or empty.
     first = min(count, -(-count // ranks) * tensor.device_mesh.get_local_rank())
     return Rows(tensor.to_local(), first, tuple(tensor.shape))
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of `tensor`, on every rank; all ranks call it, for the same tensors in the same order."""
+    """Gather `tensor` on every rank; all ranks must call this for the same tensors in the same order."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,7 +1,7 @@
-"""How much arithmetic a step of training is, and how much of it a device can do: model FLOPs utilisation.
+"""Operations of a training step and the peak of a device, for model FLOPs utilisation.
 
-As in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B) only what the model needs is counted: forward
-and backward pass, once; what is computed again to save memory is not.
+As in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B) only what the model needs counts: the forward
+and the backward pass, once. Recomputation that saves memory does not count.
 """
 
 import re
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer.model.regressor import Regressor
 
 _CHIPS = 2
-"""Batch norm takes no less."""
+"""Number of chips to count with: batch norm needs at least two."""
 
 PEAKS = (
     (r"H100.*HBM3|GH200", 989.4, 66.9),
@@ -31,19 +31,23 @@ PEAKS = (
     (r"V100-PCIE", None, 14.0),
     (r"T4$", None, 8.1),
 )
-"""(part of the device's name, TFLOP/s dense in bfloat16 with tensor cores, TFLOP/s in float32 without them).
+"""Peaks: (part of the device's name, dense TFLOP/s in bfloat16 with tensor cores, in float32 without them).
 
-A multiply-add is two. From NVIDIA's data sheets, where figures "with sparsity" are twice these: H100 (2023),
-H200 (2024), A100 (2021), L40S (2023), L4 (2023), V100 (2018), T4 (2019). The last three compute no bfloat16.
+A multiply-add is two operations. The figures are from NVIDIA's data sheets, where those "with sparsity" are
+twice as large: H100 (2023), H200 (2024), A100 (2021), L40S (2023), L4 (2023), V100 (2018), T4 (2019). The
+last three entries have no bfloat16.
 """
 
 
 def training_flops(regressor: Regressor, stored_tokens: bool = False) -> float:
-    """Floating-point operations of one chip's forward and backward pass; a multiply-add is two.
+    """Count the floating-point operations of one chip's forward and backward pass; a multiply-add is two.
 
-    Counted by torch.utils.flop_counter (matrix products, convolutions, attention) on tensors without
-    numbers: nothing is computed, and `regressor`, not yet wrapped or sharded, stays as it is.
-    `stored_tokens`: the backbone is not asked.
+    torch.utils.flop_counter counts (matrix products, convolutions, attention) on tensors without memory, so
+    nothing is computed.
+
+    Args:
+        regressor: neither wrapped nor sharded yet; it does not change.
+        stored_tokens: whether tokens come from a store, so that the backbone does not run.
     """
     tensors = {
         name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
@@ -54,7 +58,7 @@ def training_flops(regressor: Regressor, stored_tokens: bool = False) -> float:
     was_training = regressor.training
     regressor.train()
     try:
-        with _nothing_twice(regressor), FlopCounterMode(display=False) as counter:
+        with _no_recomputation(regressor), FlopCounterMode(display=False) as counter:
             height_BHW, _ = functional_call(regressor, tensors, (image_BCHW,))
             height_BHW.float().sum().backward()
     finally:
@@ -66,7 +70,7 @@ def training_flops(regressor: Regressor, stored_tokens: bool = False) -> float:
 
 
 def peak_flops(device: torch.device, bf16: bool) -> float | None:
-    """Of `device`, operations a second as published; None: a CPU, or a GPU that is not in the list.
+    """Return the published peak of `device` in operations a second; None for a CPU or an unlisted GPU.
 
     In float32 cuDNN computes convolutions in TF32 where it can, which is faster than this peak.
     """
@@ -74,7 +78,7 @@ def peak_flops(device: torch.device, bf16: bool) -> float | None:
 
 
 def published_peak(name: str, bf16: bool) -> float | None:
-    """The same of the GPU that CUDA calls `name`."""
+    """Return the published peak of the GPU that CUDA calls `name`; None if it is not listed."""
     if "MIG" in name:  # a part of a GPU
         return None
     for pattern, in_bfloat16, in_float32 in PEAKS:
@@ -85,13 +89,13 @@ def published_peak(name: str, bf16: bool) -> float | None:
 
 
 @contextmanager
-def _nothing_twice(regressor: Regressor) -> Iterator[None]:
-    """Without `tuning.recompute_activations` while it lasts."""
+def _no_recomputation(regressor: Regressor) -> Iterator[None]:
+    """Suspend `trainer.model.trainable.recompute_activations` for a while."""
     blocks: list[nn.Module] = list(regressor.backbone.model.layer)
-    ways = [vars(block).pop("forward", None) for block in blocks]
+    replaced = [vars(block).pop("forward", None) for block in blocks]
     try:
         yield
     finally:
-        for block, way in zip(blocks, ways, strict=True):
-            if way is not None:
-                block.forward = way
+        for block, forward in zip(blocks, replaced, strict=True):
+            if forward is not None:
+                block.forward = forward

@@ -1,7 +1,7 @@
 """Heights of pixels as an objective: a loss over every measured pixel, scored in metres.
 
-The heights to learn are those of the chips; what scores are compared with are a constant and a regression
-per pixel (trainer.score.baselines), which travel with states and checkpoints.
+The chips hold the heights to learn. Scores are compared with two baselines, a constant and a regression per
+pixel (trainer.score.baselines), which travel with states and checkpoints.
 """
 
 import itertools
@@ -34,16 +34,16 @@ from trainer.score.metrics import Score
 
 @dataclass(frozen=True)
 class HeightInputs:
-    """Inputs of one step, on one rank; axis B is the chips."""
+    """Inputs of one step, on one rank; axis B runs over chips."""
 
     image_BCHW: Tensor
-    """As stored."""
+    """Images as stored."""
     height_BHW: Tensor
-    """Metres; NaN where there is none."""
+    """Heights in metres; NaN where there is none."""
     features: Features | None
-    """A frozen backbone's features, from a token store."""
+    """Features of a frozen backbone, from a token store."""
     changes_BCK: Tensor | None
-    """What augmentation does to the bands; see Normalise."""
+    """Augmentation of the bands; see Normalise."""
     numbers_B: Tensor
     """Numbers from which dropout draws; see trainer.decoders.chip_dropout."""
 
@@ -57,7 +57,7 @@ class HeightInputs:
     def _rows(self, rows: slice) -> Self:
         features = self.features
         if features is not None:
-            parts = (tuple(of[rows] for of in kind) for kind in (features.patches, features.classes))
+            parts = (tuple(one[rows] for one in kind) for kind in (features.patches, features.classes))
             features = Features(*parts)
         return type(self)(
             **{
@@ -72,7 +72,7 @@ class HeightInputs:
 
 
 class HeightObjective:
-    """Heights of pixels, by a regressor."""
+    """Objective of a regressor: heights of pixels."""
 
     decides = "loss"
 
@@ -86,10 +86,10 @@ class HeightObjective:
     ) -> None:
         """Args:
         regressor: the model in training, not wrapped.
-        learning: where the chips are.
-        loss: what is minimised, in metres.
-        augment: how chips are changed while training.
-        baseline_chips: training chips that the baselines are fitted to, at most.
+        learning: the chips, and the ranks that share them.
+        loss: the loss to minimise, of heights in metres.
+        augment: options of augmentation.
+        baseline_chips: number of training chips, at most, that the baselines are fitted to.
         """
         self.regressor, self.learning, self.loss, self.augment = regressor, learning, loss, augment
         self.baselines: Baselines | None = None
@@ -147,7 +147,7 @@ class HeightObjective:
         metrics = score_of(sums_KS, density_PM).all
         if not metrics.count:
             raise DatasetError(
-                f"{self.learning.dataset.url}: no pixel of the chips held out has a height; hold out "
+                f"{self.learning.dataset.url}: no pixel of the validation chips has a height; hold out "
                 "others, or none (treeline split)"
             )
         return {"loss": float(self.loss.value(loss_K, progress)), **metrics.to_json()}
@@ -155,9 +155,9 @@ class HeightObjective:
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective."""
         name = "val_loss" if "val_loss" in record else "loss"
-        said = f"{name} {record[name]:.4g}"
+        text = f"{name} {record[name]:.4g}"
         rmse = record.get("val_rmse")
-        return said if rmse is None else f"{said}, RMSE {rmse:.2f} m"
+        return text if rmse is None else f"{text}, RMSE {rmse:.2f} m"
 
     def panel(self, chips: Chips) -> Panel | None:
         """See Objective."""
@@ -174,12 +174,12 @@ class HeightObjective:
     def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
         """See Objective."""
         if self.baselines is None:
-            raise ValueError("the baselines are not known: call `prepare` first")
+            raise ValueError("there are no baselines yet: call `prepare` first")
         return Checkpoint(self.regressor, trained_on, record, self.baselines).files()
 
 
 def height_sums(predicted_BHW: Tensor, measured_BHW: Tensor) -> Sums:
-    """Compute what the score of predicted heights is made of.
+    """Compute the sums from which the score of predicted heights follows.
 
     Args:
         predicted_BHW: metres.
@@ -196,5 +196,5 @@ def measured_heights(fed: Fed, valid_BHW: Tensor) -> Tensor:
 
 
 def score_of(sums_KS: Tensor, density_PM: Tensor) -> Score:
-    """Return the score that the total of `height_sums` says."""
+    """Return the score that follows from the total of `height_sums`."""
     return Score(sums_KS.numpy(), density_PM.numpy())

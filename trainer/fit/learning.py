@@ -1,4 +1,4 @@
-"""The chips that a training learns from, and the processes that share them."""
+"""The chips that a training learns from, and the ranks that share them."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,20 @@ from trainer.devices.ranks import Ranks
 
 @dataclass(frozen=True)
 class Learning:
-    """Chips to learn from, and the processes that share them."""
+    """Chips to learn from, and the ranks that share them."""
 
     dataset: Dataset
+    """Dataset of the chips."""
     train_chips: Chips
+    """Chips to train on."""
     val_chips: Chips
+    """Chips to validate on; may be empty."""
     ranks: Ranks
-    weights: NDArray[np.float64] | None = None
-    """Relative frequency with which each training chip is met; default: each once an epoch."""
+    """This process among those that share the chips."""
+    frequencies: NDArray[np.float64] | None = None
+    """Relative frequency with which each training chip is drawn; default: each once an epoch."""
     tokens: TokenReader | None = None
-    """Reader of a frozen backbone's tokens of these chips; default: it computes them each time."""
+    """Reader of a frozen backbone's tokens of these chips; default: the backbone computes them."""
 
     @property
     def part(self) -> Part:

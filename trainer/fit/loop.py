@@ -1,8 +1,8 @@
-"""The training loop, without Ray and without files: one step after the other, from any step on.
+"""The training loop, without Ray and without files: one step after another, from any step on.
 
 fit = Fit(regressor, learning, objective, optimiser, options)
-restore(fit, state)                     # of trainer.run_folder.state, to resume what another process left
-fit.run(callback)                       # every rank runs it; sums make them agree
+restore(fit, state)                     # trainer.run_folder.state: resume a run that another process began
+fit.run(callback)                       # every rank runs it; sums over ranks make them agree
 """
 
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from shards.read.dataset import Batch, ChipReader
 from shards.read.order import Chips
 from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey, never_empty
-from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Spent
+from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.repeatable import check_compiler, in_precision, repeatable
 from trainer.devices.sharding import whole
 from trainer.fit.learning import Learning
@@ -31,34 +31,36 @@ from trainer.options import FitOptions, OptimiserOptions
 
 
 class Callback(Protocol):
-    """What the loop calls as it goes, on every rank."""
+    """Callback of the training loop, invoked on every rank."""
 
     def after_step(self, fit: "Fit", chips: int, loss: float) -> None:
-        """Take note of a step over `chips` chips (of all ranks) with this loss."""
+        """React to a step over `chips` chips (of all ranks) with this loss."""
 
     def after_epoch(self, fit: "Fit", record: dict[str, Any], is_best: bool) -> None:
-        """Take note of an epoch, done and scored; the regressor's weights are those that were scored."""
+        """React to an epoch that is done and scored, while the regressor still has the scored weights."""
 
     def save(self, fit: "Fit") -> None:
-        """Save the state: an epoch's end is a good moment."""
+        """Save the state; the loop calls this at the end of an epoch."""
 
 
 @dataclass
 class Position:
-    """Where training is."""
+    """Position of a training."""
 
     epoch: int = 0
+    """Number of the epoch, from 0."""
     seen: int = 0
-    """Chips of the epoch that were met, over all ranks."""
+    """Chips of the epoch seen so far, over all ranks."""
     step: int = 0
-    """Steps of the optimiser, since the beginning."""
+    """Steps of the optimiser since the beginning."""
     chips: int = 0
-    """Chips met since the beginning, over all ranks."""
+    """Chips seen since the beginning, over all ranks."""
     skipped: int = 0
-    """Steps that were left out since their loss was not a number."""
+    """Steps left out because their loss or gradient was not a number."""
     best: float = inf
     """Lowest value so far of the score that decides."""
     epochs_since_best: int = 0
+    """Epochs since that value was reached."""
 
 
 class Fit:
@@ -74,17 +76,17 @@ class Fit:
         flops_per_chip: float = 0.0,
     ) -> None:
         """Args:
-        regressor: on its device; on the CPU where it is to be sharded.
-        learning: what it learns from.
-        objective: what it minimises, made for this regressor.
-        optimiser: how it learns.
-        options: how the loop goes.
+        regressor: a regressor on its device; on the CPU if it is to be sharded.
+        learning: the chips to learn from, and the ranks.
+        objective: the objective, made for this regressor.
+        optimiser: options of the optimiser.
+        options: options of the loop.
         flops_per_chip: operations of one chip's forward and backward pass; 0: not counted.
         """
         self.regressor, self.learning, self.objective, self.options = regressor, learning, objective, options
         self.flops_per_chip = flops_per_chip
         ranks = learning.ranks
-        # First of all: where it is sharded, it has other parameters afterwards.
+        # First of all, since sharding replaces the regressor's parameters.
         self._model = ranks.wrap(regressor, regressor.blocks() if options.shard_model else None)
         self._forward = in_precision(self._model, ranks.device, options.bf16)
         self._forward_alone = in_precision(regressor, ranks.device, options.bf16)
@@ -93,18 +95,18 @@ class Fit:
         self.average = Average(regressor, options.average) if options.average else None
         self.position = Position()
         self.records: list[dict[str, Any]] = []
-        """What was recorded after each epoch."""
-        self.spent = Spent()
-        """Where this process's time went in the steps of the epoch that it finished last."""
+        """Records of the epochs so far."""
+        self.spent = TimeSpent()
+        """Time that the steps of the last finished epoch took in this process."""
         self.sums_K: Tensor | None = None
-        """The loss's sums over what was met of the epoch."""
+        """Sums of the loss over the chips of the epoch seen so far."""
         self.reader = ChipReader(
             learning.dataset,
             learning.train_chips,
             options.global_batch,
             options.seed,
             learning.part,
-            learning.weights,
+            learning.frequencies,
         )
         if options.compile:
             check_compiler(ranks.device)
@@ -113,12 +115,12 @@ class Fit:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch, the last one over fewer chips."""
+        """Number of steps in an epoch; the last one may have fewer chips."""
         return steps_per_epoch(self.learning, self.options)
 
     @property
     def epoch_loss(self) -> float:
-        """Loss over all that was met of the epoch so far."""
+        """Loss over the chips of the epoch seen so far."""
         return (
             float("nan") if self.sums_K is None else float(self.objective.value(self.sums_K, self.progress))
         )
@@ -129,13 +131,13 @@ class Fit:
         return min(1.0, self.position.step / max(1, self.options.epochs * self.steps_per_epoch))
 
     def run(self, callback: Callback) -> None:
-        """Train to the end: all epochs, or no improvement for long.
+        """Train to the end: all epochs, or until there was no improvement for `stop_patience` epochs.
 
-        Without validation chips the training loss decides what is best.
+        Without validation chips the training loss decides which epoch is best.
 
         Raises:
-            FloatingPointError: a loss that is not a number.
-            DatasetError: a damaged shard.
+            FloatingPointError: a loss is not a number.
+            DatasetError: a shard is damaged.
         """
         options, position = self.options, self.position
         with repeatable(options.deterministic):
@@ -147,7 +149,7 @@ class Fit:
                 callback.save(self)
 
     def _train_epoch(self, callback: Callback) -> None:
-        """Train on the chips that are left of the epoch."""
+        """Train on the rest of the epoch's chips."""
         position, learning = self.position, self.learning
         self._model.train()
         self.reader.state = replace(self.reader.state, epoch=position.epoch, seen=position.seen)
@@ -167,10 +169,10 @@ class Fit:
         self.spent = clock.spent(position.chips - chips_before)
 
     def _step(self, fed: Fed) -> float:
-        """Take one step of the optimiser; returns the loss over the whole batch, of all ranks.
+        """Take one step of the optimiser; return the loss over the whole batch, of all ranks.
 
-        In several pieces the loss's sums over the batch are found first, without gradients: what a chip
-        pulls at the weights may depend on them.
+        With several pieces the first pass computes the loss's sums over the batch, without gradients, because
+        the gradient of a single chip may depend on them.
         """
         position, ranks, objective, progress = (
             self.position,
@@ -179,21 +181,21 @@ class Fit:
             self.progress,
         )
         count = self.options.accumulate
-        if count > 1:  # ranks meet in every forward and backward pass: all have as many pieces
+        if count > 1:  # ranks meet in every forward and backward pass, so all need the same number of pieces
             count = ranks.least(min(count, len(fed.image_BCHW)))
         key = StepKey(self.options.seed, position.epoch, position.seen)
         pieces = objective.inputs(fed, key).pieces(count)
         with nullcontext() if len(pieces) == 1 else torch.no_grad():
-            of_pieces = [objective.sums(self._forward, piece) for piece in pieces]
-        sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in of_pieces]).sum(0))
+            piece_sums = [objective.sums(self._forward, piece) for piece in pieces]
+        sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in piece_sums]).sum(0))
         value = float(objective.value(sums_all_K, progress))
         if not isfinite(value):
             self._not_a_number(fed.batch, f"the loss is {value}")
             return value
         for number, piece in enumerate(pieces):
             with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._model):
-                sums_K = of_pieces[0] if len(pieces) == 1 else objective.sums(self._forward, piece)
-                # Ranks average gradients; with their number as a factor that is the sum over all.
+                sums_K = piece_sums[0] if len(pieces) == 1 else objective.sums(self._forward, piece)
+                # Ranks average gradients; times the number of ranks, that is the sum over ranks.
                 (surrogate(objective, sums_K, sums_all_K, progress) * ranks.world_size).backward()
         ranks.clock.stop(COMMUNICATION)
         learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
@@ -212,7 +214,7 @@ class Fit:
         return value
 
     def _not_a_number(self, batch: Batch, what: str) -> None:
-        """Leave the step out, or stop: all ranks alike, since loss and gradient are the same on all."""
+        """Leave the step out, or stop; all ranks do the same, since loss and gradient are the same on all."""
         position = self.position
         if self.options.on_nonfinite == "skip":
             position.skipped += 1
@@ -225,7 +227,7 @@ class Fit:
         )
 
     def _end_epoch(self, callback: Callback) -> None:
-        """Score what was learnt, and go to the next epoch."""
+        """Score the regressor, and go to the next epoch."""
         position, learning = self.position, self.learning
         if self.sums_K is None:
             raise DatasetError(
@@ -255,10 +257,10 @@ class Fit:
             callback.after_epoch(self, record, is_best)
 
     def score(self, chips: Chips) -> Numbers:
-        """Score the regressor on `chips`: the same on every rank, summed over all."""
+        """Score the regressor on `chips`, summed over all ranks; the result is the same on every rank."""
         self.regressor.eval()
         learning, schema = self.learning, self.learning.dataset.schema
-        # In an epoch's order each byte is fetched by one rank; a score is a sum, whatever the order.
+        # In an epoch's order only one rank fetches each byte; the order does not change a score.
         order = learning.dataset.epoch(chips, self.options.seed, 0)
         batches = learning.dataset.batches(order, self.options.global_batch, learning.part)
         sums = add_up(
@@ -276,5 +278,5 @@ def steps_per_epoch(learning: Learning, options: FitOptions) -> int:
 
 
 def deciding(record: dict[str, Any], decides: str) -> float:
-    """Return what decides whether the epoch of `record` is the best: its score, or its training loss."""
+    """Return the value that decides whether an epoch is the best: its score, or else its training loss."""
     return float(record.get(f"val_{decides}", record["loss"]))

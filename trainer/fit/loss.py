@@ -1,15 +1,15 @@
-"""What training minimises: a weighted sum of terms, a function of sums over every measured pixel.
+"""The loss: a weighted sum of terms, each a function of sums over every measured pixel.
 
     loss = parse_loss(("silog:1:0@0..0.3", "charbonnier:0:1@0..0.3", "patch_gradient:0:0.075@0.05..0.5"))
     local_K = loss.sums(predicted_BHW, height_BHW, measured_BHW)        # on each rank
     global_K = ranks.sum(local_K.detach())                              # the same on every rank
-    surrogate(loss, local_K, global_K, progress).backward()             # of trainer.fit.objective
-    loss.value(global_K, progress), loss.parts(global_K)                # to be logged
+    surrogate(loss, local_K, global_K, progress).backward()             # in trainer.fit.objective
+    loss.value(global_K, progress), loss.parts(global_K)                # for the log
 
-A term is a word, NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO, of which all but the name may be left out.
-Its weight is WEIGHT (1), or goes in a straight line from WEIGHT at FROM (0) to END_WEIGHT at TO (1), where
-it stays. Before FROM the term is off. FROM and TO are shares of the whole training. The words above are the
-stages of CHMv2 (arXiv:2603.06382, section 2.6).
+A term is a word, NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO, in which all but the name is optional. The
+weight is WEIGHT (default 1). With END_WEIGHT it changes in a straight line from WEIGHT at FROM (default 0) to
+END_WEIGHT at TO (default 1), and stays there. Before FROM the term is off. FROM and TO are shares of the
+whole training. The words above are the stages of CHMv2 (arXiv:2603.06382, section 2.6).
 """
 
 import re
@@ -61,18 +61,19 @@ class Weighted:
     """A term with its weight over training."""
 
     name: str
+    """Name of the term."""
     term: Term
     weight: float = 1.0
-    """At `start`."""
+    """Weight at `start`."""
     end_weight: float = 1.0
-    """From `stop` on."""
+    """Weight from `stop` on."""
     start: float = 0.0
     """Progress (0..1) before which the term is off."""
     stop: float = 1.0
-    """Progress at which the weight has become `end_weight`."""
+    """Progress (0..1) at which the weight reaches `end_weight`."""
 
     def at(self, progress: float) -> float:
-        """The weight at this progress, 0..1."""
+        """Return the weight at this progress, 0..1."""
         if progress < self.start:
             return 0.0
         share = min(1.0, (progress - self.start) / (self.stop - self.start))
@@ -81,52 +82,52 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Loss:
-    """Weighted terms; their sums lie one after the other."""
+    """Weighted terms; their sums lie one after another in sums_K."""
 
     terms: tuple[Weighted, ...]
 
     def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-        """sums_K, float64 and differentiable: add up those of batches and ranks.
+        """Compute sums_K, float64 and differentiable; sums of batches and ranks add up.
 
         Args:
             predicted_BHW: metres, not clamped.
-            height_BHW: metres; whatever it is where nothing is measured, NaN say.
+            height_BHW: metres; any value, for example NaN, where nothing is measured.
             measured_BHW: bool: the height is measured and the image valid.
         """
         return torch.cat([one.term.sums(predicted_BHW, height_BHW, measured_BHW) for one in self.terms])
 
     def value(self, sums_K: Tensor, progress: float) -> Tensor:
-        """The loss (a scalar) at this progress, 0..1, from the sums of all ranks; 0 if none is measured."""
+        """Compute the loss (a scalar) at this progress, 0..1, from all ranks' sums; 0 if none is measured."""
         weights = sums_K.new_tensor([one.at(progress) for one in self.terms])
         return (weights * self._values(sums_K)).sum()
 
     def parts(self, sums_K: Tensor) -> dict[str, float]:
-        """The value of each term by its name, not weighted."""
+        """Return the value of each term by its name, not weighted."""
         names = [one.name for one in self.terms]
         return dict(zip(names, self._values(sums_K.detach()).tolist(), strict=True))
 
     def _values(self, sums_K: Tensor) -> Tensor:
-        of_terms = sums_K.split([one.term.sum_count for one in self.terms])
-        return torch.stack([one.term.value(of) for one, of in zip(self.terms, of_terms, strict=True)])
+        term_sums = sums_K.split([one.term.sum_count for one in self.terms])
+        return torch.stack([one.term.value(part) for one, part in zip(self.terms, term_sums, strict=True)])
 
 
 def parse_loss(words: tuple[str, ...]) -> Loss:
-    """The loss that these words say, as described above.
+    """Make the loss that these words describe, in the form shown above.
 
     Raises:
-        InputError: a word is none, a term comes twice, or there is a time in training when all are off.
+        InputError: a word cannot be read, a term comes twice, or all terms are off at some time.
     """
     if not words:
         raise InputError(f"--loss: names no term; choose one of {', '.join(TERMS)}")
     terms = tuple(_parse_word(word) for word in words)
     for place, one in enumerate(terms):
         if one.name in [other.name for other in terms[:place]]:
-            raise InputError(f"--loss {words[place]}: {one.name} is there twice; name each term once")
+            raise InputError(f"--loss {words[place]}: {one.name} is given twice; name each term once")
     changes = sorted({0.0, 1.0, *(one.start for one in terms), *(one.stop for one in terms)})
     for start, stop in pairwise(changes):
         if not any(one.at((start + stop) / 2) for one in terms):
             raise InputError(
-                f"--loss {' '.join(words)}: all is off from {start:g} to {stop:g} of the training; "
+                f"--loss {' '.join(words)}: all terms are off from {start:g} to {stop:g} of the training; "
                 "give a term a weight there"
             )
     return Loss(terms)
@@ -136,7 +137,7 @@ def _parse_word(word: str) -> Weighted:
     found = _WORD.fullmatch(word)
     if not found:
         form = "NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO"
-        raise InputError(f"--loss {word}: cannot be read; write {form}, of which NAME alone is needed")
+        raise InputError(f"--loss {word}: cannot be read; write {form}, where only NAME is required")
     name, weight, end = found["name"], found["weight"], found["end"]
     if name not in TERMS:
         raise InputError(f"--loss {word}: there is no term {name!r}; choose one of {', '.join(TERMS)}")
@@ -148,12 +149,12 @@ def _parse_word(word: str) -> Weighted:
     if start >= stop:
         raise InputError(f"--loss {word}: ends at {stop:g} before it begins; let FROM be less than TO")
     if found["stop"] is not None and end is None:
-        raise InputError(f"--loss {word}: TO is when the end weight is reached, and there is none; give both")
+        raise InputError(f"--loss {word}: TO is when END_WEIGHT is reached, but there is none; give both")
     return Weighted(name, term, first, last, start, stop)
 
 
 def _new_term(word: str, name: str, keys: str | None) -> Term:
-    """The term with `keys` as between the brackets; None: there are no brackets."""
+    """Make the term; `keys` is the text between the brackets, None without brackets."""
     kind = TERMS[name]
     must_be = {key.name: key.metadata[MUST_BE] for key in fields(kind)}  # type: ignore[arg-type]
     numbers: dict[str, float] = {}
@@ -161,17 +162,17 @@ def _new_term(word: str, name: str, keys: str | None) -> Term:
         key, _, text = (part.strip() for part in pair.partition("="))
         if key not in must_be:
             choices = (
-                f"choose one of {', '.join(must_be)}" if must_be else "it has none; leave the brackets out"
+                f"choose one of {', '.join(must_be)}" if must_be else "it has no keys; leave the brackets out"
             )
             raise InputError(f"--loss {word}: {name} has no key {key!r}; {choices}")
         if key in numbers:
-            raise InputError(f"--loss {word}: {key} is there twice; give it once")
+            raise InputError(f"--loss {word}: {key} is given twice; give it once")
         numbers[key] = _number(word, key, text, must_be[key], 0.0)
     return kind(**numbers)
 
 
 def _number(word: str, what: str, text: str | None, must_be: str, default: float) -> float:
-    """The number that `text` says, `default` for None."""
+    """Read the number in `text`; None gives `default`."""
     if text is None:
         return default
     lowest, highest = _BOUNDS[must_be]

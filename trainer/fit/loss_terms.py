@@ -1,11 +1,11 @@
-"""What losses are made of: each term is a few sums over measured pixels, and a value made of the sums.
+"""The terms of losses. Each computes a few sums over measured pixels, and a value from the sums.
 
-    squared  absolute  smooth_l1  asymmetric  asymmetric_focal  charbonnier     of each pixel's error
-    silog                                                                       of logarithms of heights
-    gradient  patch_gradient                                                    of differences of neighbours
+    squared  absolute  smooth_l1  asymmetric  asymmetric_focal  charbonnier     errors of single pixels
+    silog                                                                       logarithms of heights
+    gradient  patch_gradient                                                    differences of neighbours
 
-Sums add up over batches and ranks; averages do not, where parts have unequal numbers of measured pixels.
-The fields of a term are its keys (`asymmetric(factor=3)`). Heights are metres; predictions are unclamped.
+Sums add up over batches and ranks; averages do not if the parts have unequal numbers of measured pixels. The
+fields of a term are its keys (`asymmetric(factor=3)`). Heights are metres; predictions are unclamped.
 """
 
 from abc import ABC, abstractmethod
@@ -17,25 +17,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, smooth_l1_loss
 
-ABOVE_0, NOT_BELOW_0, SHARE = "above 0", "0 or more", "from 0 to 1"
+ABOVE_0, NOT_BELOW_0, SHARE = "above 0", "of 0 or more", "from 0 to 1"
 MUST_BE = "must be"
-"""Where a field's metadata says which of the three its number is."""
+"""Key in a field's metadata for the one of these three that its number must be."""
 
 
 class Term(Protocol):
     """One term of a loss."""
 
     sum_count: ClassVar[int]
-    """K: how many sums it needs."""
+    """Number of sums that the term needs (K)."""
 
     def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-        """sums_K, float64 and differentiable, over the pixels where the bool `measured_BHW` is true.
+        """Compute sums_K, float64 and differentiable, over the pixels where the bool `measured_BHW` is true.
 
-        Elsewhere both heights may be anything, NaN too: they count nothing and get a gradient of 0.
+        Elsewhere both heights may have any value, even NaN: they do not count, and their gradient is 0.
         """
 
     def value(self, sums_K: Tensor) -> Tensor:
-        """The loss (a scalar) from the sums over all pixels of all ranks; 0 if none is measured."""
+        """Compute the loss (a scalar) from the sums over all ranks' pixels; 0 if none is measured."""
 
 
 def _key(default: float, must_be: str) -> float:
@@ -44,15 +44,15 @@ def _key(default: float, must_be: str) -> float:
 
 
 def _filled(height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-    """The heights, 0 where nothing is measured, in float32 at least: half precision is too coarse to sum."""
+    """Set heights to 0 where nothing is measured, in float32 at least: sums in half precision are coarse."""
     precise = torch.promote_types(height_BHW.dtype, torch.float32)
     return height_BHW.to(precise).masked_fill(~measured_BHW, 0.0)
 
 
 def _total(values: Tensor, counted: Tensor) -> list[Tensor]:
-    """[sum of `values` where the bool `counted` is true, how many these are] in float64.
+    """Sum `values` where the bool `counted` is true, and count these, in float64.
 
-    float32 counts no further than 2^24 = 16,777,216, fewer pixels than 4,096 chips have.
+    float32 counts no further than 2^24 = 16,777,216, which 4,096 chips of 64 x 64 pixels reach.
     """
     masked = values.masked_fill(~counted, 0.0)
     return [masked.sum(dtype=torch.float64), counted.sum(dtype=torch.float64)]
@@ -62,32 +62,32 @@ def _mean(sum_: Tensor, count: Tensor) -> Tensor:
     return sum_ / count.clamp(min=1)
 
 
-# --- of each pixel's error ---
+# --- errors of single pixels ---
 
 
 class PixelTerm(ABC):
-    """The mean over pixels of a cost of each."""
+    """Mean over pixels of each pixel's cost."""
 
     sum_count: ClassVar[int] = 2
 
     @abstractmethod
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
-        """cost_BHW of errors in metres (predicted minus measured) at these measured heights."""
+        """Return cost_BHW of errors in metres (predicted minus measured) at these measured heights."""
 
     def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-        """(sum of costs, pixels)."""
+        """Compute (sum of costs, number of pixels)."""
         height_BHW = _filled(height_BHW, measured_BHW)
         error_BHW = _filled(predicted_BHW, measured_BHW) - height_BHW
         return torch.stack(_total(self.cost(error_BHW, height_BHW), measured_BHW))
 
     def value(self, sums_K: Tensor) -> Tensor:
-        """Cost per pixel."""
+        """Compute the cost per pixel."""
         return _mean(sums_K[0], sums_K[1])
 
 
 @dataclass(frozen=True)
 class Squared(PixelTerm):
-    """e^2, square metres."""
+    """Squared error, e^2, in square metres."""
 
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
         """See the class."""
@@ -96,7 +96,7 @@ class Squared(PixelTerm):
 
 @dataclass(frozen=True)
 class Absolute(PixelTerm):
-    """|e|, metres."""
+    """Absolute error, |e|, in metres."""
 
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
         """See the class."""
@@ -105,10 +105,13 @@ class Absolute(PixelTerm):
 
 @dataclass(frozen=True)
 class SmoothL1(PixelTerm):
-    """e^2 / (2 beta) for |e| < beta, |e| - beta / 2 beyond: metres (Girshick 2015, arXiv:1504.08083)."""
+    """Smooth L1, in metres: e^2 / (2 beta) if |e| < beta, else |e| - beta / 2.
+
+    From Girshick 2015, arXiv:1504.08083.
+    """
 
     beta: float = _key(1.0, ABOVE_0)
-    """Metres: where the square goes over into the straight line."""
+    """Error in metres at which the square becomes a straight line."""
 
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
         """See the class."""
@@ -117,13 +120,14 @@ class SmoothL1(PixelTerm):
 
 @dataclass(frozen=True)
 class Charbonnier(PixelTerm):
-    """sqrt(e^2 + epsilon^2) - epsilon, metres: |e| with a round tip (Charbonnier et al. 1994, ICIP).
+    """Charbonnier loss, sqrt(e^2 + epsilon^2) - epsilon, in metres: |e| with a round tip.
 
-    The published form lacks the last summand, which changes no gradient and makes a perfect prediction 0.
+    From Charbonnier et al. 1994, ICIP, where "- epsilon" is missing. It changes no gradient, and makes the
+    loss of a perfect prediction 0.
     """
 
     epsilon: float = _key(1e-3, ABOVE_0)
-    """Metres: how round the tip is."""
+    """Radius of the tip in metres."""
 
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
         """See the class."""
@@ -132,13 +136,13 @@ class Charbonnier(PixelTerm):
 
 @dataclass(frozen=True)
 class Asymmetric(PixelTerm):
-    """e^2, and factor times that where the prediction is too low, square metres.
+    """Squared error in square metres, times `factor` where the prediction is too low.
 
     Tall shrubs and trees are rare, and missing them is the costlier error.
     """
 
     factor: float = _key(3.0, ABOVE_0)
-    """How many times more a too low prediction costs than a too high one."""
+    """Cost of a prediction that is too low, as a multiple of one that is too high."""
 
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
         """See the class."""
@@ -147,21 +151,21 @@ class Asymmetric(PixelTerm):
 
 @dataclass(frozen=True)
 class AsymmetricFocal(PixelTerm):
-    """|e|^(2 + gamma), above the threshold |e|^(2 + gamma + tall_gamma); factor times that where too low.
+    """|e|^(2 + gamma), or |e|^(2 + gamma + tall_gamma) if tall; times `factor` where the prediction is low.
 
-    As in the notebook of github.com/nasa-nccs-hpda/CHM_DINOv3 (AsymmetricFocalMSELoss), which tried
-    factor=1.5, gamma=0.5, threshold=10, tall_gamma=0.5. Errors are in metres: what is above 1 m off counts
-    more than its square, what is less than 1 m off counts less, and the tall the more so.
+    It follows the notebook of github.com/nasa-nccs-hpda/CHM_DINOv3 (AsymmetricFocalMSELoss), which tried
+    factor=1.5, gamma=0.5, threshold=10, tall_gamma=0.5. Errors are in metres: one above 1 m counts more than
+    its square, one below 1 m counts less, and both effects are stronger for tall vegetation.
     """
 
     factor: float = _key(3.0, ABOVE_0)
-    """How many times more a too low prediction costs than a too high one."""
+    """Cost of a prediction that is too low, as a multiple of one that is too high."""
     gamma: float = _key(1.0, NOT_BELOW_0)
-    """By how much the exponent is above 2."""
+    """Excess of the exponent over 2."""
     threshold: float = _key(2.0, NOT_BELOW_0)
-    """Metres: a measured height above it is tall."""
+    """Measured height in metres above which vegetation is tall."""
     tall_gamma: float = _key(1.0, NOT_BELOW_0)
-    """By how much more the exponent is above 2 where it is tall."""
+    """Further excess of the exponent if tall."""
 
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
         """See the class."""
@@ -176,15 +180,15 @@ def _dearer_if_low(cost_BHW: Tensor, error_BHW: Tensor, factor: float) -> Tensor
     return cost_BHW * (1.0 + (factor - 1.0) * (error_BHW < 0))
 
 
-# --- of logarithms of heights ---
+# --- logarithms of heights ---
 
 
 def mirrored_log(height_BHW: Tensor, smallest: float) -> Tensor:
-    """log h from s = `smallest` up, 2 log s - log(2 s - h) below: the curve mirrored at its point (s, log s).
+    """Return log h from s = `smallest` up; below s, 2 log s - log(2 s - h), the curve mirrored at (s, log s).
 
-    A clamp would cut the gradient off where a prediction is at or below 0, and those pixels would stay there.
-    A straight line would carry the slope 1 / s = 1,000 on, and one pixel at -1 m would outweigh a whole
-    batch. This has a slope of 1 / (s + the distance from s) on either side.
+    A clamp would cut off the gradient of predictions at or below 0, and those pixels would stay there. A
+    straight line would continue with the slope 1 / s = 1,000, and one pixel at -1 m would outweigh a whole
+    batch. The mirrored curve has a slope of 1 / (s + distance from s) on either side.
     """
     above_BHW = (height_BHW - smallest) / smallest
     upper_BHW, lower_BHW = above_BHW.clamp(min=0).log1p(), (-above_BHW).clamp(min=0).log1p()
@@ -193,22 +197,23 @@ def mirrored_log(height_BHW: Tensor, smallest: float) -> Tensor:
 
 @dataclass(frozen=True)
 class SiLog:
-    """sqrt(mean(d^2) - variance * mean(d)^2), d = log predicted - log measured: scale-invariant.
+    """Scale-invariant loss sqrt(mean(d^2) - variance * mean(d)^2), d = log predicted - log measured.
 
-    Eigen et al. 2014, arXiv:1406.2283, with the root and 0.85 of Lee et al. 2019, arXiv:1907.10326, who
-    multiply by 10 (`silog:10`). Means are over all pixels of the batch. Measured heights below `smallest`
-    count as `smallest`; for predictions see mirrored_log. Pixels of bare ground count: a prediction of 0.1 m
-    is 4.6 off there, as 100 m is where 1 m is measured.
+    From Eigen et al. 2014, arXiv:1406.2283, with the root and the 0.85 of Lee et al. 2019, arXiv:1907.10326,
+    who multiply by 10 (`silog:10`). Means run over all pixels of the batch. Measured heights below `smallest`
+    count as `smallest`; for predictions see mirrored_log. Pixels of bare ground count: there a prediction of
+    0.1 m has d = 4.6, the same as 100 m where 1 m is measured.
     """
 
     sum_count: ClassVar[int] = 3
     variance: float = _key(0.85, SHARE)
-    """1: a common factor of all predictions costs nothing; 0: the plain error of logarithms."""
+    """Weight of the squared mean. With 1 a common factor of all predictions costs nothing; with 0 it costs
+    the plain error of logarithms."""
     smallest: float = _key(1e-3, ABOVE_0)
-    """Metres: what is below counts as ground."""
+    """Height in metres below which everything counts as ground."""
 
     def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-        """(sum of d^2, sum of d, pixels)."""
+        """Compute (sum of d^2, sum of d, number of pixels)."""
         predicted_BHW = _filled(predicted_BHW, measured_BHW)
         height_BHW = _filled(height_BHW, measured_BHW).clamp(min=self.smallest)
         d_BHW = mirrored_log(predicted_BHW, self.smallest) - mirrored_log(height_BHW, self.smallest)
@@ -219,25 +224,25 @@ class SiLog:
         """See the class."""
         squares, plain, count = sums_K
         inside = _mean(squares, count) - self.variance * _mean(plain, count).square()
-        tip = 1e-4  # The slope of a root is infinite at 0; this rounds it off, in units of log height.
+        tip = 1e-4  # The slope of a root is infinite at 0; this rounds the tip, in units of log height.
         return (inside + tip**2).sqrt() - tip
 
 
-# --- of differences of neighbours ---
+# --- differences of neighbours ---
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Mean |difference of neighbours predicted - difference measured|, metres per pixel.
+    """Mean of |predicted difference of neighbours - measured difference|, in metres per pixel.
 
-    Over pairs of horizontal and of vertical neighbours of which both are measured.
+    The mean runs over pairs of horizontal and of vertical neighbours that are both measured.
     """
 
     sum_count: ClassVar[int] = 2
 
     def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-        """(sum of absolute differences, pairs)."""
-        # A difference of differences is one of errors.
+        """Compute (sum of absolute differences, number of pairs)."""
+        # A difference of differences equals the difference of the errors.
         error_BHW = _filled(predicted_BHW, measured_BHW) - _filled(height_BHW, measured_BHW)
         totals = []
         for axis in (1, 2):
@@ -247,69 +252,74 @@ class Gradient:
         return totals[0] + totals[1]
 
     def value(self, sums_K: Tensor) -> Tensor:
-        """Metres per pair."""
+        """Compute metres per pair."""
         return _mean(sums_K[0], sums_K[1])
 
 
 SCALES = (1, 2, 4)
-"""Pixels along a side that are averaged before anything else: full, half and quarter resolution."""
+"""Sides in pixels of the squares averaged before anything else: full, half and quarter resolution."""
 PATCHES = (3, 5)
 """Sides in pixels of the patches whose spread of steepness is compared."""
 FLAT = 0.1
-"""Sobel units of log height: 1.25 % of height per pixel. What is flatter has hardly a direction."""
+"""Steepness below which direction hardly counts, in Sobel units of log height: 1.25 % of height per pixel."""
 
 
 @dataclass(frozen=True)
 class PatchGradient:
-    """CHMv2's loss of edges that are alike, though perhaps some pixels aside (arXiv:2603.06382, algorithm 1).
+    """CHMv2's loss of edges, which tolerates a shift of some pixels (arXiv:2603.06382, algorithm 1).
 
-    Of log heights at three resolutions: Sobel's gradients g, their steepness m = sqrt(|g|^2 + FLAT^2), the
-    spread r = max(m) - min(m) in each patch of 3 x 3 and of 5 x 5, the direction u = g / m. Then the mean of
-    `magnitude` |dm| + `spread` |dr| + `direction` |du|^2 / 2, where d is predicted minus measured.
+    At three resolutions log heights give Sobel gradients g, their steepness m = sqrt(|g|^2 + FLAT^2), the
+    spread r = max(m) - min(m) in each patch of 3 x 3 and of 5 x 5, and the direction u = g / m. The loss is
+    the mean of `magnitude` |dm| + `spread` |dr| + `direction` |du|^2 / 2, where d is predicted - measured.
 
-    It differs from the published algorithm in what that leaves open or has no need of. Subtracting the mean
-    log height is left out: a gradient does not see it. |du|^2 / 2 is 1 - cos of the angle where both are
-    steep, and 0 instead of 1 where both are flat. A pixel counts only if all that it is made of is measured:
-    nothing is padded. A resolution at which none is counts 0. Diagonal gradients and soft extremes, which the
-    paper's text has and its algorithm has not, are left out.
+    Five points differ from the published algorithm, or settle what it leaves open. The mean log height is not
+    subtracted, since a gradient does not see it. |du|^2 / 2 is 1 - cos of the angle where both are steep, but
+    0 instead of 1 where both are flat. A pixel counts only if every pixel that it is computed from is
+    measured; nothing is padded. A resolution without such a pixel counts 0. Diagonal gradients and soft
+    extremes are left out, since only the paper's text has them, not its algorithm.
     """
 
     sum_count: ClassVar[int] = 7 * len(SCALES)
     smallest: float = _key(0.1, ABOVE_0)
-    """Metres: lower heights are as good as ground, see mirrored_log. The paper gives no number; with 1 mm,
-    the step from ground to a shrub of 0.1 m would be as large as from there to a tree of 10 m."""
+    """Height in metres below which everything is as good as ground (see mirrored_log). The paper gives no
+    number. With 1 mm the step from ground to a shrub of 0.1 m would equal the step from there to a tree of
+    10 m."""
     magnitude: float = _key(0.3, NOT_BELOW_0)
-    """The paper's weight of steepness."""
+    """Weight of steepness; default from the paper."""
     spread: float = _key(0.6, NOT_BELOW_0)
-    """The paper's weight of the spread, of which either size of patch gets half."""
+    """Weight of the spread, half of it for each size of patch; default from the paper."""
     direction: float = _key(0.4, NOT_BELOW_0)
-    """The paper's weight of direction."""
+    """Weight of direction; default from the paper."""
 
     def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-        """Of each resolution (magnitude, pixels, spread in 3 x 3, patches, in 5 x 5, patches, direction)."""
+        """Compute seven sums for each resolution.
+
+        They are (magnitude, pixels, spread in 3 x 3, patches of 3 x 3, spread in 5 x 5, patches of 5 x 5,
+        direction).
+        """
         predicted_BHW, height_BHW = _filled(predicted_BHW, measured_BHW), _filled(height_BHW, measured_BHW)
-        of_scales = []
+        scale_sums = []
         for scale in SCALES:
             if not len(height_BHW) or min(height_BHW.shape[1:]) < scale * 3:  # Sobel needs three pixels
-                of_scales.append(predicted_BHW.sum(dtype=torch.float64).mul(0).expand(7))
+                scale_sums.append(predicted_BHW.sum(dtype=torch.float64).mul(0).expand(7))
                 continue
             predicted_bhw = mirrored_log(avg_pool2d(predicted_BHW, scale), self.smallest)
             height_bhw = avg_pool2d(height_BHW, scale).clamp(min=self.smallest)
-            # The same function: rounded otherwise, a perfect prediction would be pulled.
+            # The same function as above: with other rounding a perfect prediction would have a gradient.
             height_bhw = mirrored_log(height_bhw, self.smallest)
-            of_scales.append(_edge_sums(predicted_bhw, height_bhw, _whole(measured_BHW, scale, scale)))
-        return torch.cat(of_scales)
+            scale_sums.append(_edge_sums(predicted_bhw, height_bhw, _whole(measured_BHW, scale, scale)))
+        return torch.cat(scale_sums)
 
     def value(self, sums_K: Tensor) -> Tensor:
         """See the class."""
         magnitude, pixels, three, threes, five, fives, direction = sums_K.view(len(SCALES), 7).unbind(1)
         spread = (_mean(three, threes) + _mean(five, fives)) / 2
-        of_scales = self.magnitude * _mean(magnitude, pixels) + self.spread * spread
-        return (of_scales + self.direction * _mean(direction, pixels)).mean()
+        without_direction = self.magnitude * _mean(magnitude, pixels) + self.spread * spread
+        return (without_direction + self.direction * _mean(direction, pixels)).mean()
 
 
 def _edge_sums(predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
-    """The seven sums of PatchGradient at one resolution, of log heights."""
+    """Compute the seven sums of PatchGradient at one resolution, from log heights."""
     counted_BHW = _whole(measured_BHW, 3, 1)
     steepness, directions = [], []
     for log_BHW in (predicted_BHW, height_BHW):
@@ -328,12 +338,12 @@ def _edge_sums(predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) 
 
 
 def sobel(values_BHW: Tensor) -> Tensor:
-    """(B, H - 2, W - 2): 8 times the slope per pixel along W, averaged over three rows as 1 : 2 : 1."""
-    # Not as a convolution, which mixed precision would compute in half precision.
+    """Return 8 times the slope per pixel along W, (B, H - 2, W - 2); rows are averaged as 1 : 2 : 1."""
+    # No convolution, since autocast would compute it in half precision.
     rows_BHW = values_BHW[:, :-2] + 2 * values_BHW[:, 1:-1] + values_BHW[:, 2:]
     return rows_BHW[:, :, 2:] - rows_BHW[:, :, :-2]
 
 
 def _whole(measured_BHW: Tensor, side: int, stride: int) -> Tensor:
-    """Whether each square of `side` pixels is measured everywhere."""
+    """Tell for each square of `side` pixels whether all of it is measured."""
     return max_pool2d((~measured_BHW).float(), side, stride) == 0

@@ -1,10 +1,10 @@
-"""The faults of the notebook by which regressors were trained so far, each a switch: `--faithful` has all.
+"""The faults of the notebook that trained regressors so far, each a switch; `--faithful` turns all on.
 
-    notebook_variant(config)                                all faults: what --faithful trains with
+    notebook_variant(config)                                all faults, as --faithful has them
     notebook_variant(config, Faults(clamped_loss=True))     one alone (benchmarks/notebook_faults.py)
 
-What each does, and how much: docs/training.md. One fault has no switch, since every run here has it as well:
-the chips held out stop the training, and also score it.
+docs/training.md says what each one does, and how much it matters. One fault has no switch, since every run
+here has it as well: the validation chips decide when training stops, and also score it.
 """
 
 from dataclasses import dataclass, fields
@@ -31,35 +31,35 @@ from trainer.model.regressor import Regressor
 DROPOUT = 0.1
 TRAIN_SHARE = 0.8
 _DEAL, _JITTER = 0xDEA1, 0x317E
-"""Told to the generators beside the seed, from which order, augmentation and dropout draw as well."""
+"""Parts of the generators' keys that set these draws apart from order, augmentation and dropout."""
 _MOMENTS = 6
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Which faults a training has."""
+    """Faults that a training has."""
 
     blue_patches: bool = False
-    """Near infrared and red start from blue's pretrained patch weights."""
+    """Whether near infrared and red start from blue's pretrained patch weights."""
     low_dropout: bool = False
-    """The decoder's dropout is 0.1, whatever is configured."""
+    """Whether the decoder's dropout is 0.1, whatever the configuration says."""
     dealt_by_chip: bool = False
-    """Train and val chips are dealt anew, 80 to 20, one by one: both have chips of the same scenes."""
+    """Whether chips are split anew, 80 to 20 and one by one, so both splits share scenes."""
     clamped_loss: bool = False
-    """The loss sees predictions below 0 as 0, so that they have no gradient."""
+    """Whether the loss takes predictions below 0 as 0, so that they have no gradient."""
     own_scores: bool = False
-    """The root of the loss is recorded as an RMSE, a squared correlation as R2."""
+    """Whether the root of the loss is recorded as an RMSE, and a squared correlation as R2."""
     unmasked: bool = False
-    """The loss counts every pixel of a chip, without a height as 0 m, and without an image too."""
+    """Whether the loss counts every pixel: one without a height as 0 m, and one without an image too."""
     jittered: bool = False
-    """The backbone is in train mode while training, where it draws random positions for its patches."""
+    """Whether the backbone trains in train mode, in which it draws random positions for its patches."""
 
 
 ALL = Faults(**{fault.name: True for fault in fields(Faults)})
 
 
 def notebook_variant(config: TrainConfig, faults: Faults = ALL) -> Variant:
-    """Return the variant of training that has these faults, and else does as `config` says."""
+    """Return the variant of training that has these faults, and otherwise follows `config`."""
     bands, variant = config.bands, ordinary(config)
     if faults.blue_patches:
         bands = tuple("blue" if band in ("nir", "red") else band for band in bands)
@@ -79,29 +79,33 @@ def _dealt_by_chip(dataset: Dataset, config: TrainConfig) -> tuple[Chips, Chips]
 
 
 def check_faithful(config: TrainConfig) -> None:
-    """Refuse --faithful with what the notebook had not.
+    """Refuse --faithful with options that the notebook did not have.
 
     Raises:
-        InputError: another recipe, augmentation, mixed precision, stored tokens, or going on.
+        InputError: another recipe, augmentation, mixed precision, stored tokens, or resuming.
     """
     if not config.faithful:
         return
     if config.recipe != "notebook":
         raise InputError(
-            "--faithful: the faults are those of --recipe notebook; give it, or leave --faithful out"
+            "--faithful: the faults belong to --recipe notebook; give it, or leave --faithful out"
         )
     without = {"resume": "no", "flips": False, "brightness": 0.0, "band_dropout": 0.0, "bf16": False}
     for name, value in {**without, "token_store": ""}.items():
         if getattr(config, name) != value:
             flag = name.replace("_", "-")
-            raise InputError(f"--faithful: the notebook had no --{flag}; leave it out, or --faithful")
+            raise InputError(
+                f"--faithful: the notebook did not have --{flag}; leave it out, or leave --faithful out"
+            )
     if config.validated_where != config.where:
-        raise InputError("--faithful: deals training and validation chips alike; leave out --val-where")
+        raise InputError(
+            "--faithful: training and validation chips come from one --where; leave --val-where out"
+        )
 
 
 @dataclass(frozen=True)
 class NotebookLoss(Loss):
-    """A loss with faults; after its sums come those of the notebook's R2."""
+    """A loss with faults; after its own sums come the sums of the notebook's R2."""
 
     faults: Faults = Faults()
 
@@ -110,7 +114,7 @@ class NotebookLoss(Loss):
         if self.faults.unmasked:
             known_BHW = height_BHW.isfinite()
             height_BHW = height_BHW.masked_fill(~known_BHW, 0.0)
-            # A chip without any height stands in for none, on a rank that has nothing to read.
+            # A chip without any height is a stand-in, on a rank whose part of the batch is empty.
             measured_BHW = known_BHW.any((1, 2), keepdim=True).expand_as(known_BHW)
         if self.faults.clamped_loss:
             predicted_BHW = predicted_BHW.clamp(min=0)
@@ -119,7 +123,7 @@ class NotebookLoss(Loss):
         return torch.cat([sums_K, _moments(*(heights_N.double() for heights_N in pair))])
 
     def scores(self, sums_K: Tensor, progress: float) -> dict[str, float]:
-        """What the notebook calls RMSE (in metres) and R2, of the pixels that it counts."""
+        """Compute what the notebook calls RMSE (in metres) and R2, over the pixels that it counts."""
         count, predicted, height, predicted_2, height_2, product = sums_K[-_MOMENTS:].tolist()
         spread = (predicted_2 * count - predicted**2) * (height_2 * count - height**2)
         r2 = (product * count - predicted * height) ** 2 / spread if spread > 0 else nan
@@ -130,7 +134,7 @@ class NotebookLoss(Loss):
 
 
 def _moments(predicted_N: Tensor, height_N: Tensor) -> Tensor:
-    """Sums from which a correlation follows."""
+    """Compute sums from which a correlation follows."""
     ones_N = torch.ones_like(height_N)
     pairs = ((ones_N, ones_N), (predicted_N, ones_N), (height_N, ones_N))
     squares = ((predicted_N, predicted_N), (height_N, height_N), (predicted_N, height_N))
@@ -139,13 +143,14 @@ def _moments(predicted_N: Tensor, height_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JitteredInputs(HeightInputs):
-    """Inputs of a step whose positions are drawn at random."""
+    """Inputs of a step whose patches have random positions."""
 
     jitter_seed: int
+    """Seed of the positions."""
 
 
 class NotebookObjective(HeightObjective):
-    """Heights, learnt with faults; what is left are checkpoints of ordinary regressors."""
+    """Objective of heights with faults; its checkpoints are those of ordinary regressors."""
 
     loss: NotebookLoss
 
@@ -166,12 +171,12 @@ class NotebookObjective(HeightObjective):
         """See Objective."""
         if isinstance(inputs, JitteredInputs):
             torch.manual_seed(inputs.jitter_seed)
-            # Scoring puts it into eval mode with the rest.
+            # Scoring puts the backbone back into eval mode with the rest.
             self.regressor.backbone.train()
         return super().sums(forward, inputs)
 
     def scored(self, sums: Sums, progress: float) -> Numbers:
-        """See Objective; the right scores, and beside them the notebook's."""
+        """See Objective; return the right scores, and beside them the notebook's."""
         right = super().scored(sums, progress)
         if not self.faults.own_scores:
             return right

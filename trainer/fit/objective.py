@@ -1,6 +1,6 @@
-"""What a training minimises and reports. The loop knows no more of it; heights are the first kind.
+"""The interface of what a training minimises and reports. The loop knows nothing else of it.
 
-Each step, on each rank:
+Heights are the first kind (trainer.fit.heights). Each step, on each rank:
 
     inputs = objective.inputs(fed, key)                     a batch, augmented
     sums_K = objective.sums(forward, inputs)                over this rank's chips, differentiable
@@ -28,7 +28,7 @@ from trainer.data.step_inputs import StepKey
 from trainer.fit.scoring import Sums
 
 Forward = Callable[..., Any]
-"""The model's forward pass, in the precision asked for; averages gradients over ranks while training."""
+"""Forward pass of the model, in the run's precision; in training it averages gradients over ranks."""
 Numbers = dict[str, float | int | None]
 """Scores by name; None where nothing was measured."""
 
@@ -37,7 +37,7 @@ class StepInputs(Protocol):
     """Inputs of one step, on one rank."""
 
     def pieces(self, count: int) -> Sequence[Self]:
-        """Cut the chips into up to `count` pieces of equal size, or nearly so."""
+        """Cut the chips into up to `count` pieces of nearly equal size."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Panel:
     """Picture of sample chips, and the values in it."""
 
     title: str
+    """Title, which says what the columns are."""
     rgb_HW3: NDArray[np.uint8]
+    """Picture."""
     histograms: dict[str, NDArray[np.floating[Any]]]
     """Values by name."""
 
@@ -64,19 +66,19 @@ class Objective(HasValue, Protocol[InputsT]):
     """What a training minimises and reports. It holds no optimiser and writes no files."""
 
     decides: str
-    """Score that says which epoch is best; lower is better. Without validation chips the loss decides."""
+    """Score that decides which epoch is best; lower is better. Without validation chips the loss decides."""
 
     def prepare(self) -> None:
-        """Find what scores are compared with, unless it was restored; only the first rank calls it."""
+        """Fit the baselines, unless they were restored; only the first rank calls this."""
 
     def inputs(self, fed: Fed, key: StepKey) -> InputsT:
-        """Augment a batch; what is drawn depends on `key` alone, whatever the number of ranks."""
+        """Augment a batch; random numbers depend on `key` alone, whatever the number of ranks."""
 
     def sums(self, forward: Forward, inputs: InputsT) -> Tensor:
         """Compute the loss's sums_K over these chips, differentiable; sums of pieces and ranks add up."""
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
-        """Compute what a score is made of, for one batch; sums of batches and ranks add up."""
+        """Compute the sums that scores follow from, for one batch; sums of batches and ranks add up."""
 
     def scored(self, sums: Sums, progress: float) -> Numbers:
         """Compute the scores to record, from the sums over all batches and ranks.
@@ -86,38 +88,38 @@ class Objective(HasValue, Protocol[InputsT]):
         """
 
     def summary(self, record: dict[str, Any]) -> str:
-        """Say in a few words what an epoch came to."""
+        """Sum up an epoch's scores in a few words."""
 
     def panel(self, chips: Chips) -> Panel | None:
-        """Draw sample chips, None if their shards are left out; where the model is sharded, on every rank."""
+        """Draw sample chips; None if their shards are left out. If sharded, call it on all ranks."""
 
     def state(self) -> dict[str, Any]:
-        """Return what travels with the training state, as plain JSON values."""
+        """Return the objective's part of the training state, as plain JSON values."""
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Resume from what `state` returned."""
 
     def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
         """Return a checkpoint's files by name, the one that makes it complete last.
 
         Args:
             record: scores of the epoch.
-            trained_on: what the checkpoint says of its training data and code.
+            trained_on: the checkpoint's description of its training data and code.
         """
 
 
 def surrogate(loss: HasValue, sums_local_K: Tensor, sums_global_K: Tensor, progress: float) -> Tensor:
-    """Return a scalar for `backward`, whose gradients add up over ranks to those of the loss of all ranks.
+    """Return a scalar for `backward` whose gradients, added up over ranks, are those of the global loss.
 
-    By the chain rule the gradient of value(S), S the sum of the ranks' s, is the sum over ranks of
-    value'(S) ds: the slopes at the sums of all, times the rank's own sums. Its number means nothing. Where
-    gradients are averaged over ranks instead, multiply it by the number of ranks.
+    Let S be the sum of the ranks' sums s. By the chain rule the gradient of value(S) is the sum over ranks of
+    value'(S) ds. So the scalar is the slope at the global sums times this rank's sums; its value means
+    nothing. If ranks average gradients instead of adding them, multiply it by the number of ranks.
 
     Args:
-        loss: as for `value`.
-        sums_local_K: this rank's, differentiable.
-        sums_global_K: of all ranks, on any device.
-        progress: of training, 0..1.
+        loss: loss whose `value` is minimised.
+        sums_local_K: this rank's sums, differentiable.
+        sums_global_K: sums over all ranks, on any device.
+        progress: progress of training, 0..1.
     """
     with torch.enable_grad():
         total_K = sums_global_K.detach().requires_grad_()

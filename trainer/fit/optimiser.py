@@ -1,6 +1,6 @@
-"""What learns how fast: groups of parameters with rates of their own, AdamW, and how rates change.
+"""The optimiser: groups of parameters with their own learning rates, AdamW, and the rates' schedule.
 
-groups = parameter_groups(regressor, options)            after trainer.model.trainable decided what learns
+groups = parameter_groups(regressor, options)            after trainer.model.trainable chose what learns
 optimiser = new_optimiser(groups, options, device)
 schedule = Schedule(optimiser, options)
     schedule.after_step()                                after each step of the optimiser
@@ -19,24 +19,24 @@ from trainer.model.regressor import Regressor
 from trainer.options import OptimiserOptions
 
 ADAM_EPSILON = 1e-6
-"""A gradient that is 0 but for rounding (a bias before a norm) must not become a full step: ranks round
-differently, and would drift apart."""
+"""AdamW's epsilon. It keeps a gradient that is 0 but for rounding (a bias before a norm) from becoming a full
+step: ranks round differently, and would drift apart."""
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-"""Where torch has AdamW in one kernel (torch 2.13, torch/utils/_foreach_utils.py)."""
+"""Devices for which torch has AdamW in one kernel (torch 2.13, torch/utils/_foreach_utils.py)."""
 LEAST_IMPROVEMENT = 1e-4
-"""Share by which a loss must be below the best one to count as better (that of torch's ReduceLROnPlateau)."""
+"""Share by which a loss must be below the best one to count as better, as in torch's ReduceLROnPlateau."""
 
 
 def parameter_groups(regressor: Regressor, options: OptimiserOptions) -> list[dict[str, Any]]:
-    """What learns, in groups as torch's optimisers take them; the same regressor gives the same order always.
+    """Return what learns, in groups for a torch optimiser; the order depends on the regressor alone.
 
-    The decoder first, then its output layer, then the backbone from its embeddings to its last block: with n
-    blocks, block i learns at `backbone_rate_factor * layer_decay ** (n - 1 - i)` of the decoder's rate, the
-    embeddings as a block below the first, the final norm as the last block (layer-wise decay as for BEiT,
-    Bao et al. 2021, arXiv:2106.08254). Each may come twice: with weight decay, and without.
+    First comes the decoder, then its output layer, then the backbone from its embeddings to its last block.
+    Of n blocks, block i learns at `backbone_rate_factor * layer_decay ** (n - 1 - i)` of the decoder's rate,
+    the embeddings like a block below the first, the final norm like the last block (layer-wise decay as for
+    BEiT, Bao et al. 2021, arXiv:2106.08254). Each may give two groups: with weight decay, and without.
 
     Raises:
-        ValueError: a parameter learns that is neither the decoder's nor the backbone's.
+        ValueError: a parameter learns that belongs to neither the decoder nor the backbone.
     """
     groups = list[dict[str, Any]]()
     for name, factor, parameters in _stages(regressor, options):
@@ -62,11 +62,11 @@ def parameter_groups(regressor: Regressor, options: OptimiserOptions) -> list[di
 def _stages(
     regressor: Regressor, options: OptimiserOptions
 ) -> Iterator[tuple[str, float, dict[str, nn.Parameter]]]:
-    """(name, learning rate as a share of the decoder's, parameters by name); no parameter comes twice."""
+    """Yield (name, learning rate as a share of the decoder's, parameters by name), each parameter once."""
     output = set(regressor.decoder.output.parameters())
-    of_decoder = dict(regressor.decoder.named_parameters())
-    yield "decoder", 1.0, {key: weight for key, weight in of_decoder.items() if weight not in output}
-    in_output = {key: weight for key, weight in of_decoder.items() if weight in output}
+    decoder = dict(regressor.decoder.named_parameters())
+    yield "decoder", 1.0, {key: weight for key, weight in decoder.items() if weight not in output}
+    in_output = {key: weight for key, weight in decoder.items() if weight in output}
     yield "decoder.output", options.output_rate_factor, in_output
     backbone, factor, decay = regressor.backbone, options.backbone_rate_factor, options.layer_decay
     blocks = len(backbone.model.layer)
@@ -81,12 +81,12 @@ def _stages(
 
 
 def _is_spared(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it is a bias, a norm's or a layer scale's (all one number a channel), or a token."""
+    """Tell whether it is a bias, a norm, a layer scale (all have one number a channel) or a token."""
     return parameter.ndim < 2 or name.endswith(("_token", "_tokens"))
 
 
 def new_optimiser(groups: list[dict[str, Any]], options: OptimiserOptions, device: torch.device) -> AdamW:
-    """AdamW for `groups` on `device`, in one kernel where the device has that."""
+    """Make AdamW for `groups` on `device`, in one kernel where the device has it."""
     fused = device.type in FUSED_DEVICES
     return AdamW(
         groups, options.learning_rate, eps=ADAM_EPSILON, weight_decay=options.weight_decay, fused=fused
@@ -94,10 +94,10 @@ def new_optimiser(groups: list[dict[str, Any]], options: OptimiserOptions, devic
 
 
 class Schedule:
-    """Sets the rates of an optimiser's groups: all rise and fall together, in proportion."""
+    """Schedule of an optimiser's learning rates; all groups rise and fall together, in proportion."""
 
     def __init__(self, optimiser: torch.optim.Optimizer, options: OptimiserOptions) -> None:
-        """Sets the rates of the first step. The groups are those of `parameter_groups`."""
+        """Set the rates of the first step. The optimiser's groups come from `parameter_groups`."""
         self._optimiser, self._options = optimiser, options
         self._highest = [float(group["highest_rate"]) for group in optimiser.param_groups]
         self._step, self._best, self._stalled, self._halvings = 0, inf, 0, 0
@@ -105,13 +105,13 @@ class Schedule:
 
     @property
     def learning_rate(self) -> float:
-        """The decoder's, in the step to come."""
+        """Learning rate of the decoder in the next step."""
         return self._options.learning_rate * self.factor(self._step)
 
     def factor(self, step: int) -> float:
-        """Rates in `step` (from 0) as a share of the highest; "plateau": those of now, whatever the step.
+        """Return the rates in `step` (from 0) as a share of the highest; "plateau" ignores the step.
 
-        Cosine: Loshchilov and Hutter 2016, arXiv:1608.03983, equation 5, one cycle down to 0.
+        "cosine" is one cycle of Loshchilov and Hutter 2016, arXiv:1608.03983, equation 5, down to 0.
         """
         options = self._options
         if options.schedule == "plateau":
@@ -124,12 +124,12 @@ class Schedule:
         return 0.5 * (1 + cos(pi * min(1.0, (step - warm_up) / max(1, options.total_steps - warm_up))))
 
     def after_step(self) -> None:
-        """One step of the optimiser is done: set the rates of the next."""
+        """Set the rates of the next step, after a step of the optimiser."""
         self._step += 1
         self._set_rates()
 
     def after_epoch(self, value: float) -> None:
-        """One epoch is done and the loss is `value`: "plateau" may halve the rates."""
+        """Take note of an epoch's loss, `value`; "plateau" may halve the rates."""
         if value < self._best * (1 - LEAST_IMPROVEMENT):
             self._best, self._stalled = value, 0
         else:
@@ -139,7 +139,7 @@ class Schedule:
         self._set_rates()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a stopped run needs to go on, as JSON can hold it: "best" is None before the first epoch."""
+        """Return what a run needs to resume, as plain JSON values; "best" is None before the first epoch."""
         return {
             "step": self._step,
             "best": self._best if isfinite(self._best) else None,
@@ -148,7 +148,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave: the rates are those of the step to come."""
+        """Resume from what `state_dict` returned, and set the rates of the next step."""
         self._step, self._best = state["step"], inf if state["best"] is None else state["best"]
         self._stalled, self._halvings = state["stalled"], state["halvings"]
         self._set_rates()

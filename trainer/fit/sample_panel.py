@@ -1,4 +1,4 @@
-"""Sample chips as the regressor sees them now: image, measured height and predicted height side by side."""
+"""Pictures of sample chips: image, measured height and predicted height side by side."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from trainer.model.regressor import Regressor
 
 
 def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel | None:
-    """Draw these chips, None if their shards are left out; the regressor stays in eval mode.
+    """Draw these chips; None if their shards are left out. The regressor stays in eval mode.
 
-    A row for each chip: near infrared-red-green, measured and predicted height in the eight classes.
+    Each chip is a row: near infrared-red-green, then measured and predicted height in the eight classes.
     """
     batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
     if batch is None or not batch.chips.size:

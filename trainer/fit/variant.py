@@ -1,4 +1,4 @@
-"""What a variant of training does otherwise, as values; the notebook's faults are the only one so far."""
+"""Variants of training: the parts that they replace. The notebook's faults are the only variant so far."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,19 +16,20 @@ from trainer.model.regressor import Regressor
 
 @dataclass(frozen=True)
 class Variant:
-    """Parts of a training that variants do otherwise."""
+    """Parts of a training that variants replace."""
 
     pretrained_bands: tuple[str, ...]
-    """For each band, the one whose pretrained patch weights it starts from."""
+    """Bands whose pretrained patch weights the regressor's bands start from, one for each."""
     dropout: float
     """Share (0..1) of the decoder's channels that is dropped."""
     choose_chips: Callable[[Dataset], tuple[Chips, Chips]]
-    """Training chips and validation chips of a dataset."""
+    """Function that returns a dataset's training chips and validation chips."""
     new_objective: Callable[[Regressor, Learning], Objective[Any]]
+    """Function that makes the objective."""
 
 
 def ordinary(config: TrainConfig) -> Variant:
-    """Return the variant that does as `config` says."""
+    """Return the variant that follows `config` in everything."""
     return Variant(
         config.bands,
         config.dropout,

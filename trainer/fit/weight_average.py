@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights that learn: smoother than they are, often better.
+"""An exponential moving average of the weights that learn; it is smoother than they are, and often better.
 
 average = Average(regressor, decay=0.999)
 average.update()                    after each step of the optimiser
@@ -14,28 +14,28 @@ from torch import Tensor, nn
 from shards.errors import InputError
 
 UPDATES = "updates"
-"""Name of the number of updates among the averages."""
+"""Name, among the averages, of the number of updates."""
 
 
 class Average:
-    """The running average of a module's parameters that learn; buffers and frozen weights stay as they are.
+    """Running average of a module's parameters that learn; buffers and frozen weights have none.
 
     After update t (from 0) each average is decay_t * average + (1 - decay_t) * weight, where
-    decay_t = min(decay, (1 + t) / (10 + t)): early averages forget the random start soon. The rule is that of
-    TensorFlow's ExponentialMovingAverage (tf.train.ExponentialMovingAverage, `num_updates`).
+    decay_t = min(decay, (1 + t) / (10 + t)), so early averages soon forget the random start. TensorFlow has
+    the same rule (tf.train.ExponentialMovingAverage, `num_updates`).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         """Args:
-        module: on its device, and after it was decided what learns; not one wrapped for several ranks.
+        module: a module on its device, after the choice of what learns; not one wrapped for several ranks.
         decay: share (0..1, not 1) of the old average that an update keeps.
 
         Raises:
-            InputError: there is no such decay.
-            ValueError: weights that learn are of half precision: an average of these would stand still.
+            InputError: the decay is out of range.
+            ValueError: weights that learn have half precision, in which an average would stand still.
         """
         if not 0 <= decay < 1:
-            raise InputError(f"--average {decay}: choose a decay of 0 or more and below 1, 0.999 say")
+            raise InputError(f"--average {decay}: choose a decay of 0 or more and below 1, for example 0.999")
         learning = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         learning = {name: weight for name, weight in learning.items() if weight.is_floating_point()}
         for name, weight in learning.items():
@@ -48,7 +48,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights as they are now into the averages; call it after each step."""
+        """Add the present weights to the averages; call this after each step."""
         self._refuse_while_swapped()
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         if self._weights:
@@ -57,10 +57,10 @@ class Average:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Put the averages in place of the module's weights; afterwards it is as it was, bit for bit.
+        """Swap the averages with the module's weights for a while; afterwards all is bit for bit as before.
 
-        Contents change places, tensor by tensor: memory for the largest one is all that it takes, and who
-        holds a parameter (an optimiser, say) still holds the right one.
+        Contents swap tensor by tensor, so memory for the largest tensor is enough, and whatever holds a
+        parameter (for example the optimiser) still holds the right one.
         """
         self._refuse_while_swapped()
         self._exchange()
@@ -72,21 +72,23 @@ class Average:
             self._is_swapped = False
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a run resumes from: averages by name, and the number of updates; no copies."""
+        """Return what a run needs to resume, not copied: averages by name, and the number of updates."""
         self._refuse_while_swapped()
         averages = dict(zip(self._names, self._averages, strict=True))
         return {**averages, UPDATES: torch.tensor(self._updates)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Resume from what `state_dict` gave.
+        """Resume from what `state_dict` returned.
 
         Raises:
-            InputError: it is of other weights.
+            InputError: the averages belong to other weights.
         """
         expected = {name: value.shape for name, value in self.state_dict().items()}
         if expected != {name: value.shape for name, value in state.items()}:
-            raise InputError("the saved averages are of other weights; go on with the options of that run")
+            raise InputError(
+                "the saved averages belong to other weights; resume with the options of that run"
+            )
         for name, average in zip(self._names, self._averages, strict=True):
             average.copy_(state[name])
         self._updates = int(state[UPDATES])

@@ -1,7 +1,8 @@
-"""DINOv3 backbones: random and small for the CPU, or pretrained from where people have them.
+"""DINOv3 backbones: random and small for the CPU, or pretrained.
 
-A folder of transformers, a model on the Hugging Face hub, or Meta's own .pth file. The hub is asked only when
-the user names a model there; a token comes from the environment (HF_TOKEN).
+Pretrained weights come from a folder of transformers, from a model on the Hugging Face hub, or from one of
+Meta's own .pth files. Nothing asks the hub unless the user names a model there; the hub's token comes from
+the environment (HF_TOKEN).
 """
 
 import io
@@ -28,26 +29,26 @@ TINY = {
     "image_size": 64,
     "num_register_tokens": 4,
 }
-"""`--backbone tiny`: random weights, a million parameters, for the CPU."""
+"""Shape of `--backbone tiny`: random weights, a million parameters, for the CPU."""
 
 PRETRAINED_BANDS = ("red", "green", "blue")
-"""The order of DINOv3's input channels."""
+"""Bands of DINOv3's input channels, in order."""
 
 MEAN = "mean"
-"""What a new band starts from instead of one of them: the mean of their patch weights."""
+"""Name for the mean of their patch weights, from which a new band may start."""
 
 
 def build_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
-    """A backbone with random weights; `config` as in transformers' DINOv3ViTConfig."""
+    """Make a backbone with random weights; `config` holds arguments of transformers' DINOv3ViTConfig."""
     return DINOv3ViTModel(DINOv3ViTConfig(**config))
 
 
 def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv3ViTModel:
-    """The backbone called `name`, ready for `bands`.
+    """Make the backbone called `name`, ready for `bands`.
 
     Args:
-        name: "tiny", a folder of transformers, a model on the hub, or a path or URL of a .pth file of Meta's.
-        bands: names of the bands that it will see, in their order.
+        name: "tiny", a folder of transformers, a model on the hub, or the path or URL of Meta's .pth file.
+        bands: names of the bands that the backbone will see, in their order.
         new_band_from: as in `patch_weights_for`.
 
     Raises:
@@ -55,7 +56,7 @@ def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv
     """
     if name == "tiny":
         return build_backbone({**TINY, "num_channels": len(bands)})
-    backbone = _backbone_of_meta(name) if name.endswith(".pth") else _backbone_of_transformers(name)
+    backbone = _read_meta_backbone(name) if name.endswith(".pth") else _read_transformers_backbone(name)
     embeddings = backbone.embeddings.patch_embeddings
     weight_DCPP = patch_weights_for(embeddings.weight.detach(), bands, new_band_from)
     embeddings.weight = torch.nn.Parameter(weight_DCPP)
@@ -63,7 +64,7 @@ def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv
     return backbone
 
 
-def _backbone_of_meta(url: str) -> DINOv3ViTModel:
+def _read_meta_backbone(url: str) -> DINOv3ViTModel:
     values = read_weights(url)
     try:
         return meta_backbone(values)
@@ -71,38 +72,48 @@ def _backbone_of_meta(url: str) -> DINOv3ViTModel:
         raise InputError(f"--backbone {url}: {error}") from error
 
 
-def _backbone_of_transformers(name: str) -> DINOv3ViTModel:
+def _read_transformers_backbone(name: str) -> DINOv3ViTModel:
     absent = f"--backbone {name}: no DINOv3 model in this folder or on the hub"
     short = f"--backbone {name}: weights of a DINOv3 model are missing"
     backbone: DINOv3ViTModel = whole_model(DINOv3ViTModel, name, (absent, short), not exists(name))
     return backbone
 
 
-def whole_model(kind: Any, name: str, said: tuple[str, str], ask_hub: bool = False, **more: Any) -> Any:
-    """A model of transformers' class `kind` in float32, from a folder or, if `ask_hub`, from the hub.
+def whole_model(kind: Any, name: str, refusals: tuple[str, str], ask_hub: bool = False, **more: Any) -> Any:
+    """Read a model of transformers in float32, and refuse one whose weights are incomplete.
+
+    Args:
+        kind: transformers' class.
+        name: the folder, or the name on the hub.
+        refusals: how the error's message begins if there is no such model, and if weights are missing.
+        ask_hub: whether to look on the hub.
+        **more: further arguments of `from_pretrained`.
 
     Raises:
-        InputError: there is none, or some of its weights are missing; begins as `said` for either.
+        InputError: there is no such model, or some of its weights are missing.
     """
-    disable_progress_bar()  # of transformers', which would stand in every log
+    disable_progress_bar()  # transformers would draw its bar into every log
     try:
         model, loading = kind.from_pretrained(
             name, local_files_only=not ask_hub, dtype=torch.float32, output_loading_info=True, **more
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{said[0]} ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{refusals[0]} ({str(error).splitlines()[0]})") from error
     if loading["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers would continue with random numbers in their place.
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise InputError(f"{said[1]} ({missing}, ...)")
+        raise InputError(f"{refusals[1]} ({missing}, ...)")
     return model
 
 
 def read_weights(url: str) -> dict[str, Any]:
-    """What the .pth (of torch.save, 1.6 or later) or .safetensors at `url` holds, on the CPU; not unpickled.
+    """Read the .pth file (torch.save of 1.6 or later) or .safetensors file at `url`, without unpickling.
+
+    Returns:
+        tensors and plain values by name, on the CPU.
 
     Raises:
-        InputError: nothing readable is there, or it holds more than tensors and plain values.
+        InputError: the file cannot be read, or it holds more than tensors and plain values.
     """
     data = read_bytes(url)
     try:
@@ -113,12 +124,12 @@ def read_weights(url: str) -> dict[str, Any]:
         )
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file makes torch.load stumble in many ways
+    except Exception as error:  # torch.load fails on damaged files with many kinds of error
         refused = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
         if refused:
             raise InputError(
                 f"{url}: holds more than tensors ({refused[1]}), and nothing is unpickled here; "
-                "if you trust it, load it with torch.load and torch.save its state dict alone"
+                "if you trust the file, load it with torch.load and torch.save its state dict alone"
             ) from error
         raise InputError(
             f"{url}: not a file of weights, or damaged ({type(error).__name__}: {one_line(error)[:100]})"
@@ -129,7 +140,7 @@ def read_weights(url: str) -> dict[str, Any]:
 
 
 def patch_weights_for(weight_DCPP: Tensor, bands: tuple[str, ...], new_band_from: str) -> Tensor:
-    """Patch weights for `bands`: each from its own pretrained band, an unknown one from `new_band_from`.
+    """Make patch weights for `bands`: pretrained bands keep theirs, others start from `new_band_from`.
 
     Args:
         weight_DCPP: (width, 3, patch, patch), channels red, green, blue.
@@ -140,7 +151,7 @@ def patch_weights_for(weight_DCPP: Tensor, bands: tuple[str, ...], new_band_from
         (width, len(bands), patch, patch), in memory of its own.
 
     Raises:
-        InputError: there is no band, the weights are not those of three, or `new_band_from` is none of these.
+        InputError: no band is given, the weights are not for three bands, or `new_band_from` is unknown.
     """
     if weight_DCPP.shape[1] != len(PRETRAINED_BANDS):
         raise InputError(f"the backbone reads {weight_DCPP.shape[1]} bands, not red, green, blue")

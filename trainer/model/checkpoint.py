@@ -1,8 +1,8 @@
-"""A checkpoint: a folder from which the regressor can be built again, anywhere. Nothing is unpickled.
+"""Checkpoints: folders from which a regressor can be built again, anywhere. Nothing is unpickled.
 
-config.json          what it is made of, what its images are like, what it was trained on; written last
+config.json          the model's parts, its images, its training data; written last
 model.safetensors    weights
-statistics.json      of the training chips; the normalisation
+statistics.json      statistics of the training chips, for the normalisation
 metrics.json         scores so far, and the baselines
 """
 
@@ -37,23 +37,23 @@ WEIGHTS = "model.safetensors"
 STATISTICS = "statistics.json"
 METRICS = "metrics.json"
 CHECKPOINTS = "checkpoints.json"
-"""In a run's folder: which checkpoints it has."""
+"""File in a run's folder that names its checkpoints."""
 FORMAT = "treeline-checkpoint"
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A regressor and what is known of it."""
+    """A regressor with its training data, scores and baselines."""
 
     regressor: Regressor
     trained_on: dict[str, Any]
-    """The dataset's URL and fingerprint, which of its chips, and the code's version and commit."""
+    """Dataset's URL and fingerprint, choice of its chips, and the code's version and commit."""
     metrics: dict[str, Any]
-    """Of the epoch that it was written after."""
+    """Scores after the checkpoint's epoch."""
     baselines: Baselines
     fingerprint: str = ""
-    """Of its configuration, statistics and weights, once it is on storage."""
+    """Checksum of configuration, statistics and weights; empty unless the checkpoint was loaded."""
 
     def save(self, url: str) -> None:
         """Write the folder at `url`."""
@@ -61,7 +61,7 @@ class Checkpoint:
             publish(join(url, name), data)
 
     def files(self) -> dict[str, bytes]:
-        """Return what the folder is to hold, by name; config.json is the last."""
+        """Return the folder's files by name; config.json comes last."""
         model = self.regressor
         weights = save(weights_of(model))
         config = {
@@ -82,11 +82,14 @@ class Checkpoint:
 
 
 def weights_of(regressor: Regressor, keep: bool = True) -> dict[str, Tensor]:
-    """All weights, adapters folded in. Where they are sharded every rank calls it, and one keeps them."""
+    """Return all weights, adapters folded in, or none where `keep` is false.
+
+    If the model is sharded, every rank must call this: gathering weights takes all ranks.
+    """
     weights = dict[str, Tensor]()
     with merged(regressor.backbone):
         for name, value in regressor.state_dict().items():
-            # To the CPU one by one: there is no room for all of a sharded model's on a GPU.
+            # One by one to the CPU: a GPU has no room for all weights of a sharded model.
             gathered = whole(value)
             if keep:
                 weights[name] = gathered.cpu().contiguous()
@@ -94,9 +97,9 @@ def weights_of(regressor: Regressor, keep: bool = True) -> dict[str, Tensor]:
 
 
 def checkpoint_url(url: str) -> str:
-    """`url` itself if it is a checkpoint, or the best checkpoint of the training run at `url`.
+    """Find the checkpoint that `url` means: `url` itself, or the best one of the training run there.
 
-    RUN/best and RUN/last are the run's best and last ones.
+    RUN/best and RUN/last mean the run's best and last checkpoints.
     """
     above, _, name = url.rstrip("/").rpartition("/")
     for run, which in ((url, "best"), (above, name)):
@@ -110,7 +113,7 @@ def load_checkpoint(url: str) -> Checkpoint:
     """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
 
     Raises:
-        InputError: there is none, or it is incomplete.
+        InputError: there is no checkpoint, or it is incomplete.
     """
     described = _described(url)
     regressor = described.regressor(build_backbone(described.config["backbone"]))
@@ -126,30 +129,30 @@ def load_checkpoint(url: str) -> Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of its regressor."""
+    """A checkpoint's description of its regressor."""
 
     schema: Schema
-    """Images that the regressor takes."""
+    """Format of the images that the regressor takes."""
     patch_size: int
     """Pixels along each side of a patch of its backbone."""
     decoder: DecoderConfig
     has_spread: bool
-    """Whether the decoder itself says how sure it is of a height."""
+    """Whether the decoder itself estimates how uncertain a height is."""
     trained_on: dict[str, Any]
-    """The dataset's URL and fingerprint, the code's version."""
+    """Dataset's URL and fingerprint, and the code's version."""
     metrics: dict[str, Any]
-    """Scores after the epoch that it was written after, and its baselines."""
+    """Scores after the checkpoint's epoch, and the baselines."""
     fingerprint: str
-    """The one that the checkpoint has when it is loaded."""
+    """Fingerprint, the same as that of the loaded checkpoint."""
 
 
 def read_checkpoint_header(url: str) -> CheckpointHeader:
-    """Read what the checkpoint at `url` says of its regressor, without its weights in memory.
+    """Read the description of the checkpoint at `url` without holding its weights in memory.
 
-    They pass by once, piece by piece, for the fingerprint.
+    The weights are read once, piece by piece, for the fingerprint.
 
     Raises:
-        InputError: there is none, or its weights are cut off, or are another regressor's.
+        InputError: there is no checkpoint, or its weights are cut off, or they belong to another regressor.
     """
     described = _described(url)
     # On "meta" a backbone takes neither memory nor time, whatever its size.
@@ -177,7 +180,7 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
 
 @dataclass(frozen=True)
 class _Described:
-    """The files of a checkpoint but its weights."""
+    """A checkpoint's files without the weights."""
 
     weights_url: str
     config: dict[str, Any]
@@ -185,7 +188,7 @@ class _Described:
     metrics: dict[str, Any]
 
     def regressor(self, backbone: DINOv3ViTModel) -> Regressor:
-        """Build the regressor, whose weights are any."""
+        """Build the regressor; its decoder's weights are random."""
         return Regressor(
             Schema.from_json(self.config["schema"]),
             tuple(self.config["bands"]),
@@ -223,13 +226,13 @@ def _refusing_other_weights(url: str) -> Iterator[None]:
 
 
 def _shapes_of_weights(first: bytes) -> tuple[dict[str, Tensor], int]:
-    """Read the tensors' shapes from the first bytes of a .safetensors, and how many bytes it has in all.
+    """Read the shapes of the tensors and the file's size from the first bytes of a .safetensors file.
 
     Returns:
-        tensors without memory, by name; the file's size.
+        tensors without memory, by name; the whole file's bytes.
 
     Raises:
-        ValueError: it does not begin as such a file does.
+        ValueError: the bytes do not begin as such a file does.
     """
     length = int.from_bytes(first[:8], "little")
     described = json.loads(first[8 : 8 + length])

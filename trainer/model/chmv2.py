@@ -1,6 +1,7 @@
 """Meta's CHMv2 (canopy heights from DINOv3, arXiv:2603.06382) as a regressor, from a folder of transformers.
 
-Its weights are facebook/dinov3-vitl16-chmv2-dpt-head on the Hugging Face hub, asked only where that is given.
+On the Hugging Face hub its weights are facebook/dinov3-vitl16-chmv2-dpt-head; nothing asks the hub unless
+the user gives that name.
 """
 
 from transformers import CHMv2Config, CHMv2ForDepthEstimation, DINOv3ViTConfig, DINOv3ViTModel
@@ -14,7 +15,7 @@ from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import patch_weights_for, whole_model
 from trainer.model.regressor import Regressor
 
-_OF_HEAD = (
+_HEAD_OPTIONS = (
     "post_process_channels",
     "fusion_hidden_size",
     "head_hidden_size",
@@ -26,32 +27,32 @@ _OF_HEAD = (
     "bins_strategy",
     "norm_strategy",
 )
-"""Of CHMv2Config: what the decoder `dpt` has from its widths, or as a constant."""
-_OF_BACKBONE = ("apply_layernorm", "return_class_token", "reshape_hidden_states")
-"""Of its backbone: what the decoder `dpt` needs to be on."""
+"""Options of CHMv2Config that the decoder `dpt` takes from its widths, or has as constants."""
+_BACKBONE_OPTIONS = ("apply_layernorm", "return_class_token", "reshape_hidden_states")
+"""Options of its backbone that the decoder `dpt` needs to be on."""
 
 
 def chmv2_regressor(
     name: str, schema: Schema, bands: tuple[str, ...], statistics: Statistics, new_band_from: str = "red"
 ) -> Regressor:
-    """CHMv2 with Meta's weights, in eval mode, for images of `schema`.
+    """Make CHMv2 with Meta's weights, in eval mode, for images of `schema`.
 
     Args:
-        name: a folder as `CHMv2ForDepthEstimation.save_pretrained` writes it; one that is not there is
-            taken for a model on the hub.
-        schema: of the images that are put in.
-        bands: those that the backbone will see, in its order; Meta's saw red, green, blue.
-        statistics: of chips like those images; they take the place of Meta's normalisation.
+        name: a folder as `CHMv2ForDepthEstimation.save_pretrained` writes it; if there is no such folder,
+            a model on the hub.
+        schema: format of the images that are put in.
+        bands: bands that the backbone will see, in its order; Meta's saw red, green, blue.
+        statistics: statistics of chips like those images; they replace Meta's normalisation.
         new_band_from: as in `trainer.model.backbone.patch_weights_for`.
 
     Raises:
-        InputError: there is no such CHMv2, or it is of another shape than the decoder `dpt`.
+        InputError: there is no such CHMv2, or its shape is not that of the decoder `dpt`.
     """
     model = _read(name)
-    of_backbone: DINOv3ViTConfig = model.backbone.config
+    backbone_config: DINOv3ViTConfig = model.backbone.config
     widths = tuple(model.config.post_process_channels or ())[::-1]
-    _refuse_other_shapes(name, model.config, of_backbone, widths)
-    shape = {**of_backbone.to_diff_dict(), "num_channels": len(bands)}
+    _refuse_other_shapes(name, model.config, backbone_config, widths)
+    shape = {**backbone_config.to_diff_dict(), "num_channels": len(bands)}
     backbone = DINOv3ViTModel(DINOv3ViTConfig(**shape))
     weights = model.backbone.state_dict()
     patches = "embeddings.patch_embeddings.weight"
@@ -59,7 +60,7 @@ def chmv2_regressor(
     regressor = Regressor(schema, bands, statistics, backbone, DecoderConfig(widths, kind="dpt"))
     decoder = regressor.decoder
     assert isinstance(decoder, DptDecoder)
-    layers = tuple(of_backbone.out_indices or ())
+    layers = tuple(backbone_config.out_indices or ())
     if layers != decoder.layers:
         raise InputError(f"{name}: CHMv2 takes layers {layers}, the decoder dpt {decoder.layers}")
     decoder.head.load_state_dict(model.head.state_dict())
@@ -68,23 +69,23 @@ def chmv2_regressor(
 
 def _read(name: str) -> CHMv2ForDepthEstimation:
     absent = f"{name}: no CHMv2 of transformers in this folder or on the hub"
-    said = absent, f"{name}: weights of CHMv2 are missing"
+    refusals = absent, f"{name}: weights of CHMv2 are missing"
     model: CHMv2ForDepthEstimation = whole_model(
-        CHMv2ForDepthEstimation, name, said, not exists(name), use_safetensors=True
+        CHMv2ForDepthEstimation, name, refusals, not exists(name), use_safetensors=True
     )
     return model
 
 
 def _refuse_other_shapes(
-    folder: str, of_head: CHMv2Config, of_backbone: DINOv3ViTConfig, widths: tuple[int, ...]
+    folder: str, config: CHMv2Config, backbone_config: DINOv3ViTConfig, widths: tuple[int, ...]
 ) -> None:
     if len(widths) != LAYERS:
         raise InputError(f"{folder}: CHMv2 takes {len(widths)} layers, the decoder dpt {LAYERS}")
-    ours = head_config(widths, of_backbone.hidden_size)
-    for name in _OF_HEAD:
-        theirs_is, ours_is = getattr(of_head, name), getattr(ours, name)
+    ours = head_config(widths, backbone_config.hidden_size)
+    for name in _HEAD_OPTIONS:
+        theirs_is, ours_is = getattr(config, name), getattr(ours, name)
         if theirs_is != ours_is:
             raise InputError(f"{folder}: CHMv2 has {name} {theirs_is}, the decoder dpt {ours_is}")
-    for name in _OF_BACKBONE:
-        if not getattr(of_backbone, name, False):
+    for name in _BACKBONE_OPTIONS:
+        if not getattr(backbone_config, name, False):
             raise InputError(f"{folder}: CHMv2's backbone has {name} off; the decoder dpt needs it on")

@@ -1,7 +1,7 @@
-"""Meta's own DINOv3 files -> DINOv3 of transformers: other names, the same numbers.
+"""Conversion of Meta's own DINOv3 files to DINOv3 of transformers: other names, the same numbers.
 
-The names, and what they mean, are those of github.com/facebookresearch/dinov3: dinov3/hub/backbones.py lists
-what was published, dinov3/models/vision_transformer.py has the modules.
+Meta's names come from github.com/facebookresearch/dinov3: dinov3/hub/backbones.py lists the published files,
+dinov3/models/vision_transformer.py has the modules.
 """
 
 import math
@@ -16,13 +16,13 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from shards.errors import InputError
 
 LAYER_NORM_EPS = 1e-5
-"""Of every published one: "layernormbf16" in vision_transformer.py."""
+"""Epsilon of the layer norms of every published backbone ("layernormbf16" in vision_transformer.py)."""
 PRETRAINING_ONLY = ("local_cls_norm.weight", "local_cls_norm.bias")
-"""The final norm of small crops' class tokens and registers in pre-training, never used in evaluation
-(vision_transformer.py). The ViT-L of satellite images and the ViT-7B have it."""
+"""Final norm of small crops' class tokens and registers, which evaluation never uses
+(vision_transformer.py). The ViT-L for satellite images and the ViT-7B have it."""
 _PERIODS = "rope_embed.periods"
 _BIAS_MASK = re.compile(r"blocks\.\d+\.attn\.qkv\.bias_mask")
-_HEADS_OF_TRAINING = ("dino_head.", "ibot_head.")
+_TRAINING_HEADS = ("dino_head.", "ibot_head.")
 
 _METAS_NAMES = (
     (r"^embeddings\.register_tokens$", "storage_tokens"),
@@ -33,25 +33,25 @@ _METAS_NAMES = (
     (r"\.attention\.o_proj\.", ".attn.proj."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 )
-"""From a name of transformers to Meta's, one after the other."""
+"""Replacements that turn a name of transformers into Meta's, applied one after the other."""
 _PLAIN_MLP = {"up_proj": "fc1", "down_proj": "fc2"}
 _GATED_MLP = {"gate_proj": "w1", "up_proj": "w2", "down_proj": "w3"}
-"""SwiGLU: w3(silu(w1 x) * (w2 x))."""
+"""Names in SwiGLU, which is w3(silu(w1 x) * (w2 x))."""
 
 
 def meta_backbone(state_dict: Mapping[str, Any]) -> DINOv3ViTModel:
-    """The backbone in one of Meta's files, in float32, with what `torch.load` gave of it.
+    """Make the backbone of one of Meta's files, in float32, from what `torch.load` returned.
 
     Its shape follows from the tensors' shapes and the rotary periods. Two kinds of file are understood: the
     published ones (dinov3_vit*.pth), and {"teacher": ...} of a training run, which Meta's own
-    dinov3/checkpointer/checkpointer.py (init_model_from_checkpoint_for_evals) unwraps likewise.
+    dinov3/checkpointer/checkpointer.py (init_model_from_checkpoint_for_evals) unwraps in the same way.
 
     Raises:
-        InputError: a name is unknown or missing, a tensor has another shape, or it reads other than 3 bands.
+        InputError: a name is unknown or missing, a tensor has another shape, or the bands are not three.
     """
     given = _without_wrapping(state_dict)
     shape = _shape_of(given)
-    # Without memory and random numbers: every tensor is replaced.
+    # On "meta" it takes no memory and draws no random numbers; every tensor is replaced below.
     with torch.device("meta"):
         backbone: DINOv3ViTModel = DINOv3ViTModel(DINOv3ViTConfig(**shape))
     ours = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
@@ -59,17 +59,17 @@ def meta_backbone(state_dict: Mapping[str, Any]) -> DINOv3ViTModel:
     refuse_mismatch(_metas_shapes(ours, gated), {n: t for n, t in given.items() if not _is_no_weight(n)})
     weights = {name: _weight_of(name, given, gated).reshape(ours[name]) for name in ours}
     backbone.load_state_dict(weights, assign=True)
-    # The rotary frequencies are no weights but computed.
+    # The rotary frequencies are computed; they are not weights.
     backbone.rope_embeddings = type(backbone.rope_embeddings)(backbone.config)
     backbone.eval()
     return backbone
 
 
 def refuse_mismatch(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not exactly those that are expected.
+    """Refuse tensors unless their names and shapes are exactly as expected.
 
     Raises:
-        InputError: it names the first three that are missing, unknown or of another shape.
+        InputError: names the first three that are missing, unknown or of another shape.
     """
     missing = [f"{name} is missing" for name in expected if name not in given]
     unknown = [f"{name} is unknown" for name in given if name not in expected]
@@ -81,7 +81,7 @@ def refuse_mismatch(expected: Mapping[str, torch.Size], given: Mapping[str, Tens
     problems = missing + unknown + other
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"these are not its weights: {', '.join(problems[:3])}{more}")
+        raise InputError(f"these weights do not fit: {', '.join(problems[:3])}{more}")
 
 
 def _without_wrapping(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -89,18 +89,18 @@ def _without_wrapping(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
         state_dict = {
             name.removeprefix("module.").removeprefix("backbone."): value
             for name, value in state_dict["teacher"].items()
-            if not name.removeprefix("module.").startswith(_HEADS_OF_TRAINING)
+            if not name.removeprefix("module.").startswith(_TRAINING_HEADS)
         }
     strangers = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
     if strangers:
         raise InputError(
-            f"{', '.join(strangers[:3])}: no tensors; give one of Meta's files, dinov3_vit*.pth, as it is"
+            f"{', '.join(strangers[:3])}: not tensors; give one of Meta's files, dinov3_vit*.pth, as it is"
         )
     return dict(state_dict)
 
 
 def _shape_of(given: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What DINOv3ViTConfig asks for, from Meta's tensors."""
+    """Return the arguments of DINOv3ViTConfig that fit Meta's tensors."""
     for name, axes in (("patch_embed.proj.weight", 4), ("cls_token", 3), (_PERIODS, 1)):
         if name not in given or given[name].ndim != axes:
             raise InputError(f"{name} is missing; give one of Meta's files, dinov3_vit*.pth")
@@ -117,7 +117,7 @@ def _shape_of(given: Mapping[str, Tensor]) -> dict[str, Any]:
         raise InputError("blocks.0.mlp.fc1.weight is missing; give one of Meta's files, dinov3_vit*.pth")
     numbers = {int(name.split(".")[1]) for name in given if re.match(r"blocks\.\d+\.", name)}
     if len(numbers) != 1 + max(numbers):
-        raise InputError(f"of blocks 0 to {max(numbers)} there are {len(numbers)} alone")
+        raise InputError(f"blocks go up to {max(numbers)}, but there are only {len(numbers)}")
     with_bias = "blocks.0.attn.qkv.bias" in given
     return {
         "hidden_size": width,
@@ -140,23 +140,23 @@ def _shape_of(given: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _rope_theta(periods: Tensor) -> float:
-    """The base of the rotary periods base ** (i / n), i = 0 .. n - 1; 100 in every published file."""
+    """Return the base of the rotary periods base ** (i / n), i = 0 .. n - 1; 100 in every published file."""
     count = len(periods)
     exact = float(periods[-1].abs()) ** (count / max(1, count - 1))
     exponents = torch.arange(count) / count
-    # Periods that were kept in bfloat16, 8 bits, give 99.88 for 100.
+    # Periods kept in bfloat16, with 8 bits, give 99.88 instead of 100.
     for base in (float(f"{exact:.2g}"), exact):
         if 0 < base < math.inf and torch.allclose(periods, base**exponents, rtol=2**-8, atol=0):
             return base
-    raise InputError(f"{_PERIODS} are no powers of one base, so transformers' DINOv3 cannot follow them")
+    raise InputError(f"{_PERIODS} are not powers of one base, which transformers' DINOv3 needs")
 
 
 def _bias(block: int, given: Mapping[str, Tensor]) -> Tensor:
-    """Biases of queries, keys and values; Meta multiplies them with a mask that is 0 for the keys."""
+    """Return a block's biases of queries, keys and values, times Meta's mask, which is 0 for the keys."""
     bias = given.get(f"blocks.{block}.attn.qkv.bias", torch.zeros(3)).float()
     mask = given.get(f"blocks.{block}.attn.qkv.bias_mask")
     masked = bias if mask is None or mask.shape != bias.shape else bias * mask.float()
-    # Meta makes masks of NaN and fills them later: a file may have been saved in between.
+    # Meta creates masks as NaN and fills them later; a file may have been saved in between.
     if not masked.isfinite().all():
         raise InputError(f"blocks.{block}.attn.qkv.bias is not finite once it is masked")
     return masked
@@ -171,7 +171,7 @@ def _metas_name(name: str, gated: bool) -> str:
 
 
 def _metas_shapes(ours: Mapping[str, torch.Size], gated: bool) -> dict[str, torch.Size]:
-    """The names and shapes that a file must have."""
+    """Return the names and shapes that a file must have."""
     shapes = {}
     for name, shape in ours.items():
         theirs = _metas_name(name, gated)
@@ -179,7 +179,7 @@ def _metas_shapes(ours: Mapping[str, torch.Size], gated: bool) -> dict[str, torc
             shape = torch.Size((3 * shape[0], *shape[1:]))
         elif theirs == "mask_token":
             shape = shape[1:]
-        if shape.numel():  # Meta has no registers where transformers has none of them
+        if shape.numel():  # without registers Meta has no tensor, transformers an empty one
             shapes[theirs] = shape
     return shapes
 
@@ -192,6 +192,6 @@ def _weight_of(name: str, given: Mapping[str, Tensor], gated: bool) -> Tensor:
     theirs = _metas_name(name, gated)
     if ".attn.qkv." not in theirs:
         return given[theirs].float() if theirs in given else torch.zeros(0)
-    whole = _bias(int(theirs.split(".")[1]), given) if theirs.endswith(".bias") else given[theirs].float()
-    # A tensor of its own: safetensors refuses to write two that share their memory.
-    return whole.chunk(3)["qkv".index(name.split(".attention.")[1][0])].clone()
+    joint = _bias(int(theirs.split(".")[1]), given) if theirs.endswith(".bias") else given[theirs].float()
+    # A copy, since safetensors refuses to write tensors that share memory.
+    return joint.chunk(3)["qkv".index(name.split(".attention.")[1][0])].clone()

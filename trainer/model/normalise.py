@@ -1,7 +1,7 @@
-"""The regressor's first layer: raw stored pixels -> what the backbone reads.
+"""The regressor's first layer, from stored pixels to the backbone's input.
 
 Band choice, clamp, scaling and z-score happen here and nowhere else, with the statistics that travel in
-the checkpoint: training, evaluation and prediction cannot normalise differently.
+the checkpoint, so training, evaluation and prediction cannot normalise differently.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from shards.format.statistics import Statistics
 
 
 class Normalise(nn.Module):
-    """image_BCHW in stored type -> pixels_BCHW float32 of the chosen bands, and where they are valid.
+    """Normalisation of image_BCHW as stored to pixels_BCHW, float32, of the chosen bands.
 
-    x -> (clip((x - clamp_min) / (clamp_max - clamp_min), 0, 1) - clamped_mean) / clamped_std; a pixel
-    without a measurement -> 0, the mean. Constants: `shards.format.statistics.BandSummary`.
+    x becomes (clip((x - clamp_min) / (clamp_max - clamp_min), 0, 1) - clamped_mean) / clamped_std; a missing
+    pixel becomes 0, the mean. The constants come from `shards.format.statistics.BandSummary`.
     """
 
     clamp_min_C: Tensor
@@ -40,21 +40,26 @@ class Normalise(nn.Module):
             # A constant band becomes all zeros instead of NaN.
             ("std_C", [band.clamped_std or 1.0 for band in chosen]),
         ):
-            # Not in the weights: the statistics file is their one home.
+            # Not in the weights: these numbers' one home is the statistics file.
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def valid(self, image_CHW: NDArray[Any]) -> NDArray[np.bool_]:
-        """valid_HW of stored pixels, as `forward` says it."""
+        """Return valid_HW of stored pixels, by the rule of `forward`."""
         valid_HW = np.ones(image_CHW.shape[1:], np.bool_)
-        for position in self.positions:  # one by one: no copy of all that are chosen
+        for position in self.positions:  # one by one, to copy no more than one band
             valid_HW &= ~missing_values(image_CHW[position], self.nodata)
         return valid_HW
 
     def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(pixels_BCHW, valid_BHW): valid where no chosen band is missing (`shards.format.missing`).
+        """Normalise stored pixels.
 
-        `changes_BCK`, for augmentation: of each chosen band a factor on what is scaled to 0..1, and whether
-        it is there (1) or its mean instead (0).
+        Args:
+            image_BCHW: as stored.
+            changes_BCK: augmentation's two numbers for each chosen band: a factor on the value scaled to
+                0..1, and 1 to keep the band or 0 to replace it by its mean.
+
+        Returns:
+            pixels_BCHW and valid_BHW: valid where no chosen band is missing (`shards.format.missing`).
         """
         chosen_BCHW = image_BCHW[:, self.positions].float()
         missing_BCHW = ~chosen_BCHW.isfinite()

@@ -1,10 +1,10 @@
-"""The notebook's checkpoints (best_dinov3_*.pth) -> names and shape of our regressor.
+"""Conversion of the notebook's checkpoints (best_dinov3_*.pth) to names and shapes of our regressor.
 
 backbone.layer.N... (transformers 4) or backbone.model.layer.N... (5)   -> backbone.model.layer.N...
 depth_head.*                                                            -> decoder.*
 
 weights = notebook_state_dict(read_weights(url))
-notebook_backbone(weights), notebook_decoder(weights)       # what a Regressor is built with
+notebook_backbone(weights), notebook_decoder(weights)       # configurations to build a Regressor with
 """
 
 import re
@@ -18,16 +18,16 @@ from trainer.decoders.features import DecoderConfig
 from trainer.model.meta_weights import LAYER_NORM_EPS
 
 STATE = "model_state_dict"
-"""Where the notebook's dict has the weights, beside the optimiser's state and scores."""
+"""Key of the weights in the notebook's dict, beside the optimiser's state and scores."""
 DROPOUT = 0.2
-"""The notebook's; a share of channels is not to be seen in the weights."""
+"""Share of channels that the notebook dropped; the weights do not show it."""
 HEAD_WIDTH = 64
-"""Numbers of a token that an attention head reads, in every published DINOv3 ViT but the 7B one: embed_dim
-over num_heads in github.com/facebookresearch/dinov3, dinov3/hub/backbones.py."""
+"""Numbers of a token that an attention head reads, in every published DINOv3 ViT but the 7B one (embed_dim
+over num_heads in github.com/facebookresearch/dinov3, dinov3/hub/backbones.py)."""
 _WIDTH_OF_7B = 4096
 _HEAD_WIDTH_OF_7B = 128
 _OURS = (
-    (r"^module\.", ""),  # torch.nn.DataParallel over several GPUs puts it before every name
+    (r"^module\.", ""),  # torch.nn.DataParallel puts it before every name
     (r"^backbone\.layer\.", "backbone.model.layer."),
     (r"^depth_head\.", "decoder."),
 )
@@ -36,14 +36,17 @@ _NUMBERED = re.compile(r"backbone\.model\.layer\.(\d+)\.")
 
 
 def notebook_state_dict(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors in `values`, the content of a checkpoint of the notebook's, by the names of Regressor's.
+    """Return the tensors of one of the notebook's checkpoints, named as in a Regressor.
+
+    Args:
+        values: the checkpoint's content.
 
     Raises:
-        InputError: it holds other names than those of a backbone and a decoder.
+        InputError: it holds names that belong to neither a backbone nor a decoder.
     """
     stored = values.get(STATE, values)
     if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise InputError(f"holds no tensors by name, nor a {STATE!r} with them")
+        raise InputError(f"holds neither tensors by name nor a {STATE!r} with them")
     renamed: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         ours = str(name)
@@ -56,21 +59,21 @@ def notebook_state_dict(values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def notebook_backbone(weights: Mapping[str, Tensor], heads: int = 0) -> dict[str, Any]:
-    """What DINOv3ViTConfig asks for, from the shapes of `weights` as `notebook_state_dict` gives them.
+    """Return the arguments of DINOv3ViTConfig that fit the shapes of `weights`.
 
     Args:
-        weights: named as in a Regressor.
+        weights: from `notebook_state_dict`.
         heads: attention heads, which leave no trace in the shapes; 0: as published for tokens of this width.
 
     Raises:
-        InputError: tensors of a backbone are missing, or so many heads do not fit its tokens.
+        InputError: tensors of a backbone are missing, or its tokens cannot be split into this many heads.
     """
     width, channels, patch = _shape(weights, "backbone.embeddings.patch_embeddings.weight", 4)[:3]
     head_width = _HEAD_WIDTH_OF_7B if width == _WIDTH_OF_7B else HEAD_WIDTH
     heads = heads or max(1, width // head_width)
-    # Rotary coordinates turn pairs of numbers, half of them by rows and half by columns.
+    # Rotary coordinates turn pairs of numbers, half of the pairs by rows and half by columns.
     if heads < 0 or width % (4 * heads):
-        raise InputError(f"--heads {heads}: tokens of {width} numbers cannot be split so")
+        raise InputError(f"--heads {heads}: tokens of {width} numbers cannot be split into this many heads")
     numbers = {int(found[1]) for found in map(_NUMBERED.match, weights) if found}
     if len(numbers) != 1 + max(numbers, default=0):
         raise InputError(f"{_LAYER}N: there are {len(numbers)}, numbered up to {max(numbers, default=0)}")
@@ -96,7 +99,7 @@ def notebook_backbone(weights: Mapping[str, Tensor], heads: int = 0) -> dict[str
 
 
 def notebook_decoder(weights: Mapping[str, Tensor]) -> DecoderConfig:
-    """The decoder's kind and shape, from the shapes of `weights` as `notebook_state_dict` gives them.
+    """Return the decoder's kind and shape, from the shapes of `weights` (from `notebook_state_dict`).
 
     Raises:
         InputError: tensors of the decoder are missing.
@@ -107,7 +110,7 @@ def notebook_decoder(weights: Mapping[str, Tensor]) -> DecoderConfig:
 
 
 def _shape(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
-    """Of the tensor called `name`, which must have so many axes."""
+    """Return the shape of the tensor called `name`, which must have this many axes."""
     if name not in weights or weights[name].ndim != axes:
-        raise InputError(f"{name} is missing, or has not {axes} axes")
+        raise InputError(f"{name} is missing, or does not have {axes} axes")
     return tuple(weights[name].shape)

@@ -1,4 +1,4 @@
-"""The regressor: stored pixels in, metres out.
+"""The regressor: stored pixels in, heights in metres out.
 
 normalise   image_BCHW as stored -> pixels_BCHW          (trainer.model.normalise)
 backbone    pixels_BCHW -> features of patches           (DINOv3 of transformers)
@@ -20,7 +20,7 @@ from trainer.model.normalise import Normalise
 
 
 class Regressor(nn.Module):
-    """Normalisation, backbone and decoder. Sides of the input must be multiples of the patch size."""
+    """Normalisation, backbone and decoder. The input's sides must be multiples of the patch size."""
 
     def __init__(
         self,
@@ -31,14 +31,14 @@ class Regressor(nn.Module):
         decoder: DecoderConfig,
     ) -> None:
         """Args:
-        schema: of the images that are put in.
-        bands: those that the backbone sees, in its order.
-        statistics: of the training chips.
-        backbone: with len(bands) input channels.
-        decoder: its shape; its weights are random.
+        schema: format of the images that are put in.
+        bands: bands that the backbone sees, in its order.
+        statistics: statistics of the training chips.
+        backbone: a backbone with len(bands) input channels.
+        decoder: shape of the decoder, whose weights start random.
 
         Raises:
-            InputError: the decoder cannot bring the backbone's patches back to pixels.
+            InputError: the decoder cannot turn the backbone's patches back into pixels.
         """
         super().__init__()
         if statistics.height is None:
@@ -48,7 +48,7 @@ class Regressor(nn.Module):
         self.patch_size = int(shape.patch_size)  # type: ignore[arg-type]
         if self.patch_size % decoder.upsample:
             raise InputError(
-                f"--upsample {decoder.upsample}: patches of {self.patch_size} are no multiple of it"
+                f"--upsample {decoder.upsample}: does not divide the backbone's patch size, {self.patch_size}"
             )
         self.normalise = Normalise(schema, bands, statistics)
         self.backbone = backbone
@@ -59,64 +59,69 @@ class Regressor(nn.Module):
         self.decoder.start_at(statistics.height.percentiles["90"])
 
     def train(self, mode: bool = True) -> "Regressor":
-        """As usual, but the backbone stays in eval mode, also where it learns.
+        """Set train or eval mode, but keep the backbone in eval mode even if it learns.
 
-        In train mode transformers' DINOv3 draws random rotary coordinates for every forward pass (its
-        dropout is 0), which makes tokens unrepeatable; heights need positions as they are.
+        In train mode transformers' DINOv3 (whose dropout is 0) draws random rotary coordinates for every
+        forward pass. Tokens would not be repeatable, and heights need true positions.
         """
         super().train(mode)
         self.backbone.eval()
         return self
 
     def blocks(self) -> Blocks:
-        """Name the parts whose weights are whole at a time, where ranks share the regressor."""
+        """Name the parts that are gathered one at a time when ranks share the regressor."""
         return Blocks(self.backbone.model.layer, self.decoder)
 
     def tokens(self, pixels_BCHW: Tensor) -> Tensor:
-        """tokens_BND after the final norm: the class token, the registers, then the patches row by row."""
+        """Return tokens_BND after the final norm: class token, registers, then patches row by row."""
         tokens_BND: Tensor = self.backbone(pixels_BCHW).last_hidden_state
         return tokens_BND
 
     def features(self, pixels_BCHW: Tensor) -> Features:
-        """What the decoder takes of the backbone, from normalised pixels; whole patches of them."""
+        """Compute the backbone's features for the decoder from normalised pixels, in whole patches."""
         if self.decoder_config.upsample > 1:
             factor = float(self.decoder_config.upsample)
             pixels_BCHW = interpolate(pixels_BCHW, scale_factor=factor, mode="bilinear", align_corners=False)
         rows, columns = (side // self.patch_size for side in pixels_BCHW.shape[-2:])
         layers = self.decoder.layers
         if layers == (self.depth,):
-            of_layers = [self.tokens(pixels_BCHW)]
+            layer_tokens = [self.tokens(pixels_BCHW)]
         else:
             states = self.backbone(pixels_BCHW, output_hidden_states=True).hidden_states
-            of_layers = [self.backbone.norm(states[layer]) for layer in layers]
-        patches = (tokens_BND[:, -rows * columns :].transpose(1, 2) for tokens_BND in of_layers)
+            layer_tokens = [self.backbone.norm(states[layer]) for layer in layers]
+        patches = (tokens_BND[:, -rows * columns :].transpose(1, 2) for tokens_BND in layer_tokens)
         return Features(
             tuple(patches_BDN.unflatten(2, (rows, columns)) for patches_BDN in patches),
-            tuple(tokens_BND[:, 0] for tokens_BND in of_layers),
+            tuple(tokens_BND[:, 0] for tokens_BND in layer_tokens),
         )
 
     def decode(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
-        """height_BHW in metres, unclamped, from what `features` gave for these normalised pixels."""
+        """Return height_BHW in metres, unclamped, from normalised pixels and their `features`."""
         height_BHW: Tensor = self.decoder(features, pixels_BCHW)
         return height_BHW
 
     def heights(self, pixels_BCHW: Tensor) -> Tensor:
-        """height_BHW in metres, unclamped, from normalised pixels."""
+        """Return height_BHW in metres, unclamped, from normalised pixels."""
         return self.decode(self.features(pixels_BCHW), pixels_BCHW)
 
     def forward(
         self, image_BCHW: Tensor, features: Features | None = None, changes_BCK: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(height_BHW in metres, unclamped so that gradients live below 0; valid_BHW) from stored pixels.
+        """Compute heights from stored pixels.
 
-        `features`: those of these pixels where they are known already, so that the backbone is not asked.
-        `changes_BCK`: what augmentation does to the bands; see Normalise.
+        Args:
+            image_BCHW: as stored.
+            features: features of these pixels if they are known already; the backbone is then not run.
+            changes_BCK: augmentation of the bands; see Normalise.
+
+        Returns:
+            height_BHW in metres, unclamped so that gradients exist below 0; valid_BHW.
         """
         pixels_BCHW, valid_BHW = self.normalise(image_BCHW, changes_BCK)
         return self.decode(features or self.features(pixels_BCHW), pixels_BCHW), valid_BHW
 
     @torch.no_grad()
     def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """(height_BHW in metres, not below 0; valid_BHW) from stored pixels; call it in eval mode."""
+        """Return height_BHW in metres, not below 0, and valid_BHW from stored pixels; call in eval mode."""
         height_BHW, valid_BHW = self(image_BCHW)
         return height_BHW.clamp(min=0), valid_BHW

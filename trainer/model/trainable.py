@@ -1,4 +1,4 @@
-"""Which of a backbone's weights learn: none, its last blocks, small adapters beside them (LoRA), or all.
+"""The choice of a backbone's weights that learn: none, the last blocks, low-rank adapters (LoRA), or all.
 
 tune(backbone, "lora", rank=8)         in place, before the optimiser is made
 with merged(backbone): ...             a plain DINOv3 for a while, to save it while it learns
@@ -22,29 +22,32 @@ from shards.errors import InputError
 Mode = Literal["frozen", "last", "lora", "all"]
 
 LORA_LAYERS = ("q_proj", "v_proj")
-"""Adapted in every block: for a given number of weights, queries and values together did best in the study
-that introduced LoRA (Hu et al. 2021, arXiv:2106.09685, section 7.1)."""
+"""Layers adapted in every block. For a given number of weights, queries and values together did best in the
+study that introduced LoRA (Hu et al. 2021, arXiv:2106.09685, section 7.1)."""
 LORA_ALPHA = 16
-"""What the adapters add is scaled by this over the rank. It stays as it is when the rank changes, so that a
-learning rate found for one rank serves others (the same paper, section 4.1)."""
+"""Scale of the adapters' output, divided by the rank. It does not change with the rank, so a learning rate
+found for one rank serves others (the same paper, section 4.1)."""
 _ADAPTER = "default"
 
 
 def tune(backbone: DINOv3ViTModel, mode: Mode, blocks: int = 1, rank: int = 8) -> DINOv3ViTModel:
-    """The same backbone, in which only what `mode` names learns.
+    """Let only the weights that `mode` names learn, in place.
 
-    Before the first step it gives the same tokens as before: adapters start at zero. The mask token never
-    learns, as nothing is masked here: it would have no gradient.
+    Tokens stay the same until the first step, since adapters start at zero. The mask token never learns:
+    nothing is masked here, so it would have no gradient.
 
     Args:
-        backbone: plain, that is, without adapters.
-        mode: "frozen": nothing; "last": the last blocks and the final norm; "lora": adapters of low rank
-            beside the queries and values of every block, nothing else; "all": everything.
-        blocks: how many are the last, for "last".
-        rank: of the adapters, for "lora".
+        backbone: a backbone without adapters.
+        mode: "frozen": nothing; "last": the last blocks and the final norm; "lora": low-rank adapters beside
+            the queries and values of every block, nothing else; "all": everything.
+        blocks: number of last blocks, for "last".
+        rank: rank of the adapters, for "lora".
+
+    Returns:
+        the same backbone.
 
     Raises:
-        InputError: there is no such mode, or not so many blocks, or no such rank.
+        InputError: there is no such mode, or the backbone has fewer blocks, or the rank is out of range.
         ValueError: the backbone has adapters already.
     """
     if _adapted(backbone):
@@ -53,14 +56,14 @@ def tune(backbone: DINOv3ViTModel, mode: Mode, blocks: int = 1, rank: int = 8) -
     if mode == "last":
         depth = len(backbone.model.layer)
         if not 1 <= blocks <= depth:
-            raise InputError(f"--tune-blocks {blocks}: the backbone has {depth}; choose 1 to {depth}")
+            raise InputError(f"--tune-blocks {blocks}: the backbone has {depth} blocks; choose 1 to {depth}")
         backbone.model.layer[depth - blocks :].requires_grad_(True)
         backbone.norm.requires_grad_(True)
     elif mode == "lora":
         width = int(backbone.config.hidden_size)
         if not 1 <= rank <= width:
-            raise InputError(f"--lora-rank {rank}: choose 1 to {width}, the numbers in a token")
-        # No dropout: the backbone stays in eval mode (trainer.model.regressor), where there is none.
+            raise InputError(f"--lora-rank {rank}: choose 1 to {width}, the width of a token")
+        # No dropout: the backbone stays in eval mode (trainer.model.regressor), where it would do nothing.
         adapters = LoraConfig(
             r=rank, lora_alpha=LORA_ALPHA, lora_dropout=0.0, target_modules=list(LORA_LAYERS)
         )
@@ -74,19 +77,19 @@ def tune(backbone: DINOv3ViTModel, mode: Mode, blocks: int = 1, rank: int = 8) -
 
 
 def recompute_activations(backbone: DINOv3ViTModel) -> None:
-    """From now on keep only what goes into each block, and compute the rest again in the backward pass.
+    """Keep only the input of each block, in place, and compute the rest again in the backward pass.
 
-    Takes a third more arithmetic, and memory for one block instead of all (Chen et al. 2016,
-    arXiv:1604.06174). transformers' own way acts in train mode alone, in which a backbone never is here.
+    This takes a third more arithmetic, and memory for one block instead of all (Chen et al. 2016,
+    arXiv:1604.06174). transformers' own option works in train mode only, and our backbone is never in it.
     """
     for block in backbone.model.layer:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def merge(backbone: DINOv3ViTModel) -> None:
-    """Fold the adapters into the weights beside them, for good; a backbone without adapters stays as it is.
+    """Fold the adapters into the weights beside them, for good; do nothing without adapters.
 
-    Tokens stay the same but for rounding; the state has the names that it had before `tune`.
+    Tokens stay the same but for rounding; tensors get back the names that they had before `tune`.
     """
     for parent, name, layer in _adapted(backbone):
         setattr(parent, name, _folded(layer))
@@ -96,7 +99,7 @@ def merge(backbone: DINOv3ViTModel) -> None:
 
 @contextmanager
 def merged(backbone: DINOv3ViTModel) -> Iterator[DINOv3ViTModel]:
-    """The backbone with its adapters folded in; afterwards it is as it was, bit for bit, and can learn on."""
+    """Fold the adapters in for a while; afterwards the backbone is bit for bit as before and can learn on."""
     adapted = _adapted(backbone)
     try:
         for parent, name, layer in adapted:
@@ -108,7 +111,7 @@ def merged(backbone: DINOv3ViTModel) -> Iterator[DINOv3ViTModel]:
 
 
 def _adapted(backbone: nn.Module) -> list[tuple[nn.Module, str, LoraLinear]]:
-    """(parent, its name for the layer, layer) of every layer with an adapter."""
+    """Find every layer with an adapter: (parent, the parent's name for the layer, layer)."""
     return [
         (parent, name, layer)
         for parent in backbone.modules()
@@ -119,10 +122,10 @@ def _adapted(backbone: nn.Module) -> list[tuple[nn.Module, str, LoraLinear]]:
 
 @torch.no_grad()
 def _folded(layer: LoraLinear) -> nn.Linear:
-    """One plain layer that does what `layer` and its adapter do; its weights do not learn."""
+    """Make one plain layer that does what `layer` and its adapter do; its weights do not learn."""
     plain = layer.get_base_layer()
     assert isinstance(plain, nn.Linear)
-    # On "meta" no numbers are drawn, so that saving does not move the random numbers of training.
+    # On "meta" nothing is drawn, so saving does not advance training's random numbers.
     folded = nn.Linear(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
     folded.weight = nn.Parameter(plain.weight + layer.get_delta_weight(_ADAPTER), requires_grad=False)
     folded.bias = plain.bias

@@ -1,10 +1,10 @@
-"""Write what a run leaves: checkpoints, state, logs.
+"""The folder of a run: checkpoints, state, logs.
 
 run_writer       the callback that writes a run's folder
 state_callback   the callback that saves states, on every rank
-state            all that a run needs to resume
+state            collecting and restoring all that a run needs to resume
 state_parts      that state on storage, in parts
-background       writing while training goes on
+background       writing in the background of training
 epoch_rate       one line on an epoch's speed
 mlflow_log       numbers and options for MLflow
 """

@@ -1,7 +1,7 @@
-"""Writes in a thread of its own, one thing after the other, so that training does not wait for storage.
+"""Writing in a background thread, one job after another, so that training does not wait for storage.
 
 with Background() as background:
-    background.do(lambda: publish(url, data))    # waits only while the thing before is still being written
+    background.do(lambda: publish(url, data))    # waits only while the job before is still running
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class Background:
-    """What is done is done in order; an error is raised by the next call, or at the end."""
+    """Background thread that runs jobs in order; the next call, or the end, raises a job's error."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="treeline-write")
@@ -27,12 +27,12 @@ class Background:
             self.wait()
 
     def do(self, work: Callable[[], None]) -> None:
-        """Do `work` after what is under way; at most one waits, so memory is bounded."""
+        """Start `work` when the job before is done; only one runs at a time, so memory is bounded."""
         self.wait()
         self._last = self._pool.submit(work)
 
     def wait(self) -> None:
-        """Until all is written.
+        """Wait until everything is written.
 
         Raises:
             OSError: storage failed.

@@ -1,10 +1,10 @@
-"""The options and numbers of a run, also on an MLflow tracking server.
+"""The log of a run's options and numbers on an MLflow tracking server.
 
 with MlflowLog(uri, out, options) as log:
     log.add(numbers, epoch)
 
-MLflow is asked in a thread of its own: a server that is slow or lost holds nothing up, and what it missed is
-sent when it is back. A run that goes on does so under the same MLflow run, whose id is kept beside it:
+A background thread talks to MLflow. A slow or lost server holds nothing up, and gets what it missed when it
+is back. A resumed run continues the same MLflow run, whose id is kept in the run's folder:
 
     mlflow.json     the server's address and the run's id
 
@@ -28,27 +28,28 @@ from shards.storage.objects import exists, join, publish, read_bytes
 RUN = "mlflow.json"
 EXPERIMENT = "treeline"
 _MOST_CHARACTERS = 500
-"""Of an option's value: what MLflow's servers of version 2 take."""
+"""Characters of an option's value that MLflow's servers of version 2 accept."""
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    # Otherwise MLflow reports its use to its makers.
+    # By default MLflow reports its use to its makers.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-"""MLflow's own defaults would hold up the end of a run for minutes; what the environment says counts more."""
+"""Environment variables for MLflow, unless the user set them. With MLflow's own defaults a lost server would
+hold up the end of a run for minutes."""
 
 
 def check_mlflow(uri: str) -> None:
-    """Find the user's mistakes before anything starts; nothing is asked of the server.
+    """Find the user's mistakes before anything starts, without contacting the server.
 
     Raises:
-        InputError: no address that can be used, one with credentials, or no MLflow.
+        InputError: the address cannot be used or holds credentials, or MLflow is not installed.
     """
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         raise InputError(
-            "--mlflow: credentials do not belong in the address; put them into MLFLOW_TRACKING_USERNAME and "
+            "--mlflow: credentials do not belong in the address; put them in MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD"
         )
     if parts.scheme not in ("http", "https", "sqlite"):
@@ -60,13 +61,13 @@ def check_mlflow(uri: str) -> None:
 
 
 class MlflowLog:
-    """One MLflow run, opened when the first numbers come."""
+    """Log of one MLflow run, which opens when the first numbers come."""
 
     def __init__(self, uri: str, out: str, options: dict[str, Any]) -> None:
         """Args:
-        uri: of the tracking server, or sqlite:///FILE.
-        out: the training run's folder; names the MLflow run.
-        options: those of the run; logged once.
+        uri: address of the tracking server, or sqlite:///FILE.
+        out: the training run's folder, which names the MLflow run.
+        options: options of the run, logged once.
 
         Raises:
             InputError: see check_mlflow.
@@ -76,7 +77,7 @@ class MlflowLog:
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         self._client: Any = None
-        self._run_id, self._told = "", False
+        self._run_id, self._options_sent = "", False
         self._unsent: list[tuple[str, float, int, int]] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="treeline-mlflow")
         self._last: Future[None] | None = None
@@ -95,7 +96,7 @@ class MlflowLog:
             last.result()
 
     def add(self, numbers: dict[str, Any], epoch: int) -> None:
-        """What is a number of `numbers` is logged for this epoch, soon."""
+        """Log the numbers among `numbers` for this epoch; they are sent soon."""
         now = int(time.time() * 1000)
         self._unsent += [
             (name, float(value), now, epoch)
@@ -104,7 +105,7 @@ class MlflowLog:
         ]
         if self._last is None or self._last.done():
             if self._last is not None:
-                self._last.result()  # what is no failure of the server's ends the run
+                self._last.result()  # any error but the server's ends the run
             self._last = self._pool.submit(self._try_to_send, "RUNNING")
 
     def _try_to_send(self, status: str) -> None:
@@ -117,30 +118,30 @@ class MlflowLog:
                 self._warned = True
                 why = " ".join(str(error).split())
                 print(
-                    f"treeline: MLflow at {self._uri} cannot be reached; training goes on: {why[:300]}",
+                    f"treeline: MLflow at {self._uri} cannot be reached; training continues: {why[:300]}",
                     file=sys.stderr,
                     flush=True,
                 )
 
     def _send(self, status: str) -> None:
-        """All that is unsent, and how the run is."""
+        """Send everything that is unsent, and the run's status."""
         from mlflow.entities import Metric, Param
 
         if not self._run_id:
             self._run_id = self._open()
-        if not self._told:
+        if not self._options_sent:
             params = [Param(option, str(value)[:_MOST_CHARACTERS]) for option, value in self._options.items()]
-            self._client.log_batch(self._run_id, params=params)  # the same ones again are no mistake
-            self._told = True
+            self._client.log_batch(self._run_id, params=params)  # MLflow accepts the same ones again
+            self._options_sent = True
         while self._unsent:
-            some = self._unsent[:1000]  # as many as MLflow takes at once
+            some = self._unsent[:1000]  # the most that MLflow takes at once
             self._client.log_batch(self._run_id, metrics=[Metric(*metric) for metric in some])
             del self._unsent[: len(some)]
         if status != "RUNNING":
             self._client.update_run(self._run_id, status=status)
 
     def _open(self) -> str:
-        """The id of the run that is beside ours, or of a new one."""
+        """Return the id of the MLflow run in our run's folder, or of a new one."""
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(self._uri)
@@ -149,12 +150,12 @@ class MlflowLog:
             known = json.loads(read_bytes(url))
             if known["uri"] == self._uri:
                 self._client.update_run(known["run_id"], status="RUNNING")
-                self._told = True
+                self._options_sent = True
                 return str(known["run_id"])
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         run_id = str(self._client.create_run(number, run_name=self._out).info.run_id)
-        # At once: what fails after it goes on with this run, not with another one.
+        # At once, so that a run that fails after this resumes this MLflow run, not another one.
         publish(url, json.dumps({"uri": self._uri, "run_id": run_id}).encode())
         return run_id

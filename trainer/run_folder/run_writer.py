@@ -1,15 +1,14 @@
-"""What a training run leaves behind, written as it goes.
+"""The writer of a run's folder, which grows as training goes on.
 
     config.yaml          the resolved options; can be fed back with --config
-    checkpoints.json     which checkpoints there are: the last epoch's, the best ones
+    checkpoints.json     names of the checkpoints: the last epoch's and the best ones
     epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
     metrics.jsonl        one line an epoch
-    state.json, state/   all that is needed to resume (trainer.run_folder.state,
-    trainer.run_folder.state_parts)
-    tensorboard/         the same numbers, and how fast it was, for TensorBoard
-    mlflow.json          with --mlflow: under which run they are there, too
+    state.json, state/   all that is needed to resume (state.py and state_parts.py in this room)
+    tensorboard/         the same numbers, and the speed, for TensorBoard
+    mlflow.json          with --mlflow: the id of the MLflow run that has them, too
 
-Each object is written whole or not at all, and a checkpoint is named in checkpoints.json when it is complete.
+Each object is written whole or not at all, and checkpoints.json names a checkpoint when it is complete.
 """
 
 import json
@@ -39,7 +38,7 @@ from shards.version import made_by_code
 from trainer.config import TrainConfig
 from trainer.fit.loop import Fit, deciding
 from trainer.model.checkpoint import CHECKPOINTS
-from trainer.run_folder.epoch_rate import Pace, pace_of
+from trainer.run_folder.epoch_rate import EpochRate, epoch_rate
 from trainer.run_folder.mlflow_log import MlflowLog
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
 from trainer.run_folder.state_parts import StateWriter, remove_leftovers
@@ -48,13 +47,13 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 STARVED, STARVED_SECONDS = 0.2, 10.0
-"""Share of an epoch's time spent waiting for data above which it is said, in epochs longer than this."""
+"""Share of an epoch's time, and seconds of that epoch, above which a warning says that it waited for data."""
 _EPOCH = re.compile(r"epoch-\d+/")
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the writer of a run is told once."""
+    """Options of the run's writer."""
 
     out: str
     """Folder of the run."""
@@ -63,17 +62,17 @@ class RunOptions:
     resolved: dict[str, Any]
     """All options of the run, as plain YAML values."""
     trained_on: dict[str, Any]
-    """What its checkpoints say of their training data and code."""
+    """Description of the training data and code, for the checkpoints."""
     checkpoint_steps: int
     """Steps from one state to the next within an epoch."""
     keep_best: int
-    """Checkpoints kept of the best epochs."""
+    """Number of the best epochs' checkpoints to keep."""
     mlflow: str
     """MLflow server or file; "": none."""
 
 
 def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
-    """Return what the writer needs of the options of a training."""
+    """Return the options that the writer needs of a training's."""
     trained_on = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,
@@ -94,7 +93,7 @@ def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
 
 
 class RunWriter(StateCallback):
-    """Writes what a run leaves behind; only the first rank has it."""
+    """Callback that writes a run's folder; only the first rank has it."""
 
     def __init__(
         self,
@@ -106,14 +105,14 @@ class RunWriter(StateCallback):
         out = options.out
         super().__init__(notice, states or StateWriter(out), options.checkpoint_steps)
         self._options, self._out, self._advance = options, out, advance
-        # Also what an earlier process left, which may have been killed before it removed what it had to.
+        # An earlier process may have been killed before it removed old checkpoints: those count, too.
         self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
         remove_leftovers(out)
         publish(join(out, CONFIG), as_yaml(options.resolved).encode())
         self._mlflow = MlflowLog(options.mlflow, out, options.resolved) if options.mlflow else None
 
     def __enter__(self) -> Self:
-        # TensorBoard appends to its log, which object stores cannot: elsewhere it is sent when done.
+        # TensorBoard appends to its log. Object stores cannot, so a local copy is sent there instead.
         self._scratch = None if is_local(self._out) else tempfile.TemporaryDirectory(prefix="treeline-")
         self._log_folder = (
             self._scratch.name if self._scratch else str(local_path(join(self._out, TENSORBOARD)))
@@ -135,44 +134,47 @@ class RunWriter(StateCallback):
                 self._scratch.cleanup()
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
-        """Show where training is."""
+        """Show progress, and see StateCallback."""
         rate = f"rate {fit.schedule.learning_rate:.1e}"
         self._advance(chips, f"epoch {fit.position.epoch + 1}, loss {fit.epoch_loss:.3f}, {rate}")
         super().after_step(fit, chips, loss)
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """Write the epoch's numbers and its checkpoint."""
-        pace = pace_of(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.options)
-        numbers = {name: value for name, value in record.items() if name != "epoch"} | pace.numbers()
+        rate = epoch_rate(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.options)
+        numbers = {name: value for name, value in record.items() if name != "epoch"} | rate.numbers()
         for name, value in numbers.items():
             if value is not None:
                 self._log.add_scalar(name, value, record["epoch"])
         if self._mlflow:
             self._mlflow.add(numbers, record["epoch"])
-        self._tell(pace.line(record["epoch"], fit.objective.summary(record)), pace, fit.spent.seconds)
+        self._print(rate.line(record["epoch"], fit.objective.summary(record)), rate, fit.spent.seconds)
         self._draw(fit, record["epoch"])
         best = best_epochs(fit.records, self._options.keep_best, fit.objective.decides)
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
         files = fit.objective.checkpoint(record, self._options.trained_on)
         lines = "".join(json.dumps(line) + "\n" for line in fit.records)
         self._log.flush()
-        # With the state that follows, in one go: neither waits for the other.
+        # Written in one go with the state that follows, so that neither waits for the other.
         self._first = lambda: self._write_epoch(names, files, lines)
 
-    def _tell(self, line: str, pace: Pace, seconds: float) -> None:
-        """Print how it goes to standard error; an open progress bar stays below what is printed."""
+    def _print(self, line: str, rate: EpochRate, seconds: float) -> None:
+        """Print the epoch's line to standard error, and a warning if it waited for data.
+
+        An open progress bar stays below them.
+        """
         print(line, file=sys.stderr, flush=True)
-        if pace.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
+        if rate.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
             print(
-                f"treeline: {pace.waiting_for_data:.0%} of {line.partition(':')[0]} was spent waiting for "
-                f"{self._options.data}: reading is what limits training"
+                f"treeline: {rate.waiting_for_data:.0%} of {line.partition(':')[0]} was spent waiting for "
+                f"{self._options.data}: reading limits training"
                 + ("" if is_local(self._options.data) else "; give --cache, or bring the dataset nearer"),
                 file=sys.stderr,
                 flush=True,
             )
 
     def _draw(self, fit: Fit, epoch: int) -> None:
-        """Log a panel of sample chips, and how the values in it are distributed."""
+        """Log a panel of sample chips, and histograms of the values in it."""
         panel = panel_of(fit)
         if panel is None:
             return
@@ -196,12 +198,12 @@ class RunWriter(StateCallback):
 
 
 def folder_of(epoch: int) -> str:
-    """Name the checkpoint of an epoch (from 0)."""
+    """Return the name of the checkpoint of an epoch (from 0)."""
     return f"epoch-{epoch + 1:04d}"
 
 
 def best_epochs(records: list[dict[str, Any]], count: int, decides: str) -> list[int]:
-    """Return the numbers of the best epochs by the score `decides`, the best first; of equals the earlier."""
+    """Return the numbers of the best epochs by the score `decides`, best first; ties go to the earlier."""
     scored = sorted((deciding(record, decides), record["epoch"]) for record in records)
     return [epoch for _, epoch in scored[:count]]
 
@@ -217,5 +219,5 @@ def as_yaml(options: dict[str, Any]) -> str:
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:
-    """Return the resolved options as YAML and JSON know values."""
+    """Return the resolved options as plain YAML and JSON values."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}

@@ -1,10 +1,10 @@
-"""All that a training run needs to resume from any step as if it had never stopped.
+"""The state of a training run: collecting and restoring all it needs to resume as if it had never stopped.
 
-    tensors: what learns (weights, buffers), the optimiser's moments, the average of weights
-    values: where training is, rates, scores so far, and what the objective adds (baselines)
+    tensors: weights and buffers that change, the optimiser's moments, the average of weights
+    values: position, learning rates, scores so far, and the objective's part (baselines)
 
-Random numbers need no place in it: those of a step are drawn anew from (seed, epoch, chips met). How it lies
-on storage is told in trainer.run_folder.state_parts.
+It needs no random numbers: each step draws its own anew from (seed, epoch, chips seen).
+trainer.run_folder.state_parts keeps a state on storage.
 """
 
 from dataclasses import asdict, replace
@@ -21,9 +21,9 @@ from trainer.run_folder.state_parts import StoredState, TrainingState
 
 
 def state_of(fit: Fit) -> TrainingState:
-    """Return what other processes need to resume from here, on any number of ranks: this rank's share.
+    """Return this rank's part of what other processes need to resume from here, on any number of ranks.
 
-    Each rank gives its rows of what is sharded; the first one gives also what all have alike.
+    Each rank gives its rows of sharded tensors; the first one also gives what all ranks have alike.
     """
     position = asdict(fit.position)
     if not isfinite(fit.position.best):
@@ -36,10 +36,10 @@ def state_of(fit: Fit) -> TrainingState:
         "records": list(fit.records),
         **fit.objective.state(),
     }
-    # In an order of their own: a state that was resumed from another is to be the same bytes.
+    # Sorted, so that the states of a resumed run have the same bytes as those of an undisturbed one.
     held = {name: rows_of(tensor) for name, tensor in sorted(_tensors(fit).items())}
     is_first = fit.learning.ranks.is_first
-    # Copies, so that training may go on while they are written.
+    # Copies, so that training can continue while they are written.
     tensors = {
         name: replace(rows, tensor=rows.tensor.to("cpu", copy=True))
         for name, rows in held.items()
@@ -49,7 +49,7 @@ def state_of(fit: Fit) -> TrainingState:
 
 
 def state_name(position: Position) -> str:
-    """Name the state at `position`: another name after each step, and after an epoch's end."""
+    """Return a name for the state at `position`, different after each step and after an epoch's end."""
     return f"step-{position.step:08d}-epoch-{position.epoch:04d}-chip-{position.seen:09d}"
 
 
@@ -57,7 +57,7 @@ def restore(fit: Fit, state: StoredState) -> None:
     """Resume from `state`; each rank reads the rows that it holds.
 
     Raises:
-        InputError: it is of other chips, or of another regressor.
+        InputError: the state belongs to other chips or to another regressor.
     """
     values, device = state.values, fit.learning.ranks.device
     fit.reader.restore(ReaderState.from_json(values["reader"]))
@@ -73,7 +73,7 @@ def restore(fit: Fit, state: StoredState) -> None:
             group, number, moment = place
             parameter = fit.optimiser.param_groups[int(group)]["params"][int(number)]
             if state.shapes[name] == tuple(parameter.shape):
-                # In the parameter's memory format: a fused optimiser goes through both as they lie in memory.
+                # In the parameter's memory format: a fused optimiser walks through both in memory order.
                 value = _fill(torch.empty_like(parameter).detach(), state, name)
             else:
                 value = state.rows(name).to(device)
@@ -87,16 +87,18 @@ def restore(fit: Fit, state: StoredState) -> None:
 
 
 def _fill(tensor: Tensor, state: StoredState, name: str) -> Tensor:
-    """Fill `tensor` with what `state` knows by `name` of the rows that this rank holds, and return it."""
+    """Fill this rank's rows of `tensor` from the tensor called `name` in `state`, and return `tensor`."""
     rows = rows_of(tensor)
     if state.shapes.get(name) != rows.shape:
-        raise InputError(f"{state.url}: is of another regressor ({name}); go on with the options of that run")
+        raise InputError(
+            f"{state.url}: belongs to another regressor ({name}); resume with the options of that run"
+        )
     rows.tensor.copy_(state.rows(name, rows.first, len(rows.tensor) if rows.shape else None))
     return tensor
 
 
 def _tensors(fit: Fit) -> dict[str, Tensor]:
-    """Return every tensor of the state, by name; where they are sharded, this rank's part."""
+    """Return every tensor of the state by name, sharded ones included."""
     tensors = {f"weights.{name}": value for name, value in _learnt(fit).items()}
     for group_number, group in enumerate(fit.optimiser.param_groups):
         for number, parameter in enumerate(group["params"]):
@@ -110,7 +112,7 @@ def _tensors(fit: Fit) -> dict[str, Tensor]:
 
 
 def _learnt(fit: Fit) -> dict[str, Tensor]:
-    """Return what changes while training: parameters that learn, and buffers."""
+    """Return the tensors that training changes: parameters that learn, and buffers."""
     tensors: dict[str, Tensor] = {
         name: value for name, value in fit.regressor.named_parameters() if value.requires_grad
     }

@@ -1,4 +1,4 @@
-"""Saving the state while training goes on: on every rank, now and then, and when a machine is taken away."""
+"""The callback that saves states in training: on every rank, now and then, and before a machine is lost."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -16,21 +16,22 @@ from trainer.run_folder.state import state_name, state_of
 from trainer.run_folder.state_parts import StateWriter
 
 NOTICE_STEPS = 20
-"""Steps between two looks for a notice that this machine will be taken away: all ranks meet for it."""
+"""Steps between two checks for a notice that a machine will be taken away; all ranks meet for each."""
 PANEL_CHIPS = 4
-"""Number of sample chips that are drawn after each epoch."""
+"""Number of sample chips drawn after each epoch."""
 
 Notice = Callable[[], bool]
-"""Whether a machine of this run is about to be taken away; all ranks ask equally often."""
+"""Function that tells whether a machine of this run is about to be taken away; all ranks call it equally
+often."""
 
 
 def no_notice() -> bool:
-    """Say that nobody takes this machine away."""
+    """Tell that no machine is about to be taken away."""
     return False
 
 
 class StateCallback:
-    """Saves this rank's part of the state, now and then and on a notice. The first rank has a `RunWriter`."""
+    """Callback that saves this rank's part of the state. The first rank has a `RunWriter` instead."""
 
     def __init__(
         self,
@@ -39,14 +40,14 @@ class StateCallback:
         checkpoint_steps: int = 0,
     ) -> None:
         """Args:
-        notice: asked now and then, on all ranks.
-        states: where this rank's part of the state goes; default: it has none.
+        notice: called now and then, on all ranks.
+        states: writer of this rank's part of the state; default: the rank has none.
         checkpoint_steps: steps from one state to the next within an epoch; 0: only at its end.
         """
         self._notice, self._noticed = notice, False
         self._states, self._saved, self._checkpoint_steps = states, "", checkpoint_steps
         self._first: Callable[[], None] | None = None
-        """What is to be written before the next state."""
+        """Work to do before the next state is written."""
         self._background = Background()
 
     def __enter__(self) -> Self:
@@ -67,15 +68,15 @@ class StateCallback:
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """See Callback."""
-        if is_sharded(fit.regressor):  # what the first rank draws and writes takes all ranks
+        if is_sharded(fit.regressor):  # the first rank's panel and checkpoint need all ranks
             panel_of(fit)
             weights_of(fit.regressor, keep=False)
 
     def save(self, fit: Fit) -> None:
-        """Save all that is needed to resume, in the background, unless that was done at this step already."""
+        """Save the state in the background, unless that was done at this step already."""
         states, name = self._states, state_name(fit.position)
         if states and name != self._saved:
-            self._background.wait()  # first, so that no two states are held at a time
+            self._background.wait()  # first, so that memory holds only one state at a time
             first, self._first = self._first, None
             state, self._saved = state_of(fit), name
 
@@ -88,7 +89,7 @@ class StateCallback:
 
 
 def panel_of(fit: Fit) -> Panel | None:
-    """Draw some validation chips, or training chips; where the regressor is sharded every rank calls it."""
+    """Draw some validation chips, or else training chips; every rank must call it if sharded."""
     chips = fit.learning.val_chips if fit.learning.val_chips.size else fit.learning.train_chips
     chosen = np.sort(chips[subset(chips.size, PANEL_CHIPS)])
     return fit.objective.panel(chosen)

@@ -1,11 +1,11 @@
-"""A training state on storage: tensors in parts of at most a gigabyte, and one small object that names them.
+"""Training states on storage: tensors in parts of at most a gigabyte, and one small object that names them.
 
-state.json                                      which parts there are, and all that is no tensor
-state/step-00000500-.../00001-0000.safetensors  the first part of what the second rank wrote
+state.json                                      names of the parts, and all that is not a tensor
+state/step-00000500-.../00001-0000.safetensors  first part that the second rank wrote
 
-Each rank writes the rows of tensors that it holds, none the whole. state.json is published when all parts
-are there, and only then are older ones removed: a run that is killed anywhere finds the one or the other.
-Which rows of which tensor a part has stands in its header, so any number of ranks reads what others wrote.
+Each rank writes the rows of tensors that it holds; none writes everything. state.json is published when all
+parts are there, and only then are older parts removed, so a run killed at any moment has one whole state. A
+part's header says which rows of which tensor it has, so any number of ranks can read what others wrote.
 """
 
 import json
@@ -41,7 +41,7 @@ PARTS = "state"
 FORMAT = "treeline-training-state"
 VERSION = 2
 PART_BYTES = 10**9
-"""Of a part, at most: far below the 5 GB that one request to S3 takes, and held in memory while written."""
+"""Bytes of a part, at most: far below the 5 GB that one request to S3 takes. Memory holds one part."""
 LONGEST_HEADER = 10**8
 """Bytes of a safetensors file's header, at most (safetensors 0.8, MAX_HEADER_SIZE)."""
 _ABOUT_PARTS = ("format", "version", "parts")
@@ -54,40 +54,40 @@ _DTYPES = {
     "I64": torch.int64,
     "I32": torch.int32,
 }
-"""What safetensors calls the types of what learns and counts."""
+"""Types in a state, by safetensors' names."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What is known of a run at one step, as one rank has it."""
+    """State of a run at one step, as one rank holds it."""
 
     name: str
-    """Tells the step; no two states of a run have the same."""
+    """Name that tells the step; no two states of a run share it."""
     tensors: dict[str, Rows]
-    """What this rank holds, in memory of its own."""
+    """Rows that this rank holds, in memory of their own."""
     values: dict[str, Any]
-    """Plain JSON values; the same on every rank, or known to the first."""
+    """Plain JSON values; those of the first rank are written."""
 
 
 class StateWriter:
-    """Writes the states of one run, on every rank that holds a part of them."""
+    """Writer of the states of one run, on every rank that holds a part of them."""
 
     def __init__(self, out: str, meeting: Meeting | None = None, part_bytes: int = PART_BYTES) -> None:
         """Args:
         out: the run's folder.
-        meeting: of the ranks that write; default: this one alone.
-        part_bytes: what a part holds at most, unless a single row is larger.
+        meeting: meeting of the ranks that write; default: this one alone.
+        part_bytes: bytes of a part, at most, unless a single row is larger.
         """
         self._out, self._meeting, self._part_bytes = out, meeting or Meeting(), part_bytes
 
     def write(self, state: TrainingState) -> None:
-        """Write `state`; every rank of the meeting does, in any thread, for the same states in order."""
+        """Write `state`; every rank of the meeting must, in any thread, for the same states in order."""
         folder, count = join(PARTS, state.name), 0
         for part in in_parts(state.tensors, self._part_bytes):
             publish(join(self._out, folder, _part(self._meeting.rank, count)), part_bytes(part))
             count += 1
         is_first = self._meeting.rank == 0
-        # Listed before the others may go on to the next state, whose parts are not to be removed.
+        # List before the other ranks can continue with the next state, whose parts must stay.
         there = find_files(join(self._out, PARTS)) if is_first else []
         counts = self._meeting.tell(count)
         if is_first:
@@ -104,7 +104,7 @@ def _part(rank: int, number: int) -> str:
 
 
 def in_parts(tensors: dict[str, Rows], limit: int) -> Iterator[dict[str, Rows]]:
-    """The same rows, in parts of at most `limit` bytes; a tensor that is larger is cut between rows."""
+    """Group rows into parts of at most `limit` bytes; a larger tensor is cut between rows."""
     part, room = dict[str, Rows](), limit
     for name, rows in _in_pieces(tensors.items(), limit):
         if part and rows.tensor.nbytes > room:
@@ -127,9 +127,9 @@ def _in_pieces(tensors: Iterable[tuple[str, Rows]], limit: int) -> Iterator[tupl
 
 
 def part_bytes(part: dict[str, Rows]) -> bytes:
-    """A part as one safetensors file."""
+    """Return a part as the bytes of one safetensors file."""
     about = {name: {"first": rows.first, "shape": rows.shape} for name, rows in part.items()}
-    # One entry: safetensors writes several in any order, and the same state is to be the same bytes.
+    # One entry, since safetensors writes several in any order, and equal states must have equal bytes.
     header = {_ROWS: json.dumps(about)}
     return save({name: rows.tensor.contiguous() for name, rows in part.items()}, header)
 
@@ -150,31 +150,34 @@ def _remove(out: str, there: list[str], parts: list[str]) -> None:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where rows of a tensor lie on storage."""
+    """Rows of a tensor in a part on storage."""
 
     url: str
+    """Part that holds them."""
     start: int
-    """The first row's first byte."""
+    """Position of the first row's first byte."""
     first: int
+    """Number of the first row in the whole tensor."""
     count: int
+    """Number of rows."""
     dtype: torch.dtype
 
 
 class StoredState:
-    """A state on storage, of which each rank reads the rows that it needs; to be used with `with`."""
+    """State on storage, from which each rank reads the rows that it needs; use it with `with`."""
 
     def __init__(self, out: str) -> None:
         """Args:
-        out: the folder of a run that has one.
+        out: folder of a run that has a state.
 
         Raises:
-            InputError: it is damaged, or something else.
+            InputError: the state is damaged, or is not one.
         """
         self.url = join(out, STATE)
         about = _read_about(out)
         self.values = {name: about[name] for name in about if name not in _ABOUT_PARTS}
         self.shapes = dict[str, tuple[int, ...]]()
-        """Of every tensor, by name."""
+        """Shapes of the whole tensors, by name."""
         self._stored = dict[str, list[_Stored]]()
         self._fetcher = Fetcher()
         for part in about["parts"]:
@@ -187,26 +190,26 @@ class StoredState:
         self._fetcher.close()
 
     def rows(self, name: str, first: int = 0, count: int | None = None) -> Tensor:
-        """Rows `first` to `first + count` of a tensor, by default all, on the CPU.
+        """Read rows `first` to `first + count` of a tensor, by default all, on the CPU.
 
         Raises:
-            InputError: they are not all there.
+            InputError: some of the rows are missing.
         """
         shape, stored = self.shapes[name], self._stored[name]
         rows, of_row = (*shape, 1)[0], shape[1:]
         count = rows - first if count is None else count
         row_bytes = prod(of_row) * stored[0].dtype.itemsize
         into, missing = np.empty(count * row_bytes, np.uint8), count
-        for piece in stored:
-            begin, end = max(first, piece.first), min(first + count, piece.first + piece.count)
+        for part in stored:
+            begin, end = max(first, part.first), min(first + count, part.first + part.count)
             if begin < end:
-                start = piece.start + (begin - piece.first) * row_bytes
-                self._read(piece.url, start, into[(begin - first) * row_bytes : (end - first) * row_bytes])
+                start = part.start + (begin - part.first) * row_bytes
+                self._read(part.url, start, into[(begin - first) * row_bytes : (end - first) * row_bytes])
                 missing -= end - begin
         if missing:
             raise InputError(f"{self.url}: rows of {name} are missing; delete it to start over")
         shape, dtype = (count, *of_row) if shape else (), stored[0].dtype
-        # torch cannot see no bytes as numbers.
+        # torch cannot view zero bytes as numbers.
         return torch.from_numpy(into).view(dtype).view(shape) if count else torch.empty(shape, dtype=dtype)
 
     def _read_header(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""Score heights: arrays in, numbers out.
+"""Scores of heights: arrays in, numbers out.
 
 metrics      MAE, RMSE, bias, R2, from sums
 baselines    the mean and the linear regression to beat

@@ -1,4 +1,4 @@
-"""What a regressor must beat: the mean of the training heights, and a per-pixel linear regression.
+"""Baselines that a regressor must beat: the mean training height and a per-pixel linear regression.
 
 Both are fitted exactly, from sums over all pixels of the training chips, and travel in the checkpoint.
 """
@@ -19,19 +19,20 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Baselines:
-    """Predictors in metres that know nothing of a pixel's surroundings."""
+    """Predictors of height that know nothing of a pixel's surroundings."""
 
     mean_height: float
+    """Mean height of the training chips, in metres."""
     coefficients: tuple[float, ...]
     """Metres per stored unit of each band of `positions`, then the intercept in metres."""
     chips: int
-    """The number of training chips behind them."""
+    """Number of training chips that they were fitted to."""
     positions: tuple[int, ...] | None = None
-    """Stored bands that the regression uses, ascending; None: all, also those that the regressor does not
-    use, as in checkpoints that do not say."""
+    """Stored bands that the regression uses, ascending. None means all, even those that the regressor does
+    not use: older checkpoints do not name them."""
 
     def linear(self, image_BCHW: NDArray[Any]) -> NDArray[np.float64]:
-        """Predict height_BHW in metres, unclamped; of use where the bands are not missing."""
+        """Predict height_BHW in metres, unclamped; meaningful only where no band is missing."""
         slopes_C, intercept = np.array(self.coefficients[:-1]), self.coefficients[-1]
         if self.positions is not None:
             image_BCHW = image_BCHW[:, self.positions]
@@ -41,7 +42,7 @@ class Baselines:
         return result
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the baselines as plain JSON values."""
         values: dict[str, Any] = {**vars(self), "coefficients": list(self.coefficients)}
         if values.pop("positions") is not None:
             values["positions"] = list(self.positions or ())
@@ -49,13 +50,13 @@ class Baselines:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Baselines":
-        """The inverse of `to_json`."""
+        """Undo `to_json`."""
         read: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         return cls(**read)
 
 
 def baselines_of(dataset: Dataset, chips: Chips, limit: int, bands: tuple[str, ...]) -> Baselines:
-    """Fit to at most `limit` of these chips, with the `bands` that the regressor uses."""
+    """Fit the baselines to at most `limit` of these chips, with the `bands` that the regressor uses."""
     sample = chips[subset(chips.size, limit)]
     schema, positions = dataset.schema, tuple(sorted(set(dataset.schema.band_positions(bands))))
     used = None if len(positions) == len(schema.bands) else positions
@@ -65,7 +66,7 @@ def baselines_of(dataset: Dataset, chips: Chips, limit: int, bands: tuple[str, .
 def fit_baselines(
     batches: Iterable[Batch], nodata: float | None, positions: tuple[int, ...] | None = None
 ) -> Baselines:
-    """Fit by least squares to every pixel of the chips that has a height, and a value in each used band."""
+    """Fit the baselines by least squares to every pixel that has a height and a value in each used band."""
     products, targets, chips = np.zeros(0), np.zeros(0), 0
     for batch in batches:
         image_BCHW = batch.image_BCHW if positions is None else batch.image_BCHW[:, positions]
@@ -79,7 +80,7 @@ def fit_baselines(
         products += design_NC.T @ design_NC
         targets += design_NC.T @ height_N
         chips += len(batch.chips)
-    # Bands differ by orders of magnitude from the constant 1: scaled, the equations are well conditioned.
+    # Bands are orders of magnitude larger than the constant 1; scaling makes the equations well conditioned.
     scale = np.sqrt(np.diag(products))
     scale[scale == 0] = 1.0
     solution = np.linalg.lstsq(products / np.outer(scale, scale), targets / scale, rcond=None)[0] / scale

@@ -1,24 +1,22 @@
-"""What an evaluation found: scores by name, as a table, a JSON file and a picture. No torch here."""
+"""Results of an evaluation: scores by name, as a table, a JSON file and a picture. No torch here."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from shards.draw.picture import new_figure, png
+from shards.draw.picture import COLOUR_MAP, EDGE, SERIES, SMALL, new_figure, png, tidy
 from shards.format.height_classes import NAMES
 from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
 from trainer.score.metrics import DENSITY_TOP_M, Metrics, Score
 
 REGRESSOR, LINEAR, MEAN = "regressor", "per-pixel linear regression", "training mean"
-COLOURS = ("#1a9850", "#fc8d59", "#999999")
-"""Of the bars of the scores, as many as a picture has room for."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by name. The first is what is evaluated; others are what it is compared with, or parts of it."""
+    """Scores by name: first the one evaluated, then those it is compared with, or its parts."""
 
     scores: dict[str, Score]
     about: dict[str, Any]
@@ -26,16 +24,16 @@ class Evaluation:
 
     @property
     def chips(self) -> int:
-        """How many chips were scored."""
+        """Number of chips scored."""
         return int(self.about["chips"])
 
     @property
     def first(self) -> Score:
-        """Of what is evaluated."""
+        """Score of what is evaluated."""
         return next(iter(self.scores.values()))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the evaluation as plain JSON values."""
         scores = {
             name: {
                 "all": score.all.to_json(),
@@ -46,7 +44,7 @@ class Evaluation:
         return {**self.about, "scores": scores}
 
     def table(self) -> str:
-        """Lines to print: a row for each score, then the first by height class."""
+        """Return lines to print: a row for each score, then the first score by height class."""
         width = max(30, *(len(name) + 2 for name in self.scores))
         head = f"{'':{width}}{'pixels':>12}{'MAE m':>9}{'RMSE m':>9}{'bias m':>9}{'R2':>9}"
         lines = [f"{_row(name, score.all, width)}{score.all.r2:9.2f}" for name, score in self.scores.items()]
@@ -67,26 +65,29 @@ def write_evaluation(url: str, evaluation: Evaluation) -> None:
 
 
 def evaluation_picture(evaluation: Evaluation) -> bytes:
-    """PNG: predicted against measured height as density, and the errors by height class."""
+    """Draw predicted against measured height as a density, and the errors by height class, as a PNG."""
     score = evaluation.first
     figure = new_figure(11, 4.4)
     density_axes, class_axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
     counts = np.ma.masked_equal(score.density_PM, 0)
     extent = (0, DENSITY_TOP_M, 0, DENSITY_TOP_M)
-    image = density_axes.imshow(counts, origin="lower", extent=extent, norm="log", cmap="viridis")
-    density_axes.plot([0, DENSITY_TOP_M], [0, DENSITY_TOP_M], color="#888888", linewidth=0.8)
+    image = density_axes.imshow(counts, origin="lower", extent=extent, norm="log", cmap=COLOUR_MAP)
+    density_axes.plot([0, DENSITY_TOP_M], [0, DENSITY_TOP_M], color=EDGE, linewidth=0.8)
     density_axes.set(xlabel="measured height (m)", ylabel="predicted height (m)")
     density_axes.set_title(f"{score.all.count:,} pixels, RMSE {score.all.rmse:.2f} m, R2 {score.all.r2:.2f}")
-    figure.colorbar(image, ax=density_axes, label="pixels")
+    bar = figure.colorbar(image, ax=density_axes, label="pixels")
+    bar.ax.tick_params(labelsize=SMALL)
     places = np.arange(len(NAMES))
-    # Of many maps the first score alone, which is that of all.
-    shown = list(evaluation.scores.items())[: len(COLOURS) if len(evaluation.scores) <= len(COLOURS) else 1]
+    # Many scores are a total and its maps: they have no room here, so only the first, the total, is drawn.
+    shown = list(evaluation.scores.items())[: len(SERIES) if len(evaluation.scores) <= len(SERIES) else 1]
     width = 0.8 / len(shown)
     for number, (name, other) in enumerate(shown):
         errors = [metrics.rmse for metrics in other.by_class.values()]
         middles = places + (number - (len(shown) - 1) / 2) * width
-        class_axes.bar(middles, errors, width, label=name, color=COLOURS[number])
-    class_axes.set_xticks(places, NAMES, rotation=30, ha="right", fontsize=8)
+        class_axes.bar(middles, errors, width, label=name, color=SERIES[number])
+    class_axes.set_xticks(places, NAMES, rotation=30, ha="right", fontsize=SMALL)
     class_axes.set(ylabel="RMSE (m)", title="by measured height")
-    class_axes.legend(frameon=False, fontsize=8)
+    class_axes.legend(frameon=False, fontsize=SMALL)
+    tidy(density_axes)
+    tidy(class_axes)
     return png(figure)

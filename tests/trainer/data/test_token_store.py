@@ -330,9 +330,9 @@ def test_a_stopped_store_is_completed_with_the_bytes_of_an_undisturbed_one(
     filled(undisturbed)
     dataset, regressor = prepared(config, CPU)
     plan = plan_tokens(regressor, dataset, config)
-    for done in range(len(plan.pieces)):
+    for done in range(len(plan.files)):
         pieces = begin(plan)
-        assert len(pieces) == len(plan.pieces), "none is listed before all are there"
+        assert len(pieces) == len(plan.files), "none is listed before all are there"
         kept = {piece: kept_at(plan, piece) for piece in pieces[:done]}
         compute(plan, pieces[done], regressor, dataset)  # and here it is killed
         assert {piece: kept_at(plan, piece) for piece in pieces[:done]} == kept
@@ -341,7 +341,7 @@ def test_a_stopped_store_is_completed_with_the_bytes_of_an_undisturbed_one(
     assert contents(config.token_store) == contents(undisturbed.token_store)
 
 
-def kept_at(plan: TokenPlan, piece: token_store.Piece) -> tuple[int, int]:
+def kept_at(plan: TokenPlan, piece: token_store.TokenFile) -> tuple[int, int]:
     found = Path(join(plan.url, plan.name_of(piece))).stat()
     return found.st_ino, found.st_mtime_ns
 

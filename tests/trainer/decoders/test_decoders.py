@@ -308,9 +308,9 @@ def test_a_checkpoint_brings_each_decoder_back(config: DecoderConfig, tmp_path: 
 @pytest.mark.parametrize(
     ("config", "patch", "message"),
     [
-        (DecoderConfig(kind="best"), 16, "--decoder best: there is none .* residual, detail, dpt, linear"),
+        (DecoderConfig(kind="best"), 16, "--decoder best: no such decoder; .* residual, detail, dpt, linear"),
         (DecoderConfig((16, 8), kind="detail"), 16, "a width for each doubling"),
-        (DecoderConfig(kind="detail"), 14, "patches of a power of 2"),
+        (DecoderConfig(kind="detail"), 14, "patches whose side is a power of 2"),
         (DecoderConfig((16, 8), kind="dpt"), 16, "needs 4 widths"),
         (DecoderConfig(kind="residual"), 8, "patches of 16"),
     ],

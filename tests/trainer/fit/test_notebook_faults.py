@@ -249,11 +249,11 @@ def test_a_faithful_run_leaves_an_ordinary_regressor(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--recipe", "tiny"], "those of --recipe notebook"),
-        (["--recipe", "notebook", "--resume", "auto"], "had no --resume"),
-        (["--recipe", "notebook", "--flips"], "had no --flips"),
-        (["--recipe", "notebook", "--bf16"], "had no --bf16"),
-        (["--recipe", "notebook", "--token-store", "tokens"], "had no --token-store"),
+        (["--recipe", "tiny"], "belong to --recipe notebook"),
+        (["--recipe", "notebook", "--resume", "auto"], "did not have --resume"),
+        (["--recipe", "notebook", "--flips"], "did not have --flips"),
+        (["--recipe", "notebook", "--bf16"], "did not have --bf16"),
+        (["--recipe", "notebook", "--token-store", "tokens"], "did not have --token-store"),
     ],
     ids=["recipe", "resume", "flips", "bf16", "tokens"],
 )

@@ -174,7 +174,7 @@ def test_no_two_weights_share_their_memory(meta: dict[str, Tensor], tmp_path: Pa
         ({"rope_embed.periods": torch.tensor([1.0, 2.0, 3.0, 90.0])}, "powers of one base"),
         ({"rope_embed.periods": torch.full((4,), torch.nan)}, "powers of one base"),
         ({"rope_embed.periods": torch.ones(5)}, "5 rotary periods"),
-        ({"blocks.99.norm1.weight": torch.ones(96)}, "blocks 0 to 99"),
+        ({"blocks.99.norm1.weight": torch.ones(96)}, "blocks go up to 99"),
         (
             {"blocks.0.attn.qkv.bias_mask": torch.full((288,), torch.nan)},
             "blocks.0.attn.qkv.bias is not finite",
@@ -378,7 +378,7 @@ def test_heads_are_those_of_the_published_backbones(width: int, heads: int) -> N
         ({"classifier.weight": torch.ones(1)}, {}, "classifier.weight is neither"),
         ({"backbone.layer.77.norm1.weight": torch.ones(32)}, {}, "numbered up to 77"),
         ({"depth_head.1.0.conv1.bias": torch.ones(7)}, {}, r"decoder.1.0.conv1.bias has shape \(7,\)"),
-        ({"note": "a string"}, {}, "no tensors by name"),
+        ({"note": "a string"}, {}, "neither tensors by name"),
         ({}, {"heads": 7}, "--heads 7"),
         ({}, {"bands": ("nir", "red", "green", "blue")}, "reads 3 bands"),
     ],

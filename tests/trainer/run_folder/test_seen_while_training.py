@@ -34,11 +34,11 @@ from shards.read.dataset import Dataset
 from trainer.commands.train import new_fit, new_regressor
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, Spent
+from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, TimeSpent
 from trainer.devices.ranks import Ranks
 from trainer.fit.flops import peak_flops, published_peak, training_flops
 from trainer.fit.loop import Callback, Fit
-from trainer.run_folder.epoch_rate import pace_of
+from trainer.run_folder.epoch_rate import epoch_rate
 from trainer.run_folder.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
 from trainer.run_folder.state_callback import StateCallback
 
@@ -100,9 +100,9 @@ def test_a_clock_counts_what_began_and_ended() -> None:
     hand.pass_by(8)
     clock.stop(COMMUNICATION)
     clock.stop(STEPPING)
-    assert clock.spent(chips=5) == Spent(chips=5, seconds=30, waiting=2, computing=4, communication=8)
+    assert clock.spent(chips=5) == TimeSpent(chips=5, seconds=30, waiting=2, computing=4, communication=8)
     clock.restart()
-    assert clock.spent(0) == Spent()
+    assert clock.spent(0) == TimeSpent()
 
 
 def test_a_clock_that_nobody_handed_in_is_the_machines() -> None:
@@ -121,7 +121,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
     saving.run(Slow(hand))
     delay = STEPS * DELAY_SECONDS
     chips = saving.learning.train_chips.size
-    assert saving.spent == Spent(chips, seconds=delay)
+    assert saving.spent == TimeSpent(chips, seconds=delay)
 
     step = Fit._step
 
@@ -132,7 +132,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
     monkeypatch.setattr(Fit, "_step", slow_step)
     computing.run(StateCallback())
     monkeypatch.undo()
-    assert computing.spent == Spent(chips, seconds=delay, computing=delay)
+    assert computing.spent == TimeSpent(chips, seconds=delay, computing=delay)
 
     feed = trainer.fit.loop.feed
 
@@ -143,7 +143,7 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(trainer.fit.loop, "feed", slow_feed)
     waiting.run(StateCallback())
-    assert waiting.spent == Spent(chips, seconds=delay, waiting=delay)
+    assert waiting.spent == TimeSpent(chips, seconds=delay, waiting=delay)
 
 
 @dataclass
@@ -179,7 +179,7 @@ def train_slowly(rank: int, config: TrainConfig, folder: Path, clock: SharedCloc
     (folder / str(rank)).write_text(json.dumps(vars(spent)))
 
 
-def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> Spent:
+def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> TimeSpent:
     fit = new_fit(config, replace(ranks, seconds_now=clock))
     first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
     first.register_hook(clock.wait_and_go_on if ranks.rank == 1 else clock.gradient_found)
@@ -194,7 +194,7 @@ def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
     context = multiprocessing.get_context("spawn")
     clock = SharedClock(context.Value("d", 0.0), context.Event())
     run_ranks(train_slowly, 2, (replace(config, epochs=1), tmp_path, clock))
-    fast, slow = (Spent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
+    fast, slow = (TimeSpent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
     delay = STEPS * DELAY_SECONDS
     assert (fast.waiting, fast.computing, fast.communication) == (0, 0, delay)
     assert (slow.waiting, slow.computing, slow.communication) == (0, delay, 0)
@@ -248,18 +248,18 @@ def test_a_peak_is_told_of_known_devices_alone() -> None:
 def test_an_epoch_in_a_line(config: TrainConfig) -> None:
     record = {"epoch": 2, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
     summary = new_fit(config, Ranks()).objective.summary
-    spent = Spent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
-    alone = pace_of(spent, 1e6, Ranks(), config.fit)
+    spent = TimeSpent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
+    alone = epoch_rate(spent, 1e6, Ranks(), config.fit)
     assert alone.line(2, summary(record)) == (
         "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 2% waiting for data; 1 GFLOP/s"
     )
-    one_of_two = pace_of(spent, 4e8, Ranks(0, 2), config.fit)
+    one_of_two = epoch_rate(spent, 4e8, Ranks(0, 2), config.fit)
     assert one_of_two.line(0, summary({"epoch": 0, "loss": 2.0})) == (
         "epoch 1: loss 2; 1,234 chips/s; 2% waiting for data, 5% communication; 247 GFLOP/s"
     )
     on_gpu = replace(one_of_two, utilisation=0.38, peak_memory_gb=11.21)
     assert on_gpu.line(2, summary(record)).endswith("247 GFLOP/s (38% of the device's peak); 11.2 GB")
-    assert pace_of(spent, 4e8, Ranks(0, 2), replace(config.fit, shard_model=True)).communication is None
+    assert epoch_rate(spent, 4e8, Ranks(0, 2), replace(config.fit, shard_model=True)).communication is None
 
 
 @pytest.mark.gpu
@@ -268,8 +268,8 @@ def test_a_gpu_tells_its_memory_and_its_shares(config: TrainConfig) -> None:
     ranks = Ranks(device=torch.device("cuda"))
     fit = new_fit(replace(config, epochs=1), ranks)
     fit.run(StateCallback())
-    spent, pace = fit.spent, pace_of(fit.spent, fit.flops_per_chip, ranks, fit.options)
-    assert pace.peak_memory_gb
+    spent, rate = fit.spent, epoch_rate(fit.spent, fit.flops_per_chip, ranks, fit.options)
+    assert rate.peak_memory_gb
     assert 0 < spent.computing <= spent.seconds
     assert spent.waiting + spent.computing <= 1.01 * spent.seconds
 
@@ -401,7 +401,7 @@ def test_a_lost_server_stops_nothing_and_is_said_once(
     launch(replace(config, out=str(tmp_path / "run"), mlflow=uri))
     warned = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
     assert len(warned) == 1
-    assert warned[0].startswith(f"treeline: MLflow at {uri} cannot be reached; training goes on: ")
+    assert warned[0].startswith(f"treeline: MLflow at {uri} cannot be reached; training continues: ")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     assert not (tmp_path / "run" / RUN).exists()
 
