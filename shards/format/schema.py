@@ -63,6 +63,11 @@ class Schema:
         """(rows, columns); (0, 0) without a label, so that arrays of labels are empty and not absent."""
         return (self.chip_size, self.chip_size) if self.label else (0, 0)
 
+    @property
+    def label_and_unit(self) -> str:
+        """The label as figures and tables name it, e.g. "height m"."""
+        return f"{self.label} {self.label_unit}".strip()
+
     def band_positions(self, names: tuple[str, ...]) -> tuple[int, ...]:
         """Where the bands called `names` are stored.
 

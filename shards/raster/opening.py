@@ -10,7 +10,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from shards.errors import InputError, one_line
-from shards.storage.objects import gdal_options, gdal_path
+from shards.storage.gdal import gdal_options, gdal_path
 
 # A raster without a place is refused below, in words of ours.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)

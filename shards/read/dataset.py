@@ -11,7 +11,7 @@ for batch in reader.epoch():
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from shards.format.tar import arrays_of
 from shards.read.balance import height_weights, times_met
 from shards.read.order import (
     Chips,
+    Part,
     RaggedEnd,
     epoch_order,
     global_batches,
@@ -37,11 +38,9 @@ from shards.read.order import (
     subset,
 )
 from shards.read.read_options import ReadOptions
-from shards.read.reader_state import ReaderState
-from shards.read.row_stream import RowStream, ahead
+from shards.read.row_stream import RowStream
 from shards.read.selection import columns_named, matching
 from shards.read.shard_loader import ShardLoader
-from shards.storage.checksum import checksum
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import is_local
 
@@ -60,18 +59,6 @@ class Batch:
     """The place of the global batch in the epoch's order."""
     size: int = 0
     """Chips of the global batch, over all ranks."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which part of every global batch a process reads."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank {self.rank} of {self.world_size}")
 
 
 class Dataset:
@@ -248,73 +235,6 @@ class Dataset:
                     except InputError as error:
                         raise InputError(f"{self._url_of(INDEX)}: {column}: {error}") from error
         return table
-
-
-class ChipReader:
-    """Chips epoch after epoch, from where it was stopped.
-
-    The same batches come for any number of ranks, in the same order; each rank gets its part of them.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        chips: Chips,
-        batch_size: int,
-        seed: int = 0,
-        part: Part = Part(),
-        weights: NDArray[np.float64] | None = None,
-        ragged: RaggedEnd = "keep",
-    ) -> None:
-        """Start at the first chip of epoch 0.
-
-        Args:
-            dataset: where the chips are.
-            chips: from `dataset.chips`.
-            batch_size: chips of a global batch, over all ranks.
-            seed: of the order.
-            part: which part of every global batch is read here.
-            weights: (chips,) how often each chip is met, relatively; default: each once an epoch.
-            ragged: whether a last, short batch is kept.
-        """
-        self._dataset, self._chips, self._batch_size = dataset, chips, batch_size
-        self._part, self._weights, self._ragged = part, weights, ragged
-        chosen = chips.astype("<i8").tobytes() + (b"" if weights is None else weights.astype("<f8").tobytes())
-        fingerprint = f"{dataset.manifest.fingerprint}-{checksum(chosen):016x}"
-        self.state = ReaderState(epoch=0, seen=0, seed=seed, fingerprint=fingerprint)
-        """Where the next batch begins, as of the batch that was given last."""
-
-    def restore(self, state: ReaderState) -> None:
-        """Go on from `state`, which may come from another number of ranks or batch size.
-
-        Raises:
-            InputError: it is of another dataset or another choice of chips.
-        """
-        if state.fingerprint != self.state.fingerprint:
-            raise InputError(
-                f"{self._dataset.url}: the reader was stopped on other chips ({state.fingerprint}, here "
-                f"{self.state.fingerprint}); give the same dataset, selection and limit"
-            )
-        self.state = state
-
-    def epoch(self, batches_ahead: int = 0) -> Iterator[Batch]:
-        """Yield the batches that are left of the present epoch; after them the state is the next epoch's.
-
-        A thread makes `batches_ahead` of them before they are asked for. A batch of 64 from shards in memory
-        takes 0.2 ms, less than its way from that thread costs: by itself reading does not need one.
-        """
-        state = self.state
-        order = self.order(state.epoch)
-        dataset, part = self._dataset, self._part
-        batches = dataset.batches(order, self._batch_size, part, state.seen, self._ragged)
-        for batch in ahead(batches, batches_ahead) if batches_ahead else batches:
-            self.state = replace(state, seen=batch.start + batch.size)
-            yield batch
-        self.state = replace(state, epoch=state.epoch + 1, seen=0)
-
-    def order(self, epoch: int) -> Chips:
-        """All chips that `epoch` meets, in order, over all ranks."""
-        return self._dataset.epoch(self._chips, self.state.seed, epoch, self._weights)
 
 
 def open_dataset(url: str, options: ReadOptions = ReadOptions()) -> Dataset:

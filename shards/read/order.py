@@ -16,6 +16,7 @@ byte is needed twice. For other N the sequence is the same; ranks then share byt
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,18 @@ RaggedEnd = Literal["keep", "drop"]
 
 _SUBSET_SEED = 20_231_006
 """Fixed, so that a subset depends on the dataset and its size alone, not on a run's seed."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of every global batch a process reads."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} of {self.world_size}")
 
 
 def stream_count(shard_of_chip: Chips) -> int:

@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """When each shard is needed, by a sequence of chips."""
 
     shards: Chips
@@ -39,7 +39,7 @@ class Plan:
     """By shard: the rows that are needed, ascending."""
 
     @classmethod
-    def of(cls, shard_of_chip: Chips, row_of_chip: Chips) -> "Plan":
+    def of(cls, shard_of_chip: Chips, row_of_chip: Chips) -> "Schedule":
         """Of chips (in the order in which they are met)."""
         shards, first = np.unique(shard_of_chip, return_index=True)
         last = shard_of_chip.size - 1 - np.unique(shard_of_chip[::-1], return_index=True)[1]
@@ -62,7 +62,7 @@ class RowStream:
 
     def __init__(self, loader: ShardLoader, shard_of_chip: Chips, row_of_chip: Chips, ahead: int) -> None:
         self._loader, self._shard_of_chip = loader, shard_of_chip
-        self._plan, self._ahead = Plan.of(shard_of_chip, row_of_chip), max(1, ahead)
+        self._schedule, self._ahead = Schedule.of(shard_of_chip, row_of_chip), max(1, ahead)
         self._arena = loader.arena()
         blocks = loader.blocks_per_row()
         self._block_of_chip = self._arena.first_block(shard_of_chip) + row_of_chip * blocks[shard_of_chip]
@@ -78,29 +78,31 @@ class RowStream:
         Raises:
             DatasetError: a shard cannot be had.
         """
-        plan, loader, arena = self._plan, self._loader, self._arena
+        schedule, loader, arena = self._schedule, self._loader, self._arena
         loading: dict[int, Future[None]] = {}
         asked = entered = left = start = 0
-        needed_at, gone_at = (np.searchsorted(places, ends).tolist() for places in (plan.first, plan.last))
+        needed_at, gone_at = (
+            np.searchsorted(places, ends).tolist() for places in (schedule.first, schedule.last)
+        )
         threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="treeline-shards")
         try:
             for end, needed, gone in zip(ends.tolist(), needed_at, gone_at, strict=True):
                 # Those ahead are asked for after those that are needed have come: the first batch is not
                 # kept waiting by shards for later ones.
                 for until in (needed, needed + self._ahead):
-                    for shard in plan.shards[asked:until].tolist():
+                    for shard in schedule.shards[asked:until].tolist():
                         if not loader.is_mapped(shard):
-                            load = (arena, shard, np.unique(plan.rows[shard]), skipped is not None)
+                            load = (arena, shard, np.unique(schedule.rows[shard]), skipped is not None)
                             loading[shard] = threads.submit(loader.load, *load)
-                    asked = max(asked, min(until, plan.shards.size))
-                    for shard in plan.shards[entered:needed].tolist():
+                    asked = max(asked, min(until, schedule.shards.size))
+                    for shard in schedule.shards[entered:needed].tolist():
                         _wait_for(loading.pop(shard, None), shard, skipped)
                     entered = needed
                 places = np.arange(start, end)
                 if skipped:
                     places = places[~np.isin(self._shard_of_chip[places], list(skipped))]
                 yield places, arena.gather(self._block_of_chip[places])
-                for shard in plan.leaving[left:gone].tolist():
+                for shard in schedule.leaving[left:gone].tolist():
                     loader.drop(arena, shard)
                 left, start = gone, end
         finally:

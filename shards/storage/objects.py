@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-import shards.storage.s3  # makes fsspec use it for s3://
+import shards.storage.s3  # noqa: F401 - makes fsspec use it for s3://
 from shards.errors import InputError
 
 Bytes = bytes | bytearray | memoryview
@@ -222,38 +222,6 @@ def expand(pattern: str) -> list[str]:
     if not found:
         raise InputError(f"{pattern}: no file matches")
     return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
-
-
-def gdal_path(url: str) -> str:
-    """What GDAL calls `url`: a path, or /vsis3/... for s3://..."""
-    if is_local(url):
-        return str(local_path(url))
-    if not url.startswith("s3://"):
-        raise InputError(f"{url}: rasters are read from local paths and s3:// only")
-    return f"/vsis3/{url.removeprefix('s3://')}"
-
-
-def gdal_options(url: str) -> dict[str, str]:
-    """What GDAL must be told to open `url` as boto3 would: it has other names for an endpoint."""
-    if is_local(url):
-        return {}
-    # GDAL keeps what it read, also that nothing was there: without this, an object written again under its
-    # name is the old one for as long as the process lives.
-    options = {
-        "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
-        # As often as boto3 is told to; by itself GDAL gives up at the first error.
-        "GDAL_HTTP_MAX_RETRY": str(shards.storage.s3.S3FileSystem.attempts - 1),
-        "GDAL_HTTP_RETRY_DELAY": "0.5",
-    }
-    endpoint = urlsplit(shards.storage.s3.endpoint_url())
-    # AWS's own hosts GDAL finds by itself, and an endpoint that was given in GDAL's own words is kept.
-    if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")) and (
-        "AWS_S3_ENDPOINT" not in os.environ
-    ):
-        options["AWS_S3_ENDPOINT"] = f"{endpoint.netloc}{endpoint.path}".rstrip("/")
-        options["AWS_HTTPS"] = "NO" if endpoint.scheme == "http" else "YES"
-        options["AWS_VIRTUAL_HOSTING"] = "FALSE"  # as boto3 does with an endpoint of one's own
-    return options
 
 
 def check_writable(folder: str) -> None:

@@ -42,7 +42,7 @@ from shards.format.schema import Schema
 from shards.format.statistics import Counts, statistics_json
 from shards.storage.checksum import checksum
 from shards.storage.objects import Bytes, join, publish
-from shards.write.shard_part import ShardPart
+from shards.write.finished_shard import FinishedShard
 
 ROWS_PER_GROUP = 16_384
 """Of parquet files: large enough to compress, small enough to be held many times over."""
@@ -97,13 +97,13 @@ class Assembly:
         self._refused.close()
         self._scratch.cleanup()
 
-    def add(self, part: ShardPart) -> None:
+    def add(self, finished: FinishedShard) -> None:
         """Take in a part."""
-        if part.shard is not None:
-            self._shards.append(part.shard)
-            self._take_rows(part.index)
-            self._counts += part.counts
-        self.refuse(part.rejected)
+        if finished.shard is not None:
+            self._shards.append(finished.shard)
+            self._take_rows(finished.index)
+            self._counts += finished.counts
+        self.refuse(finished.rejected)
 
     def refuse(self, rejected: pa.Table) -> None:
         """Take in chips that no part refused: key, reason, detail."""

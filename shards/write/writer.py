@@ -25,7 +25,7 @@ from shards.format.schema import Chip, Schema
 from shards.format.shard_cut import SHARD_CHIPS
 from shards.storage.objects import check_writable, exists, join, publish, remove_file, remove_folder
 from shards.write.assembly import Assembly, Layout
-from shards.write.shard_part import part_of, rejected_table, write_shard
+from shards.write.finished_shard import finished_shard, rejected_table, write_shard
 
 
 class DatasetWriter:
@@ -146,7 +146,7 @@ class DatasetWriter:
         layout = self._layout
         self._mark()
         self._assembly.add(
-            part_of((split, objects), chips, layout.schema, layout.attributes, columns=columns)
+            finished_shard((split, objects), chips, layout.schema, layout.attributes, columns=columns)
         )
         self._numbers[split] += 1
         self._listed |= {stored.name for stored in objects}

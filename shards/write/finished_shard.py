@@ -30,7 +30,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class ShardPart:
+class FinishedShard:
     """A shard, its rows of the index, what was refused on the way, and the counts of its pixels."""
 
     shard: Shard | None
@@ -55,7 +55,7 @@ class ShardPart:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> "ShardPart":
+    def from_bytes(cls, data: bytes, where: str) -> "FinishedShard":
         """The inverse of `to_bytes`.
 
         Raises:
@@ -79,14 +79,14 @@ def rejected_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=REJECTED_SCHEMA)
 
 
-def part_of(
+def finished_shard(
     shard: tuple[str, Sequence[StoredObject]],
     chips: Sequence[Chip],
     schema: Schema,
     attributes: dict[str, str],
     rejected: Sequence[Mapping[str, str]] = (),
     columns: Mapping[str, Sequence[int]] | None = None,
-) -> ShardPart:
+) -> FinishedShard:
     """The part of a shard that is stored.
 
     Args:
@@ -100,7 +100,7 @@ def part_of(
     split, objects = shard
     refused = rejected_table(rejected)
     if not chips:
-        return ShardPart(None, index_schema(attributes).empty_table(), refused, Counts())
+        return FinishedShard(None, index_schema(attributes).empty_table(), refused, Counts())
     rows = index_rows(chips, split, objects[0].name, schema)
     for name, values in (columns or {}).items():
         for row, value in zip(rows, values, strict=True):
@@ -108,7 +108,7 @@ def part_of(
     listed = Shard(split, len(chips), content_checksum(rows), tuple(objects))
     index = pa.Table.from_pylist(rows, schema=index_schema(attributes))
     counts = Counts.of_chips(chips, schema.label) if split == "train" else Counts()
-    return ShardPart(listed, index, refused, counts)
+    return FinishedShard(listed, index, refused, counts)
 
 
 def write_shard(

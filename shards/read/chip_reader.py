@@ -1,0 +1,87 @@
+"""Chips epoch after epoch, resumable.
+
+reader = ChipReader(dataset, chips, batch_size=64, seed=0, part=Part(rank, world_size))
+for batch in reader.epoch():
+    batch.image_BCHW, batch.height_BHW
+    reader.state                            # what `reader.restore` needs to continue with the next batch
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.read.dataset import Batch, Dataset
+from shards.read.order import Chips, Part, RaggedEnd
+from shards.read.reader_state import ReaderState
+from shards.read.row_stream import ahead
+from shards.storage.checksum import checksum
+
+
+class ChipReader:
+    """Chips epoch after epoch, from where it was stopped.
+
+    The same batches come for any number of ranks, in the same order; each rank gets its part of them.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        chips: Chips,
+        batch_size: int,
+        seed: int = 0,
+        part: Part = Part(),
+        weights: NDArray[np.float64] | None = None,
+        ragged: RaggedEnd = "keep",
+    ) -> None:
+        """Start at the first chip of epoch 0.
+
+        Args:
+            dataset: where the chips are.
+            chips: from `dataset.chips`.
+            batch_size: chips of a global batch, over all ranks.
+            seed: of the order.
+            part: which part of every global batch is read here.
+            weights: (chips,) how often each chip is met, relatively; default: each once an epoch.
+            ragged: whether a last, short batch is kept.
+        """
+        self._dataset, self._chips, self._batch_size = dataset, chips, batch_size
+        self._part, self._weights, self._ragged = part, weights, ragged
+        chosen = chips.astype("<i8").tobytes() + (b"" if weights is None else weights.astype("<f8").tobytes())
+        fingerprint = f"{dataset.manifest.fingerprint}-{checksum(chosen):016x}"
+        self.state = ReaderState(epoch=0, seen=0, seed=seed, fingerprint=fingerprint)
+        """Where the next batch begins, as of the batch that was given last."""
+
+    def restore(self, state: ReaderState) -> None:
+        """Go on from `state`, which may come from another number of ranks or batch size.
+
+        Raises:
+            InputError: it is of another dataset or another choice of chips.
+        """
+        if state.fingerprint != self.state.fingerprint:
+            raise InputError(
+                f"{self._dataset.url}: the reader was stopped on other chips ({state.fingerprint}, here "
+                f"{self.state.fingerprint}); give the same dataset, selection and limit"
+            )
+        self.state = state
+
+    def epoch(self, batches_ahead: int = 0) -> Iterator[Batch]:
+        """Yield the batches that are left of the present epoch; after them the state is the next epoch's.
+
+        A thread makes `batches_ahead` of them before they are asked for. A batch of 64 from shards in memory
+        takes 0.2 ms, less than its way from that thread costs: by itself reading does not need one.
+        """
+        state = self.state
+        order = self.order(state.epoch)
+        dataset, part = self._dataset, self._part
+        batches = dataset.batches(order, self._batch_size, part, state.seen, self._ragged)
+        for batch in ahead(batches, batches_ahead) if batches_ahead else batches:
+            self.state = replace(state, seen=batch.start + batch.size)
+            yield batch
+        self.state = replace(state, epoch=state.epoch + 1, seen=0)
+
+    def order(self, epoch: int) -> Chips:
+        """All chips that `epoch` meets, in order, over all ranks."""
+        return self._dataset.epoch(self._chips, self.state.seed, epoch, self._weights)
