@@ -1,4 +1,4 @@
-"""Chips epoch after epoch, resumable.
+"""A reader of chips, epoch after epoch, that can be stopped and resumed.
 
 reader = ChipReader(dataset, chips, batch_size=64, seed=0, part=Part(rank, world_size))
 for batch in reader.epoch():
@@ -21,9 +21,9 @@ from shards.storage.checksum import checksum
 
 
 class ChipReader:
-    """Chips epoch after epoch, from where it was stopped.
+    """Reads chips epoch after epoch, and resumes where it was stopped.
 
-    The same batches come for any number of ranks, in the same order; each rank gets its part of them.
+    The global batches and their order are the same for any number of ranks; each rank reads its part of them.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class ChipReader:
         """Start at the first chip of epoch 0.
 
         Args:
-            dataset: where the chips are.
-            chips: from `dataset.chips`.
-            batch_size: chips of a global batch, over all ranks.
-            seed: of the order.
-            part: which part of every global batch is read here.
-            weights: (chips,) how often each chip is met, relatively; default: each once an epoch.
+            dataset: the dataset that holds the chips.
+            chips: chips from `dataset.chips`.
+            batch_size: chips in a global batch, over all ranks.
+            seed: seed of the order.
+            part: part of every global batch that this process reads.
+            weights: (chips,) relative frequency of each chip; default: each once an epoch.
             ragged: whether a last, short batch is kept.
         """
         self._dataset, self._chips, self._batch_size = dataset, chips, batch_size
@@ -52,13 +52,13 @@ class ChipReader:
         chosen = chips.astype("<i8").tobytes() + (b"" if weights is None else weights.astype("<f8").tobytes())
         fingerprint = f"{dataset.manifest.fingerprint}-{checksum(chosen):016x}"
         self.state = ReaderState(epoch=0, seen=0, seed=seed, fingerprint=fingerprint)
-        """Where the next batch begins, as of the batch that was given last."""
+        """Position after the batch that was yielded last."""
 
     def restore(self, state: ReaderState) -> None:
-        """Go on from `state`, which may come from another number of ranks or batch size.
+        """Resume from `state`, which may come from another number of ranks or batch size.
 
         Raises:
-            InputError: it is of another dataset or another choice of chips.
+            InputError: the state belongs to another dataset or another choice of chips.
         """
         if state.fingerprint != self.state.fingerprint:
             raise InputError(
@@ -68,10 +68,10 @@ class ChipReader:
         self.state = state
 
     def epoch(self, batches_ahead: int = 0) -> Iterator[Batch]:
-        """Yield the batches that are left of the present epoch; after them the state is the next epoch's.
+        """Yield the remaining batches of the present epoch; the state then moves to the next epoch.
 
-        A thread makes `batches_ahead` of them before they are asked for. A batch of 64 from shards in memory
-        takes 0.2 ms, less than its way from that thread costs: by itself reading does not need one.
+        A thread makes up to `batches_ahead` batches before they are asked for. A batch of 64 from shards in
+        memory takes 0.2 ms, less than passing it between threads: reading alone does not need the thread.
         """
         state = self.state
         order = self.order(state.epoch)
@@ -83,5 +83,5 @@ class ChipReader:
         self.state = replace(state, epoch=state.epoch + 1, seen=0)
 
     def order(self, epoch: int) -> Chips:
-        """All chips that `epoch` meets, in order, over all ranks."""
+        """Return all chips of `epoch`, in order, over all ranks."""
         return self._dataset.epoch(self._chips, self.state.seed, epoch, self._weights)

@@ -1,6 +1,6 @@
-"""What is known of one shard that was written: enough to list it in a dataset without reading it again.
+"""One finished shard, described well enough to list it in a dataset without reading it again.
 
-An ingest keeps one part beside the data for each shard that is complete, and so goes on where it was stopped.
+An ingest keeps this description beside the data for each complete shard, and so resumes where it was stopped.
 As bytes it is a zip of shard.json, index.arrow, rejected.arrow and counts.npz.
 """
 
@@ -26,22 +26,22 @@ from shards.storage.checksum import content_checksum
 from shards.storage.objects import Bytes, join, publish
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Time of every member: the same part gives the same bytes."""
+"""Time of every member, fixed so that the same shard gives the same bytes."""
 
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """A shard, its rows of the index, what was refused on the way, and the counts of its pixels."""
+    """A written shard, its index rows, the chips rejected on the way, and the counts of its pixels."""
 
     shard: Shard | None
-    """None if no chip was kept."""
+    """Shard in the manifest; None if no chip was kept."""
     index: pa.Table
     rejected: pa.Table
     counts: Counts
-    """Of the training split; of others none."""
+    """Counts of a training shard; empty for other splits."""
 
     def to_bytes(self) -> bytes:
-        """As they are kept."""
+        """Encode as a zip, see above."""
         members = {
             "shard.json": json.dumps(asdict(self.shard) if self.shard else None).encode(),
             "index.arrow": _ipc(self.index),
@@ -56,10 +56,10 @@ class FinishedShard:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "FinishedShard":
-        """The inverse of `to_bytes`.
+        """Decode what `to_bytes` encoded.
 
         Raises:
-            DatasetError: it is damaged.
+            DatasetError: the bytes are damaged.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:  # checks the CRC-32 of what it reads
@@ -75,7 +75,7 @@ class FinishedShard:
 
 
 def rejected_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
-    """Rows of key, reason and detail as a table."""
+    """Make a table from rows of key, reason and detail."""
     return pa.Table.from_pylist(list(rows), schema=REJECTED_SCHEMA)
 
 
@@ -87,14 +87,14 @@ def finished_shard(
     rejected: Sequence[Mapping[str, str]] = (),
     columns: Mapping[str, Sequence[int]] | None = None,
 ) -> FinishedShard:
-    """The part of a shard that is stored.
+    """Describe a shard whose objects are stored.
 
     Args:
-        shard: its split and its objects.
-        chips: what it holds, in its order.
-        schema: of the dataset.
+        shard: split and objects of the shard.
+        chips: chips of the shard, in its order.
+        schema: schema of the dataset.
         attributes: names and types of further columns of the index.
-        rejected: what was refused on the way: key, reason, detail.
+        rejected: chips rejected on the way: key, reason, detail.
         columns: values for columns of the index that do not follow from the chips.
     """
     split, objects = shard
@@ -119,9 +119,9 @@ def write_shard(
     shard_format: ShardFormat = "tar",
     shard_chips: int = 0,
 ) -> list[StoredObject]:
-    """Write `chips` below `url` as shard `name`: split and number; returns its objects, at least one.
+    """Write `chips` below `url` as shard `name` (split and number), and return its objects, at least one.
 
-    `shard_chips` are the chips of a full shard, which a Zarr must know.
+    `shard_chips` is the number of chips in a full shard, which a Zarr must know.
     """
     split, number = name
     check_name(split, SPLITS)
