@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.peers import make_chips  # noqa: E402
 from shards.format.schema import Chip, Schema  # noqa: E402
-from shards.read.dataset import ChipReader, Dataset, open_dataset  # noqa: E402
+from shards.read.chip_reader import ChipReader  # noqa: E402
+from shards.read.dataset import Dataset, open_dataset  # noqa: E402
 from shards.write.writer import DatasetWriter  # noqa: E402
 from trainer.data.feed import feed  # noqa: E402
 from trainer.decoders.features import DecoderConfig  # noqa: E402

@@ -39,10 +39,11 @@ from benchmarks.peers import PEERS, check, make_chips  # noqa: E402
 from shards.format.index import INDEX_SCHEMA  # noqa: E402
 from shards.format.manifest import INDEX, Manifest, Shard, StoredObject, json_bytes  # noqa: E402
 from shards.format.schema import Chip, Schema  # noqa: E402
-from shards.read.dataset import ChipReader, Dataset, open_dataset  # noqa: E402
+from shards.read.chip_reader import ChipReader  # noqa: E402
+from shards.read.dataset import Dataset, open_dataset  # noqa: E402
 from shards.read.order import epoch_order  # noqa: E402
 from shards.read.read_options import ReadOptions  # noqa: E402
-from shards.read.row_stream import Plan  # noqa: E402
+from shards.read.row_stream import Schedule  # noqa: E402
 from shards.storage.s3 import client  # noqa: E402
 from shards.write.writer import DatasetWriter  # noqa: E402
 
@@ -186,7 +187,7 @@ MEASURE = """
 import json, sys
 from shards.read.dataset import open_dataset
 from shards.read.read_options import ReadOptions
-from shards.read.row_stream import Plan
+from shards.read.row_stream import Schedule
 def high(): return next(int(l.split()[1]) * 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))
 url, ahead = sys.argv[1], int(sys.argv[2])
 dataset = open_dataset(url, ReadOptions(shards_ahead=ahead))
@@ -195,7 +196,7 @@ order = dataset.epoch(chips, 0, 0)
 next(iter(dataset.batches(order[:64], 64)))  # start the client and its threads
 constant = high()
 for batch in dataset.batches(order, 64): pass
-plan = Plan.of(dataset.shard_of(order), order)
+plan = Schedule.of(dataset.shard_of(order), order)
 shard = max(shard.nbytes for shard in dataset.manifest.shards)
 print(json.dumps([constant, high(), plan.most_at_once(), shard]))
 """
@@ -218,7 +219,8 @@ def benchmark_memory(options: argparse.Namespace) -> None:
 START = """
 import json, sys, time
 start = time.perf_counter()
-from shards.read.dataset import ChipReader, open_dataset
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import open_dataset
 def high(): return next(int(l.split()[1]) * 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))
 imported = time.perf_counter()
 dataset = open_dataset(sys.argv[1])
@@ -226,9 +228,9 @@ chips = dataset.chips('train', where=sys.argv[2])
 weights = dataset.height_weights(chips, (0, 2, 5, 10)) if sys.argv[2] else None
 reader = ChipReader(dataset, chips, 64, weights=weights)
 order = reader.order(0)
-from shards.read.row_stream import Plan
+from shards.read.row_stream import Schedule
 shard = dataset.shard_of(order)
-Plan.of(shard, order - dataset.manifest.first_chip[shard])
+Schedule.of(shard, order - dataset.manifest.first_chip[shard])
 print(json.dumps([imported - start, time.perf_counter() - imported, high(), int(order.size)]))
 """
 
@@ -308,7 +310,7 @@ def benchmark_order(options: argparse.Namespace) -> None:
         counts = [np.unique(batch, return_counts=True)[1] for batch in batches]
         distinct += [found.size for found in counts]
         largest += [found.max() / 64 for found in counts]
-        in_use.append(Plan.of(met, order).most_at_once())
+        in_use.append(Schedule.of(met, order).most_at_once())
     print(f"\nthe order of 428,464 chips, {options.repeats} epochs, {statistics.median(seconds):.2f} s each")
     print(f"rank correlation of stored and met place: {', '.join(f'{r:+.3f}' for r in correlations)}")
     print(f"shards in a batch of 64: mean {np.mean(distinct):.1f}; most shards in use: {max(in_use)}")

@@ -1,9 +1,9 @@
-"""What is stored: the dataset contract, its bytes, its statistics and its order. Imports no other package.
+"""The dataset contract: its bytes, its statistics, its order. Imports no other package.
 
     from shards import ChipReader, Part, open_dataset
 
-Names for readers of datasets are imported from here, whatever room they live in; each is loaded when it is
-first asked for, so that `import shards` costs nothing.
+Code that reads datasets imports from here, whatever room a name lives in. Each is loaded on first use, so
+that `import shards` costs nothing.
 """
 
 from importlib import import_module
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shards.errors import DatasetError, InputError
     from shards.format.schema import Chip, Schema
-    from shards.read.dataset import Batch, ChipReader, Dataset, Part, open_dataset
+    from shards.read.chip_reader import ChipReader
+    from shards.read.dataset import Batch, Dataset, open_dataset
+    from shards.read.order import Part
     from shards.read.read_options import ReadOptions
     from shards.read.reader_state import ReaderState
     from shards.write.writer import DatasetWriter
@@ -35,7 +37,9 @@ __all__ = [
 _HOMES = {
     "shards.errors": ("DatasetError", "InputError"),
     "shards.format.schema": ("Chip", "Schema"),
-    "shards.read.dataset": ("Batch", "ChipReader", "Dataset", "Part", "open_dataset"),
+    "shards.read.chip_reader": ("ChipReader",),
+    "shards.read.dataset": ("Batch", "Dataset", "open_dataset"),
+    "shards.read.order": ("Part",),
     "shards.read.read_options": ("ReadOptions",),
     "shards.read.reader_state": ("ReaderState",),
     "shards.write.writer": ("DatasetWriter",),

@@ -1,18 +1,21 @@
-"""The two ways in which Treeline stops: the user's mistake (exit code 2) and a failure (exit code 1)."""
+"""The two ways Treeline stops: a mistake by the user (exit code 2) and a failure (exit code 1)."""
 
 
 class InputError(Exception):
-    """A mistake of the user's: one line that says what, where, and what to do. Exit code 2."""
+    """A mistake by the user: one line that says what, where, and what to do. Exit code 2."""
 
 
 class NothingToKeepError(InputError):
-    """An input of which nothing that was made so far is worth keeping."""
+    """An input that leaves nothing worth keeping: whatever was made so far is removed."""
 
 
 class DatasetError(Exception):
-    """Stored data is not what its manifest says (a corrupt shard, say): never a wrong sample. Exit code 1."""
+    """Stored data that is not what its manifest says, for example a corrupt shard. Exit code 1.
+
+    It is raised in place of a wrong sample.
+    """
 
 
-def one_line(said: object) -> str:
-    """What was said, by a library's error say, on one line."""
-    return " ".join(str(said).split())
+def one_line(text: object) -> str:
+    """Collapse a text, for example a library's error, to one line."""
+    return " ".join(str(text).split())

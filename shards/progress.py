@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[..., None]
-"""advance(count, note=""): so much more is done; `note` says what there is to say at the moment."""
+"""advance(count, note=""): report that `count` more is done; the latest `note` is shown."""
 
 PIXELS = "pixels"
-"""A unit: scenes have too many of them to read."""
+"""Unit that is shown in millions: a scene has too many pixels to read their number."""
 
 _LINE_SECONDS = 10.0
 _MEGA = 1e6
@@ -21,13 +21,13 @@ _MEGA = 1e6
 
 @contextmanager
 def progress(what: str, total: int, unit: str, before: int = 0) -> Iterator[Advance]:
-    """Show how much of `total` is done, at which rate per second, and how long it will still take.
+    """Show how much of `total` is done, the rate per second and the time left.
 
     Args:
-        what: is done.
-        total: of what is counted.
-        unit: what is counted; "pixels" are shown in millions.
-        before: so much of it was done by an earlier process.
+        what: the work, e.g. "ingest".
+        total: the amount of work, in `unit`.
+        unit: what is counted; PIXELS are shown in millions.
+        before: the amount that an earlier process did.
     """
     shower = _bar if sys.stderr.isatty() else _lines
     yield from shower(what, total, unit, before)

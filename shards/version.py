@@ -1,4 +1,4 @@
-"""Which code made a result: recorded in every one, never compared."""
+"""The version and commit of the code: every result records them, and nothing compares them."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import shards
 
 COMMIT = "TREELINE_COMMIT"
-"""The environment variable that names the commit where there is no checkout; `treeline submit` sets it."""
+"""Environment variable that names the commit where there is no checkout; `treeline submit` sets it."""
 UNKNOWN = "unknown"
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -19,19 +19,19 @@ def made_by_code() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the git commit of the running code; "unknown" if nothing says it."""
+    """Return the git commit of the running code, or "unknown"."""
     return os.environ.get(COMMIT) or commit_of(Path(shards.__file__).parent.parent)
 
 
-@cache  # what is committed while a process runs is not the code that it runs
+@cache  # a commit made while the process runs is not the code that it runs
 def commit_of(checkout: Path) -> str:
-    """Return the commit that is checked out in a folder, read from git's files; "unknown" if there is none.
+    """Return the commit that is checked out in a folder, or "unknown". Reads git's files.
 
-    Changes that are not committed are not seen.
+    Uncommitted changes are not detected.
     """
     try:
         folder = checkout / ".git"
-        if folder.is_file():  # of a worktree or a submodule
+        if folder.is_file():  # in a worktree or a submodule
             folder = checkout / folder.read_text().removeprefix("gitdir:").strip()
         head = (folder / "HEAD").read_text().strip()
         if head.startswith("ref:"):

@@ -17,7 +17,8 @@ from ingest.chips.check import UNREADABLE, WRONG_SHAPE, Rejected
 from ingest.files.npy import parse_npy
 from shards.errors import InputError, one_line
 from shards.raster.opening import is_scaled
-from shards.storage.objects import gdal_options, gdal_path, is_local, read_chip_bytes
+from shards.storage.gdal import gdal_options, gdal_path
+from shards.storage.objects import is_local, read_chip_bytes
 
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError)
 MOST_VALUES = 1 << 28

@@ -42,7 +42,7 @@ from shards.storage.objects import (
     stem_of,
 )
 from shards.write.assembly import Assembly, Layout
-from shards.write.shard_part import ShardPart, rejected_table
+from shards.write.finished_shard import FinishedShard, rejected_table
 from shards.write.split_rule import SplitRule
 
 PLAN = f"{JOURNAL}/plan.json"
@@ -325,9 +325,9 @@ def _alone(table: pa.Table) -> pa.Table:
     return table
 
 
-def _part(out: str, plan: IngestPlan, shard: ShardPlan) -> ShardPart:
+def _part(out: str, plan: IngestPlan, shard: ShardPlan) -> FinishedShard:
     url = join(out, PARTS, part_name(shard, plan.fingerprint))
-    return ShardPart.from_bytes(read_bytes(url), url)
+    return FinishedShard.from_bytes(read_bytes(url), url)
 
 
 def _assemble(config: IngestConfig, layout: Layout, plan: IngestPlan, base: Manifest | None) -> Ingested:

@@ -22,7 +22,7 @@ from shards.format.manifest import JOURNAL
 from shards.format.schema import ORIGIN, Chip
 from shards.storage.objects import join, publish
 from shards.write.assembly import Layout
-from shards.write.shard_part import part_of, write_shard
+from shards.write.finished_shard import finished_shard, write_shard
 
 PARTS = f"{JOURNAL}/parts"
 """Folder of the parts, below the dataset's."""
@@ -111,6 +111,8 @@ def _finish(context: TaskContext, shard: _Open) -> None:
     layout, plan = context.layout, shard.plan
     name = (plan.split, plan.number)
     objects = write_shard(context.out, name, shard.chips, layout.schema) if shard.chips else []
-    part = part_of((plan.split, objects), shard.chips, layout.schema, layout.attributes, shard.rejected)
-    publish(join(context.out, PARTS, part_name(plan, context.plan_fingerprint)), part.to_bytes())
+    finished = finished_shard(
+        (plan.split, objects), shard.chips, layout.schema, layout.attributes, shard.rejected
+    )
+    publish(join(context.out, PARTS, part_name(plan, context.plan_fingerprint)), finished.to_bytes())
     shard.chips.clear()

@@ -1,9 +1,9 @@
-"""`treeline convert`: the same dataset in the other format, shard by shard. Nothing is lost, either way.
+"""`treeline convert`: writes a dataset in the other format, shard by shard, with nothing lost either way.
 
-Where all shards but the last of a split are full, the new dataset has the same chips in the same shards, so
-the same order, states and fingerprint, and from tar to Zarr and back every file is the same. A Zarr needs
-that; where shards are not even, since an ingest refused chips or somebody else wrote them, or after
-`treeline split`, chips are dealt to new ones in their order. Statistics are the same in any case.
+If all shards but the last of each split are full, the new dataset has the same chips in the same shards. So
+order, states and fingerprint stay the same, and from tar to Zarr and back every file is the same. A Zarr
+needs full shards. Where shards are uneven, because an ingest rejected chips or others wrote the shards, or
+after `treeline split`, chips go to new shards in their order. Statistics are the same in any case.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ from shards.write.writer import DatasetWriter
 
 
 def convert(config: ConvertConfig) -> Manifest:
-    """Write the dataset at `config.data` to `config.out` in the other format; returns the new manifest.
+    """Write the dataset at `config.data` to `config.out` in the other format, and return the new manifest.
 
     Raises:
-        InputError: it has that format already, or a key that cannot be written.
+        InputError: the dataset has that format already, or a key that cannot be written.
         DatasetError: a shard is damaged.
     """
     dataset = open_dataset(config.data)
@@ -67,13 +67,13 @@ def convert(config: ConvertConfig) -> Manifest:
 
 
 def chips_of_shard(dataset: Dataset, number: int) -> Iterator[Chip]:
-    """The chips of a shard with all that is known of them, in their order."""
+    """Yield the chips of a shard, with all their facts, in their order."""
     numbers = dataset.chips_of_shard(number)
     batch = dataset.gather(numbers)
     names = list(dataset.manifest.attributes)
     rows = dataset.index.select([*ORIGIN, *names]).slice(int(numbers[0]), len(numbers)).to_pylist()
     for place, row in enumerate(rows):
-        # Null is what a chip does not have: it was added without that attribute.
+        # A null is an attribute that the chip was added without.
         attributes = {name: value for name in names if (value := row.pop(name)) is not None}
         yield Chip(
             image_CHW=batch.image_BCHW[place],
@@ -84,14 +84,14 @@ def chips_of_shard(dataset: Dataset, number: int) -> Iterator[Chip]:
 
 
 def splits_of_shard(dataset: Dataset, number: int) -> list[str]:
-    """The split of each chip of a shard, in their order."""
+    """Return the split of each chip of a shard, in their order."""
     numbers = dataset.chips_of_shard(number)
     splits: list[str] = dataset.index["split"].slice(int(numbers[0]), len(numbers)).to_pylist()
     return splits
 
 
 def _has_even_shards(manifest: Manifest) -> bool:
-    """Whether every shard but the last of its split is full, which a Zarr needs."""
+    """Tell whether every shard but the last of its split is full, which a Zarr needs."""
     return all(
         shard.samples == manifest.shard_chips
         or (shard is shards[-1] and shard.samples < manifest.shard_chips)

@@ -96,7 +96,7 @@ def find_out(dataset: Dataset) -> Findings:
         "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
         "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
         "pixels": f"{schema.dtype}, {schema.pixel_size:g} of the CRS's units a side, nodata {schema.nodata}",
-        "label": f"{schema.label} {schema.label_unit}".strip() or "none",
+        "label": schema.label_and_unit or "none",
         "rejected": rejected or "none",
         "shards": f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",
         "duplicates": _about_duplicates(duplicates),
@@ -119,7 +119,7 @@ def text_of(dataset: Dataset, findings: Findings) -> str:
         for name, band in statistics.bands.items()
     ]
     if statistics.height:
-        rows.append((f"{schema.label} {schema.label_unit}".strip(), statistics.height, ""))
+        rows.append((schema.label_and_unit, statistics.height, ""))
     width = max(12, *(len(name) + 1 for name, _, _ in rows))
     head = "".join(f"{name:>10}" for name in ("mean", "std", "min", "p50", "p90", "p99", "max"))
     lines.append(f"{'train':{width}}{head}  clamped to")
@@ -219,7 +219,7 @@ def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0)
         first = dict(list(sources.items())[:MOST_SOURCES])
         found = {name: source["height"] for name, source in statistics.get("sources", {}).items()}
         means = {name: float(height["mean"]) for name, height in found.items() if height}
-        label = f"{schema.label} {schema.label_unit}".strip() if means else ""
+        label = schema.label_and_unit if means else ""
         pictures["sources"] = sources_chart(first, means, label)
     if not statistics:
         return pictures

@@ -57,7 +57,7 @@ def page_of(dataset: Dataset, findings: Findings, pictures: dict[str, bytes]) ->
         findings: findings about it.
         pictures: PNG files by name: "chips", and "map", "bands", "label", "sources" where there are such.
     """
-    label = f"{dataset.schema.label} {dataset.schema.label_unit}".strip()
+    label = dataset.schema.label_and_unit
     alts = {
         "chips": "Sampled chips, each beside its label if it has one",
         "map": "Positions of the chips, coloured by split",
@@ -146,7 +146,7 @@ def _statistics(dataset: Dataset, statistics: dict[str, Any]) -> Markup:
     ]
     label, schema = statistics["height"], dataset.schema
     if label:
-        rows.append((*_numbers(f"{schema.label} {schema.label_unit}".strip(), label), None))
+        rows.append((*_numbers(schema.label_and_unit, label), None))
     return table(head, rows)
 
 
@@ -167,7 +167,7 @@ def _groups(dataset: Dataset, statistics: dict[str, Any], column: str) -> Markup
     """List the chips of each source or sensor, with the statistics of its training pixels."""
     schema, summaries = dataset.schema, statistics.get(f"{column}s", {})
     bands = schema.bands[:MOST_BANDS]
-    label = f"{schema.label} {schema.label_unit}".strip()
+    label = schema.label_and_unit
     head = (column, "chips", *((f"{label}: mean", "50 %", "99 %", "max") if label else ()))
     chips = chips_of(dataset.index, column)
     rows: list[tuple[Cell, ...]] = []

@@ -1,8 +1,9 @@
-"""`treeline split`: other chips of a dataset are held out. Shards stay as they are; the index says the split.
+"""`treeline split`: holds out other chips of a dataset. Shards stay; the index then says the split.
 
-Index, counts and statistics are written beside the old ones, and then the manifest, in one step. Pixels are
-read once, since statistics are of the training split. Plain WebDataset readers, which go by the folders of
-the shards, still see the old split: `treeline convert` to Zarr and back deals the chips to folders anew.
+Index, counts and statistics are written beside the old ones; replacing the manifest then switches to them in
+one step. Pixels are read once, because statistics cover the training split. Plain WebDataset readers, which
+go by the folders of the shards, still see the old split: `treeline convert` to Zarr and back sorts chips into
+folders by the new one.
 """
 
 from dataclasses import asdict, replace
@@ -22,10 +23,10 @@ from shards.write.split_rule import SplitRule, assign, places_of, resolved
 
 
 def resplit(config: SplitConfig) -> str:
-    """Hold out other chips; returns one line about it.
+    """Hold out other chips, and return one line with the number of chips in each split.
 
     Raises:
-        InputError: the split needs positions that the dataset does not have.
+        InputError: the split needs positions that the dataset lacks.
         DatasetError: a shard is damaged.
     """
     dataset = open_dataset(config.data)
@@ -55,13 +56,13 @@ def resplit(config: SplitConfig) -> str:
 
 
 def _column_checksum(manifest: Manifest, splits: list[str]) -> str:
-    """That of the column, or "" where each shard's own split says the same."""
+    """Return the checksum of the column "split", or "" if each shard's own split says the same."""
     written = [shard.split for shard in manifest.shards for _ in range(shard.samples)]
     return "" if written == splits else split_checksum(splits)
 
 
 def _counted(dataset: Dataset, splits: list[str]) -> Counts:
-    """The pixels of all training chips."""
+    """Count the pixels of all training chips."""
     counts = Counts()
     with progress("count", splits.count("train"), "chips") as advance:
         for number in range(len(dataset.manifest.shards)):

@@ -1,7 +1,8 @@
-"""`treeline verify`: reads everything a dataset holds, and compares all that is there twice.
+"""`treeline verify`: reads everything a dataset holds, and compares all that is recorded twice.
 
-Files and shards with their checksums, pixels with the index and its facts of heights, names and origins in
-tars with the index, counts with the manifest, statistics with the pixels; and what is there beside them.
+It compares files and shards with their checksums, pixels with the index and its facts about heights, names
+and origins in tars with the index, counts with the manifest, and statistics with the pixels. It also lists
+files that do not belong to the dataset.
 """
 
 import io
@@ -28,7 +29,7 @@ Problems = list[str]
 
 
 def verify(config: VerifyConfig) -> Problems:
-    """One line for each thing that is off; none if the dataset is whole.
+    """Return one line for each problem; none if the dataset is sound.
 
     Raises:
         InputError: there is no dataset.
@@ -58,7 +59,7 @@ def verify(config: VerifyConfig) -> Problems:
             except (DatasetError, InputError) as error:
                 problems.append(str(error))
             advance(shard.samples, f"problems: {len(problems):,}")
-    if not problems:  # of pixels that cannot all be read there is nothing to say
+    if not problems:  # statistics can only be compared if all pixels can be read
         problems += _of_statistics(dataset, counts)
     return [*problems, *_of_unlisted(dataset)]
 
@@ -76,7 +77,7 @@ def _of_files(dataset: Dataset) -> Iterator[str]:
 
 
 def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]:
-    """A shard whose own checksum is right: is it what the index and the manifest say?"""
+    """Compare a shard, whose own checksum is right, with the index and the manifest."""
     shard = dataset.manifest.shards[number]
     url = join(dataset.url, shard.name)
     numbers = dataset.chips_of_shard(number)
@@ -95,12 +96,12 @@ def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]
 
 
 def _equal(stated: Any, found: Any) -> bool:
-    # The index keeps facts of heights as float32.
+    # The index keeps facts about heights as float32.
     return bool(np.float32(stated) == np.float32(found)) if isinstance(found, float) else stated == found
 
 
 def _of_tar(url: str, chips: list[Chip]) -> Iterator[str]:
-    """What others read in the tar: the members' names, arrays and origins."""
+    """Compare what other readers see in the tar: the members' names, arrays and origins."""
     members: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(read_bytes(url)), mode="r:") as archive:
         for info in archive:
@@ -126,7 +127,7 @@ def _of_statistics(dataset: Dataset, counts: Counts) -> Iterator[str]:
     url = dataset.manifest.url_of(dataset.url, COUNTS)
     if Counts.from_bytes(read_bytes(url)) != counts:
         yield f"{url}: is not what the pixels of the training split say"
-    # Through JSON, as the stored ones went: tuples and lists are one there.
+    # JSON turns tuples into lists, so both sides go through it.
     found = json.loads(json.dumps(statistics_json(counts, dataset.schema)))
     url = dataset.manifest.url_of(dataset.url, STATISTICS)
     if found != read_json(url):
@@ -134,13 +135,13 @@ def _of_statistics(dataset: Dataset, counts: Counts) -> Iterator[str]:
 
 
 def _of_unlisted(dataset: Dataset) -> Iterator[str]:
-    """Files that look like parts of the dataset but are none."""
+    """List files that look like files of the dataset but are not listed in it."""
     manifest = dataset.manifest
     listed = {stored.name for shard in manifest.shards for stored in shard.objects}
     listed |= {MANIFEST, *(stored.name for stored in manifest.files.values())}
     for name in find_files(dataset.url):
-        # A folder of somebody else's tars may hold anything else besides; a tar without a chip is told.
+        # A folder of foreign tars may hold any other files; only a tar without a chip is reported.
         is_theirs = manifest.shard_format == "webdataset" and not name.endswith(".tar")
-        is_hidden = name.rsplit("/", 1)[-1].startswith(".")  # what a desktop leaves in folders
+        is_hidden = name.rsplit("/", 1)[-1].startswith(".")  # files that desktops leave in folders
         if name not in listed and not (is_theirs or is_hidden):
             yield f"{join(dataset.url, name)}: is not listed in {MANIFEST}"

@@ -214,7 +214,7 @@ def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
     if schema.label == HEIGHT:
         draw_classes(figure)
     elif schema.label:
-        draw_colour_bar(figure, panels, limits, f"{schema.label} {schema.label_unit}".strip())
+        draw_colour_bar(figure, panels, limits, schema.label_and_unit)
     return png(figure)
 
 

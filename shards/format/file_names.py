@@ -1,4 +1,4 @@
-"""What a dataset's files are called, and what may be removed beside them: what stopped runs left."""
+"""Names of a dataset's files, and the removal of files that stopped runs left beside them."""
 
 import re
 
@@ -9,27 +9,27 @@ from shards.storage.objects import find_files, join, list_files, remove_file
 _ANY_FILE = re.compile(
     "|".join(rf"{stem}(\.\d+)?\.{ending}" for stem, _, ending in (name.partition(".") for name in FILES))
 )
-"""Names of FILES in a dataset that was changed any number of times."""
+"""Names of FILES after any number of changes to the dataset."""
 
 
 def name_in(name: str, generation: int) -> str:
-    """What the file `name` is called in a dataset that was changed `generation` times."""
+    """Return the name of the file `name` in a dataset that was changed `generation` times."""
     stem, _, ending = name.rpartition(".")
     return f"{stem}.{generation}.{ending}" if generation else name
 
 
 def tar_name(split: str, number: int) -> str:
-    """What a tar shard is called below the dataset's URL."""
+    """Return the name of a tar shard below the dataset's URL."""
     return f"{split}/{number:06d}.tar"
 
 
 def refuse_foreign(url: str, with_shards: bool = True) -> None:
-    """Refuse a place without a dataset where files of somebody else's have the names that ours will have.
+    """Refuse a place without a dataset where foreign files have names that the dataset will use.
 
-    Where shards are taken as they are (`with_shards` false), theirs are no obstacle.
+    Where existing shards are taken as they are (`with_shards` False), those are allowed.
 
     Raises:
-        InputError: there is one.
+        InputError: there is such a file.
     """
     taken = _is_of_a_dataset if with_shards else _ANY_FILE.fullmatch
     foreign = next((name for name in find_files(url) if taken(name)), None)
@@ -40,7 +40,7 @@ def refuse_foreign(url: str, with_shards: bool = True) -> None:
 
 
 def remove_old_files(url: str, manifest: Manifest | None) -> None:
-    """Remove indexes, counts and statistics at `url` that are not the dataset's, if there is one."""
+    """Remove indexes, counts and statistics at `url` that the manifest, if any, does not list."""
     kept = {stored.name for stored in manifest.files.values()} if manifest else set()
     for name in list_files(url, ""):
         if _ANY_FILE.fullmatch(name) and name not in kept:
@@ -48,7 +48,7 @@ def remove_old_files(url: str, manifest: Manifest | None) -> None:
 
 
 def remove_unlisted_shards(url: str, listed: set[str]) -> None:
-    """Remove shards below `url` that a run which never finished left there: no part of the dataset."""
+    """Remove shards below `url` that an unfinished run left and that the dataset does not list."""
     for folder in [f"{split}{ending}" for split in SPLITS for ending in ("", ".zarr")]:
         for name in find_files(join(url, folder)):
             if f"{folder}/{name}" not in listed and _is_shard(name):
@@ -56,7 +56,7 @@ def remove_unlisted_shards(url: str, listed: set[str]) -> None:
 
 
 def _is_of_a_dataset(name: str) -> bool:
-    """Whether a file of this name, below a dataset's URL, would be one of its files or shards."""
+    """Tell whether a file of this name, below a dataset's URL, would be one of its files or shards."""
     folder, _, rest = name.partition("/")
     if folder.removesuffix(".zarr") in SPLITS and rest:
         return _is_shard(rest)
@@ -64,5 +64,5 @@ def _is_of_a_dataset(name: str) -> bool:
 
 
 def _is_shard(name: str) -> bool:
-    """Whether `name`, below a split's folder, is one that we give."""
+    """Tell whether `name`, below a split's folder, is a name that we give to shards."""
     return re.fullmatch(r"\d{6,}\.tar|(image|height)/(c/\d+(/0)+|zarr\.json)|zarr\.json", name) is not None

@@ -1,10 +1,14 @@
-"""How often each value occurs: whole numbers exactly, float32 in narrow bins. Adding is exact in any order.
+"""Counts of each value: whole numbers exactly, float32 in narrow bins. Adding is exact in any order.
 
-A level is a whole number that stands for a value: an integer pixel is its own level; a height's is its
-centimetres; a float32's are its sign and the first 18 bits of exponent and mantissa, so that levels are
-ordered as the values are, and the middle of a bin differs from any value in it by at most SKETCH_ERROR of
-that value (IEEE 754: 10 of the 23 mantissa bits are kept); below 1.2e-38, in IEEE's subnormal range, by at
-most 1.2e-41.
+A level is a whole number that stands for a value:
+
+- an integer pixel is its own level
+- the level of a height is its centimetres
+- the level of a float32 is made of its sign and the first 18 bits of exponent and mantissa
+
+So levels have the order of the values. The middle of a float32 bin differs from any value in it by at most
+SKETCH_ERROR of that value (IEEE 754: 10 of the 23 mantissa bits are kept); below 1.2e-38, in IEEE's subnormal
+range, by at most 1.2e-41.
 """
 
 from dataclasses import dataclass
@@ -17,32 +21,32 @@ from shards.format.missing import missing_values
 
 DROPPED_BITS = 13
 SKETCH_ERROR = 2.0**-11
-"""Of a float32 value, relative: 0.05 %."""
+"""Largest relative error of a float32 value: 0.05 %."""
 HEIGHT = "height"
-"""The label that is counted in centimetres."""
+"""Label that is counted in centimetres."""
 CENTIMETRES = 100.0
 HIGHEST_CENTIMETRES = 32767
-"""Heights beyond +-327 m are counted at the ends: no plant is that tall."""
+"""Limit of counted heights. Those beyond +-327 m are counted at the limit: no plant is that tall."""
 
 PIECE = 1 << 16
-"""Values counted at a time: they stay in a core's cache, as measured."""
+"""Values counted at a time. Measured: they stay in a core's cache."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """counts_L: how often the levels first, first + 1, ... occur; all others never do."""
+    """Counts of the levels first, first + 1, ... in counts_L; no other level occurs."""
 
     first: int
     counts_L: NDArray[np.int64]
 
     @classmethod
     def empty(cls) -> "Histogram":
-        """Nothing counted yet."""
+        """Make a histogram that has counted nothing."""
         return cls(0, np.zeros(0, np.int64))
 
     @classmethod
     def of_levels(cls, levels: NDArray[Any]) -> "Histogram":
-        """Of whole numbers, in an array of any shape."""
+        """Count whole numbers in an array of any shape."""
         flat = levels.reshape(-1)
         total = cls.empty()
         for start in range(0, flat.size, PIECE):
@@ -69,24 +73,24 @@ class Histogram:
         return isinstance(other, Histogram) and all(map(np.array_equal, self._present(), other._present()))
 
     def __hash__(self) -> int:
-        raise TypeError("a histogram is no key")
+        raise TypeError("a histogram cannot be a key: it has no hash")
 
     def _present(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Levels that occur, ascending, and how often."""
+        """Return the levels that occur, ascending, and their counts."""
         places = np.flatnonzero(self.counts_L)
         return places + self.first, self.counts_L[places]
 
     def trimmed(self) -> "Histogram":
-        """The same, without levels at the ends that never occur: equal histograms are then equal bytes."""
+        """Cut levels that never occur off both ends, so that equal histograms have equal bytes."""
         levels, _ = self._present()
         if not levels.size:
             return Histogram.empty()
         return Histogram(int(levels[0]), self.counts_L[levels[0] - self.first : levels[-1] - self.first + 1])
 
     def pixels(self, dtype: str, nodata: float | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Values of a band of `dtype` that occur, ascending, and how often; without nodata.
+        """Return the values that occur in a band of `dtype`, ascending, and their counts, without nodata.
 
-        Of float32, the whole bin of nodata is left out.
+        For float32, the whole bin of nodata is left out.
         """
         levels, counts = self._present()
         values = float_values(levels) if dtype == "float32" else levels.astype(np.float64)
@@ -96,7 +100,7 @@ class Histogram:
         return values[levels != missing], counts[levels != missing]
 
     def labels(self, label: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Heights in metres, or values of another label, that occur, ascending, and how often."""
+        """Return the heights in metres, or values of another label, that occur, ascending, and counts."""
         if label != HEIGHT:
             return self.pixels("float32", None)
         levels, counts = self._present()
@@ -104,7 +108,7 @@ class Histogram:
 
 
 def count_pixels(values: NDArray[Any]) -> Histogram:
-    """Of stored pixels of any shape; NaN and infinity are not counted."""
+    """Count stored pixels in an array of any shape, without NaN and infinity."""
     if values.dtype.kind == "f":
         present = values[~missing_values(values, None)]
         return Histogram.of_levels(float_levels(present.astype(np.float32, copy=False)))
@@ -114,7 +118,7 @@ def count_pixels(values: NDArray[Any]) -> Histogram:
 
 
 def _count_signed(values: NDArray[Any]) -> Histogram:
-    """Of small signed integers. As unsigned ones they need no shift: what is below 0 comes at the end."""
+    """Count small signed integers. Seen as unsigned they need no shift: those below 0 come at the end."""
     unsigned = np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
     half = 1 << (8 * values.dtype.itemsize - 1)
     counts_L = np.bincount(unsigned).astype(np.int64, copy=False)
@@ -122,14 +126,14 @@ def _count_signed(values: NDArray[Any]) -> Histogram:
 
 
 def count_labels(values: NDArray[np.float32], label: str) -> Histogram:
-    """Of labels of any shape; NaN is not counted. Heights by the centimetre, others as float32 pixels are."""
+    """Count labels in an array of any shape, without NaN: heights by the centimetre, others like pixels."""
     return _count_heights(values) if label == HEIGHT else count_pixels(values)
 
 
 def _count_heights(metres: NDArray[np.float32]) -> Histogram:
     if not metres.size:
         return Histogram.empty()
-    # Two looks at the extremes tell, for a fraction of the time, that nothing is missing or out of range.
+    # Minimum and maximum show, in a fraction of the time, that nothing is missing or out of range.
     lowest, highest = float(metres.min()), float(metres.max())
     if not -HIGHEST_CENTIMETRES / CENTIMETRES < lowest <= highest < HIGHEST_CENTIMETRES / CENTIMETRES:
         metres = metres[np.isfinite(metres)]
@@ -143,14 +147,14 @@ def _count_heights(metres: NDArray[np.float32]) -> Histogram:
 
 
 def float_levels(values: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The level of each finite float32; ordered as they are."""
+    """Return the level of each finite float32; levels have the order of the values."""
     bits = np.ascontiguousarray(values).view(np.int32)
     magnitude = (bits & np.int32(0x7FFFFFFF)) >> DROPPED_BITS
     return np.where(bits < 0, -magnitude, magnitude)
 
 
 def float_values(levels: NDArray[Any]) -> NDArray[np.float64]:
-    """The middle of each level's bin; 0 for that of 0."""
+    """Return the middle of each level's bin; 0 for level 0."""
     magnitude = np.abs(levels).astype(np.int32)
     middle = ((magnitude << DROPPED_BITS) + (1 << (DROPPED_BITS - 1))).view(np.float32).astype(np.float64)
     return np.where(magnitude == 0, 0.0, np.sign(levels) * middle)

@@ -1,4 +1,4 @@
-"""index.parquet and rejected.parquet: what is known of each chip, written as a stream, read as a table."""
+"""index.parquet and rejected.parquet: their columns, their rows, and reading them as tables."""
 
 import math
 from collections.abc import Sequence
@@ -41,11 +41,15 @@ INDEX_SCHEMA = pa.schema(
         ("duplicate_of", pa.string()),
     ]
 )
-"""One row per chip, in the order of the shards: heights (or other labels) in metres (or their unit),
-valid_fraction of pixels with every band and a label, xxh3 of the pixels
-(`shards.storage.checksum.chip_checksum`). image_at and height_at: where the arrays' values begin in the
-shard, in bytes; null where that follows from the row, as in every shard that Treeline wrote. duplicate_of:
-key of an earlier chip with the same pixels. Attributes are further columns."""
+"""Columns of the index, which has one row per chip in the order of the shards. Attributes are more columns.
+
+- height_...: in metres, or another label in its unit
+- valid_fraction: share of the pixels with every band and a label
+- xxh3: checksum of the pixels (`shards.storage.checksum.chip_checksum`)
+- image_at, height_at: bytes from the shard's start to the arrays' values; null where that follows from the
+  row, as in every shard that Treeline wrote
+- duplicate_of: key of an earlier chip with the same pixels
+"""
 
 ATTRIBUTE_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
@@ -53,10 +57,10 @@ REJECTED_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string()), ("de
 
 
 def index_schema(attributes: dict[str, str]) -> pa.Schema:
-    """The columns of an index with `attributes`: their names and types.
+    """Return the columns of an index with `attributes`, given by name and type.
 
     Raises:
-        InputError: an attribute is called as another column is.
+        InputError: an attribute has the name of another column.
     """
     taken = sorted(set(attributes) & set(INDEX_SCHEMA.names))
     if taken:
@@ -66,7 +70,7 @@ def index_schema(attributes: dict[str, str]) -> pa.Schema:
 
 
 def index_rows(chips: Sequence[Chip], split: str, shard: str, schema: Schema) -> list[dict[str, Any]]:
-    """The rows of the chips of one shard."""
+    """Make the index rows for the chips of one shard."""
     placed = {"split": split, "shard": shard}
     rows = [
         {
@@ -86,7 +90,7 @@ def index_rows(chips: Sequence[Chip], split: str, shard: str, schema: Schema) ->
 
 
 def _valid_fraction(chip: Chip, schema: Schema) -> float:
-    """Share of the pixels that have every band and a label."""
+    """Return the share of the pixels that have every band and a label."""
     missing_HW = missing_pixels(chip.image_CHW, schema.nodata)
     if schema.label and math.isnan(chip.height_HW.min()):
         unlabelled_HW = np.isnan(chip.height_HW)
@@ -95,7 +99,7 @@ def _valid_fraction(chip: Chip, schema: Schema) -> float:
 
 
 def _height_facts(heights: NDArray[np.float32]) -> dict[str, float | None]:
-    """height_mean, height_max and height_p95, of the pixels that have a height."""
+    """Compute height_mean, height_max and height_p95 from the pixels that have a height."""
     if math.isnan(heights.min()):
         heights = heights[~np.isnan(heights)]
     if not heights.size:
@@ -109,13 +113,13 @@ def _height_facts(heights: NDArray[np.float32]) -> dict[str, float | None]:
 
 
 def percentile_95(values: NDArray[np.float32], mean: float) -> float:
-    """That of numpy, with its linear interpolation; of N values, whose mean is a help.
+    """Compute np.percentile(values, 95), with its linear interpolation, from values and their mean.
 
-    Most pixels are bare ground: to sort what is above the mean takes a third of the time that partitioning
-    all takes.
+    Most pixels are bare ground: sorting only the values above the mean takes a third of the time of
+    partitioning all of them.
     """
     place = 0.95 * (values.size - 1)
-    above = values.take(np.flatnonzero(values > mean))  # a third of the time that a mask of bools takes
+    above = values.take(np.flatnonzero(values > mean))  # a third of the time of a bool mask
     below = values.size - above.size
     if below > int(place):
         return float(np.percentile(values, 95))
@@ -126,10 +130,10 @@ def percentile_95(values: NDArray[np.float32], mean: float) -> float:
 
 
 def read_table(url: str, expected: StoredObject | None = None, columns: Sequence[str] | None = None) -> Any:
-    """The parquet file at `url`, or some of its columns, as a pyarrow table.
+    """Read the parquet file at `url`, or some of its columns, as a pyarrow table.
 
     Raises:
-        DatasetError: it is damaged, or not the file that was `expected`.
+        DatasetError: the file is damaged, or is not the `expected` one.
     """
     try:
         data = read_bytes(url)
@@ -138,7 +142,7 @@ def read_table(url: str, expected: StoredObject | None = None, columns: Sequence
     if expected is not None:
         expected.check(url, data)
     try:
-        # Not pq.read_table: its threads may outlive the interpreter, which aborts a program that is done.
+        # Not pq.read_table: its threads may outlive the interpreter, and then abort a finished program.
         return pq.ParquetFile(pa.BufferReader(data)).read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{url}: is damaged; copy it again ({error})") from error

@@ -1,4 +1,4 @@
-"""Chip keys: what they may look like, what they say, and the split they fall into.
+"""Chip keys: their allowed form, the facts in them, and the split they fall into.
 
 chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_02574_v20231006
      ^sensor ^acquired  ^catalogue id        ^height source ^number
@@ -14,9 +14,9 @@ from typing import Any
 from shards.errors import InputError
 
 MAX_KEY = 89
-"""Characters: `KEY.height.npy` must fit a tar header's 100 bytes."""
+"""Longest key in characters: `KEY.height.npy` must fit the 100 bytes of a tar header's name."""
 KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY}}}")
-"""No dot: WebDataset ends a key at the first one."""
+"""Form of a key. It has no dot, because WebDataset ends a key at the first one."""
 
 SCENE = r"(?P<scene>(?P<sensor>[A-Z]{2}\d\d)_(?P<acquired>\d{8})_\w{4}_(?P<catalogue>[0-9A-F]{16}))"
 SOURCE = r"_CHM_(?P<source>.+?)(?:_CHM)?_(?P<number>\d+)_v\d+$"
@@ -27,7 +27,7 @@ _DAY = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)")
 
 @dataclass(frozen=True)
 class KeyFacts:
-    """What a name says of its chip or scene; None where it says nothing."""
+    """Facts that a name states about its chip or scene; None where it states nothing."""
 
     source: str | None = None
     sensor: str | None = None
@@ -41,25 +41,25 @@ FACTS = tuple(KeyFacts.__dataclass_fields__)
 
 
 def is_valid(key: str) -> bool:
-    """Whether `key` can name a chip in a tar, on disk and in WebDataset."""
+    """Tell whether `key` can name a chip in a tar, on disk and in WebDataset."""
     return KEY.fullmatch(key) is not None
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that cannot name a member of a tar of ours, which others unpack.
+    """Refuse a key that cannot name a member of our tars, which others unpack.
 
     Raises:
-        InputError: it cannot.
+        InputError: `key` is no such name.
     """
     if not is_valid(key):
         raise InputError(
-            f"the key {key[:100]!r} cannot name a member of a tar of ours (letters, digits, _ and -, at most "
+            f"the key {key[:100]!r} cannot name a member of a tar (letters, digits, _ and -, at most "
             f"{MAX_KEY}); convert to zarr"
         )
 
 
 def facts(name: str, pattern: re.Pattern[str] | None = None) -> KeyFacts:
-    """What a chip key or a scene's file name says, by `pattern` or as names are in this field."""
+    """Read the facts in a chip key or a scene's file name, by `pattern` or by the field's usual names."""
     matches = (_SCENE.search(name), _SOURCE.search(name)) if pattern is None else (pattern.search(name),)
     found: dict[str, str] = {}
     for match in matches:
@@ -74,10 +74,10 @@ def facts(name: str, pattern: re.Pattern[str] | None = None) -> KeyFacts:
 
 
 def key_pattern(text: str) -> re.Pattern[str]:
-    """A pattern of the user's for `facts`.
+    """Compile the user's pattern for `facts`.
 
     Raises:
-        InputError: it cannot be understood, or has a group that is no fact.
+        InputError: the pattern is invalid, or has a group that is no fact.
     """
     try:
         pattern = re.compile(text)
@@ -93,7 +93,7 @@ def key_pattern(text: str) -> re.Pattern[str]:
 
 
 def as_day(text: str) -> str | None:
-    """A day written YYYYMMDD or YYYY-MM-DD as the latter; None if it is no day of the calendar."""
+    """Convert a day written YYYYMMDD or YYYY-MM-DD to the latter; None if the calendar has no such day."""
     match = _DAY.fullmatch(text)
     try:
         return date(*map(int, match.groups())).isoformat() if match else None
@@ -102,6 +102,9 @@ def as_day(text: str) -> str | None:
 
 
 def split_of(name: str, val_share: float) -> str:
-    """The split of a name: "val" for a share (0..1) of all names, by a hash that is the same everywhere."""
+    """Return "val" for a share (0..1) of all names and "train" for the others.
+
+    A hash of the name decides, and it is the same on every machine.
+    """
     digest = hashlib.sha256(name.encode()).digest()
     return "val" if int.from_bytes(digest[:8], "big") < val_share * 2**64 else "train"

@@ -1,14 +1,14 @@
-"""dataset.json: what a dataset is. Written last and whole: a dataset exists entirely or not at all.
+"""dataset.json: the manifest of a dataset. Written last and whole: a dataset exists entirely or not at all.
 
 <url>/dataset.json          this manifest
 <url>/index.parquet         one row per chip
-<url>/rejected.parquet      one row per chip that was refused, with its reason
-<url>/statistics.json       of the training split; the counts themselves are in counts.npz
+<url>/rejected.parquet      one row per rejected chip, with the reason
+<url>/statistics.json       statistics of the training split; the counts behind them are in counts.npz
 <url>/train/000000.tar ...  <url>/val/000000.tar ...      or  <url>/train.zarr, <url>/val.zarr
 
 The manifest has a checksum of itself, of every file and of every shard; the index has one of every chip.
-A change (`treeline ingest --append`, `treeline split`) writes new files beside the old, index.1.parquet say,
-and then a new manifest: there is never a moment without a whole dataset.
+A change (`treeline ingest --append`, `treeline split`) writes new files beside the old ones, for example
+index.1.parquet, and then a new manifest: at every moment there is a whole dataset.
 """
 
 import hashlib
@@ -35,15 +35,15 @@ STATISTICS = "statistics.json"
 COUNTS = "counts.npz"
 FILES = (INDEX, REJECTED, STATISTICS, COUNTS)
 JOURNAL = ".ingest"
-"""The folder of what an ingest that is not finished knows."""
+"""Folder with the state of an unfinished ingest."""
 UNFINISHED = ".unfinished"
-"""A file beside what another command is writing: with it, that may overwrite what it finds here."""
+"""Marker of a dataset that another command is writing. Where it lies, the command may overwrite files."""
 SPLITS = ("train", "val", "test", "buffer")
-"""What chips are for. "buffer": for nothing, since they lie too near to chips of another split."""
+"""Uses of chips. "buffer" chips are not used: they lie too near to chips of another split."""
 
 ShardFormat = Literal["tar", "zarr", "webdataset"]
-"""tar: equal rows, see shards.format.tar; zarr: see shards.format.zarr_v3; webdataset: somebody else's tars,
-as they are."""
+"""Format of the shards. tar: equal rows, see shards.format.tar; zarr: see shards.format.zarr_v3; webdataset:
+foreign tars, left as they are."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StoredObject:
     """One file or object of the dataset."""
 
     name: str
-    """Below the dataset's URL, e.g. train/000000.tar."""
+    """Name below the dataset's URL, e.g. train/000000.tar."""
     nbytes: int
     xxh3: str
     """Checksum of all its bytes, sixteen hexadecimal digits."""
@@ -61,18 +61,18 @@ class StoredObject:
 
     @classmethod
     def of(cls, name: str, data: bytes | NDArray[np.uint8]) -> "StoredObject":
-        """What is known of `data`, to be stored as `name`."""
+        """Describe `data`, which is stored as `name`."""
         return cls(name, len(data), hexadecimal(data))
 
     def is_of(self, data: bytes | NDArray[np.uint8]) -> bool:
-        """Whether `data`, of the right size, are this object's bytes."""
+        """Tell whether `data`, of the right size, are this object's bytes."""
         return hexadecimal(data) == self.xxh3
 
     def check(self, url: str, data: bytes | NDArray[np.uint8]) -> None:
         """Refuse `data`, read from `url`, if it is not this object.
 
         Raises:
-            DatasetError: another size or checksum.
+            DatasetError: size or checksum differ.
         """
         if len(data) != self.nbytes:
             raise DatasetError(f"{url}: {len(data):,} bytes instead of {self.nbytes:,}; copy it again")
@@ -84,7 +84,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Shard:
-    """Some chips of one split: one tar, or a Zarr shard of each array."""
+    """Some chips that were written for one split: one tar, or one Zarr shard per array."""
 
     split: str
     samples: int
@@ -97,12 +97,12 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """That of its first object: what the index calls the shard."""
+        """Name of the shard in the index: that of its first object."""
         return self.objects[0].name
 
     @property
     def nbytes(self) -> int:
-        """Stored bytes."""
+        """Stored bytes of all objects."""
         return sum(stored.nbytes for stored in self.objects)
 
 
@@ -116,36 +116,36 @@ class Manifest:
     """Chips in a full shard."""
     shards: tuple[Shard, ...]
     files: dict[str, StoredObject]
-    """The index and whatever else is beside the shards, by what it is called in a dataset's first state."""
+    """Index and other files beside the shards, by their names in a dataset that was never changed."""
     rejected: dict[str, int]
-    """Refused chips by reason."""
+    """Number of rejected chips by reason."""
     splits: dict[str, int]
-    """Chips of each split."""
+    """Number of chips by split."""
     made_by: dict[str, Any] = field(default_factory=dict)
-    """Code version and configuration; enough to make it again."""
+    """Code version and configuration, enough to make the dataset again."""
     split_rule: dict[str, Any] = field(default_factory=dict)
-    """What `shards.write.split_rule.SplitRule` was followed, so that chips added later are treated alike."""
+    """The `shards.write.split_rule.SplitRule` that was followed, so that later additions follow it too."""
     split_column: str = ""
-    """Checksum of the index's column "split", if that says which split a chip is in, and its shard does not:
-    after `treeline split`."""
+    """Checksum of the index's column "split" after `treeline split`, when that column and not the shard says
+    which split a chip is in; "" before."""
     attributes: dict[str, str] = field(default_factory=dict)
-    """Columns of the index beyond those of every dataset: name and type."""
+    """Further columns of this dataset's index: name and type."""
     generation: int = 0
-    """How often it was changed."""
+    """Number of changes to the dataset."""
 
     def samples(self, split: str) -> int:
-        """How many chips `split` holds."""
+        """Return how many chips `split` holds."""
         return self.splits.get(split, 0)
 
     def url_of(self, url: str, name: str) -> str:
-        """Where the file that is called `name` is now, in a dataset at `url`."""
+        """Return the present URL of the file `name` in the dataset at `url`."""
         return join(url, self.files[name].name)
 
     def read(self, url: str, name: str) -> bytes:
-        """The file that is called `name`, of a dataset at `url`.
+        """Read the file `name` of the dataset at `url`.
 
         Raises:
-            DatasetError: it is not what was written.
+            DatasetError: the file is missing or is not what was written.
         """
         where = self.url_of(url, name)
         try:
@@ -156,24 +156,24 @@ class Manifest:
         return data
 
     def shards_of(self, split: str) -> tuple[Shard, ...]:
-        """The shards that were written for "train", "val", ..., or for any ("all"), in order."""
+        """Return the shards written for "train", "val", ... or for any split ("all"), in order."""
         return tuple(shard for shard in self.shards if split in (shard.split, "all"))
 
     @cached_property
     def first_chip(self) -> NDArray[np.int64]:
-        """(shards + 1,): the number of each shard's first chip, and of all chips."""
+        """(shards + 1,) number of each shard's first chip, and last the number of all chips."""
         return np.cumsum([0, *(shard.samples for shard in self.shards)])
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits: others for any other key, pixel or order, the same in every format."""
+        """Sixteen hexadecimal digits that change with any key, pixel or order; the same in every format."""
         content: list[Any] = [self.schema.to_json(), [[s.split, s.samples, s.content] for s in self.shards]]
         if self.split_column:
             content.append(self.split_column)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, the last of which is a checksum of the others."""
+        """Return the manifest as plain JSON values; the last is a checksum of the others."""
         values = {
             "format": FORMAT,
             "version": VERSION,
@@ -211,16 +211,16 @@ def write_json(url: str, values: dict[str, Any]) -> None:
 
 
 def json_bytes(values: dict[str, Any]) -> bytes:
-    """`values` as indented JSON with a final line end."""
+    """Encode `values` as indented JSON with a final newline."""
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
-    """The JSON object at `url`.
+    """Read the JSON object at `url`.
 
     Raises:
-        InputError: none is there.
-        DatasetError: it is not the file that was `expected`.
+        InputError: there is no JSON object.
+        DatasetError: it is not the `expected` file.
     """
     data = read_bytes(url)
     if expected is not None:
@@ -235,25 +235,25 @@ def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
 
 
 def refuse_existing(url: str) -> None:
-    """Refuse to write where a dataset is already.
+    """Refuse to write where a dataset exists.
 
     Raises:
-        InputError: there is one.
+        InputError: there is a dataset.
     """
     if exists(join(url, MANIFEST)):
         raise InputError(f"{url}: already holds a dataset; choose another --out or delete it first")
 
 
 def read_manifest(url: str) -> Manifest:
-    """The manifest of the dataset at `url`.
+    """Read the manifest of the dataset at `url`.
 
     Raises:
-        InputError: there is none, or one of another format, or with names that lead elsewhere.
-        DatasetError: it was damaged.
+        InputError: there is no manifest, or it has another format or names that lead elsewhere.
+        DatasetError: the manifest is damaged.
     """
     if not exists(join(url, MANIFEST)):
         if any(exists(join(url, name)) for name in (JOURNAL, UNFINISHED)):
-            raise InputError(f"{url}: no dataset here yet; run the command again that makes it, to finish it")
+            raise InputError(f"{url}: no dataset here yet; to finish it, run the command that makes it again")
         raise InputError(f"{url}: no dataset here ({MANIFEST} is missing); make one with treeline ingest")
     where = join(url, MANIFEST)
     values = read_json(where)
@@ -279,5 +279,5 @@ def read_manifest(url: str) -> Manifest:
 
 
 def shard_from_json(values: dict[str, Any]) -> Shard:
-    """The inverse of `asdict`."""
+    """Make the shard that `asdict` was called on."""
     return Shard(**{**values, "objects": tuple(StoredObject(**stored) for stored in values["objects"])})

@@ -1,5 +1,7 @@
-"""What a missing pixel is, once for all: ingest, statistics, baselines, pictures. `trainer.model.normalise`
-says the same of tensors."""
+"""The one definition of a missing pixel, for ingest, statistics, baselines and pictures.
+
+`trainer.model.normalise` applies the same definition to tensors.
+"""
 
 from typing import Any
 
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def missing_values(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
-    """Tell which values are no measurements: those equal to `nodata`; among floats, NaN and infinity too."""
+    """Tell which values are missing: those equal to `nodata` and, among floats, NaN and infinity."""
     is_missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
     if nodata is not None:
         is_missing |= values == nodata
@@ -16,7 +18,7 @@ def missing_values(values: NDArray[Any], nodata: float | None) -> NDArray[np.boo
 
 
 def missing_pixels(image_CHW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
-    """Return (rows, columns) where a band has no measurement, or None if every pixel has all."""
+    """Return (rows, columns) True where any band is missing, or None if no pixel misses a band."""
     missing_CHW = missing_values(image_CHW, nodata)
-    # As good as every chip has all its pixels, and to find that out is four times as fast as to count them.
+    # Nearly every chip is complete, and finding that out is four times as fast as counting.
     return np.asarray(missing_CHW.any(0)) if missing_CHW.any() else None

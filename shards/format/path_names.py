@@ -1,4 +1,4 @@
-"""Names that are to become paths below a folder. They come from files that anybody may have made."""
+"""Checks of names that become paths below a folder. They come from files that anybody may have made."""
 
 from pathlib import PurePosixPath
 
@@ -6,17 +6,17 @@ from shards.errors import InputError
 
 
 def check_name(name: object, allowed: tuple[str, ...] = ()) -> None:
-    """Refuse a name that, joined to a folder, could lead out of it.
+    """Refuse a name that could lead out of the folder it is joined to.
 
-    Called on reading and before writing. Objects of a store may be called almost anything; ours and those
-    that we take in have parts divided by `/`, none of which is `..`.
+    Readers call this, and writers before they write. A store allows almost any name; the names in a dataset
+    have parts divided by `/`, none of which is `..`.
 
     Args:
-        name: of a file below the folder, or a part of such names.
-        allowed: the only names that there can be, if they are known.
+        name: name of a file below the folder, or a part of one.
+        allowed: the only possible names, if they are known.
 
     Raises:
-        InputError: it is no such name.
+        InputError: `name` is not a safe or allowed name.
     """
     if not isinstance(name, str) or not name:
         raise InputError(f"{_shown(name)} is no name of a file")

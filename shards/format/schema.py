@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 
 EXACT_DTYPES = ("uint8", "int16", "uint16")
-"""Stored pixel types whose values can all be counted, so that statistics are exact."""
+"""Stored pixel types whose values can each be counted, so that statistics are exact."""
 
 DTYPES = (*EXACT_DTYPES, "float32")
-"""All pixel types: of float32 (SAR backscatter in dB, coherence) values are counted in narrow bins."""
+"""All stored pixel types. Values of float32 (SAR backscatter in dB, coherence) are counted in narrow bins."""
 
 ORIGIN = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs", "catalogue", "number")
-"""What is known of a chip besides its pixels: in the json of a tar, and in the index."""
+"""Facts about a chip besides its pixels, as a tar's json and the index hold them."""
 
 AttributeValue = str | int | float | bool | None
 
@@ -30,13 +30,13 @@ class Schema:
     dtype: str = "int16"
     """Stored type of the image's pixels."""
     nodata: float | None = -9999
-    """Stored value that means "no measurement", if any; in float32, NaN means that too."""
+    """Stored value that means "no measurement", if any; in float32, NaN also means it."""
     chip_size: int = 64
     """Pixels along each side."""
     pixel_size: float = 2.0
     """Size of a pixel in units of the chips' CRS (metres unless that is geographic)."""
     label: str = "height"
-    """What was measured: one float32 band with the image's footprint, NaN where missing; "": nothing."""
+    """Measured quantity: one float32 band with the image's footprint, NaN where missing. "": no label."""
     label_unit: str = "m"
     """Unit of the label."""
 
@@ -55,16 +55,21 @@ class Schema:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(bands, rows, columns)."""
+        """Shape of an image: (bands, rows, columns)."""
         return len(self.bands), self.chip_size, self.chip_size
 
     @property
     def label_shape(self) -> tuple[int, int]:
-        """(rows, columns); (0, 0) without a label, so that arrays of labels are empty and not absent."""
+        """Shape of a label: (rows, columns). Without a label (0, 0): label arrays are empty, never absent."""
         return (self.chip_size, self.chip_size) if self.label else (0, 0)
 
+    @property
+    def label_and_unit(self) -> str:
+        """Label and unit as figures and tables show them, e.g. "height m"."""
+        return f"{self.label} {self.label_unit}".strip()
+
     def band_positions(self, names: tuple[str, ...]) -> tuple[int, ...]:
-        """Where the bands called `names` are stored.
+        """Return the positions of the named bands in stored order.
 
         Raises:
             InputError: there is no such band.
@@ -75,12 +80,12 @@ class Schema:
         return tuple(self.bands.index(name) for name in names)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the schema as plain JSON values."""
         return {**asdict(self), "bands": list(self.bands)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Schema":
-        """The inverse of `to_json`."""
+        """Make the schema that `to_json` was called on."""
         return cls(**{**values, "bands": tuple(values["bands"])})
 
 
@@ -91,31 +96,31 @@ class Chip:
     key: str
     image_CHW: NDArray[Any]
     height_HW: NDArray[np.float32]
-    """Or whatever the schema's label is; of shape (0, 0) where there is none."""
+    """Height in metres, or the schema's other label; shape (0, 0) without a label."""
     source: str | None = None
-    """Where the height comes from, e.g. AK_IFSAR."""
+    """Source of the height, e.g. AK_IFSAR."""
     sensor: str | None = None
-    """e.g. WV02."""
+    """Sensor of the image, e.g. WV02."""
     acquired: str | None = None
     """Day of the image, YYYY-MM-DD."""
     scene: str | None = None
-    """The image that the chip was cut from."""
+    """Image that the chip was cut from."""
     x: float | None = None
     """Easting (or longitude) of the chip's centre in `crs`."""
     y: float | None = None
     """Northing (or latitude) of the chip's centre in `crs`."""
     crs: str | None = None
-    """e.g. EPSG:3338."""
+    """CRS of x and y, e.g. EPSG:3338."""
     catalogue: str | None = None
     """Catalogue id of the image, e.g. 1030010047ADDD00."""
     number: int | None = None
-    """Running number within its source."""
+    """Running number within the source."""
     attributes: dict[str, AttributeValue] = field(default_factory=dict)
-    """Whatever else is known of it, by the name of a column of the index: a label of the whole chip, say."""
+    """Further facts by the name of their column in the index, for example a label of the whole chip."""
 
     def origin(self) -> dict[str, Any]:
-        """All but the pixels, as plain values."""
+        """Return everything but the pixels as plain values."""
         known = {name: getattr(self, name) for name in ORIGIN}
-        # What is null is left out, so that chips added before there was such an attribute stay as they are.
+        # Nulls are left out, so that chips added before an attribute existed keep their bytes.
         attributes = {name: value for name, value in self.attributes.items() if value is not None}
         return {**known, "attributes": attributes} if attributes else known

@@ -1,4 +1,4 @@
-"""How many chips a shard holds: a pure function of the schema and two options, known before any is full."""
+"""The number of chips in a shard: a pure function of the schema and two options."""
 
 from typing import Final
 
@@ -6,29 +6,30 @@ from shards.format.schema import Schema
 from shards.format.tar import BLOCK, row_layout
 
 SHARD_CHIPS: Final = 1024
-"""Chips in a shard, at most: 54 MB for 4 bands of 64 x 64, large enough for S3, small enough that a window of
-shards fits in memory."""
+"""Most chips in a shard: 54 MB for 4 bands of 64 x 64. That is large enough for S3 and small enough for a
+window of shards to fit in memory."""
 SHARD_BYTES: Final = 64_000_000
-"""Bytes in a shard, at most, unless a single chip has more: those 1,024 chips fit, of larger ones fewer."""
+"""Most bytes in a shard, unless a single chip has more. 1,024 chips of 4 bands of 64 x 64 fit, and fewer
+larger ones."""
 MAX_CHUNK_CHIPS: Final = 16
-"""Chips in a chunk of a Zarr, at most: 0.8 MB for 4 bands of 64 x 64 int16 with heights, which stays in a
-core's cache from zstd to the batch."""
+"""Most chips in a Zarr chunk: 0.8 MB for 4 bands of 64 x 64 int16 with heights, which stays in a core's cache
+from zstd to the batch."""
 
 
 def chips_in_shard(schema: Schema, shard_chips: int, shard_bytes: int) -> int:
     """Return how many chips a full shard holds: 1 or more, at most `shard_chips`.
 
-    Counted are the arrays as they are in a tar, uncompressed. Where bytes decide, whole chunks of a Zarr are
-    filled: from a number of chips without divisors Zarr would make chunks of one chip.
+    Bytes are those of the uncompressed arrays in a tar. Where the limit in bytes decides, the result fills
+    whole Zarr chunks: from a prime number of chips, Zarr would make chunks of one chip.
 
     Args:
-        schema: of the chips.
-        shard_chips: what a shard holds at most.
-        shard_bytes: the same in bytes; 0: no limit.
+        schema: schema of the chips.
+        shard_chips: most chips in a shard.
+        shard_bytes: most bytes in a shard; 0: no limit.
     """
     if not shard_bytes:
         return shard_chips
-    # After the arrays a row has an origin of at least two blocks.
+    # After the arrays, a row has an origin of at least two blocks.
     fitting = max(1, shard_bytes // (row_layout(schema).span + 2 * BLOCK))
     if fitting >= shard_chips:
         return shard_chips

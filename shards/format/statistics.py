@@ -1,9 +1,8 @@
-"""Statistics in one pass, exact for integer pixels: from how often each value occurs
-(`shards.format.histogram`).
+"""Statistics in one pass, exact for integer pixels, from counts of each value (`shards.format.histogram`).
 
-Counts add, in any grouping and order, and everything else follows from them: mean, standard deviation,
-percentiles, the clamp, and mean and deviation after clamping, which otherwise need a second pass. They are
-kept for each height source and sensor, so that both can be told apart later.
+Counts add in any grouping and order. Everything else follows from them: mean, standard deviation,
+percentiles, the clamp, and mean and deviation after clamping, which otherwise need a second pass. Counts are
+kept by height source and sensor, so that these can be told apart later.
 
     counts = Counts.of_chips(chips)            # any number of times, on any number of machines
     statistics = summarise((counts + other_counts).total(), schema)
@@ -25,12 +24,12 @@ from shards.format.schema import Chip, Schema
 
 PERCENTILES = (1, 2, 5, 25, 50, 75, 90, 95, 98, 99)
 CLAMP_DEVIATIONS = 3.0
-"""Pixels are clamped to (0, mean + 3 standard deviations), as the regressors trained so far were; float32
-pixels, which may be decibels below 0, to (mean - 3, mean + 3 standard deviations)."""
+"""Standard deviations from the mean at which pixels are clamped. The clamp is (0, mean + 3 std), as for the
+regressors trained so far; for float32 pixels, which may be decibels below 0, (mean - 3 std, mean + 3 std)."""
 UNKNOWN = "unknown"
-"""What statistics call the chips of which a source or a sensor is not known."""
+"""Name in the statistics for chips whose source or sensor is not known."""
 COUNTED_CHIPS = 16
-"""Chips counted at a time: their band stays in a core's cache."""
+"""Chips counted at a time: one band of them stays in a core's cache."""
 
 Group = tuple[str, str]
 """Height source and sensor of some chips; "" where not known."""
@@ -38,14 +37,14 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True)
 class Tally:
-    """How often each value occurs in each band and in the height."""
+    """The counts of each value in each band and in the height."""
 
     bands: tuple[Histogram, ...]
     height: Histogram
 
     @classmethod
     def of(cls, image_NCHW: NDArray[Any], height_NHW: NDArray[np.float32], label: str = HEIGHT) -> "Tally":
-        """Of stored pixels (chips, bands, rows, columns) and labels (chips, rows, columns)."""
+        """Count stored pixels (chips, bands, rows, columns) and labels (chips, rows, columns)."""
         bands = tuple(count_pixels(image_NCHW[:, band]) for band in range(image_NCHW.shape[1]))
         return cls(bands, count_labels(height_NHW, label))
 
@@ -62,7 +61,7 @@ class Counts:
 
     @classmethod
     def of_chips(cls, chips: Sequence[Chip], label: str = HEIGHT) -> "Counts":
-        """Of all pixels of `chips`."""
+        """Count all pixels of `chips`."""
         groups: dict[Group, list[Chip]] = {}
         for chip in chips:
             groups.setdefault((chip.source or "", chip.sensor or ""), []).append(chip)
@@ -85,11 +84,11 @@ class Counts:
         self.tallies[group] = self.tallies[group] + tally if group in self.tallies else tally
 
     def total(self) -> Tally | None:
-        """Of all chips; None of no chip."""
+        """Return the tally of all chips, or None if no chip was counted."""
         return _sum(self.tallies.values())
 
     def of_part(self, part: int) -> dict[str, Tally]:
-        """By height source (part 0) or by sensor (part 1), in the order of their names."""
+        """Return the tallies by height source (part 0) or by sensor (part 1), sorted by name."""
         parts: dict[str, Tally] = {}
         for group, tally in self.tallies.items():
             # Chips whose source is called "unknown" and chips without one are counted together.
@@ -98,7 +97,7 @@ class Counts:
         return dict(sorted(parts.items()))
 
     def to_bytes(self, compressed: bool = True) -> bytes:
-        """An .npz: "groups" (JSON) and the arrays of each; the same counts give the same bytes."""
+        """Encode as an .npz: "groups" (JSON) and the arrays of each. The same counts give the same bytes."""
         groups = sorted(self.tallies)
         firsts: list[list[int]] = []
         arrays: dict[str, NDArray[Any]] = {}
@@ -116,7 +115,7 @@ class Counts:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Counts":
-        """The inverse of `to_bytes`."""
+        """Decode what `to_bytes` encoded."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             stored = json.loads(arrays["groups"].tobytes())
             tallies: dict[Group, Tally] = {}
@@ -137,7 +136,7 @@ def _sum(tallies: Iterable[Tally]) -> Tally | None:
 
 @dataclass(frozen=True)
 class Summary:
-    """One band (in stored units) or the height (in metres). Deviations are of the population (no n - 1)."""
+    """Summary of one band (in stored units) or the height (in metres). std is the population's (no n - 1)."""
 
     count: int
     minimum: float
@@ -145,52 +144,56 @@ class Summary:
     mean: float
     std: float
     percentiles: dict[str, float]
-    """"90": the smallest value that at least 90 % of the pixels do not exceed, and so on."""
+    """Percentiles by name. "90" is the smallest value that at least 90 % of the pixels do not exceed."""
 
 
 @dataclass(frozen=True)
 class BandSummary(Summary):
-    """A band, and what the regressor's first layer needs."""
+    """Summary of a band, and the constants of the regressor's first layer."""
 
     clamp_max: float
-    """mean + 3 std, in stored units: pixels are clamped to (clamp_min, clamp_max), then scaled to 0..1."""
+    """Upper clamp, mean + 3 std in stored units. Pixels are clamped to (clamp_min, clamp_max), then scaled to
+    0..1."""
     clamped_mean: float
     """Mean of the clamped, scaled (0..1) pixels."""
     clamped_std: float
     """Standard deviation of the clamped, scaled (0..1) pixels."""
     clamp_min: float = 0.0
-    """0 for integer pixels, mean - 3 std for float32."""
+    """Lower clamp: 0 for integer pixels, mean - 3 std for float32."""
 
 
 @dataclass(frozen=True)
 class LabelSummary(Summary):
-    """The height, or another label."""
+    """Summary of the height or another label."""
 
     classes: dict[str, float] = field(default_factory=dict)
-    """Of heights: the share (0..1) of pixels in each of `shards.format.height_classes`."""
+    """Share (0..1) of pixels in each of `shards.format.height_classes`; heights only."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the training split: each band by name, in stored order, and the height."""
+    """Statistics of the training split: each band by name, in stored order, and the height."""
 
     bands: dict[str, BandSummary]
     height: LabelSummary | None
-    """None in a dataset without labels."""
+    """Summary of the label; None in a dataset without labels."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the statistics as plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Statistics":
-        """The inverse of `to_json`."""
+        """Make the statistics that `to_json` was called on."""
         bands = {name: BandSummary(**band) for name, band in values["bands"].items()}
         return cls(bands, LabelSummary(**values["height"]) if values["height"] else None)
 
 
 def statistics_json(counts: Counts, schema: Schema) -> dict[str, Any]:
-    """What statistics.json holds: of all training chips, then by "sources" and by "sensors"; {} of none."""
+    """Make the content of statistics.json: all training chips, then by "sources" and by "sensors".
+
+    Without training chips it is {}.
+    """
     total = counts.total()
     statistics = summarise(total, schema) if total else None
     if statistics is None:
@@ -204,7 +207,7 @@ def statistics_json(counts: Counts, schema: Schema) -> dict[str, Any]:
 
 
 def summarise(tally: Tally, schema: Schema) -> Statistics | None:
-    """The statistics that `tally` holds, nodata left out; None where a band or the label has no value."""
+    """Compute the statistics of a tally, without nodata; None if a band or the label has no value."""
     bands: dict[str, BandSummary] = {}
     for name, histogram in zip(schema.bands, tally.bands, strict=True):
         values, counts = histogram.pixels(schema.dtype, schema.nodata)
@@ -224,7 +227,8 @@ def _band_summary(values: NDArray[np.float64], counts: NDArray[np.int64], signed
     summary = _summary(values, counts)
     low = summary.mean - CLAMP_DEVIATIONS * summary.std if signed else 0.0
     high = summary.mean + CLAMP_DEVIATIONS * summary.std
-    # A band that is dark or constant throughout must not be divided by zero: 1e20 + 1 is 1e20 in float64.
+    # A band that is dark or constant throughout must not lead to a division by zero. Adding 1 alone is not
+    # enough: 1e20 + 1 is 1e20 in float64.
     if not signed or high == low:
         high = max(high, low + max(1.0, abs(low) * SKETCH_ERROR))
     mean, std = _mean_and_std((np.clip(values, low, high) - low) / (high - low), counts)
@@ -232,7 +236,7 @@ def _band_summary(values: NDArray[np.float64], counts: NDArray[np.int64], signed
 
 
 def _mean_and_std(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Exactly rounded sums (fsum), so that the result depends on nothing but the counts."""
+    """Compute mean and deviation with exactly rounded sums (fsum), so that only the counts decide."""
     total = int(counts.sum())
     mean = math.fsum(values * counts) / total
     return mean, math.sqrt(math.fsum((values - mean) ** 2 * counts) / total)
@@ -249,7 +253,7 @@ def _summary(values: NDArray[np.float64], counts: NDArray[np.int64]) -> Summary:
 
 
 def _classes(heights: NDArray[np.float64], counts: NDArray[np.int64]) -> dict[str, float]:
-    # Heights are whole centimetres here: 1 mm, the first class's upper edge, is met by 0 alone.
+    # Heights are whole centimetres here: only 0 lies below 1 mm, the first class's upper edge.
     place = np.searchsorted(EDGES[1:-1], heights, side="right")
     shares = np.bincount(place, weights=counts, minlength=len(NAMES)) / counts.sum()
     return dict(zip(NAMES, shares.tolist(), strict=True))

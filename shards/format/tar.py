@@ -32,23 +32,24 @@ END_OF_ARCHIVE = bytes(2 * BLOCK)
 
 
 NAME_BYTES = 100
+"""Length of the member's name, with which a ustar header begins."""
 CHECKSUM = slice(148, 156)
-"""Where a ustar header has the member's name and its own checksum: six octal digits, a zero, a space."""
+"""Place of a ustar header's own checksum: six octal digits, a zero byte and a space."""
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Where the arrays of a chip are within its row of bytes; the same for every shard of a schema."""
+    """Offsets of a chip's arrays in its row of bytes; the same for every shard of a schema."""
 
     image_offset: int
     height_offset: int
     span: int
-    """Bytes from the row's start to the end of the last array's member: what a batch has to copy."""
+    """Bytes from the row's start to the end of the last array's member, which a batch has to copy."""
 
 
 @dataclass(frozen=True)
 class _ArrayMember:
-    """A member that holds an array: where its tar header begins in the row, and what it says."""
+    """A member that holds an array: where its tar header begins in the row, and what the header says."""
 
     ending: str
     start: int
@@ -58,12 +59,12 @@ class _ArrayMember:
 
     @property
     def values(self) -> int:
-        """Where in the row its values begin."""
+        """Offset of its values in the row."""
         return self.start + BLOCK + len(self.npy_header)
 
     @property
     def end(self) -> int:
-        """Where in the row the next member begins."""
+        """Offset of the next member in the row."""
         return self.start + BLOCK + _padded(self.size)
 
 
@@ -80,7 +81,7 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 @lru_cache
 def _arrays(schema: Schema) -> tuple[_ArrayMember, ...]:
-    """The members that hold the image and, if the schema has a label, the height."""
+    """List the members that hold the image and, if the schema has a label, the height."""
     members: list[_ArrayMember] = []
     arrays: list[tuple[str, str, tuple[int, ...]]] = [("image.npy", schema.dtype, schema.image_shape)]
     if schema.label:
@@ -94,7 +95,7 @@ def _arrays(schema: Schema) -> tuple[_ArrayMember, ...]:
 
 @lru_cache
 def row_layout(schema: Schema) -> RowLayout:
-    """Offsets in bytes within a row; without a label, that of the height is the row's end."""
+    """Compute the offsets in a row, in bytes; without a label, the height's offset is the row's end."""
     members = _arrays(schema)
     return RowLayout(
         members[0].values, members[1].values if schema.label else members[-1].end, members[-1].end
@@ -102,7 +103,7 @@ def row_layout(schema: Schema) -> RowLayout:
 
 
 def pack(chips: Sequence[Chip], schema: Schema) -> NDArray[np.uint8]:
-    """The bytes of the shard that holds `chips`, in their order.
+    """Make the bytes of the shard that holds `chips`, in their order.
 
     Raises:
         InputError: a key cannot name a member.
@@ -132,9 +133,9 @@ def pack(chips: Sequence[Chip], schema: Schema) -> NDArray[np.uint8]:
 
 
 def _member_headers(keys: Sequence[bytes], ending: str, size: int) -> NDArray[np.uint8]:
-    """(keys, 512): ustar headers of the members KEY.ending, as tarfile writes them, made for all at once.
+    """Make (keys, 512) ustar headers of the members KEY.ending, equal to those of tarfile, all at once.
 
-    The checksum is the sum of a header's bytes, as if it were eight spaces itself (POSIX.1-1988, ustar).
+    The checksum is the sum of a header's bytes, its own field taken as eight spaces (POSIX.1-1988, ustar).
     """
     template = tarfile.TarInfo("")
     template.size, template.mode = size, 0o644
@@ -151,10 +152,10 @@ def _member_headers(keys: Sequence[bytes], ending: str, size: int) -> NDArray[np
 
 
 def stride_of(nbytes: int, samples: int, schema: Schema) -> int:
-    """Bytes from one chip to the next in a shard of `nbytes` bytes.
+    """Compute the bytes from one chip to the next in a shard of `nbytes` bytes.
 
     Raises:
-        DatasetError: so many bytes cannot be such a shard.
+        DatasetError: a shard cannot have this many bytes.
     """
     stride, rest = divmod(nbytes - len(END_OF_ARCHIVE), max(samples, 1))
     if rest or stride % BLOCK or stride < row_layout(schema).span + 2 * BLOCK:
@@ -163,7 +164,7 @@ def stride_of(nbytes: int, samples: int, schema: Schema) -> int:
 
 
 def arrays_of(rows_BS: NDArray[np.uint8], schema: Schema) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Views image (B, bands, rows, columns) in stored type and height (B, rows, columns) in metres.
+    """Return views image (B, bands, rows, columns) in stored type and height (B, rows, columns) in metres.
 
     `rows_BS` are the first `span` bytes (or more) of each chip's row, contiguous.
     """

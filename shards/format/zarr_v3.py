@@ -4,9 +4,9 @@ SPLIT.zarr/zarr.json              bands, nodata, pixel size, label and its unit
 SPLIT.zarr/image/c/NUMBER/0/0/0   shard NUMBER of image (chip, band, row, column), as stored
 SPLIT.zarr/height/c/NUMBER/0/0    shard NUMBER of height (chip, row, column), float32 metres
 
-Everything is written by zarr-python, and any reader of Zarr v3 can read it. An object is its compressed
-chunks, each with its crc32c, then an index of (offset, bytes) pairs with a crc32c: no byte that counts goes
-unchecked. The same chips give the same bytes. We decode ourselves, without zarr's tasks and event loop.
+zarr-python writes everything, and any reader of Zarr v3 can read it. An object holds its compressed chunks,
+each with its crc32c, then an index of (offset, bytes) pairs with a crc32c: every byte that matters is
+checked. The same chips give the same bytes. We decode ourselves, without zarr's tasks and event loop.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ from shards.format.shard_cut import MAX_CHUNK_CHIPS
 
 DIMENSIONS: Final = {"image": ("chip", "band", "row", "column"), "height": ("chip", "row", "column")}
 CHECKSUM: Final = 4
-"""Bytes of a crc32c at the end of a chunk and of the index."""
+"""Length in bytes of the crc32c at the end of a chunk and of the index."""
 MISSING: Final = 2**64 - 1
 """Offset and size of a chunk that is not stored."""
 
-# Share of the raw bytes, and chips decoded and encoded in a second, of 960 chips of
+# Share of the raw bytes, then chips decoded and encoded per second. Measured on 960 chips of
 # ingest.synthetic.landscape (noisy int16, two thirds of the heights 0), 16 to a chunk, on one core of an AMD
 # EPYC:
 #                              image                      height
@@ -40,36 +40,39 @@ MISSING: Final = 2**64 - 1
 #   blosc zstd 3, bitshuffle   0.62   57,000   10,000     0.53   47,000    6,000
 #   blosc zstd 5, shuffle      0.60   55,000    1,800     0.41   62,000    2,500
 #   blosc lz4 5, bitshuffle    0.64   86,000   13,000     0.71  107,000   31,000
-# Shuffling gathers the noise of an image in few of its planes, and breaks up the zeros of heights.
+# Shuffling gathers the noise of an image in few planes, but breaks up the zeros of heights.
 BLOSC_LEVEL: Final = 3
 ZSTD_LEVEL: Final = 1
 DECODERS: Final = {"image": numcodecs.Blosc(), "height": numcodecs.Zstd()}
 
 
 def chunk_chips(shard_chips: int) -> int:
-    """Chips in a chunk: Zarr wants a divisor of `shard_chips`."""
+    """Return the chips in a chunk: Zarr wants a divisor of `shard_chips`."""
     return max(chips for chips in range(1, MAX_CHUNK_CHIPS + 1) if shard_chips % chips == 0)
 
 
 def object_name(array: str, number: int) -> str:
-    """Where in the group shard `number` of `array` is stored, e.g. image/c/3/0/0/0."""
+    """Return the name in the group of shard `number` of `array`, e.g. image/c/3/0/0/0."""
     return "/".join((array, "c", str(number), *("0" for _ in DIMENSIONS[array][1:])))
 
 
 def array_names(schema: Schema) -> tuple[str, ...]:
-    """The arrays of a group: image and, if the schema has a label, height."""
+    """Return the names of a group's arrays: image and, if the schema has a label, height."""
     return ("image", "height") if schema.label else ("image",)
 
 
 def metadata(schema: Schema, samples: int, shard_chips: int) -> dict[str, bytes]:
-    """The files by name in the group that make a Zarr of the shards of `samples` chips."""
+    """Make the metadata files, by name, that turn the shards of `samples` chips into a Zarr group."""
     files: dict[str, Buffer] = {}
     _create(files, schema, samples, shard_chips)
     return {name: content.to_bytes() for name, content in files.items()}
 
 
 def encode(chips: Sequence[Chip], schema: Schema, shard_chips: int) -> dict[str, bytes]:
-    """The object of each array for the shard of `chips`, in their order: `shard_chips`, fewer in the last."""
+    """Encode `chips`, in their order, as one shard: an object for each array.
+
+    A shard has `shard_chips` chips; the last one of a split may have fewer.
+    """
     if not 0 < len(chips) <= shard_chips:
         raise ValueError(f"{len(chips)} chips for a shard of {shard_chips}")
     files: dict[str, Buffer] = {}
@@ -90,7 +93,7 @@ def decode(
 ) -> None:
     """Fill image (samples, bands, rows, columns) and height (samples, rows, columns) from a shard's objects.
 
-    Other threads run while a chunk is decompressed. After an error the arrays hold anything.
+    Other threads run while a chunk is decompressed. After an error the contents of the arrays are undefined.
 
     Raises:
         DatasetError: the bytes cannot be such a shard.
@@ -100,7 +103,7 @@ def decode(
 
 
 def _layout(array: str, schema: Schema) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Pixel type and shape of one chip."""
+    """Return pixel type and shape of one chip."""
     if array == "image":
         return np.dtype(schema.dtype).newbyteorder("<"), schema.image_shape
     return np.dtype("<f4"), schema.label_shape
@@ -109,9 +112,9 @@ def _layout(array: str, schema: Schema) -> tuple[np.dtype[Any], tuple[int, ...]]
 def _create(
     files: dict[str, Buffer], schema: Schema, samples: int, shard_chips: int
 ) -> dict[str, zarr.Array[Any]]:
-    """The two arrays, empty, in a group that keeps its files in `files`.
+    """Create the arrays, empty, in a group that keeps its files in `files`.
 
-    Write through these: an array opened again from the group would not know of `write_empty_chunks`.
+    Write through these objects: an array reopened from the group would not know of `write_empty_chunks`.
     """
     attributes = {
         "bands": list(schema.bands),
@@ -137,7 +140,7 @@ def _create(
             compressors=(compressor, Crc32cCodec()),
             fill_value=0 if array == "image" else np.nan,
             dimension_names=DIMENSIONS[array],
-            # A chunk of zeros is stored as well, so that one that is missing is always damage.
+            # A chunk of zeros is stored as well, so that a missing chunk is always damage.
             config={"write_empty_chunks": True},
         )
     return arrays
@@ -164,11 +167,11 @@ def _decode_array(
             raise DatasetError(f"{where} is missing")
         if nbytes < CHECKSUM or offset + nbytes > data.size:
             raise DatasetError(
-                f"{where}: {nbytes} bytes at {offset} are not within the {data.size} there are"
+                f"{where}: {nbytes} bytes at {offset} are not within the {data.size} bytes of the object"
             )
         stored = _checked(where, data[offset : offset + nbytes])
         try:
-            # A new buffer each time is as fast as one that is kept, and its size is the codec's own word.
+            # A new buffer each time is as fast as a kept one, and the codec itself sets its size.
             chunk = np.frombuffer(DECODERS[array].decode(stored), np.uint8)
         except (RuntimeError, ValueError) as error:
             raise DatasetError(f"{where}: {error}") from error
@@ -179,7 +182,7 @@ def _decode_array(
 
 
 def _index(array: str, data: NDArray[np.uint8], chunks: int) -> list[list[int]]:
-    """(offset, bytes) of each chunk, from the end of the object."""
+    """Read (offset, bytes) of each chunk from the end of the object."""
     size = 16 * chunks + CHECKSUM
     if data.size < size:
         raise DatasetError(f"{array}: {data.size} bytes are too few for an index of {chunks} chunks")
@@ -188,7 +191,7 @@ def _index(array: str, data: NDArray[np.uint8], chunks: int) -> list[list[int]]:
 
 
 def _checked(where: str, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`data` without the crc32c at its end, which must be right."""
+    """Check the crc32c at the end of `data`, and return the bytes before it."""
     content, stored = data[:-CHECKSUM], int.from_bytes(data[-CHECKSUM:].tobytes(), "little")
     if google_crc32c.value(content) != stored:
         raise DatasetError(f"{where}: the checksum does not match the bytes")

@@ -1,4 +1,4 @@
-"""Where the pixels of a raster are on the ground, and where places on the ground are among them.
+"""Pixel grids: from pixels of a raster to places on the ground, and back.
 
 grid = Grid.of(raster)
 xy_2HW = grid.corners(rows, columns, crs)    # in any CRS
@@ -30,19 +30,19 @@ class Grid:
 
     @classmethod
     def of(cls, raster: Any) -> "Grid":
-        """Those of an open raster."""
+        """Take the grid of an open raster."""
         return cls(raster.crs, raster.transform, raster.height, raster.width)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top in units of the CRS."""
+        """Bounds (left, bottom, right, top) in units of the CRS."""
         left, bottom, right, top = array_bounds(self.height, self.width, self.transform)
         return left, bottom, right, top
 
     def corners(self, rows: NDArray[Any], columns: NDArray[Any], crs: CRS) -> NDArray[np.float64]:
-        """(2, rows, columns) x and y in `crs` of the upper left corners of pixels, or of points within.
+        """Compute (2, rows, columns) x and y in `crs` of pixels' upper left corners, or of points inside.
 
-        NaN where one has no place there, see `in_crs`.
+        NaN where a point has no place in `crs`, see `in_crs`.
         """
         column_HW, row_HW = np.meshgrid(columns, rows)
         a, b, c, d, e, f = self.transform[:6]
@@ -50,17 +50,17 @@ class Grid:
         return in_crs(np.stack([x_HW, y_HW]), self.crs, crs)
 
     def pixels(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(2, ...) columns and rows of places in its CRS, those of corner (0, 0) being 0."""
+        """Compute (2, ...) columns and rows of places in the grid's CRS, counted from its first corner."""
         origin = np.array([self.transform.c, self.transform.f]).reshape(2, *[1] * (xy_2N.ndim - 1))
         return self.steps(xy_2N - origin)
 
     def steps(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(2, ...) columns and rows along differences of places."""
+        """Convert differences of places to (2, ...) differences of columns and rows."""
         a, b, _, d, e, _ = (~self.transform)[:6]
         return np.stack([a * xy_2N[0] + b * xy_2N[1], d * xy_2N[0] + e * xy_2N[1]])
 
     def nearest_turn(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Places with longitudes within 180 degrees of its middle: they may go on over the antimeridian."""
+        """Shift longitudes to within 180 degrees of the grid's middle, also over the antimeridian."""
         if not self.crs.is_geographic:
             return xy_2N
         middle = (self.transform @ (self.width / 2, self.height / 2))[0]
@@ -68,9 +68,9 @@ class Grid:
 
 
 def in_crs(xy_2N: NDArray[np.float64], own: CRS, crs: CRS) -> NDArray[np.float64]:
-    """(2, ...) x and y in `crs` of places in their `own`; NaN where one has no place there.
+    """Convert places from CRS `own` to (2, ...) x and y in `crs`; NaN where a place does not exist there.
 
-    NaN for all where PROJ refuses one, as it does for half of the globe in a zone of UTM.
+    All are NaN if PROJ refuses one of them, as it does for half of the globe in a UTM zone.
     """
     if crs != own:
         try:
@@ -83,5 +83,5 @@ def in_crs(xy_2N: NDArray[np.float64], own: CRS, crs: CRS) -> NDArray[np.float64
 
 
 def half_turn(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Differences of longitudes, from -180 to 180."""
+    """Bring differences of longitudes to -180 to 180."""
     return np.asarray((degrees + 180) % 360 - 180)

@@ -1,15 +1,15 @@
-"""A raster on the pixels of another grid, finer or coarser, in any CRS: which value does a pixel get?
+"""A raster on the pixels of another grid, finer or coarser, in any CRS.
 
-One of three rules says it. What a pixel gets depends on where it is alone, to the last bit, and not on what
-is read with it: this holds for all three, and one test holds them to it.
+One of three rules decides which value a pixel gets. With each, the value depends only on the pixel's place,
+to the last bit, and not on the pixels that are read with it. One test holds all three to that.
 
-| rule | what a pixel gets | used for |
+| rule | value of a pixel | used for |
 |---|---|---|
 | `resampled`, read by `read_on_grid` | GDAL's nearest, bilinear or average; places to 1/8 pixel | chips |
 | `Bilinear` | GDAL's bilinear, places exact, memory bounded | mosaics |
-| `area_means` | the mean over its area; none where less than half of it has values | scores of maps |
+| `area_means` | the mean over its area; no value where less than half of it has values | scores of maps |
 
-Why not one of them for all: docs/benchmarks.md, "Rasters on another grid".
+docs/benchmarks.md, "Rasters on another grid", says why one rule does not serve all.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,37 +32,37 @@ from shards.raster.grid import Grid, half_turn
 from shards.raster.opening import read_window
 
 TILE = 512
-"""Pixels along each side of what `Bilinear` resamples at a time."""
+"""Side in pixels of the tiles that `Bilinear` resamples."""
 READ_PIXELS = 1 << 21
-"""Most pixels of a raster that `area_means` reads at a time: 16 MB of float64."""
+"""Most pixels that `area_means` reads at a time: 16 MB of float64."""
 LEAST_COVERED = 0.5
-"""Share of a pixel's area that must have values."""
+"""Least share of a pixel's area that must have values."""
 SNAP = 2.0**20
-"""Places are rounded to 1 / SNAP of a raster's pixel, much less than they are known to: then rounding errors
-of coordinates reach no neighbour, and areas are exact."""
+"""Steps per pixel to which places are rounded, much finer than places are known. So rounding errors of
+coordinates reach no neighbour, and areas are exact."""
 
 
 # --- any of GDAL's resamplings, block by block ---
 
 
 def resampled(raster: Any, grid: Grid, resampling: Resampling, **options: Any) -> WarpedVRT:
-    """Return an open raster as one that has the pixels of `grid`; the caller closes it.
+    """Open a raster on the pixels of `grid`; the caller closes it.
 
     Args:
-        raster: the raster.
-        grid: whose pixels it gets.
-        resampling: how a value is made of those around it.
-        options: other ones of WarpedVRT, on nodata and alpha.
+        raster: an open raster.
+        grid: the pixels to resample to.
+        resampling: GDAL's rule for a value from those around it.
+        options: further options of WarpedVRT, on nodata and alpha.
     """
     place = {"crs": grid.crs, "transform": grid.transform, "height": grid.height, "width": grid.width}
     return WarpedVRT(raster, resampling=resampling, **place, **options)
 
 
 def read_on_grid(raster: Any, indexes: int | list[int], window: Window) -> NDArray[Any]:
-    """Read (rows, columns), or with a list of bands (bands, rows, columns), of a raster, resampled or not.
+    """Read (rows, columns), or (bands, rows, columns) for a list of bands, from a raster, resampled or not.
 
     Raises:
-        InputError: its file is damaged.
+        InputError: the raster's file is damaged.
     """
     pieces = [
         [read_window(raster, indexes=indexes, window=part) for part in row] for row in _pieces(raster, window)
@@ -73,10 +73,10 @@ def read_on_grid(raster: Any, indexes: int | list[int], window: Window) -> NDArr
 
 
 def _pieces(raster: Any, window: Window) -> list[list[Window]]:
-    """Windows that together are `window`, in rows from north to south.
+    """Cut `window` into smaller ones, in rows from north to south.
 
-    GDAL warps a window of more rows than a block, or the whole raster, at once and not block by block, and
-    approximates it as it goes: then a pixel depends on the window, and not on where it is alone
+    GDAL warps a window of more rows than a block, or the whole raster, at once instead of block by block, and
+    approximates as it goes. Then a pixel depends on the window and not on its place alone
     (VRTWarpedDataset::IRasterIO in GDAL's frmts/vrt/vrtwarped.cpp).
     """
     if not isinstance(raster, WarpedVRT):
@@ -95,28 +95,29 @@ def _pieces(raster: Any, window: Window) -> list[list[Window]]:
 
 @dataclass(frozen=True)
 class Bilinear:
-    """A band of a raster on a grid without an end, whose windows may have negative offsets."""
+    """A band of a raster on an unbounded grid, whose windows may have negative offsets."""
 
     raster: Any
     number: int
-    """1, 2, ...: the band."""
+    """Number of the band: 1, 2, ..."""
     nodata: float
     crs: CRS
     anchor: Affine
-    """(column, row) on the grid -> (x, y) in units of the CRS."""
+    """Transform from (column, row) on the grid to (x, y) in units of the CRS."""
     place: Window
-    """Pixels of the grid beyond which the raster has nothing."""
+    """Window of the grid outside which the raster has no pixels."""
     scales: tuple[float, float]
-    """Pixels of the grid for one of the raster, along a row and a column of the grid, at most 1. Else GDAL
-    takes them from each tile, and tiles at an edge have others."""
+    """Pixels of the grid per pixel of the raster, along a row and a column of the grid, at most 1. Without
+    them, GDAL computes scales from each tile, and those of tiles at an edge differ."""
 
     def read(self, window: Window) -> NDArray[np.float32]:
-        """Read (rows, columns) of a window within the place; NaN where the nearest pixel has no value.
+        """Read (rows, columns) of a window within `place`; NaN where the nearest pixel has no value.
 
-        Tiles are the same for every window, since GDAL may choose another way between two CRSs for another.
+        Tiles are the same for every window, because GDAL may transform between two CRSs differently for
+        another tile.
 
         Raises:
-            InputError: its file is damaged.
+            InputError: the raster's file is damaged.
         """
         (top, bottom), (left, right) = window.toranges()
         row, column = top - (top - self.place.row_off) % TILE, left - (left - self.place.col_off) % TILE
@@ -128,10 +129,10 @@ class Bilinear:
         return values_HW[top - row : bottom - row, left - column : right - column]
 
     def _tile(self, row: int, column: int) -> NDArray[np.float32]:
-        """Resample the tile that begins there.
+        """Resample the tile that begins at this row and column.
 
-        Band by band: of several together GDAL fills a hole from its edges where another band has none. And
-        not by a WarpedVRT, which rasterio 1.4 does not make with a tolerance of 0.
+        Bands are resampled one by one: with several at once, GDAL fills a hole from its edges where another
+        band has no hole. A WarpedVRT does not serve: rasterio 1.4 cannot make one with a tolerance of 0.
         """
         (_, bottom), (_, right) = self.place.toranges()
         values_HW = np.full((min(TILE, bottom - row), min(TILE, right - column)), np.nan, np.float32)
@@ -160,7 +161,7 @@ class Bilinear:
 
 @dataclass(frozen=True)
 class Areas:
-    """Pixels in some CRS, each as a parallelogram: its middle, and the steps to the next column and row."""
+    """Pixels as parallelograms in some CRS: their middles, and the steps to the next column and row."""
 
     middle_2HW: NDArray[np.float64]
     column_2HW: NDArray[np.float64]
@@ -168,7 +169,7 @@ class Areas:
 
     @classmethod
     def of(cls, grid: Grid, rows: range, columns: range, crs: CRS) -> "Areas":
-        """See pixels of `grid` in `crs`; NaN where one has no place there."""
+        """Transform pixels of `grid` to `crs`; NaN where a pixel has no place there."""
         row_edges, column_edges = (np.arange(span.start, span.stop + 1) for span in (rows, columns))
         corner_2HW = grid.corners(row_edges, column_edges, crs)
         first_2HW = corner_2HW[:, :-1, :-1]
@@ -181,10 +182,10 @@ class Areas:
         return cls(middle_2HW, (right + opposite - below) / 2, (below + opposite - right) / 2)
 
     def boxes(self, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(2, H, W) lowest and highest column and row of each in pixels of `grid`, which has their CRS.
+        """Compute the boxes of all areas: (2, H, W) lowest and highest column and row, in pixels of `grid`.
 
-        A box has the area of the pixel and its middle. Where the grids are turned against each other it is
-        the pixel turned upright: a box around its corners would be too large, up to twice.
+        `grid` has the areas' CRS. A box has the area and the middle of its pixel. Where the grids are rotated
+        against each other it is the pixel turned upright: a box around the corners could be twice as large.
         """
         middle_2HW = grid.pixels(grid.nearest_turn(self.middle_2HW))
         column_2HW, row_2HW = grid.steps(self.column_2HW), grid.steps(self.row_2HW)
@@ -195,13 +196,13 @@ class Areas:
 def area_means(
     read: Callable[[Window], NDArray[np.float64]], own: Grid, areas: Areas, wanted_HW: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(rows, columns) the mean of a raster over each area that is wanted; NaN elsewhere, see `area_average`.
+    """Compute (rows, columns) means of a raster over the wanted areas; NaN elsewhere, see `area_average`.
 
     Args:
-        read: gives the raster's values in a window, NaN where there is none.
+        read: reads the raster's values in a window, NaN where there is no value.
         own: the raster's grid.
-        areas: in its CRS.
-        wanted_HW: which of them.
+        areas: areas in the raster's CRS.
+        wanted_HW: the areas that are wanted.
     """
     low_2HW, high_2HW = areas.boxes(own)
     shape = np.array([own.width, own.height])[:, None, None]
@@ -220,7 +221,7 @@ def _averages(
     low_2N: NDArray[np.float64],
     high_2N: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """(N,) the mean over each box; boxes reach into the raster."""
+    """Compute (N,) means over boxes, all of which reach into the raster."""
     count = low_2N.shape[1]
     if not count:
         return np.zeros(0)
@@ -237,10 +238,10 @@ def _averages(
 def area_average(
     values_HW: NDArray[np.float64], low_2N: NDArray[np.float64], high_2N: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(N,) mean of the values in each box, weighted by area; NaN where less than half of it has a value.
+    """Compute (N,) means of the values in each box, weighted by area; NaN if less than half of it has values.
 
     Args:
-        values_HW: NaN where there is none; there is none beyond them either.
+        values_HW: values, NaN where there is none; outside of them there is none either.
         low_2N: lowest column and row of each box.
         high_2N: highest column and row.
     """
@@ -265,9 +266,9 @@ def area_average(
 def _weighted(
     low_N: NDArray[np.float64], high_N: NDArray[np.float64], length: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-    """Along one axis: each box's first pixel and how much of it is in the box, its second one, ...
+    """Yield along one axis each box's first pixel and its share inside the box, then the second, and so on.
 
-    Of pixels beyond the raster nothing is in the box; the number of some other pixel stands for theirs.
+    Pixels beyond the raster have a share of 0 and the number of some other pixel.
     """
     first_N = np.floor(low_N).astype(np.intp)
     most = int((np.ceil(high_N).astype(np.intp) - first_N).max(initial=0))

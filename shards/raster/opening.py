@@ -1,4 +1,4 @@
-"""Opens rasters (GeoTIFF and whatever GDAL reads) from any storage, and tells what their bands are."""
+"""Opening of rasters (GeoTIFF and whatever GDAL reads) from any storage, and the names of their bands."""
 
 import math
 import os
@@ -10,40 +10,40 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from shards.errors import InputError, one_line
-from shards.storage.objects import gdal_options, gdal_path
+from shards.storage.gdal import gdal_options, gdal_path
 
-# A raster without a place is refused below, in words of ours.
+# A raster without a place is refused below, with our own message.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 CACHE_MB = 128
 METRES = {"", "m", "metre", "metres", "meter", "meters"}
-"""Units of a band, in lower case, that mean metres; most height rasters name none."""
+"""Names of a band's unit, in lower case, that mean metres; most height rasters name no unit."""
 HEADERS = 16
-"""Rasters opened at a time for their headers: of remote ones it is the waiting that takes the time."""
+"""Number of rasters whose headers are read at a time: with remote rasters, waiting takes the time."""
 MOST_OPEN = 64
-"""Rasters that stay open, see `OpenRasters`."""
+"""Number of rasters that stay open, see `OpenRasters`."""
 PIXEL_SIZE_TOLERANCE = 0.01
-"""Images of one dataset may differ so much (as a share) in the width of their pixels."""
+"""Largest difference (as a share) in pixel width between the images of one dataset."""
 KNOWN_BANDS = {
     4: ("blue", "green", "red", "nir"),
     8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
 }
-"""Bands of WorldView-2/3 images by their number, for rasters that do not name them."""
+"""Bands of WorldView-2/3 images by their number, for rasters that do not name their bands."""
 
 
 def bound_cache() -> None:
-    """Let GDAL keep so many MB of rasters in this process, unless the user's environment says how many.
+    """Limit GDAL's cache in this process to CACHE_MB, unless the user's environment sets a limit.
 
-    Its own default is a share of the machine's memory. It asks when it first needs to know.
+    GDAL's own default is a share of the machine's memory. It reads the limit when it first needs it.
     """
     os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_MB))
 
 
 def open_raster(url: str) -> Any:
-    """The raster at `url`, open for reading; the caller closes it.
+    """Open the raster at `url` for reading; the caller closes it.
 
     Raises:
-        InputError: it is no raster, is not there, or has no CRS.
+        InputError: there is no raster, or it has no CRS.
     """
     path = gdal_path(url)
     try:
@@ -60,7 +60,7 @@ def open_raster(url: str) -> Any:
 
 
 class OpenRasters:
-    """Rasters by their URLs, a few open at a time: the one that was not asked for longest is closed first."""
+    """Rasters by URL, a few open at a time: the least recently used one is closed first."""
 
     def __init__(self, most: int = MOST_OPEN) -> None:
         self._most = most
@@ -70,10 +70,10 @@ class OpenRasters:
         return len(self._open)
 
     def __getitem__(self, url: str) -> Any:
-        """Return the raster, which is open until others have been asked for.
+        """Return the raster, open until enough others have been used.
 
         Raises:
-            InputError: it is no raster, is not there, or has no CRS.
+            InputError: there is no raster, or it has no CRS.
         """
         if url not in self._open:
             while len(self._open) >= self._most:
@@ -83,16 +83,16 @@ class OpenRasters:
         return self._open[url]
 
     def close(self) -> None:
-        """Close all that are open."""
+        """Close all open rasters."""
         while self._open:
             self._open.popitem()[1].close()
 
 
 def read_window(raster: Any, **options: Any) -> Any:
-    """`raster.read(**options)`.
+    """Call `raster.read(**options)`.
 
     Raises:
-        InputError: its file ends early or is damaged.
+        InputError: the raster's file is truncated or damaged.
     """
     try:
         return raster.read(**options)
@@ -105,20 +105,20 @@ def read_window(raster: Any, **options: Any) -> Any:
 
 
 def is_scaled(raster: Any) -> bool:
-    """Whether the values of a band mean something else than is stored."""
+    """Tell whether a band has a scale or an offset, so that its stored values are not its values."""
     return set(raster.scales) != {1.0} or set(raster.offsets) != {0.0}
 
 
 def is_as_wide(raster: Any, pixel_size: float) -> bool:
-    """Whether its pixels are as wide as that, within a hundredth."""
+    """Tell whether the raster's pixels are this wide, within PIXEL_SIZE_TOLERANCE."""
     return math.isclose(abs(raster.transform.a), pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE)
 
 
 def band_names(raster: Any, given: tuple[str, ...], expected: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """A name for each band: `given`, or their descriptions, or `expected`, or WorldView's by their number.
+    """Name each band: by `given`, the bands' descriptions, `expected`, or WorldView's names for their number.
 
     Raises:
-        InputError: their number fits none of these.
+        InputError: none of these has a name for each band.
     """
     if all(raster.descriptions):
         described: tuple[str, ...] = tuple(raster.descriptions)

@@ -1,7 +1,7 @@
 """One range of addresses with a place for every shard, so that a batch from many shards is a single gather.
 
-Reserved addresses cost no memory. A shard's place is filled by mapping its file there, or with bytes that
-were fetched or decoded, and is emptied when its chips have been met. Every row of every shard begins at a
+Reserved addresses cost no memory. A shard's file is mapped to its place, or fetched or decoded bytes are
+written there; the place is emptied after the shard's last chip. Every row of every shard begins at a
 multiple of 512 bytes, so `blocks_BS[block_numbers]` copies any rows of any shards into one batch buffer.
 
     arena = Arena(places=428, place_bytes=52_737_024, span=51_200)
@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from shards.format.tar import BLOCK
 
 _PLACE_BYTES = 2**21
-"""Places are multiples of a large page's size."""
+"""Unit of a place's size: the size of a large page."""
 _FIXED = 0x10
 _NO_ACCESS = 0
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 _POPULATE = 0x8000 if sys.platform == "linux" else 0
-"""Page tables are filled at once (Linux): 12,800 faults a shard fewer, outside Python's lock."""
+"""Flag to fill page tables at once (Linux). It saves 12,800 faults a shard and needs no Python lock."""
 _MAY_MOVE, _FIXED_TARGET = 1, 2
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 _FAILED = c_void_p(-1).value
@@ -51,7 +51,7 @@ def _mmap(address: int | None, size: int, protection: int, flags: int, file: int
 
 
 def _mapped(address: Any, size: int) -> int:
-    """`address`, unless the system call that gave it has failed."""
+    """Return `address`, or raise if the system call that gave it failed."""
     if address == _FAILED:
         error = ctypes.get_errno()
         raise OSError(error, f"{os.strerror(error)} (mapping {size:,} bytes)")
@@ -66,7 +66,7 @@ def _bytes_at(address: int, size: int) -> NDArray[np.uint8]:
 
 
 def _move(address: int, target: int, size: int, file: int) -> None:
-    """The mapping of `file` at `address`, to `target`, in the place of what is there."""
+    """Move the mapping of `file` at `address` to `target`, and replace what is there."""
     if sys.platform == "linux":  # with its page tables
         _mapped(_libc.mremap(address, size, size, _MAY_MOVE | _FIXED_TARGET, target), size)
     else:
@@ -75,22 +75,22 @@ def _move(address: int, target: int, size: int, file: int) -> None:
 
 
 class Arena:
-    """Places for shards in one range of addresses. Different places may be used by different threads."""
+    """Places for shards in one range of addresses. Threads may use different places at the same time."""
 
     def __init__(self, places: int, place_bytes: int, span: int) -> None:
         """Reserve addresses.
 
         Args:
             places: number of shards.
-            place_bytes: bytes of the largest.
-            span: bytes to copy of each row.
+            place_bytes: bytes of the largest shard.
+            span: bytes to copy from each row.
         """
         self.place_bytes = -(-max(place_bytes, span, 1) // _PLACE_BYTES) * _PLACE_BYTES
         self._size = max(places, 1) * self.place_bytes
         self._start = _mmap(None, self._size, _NO_ACCESS, self._reserved)
-        # Not at exit: a thread may still be reading, and the system takes back everything anyway.
+        # Not at exit: a thread may still be reading, and the system frees everything then anyway.
         weakref.finalize(self, _libc.munmap, self._start, self._size).atexit = False
-        # A place that is empty must never be touched: the process would be ended for it.
+        # An empty place must never be touched: the system would kill the process.
         self._filled = np.zeros(max(places, 1), bool)
         self._bytes = _bytes_at(self._start, self._size)
         starts = (self._size - span) // BLOCK + 1
@@ -101,23 +101,23 @@ class Arena:
     _reserved = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
 
     def first_block(self, place: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
-        """The block number at which `place` begins."""
+        """Return the number of the block at which `place` begins."""
         return place * (self.place_bytes // BLOCK)
 
     def holds(self, place: int) -> bool:
-        """Whether `place` is filled."""
+        """Tell whether `place` is filled."""
         return bool(self._filled[place])
 
     def map_file(
         self, place: int, path: Path, check: Callable[[NDArray[np.uint8]], Any] | None = None
     ) -> NDArray[np.uint8]:
-        """Map the file at `path` to `place`; returns its bytes, read-only.
+        """Map the file at `path` to `place`, and return its bytes, read-only.
 
-        `check` sees the bytes first: what it raises leaves the place as it was. A file must not be shortened
-        while it is mapped (the system ends processes that touch what is gone); replacing it does no harm.
+        `check` gets the bytes first; if it raises, the place stays as it was. A mapped file must not be
+        shortened, because the system kills a process that touches the missing part. Replacing it is harmless.
 
         Raises:
-            OSError: it cannot be mapped, or is larger than the place.
+            OSError: the file cannot be mapped, or is larger than the place.
         """
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -137,14 +137,16 @@ class Arena:
         return bytes_of_place
 
     def fill(self, place: int, dense: bool = False) -> NDArray[np.uint8]:
-        """Memory at `place` to be written to, all zeros; untouched pages cost nothing.
+        """Return writable memory at `place`, all zeros; untouched pages cost nothing.
 
-        `dense`: all of it will be written, row by row, so that large pages save time.
+        `dense` says that all of it will be written, row by row, so that large pages save time.
         """
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE | _FIXED
         _mmap(self._address(place), self.place_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags)
         if dense and _HUGE_PAGES is not None:
-            _libc.madvise(self._address(place), self.place_bytes, _HUGE_PAGES)  # advice: it may be refused
+            _libc.madvise(
+                self._address(place), self.place_bytes, _HUGE_PAGES
+            )  # only advice, which may be refused
         self._filled[place] = True
         return self._bytes[place * self.place_bytes :][: self.place_bytes]
 
@@ -154,7 +156,7 @@ class Arena:
         _mmap(self._address(place), self.place_bytes, _NO_ACCESS, self._reserved | _FIXED)
 
     def gather(self, block_numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(rows, span): a copy of the `span` bytes that begin at each of these blocks, in filled places."""
+        """Copy the `span` bytes that begin at each of these blocks, in filled places, to (rows, span)."""
         assert self._filled[block_numbers // (self.place_bytes // BLOCK)].all(), (
             "an empty place was asked for"
         )

@@ -1,7 +1,7 @@
-"""Weights of chips, and how often each is met in an epoch. Arrays in, arrays out.
+"""Weights of chips, and how often an epoch has each chip. Arrays in, arrays out.
 
-Most chips of a forest are either bare or of middling height; a regressor that meets them as they come has
-seen few tall trees. Weights say how often a chip is met, relative to the others:
+Most chips of a forest are bare or of middling height, so a regressor trained on all alike sees few tall
+trees. Weights say how often a chip comes, relative to the others:
 
     weights = height_weights(height_max, edges=(0, 2, 10, 35))
     times = times_met(weights, draws=weights.size, seed=0, epoch=3)
@@ -16,22 +16,23 @@ from numpy.typing import ArrayLike, NDArray
 from shards.errors import InputError
 
 MOST_DRAWS = 2**31
-"""With more, a unit of `times_met` is too coarse for the sum of a million chips' rounding errors."""
+"""Most draws of an epoch: beyond, a unit of `times_met` is too coarse for the rounding errors of a million
+chips."""
 
 
 def height_weights(
     heights: ArrayLike, edges: Sequence[float], shares: Sequence[float] | None = None
 ) -> NDArray[np.float64]:
-    """(chips,) weights with which the chips of each bin of height are met in proportion to `shares`.
+    """Compute (chips,) weights that give each bin of heights its share of an epoch. They sum to 1.
 
-    Bin i is edges[i] <= height < edges[i + 1]; lower heights count to the first, higher to the last. The
-    share of a bin without chips goes to the other bins, in proportion to theirs.
+    Bin i is edges[i] <= height < edges[i + 1]; lower heights count to the first bin, higher ones to the last.
+    The share of a bin without chips goes to the other bins, in proportion to theirs.
 
     Args:
         heights: (chips,) metres; one of the index's columns of heights.
         edges: (bins + 1,) metres, ascending.
-        shares: (bins,) not negative, of any sum; equal if left out. The chips of a share of 0 weigh 0, all
-            others more than 0. The weights sum to 1.
+        shares: (bins,) not negative, with any sum; default: equal. Chips in a bin with share 0 weigh 0, all
+            others more than 0.
 
     Raises:
         InputError: a height is missing; edges do not ascend; shares do not fit.
@@ -58,35 +59,38 @@ def height_weights(
 
 
 def times_met(weights: ArrayLike, draws: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """(chips,) how often each chip is met in an epoch of `draws` samples; they sum to `draws`.
+    """Compute (chips,) how often each chip comes in an epoch of `draws` samples; the sum is `draws`.
 
     Systematic sampling (W. G. Madow, On the theory of systematic sampling II, Annals of Mathematical
-    Statistics 20, 1949, pp. 333-354): chips in a random order are laid end to end, each as long as the times
-    it is expected, and a comb with one tooth per draw is put down at a random offset. So a chip is met
-    floor or ceil of draws * weight / sum times, and the mean over epochs is draws * weight / sum; drawing
-    each sample by itself would miss 37 % (1/e) of equally weighted chips in every epoch.
+    Statistics 20, 1949, pp. 333-354): lay the chips end to end in a random order, each as long as its
+    expected count, and put down a comb with one tooth per draw at a random offset. So a chip comes floor or
+    ceil of draws * weight / sum times, and on average over epochs draws * weight / sum times. Independent
+    draws would miss 37 % (1/e) of equally weighted chips in every epoch.
 
     Lengths are integers, in units of 1 / 2^k draws (k is 42 for a million draws): sums of floats would lose
-    or add a draw now and then. A chip expected less than half a unit is never met.
+    or add a draw now and then. A chip with an expected count below half a unit never comes.
 
     Args:
-        weights: (chips,) not negative, of any sum.
+        weights: (chips,) not negative, with any sum.
         draws: samples of the epoch, at most MOST_DRAWS.
-        seed: of the run.
-        epoch: 0, 1, ...; with the seed it decides all, and is independent of `shards.read.order.epoch_order`.
+        seed: seed of the run.
+        epoch: 0, 1, ... Seed and epoch decide everything; the draws are independent of
+            `shards.read.order.epoch_order`.
 
     Raises:
-        InputError: a weight is negative or no number, none is above 0, or draws are out of range.
+        InputError: a weight is negative or not a number, no weight is above 0, or draws are out of range.
     """
     weight = np.asarray(weights, np.float64)
     wrong = int(np.count_nonzero(~(np.isfinite(weight) & (weight >= 0))))
     if wrong or not weight.any():
-        raise InputError(f"{wrong} of {weight.size} weights are no numbers of 0 or more; one must be above 0")
+        raise InputError(
+            f"{wrong} of {weight.size} weights are not numbers of 0 or more; one must be above 0"
+        )
     if not 0 <= draws <= MOST_DRAWS:
         raise InputError(f"{draws} draws: give 0 to {MOST_DRAWS}")
     generator = np.random.default_rng((seed, epoch, 1))  # the order of the epoch has (seed, epoch)
     order = generator.permutation(weight.size)
-    bits = 62 - max(draws, weight.size).bit_length()  # no sum of what follows reaches 2^63
+    bits = 62 - max(draws, weight.size).bit_length()  # no sum below reaches 2^63
     relative = weight[order] / weight.max()
     length = np.rint(relative * (draws / relative.sum()) * 2.0**bits).astype(np.int64)
     edge = np.cumsum(_mended(length, draws << bits, bits)) + generator.integers(1 << bits)
@@ -96,10 +100,10 @@ def times_met(weights: ArrayLike, draws: int, seed: int, epoch: int) -> NDArray[
 
 
 def _mended(length: NDArray[np.int64], total: int, bits: int) -> NDArray[np.int64]:
-    """Lengths with the sum `total`, which rounding missed by a millionth of a draw or so.
+    """Adjust lengths to the sum `total`, which rounding missed by a millionth of a draw or so.
 
-    The first lengths that are no whole number of draws give or take it, each up to its next whole number: so
-    floor and ceil of a length stay, and a chip that is expected exactly twice is met twice.
+    The first lengths that are not whole numbers of draws give or take the difference, each up to its next
+    whole number. So floor and ceil of a length stay, and a chip that is expected exactly twice comes twice.
     """
     lacking = total - int(length.sum())
     above = length & ((1 << bits) - 1)

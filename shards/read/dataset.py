@@ -1,17 +1,17 @@
-"""Reads a dataset: batches of chips in stored types, in the order of `shards.read.order`, ahead of their use.
+"""A dataset open for reading: its chips, their order in an epoch, and batches in stored types.
 
 dataset = open_dataset("s3://bucket/chips")
 chips = dataset.chips("train", where="source != 'AK_IFSAR'", limit=10_000)
-reader = ChipReader(dataset, chips, batch_size=64, seed=0, part=Part(rank, world_size))
-for batch in reader.epoch():
+for batch in dataset.batches(dataset.epoch(chips, seed=0, epoch=3), batch_size=64):
     batch.image_BCHW, batch.height_BHW
-    reader.state                            # what `reader.restore` needs to go on with the next batch
+
+`shards.read.chip_reader` reads epoch after epoch, and resumes.
 """
 
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from shards.format.tar import arrays_of
 from shards.read.balance import height_weights, times_met
 from shards.read.order import (
     Chips,
+    Part,
     RaggedEnd,
     epoch_order,
     global_batches,
@@ -37,11 +38,9 @@ from shards.read.order import (
     subset,
 )
 from shards.read.read_options import ReadOptions
-from shards.read.reader_state import ReaderState
-from shards.read.row_stream import RowStream, ahead
+from shards.read.row_stream import RowStream
 from shards.read.selection import columns_named, matching
 from shards.read.shard_loader import ShardLoader
-from shards.storage.checksum import checksum
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import is_local
 
@@ -51,37 +50,25 @@ class Batch:
     """Some chips: image (B, bands, rows, columns) as stored, height (B, rows, columns) in metres."""
 
     chips: Chips
-    """Their positions in the dataset's index."""
+    """Positions of the chips in the dataset's index."""
     rows_BS: NDArray[np.uint8]
-    """The one buffer of which the two arrays are views, at the offsets of `shards.format.tar.row_layout`."""
+    """Buffer that both arrays are views of, at the offsets of `shards.format.tar.row_layout`."""
     image_BCHW: NDArray[Any]
     height_BHW: NDArray[np.float32]
     start: int = 0
-    """The place of the global batch in the epoch's order."""
+    """Place of the global batch in the epoch's order."""
     size: int = 0
-    """Chips of the global batch, over all ranks."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which part of every global batch a process reads."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank {self.rank} of {self.world_size}")
+    """Number of chips in the global batch, over all ranks."""
 
 
 class Dataset:
-    """A dataset that is complete: its manifest was read."""
+    """A complete dataset, whose manifest was read."""
 
     def __init__(self, url: str, manifest: Manifest, options: ReadOptions = ReadOptions()) -> None:
         self.url, self.manifest, self.schema = url, manifest, manifest.schema
         self.options = options
         self.bad_shards: dict[str, str] = {}
-        """What was skipped, by name, and why."""
+        """Shards that were skipped: name and reason."""
         self._columns: dict[str, NDArray[Any]] = {}
         self._columns_lock = threading.Lock()
         cache = DiskCache(options.cache, options.cache_bytes) if options.cache else None
@@ -89,7 +76,7 @@ class Dataset:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Of the training split.
+        """Statistics of the training split.
 
         Raises:
             InputError: that split is empty.
@@ -101,21 +88,21 @@ class Dataset:
 
     @cached_property
     def index(self) -> Any:
-        """The index as a pyarrow table; its row numbers are the chip numbers."""
+        """Index as a pyarrow table; its row numbers are the chip numbers."""
         return self._index(None)
 
     @cached_property
     def rejected(self) -> Any:
-        """The refused chips as a pyarrow table: key, reason, detail."""
+        """Rejected chips as a pyarrow table: key, reason, detail."""
         return read_table(self._url_of(REJECTED), self.manifest.files[REJECTED])
 
     def chips(self, split: str, limit: int | None = None, where: str = "") -> Chips:
-        """The chips of a split or of "all", ascending, for which `where` holds (`shards.read.selection`).
+        """Return the chips of a split or of "all", ascending, that match `where` (`shards.read.selection`).
 
-        At most `limit` of them, nested in any larger limit.
+        At most `limit` chips are returned; a larger limit has all chips of a smaller one.
 
         Raises:
-            InputError: no such split, a limit below 0, or `where` cannot be understood.
+            InputError: there is no such split, the limit is below 0, or `where` cannot be understood.
         """
         if split not in (*SPLITS, "all"):
             raise InputError(f"split {split!r}: choose one of {', '.join(SPLITS)}, all")
@@ -138,28 +125,28 @@ class Dataset:
         return np.concatenate([np.arange(0), *numbers])
 
     def troubles(self) -> list[str]:
-        """What did not go smoothly so far, one line each: requests made again, shards left out."""
+        """List troubles so far, one line each: requests made again and shards left out."""
         retried = self.loader.fetcher.retried
         lines = [f"made {count:,} requests again after {name}" for name, count in sorted(retried.items())]
         return lines + [f"left out {name}: {reason}" for name, reason in self.bad_shards.items()]
 
     def chips_of_shard(self, number: int) -> Chips:
-        """The chips of shard `number`, in its order."""
+        """Return the chips of shard `number`, in its order."""
         return np.arange(self.manifest.first_chip[number], self.manifest.first_chip[number + 1])
 
     def epoch(self, chips: Chips, seed: int, epoch: int, weights: NDArray[np.float64] | None = None) -> Chips:
-        """`chips` in the order in which `epoch` meets them: each once, or as often as its weight says."""
+        """Return `chips` in the order of `epoch`: each once, or as often as its weight says."""
         if weights is not None:
             chips = np.repeat(chips, times_met(weights, chips.size, seed, epoch))
         return chips[epoch_order(self.shard_of(chips), seed, epoch)]
 
     def height_weights(self, chips: Chips, edges: tuple[float, ...]) -> NDArray[np.float64]:
-        """(chips,) weights that make bins of the chips' maximum height (edges in metres) equally frequent."""
+        """Compute (chips,) weights that make bins of maximum height (edges in metres) equally frequent."""
         weights: NDArray[np.float64] = height_weights(self._column("height_max")[chips], edges)
         return weights
 
     def shard_of(self, chips: Chips) -> Chips:
-        """The number of the shard that holds each chip."""
+        """Return the number of the shard that holds each chip."""
         return np.searchsorted(self.manifest.first_chip, chips, side="right") - 1
 
     def batches(
@@ -170,10 +157,10 @@ class Dataset:
         seen: int = 0,
         ragged: RaggedEnd = "keep",
     ) -> Iterator[Batch]:
-        """This part of each global batch of `batch_size` chips of `order`, after the `seen` first chips.
+        """Read a part of each global batch of `batch_size` chips of `order`, after the first `seen` chips.
 
-        A part is empty where the last, short batch has fewer chips than there are ranks. Of a remote dataset
-        at most (shards in use + `shards_ahead`) are held, of each the part that this rank needs.
+        A part is empty where the last, short batch has fewer chips than there are ranks. For a remote
+        dataset, at most (shards in use + `shards_ahead`) shards are held, and only this rank's rows of each.
         """
         if batch_size < 1:
             raise InputError(f"batches of {batch_size} chips: give 1 or more")
@@ -181,7 +168,7 @@ class Dataset:
         return self._batches(order, batch_size, part, seen, ragged)
 
     def gather(self, chips: Chips) -> Batch:
-        """These chips, in this order.
+        """Read these chips, in this order.
 
         Raises:
             DatasetError: a shard's bytes are not those that were written.
@@ -228,7 +215,7 @@ class Dataset:
         return Batch(chips, rows_BS, *arrays_of(rows_BS, self.schema), start, size)
 
     def _column(self, name: str) -> NDArray[Any]:
-        """A column of numbers of the index."""
+        """Return a numeric column of the index."""
         with self._columns_lock:
             if name not in self._columns:
                 self._columns[name] = self._index([name])[name].to_numpy()
@@ -250,78 +237,11 @@ class Dataset:
         return table
 
 
-class ChipReader:
-    """Chips epoch after epoch, from where it was stopped.
-
-    The same batches come for any number of ranks, in the same order; each rank gets its part of them.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        chips: Chips,
-        batch_size: int,
-        seed: int = 0,
-        part: Part = Part(),
-        weights: NDArray[np.float64] | None = None,
-        ragged: RaggedEnd = "keep",
-    ) -> None:
-        """Start at the first chip of epoch 0.
-
-        Args:
-            dataset: where the chips are.
-            chips: from `dataset.chips`.
-            batch_size: chips of a global batch, over all ranks.
-            seed: of the order.
-            part: which part of every global batch is read here.
-            weights: (chips,) how often each chip is met, relatively; default: each once an epoch.
-            ragged: whether a last, short batch is kept.
-        """
-        self._dataset, self._chips, self._batch_size = dataset, chips, batch_size
-        self._part, self._weights, self._ragged = part, weights, ragged
-        chosen = chips.astype("<i8").tobytes() + (b"" if weights is None else weights.astype("<f8").tobytes())
-        fingerprint = f"{dataset.manifest.fingerprint}-{checksum(chosen):016x}"
-        self.state = ReaderState(epoch=0, seen=0, seed=seed, fingerprint=fingerprint)
-        """Where the next batch begins, as of the batch that was given last."""
-
-    def restore(self, state: ReaderState) -> None:
-        """Go on from `state`, which may come from another number of ranks or batch size.
-
-        Raises:
-            InputError: it is of another dataset or another choice of chips.
-        """
-        if state.fingerprint != self.state.fingerprint:
-            raise InputError(
-                f"{self._dataset.url}: the reader was stopped on other chips ({state.fingerprint}, here "
-                f"{self.state.fingerprint}); give the same dataset, selection and limit"
-            )
-        self.state = state
-
-    def epoch(self, batches_ahead: int = 0) -> Iterator[Batch]:
-        """Yield the batches that are left of the present epoch; after them the state is the next epoch's.
-
-        A thread makes `batches_ahead` of them before they are asked for. A batch of 64 from shards in memory
-        takes 0.2 ms, less than its way from that thread costs: by itself reading does not need one.
-        """
-        state = self.state
-        order = self.order(state.epoch)
-        dataset, part = self._dataset, self._part
-        batches = dataset.batches(order, self._batch_size, part, state.seen, self._ragged)
-        for batch in ahead(batches, batches_ahead) if batches_ahead else batches:
-            self.state = replace(state, seen=batch.start + batch.size)
-            yield batch
-        self.state = replace(state, epoch=state.epoch + 1, seen=0)
-
-    def order(self, epoch: int) -> Chips:
-        """All chips that `epoch` meets, in order, over all ranks."""
-        return self._dataset.epoch(self._chips, self.state.seed, epoch, self._weights)
-
-
 def open_dataset(url: str, options: ReadOptions = ReadOptions()) -> Dataset:
-    """The dataset at `url`.
+    """Open the dataset at `url`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no dataset.
         DatasetError: its manifest is damaged.
     """
     return Dataset(url, read_manifest(url), options)

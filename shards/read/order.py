@@ -1,14 +1,15 @@
-"""The order in which chips are met: a pure function of (seed, epoch). Arrays in, arrays out.
+"""The order of chips in an epoch: a pure function of (seed, epoch). Arrays in, arrays out.
 
-An epoch meets every chip once. Its sequence is dealt from canonical streams, in turn, like cards from hands:
+An epoch has every chip once. Its sequence is dealt from canonical streams, in turn, like cards from hands:
 
 - every shard is cut into `streams` runs of neighbouring rows, one for each stream, equal to within one chip
 - every stream visits its runs in the epoch's order of shards, shuffled over a sliding window of shards
 - place p of the sequence comes from stream p modulo `streams` (in bit-reversed order)
 
-Rank r of N reads the places p with p modulo N = r. Where N divides the streams, these are whole streams, and
-their runs are neighbours in every shard: each rank needs 1/N of the bytes of each shard, in one range, and no
-byte is needed twice. For other N the sequence is the same; ranks then share bytes (`reads_alone` says so).
+Rank r of N reads the places p with p modulo N = r. Where N divides the number of streams, these are whole
+streams, and their runs are neighbours in every shard: each rank needs 1/N of the bytes of each shard, in one
+range, and no byte is needed twice. For other N the sequence is the same, but ranks share bytes (`reads_alone`
+tells which).
 
     order = epoch_order(shard_of_chip, seed=0, epoch=3)
     for start, batch in global_batches(order, batch_size=64):
@@ -16,6 +17,7 @@ byte is needed twice. For other N the sequence is the same; ranks then share byt
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,36 +27,48 @@ Chips = NDArray[np.int64]
 """Chip numbers: positions in the dataset's index."""
 
 STREAMS = 64
-"""Canonical streams at most: so many ranks can read without sharing bytes."""
+"""Most canonical streams, and so the most ranks that can read without sharing bytes."""
 
 LEAST_RUN = 8
-"""Chips that a shard gives to a stream on average, at least; a thin selection has fewer streams, so that all
-advance through the shards together and the number of shards in use stays small."""
+"""Least average number of chips that a shard gives to a stream. A thin selection has fewer streams, so that
+all advance through the shards together and few shards are in use."""
 
 SHARD_WINDOW = 8
-"""Shards that are mixed at a time: 8 x 54 MB are held by all ranks together, and a batch mixes 8 shards."""
+"""Shards mixed at a time: all ranks together hold 8 x 54 MB, and a batch mixes 8 shards."""
 
 RaggedEnd = Literal["keep", "drop"]
-"""A last, short batch is kept, or its chips are not met in this epoch; the same on every rank."""
+"""Treatment of a last, short batch: kept, or left out of this epoch. It is the same on every rank."""
 
 _SUBSET_SEED = 20_231_006
-"""Fixed, so that a subset depends on the dataset and its size alone, not on a run's seed."""
+"""Fixed seed, so that a subset depends only on the dataset and its size, not on a run's seed."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of every global batch that one process reads."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} of {self.world_size}")
 
 
 def stream_count(shard_of_chip: Chips) -> int:
-    """How many streams chips (ascending) have: a power of two, a function of the chips alone."""
+    """Compute the number of streams of chips (ascending): a power of two that depends on the chips alone."""
     shards = int(np.count_nonzero(np.diff(shard_of_chip))) + 1
     per_shard = max(1, shard_of_chip.size // (shards * LEAST_RUN))
     return min(STREAMS, 1 << (per_shard.bit_length() - 1))
 
 
 def reads_alone(world_size: int, streams: int) -> bool:
-    """Whether each byte is needed by one rank only: `world_size` divides the number of streams."""
+    """Tell whether each byte is needed by one rank only: `world_size` divides the number of streams."""
     return streams % world_size == 0
 
 
 def epoch_order(shard_of_chip: Chips, seed: int, epoch: int, window: int = SHARD_WINDOW) -> Chips:
-    """All chips, shuffled; the value at i is an index into `shard_of_chip`.
+    """Shuffle all chips; the value at i is an index into `shard_of_chip`.
 
     A chip's sort key is the place of its shard in the epoch, plus a fraction for its place in the shard's
     run, plus a jitter of up to `window` - 1 shards. The jitter starts at 0 and grows, so that the first batch
@@ -62,7 +76,7 @@ def epoch_order(shard_of_chip: Chips, seed: int, epoch: int, window: int = SHARD
 
     Args:
         shard_of_chip: (chips,) ascending, the shard that holds each chip.
-        seed: of the run.
+        seed: seed of the run.
         epoch: 0, 1, ...
         window: number of shards that are mixed.
     """
@@ -74,7 +88,7 @@ def epoch_order(shard_of_chip: Chips, seed: int, epoch: int, window: int = SHARD
     shard_place = generator.permutation(first.size)[shard]
     streams = stream_count(shard_of_chip)
     stream, place_in_run, run_length = _runs(shard, first, streams)
-    # Which chip of the run comes first must not follow from its row: draw places within runs.
+    # A chip's row must not decide its place in the run, so places are drawn.
     shuffled = generator.permutation(count)
     by_run = shuffled[np.lexsort((stream[shuffled], shard[shuffled]))]
     fraction = np.empty(count)
@@ -85,10 +99,10 @@ def epoch_order(shard_of_chip: Chips, seed: int, epoch: int, window: int = SHARD
 
 
 def _runs(shard: Chips, first: Chips, streams: int) -> tuple[Chips, Chips, Chips]:
-    """By chip: its stream, and (sorted by shard and stream) the place in its run and the run's length.
+    """Compute each chip's stream and, sorted by shard and stream, its place in its run and the run's length.
 
-    A shard of k chips gives k // streams to every stream, and one more to as many streams as are left over,
-    in turn from shard to shard, so that the streams' lengths differ by one chip at most.
+    A shard of k chips gives k // streams chips to every stream. The k % streams chips left over go to one
+    stream each, in turn from shard to shard, so that the streams' lengths differ by one chip at most.
     """
     sizes = np.diff([*first, shard.size])
     turn = np.arange(streams)
@@ -102,14 +116,14 @@ def _runs(shard: Chips, first: Chips, streams: int) -> tuple[Chips, Chips, Chips
 
 
 def _stream_of_turn(streams: int) -> Chips:
-    """The stream that is dealt from at each turn: bits reversed, so that a rank's streams are neighbours."""
+    """List the stream dealt from at each turn: bits reversed, so that a rank's streams are neighbours."""
     bits = streams.bit_length() - 1
     turns = np.arange(streams)
     return sum(((turns >> bit & 1) << (bits - 1 - bit) for bit in range(bits)), np.zeros(streams, np.int64))
 
 
 def _dealt(stream: Chips, key: NDArray[np.float64], streams: int) -> Chips:
-    """Chips sorted by key within their streams, and dealt from the streams in turn."""
+    """Sort chips by key within their streams, and deal from the streams in turn."""
     by_stream = np.lexsort((key, stream))
     lengths = np.bincount(stream, minlength=streams)
     place_in_stream = np.arange(stream.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -122,14 +136,14 @@ def _dealt(stream: Chips, key: NDArray[np.float64], streams: int) -> Chips:
 def global_batches(
     order: Chips, batch_size: int, seen: int = 0, ragged: RaggedEnd = "keep"
 ) -> Iterator[tuple[int, Chips]]:
-    """(start, chips) of consecutive runs of `batch_size` places of `order`, after the `seen` first ones."""
+    """Yield (start, chips) of consecutive runs of `batch_size` places of `order`, after the first `seen`."""
     for start in range(seen, order.size, batch_size):
         if ragged == "keep" or start + batch_size <= order.size:
             yield start, order[start : start + batch_size]
 
 
 def rank_part(batch: Chips, start: int, rank: int, world_size: int) -> Chips:
-    """The places of a global batch that `rank` reads, one in `world_size`; sizes differ by one at most.
+    """Return the chips of a global batch that `rank` reads, one in `world_size`; sizes differ by one at most.
 
     `start` is the place of the batch in the epoch's order.
     """
@@ -137,7 +151,7 @@ def rank_part(batch: Chips, start: int, rank: int, world_size: int) -> Chips:
 
 
 def subset(count: int, limit: int | None) -> Chips:
-    """`limit` of `count` chips, ascending, without bias; the chips of a smaller limit are among them."""
+    """Choose `limit` of `count` chips, ascending, without bias; a larger limit has all of a smaller one."""
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(_SUBSET_SEED).permutation(count)[:limit])

@@ -1,6 +1,6 @@
 """Rows of shards in a given order: each shard is loaded shortly before its first row is needed, and dropped
-after its last. Bounded memory follows from the order, which keeps the rows of a shard near each other.
-Of what is made of the rows, `ahead` lets a thread make some before they are asked for.
+after its last. Memory is bounded because the order keeps the rows of a shard near each other. `ahead` lets a
+thread make batches of rows before they are asked for.
 """
 
 import queue
@@ -24,23 +24,23 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Plan:
-    """When each shard is needed, by a sequence of chips."""
+class Schedule:
+    """When a sequence of chips needs each shard."""
 
     shards: Chips
-    """In the order of their first chip."""
+    """Shards in the order of their first chip."""
     first: Chips
-    """The place of that chip in the sequence."""
+    """Place of that first chip in the sequence."""
     leaving: Chips
-    """The same shards in the order of their last chip."""
+    """Shards in the order of their last chip."""
     last: Chips
-    """The place of that one."""
+    """Place of that last chip in the sequence."""
     rows: dict[int, Chips]
-    """By shard: the rows that are needed, ascending."""
+    """Rows that are needed, ascending, by shard."""
 
     @classmethod
-    def of(cls, shard_of_chip: Chips, row_of_chip: Chips) -> "Plan":
-        """Of chips (in the order in which they are met)."""
+    def of(cls, shard_of_chip: Chips, row_of_chip: Chips) -> "Schedule":
+        """Make the schedule of chips in the order of their use."""
         shards, first = np.unique(shard_of_chip, return_index=True)
         last = shard_of_chip.size - 1 - np.unique(shard_of_chip[::-1], return_index=True)[1]
         sorted_rows = row_of_chip[np.lexsort((row_of_chip, shard_of_chip))]
@@ -52,17 +52,17 @@ class Plan:
         return cls(shards[enter], first[enter], shards[leave], last[leave], rows)
 
     def most_at_once(self) -> int:
-        """The largest number of shards that are in use at a time."""
+        """Return the largest number of shards that are in use at a time."""
         entered = np.arange(1, self.first.size + 1)
         return int((entered - np.searchsorted(self.last, self.first, side="left")).max(initial=0))
 
 
 class RowStream:
-    """Loads the shards of a plan and gathers their rows."""
+    """Loads shards on schedule and gathers their rows."""
 
     def __init__(self, loader: ShardLoader, shard_of_chip: Chips, row_of_chip: Chips, ahead: int) -> None:
         self._loader, self._shard_of_chip = loader, shard_of_chip
-        self._plan, self._ahead = Plan.of(shard_of_chip, row_of_chip), max(1, ahead)
+        self._schedule, self._ahead = Schedule.of(shard_of_chip, row_of_chip), max(1, ahead)
         self._arena = loader.arena()
         blocks = loader.blocks_per_row()
         self._block_of_chip = self._arena.first_block(shard_of_chip) + row_of_chip * blocks[shard_of_chip]
@@ -70,46 +70,48 @@ class RowStream:
     def pieces(
         self, ends: Chips, skipped: dict[int, str] | None
     ) -> Iterator[tuple[Chips, NDArray[np.uint8]]]:
-        """(places, rows) for each end in `ends` (ascending): the places since the one before, and their rows.
+        """Yield (places, rows) for each of `ends` (ascending): the places since the last end, and their rows.
 
-        With `skipped`, a shard that cannot be had is put there with the reason, and its places are left out;
-        without, its error is raised.
+        A shard that cannot be loaded goes to `skipped` with the reason, and its places are left out. If
+        `skipped` is None, its error is raised.
 
         Raises:
-            DatasetError: a shard cannot be had.
+            DatasetError: a shard cannot be loaded.
         """
-        plan, loader, arena = self._plan, self._loader, self._arena
+        schedule, loader, arena = self._schedule, self._loader, self._arena
         loading: dict[int, Future[None]] = {}
         asked = entered = left = start = 0
-        needed_at, gone_at = (np.searchsorted(places, ends).tolist() for places in (plan.first, plan.last))
+        needed_at, gone_at = (
+            np.searchsorted(places, ends).tolist() for places in (schedule.first, schedule.last)
+        )
         threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="treeline-shards")
         try:
             for end, needed, gone in zip(ends.tolist(), needed_at, gone_at, strict=True):
-                # Those ahead are asked for after those that are needed have come: the first batch is not
-                # kept waiting by shards for later ones.
+                # Shards ahead are asked for once the needed ones have come, so that shards for later batches
+                # do not delay the first one.
                 for until in (needed, needed + self._ahead):
-                    for shard in plan.shards[asked:until].tolist():
+                    for shard in schedule.shards[asked:until].tolist():
                         if not loader.is_mapped(shard):
-                            load = (arena, shard, np.unique(plan.rows[shard]), skipped is not None)
+                            load = (arena, shard, np.unique(schedule.rows[shard]), skipped is not None)
                             loading[shard] = threads.submit(loader.load, *load)
-                    asked = max(asked, min(until, plan.shards.size))
-                    for shard in plan.shards[entered:needed].tolist():
+                    asked = max(asked, min(until, schedule.shards.size))
+                    for shard in schedule.shards[entered:needed].tolist():
                         _wait_for(loading.pop(shard, None), shard, skipped)
                     entered = needed
                 places = np.arange(start, end)
                 if skipped:
                     places = places[~np.isin(self._shard_of_chip[places], list(skipped))]
                 yield places, arena.gather(self._block_of_chip[places])
-                for shard in plan.leaving[left:gone].tolist():
+                for shard in schedule.leaving[left:gone].tolist():
                     loader.drop(arena, shard)
                 left, start = gone, end
         finally:
-            # Loads under way write to the arena: it must outlive them.
+            # Running loads write to the arena, which must outlive them.
             threads.shutdown(wait=True, cancel_futures=True)
 
 
 def _wait_for(load: Future[None] | None, shard: int, skipped: dict[int, str] | None) -> None:
-    """Until `load` (None: nothing was to be done) has ended; with `skipped`, a bad shard is noted there."""
+    """Wait until `load` (None: nothing to do) has ended; note a bad shard in `skipped`, if given."""
     try:
         if load is not None:
             load.result()

@@ -1,16 +1,16 @@
-"""Which chips of an index are used: one expression over the index's columns. A table in, a bool array out.
+"""Selection of chips by one expression over the index's columns. A table in, a bool array out.
 
     chosen = matching(table, "source != 'AK_IFSAR' and acquired >= '2018-01-01' and 2 <= height_max < 35")
 
 - columns by name, 'text', numbers, True, False; == != < <= > >=, also chained; in (...), not in (...)
-- is None, is not None; and, or, not; brackets
+- is None, is not None; and, or, not; parentheses
 - like(column, 'fairbanks*'): shell wildcards * ? [a-z] [!a-z], upper and lower case differ
 - within(west, south, east, north): the chip's centre lies in a box of degrees; west > east crosses the
   antimeridian. within(west, south, east, north, 'EPSG:3338'): in the units of a CRS. Edges are inside.
 
-Dates are ISO text, so text compares as text. A value that is missing (null, or NaN) makes everything but
-`is None` unknown, and unknown chips are not used. `not` of unknown is unknown, as in SQL: chips without a
-sensor match neither "sensor == 'A'" nor "not sensor == 'A'". The expression is parsed, never run.
+Dates are ISO text and compare as text. A missing value (null or NaN) makes everything but `is None` unknown,
+and unknown chips are not used. `not` of unknown is unknown, as in SQL: chips without a sensor match neither
+"sensor == 'A'" nor "not sensor == 'A'". The expression is parsed, never run.
 """
 
 import ast
@@ -43,21 +43,21 @@ _WILDCARD = re.compile(r"\[(!?)(\]?[^]]*)\]|.", re.DOTALL)
 DEGREES = "EPSG:4326"
 
 Box = tuple[float, float, float, float]
-"""West, south, east, north."""
+"""Edges of a box: west, south, east, north."""
 
 
 def matching(table: pa.Table, expression: str) -> NDArray[np.bool_]:
-    """(rows,) whether the expression is true of each row of `table`.
+    """Tell for each row of `table` whether the expression is true: (rows,).
 
     Args:
         table: index.parquet, or the columns of it that the expression names; within needs x, y and crs.
         expression: see above.
 
     Raises:
-        InputError: it cannot be parsed, names an unknown column, function or CRS, or compares text with
-            numbers.
+        InputError: the expression cannot be parsed, names an unknown column, function or CRS, or compares
+            text with numbers.
     """
-    text = " ".join(expression.splitlines()).strip()  # it may be wrapped, and an error has one line
+    text = " ".join(expression.splitlines()).strip()  # the text may be wrapped, and an error has one line
     where = f"selection {text!r}"
     try:
         parsed = ast.parse(text, mode="eval").body
@@ -66,16 +66,18 @@ def matching(table: pa.Table, expression: str) -> NDArray[np.bool_]:
         condition = _Reading(table, text).condition(parsed)
     except SyntaxError as error:
         at = error.offset or len(text)  # 0 or None: the text ended too early
-        raise InputError(f"{where}: cannot be read at character {at}: {error.msg}; mend it there") from error
+        raise InputError(
+            f"{where}: cannot be read at character {at}: {error.msg}; correct it there"
+        ) from error
     except (ValueError, OverflowError) as error:  # Arrow's: a range of wildcards, a number of over 64 bits
         raise InputError(f"{where}: {str(error).splitlines()[0]}; change the constant") from error
     except (RecursionError, MemoryError) as error:
-        raise InputError(f"{where}: is nested too deeply; use in (...) or fewer brackets") from error
+        raise InputError(f"{where}: is nested too deeply; use in (...) or fewer parentheses") from error
     return np.asarray(pc.fill_null(condition, False), np.bool_)
 
 
 def columns_named(expression: str, columns: list[str]) -> list[str]:
-    """Those of `columns` that `matching` needs; all of them for a mistaken expression, for its error."""
+    """Return the `columns` that `matching` needs; for a wrong expression all, for its error message."""
     try:
         tree = ast.parse(" ".join(expression.splitlines()).strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -124,7 +126,7 @@ class _Reading:
                 side = self.operand(node)
                 if side.is_column and side.kind == "true/false":
                     return side.value
-                raise self.mistake(node, f"is {side.kind}, no condition; compare a column with something")
+                raise self.mistake(node, f"is {side.kind} and no condition; compare a column with something")
         raise self.mistake(node, "not understood; use comparisons, in, is None, and, or, not, like, within")
 
     def operand(self, node: ast.expr) -> _Operand:
@@ -135,7 +137,7 @@ class _Reading:
                 return _Operand(_KINDS[type(value)], value)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
                 return _Operand("number", -value)
-        raise self.mistake(node, "neither a column nor a constant; quote text, and calculate nothing")
+        raise self.mistake(node, "is neither a column nor a constant; quote text, and do not calculate")
 
     def column(self, node: ast.AST, name: str) -> _Operand:
         if name not in self.table.column_names:
@@ -146,10 +148,8 @@ class _Reading:
             values = values.cast(values.type.value_type)
         stored = values.type
         if pa.types.is_floating(stored):
-            null, zero = (
-                pa.scalar(None, stored),
-                pa.scalar(0.0, stored),
-            )  # `in` tells -0.0 from 0.0, but for + 0.0
+            # Adding 0.0 turns -0.0 into 0.0, which `in` would tell apart.
+            null, zero = pa.scalar(None, stored), pa.scalar(0.0, stored)
             return _Operand("number", pc.if_else(pc.is_nan(values), null, pc.add(values, zero)), True)
         if pa.types.is_string(stored) or pa.types.is_large_string(stored):
             return _Operand("text", values, True)
@@ -176,10 +176,10 @@ class _Reading:
 
     def one_of(self, node: ast.Compare, column: _Operand, right: ast.expr) -> Any:
         if not isinstance(right, ast.Tuple | ast.List | ast.Set):
-            raise self.mistake(right, "`in` needs constants in brackets; of a single one, write ('a',)")
+            raise self.mistake(right, "`in` needs constants in parentheses; write a single one as ('a',)")
         sides = [self.operand(part) for part in right.elts]
         if not column.is_column or any(side.is_column for side in sides):
-            raise self.mistake(node, "`in` needs a column before it and constants behind it")
+            raise self.mistake(node, "`in` needs a column before it and constants after it")
         for side in sides:
             self.check_kinds(node, column, side)
         stored, constants = _as_stored(column.value, [side.value for side in sides])
@@ -211,7 +211,7 @@ class _Reading:
 
 
 def _as_stored(column: Any, values: list[Any]) -> tuple[Any, Any]:
-    """The column and the constants in one type. 2.3 becomes what was stored of 2.3: in 32 bits, say."""
+    """Bring a column and constants to one type, so that 2.3 equals a stored 2.3, for example in 32 bits."""
     stored = column.type
     if pa.types.is_integer(stored):
         stored = pa.float64() if float in map(type, values) else pa.int64()
@@ -221,7 +221,7 @@ def _as_stored(column: Any, values: list[Any]) -> tuple[Any, Any]:
 
 
 def _regex(wildcards: str) -> str:
-    """As RE2 spells it: `fnmatch.translate` uses groups that RE2 lacks."""
+    """Translate wildcards to RE2: `fnmatch.translate` uses groups that RE2 lacks."""
 
     def spelled(part: re.Match[str]) -> str:
         if part[2] is None:
@@ -233,7 +233,7 @@ def _regex(wildcards: str) -> str:
 
 
 def _inside(x: Any, y: Any, crs: Any, box: Box, box_crs: str) -> Any:
-    """(rows,) whether (x, y), in the row's CRS, lies in the box; null where one of the three is missing.
+    """Tell for each row whether (x, y), in its CRS, lies in the box; null if a value is missing.
 
     Raises:
         ValueError: there is no such box or CRS, or a centre has no place in the box's CRS.
@@ -258,14 +258,14 @@ def _inside(x: Any, y: Any, crs: Any, box: Box, box_crs: str) -> Any:
             if south > north or (west > east and not degrees):
                 raise ValueError("the box is empty; the order is west, south, east, north")
             if degrees and max(abs(west), abs(east), 2 * abs(south), 2 * abs(north)) > 180:
-                raise ValueError("these are no degrees; name the CRS behind north")
+                raise ValueError("these are not degrees; name the CRS after north")
             for number, name in enumerate(names.to_pylist()):
                 chips = np.flatnonzero(known & (name_of_chip == number))
                 if not chips.size:
                     continue
                 at = transform(CRS.from_user_input(name), target, x_of_chip[chips], y_of_chip[chips])
                 to_x, to_y = np.asarray(at)
-                with np.errstate(invalid="ignore"):  # infinite: no place in the target, so not inside
+                with np.errstate(invalid="ignore"):  # infinite: no place in the target CRS, so not inside
                     # Eastwards from the western edge: right on both sides of the antimeridian.
                     across = (to_x - west) % 360 <= (east - west) + 360 * (west > east)
                     between = across if degrees else (west <= to_x) & (to_x <= east)

@@ -1,11 +1,13 @@
-"""Brings shards into memory: mapped, fetched or decoded, and checked. Whatever the format, what comes of it
-are rows of equal length in an `Arena`, each with the arrays at the offsets of `shards.format.tar.row_layout`.
+"""Loading of shards into memory: mapped, fetched or decoded, and checked.
 
-- a local tar is mapped; a remote one is fetched, whole or in the ranges that hold the rows asked for
+Whatever the format, the result are rows of equal length in an `Arena`, each with its arrays at the offsets of
+`shards.format.tar.row_layout`.
+
+- a local tar is mapped; a remote one is fetched, whole or in the ranges that hold the requested rows
 - a Zarr shard is fetched whole and decoded
-- of a tar of somebody else's, the arrays are copied from where the index says that they are
+- the arrays of a foreign tar are copied from the offsets in the index
 
-What was fetched whole is checked against the shard's checksum, what was fetched in part against the chips'.
+A shard that was fetched whole is checked against its own checksum, rows that were fetched against the chips'.
 """
 
 import os
@@ -28,12 +30,12 @@ from shards.storage.objects import is_local, join, local_path
 from shards.storage.ranges import Fetcher
 
 GAP_BYTES = 2**20
-"""Rows closer than this are fetched in one range: a request costs about as much time as a megabyte."""
+"""Gap up to which rows are fetched in one range: a request takes about as long as a megabyte."""
 WHOLE_SHARE = 0.9
-"""A shard of which more than this is needed is fetched whole."""
+"""Share of a shard above which it is fetched whole."""
 
 Column = Callable[[str], NDArray[Any]]
-"""column(name): a column of the index."""
+"""column(name): return a column of the index."""
 
 
 class ShardLoader:
@@ -52,26 +54,26 @@ class ShardLoader:
         self._layout = row_layout(manifest.schema)
         self.fetcher = Fetcher()
         self._versions: dict[str, tuple[int, ...]] = {}
-        # Mapped files are the system's to keep or drop: they stay mapped, and a second epoch finds them so.
+        # The system keeps or drops mapped files: they stay mapped, also for the next epochs.
         is_mapped = manifest.shard_format == "tar" and is_local(url)
         self._mapped = self._new_arena() if is_mapped else None
 
     def arena(self) -> Arena:
-        """An arena with a place for every shard, for one reader."""
+        """Return an arena with a place for every shard, for one reader."""
         return self._mapped or self._new_arena()
 
     def is_mapped(self, number: int) -> bool:
-        """Whether shard `number` is a local tar that is mapped, was checked, and has not changed since."""
+        """Tell whether shard `number` is a local tar that is mapped, checked and unchanged since."""
         if self._mapped is None or not self._mapped.holds(number):
             return False
         stored = self._manifest.shards[number].objects[0]
         try:
             return self._versions.get(stored.name) == _version(stored, join(self._url, stored.name))
         except (OSError, DatasetError):
-            return False  # loading it will say what is wrong
+            return False  # loading it will name the fault
 
     def drop(self, arena: Arena, number: int) -> None:
-        """Shard `number` is not needed any more."""
+        """Free the memory of shard `number`, which is no longer needed."""
         if arena is not self._mapped:
             arena.empty(number)
 
@@ -83,7 +85,7 @@ class ShardLoader:
         return Arena(len(sizes), max(sizes, default=0), self._layout.span)
 
     def blocks_per_row(self) -> Chips:
-        """(shards,): a row's length in blocks of 512 bytes, as it will be in an arena."""
+        """Return (shards,) the length of a row in an arena, in blocks of 512 bytes."""
         if self._manifest.shard_format != "tar":
             return np.full(len(self._manifest.shards), self._layout.span // BLOCK)
         schema, shards = self._manifest.schema, self._manifest.shards
@@ -91,10 +93,12 @@ class ShardLoader:
         return np.array(strides, np.int64) // BLOCK
 
     def load(self, arena: Arena, number: int, rows: Chips, whole: bool = False) -> None:
-        """Bring `rows` (ascending) of shard `number` to its place in `arena`, perhaps more if not `whole`.
+        """Load `rows` (ascending) of shard `number`, or all of it if `whole`, to its place in `arena`.
+
+        More rows than asked for may come.
 
         Raises:
-            DatasetError: they cannot be read, or are not those that were written.
+            DatasetError: the rows cannot be read, or are not those that were written.
         """
         shard = self._manifest.shards[number]
         try:
@@ -112,12 +116,12 @@ class ShardLoader:
             raise DatasetError(f"{url}: a shard of the dataset cannot be read ({error})") from error
 
     def _load_rows(self, arena: Arena, number: int, shard: Shard, rows: Chips, whole: bool) -> None:
-        """Map the rows of a tar, or fetch those that are needed."""
+        """Map the rows of a local tar, or fetch the needed rows of a remote one."""
         stored, url = shard.objects[0], join(self._url, shard.name)
         if is_local(url):
             version = _version(stored, url)
             if not (arena.holds(number) and self._versions.get(stored.name) == version):
-                # A reader that is using the shard keeps the old file's pages if the new one is bad.
+                # If the new file is bad, a reader that uses the shard keeps the old file's pages.
                 check = partial(self._checked_once, stored, url, version)
                 arena.map_file(number, local_path(url), check)
             return None
@@ -136,7 +140,7 @@ class ShardLoader:
                 self._fetch(stored, start, into)
             try:
                 return self._check_chips(number, rows, *arrays)
-            except DatasetError:  # what was kept is wrong, or what is stored
+            except DatasetError:  # the cached or the stored bytes are wrong
                 for start, into in pieces:
                     self._cache.discard(_entry(url, stored, start, into.size))
         self.fetcher.read_pieces(url, pieces)
@@ -168,7 +172,7 @@ class ShardLoader:
                 array_BX[row] = bytes_of_array.view(array_BX.dtype).reshape(array_BX[row].shape)
 
     def _object(self, stored: StoredObject) -> NDArray[np.uint8]:
-        """The whole object, mapped or fetched, checked."""
+        """Return the whole object, mapped or fetched, and checked."""
         url = join(self._url, stored.name)
         if is_local(url):
             version = _version(stored, url)
@@ -180,14 +184,14 @@ class ShardLoader:
     def _checked_once(
         self, stored: StoredObject, url: str, version: tuple[int, ...], data: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
-        """`data`, a local file's bytes; checked unless that was done and the file was not written since."""
+        """Return `data`, a local file's bytes; check them unless this was done since the file was written."""
         if self._check and self._versions.pop(stored.name, None) != version:
             stored.check(url, data)
         self._versions[stored.name] = version
         return data
 
     def _fetch(self, stored: StoredObject, start: int, into: NDArray[np.uint8]) -> None:
-        """From the cache or from storage; a whole object is checked."""
+        """Fill `into` from the cache or from storage; check it if it is a whole object."""
         url, is_whole = join(self._url, stored.name), into.size == stored.nbytes
 
         def get(buffer: NDArray[np.uint8]) -> None:
@@ -200,7 +204,7 @@ class ShardLoader:
         name = _entry(url, stored, start, into.size)
         kept = self._cache.fetch(name, into, get)
         if kept and is_whole and self._check and not stored.is_of(into):
-            self._cache.discard(name)  # kept by a reader that did not check
+            self._cache.discard(name)  # cached by a reader that did not check
             get(into)
         return None
 
@@ -217,12 +221,12 @@ class ShardLoader:
 
 
 def _entry(url: str, stored: StoredObject, start: int, size: int) -> str:
-    """What the cache calls these bytes: they never change."""
+    """Return the cache's name for these bytes, which never change."""
     return f"{url} {stored.xxh3} {start} {size}"
 
 
 def _version(stored: StoredObject, url: str) -> tuple[int, ...]:
-    """What changes when the local file at `url` is written again."""
+    """Return values that change when the local file at `url` is written again."""
     facts = os.stat(local_path(url))
     if facts.st_size != stored.nbytes:
         raise DatasetError(f"{url}: {facts.st_size:,} bytes instead of {stored.nbytes:,}; copy it again")
@@ -230,7 +234,7 @@ def _version(stored: StoredObject, url: str) -> tuple[int, ...]:
 
 
 def _ranges(rows: Chips, stride: int) -> list[tuple[int, int]]:
-    """The byte ranges that hold `rows` (ascending) of `stride` bytes; near ones are joined."""
+    """Return the byte ranges that hold `rows` (ascending) of `stride` bytes; near ones are joined."""
     if not rows.size:
         return []
     breaks = np.flatnonzero((np.diff(rows) - 1) * stride > GAP_BYTES)

@@ -2,6 +2,7 @@
 
 objects      URLs, local or remote; objects appear whole or not at all
 s3           S3 as a file system, through boto3
+gdal         GDAL's names and options for URLs
 ranges       ranges of remote objects, in parallel, with counted retries
 disk_cache   a local cache of fetched bytes
 checksum     XXH3 of objects and of chips

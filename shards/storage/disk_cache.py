@@ -1,10 +1,10 @@
-"""Pieces of remote objects, kept on a local disk that the processes of a node share.
+"""A cache for pieces of remote objects, on a local disk that the processes of a node share.
 
 An entry is one file, whole or absent: the content, then its length, its XXH3 and a magic word. It is written
-to a temporary file, which then takes the entry's name. One thread of one process fetches, the others wait and
-then read: each entry has a byte of one file to lock. A lock ends with its process, so a killed one keeps
-nobody waiting. Where the file system has no locks, everybody fetches. Nothing is synced: what a power cut
-damages is found by its checksum and fetched again.
+to a temporary file, which then takes the entry's name. One thread of one process fetches an entry; the others
+wait and then read it. To do so they lock a byte of a common lock file. A lock ends with its process, so a
+killed process keeps nobody waiting. Where the file system has no locks, every process fetches. Nothing is
+synced: the checksum detects what a power cut damaged, and it is fetched again.
 
     cache = DiskCache("/scratch/treeline", limit_bytes=200 * 10**9)
     cache.fetch(f"{url} {checksum} {start}-{end}", into=buffer, get=lambda into: read_into(url, start, into))
@@ -35,17 +35,17 @@ from shards.storage.objects import is_local, local_path
 
 MAGIC = b"treeline-cache-1"
 FOOTER = struct.Struct("<QQ16s")
-"""Bytes of content, their XXH3, MAGIC."""
+"""End of an entry: bytes of content, their XXH3, MAGIC."""
 ABANDONED_SECONDS = 3600
-"""A temporary file that is older is removed: writing one takes moments."""
+"""Age at which a temporary file is removed: writing one takes moments."""
 
 _ENTRY = re.compile(r"treeline-[0-9a-f]{64}\.cached")
 _TEMPORARY = re.compile(r"treeline-[0-9a-f]{64}(\.[0-9a-f]{16})?\.part")
 _LOCK = "treeline-cache.lock"
 _FOLDER = 0
-"""The lock file's byte of the folder; those of the entries follow."""
+"""Byte of the lock file that locks the folder; the bytes of entries follow."""
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""Whatever somebody put under one of our names: no link is followed, no pipe waited for."""
+"""Flags against anything that others put under our names: follow no link, wait for no pipe."""
 
 _held: set[int] = set()
 
@@ -55,21 +55,21 @@ def _let_go() -> None:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)  # or the child would hold its parent's locks as long as it lives
+os.register_at_fork(after_in_child=_let_go)  # otherwise a child would hold its parent's locks
 
 
 class DiskCache:
-    """A folder of entries. Safe to use from many threads; each process makes its own for the same folder."""
+    """A folder of entries. Threads may share one; each process makes its own for the same folder."""
 
     def __init__(self, folder: str, limit_bytes: int) -> None:
-        """Open the cache at `folder`, or begin one.
+        """Open or make the cache at `folder`.
 
         Args:
-            folder: local path, made if absent. Files of others in it are left alone.
-            limit_bytes: what the entries of all processes together may take of the disk.
+            folder: local path, made if absent. Foreign files in it are left alone.
+            limit_bytes: most bytes of disk for the entries of all processes together.
 
         Raises:
-            InputError: the folder cannot be made or written, or the limit leaves room for nothing.
+            InputError: the folder cannot be made or written, or the limit is not above 0.
         """
         if limit_bytes <= 0:
             raise InputError(
@@ -83,10 +83,10 @@ class DiskCache:
         self._known: set[tuple[str, int, int]] = set()
         self.hits = 0
         self.misses = 0
-        """Times that `get` was called."""
+        """Number of calls of `get`."""
         self.evicted = 0
         self.not_kept = 0
-        """Misses that were not stored: no folder, no space on its disk, or larger than the limit."""
+        """Number of misses that were not stored: no folder, no disk space, or larger than the limit."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder):
@@ -98,12 +98,12 @@ class DiskCache:
             raise InputError(f"{folder}: cannot hold a cache ({why}); choose another folder") from error
 
     def fetch(self, name: str, into: NDArray[np.uint8], get: Callable[[NDArray[np.uint8]], None]) -> bool:
-        """Fill `into` from the cache, or else with `get(into)`, and store that if possible.
+        """Fill `into` from the cache, or else with `get(into)`, and store the result if possible.
 
         Args:
-            name: of content that never changes: its URL, checksum and range, say.
+            name: name of content that never changes, for example its URL, checksum and range.
             into: contiguous, exactly as long as the content.
-            get: fills its argument. What it raises is raised here, and nothing is stored.
+            get: fills its argument. Its errors are raised here, and then nothing is stored.
 
         Returns:
             Whether the bytes came from the cache.
@@ -136,7 +136,7 @@ class DiskCache:
             self._count_not_kept(into.size, error)
 
     def discard(self, name: str) -> None:
-        """Remove the entry, whose content is wrong; nothing if there is none."""
+        """Remove the entry, if there is one, because its content is wrong."""
         _remove(self._entry(name))
 
     def _entry(self, name: str) -> Path:
@@ -148,17 +148,18 @@ class DiskCache:
             first = self.not_kept == 1
         if first:
             what = f"{size:,} bytes were not kept ({error.strerror or error})"
-            print(f"treeline: cache {self._folder}: {what}; reading goes on", file=sys.stderr, flush=True)
+            print(f"treeline: cache {self._folder}: {what}; reading continues", file=sys.stderr, flush=True)
 
     @contextmanager
     def _lock(self, byte: int) -> Iterator[None]:
-        """Hold a byte of the lock file; nothing is held where that cannot be."""
+        """Hold a byte of the lock file, or nothing where locking is not possible."""
         file = -1
         try:
             with suppress(OSError, AttributeError):  # systems other than Linux lack F_OFD_SETLKW
                 file = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | _SAFELY, 0o666)
                 _held.add(file)
-                # Of the open file, not of the process as F_SETLKW: threads wait for each other too.
+                # The lock belongs to the open file, not to the process as with F_SETLKW, so that threads
+                # wait for each other too.
                 flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
                 fcntl.fcntl(file, fcntl.F_OFD_SETLKW, flock)
             yield
@@ -175,18 +176,18 @@ class DiskCache:
             with self._lock(_FOLDER):
                 self._make_room(content.size + FOOTER.size, entry.name)
                 if os.path.lexists(entry) and not stat.S_ISREG(entry.lstat().st_mode):
-                    raise OSError(errno.EEXIST, f"{entry.name} is somebody else's")
+                    raise OSError(errno.EEXIST, f"{entry.name} is a foreign file")
                 os.replace(temporary, entry)
         finally:
-            with suppress(OSError):  # published, or gone
+            with suppress(OSError):  # published or gone
                 os.unlink(temporary)
             os.close(file)
 
     def _make_room(self, size: int, replaced: str = "") -> None:
-        """Remove the entries used longest ago until `size` bytes fit; and what killed processes left."""
+        """Remove least recently used entries until `size` bytes fit, and leftovers of killed processes."""
         found = []
         for path in list(self._folder.iterdir()):
-            with suppress(OSError):  # another process was faster, or it may not be removed
+            with suppress(OSError):  # another process was faster, or the file may not be removed
                 status = path.lstat()
                 if not stat.S_ISREG(status.st_mode):
                     continue
@@ -197,7 +198,7 @@ class DiskCache:
         room = self._limit_bytes - size
         if sum(found_size for *_, found_size in found) <= room:
             return
-        # Only now is it worth opening each file, once, to leave out those that others named like ours.
+        # Only now is it worth opening each file, once, to leave out foreign files with names like ours.
         found = [file for file in found if file[1:] in self._known or _is_ours(self._folder / file[1])]
         self._known = {file[1:] for file in found}
         total = sum(found_size for *_, found_size in found)
@@ -215,7 +216,7 @@ class DiskCache:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file ends as every entry does."""
+    """Tell whether a file ends as every entry does."""
     try:
         with _open(path) as file:
             file.seek(-len(MAGIC), os.SEEK_END)
@@ -229,7 +230,7 @@ def _open(path: Path) -> io.FileIO:
 
 
 def _remove(entry: Path) -> bool:
-    """Remove an entry; False if it is none of ours, is gone already or cannot be removed."""
+    """Remove an entry; return False if it is not ours, is gone already or cannot be removed."""
     if not _is_ours(entry):
         return False
     try:
@@ -240,7 +241,7 @@ def _remove(entry: Path) -> bool:
 
 
 def _read(entry: Path, into: NDArray[np.uint8]) -> bool:
-    """Whether `into` was filled from a sound entry, which now counts as used; else it may hold anything."""
+    """Fill `into` from a sound entry and mark that as used; if False is returned, `into` is undefined."""
     try:
         with _open(entry) as file:
             if os.fstat(file.fileno()).st_size != into.size + FOOTER.size:

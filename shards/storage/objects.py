@@ -1,10 +1,10 @@
-"""URLs, local or remote: the only module that knows about the cloud (GDAL's own configuration aside).
+"""Reading, listing and publishing of objects by URL, local or remote.
 
-Every object appears whole under its final name or not at all. Credentials, region and endpoint come from
-the standard environment and profile of each store (for S3: AWS_*), never from Treeline's configuration.
+Every object appears whole under its final name or not at all. Credentials, region and endpoint come from the
+standard environment and profile of each store (for S3: AWS_*), never from Treeline's configuration.
 
     publish("s3://bucket/set/dataset.json", data)
-    with staged("maps/scene.tif") as path: ...     # a local path; moved or uploaded when the block ends well
+    with staged("maps/scene.tif") as path: ...     # a local path; published if the block succeeds
 """
 
 import errno
@@ -21,49 +21,49 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-import shards.storage.s3  # makes fsspec use it for s3://
+import shards.storage.s3  # noqa: F401 - makes fsspec use it for s3://
 from shards.errors import InputError
 
 Bytes = bytes | bytearray | memoryview
 
 _UNFINISHED = re.compile(r"\.treeline-[0-9a-f]{16}-(.+)")
-"""What files are called while they are written."""
+"""Names of files while they are being written."""
 
 
 def join(url: str, *parts: str) -> str:
-    """`url` with `parts` below it; below the present folder if it is empty."""
+    """Append `parts` to `url`; an empty `url` is the present folder."""
     if not url:
         return "/".join(parts)
     return "/".join([url.rstrip("/"), *parts])
 
 
 def name_of(url: str) -> str:
-    """The last part of `url`: the file's name."""
+    """Return the last part of `url`: the file's name."""
     return url.rstrip("/").rsplit("/", 1)[-1]
 
 
 def stem_of(url: str) -> str:
-    """The file's name without its last ending."""
+    """Return the file's name without its last ending."""
     return name_of(url).rsplit(".", 1)[0]
 
 
 def is_local(url: str) -> bool:
-    """Whether `url` names a place on this machine's file systems."""
+    """Tell whether `url` names a place on this machine's file systems."""
     return "://" not in url or url.startswith("file://")
 
 
 def local_path(url: str) -> Path:
-    """The path that a local `url` names."""
+    """Return the path that a local `url` names."""
     return Path(_local(url))
 
 
 def _local(url: str) -> str:
-    # As fsspec does: a shell leaves --out=~/maps as it is.
+    # ~ is expanded as in fsspec: a shell leaves --out=~/maps as it is.
     return os.path.expanduser(url.removeprefix("file://"))
 
 
 def whole_url(url: str) -> str:
-    """The same place for every process of this machine, whatever its folder."""
+    """Make a local `url` absolute, so that it names the same place for every process of this machine."""
     return str(local_path(url).absolute()) if is_local(url) else url
 
 
@@ -79,11 +79,11 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def read_chip_bytes(url: str) -> bytes:
-    """The whole object at `url`, one of very many: that it is absent or forbidden is not that storage failed.
+    """Read the object at `url`, one of very many; an absent or forbidden object differs from failed storage.
 
     Raises:
-        InputError: it is not there, or may not be read.
-        OSError: storage failed, after all tries: nothing is known of the object.
+        InputError: the object does not exist or may not be read.
+        OSError: storage failed, after all tries; nothing is known about the object.
     """
     try:
         if is_local(url):
@@ -94,7 +94,7 @@ def read_chip_bytes(url: str) -> bytes:
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{url}: {error.strerror or error}") from error
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):  # no name of a file
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):  # not a valid file name
             raise InputError(f"{url}: {error.strerror}") from error
         raise
 
@@ -110,10 +110,10 @@ def _reading(url: str, what: str) -> Iterator[None]:
 
 
 def exists(url: str) -> bool:
-    """Whether an object or folder is at `url`.
+    """Tell whether an object or folder is at `url`.
 
     Raises:
-        InputError: that cannot be known: no access, say, or no connection.
+        InputError: the answer is not known, for example without access or connection.
     """
     filesystem, path = _filesystem(url)
     with _reading(url, "file"):
@@ -121,12 +121,12 @@ def exists(url: str) -> bool:
 
 
 def read_bytes(url: str) -> bytes:
-    """The whole object at `url`.
+    """Read the whole object at `url`.
 
     Raises:
-        InputError: nothing readable is there.
+        InputError: there is nothing readable.
     """
-    if is_local(url):  # a tenth of the time that the way through fsspec takes, which counts for small files
+    if is_local(url):  # a tenth of fsspec's time, which matters for small files
         with _reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
             return file.read()
     filesystem, path = _filesystem(url)
@@ -135,10 +135,10 @@ def read_bytes(url: str) -> bytes:
 
 
 def read_pieces(url: str, piece_bytes: int = 16 * 2**20) -> Iterator[bytes]:
-    """Read the object at `url` from its first byte to its last, of which this process never holds all.
+    """Read the object at `url` piece by piece, so that this process never holds all of it.
 
     Raises:
-        InputError: nothing readable is there.
+        InputError: there is nothing readable.
     """
     filesystem, path = _filesystem(url)
     with _reading(url, "file"):
@@ -150,7 +150,7 @@ def read_pieces(url: str, piece_bytes: int = 16 * 2**20) -> Iterator[bytes]:
 
 
 def list_files(url: str, suffix: str) -> list[str]:
-    """The names (not paths) of the files directly in folder `url` that end in `suffix`, sorted.
+    """List the names (not paths) of the files directly in folder `url` that end in `suffix`, sorted.
 
     Raises:
         InputError: there is no such folder.
@@ -168,7 +168,7 @@ def list_files(url: str, suffix: str) -> list[str]:
 
 
 def find_files(url: str) -> list[str]:
-    """The paths of all files below folder `url`, relative to it, sorted; none if there is no such folder."""
+    """List the paths of all files below folder `url`, relative to it, sorted; [] without such a folder."""
     filesystem, path = _filesystem(url)
     base = filesystem._strip_protocol(path).rstrip("/") + "/"
     with _reading(url, "folder"):
@@ -178,7 +178,7 @@ def find_files(url: str) -> list[str]:
 
 
 def sizes_of(url: str) -> dict[str, int]:
-    """The files below folder `url`, relative to it, and their bytes; none if there is no such folder."""
+    """Return the files below folder `url`, relative to it, with their bytes; {} without such a folder."""
     filesystem, path = _filesystem(url)
     base = filesystem._strip_protocol(path).rstrip("/") + "/"
     with _reading(url, "folder"):
@@ -189,7 +189,7 @@ def sizes_of(url: str) -> dict[str, int]:
 
 
 def each_file_once(urls: Iterable[str]) -> list[str]:
-    """`urls` in their order; of a local file that is named in several ways, the first name."""
+    """Keep the first name of each file, in order: a local file may be named in several ways."""
     found: dict[str, str] = {}
     for url in urls:
         found.setdefault(str(local_path(url).resolve()) if is_local(url) else url, url)
@@ -197,7 +197,7 @@ def each_file_once(urls: Iterable[str]) -> list[str]:
 
 
 def version_of(url: str) -> str:
-    """What changes when the file at `url` is written again: its size, and its time or S3's tag of it.
+    """Return a text that changes when the file at `url` is written again: size, and time or S3's tag.
 
     Raises:
         InputError: there is no such file.
@@ -209,7 +209,7 @@ def version_of(url: str) -> str:
 
 
 def expand(pattern: str) -> list[str]:
-    """The URLs that match a glob `pattern`, sorted; a pattern without wildcards is itself, if it exists.
+    """List the URLs that match a glob `pattern`, sorted; a name without wildcards gives itself, if it exists.
 
     Raises:
         InputError: nothing matches.
@@ -224,43 +224,11 @@ def expand(pattern: str) -> list[str]:
     return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
 
 
-def gdal_path(url: str) -> str:
-    """What GDAL calls `url`: a path, or /vsis3/... for s3://..."""
-    if is_local(url):
-        return str(local_path(url))
-    if not url.startswith("s3://"):
-        raise InputError(f"{url}: rasters are read from local paths and s3:// only")
-    return f"/vsis3/{url.removeprefix('s3://')}"
-
-
-def gdal_options(url: str) -> dict[str, str]:
-    """What GDAL must be told to open `url` as boto3 would: it has other names for an endpoint."""
-    if is_local(url):
-        return {}
-    # GDAL keeps what it read, also that nothing was there: without this, an object written again under its
-    # name is the old one for as long as the process lives.
-    options = {
-        "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
-        # As often as boto3 is told to; by itself GDAL gives up at the first error.
-        "GDAL_HTTP_MAX_RETRY": str(shards.storage.s3.S3FileSystem.attempts - 1),
-        "GDAL_HTTP_RETRY_DELAY": "0.5",
-    }
-    endpoint = urlsplit(shards.storage.s3.endpoint_url())
-    # AWS's own hosts GDAL finds by itself, and an endpoint that was given in GDAL's own words is kept.
-    if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")) and (
-        "AWS_S3_ENDPOINT" not in os.environ
-    ):
-        options["AWS_S3_ENDPOINT"] = f"{endpoint.netloc}{endpoint.path}".rstrip("/")
-        options["AWS_HTTPS"] = "NO" if endpoint.scheme == "http" else "YES"
-        options["AWS_VIRTUAL_HOSTING"] = "FALSE"  # as boto3 does with an endpoint of one's own
-    return options
-
-
 def check_writable(folder: str) -> None:
-    """Refuse `folder` as an output before any work is done; leaves nothing behind.
+    """Refuse an unusable output `folder` before any work is done; leave nothing behind.
 
     Raises:
-        InputError: it cannot be created or written.
+        InputError: the folder cannot be created or written.
     """
     if not is_local(folder):
         filesystem, _ = _filesystem(folder)
@@ -277,7 +245,7 @@ def check_writable(folder: str) -> None:
     try:
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
     except OSError as error:
-        raise InputError(f"{folder}: is no name for a folder here ({error.strerror})") from error
+        raise InputError(f"{folder}: is not a possible name of a folder ({error.strerror})") from error
     try:
         descriptor, probe = tempfile.mkstemp(dir=existing, prefix=".treeline-")
     except OSError as error:
@@ -290,12 +258,12 @@ def check_writable(folder: str) -> None:
 
 @contextmanager
 def staged(url: str) -> Iterator[Path]:
-    """A local path to write; its file appears at `url`, whole, when the block ends without an error."""
+    """Provide a local path to write; its file appears at `url`, whole, if the block ends without an error."""
     filesystem, target = _filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         folder = Path(target).parent
         folder.mkdir(parents=True, exist_ok=True)
-        # The ending is kept because raster drivers and parquet writers look at it.
+        # The ending stays, because raster drivers and parquet writers look at it.
         temporary = folder / f".treeline-{secrets.token_hex(8)}-{Path(target).name}"
         try:
             yield temporary
@@ -315,7 +283,7 @@ def publish(url: str, data: Bytes) -> None:
     if is_local(url):
         with staged(url) as path, open(path, "wb", buffering=0) as file:
             view = memoryview(data)
-            while view:  # a write may take less than it is given: 2 GB at most, on Linux
+            while view:  # a write may take less than it is given: at most 2 GB on Linux
                 view = view[file.write(view) :]
         return
     filesystem, target = _filesystem(url)
@@ -323,14 +291,14 @@ def publish(url: str, data: Bytes) -> None:
 
 
 def publish_folder(url: str, folder: str) -> None:
-    """Write the files below the local `folder` below `url`."""
+    """Publish all files below the local `folder` at the same paths below `url`."""
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file():
             publish(join(url, path.relative_to(folder).as_posix()), path.read_bytes())
 
 
 def remove_file(url: str) -> None:
-    """Remove an object of ours, and its folder if that is empty then."""
+    """Remove one of our objects, and its folder if that is then empty."""
     filesystem, path = _filesystem(url)
     if filesystem.exists(path):
         filesystem.rm_file(path)
@@ -340,7 +308,7 @@ def remove_file(url: str) -> None:
 
 
 def missing_folders(url: str) -> list[str]:
-    """`url` and the folders above it that are not there yet, the deepest first."""
+    """List `url` and the folders above it that do not exist yet, the deepest first."""
     if not is_local(url):
         return [] if exists(url) else [url]
     path = local_path(url).absolute()
@@ -348,31 +316,31 @@ def missing_folders(url: str) -> list[str]:
 
 
 def remove_new_folders(folders: list[str]) -> None:
-    """Remove `missing_folders` again: the first with all that is in it, those above it if they are empty."""
+    """Remove `missing_folders` again: the first with all its content, those above it if they are empty."""
     if not folders:
         return
     remove_folder(folders[0])
     for folder in folders[1:]:
-        with suppress(OSError):  # not empty: somebody else uses it
+        with suppress(OSError):  # not empty: others use it
             os.rmdir(folder)
 
 
 def remove_unfinished(url: str, below: bool = True, of: str = "") -> None:
-    """Remove files in local folder `url` that processes of ours were writing when they were killed.
+    """Remove files in local folder `url` that our processes were writing when they were killed.
 
-    None may be writing there now. Elsewhere nothing is to be done: objects appear whole or not at all.
+    No process may be writing there now. Remote folders need no cleaning: objects appear whole or not at all.
 
     Args:
         url: the folder.
-        below: also in the folders below it.
-        of: only what was to become a file of this name.
+        below: whether to clean the folders below it too.
+        of: name of the only file whose unfinished copies are removed; "": any file.
     """
     if not is_local(url):
         return
     for folder, folders, names in os.walk(local_path(url)):
         for name in names:
             unfinished = _UNFINISHED.fullmatch(name)
-            # What is made beside a file on the way to it has a longer name.
+            # Intermediate files that a writer makes beside a file have a longer name.
             if unfinished and (not of or f"{unfinished[1]}.".startswith(f"{of}.")):
                 os.unlink(os.path.join(folder, name))
         if not below:
@@ -380,7 +348,7 @@ def remove_unfinished(url: str, below: bool = True, of: str = "") -> None:
 
 
 def remove_folder(url: str) -> None:
-    """Remove what a failed run of ours wrote below `url`; nothing if it is not there."""
+    """Remove folder `url`, which a failed run of ours wrote, if it exists."""
     filesystem, path = _filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Pieces of remote objects into memory, by parallel ranged requests, with retries that are counted.
+"""Parallel ranged requests that read pieces of remote objects into memory, with counted retries.
 
-S3 is read from several threads with the client of `shards.storage.s3`, other stores through fsspec.
+Several threads read S3 with the client of `shards.storage.s3`, and other stores through fsspec.
 
     fetcher = Fetcher()
     fetcher.read_into("s3://bucket/chips/train/000000.tar", start=0, into=buffer)
@@ -27,11 +27,11 @@ from shards.errors import DatasetError
 from shards.storage.s3 import client
 
 PART_BYTES = 16 * 2**20
-"""Larger pieces are fetched in parts of this size, side by side."""
+"""Size above which a piece is fetched in parts, which have this size, in parallel."""
 REQUESTS = 8
-"""Requests under way at a time."""
+"""Number of requests at a time."""
 ATTEMPTS = 6
-"""Tries of a request in all; between them 0.1, 0.2, 0.4, ... seconds, each times 0.5 to 1.5."""
+"""Number of tries of a request. Waits between them are 0.1, 0.2, 0.4, ... seconds, each times 0.5 to 1.5."""
 FIRST_WAIT_SECONDS = 0.1
 
 _TRANSIENT_STATUS = (429, 500, 502, 503, 504)
@@ -45,17 +45,17 @@ _TRANSIENT = (
     ConnectionError,
     TimeoutError,
 )
-"""Time-outs, connections refused, reset or closed, bodies that ended early. All else stops at once."""
+"""Transient errors: time-outs, refused, reset or closed connections, truncated bodies. Others are final."""
 
 
 class Fetcher:
-    """Threads that fetch. Safe to use from many threads, and after a fork."""
+    """Threads that fetch. Other threads may share one, also after a fork."""
 
     def __init__(self, requests: int = REQUESTS) -> None:
         self._requests = requests
         self._start()
         self.retried: Counter[str] = Counter()
-        """Transient errors after which a request was made again, by name."""
+        """Number of requests made again, by name of the transient error."""
 
     def _start(self) -> None:
         self._process = os.getpid()
@@ -70,17 +70,17 @@ class Fetcher:
         """Fill `into` with the bytes of the object at `url` from `start` on.
 
         Raises:
-            DatasetError: they cannot be had; says which.
+            DatasetError: the bytes cannot be read; the message names them.
         """
         self.read_pieces(url, [(start, into)])
 
     def read_pieces(self, url: str, pieces: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
-        """Fill each (start, into) with the bytes of the object from there on, all side by side.
+        """Fill each (start, into) with the bytes of the object from `start` on, in parallel.
 
         Raises:
-            DatasetError: they cannot be had; says which.
+            DatasetError: some bytes cannot be read; the message names them.
         """
-        if self._process != os.getpid():  # forked: threads do not come along
+        if self._process != os.getpid():  # forked: a child does not inherit threads
             self._start()
         reading = [
             self._threads.submit(self._read_part, url, start + at, into[at : at + PART_BYTES])
@@ -90,11 +90,11 @@ class Fetcher:
         try:
             wait(reading, return_when=FIRST_EXCEPTION)
         finally:
-            # None may write to `into` any more: after an error its memory is given back.
+            # No thread may write to `into` any more: after an error its memory is freed.
             for part_read in reading:
                 part_read.cancel()
             wait(reading)
-        for part_read in sorted(reading, key=Future.cancelled):  # the error is one of those that ran
+        for part_read in sorted(reading, key=Future.cancelled):  # the error is in a request that ran
             part_read.result()
 
     def _read_part(self, url: str, start: int, into: NDArray[np.uint8]) -> None:
@@ -116,7 +116,7 @@ class Fetcher:
         raise AssertionError("unreachable")
 
     def _read_s3(self, url: str, start: int, into: NDArray[np.uint8]) -> None:
-        # Not urlsplit: names of objects may hold ? and #.
+        # Not urlsplit: object names may contain ? and #.
         bucket, _, key = url.removeprefix("s3://").partition("/")
         asked = f"bytes={start}-{start + into.size - 1}"
         answer = self._s3().get_object(Bucket=bucket, Key=key, Range=asked)
@@ -151,7 +151,7 @@ def _fill(into: NDArray[np.uint8], readinto: Callable[[memoryview], int]) -> Non
 
 
 def _transient_name(error: Exception) -> str | None:
-    """What a transient error is called; None for any other."""
+    """Return the name of a transient error, or None for any other error."""
     if not isinstance(error, botocore.exceptions.ClientError):
         return type(error).__name__
     code = str(error.response.get("Error", {}).get("Code", ""))

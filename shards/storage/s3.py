@@ -1,9 +1,9 @@
-"""S3 through boto3, as the file system that fsspec asks for. Credentials, region, endpoint and profile come
-from the standard environment and files (AWS_*, ~/.aws), and from there alone.
+"""S3 through boto3, as an fsspec file system. Credentials, region, endpoint and profile come only from the
+standard environment and files (AWS_*, ~/.aws).
 
-boto3 was chosen by measurement (docs/benchmarks.md): fetching objects of 54 MB, four at a time, it had
+boto3 was chosen by measurement (docs/benchmarks.md): fetching objects of 54 MB, four at a time, it reached
 704 MB/s from rclone and 1,300 from moto, obstore 512 and 734, s3fs 314 and 320. It also accepts servers that
-answer a ranged request with status 200, which obstore refuses, and lists without remembering what it saw.
+answer a ranged request with status 200, which obstore refuses, and its listings are never cached.
 """
 
 import io
@@ -25,22 +25,23 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 ONE_PUT_BYTES = 2**30
 """Size above which an object is uploaded in parts; S3 takes at most 5 GB in one request."""
 UPLOAD_PART_BYTES = 32 * 2**20
-"""Size of a part. Some ten are copied at a time; larger where S3's 10,000 parts of an object would not do."""
+"""Size of a part. About ten parts are copied at a time. Parts are larger where an object would need more than
+S3's 10,000."""
 READ_BYTES = 2**20
-"""Bytes taken from a connection at a time: what came before it broke is kept."""
+"""Bytes taken from a connection at a time; if it breaks, those taken before are kept."""
 
 _ERRORS = (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError)
 
 
 def client(attempts: int) -> Any:
-    """A client, safe to use from many threads, that makes each request up to `attempts` times."""
-    # Another process, or another setting of the environment, needs another client.
+    """Return a client that makes each request up to `attempts` times. Threads may share it."""
+    # Each process, and each setting of the environment, needs its own client.
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     return _client(attempts, os.getpid(), settings)
 
 
 def endpoint_url() -> str:
-    """Where requests go, from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or the profile, or AWS's own."""
+    """Return the endpoint of requests: AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, the profile's, or AWS's own."""
     return str(client(S3FileSystem.attempts).meta.endpoint_url)
 
 
@@ -59,19 +60,19 @@ def _client(attempts: int, process: int, settings: tuple[tuple[str, str], ...]) 
 
 
 class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """Objects by bucket/key. What is not there is a FileNotFoundError, as on a disk."""
+    """Objects by bucket/key. A missing object is a FileNotFoundError, as on a disk."""
 
     protocol: ClassVar[tuple[str, ...]] = ("s3",)
     cachable = False
     attempts = 4
-    """Of each request; with waits of 3.5 seconds in all, on average."""
+    """Number of tries of each request; their waits add up to 3.5 seconds on average."""
 
     @property
     def _client(self) -> Any:
         return client(self.attempts)
 
     def exists(self, path: str, **options: Any) -> bool:
-        """Whether something is at `path`; that it cannot be known is an error, and not "no"."""
+        """Tell whether something is at `path`; if that cannot be known, raise an error instead of False."""
         try:
             self.info(path)
         except FileNotFoundError:
@@ -79,7 +80,7 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         return True
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        """Name, size and type ("file" or "directory") of what is at `path`."""
+        """Return name, size and type ("file" or "directory") of the object or folder at `path`."""
         path, bucket, key = self._place(path)
         if key:
             try:
@@ -94,21 +95,21 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         return {"name": path, "size": 0, "type": "directory"}
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
-        """What is directly below `path`."""
+        """List what is directly below `path`."""
         found = self._list(path, "/")
         if not found and (alone := self.info(path))["type"] == "file":
             found = [alone]
         return found if detail else [item["name"] for item in found]
 
     def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **options: Any) -> Any:
-        """All files below `path`, sorted, with one listing."""
+        """Find all files below `path`, sorted, with one listing."""
         if maxdepth is not None or withdirs:
             return super().find(path, maxdepth, withdirs, **options)
         found = {item["name"]: item for item in self._list(path, "")}
         return found if options.get("detail") else sorted(found)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        """The object's bytes, or those from `start` to before `end`."""
+        """Read the object's bytes, or those from `start` to before `end`."""
         path, bucket, key = self._place(path)
         first, last = (start, end - 1) if start is not None and end is not None else (0, "")
 
@@ -117,11 +118,11 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
             return self._call("get_object", path, Bucket=bucket, Key=key, **span)
 
         found, begun = io.BytesIO(), None
-        # The client's own tries end with the answer's head: those of the body are made here, for its rest.
+        # The client itself retries only until the answer's head; the rest of a body is requested again here.
         for attempt in range(self.attempts):
             answer = ask(found.tell())
             if (answer.get("ETag"), found.tell() + answer["ContentLength"]) != begun or not begun[0]:
-                if found.tell():  # written again meanwhile, or of a server without tags or ranges
+                if found.tell():  # the object changed, or the server lacks tags or ranges
                     answer["Body"].close()
                     found, answer = io.BytesIO(), ask(0)
                 begun = answer.get("ETag"), answer["ContentLength"]
@@ -135,16 +136,16 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         raise AssertionError("unreachable")
 
     def put_file(self, lpath: str, rpath: str, *args: Any, **options: Any) -> None:
-        """Upload a local file; large ones in parts. The object appears when all of it is there."""
+        """Upload a local file, in parts if it is large. The object appears once it is complete."""
         path, bucket, key = self._place(rpath)
         with _uploading(path):
             S3Transfer(self._client).upload_file(os.fspath(lpath), bucket, key)
 
     def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **options: Any) -> None:
-        """Write an object; up to `ONE_PUT_BYTES` in one request, larger ones in parts.
+        """Write an object in one request, or in parts above `ONE_PUT_BYTES`.
 
-        The object appears when all of it is there. A process that is killed on the way leaves nothing behind
-        of one request; parts stay, unseen, until the bucket's rule for incomplete uploads removes them.
+        The object appears once it is complete. A process that is killed during one request leaves nothing
+        behind; parts stay, unseen, until the bucket's rule for incomplete uploads removes them.
         """
         path, bucket, key = self._place(path)
         if len(value) <= ONE_PUT_BYTES:
@@ -163,7 +164,7 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         raise NotImplementedError("objects are read and written whole, or in ranges")
 
     def _place(self, path: str) -> tuple[str, str, str]:
-        """`path` without s3://, its bucket and its key."""
+        """Return `path` without s3://, its bucket and its key."""
         path = str(self._strip_protocol(path))
         bucket, _, key = path.partition("/")
         return path, bucket, key
@@ -193,11 +194,11 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
 @contextmanager
 def _uploading(path: str) -> Iterator[None]:
-    """Raise what stopped an upload to `path` as an OSError."""
+    """Turn any error of an upload to `path` into an OSError."""
     try:
         yield
     except (boto3.exceptions.Boto3Error, *_ERRORS) as error:
-        # What the transfer raises instead of the client's error does not hold the error's code.
+        # The transfer's own error replaces the client's, and lacks its code.
         cause = error.__context__ if isinstance(error, boto3.exceptions.Boto3Error) else error
         raise _as_os_error(cause or error, path) from error
 
@@ -209,7 +210,7 @@ def _as_os_error(error: BaseException, path: str) -> OSError:
     code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
     if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound"):
         return FileNotFoundError(2, "no such object or bucket", where)
-    # Bad credentials say nothing of this object: no PermissionError, which counts as the object's own fault.
+    # Bad credentials say nothing about this object. A PermissionError would count as the object's own fault.
     if code in ("403", "AccessDenied"):
         return PermissionError(13, f"access denied ({code})", where)
     return OSError(5, f"{code} {message}".strip(), where)

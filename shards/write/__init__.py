@@ -1,6 +1,6 @@
 """Write datasets: shards, their assembly, the split.
 
-shard_part       one finished shard, and all that is known of it
+finished_shard   one finished shard, and all that is known of it
 assembly         a dataset from finished shards; the manifest last
 writer           chips in, a dataset out, one after the other
 split_rule       which chips are held out: by key, scene, blocks or strips

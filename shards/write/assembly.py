@@ -1,11 +1,11 @@
-"""Makes a dataset of parts: index, refused chips, statistics and, last, the manifest that makes it one.
+"""Assembly of finished shards to a dataset: index, rejected chips, statistics and, last, the manifest.
 
 with Assembly(url, layout, base=None) as assembly:
-    assembly.add(part)                      # in the order of the dataset
+    assembly.add(finished)                  # in the order of the dataset
     manifest = assembly.finish({"treeline": "0.1.0"})
 
-With a base, the manifest of the dataset that is there, parts are added to its own: what it holds stays.
-Rows leave memory as they come: of each chip some bytes are held, its checksum.
+With a base, the manifest of an existing dataset, shards are added to its own. Rows go to disk as they come:
+memory holds only the checksum and the split of each chip.
 """
 
 import tempfile
@@ -42,15 +42,15 @@ from shards.format.schema import Schema
 from shards.format.statistics import Counts, statistics_json
 from shards.storage.checksum import checksum
 from shards.storage.objects import Bytes, join, publish
-from shards.write.shard_part import ShardPart
+from shards.write.finished_shard import FinishedShard
 
 ROWS_PER_GROUP = 16_384
-"""Of parquet files: large enough to compress, small enough to be held many times over."""
+"""Rows per group of a parquet file: enough to compress well, few enough to hold many groups in memory."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What all shards of a dataset have in common."""
+    """Facts that all shards of a dataset have in common."""
 
     schema: Schema
     shard_format: ShardFormat
@@ -61,7 +61,7 @@ class Layout:
 
 
 class Assembly:
-    """A dataset that is being put together; see above."""
+    """A dataset that is being assembled; see above."""
 
     def __init__(self, url: str, layout: Layout, base: Manifest | None = None) -> None:
         self._url, self._base = url, base
@@ -70,14 +70,14 @@ class Assembly:
         self._shards: list[Shard] = []
         self._counts = Counts()
         self.kept = 0
-        """Chips so far."""
+        """Number of chips so far."""
         self._checksums: list[NDArray[np.uint64]] = []
         self._splits: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.first_rejected: dict[str, str] = {}
-        """By reason: the first chip that was refused for it, and the detail."""
+        """First rejected chip and its detail, by reason."""
         self.duplicates = 0
-        """Chips whose pixels another chip has too; known when all is finished."""
+        """Number of chips with the pixels of an earlier chip; known after `finish`."""
         self._split_column: list[str] = []
         self._scratch = tempfile.TemporaryDirectory(prefix="treeline-")
         folder = Path(self._scratch.name)
@@ -97,16 +97,16 @@ class Assembly:
         self._refused.close()
         self._scratch.cleanup()
 
-    def add(self, part: ShardPart) -> None:
-        """Take in a part."""
-        if part.shard is not None:
-            self._shards.append(part.shard)
-            self._take_rows(part.index)
-            self._counts += part.counts
-        self.refuse(part.rejected)
+    def add(self, finished: FinishedShard) -> None:
+        """Add a finished shard."""
+        if finished.shard is not None:
+            self._shards.append(finished.shard)
+            self._take_rows(finished.index)
+            self._counts += finished.counts
+        self.refuse(finished.rejected)
 
     def refuse(self, rejected: pa.Table) -> None:
-        """Take in chips that no part refused: key, reason, detail."""
+        """Add rejected chips: key, reason, detail."""
         if rejected.num_rows:
             self._refused_waiting.append(rejected)
             if sum(table.num_rows for table in self._refused_waiting) >= ROWS_PER_GROUP:
@@ -117,7 +117,7 @@ class Assembly:
                 self.rejected[row["reason"]] += 1
 
     def describe_rejected(self) -> str:
-        """One line: each reason with its count and its first chip."""
+        """Describe the rejected chips in one line: each reason with its count and its first chip."""
         if not self.rejected:
             return "none rejected"
         return "; ".join(
@@ -126,7 +126,7 @@ class Assembly:
         )
 
     def finish(self, made_by: dict[str, Any], split_rule: Mapping[str, Any] | None = None) -> Manifest:
-        """Write the files and the manifest; those that they replace are removed after that.
+        """Write the files and then the manifest; remove the files they replace after that.
 
         Raises:
             InputError: no chip was kept.
@@ -169,7 +169,7 @@ class Assembly:
         self._counts = Counts.from_bytes(base.read(self._url, COUNTS))
 
     def _take_rows(self, rows: pa.Table) -> None:
-        """Rows of an index, which may lack attributes that others have."""
+        """Add rows of an index, which may lack attributes that others have."""
         for batch in _with_columns(rows, self._columns).to_batches():
             self._rows.write_batch(batch)
         self.kept += rows.num_rows
@@ -185,7 +185,7 @@ class Assembly:
             self._refused_waiting.clear()
 
     def _index(self) -> memoryview:
-        """index.parquet, with the chips that have the pixels of another; a file that is mapped."""
+        """Write index.parquet with its column duplicate_of, and return the mapped file."""
         self._rows.close()
         first_N = first_of_same(np.concatenate(self._checksums))
         self.duplicates = int((first_N >= 0).sum())
@@ -217,7 +217,7 @@ class Assembly:
 
 
 def publish_files(url: str, contents: Mapping[str, Bytes], generation: int) -> dict[str, StoredObject]:
-    """Write files of a dataset that is being changed for the `generation`th time; returns what they are."""
+    """Publish files of a dataset that is changed for the `generation`th time, and describe them by name."""
     stored = {
         name: StoredObject.of(name_in(name, generation), np.frombuffer(data, np.uint8))
         for name, data in contents.items()
@@ -228,25 +228,25 @@ def publish_files(url: str, contents: Mapping[str, Bytes], generation: int) -> d
 
 
 def replace_manifest(url: str, manifest: Manifest) -> None:
-    """Make `manifest` that of the dataset at `url`; then remove the files of the one before."""
+    """Publish `manifest` at `url`; then remove files that only the manifest before listed."""
     publish(join(url, MANIFEST), json_bytes(manifest.to_json()))
     remove_old_files(url, manifest)
 
 
 def split_checksum(splits: list[str]) -> str:
-    """Of the column "split" of an index, as in `Manifest.split_column`."""
+    """Compute the checksum of an index's column "split", as in `Manifest.split_column`."""
     return f"{checksum(chr(10).join(splits).encode()):016x}"
 
 
 def first_of_same(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(values,): the place of the first equal value, where that is an earlier one; else -1."""
+    """Find for each value the place of the first equal one, if that is an earlier one, else -1: (values,)."""
     _, firsts, group = np.unique(values, return_index=True, return_inverse=True)
     first_N = firsts[group.reshape(-1)]
     return np.where(first_N < np.arange(values.size), first_N, -1)
 
 
 def _with_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
-    """`rows` with these columns, null where it has none of that name."""
+    """Bring `rows` to these columns, with nulls for columns that it lacks."""
     arrays = [
         rows[field.name].cast(field.type)
         if field.name in rows.schema.names
@@ -257,7 +257,7 @@ def _with_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
 
 
 def _gathered(stream: Any) -> Iterator[pa.Table]:
-    """The batches of a stream, joined to tables of about ROWS_PER_GROUP rows; always the same ones."""
+    """Join the batches of a stream to tables of about ROWS_PER_GROUP rows, always in the same way."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in stream:

@@ -1,4 +1,4 @@
-"""How independent the splits are: the distances between their chips, and the scenes that they share.
+"""Independence of the splits: distances between their chips, and the scenes that they share.
 
 smallest_distances(splits, places)   # {("train", "val"): 512.0}
 shared_scenes(splits, scenes)        # {"val": 120, "test": 0}
@@ -16,27 +16,27 @@ from shards.format.manifest import SPLITS
 from shards.write.split_rule import BUFFER, Places, footprints
 
 Boxes = NDArray[Any]
-"""(chips,) shapely boxes."""
+"""Footprints as shapely boxes, (chips,)."""
 
 FIRST = 1000
-"""Chips of which the nearest neighbour is looked for without a bound."""
+"""Number of chips whose nearest neighbour is searched without a bound."""
 
 
 def smallest_distances(
     splits: Sequence[str | None], places: Places, crs: str = ""
 ) -> dict[tuple[str, str], float]:
-    """Of each pair of splits that have chips: how near their nearest two footprints are. 0: they touch.
+    """Compute the distance of the nearest two footprints for each pair of splits with chips. 0: they touch.
 
     Args:
-        splits: (N,) of the chips; those in "buffer" or in none are left out, as are chips without a position.
-        places: of the same chips.
-        crs: in which, and in whose units, distances are measured; "": that of the first chip with a position.
-            This is the chips' own where all have the same. Of chips in several zones of UTM, say, it
-            stretches distances by 1 % some 900 km from the first one's meridian, and more beyond: name an
-            equidistant or conic one for a continent. A geographic one measures in degrees.
+        splits: (N,) split of each chip. Chips in "buffer", in no split or without a position are left out.
+        places: places of the same chips.
+        crs: CRS, and so the unit, of distances; "": that of the first chip with a position. With chips in
+            several UTM zones, for example, that stretches distances by 1 % some 900 km from the first chip's
+            meridian, and more beyond: give an equidistant or conic CRS for a continent. A geographic CRS
+            measures in degrees.
 
     Raises:
-        InputError: an unknown CRS, or one in which a chip has no place.
+        InputError: the CRS is unknown, or a chip has no place in it.
     """
     named_N = zip(places.crs, places.known(crs), strict=True)
     crs = crs or next((name for name, known in named_N if known and name is not None), "")
@@ -52,11 +52,11 @@ def smallest_distances(
 
 
 def shared_scenes(splits: Sequence[str | None], scenes: Sequence[str | None]) -> dict[str, int]:
-    """How many chips of "val" and of "test" come from a scene that also has chips in "train".
+    """Count the chips of "val" and of "test" whose scene also has chips in "train".
 
     Args:
-        splits: (N,) of the chips.
-        scenes: (N,) of the same chips; those of no known scene (None) share none.
+        splits: (N,) split of each chip.
+        scenes: (N,) scene of each chip; chips without a known scene (None) share none.
     """
     pairs = list(zip(splits, scenes, strict=True))
     trained = {scene for split, scene in pairs if split == "train" and scene is not None}
@@ -66,10 +66,10 @@ def shared_scenes(splits: Sequence[str | None], scenes: Sequence[str | None]) ->
 
 
 def _smallest(one: Boxes, other: Boxes) -> float:
-    """Between any box of `one` and any of `other`."""
+    """Compute the smallest distance between a box of `one` and a box of `other`."""
     few, many = sorted((one, other), key=len)
     tree = shapely.STRtree(many)
-    # The nearest of all is no farther than that of a few: with this bound, most others are done at once.
+    # The smallest distance of a few chips bounds that of all, and rules most others out at once.
     _, distances = tree.query_nearest(few[:: -(-len(few) // FIRST)], return_distance=True, all_matches=False)
     smallest = float(distances.min())
     if smallest > 0:

@@ -1,15 +1,15 @@
-"""Which chips are held out. What is known of chips in, their splits out.
+"""Rules for holding out chips: facts about chips in, their splits out.
 
     places = Places(keys, scenes, x_N, y_N, crs, side=1024.0)
     rule = resolved(SplitRule("strips", (0.6, 0.2, 0.2), buffer=500), places)
-    split_N = assign(rule, places)  # "train", "val", "test" or "buffer" of each chip
+    split_N = assign(rule, places)  # "train", "val", "test" or "buffer" for each chip
 
-- key, scene: by a stable hash of the chip's name, or of its scene's, so that a scene is in one split
-- blocks: by the same hash of the square block of ground in which the chip's centre lies
-- strips: cut across one coordinate, the first share of the chips being train
+- key, scene: by a stable hash of the chip's name, or of its scene's name, so that a scene is in one split
+- blocks: by the same hash of the square block of ground that holds the chip's centre
+- strips: cuts across one coordinate; the first share of the chips is train
 
-A resolved rule is kept with the dataset. By it, a chip's split follows from that chip alone, so chips that
-are added later move none. Chips that lie too near to another split are "buffer": kept, but used by neither.
+The dataset keeps the resolved rule. With it, a chip's split follows from that chip alone, so later additions
+move no chip. Chips that lie too near to another split are "buffer": kept, but used by neither.
 """
 
 import hashlib
@@ -32,43 +32,45 @@ from shards.format.schema import Schema
 
 BUFFER = SPLITS.index("buffer")
 FAR = sys.float_info.max
-"""An edge beyond every chip. Infinity would say it better, but JSON has none."""
+"""Edge beyond every chip. Infinity would be clearer, but JSON has none."""
 SLACK = 1e-9
-"""Of a chip's side, by which footprints count as smaller: rounding is no overlap in a grid without gaps."""
+"""Share of a chip's side by which its footprint is shrunk, so that rounding is no overlap in a grid without
+gaps."""
 SAME_LEVEL = 1e-6
-"""Of a chip's side: centres that differ by less are in one row of a grid, which strips do not cut apart."""
+"""Share of a chip's side. Centres that differ by less lie in one row of a grid, which strips never cut."""
 MOST_BLOCKS = 16
-"""Along an axis, that a chip with its buffer may reach over. With smaller blocks, nearly all are buffer."""
+"""Most blocks along an axis that a chip with its buffer may cover. With smaller blocks, nearly all chips are
+buffer."""
 ROWS_AT_ONCE = 16_384
-"""Of a table's column, as Python objects."""
+"""Rows of a table's column that are Python objects at a time."""
 CORNERS_52 = np.array([(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)], np.float64)
-"""The centre of a footprint and its corners, in half sides."""
+"""Centre and corners of a footprint, in half sides."""
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How chips are dealt to splits.
+    """A rule that assigns chips to splits.
 
     Raises:
-        InputError: a value is out of range, or does not go with `by`.
+        InputError: a value is out of range, or does not fit `by`.
     """
 
     by: Literal["key", "scene", "blocks", "strips"] = SplitOptions.split_by
     shares: tuple[float, ...] = SplitOptions.shares
-    """Of train, val and test, as many as are given; they sum to 1. Names and blocks are dealt by them on
-    average, strips are cut so as to have them, before chips are lost to "buffer"."""
+    """Shares of train, val and test, one to three of them; they sum to 1. Names and blocks get them on
+    average. Strips are cut to have them, before chips are lost to "buffer"."""
     block_size: float = SplitOptions.block_size
     """Side of a block in units of crs."""
     axis: Literal["x", "y"] = SplitOptions.split_axis
-    """Along which coordinate strips follow each other."""
+    """Coordinate along which strips follow each other."""
     buffer: float = SplitOptions.buffer
-    """Units of crs: footprints of chips of different splits are at least this far apart, to a billionth of a
-    chip. Only for blocks and strips."""
+    """Least distance, in units of crs, between footprints of different splits, to a billionth of a chip. Only
+    for blocks and strips."""
     crs: str = SplitOptions.split_crs
-    """In which blocks and strips are drawn; "": the chips' own, which must be one. Best a projected one: of
-    degrees, those on both sides of the antimeridian are not seen to be near."""
+    """CRS of blocks and strips; "": the chips' CRS, which they must share. Best is a projected one: in
+    degrees, places on both sides of the antimeridian seem far apart."""
     edges: tuple[float, ...] = ()
-    """Where strips were cut: ascending coordinates, one fewer than shares; (): not yet, see `resolved`."""
+    """Coordinates of the cuts between strips, ascending, one fewer than shares; (): see `resolved`."""
 
     def __post_init__(self) -> None:
         self._check_shares()
@@ -107,12 +109,12 @@ class SplitRule:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether positions decide."""
+        """Whether positions decide the split."""
         return self.by in ("blocks", "strips")
 
     @classmethod
     def of(cls, options: SplitOptions) -> "SplitRule":
-        """The rule that a command's options ask for."""
+        """Make the rule from a command's options."""
         return cls(
             options.split_by,
             options.shares,
@@ -124,38 +126,38 @@ class SplitRule:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SplitRule":
-        """The rule of which `dataclasses.asdict` was written as JSON."""
+        """Make the rule from its `dataclasses.asdict` that was written as JSON."""
         return cls(**{**values, "shares": tuple(values["shares"]), "edges": tuple(values["edges"])})
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """What is known of N chips."""
+    """Names and positions of N chips."""
 
     keys: Sequence[str]
     scenes: Sequence[str | None]
     x_N: NDArray[np.float64]
-    """Of centres, in units of each chip's own CRS; NaN: unknown."""
+    """x of centres, in units of each chip's own CRS; NaN: unknown."""
     y_N: NDArray[np.float64]
     crs: Sequence[str | None]
     side: float
-    """Of a chip's square footprint, in units of its own CRS."""
+    """Side of a chip's square footprint, in units of its own CRS."""
 
     def known(self, crs: str = "") -> NDArray[np.bool_]:
-        """(N,) whether a position is known, and its CRS too, if any chip has one or `crs` is asked for."""
+        """Tell which positions are known, and CRSs too if any chip has one or `crs` is given: (N,)."""
         known_N = np.isfinite(self.x_N) & np.isfinite(self.y_N)
         has_crs_N = np.fromiter((name is not None for name in self.crs), np.bool_, len(self.crs))
         return known_N & has_crs_N if crs or has_crs_N.any() else known_N
 
 
 def each_of(values: Any) -> Iterator[Any]:
-    """The values of an Arrow array as Python objects, some thousands of which there are at a time."""
+    """Yield the values of an Arrow array as Python objects, with some thousands in memory at a time."""
     for start in range(0, len(values), ROWS_AT_ONCE):
         yield from values.slice(start, ROWS_AT_ONCE).to_pylist()
 
 
 class _Column(Sequence[Any]):
-    """A column of a table, whose values are Python objects only when they are looked at."""
+    """A column of a table whose values become Python objects only when they are read."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
@@ -171,7 +173,7 @@ class _Column(Sequence[Any]):
 
 
 def places_of(table: pa.Table, schema: Schema) -> Places:
-    """Of the rows of an index, or of any table with a key and perhaps scene, x, y and crs."""
+    """Take the places from an index, or from any table with key and perhaps scene, x, y and crs."""
 
     def column(name: str, kind: pa.DataType) -> Any:
         return table[name] if name in table.column_names else pa.nulls(table.num_rows, kind)
@@ -184,7 +186,7 @@ def places_of(table: pa.Table, schema: Schema) -> Places:
 
 
 class Footprints(NamedTuple):
-    """Of N chips, seen from one CRS: (x, y) of centres, and of boxes along the axes that hold the chips."""
+    """Footprints of N chips in one CRS: (x, y) of centres and of upright boxes that hold the chips."""
 
     centre_N2: NDArray[np.float64]
     low_N2: NDArray[np.float64]
@@ -192,14 +194,15 @@ class Footprints(NamedTuple):
 
 
 def resolved(rule: SplitRule, places: Places) -> SplitRule:
-    """The rule with what it takes from all chips together: the CRS, and the edges of strips.
+    """Complete a rule with what follows from all chips together: the CRS, and the edges of strips.
 
     An edge lies midway between the two centres that it separates, where the chips before it come nearest to
-    their share; every share above 0 gets a chip. Rules that look at names, rules with edges, and those for no
-    chips are returned as they are.
+    their share; every share above 0 gets a chip. Rules by name, rules with edges, and rules for no chips are
+    returned as they are.
 
     Raises:
-        InputError: a position is unknown; several CRSs and none named; too few different coordinates.
+        InputError: a position is unknown, there are several CRSs and none is named, or too few coordinates
+            differ.
     """
     if not rule.is_spatial or rule.edges or not len(places.keys):
         return rule
@@ -210,13 +213,14 @@ def resolved(rule: SplitRule, places: Places) -> SplitRule:
 
 
 def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
-    """(N,) the split of each chip, by a resolved rule: one of SPLITS.
+    """Assign a split to each chip by a resolved rule: (N,) of SPLITS.
 
     With a larger share of val, or a test share taken from train, chips leave train only.
 
     Raises:
-        InputError: a position is unknown; several CRSs and none named; blocks are far smaller than chips.
-        ValueError: the rule is of strips that were not cut yet.
+        InputError: a position is unknown, there are several CRSs and none is named, or blocks are far smaller
+            than chips.
+        ValueError: the rule is by strips that are not cut yet.
     """
     if not len(places.keys):
         return np.array([], np.str_)
@@ -229,13 +233,13 @@ def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
 
 
 def footprints(places: Places, crs: str) -> Footprints:
-    """Where chips lie in `crs`, or, if that is "", in their own; NaN where that is not known.
+    """Compute the chips' footprints in `crs`, or in their own CRS if that is ""; NaN where not known.
 
-    A footprint turns when its CRS changes; its box is that of its corners. Sides also bend, those of a chip
-    of 1 km by centimetres, which is left out.
+    A footprint rotates when its CRS changes; its box holds its corners. Sides also bend, by centimetres for a
+    chip of 1 km, which is ignored.
 
     Raises:
-        InputError: an unknown CRS, or one in which a chip has no place.
+        InputError: the CRS is unknown, or a chip has no place in it.
     """
     centre_N2 = np.stack([places.x_N, places.y_N], axis=1).astype(np.float64)
     centre_N2[~places.known(crs)] = np.nan
@@ -260,7 +264,7 @@ def footprints(places: Places, crs: str) -> Footprints:
 
 
 def _transformed(points_P2: NDArray[np.float64], source: str, target: str) -> NDArray[np.float64]:
-    """(P, 2) the points in another CRS; infinite where they have no place in it."""
+    """Transform (P, 2) points to another CRS; infinite where they have no place in it."""
     import rasterio
     from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
     from rasterio.crs import CRS
@@ -287,7 +291,7 @@ def _transformed(points_P2: NDArray[np.float64], source: str, target: str) -> ND
 
 
 def _crs_for(rule: SplitRule, places: Places) -> str:
-    """In which blocks and strips are drawn; "" if no chip has a CRS."""
+    """Return the CRS of blocks and strips; "" if no chip has a CRS."""
     unknown = np.flatnonzero(~places.known(rule.crs))
     if unknown.size:
         raise InputError(
@@ -299,39 +303,40 @@ def _crs_for(rule: SplitRule, places: Places) -> str:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise InputError(
             f"--split-by {rule.by}: the chips have {len(names)} CRSs ({shown}); give --split-crs, "
-            "in which it is drawn"
+            "the one to split in"
         )
     return rule.crs or (names[0] if names else "")
 
 
 def _dealt(names: Iterable[str], shares: tuple[float, ...]) -> NDArray[np.int64]:
-    """(names,) the number of the split of each name: 64 bits of its SHA-256 as a fraction of 2^64.
+    """Return (names,) numbers of splits, from 64 bits of each name's SHA-256 as a fraction of 2^64.
 
-    val is at the bottom and test next, so that both take from train only, and val is that of
-    all datasets so far. Python compares integers with floats exactly, NumPy would round to 53 bits.
+    val takes the lowest fractions and test the next, so that both take from train only, and val is the same
+    as in all datasets so far. Python compares integers with floats exactly; NumPy would round to 53 bits.
     """
     limits = [sum(shares[1:last]) * 2**64 for last in range(2, len(shares) + 1)]
     hashes = (hashlib.sha256(name.encode()).digest()[:8] for name in names)
-    # As many limits as are not above the hash: 0 is val, 1 is test if there is one, and the last is train.
+    # Number of limits at or below the hash: 0 is val, 1 is test if there is one, and the last is train.
     ranks = [bisect_right(limits, int.from_bytes(eight, "big")) for eight in hashes]
     return (np.array(ranks, np.int64) + 1) % len(shares)
 
 
 def _grown(rule: SplitRule, seen: Footprints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 2) low and high corners of what must lie in one split: the footprint and half the buffer around it.
+    """Return (N, 2) low and high corners of footprints with half the buffer around them.
 
-    If two of these lie in areas that do not overlap, they do not overlap each other: along x or y, one ends
-    before the other begins. So the footprints are at least twice half the buffer apart.
+    Each of these boxes must lie in one split. If two boxes lie in areas that do not overlap, they do not
+    overlap each other: along x or y, one ends before the other begins. So the footprints are at least twice
+    half the buffer apart.
     """
     slack_N2 = SLACK * (seen.high_N2 - seen.low_N2)
     return seen.low_N2 - rule.buffer / 2 + slack_N2, seen.high_N2 + rule.buffer / 2 - slack_N2
 
 
 def _of_blocks(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
-    """(N,) numbers of splits: that of the centre's block, or BUFFER if a block within reach has another."""
+    """Return (N,) split numbers: that of the centre's block, or BUFFER if a block in reach has another."""
     low_N2, high_N2 = _grown(rule, seen)
     own_N2 = np.floor(seen.centre_N2 / rule.block_size)
-    # Of open intervals: a chip that ends where a block begins does not reach into it.
+    # Intervals are open: a chip that ends where a block begins does not reach into it.
     first_N2, last_N2 = np.floor(low_N2 / rule.block_size), np.ceil(high_N2 / rule.block_size) - 1
     across_2 = (last_N2 - first_N2).max(axis=0) + 1
     if across_2.max() > MOST_BLOCKS:
@@ -351,15 +356,15 @@ def _of_blocks(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
 
 
 def _dealt_blocks(block_N2: NDArray[np.float64], shares: tuple[float, ...]) -> NDArray[np.int64]:
-    """(N,) numbers of the splits of blocks, each block hashed once."""
-    # A pair as one complex number: they sort by x, then y, much faster than rows do.
+    """Return (N,) numbers of the splits of blocks; each block is hashed once."""
+    # Pairs as complex numbers: these sort by x, then y, much faster than rows do.
     blocks, block_N = np.unique(block_N2[:, 0] + 1j * block_N2[:, 1], return_inverse=True)
     dealt_B = _dealt((f"block {int(block.real)} {int(block.imag)}" for block in blocks), shares)
     return np.asarray(dealt_B[block_N], np.int64)
 
 
 def _of_strips(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
-    """(N,) numbers of splits: that of the strip that holds chip and buffer, or BUFFER if none does."""
+    """Return (N,) split numbers: that of the strip that holds chip and buffer, or BUFFER if none does."""
     if len(rule.edges) != len(rule.shares) - 1:
         raise ValueError("strips without edges: resolve the rule first")
     axis = "xy".index(rule.axis)
@@ -370,12 +375,12 @@ def _of_strips(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
 
 
 def _edges(rule: SplitRule, seen: Footprints) -> tuple[float, ...]:
-    """Where to cut strips so that they have their shares of all chips."""
+    """Find the cuts that give strips their shares of all chips."""
     axis = "xy".index(rule.axis)
     centre_N = np.sort(seen.centre_N2[:, axis])
     apart = SAME_LEVEL * (seen.high_N2 - seen.low_N2)[:, axis].max()
     gap_at = np.flatnonzero(np.diff(centre_N) > apart) + 1
-    before_G = np.array([0, *gap_at, centre_N.size])  # chips before each gap, the first and last at the ends
+    before_G = np.array([0, *gap_at, centre_N.size])  # chips before each gap; both ends count as gaps
     edge_G = [-FAR, *(centre_N[gap_at - 1] / 2 + centre_N[gap_at] / 2), FAR]
     if before_G.size - 1 < sum(share > 0 for share in rule.shares):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Writes a dataset: chips in, shards + index + statistics + manifest out, with memory for one shard a split.
+"""A writer of datasets: chips in; shards, index, statistics and manifest out. It holds one shard per split.
 
 with DatasetWriter(url, schema, made_by, shard_format="tar") as writer:
     writer.add(chip, "train")
@@ -25,11 +25,11 @@ from shards.format.schema import Chip, Schema
 from shards.format.shard_cut import SHARD_CHIPS
 from shards.storage.objects import check_writable, exists, join, publish, remove_file, remove_folder
 from shards.write.assembly import Assembly, Layout
-from shards.write.shard_part import part_of, rejected_table, write_shard
+from shards.write.finished_shard import finished_shard, rejected_table, write_shard
 
 
 class DatasetWriter:
-    """One dataset in the making. Chips must come in a fixed order for the same bytes to come out."""
+    """A dataset in the making. The same chips in the same order give the same bytes."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class DatasetWriter:
         """Prepare to write below `url`; nothing is written before the first shard is full.
 
         Raises:
-            InputError: `url` holds a dataset, or files that would be overwritten, or cannot be written.
+            InputError: `url` holds a dataset or files that would be overwritten, or cannot be written.
         """
         refuse_existing(url)
         self._marked = exists(join(url, UNFINISHED))
@@ -67,7 +67,7 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._assembly.__exit__(kind, error, trace)
-        # After a mistake of the user's nothing is worth keeping.
+        # After a mistake by the user nothing is worth keeping.
         if isinstance(error, InputError):
             if self._layout.shard_format != "webdataset":
                 for name in self._listed:
@@ -92,35 +92,35 @@ class DatasetWriter:
     def list_shard(
         self, split: str, chips: Sequence[Chip], objects: Sequence[StoredObject], **columns: list[int]
     ) -> None:
-        """Take in a shard that is stored already; `columns` go into the index as they are."""
+        """List a shard that is stored already; `columns` go into the index as they are."""
         self.kept += len(chips)
         self._list_shard(split, chips, objects, columns)
 
     @property
     def rejected(self) -> Counter[str]:
-        """Refused chips by reason, so far."""
+        """Number of rejected chips so far, by reason."""
         return self._assembly.rejected
 
     def reject(self, key: str, reason: str, detail: str = "") -> None:
-        """Count and list a refused chip."""
+        """Count and list a rejected chip."""
         self._assembly.refuse(rejected_table([{"key": key, "reason": reason, "detail": detail}]))
 
     def finish(self) -> Manifest:
-        """Write what is left, the index, the statistics and, last, the manifest.
+        """Write the remaining chips, the index, the statistics and, last, the manifest.
 
         Raises:
             InputError: no chip was kept.
         """
         for split in SPLITS:
             self._flush(split)
-        if self.kept and self._layout.shard_format != "webdataset":  # there, what is not listed is not ours
+        if self.kept and self._layout.shard_format != "webdataset":  # there, unlisted files are not ours
             remove_unlisted_shards(self._url, self._listed)
         manifest = self._assembly.finish(self._made_by, self._split_rule)
         remove_file(join(self._url, UNFINISHED))
         return manifest
 
     def describe_rejected(self) -> str:
-        """One line: each reason with its count and its first chip."""
+        """Describe the rejected chips in one line: each reason with its count and its first chip."""
         return self._assembly.describe_rejected()
 
     def _flush(self, split: str) -> None:
@@ -146,13 +146,13 @@ class DatasetWriter:
         layout = self._layout
         self._mark()
         self._assembly.add(
-            part_of((split, objects), chips, layout.schema, layout.attributes, columns=columns)
+            finished_shard((split, objects), chips, layout.schema, layout.attributes, columns=columns)
         )
         self._numbers[split] += 1
         self._listed |= {stored.name for stored in objects}
 
     def _mark(self) -> None:
-        """Before anything else is written: what lies here from now on is ours."""
+        """Mark the place as ours, before anything else is written."""
         if not self._marked:
             publish(join(self._url, UNFINISHED), b"")
             self._marked = True

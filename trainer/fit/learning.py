@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.read.dataset import Dataset, Part
-from shards.read.order import Chips
+from shards.read.dataset import Dataset
+from shards.read.order import Chips, Part
 from trainer.data.token_store import TokenReader
 from trainer.devices.ranks import Ranks
 

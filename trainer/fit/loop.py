@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from shards.errors import DatasetError
-from shards.read.dataset import Batch, ChipReader
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import Batch
 from shards.read.order import Chips
 from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey, never_empty

@@ -38,7 +38,8 @@ from shards.config import ConvertConfig, VerifyConfig
 from shards.errors import InputError
 from shards.format.histogram import SKETCH_ERROR
 from shards.format.key import split_of
-from shards.read.dataset import ChipReader, Dataset, open_dataset
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import find_files, join, read_bytes
 from trainer.commands.evaluate import LINEAR, MEAN, evaluate
 from trainer.commands.train_on_ray import launch

@@ -26,7 +26,7 @@ import ingest.work.run as driver
 import ingest.work.task as worker
 import shards
 import shards.write.assembly
-import shards.write.shard_part
+import shards.write.finished_shard
 from ingest.config import PairsConfig, SyntheticConfig
 from ingest.files.pairs_source import PairsSource
 from ingest.synthetic.synthetic_source import SyntheticSource
@@ -191,7 +191,7 @@ def steps_of(
 
     with monkeypatch.context() as patch:
         for module, name in (
-            (shards.write.shard_part, "publish"),
+            (shards.write.finished_shard, "publish"),
             (worker, "publish"),
             (shards.write.assembly, "publish"),
             (driver, "write_json"),

@@ -30,7 +30,9 @@ from shards.config import ConvertConfig, SplitConfig, VerifyConfig
 from shards.errors import InputError
 from shards.format.manifest import COUNTS, FILES, MANIFEST, SPLITS
 from shards.format.statistics import Counts
-from shards.read.dataset import ChipReader, Dataset, Part, open_dataset
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import Dataset, open_dataset
+from shards.read.order import Part
 from shards.storage.objects import find_files, join, read_bytes
 from shards.write.split_rule import SplitRule, assign, places_of
 

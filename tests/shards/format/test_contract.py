@@ -22,7 +22,10 @@ from shards.commands.verify import verify
 from shards.config import ConvertConfig, VerifyConfig
 from shards.errors import DatasetError, InputError
 from shards.format.manifest import FILES, MANIFEST
-from shards.read.dataset import ChipReader, Part, ReadOptions, open_dataset
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import open_dataset
+from shards.read.order import Part
+from shards.read.read_options import ReadOptions
 from shards.read.reader_state import ReaderState
 from shards.storage.objects import find_files, join, publish, read_bytes
 

@@ -23,7 +23,8 @@ import pytest
 
 from shards.errors import DatasetError, InputError
 from shards.format.manifest import INDEX, MANIFEST, REJECTED, STATISTICS
-from shards.read.dataset import ChipReader, Dataset, open_dataset
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import find_files, join, read_bytes
 
 CHIPS = 22

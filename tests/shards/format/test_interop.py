@@ -38,7 +38,9 @@ from shards.errors import InputError
 from shards.format.manifest import MANIFEST
 from shards.format.schema import Chip, Schema
 from shards.raster.opening import open_raster
-from shards.read.dataset import ChipReader, Dataset, Part, open_dataset
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import Dataset, open_dataset
+from shards.read.order import Part
 from shards.read.reader_state import ReaderState
 from shards.storage.objects import exists, find_files, join, publish_folder, read_bytes, staged
 

@@ -2,7 +2,7 @@
 
 - mapped files and filled memory give their own rows, in any order; a place changes no other place
 - what is not there is refused: an empty place, an empty file, a file larger than its place
-- a plan knows when each shard is needed: the same as counting chip by chip
+- a schedule knows when each shard is needed: the same as counting chip by chip
 - a stream loads every shard once, few at a time, drops it after its last chip, and leaves no thread behind
 """
 
@@ -20,7 +20,7 @@ from shards.errors import DatasetError
 from shards.format.tar import BLOCK
 from shards.read.arena import Arena
 from shards.read.order import Chips, epoch_order
-from shards.read.row_stream import Plan, RowStream
+from shards.read.row_stream import RowStream, Schedule
 from shards.read.shard_loader import ShardLoader
 
 SPAN = 3 * BLOCK
@@ -172,22 +172,24 @@ def shards_in_use(shard_of_chip: Chips, places: range) -> int:
     return len(met & set(shard_of_chip[places.start :].tolist()))
 
 
-class TestPlan:
+class TestSchedule:
     """When each shard is needed."""
 
     @pytest.mark.parametrize("shard_of_chip", sequences(), ids=len)
     def test_it_is_what_counting_says(self, shard_of_chip: Chips) -> None:
         rows = np.random.default_rng(1).integers(0, 50, shard_of_chip.size)
-        plan, met = Plan.of(shard_of_chip, rows), shard_of_chip.tolist()
+        schedule, met = Schedule.of(shard_of_chip, rows), shard_of_chip.tolist()
         first = {shard: met.index(shard) for shard in met}
         last = {shard: place for place, shard in enumerate(met)}
-        assert list(first.items()) == list(zip(plan.shards.tolist(), plan.first.tolist(), strict=True))
+        assert list(first.items()) == list(
+            zip(schedule.shards.tolist(), schedule.first.tolist(), strict=True)
+        )
         by_last = sorted(last.items(), key=lambda pair: pair[1])
-        assert by_last == list(zip(plan.leaving.tolist(), plan.last.tolist(), strict=True))
+        assert by_last == list(zip(schedule.leaving.tolist(), schedule.last.tolist(), strict=True))
         needed = {shard: sorted(rows[shard_of_chip == shard].tolist()) for shard in first}
-        assert {shard: found.tolist() for shard, found in plan.rows.items()} == needed
+        assert {shard: found.tolist() for shard, found in schedule.rows.items()} == needed
         counted = [shards_in_use(shard_of_chip, range(place, place + 1)) for place in range(len(met))]
-        assert plan.most_at_once() == max(counted, default=0)
+        assert schedule.most_at_once() == max(counted, default=0)
 
 
 class CountingLoader:
@@ -280,7 +282,7 @@ class TestStream:
         in_use = [shards_in_use(shard, range(a, b)) for a, b in zip(starts, ends.tolist(), strict=False)]
         assert loader.most_held <= max(in_use) + ahead
         if batch_size == 1:
-            assert max(in_use) == Plan.of(shard, row).most_at_once()
+            assert max(in_use) == Schedule.of(shard, row).most_at_once()
         assert not loading_threads()
 
     def test_only_the_rows_that_are_needed_are_asked_for_once_each(self) -> None:

@@ -34,23 +34,23 @@ from shards.errors import DatasetError, InputError
 from shards.format.key import split_of
 from shards.format.manifest import MANIFEST, SPLITS, UNFINISHED, read_manifest
 from shards.format.schema import Chip, Schema
-from shards.read.dataset import Part, open_dataset
-from shards.read.order import SHARD_WINDOW
+from shards.read.dataset import open_dataset
+from shards.read.order import SHARD_WINDOW, Part
 from shards.read.read_options import ReadOptions
 from shards.read.row_stream import ahead
 from shards.storage.checksum import hexadecimal
+from shards.storage.gdal import gdal_path
 from shards.storage.objects import (
     check_writable,
     exists,
     expand,
-    gdal_path,
     join,
     list_files,
     publish,
     read_bytes,
     staged,
 )
-from shards.write.shard_part import write_shard
+from shards.write.finished_shard import write_shard
 from shards.write.writer import DatasetWriter
 
 

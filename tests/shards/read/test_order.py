@@ -25,7 +25,7 @@ from shards.read.order import (
     stream_count,
     subset,
 )
-from shards.read.row_stream import Plan
+from shards.read.row_stream import Schedule
 
 SHARDS = {
     "none": [],
@@ -47,7 +47,7 @@ def shard_of_chip(sizes: list[int]) -> np.ndarray:
 
 
 def most_at_once(shard_of_place: np.ndarray) -> int:
-    return Plan.of(shard_of_place, np.zeros_like(shard_of_place)).most_at_once()
+    return Schedule.of(shard_of_place, np.zeros_like(shard_of_place)).most_at_once()
 
 
 @pytest.mark.parametrize("sizes", SHARDS.values(), ids=SHARDS.keys())

@@ -20,8 +20,9 @@ import pytest
 
 from shards.errors import InputError
 from shards.read.balance import times_met
-from shards.read.dataset import ChipReader, Dataset, Part
-from shards.read.order import Chips, RaggedEnd
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import Dataset
+from shards.read.order import Chips, Part, RaggedEnd
 from shards.read.reader_state import ReaderState
 
 GOOD: dict[str, Any] = {"epoch": 1, "seen": 18, "seed": 0, "fingerprint": "0badcafe-12345678"}

@@ -41,9 +41,11 @@ from shards.errors import DatasetError, InputError
 from shards.format.manifest import MANIFEST, Manifest
 from shards.format.schema import Chip, Schema
 from shards.format.tar import stride_of
-from shards.read.dataset import ChipReader, Dataset, Part, ReadOptions, open_dataset
-from shards.read.order import reads_alone, stream_count
-from shards.read.row_stream import Plan
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import Dataset, open_dataset
+from shards.read.order import Part, reads_alone, stream_count
+from shards.read.read_options import ReadOptions
+from shards.read.row_stream import Schedule
 from shards.storage.objects import exists, join, publish, read_bytes, remove_file, remove_folder, staged
 from shards.storage.ranges import ATTEMPTS, Fetcher
 from shards.write.writer import DatasetWriter
@@ -352,9 +354,9 @@ class TestAmounts:
         next(epoch)
         time.sleep(0.5)
         shard = dataset.shard_of(order)
-        plan = Plan.of(shard, order)
+        schedule = Schedule.of(shard, order)
         made = 8 * (1 + batches_ahead + 1)  # the one given, those ready, one in the thread's hands
-        in_use = int(np.searchsorted(plan.first, made))
+        in_use = int(np.searchsorted(schedule.first, made))
         asked = len(shard_requests(front_once))
         assert in_use <= asked <= in_use + options.shards_ahead < SHARDS
         epoch.close()  # type: ignore[attr-defined]
@@ -364,7 +366,10 @@ class TestAmounts:
 READ = """
 import json, os, signal, sys
 from pathlib import Path
-from shards.read.dataset import ChipReader, Part, ReadOptions, open_dataset
+from shards.read.chip_reader import ChipReader
+from shards.read.dataset import open_dataset
+from shards.read.order import Part
+from shards.read.read_options import ReadOptions
 from shards.read.reader_state import ReaderState
 url, rank, ranks, batch_size, stop, state, out, cache = sys.argv[1:]
 dataset = open_dataset(url, ReadOptions(cache=cache))

@@ -1,6 +1,6 @@
-"""What is known of one shard that was written: enough to list it in a dataset without reading it again.
+"""One finished shard, described well enough to list it in a dataset without reading it again.
 
-An ingest keeps one part beside the data for each shard that is complete, and so goes on where it was stopped.
+An ingest keeps this description beside the data for each complete shard, and so resumes where it was stopped.
 As bytes it is a zip of shard.json, index.arrow, rejected.arrow and counts.npz.
 """
 
@@ -26,22 +26,22 @@ from shards.storage.checksum import content_checksum
 from shards.storage.objects import Bytes, join, publish
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Time of every member: the same part gives the same bytes."""
+"""Time of every member, fixed so that the same shard gives the same bytes."""
 
 
 @dataclass(frozen=True)
-class ShardPart:
-    """A shard, its rows of the index, what was refused on the way, and the counts of its pixels."""
+class FinishedShard:
+    """A written shard, its index rows, the chips rejected on the way, and the counts of its pixels."""
 
     shard: Shard | None
-    """None if no chip was kept."""
+    """Shard in the manifest; None if no chip was kept."""
     index: pa.Table
     rejected: pa.Table
     counts: Counts
-    """Of the training split; of others none."""
+    """Counts of a training shard; empty for other splits."""
 
     def to_bytes(self) -> bytes:
-        """As they are kept."""
+        """Encode as a zip, see above."""
         members = {
             "shard.json": json.dumps(asdict(self.shard) if self.shard else None).encode(),
             "index.arrow": _ipc(self.index),
@@ -55,11 +55,11 @@ class ShardPart:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> "ShardPart":
-        """The inverse of `to_bytes`.
+    def from_bytes(cls, data: bytes, where: str) -> "FinishedShard":
+        """Decode what `to_bytes` encoded.
 
         Raises:
-            DatasetError: it is damaged.
+            DatasetError: the bytes are damaged.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:  # checks the CRC-32 of what it reads
@@ -75,32 +75,32 @@ class ShardPart:
 
 
 def rejected_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
-    """Rows of key, reason and detail as a table."""
+    """Make a table from rows of key, reason and detail."""
     return pa.Table.from_pylist(list(rows), schema=REJECTED_SCHEMA)
 
 
-def part_of(
+def finished_shard(
     shard: tuple[str, Sequence[StoredObject]],
     chips: Sequence[Chip],
     schema: Schema,
     attributes: dict[str, str],
     rejected: Sequence[Mapping[str, str]] = (),
     columns: Mapping[str, Sequence[int]] | None = None,
-) -> ShardPart:
-    """The part of a shard that is stored.
+) -> FinishedShard:
+    """Describe a shard whose objects are stored.
 
     Args:
-        shard: its split and its objects.
-        chips: what it holds, in its order.
-        schema: of the dataset.
+        shard: split and objects of the shard.
+        chips: chips of the shard, in its order.
+        schema: schema of the dataset.
         attributes: names and types of further columns of the index.
-        rejected: what was refused on the way: key, reason, detail.
+        rejected: chips rejected on the way: key, reason, detail.
         columns: values for columns of the index that do not follow from the chips.
     """
     split, objects = shard
     refused = rejected_table(rejected)
     if not chips:
-        return ShardPart(None, index_schema(attributes).empty_table(), refused, Counts())
+        return FinishedShard(None, index_schema(attributes).empty_table(), refused, Counts())
     rows = index_rows(chips, split, objects[0].name, schema)
     for name, values in (columns or {}).items():
         for row, value in zip(rows, values, strict=True):
@@ -108,7 +108,7 @@ def part_of(
     listed = Shard(split, len(chips), content_checksum(rows), tuple(objects))
     index = pa.Table.from_pylist(rows, schema=index_schema(attributes))
     counts = Counts.of_chips(chips, schema.label) if split == "train" else Counts()
-    return ShardPart(listed, index, refused, counts)
+    return FinishedShard(listed, index, refused, counts)
 
 
 def write_shard(
@@ -119,9 +119,9 @@ def write_shard(
     shard_format: ShardFormat = "tar",
     shard_chips: int = 0,
 ) -> list[StoredObject]:
-    """Write `chips` below `url` as shard `name`: split and number; returns its objects, at least one.
+    """Write `chips` below `url` as shard `name` (split and number), and return its objects, at least one.
 
-    `shard_chips` are the chips of a full shard, which a Zarr must know.
+    `shard_chips` is the number of chips in a full shard, which a Zarr must know.
     """
     split, number = name
     check_name(split, SPLITS)
