@@ -2,8 +2,8 @@
 
     from shards import ChipReader, Part, open_dataset
 
-Code that reads datasets imports from here, whatever room a name lives in. Each is loaded on first use, so that
-`import shards` costs nothing.
+Code that reads datasets imports from here, whatever room a name lives in. Each is loaded on first use:
+`import shards` alone costs nothing.
 """
 
 from importlib import import_module
