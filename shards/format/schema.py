@@ -1,4 +1,4 @@
-"""What one chip holds: bands, types, nodata, sizes; and the chip itself."""
+"""The schema of chips: bands, types, nodata, sizes; and the chip itself."""
 
 import math
 from dataclasses import asdict, dataclass, field

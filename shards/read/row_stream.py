@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a sequence of chips needs each shard."""
+    """First and last need of each shard, for a sequence of chips."""
 
     shards: Chips
     """Shards in the order of their first chip."""
