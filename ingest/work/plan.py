@@ -152,7 +152,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
 
 
 def _follows(asked: SplitRule, present: SplitRule) -> bool:
-    """Tell whether a rule asks for nothing that differs from the dataset's; the default rule never does."""
+    """Tell whether a rule asks for no change: it is the default rule, or the dataset's own."""
     return asked == SplitRule() or replace(asked, edges=present.edges, crs=present.crs) == present
 
 

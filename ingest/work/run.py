@@ -129,7 +129,7 @@ def _base(config: IngestConfig) -> Manifest | None:
 
 
 def _begun_with(config: IngestConfig) -> dict[str, Any]:
-    """Return the options of the ingest at --out, unfinished or complete; none if there is none."""
+    """Return the options of the ingest at --out, unfinished or complete; {} if nothing is there."""
     options: Any = {}
     try:
         if exists(join(config.out, PLAN)) and not config.restart:

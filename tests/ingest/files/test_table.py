@@ -355,8 +355,8 @@ def test_refused_columns(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "cannot be read .Empty CSV file.; a CSV has a first line of column names"),
-        ("\n", "cannot be read .*; a CSV has a first line of column names"),
+        ("", "cannot be read .Empty CSV file.; a CSV needs a first line of column names"),
+        ("\n", "cannot be read .*; a CSV needs a first line of column names"),
         ("filename,max\n", "lists no file"),
         ("a.npy,1\nb.npy,2\n", "no column filename; the columns are a.npy, 1"),
         ("filename;max\na;1\n", "no column filename; the columns are filename;max"),
