@@ -24,11 +24,11 @@ class StepKey(NamedTuple):
     """Chips of the epoch seen before, over all ranks."""
 
 
-def part_of(of_batch: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
+def part_of(rows: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
     """Take this rank's part of an array with a row for each chip of a global batch."""
-    part = rank_part(of_batch, fed.batch.start, ranks.rank, ranks.world_size)
+    part = rank_part(rows, fed.batch.start, ranks.rank, ranks.world_size)
     # An empty part has a stand-in chip, which needs a row; chips that were left out need none.
-    return part[: len(fed.image_BCHW)] if len(part) else of_batch[:1]
+    return part[: len(fed.image_BCHW)] if len(part) else rows[:1]
 
 
 def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:

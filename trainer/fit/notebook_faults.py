@@ -1,4 +1,4 @@
-"""The faults of the notebook that trained regressors so far, each a switch; `--faithful` turns all on.
+"""The faults of the notebook that has trained regressors so far, each a switch that `--faithful` turns on.
 
     notebook_variant(config)                                all faults, as --faithful has them
     notebook_variant(config, Faults(clamped_loss=True))     one alone (benchmarks/notebook_faults.py)

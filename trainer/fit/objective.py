@@ -63,7 +63,7 @@ InputsT = TypeVar("InputsT", bound=StepInputs)
 
 
 class Objective(HasValue, Protocol[InputsT]):
-    """What a training minimises and reports. It holds no optimiser and writes no files."""
+    """Goal of a training: a loss, and the scores to report. It holds no optimiser and writes no files."""
 
     decides: str
     """Score that decides which epoch is best; lower is better. Without validation chips the loss decides."""

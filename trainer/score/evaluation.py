@@ -20,7 +20,7 @@ class Evaluation:
 
     scores: dict[str, Score]
     about: dict[str, Any]
-    """What was scored, as plain JSON values."""
+    """Description of what was scored, as plain JSON values."""
 
     @property
     def chips(self) -> int:
