@@ -559,7 +559,7 @@ def test_the_command(maps: list[Path], tmp_path: Path) -> None:
     for code in (0, 2):
         run = treeline(*words, *bounds)
         assert run.returncode == code, run.stderr
-    assert "already there" in run.stderr
+    assert "already exists" in run.stderr
     assert stored(tmp_path / "mosaic.tif").shape == (4, 50, 50)
 
 
@@ -579,7 +579,7 @@ def assert_refused(match: str, folder: Path, *maps: Path, **options: Any) -> Non
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"maps": ()}, "name at least one scene or map"),
+        ({"maps": ()}, "name at least one"),
         ({"block": 0}, "--block 0"),
         ({"feather": 0}, "--feather 0"),
         ({"resolution": -1.0}, "--resolution -1"),

@@ -612,7 +612,7 @@ def test_a_scene_that_is_written_again_meanwhile_is_not_mixed(checkpoint: Path, 
     summary = predicted(replace(config, batch_size=BATCH), Meddling)
     assert list(summary.maps) == [str(second)]
     assert [failed.reason for failed in summary.failed] == [
-        f"{first}: was written again while its map is made; run it again"
+        f"{first}: was replaced while its map was being made; run the command again"
     ]
 
 

@@ -301,9 +301,9 @@ def test_other_bad_names(tmp_path: Path) -> None:
     latin = tmp_path / "list.txt"
     latin.write_bytes("Höhe.tif".encode("latin-1"))
     assert "byte 1 is not UTF-8" in why_not(str(latin))
-    assert "name at least one scene" in why_not()
+    assert "name at least one" in why_not()
     assert "is empty" in why_not("")
-    assert "local paths and s3:// only" in why_not("https://example.org/a.tif")
+    assert "neither a local path nor s3://" in why_not("https://example.org/a.tif")
     (tmp_path / "empty").mkdir()
     assert "this folder has no .tif or .tiff files" in why_not(str(tmp_path / "empty"))
 
