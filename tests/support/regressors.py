@@ -37,7 +37,7 @@ from trainer.score.baselines import Baselines
 NODATA = -9999
 SCHEMA = Schema(("blue", "green", "red", "nir"), nodata=NODATA)
 CHIP_SCHEMA = replace(SCHEMA, chip_size=32)
-"""Chips to train on, of four patches: a step on 64 x 64 pixels takes three times as long and shows no more."""
+"""Chips to train on, of four patches: a step on 64 x 64 pixels takes thrice as long and shows no more."""
 BANDS = ("nir", "red", "green")
 CRS = "EPSG:3338"
 TRANSFORM = from_origin(200_000, 1_700_000, 2, 2)
@@ -71,11 +71,11 @@ def stored_images(
     return stored_BCHW
 
 
-def large_scene() -> NDArray[np.int16]:
-    """Stored pixels (4, 1237, 911): nothing fits; a border, a hole and single pixels are missing."""
-    image_CHW = stored_images(1, 1237, 911, missing=0.002)[0]
-    image_CHW[:, :70] = image_CHW[:, :, :33] = NODATA
-    image_CHW[:, 500:720, 300:521] = NODATA
+def odd_scene(rows: int, columns: int) -> NDArray[np.int16]:
+    """Stored pixels (4, rows, columns): a border, a hole and single pixels are missing."""
+    image_CHW = stored_images(1, rows, columns, missing=0.002)[0]
+    image_CHW[:, : rows // 17] = image_CHW[:, :, : columns // 27] = NODATA
+    image_CHW[:, rows * 2 // 5 : rows * 3 // 5, columns // 3 : columns * 4 // 7] = NODATA
     return image_CHW
 
 

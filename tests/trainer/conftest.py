@@ -10,7 +10,7 @@ from trainer.model.regressor import Regressor
 
 @pytest.fixture(scope="package", autouse=True)
 def counted_once() -> Iterator[None]:
-    """Remember what `training_flops` returned: it takes as long as ten steps of regressors as small as these."""
+    """Remember what `training_flops` returned: it takes as long as ten steps of such small regressors."""
     count, known = train.training_flops, dict[object, float]()
 
     def remembered(regressor: Regressor, stored_tokens: bool = False) -> float:

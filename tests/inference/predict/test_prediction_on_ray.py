@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, wait_until
-from regressors import NODATA, large_scene, small_regressor, stored_images, write_checkpoint, write_scene
+from regressors import NODATA, odd_scene, small_regressor, stored_images, write_checkpoint, write_scene
 
 from inference.config import PredictConfig
 from inference.predict.in_process import InProcess
@@ -117,7 +117,7 @@ def test_worker_machine_and_driver_are_lost_at_random_moments(
     rng = random.Random(8)
     options: dict[str, Any] = {"window": 96, "overlap": 0.25, "weights": "cosine", "batch_size": 8}
     checkpoint = write_checkpoint(tmp_path / "checkpoint", small_regressor())
-    scene = write_scene(tmp_path / "scene.tif", large_scene())
+    scene = write_scene(tmp_path / "scene.tif", odd_scene(1237, 911))
     config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "here"), spread=True, **options)
     predict(config, InProcess())
     out = tmp_path / "maps"
