@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from ray_machines import cluster_environment, first_machine
+from ray_machines import cluster_environment, first_machine, second_machine
 from servers import S3Server, environment_of, moto_server, rclone_server
 from xdist.scheduler import LoadScopeScheduling
 
@@ -182,9 +182,15 @@ def ray_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def ray_head(ray_env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The first machine of a Ray cluster, with one core; tests add others, and kill what they like but it."""
+    """The first machine of a Ray cluster, with one core; tests kill what they like but it."""
     with first_machine(ray_env) as process:
         yield process
+
+
+@pytest.fixture
+def ray_second(ray_env: dict[str, str], ray_head: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """The second machine of that cluster, with one core; a test may kill it, and the next has another."""
+    return second_machine(ray_env)
 
 
 @contextmanager

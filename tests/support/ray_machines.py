@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,12 +18,18 @@ from servers import free_port
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 120
+ADDRESS = "RAY_ADDRESS"
+"""Variable that says where the cluster is."""
+DASHBOARD = "RAY_API_SERVER_ADDRESS"
+"""Variable that says where jobs are sent."""
 
 
 @contextmanager
 def ray_node(env: dict[str, str], *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """`ray start --block`; it and all that it started are gone at the end."""
     command = [str(BIN / "ray"), "start", "--block", "--node-ip-address", "127.0.0.1", "--num-cpus", "1"]
+    # Ray's own choice is one port for all clusters of this computer, of which the second would take no jobs.
+    command += ["--dashboard-agent-listen-port", str(free_port())]
     command += ["--object-store-memory", "100000000", "--disable-usage-stats", *options]
     process = subprocess.Popen(
         command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -44,14 +50,28 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     process.wait(30)
 
 
-@contextmanager
-def second_machine(env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A further machine of the cluster, with one core."""
-    wait_until(lambda: len(machines_of(env)) == 1)  # one that was killed before may not be missed yet
-    without_address = {name: value for name, value in env.items() if name != "RAY_ADDRESS"}
-    with ray_node(without_address, "--address", env["RAY_ADDRESS"]) as process:
-        wait_until(lambda: len(machines_of(env)) == 2)
-        yield process
+_others = dict[str, tuple[subprocess.Popen[bytes], ExitStack]]()
+"""By the address of their cluster: the machine beside the first, and what ends it."""
+
+
+def second_machine(env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """The further machine of the cluster, with one core; a new one where a test has killed the last."""
+    address = env[ADDRESS]
+    if address in _others and _others[address][0].poll() is None and len(machines_of(env)) == 2:
+        return _others[address][0]
+    remove_second_machine(address)
+    wait_until(lambda: len(machines_of(env)) == 1)  # one that was killed may not be missed yet
+    ending = ExitStack()
+    machine = ending.enter_context(ray_node(_of_a_node(env), "--address", address))
+    _others[address] = machine, ending
+    wait_until(lambda: len(machines_of(env)) == 2)
+    return machine
+
+
+def remove_second_machine(address: str) -> None:
+    """Kill it, if there is one."""
+    if address in _others:
+        _others.pop(address)[1].close()
 
 
 class Lookout:
@@ -103,7 +123,7 @@ _lookouts: dict[str, Lookout] = {}
 
 def machines_of(env: dict[str, str]) -> dict[str, list[str]]:
     """The resources of each machine that the cluster takes for alive, by Ray's name for it."""
-    return _lookouts[env["RAY_ADDRESS"]].machines()
+    return _lookouts[env[ADDRESS]].machines()
 
 
 def machine_to_lose(env: dict[str, str]) -> str:
@@ -165,21 +185,27 @@ def cluster_environment(home: Path) -> dict[str, str]:
     return mine | impatient | {"HOME": str(home), "PATH": f"{BIN}:{mine['PATH']}", "RAY_AUTH_MODE": "token"}
 
 
+def _of_a_node(env: dict[str, str]) -> dict[str, str]:
+    """The environment of `ray start`, which finds out for itself that its cluster asks for a token."""
+    return {name: value for name, value in env.items() if name not in (ADDRESS, DASHBOARD, "RAY_AUTH_MODE")}
+
+
 @contextmanager
 def first_machine(env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The head of a cluster, with one core; `env` learns its address."""
+    """The head of a cluster, with one core and a dashboard that takes jobs; `env` learns both addresses."""
     # Not below tmp_path: the path of a Unix socket has at most 107 bytes.
-    scratch, port = tempfile.mkdtemp(prefix="treeline-ray-"), free_port()
-    env["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-    options = ("--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", scratch)
-    without_address = {name: value for name, value in env.items() if name != "RAY_ADDRESS"}
-    with ray_node(without_address, *options) as process:
+    scratch, port, dashboard = tempfile.mkdtemp(prefix="treeline-ray-"), free_port(), free_port()
+    env |= {ADDRESS: f"127.0.0.1:{port}", DASHBOARD: f"http://127.0.0.1:{dashboard}"}
+    options = ["--head", "--port", str(port), "--temp-dir", scratch, "--include-dashboard", "true"]
+    options += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
+    with ray_node(_of_a_node(env), *options) as process:
         wait_until(lambda: _answers(port) or process.poll() is not None)
-        lookout = _lookouts[env["RAY_ADDRESS"]] = Lookout(env)
+        lookout = _lookouts[env[ADDRESS]] = Lookout(env)
         try:
             wait_until(lambda: len(lookout.machines()) == 1)
             yield process
         finally:
-            del _lookouts[env["RAY_ADDRESS"]]
+            remove_second_machine(env[ADDRESS])
+            del _lookouts[env[ADDRESS]]
             lookout.end()
             shutil.rmtree(scratch, ignore_errors=True)

@@ -85,6 +85,28 @@ def scored(predicted_HW: np.ndarray, measured_HW: np.ndarray) -> Metrics:
 
 @pytest.mark.real
 @pytest.mark.slow
+def test_a_short_run_maps_the_whole_image_and_is_scored_on_the_other_half(
+    tahoe: Path, tmp_path: Path
+) -> None:
+    """One epoch on 18 chips: the whole way of the long test below, and about the scores of the training mean."""
+    west, east = ingest_half(tahoe, tmp_path, "west", 64), ingest_half(tahoe, tmp_path, "east", 64)
+    launch(TrainConfig(west, str(tmp_path / "run"), epochs=1))
+    predicted_HW = mapped(tahoe, str(tmp_path / "run"), tmp_path)
+    measured_HW = measured(tahoe)
+    east_half = np.s_[:, HALF:]
+    mean = load_checkpoint(str(tmp_path / "run")).baselines.mean_height
+    ours = scored(predicted_HW[east_half], measured_HW[east_half])
+    theirs = scored(np.full((400, HALF), mean), measured_HW[east_half])
+    assert predicted_HW.shape == measured_HW.shape
+    assert ours.count == theirs.count == 400 * HALF
+    assert theirs.rmse == pytest.approx(8.59, abs=0.3)
+    assert ours.rmse < theirs.rmse + 0.5
+    chips = evaluate(EvaluateConfig(str(tmp_path / "run"), east, split="all"))
+    print(theirs, ours, chips.table())
+
+
+@pytest.mark.real
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_regressor_beats_what_looks_at_single_pixels(
     tahoe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

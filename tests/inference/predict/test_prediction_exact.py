@@ -1,4 +1,4 @@
-"""A map is a function of scene, checkpoint and options alone, bit for bit, on a scene that nothing fits into.
+"""A map is a function of scene, checkpoint and options alone, bit for bit, on scenes that nothing fits into.
 
 - For each way to weight, turn, spread and overlap windows: the same bytes for any block, in any order of
   blocks, stopped and gone on with other blocks (on Ray's workers: `test_prediction_on_ray`).
@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 import rasterio
 import torch
 from numpy.typing import NDArray
-from regressors import NODATA, large_scene, small_regressor, write_checkpoint, write_scene
+from regressors import NODATA, odd_scene, small_regressor, write_checkpoint, write_scene
 from rio_cogeo import cog_validate
 
 from inference.config import PredictConfig
@@ -43,19 +43,47 @@ TIE_METRES = 1e-4
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> PredictConfig:
-    folder = tmp_path_factory.mktemp("large")
+@dataclass(frozen=True)
+class Size:
+    """A scene that nothing fits into, and how it is cut."""
+
+    shape: tuple[int, int]
+    """Rows and columns."""
+    blocks: tuple[int, int]
+    """Sides of blocks, each of which makes the whole map."""
+    interrupted: tuple[int, int, int]
+    """Sides of the blocks with which a map is begun and stopped, one after the other."""
+    overviews: list[int]
+    """Those that a map of it has."""
+
+
+SMALL = Size((523, 131), (100, 260), (90, 90, 300), [2])
+LARGE = Size((1237, 911), (260, 512), (256, 256, 700), [2, 4])
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The map of a scene as one block, the way in which it is made, and the size of the scene."""
+
+    map: bytes
+    config: PredictConfig
+    size: Size
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        *(pytest.param((SMALL, way), id=way) for way in WAYS),
+        *(pytest.param((LARGE, way), id=f"large-{way}", marks=pytest.mark.long) for way in WAYS),
+    ],
+)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    size, way = request.param
+    folder = tmp_path_factory.mktemp(way)
     checkpoint = write_checkpoint(folder / "checkpoint", small_regressor())
-    scene = write_scene(folder / "scene.tif", large_scene())
-    return PredictConfig((str(scene),), str(checkpoint), str(folder), batch_size=8)
-
-
-@pytest.fixture(scope="module", params=WAYS)
-def whole(request: pytest.FixtureRequest, config: PredictConfig) -> tuple[PredictConfig, bytes]:
-    """A way to make the map, and the map of the scene as one block."""
-    config = replace(config, out=f"{config.out}/{request.param}", **WAYS[request.param])
-    return config, map_of(config)
+    scene = write_scene(folder / "scene.tif", odd_scene(*size.shape))
+    config = PredictConfig((str(scene),), str(checkpoint), str(folder / "maps"), batch_size=8, **WAYS[way])
+    return Whole(map_of(config), config, size)
 
 
 def map_of(config: PredictConfig, engine: InProcess | None = None) -> bytes:
@@ -77,62 +105,58 @@ class Stopping(InProcess):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("block", [260, 512])
-def test_the_bytes_do_not_depend_on_blocks(
-    whole: tuple[PredictConfig, bytes], tmp_path: Path, block: int
-) -> None:
-    config, expected = whole
-    assert map_of(replace(config, out=str(tmp_path), block=block)) == expected
+@pytest.mark.parametrize("which", [0, 1], ids=["small-blocks", "large-blocks"])
+def test_the_bytes_do_not_depend_on_blocks(whole: Whole, tmp_path: Path, which: int) -> None:
+    block = whole.size.blocks[which]
+    assert map_of(replace(whole.config, out=str(tmp_path), block=block)) == whole.map
 
 
-def test_the_bytes_do_not_depend_on_order_and_interruptions(
-    whole: tuple[PredictConfig, bytes], tmp_path: Path
-) -> None:
+def test_the_bytes_do_not_depend_on_order_and_interruptions(whole: Whole, tmp_path: Path) -> None:
     """What was done of one size of blocks is of no use to another, and does no harm."""
-    config, expected = whole
     rng = random.Random(6)
-    for block in (256, 256, 700):
+    for block in whole.size.interrupted:
         with pytest.raises(KeyboardInterrupt):
-            predict(replace(config, out=str(tmp_path), block=block), Stopping(rng))
-    assert map_of(replace(config, out=str(tmp_path), block=256)) == expected
+            predict(replace(whole.config, out=str(tmp_path), block=block), Stopping(rng))
+    block = whole.size.interrupted[0]
+    assert map_of(replace(whole.config, out=str(tmp_path), block=block)) == whole.map
     assert [path.suffix for path in (tmp_path / ".predict").iterdir()] == [".made"]
 
 
-def test_a_map_has_every_valid_pixel_and_no_other(whole: tuple[PredictConfig, bytes]) -> None:
-    valid_HW = (large_scene()[1:] != NODATA).all(0)
-    with rasterio.MemoryFile(whole[1]) as file, file.open() as raster:
+def test_a_map_has_every_valid_pixel_and_no_other(whole: Whole) -> None:
+    valid_HW = (odd_scene(*whole.size.shape)[1:] != NODATA).all(0)
+    with rasterio.MemoryFile(whole.map) as file, file.open() as raster:
         for map_HW in raster.read():
             assert np.array_equal(map_HW != NODATA, valid_HW)
             assert len(np.unique(map_HW)) > 20, "a map that does not vary proves nothing"
 
 
-def test_a_map_is_a_valid_cloud_optimised_geotiff(whole: tuple[PredictConfig, bytes], tmp_path: Path) -> None:
+def test_a_map_is_a_valid_cloud_optimised_geotiff(whole: Whole, tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
-    path.write_bytes(whole[1])
+    path.write_bytes(whole.map)
     is_valid, errors, warnings = cog_validate(path, strict=True)
     assert (is_valid, errors, warnings) == (True, [], [])
     with rasterio.open(path) as raster:
-        assert raster.overviews(1) == [2, 4]
+        assert raster.overviews(1) == whole.size.overviews
 
 
-def metres(batch_size: int) -> NDArray[np.float32]:
+def metres(size: Size, batch_size: int) -> NDArray[np.float32]:
     """(rows, columns) of the whole scene."""
-    image_CHW = large_scene()
-    rows, columns = image_CHW.shape[1:]
+    rows, columns = size.shape
     method = MapOptions(WindowGrid(64, 32), batch_size=batch_size)
     block = Block(Span(0, rows), Span(0, columns))
     (height_HW,), _ = metres_of_block(
-        small_regressor(), block, Halo(image_CHW, 0, 0, (rows, columns)), method
+        small_regressor(), block, Halo(odd_scene(rows, columns), 0, 0, size.shape), method
     )
     return height_HW.numpy()
 
 
-def test_batch_sizes_differ_by_less_than_a_tenth_of_a_millimetre() -> None:
+@pytest.mark.parametrize("size", [SMALL, pytest.param(LARGE, marks=pytest.mark.long)], ids=["small", "large"])
+def test_batch_sizes_differ_by_less_than_a_tenth_of_a_millimetre(size: Size) -> None:
     """Decimetres differ where both are within that of a tie, which is rare."""
-    first_HW = metres(32)
+    first_HW = metres(size, 32)
     ties = 0
     for batch_size in (1, 2, 64):
-        other_HW = metres(batch_size)
+        other_HW = metres(size, batch_size)
         assert np.abs(first_HW - other_HW).max() < TIE_METRES
         stored_HW, other_stored_HW = (
             stored_metres(torch.from_numpy(height_HW), HEIGHT) for height_HW in (first_HW, other_HW)

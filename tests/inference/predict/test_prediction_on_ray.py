@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, second_machine, wait_until
-from regressors import NODATA, large_scene, small_regressor, stored_images, write_checkpoint, write_scene
+from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, wait_until
+from regressors import NODATA, odd_scene, small_regressor, stored_images, write_checkpoint, write_scene
 
 from inference.config import PredictConfig
 from inference.predict.in_process import InProcess
@@ -74,10 +74,14 @@ def blocks_in(out: Path) -> int:
 
 
 def test_twenty_scenes_two_of_them_broken_and_a_worker_killed_halfway(
-    ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", scenes: Scenes, tmp_path: Path
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
+    scenes: Scenes,
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "maps"
-    with second_machine(ray_env), running(ray_env, *scenes.command(out)) as process:
+    with running(ray_env, *scenes.command(out)) as process:
         wait_until(lambda: blocks_in(out) + 9 * len(maps_in(out)) >= 60)
         victims = processes_of(ray_head, "MapWorker")
         for worker in victims[:1]:
@@ -104,13 +108,16 @@ def test_twenty_scenes_two_of_them_broken_and_a_worker_killed_halfway(
 
 @pytest.mark.long
 def test_worker_machine_and_driver_are_lost_at_random_moments(
-    ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", tmp_path: Path
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
+    tmp_path: Path,
 ) -> None:
     """Of a scene with odd sides; the map is the one of a single process with other blocks."""
     rng = random.Random(8)
     options: dict[str, Any] = {"window": 96, "overlap": 0.25, "weights": "cosine", "batch_size": 8}
     checkpoint = write_checkpoint(tmp_path / "checkpoint", small_regressor())
-    scene = write_scene(tmp_path / "scene.tif", large_scene())
+    scene = write_scene(tmp_path / "scene.tif", odd_scene(1237, 911))
     config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "here"), spread=True, **options)
     predict(config, InProcess())
     out = tmp_path / "maps"
@@ -124,12 +131,12 @@ def test_worker_machine_and_driver_are_lost_at_random_moments(
         wait_until(lambda: blocks_in(out) >= enough)
         time.sleep(rng.uniform(0, 0.5))
 
-    with second_machine(ray_env) as machine, running(ray_env, *command) as process:
+    with running(ray_env, *command) as process:
         some_more_blocks()
-        workers = [*processes_of(ray_head, "MapWorker"), *processes_of(machine, "MapWorker")]
+        workers = [*processes_of(ray_head, "MapWorker"), *processes_of(ray_second, "MapWorker")]
         rng.choice(workers).kill()
         some_more_blocks()
-        kill_all(machine)
+        kill_all(ray_second)
         some_more_blocks()
         process.kill()
     with running(ray_env, *command) as process:

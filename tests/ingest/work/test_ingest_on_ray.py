@@ -7,12 +7,11 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
-from ray_machines import PATIENCE_SECONDS, kill_all, running, second_machine, wait_until
+from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, wait_until
 
 from ingest.config import SyntheticConfig
 from ingest.synthetic.synthetic_source import SyntheticSource
@@ -58,26 +57,32 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.long
 def test_workers_give_the_bytes_of_one_process(
-    ray_env: dict[str, str], ray_head: subprocess.Popen[bytes], whole: dict[str, bytes], tmp_path: Path
+    ray_env: dict[str, str],
+    ray_second: subprocess.Popen[bytes],
+    whole: dict[str, bytes],
+    tmp_path: Path,
 ) -> None:
-    with second_machine(ray_env), started(ray_env, tmp_path / "out") as process:
+    with started(ray_env, tmp_path / "out") as process:
         finish(process)
     assert contents(tmp_path / "out") == whole
 
 
 def test_workers_that_are_killed_are_replaced(
-    ray_env: dict[str, str], ray_head: subprocess.Popen[bytes], whole: dict[str, bytes], tmp_path: Path
+    ray_env: dict[str, str],
+    ray_head: subprocess.Popen[bytes],
+    ray_second: subprocess.Popen[bytes],
+    whole: dict[str, bytes],
+    tmp_path: Path,
 ) -> None:
-    out = tmp_path / "out"
+    out, machines = tmp_path / "out", (ray_head, ray_second)
     with started(ray_env, out) as process:
         killed = 0
         for parts in (1, 4, 8):
             wait_until(lambda parts=parts: parts_of(out) >= parts)
-            for worker in psutil.Process(ray_head.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    if "ray::" in " ".join(worker.cmdline()) and "_do" in " ".join(worker.cmdline()):
-                        worker.send_signal(signal.SIGKILL)
-                        killed += 1
+            for worker in (found for machine in machines for found in processes_of(machine, "_do")):
+                if "ray::" in " ".join(worker.cmdline()):
+                    worker.send_signal(signal.SIGKILL)
+                    killed += 1
         finish(process)
     assert killed >= 3
     assert contents(out) == whole
@@ -85,12 +90,15 @@ def test_workers_that_are_killed_are_replaced(
 
 @pytest.mark.long
 def test_the_work_of_a_machine_that_is_lost_is_done_by_another(
-    ray_env: dict[str, str], ray_head: subprocess.Popen[bytes], whole: dict[str, bytes], tmp_path: Path
+    ray_env: dict[str, str],
+    ray_second: subprocess.Popen[bytes],
+    whole: dict[str, bytes],
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    with second_machine(ray_env) as machine, started(ray_env, out) as process:
+    with started(ray_env, out) as process:
         wait_until(lambda: parts_of(out) >= 2)
-        kill_all(machine)
+        kill_all(ray_second)
         finish(process)
     assert contents(out) == whole
 

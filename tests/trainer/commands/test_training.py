@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 from gloo_ranks import in_group, run_ranks
-from regressors import SCHEMA, fitted, local_backbone, small_config, visible_chip, write_dataset
+from regressors import CHIP_SCHEMA, fitted, local_backbone, small_config, visible_chip, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster import cli
@@ -42,7 +42,7 @@ from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state_callback import StateCallback
 from trainer.score.evaluation import LINEAR, MEAN, REGRESSOR
 
-MEASURED_PIXELS = 60 * 64
+MEASURED_PIXELS = 28 * 32
 """Of a chip: two of its rows have no height, two others no image."""
 
 QUICK: dict[str, Any] = {"decoder": "linear", "decoder_widths": ()}
@@ -338,7 +338,7 @@ def test_tensorboard_shows_numbers_pictures_and_where_the_time_went(run: Path) -
     assert len(shares) == len(records)
     assert all(0 <= share <= 1 for share in shares)
     (image, *_) = events.Images("image, measured, predicted")
-    assert (image.width, image.height) == (3 * 64, 4 * 64)
+    assert (image.width, image.height) == (3 * 32, 4 * 32)
     assert {"height/measured", "height/predicted"} <= set(events.Tags()["histograms"])
 
 
@@ -388,7 +388,7 @@ def test_evaluation_gives_the_scores_of_training_beside_the_baselines(
 
 def test_every_split_that_a_dataset_has_can_be_evaluated(run: Path, tmp_path: Path) -> None:
     counts = {split: 2 + number for number, split in enumerate(SPLITS)}
-    with DatasetWriter(str(tmp_path / "data"), SCHEMA, {"command": "test"}, 10) as writer:
+    with DatasetWriter(str(tmp_path / "data"), CHIP_SCHEMA, {"command": "test"}, 10) as writer:
         splits = [split for split, count in counts.items() for _ in range(count)]
         for number, split in enumerate(splits):
             writer.add(visible_chip(number), split)
@@ -473,7 +473,7 @@ def test_the_chips_that_are_asked_for_score_a_run(
 def test_without_a_validation_chip_the_choice_is_refused(
     backbone: Path, tmp_path: Path, options: dict[str, str]
 ) -> None:
-    with DatasetWriter(str(tmp_path / "data"), SCHEMA, {"command": "test"}, 10) as writer:
+    with DatasetWriter(str(tmp_path / "data"), CHIP_SCHEMA, {"command": "test"}, 10) as writer:
         chips = sorted(map(visible_chip, range(20)), key=lambda chip: np.nanmax(chip.height_HW))
         for number, chip in enumerate(chips):
             writer.add(chip, "val" if number < 3 else "train")

@@ -20,7 +20,6 @@ from ray_machines import (
     machine_to_lose,
     processes_of,
     running,
-    second_machine,
     wait_until,
 )
 from regressors import local_backbone, small_config, write_dataset
@@ -103,15 +102,15 @@ def give_notice(env: dict[str, str], name: str, seconds: int) -> None:
 
 def test_a_worker_that_is_killed_is_replaced(
     ray_env: dict[str, str],
-    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
     config: TrainConfig,
     undisturbed: list[dict[str, float]],
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    with second_machine(ray_env) as machine, started(ray_env, config, run) as process:
+    with started(ray_env, config, run) as process:
         wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
-        killed = processes_of(machine, "RayTrainWorker")
+        killed = processes_of(ray_second, "RayTrainWorker")
         assert killed
         killed[0].send_signal(signal.SIGKILL)
         finish(process)
@@ -121,19 +120,16 @@ def test_a_worker_that_is_killed_is_replaced(
 @pytest.mark.long
 def test_a_sharded_run_goes_on_when_a_worker_is_killed(
     ray_env: dict[str, str],
-    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
     config: TrainConfig,
     undisturbed: list[dict[str, float]],
     tmp_path: Path,
 ) -> None:
     """Of its state each worker has written a part."""
     run = tmp_path / "run"
-    with (
-        second_machine(ray_env) as machine,
-        started(ray_env, config, run, "2", "--shard-model") as process,
-    ):
+    with started(ray_env, config, run, "2", "--shard-model") as process:
         wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
-        for killed in processes_of(machine, "RayTrainWorker")[:1]:
+        for killed in processes_of(ray_second, "RayTrainWorker")[:1]:
             killed.send_signal(signal.SIGKILL)
         finish(process)
     assert_the_same(run, undisturbed)
@@ -145,17 +141,17 @@ def test_a_sharded_run_goes_on_when_a_worker_is_killed(
 @pytest.mark.timeout(600)
 def test_a_machine_is_lost_and_the_others_go_on(
     ray_env: dict[str, str],
-    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
     config: TrainConfig,
     undisturbed: list[dict[str, float]],
     tmp_path: Path,
 ) -> None:
     """With --workers 1:2 the run shrinks to the machine that is left."""
     run = tmp_path / "run"
-    with second_machine(ray_env) as machine, started(ray_env, config, run, "1:2") as process:
+    with started(ray_env, config, run, "1:2") as process:
         # Ray keeps room for a run whose driver was killed for 180 s, and an elastic one waits for it.
         wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None, seconds=300)
-        kill_all(machine)
+        kill_all(ray_second)
         finish(process)
     assert_the_same(run, undisturbed)
 
@@ -163,18 +159,17 @@ def test_a_machine_is_lost_and_the_others_go_on(
 @pytest.mark.long
 def test_the_driver_is_killed_and_started_again(
     ray_env: dict[str, str],
-    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
     config: TrainConfig,
     undisturbed: list[dict[str, float]],
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    with second_machine(ray_env):
-        with started(ray_env, config, run) as process:
-            wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
-            process.kill()
-        with started(ray_env, config, run) as process:
-            finish(process)
+    with started(ray_env, config, run) as process:
+        wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
+        process.kill()
+    with started(ray_env, config, run) as process:
+        finish(process)
     assert_the_same(run, undisturbed)
 
 
@@ -182,7 +177,7 @@ def test_the_driver_is_killed_and_started_again(
 @pytest.mark.timeout(600)
 def test_a_notice_that_a_machine_will_be_taken_away_saves_the_state_at_once(
     ray_env: dict[str, str],
-    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
     config: TrainConfig,
     tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,
@@ -200,16 +195,15 @@ def test_a_notice_that_a_machine_will_be_taken_away_saves_the_state_at_once(
         position: dict[str, int] = json.loads(state.read_text())["position"] if state.exists() else {}
         return position if position.get("seen") else {}  # not that of an epoch's end
 
-    with second_machine(ray_env) as machine:
-        name = machine_to_lose(ray_env)
-        with started(ray_env | watchful, long, run, "1:2") as process:
-            # Ray keeps room for a run whose driver was killed for 180 s, and an elastic one waits for it.
-            wait_until(lambda: (run / "config.yaml").exists() or process.poll() is not None, seconds=300)
-            give_notice(ray_env, name, seconds=30)
-            wait_until(lambda: bool(saved()) or process.poll() is not None)
-            position = saved()
-            kill_all(machine)
-            finish(process)
+    name = machine_to_lose(ray_env)
+    with started(ray_env | watchful, long, run, "1:2") as process:
+        # Ray keeps room for a run whose driver was killed for 180 s, and an elastic one waits for it.
+        wait_until(lambda: (run / "config.yaml").exists() or process.poll() is not None, seconds=300)
+        give_notice(ray_env, name, seconds=30)
+        wait_until(lambda: bool(saved()) or process.poll() is not None)
+        position = saved()
+        kill_all(ray_second)
+        finish(process)
     assert position["step"] % NOTICE_STEPS == 0
     assert 0 < position["seen"] < chips
     records = records_of(run)

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from ray_machines import second_machine
 from regressors import local_backbone, small_config, write_dataset
 
 from shards.errors import DatasetError, InputError
@@ -380,15 +379,14 @@ def test_a_damaged_shard_stops_the_work_or_is_left_out(config: TrainConfig, tmp_
 @pytest.mark.ray
 @pytest.mark.slow
 def test_workers_on_ray_write_the_bytes_that_one_process_writes(
-    config: TrainConfig, ray_env: dict[str, str], ray_head: Any, tmp_path: Path
+    config: TrainConfig, ray_env: dict[str, str], ray_second: Any, tmp_path: Path
 ) -> None:
     here = replace(config, token_store=str(tmp_path / "here"))
     _, records, _ = trained(here)
     on_ray = replace(config, out=str(tmp_path / "run"), workers=2)
-    with second_machine(ray_env):
-        done = train_in_a_process(on_ray, ray_env, tmp_path / "options.yaml")
-        other = replace(on_ray, out=str(tmp_path / "other"), token_dtype="float16")
-        refused = train_in_a_process(other, ray_env, tmp_path / "options.yaml")
+    done = train_in_a_process(on_ray, ray_env, tmp_path / "options.yaml")
+    other = replace(on_ray, out=str(tmp_path / "other"), token_dtype="float16")
+    refused = train_in_a_process(other, ray_env, tmp_path / "options.yaml")
     assert done.returncode == 0, done.stderr
     assert "token store: 30 chips" in done.stderr
     assert contents(config.token_store) == contents(here.token_store)
