@@ -581,7 +581,6 @@ def test_a_remote_raster_that_cannot_be_read_is_an_error(
         ({"months": (0, 7)}, "--months 0 7"),
         ({"max_days": -1}, "--max-days -1"),
         ({"pixel_size": -2.0}, "--pixel-size -2"),
-        ({"heights": (), "ground": ("x.tif",)}, "--ground"),
         ({"chip_size": 500}, "smaller than a chip"),
         ({"mask": ("nothing*.tif",)}, r"nothing\*\.tif"),
     ],
