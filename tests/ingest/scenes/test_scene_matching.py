@@ -26,6 +26,7 @@ from rasterio.windows import Window
 from servers import S3Server
 
 import shards.raster.on_grid
+from cluster import cli
 from ingest.chips.check import Rejected
 from ingest.chips.source import GROUP, Raw
 from ingest.config import ScenesConfig
@@ -581,7 +582,6 @@ def test_a_remote_raster_that_cannot_be_read_is_an_error(
         ({"months": (0, 7)}, "--months 0 7"),
         ({"max_days": -1}, "--max-days -1"),
         ({"pixel_size": -2.0}, "--pixel-size -2"),
-        ({"heights": (), "ground": ("x.tif",)}, "--ground"),
         ({"chip_size": 500}, "smaller than a chip"),
         ({"mask": ("nothing*.tif",)}, r"nothing\*\.tif"),
     ],
@@ -593,3 +593,8 @@ def test_options_that_make_no_sense_are_named(
     with pytest.raises(InputError, match=message) as caught:
         source(image, height, **options).candidates()
     assert "\n" not in str(caught.value)
+
+
+def test_ground_elevations_need_heights() -> None:
+    with pytest.raises(InputError, match="--ground: does nothing without --heights"):
+        cli.parse("ingest scenes", ["--images", "a.tif", "--ground", "x.tif", "--out", "chips"])
