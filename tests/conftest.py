@@ -29,6 +29,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 SCHEMA = Schema(("blue", "green", "red", "nir"))
 ON_RAY = "on_ray"
 """In the names of tests, or of their files, that start a Ray cluster."""
+RAY_TIMEOUT_SECONDS = 900
+"""Above what the tests' own patience adds up to, which names what did not come to pass."""
 SCENES = (
     "WV02_20150802_M1BS_1030010047ADDD00",
     "WV02_20160715_M1BS_10300100599B3A00",
@@ -44,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (item.get_closest_marker("ray") is not None) != (ON_RAY in item.nodeid):
             raise pytest.UsageError(f"{item.nodeid}: the marker ray and {ON_RAY} in the name go together")
+        if ON_RAY in item.nodeid and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_SECONDS))
     items.sort(key=lambda item: ON_RAY not in item.nodeid)
 
 
@@ -200,7 +204,8 @@ def s3_environment(server: S3Server) -> Iterator[None]:
         yield
 
 
-STORAGES = ("local", "memory", "moto", "rclone")
+STORAGES = ("local", "memory", "rclone", pytest.param("moto", marks=pytest.mark.slow))
+"""moto is the slower of two S3 servers: `make check` makes do with the other."""
 _numbers = itertools.count()
 
 

@@ -17,11 +17,12 @@ from servers import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 240
 ADDRESS = "RAY_ADDRESS"
 """Variable that says where the cluster is."""
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
 """Variable that says where jobs are sent."""
+AUTHENTICATION = "RAY_AUTH_MODE"
 
 
 @contextmanager
@@ -62,9 +63,10 @@ def second_machine(env: dict[str, str]) -> subprocess.Popen[bytes]:
     remove_second_machine(address)
     wait_until(lambda: len(machines_of(env)) == 1)  # one that was killed may not be missed yet
     ending = ExitStack()
-    machine = ending.enter_context(ray_node(_of_a_node(env), "--address", address))
+    machine = ending.enter_context(ray_node(_without(env, ADDRESS, DASHBOARD), "--address", address))
     _others[address] = machine, ending
-    wait_until(lambda: len(machines_of(env)) == 2)
+    wait_until(lambda: len(machines_of(env)) == 2 or machine.poll() is not None)
+    assert machine.poll() is None, "the second machine did not start"
     return machine
 
 
@@ -182,12 +184,11 @@ def cluster_environment(home: Path) -> dict[str, str]:
     mine = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # A machine that was lost is to be missed within seconds here, not within half a minute.
     impatient = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
-    return mine | impatient | {"HOME": str(home), "PATH": f"{BIN}:{mine['PATH']}", "RAY_AUTH_MODE": "token"}
+    return mine | impatient | {"HOME": str(home), "PATH": f"{BIN}:{mine['PATH']}", AUTHENTICATION: "token"}
 
 
-def _of_a_node(env: dict[str, str]) -> dict[str, str]:
-    """The environment of `ray start`, which finds out for itself that its cluster asks for a token."""
-    return {name: value for name, value in env.items() if name not in (ADDRESS, DASHBOARD, "RAY_AUTH_MODE")}
+def _without(env: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name not in names}
 
 
 @contextmanager
@@ -198,8 +199,10 @@ def first_machine(env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     env |= {ADDRESS: f"127.0.0.1:{port}", DASHBOARD: f"http://127.0.0.1:{dashboard}"}
     options = ["--head", "--port", str(port), "--temp-dir", scratch, "--include-dashboard", "true"]
     options += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
-    with ray_node(_of_a_node(env), *options) as process:
-        wait_until(lambda: _answers(port) or process.poll() is not None)
+    # It asks for a token because there is one; the others have to be told.
+    with ray_node(_without(env, ADDRESS, DASHBOARD, AUTHENTICATION), *options) as process:
+        wait_until(lambda: (_answers(port) and _answers(dashboard)) or process.poll() is not None)
+        assert process.poll() is None, "the first machine did not start"
         lookout = _lookouts[env[ADDRESS]] = Lookout(env)
         try:
             wait_until(lambda: len(lookout.machines()) == 1)

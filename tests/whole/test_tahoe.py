@@ -88,7 +88,7 @@ def scored(predicted_HW: np.ndarray, measured_HW: np.ndarray) -> Metrics:
 def test_a_short_run_maps_the_whole_image_and_is_scored_on_the_other_half(
     tahoe: Path, tmp_path: Path
 ) -> None:
-    """One epoch on 18 chips goes the whole way of the long test below, to about the mean's scores."""
+    """One epoch on 18 chips: all steps of the long test below, and about the training mean's scores."""
     west, east = ingest_half(tahoe, tmp_path, "west", 64), ingest_half(tahoe, tmp_path, "east", 64)
     launch(TrainConfig(west, str(tmp_path / "run"), epochs=1))
     predicted_HW = mapped(tahoe, str(tmp_path / "run"), tmp_path)

@@ -73,7 +73,12 @@ class Whole:
 @pytest.fixture(
     scope="module",
     params=[
-        *(pytest.param((SMALL, way), id=way) for way in WAYS),
+        pytest.param((SMALL, "cosine-spread"), id="cosine-spread"),
+        *(
+            pytest.param((SMALL, way), id=way, marks=pytest.mark.slow)
+            for way in WAYS
+            if way != "cosine-spread"
+        ),
         *(pytest.param((LARGE, way), id=f"large-{way}", marks=pytest.mark.long) for way in WAYS),
     ],
 )

@@ -98,6 +98,7 @@ def test_killed_at_random_moments(config: PredictConfig, tmp_path: Path, moments
     assert contents(out.out) == contents(config.out)
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_says_how_to_go_on(config: PredictConfig, tmp_path: Path) -> None:
     out = replace(config, out=str(tmp_path / "maps"))
     with started(out) as process:

@@ -324,6 +324,7 @@ def test_no_figure_depends_on_the_blocks(far_and_wide: dict[str, list[str]], blo
     assert bits(score(**far_and_wide, block=block)) == bits(whole)
 
 
+@pytest.mark.slow
 def test_no_figure_depends_on_the_order_of_the_files(far_and_wide: dict[str, list[str]]) -> None:
     whole = score(**far_and_wide)
     for heights in list(permutations(far_and_wide["heights"]))[::5]:
@@ -476,6 +477,7 @@ def test_the_command_prints_and_writes_the_scores(tmp_path: Path) -> None:
     assert float(rows[1][4]) == round(expected.first.all.rmse, 2)
 
 
+@pytest.mark.slow
 def test_the_picture_of_many_maps_shows_all_of_them_as_one(tmp_path: Path) -> None:
     paths = [map_of(tmp_path / f"{number}.tif", shape=(5, 5)) for number in range(4)]
     heights = write(tmp_path / "lidar.tif", random_heights((5, 5)), MAP_GRID, nodata=NODATA)
@@ -719,6 +721,7 @@ def bucket(moto: S3Server, tmp_path: Path) -> Iterator[str]:
         yield f"s3://bucket/{tmp_path.name}"
 
 
+@pytest.mark.slow
 def test_remote_files_are_scored_as_local_ones(far_and_wide: dict[str, list[str]], bucket: str) -> None:
     remote = {}
     for name, paths in far_and_wide.items():

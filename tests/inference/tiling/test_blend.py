@@ -115,6 +115,7 @@ def test_the_spread_is_that_of_the_windows_predictions(kind: str) -> None:
     assert spread_HW[row, column] == pytest.approx(100 * expected_m, abs=0.6)
 
 
+@pytest.mark.slow
 def test_the_height_is_the_same_with_and_without_spread() -> None:
     regressor, image_CHW = small_regressor(), stored_images(1, *SHAPE, missing=0.01)[0]
     for options in ({}, {"weighting": "cosine", "symmetries": 8}):

@@ -355,6 +355,7 @@ def test_floats_come_back_bit_by_bit_from_tar_and_from_zarr(sar: Sar, tmp_path: 
         assert verify(VerifyConfig(url)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["moto"], indirect=True)
 def test_floats_come_back_bit_by_bit_from_s3(sar: Sar, storage: str) -> None:
     run(sar.folder, "", f"{storage}/tar", **sar.options())

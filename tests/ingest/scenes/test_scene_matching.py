@@ -26,6 +26,7 @@ from rasterio.windows import Window
 from servers import S3Server
 
 import shards.raster.on_grid
+from cluster import cli
 from ingest.chips.check import Rejected
 from ingest.chips.source import GROUP, Raw
 from ingest.config import ScenesConfig
@@ -592,3 +593,8 @@ def test_options_that_make_no_sense_are_named(
     with pytest.raises(InputError, match=message) as caught:
         source(image, height, **options).candidates()
     assert "\n" not in str(caught.value)
+
+
+def test_ground_elevations_need_heights() -> None:
+    with pytest.raises(InputError, match="--ground: does nothing without --heights"):
+        cli.parse("ingest scenes", ["--images", "a.tif", "--ground", "x.tif", "--out", "chips"])

@@ -122,6 +122,7 @@ def killed_after(seconds: float, config: PairsConfig) -> None:
         process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_says_how_to_go_on(
     folders: Path, whole: dict[str, bytes], tmp_path: Path, number: signal.Signals

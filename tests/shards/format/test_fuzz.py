@@ -236,7 +236,7 @@ def chips(new_chip: Callable[..., Any]) -> list[Any]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 @pytest.mark.parametrize("shard_format", ["tar", "zarr"])
 def test_damage_on_disk_is_never_a_wrong_sample(
     tmp_path: Any, write_dataset: Callable[..., Any], chips: list[Any], shard_format: Any, seed: int
@@ -245,6 +245,7 @@ def test_damage_on_disk_is_never_a_wrong_sample(
     assert_both_came(fuzz(written, seed, 210))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("shard_format", ["tar", "zarr"])
 def test_damage_in_remote_storage_is_never_a_wrong_sample(

@@ -462,6 +462,7 @@ class TestCache:
         assert "were not kept" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_four_processes_are_killed_and_two_meet_the_rest(stored_once: Stored, tmp_path: Path) -> None:
     url, stop = stored_once.url, 7
 

@@ -172,6 +172,7 @@ def test_a_sweep_without_any_score_fails_and_says_why(base: TrainConfig, tmp_pat
     assert not (tmp_path / "out" / "best.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_cut_off_goes_on(base: TrainConfig, tmp_path: Path) -> None:
     """As when Ray starts it again after its machine was lost: the same scores as without that."""
     whole, cut = (

@@ -155,6 +155,7 @@ def test_a_backbone_that_learns_changes_throughout(dataset: Dataset, backbone: P
     assert same == {"backbone.embeddings.mask_token"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [("squared",), ("silog:1:0", "gradient:0.5")], ids=["squared", "silog"])
 def test_a_batch_in_pieces_is_the_batch(dataset: Dataset, backbone: Path, loss: tuple[str, ...]) -> None:
     """Also where the last batch has fewer chips than there are pieces."""
@@ -386,6 +387,7 @@ def test_evaluation_gives_the_scores_of_training_beside_the_baselines(
     assert "R2" in evaluation.table().splitlines()[0]
 
 
+@pytest.mark.slow
 def test_every_split_that_a_dataset_has_can_be_evaluated(run: Path, tmp_path: Path) -> None:
     counts = {split: 2 + number for number, split in enumerate(SPLITS)}
     with DatasetWriter(str(tmp_path / "data"), CHIP_SCHEMA, {"command": "test"}, 10) as writer:

@@ -294,6 +294,7 @@ def gone_on(config: TrainConfig, ranks: Ranks, state: str) -> tuple[int, list[di
     return fit.position.chips, fit.records
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_where_one_stopped(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
     config = small_config(dataset, backbone, batch_size=4, epochs=2, learning_rate=1e-4, average=0.9)
     whole, stopper = new_fit(dataset, config), Stopper(3, tmp_path)

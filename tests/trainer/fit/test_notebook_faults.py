@@ -94,6 +94,7 @@ def test_faithful_has_all_faults_and_nothing_else_has_one(config: TrainConfig) -
     assert type(new_fit(config, Ranks()).objective) is HeightObjective
 
 
+@pytest.mark.slow
 def test_each_fault_alone_changes_what_is_learnt_but_for_the_scores(config: TrainConfig) -> None:
     """And a training that may have faults, but has none, is the ordinary one."""
     config = replace(config, epochs=1)

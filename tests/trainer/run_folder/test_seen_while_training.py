@@ -187,6 +187,7 @@ def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> TimeS
     return fit.spent
 
 
+@pytest.mark.slow
 def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
     config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -393,6 +394,7 @@ def test_what_a_lost_server_missed_is_sent_when_it_is_back(
     assert [(metric.step, metric.value) for metric in history] == [(0, 2.0), (1, 1.0)]
 
 
+@pytest.mark.slow
 def test_a_lost_server_stops_nothing_and_is_said_once(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
