@@ -22,7 +22,7 @@ class Parsed(NamedTuple):
     config: Any
     """All of them, as an instance of the command's configuration."""
     named: dict[str, Any]
-    """Those named by the file or by flags: with the recipe among them, they make `config` again."""
+    """Options named by the file or by flags; with the recipe among them, they make `config` again."""
 
 
 def parse(options: type, arguments: list[str], program: str) -> Any:
@@ -97,7 +97,7 @@ def _is_whole(from_file: dict[str, Any], options: type) -> bool:
 
 
 def _without_file(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """What --config says, and the other arguments.
+    """Split off what --config says; return it and the other arguments.
 
     Raises:
         InputError: nothing follows --config.
@@ -134,7 +134,7 @@ def _is_flag(arguments: list[str], name: str) -> bool:
 
 
 def _as_option(value: Any, hint: Any, where: str) -> Any:
-    """A value from a file, as the option's type; YAML reads 5e-5 as text and lists as lists."""
+    """Convert a value from a file to the option's type; YAML reads 5e-5 as text and lists as lists."""
     kind = typing.get_origin(hint)
     if kind in (typing.Union, types.UnionType):
         wanted = [one for one in typing.get_args(hint) if one is not type(None)]

@@ -40,7 +40,7 @@ class Place:
     """Whether the option has the form NAME=PLACE."""
 
     def absolute(self, value: Any) -> Any:
-        """The same place or places, whatever folder they are named from; URLs and names stay as they are."""
+        """Make a place, or several, mean the same in any folder; URLs and names stay as they are."""
         if isinstance(value, tuple | list):
             return type(value)(self.absolute(one) for one in value)
         if not value or value in self.reserved:
@@ -67,7 +67,7 @@ class OptionsFile:
 
 @dataclass(frozen=True)
 class MayChange:
-    """What was begun with one value may continue with another: the result does not depend on it."""
+    """The option may change on resume: the result does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Choice:
         return value in self.values
 
     def lacking(self, flag: str, value: Any) -> str:
-        """The end of "--option: does nothing ..." where it does not hold."""
+        """Return the end of "--option: does nothing ..." for where it does not hold."""
         return f"without {flag} {' or '.join(map(str, self.values))}; give that, or leave it out"
 
 
@@ -153,7 +153,7 @@ class OnlyWith:
 
 
 def roles(options: type, kind: type[Role]) -> dict[str, Role]:
-    """The roles of this kind, by the option's name."""
+    """Return the roles of this kind by the option's name."""
     hints = typing.get_type_hints(options, include_extras=True)
     return {
         name: mark
@@ -164,7 +164,7 @@ def roles(options: type, kind: type[Role]) -> dict[str, Role]:
 
 
 def flag_of(name: str) -> str:
-    """The option as it is written on the command line."""
+    """Write the option as on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -190,7 +190,7 @@ def refuse_idle(config: Any, given: Set[str]) -> None:
 
 
 def with_absolute_places(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values of some options, with places that mean the same in any folder."""
+    """Return the same values of some options, with places that mean the same in any folder."""
     places = roles(options, Place)
     return {name: places[name].absolute(value) if name in places else value for name, value in values.items()}
 
@@ -228,7 +228,7 @@ def differing(options: type, stored: Mapping[str, Any], asked: Mapping[str, Any]
 
 
 def identity(options: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """What a fingerprint is computed from: options with the value of before they existed are left out."""
+    """Return what a fingerprint is computed from: all but options with the value of before they existed."""
     before = _before(options)
     return {
         name: FIRST_VERSION if name in ("treeline", "version") else value

@@ -35,7 +35,7 @@ class TrainConfig:
     workers: Annotated[int | str, MayChange()] = 0
     """Ray workers, N or MIN:MAX (as many as there is room for); 0: train in this process, without Ray."""
     seed: int = 0
-    """Of weights, order and augmentation."""
+    """Seed of weights, order and augmentation."""
     deterministic: bool = False
     """Use only algorithms that give the same bits in every run, also on a GPU, where they can be slower."""
 
@@ -71,7 +71,7 @@ class TrainConfig:
     dropout: Annotated[float, WITH_NORM] = 0.3
     """Share (0..1) of the decoder's channels dropped while training."""
     upsample: Literal[1, 2, 4] = 1
-    """The backbone sees the image enlarged so many times, so that its patches cover fewer metres."""
+    """Factor by which the image is enlarged for the backbone, so that its patches cover fewer metres."""
 
     loss: tuple[str, ...] = ("asymmetric(factor=1.3)",)
     """One or more losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM]; see docs/training.md."""
@@ -89,7 +89,7 @@ class TrainConfig:
     backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = OptimiserOptions.backbone_rate_factor
     """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
     layer_decay: Annotated[float, BACKBONE_LEARNS] = OptimiserOptions.layer_decay
-    """Each earlier block of the backbone learns so many times as fast as the one after it."""
+    """Learning rate of each block of the backbone as a share (0..1) of the next one's; 1: all alike."""
     weight_decay: float = OptimiserOptions.weight_decay
     """AdamW's."""
     gradient_norm: float = 1.0
@@ -106,15 +106,15 @@ class TrainConfig:
     """Decay of an average of the weights, which is what is scored and saved, e.g. 0.999; 0: none."""
 
     epochs: int = 30
-    """At most so many times through the training chips."""
+    """Passes through the training chips, at most."""
     stop_patience: int = 0
-    """Stop after so many epochs without improvement; 0: never."""
+    """Stop after this many epochs without improvement; 0 disables."""
     batch_size: Annotated[int, OnlyWith(batch_per_worker=0)] = 16
     """Chips per step, over all workers together."""
     batch_per_worker: int = 0
     """Chips per step and worker (batch size = this times workers); 0: --batch-size counts."""
     accumulate: int = 1
-    """Each worker computes its part of a batch in so many pieces: less memory, a third more arithmetic."""
+    """Pieces in which each worker computes its part of a batch: less memory, a third more arithmetic."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe; weights stay float32."""
     compile: Annotated[bool, MayChange()] = False
@@ -126,7 +126,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Whether a step whose loss is not a number ends the run, or is left out and counted."""
     checkpoint_steps: Annotated[int, MayChange()] = 1000
-    """Save all that is needed to go on every so many steps, besides at the end of each epoch."""
+    """Steps between two saved states, beside the one at the end of each epoch."""
     keep_best: Annotated[int, MayChange()] = 1
     """Checkpoints kept of the best epochs."""
     mlflow: Annotated[str, Place(), MayChange()] = ""
@@ -182,7 +182,7 @@ class TrainConfig:
         return AugmentOptions(self.flips, self.brightness, self.band_dropout)
 
     def optimiser_options(self, steps_per_epoch: int) -> OptimiserOptions:
-        """Those that concern the optimiser."""
+        """Return the options of the optimiser."""
         names = {field.name for field in fields(OptimiserOptions)} - {"total_steps", "decay_norms"}
         values = {name: getattr(self, name) for name in names}
         return OptimiserOptions(**values, total_steps=self.epochs * steps_per_epoch)
@@ -252,7 +252,7 @@ class EvaluateConfig:
     data: Annotated[str, Place()] = ""
     """The dataset: a folder or s3://..."""
     split: Literal["train", "val", "test", "buffer", "all"] = "val"
-    """Which of its chips."""
+    """Split whose chips are scored."""
     out: Annotated[str, Place()] = ""
     """Folder for evaluation.json and evaluation.png; default: only print."""
     batch_size: int = 64
@@ -260,7 +260,7 @@ class EvaluateConfig:
     where: str = ""
     """Evaluate these chips only: an expression over the index, e.g. "sensor == 'WV03'"."""
     limit: int | None = None
-    """Evaluate so many chips only."""
+    """Evaluate this many chips only."""
     on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
     """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
     cache: Annotated[str, Place()] = ""
@@ -337,13 +337,13 @@ class SweepConfig:
     decoder_choices: tuple[Literal["detail", "residual", "dpt", "linear"], ...] = ("detail", "residual")
     """Decoders to draw from."""
     limit: int | None = 10_000
-    """Train each on so many chips; all are scored on all chips held out."""
+    """Chips that each trial trains on; all are scored on all validation chips."""
     epochs: int = 5
-    """At most so many times through them."""
+    """Passes through them, at most."""
     workers: int = 0
     """Trials at a time, on Ray, where those that fall behind are stopped; 0: one by one, here, to the end."""
     seed: int = 0
-    """Of the options that are drawn."""
+    """Seed of the options that are drawn."""
 
 
 def read_options(config: TrainConfig | EvaluateConfig) -> ReadOptions:

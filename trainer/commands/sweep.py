@@ -40,7 +40,7 @@ FAILURES = (FloatingPointError, torch.OutOfMemoryError)
 """What the options of a trial can bring about: it is listed as failed, and the others go on."""
 
 Report = Callable[[int, float | None], None]
-"""report(epochs, val_rmse): so many epochs are done and saved, the last with this score in metres.
+"""report(epochs, val_rmse): this many epochs are done and saved, the last with this score in metres.
 
 It does not return if the trial is to stop.
 """
@@ -83,7 +83,7 @@ class Trial:
         return no_score, inf if self.val_rmse is None else self.val_rmse, self.number
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Convert to plain JSON values."""
         scores = {"val_rmse": self.val_rmse, "best_epoch": self.best_epoch, "epochs": self.epochs}
         how = {"ended": self.ending.kind, "why": self.ending.why}
         return {**_drawn(self.number, self.config), **how, **scores}
@@ -158,7 +158,7 @@ def check_sweep(config: SweepConfig, base: TrainConfig) -> Dataset:
 
 
 def draw_trials(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
-    """The trials' options: a function of the seed; the first n of more trials are the n trials.
+    """Draw the trials' options, a function of the seed; the first n of more trials are the n trials.
 
     The learning rate is log-uniform in its range, loss and decoder are each equally likely.
     """
@@ -233,12 +233,12 @@ class _TrialWriter(RunWriter):
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
-    """The best first."""
+    """Sort trials, the best first."""
     return sorted(trials, key=lambda trial: trial.rank)
 
 
 def table(trials: list[Trial]) -> str:
-    """A line for each trial, in their order."""
+    """Format a line for each trial, in their order."""
     lines = [f"{'trial':>5}  {'val_rmse':>10}  {'epochs':>6}  {'rate':>9}  {'decoder':8}  loss"]
     for trial in trials:
         config, ending = trial.config, trial.ending
@@ -254,7 +254,7 @@ def _metres(trial: Trial) -> str:
 
 
 def _read_trial(number: int, config: TrainConfig, ending: Ending) -> Trial:
-    """What the trial's run says of its epochs."""
+    """Read what the trial's run says of its epochs."""
     url = join(config.out, METRICS)
     lines = read_bytes(url).decode().splitlines() if exists(url) else []
     records = [json.loads(line) for line in lines]
@@ -276,7 +276,7 @@ def _write(about: dict[str, Any], trials: list[TrainConfig], ended: dict[int, Tr
 
 
 def _best_yaml(best: Trial, base: TrainConfig) -> bytes:
-    """The winner's options; of all chips and of as many epochs as `base` has, since the search was short."""
+    """Write the winner's options, with all chips and as many epochs as `base` has: the search was short."""
     winner = replace(base, **{name: getattr(best.config, name) for name in DRAWN})
     values = yaml.safe_load(config_yaml(winner))
     del values["out"]  # each training needs a place of its own

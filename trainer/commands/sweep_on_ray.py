@@ -21,7 +21,7 @@ from trainer.config import SweepConfig, TrainConfig
 MAX_FAILURES = 3
 """How often a trial goes on after its process or machine was lost."""
 REDUCTION = 3
-"""One of so many trials goes on from each rung; the next rung is at so many times as many epochs."""
+"""One in this many trials continues from each rung; the next rung is at this many times the epochs."""
 GRACE = 5
 """No trial is stopped in the first 1/GRACE of its epochs, when the learning rate still goes up."""
 
@@ -104,7 +104,7 @@ class _Watcher(tune.Callback):
         """A mistake of the user's or damaged data, found by a trial."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called by Tune, also for a trial that its scheduler has stopped."""
+        """Note how a trial ended; Tune calls it also for a trial that its scheduler has stopped."""
         kind, why = trial.last_result.get("ended", ("stopped", ""))
         if kind in OWN_ERRORS:
             self.own_error = OWN_ERRORS[kind](why)

@@ -113,7 +113,7 @@ class _TokenWorker:
         return dataset, regressor, plan_tokens(regressor, dataset, self._config)
 
     def plan(self) -> TokenPlan:
-        """Which store it is, and what it is to hold."""
+        """Say which store it is, and what it is to hold."""
         return self._prepared[2]
 
     def compute(self, piece: TokenFile) -> tuple[int, StoredObject | None]:
@@ -148,7 +148,7 @@ def _worker(options: dict[str, Any]) -> None:
 
 
 def _forget_failure(config: TrainConfig) -> Exception | None:
-    """The error that a worker left, if one did; it is removed."""
+    """Take the error that a worker left, if one did."""
     url = join(config.out, FAILED)
     if not exists(url):
         return None
