@@ -97,11 +97,11 @@ def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tupl
 # torch 2.13's compiler uses what torch itself gives up, and looks at gradients where there are none.
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
-    dataset: Dataset, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
+    dataset: Dataset, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also on the last, shorter batch; it is stopped, and goes on without a compiler."""
     options = {"learning_rate": 2e-5, "dropout": 0.0, "epochs": 3}
-    plain = config_for(dataset, backbone, decoder, out=str(tmp_path / "plain"), **options)
+    plain = config_for(dataset, backbone, "detail", out=str(tmp_path / "plain"), **options)
     compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
     launch(plain)
     train_epoch = Fit._train_epoch
