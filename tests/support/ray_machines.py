@@ -20,17 +20,12 @@ BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 240
 ADDRESS = "RAY_ADDRESS"
 """Variable that says where the cluster is."""
-DASHBOARD = "RAY_API_SERVER_ADDRESS"
-"""Variable that says where jobs are sent."""
-AUTHENTICATION = "RAY_AUTH_MODE"
 
 
 @contextmanager
 def ray_node(env: dict[str, str], *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """`ray start --block`; it and all that it started are gone at the end."""
     command = [str(BIN / "ray"), "start", "--block", "--node-ip-address", "127.0.0.1", "--num-cpus", "1"]
-    # Ray's own choice is one port for all clusters of this computer, of which the second would take no jobs.
-    command += ["--dashboard-agent-listen-port", str(free_port())]
     command += ["--object-store-memory", "100000000", "--disable-usage-stats", *options]
     process = subprocess.Popen(
         command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -63,7 +58,7 @@ def second_machine(env: dict[str, str]) -> subprocess.Popen[bytes]:
     remove_second_machine(address)
     wait_until(lambda: len(machines_of(env)) == 1)  # one that was killed may not be missed yet
     ending = ExitStack()
-    machine = ending.enter_context(ray_node(_without(env, ADDRESS, DASHBOARD), "--address", address))
+    machine = ending.enter_context(ray_node(_without_address(env), "--address", address))
     _others[address] = machine, ending
     wait_until(lambda: len(machines_of(env)) == 2 or machine.poll() is not None)
     assert machine.poll() is None, "the second machine did not start"
@@ -184,24 +179,22 @@ def cluster_environment(home: Path) -> dict[str, str]:
     mine = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # A machine that was lost is to be missed within seconds here, not within half a minute.
     impatient = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
-    return mine | impatient | {"HOME": str(home), "PATH": f"{BIN}:{mine['PATH']}", AUTHENTICATION: "token"}
+    return mine | impatient | {"HOME": str(home), "PATH": f"{BIN}:{mine['PATH']}", "RAY_AUTH_MODE": "token"}
 
 
-def _without(env: dict[str, str], *names: str) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in names}
+def _without_address(env: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name != ADDRESS}
 
 
 @contextmanager
 def first_machine(env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The head of a cluster, with one core and a dashboard that takes jobs; `env` learns both addresses."""
+    """The head of a cluster, with one core; `env` learns its address."""
     # Not below tmp_path: the path of a Unix socket has at most 107 bytes.
-    scratch, port, dashboard = tempfile.mkdtemp(prefix="treeline-ray-"), free_port(), free_port()
-    env |= {ADDRESS: f"127.0.0.1:{port}", DASHBOARD: f"http://127.0.0.1:{dashboard}"}
-    options = ["--head", "--port", str(port), "--temp-dir", scratch, "--include-dashboard", "true"]
-    options += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
-    # It asks for a token because there is one; the others have to be told.
-    with ray_node(_without(env, ADDRESS, DASHBOARD, AUTHENTICATION), *options) as process:
-        wait_until(lambda: (_answers(port) and _answers(dashboard)) or process.poll() is not None)
+    scratch, port = tempfile.mkdtemp(prefix="treeline-ray-"), free_port()
+    env[ADDRESS] = f"127.0.0.1:{port}"
+    options = ("--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", scratch)
+    with ray_node(_without_address(env), *options) as process:
+        wait_until(lambda: _answers(port) or process.poll() is not None)
         assert process.poll() is None, "the first machine did not start"
         lookout = _lookouts[env[ADDRESS]] = Lookout(env)
         try:

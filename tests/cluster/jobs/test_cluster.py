@@ -1,18 +1,24 @@
-"""Jobs on a real Ray cluster that asks for a token give what one process gives.
+"""Jobs on a real Ray cluster, started here with token authentication, give what one process gives.
 
 Losses agree to 1e-4 of their value between 0 and 2 workers; maps are the same bytes.
 """
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from ray_machines import DASHBOARD
 from servers import free_port
 
 from cluster import cli
@@ -32,11 +38,13 @@ from trainer.config import TrainConfig
 from trainer.model.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[3]
+BIN = Path(sys.executable).parent
+START_SECONDS = 90
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster of two machines: where its dashboard is, and the environment of its user."""
+    """A running cluster: where its dashboard is, and the environment of its user."""
 
     address: str
     env: dict[str, str]
@@ -49,11 +57,52 @@ class Cluster:
         )
 
 
-@pytest.fixture
-def cluster(ray_env: dict[str, str], ray_second: "subprocess.Popen[bytes]") -> Cluster:
-    """Its user has the token and nothing else: no variable of Ray's is set."""
-    env = {name: value for name, value in ray_env.items() if not name.startswith("RAY_")}
-    return Cluster(ray_env[DASHBOARD], env)
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("a-token-for-this-test-alone-0123456789")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env |= {"HOME": str(home), "PATH": f"{BIN}:{env['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+    port = free_port()
+    options = f"--head --block --node-ip-address 127.0.0.1 --port {free_port()} --num-cpus 3"
+    options += f" --dashboard-host 127.0.0.1 --dashboard-port {port} --object-store-memory 100000000"
+    # Ray's own choice is one port for all clusters of a machine, of which the second takes no jobs.
+    options += f" --dashboard-agent-listen-port {free_port()}"
+    # Not below tmp_path: the path of a Unix socket has at most 107 bytes.
+    scratch = tempfile.mkdtemp(prefix="treeline-ray-")
+    options += f" --temp-dir {scratch} --disable-usage-stats"
+    log = (home / "ray.log").open("w")
+    command = [BIN / "ray", "start", *options.split()]
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(address, process)
+        yield Cluster(address, env)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+        log.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            return  # it answers, and asks for the token
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"no Ray dashboard at {address} after {START_SECONDS} s")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ingest.synthetic.synthetic_source import SyntheticSource
 from ingest.work.run import ingest
 from shards.storage.objects import find_files, join, read_bytes
 
-CHIPS = 16_384
+CHIPS, SHARD_CHIPS = 8_192, 512
 """Four tasks of five shards."""
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -32,7 +32,7 @@ def contents(url: Path) -> dict[str, bytes]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of the dataset that this process makes."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    config = SyntheticConfig(chips=CHIPS, out=str(out))
+    config = SyntheticConfig(chips=CHIPS, shard_chips=SHARD_CHIPS, out=str(out))
     ingest(SyntheticSource(config), config)
     return contents(out)
 
@@ -40,8 +40,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @contextmanager
 def started(env: dict[str, str], out: Path) -> Iterator[subprocess.Popen[str]]:
     """`treeline ingest synthetic --workers 2` in a process of its own."""
-    options = ("--chips", str(CHIPS), "--workers", "2", "--out", str(out))
-    with running(env, "ingest", "synthetic", *options) as process:
+    options = ("--chips", str(CHIPS), "--shard-chips", str(SHARD_CHIPS), "--workers", "2")
+    with running(env, "ingest", "synthetic", *options, "--out", str(out)) as process:
         yield process
 
 
@@ -113,7 +113,7 @@ def test_a_driver_that_was_killed_goes_on_where_it_was(
             wait_until(lambda parts=parts: parts_of(out) >= parts)
             process.kill()
     written = {path.name: path.stat().st_mtime_ns for path in (out / ".ingest" / "parts").iterdir()}
-    config = SyntheticConfig(chips=CHIPS, out=str(out))
+    config = SyntheticConfig(chips=CHIPS, shard_chips=SHARD_CHIPS, out=str(out))
     ingest(SyntheticSource(config), config)
     assert len(written) >= 9
     assert contents(out) == whole

@@ -89,19 +89,35 @@ def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tupl
 # --- compiled ---
 
 
-@pytest.mark.parametrize(
-    "decoder",
-    [pytest.param("linear", marks=pytest.mark.slow), pytest.param("detail", marks=pytest.mark.long)],
-)
-@pytest.mark.timeout(600)
 # torch 2.13's compiler uses what torch itself gives up, and looks at gradients where there are none.
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+COMPILING = pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)
+
+
+@COMPILING
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_losses(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    """For one shape of batch: the compiler takes its time for each."""
+    plain = config_for(dataset, backbone, "linear", out=str(tmp_path / "plain"), batch_size=18)
+    compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
+    torch.compiler.reset()
+    launch(plain)
+    launch(compiled)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    losses, compiled_losses = ([r["loss"] for r in records_of(run.out)] for run in (plain, compiled))
+    assert compiled_losses == pytest.approx(losses, rel=1e-4)
+
+
+@COMPILING
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
-    dataset: Dataset, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
+    dataset: Dataset, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also on the last, shorter batch; it is stopped, and goes on without a compiler."""
     options = {"learning_rate": 2e-5, "dropout": 0.0, "epochs": 3}
-    plain = config_for(dataset, backbone, decoder, out=str(tmp_path / "plain"), **options)
+    plain = config_for(dataset, backbone, "detail", out=str(tmp_path / "plain"), **options)
     compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
     launch(plain)
     train_epoch = Fit._train_epoch
