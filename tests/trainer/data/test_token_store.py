@@ -208,7 +208,7 @@ def test_a_remote_store_is_read_as_a_local_one_whatever_it_may_hold(
 def test_the_stand_in_of_no_chips_is_one_row(config: TrainConfig) -> None:
     reader, _, _ = filled(config)
     (patches_BDRC,) = reader.features(np.arange(0)).patches
-    assert patches_BDRC.shape == (1, 32, 4, 4)
+    assert patches_BDRC.shape == (1, 32, 2, 2)
     assert patches_BDRC.isfinite().all()
 
 
@@ -234,7 +234,7 @@ def test_a_changed_byte_is_found_and_its_object_can_be_computed_again(config: Tr
 def test_the_size_is_said_before_the_work(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     filled(config)
     said = capsys.readouterr().err
-    assert said.startswith(f"token store: 30 chips x 1,024 bytes = 0.0 MB at {config.token_store}\n")
+    assert said.startswith(f"token store: 30 chips x 512 bytes = 0.0 MB at {config.token_store}\n")
     filled(config)
     assert "token store" not in capsys.readouterr().err, "there is nothing to do"
 

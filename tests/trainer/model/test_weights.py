@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from regressors import (
-    SCHEMA,
+    CHIP_SCHEMA,
     SMALL_BACKBONE,
     _filling_rule,
     notebook_regressor,
@@ -320,7 +320,7 @@ def test_an_imported_checkpoint_predicts_what_the_notebook_predicts(
     for ours, theirs in zip(loaded.regressor.predict(image_BCHW), small.predict(image_BCHW), strict=True):
         assert torch.equal(ours, theirs)
     assert small.predict(image_BCHW)[0].std() > 0.01, "heights that do not vary prove nothing"
-    assert (loaded.regressor.schema, loaded.regressor.decoder_config) == (SCHEMA, DECODER)
+    assert (loaded.regressor.schema, loaded.regressor.decoder_config) == (CHIP_SCHEMA, DECODER)
     assert loaded.trained_on["fingerprint"] == dataset.manifest.fingerprint
     assert loaded.trained_on["imported_from"] == str(path)
     assert loaded.baselines.chips == dataset.manifest.samples("train")
