@@ -4,13 +4,12 @@ python interrupted.py pairs OPTIONS...: imports everything, says "ready", waits 
 """
 
 import sys
-from pathlib import Path
-
-# Before folders of tests, which are called like packages.
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 # Imported before the clock starts, so that the moment falls into the work.
-from cluster.cli import main  # noqa: E402
+import ingest.files.pairs_source  # noqa: F401
+import ingest.synthetic.synthetic_source  # noqa: F401
+import ingest.work.run  # noqa: F401
+from cluster.cli import main
 
 if __name__ == "__main__":
     print("ready", flush=True)

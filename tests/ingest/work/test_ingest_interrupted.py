@@ -41,7 +41,8 @@ from shards.storage.objects import find_files, join, read_bytes
 
 SIZE = 16
 CHIPS = 400
-SCRIPT = Path(__file__).parents[2] / "support" / "interrupted.py"
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "tests" / "support" / "interrupted.py"
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +101,8 @@ def started(config: PairsConfig) -> subprocess.Popen[str]:
     """An ingest in a process that has just begun to work."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), *flags(config)],
-        cwd=SCRIPT.parent.parent,
-        env={"PYTHONPATH": str(SCRIPT.parent.parent), "PATH": ""},
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
