@@ -6,8 +6,8 @@ python interrupted.py pairs OPTIONS...: imports everything, says "ready", waits 
 import sys
 
 # Imported before the clock starts, so that the moment falls into the work.
-import ingest.files.pairs_source  # noqa: F401
-import ingest.synthetic.synthetic_source  # noqa: F401
+import ingest.files.pairs_source
+import ingest.synthetic.synthetic_source
 import ingest.work.run  # noqa: F401
 from cluster.cli import main
 
