@@ -88,9 +88,9 @@ def scored(predicted_HW: np.ndarray, measured_HW: np.ndarray) -> Metrics:
 def test_a_short_run_maps_the_whole_image_and_is_scored_on_the_other_half(
     tahoe: Path, tmp_path: Path
 ) -> None:
-    """One epoch on 18 chips: all steps of the long test below, and about the training mean's scores."""
+    """Twelve epochs on 18 chips: all steps of the long test below, and better than the training mean."""
     west, east = ingest_half(tahoe, tmp_path, "west", 64), ingest_half(tahoe, tmp_path, "east", 64)
-    launch(TrainConfig(west, str(tmp_path / "run"), epochs=1))
+    launch(TrainConfig(west, str(tmp_path / "run"), epochs=12, batch_size=2, output_rate_factor=10.0))
     predicted_HW = mapped(tahoe, str(tmp_path / "run"), tmp_path)
     measured_HW = measured(tahoe)
     east_half = np.s_[:, HALF:]
@@ -100,7 +100,7 @@ def test_a_short_run_maps_the_whole_image_and_is_scored_on_the_other_half(
     assert predicted_HW.shape == measured_HW.shape
     assert ours.count == theirs.count == 400 * HALF
     assert theirs.rmse == pytest.approx(8.59, abs=0.3)
-    assert ours.rmse < theirs.rmse + 0.5
+    assert ours.rmse < theirs.rmse
     chips = evaluate(EvaluateConfig(str(tmp_path / "run"), east, split="all"))
     print(theirs, ours, chips.table())
 
