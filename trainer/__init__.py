@@ -1,4 +1,5 @@
 """A dataset -> a regressor, and how good it is.
 
-Start at `model` for the regressor, `loop` for how it learns, `evaluate` for how it is scored.
+Start at `model.regressor` for the regressor, at `fit.loop` for how it learns, and at `score.evaluation` for
+how it is scored.
 """

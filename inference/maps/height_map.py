@@ -55,7 +55,7 @@ def height_map(url: str) -> HeightMap:
     """
     with open_raster(url) as raster:
         refuse_what_is_no_map(url, raster)
-        tags = {name: value for name, value in sorted(raster.tags().items()) if name.startswith(TAGS)}
+        tags = made_by(raster)
         has_spread = raster.count > 1 and _is_band(raster, 2, SPREAD)
         return HeightMap(
             url,
@@ -68,6 +68,11 @@ def height_map(url: str) -> HeightMap:
             _day(url, tags),
             tags,
         )
+
+
+def made_by(raster: Any) -> dict[str, str]:
+    """Return an open map's tags that say what made it, in the order of their names."""
+    return {name: value for name, value in sorted(raster.tags().items()) if name.startswith(TAGS)}
 
 
 def _steps(scale: float, unit: float) -> float:

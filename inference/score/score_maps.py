@@ -14,7 +14,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from inference.config import MapScoreConfig
-from inference.maps.height_map import refuse_what_is_no_map
+from inference.maps.height_map import made_by, refuse_what_is_no_map
 from inference.maps.map_file import NODATA
 from inference.score.measured_heights import HeightRasters, by_name
 from shards.errors import InputError
@@ -48,7 +48,8 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     bound_cache()
     maps = _expanded(config.maps)
     with ThreadPoolExecutor(HEADERS) as pool:
-        grids = dict(zip(maps, pool.map(_grid_of_map, maps), strict=True))
+        headers = dict(zip(maps, pool.map(_header_of_map, maps), strict=True))
+    grids = {url: grid for url, (grid, _) in headers.items()}
     layers = [HeightRasters(_expanded(patterns)) for patterns in (config.heights, config.ground) if patterns]
     pixels = sum(grid.height * grid.width for grid in grids.values())
     with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
@@ -58,6 +59,7 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
         {name: score.in_metres() for name, score in exact.items()},
         {
             "maps": list(grids),
+            "made_by": {url: tags for url, (_, tags) in headers.items()},
             "heights": layers[0].urls,
             "ground": layers[1].urls if layers[1:] else [],
             **made_by_code(),
@@ -78,15 +80,15 @@ def _expanded(patterns: tuple[str, ...]) -> list[str]:
     return each_file_once(by_name(url for pattern in patterns for url in expand(pattern)))
 
 
-def _grid_of_map(url: str) -> Grid:
-    """Read the grid of a map.
+def _header_of_map(url: str) -> tuple[Grid, dict[str, str]]:
+    """Read the grid of a map, and the tags that say what made it.
 
     Raises:
         InputError: it is not a height map.
     """
     with open_raster(url) as raster:
         refuse_what_is_no_map(url, raster)
-        return Grid.of(raster)
+        return Grid.of(raster), made_by(raster)
 
 
 def _score(url: str, grid: Grid, layers: list[HeightRasters], block: int, advance: Advance) -> ExactScore:

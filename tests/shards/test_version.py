@@ -115,9 +115,16 @@ def test_every_result_says_what_made_it(tmp_path: Path, monkeypatch: pytest.Monk
     for path in (tmp_path / "maps" / "scene.chm.tif", tmp_path / "mosaic.tif"):
         assert (tags_of(path)["TREELINE_VERSION"], tags_of(path)["TREELINE_COMMIT"]) == ours
 
-    score = ["--maps", "mosaic.tif", "--heights", "maps/scene.chm.tif", "--out", "scores"]
+    made_map, mosaic = "maps/scene.chm.tif", "mosaic.tif"
+    score = ["--maps", made_map, mosaic, "--heights", made_map, "--out", "scores"]
     assert run(["evaluate", *score]) == 0
-    assert code_of(json.loads(Path("scores/evaluation.json").read_text())) == ours
+    found = json.loads(Path("scores/evaluation.json").read_text())
+    assert code_of(found) == ours
+    fingerprints = {"TREELINE_CHECKPOINT": checkpoint.fingerprint, "TREELINE_DATASET": manifest.fingerprint}
+    assert found["made_by"][made_map].items() >= fingerprints.items()
+    assert found["made_by"][mosaic] == {
+        name: value for name, value in tags_of(tmp_path / mosaic).items() if name.startswith("TREELINE_")
+    }
 
 
 def test_a_dataset_of_another_version_is_taken_as_it_is(
