@@ -114,7 +114,7 @@ def on_ray(scenes: list[Path], checkpoint: Path, out: Path, workers: int) -> flo
         names = tuple(str(scene) for scene in (scenes[:1] if run == "first" else scenes))
         config = PredictConfig(names, str(checkpoint), str(out / run), workers=workers, block=512)
         start = time.perf_counter()
-        predict(config, OnRay(workers, 1.0))
+        predict(config, OnRay(config))
         seconds.append(time.perf_counter() - start)
     return seconds[-1]
 

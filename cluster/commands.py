@@ -179,7 +179,7 @@ def predict(config: "PredictConfig") -> int:
         if config.workers:
             from inference.predict.on_ray import OnRay
 
-            summary = predict(config, OnRay(config.workers, config.gpus_per_worker))
+            summary = predict(config, OnRay(config))
         else:
             from inference.predict.in_process import InProcess
 

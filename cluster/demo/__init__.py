@@ -2,5 +2,5 @@
 
 run       treeline demo: one step after another
 report    report.html, the page of a demo's results
-figures   the report's figures
+figures   the report's figures; `report` says where each goes
 """

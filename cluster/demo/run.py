@@ -80,7 +80,7 @@ def run_demo(config: DemoConfig) -> str:
         write_evaluation(str(out / "evaluation"), evaluation)
         scenes = (f"{out}/scenes/unseen/WV02_*.tif",)
         mapping = PredictConfig(scenes, training.out, str(out / "maps"), workers=config.workers)
-        engine = OnRay(config.workers, 1.0) if config.workers else InProcess()
+        engine = OnRay(mapping) if config.workers else InProcess()
         maps = steps.do("predict unseen scenes", lambda: predict(mapping, engine).maps)
     report = steps.do("report", lambda: write_report(out, evaluation, maps, steps.seconds))
     total = sum(steps.seconds.values())

@@ -31,7 +31,7 @@ WriteBlock = Callable[[Block, NDArray[np.int16]], None]
 
 @dataclass(frozen=True)
 class MapBand:
-    """One band of a map: its stored int16 values times `scale` are in `unit`."""
+    """One band of a map: its stored int16 values times `scale` are in `unit`. Overviews average it."""
 
     name: str
     unit: str = ""

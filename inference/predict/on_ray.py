@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from inference.config import PredictConfig
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
 from inference.predict.ledger import Ledger
 from inference.predict.scene_map import SceneMap, complete
@@ -33,7 +34,7 @@ MAPS_FOR_EACH_WORKER = 2
 class OnRay:
     """Engine that predicts on Ray workers; see `inference.predict.engine.Engine`."""
 
-    def __init__(self, workers: int, gpus_per_worker: float) -> None:
+    def __init__(self, config: PredictConfig) -> None:
         """Size the work to the cluster.
 
         Raises:
@@ -41,6 +42,7 @@ class OnRay:
         """
         import ray
 
+        workers, gpus_per_worker = config.workers, config.gpus_per_worker
         resources = ray.cluster_resources()
         gpus, wanted = resources.get("GPU", 0), workers * gpus_per_worker
         if 0 < gpus < wanted:
