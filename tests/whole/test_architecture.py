@@ -198,7 +198,7 @@ ROOMS: dict[str, set[str]] = {
 STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
 LIBRARY_ROOMS = {"ray": {"cluster.jobs"}} | {name: {"shards.storage"} for name in STORAGE_LIBRARIES}
 """Library: the rooms that import it. Ray is also imported in files named on_ray.py or ..._on_ray.py."""
-WITHOUT_TORCH = {"shards", "ingest", "trainer.score", "trainer.config"}
+WITHOUT_TORCH = {"shards", "ingest", "trainer.score", "trainer.config", "trainer.options"}
 """Packages and rooms that neither import torch nor anything of ours that does."""
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}
 MAX_LINES = 400
@@ -267,6 +267,16 @@ def test_rooms_import_what_the_table_allows(module: str) -> None:
 def test_a_planted_import_is_found(module: str, planted: str) -> None:
     assert module in MODULES
     assert trespasses(module, imports_of(planted))
+
+
+def test_nothing_that_is_without_torch_reaches_it() -> None:
+    with_torch = {
+        module for module, imports in IMPORTS.items() if "torch" in {n.split(".")[0] for n in imports}
+    }
+    assert "trainer.fit.loop" in with_torch
+    while more := {module for module, imports in IMPORTS.items() if imports & with_torch} - with_torch:
+        with_torch |= more
+    assert not {m for m in with_torch if {room_of(m), m.split(".")[0]} & WITHOUT_TORCH}
 
 
 def test_every_room_is_in_the_table_and_every_arrow_is_used() -> None:

@@ -1,6 +1,6 @@
 """What version 0.1.0 left half done is finished by the same commands, and comes out as if never interrupted.
 
-tests/stored/half-done-VERSION.tar.gz holds, as that version left them, each stopped in the middle: an ingest
+tests/whole/stored/half-done-VERSION.tar.gz holds, as that version left them, each stopped in the middle: an ingest
 (chips-half), a training run (run-half) and a folder of maps (maps-half), beside what they were made from.
 """
 
