@@ -68,18 +68,24 @@ class Grid:
 
 
 def in_crs(xy_2N: NDArray[np.float64], own: CRS, crs: CRS) -> NDArray[np.float64]:
-    """Convert places from CRS `own` to (2, ...) x and y in `crs`; NaN where a place does not exist there.
-
-    All are NaN if PROJ refuses one of them, as it does for half of the globe in a UTM zone.
-    """
+    """Convert places from CRS `own` to (2, ...) x and y in `crs`; NaN where a place does not exist there."""
     if crs != own:
-        try:
-            with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
-                moved = transform(own, crs, xy_2N[0].ravel(), xy_2N[1].ravel())
-        except (CPLE_BaseError, CRSError):
-            return np.full(xy_2N.shape, np.nan)
-        xy_2N = np.array(moved[:2]).reshape(xy_2N.shape)
+        xy_2N = _moved(xy_2N.reshape(2, -1), own, crs).reshape(xy_2N.shape)
     return np.where(np.isfinite(xy_2N).all(0), xy_2N, np.nan)
+
+
+def _moved(xy_2N: NDArray[np.float64], own: CRS, crs: CRS) -> NDArray[np.float64]:
+    try:
+        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
+            return np.array(transform(own, crs, *xy_2N)[:2])
+    except (CPLE_BaseError, CRSError):
+        # One place that PROJ refuses fails the call, but only the first twenty times in a process; after
+        # that GDAL returns infinity for it. The other places must not depend on that.
+        middle = xy_2N.shape[1] // 2
+        if not middle:
+            return np.full(xy_2N.shape, np.nan)
+        halves = xy_2N[:, :middle], xy_2N[:, middle:]
+        return np.concatenate([_moved(half_2N, own, crs) for half_2N in halves], axis=1)
 
 
 def half_turn(degrees: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """What version 0.1.0 left half done is finished by the same commands, and comes out as if never interrupted.
 
-tests/whole/stored/half-done-VERSION.tar.gz holds, as that version left them, each stopped in the middle: an ingest
-(chips-half), a training run (run-half) and a folder of maps (maps-half), beside what they were made from.
+tests/whole/stored/half-done-VERSION.tar.gz holds, as that version left them, each stopped in the middle: an
+ingest (chips-half), a training run (run-half) and a folder of maps (maps-half), beside what they were made
+from.
 """
 
 import json

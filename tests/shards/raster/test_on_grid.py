@@ -167,8 +167,11 @@ def test_places_that_another_crs_does_not_have_are_nan() -> None:
     there = in_crs(np.array([[-147.0, -146.0], [65.0, 64.0]]), degrees, UTM)
     assert np.isfinite(there).all()
     np.testing.assert_allclose(in_crs(there, UTM, degrees), [[-147, -146], [65, 64]], atol=1e-9)
-    # PROJ refuses a place a quarter of the globe away from the zone, and all that are asked for with it.
-    assert np.isnan(in_crs(np.array([[-147.0, -57.0], [65.0, 0.0]]), degrees, UTM)).all()
+    # PROJ refuses a place a quarter of the globe away from the zone; GDAL says so twenty times, then no more.
+    for _ in range(30):
+        found_2N = in_crs(np.array([[-147.0, -57.0], [65.0, 0.0]]), degrees, UTM)
+        assert np.isnan(found_2N).tolist() == [[False, True], [False, True]]
+        assert found_2N[:, 0].tolist() == there[:, 0].tolist()
 
 
 def test_few_rasters_are_open_and_the_one_not_used_for_longest_is_closed(tmp_path: Path) -> None:
