@@ -26,7 +26,8 @@ ROOMS: dict[str, set[str]] = {
     "shards.format": {"shards.storage"},
     "shards.raster": {"shards.storage"},
     "shards.read": {"shards.format", "shards.storage"},
-    "shards.roles": set(),
+    "shards.nested": set(),
+    "shards.roles": {"shards.nested"},
     "shards.storage": set(),
     "shards.version": set(),
     "shards.write": {"shards.config", "shards.format", "shards.storage"},
@@ -53,35 +54,38 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer.commands": {
         "shards.format",
+        "shards.nested",
         "shards.read",
         "shards.roles",
         "shards.storage",
         "shards.version",
         "trainer.config",
         "trainer.data",
-        "trainer.decoders",
         "trainer.devices",
         "trainer.fit",
         "trainer.model",
+        "trainer.options",
         "trainer.run_folder",
         "trainer.score",
     },
-    "trainer.config": {"shards.read", "shards.roles", "trainer.options"},
+    "trainer.config": {"shards.nested", "shards.roles", "trainer.options"},
     "trainer.data": {
         "shards.format",
         "shards.read",
         "shards.storage",
-        "trainer.config",
         "trainer.decoders",
         "trainer.devices",
         "trainer.model",
+        "trainer.options",
     },
     "trainer.decoders": set(),
     "trainer.devices": set(),
     "trainer.fit": {
         "shards.draw",
         "shards.format",
+        "shards.nested",
         "shards.read",
+        "shards.roles",
         "trainer.config",
         "trainer.data",
         "trainer.decoders",
@@ -92,14 +96,17 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer.model": {
         "shards.format",
+        "shards.read",
         "shards.storage",
         "trainer.decoders",
         "trainer.devices",
+        "trainer.options",
         "trainer.score",
     },
-    "trainer.options": {"shards.roles"},
+    "trainer.options": {"shards.nested", "shards.read", "shards.roles"},
     "trainer.run_folder": {
         "shards.format",
+        "shards.nested",
         "shards.read",
         "shards.storage",
         "shards.version",
@@ -192,13 +199,13 @@ ROOMS: dict[str, set[str]] = {
         "cluster.jobs",
     },
     "cluster.jobs": {"shards.roles", "shards.version", "cluster.cli", "cluster.config", "cluster.options"},
-    "cluster.options": {"shards.roles", "shards.storage"},
+    "cluster.options": {"shards.nested", "shards.roles", "shards.storage"},
 }
 """Room: the rooms that it imports, besides PURE. An arrow that nobody uses any more goes from here, too."""
 STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
 LIBRARY_ROOMS = {"ray": {"cluster.jobs"}} | {name: {"shards.storage"} for name in STORAGE_LIBRARIES}
 """Library: the rooms that import it. Ray is also imported in files named on_ray.py or ..._on_ray.py."""
-WITHOUT_TORCH = {"shards", "ingest", "trainer.score", "trainer.config"}
+WITHOUT_TORCH = {"shards", "ingest", "trainer.score", "trainer.config", "trainer.options"}
 """Packages and rooms that neither import torch nor anything of ours that does."""
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}
 MAX_LINES = 400
