@@ -1,5 +1,6 @@
 """What the commands say: mistakes in one line, with exit code 2 and nothing left behind; prompt help."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
 from shards.errors import InputError
+from shards.nested import options_of
+from shards.roles import flag_of
 from trainer.commands.train_on_ray import launch
-from trainer.config import RECIPES, TrainConfig
+from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.model.checkpoint import checkpoint_url
 from trainer.run_folder.run_writer import config_yaml
 
@@ -301,6 +304,28 @@ def test_help_imports_nothing_heavy() -> None:
     assert [line for line in said if line.startswith("imports ")] == [
         f"imports {name} []" for name in cli.COMMANDS
     ]
+
+
+@pytest.mark.parametrize(("name", "options"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])
+def test_options_in_parts_have_flags_without_the_parts(name: str, options: type, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.run([name, "--help"])
+    flags = re.findall(r"^\W+ (--[^\s,]+)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(flags) == sorted(map(flag_of, options_of(options)))
+
+
+def test_flags_of_parts_are_written_as_any_other() -> None:
+    given = ["--no-flips", "--limit=7", "--balance_heights", "0", "5", "--cache", "c", "--cache-gigabytes=2"]
+    config = cli.parse("train", [*TRAIN[1:], *given])
+    asked: dict[str, Any] = {"flips": False, "limit": 7, "balance_heights": (0.0, 5.0)}
+    assert config == TrainConfig.of("d", "o", **asked, cache="c", cache_gigabytes=2.0)
+
+
+def test_an_option_out_of_range_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("warm_up: 1.0\n")
+    for given in (["--warm-up", "1.0"], ["--config", str(tmp_path / "options.yaml")]):
+        with pytest.raises(InputError, match=r"^--warm-up 1\.0: choose 0 or more and below 1$"):
+            cli.parse("train", [*TRAIN[1:], *given])
 
 
 def test_an_unknown_command_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
