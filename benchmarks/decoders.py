@@ -110,7 +110,7 @@ def scores(options: argparse.Namespace) -> None:
 
 def demo_score(demo: Path, run: Path, learning: dict[str, Any]) -> Metrics:
     """Score the chips that `treeline demo` set aside."""
-    launch(TrainConfig(str(demo / "chips"), str(run), **learning))
+    launch(TrainConfig.of(str(demo / "chips"), str(run), **learning))
     evaluation = evaluate(EvaluateConfig(str(run), str(demo / "chips-unseen"), split="all"))
     return evaluation.scores[REGRESSOR].all
 
@@ -121,7 +121,7 @@ def tahoe_score(tahoe: Path, run: Path, learning: dict[str, Any]) -> Metrics:
 
     chips = run.with_name(f"{run.name}-chips")
     chips.mkdir()
-    launch(TrainConfig(test_tahoe.ingest_half(tahoe, chips, "west", 8), str(run), **learning))
+    launch(TrainConfig.of(test_tahoe.ingest_half(tahoe, chips, "west", 8), str(run), **learning))
     east_half = slice(None), slice(test_tahoe.HALF, None)
     predicted_HW = test_tahoe.mapped(tahoe, str(run), chips)
     return test_tahoe.scored(predicted_HW[east_half], test_tahoe.measured(tahoe)[east_half])

@@ -36,11 +36,12 @@ from ingest.synthetic.landscape import missing, write_scene  # noqa: E402
 from ingest.work.run import ingest  # noqa: E402
 from shards.read.dataset import Dataset, open_dataset  # noqa: E402
 from shards.read.order import Chips  # noqa: E402
-from trainer.commands.train import new_fit, new_regressor  # noqa: E402
+from trainer.commands.train import new_fit  # noqa: E402
 from trainer.config import RECIPES, TrainConfig  # noqa: E402
 from trainer.devices.ranks import Ranks  # noqa: E402
 from trainer.fit.loop import Fit  # noqa: E402
 from trainer.fit.notebook_faults import Faults, notebook_variant  # noqa: E402
+from trainer.model.make import new_regressor  # noqa: E402
 from trainer.run_folder.state_callback import StateCallback  # noqa: E402
 
 SCENE_PX = 192
@@ -123,7 +124,7 @@ def make_dataset(folder: Path, scenes: int, seed: int, shares: tuple[float, ...]
 
 def pretrain(dataset: Dataset, epochs: int, out: Path) -> None:
     """Train a tiny backbone on red, green and blue, and save it as transformers does."""
-    config = TrainConfig(
+    config = TrainConfig.of(
         dataset.url,
         "",
         **{**RECIPES["tiny"], "bands": ("red", "green", "blue"), "decoder_widths": (16, 16, 8, 8)},
@@ -137,7 +138,7 @@ def pretrain(dataset: Dataset, epochs: int, out: Path) -> None:
 
 def run(dataset: Dataset, backbone: Path, faults: Faults, seed: int, epochs: int) -> Outcome:
     options = {**RECIPE, "backbone": str(backbone), "seed": seed, "epochs": epochs}
-    config, judge = TrainConfig(dataset.url, "", **options), Judge(dataset.chips("test"))
+    config, judge = TrainConfig.of(dataset.url, "", **options), Judge(dataset.chips("test"))
     fit = new_fit(config, Ranks(), notebook_variant(config, faults))
     fit.run(judge)
     return Outcome(fit.records, judge.scored)
@@ -145,8 +146,8 @@ def run(dataset: Dataset, backbone: Path, faults: Faults, seed: int, epochs: int
 
 def jitter_of(dataset: Dataset, backbone: Path) -> float:
     """Measure how far a patch's tokens differ between passes in train mode, as a share of tokens' spread."""
-    config = TrainConfig(dataset.url, "", **{**RECIPE, "backbone": str(backbone)})
-    regressor = new_regressor(dataset, config)
+    config = TrainConfig.of(dataset.url, "", **{**RECIPE, "backbone": str(backbone)})
+    regressor = new_regressor(dataset, config.model)
     image_BCHW = torch.from_numpy(dataset.gather(dataset.chips("test")).image_BCHW)
     torch.manual_seed(0)
     regressor.backbone.train()

@@ -144,7 +144,7 @@ def prepare(folder: Path, size: int, scenes: int) -> None:
         write_scene(folder, number, 0, (size, size))
     config = SyntheticConfig(out=str(folder / "chips"), chips=64)
     ingest(SyntheticSource(config), config)
-    launch(TrainConfig(config.out, str(folder / "run"), epochs=1))
+    launch(TrainConfig.of(config.out, str(folder / "run"), epochs=1))
 
 
 def main() -> None:

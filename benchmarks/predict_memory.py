@@ -79,7 +79,7 @@ def main() -> None:
         folder = Path(scratch)
         config = SyntheticConfig(out=str(folder / "chips"), chips=64)
         ingest(SyntheticSource(config), config)
-        launch(TrainConfig(config.out, str(folder / "run"), recipe="tiny", epochs=1))
+        launch(TrainConfig.of(config.out, str(folder / "run"), recipe="tiny", epochs=1))
         for size in options.sizes:
             for tiled in (True, False):
                 scene = folder / f"{'tiles' if tiled else 'strips'}_{size}.tif"

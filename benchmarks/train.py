@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,12 @@ from ingest.config import PairsConfig  # noqa: E402
 from ingest.files.pairs_source import PairsSource  # noqa: E402
 from ingest.work.run import ingest  # noqa: E402
 from shards.read.dataset import open_dataset  # noqa: E402
-from trainer.commands.train import new_fit, new_regressor  # noqa: E402
+from trainer.commands.train import new_fit  # noqa: E402
 from trainer.config import RECIPES, TrainConfig  # noqa: E402
 from trainer.devices.ranks import Ranks  # noqa: E402
 from trainer.fit.loop import Fit  # noqa: E402
 from trainer.model.backbone import TINY, build_backbone  # noqa: E402
+from trainer.model.make import new_regressor  # noqa: E402
 from trainer.run_folder.state_callback import StateCallback  # noqa: E402
 
 SHAPES = {
@@ -119,7 +119,7 @@ class Files(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def run_notebook(options: argparse.Namespace, config: TrainConfig, device: torch.device) -> tuple[int, float]:
     dataset = open_dataset(config.data)
     keys = [dataset.index["key"][int(chip)].as_py() for chip in dataset.chips("train")]
-    regressor = new_regressor(dataset, config).to(device).train()
+    regressor = new_regressor(dataset, config.model).to(device).train()
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -133,7 +133,7 @@ def run_notebook(options: argparse.Namespace, config: TrainConfig, device: torch
     if torch.cuda.device_count() > 1:
         model = torch.nn.DataParallel(model)
     loader = torch.utils.data.DataLoader(
-        Files(Path(options.folder), keys), config.batch_size, shuffle=True, num_workers=2, drop_last=True
+        Files(Path(options.folder), keys), config.fit.batch_size, shuffle=True, num_workers=2, drop_last=True
     )
     optimiser = torch.optim.AdamW(regressor.decoder.parameters(), lr=5e-5, weight_decay=1e-3)
     chips, start, count = 0, 0.0, 0
@@ -157,7 +157,7 @@ def run_notebook(options: argparse.Namespace, config: TrainConfig, device: torch
 
 
 def run_ours(options: argparse.Namespace, config: TrainConfig, device: torch.device) -> tuple[int, float]:
-    config = replace(config, epochs=1_000_000)
+    config = config.with_options(epochs=1_000_000)
     watch = Stopwatch(options.steps, device)
     with suppress(EnoughSteps):
         new_fit(config, Ranks(device=device)).run(watch)
@@ -167,8 +167,8 @@ def run_ours(options: argparse.Namespace, config: TrainConfig, device: torch.dev
 def gflop_of(config: TrainConfig) -> tuple[float, float]:
     """Count GFLOP per chip in the forward pass: of the backbone and of the decoder."""
     dataset = open_dataset(config.data)
-    regressor = new_regressor(dataset, config).eval()
-    pixels_BCHW = torch.zeros(1, len(config.bands), 64, 64)
+    regressor = new_regressor(dataset, config.model).eval()
+    pixels_BCHW = torch.zeros(1, len(config.model.bands), 64, 64)
     with torch.no_grad():
         with FlopCounterMode(display=False) as backbone:
             features = regressor.features(pixels_BCHW)
@@ -190,7 +190,7 @@ def config_of(options: argparse.Namespace, name: str) -> TrainConfig:
     if "tokens" in name:
         values |= {"token_store": f"{options.folder}/tokens", "flips": False}
         values |= {"brightness": 0.0, "band_dropout": 0.0}
-    return TrainConfig(f"{options.folder}/set", "", **values)
+    return TrainConfig.of(f"{options.folder}/set", "", **values)
 
 
 CONTENDERS = ("notebook", "Treeline", "Treeline, bf16", "Treeline, tokens", "recipe", "recipe, tokens")

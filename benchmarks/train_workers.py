@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +42,7 @@ def run_one(options: argparse.Namespace) -> None:
             world_size=options.world_size,
         )
     ranks, config = Ranks(options.rank, options.world_size), config_of(options, options.one)
-    config = replace(config, epochs=1_000_000, batch_size=options.batch_size * options.world_size)
+    config = config.with_options(epochs=1_000_000, batch_size=options.batch_size * options.world_size)
     watch = Stopwatch(options.steps, ranks.device)
     with suppress(EnoughSteps):
         new_fit(config, ranks).run(watch)

@@ -1,5 +1,7 @@
 """Options from defaults, recipe, file and flags, each before the next: one frozen dataclass for each command.
 
+Its parts (see shards.nested) show in the help only: flags and files have the options' names alone.
+
 config = parse(TrainConfig, ["--config", "options.yaml", "--epochs", "9"], "treeline train")
 """
 
@@ -10,6 +12,7 @@ import typing
 from typing import Any, NamedTuple
 
 from shards.errors import InputError
+from shards.nested import built, flat, options_of
 from shards.roles import Before, refuse_idle, roles
 
 FILE = "config"
@@ -41,26 +44,33 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     import tyro
 
     url, arguments = _without_file(arguments)
-    fields = {field.name: field for field in dataclasses.fields(options)}
+    known = options_of(options)
     values = {
-        name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
-        for name, field in fields.items()
+        name: tyro.MISSING if option.default is dataclasses.MISSING else option.default
+        for name, option in known.items()
     }
     from_file = read_options(url, options, program) if url is not None else {}
-    if "recipe" in fields:
+    if "recipe" in known:
         recipe = _flag(arguments, "recipe") or from_file.get("recipe")
         recipes = importlib.import_module(options.__module__).RECIPES
         values |= recipes.get(recipe, {}) | ({"recipe": recipe} if recipe else {})
     values |= {name: value for name, value in from_file.items() if name != "recipe"}
     about = f"{options.__doc__}\n\n--config FILE: options from a YAML or JSON file; flags count more."
-    config = tyro.cli(options, args=arguments, default=options(**values), prog=program, description=about)
-    flags = {name for name in fields if _is_flag(arguments, name)}
+    config: Any = tyro.cli(
+        options,
+        args=arguments,
+        default=built(options, values),
+        prog=program,
+        description=about,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    chosen = flat(config)
+    flags = {name for name in known if _is_flag(arguments, name)}
     # What has no flag stands where it stands.
-    flags |= {name for name in fields if getattr(config, name) != values[name]}
+    flags |= {name for name in known if chosen[name] != values[name]}
     own = set() if _is_whole(from_file, options) else from_file.keys()
     refuse_idle(config, flags | own)
-    named = [name for name in fields if name in flags or name in from_file]
-    return Parsed(config, {name: getattr(config, name) for name in named})
+    return Parsed(config, {name: chosen[name] for name in known if name in flags or name in from_file})
 
 
 def read_options(url: str, options: type, program: str) -> dict[str, Any]:
@@ -79,11 +89,11 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
         raise InputError(f"{url}: not a YAML or JSON file ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise InputError(f"{url}: not a list of options (key: value)")
-    hints = typing.get_type_hints(options)
+    known = options_of(options)
     for name, value in values.items():
-        if name not in hints:
+        if name not in known:
             raise InputError(f"{url}: no option is called {name!r}; see {program} --help")
-        values[name] = _as_option(value, hints[name], f"{url}: {name}")
+        values[name] = _as_option(value, known[name].kind, f"{url}: {name}")
     return values
 
 
@@ -91,8 +101,8 @@ def _is_whole(from_file: dict[str, Any], options: type) -> bool:
     """Whether a run wrote this file: it names every option that has a default, but for younger ones."""
     younger = roles(options, Before)
     return all(
-        field.name in from_file or field.name in younger or field.default is dataclasses.MISSING
-        for field in dataclasses.fields(options)
+        name in from_file or name in younger or option.default is dataclasses.MISSING
+        for name, option in options_of(options).items()
     )
 
 

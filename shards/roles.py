@@ -9,13 +9,13 @@ Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place
 """
 
 import os
-import typing
 from collections.abc import Mapping, Set
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from shards.errors import InputError
+from shards.nested import flat, options_of, replaced
 
 SQLITE = "sqlite:///"
 """Start of a database's URL; a file's path follows."""
@@ -154,11 +154,10 @@ class OnlyWith:
 
 def roles(options: type, kind: type[Role]) -> dict[str, Role]:
     """Return the roles of this kind by the option's name."""
-    hints = typing.get_type_hints(options, include_extras=True)
     return {
         name: mark
-        for name, hint in hints.items()
-        for mark in getattr(hint, "__metadata__", ())
+        for name, option in options_of(options).items()
+        for mark in option.marks
         if isinstance(mark, kind)
     }
 
@@ -170,11 +169,10 @@ def flag_of(name: str) -> str:
 
 def why_idle(config: Any, name: str) -> str:
     """Why this option has no effect among the others of `config`, in one line; "" if it has one."""
-    role = roles(type(config), OnlyWith).get(name)
+    role, values = roles(type(config), OnlyWith).get(name), flat(config)
     for other, condition in role.conditions.items() if role else ():
-        value = getattr(config, other, MISSING)
-        if value is not MISSING and not condition.holds(value):
-            return f"{flag_of(name)}: does nothing {condition.lacking(flag_of(other), value)}"
+        if other in values and not condition.holds(values[other]):
+            return f"{flag_of(name)}: does nothing {condition.lacking(flag_of(other), values[other])}"
     return ""
 
 
@@ -184,8 +182,8 @@ def refuse_idle(config: Any, given: Set[str]) -> None:
     Raises:
         InputError: says which, and with what it would have one.
     """
-    for field in fields(config):
-        if field.name in given and (why := why_idle(config, field.name)):
+    for name in options_of(type(config)):
+        if name in given and (why := why_idle(config, name)):
             raise InputError(why)
 
 
@@ -203,20 +201,19 @@ def as_begun(config: Config, stored: Mapping[str, Any]) -> Config:
     option has no effect.
     """
     kind = type(config)
-    before = roles(kind, Before)
+    options, before = options_of(kind), roles(kind, Before)
     changed = {}
-    for field in fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        if field.default is MISSING or value != field.default:
+    for name, value in flat(config).items():
+        if options[name].default is MISSING or value != options[name].default:
             continue
-        if field.name in stored and why_idle(config, field.name):
-            then = stored[field.name]
-            changed[field.name] = tuple(then) if isinstance(then, list) else then
-        elif field.name in before and stored:
-            then = before[field.name].value
-            if stored.get(field.name, then) == then:
-                changed[field.name] = then
-    return replace(config, **changed)  # type: ignore[type-var]
+        if name in stored and why_idle(config, name):
+            then = stored[name]
+            changed[name] = tuple(then) if isinstance(then, list) else then
+        elif name in before and stored:
+            then = before[name].value
+            if stored.get(name, then) == then:
+                changed[name] = then
+    return replaced(config, changed)
 
 
 def differing(options: type, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

@@ -1,88 +1,120 @@
-"""Options of the training loop, of augmentation and of the optimiser, each handed to the part that uses it.
+"""Options of training, one class for each part of the code that uses them.
 
-No torch here: the command line knows them.
+A field is an option of `treeline train`: its text is the help of its flag. No torch here, since the command
+line knows them.
 """
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
 from shards.errors import InputError
-from shards.roles import flag_of
+from shards.nested import Follows
+from shards.read.read_options import ReadOptions
+from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag_of
+
+BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
+PLATEAU = OnlyWith(schedule="plateau")
+WITH_NORM = OnlyWith(decoder=("detail", "residual"))
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """Options of the training loop."""
+class ModelOptions:
+    """Backbone and decoder."""
 
-    seed: int
-    """Seed of order, augmentation and dropout."""
-    epochs: int
-    """Passes through the training chips, at most."""
-    stop_patience: int
-    """Epochs without improvement after which training stops; 0 disables."""
-    global_batch: int
-    """Chips per step, over all ranks."""
-    accumulate: int
-    """Pieces in which each rank computes its part of a batch."""
-    gradient_norm: float
-    """Norm that gradients are scaled down to."""
-    average: float
-    """Decay of the average of the weights that is scored and saved; 0 disables."""
-    on_nonfinite: Literal["stop", "skip"]
-    """Whether a step whose loss is not a number ends training, or is left out and counted."""
-    deterministic: bool
-    """Whether only algorithms are used that give the same bits in every run."""
-    bf16: bool
-    """Whether forward passes compute in bfloat16 where that is safe; weights stay float32."""
-    compile: bool
-    """Whether the model is compiled."""
-    shard_model: bool
-    """Whether each rank keeps a part of all weights."""
+    bands: tuple[str, ...] = ("nir", "red", "green")
+    """Bands that the backbone sees, in its order."""
+    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",))] = "tiny"
+    """"tiny" (random weights), a folder, a .pth file of Meta's, or a model on the Hugging Face hub."""
+    new_band_from: Annotated[
+        Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
+    ] = "red"
+    """The pretrained band whose patch weights start a band that the backbone does not know, or their mean."""
+    tune: Literal["frozen", "last", "lora", "all"] = "all"
+    """What of the backbone learns: nothing, its last blocks, low-rank adapters in every block, or all."""
+    tune_blocks: Annotated[int, OnlyWith(tune="last")] = 4
+    """Blocks that learn with --tune last."""
+    lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
+    """Rank of the adapters with --tune lora."""
+    decoder: Literal["detail", "residual", "dpt", "linear"] = "detail"
+    """What makes heights of the backbone's tokens."""
+    decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"))] = ()
+    """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""
+    norm: Annotated[Literal["batch", "group"], WITH_NORM] = "group"
+    """The decoder's normalisation; with "group" a chip's height does not depend on its batch."""
+    dropout: Annotated[float, WITH_NORM] = 0.3
+    """Share (0..1) of the decoder's channels dropped while training."""
+    upsample: Literal[1, 2, 4] = 1
+    """Factor by which the image is enlarged for the backbone, so that its patches cover fewer metres."""
+    recompute_activations: Annotated[bool, BACKBONE_LEARNS, Follows("shard_model")] = False
+    """Where the backbone learns: less memory, a third more arithmetic (activation checkpointing)."""
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """Store of a frozen backbone's tokens."""
+
+    token_store: Annotated[str, Place()] = ""
+    """Folder or s3://... of a frozen backbone's tokens, computed once and read instead; default: none."""
+    token_dtype: Annotated[Literal["bfloat16", "float16", "float32"], OnlyWith(token_store=Some())] = (
+        "bfloat16"
+    )
+    """How the token store keeps numbers: in 2, 2 or 4 bytes."""
+    token_variants: Annotated[Literal[1, 8], OnlyWith(token_store=Some())] = 1
+    """Tokens that the token store keeps of a training chip: as it is, or also flipped and turned."""
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """Loss and baselines."""
+
+    loss: tuple[str, ...] = ("asymmetric(factor=1.3)",)
+    """One or more losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM]; see docs/training.md."""
+    baseline_chips: Annotated[int, Follows("cache_gigabytes")] = 20_000
+    """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
 
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """Options of augmentation."""
+    """Augmentation of chips."""
 
-    flips: bool
-    """Whether chips are flipped and turned."""
-    brightness: float
-    """Standard deviation of the factor, around 1, on each band of a chip."""
-    band_dropout: float
+    flips: bool = True
+    """Train on the eight flips and quarter turns of chips."""
+    brightness: float = 0.0
+    """Standard deviation of a factor by which each band of a chip is brightened, around 1."""
+    band_dropout: float = 0.0
     """Share (0..1) of a chip's bands that are replaced by their mean."""
 
 
 @dataclass(frozen=True)
 class OptimiserOptions:
-    """Learning rates, weight decay and how they change. Raises InputError where one is out of range."""
+    """Learning rates, weight decay and how they change."""
 
-    total_steps: int
-    """Steps of the whole training."""
     learning_rate: float = 3e-3
     """AdamW's for the decoder, at its highest."""
     output_rate_factor: float = 1.0
     """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
-    backbone_rate_factor: float = 0.1
+    backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = 0.1
     """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
-    layer_decay: float = 1.0
-    """Each block's learning rate as a share (0..1) of the next one's; 1: all alike."""
+    layer_decay: Annotated[float, BACKBONE_LEARNS] = 1.0
+    """Learning rate of each block of the backbone as a share (0..1) of the next one's; 1: all alike."""
     weight_decay: float = 1e-2
-    """AdamW's: the share of a weight that a step takes away is this times its learning rate."""
-    decay_norms: bool = False
-    """Whether that holds for biases, norms, tokens and layer scales too."""
+    """AdamW's."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """"cosine": up, then down to 0; "constant": up, then level; "plateau": halved at each stall."""
-    warm_up: float = 0.05
-    """Share (0..1) of all steps in which the rate goes up, one step at least; not for "plateau"."""
-    plateau_patience: int = 3
-    """Epochs without improvement that "plateau" puts up with; the next one halves the learning rate."""
-    lowest_learning_rate: float = 1e-6
-    """Where halving ends, for the decoder; the others keep their proportion to it."""
+    """"cosine": up, then down to 0; "plateau": halved when validation stalls."""
+    warm_up: Annotated[float, OnlyWith(schedule=("cosine", "constant"))] = 0.05
+    """Share (0..1) of all steps in which the rate goes up; not for "plateau"."""
+    plateau_patience: Annotated[int, PLATEAU] = 3
+    """Epochs without improvement before the learning rate is halved."""
+    lowest_learning_rate: Annotated[float, PLATEAU] = 1e-6
+    """Where halving ends."""
 
     def __post_init__(self) -> None:
-        if self.total_steps < 1:
-            raise InputError("there is no step to train: no training chip is chosen, or --epochs is 0")
+        """Refuse what is out of range.
+
+        Raises:
+            InputError: says which option, and what to choose.
+        """
         checks = {
             "learning_rate": (0 < self.learning_rate < inf, "above 0"),
             "output_rate_factor": (0 < self.output_rate_factor < inf, "above 0"),
@@ -100,3 +132,87 @@ class OptimiserOptions:
         for name, (is_good, instead) in checks.items():
             if not is_good:
                 raise InputError(f"{flag_of(name)} {getattr(self, name)}: choose {instead}")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The training loop."""
+
+    seed: Annotated[int, Follows("workers")] = 0
+    """Seed of weights, order and augmentation."""
+    deterministic: Annotated[bool, Follows("seed")] = False
+    """Use only algorithms that give the same bits in every run, also on a GPU, where they can be slower."""
+    gradient_norm: Annotated[float, Follows("weight_decay")] = 1.0
+    """Gradients are scaled down to this norm."""
+    average: float = 0.0
+    """Decay of an average of the weights, which is what is scored and saved, e.g. 0.999; 0: none."""
+    epochs: int = 30
+    """Passes through the training chips, at most."""
+    stop_patience: int = 0
+    """Stop after this many epochs without improvement; 0 disables."""
+    batch_size: Annotated[int, OnlyWith(batch_per_worker=0)] = 16
+    """Chips per step, over all workers together."""
+    batch_per_worker: int = 0
+    """Chips per step and worker (batch size = this times workers); 0: --batch-size counts."""
+    accumulate: int = 1
+    """Pieces in which each worker computes its part of a batch: less memory, a third more arithmetic."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe; weights stay float32."""
+    compile: Annotated[bool, MayChange()] = False
+    """Compile backbone and decoder with torch.compile; the first steps take minutes."""
+    shard_model: Annotated[bool, MayChange()] = False
+    """Each worker keeps a part of all weights (FSDP2): for large backbones; no effect below two workers."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """Whether a step whose loss is not a number ends the run, or is left out and counted."""
+
+
+@dataclass(frozen=True)
+class KeepOptions:
+    """What a run keeps."""
+
+    checkpoint_steps: Annotated[int, MayChange()] = 1000
+    """Steps between two saved states, beside the one at the end of each epoch."""
+    keep_best: Annotated[int, MayChange()] = 1
+    """Checkpoints kept of the best epochs."""
+    mlflow: Annotated[str, Place(), MayChange()] = ""
+    """MLflow tracking server (http://...) or sqlite:///FILE for options and numbers, too; default: none."""
+
+
+@dataclass(frozen=True)
+class ChipOptions:
+    """Choice of chips."""
+
+    where: str = ""
+    """Train and validate on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
+    val_where: Annotated[str | None, Before("")] = None
+    """Validate on these chips instead: an expression, or "" for all; default: as --where."""
+    limit: int | None = None
+    """Train on this many chips only, and validate on all; a smaller choice is part of any larger one."""
+    balance_heights: tuple[float, ...] = ()
+    """Edges in metres of bins of the chips' maximum height that are met equally often; default: as stored."""
+
+    @property
+    def validated_where(self) -> str:
+        """The expression that chooses the validation chips; "" for all."""
+        return self.where if self.val_where is None else self.val_where
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Reading of the dataset."""
+
+    on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
+    """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
+    cache: Annotated[str, Place(), MayChange()] = ""
+    """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
+    cache_gigabytes: Annotated[float, MayChange(), OnlyWith(cache=Some())] = ReadOptions.cache_bytes / 1e9
+    """Size at which the cache drops what was used least recently."""
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """The same, as the reader takes them."""
+        return ReadOptions(
+            on_bad_shard=self.on_bad_shard,
+            cache=self.cache,
+            cache_bytes=round(self.cache_gigabytes * 1e9),
+        )

@@ -70,7 +70,7 @@ def run_demo(config: DemoConfig) -> str:
         )
         source = ScenesSource(options)
         steps.do(f"ingest {group} scenes", lambda s=source, o=options: ingest(s, o))  # type: ignore[misc]
-    training = TrainConfig(
+    training = TrainConfig.of(
         str(out / "chips"), str(out / "run"), seed=config.seed, epochs=config.epochs, workers=config.workers
     )
     with connected(config.workers):

@@ -1,5 +1,6 @@
 """What the commands say: mistakes in one line, with exit code 2 and nothing left behind; prompt help."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
 from shards.errors import InputError
+from shards.nested import options_of
+from shards.roles import flag_of
 from trainer.commands.train_on_ray import launch
-from trainer.config import RECIPES, TrainConfig
+from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.model.checkpoint import checkpoint_url
 from trainer.run_folder.run_writer import config_yaml
 
@@ -32,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
     options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"))
     ingest(ScenesSource(options), options)
-    launch(TrainConfig(str(folder / "chips"), str(folder / "checkpoints"), epochs=1))
+    launch(TrainConfig.of(str(folder / "chips"), str(folder / "checkpoints"), epochs=1))
     return folder
 
 
@@ -181,9 +184,10 @@ def test_defaults_then_recipe_then_file_then_flags(tmp_path: Path) -> None:
     file.write_text("recipe: notebook\nlearning_rate: 2e-5\nepochs: 7\ndecoder_widths: [8, 8, 8, 8]\n")
     given = ["--data", "d", "--out", "o", "--config", str(file), "--epochs", "9"]
     config = cli.parse("train", given)
-    assert config.loss == RECIPES["notebook"]["loss"]
-    assert (config.learning_rate, config.epochs, config.decoder_widths) == (2e-5, 9, (8, 8, 8, 8))
-    assert config.seed == TrainConfig("d", "o").seed
+    assert config.objective.loss == RECIPES["notebook"]["loss"]
+    assert (config.optimiser.learning_rate, config.fit.epochs) == (2e-5, 9)
+    assert config.model.decoder_widths == (8, 8, 8, 8)
+    assert config.fit.seed == TrainConfig.of("d", "o").fit.seed
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def test_a_wrong_options_file_is_refused(text: str, says: str, tmp_path: Path) -
 
 def test_the_options_a_run_leaves_can_be_fed_back(run: Path, tmp_path: Path) -> None:
     again = cli.parse("train", ["--config", str(run / "checkpoints" / "config.yaml"), "--out", "elsewhere"])
-    assert again == TrainConfig(str(run / "chips"), "elsewhere", epochs=1)
+    assert again == TrainConfig.of(str(run / "chips"), "elsewhere", epochs=1)
 
 
 TRAIN = ["train", "--data", "d", "--out", "o"]
@@ -270,14 +274,14 @@ def test_an_option_that_can_do_nothing_is_refused_in_a_file_of_the_users_alone(
     with pytest.raises(InputError, match="--lora-rank: does nothing without --tune lora"):
         cli.parse("train", [*TRAIN[1:], "--config", str(mine)])
     written = ["--config", str(run / "checkpoints" / "config.yaml"), "--out", "o"]
-    assert cli.parse("train", [*written, "--decoder", "dpt"]).norm == "group"
+    assert cli.parse("train", [*written, "--decoder", "dpt"]).model.norm == "group"
     with pytest.raises(InputError, match="--norm: does nothing without --decoder detail or residual"):
         cli.parse("train", [*written, "--decoder", "dpt", "--norm", "group"])
-    assert cli.parse("train", [*TRAIN[1:], "--recipe", "notebook", "--decoder", "dpt"]).norm == "batch"
+    assert cli.parse("train", [*TRAIN[1:], "--recipe", "notebook", "--decoder", "dpt"]).model.norm == "batch"
 
 
 def test_a_range_of_workers_can_be_fed_back(tmp_path: Path) -> None:
-    config = TrainConfig("d", "o", workers="2:8")
+    config = TrainConfig.of("d", "o", workers="2:8")
     (tmp_path / "options.yaml").write_text(config_yaml(config))
     file = ["--config", str(tmp_path / "options.yaml")]
     assert cli.parse("train", file) == config
@@ -300,6 +304,28 @@ def test_help_imports_nothing_heavy() -> None:
     assert [line for line in said if line.startswith("imports ")] == [
         f"imports {name} []" for name in cli.COMMANDS
     ]
+
+
+@pytest.mark.parametrize(("name", "options"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])
+def test_options_in_parts_have_flags_without_the_parts(name: str, options: type, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.run([name, "--help"])
+    flags = re.findall(r"^\W+ (--[^\s,]+)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(flags) == sorted(map(flag_of, options_of(options)))
+
+
+def test_flags_of_parts_are_written_as_any_other() -> None:
+    given = ["--no-flips", "--limit=7", "--balance_heights", "0", "5", "--cache", "c", "--cache-gigabytes=2"]
+    config = cli.parse("train", [*TRAIN[1:], *given])
+    asked: dict[str, Any] = {"flips": False, "limit": 7, "balance_heights": (0.0, 5.0)}
+    assert config == TrainConfig.of("d", "o", **asked, cache="c", cache_gigabytes=2.0)
+
+
+def test_an_option_out_of_range_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("warm_up: 1.0\n")
+    for given in (["--warm-up", "1.0"], ["--config", str(tmp_path / "options.yaml")]):
+        with pytest.raises(InputError, match=r"^--warm-up 1\.0: choose 0 or more and below 1$"):
+            cli.parse("train", [*TRAIN[1:], *given])
 
 
 def test_an_unknown_command_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -23,13 +23,14 @@ from shards.format.statistics import BandSummary, LabelSummary, Statistics, Tall
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.write.writer import DatasetWriter
-from trainer.commands.train import fit_of, new_regressor
+from trainer.commands.train import fit_of
 from trainer.config import RECIPES, TrainConfig
 from trainer.decoders.features import DecoderConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import Checkpoint
+from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.run_folder.state_callback import StateCallback
 from trainer.score.baselines import Baselines
@@ -230,15 +231,15 @@ def small_config(dataset: Dataset, backbone: Path, out: str = "", **options: Any
         "batch_size": 8,
         "epochs": 2,
     }
-    return TrainConfig(dataset.url, out, **{**defaults, **options})
+    return TrainConfig.of(dataset.url, out, **{**defaults, **options})
 
 
 def fitted(
     dataset: Dataset, config: TrainConfig, val_chips: Chips | None = None, ranks: Ranks | None = None
 ) -> tuple[Regressor, list[dict[str, Any]]]:
     """A regressor trained on all training chips, without files, and the records of its epochs."""
-    torch.manual_seed(config.seed)
-    regressor = new_regressor(dataset, config)
+    torch.manual_seed(config.fit.seed)
+    regressor = new_regressor(dataset, config.model)
     val_chips = np.arange(0) if val_chips is None else val_chips
     learning = Learning(dataset, dataset.chips("train"), val_chips, ranks or Ranks())
     fit = fit_of(regressor, learning, config)

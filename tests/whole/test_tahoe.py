@@ -90,7 +90,7 @@ def test_a_short_run_maps_the_whole_image_and_is_scored_on_the_other_half(
 ) -> None:
     """Twelve epochs on 18 chips: all steps of the long test below, and better than the training mean."""
     west, east = ingest_half(tahoe, tmp_path, "west", 64), ingest_half(tahoe, tmp_path, "east", 64)
-    launch(TrainConfig(west, str(tmp_path / "run"), epochs=12, batch_size=2, output_rate_factor=10.0))
+    launch(TrainConfig.of(west, str(tmp_path / "run"), epochs=12, batch_size=2, output_rate_factor=10.0))
     predicted_HW = mapped(tahoe, str(tmp_path / "run"), tmp_path)
     measured_HW = measured(tahoe)
     east_half = np.s_[:, HALF:]
@@ -112,7 +112,7 @@ def test_the_regressor_beats_what_looks_at_single_pixels(
     tahoe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     west, east = ingest_half(tahoe, tmp_path, "west", 8), ingest_half(tahoe, tmp_path, "east", 64)
-    launch(TrainConfig(west, str(tmp_path / "run"), epochs=12))
+    launch(TrainConfig.of(west, str(tmp_path / "run"), epochs=12))
     predicted_HW = mapped(tahoe, str(tmp_path / "run"), tmp_path)
     image, measured_HW = rasterio.open(tahoe / "tahoe_highrez.tif").read(), measured(tahoe)
     east_half = np.s_[:, HALF:]

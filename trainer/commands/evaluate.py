@@ -9,7 +9,7 @@ from shards.errors import InputError
 from shards.progress import progress
 from shards.read.dataset import open_dataset
 from shards.version import made_by_code
-from trainer.config import EvaluateConfig, read_options
+from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.devices.ranks import device_here
 from trainer.fit.heights import height_sums, measured_heights, score_of
@@ -24,7 +24,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     Raises:
         InputError: the split is empty, or its chips are not what the regressor was trained on.
     """
-    checkpoint, dataset = load_checkpoint(config.checkpoint), open_dataset(config.data, read_options(config))
+    checkpoint = load_checkpoint(config.checkpoint)
+    dataset = open_dataset(config.data, config.reading.read_options)
     trained_schema = checkpoint.regressor.schema
     if dataset.schema.label != trained_schema.label:
         raise InputError(

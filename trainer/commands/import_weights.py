@@ -15,13 +15,14 @@ from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import check_writable, exists
 from shards.version import made_by_code
-from trainer.config import WEIGHT_FILES, ImportConfig, TrainConfig
+from trainer.config import WEIGHT_FILES, ImportConfig
 from trainer.model.backbone import build_backbone, read_weights
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.chmv2 import chmv2_regressor
 from trainer.model.meta_weights import refuse_mismatch
 from trainer.model.notebook_weights import notebook_backbone, notebook_decoder, notebook_state_dict
 from trainer.model.regressor import Regressor
+from trainer.options import ObjectiveOptions
 from trainer.score.baselines import baselines_of
 
 NO_EPOCH = -1
@@ -47,7 +48,7 @@ def import_checkpoint(config: ImportConfig) -> str:
             config.weights, dataset.schema, config.bands, dataset.statistics, config.new_band_from
         )
     check_writable(config.out)
-    baselines = baselines_of(dataset, dataset.chips("train"), TrainConfig.baseline_chips, config.bands)
+    baselines = baselines_of(dataset, dataset.chips("train"), ObjectiveOptions.baseline_chips, config.bands)
     origin = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,

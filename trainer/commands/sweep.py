@@ -11,7 +11,7 @@ cannot be compared.
 import json
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import exp, inf, isfinite, log
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ import yaml
 
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
+from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes
@@ -106,8 +107,8 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials) -> list
     ended: dict[int, Trial] = {}
     about = {
         "fingerprint": dataset.manifest.fingerprint,
-        "where": base.where,
-        "val_where": base.validated_where,
+        "where": base.chips.where,
+        "val_where": base.chips.validated_where,
         "limit": config.limit,
         **made_by_code(),
         "config": asdict(config),
@@ -169,8 +170,7 @@ def draw_trials(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
         rate = exp(generator.uniform(log(low), log(high)))
         loss = config.loss_choices[generator.integers(len(config.loss_choices))]
         decoder = config.decoder_choices[generator.integers(len(config.decoder_choices))]
-        trial = replace(
-            base,
+        trial = base.with_options(
             data=config.data,
             out=join(config.out, f"trial-{place + 1:04d}"),
             limit=config.limit,
@@ -241,9 +241,9 @@ def table(trials: list[Trial]) -> str:
     """Format a line for each trial, in their order."""
     lines = [f"{'trial':>5}  {'val_rmse':>10}  {'epochs':>6}  {'rate':>9}  {'decoder':8}  loss"]
     for trial in trials:
-        config, ending = trial.config, trial.ending
-        line = f"{trial.number:5}  {_metres(trial):>10}  {trial.epochs:6}  {config.learning_rate:9.3g}  "
-        line += f"{config.decoder:8}  {' '.join(config.loss)}"
+        options, ending = flat(trial.config), trial.ending
+        line = f"{trial.number:5}  {_metres(trial):>10}  {trial.epochs:6}  {options['learning_rate']:9.3g}  "
+        line += f"{options['decoder']:8}  {' '.join(options['loss'])}"
         why = f": {ending.why}" if ending.why else ""
         lines.append(line if ending.kind == "done" else f"{line}  ({ending.kind}{why})")
     return "\n".join(lines)
@@ -264,7 +264,12 @@ def _read_trial(number: int, config: TrainConfig, ending: Ending) -> Trial:
 
 
 def _drawn(number: int, config: TrainConfig) -> dict[str, Any]:
-    return {"number": number, "out": config.out, "options": {name: getattr(config, name) for name in DRAWN}}
+    return {"number": number, "out": config.out, "options": _drawn_options(config)}
+
+
+def _drawn_options(config: TrainConfig) -> dict[str, Any]:
+    options = flat(config)
+    return {name: options[name] for name in DRAWN}
 
 
 def _write(about: dict[str, Any], trials: list[TrainConfig], ended: dict[int, Trial]) -> None:
@@ -277,7 +282,6 @@ def _write(about: dict[str, Any], trials: list[TrainConfig], ended: dict[int, Tr
 
 def _best_yaml(best: Trial, base: TrainConfig) -> bytes:
     """Write the winner's options, with all chips and as many epochs as `base` has: the search was short."""
-    winner = replace(base, **{name: getattr(best.config, name) for name in DRAWN})
-    values = yaml.safe_load(config_yaml(winner))
+    values = yaml.safe_load(config_yaml(base.with_options(**_drawn_options(best.config))))
     del values["out"]  # each training needs a place of its own
     return yaml.safe_dump(values, sort_keys=False).encode()

@@ -8,26 +8,26 @@ import torch
 import yaml
 
 from shards.errors import InputError
+from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, differing, flag_of, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
-from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig, read_options
+from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
 from trainer.data.token_filling import open_tokens
-from trainer.data.token_store import check_token_options
-from trainer.decoders.features import DecoderConfig
+from trainer.data.token_store import TokenPlan, check_token_options, plan_tokens
 from trainer.devices.ranks import Meeting, Ranks, device_here
 from trainer.devices.repeatable import check_compiler, prepare_repeatable
 from trainer.devices.sharding import is_sharded
 from trainer.fit.flops import training_flops
 from trainer.fit.learning import Learning
-from trainer.fit.loop import Fit, steps_per_epoch
+from trainer.fit.loop import Fit
 from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import check_faithful, notebook_variant
 from trainer.fit.variant import Variant, ordinary
-from trainer.model.backbone import new_backbone
+from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
-from trainer.model.trainable import recompute_activations, tune
+from trainer.options import ChipOptions
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunWriter, config_yaml, run_options
 from trainer.run_folder.state import restore
@@ -43,9 +43,10 @@ def as_it_began(config: TrainConfig) -> TrainConfig:
     stored = yaml.safe_load(read_bytes(url))
     began = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     recipe, before = RECIPES[config.recipe], RECIPES_BEFORE.get(config.recipe, {})
-    as_recipe = [name for name in before if getattr(config, name) == recipe[name]]
+    asked = flat(config)
+    as_recipe = [name for name in before if asked[name] == recipe[name]]
     changed = {name: before[name] for name in as_recipe if began.get(name) == before[name]}
-    return as_begun(replace(config, **changed), stored)
+    return as_begun(config.with_options(**changed), stored)
 
 
 def check(config: TrainConfig) -> Dataset:
@@ -54,56 +55,59 @@ def check(config: TrainConfig) -> Dataset:
     Raises:
         InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
     """
-    for name, least in (("global_batch", 1), ("epochs", 1), ("accumulate", 1), ("seed", 0)):
-        if getattr(config, name) < least:
-            option = "--batch-size" if name == "global_batch" else f"--{name}"
-            raise InputError(f"{option} {getattr(config, name)}: give {least} or more")
-    if not config.backbone:
+    model, fit, chosen = config.model, config.fit, config.chips
+    for option, value, least in (
+        ("--batch-size", config.global_batch, 1),
+        ("--epochs", fit.epochs, 1),
+        ("--accumulate", fit.accumulate, 1),
+        ("--seed", fit.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{option} {value}: give {least} or more")
+    if not model.backbone:
         raise InputError(
             f"--backbone: --recipe {config.recipe} needs a pretrained one; give a folder, a .pth file of "
             "Meta's, or a name on the hub"
         )
-    parse_loss(config.loss)
-    if config.accumulate > 1 and config.norm == "batch" and not why_idle(config, "norm"):
+    parse_loss(config.objective.loss)
+    if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
-    for name in ("compile", "token_store"):
-        if config.shard_model and getattr(config, name):
-            raise InputError(
-                f"--shard-model: does not go together with --{name.replace('_', '-')}; leave one of them out"
-            )
+    for other, is_given in (("--compile", fit.compile), ("--token-store", config.tokens.token_store)):
+        if fit.shard_model and is_given:
+            raise InputError(f"--shard-model: does not go together with {other}; leave one of them out")
     check_faithful(config)
-    check_token_options(config)
-    if config.compile and not config.worker_range[1]:
+    check_token_options(config.tokens, model.tune, config.augment)
+    if fit.compile and not config.worker_range[1]:
         check_compiler(device_here())
-    if config.mlflow:
-        check_mlflow(config.mlflow)
-    dataset = open_dataset(config.data, read_options(config))
-    dataset.schema.band_positions(config.bands)
+    if config.keep.mlflow:
+        check_mlflow(config.keep.mlflow)
+    dataset = open_dataset(config.data, config.reading.read_options)
+    dataset.schema.band_positions(model.bands)
     if not dataset.schema.label:
         raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
     if not dataset.manifest.samples("train"):
         raise InputError(
             f"{config.data}: no chip is in the training split; give it a share with treeline split"
         )
-    chips = dataset.chips("train", config.limit, config.where)
+    chips = dataset.chips("train", chosen.limit, chosen.where)
     if not chips.size:
-        chosen = f"--where {config.where!r}" if config.where else f"--limit {config.limit}"
-        raise InputError(f"{config.data}: {chosen} leaves no training chip; choose more")
-    where = config.validated_where
+        choice = f"--where {chosen.where!r}" if chosen.where else f"--limit {chosen.limit}"
+        raise InputError(f"{config.data}: {choice} leaves no training chip; choose more")
+    where = chosen.validated_where
     is_dealt = config.faithful  # validation chips then come from the training split as well
     if dataset.manifest.samples("val") and not is_dealt and not dataset.chips("val", where=where).size:
-        option = "--where" if config.val_where is None else "--val-where"
+        option = "--where" if chosen.val_where is None else "--val-where"
         raise InputError(
             f"{config.data}: {option} {where!r} leaves no validation chip; choose others with --val-where "
             '("" for all)'
         )
-    if config.balance_heights:
-        dataset.height_weights(chips, config.balance_heights)
+    if chosen.balance_heights:
+        dataset.height_weights(chips, chosen.balance_heights)
     if exists(join(config.out, CONFIG)):
         _check_goes_on(config)
     check_writable(config.out)
-    if config.token_store:
-        check_writable(config.token_store)
+    if config.tokens.token_store:
+        check_writable(config.tokens.token_store)
     return dataset
 
 
@@ -135,10 +139,10 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
     dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
     with ExitStack() as stack:
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.regressor) else None
-        callback = StateCallback(notice, states, config.checkpoint_steps)
+        callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
-            print(f"treeline: {_chosen(config, fit.learning)}", file=sys.stderr, flush=True)
-            total = config.epochs * train_chips.size
+            print(f"treeline: {_chosen(config.chips, fit.learning)}", file=sys.stderr, flush=True)
+            total = config.fit.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips", fit.position.chips))
             callback = RunWriter(run_options(config, dataset), advance, notice, states)
         stack.enter_context(callback)
@@ -147,11 +151,11 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
 
 
-def _chosen(config: TrainConfig, learning: Learning) -> str:
+def _chosen(options: ChipOptions, learning: Learning) -> str:
     """Say which chips a run trains on, and which ones score it."""
-    options = {"--where": config.where, "--limit": config.limit}
-    train = ", ".join(f"{name} {value}" for name, value in options.items() if value not in ("", None))
-    val = f"where {config.validated_where}" if config.validated_where else "all there are"
+    given = {"--where": options.where, "--limit": options.limit}
+    train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
+    val = f"where {options.validated_where}" if options.validated_where else "all there are"
     return (
         f"trains on {learning.train_chips.size:,} chips ({train or 'all there are'}), validates on "
         f"{learning.val_chips.size:,} ({val})"
@@ -160,7 +164,7 @@ def _chosen(config: TrainConfig, learning: Learning) -> str:
 
 def resumed_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     """Make everything ready for the next step of the run at `config.out`, or for its first."""
-    if config.deterministic:
+    if config.fit.deterministic:
         prepare_repeatable()
     fit = new_fit(config, ranks)
     if exists(join(config.out, STATE)):
@@ -180,11 +184,13 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
     """Make everything ready for the first step; default: the variant that `config` asks for."""
     variant = variant or variant_of(config)
     # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
-    device = torch.device("cpu") if config.shard_model and ranks.world_size > 1 else ranks.device
+    device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device
     dataset, regressor = prepared(config, device, variant)
-    tokens = open_tokens(regressor, dataset, config, ranks) if config.token_store else None
+    tokens = None
+    if config.tokens.token_store:
+        tokens = open_tokens(planned_tokens(config, dataset, regressor), regressor, dataset, ranks)
     train_chips, val_chips = variant.choose_chips(dataset)
-    edges = config.balance_heights
+    edges = config.chips.balance_heights
     weights = dataset.height_weights(train_chips, edges) if edges else None
     return fit_of(
         regressor, Learning(dataset, train_chips, val_chips, ranks, weights, tokens), config, variant
@@ -195,15 +201,16 @@ def fit_of(
     regressor: Regressor, learning: Learning, config: TrainConfig, variant: Variant | None = None
 ) -> Fit:
     """Make a fit of this regressor on these chips; default: the variant that `config` asks for."""
-    variant, options = variant or variant_of(config), config.fit
+    variant = variant or variant_of(config)
     # Before it is compiled or sharded.
     flops = training_flops(regressor, learning.tokens is not None) if learning.ranks.is_first else 0.0
     return Fit(
         regressor,
         learning,
         variant.new_objective(regressor, learning),
-        config.optimiser_options(steps_per_epoch(learning, options)),
-        options,
+        config.optimiser,
+        config.fit,
+        config.global_batch,
         flops,
     )
 
@@ -212,19 +219,12 @@ def prepared(
     config: TrainConfig, device: torch.device, variant: Variant | None = None
 ) -> tuple[Dataset, Regressor]:
     """Return the dataset, and the untrained regressor on `device`: the same weights in every process."""
-    dataset = open_dataset(config.data, read_options(config))
-    torch.manual_seed(config.seed)
-    return dataset, new_regressor(dataset, config, variant).to(device)
-
-
-def new_regressor(dataset: Dataset, config: TrainConfig, variant: Variant | None = None) -> Regressor:
-    """Return the untrained regressor that `config` asks for, ready for the dataset's images."""
     variant = variant or variant_of(config)
-    backbone = new_backbone(config.backbone, variant.pretrained_bands, config.new_band_from)
-    tune(backbone, config.tune, config.tune_blocks, config.lora_rank)
-    if config.recompute_activations:
-        recompute_activations(backbone)
-    decoder = DecoderConfig(
-        config.decoder_widths, config.norm, variant.dropout, config.decoder, config.upsample
-    )
-    return Regressor(dataset.schema, config.bands, dataset.statistics, backbone, decoder)
+    dataset = open_dataset(config.data, config.reading.read_options)
+    torch.manual_seed(config.fit.seed)
+    return dataset, new_regressor(dataset, variant.model, variant.pretrained_bands).to(device)
+
+
+def planned_tokens(config: TrainConfig, dataset: Dataset, regressor: Regressor) -> TokenPlan:
+    """Plan the token store that `config` asks for."""
+    return plan_tokens(regressor, dataset, config.tokens, config.chips, config.fit.bf16)

@@ -10,10 +10,10 @@ from shards.format.manifest import StoredObject
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes, remove_file, whole_url
-from trainer.commands.train import as_it_began, check, prepared, train
+from trainer.commands.train import as_it_began, check, planned_tokens, prepared, train
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, compute, finish
-from trainer.data.token_store import TokenFile, TokenPlan, plan_tokens
+from trainer.data.token_store import TokenFile, TokenPlan
 from trainer.devices.ranks import Ranks, device_here
 from trainer.model.regressor import Regressor
 
@@ -47,7 +47,7 @@ def _train_on_ray(config: TrainConfig) -> None:
     least, most = config.worker_range
     count = most if least == most else (least, most)
     use_gpu = ray.cluster_resources().get("GPU", 0) >= least
-    if config.token_store:
+    if config.tokens.token_store:
         _fill_token_store(config, use_gpu)
     trainer = TorchTrainer(
         _worker,
@@ -110,7 +110,7 @@ class _TokenWorker:
     @cached_property
     def _prepared(self) -> tuple[Dataset, Regressor, TokenPlan]:
         dataset, regressor = prepared(self._config, device_here())
-        return dataset, regressor, plan_tokens(regressor, dataset, self._config)
+        return dataset, regressor, planned_tokens(self._config, dataset, regressor)
 
     def plan(self) -> TokenPlan:
         """Say which store it is, and what it is to hold."""

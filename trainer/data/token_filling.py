@@ -1,6 +1,6 @@
 """Filling of a token store with the files that a run needs and that are not there yet, each published whole.
 
-    plan = plan_tokens(regressor, dataset, config)
+    plan = plan_tokens(regressor, dataset, options, chips, bf16=False)
     files = begin(plan)                                                     # says how large the store is
     stored = [compute(plan, file, regressor, dataset) for file in files]    # anywhere, in any order
     finish(plan, stored)
@@ -20,8 +20,7 @@ from shards.format.manifest import StoredObject, write_json
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes, sizes_of
-from trainer.config import TrainConfig
-from trainer.data.token_store import MANIFEST, TokenFile, TokenPlan, TokenReader, plan_tokens, stored_objects
+from trainer.data.token_store import MANIFEST, TokenFile, TokenPlan, TokenReader, stored_objects
 from trainer.devices.ranks import Ranks
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import apply_symmetries
@@ -30,14 +29,13 @@ TOKENS_AT_A_TIME = 8192
 """Number of patches, roughly, in a batch for the backbone: 512 chips of 16 patches, or 32 chips of 256."""
 
 
-def open_tokens(regressor: Regressor, dataset: Dataset, config: TrainConfig, ranks: Ranks) -> TokenReader:
-    """Open the store that `config` asks for; the first rank fills it while the others wait.
+def open_tokens(plan: TokenPlan, regressor: Regressor, dataset: Dataset, ranks: Ranks) -> TokenReader:
+    """Open the store that is planned; the first rank fills it while the others wait.
 
     Raises:
         InputError: the store holds other tokens.
         DatasetError: a shard is damaged.
     """
-    plan = plan_tokens(regressor, dataset, config)
     if ranks.is_first and (files := begin(plan)):
         with progress("tokens", sum(file.chips for file in files), "chips") as advance:
             stored = []

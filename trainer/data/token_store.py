@@ -7,7 +7,7 @@ All rows have the same length. For each layer that the decoder takes, a row hold
 the class token if the decoder takes it. A batch is one gather of rows. `trainer.data.token_filling` fills a
 store.
 
-    plan = plan_tokens(regressor, dataset, config)
+    plan = plan_tokens(regressor, dataset, options, chips, bf16=False)
     reader = TokenReader(plan, stored_objects(plan), dataset, device)
     reader.features(chips, symmetries_B)            # equals Regressor.features of these chips, turned
 """
@@ -36,10 +36,10 @@ from shards.storage.checksum import hexadecimal
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import exists, is_local, join, local_path
 from shards.storage.ranges import Fetcher
-from trainer.config import TrainConfig
 from trainer.decoders.features import Features
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import SYMMETRIES
+from trainer.options import AugmentOptions, ChipOptions, TokenOptions
 
 MANIFEST = "tokens.json"
 FORMAT = "treeline-tokens"
@@ -168,25 +168,25 @@ class TokenPlan:
         }
 
 
-def check_token_options(config: TrainConfig) -> None:
-    """Refuse options that change a chip's tokens while training.
+def check_token_options(options: TokenOptions, tune: str, augment: AugmentOptions) -> None:
+    """Refuse a store where the backbone learns (see `tune`), or augmentation changes a chip's tokens.
 
     Raises:
         InputError: names the option, and what to give instead.
     """
-    if not config.token_store:
+    if not options.token_store:
         return
-    if config.tune != "frozen":
+    if tune != "frozen":
         raise InputError(
-            f"--token-store: with --tune {config.tune} the backbone learns, and its tokens change; "
+            f"--token-store: with --tune {tune} the backbone learns, and its tokens change; "
             "give --tune frozen"
         )
-    for option, value in (("brightness", config.brightness), ("band-dropout", config.band_dropout)):
+    for option, value in (("brightness", augment.brightness), ("band-dropout", augment.band_dropout)):
         if value:
             raise InputError(
                 f"--token-store: --{option} {value} changes a chip's tokens each time; give --{option} 0"
             )
-    if config.flips and config.token_variants == 1:
+    if augment.flips and options.token_variants == 1:
         raise InputError(
             "--token-store: --flips (the default) turns chips, but a store of one variant has no tokens of "
             f"turned chips; give --no-flips, or --token-variants {SYMMETRIES} (a store {SYMMETRIES} times as "
@@ -194,18 +194,23 @@ def check_token_options(config: TrainConfig) -> None:
         )
 
 
-def plan_tokens(regressor: Regressor, dataset: Dataset, config: TrainConfig) -> TokenPlan:
-    """Plan the store that `config` asks for: training shards in all variants, validation shards unturned."""
-    layout = _layout_of(regressor, config.token_dtype)
-    train_shards = set(dataset.shard_of(dataset.chips("train", config.limit, config.where)).tolist())
-    val_chips = dataset.chips("val", where=config.validated_where)
+def plan_tokens(
+    regressor: Regressor, dataset: Dataset, options: TokenOptions, chips: ChipOptions, bf16: bool
+) -> TokenPlan:
+    """Plan a store for the chosen chips: training shards in all variants, validation shards unturned.
+
+    With `bf16` the tokens are computed in bfloat16.
+    """
+    layout = _layout_of(regressor, options.token_dtype)
+    train_shards = set(dataset.shard_of(dataset.chips("train", chips.limit, chips.where)).tolist())
+    val_chips = dataset.chips("val", where=chips.validated_where)
     shards = train_shards | set(dataset.shard_of(val_chips).tolist())
     files = tuple(
         TokenFile(
             number, dataset.manifest.shards[number].split, dataset.manifest.shards[number].samples, variant
         )
         for number in sorted(shards)
-        for variant in range(config.token_variants if number in train_shards else 1)
+        for variant in range(options.token_variants if number in train_shards else 1)
     )
     identity = {
         "dataset": dataset.manifest.fingerprint,
@@ -220,9 +225,9 @@ def plan_tokens(regressor: Regressor, dataset: Dataset, config: TrainConfig) -> 
         "layers": regressor.decoder.layers,
         "class tokens": layout.classes,
         "dtype": layout.dtype,
-        "computed in": "bfloat16" if config.bf16 else "float32",
+        "computed in": "bfloat16" if bf16 else "float32",
     }
-    return TokenPlan(config.token_store, json.loads(json.dumps(identity)), layout, files)
+    return TokenPlan(options.token_store, json.loads(json.dumps(identity)), layout, files)
 
 
 def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:

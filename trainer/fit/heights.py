@@ -20,14 +20,14 @@ from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import chip_numbers, use_numbers
 from trainer.decoders.features import Features
 from trainer.fit.learning import Learning
-from trainer.fit.loss import Loss
+from trainer.fit.loss import parse_loss
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import apply_symmetries
-from trainer.options import AugmentOptions
+from trainer.options import AugmentOptions, ObjectiveOptions
 from trainer.score.baselines import Baselines, baselines_of
 from trainer.score.metrics import Score
 
@@ -80,27 +80,25 @@ class HeightObjective:
         self,
         regressor: Regressor,
         learning: Learning,
-        loss: Loss,
+        options: ObjectiveOptions,
         augment: AugmentOptions,
-        baseline_chips: int,
     ) -> None:
         """Args:
         regressor: the model in training, not wrapped.
         learning: the chips, and the ranks that share them.
-        loss: the loss to minimise, of heights in metres.
+        options: options of loss and baselines.
         augment: options of augmentation.
-        baseline_chips: number of training chips, at most, that the baselines are fitted to.
         """
-        self.regressor, self.learning, self.loss, self.augment = regressor, learning, loss, augment
+        self.regressor, self.learning, self.options, self.augment = regressor, learning, options, augment
+        self.loss = parse_loss(options.loss)
         self.baselines: Baselines | None = None
-        self._baseline_chips = baseline_chips
 
     def prepare(self) -> None:
         """See Objective."""
         if self.baselines is None:
             learning = self.learning
             self.baselines = baselines_of(
-                learning.dataset, learning.train_chips, self._baseline_chips, self.regressor.bands
+                learning.dataset, learning.train_chips, self.options.baseline_chips, self.regressor.bands
             )
 
     def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:

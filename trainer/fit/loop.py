@@ -1,6 +1,6 @@
 """The training loop, without Ray and without files: one step after another, from any step on.
 
-fit = Fit(regressor, learning, objective, optimiser, options)
+fit = Fit(regressor, learning, objective, optimiser, options, global_batch)
 restore(fit, state)                     # trainer.run_folder.state: resume a run that another process began
 fit.run(callback)                       # every rank runs it; sums over ranks make them agree
 """
@@ -74,6 +74,7 @@ class Fit:
         objective: Objective[Any],
         optimiser: OptimiserOptions,
         options: FitOptions,
+        global_batch: int,
         flops_per_chip: float = 0.0,
     ) -> None:
         """Args:
@@ -82,17 +83,18 @@ class Fit:
         objective: the objective, made for this regressor.
         optimiser: options of the optimiser.
         options: options of the loop.
+        global_batch: chips per step, over all ranks.
         flops_per_chip: operations of one chip's forward and backward pass; 0: not counted.
         """
         self.regressor, self.learning, self.objective, self.options = regressor, learning, objective, options
-        self.flops_per_chip = flops_per_chip
+        self.global_batch, self.flops_per_chip = global_batch, flops_per_chip
         ranks = learning.ranks
         # First of all, since sharding replaces the regressor's parameters.
         self._model = ranks.wrap(regressor, regressor.blocks() if options.shard_model else None)
         self._forward = in_precision(self._model, ranks.device, options.bf16)
         self._forward_alone = in_precision(regressor, ranks.device, options.bf16)
         self.optimiser = new_optimiser(parameter_groups(regressor, optimiser), optimiser, ranks.device)
-        self.schedule = Schedule(self.optimiser, optimiser)
+        self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
         self.average = Average(regressor, options.average) if options.average else None
         self.position = Position()
         self.records: list[dict[str, Any]] = []
@@ -104,7 +106,7 @@ class Fit:
         self.reader = ChipReader(
             learning.dataset,
             learning.train_chips,
-            options.global_batch,
+            global_batch,
             options.seed,
             learning.part,
             learning.frequencies,
@@ -117,7 +119,7 @@ class Fit:
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps in an epoch; the last one may have fewer chips."""
-        return steps_per_epoch(self.learning, self.options)
+        return -(-self.learning.train_chips.size // self.global_batch)
 
     @property
     def epoch_loss(self) -> float:
@@ -263,7 +265,7 @@ class Fit:
         learning, schema = self.learning, self.learning.dataset.schema
         # In an epoch's order only one rank fetches each byte; the order does not change a score.
         order = learning.dataset.epoch(chips, self.options.seed, 0)
-        batches = learning.dataset.batches(order, self.options.global_batch, learning.part)
+        batches = learning.dataset.batches(order, self.global_batch, learning.part)
         sums = add_up(
             lambda fed: self.objective.score_sums(self._forward_alone, fed),
             never_empty(batches, schema, chips),
@@ -271,11 +273,6 @@ class Fit:
             learning.ranks.device,
         )
         return self.objective.scored(tuple(map(learning.ranks.sum, sums)), self.progress)
-
-
-def steps_per_epoch(learning: Learning, options: FitOptions) -> int:
-    """Count the steps of an epoch."""
-    return -(-learning.train_chips.size // options.global_batch)
 
 
 def deciding(record: dict[str, Any], decides: str) -> float:

@@ -7,7 +7,8 @@ docs/training.md says what each one does, and how much it matters. One fault has
 here has it as well: the validation chips decide when training stops, and also score it.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from math import nan
 
 import numpy as np
@@ -15,18 +16,21 @@ import torch
 from torch import Tensor
 
 from shards.errors import InputError
+from shards.nested import flat
 from shards.read.dataset import Dataset
 from shards.read.order import Chips, subset
+from shards.roles import flag_of
 from trainer.config import TrainConfig
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
 from trainer.fit.heights import HeightInputs, HeightObjective
 from trainer.fit.learning import Learning
-from trainer.fit.loss import Loss, parse_loss
+from trainer.fit.loss import Loss
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.scoring import Sums
 from trainer.fit.variant import Variant, ordinary
 from trainer.model.regressor import Regressor
+from trainer.options import AugmentOptions, ChipOptions, ObjectiveOptions
 
 DROPOUT = 0.1
 TRAIN_SHARE = 0.8
@@ -60,22 +64,29 @@ ALL = Faults(**{fault.name: True for fault in fields(Faults)})
 
 def notebook_variant(config: TrainConfig, faults: Faults = ALL) -> Variant:
     """Return the variant of training that has these faults, and otherwise follows `config`."""
-    bands, variant = config.bands, ordinary(config)
+    variant = ordinary(config)
+    model, bands, choose_chips = variant.model, variant.pretrained_bands, variant.choose_chips
+    if faults.low_dropout:
+        model = replace(model, dropout=DROPOUT)
     if faults.blue_patches:
         bands = tuple("blue" if band in ("nir", "red") else band for band in bands)
+    if faults.dealt_by_chip:
+        choose_chips = partial(_dealt_by_chip, options=config.chips, seed=config.fit.seed)
     return Variant(
+        model,
         bands,
-        DROPOUT if faults.low_dropout else config.dropout,
-        (lambda dataset: _dealt_by_chip(dataset, config)) if faults.dealt_by_chip else variant.choose_chips,
-        lambda regressor, learning: NotebookObjective(regressor, learning, config, faults),
+        choose_chips,
+        lambda regressor, learning: NotebookObjective(
+            regressor, learning, config.objective, config.augment, faults
+        ),
     )
 
 
-def _dealt_by_chip(dataset: Dataset, config: TrainConfig) -> tuple[Chips, Chips]:
-    both = np.concatenate([dataset.chips(split, where=config.where) for split in ("train", "val")])
-    mixed = np.random.default_rng((config.seed, _DEAL)).permutation(both)
+def _dealt_by_chip(dataset: Dataset, options: ChipOptions, seed: int) -> tuple[Chips, Chips]:
+    both = np.concatenate([dataset.chips(split, where=options.where) for split in ("train", "val")])
+    mixed = np.random.default_rng((seed, _DEAL)).permutation(both)
     train, val = np.split(mixed, [max(1, round(TRAIN_SHARE * both.size))])
-    return np.sort(train[subset(train.size, config.limit)]), np.sort(val)
+    return np.sort(train[subset(train.size, options.limit)]), np.sort(val)
 
 
 def check_faithful(config: TrainConfig) -> None:
@@ -91,13 +102,14 @@ def check_faithful(config: TrainConfig) -> None:
             "--faithful: the faults belong to --recipe notebook; give it, or leave --faithful out"
         )
     without = {"resume": "no", "flips": False, "brightness": 0.0, "band_dropout": 0.0, "bf16": False}
+    given = flat(config)
     for name, value in {**without, "token_store": ""}.items():
-        if getattr(config, name) != value:
-            flag = name.replace("_", "-")
+        if given[name] != value:
+            flag = flag_of(name)
             raise InputError(
-                f"--faithful: the notebook did not have --{flag}; leave it out, or leave --faithful out"
+                f"--faithful: the notebook did not have {flag}; leave it out, or leave --faithful out"
             )
-    if config.validated_where != config.where:
+    if config.chips.validated_where != config.chips.where:
         raise InputError(
             "--faithful: training and validation chips come from one --where; leave --val-where out"
         )
@@ -154,10 +166,16 @@ class NotebookObjective(HeightObjective):
 
     loss: NotebookLoss
 
-    def __init__(self, regressor: Regressor, learning: Learning, config: TrainConfig, faults: Faults) -> None:
-        loss = NotebookLoss(parse_loss(config.loss).terms, faults)
-        super().__init__(regressor, learning, loss, config.augment, config.baseline_chips)
-        self.faults = faults
+    def __init__(
+        self,
+        regressor: Regressor,
+        learning: Learning,
+        options: ObjectiveOptions,
+        augment: AugmentOptions,
+        faults: Faults,
+    ) -> None:
+        super().__init__(regressor, learning, options, augment)
+        self.loss, self.faults = NotebookLoss(self.loss.terms, faults), faults
 
     def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:
         """See Objective."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from shards.errors import InputError
 from trainer.model.regressor import Regressor
 from trainer.options import OptimiserOptions
 
@@ -27,13 +28,16 @@ LEAST_IMPROVEMENT = 1e-4
 """Share by which a loss must be below the best one to count as better, as in torch's ReduceLROnPlateau."""
 
 
-def parameter_groups(regressor: Regressor, options: OptimiserOptions) -> list[dict[str, Any]]:
+def parameter_groups(
+    regressor: Regressor, options: OptimiserOptions, decay_norms: bool = False
+) -> list[dict[str, Any]]:
     """Return what learns, in groups for a torch optimiser; the order depends on the regressor alone.
 
     First comes the decoder, then its output layer, then the backbone from its embeddings to its last block.
     Of n blocks, block i learns at `backbone_rate_factor * layer_decay ** (n - 1 - i)` of the decoder's rate,
     the embeddings like a block below the first, the final norm like the last block (layer-wise decay as for
     BEiT, Bao et al. 2021, arXiv:2106.08254). Each may give two groups: with weight decay, and without.
+    With `decay_norms` biases, norms, tokens and layer scales have it, too.
 
     Raises:
         ValueError: a parameter learns that belongs to neither the decoder nor the backbone.
@@ -41,7 +45,7 @@ def parameter_groups(regressor: Regressor, options: OptimiserOptions) -> list[di
     groups = list[dict[str, Any]]()
     for name, factor, parameters in _stages(regressor, options):
         learning = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
-        spared = {key: not options.decay_norms and _is_spared(key, learning[key]) for key in learning}
+        spared = {key: not decay_norms and _is_spared(key, learning[key]) for key in learning}
         for is_spared in (False, True):
             group = {
                 "name": f"{name}, no weight decay" if is_spared else name,
@@ -96,9 +100,20 @@ def new_optimiser(groups: list[dict[str, Any]], options: OptimiserOptions, devic
 class Schedule:
     """Schedule of an optimiser's learning rates; all groups rise and fall together, in proportion."""
 
-    def __init__(self, optimiser: torch.optim.Optimizer, options: OptimiserOptions) -> None:
-        """Set the rates of the first step. The optimiser's groups come from `parameter_groups`."""
-        self._optimiser, self._options = optimiser, options
+    def __init__(self, optimiser: torch.optim.Optimizer, options: OptimiserOptions, total_steps: int) -> None:
+        """Set the rates of the first step.
+
+        Args:
+            optimiser: the optimiser; its groups come from `parameter_groups`.
+            options: options of the optimiser.
+            total_steps: steps of the whole training.
+
+        Raises:
+            InputError: there is no step.
+        """
+        if total_steps < 1:
+            raise InputError("there is no step to train: no training chip is chosen, or --epochs is 0")
+        self._optimiser, self._options, self._total_steps = optimiser, options, total_steps
         self._highest = [float(group["highest_rate"]) for group in optimiser.param_groups]
         self._step, self._best, self._stalled, self._halvings = 0, inf, 0, 0
         self._set_rates()
@@ -116,12 +131,13 @@ class Schedule:
         options = self._options
         if options.schedule == "plateau":
             return max(0.5**self._halvings, options.lowest_learning_rate / options.learning_rate)
-        warm_up = max(1, round(options.total_steps * options.warm_up))
+        total_steps = self._total_steps
+        warm_up = max(1, round(total_steps * options.warm_up))
         if step < warm_up:
             return (step + 1) / warm_up
         if options.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + cos(pi * min(1.0, (step - warm_up) / max(1, options.total_steps - warm_up))))
+        return 0.5 * (1 + cos(pi * min(1.0, (step - warm_up) / max(1, total_steps - warm_up))))
 
     def after_step(self) -> None:
         """Set the rates of the next step, after a step of the optimiser."""

@@ -1,6 +1,7 @@
 """The regressor (normalisation, backbone, decoder) and its checkpoints.
 
 regressor          stored pixels in, metres out
+make               a regressor that is not trained yet, from options
 normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 trainable          choice of the backbone's weights that learn; LoRA

@@ -15,7 +15,7 @@ import json
 import re
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.format.manifest import json_bytes
+from shards.nested import flat
 from shards.progress import Advance
 from shards.read.dataset import Dataset
 from shards.storage.objects import (
@@ -38,6 +39,7 @@ from shards.version import made_by_code
 from trainer.config import TrainConfig
 from trainer.fit.loop import Fit, deciding
 from trainer.model.checkpoint import CHECKPOINTS
+from trainer.options import KeepOptions
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate
 from trainer.run_folder.mlflow_log import MlflowLog
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
@@ -63,12 +65,8 @@ class RunOptions:
     """All options of the run, as plain YAML values."""
     trained_on: dict[str, Any]
     """Description of the training data and code, for the checkpoints."""
-    checkpoint_steps: int
-    """Steps from one state to the next within an epoch."""
-    keep_best: int
-    """Number of the best epochs' checkpoints to keep."""
-    mlflow: str
-    """MLflow server or file; "": none."""
+    keep: KeepOptions
+    """What is kept."""
 
 
 def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
@@ -76,20 +74,12 @@ def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
     trained_on = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,
-        "where": config.where,
-        "limit": config.limit,
-        "val_where": config.validated_where,
+        "where": config.chips.where,
+        "limit": config.chips.limit,
+        "val_where": config.chips.validated_where,
         **made_by_code(),
     }
-    return RunOptions(
-        config.out,
-        config.data,
-        plain(config),
-        trained_on,
-        config.checkpoint_steps,
-        config.keep_best,
-        config.mlflow,
-    )
+    return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)
 
 
 class RunWriter(StateCallback):
@@ -103,13 +93,14 @@ class RunWriter(StateCallback):
         states: StateWriter | None = None,
     ) -> None:
         out = options.out
-        super().__init__(notice, states or StateWriter(out), options.checkpoint_steps)
+        super().__init__(notice, states or StateWriter(out), options.keep.checkpoint_steps)
         self._options, self._out, self._advance = options, out, advance
         # An earlier process may have been killed before it removed old checkpoints: those count, too.
         self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
         remove_leftovers(out)
         publish(join(out, CONFIG), as_yaml(options.resolved).encode())
-        self._mlflow = MlflowLog(options.mlflow, out, options.resolved) if options.mlflow else None
+        mlflow = options.keep.mlflow
+        self._mlflow = MlflowLog(mlflow, out, options.resolved) if mlflow else None
 
     def __enter__(self) -> Self:
         # TensorBoard appends to its log. Object stores cannot, so a local copy is sent there instead.
@@ -150,7 +141,7 @@ class RunWriter(StateCallback):
             self._mlflow.add(numbers, record["epoch"])
         self._print(rate.line(record["epoch"], fit.objective.summary(record)), rate, fit.spent.seconds)
         self._draw(fit, record["epoch"])
-        best = best_epochs(fit.records, self._options.keep_best, fit.objective.decides)
+        best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.decides)
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
         files = fit.objective.checkpoint(record, self._options.trained_on)
         lines = "".join(json.dumps(line) + "\n" for line in fit.records)
@@ -220,4 +211,4 @@ def as_yaml(options: dict[str, Any]) -> str:
 
 def plain(config: TrainConfig) -> dict[str, Any]:
     """Return the resolved options as plain YAML and JSON values."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in flat(config).items()}

@@ -31,6 +31,7 @@ from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
 from shards.errors import InputError
+from shards.nested import flat
 from shards.roles import OptionsFile, Place, roles
 from shards.version import commit
 from trainer.commands.train_on_ray import launch
@@ -121,7 +122,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
     options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"))
     ingest(ScenesSource(options), options)
-    config = TrainConfig(str(folder / "chips"), str(folder / "here"), epochs=2, batch_size=7)
+    config = TrainConfig.of(str(folder / "chips"), str(folder / "here"), epochs=2, batch_size=7)
     launch(config)
     return Trained(images[0], config.data, folder / "here")
 
@@ -233,7 +234,7 @@ def test_a_job_has_the_options_of_the_command_with_absolute_places(
     here = cli.parse(name, arguments)
     there = sent([*name.split(), *arguments], tmp_path / "there", monkeypatch)
     places = roles(type(here), Place)
-    for option, value in vars(here).items():
+    for option, value in flat(here).items():
         words = value if isinstance(value, tuple) else (value,)
         expected = words
         if option in places:
@@ -245,7 +246,7 @@ def test_a_job_has_the_options_of_the_command_with_absolute_places(
                 else f"{tmp_path}/{word}"
                 for word in words
             )
-        got = getattr(there, option)
+        got = flat(there)[option]
         assert (got if isinstance(got, tuple) else (got,)) == expected, option
 
 
@@ -253,7 +254,7 @@ def test_every_place_is_tried() -> None:
     tried: set[tuple[str, str]] = set()
     for name, arguments in PLACES_OF.items():
         config = cli.parse(name, arguments.split())
-        tried |= {(name, place) for place in roles(type(config), Place) if getattr(config, place)}
+        tried |= {(name, place) for place in roles(type(config), Place) if flat(config)[place]}
     every = {
         (name, place)
         for name in PLACES_OF

@@ -14,6 +14,7 @@ from regressors import local_backbone, small_config, write_dataset
 from cluster import cli
 from cluster.options import parse
 from shards.errors import InputError
+from shards.nested import flat
 from trainer.commands.sweep import Ending, draw_trials, ranked, run_trial, sweep, trials_here
 from trainer.config import SweepConfig, TrainConfig
 from trainer.run_folder.run_writer import config_yaml
@@ -64,28 +65,29 @@ def test_the_trials_are_a_function_of_the_seed(base: TrainConfig, tmp_path: Path
     assert many == draw_trials(options(base, tmp_path, trials=64), base)
     assert many[:5] == draw_trials(options(base, tmp_path, trials=5), base)
     others = draw_trials(options(base, tmp_path, trials=64, seed=1), base)
-    assert all(one.learning_rate != other.learning_rate for one, other in zip(many, others, strict=True))
+    rates = [[trial.optimiser.learning_rate for trial in trials] for trials in (many, others)]
+    assert all(one != other for one, other in zip(*rates, strict=True))
 
 
 def test_the_trials_are_drawn_from_what_was_asked_for(base: TrainConfig, tmp_path: Path) -> None:
     trials = draw_trials(options(base, tmp_path, trials=300), base)
-    rates = [trial.learning_rate for trial in trials]
+    rates = [trial.optimiser.learning_rate for trial in trials]
     assert 1e-5 <= min(rates) < 2e-5
     assert 5e-3 < max(rates) <= 1e-2
     below = sum(rate < 10**-3.5 for rate in rates)  # the middle of a logarithmic scale
     assert abs(below - 150) < 35, "four standard deviations"
-    kinds = {(trial.loss, trial.decoder) for trial in trials}
+    kinds = {(trial.objective.loss, trial.model.decoder) for trial in trials}
     assert kinds == {(tuple(loss.split()), name) for loss in LOSSES for name in ("residual", "linear")}
     assert len({trial.out for trial in trials}) == 300
-    same = replace(base, limit=24, epochs=2)
-    drawn = ("out", "learning_rate", "loss", "decoder")
+    same = base.with_options(limit=24, epochs=2)
+    drawn = {name: flat(base)[name] for name in ("out", "learning_rate", "loss", "decoder")}
     for trial in trials:
-        assert replace(trial, **{name: getattr(base, name) for name in drawn}) == same
+        assert trial.with_options(**drawn) == same
 
 
 def test_one_value_is_a_range_too(base: TrainConfig, tmp_path: Path) -> None:
     trials = draw_trials(options(base, tmp_path, learning_rate=(3e-4, 3e-4)), base)
-    assert {trial.learning_rate for trial in trials} == {3e-4}
+    assert {trial.optimiser.learning_rate for trial in trials} == {3e-4}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,8 @@ def test_the_winner_can_be_fed_back(base: TrainConfig, tmp_path: Path, capsys: A
     assert [trial["epochs"] for trial in trials] == [2, 2, 2]
     assert_true_to_its_runs(out)
     drawn = draw_trials(config, base)
-    assert [trial["options"]["learning_rate"] for trial in trials] == [one.learning_rate for one in drawn]
+    rates = [one.optimiser.learning_rate for one in drawn]
+    assert [trial["options"]["learning_rate"] for trial in trials] == rates
     for trial, one in zip(trials, drawn, strict=True):
         run = parse(TrainConfig, ["--config", str(Path(trial["out"], "config.yaml"))], "treeline train")
         assert run == one, "a trial is an ordinary run of these options"
@@ -145,7 +148,7 @@ def test_the_winner_can_be_fed_back(base: TrainConfig, tmp_path: Path, capsys: A
     again = ["--config", str(out / "best.yaml"), "--out", best["out"]]
     fed = parse(TrainConfig, again, "treeline train")
     winner = drawn[best["number"] - 1]
-    assert fed == replace(winner, limit=base.limit, epochs=base.epochs)
+    assert fed == winner.with_options(limit=base.chips.limit, epochs=base.fit.epochs)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
     by_score = sorted(trials, key=lambda trial: float(trial["val_rmse"]))
     assert [int(row[0]) for row in rows] == [trial["number"] for trial in by_score]
@@ -156,9 +159,9 @@ def test_the_winner_can_be_fed_back(base: TrainConfig, tmp_path: Path, capsys: A
 
 def test_a_trial_that_fails_does_not_stop_the_others(base: TrainConfig, tmp_path: Path) -> None:
     config = options(base, tmp_path / "out", trials=2)
-    wild, tame = draw_trials(config, replace(base, gradient_norm=1e30))
+    wild, tame = draw_trials(config, base.with_options(gradient_norm=1e30))
     endings: dict[int, Ending] = {}
-    trials_here(config, [replace(wild, learning_rate=1e30), tame], endings.__setitem__)
+    trials_here(config, [wild.with_options(learning_rate=1e30), tame], endings.__setitem__)
     assert endings[0].kind == "failed"
     assert "FloatingPointError: the loss is" in endings[0].why
     assert endings[1] == Ending("done")
@@ -167,7 +170,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(base: TrainConfig, tmp_path
 def test_a_sweep_without_any_score_fails_and_says_why(base: TrainConfig, tmp_path: Path) -> None:
     config = options(base, tmp_path / "out", trials=2, learning_rate=(1e29, 1e30))
     with pytest.raises(FloatingPointError, match=r"no trial has a score; the first: .* the loss is"):
-        sweep(config, replace(base, gradient_norm=1e30), trials_here)
+        sweep(config, base.with_options(gradient_norm=1e30), trials_here)
     assert [trial["ended"] for trial in sweep_json(tmp_path / "out")] == ["failed", "failed"]
     assert not (tmp_path / "out" / "best.yaml").exists()
 
@@ -230,7 +233,6 @@ def test_on_ray_the_trials_are_the_same_and_the_hopeless_are_stopped(
         expected = rmse_of_epochs(tmp_path / "here" / name)[: ours["epochs"]]
         assert rmse_of_epochs(out / name) == pytest.approx(expected, rel=1e-3)
     best = parse(TrainConfig, ["--config", str(out / "best.yaml"), "--out", ""], "treeline train")
-    assert (
-        best.learning_rate == min(trials, key=lambda one: float(one["val_rmse"]))["options"]["learning_rate"]
-    )
+    lowest = min(trials, key=lambda one: float(one["val_rmse"]))
+    assert best.optimiser.learning_rate == lowest["options"]["learning_rate"]
     assert ranked(here) == here

@@ -9,7 +9,6 @@
 """
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from math import cos, pi
 from pathlib import Path
@@ -31,13 +30,14 @@ from shards.read.balance import height_weights
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
 from trainer.commands.evaluate import evaluate
-from trainer.commands.train import as_it_began, check, fit_of, new_regressor, prepared
+from trainer.commands.train import as_it_began, check, fit_of, prepared
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.sample_panel import draw_panel
 from trainer.model.checkpoint import checkpoint_url, load_checkpoint
+from trainer.model.make import new_regressor
 from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state_callback import StateCallback
 from trainer.score.evaluation import LINEAR, MEAN, REGRESSOR
@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_losses_bit_for_bit(
     assert records == records_again
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-    assert losses(fitted(dataset, replace(config, seed=1))[1]) != losses(records)
+    assert losses(fitted(dataset, config.with_options(seed=1))[1]) != losses(records)
 
 
 def train_all(rank: int, configs: list[TrainConfig], folder: Path) -> None:
@@ -114,17 +114,17 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
     # Adam amplifies rounding: at 1e-3 one thread and two differ by 2e-4 (in float64 two ranks by 2e-16).
     base = small_config(dataset, backbone, learning_rate=1e-4, dropout=0.3, brightness=0.1)
     configs = [
-        replace(base, batch_size=6),
-        replace(base, batch_size=5, loss=("asymmetric(factor=3)",)),
-        replace(base, batch_size=17),
-        replace(base, batch_size=17, tune="frozen", flips=False),
-        replace(base, batch_size=15, accumulate=2),
+        base.with_options(batch_size=6),
+        base.with_options(batch_size=5, loss=("asymmetric(factor=3)",)),
+        base.with_options(batch_size=17),
+        base.with_options(batch_size=17, tune="frozen", flips=False),
+        base.with_options(batch_size=15, accumulate=2),
     ]
     run_ranks(train_all, 2, (configs, tmp_path))
     all_of_two = json.loads((tmp_path / "records.json").read_text())
     for config, of_two in zip(configs, all_of_two, strict=True):
         _, of_one = fitted(dataset, config, val_chips=dataset.chips("train"))
-        assert len(of_one) == len(of_two) == config.epochs
+        assert len(of_one) == len(of_two) == config.fit.epochs
         for one, two in zip(of_one, of_two, strict=True):
             assert one["val_count"] == two["val_count"]
             for name in ("loss", "val_loss"):
@@ -135,8 +135,8 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
 
 def test_a_frozen_backbone_does_not_change_and_the_decoder_does(dataset: Dataset, backbone: Path) -> None:
     config = small_config(dataset, backbone, tune="frozen", epochs=1)
-    torch.manual_seed(config.seed)
-    before = new_regressor(dataset, config).state_dict()
+    torch.manual_seed(config.fit.seed)
+    before = new_regressor(dataset, config.model).state_dict()
     after = fitted(dataset, config)[0].state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     decoder = {name for name in before if name.startswith("decoder.")}
@@ -146,8 +146,8 @@ def test_a_frozen_backbone_does_not_change_and_the_decoder_does(dataset: Dataset
 
 def test_a_backbone_that_learns_changes_throughout(dataset: Dataset, backbone: Path) -> None:
     config = small_config(dataset, backbone, epochs=1)
-    torch.manual_seed(config.seed)
-    before = new_regressor(dataset, config).state_dict()
+    torch.manual_seed(config.fit.seed)
+    before = new_regressor(dataset, config.model).state_dict()
     after = fitted(dataset, config)[0].state_dict()
     same = {name for name in before if torch.equal(before[name], after[name])}
     # Where a ReLU of one channel is off for all chips, its bias has no gradient.
@@ -162,7 +162,7 @@ def test_a_batch_in_pieces_is_the_batch(dataset: Dataset, backbone: Path, loss: 
     config = small_config(dataset, backbone, learning_rate=1e-4, loss=loss, brightness=0.1, dropout=0.3)
     _, whole = fitted(dataset, config)
     for accumulate in (2, 3):
-        _, pieces = fitted(dataset, replace(config, accumulate=accumulate))
+        _, pieces = fitted(dataset, config.with_options(accumulate=accumulate))
         assert losses(pieces) == pytest.approx(losses(whole), rel=1e-4)
 
 
@@ -176,8 +176,8 @@ def test_batch_norm_forbids_pieces_of_a_batch_only_where_a_decoder_has_it(
     dataset: Dataset, backbone: Path, tmp_path: Path
 ) -> None:
     config = small_config(dataset, backbone, out=str(tmp_path / "run"), accumulate=2, norm="batch")
-    check(replace(config, decoder="dpt"))
-    check(replace(config, decoder="linear"))
+    check(config.with_options(decoder="dpt"))
+    check(config.with_options(decoder="linear"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, backbone: Path) -> None:
@@ -192,8 +192,8 @@ def test_a_gradient_that_is_no_number_changes_nothing(
 ) -> None:
     """The loss is one; one NaN would go into every weight."""
     config = small_config(dataset, backbone, epochs=1, on_nonfinite=on_nonfinite)
-    torch.manual_seed(config.seed)
-    regressor = new_regressor(dataset, config)
+    torch.manual_seed(config.fit.seed)
+    regressor = new_regressor(dataset, config.model)
     before = {name: value.clone() for name, value in regressor.state_dict().items()}
     weight = next(parameter for parameter in regressor.decoder.parameters() if parameter.requires_grad)
     weight.register_hook(lambda gradient: gradient * float("nan"))
@@ -224,11 +224,11 @@ def test_workers_that_would_change_the_batch_are_refused(
     dataset: Dataset, backbone: Path, tmp_path: Path
 ) -> None:
     config = small_config(dataset, backbone, str(tmp_path / "run"), batch_per_worker=4, workers=2, epochs=1)
-    launch(replace(config, workers=0, batch_per_worker=0, batch_size=8))
+    launch(config.with_options(workers=0, batch_per_worker=0, batch_size=8))
     (tmp_path / "run" / "config.yaml").write_text(config_yaml(config))
-    check(replace(config, workers=2, resume="auto"))
+    check(config.with_options(workers=2, resume="auto"))
     with pytest.raises(InputError, match="batches of 8 chips, not 16; choose --batch-per-worker"):
-        check(replace(config, workers=4, resume="auto"))
+        check(config.with_options(workers=4, resume="auto"))
 
 
 # --- schedules and stopping ---
@@ -239,10 +239,10 @@ def test_early_stopping_stops_after_so_many_epochs_without_improvement(
 ) -> None:
     """With a rate of nearly 0 nothing improves after the first epoch."""
     stalled = small_config(dataset, backbone, learning_rate=1e-30, weight_decay=0.0, flips=False, epochs=6)
-    stalled = replace(stalled, batch_size=18, stop_patience=2, **QUICK)
+    stalled = stalled.with_options(batch_size=18, stop_patience=2, **QUICK)
     values = [record["val_loss"] for record in fitted(dataset, stalled, val_chips=dataset.chips("train"))[1]]
     assert values == [values[0]] * 3, "the first, and two that are not better"
-    patient = replace(stalled, stop_patience=0)
+    patient = stalled.with_options(stop_patience=0)
     assert len(fitted(dataset, patient)[1]) == 6
 
 
@@ -269,7 +269,7 @@ def test_the_cosine_rises_then_falls_to_0(dataset: Dataset, backbone: Path) -> N
     config = small_config(dataset, backbone, batch_size=18, epochs=10, **QUICK)
     rates = [record["learning_rate"] for record in fitted(dataset, config)[1]]
     # Ten steps, of which one warms up; the rate that is recorded is the next step's.
-    expected = [config.learning_rate * 0.5 * (1 + cos(pi * step / 9)) for step in range(10)]
+    expected = [config.optimiser.learning_rate * 0.5 * (1 + cos(pi * step / 9)) for step in range(10)]
     assert rates == pytest.approx(expected, abs=1e-12)
 
 
@@ -358,7 +358,7 @@ def test_the_options_can_be_fed_back_and_give_the_same_run(
     assert written["data"] == split_dataset.url
     out = str(tmp_path / "again")
     config = parse("train", ["--config", str(run / "config.yaml"), "--out", out])
-    assert config.decoder_widths == tuple(written["decoder_widths"])
+    assert config.model.decoder_widths == tuple(written["decoder_widths"])
     launch(config)
     assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     weights = [
@@ -426,7 +426,7 @@ def test_a_dataset_without_training_chips_is_refused(backbone: Path, tmp_path: P
 def test_a_mistake_is_found_before_anything_is_written(
     dataset: Dataset, backbone: Path, tmp_path: Path, options: dict[str, Any], named: str
 ) -> None:
-    config = replace(small_config(dataset, backbone, out=str(tmp_path / "run")), **options)
+    config = small_config(dataset, backbone, out=str(tmp_path / "run")).with_options(**options)
     with pytest.raises(InputError, match=named):
         launch(config)
     assert not (tmp_path / "run").exists()
@@ -498,13 +498,13 @@ def test_every_recipe_builds_and_trains(
     """One epoch of two steps, with a small backbone in the place of the large one."""
     options = {**RECIPES[recipe], "backbone": str(backbone), "epochs": 1, "limit": 4}
     options["batch_per_worker"] = 2
-    config = TrainConfig(dataset.url, str(tmp_path / "run"), recipe=recipe, **options)  # type: ignore[arg-type]
+    config = TrainConfig.of(dataset.url, str(tmp_path / "run"), recipe=recipe, **options)
     assert config.global_batch == 2
     launch(config)
     checkpoint = load_checkpoint(config.out)
     assert np.isfinite(checkpoint.metrics["loss"])
-    assert checkpoint.regressor.decoder_config.widths == config.decoder_widths
-    assert checkpoint.regressor.decoder_config.norm == config.norm
+    assert checkpoint.regressor.decoder_config.widths == config.model.decoder_widths
+    assert checkpoint.regressor.decoder_config.norm == config.model.norm
 
 
 def test_chmv2_asks_for_a_backbone(dataset: Dataset, tmp_path: Path) -> None:
@@ -518,7 +518,7 @@ def test_chmv2_asks_for_a_backbone(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_chmv2_learns_on_a_frozen_backbone(dataset: Dataset, backbone: Path) -> None:
     options = ["--data", dataset.url, "--out", "run", "--recipe", "chmv2", "--backbone", str(backbone)]
-    regressor = new_regressor(dataset, cli.parse("train", options))
+    regressor = new_regressor(dataset, cli.parse("train", options).model)
     assert not any(weight.requires_grad for weight in regressor.backbone.parameters())
     assert all(weight.requires_grad for weight in regressor.decoder.parameters())
 
@@ -536,15 +536,10 @@ def test_a_run_of_chmv2_as_it_was_goes_on_as_it_began(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path), "--data", "chips", "--recipe", "chmv2"]
     new = cli.parse("train", [*out, "--resume", "auto"])
     assert as_it_began(new) == new
-    began = TrainConfig(
-        **{
-            **vars(new),
-            "resume": "no",
-            **{"tune": "all", "backbone": "tiny", "balance_heights": ()},
-            **{"weight_decay": 1e-2, "warm_up": 0.05},
-        }
+    began = new.with_options(
+        resume="no", tune="all", backbone="tiny", balance_heights=(), weight_decay=1e-2, warm_up=0.05
     )
     (tmp_path / "config.yaml").write_text(config_yaml(began))
-    assert as_it_began(new) == replace(began, resume="auto")
+    assert as_it_began(new) == began.with_options(resume="auto")
     given = cli.parse("train", [*out, "--resume", "auto", "--tune", "last"])
-    assert as_it_began(given).tune == "last"
+    assert as_it_began(given).model.tune == "last"

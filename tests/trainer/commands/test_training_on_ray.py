@@ -9,7 +9,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,17 +71,17 @@ def started(
         "data": config.data,
         "out": str(out),
         "recipe": "tiny",
-        "backbone": config.backbone,
-        "epochs": str(config.epochs),
-        "batch-size": str(config.batch_size),
-        "learning-rate": str(config.learning_rate),
-        "dropout": str(config.dropout),
-        "checkpoint-steps": str(config.checkpoint_steps),
+        "backbone": config.model.backbone,
+        "epochs": str(config.fit.epochs),
+        "batch-size": str(config.fit.batch_size),
+        "learning-rate": str(config.optimiser.learning_rate),
+        "dropout": str(config.model.dropout),
+        "checkpoint-steps": str(config.keep.checkpoint_steps),
         "resume": "auto",
         "workers": workers,
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-    widths = map(str, config.decoder_widths)
+    widths = map(str, config.model.decoder_widths)
     with running(env, "train", *flags, "--decoder-widths", *widths, *more) as process:
         yield process
 
@@ -186,7 +185,7 @@ def test_a_notice_that_a_machine_will_be_taken_away_saves_the_state_at_once(
     run, epochs = tmp_path / "run", 4
     dataset = write_dataset(tmp_path_factory.mktemp("long") / "chips", chips=400, val_share=0.1)
     chips = dataset.chips("train").size
-    long = replace(config, data=dataset.url, epochs=epochs, batch_size=2, checkpoint_steps=10**6)
+    long = config.with_options(data=dataset.url, epochs=epochs, batch_size=2, checkpoint_steps=10**6)
     # Ray looks for notices every 5 s, and waits 60 s for a machine that it does not yet know to be gone.
     watchful = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 
@@ -215,7 +214,7 @@ def test_an_error_that_would_come_again_ends_the_run(
     ray_env: dict[str, str], ray_head: "subprocess.Popen[bytes]", config: TrainConfig, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    wild = replace(config, learning_rate=1e30)
+    wild = config.with_options(learning_rate=1e30)
     with started(ray_env, wild, run, "1", "--gradient-norm", "1e30") as process:
         said, _ = process.communicate(timeout=2 * PATIENCE_SECONDS)
     assert process.returncode == 1

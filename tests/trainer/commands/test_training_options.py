@@ -9,7 +9,6 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ from regressors import fitted, local_backbone, small_config, stored_images, writ
 
 from shards.errors import InputError
 from shards.read.dataset import Dataset
-from trainer.commands.train import fit_of, new_regressor, resumed_fit
+from trainer.commands.train import fit_of, resumed_fit
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Callback, Fit
 from trainer.model.checkpoint import load_checkpoint
+from trainer.model.make import new_regressor
 from trainer.run_folder.state_callback import StateCallback
 
 DECODERS = {"detail": (16, 8, 8, 8), "residual": (16, 8, 8, 8), "dpt": (32, 16, 16, 8), "linear": ()}
@@ -77,9 +77,9 @@ class Steps(StateCallback):
 
 def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tuple[Fit, Steps]:
     """A run without files."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.fit.seed)
     ranks = Ranks(device=torch.device(device))
-    regressor = new_regressor(dataset, config).to(ranks.device)
+    regressor = new_regressor(dataset, config.model).to(ranks.device)
     fit = fit_of(regressor, Learning(dataset, dataset.chips("train"), np.arange(0), ranks), config)
     steps = Steps()
     fit.run(steps)
@@ -100,7 +100,7 @@ COMPILING = pytest.mark.filterwarnings(
 def test_a_compiled_step_gives_the_same_losses(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
     """For one shape of batch: the compiler takes its time for each."""
     plain = config_for(dataset, backbone, "linear", out=str(tmp_path / "plain"), batch_size=18)
-    compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
+    compiled = plain.with_options(out=str(tmp_path / "compiled"), compile=True)
     torch.compiler.reset()
     launch(plain)
     launch(compiled)
@@ -118,7 +118,7 @@ def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
     """Also on the last, shorter batch; it is stopped, and goes on without a compiler."""
     options = {"learning_rate": 2e-5, "dropout": 0.0, "epochs": 3}
     plain = config_for(dataset, backbone, "detail", out=str(tmp_path / "plain"), **options)
-    compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
+    compiled = plain.with_options(out=str(tmp_path / "compiled"), compile=True)
     launch(plain)
     train_epoch = Fit._train_epoch
 
@@ -133,7 +133,7 @@ def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
         launch(compiled)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     monkeypatch.setattr(Fit, "_train_epoch", train_epoch)
-    launch(replace(compiled, compile=False, resume="auto"))
+    launch(compiled.with_options(compile=False, resume="auto"))
     losses, compiled_losses = ([r["loss"] for r in records_of(run.out)] for run in (plain, compiled))
     assert compiled_losses == pytest.approx(losses, rel=1e-4)
     assert losses[2] < losses[0]
@@ -213,7 +213,7 @@ def test_bfloat16_stays_finite_and_near(dataset: Dataset, backbone: Path, decode
     """It has 8 bits of precision: half a percent a number."""
     config = config_for(dataset, backbone, decoder, epochs=1)
     full = [record["loss"] for record in fitted(dataset, config)[1]]
-    regressor, records = fitted(dataset, replace(config, bf16=True))
+    regressor, records = fitted(dataset, config.with_options(bf16=True))
     half = [record["loss"] for record in records]
     assert np.isfinite(half).all()
     assert half == pytest.approx(full, rel=2e-2)
@@ -225,7 +225,7 @@ def test_channels_last_is_a_matter_of_memory(dataset: Dataset, backbone: Path, t
     """In the decoder's weights while they learn and after going on; heights are those of plain memory."""
     config = config_for(dataset, backbone, "detail", out=str(tmp_path / "run"), epochs=1)
     launch(config)
-    fit = resumed_fit(replace(config, epochs=2), Ranks())
+    fit = resumed_fit(config.with_options(epochs=2), Ranks())
     fit.run(StateCallback())
     wide = [
         weight for weight in fit.regressor.decoder.parameters() if weight.dim() == 4 and 1 not in weight.shape

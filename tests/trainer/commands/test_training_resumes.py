@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,14 @@ from regressors import local_backbone, small_config, write_dataset
 
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
-from trainer.commands.train import fit_of, new_regressor, resumed_fit
+from trainer.commands.train import fit_of, resumed_fit
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import checkpoint_url
+from trainer.model.make import new_regressor
 from trainer.run_folder.run_writer import CONFIG, config_yaml
 from trainer.run_folder.state import restore, state_of
 from trainer.run_folder.state_callback import NOTICE_STEPS, StateCallback
@@ -83,9 +83,9 @@ class Stopper(StateCallback):
 
 
 def new_fit(dataset: Dataset, config: TrainConfig, ranks: Ranks | None = None) -> Fit:
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.fit.seed)
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), ranks or Ranks())
-    return fit_of(new_regressor(dataset, config), learning, config)
+    return fit_of(new_regressor(dataset, config.model), learning, config)
 
 
 def go_on_from(fit: Fit, out: Path | str) -> None:
@@ -117,7 +117,7 @@ def test_what_follows_a_stop_is_the_same_bit_for_bit(
     whole, undisturbed = new_fit(dataset, config), Stopper(at=0)
     whole.run(undisturbed)
     steps = len(undisturbed.losses)
-    assert steps == config.epochs * whole.steps_per_epoch > 10
+    assert steps == config.fit.epochs * whole.steps_per_epoch > 10
     # Within an epoch, at its last step (before it is scored), and at the first of the last one.
     for at in (1, 3, whole.steps_per_epoch, 2 * whole.steps_per_epoch + 1):
         stopper = Stopper(at, tmp_path)
@@ -135,7 +135,7 @@ def test_a_state_of_other_chips_is_refused(dataset: Dataset, backbone: Path, tmp
     StateWriter(str(tmp_path)).write(state_of(new_fit(dataset, config)))
     other = Learning(dataset, dataset.chips("train")[:5], dataset.chips("val"), Ranks())
     with pytest.raises(InputError, match="stopped on other chips"):
-        go_on_from(fit_of(new_regressor(dataset, config), other, config), tmp_path)
+        go_on_from(fit_of(new_regressor(dataset, config.model), other, config), tmp_path)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:100], lambda data: b"{}" * 20, lambda data: b""])
@@ -186,10 +186,22 @@ def test_on_a_notice_the_state_is_saved_at_once_and_once(dataset: Dataset, backb
 def flags(config: TrainConfig) -> list[str]:
     return [
         *("--data", config.data, "--out", config.out, "--recipe", "tiny", "--resume", "auto"),
-        *("--backbone", config.backbone),
-        *("--decoder-widths", *map(str, config.decoder_widths), "--batch-size", str(config.batch_size)),
-        *("--epochs", str(config.epochs), "--dropout", str(config.dropout), "--average", str(config.average)),
-        *("--checkpoint-steps", str(config.checkpoint_steps)),
+        *("--backbone", config.model.backbone),
+        *(
+            "--decoder-widths",
+            *map(str, config.model.decoder_widths),
+            "--batch-size",
+            str(config.fit.batch_size),
+        ),
+        *(
+            "--epochs",
+            str(config.fit.epochs),
+            "--dropout",
+            str(config.model.dropout),
+            "--average",
+            str(config.fit.average),
+        ),
+        *("--checkpoint-steps", str(config.keep.checkpoint_steps)),
     ]
 
 
@@ -253,18 +265,18 @@ def test_a_run_begun_before_goes_on_with_all_validation_chips(
     where, whole, out = "height_max > 7.8", tmp_path / "whole", tmp_path / "run"
     assert 0 < dataset.chips("val", where=where).size < dataset.chips("val").size
     as_it_was = small_config(dataset, backbone, batch_size=4, where=where, val_where="")
-    launch(replace(as_it_was, out=str(whole)))
+    launch(as_it_was.with_options(out=str(whole)))
     with pytest.raises(Stopped):
-        resumed_fit(replace(as_it_was, out=str(out)), Ranks()).run(Stopper(1, out))
+        resumed_fit(as_it_was.with_options(out=str(out)), Ranks()).run(Stopper(1, out))
     config = small_config(dataset, backbone, out=str(out), batch_size=4, where=where)
     options = yaml.safe_load(config_yaml(config))
     del options["val_where"]
     (out / CONFIG).write_text(yaml.safe_dump(options))
     with pytest.raises(InputError, match=r"other options \(--val-where\)"):
-        launch(replace(config, resume="auto", val_where=where))
-    launch(replace(config, resume="auto"))
+        launch(config.with_options(resume="auto", val_where=where))
+    launch(config.with_options(resume="auto"))
     assert files_of(out) == files_of(whole)
-    launch(replace(config, resume="auto"))  # there is nothing left to do, and nothing to refuse
+    launch(config.with_options(resume="auto"))  # there is nothing left to do, and nothing to refuse
 
 
 def test_an_option_without_effect_is_not_compared(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
@@ -303,7 +315,7 @@ def test_two_ranks_go_on_where_one_stopped(dataset: Dataset, backbone: Path, tmp
         new_fit(dataset, config).run(stopper)
     run_ranks(go_on_as_rank, 2, (config, tmp_path))
     chips, records = json.loads((tmp_path / "records.json").read_text())
-    assert chips == whole.position.chips == config.epochs * dataset.chips("train").size
+    assert chips == whole.position.chips == config.fit.epochs * dataset.chips("train").size
     for one, two in zip(whole.records, records, strict=True):
         for name in ("loss", "val_loss"):
             assert two[name] == pytest.approx(one[name], rel=1e-5), name

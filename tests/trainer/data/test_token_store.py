@@ -11,7 +11,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,18 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.storage.objects import find_files, join, publish, read_bytes
 from trainer.commands.evaluate import evaluate
-from trainer.commands.train import fit_of, new_regressor, prepared
+from trainer.commands.train import fit_of, planned_tokens, prepared
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.data import token_store
 from trainer.data.token_filling import begin, compute, finish, open_tokens
-from trainer.data.token_store import TokenPlan, TokenReader, plan_tokens, stored_objects
+from trainer.data.token_store import TokenPlan, TokenReader, stored_objects
 from trainer.decoders.features import Features
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import load_checkpoint
+from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import SYMMETRIES, apply_symmetries
 from trainer.run_folder.run_writer import config_yaml
@@ -87,7 +87,7 @@ class Losses:
 def trained(config: TrainConfig) -> tuple[list[float], list[dict[str, Any]], Regressor]:
     """The loss of each step, the record of each epoch, the regressor; from the store if there is one."""
     dataset, regressor = prepared(config, CPU)
-    tokens = open_tokens(regressor, dataset, config, Ranks()) if config.token_store else None
+    tokens = opened(config, dataset, regressor) if config.tokens.token_store else None
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), Ranks(), tokens=tokens)
     fit, losses = fit_of(regressor, learning, config), Losses()
     fit.run(losses)
@@ -96,7 +96,11 @@ def trained(config: TrainConfig) -> tuple[list[float], list[dict[str, Any]], Reg
 
 def filled(config: TrainConfig) -> tuple[TokenReader, Dataset, Regressor]:
     dataset, regressor = prepared(config, CPU)
-    return open_tokens(regressor, dataset, config, Ranks()), dataset, regressor
+    return opened(config, dataset, regressor), dataset, regressor
+
+
+def opened(config: TrainConfig, dataset: Dataset, regressor: Regressor) -> TokenReader:
+    return open_tokens(planned_tokens(config, dataset, regressor), regressor, dataset, Ranks())
 
 
 def contents(url: str) -> dict[str, bytes]:
@@ -130,10 +134,10 @@ def assert_close(ours: Features, theirs: Features, rel: float, classes: bool) ->
 @pytest.mark.parametrize("flips", [False, True], ids=["as-is", "flipped"])
 def test_float32_tokens_give_the_same_run(config: TrainConfig, flips: bool) -> None:
     """Dropout draws the same numbers, too."""
-    config = replace(config, token_dtype="float32", flips=flips, dropout=0.2, epochs=1, batch_size=6)
-    config = replace(config, token_variants=8 if flips else 1)
+    config = config.with_options(token_dtype="float32", flips=flips, dropout=0.2, epochs=1, batch_size=6)
+    config = config.with_options(token_variants=8 if flips else 1)
     steps, records, regressor = trained(config)
-    steps_without, records_without, without = trained(replace(config, token_store=""))
+    steps_without, records_without, without = trained(config.with_options(token_store=""))
     assert steps == pytest.approx(steps_without, rel=1e-6)
     for one, other in zip(records, records_without, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
@@ -142,9 +146,9 @@ def test_float32_tokens_give_the_same_run(config: TrainConfig, flips: bool) -> N
 
 
 def test_fifty_steps_from_16_bits_have_the_losses_without_a_store(config: TrainConfig) -> None:
-    config = replace(config, batch_size=1, epochs=3, decoder="linear", learning_rate=1e-3)
+    config = config.with_options(batch_size=1, epochs=3, decoder="linear", learning_rate=1e-3)
     steps, records, _ = trained(config)
-    steps_without, records_without, _ = trained(replace(config, token_store=""))
+    steps_without, records_without, _ = trained(config.with_options(token_store=""))
     assert len(steps) >= 50
     assert steps[:50] == pytest.approx(steps_without[:50], rel=1e-3)
     assert records[-1]["val_loss"] == pytest.approx(records_without[-1]["val_loss"], rel=1e-3)
@@ -153,7 +157,7 @@ def test_fifty_steps_from_16_bits_have_the_losses_without_a_store(config: TrainC
 def test_a_checkpoint_trained_from_a_store_scores_with_its_backbone_what_it_scored_with_the_store(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    config = replace(config, out=str(tmp_path / "run"), token_variants=8, flips=True)
+    config = config.with_options(out=str(tmp_path / "run"), token_variants=8, flips=True)
     launch(config)
     metrics = load_checkpoint(config.out).metrics
     scores = evaluate(EvaluateConfig(config.out, config.data)).scores[REGRESSOR].all
@@ -179,7 +183,7 @@ def test_tokens_come_back_in_any_order_turned_as_asked(
     config: TrainConfig, options: dict[str, Any], classes: bool, rel: float
 ) -> None:
     """Within half a step of the type that they are kept in."""
-    config = replace(config, token_variants=8, flips=True, **options)
+    config = config.with_options(token_variants=8, flips=True, **options)
     reader, dataset, regressor = filled(config)
     generator = np.random.default_rng(0)
     chips = generator.choice(dataset.chips("train"), 20)
@@ -195,7 +199,7 @@ def test_a_remote_store_is_read_as_a_local_one_whatever_it_may_hold(
 ) -> None:
     """Also if there is room for the present batch alone: objects come and go."""
     local, dataset, _ = filled(config)
-    remote, _, _ = filled(replace(config, token_store="memory://tokens"))
+    remote, _, _ = filled(config.with_options(token_store="memory://tokens"))
     every = dataset.chips("all")
     expected = local.features(every)
     for held_bytes in (token_store.HELD_BYTES, 0):
@@ -214,18 +218,18 @@ def test_the_stand_in_of_no_chips_is_one_row(config: TrainConfig) -> None:
 
 def test_a_changed_byte_is_found_and_its_object_can_be_computed_again(config: TrainConfig) -> None:
     _, dataset, regressor = filled(config)
-    before = contents(config.token_store)
+    before = contents(config.tokens.token_store)
     victim = max(name for name in before if name.endswith(".tokens"))
-    url = join(config.token_store, victim)
+    url = join(config.tokens.token_store, victim)
     publish(url, before[victim][:-1] + bytes([before[victim][-1] ^ 1]))
-    plan = plan_tokens(regressor, dataset, config)
+    plan = planned_tokens(config, dataset, regressor)
     reader = TokenReader(plan, stored_objects(plan), dataset, CPU)
     with pytest.raises(DatasetError, match=victim) as said:
         reader.features(dataset.chips("all"))
     assert f"delete {url}" in str(said.value)
     Path(url).unlink()
     filled(config)
-    assert contents(config.token_store) == before
+    assert contents(config.tokens.token_store) == before
 
 
 # --- what a store is of ---
@@ -234,17 +238,17 @@ def test_a_changed_byte_is_found_and_its_object_can_be_computed_again(config: Tr
 def test_the_size_is_said_before_the_work(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     filled(config)
     said = capsys.readouterr().err
-    assert said.startswith(f"token store: 30 chips x 512 bytes = 0.0 MB at {config.token_store}\n")
+    assert said.startswith(f"token store: 30 chips x 512 bytes = 0.0 MB at {config.tokens.token_store}\n")
     filled(config)
     assert "token store" not in capsys.readouterr().err, "there is nothing to do"
 
 
 def other_weights(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     torch.manual_seed(1)
-    backbone = new_regressor(open_dataset(config.data), config).backbone
+    backbone = new_regressor(open_dataset(config.data), config.model).backbone
     torch.nn.init.normal_(backbone.model.layer[1].mlp.up_proj.bias)
     backbone.save_pretrained(tmp_path / "other")
-    return replace(config, backbone=str(tmp_path / "other"), bands=("red", "green", "blue"))
+    return config.with_options(backbone=str(tmp_path / "other"), bands=("red", "green", "blue"))
 
 
 @pytest.mark.parametrize(
@@ -262,22 +266,22 @@ def test_another_store_is_refused_by_what_differs_and_stays(
     config: TrainConfig, options: dict[str, Any], differs: str
 ) -> None:
     filled(config)
-    before = contents(config.token_store)
+    before = contents(config.tokens.token_store)
     with pytest.raises(InputError, match="another --token-store") as said:
-        filled(replace(config, **options))
+        filled(config.with_options(**options))
     assert differs in str(said.value)
     assert "\n" not in str(said.value)
-    assert contents(config.token_store) == before
+    assert contents(config.tokens.token_store) == before
 
 
 def test_tokens_of_other_weights_or_chips_are_refused(config: TrainConfig, tmp_path: Path) -> None:
-    config = replace(config, bands=("red", "green", "blue"))
+    config = config.with_options(bands=("red", "green", "blue"))
     filled(config)
     with pytest.raises(InputError, match="holds the tokens of another backbone's weights;"):
         filled(other_weights(config, tmp_path))
     fewer = write_dataset(tmp_path / "fewer", chips=28, val_share=0.2)
     with pytest.raises(InputError, match="another dataset"):
-        filled(replace(config, data=fewer.url))
+        filled(config.with_options(data=fewer.url))
 
 
 def test_the_same_weights_from_another_folder_with_another_decoder_are_the_same_store(
@@ -288,9 +292,11 @@ def test_the_same_weights_from_another_folder_with_another_decoder_are_the_same_
     copied.mkdir()
     for path in backbone.iterdir():
         (copied / path.name).write_bytes(path.read_bytes())
-    other = replace(config, backbone=str(copied), seed=5, decoder="linear", decoder_widths=(), batch_size=2)
+    other = config.with_options(
+        backbone=str(copied), seed=5, decoder="linear", decoder_widths=(), batch_size=2
+    )
     _, regressor = prepared(other, CPU)
-    assert begin(plan_tokens(regressor, dataset, other)) == []
+    assert begin(planned_tokens(other, dataset, regressor)) == []
     assert reader.features(dataset.chips("val")).patches
 
 
@@ -308,15 +314,15 @@ def test_options_under_which_tokens_change_are_refused_before_anything_is_writte
     config: TrainConfig, tmp_path: Path, options: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        launch(replace(config, out=str(tmp_path / "run"), **options))
+        launch(config.with_options(out=str(tmp_path / "run"), **options))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_token_that_16_bits_cannot_hold_is_refused(config: TrainConfig) -> None:
-    dataset, regressor = prepared(replace(config, token_dtype="float16"), CPU)
+    dataset, regressor = prepared(config.with_options(token_dtype="float16"), CPU)
     torch.nn.init.constant_(regressor.backbone.norm.bias, 1e5)
     with pytest.raises(InputError, match="bfloat16"):
-        open_tokens(regressor, dataset, replace(config, token_dtype="float16"), Ranks())
+        opened(config.with_options(token_dtype="float16"), dataset, regressor)
 
 
 # --- completion ---
@@ -325,10 +331,10 @@ def test_a_token_that_16_bits_cannot_hold_is_refused(config: TrainConfig) -> Non
 def test_a_stopped_store_is_completed_with_the_bytes_of_an_undisturbed_one(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    undisturbed = replace(config, token_store=str(tmp_path / "undisturbed"))
+    undisturbed = config.with_options(token_store=str(tmp_path / "undisturbed"))
     filled(undisturbed)
     dataset, regressor = prepared(config, CPU)
-    plan = plan_tokens(regressor, dataset, config)
+    plan = planned_tokens(config, dataset, regressor)
     for done in range(len(plan.files)):
         pieces = begin(plan)
         assert len(pieces) == len(plan.files), "none is listed before all are there"
@@ -337,7 +343,7 @@ def test_a_stopped_store_is_completed_with_the_bytes_of_an_undisturbed_one(
         assert {piece: kept_at(plan, piece) for piece in pieces[:done]} == kept
     filled(config)
     assert {piece: kept_at(plan, piece) for piece in kept} == kept, "nothing was written again"
-    assert contents(config.token_store) == contents(undisturbed.token_store)
+    assert contents(config.tokens.token_store) == contents(undisturbed.tokens.token_store)
 
 
 def kept_at(plan: TokenPlan, piece: token_store.TokenFile) -> tuple[int, int]:
@@ -347,9 +353,9 @@ def kept_at(plan: TokenPlan, piece: token_store.TokenFile) -> tuple[int, int]:
 
 def test_a_store_of_one_variant_grows_to_eight(config: TrainConfig) -> None:
     filled(config)
-    before = contents(config.token_store)
-    filled(replace(config, token_variants=8, flips=True))
-    after = contents(config.token_store)
+    before = contents(config.tokens.token_store)
+    filled(config.with_options(token_variants=8, flips=True))
+    after = contents(config.tokens.token_store)
     manifest = json.loads(after.pop("tokens.json"))
     before.pop("tokens.json")
     assert before.items() < after.items()
@@ -365,14 +371,14 @@ def test_a_damaged_shard_stops_the_work_or_is_left_out(config: TrainConfig, tmp_
     data = bytearray(read_bytes(join(dataset.url, damaged)))
     data[5000] ^= 1
     publish(join(dataset.url, damaged), bytes(data))
-    config = replace(config, data=dataset.url)
+    config = config.with_options(data=dataset.url)
     with pytest.raises(DatasetError, match=damaged):
         filled(config)
-    reader, dataset, _ = filled(replace(config, on_bad_shard="skip"))
+    reader, dataset, _ = filled(config.with_options(on_bad_shard="skip"))
     assert reader.features(np.arange(10)).patches[0].shape[0] == 10
     with pytest.raises(DatasetError, match="no tokens of chip 10"):
         reader.features(np.arange(12))
-    steps, _, _ = trained(replace(config, on_bad_shard="skip", epochs=1))
+    steps, _, _ = trained(config.with_options(on_bad_shard="skip", epochs=1))
     assert np.isfinite(steps).all()
 
 
@@ -381,22 +387,22 @@ def test_a_damaged_shard_stops_the_work_or_is_left_out(config: TrainConfig, tmp_
 def test_workers_on_ray_write_the_bytes_that_one_process_writes(
     config: TrainConfig, ray_env: dict[str, str], ray_second: Any, tmp_path: Path
 ) -> None:
-    here = replace(config, token_store=str(tmp_path / "here"))
+    here = config.with_options(token_store=str(tmp_path / "here"))
     _, records, _ = trained(here)
-    on_ray = replace(config, out=str(tmp_path / "run"), workers=2)
+    on_ray = config.with_options(out=str(tmp_path / "run"), workers=2)
     done = train_in_a_process(on_ray, ray_env, tmp_path / "options.yaml")
-    other = replace(on_ray, out=str(tmp_path / "other"), token_dtype="float16")
+    other = on_ray.with_options(out=str(tmp_path / "other"), token_dtype="float16")
     refused = train_in_a_process(other, ray_env, tmp_path / "options.yaml")
     assert done.returncode == 0, done.stderr
     assert "token store: 30 chips" in done.stderr
-    assert contents(config.token_store) == contents(here.token_store)
+    assert contents(config.tokens.token_store) == contents(here.tokens.token_store)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     for ours, theirs in zip(map(json.loads, lines), records, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.splitlines()[-1].startswith(
-        f"treeline: {config.token_store}: holds the tokens of another dtype;"
+        f"treeline: {config.tokens.token_store}: holds the tokens of another dtype;"
     )
 
 
@@ -411,8 +417,8 @@ def train_in_a_process(
 
 def test_finish_keeps_what_is_listed(config: TrainConfig) -> None:
     reader, dataset, regressor = filled(config)
-    plan = plan_tokens(regressor, dataset, config)
-    before = contents(config.token_store)
+    plan = planned_tokens(config, dataset, regressor)
+    before = contents(config.tokens.token_store)
     finish(plan, [None])
-    assert contents(config.token_store) == before
+    assert contents(config.tokens.token_store) == before
     assert reader.features(dataset.chips("train")).patches

@@ -24,12 +24,13 @@ from safetensors.torch import load_file
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import find_files
-from trainer.commands.train import check, fit_of, new_regressor, train
+from trainer.commands.train import check, fit_of, train
 from trainer.config import TrainConfig
 from trainer.devices.ranks import BATCH_NORM_APART, Meeting, Ranks
 from trainer.devices.sharding import Rows, rows_of
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
+from trainer.model.make import new_regressor
 from trainer.run_folder.state import restore, state_of
 from trainer.run_folder.state_callback import StateCallback
 from trainer.run_folder.state_parts import (
@@ -79,10 +80,10 @@ class Noting(StateCallback):
 
 
 def new_fit(config: TrainConfig, ranks: Ranks) -> Fit:
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.fit.seed)
     dataset = open_dataset(config.data)
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), ranks)
-    return fit_of(new_regressor(dataset, config), learning, config)
+    return fit_of(new_regressor(dataset, config.model), learning, config)
 
 
 def run(
@@ -97,7 +98,7 @@ def run(
     if go_on:
         with StoredState(str(go_on)) as state:
             restore(fit, state)
-    meeting = Meeting(ranks if config.shard_model else Ranks())
+    meeting = Meeting(ranks if config.fit.shard_model else Ranks())
     noting = Noting(StateWriter(str(save), meeting, LIMIT) if save else None, stop)
     fit.run(noting)
     return fit, noting.losses, [record["val_loss"] for record in fit.records]
@@ -130,12 +131,14 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
         run(config, ranks, save=folder / "whole-epoch", stop=EPOCH_STEPS)
         told["second"] = run(config, ranks, go_on=folder / "whole-epoch")[1]
         told["from-alone"] = run(config, ranks, go_on=folder / "alone")[1]
-        train(replace(config, out=str(folder / "run-sharded"), epochs=1), ranks)
-        told["said"] = batch_norm_said(replace(config, norm="batch", accumulate=1), ranks)
+        train(config.with_options(out=str(folder / "run-sharded"), epochs=1), ranks)
+        told["said"] = batch_norm_said(config.with_options(norm="batch", accumulate=1), ranks)
     else:
         told["from-fewer"] = run(config, ranks, go_on=folder / f"by-{WORLDS[0]}")[1]
-        told |= {tune: run(replace(config, tune=tune, epochs=1), ranks)[1:] for tune in ("frozen", "lora")}
-        told["bf16"] = run(replace(config, bf16=True, epochs=1), ranks)[1]
+        told |= {
+            tune: run(config.with_options(tune=tune, epochs=1), ranks)[1:] for tune in ("frozen", "lora")
+        }
+        told["bf16"] = run(config.with_options(bf16=True, epochs=1), ranks)[1]
     return told
 
 
@@ -143,7 +146,7 @@ def batch_norm_said(config: TrainConfig, ranks: Ranks) -> list[str]:
     """What is said of batch norm unsharded, and why it is refused sharded."""
     said = io.StringIO()
     with redirect_stderr(said):
-        new_fit(replace(config, shard_model=False), ranks)
+        new_fit(config.with_options(shard_model=False), ranks)
         with pytest.raises(InputError) as error:
             new_fit(config, ranks)
     return [*said.getvalue().splitlines(), str(error.value)]
@@ -174,7 +177,7 @@ def alone(config: TrainConfig, folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def ranks(config: TrainConfig, folder: Path, alone: Any) -> list[dict[str, dict[str, Any]]]:
     """What each rank tells, by the number of ranks."""
-    run_ranks(as_rank, max(WORLDS), (folder, replace(config, shard_model=True)))
+    run_ranks(as_rank, max(WORLDS), (folder, config.with_options(shard_model=True)))
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(max(WORLDS))]
 
 
@@ -195,7 +198,7 @@ def test_sharded_ranks_learn_what_one_process_learns(ranks: Any, alone: Any, wor
 @pytest.mark.slow
 @pytest.mark.parametrize("tune", ["frozen", "lora"])
 def test_backbones_that_learn_in_part_are_sharded_too(ranks: Any, config: TrainConfig, tune: Any) -> None:
-    _, losses, scores = run(replace(config, tune=tune, epochs=1), Ranks())
+    _, losses, scores = run(config.with_options(tune=tune, epochs=1), Ranks())
     for one in told(ranks, 3):
         assert one[tune][0] == pytest.approx(losses, rel=1e-5)
         assert one[tune][1] == pytest.approx(scores, rel=1e-5)
@@ -203,7 +206,7 @@ def test_backbones_that_learn_in_part_are_sharded_too(ranks: Any, config: TrainC
 
 @pytest.mark.slow
 def test_in_bfloat16_it_learns_as_well(ranks: Any, config: TrainConfig) -> None:
-    _, losses, _ = run(replace(config, bf16=True, epochs=1), Ranks())
+    _, losses, _ = run(config.with_options(bf16=True, epochs=1), Ranks())
     for one in told(ranks, 3):
         assert one["bf16"] == pytest.approx(losses, rel=5e-3)
 
@@ -257,7 +260,7 @@ def test_each_rank_holds_and_writes_its_share(ranks: Any, alone: Any, folder: Pa
 
 @pytest.mark.slow
 def test_a_sharded_run_leaves_what_another_leaves(ranks: Any, config: TrainConfig, folder: Path) -> None:
-    train(replace(config, out=str(folder / "run-whole"), epochs=1), Ranks())
+    train(config.with_options(out=str(folder / "run-whole"), epochs=1), Ranks())
     files = {name: find_files(str(folder / name)) for name in ("run-whole", "run-sharded")}
     kinds = [
         {name for name in names if not name.startswith((f"{PARTS}/", "tensorboard"))}
@@ -283,7 +286,7 @@ def test_batch_norm_apart_is_said_once_and_refused_where_it_would_differ(ranks: 
 @pytest.mark.parametrize("option", [{"compile": True}, {"token_store": "tokens", "tune": "frozen"}])
 def test_what_cannot_be_sharded_is_refused(config: TrainConfig, option: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="--shard-model: does not go together with --"):
-        check(replace(config, shard_model=True, **option))
+        check(config.with_options(shard_model=True, **option))
 
 
 # --- parts ---

@@ -6,7 +6,7 @@
 """
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cluster.options import parse
 from shards.errors import InputError
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
-from trainer.commands.train import new_fit, new_regressor, variant_of
+from trainer.commands.train import new_fit, variant_of
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
 from trainer.decoders.chip_dropout import ChannelDropout
@@ -31,6 +31,7 @@ from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import ALL, Faults, NotebookLoss, NotebookObjective, notebook_variant
 from trainer.fit.variant import ordinary
 from trainer.model.checkpoint import load_checkpoint
+from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.run_folder.state_callback import StateCallback
 
@@ -88,7 +89,7 @@ def are_equal(one: Fit, other: Fit) -> bool:
 
 def test_faithful_has_all_faults_and_nothing_else_has_one(config: TrainConfig) -> None:
     assert Faults(**dict.fromkeys(SINGLE, True)) == ALL
-    faithful = new_fit(replace(config, faithful=True), Ranks()).objective
+    faithful = new_fit(config.with_options(faithful=True), Ranks()).objective
     assert isinstance(faithful, NotebookObjective)
     assert faithful.faults == ALL
     assert type(new_fit(config, Ranks()).objective) is HeightObjective
@@ -97,7 +98,7 @@ def test_faithful_has_all_faults_and_nothing_else_has_one(config: TrainConfig) -
 @pytest.mark.slow
 def test_each_fault_alone_changes_what_is_learnt_but_for_the_scores(config: TrainConfig) -> None:
     """And a training that may have faults, but has none, is the ordinary one."""
-    config = replace(config, epochs=1)
+    config = config.with_options(epochs=1)
     plain = trained(config)
     for name, faults in SINGLE.items():
         fit = trained(config, faults)
@@ -107,9 +108,9 @@ def test_each_fault_alone_changes_what_is_learnt_but_for_the_scores(config: Trai
 
 def test_near_infrared_and_red_start_from_blue(dataset: Dataset, config: TrainConfig) -> None:
     def patches(bands: tuple[str, ...], faults: Faults | None) -> torch.Tensor:
-        banded = replace(config, bands=bands)
+        banded = config.with_options(bands=bands)
         variant = ordinary(banded) if faults is None else notebook_variant(banded, faults)
-        regressor = new_regressor(dataset, banded, variant)
+        regressor = new_regressor(dataset, variant.model, variant.pretrained_bands)
         return regressor.backbone.embeddings.patch_embeddings.weight
 
     rgb_DCPP = patches(("red", "green", "blue"), None)
@@ -118,9 +119,9 @@ def test_near_infrared_and_red_start_from_blue(dataset: Dataset, config: TrainCo
 
 
 def test_dropout_is_a_tenth_whatever_is_configured(dataset: Dataset, config: TrainConfig) -> None:
-    regressor = new_regressor(dataset, config, notebook_variant(config, SINGLE["low_dropout"]))
+    regressor = new_regressor(dataset, notebook_variant(config, SINGLE["low_dropout"]).model)
     assert {layer.share for layer in regressor.modules() if isinstance(layer, ChannelDropout)} == {0.1}
-    assert config.dropout == 0.2
+    assert config.model.dropout == 0.2
 
 
 def test_chips_are_dealt_one_by_one(dataset: Dataset, config: TrainConfig) -> None:
@@ -134,12 +135,12 @@ def test_chips_are_dealt_one_by_one(dataset: Dataset, config: TrainConfig) -> No
     assert all((np.diff(chips) > 0).all() for chips in (train, val))
     assert set(train) & set(splits[1])
     assert set(val) & set(splits[0])
-    assert not np.array_equal(dealt(replace(config, seed=1))[0], train)
-    fewer, same_val = dealt(replace(config, limit=5))
+    assert not np.array_equal(dealt(config.with_options(seed=1))[0], train)
+    fewer, same_val = dealt(config.with_options(limit=5))
     assert len(fewer) == 5
     assert set(fewer) < set(train)
     assert np.array_equal(same_val, val)
-    chosen = np.concatenate(dealt(replace(config, where="key != 'chip_3'")))
+    chosen = np.concatenate(dealt(config.with_options(where="key != 'chip_3'")))
     keys = dataset.index["key"].take(chosen).to_pylist()
     assert len(keys) == 19
     assert "chip_3" not in keys
@@ -227,11 +228,11 @@ def test_a_faithful_run_leaves_an_ordinary_regressor(
     dataset: Dataset, config: TrainConfig, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    launch(replace(config, out=str(out), faithful=True))
+    launch(config.with_options(out=str(out), faithful=True))
     options = yaml.safe_load((out / "config.yaml").read_text())
     assert (options["faithful"], options["dropout"]) == (True, 0.2)
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert len(records) == config.epochs
+    assert len(records) == config.fit.epochs
     for record in records:
         assert record["val_notebook_rmse"] == pytest.approx(record["val_loss"] ** 0.5)
         assert 0 <= record["val_notebook_r2"] <= 1
@@ -239,7 +240,7 @@ def test_a_faithful_run_leaves_an_ordinary_regressor(
     assert type(checkpoint.regressor) is Regressor
     assert checkpoint.regressor.decoder_config.dropout == 0.1
     assert not checkpoint.regressor.backbone.training
-    again = new_fit(replace(config, faithful=True), Ranks())
+    again = new_fit(config.with_options(faithful=True), Ranks())
     again.run(StateCallback())
     assert again.records == records
     image_BCHW = torch.from_numpy(dataset.gather(np.arange(4)).image_BCHW)

@@ -15,16 +15,15 @@ from torch import Tensor
 
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
-from trainer.commands.train import new_regressor
 from trainer.config import TrainConfig
 from trainer.data.feed import Fed
 from trainer.devices.ranks import Ranks
 from trainer.fit.heights import HeightInputs, HeightObjective
 from trainer.fit.learning import Learning
-from trainer.fit.loop import Fit, steps_per_epoch
+from trainer.fit.loop import Fit
 from trainer.fit.objective import Forward, Numbers, Objective, Panel
 from trainer.fit.scoring import Sums
-from trainer.fit.variant import height_objective
+from trainer.model.make import new_regressor
 from trainer.run_folder.run_writer import best_epochs
 from trainer.run_folder.state import restore, state_of
 from trainer.run_folder.state_callback import StateCallback
@@ -90,13 +89,12 @@ def config(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TrainC
 
 
 def new_fit(dataset: Dataset, config: TrainConfig) -> tuple[Fit, MeanOfChip]:
-    torch.manual_seed(config.seed)
-    regressor = new_regressor(dataset, config)
+    torch.manual_seed(config.fit.seed)
+    regressor = new_regressor(dataset, config.model)
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), Ranks())
-    objective = MeanOfChip(height_objective(regressor, learning, config))
-    steps = steps_per_epoch(learning, config.fit)
+    objective = MeanOfChip(HeightObjective(regressor, learning, config.objective, config.augment))
     checked: Objective[HeightInputs] = objective
-    return Fit(regressor, learning, checked, config.optimiser_options(steps), config.fit), objective
+    return Fit(regressor, learning, checked, config.optimiser, config.fit, config.global_batch), objective
 
 
 class Stopper(StateCallback):
@@ -121,12 +119,12 @@ def test_another_objective_is_learnt_scored_and_resumed(
     fit, objective = new_fit(dataset, config)
     fit.run(StateCallback())
     names = ["epoch", "loss", "learning_rate", "chips", "val_chips", "val_worst"]
-    assert [list(record) for record in fit.records] == [names] * config.epochs
+    assert [list(record) for record in fit.records] == [names] * config.fit.epochs
     worst = [record["val_worst"] for record in fit.records]
     assert worst[-1] < worst[0]
     assert fit.position.best == min(worst)
-    assert best_epochs(fit.records, config.epochs, objective.decides) == list(np.argsort(worst))
-    assert objective.met == config.epochs * dataset.chips("train").size
+    assert best_epochs(fit.records, config.fit.epochs, objective.decides) == list(np.argsort(worst))
+    assert objective.met == config.fit.epochs * dataset.chips("train").size
 
     with pytest.raises(KeyboardInterrupt):
         new_fit(dataset, config)[0].run(Stopper(tmp_path))

@@ -29,19 +29,19 @@ from ingest.config import ChipsConfig, IngestConfig
 from shards.config import SplitOptions
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.read.read_options import ReadOptions
 from shards.write.split_rule import SplitRule
-from trainer.config import TrainConfig
 from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.fit.weight_average import Average
 from trainer.model.backbone import build_backbone
 from trainer.model.regressor import Regressor
 from trainer.model.trainable import Mode, merge, merged, recompute_activations, tune
-from trainer.options import OptimiserOptions
+from trainer.options import OptimiserOptions, ReadingOptions
 
 CPU = torch.device("cpu")
 BLOCKS = 4
 SIXTEENTHS = OptimiserOptions(
-    100, learning_rate=1.0, output_rate_factor=4.0, backbone_rate_factor=0.25, layer_decay=0.5
+    learning_rate=1.0, output_rate_factor=4.0, backbone_rate_factor=0.25, layer_decay=0.5
 )
 """Rates that are exact in binary."""
 
@@ -95,7 +95,7 @@ def through_bytes(state: Any) -> Any:
 def test_a_default_stands_in_one_place() -> None:
     """A part that is made without a command has the defaults of the command."""
     parts: tuple[tuple[Any, type, dict[str, str]], ...] = (
-        (OptimiserOptions(100), TrainConfig, {}),
+        (ReadOptions(), ReadingOptions, {}),
         (MapOptions(WindowGrid(64, 32)), PredictConfig, {"weighting": "weights"}),
         (SplitRule(), SplitOptions, {"by": "split_by", "axis": "split_axis", "crs": "split_crs"}),
         (Rules(), IngestConfig, {}),
@@ -241,10 +241,12 @@ def test_adapters_are_not_put_on_adapters() -> None:
 # --- how fast ---
 
 
-def rates_of(regressor: Regressor, options: OptimiserOptions) -> dict[str, tuple[float, float]]:
+def rates_of(
+    regressor: Regressor, options: OptimiserOptions, decay_norms: bool = False
+) -> dict[str, tuple[float, float]]:
     """(learning rate, weight decay) of each parameter that has one, by name; none may have two."""
     names = {id(parameter): name for name, parameter in regressor.named_parameters()}
-    groups = parameter_groups(regressor, options)
+    groups = parameter_groups(regressor, options, decay_norms)
     listed = [(names[id(weight)], group) for group in groups for weight in group["params"]]
     rates = {name: (group["lr"], group["weight_decay"]) for name, group in listed}
     assert len(rates) == len(listed)
@@ -286,7 +288,7 @@ def test_matrices_and_kernels_decay_and_the_rest_only_if_asked() -> None:
     shapes = {name: weight.ndim for name, weight in regressor.named_parameters()}
     for name, (_, decay) in rates_of(regressor, SIXTEENTHS).items():
         assert decay == (0.0 if shapes[name] == 1 or name.endswith(spared) else 0.01), name
-    decayed = rates_of(regressor, replace(SIXTEENTHS, decay_norms=True))
+    decayed = rates_of(regressor, SIXTEENTHS, decay_norms=True)
     assert {decay for _, decay in decayed.values()} == {0.01}
 
 
@@ -312,7 +314,6 @@ def test_a_parameter_without_a_learning_rate_is_named_an_error() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"total_steps": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"output_rate_factor": -1.0},
@@ -330,35 +331,40 @@ def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
         replace(SIXTEENTHS, **wrong)
 
 
+def test_a_training_without_a_step_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--[a-z-]+ .*"):
+        new_schedule(SIXTEENTHS, 0)
+
+
 # --- how rates change ---
 
 
-def step_rates(options: OptimiserOptions, steps: int) -> list[float]:
+def step_rates(options: OptimiserOptions, steps: int, total_steps: int = 100) -> list[float]:
     """Of the decoder, step by step."""
-    schedule, rates = new_schedule(options), []
+    schedule, rates = new_schedule(options, total_steps), []
     for _ in range(steps):
         rates.append(schedule.learning_rate)
         schedule.after_step()
     return rates
 
 
-def new_schedule(options: OptimiserOptions) -> Schedule:
+def new_schedule(options: OptimiserOptions, total_steps: int = 100) -> Schedule:
     groups = [
         {"params": [nn.Parameter(torch.zeros(2, 2))], "lr": rate, "highest_rate": rate} for rate in (1.0, 4.0)
     ]
-    return Schedule(new_optimiser(groups, options, CPU), options)
+    return Schedule(new_optimiser(groups, options, CPU), options, total_steps)
 
 
 def test_cosine_by_hand() -> None:
     # 12 steps, 4 of them up: 1/4, 2/4, 3/4, 1; then half a cosine over 8: at its middle 1/2, at its end 0.
-    actual = step_rates(replace(SIXTEENTHS, total_steps=12, warm_up=1 / 3), 14)
+    actual = step_rates(replace(SIXTEENTHS, warm_up=1 / 3), 14, 12)
     falling = [1.0, 0.9619397663, 0.8535533906, 0.6913417162, 0.5, 0.3086582838, 0.1464466094, 0.0380602337]
     assert actual == pytest.approx([0.25, 0.5, 0.75, 1.0, *falling, 0.0, 0.0], abs=1e-9)
 
 
 def test_constant_by_hand() -> None:
-    options = replace(SIXTEENTHS, total_steps=10, warm_up=0.2, schedule="constant")
-    assert step_rates(options, 6) == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    options = replace(SIXTEENTHS, warm_up=0.2, schedule="constant")
+    assert step_rates(options, 6, 10) == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_without_warm_up_the_first_step_is_at_the_highest_rate() -> None:
@@ -392,7 +398,7 @@ def test_plateau_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "constant"])
 def test_groups_keep_their_proportions(kind: Any) -> None:
-    schedule = new_schedule(replace(SIXTEENTHS, total_steps=10, schedule=kind, plateau_patience=0))
+    schedule = new_schedule(replace(SIXTEENTHS, schedule=kind, plateau_patience=0), 10)
     for _ in range(9):
         first, second = (group["lr"] for group in schedule._optimiser.param_groups)
         assert 0 < first == second / 4
@@ -403,9 +409,9 @@ def test_groups_keep_their_proportions(kind: Any) -> None:
 def learning(kind: Any, steps: int = 12) -> tuple[nn.Module, torch.optim.Optimizer, Schedule, Average]:
     torch.manual_seed(4)
     regressor = small_regressor("lora")
-    options = replace(SIXTEENTHS, learning_rate=1e-3, total_steps=steps, schedule=kind, plateau_patience=0)
+    options = replace(SIXTEENTHS, learning_rate=1e-3, schedule=kind, plateau_patience=0)
     optimiser = new_optimiser(parameter_groups(regressor, options), options, CPU)
-    return regressor, optimiser, Schedule(optimiser, options), Average(regressor, 0.9)
+    return regressor, optimiser, Schedule(optimiser, options, steps), Average(regressor, 0.9)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "constant"])

@@ -31,13 +31,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import trainer.fit.loop
 from shards.errors import InputError
 from shards.read.dataset import Dataset
-from trainer.commands.train import new_fit, new_regressor
+from trainer.commands.train import new_fit
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, TimeSpent
 from trainer.devices.ranks import Ranks
 from trainer.fit.flops import peak_flops, published_peak, training_flops
 from trainer.fit.loop import Callback, Fit
+from trainer.model.make import new_regressor
 from trainer.run_folder.epoch_rate import epoch_rate
 from trainer.run_folder.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
 from trainer.run_folder.state_callback import StateCallback
@@ -116,7 +117,7 @@ def test_a_clock_that_nobody_handed_in_is_the_machines() -> None:
 
 
 def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, hand = replace(config, epochs=1), HandClock()
+    config, hand = config.with_options(epochs=1), HandClock()
     saving, waiting, computing = (new_fit(config, Ranks(seconds_now=hand)) for _ in range(3))
     saving.run(Slow(hand))
     delay = STEPS * DELAY_SECONDS
@@ -194,7 +195,7 @@ def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
     """For the faster rank; the slower one computes meanwhile."""
     context = multiprocessing.get_context("spawn")
     clock = SharedClock(context.Value("d", 0.0), context.Event())
-    run_ranks(train_slowly, 2, (replace(config, epochs=1), tmp_path, clock))
+    run_ranks(train_slowly, 2, (config.with_options(epochs=1), tmp_path, clock))
     fast, slow = (TimeSpent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
     delay = STEPS * DELAY_SECONDS
     assert (fast.waiting, fast.computing, fast.communication) == (0, 0, delay)
@@ -214,17 +215,19 @@ def backbone_flops(tokens: int, width: int, hidden: int, layers: int, patches: i
 def test_operations_are_those_of_the_formulas(dataset: Dataset, config: TrainConfig) -> None:
     """A backward pass takes twice a forward one; no gradient goes to the pixels, nor to what is frozen."""
     forward = backbone_flops(9, 32, 64, 2, 4, 3)
-    decoder = training_flops(new_regressor(dataset, replace(config, tune="frozen")), stored_tokens=True)
-    frozen = training_flops(new_regressor(dataset, replace(config, tune="frozen")))
+    decoder = training_flops(
+        new_regressor(dataset, config.with_options(tune="frozen").model), stored_tokens=True
+    )
+    frozen = training_flops(new_regressor(dataset, config.with_options(tune="frozen").model))
     assert frozen == decoder + forward
-    everything = training_flops(new_regressor(dataset, config))
+    everything = training_flops(new_regressor(dataset, config.model))
     embedding = 2 * 4 * 32 * 3 * 16 * 16
     into_features = decoder / 2  # one product: when frozen, forward and its weights' gradient
     assert everything == decoder + into_features + 3 * forward - embedding
 
 
 def test_counting_changes_nothing_and_counts_nothing_twice(dataset: Dataset, config: TrainConfig) -> None:
-    regressor = new_regressor(dataset, config)
+    regressor = new_regressor(dataset, config.model)
     before = {name: tensor.clone() for name, tensor in regressor.state_dict().items()}
     random = torch.get_rng_state()
     once = training_flops(regressor)
@@ -232,7 +235,9 @@ def test_counting_changes_nothing_and_counts_nothing_twice(dataset: Dataset, con
     assert all(parameter.grad is None for parameter in regressor.parameters())
     for name, tensor in regressor.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert training_flops(new_regressor(dataset, replace(config, recompute_activations=True))) == once
+    assert (
+        training_flops(new_regressor(dataset, config.with_options(recompute_activations=True).model)) == once
+    )
 
 
 def test_a_peak_is_told_of_known_devices_alone() -> None:
@@ -267,7 +272,7 @@ def test_an_epoch_in_a_line(config: TrainConfig) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_tells_its_memory_and_its_shares(config: TrainConfig) -> None:
     ranks = Ranks(device=torch.device("cuda"))
-    fit = new_fit(replace(config, epochs=1), ranks)
+    fit = new_fit(config.with_options(epochs=1), ranks)
     fit.run(StateCallback())
     spent, rate = fit.spent, epoch_rate(fit.spent, fit.flops_per_chip, ranks, fit.options)
     assert rate.peak_memory_gb
@@ -283,7 +288,7 @@ def test_each_epoch_says_a_line_and_metrics_stay_the_same_in_every_run(
 ) -> None:
     runs = [tmp_path / "one", tmp_path / "two"]
     for run in runs:
-        launch(replace(config, out=str(run)))
+        launch(config.with_options(out=str(run)))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2"] * 2
     assert all("chips/s" in line and "GFLOP/s" in line for line in lines)
@@ -343,7 +348,7 @@ def test_mlflow_has_options_and_numbers_also_after_going_on(
         train_epoch(fit, callback)
 
     with mlflow_server(tmp_path) as uri:
-        config = replace(config, out=str(run), mlflow=uri)
+        config = config.with_options(out=str(run), mlflow=uri)
         monkeypatch.setattr(Fit, "_train_epoch", stopped)
         with pytest.raises(KeyboardInterrupt):
             launch(config)
@@ -357,7 +362,7 @@ def test_mlflow_has_options_and_numbers_also_after_going_on(
         assert before.data.params["batch_size"] == "8"
         assert before.data.params["bands"] == "['nir', 'red', 'green']"
         assert_the_same_numbers(client, before.info.run_id, run)
-        launch(replace(config, resume="auto"))
+        launch(config.with_options(resume="auto"))
         (after,) = client.search_runs([experiment.experiment_id])
         assert after.info.run_id == before.info.run_id
         assert after.info.status == "FINISHED"
@@ -400,7 +405,7 @@ def test_a_lost_server_stops_nothing_and_is_said_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = f"http://127.0.0.1:{free_port()}"
-    launch(replace(config, out=str(tmp_path / "run"), mlflow=uri))
+    launch(config.with_options(out=str(tmp_path / "run"), mlflow=uri))
     warned = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
     assert len(warned) == 1
     assert warned[0].startswith(f"treeline: MLflow at {uri} cannot be reached; training continues: ")
@@ -421,7 +426,7 @@ def test_an_address_that_cannot_be_used_is_refused_before_anything_is_written(
     config: TrainConfig, tmp_path: Path, uri: str, said: str
 ) -> None:
     with pytest.raises(InputError, match=said) as refused:
-        launch(replace(config, out=str(tmp_path / "run"), mlflow=uri))
+        launch(config.with_options(out=str(tmp_path / "run"), mlflow=uri))
     assert "\n" not in str(refused.value)
     assert "secret" not in str(refused.value)
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,36 @@
+"""A regressor that is not trained yet, from the options of training.
+
+torch.manual_seed(seed)                                 # random weights come from here
+regressor = new_regressor(dataset, ModelOptions(decoder="residual"))
+"""
+
+from shards.read.dataset import Dataset
+from trainer.decoders.features import DecoderConfig
+from trainer.model.backbone import new_backbone
+from trainer.model.regressor import Regressor
+from trainer.model.trainable import recompute_activations, tune
+from trainer.options import ModelOptions
+
+
+def new_regressor(
+    dataset: Dataset, options: ModelOptions, pretrained_bands: tuple[str, ...] = ()
+) -> Regressor:
+    """Return an untrained regressor for the dataset's images.
+
+    Args:
+        dataset: schema and statistics of the images.
+        options: backbone and decoder.
+        pretrained_bands: bands whose pretrained patch weights the regressor's bands start from, one for
+            each; default: their own.
+
+    Raises:
+        InputError: there is no such backbone, or it does not go together with the other options.
+    """
+    backbone = new_backbone(options.backbone, pretrained_bands or options.bands, options.new_band_from)
+    tune(backbone, options.tune, options.tune_blocks, options.lora_rank)
+    if options.recompute_activations:
+        recompute_activations(backbone)
+    decoder = DecoderConfig(
+        options.decoder_widths, options.norm, options.dropout, options.decoder, options.upsample
+    )
+    return Regressor(dataset.schema, options.bands, dataset.statistics, backbone, decoder)
