@@ -21,7 +21,7 @@ class PredictConfig:
     out: Annotated[str, Place()]
     """Folder or s3://... for the maps, SCENE.chm.tif. The same command resumes a stopped run."""
     overwrite: bool = False
-    """Replace maps in --out that show other scenes or were made with other options."""
+    """Whether to replace maps in --out that show other scenes or were made with other options."""
     workers: int = 0
     """Number of Ray workers; 0 predicts in this process, without Ray."""
     gpus_per_worker: Annotated[float, OnlyWith(workers=Some())] = 1.0
@@ -40,18 +40,18 @@ class PredictConfig:
     symmetries: Literal[1, 8] = 1
     """Orientations of each window whose predictions are averaged: 1, or 8 with all flips and turns."""
     spread: bool = False
-    """Add a band with the standard deviation of each pixel's predictions, in centimetres."""
+    """Whether to add a band with the standard deviation of each pixel's predictions, in centimetres."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe."""
+    """Whether to compute in bfloat16 where that is safe."""
     batch_size: int = 32
     """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what fits (CPU: 32)."""
     block: int = 2048
     """Side of the block that is predicted at a time, in pixels; bounds the memory, changes no height."""
 
     stac: bool = False
-    """Write a STAC item beside each map: SCENE.chm.json."""
+    """Whether to write a STAC item beside each map: SCENE.chm.json."""
     quick_look: bool = False
-    """Write a picture beside each map: SCENE.chm.png."""
+    """Whether to write a picture beside each map: SCENE.chm.png."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from shards.roles import OnlyWith, Place
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """The chips to hold out."""
+    """Chips to hold out."""
 
     split_by: Literal["key", "scene", "blocks", "strips"] = "key"
     """Hold out single chips, all chips of a scene, square blocks of ground, or strips along an axis."""
@@ -32,7 +32,7 @@ class SplitConfig(SplitOptions):
     """Hold out other chips of a dataset: shards stay; index, statistics and manifest are rewritten."""
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """The dataset: a folder or s3://..."""
+    """Dataset: a folder or s3://..."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class InspectConfig:
     """Show what a dataset holds: counts, rejections, statistics, splits and sample chips."""
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """The dataset: a folder or s3://..."""
+    """Dataset: a folder or s3://..."""
     out: Annotated[str, Place()] = ""
     """Folder for index.html and its pictures; default: DATASET-inspect beside it, or here if it is remote."""
     chips: int = 12
@@ -54,7 +54,7 @@ class ConvertConfig:
     """Write a dataset in the other format: the same chips in the same order, with nothing lost."""
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """The dataset: a folder or s3://..."""
+    """Dataset: a folder or s3://..."""
     to: Literal["tar", "zarr"]
     """tar: equal rows, read fastest; zarr: compressed, read by any Zarr v3 library."""
     out: Annotated[str, Place()]
@@ -67,4 +67,4 @@ class VerifyConfig:
     problems if anything differs."""
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """The dataset: a folder or s3://..."""
+    """Dataset: a folder or s3://..."""

@@ -10,7 +10,7 @@ import tyro
 
 from shards.errors import InputError
 from shards.nested import Follows, built, flat, options_of, replaced
-from shards.roles import Ending, MayChange, OnlyWith, OptionsFile, Place
+from shards.roles import Ending, MayChange, OnlyWith, OptionsFile, Place, Some
 from trainer.options import (
     AugmentOptions,
     ChipOptions,
@@ -26,20 +26,20 @@ from trainer.options import (
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A dataset -> a regressor."""
+    """Train a regressor on a dataset."""
 
     data: Annotated[str, Place()]
-    """The dataset: a folder or s3://..."""
+    """Dataset: a folder or s3://..."""
     out: Annotated[str, Place(), MayChange()]
-    """Where checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log are written."""
+    """Folder or s3://... for checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log."""
     recipe: Literal["treeline", "chmv2", "notebook", "tiny"] = "treeline"
-    """Named set of options; what is given besides overrides it."""
+    """Named set of options; options that are given override it."""
     faithful: bool = False
-    """With the recipe notebook: reproduce its faults as well, to measure them; see docs/training.md."""
+    """Whether the recipe notebook reproduces its faults as well, to measure them; see docs/training.md."""
     resume: Annotated[Literal["no", "auto"], MayChange()] = "no"
-    """"auto": go on with the run at --out if there is one, of the same options; "no": refuse it."""
+    """"auto": resume the run at --out if there is one, with the same options; "no": refuse it."""
     workers: Annotated[int | str, MayChange()] = 0
-    """Ray workers, N or MIN:MAX (as many as there is room for); 0: train in this process, without Ray."""
+    """Number of Ray workers, N or MIN:MAX (as many as there is room for); 0: this process, without Ray."""
     model: ModelOptions = field(default_factory=ModelOptions)
     tokens: Annotated[TokenOptions, Follows("lora_rank")] = field(default_factory=TokenOptions)
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
@@ -129,27 +129,30 @@ RECIPES_BEFORE: dict[str, dict[str, Any]] = {
 """Values that recipes had before they changed: a run that began with them continues with them."""
 
 
+ON_CHIPS = OnlyWith(checkpoint=Some())
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How good a regressor is on chips, beside the training mean and a per-pixel linear regression.
+    """Score a regressor on chips, beside the training mean and a per-pixel linear regression.
 
-    Or how good maps are, where height rasters cover them: with --maps and --heights.
+    Or score maps where height rasters cover them: with --maps and --heights.
     """
 
     checkpoint: Annotated[str, Place()] = ""
     """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
     data: Annotated[str, Place()] = ""
-    """The dataset: a folder or s3://..."""
-    split: Literal["train", "val", "test", "buffer", "all"] = "val"
+    """Dataset: a folder or s3://..."""
+    split: Annotated[Literal["train", "val", "test", "buffer", "all"], ON_CHIPS] = "val"
     """Split whose chips are scored."""
     out: Annotated[str, Place()] = ""
     """Folder for evaluation.json and evaluation.png; default: only print."""
-    batch_size: int = 64
+    batch_size: Annotated[int, ON_CHIPS] = 64
     """Chips at a time."""
-    where: str = ""
-    """Evaluate these chips only: an expression over the index, e.g. "sensor == 'WV03'"."""
-    limit: int | None = None
-    """Evaluate this many chips only."""
+    where: Annotated[str, ON_CHIPS] = ""
+    """Chips to score, as an expression over the index: "sensor == 'WV03'"; default: all of the split."""
+    limit: Annotated[int | None, ON_CHIPS] = None
+    """Number of chips to score; default: all."""
     reading: ReadingOptions = field(default_factory=ReadingOptions)
     maps: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="MAP...")] = ()
     """Canopy height maps instead, as treeline predict writes them: paths, globs or s3://..."""
@@ -185,38 +188,38 @@ WEIGHT_FILES = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """A regressor made elsewhere (the notebook's, Meta's CHMv2) -> a checkpoint."""
+    """Make a checkpoint of a regressor trained elsewhere: the notebook's, or Meta's CHMv2."""
 
     weights: Annotated[str, Place(or_name=True), tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
     """best_dinov3_*.pth or .safetensors (a path or s3://...), or a folder or hub name of a CHMv2."""
     data: Annotated[str, Place()]
-    """The dataset whose statistics normalise the regressor's input: a folder or s3://..."""
+    """Dataset whose statistics normalise the regressor's input: a folder or s3://..."""
     out: Annotated[str, Place()]
     """Folder of the checkpoint; nothing may be there yet."""
     bands: tuple[str, ...] = ModelOptions.bands
     """Bands that the regressor was trained on, in its order."""
     heads: Annotated[int, OnlyWith(weights=Ending(WEIGHT_FILES))] = 0
-    """Attention heads of the backbone, which .pth does not tell; 0: as published for tokens so wide."""
+    """Attention heads of the backbone, which a .pth file does not tell; 0: as published for its width."""
     new_band_from: Annotated[
         Literal["red", "green", "blue", "mean"], OnlyWith(weights=Ending(WEIGHT_FILES, wanted=False))
     ] = ModelOptions.new_band_from
-    """The band whose patch weights start a band that CHMv2 does not know, or their mean."""
+    """Band whose patch weights start a band that CHMv2 does not know; or their mean."""
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A short search: which learning rate, loss and decoder suit this dataset."""
+    """Search briefly for the learning rate, loss and decoder that suit a dataset."""
 
     data: Annotated[str, Place()]
-    """The dataset: a folder or s3://..."""
+    """Dataset: a folder or s3://..."""
     out: Annotated[str, Place()]
     """Folder or s3://... for the trials, sweep.json and best.yaml; no sweep may be there yet."""
     train_config: Annotated[str, OptionsFile(TrainConfig)] = ""
-    """YAML or JSON file of options of treeline train, the same in every trial; default: its defaults."""
+    """YAML or JSON file with the other options of treeline train; default: its defaults."""
     trials: int = 12
-    """Trainings with options drawn at random."""
+    """Number of trainings with options drawn at random."""
     learning_rate: tuple[float, float] = (1e-4, 1e-2)
-    """Lowest and highest; drawn evenly on a logarithmic scale."""
+    """Lowest and highest learning rate; draws are even on a logarithmic scale."""
     loss_choices: tuple[str, ...] = ("squared", "asymmetric(factor=1.3)")
     """Losses to draw from, each as for treeline train --loss; several words of one: in one pair of quotes."""
     decoder_choices: tuple[Literal["detail", "residual", "dpt", "linear"], ...] = ("detail", "residual")
@@ -224,8 +227,8 @@ class SweepConfig:
     limit: int | None = 10_000
     """Chips that each trial trains on; all are scored on all validation chips."""
     epochs: int = 5
-    """Passes through them, at most."""
+    """Largest number of passes through them."""
     workers: int = 0
-    """Trials at a time, on Ray, where those that fall behind are stopped; 0: one by one, here, to the end."""
+    """Trials at a time on Ray, where those that fall behind are stopped; 0: one by one here, to the end."""
     seed: int = 0
     """Seed of the options that are drawn."""

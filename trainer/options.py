@@ -29,25 +29,25 @@ class ModelOptions:
     new_band_from: Annotated[
         Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
     ] = "red"
-    """The pretrained band whose patch weights start a band that the backbone does not know, or their mean."""
+    """Pretrained band whose patch weights start a band that the backbone does not know; or their mean."""
     tune: Literal["frozen", "last", "lora", "all"] = "all"
-    """What of the backbone learns: nothing, its last blocks, low-rank adapters in every block, or all."""
+    """Part of the backbone that learns: nothing, last blocks, low-rank adapters in every block, or all."""
     tune_blocks: Annotated[int, OnlyWith(tune="last")] = 4
     """Blocks that learn with --tune last."""
     lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
     """Rank of the adapters with --tune lora."""
     decoder: Literal["detail", "residual", "dpt", "linear"] = "detail"
-    """What makes heights of the backbone's tokens."""
+    """Kind of decoder, which turns the backbone's tokens into heights."""
     decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"))] = ()
     """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""
     norm: Annotated[Literal["batch", "group"], WITH_NORM] = "group"
-    """The decoder's normalisation; with "group" a chip's height does not depend on its batch."""
+    """Normalisation in the decoder; with "group" a chip's height does not depend on its batch."""
     dropout: Annotated[float, WITH_NORM] = 0.3
-    """Share (0..1) of the decoder's channels dropped while training."""
+    """Share (0..1) of the decoder's channels that are dropped in training."""
     upsample: Literal[1, 2, 4] = 1
     """Factor by which the image is enlarged for the backbone, so that its patches cover fewer metres."""
     recompute_activations: Annotated[bool, BACKBONE_LEARNS, Follows("shard_model")] = False
-    """Where the backbone learns: less memory, a third more arithmetic (activation checkpointing)."""
+    """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class TokenOptions:
     token_dtype: Annotated[Literal["bfloat16", "float16", "float32"], OnlyWith(token_store=Some())] = (
         "bfloat16"
     )
-    """How the token store keeps numbers: in 2, 2 or 4 bytes."""
+    """Data type of the stored tokens: 2, 2 or 4 bytes a number."""
     token_variants: Annotated[Literal[1, 8], OnlyWith(token_store=Some())] = 1
-    """Tokens that the token store keeps of a training chip: as it is, or also flipped and turned."""
+    """Copies of a training chip whose tokens are stored: 1, as it is, or 8, with all flips and turns."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class AugmentOptions:
     """Augmentation of chips."""
 
     flips: bool = True
-    """Train on the eight flips and quarter turns of chips."""
+    """Whether to flip and turn chips at random, in all eight ways."""
     brightness: float = 0.0
-    """Standard deviation of a factor by which each band of a chip is brightened, around 1."""
+    """Standard deviation of the random factor, around 1, on each band of a chip."""
     band_dropout: float = 0.0
     """Share (0..1) of a chip's bands that are replaced by their mean."""
 
@@ -91,23 +91,23 @@ class OptimiserOptions:
     """Learning rates, weight decay and how they change."""
 
     learning_rate: float = 3e-3
-    """AdamW's for the decoder, at its highest."""
+    """Peak learning rate of AdamW for the decoder."""
     output_rate_factor: float = 1.0
-    """The output layer's learning rate as a multiple: it alone has to grow to the scale of metres."""
+    """Learning rate of the output layer as a multiple: it alone has to grow to the scale of metres."""
     backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = 0.1
-    """The learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
+    """Learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
     layer_decay: Annotated[float, BACKBONE_LEARNS] = 1.0
     """Learning rate of each block of the backbone as a share (0..1) of the next one's; 1: all alike."""
     weight_decay: float = 1e-2
-    """AdamW's."""
+    """Weight decay of AdamW: a step takes this times the learning rate from each weight."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """"cosine": up, then down to 0; "plateau": halved when validation stalls."""
+    """"cosine": up, then down to 0; "constant": up, then level; "plateau": halved when validation stalls."""
     warm_up: Annotated[float, OnlyWith(schedule=("cosine", "constant"))] = 0.05
-    """Share (0..1) of all steps in which the rate goes up; not for "plateau"."""
+    """Share (0..1) of all steps in which the learning rate goes up, one step at least."""
     plateau_patience: Annotated[int, PLATEAU] = 3
-    """Epochs without improvement before the learning rate is halved."""
+    """Epochs without improvement that are tolerated; the next one halves the learning rate."""
     lowest_learning_rate: Annotated[float, PLATEAU] = 1e-6
-    """Where halving ends."""
+    """Learning rate of the decoder below which it is not halved; the others keep their proportion to it."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range.
@@ -141,41 +141,41 @@ class FitOptions:
     seed: Annotated[int, Follows("workers")] = 0
     """Seed of weights, order and augmentation."""
     deterministic: Annotated[bool, Follows("seed")] = False
-    """Use only algorithms that give the same bits in every run, also on a GPU, where they can be slower."""
+    """Whether to use only algorithms that give the same bits in every run; on a GPU they can be slower."""
     gradient_norm: Annotated[float, Follows("weight_decay")] = 1.0
-    """Gradients are scaled down to this norm."""
+    """Largest norm of the gradients; larger ones are scaled down to it."""
     average: float = 0.0
-    """Decay of an average of the weights, which is what is scored and saved, e.g. 0.999; 0: none."""
+    """Decay of the average of the weights that is scored and saved, for example 0.999; 0: no average."""
     epochs: int = 30
-    """Passes through the training chips, at most."""
+    """Largest number of passes through the training chips."""
     stop_patience: int = 0
-    """Stop after this many epochs without improvement; 0 disables."""
+    """Number of epochs without improvement after which training stops; 0 disables."""
     batch_size: Annotated[int, OnlyWith(batch_per_worker=0)] = 16
-    """Chips per step, over all workers together."""
+    """Chips per step, over all workers."""
     batch_per_worker: int = 0
-    """Chips per step and worker (batch size = this times workers); 0: --batch-size counts."""
+    """Chips per step and worker, so that the batch size is this times the workers; 0: --batch-size holds."""
     accumulate: int = 1
-    """Pieces in which each worker computes its part of a batch: less memory, a third more arithmetic."""
+    """Pieces in which each worker computes its share of a batch: less memory, a third more arithmetic."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe; weights stay float32."""
+    """Whether to compute in bfloat16 where that is safe; weights stay float32."""
     compile: Annotated[bool, MayChange()] = False
-    """Compile backbone and decoder with torch.compile; the first steps take minutes."""
+    """Whether to compile backbone and decoder with torch.compile; the first steps take minutes."""
     shard_model: Annotated[bool, MayChange()] = False
-    """Each worker keeps a part of all weights (FSDP2): for large backbones; no effect below two workers."""
+    """Whether each worker keeps a part of all weights (FSDP2), for large backbones; needs two workers."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """Whether a step whose loss is not a number ends the run, or is left out and counted."""
+    """Response to a step whose loss is not a number: end the run, or leave the step out and count it."""
 
 
 @dataclass(frozen=True)
 class KeepOptions:
-    """What a run keeps."""
+    """Checkpoints, states and logs that a run keeps."""
 
     checkpoint_steps: Annotated[int, MayChange()] = 1000
-    """Steps between two saved states, beside the one at the end of each epoch."""
+    """Steps from one saved state to the next; the end of an epoch always saves one."""
     keep_best: Annotated[int, MayChange()] = 1
-    """Checkpoints kept of the best epochs."""
+    """Number of the best epochs whose checkpoints are kept."""
     mlflow: Annotated[str, Place(), MayChange()] = ""
-    """MLflow tracking server (http://...) or sqlite:///FILE for options and numbers, too; default: none."""
+    """MLflow tracking server (http://...) or sqlite:///FILE that gets options and numbers; default: none."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,13 @@ class ChipOptions:
     """Choice of chips."""
 
     where: str = ""
-    """Train and validate on these chips only: an expression over the index, e.g. "source != 'AK_IFSAR'"."""
+    """Chips to train and validate on, an expression over the index: "source != 'AK_IFSAR'"; default: all."""
     val_where: Annotated[str | None, Before("")] = None
-    """Validate on these chips instead: an expression, or "" for all; default: as --where."""
+    """Chips to validate on instead: an expression, or "" for all; default: as --where."""
     limit: int | None = None
-    """Train on this many chips only, and validate on all; a smaller choice is part of any larger one."""
+    """Number of chips to train on; validation takes all. A smaller choice is part of any larger one."""
     balance_heights: tuple[float, ...] = ()
-    """Edges in metres of bins of the chips' maximum height that are met equally often; default: as stored."""
+    """Edges (m) of bins of the chips' maximum height that are met equally often; default: as stored."""
 
     @property
     def validated_where(self) -> str:
@@ -202,11 +202,11 @@ class ReadingOptions:
     """Reading of the dataset."""
 
     on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
-    """Whether a shard that is damaged or cannot be read ends the run, or is left out and named."""
+    """Response to a shard that is damaged or cannot be read: end the run, or leave it out and name it."""
     cache: Annotated[str, Place(), MayChange()] = ""
-    """Local folder that keeps what was fetched of a remote dataset; shared by the processes of a machine."""
+    """Local folder for what was fetched of a remote dataset, shared by the processes of a machine."""
     cache_gigabytes: Annotated[float, MayChange(), OnlyWith(cache=Some())] = ReadOptions.cache_bytes / 1e9
-    """Size at which the cache drops what was used least recently."""
+    """Size in gigabytes at which the cache drops what was used least recently."""
 
     @property
     def read_options(self) -> ReadOptions:

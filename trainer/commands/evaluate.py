@@ -39,7 +39,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         )
     chips = dataset.chips(config.split, config.limit, config.where)
     if not chips.size:
-        raise InputError(f"{config.data}: no chip is in the split {config.split!r}; choose another --split")
+        where = f" where {config.where}" if config.where else ""
+        raise InputError(
+            f"{config.data}: no chip is in the split {config.split!r}{where}; choose another --split"
+            f"{' or --where' if where else ''}"
+        )
     device = device_here()
     regressor, baselines = checkpoint.regressor.to(device), checkpoint.baselines
     with progress("evaluate", chips.size, "chips") as advance:

@@ -38,7 +38,7 @@ BEST = "best.yaml"
 DRAWN = ("learning_rate", "loss", "decoder")
 """Options in which trials differ."""
 FAILURES = (FloatingPointError, torch.OutOfMemoryError)
-"""What the options of a trial can bring about: it is listed as failed, and the others go on."""
+"""Errors that a trial's options can cause: the trial is listed as failed, and the others continue."""
 
 Report = Callable[[int, float | None], None]
 """report(epochs, val_rmse): this many epochs are done and saved, the last with this score in metres.
@@ -49,17 +49,17 @@ It does not return if the trial is to stop.
 
 @dataclass(frozen=True)
 class Ending:
-    """How a trial ended."""
+    """End of a trial."""
 
     kind: Literal["done", "stopped", "failed"]
     why: str = ""
-    """What it failed of."""
+    """Reason of its failure, in one line."""
 
 
 Done = Callable[[int, Ending], None]
 """done(place, ending): the trial at this place of the list has ended."""
 RunTrials = Callable[[SweepConfig, list[TrainConfig], Done], None]
-"""Runs every trial, in any order."""
+"""Function that runs every trial, in any order."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,19 @@ class Trial:
     """A trial that has ended."""
 
     number: int
-    """From 1."""
+    """Number of the trial, from 1."""
     config: TrainConfig
     ending: Ending
     val_rmse: float | None
-    """The lowest of all epochs, in metres; None if there is no score."""
+    """Lowest RMSE on validation chips of all epochs, in metres; None if there is no score."""
     best_epoch: int | None
-    """Where that was, from 1."""
+    """Epoch of that score, from 1."""
     epochs: int
-    """That were done."""
+    """Number of epochs that were done."""
 
     @property
     def rank(self) -> tuple[bool, float, int]:
-        """Lower is better: failed ones last; of equals the earlier first."""
+        """Sort key, best first: failed trials last; of equals the earlier first."""
         no_score = self.ending.kind == "failed" or self.val_rmse is None
         return no_score, inf if self.val_rmse is None else self.val_rmse, self.number
 

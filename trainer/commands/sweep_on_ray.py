@@ -15,11 +15,11 @@ from ray.tune.schedulers import ASHAScheduler
 
 from shards.storage.objects import whole_url
 from trainer.commands.sweep import Done, Ending, run_trial
-from trainer.commands.train_on_ray import OWN_ERRORS, go_to
+from trainer.commands.train_on_ray import OWN_ERRORS, Driver
 from trainer.config import SweepConfig, TrainConfig
 
 MAX_FAILURES = 3
-"""How often a trial goes on after its process or machine was lost."""
+"""Number of times that a trial resumes after losing its process or machine."""
 REDUCTION = 3
 """One in this many trials continues from each rung; the next rung is at this many times the epochs."""
 GRACE = 5
@@ -41,7 +41,7 @@ def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done) ->
     """
     os.environ |= TUNE_ENVIRONMENT
     use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    trainable = tune.with_parameters(_trial, trials=trials, folder=os.getcwd())
+    trainable = tune.with_parameters(_trial, trials=trials, driver=Driver.here())
     watcher = _Watcher(done)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": int(use_gpu)}),
@@ -75,9 +75,9 @@ def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done) ->
         raise results.errors[0]
 
 
-def _trial(options: dict[str, int], trials: list[TrainConfig], folder: str) -> None:
-    """One trial, in a process of its own; its last report says how it ended, if nobody stopped it."""
-    go_to(folder)
+def _trial(options: dict[str, int], trials: list[TrainConfig], driver: Driver) -> None:
+    """Run one trial, in a process of its own; its last report says how it ended, if nothing stopped it."""
+    driver.follow()
 
     def report(epochs: int, val_rmse: float | None) -> None:
         tune.report({"epochs": epochs, "val_rmse": _number(val_rmse)})
@@ -96,7 +96,7 @@ def _number(val_rmse: float | None) -> float:
 
 
 class _Watcher(tune.Callback):
-    """Tells the driver of every trial that has ended."""
+    """Callback that tells the driver of every trial that has ended."""
 
     def __init__(self, done: Done) -> None:
         self._done = done
@@ -112,5 +112,5 @@ class _Watcher(tune.Callback):
             self._done(trial.config["place"], Ending(kind, why))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune stores its callbacks, to go on later, and a progress bar cannot be stored."""
+        """Return nothing: Tune stores its callbacks, and a progress bar cannot be stored."""
         return {}

@@ -112,10 +112,10 @@ def check(config: TrainConfig) -> Dataset:
 
 
 def _check_goes_on(config: TrainConfig) -> None:
-    """Refuse a run that is there, unless it is to go on and is of the same options."""
+    """Refuse a run that is there, unless it is to be resumed and has the same options."""
     if config.resume == "no":
         raise InputError(
-            f"{config.out}: already holds a training run; go on with it (--resume auto), choose another "
+            f"{config.out}: already holds a training run; resume it (--resume auto), choose another "
             "--out, or delete it first"
         )
     old = yaml.safe_load(read_bytes(join(config.out, CONFIG)))

@@ -1,7 +1,8 @@
-"""Starts training: in this process, or on Ray workers. The trainer's only module that imports Ray."""
+"""The start of training: in this process, or on Ray workers."""
 
 import json
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ from shards.format.manifest import StoredObject
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes, remove_file, whole_url
+from shards.version import COMMIT, UNKNOWN, commit
 from trainer.commands.train import as_it_began, check, planned_tokens, prepared, train
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, compute, finish
@@ -18,11 +20,33 @@ from trainer.devices.ranks import Ranks, device_here
 from trainer.model.regressor import Regressor
 
 FAILED = "failed.json"
-"""Left by a worker whose own error would come again: Ray starts all workers anew, which then end at once."""
+"""File that a worker leaves whose error would come again: Ray restarts all workers, and they end at once."""
 OWN_ERRORS = {kind.__name__: kind for kind in (InputError, DatasetError, FloatingPointError)}
 MAX_FAILURES = 20
-"""How often a run goes on after a worker or a machine was lost; machines that are taken away with a notice
-are not counted."""
+"""Number of times that a run resumes after losing a worker or a machine. Machines that are taken away with a
+notice are not counted."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Facts about the driver that its workers share."""
+
+    folder: str
+    """Working folder; paths may be relative to it."""
+    commit: str
+    """Commit of its code, which results record."""
+
+    @classmethod
+    def here(cls) -> "Driver":
+        """Describe this process."""
+        return cls(os.getcwd(), commit())
+
+    def follow(self) -> None:
+        """Work as the driver does: in its folder, if this machine has it, and with its commit."""
+        if os.path.isdir(self.folder):
+            os.chdir(self.folder)
+        if self.commit != UNKNOWN:
+            os.environ[COMMIT] = self.commit
 
 
 def launch(config: TrainConfig) -> None:
@@ -51,7 +75,7 @@ def _train_on_ray(config: TrainConfig) -> None:
         _fill_token_store(config, use_gpu)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "folder": os.getcwd()},
+        train_loop_config={"config": config, "driver": Driver.here()},
         # Ray 2.60 takes a pair, too, but does not say so in the type of this name.
         scaling_config=ScalingConfig(num_workers=count, use_gpu=use_gpu),  # type: ignore[arg-type]
         run_config=RunConfig(
@@ -79,12 +103,12 @@ def _fill_token_store(config: TrainConfig, use_gpu: bool) -> None:
         num_cpus=1, num_gpus=int(use_gpu), max_restarts=MAX_FAILURES, max_task_retries=MAX_FAILURES
     )
     worker = in_any_case(_TokenWorker)
-    actors = [worker.remote(config, os.getcwd())]
+    actors = [worker.remote(config, Driver.here())]
     try:
         plan = ray.get(actors[0].plan.remote())
         pieces = begin(plan)
         count = min(max(least, min(most, free), 1), len(pieces))
-        actors += [worker.remote(config, os.getcwd()) for _ in range(count - 1)]
+        actors += [worker.remote(config, Driver.here()) for _ in range(count - 1)]
         objects: list[StoredObject | None] = []
         with progress("tokens", sum(piece.chips for piece in pieces), "chips") as advance:
             computed = ActorPool(actors).map_unordered(
@@ -103,8 +127,8 @@ def _fill_token_store(config: TrainConfig, use_gpu: bool) -> None:
 class _TokenWorker:
     """A process with a backbone, which computes objects of a token store."""
 
-    def __init__(self, config: TrainConfig, folder: str) -> None:
-        go_to(folder)
+    def __init__(self, config: TrainConfig, driver: Driver) -> None:
+        driver.follow()
         self._config = config
 
     @cached_property
@@ -122,12 +146,6 @@ class _TokenWorker:
         return piece.chips, compute(plan, piece, regressor, dataset)
 
 
-def go_to(folder: str) -> None:
-    """Work where the driver is, if this machine has it: paths may be relative."""
-    if os.path.isdir(folder):
-        os.chdir(folder)
-
-
 def _worker(options: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
@@ -136,7 +154,7 @@ def _worker(options: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     config: TrainConfig = options["config"]
-    go_to(options["folder"])
+    options["driver"].follow()
     url = join(config.out, FAILED)
     if exists(url):
         return

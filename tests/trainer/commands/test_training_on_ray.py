@@ -23,8 +23,10 @@ from ray_machines import (
 )
 from regressors import local_backbone, small_config, write_dataset
 
+from shards.version import COMMIT
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
+from trainer.model.checkpoint import load_checkpoint
 from trainer.run_folder.state_callback import NOTICE_STEPS
 
 EPOCHS = 8
@@ -106,14 +108,15 @@ def test_a_worker_that_is_killed_is_replaced(
     undisturbed: list[dict[str, float]],
     tmp_path: Path,
 ) -> None:
-    run = tmp_path / "run"
-    with started(ray_env, config, run) as process:
+    run, drivers = tmp_path / "run", "0123456789abcdef" * 2 + "01234567"
+    with started(ray_env | {COMMIT: drivers}, config, run) as process:
         wait_until(lambda: len(records_of(run)) >= 2 or process.poll() is not None)
         killed = processes_of(ray_second, "RayTrainWorker")
         assert killed
         killed[0].send_signal(signal.SIGKILL)
         finish(process)
     assert_the_same(run, undisturbed)
+    assert load_checkpoint(str(run)).trained_on["commit"] == drivers
 
 
 @pytest.mark.long
