@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,22 +21,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import DINOv3ViTModel
 
-from inference.config import PredictConfig
-from inference.predict.map_options import MapOptions
-from inference.tiling.windows import WindowGrid
-from ingest.chips.check import Rules
-from ingest.config import ChipsConfig, IngestConfig
-from shards.config import SplitOptions
 from shards.errors import InputError
-from shards.format.schema import Schema
-from shards.read.read_options import ReadOptions
-from shards.write.split_rule import SplitRule
 from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.fit.weight_average import Average
 from trainer.model.backbone import build_backbone
 from trainer.model.regressor import Regressor
 from trainer.model.trainable import Mode, merge, merged, recompute_activations, tune
-from trainer.options import OptimiserOptions, ReadingOptions
+from trainer.options import OptimiserOptions
 
 CPU = torch.device("cpu")
 BLOCKS = 4
@@ -90,23 +81,6 @@ def through_bytes(state: Any) -> Any:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-def test_a_default_stands_in_one_place() -> None:
-    """A part that is made without a command has the defaults of the command."""
-    parts: tuple[tuple[Any, type, dict[str, str]], ...] = (
-        (ReadOptions(), ReadingOptions, {}),
-        (MapOptions(WindowGrid(64, 32)), PredictConfig, {"weighting": "weights"}),
-        (SplitRule(), SplitOptions, {"by": "split_by", "axis": "split_axis", "crs": "split_crs"}),
-        (Rules(), IngestConfig, {}),
-        (Schema(("red",)), ChipsConfig, {}),
-    )
-    for part, command, other_names in parts:
-        defaults = {field.name: field.default for field in fields(command)}
-        for field in fields(part):
-            name = other_names.get(field.name, field.name)
-            if name in defaults and defaults[name] is not MISSING and field.name != "bands":
-                assert getattr(part, field.name) == defaults[name], name
 
 
 # --- what learns ---

@@ -1,28 +1,19 @@
-"""Scores, baselines and augmentation, held against numbers computed by hand or by NumPy.
+"""Scores and baselines, held against numbers computed by hand or by NumPy.
 
 - Scores of parts merge into the score of the whole, which is NumPy's; R2 is 1 - SSE / SST.
 - The baselines are the least squares solution and the mean over every measured pixel.
-- The eight symmetries are distinct, turn image and height alike, and do not depend on the number of ranks.
-- Bands are brightened around 1 and dropped as often as asked; one always stays; the same place, the same.
 """
 
 import json
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from regressors import statistics_of, stored_images
+from regressors import stored_images
 
 from shards.format.height_classes import NAMES
-from shards.format.schema import Schema
 from shards.read.dataset import Batch
-from shards.read.order import rank_part
-from trainer.data.augment import band_changes, symmetries_of
-from trainer.model.normalise import Normalise
-from trainer.model.symmetries import SYMMETRIES, apply_symmetries, turned
 from trainer.score.baselines import Baselines, fit_baselines
 from trainer.score.metrics import DENSITY_BINS, Score
 
@@ -202,88 +193,3 @@ def test_a_missing_pixel_is_left_out_and_one_of_a_band_that_is_not_used_is_not(m
     np.testing.assert_allclose(
         with_holes.coefficients, fit_baselines([rest], None, (1, 2)).coefficients, rtol=1e-9
     )
-
-
-# --- symmetries ---
-
-
-def test_the_eight_symmetries_are_distinct_and_move_no_value_in_or_out() -> None:
-    square = torch.arange(9).reshape(3, 3)
-    results = [turned(square, symmetry) for symmetry in range(SYMMETRIES)]
-    assert SYMMETRIES == 8
-    assert torch.equal(results[0], square)
-    assert not any(torch.equal(one, other) for one, other in combinations(results, 2))
-    for result in results:
-        assert sorted(result.flatten().tolist()) == list(range(9))
-
-
-def test_image_and_height_are_turned_alike_each_chip_by_its_own_symmetry() -> None:
-    generator = torch.Generator().manual_seed(0)
-    height_BHW = torch.rand(16, 8, 8, generator=generator)
-    image_BCHW = torch.stack([height_BHW, -height_BHW], 1)
-    before = image_BCHW.clone(), height_BHW.clone()
-    symmetries_B = np.arange(16) % 8
-    turned_BCHW, turned_BHW = apply_symmetries(image_BCHW, height_BHW, symmetries_B)
-    assert torch.equal(turned_BCHW, torch.stack([turned_BHW, -turned_BHW], 1))
-    for place, symmetry in enumerate(symmetries_B):
-        assert torch.equal(turned_BHW[place], turned(height_BHW[place], int(symmetry)))
-    assert torch.equal(image_BCHW, before[0]), "the stored pixels stay as they are"
-    assert torch.equal(height_BHW, before[1])
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
-def test_images_of_every_stored_type_are_turned(dtype: str) -> None:
-    image_BCHW = np.random.default_rng(0).integers(0, 255, (8, 2, 4, 4)).astype(dtype)
-    turned_BCHW, _ = apply_symmetries(torch.from_numpy(image_BCHW), torch.zeros(8, 4, 4), np.arange(8))
-    as_float = apply_symmetries(torch.from_numpy(image_BCHW.astype("f4")), torch.zeros(8, 4, 4), np.arange(8))
-    np.testing.assert_array_equal(turned_BCHW.numpy(), as_float[0].numpy().astype(dtype))
-    assert turned_BCHW.numpy().dtype == dtype
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 16, 20])
-def test_a_chip_is_turned_alike_whatever_the_number_of_ranks(world_size: int) -> None:
-    """Ranks apply their part of the global batch's symmetries to their part of its chips."""
-    size, height_BHW = 16, torch.rand(16, 4, 4, generator=torch.Generator().manual_seed(1))
-    symmetries = symmetries_of(size, seed=3, epoch=2, seen=7)
-    whole_BHW = apply_symmetries(height_BHW[:, None], height_BHW, symmetries)[1]
-    start, met = 112, []
-    for rank in range(world_size):
-        chips = rank_part(np.arange(size), start, rank, world_size)
-        part_BHW = height_BHW[torch.from_numpy(chips)]
-        mine = rank_part(symmetries_of(size, seed=3, epoch=2, seen=7), start, rank, world_size)
-        turned_BHW = apply_symmetries(part_BHW[:, None], part_BHW, mine)[1]
-        assert torch.equal(turned_BHW, whole_BHW[torch.from_numpy(chips)])
-        met += chips.tolist()
-    assert sorted(met) == list(range(size))
-
-
-def test_symmetries_depend_on_seed_epoch_and_step_and_use_all_eight() -> None:
-    drawn = [symmetries_of(64, *at).tolist() for at in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
-    assert all(one != other for one, other in combinations(drawn, 2))
-    assert symmetries_of(64, 0, 0, 0).tolist() == drawn[0]
-    assert set(drawn[0]) == set(range(8))
-
-
-def test_bands_are_brightened_around_1_and_dropped_as_often_as_asked() -> None:
-    changes_BCK = band_changes((20_000, 4), (1, 2, 3), 0.1, 0.25)
-    assert changes_BCK is not None
-    assert changes_BCK.shape == (20_000, 4, 2)
-    assert changes_BCK[..., 0].mean() == pytest.approx(1.0, abs=0.002)
-    assert changes_BCK[..., 0].std() == pytest.approx(0.1, abs=0.002)
-    # A quarter of the bands, but for the one of the four that stays: 0.25 * 3 / 4.
-    assert 1 - changes_BCK[..., 1].mean() == pytest.approx(0.1875, abs=0.005)
-    assert changes_BCK[..., 1].max(1).min() == 1
-    again = band_changes((20_000, 4), (1, 2, 3), 0.1, 0.25)
-    np.testing.assert_array_equal(changes_BCK, again)
-    assert band_changes((3, 4), (1, 2, 3), 0.0, 0.0) is None
-
-
-def test_a_changed_band_is_brighter_or_its_mean() -> None:
-    statistics = statistics_of({"nir": (100.0, 0.5, 0.25), "red": (100.0, 0.25, 0.5)})
-    layer = Normalise(Schema(("nir", "red"), nodata=-1), ("nir", "red"), statistics)
-    image_BCHW = torch.tensor([50, 50, -1, -1], dtype=torch.int16).reshape(1, 2, 1, 2)
-    changes_BCK = torch.tensor([[[1.5, 1.0], [1.0, 0.0]]])
-    pixels_BCHW, valid_BHW = layer(image_BCHW, changes_BCK)
-    # (0.5 * 1.5 - 0.5) / 0.25 = 1, and red is left out: 0, its mean.
-    assert pixels_BCHW.flatten().tolist() == [1.0, 1.0, 0.0, 0.0]
-    assert torch.equal(valid_BHW, layer(image_BCHW)[1])
