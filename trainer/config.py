@@ -14,6 +14,7 @@ from shards.roles import Ending, MayChange, OnlyWith, OptionsFile, Place, Some
 from trainer.options import (
     AugmentOptions,
     ChipOptions,
+    DecoderKind,
     FitOptions,
     KeepOptions,
     ModelOptions,
@@ -222,7 +223,7 @@ class SweepConfig:
     """Lowest and highest learning rate; draws are even on a logarithmic scale."""
     loss_choices: tuple[str, ...] = ("squared", "asymmetric(factor=1.3)")
     """Losses to draw from, each as for treeline train --loss; several words of one: in one pair of quotes."""
-    decoder_choices: tuple[Literal["detail", "residual", "dpt", "linear"], ...] = ("detail", "residual")
+    decoder_choices: tuple[DecoderKind, ...] = ("detail", "residual")
     """Decoders to draw from."""
     limit: int | None = 10_000
     """Chips that each trial trains on; all are scored on all validation chips."""

@@ -13,6 +13,9 @@ from shards.nested import Follows
 from shards.read.read_options import ReadOptions
 from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag_of
 
+Mode = Literal["frozen", "last", "lora", "all"]
+"""Ways to tune a backbone."""
+DecoderKind = Literal["detail", "residual", "dpt", "linear"]
 BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
 PLATEAU = OnlyWith(schedule="plateau")
 WITH_NORM = OnlyWith(decoder=("detail", "residual"))
@@ -30,13 +33,13 @@ class ModelOptions:
         Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
     ] = "red"
     """Pretrained band whose patch weights start a band that the backbone does not know; or their mean."""
-    tune: Literal["frozen", "last", "lora", "all"] = "all"
+    tune: Mode = "all"
     """Part of the backbone that learns: nothing, last blocks, low-rank adapters in every block, or all."""
     tune_blocks: Annotated[int, OnlyWith(tune="last")] = 4
     """Blocks that learn with --tune last."""
     lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
     """Rank of the adapters with --tune lora."""
-    decoder: Literal["detail", "residual", "dpt", "linear"] = "detail"
+    decoder: DecoderKind = "detail"
     """Kind of decoder, which turns the backbone's tokens into heights."""
     decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"))] = ()
     """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""

@@ -27,6 +27,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from ingest.chips.attributes import as_attribute, is_number, is_text, plain_values, safe_name
+from ingest.config import PairsConfig
 from shards.errors import InputError, one_line
 from shards.storage.objects import exists, is_local, local_path, read_bytes
 
@@ -62,7 +63,7 @@ class _Read(NamedTuple):
     crs: str | None
 
 
-def read_table_of_files(url: str, file_column: str = "filename") -> Listed:
+def read_table_of_files(url: str, file_column: str = PairsConfig.file_column) -> Listed:
     """Read the table at `url` that lists files.
 
     Args:

@@ -33,7 +33,7 @@ _BACKBONE_OPTIONS = ("apply_layernorm", "return_class_token", "reshape_hidden_st
 
 
 def chmv2_regressor(
-    name: str, schema: Schema, bands: tuple[str, ...], statistics: Statistics, new_band_from: str = "red"
+    name: str, schema: Schema, bands: tuple[str, ...], statistics: Statistics, new_band_from: str
 ) -> Regressor:
     """Make CHMv2 with Meta's weights, in eval mode, for images of `schema`.
 

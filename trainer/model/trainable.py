@@ -8,7 +8,6 @@ merge(backbone)                        a plain DINOv3 for good
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -18,8 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-
-Mode = Literal["frozen", "last", "lora", "all"]
+from trainer.options import Mode, ModelOptions
 
 LORA_LAYERS = ("q_proj", "v_proj")
 """Layers adapted in every block. For a given number of weights, queries and values together did best in the
@@ -30,7 +28,12 @@ found for one rank serves others (the same paper, section 4.1)."""
 _ADAPTER = "default"
 
 
-def tune(backbone: DINOv3ViTModel, mode: Mode, blocks: int = 1, rank: int = 8) -> DINOv3ViTModel:
+def tune(
+    backbone: DINOv3ViTModel,
+    mode: Mode,
+    blocks: int = ModelOptions.tune_blocks,
+    rank: int = ModelOptions.lora_rank,
+) -> DINOv3ViTModel:
     """Let only the weights that `mode` names learn, in place.
 
     Tokens stay the same until the first step, since adapters start at zero. The mask token never learns:

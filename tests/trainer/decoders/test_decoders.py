@@ -226,7 +226,7 @@ def test_chmv2_gives_the_same_heights_as_in_transformers(
 ) -> None:
     folder, model = chmv2
     statistics = statistics_of(dict.fromkeys(BANDS, (3000.0, 0.5, 0.2)))
-    regressor = chmv2_regressor(str(folder), SCHEMA, BANDS, statistics)
+    regressor = chmv2_regressor(str(folder), SCHEMA, BANDS, statistics, "red")
     pixels_BCHW = pixels(2, 3, 64, 96)
     with torch.inference_mode():
         theirs_BHW, ours_BHW = model(pixels_BCHW).predicted_depth, regressor.heights(pixels_BCHW)
@@ -238,7 +238,7 @@ def test_chmv2_sees_a_band_where_it_stands(chmv2: tuple[Path, CHMv2ForDepthEstim
     folder, model = chmv2
     bands = ("nir", "blue", "green", "red")
     statistics = statistics_of(dict.fromkeys(bands, (3000.0, 0.5, 0.2)))
-    regressor = chmv2_regressor(str(folder), SCHEMA, bands, statistics)
+    regressor = chmv2_regressor(str(folder), SCHEMA, bands, statistics, "red")
     pixels_BCHW = pixels(1, 4, 64, 64)
     pixels_BCHW[:, 0] = 0
     with torch.inference_mode():
@@ -268,10 +268,10 @@ def test_chmv2_is_imported_and_scored(tmp_path: Path) -> None:
 def test_a_chmv2_of_another_shape_is_refused(tmp_path: Path) -> None:
     statistics = statistics_of(dict.fromkeys(BANDS, (3000.0, 0.5, 0.2)))
     with pytest.raises(InputError, match="no CHMv2 of transformers"):
-        chmv2_regressor(str(tmp_path), SCHEMA, BANDS, statistics)
+        chmv2_regressor(str(tmp_path), SCHEMA, BANDS, statistics, "red")
     small_chmv2(fusion=24).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="fusion_hidden_size 24"):
-        chmv2_regressor(str(tmp_path), SCHEMA, BANDS, statistics)
+        chmv2_regressor(str(tmp_path), SCHEMA, BANDS, statistics, "red")
 
 
 def test_the_spread_is_that_of_the_bins_that_make_the_height() -> None:

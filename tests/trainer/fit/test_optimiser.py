@@ -26,8 +26,8 @@ from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.fit.weight_average import Average
 from trainer.model.backbone import build_backbone
 from trainer.model.regressor import Regressor
-from trainer.model.trainable import Mode, merge, merged, recompute_activations, tune
-from trainer.options import OptimiserOptions
+from trainer.model.trainable import merge, merged, recompute_activations, tune
+from trainer.options import Mode, OptimiserOptions
 
 CPU = torch.device("cpu")
 BLOCKS = 4
