@@ -126,9 +126,9 @@ class HeightObjective:
         measured_BHW = valid_BHW & inputs.height_BHW.isfinite()
         return self.loss.sums(predicted_BHW.float(), inputs.height_BHW, measured_BHW)
 
-    def value(self, sums_K: Tensor, progress: float) -> Tensor:
+    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """See Objective."""
-        return self.loss.value(sums_K, progress)
+        return self.loss.value(sums_K, share_done)
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
@@ -139,7 +139,7 @@ class HeightObjective:
         loss_K = self.loss.sums(predicted_BHW, fed.height_BHW, valid_BHW & fed.height_BHW.isfinite())
         return loss_K.cpu(), *height_sums(predicted_BHW.clamp(min=0), measured_heights(fed, valid_BHW))
 
-    def scored(self, sums: Sums, progress: float) -> Numbers:
+    def scored(self, sums: Sums, share_done: float) -> Numbers:
         """See Objective."""
         loss_K, sums_KS, density_PM = sums
         metrics = score_of(sums_KS, density_PM).all
@@ -148,7 +148,7 @@ class HeightObjective:
                 f"{self.learning.dataset.url}: no pixel of the validation chips has a height; hold out "
                 "others, or none (treeline split)"
             )
-        return {"loss": float(self.loss.value(loss_K, progress)), **metrics.to_json()}
+        return {"loss": float(self.loss.value(loss_K, share_done)), **metrics.to_json()}
 
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective."""

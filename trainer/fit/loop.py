@@ -125,11 +125,11 @@ class Fit:
     def epoch_loss(self) -> float:
         """Loss over the chips of the epoch seen so far."""
         return (
-            float("nan") if self.sums_K is None else float(self.objective.value(self.sums_K, self.progress))
+            float("nan") if self.sums_K is None else float(self.objective.value(self.sums_K, self.share_done))
         )
 
     @property
-    def progress(self) -> float:
+    def share_done(self) -> float:
         """Share (0..1) of all steps that are done."""
         return min(1.0, self.position.step / max(1, self.options.epochs * self.steps_per_epoch))
 
@@ -177,11 +177,11 @@ class Fit:
         With several pieces the first pass computes the loss's sums over the batch, without gradients, because
         the gradient of a single chip may depend on them.
         """
-        position, ranks, objective, progress = (
+        position, ranks, objective, share_done = (
             self.position,
             self.learning.ranks,
             self.objective,
-            self.progress,
+            self.share_done,
         )
         count = self.options.accumulate
         if count > 1:  # ranks meet in every forward and backward pass, so all need the same number of pieces
@@ -191,7 +191,7 @@ class Fit:
         with nullcontext() if len(pieces) == 1 else torch.no_grad():
             piece_sums = [objective.sums(self._forward, piece) for piece in pieces]
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in piece_sums]).sum(0))
-        value = float(objective.value(sums_all_K, progress))
+        value = float(objective.value(sums_all_K, share_done))
         if not isfinite(value):
             self._not_a_number(fed.batch, f"the loss is {value}")
             return value
@@ -199,7 +199,7 @@ class Fit:
             with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._model):
                 sums_K = piece_sums[0] if len(pieces) == 1 else objective.sums(self._forward, piece)
                 # Ranks average gradients; times the number of ranks, that is the sum over ranks.
-                (surrogate(objective, sums_K, sums_all_K, progress) * ranks.world_size).backward()
+                (surrogate(objective, sums_K, sums_all_K, share_done) * ranks.world_size).backward()
         ranks.clock.stop(COMMUNICATION)
         learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         norm = float(whole(torch.nn.utils.clip_grad_norm_(learning, self.options.gradient_norm)))
@@ -272,7 +272,7 @@ class Fit:
             schema,
             learning.ranks.device,
         )
-        return self.objective.scored(tuple(map(learning.ranks.sum, sums)), self.progress)
+        return self.objective.scored(tuple(map(learning.ranks.sum, sums)), self.share_done)
 
 
 def deciding(record: dict[str, Any], decides: str) -> float:

@@ -3,8 +3,8 @@
     loss = parse_loss(("silog:1:0@0..0.3", "charbonnier:0:1@0..0.3", "patch_gradient:0:0.075@0.05..0.5"))
     local_K = loss.sums(predicted_BHW, height_BHW, measured_BHW)        # on each rank
     global_K = ranks.sum(local_K.detach())                              # the same on every rank
-    surrogate(loss, local_K, global_K, progress).backward()             # in trainer.fit.objective
-    loss.value(global_K, progress), loss.parts(global_K)                # for the log
+    surrogate(loss, local_K, global_K, share_done).backward()             # in trainer.fit.objective
+    loss.value(global_K, share_done), loss.parts(global_K)                # for the log
 
 A term is a word, NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO, in which all but the name is optional. The
 weight is WEIGHT (default 1). With END_WEIGHT it changes in a straight line from WEIGHT at FROM (default 0) to
@@ -68,15 +68,15 @@ class Weighted:
     end_weight: float = 1.0
     """Weight from `stop` on."""
     start: float = 0.0
-    """Progress (0..1) before which the term is off."""
+    """Share (0..1) of training before which the term is off."""
     stop: float = 1.0
-    """Progress (0..1) at which the weight reaches `end_weight`."""
+    """Share (0..1) of training at which the weight reaches `end_weight`."""
 
-    def at(self, progress: float) -> float:
-        """Return the weight at this progress, 0..1."""
-        if progress < self.start:
+    def at(self, share_done: float) -> float:
+        """Return the weight when this share (0..1) of training is done."""
+        if share_done < self.start:
             return 0.0
-        share = min(1.0, (progress - self.start) / (self.stop - self.start))
+        share = min(1.0, (share_done - self.start) / (self.stop - self.start))
         return self.weight + (self.end_weight - self.weight) * share
 
 
@@ -96,9 +96,14 @@ class Loss:
         """
         return torch.cat([one.term.sums(predicted_BHW, height_BHW, measured_BHW) for one in self.terms])
 
-    def value(self, sums_K: Tensor, progress: float) -> Tensor:
-        """Compute the loss (a scalar) at this progress, 0..1, from all ranks' sums; 0 if none is measured."""
-        weights = sums_K.new_tensor([one.at(progress) for one in self.terms])
+    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
+        """Compute the loss (a scalar) from all ranks' sums; 0 if nothing is measured.
+
+        Args:
+            sums_K: sums over all chips and ranks.
+            share_done: share (0..1) of training that is done.
+        """
+        weights = sums_K.new_tensor([one.at(share_done) for one in self.terms])
         return (weights * self._values(sums_K)).sum()
 
     def parts(self, sums_K: Tensor) -> dict[str, float]:

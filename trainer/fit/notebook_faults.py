@@ -134,12 +134,12 @@ class NotebookLoss(Loss):
         pair = predicted_BHW.detach().clamp(min=0)[measured_BHW], height_BHW[measured_BHW]
         return torch.cat([sums_K, _moments(*(heights_N.double() for heights_N in pair))])
 
-    def scores(self, sums_K: Tensor, progress: float) -> dict[str, float]:
+    def scores(self, sums_K: Tensor, share_done: float) -> dict[str, float]:
         """Compute what the notebook calls RMSE (in metres) and R2, over the pixels that it counts."""
         count, predicted, height, predicted_2, height_2, product = sums_K[-_MOMENTS:].tolist()
         spread = (predicted_2 * count - predicted**2) * (height_2 * count - height**2)
         r2 = (product * count - predicted * height) ** 2 / spread if spread > 0 else nan
-        return {"notebook_rmse": float(self.value(sums_K, progress)) ** 0.5, "notebook_r2": r2}
+        return {"notebook_rmse": float(self.value(sums_K, share_done)) ** 0.5, "notebook_r2": r2}
 
     def _values(self, sums_K: Tensor) -> Tensor:
         return super()._values(sums_K[:-_MOMENTS])
@@ -193,10 +193,10 @@ class NotebookObjective(HeightObjective):
             self.regressor.backbone.train()
         return super().sums(forward, inputs)
 
-    def scored(self, sums: Sums, progress: float) -> Numbers:
+    def scored(self, sums: Sums, share_done: float) -> Numbers:
         """See Objective; return the right scores, and beside them the notebook's."""
-        right = super().scored(sums, progress)
+        right = super().scored(sums, share_done)
         if not self.faults.own_scores:
             return right
-        own = self.loss.scores(sums[0], progress)
+        own = self.loss.scores(sums[0], share_done)
         return right | {name: None if value != value else value for name, value in own.items()}

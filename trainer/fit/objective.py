@@ -4,13 +4,13 @@ Heights are the first kind (trainer.fit.heights). Each step, on each rank:
 
     inputs = objective.inputs(fed, key)                     a batch, augmented
     sums_K = objective.sums(forward, inputs)                over this rank's chips, differentiable
-    objective.value(sums_all_K, progress)                   the loss, from the sums of all ranks
-    surrogate(objective, sums_K, sums_all_K, progress).backward()
+    objective.value(sums_all_K, share_done)                   the loss, from the sums of all ranks
+    surrogate(objective, sums_K, sums_all_K, share_done).backward()
 
 After each epoch:
 
     sums = add_up(..objective.score_sums.., batches, ...)   over the validation chips (trainer.fit.scoring)
-    numbers = objective.scored(sums, progress)              from the sums of all ranks
+    numbers = objective.scored(sums, share_done)              from the sums of all ranks
 """
 
 from collections.abc import Callable, Sequence
@@ -55,8 +55,13 @@ class Panel:
 class HasValue(Protocol):
     """A loss that is a function of sums over chips."""
 
-    def value(self, sums_K: Tensor, progress: float) -> Tensor:
-        """Compute the loss (a scalar) at this progress, 0..1, from the sums over all chips and ranks."""
+    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
+        """Compute the loss (a scalar).
+
+        Args:
+            sums_K: sums over all chips and ranks.
+            share_done: share (0..1) of training that is done.
+        """
 
 
 InputsT = TypeVar("InputsT", bound=StepInputs)
@@ -80,7 +85,7 @@ class Objective(HasValue, Protocol[InputsT]):
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """Compute the sums that scores follow from, for one batch; sums of batches and ranks add up."""
 
-    def scored(self, sums: Sums, progress: float) -> Numbers:
+    def scored(self, sums: Sums, share_done: float) -> Numbers:
         """Compute the scores to record, from the sums over all batches and ranks.
 
         Raises:
@@ -108,7 +113,7 @@ class Objective(HasValue, Protocol[InputsT]):
         """
 
 
-def surrogate(loss: HasValue, sums_local_K: Tensor, sums_global_K: Tensor, progress: float) -> Tensor:
+def surrogate(loss: HasValue, sums_local_K: Tensor, sums_global_K: Tensor, share_done: float) -> Tensor:
     """Return a scalar for `backward` whose gradients, added up over ranks, are those of the global loss.
 
     Let S be the sum of the ranks' sums s. By the chain rule the gradient of value(S) is the sum over ranks of
@@ -119,9 +124,9 @@ def surrogate(loss: HasValue, sums_local_K: Tensor, sums_global_K: Tensor, progr
         loss: loss whose `value` is minimised.
         sums_local_K: this rank's sums, differentiable.
         sums_global_K: sums over all ranks, on any device.
-        progress: progress of training, 0..1.
+        share_done: share (0..1) of training that is done.
     """
     with torch.enable_grad():
         total_K = sums_global_K.detach().requires_grad_()
-        (slope_K,) = torch.autograd.grad(loss.value(total_K, progress), total_K)
+        (slope_K,) = torch.autograd.grad(loss.value(total_K, share_done), total_K)
     return (slope_K.to(sums_local_K.device) * sums_local_K).sum()

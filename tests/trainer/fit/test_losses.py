@@ -62,7 +62,7 @@ def chips(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(predicted_BHW), torch.from_numpy(height_BHW), torch.from_numpy(measured_BHW)
 
 
-def gradient_of_ranks(loss: Loss, cuts: list[int], progress: float) -> tuple[float, Tensor]:
+def gradient_of_ranks(loss: Loss, cuts: list[int], share_done: float) -> tuple[float, Tensor]:
     """(loss, gradient by the predictions) where each rank has the chips between two cuts."""
     predicted_BHW, height_BHW, measured_BHW = chips()
     predicted_BHW.requires_grad_()
@@ -71,9 +71,9 @@ def gradient_of_ranks(loss: Loss, cuts: list[int], progress: float) -> tuple[flo
     local = [loss.sums(predicted_BHW[part], height_BHW[part], measured_BHW[part]) for part in parts]
     global_K = torch.stack(local).sum(0).detach()
     for sums_K in local:
-        surrogate(loss, sums_K, global_K, progress).backward()
+        surrogate(loss, sums_K, global_K, share_done).backward()
     assert predicted_BHW.grad is not None
-    return loss.value(global_K, progress).item(), predicted_BHW.grad
+    return loss.value(global_K, share_done).item(), predicted_BHW.grad
 
 
 # --- by hand ---
@@ -217,9 +217,9 @@ def test_a_perfect_prediction_costs_nothing_and_pulls_nothing(word: str) -> None
 def test_ranks_with_unequal_parts_have_the_loss_and_the_gradient_of_one(
     words: tuple[str, ...], cuts: list[int]
 ) -> None:
-    loss, progress = parse_loss(words), 0.2
-    whole, whole_BHW = gradient_of_ranks(loss, [], progress)
-    parts, parts_BHW = gradient_of_ranks(loss, cuts, progress)
+    loss, share_done = parse_loss(words), 0.2
+    whole, whole_BHW = gradient_of_ranks(loss, [], share_done)
+    parts, parts_BHW = gradient_of_ranks(loss, cuts, share_done)
     assert whole > 0
     assert parts == pytest.approx(whole, rel=1e-12)
     torch.testing.assert_close(parts_BHW, whole_BHW, rtol=1e-12, atol=1e-12 * float(whole_BHW.abs().max()))
@@ -341,7 +341,10 @@ def test_the_mirrored_logarithm_is_log_above_and_never_flat_nor_steeper_than_at_
 
 def test_weights_go_straight_from_one_to_the_other() -> None:
     loss = parse_loss(CHMV2)
-    got = {progress: [one.at(progress) for one in loss.terms] for progress in (0, 0.05, 0.15, 0.275, 0.6, 1)}
+    got = {
+        share_done: [one.at(share_done) for one in loss.terms]
+        for share_done in (0, 0.05, 0.15, 0.275, 0.6, 1)
+    }
     assert got[0] == [1, 0, 0]
     assert got[0.05] == pytest.approx([5 / 6, 1 / 6, 0])
     assert got[0.15] == pytest.approx([0.5, 0.5, 0.075 * 0.1 / 0.45])
@@ -362,7 +365,7 @@ def test_weights_go_straight_from_one_to_the_other() -> None:
 )
 def test_a_weight_at_0_a_quarter_a_half_and_1(word: str, weights: list[float]) -> None:
     loss = parse_loss((word, "absolute"))
-    assert [loss.terms[0].at(progress) for progress in (0, 0.25, 0.5, 1)] == weights
+    assert [loss.terms[0].at(share_done) for share_done in (0, 0.25, 0.5, 1)] == weights
 
 
 def test_the_value_is_the_weighted_sum_of_the_parts() -> None:

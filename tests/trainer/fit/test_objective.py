@@ -51,14 +51,14 @@ class MeanOfChip:
         squares_B = self._errors(forward, inputs.image_BCHW).square()
         return torch.stack([squares_B.sum(), torch.ones_like(squares_B).sum()])
 
-    def value(self, sums_K: Tensor, progress: float) -> Tensor:
+    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         return sums_K[0] / sums_K[1]
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         error_B = self._errors(forward, fed.image_BCHW).abs()
         return error_B.sum(), torch.tensor(len(error_B))
 
-    def scored(self, sums: Sums, progress: float) -> Numbers:
+    def scored(self, sums: Sums, share_done: float) -> Numbers:
         return {"chips": int(sums[1]), "worst": float(sums[0] / sums[1])}
 
     def summary(self, record: dict[str, Any]) -> str:
