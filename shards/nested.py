@@ -23,7 +23,10 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Follows:
-    """In a list of all options, this option or part stands behind the option of that name."""
+    """In a list of all options, this option or part stands behind the option of that name.
+
+    So files of options keep their order, whatever part an option stands in.
+    """
 
     name: str
 
