@@ -292,11 +292,11 @@ def test_a_backbone_is_a_place_where_something_lies_there(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     train = ["train", "--data", "d", "--out", "o", "--backbone"]
-    assert sent([*train, "facebook/vit"], tmp_path / "1", monkeypatch).backbone == "facebook/vit"
-    assert sent([*train, "tiny"], tmp_path / "2", monkeypatch).backbone == "tiny"
+    assert sent([*train, "facebook/vit"], tmp_path / "1", monkeypatch).model.backbone == "facebook/vit"
+    assert sent([*train, "tiny"], tmp_path / "2", monkeypatch).model.backbone == "tiny"
     (tmp_path / "facebook" / "vit").mkdir(parents=True)
     there = sent([*train, "facebook/vit"], tmp_path / "3", monkeypatch)
-    assert there.backbone == f"{tmp_path}/facebook/vit"
+    assert there.model.backbone == f"{tmp_path}/facebook/vit"
 
 
 def test_files_of_options_are_read_where_the_job_is_submitted(
@@ -308,14 +308,14 @@ def test_files_of_options_are_read_where_the_job_is_submitted(
     command = ["train", "--config", "mine.yaml", "--out", "run", "--epochs", "9"]
     there = sent(command, tmp_path / "there", monkeypatch)
     assert (there.data, there.out) == (f"{tmp_path}/chips", f"{tmp_path}/run")
-    assert (there.learning_rate, there.epochs, there.norm) == (2e-5, 9, "batch")
+    assert (there.optimiser.learning_rate, there.fit.epochs, there.model.norm) == (2e-5, 9, "batch")
     (tmp_path / "same.yaml").write_text("recipe: notebook\ncache: kept\ntoken_store: s3://bucket/tokens\n")
     command = ["sweep", "--data", "chips", "--out", "found", "--train-config=same.yaml"]
     there = sent(command, tmp_path / "sweep", monkeypatch)
     monkeypatch.chdir(tmp_path / "sweep")
     inner = cli.parse("train", ["--config", there.train_config, "--data", "d", "--out", "o"])
-    assert (inner.cache, inner.token_store) == (f"{tmp_path}/kept", "s3://bucket/tokens")
-    assert inner.norm == "batch"
+    assert (inner.reading.cache, inner.tokens.token_store) == (f"{tmp_path}/kept", "s3://bucket/tokens")
+    assert inner.model.norm == "batch"
 
 
 def test_what_was_given_here_was_given_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +326,7 @@ def test_what_was_given_here_was_given_there(tmp_path: Path, monkeypatch: pytest
         job_of([*train, "--lora-rank", "8"])
     command = [*train, "--recipe", "notebook", "--decoder", "dpt"]
     assert job_of(command).files["options.yaml"].keys() == {"data", "out", "recipe", "decoder"}
-    assert sent(command, tmp_path / "there", monkeypatch).norm == "batch"
+    assert sent(command, tmp_path / "there", monkeypatch).model.norm == "batch"
 
 
 def test_a_place_can_stand_after_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
