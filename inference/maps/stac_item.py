@@ -2,7 +2,7 @@
 
 Fields follow the specification (https://github.com/radiantearth/stac-spec, v1.1.0) and the extensions below
 (https://github.com/stac-extensions). Everything is read from the map and its name, so the same map gives the
-same item.
+same item. pystac would only arrange the dictionary, not compute its values; the tests validate items with it.
 """
 
 import json

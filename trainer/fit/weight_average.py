@@ -3,6 +3,10 @@
 average = Average(regressor, decay=0.999)
 average.update()                    after each step of the optimiser
 with average.swapped(): ...         evaluate and save with the averages
+
+torch.optim.swa_utils.AveragedModel would not do: it deep-copies the whole module, a frozen backbone of
+billions of weights included, and evaluation would run that copy instead of the model that is compiled and
+sharded.
 """
 
 from collections.abc import Iterator
