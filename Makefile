@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS)
 
-.PHONY: demo static check test check-long format
+.PHONY: demo static quick check test check-long format
 
 demo: .venv/installed
 	$(BIN)/treeline demo demo-out
@@ -16,9 +16,13 @@ static: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# What to run before each commit.
-check: static
+# Tests of a few seconds at most.
+quick: .venv/installed
 	$(PYTEST) -m "not slow and not ray and not long"
+
+# What to run before each commit. Types are checked while tests run.
+check: .venv/installed
+	$(MAKE) --jobs 2 static quick
 
 # All tests but those that take minutes.
 test: .venv/installed

@@ -1,6 +1,6 @@
 """A regressor of which each rank holds a part learns what a whole one learns; its state has one format.
 
-Real processes, two and then three, with gloo. Of the same steps:
+Real processes with gloo: two, and three in the long checks. Of the same steps:
 
 - the losses and scores of sharded ranks, and their checkpoints, are those of one process, within rounding;
 - stopped within an epoch they go on bit for bit on as many ranks; on others, or unsharded, within rounding;
@@ -59,7 +59,7 @@ STOP = 2
 """The step after which states are saved: within the first epoch."""
 LIMIT = 100_000
 """Bytes of a part, instead of a gigabyte."""
-WORLDS = (2, 3)
+WORLDS = (2, pytest.param(3, marks=pytest.mark.long))
 
 
 class Stopped(Exception):
@@ -104,14 +104,11 @@ def run(
     return fit, noting.losses, [record["val_loss"] for record in fit.records]
 
 
-def as_rank(rank: int, folder: Path, config: TrainConfig) -> None:
-    """In a process of its own: one of two ranks, then of three; the third waits for that."""
-    told = {}
-    for world in WORLDS:
-        if rank < world:
-            rendezvous = folder / f"rendezvous-{world}"
-            told[world] = in_group(rank, world, rendezvous, lambda ranks: as_one_of(ranks, folder, config))
-    (folder / f"rank-{rank}.json").write_text(json.dumps(told))
+def as_rank(rank: int, folder: Path, config: TrainConfig, world: int) -> None:
+    """In a process of its own: one of this many ranks."""
+    rendezvous = folder / f"rendezvous-{world}"
+    told = in_group(rank, world, rendezvous, lambda ranks: as_one_of(ranks, folder, config))
+    (folder / f"rank-{rank}-of-{world}.json").write_text(json.dumps(told))
 
 
 def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]:
@@ -126,19 +123,19 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
     ]
     told: dict[str, Any] = {"losses": losses, "scores": scores, "held": sum(held), "moments": sum(moments)}
     told["again"] = run(config, ranks, go_on=of_n)[1]
-    if ranks.world_size == WORLDS[0]:
+    if ranks.world_size == 2:
         # Saved before the epoch was scored: what goes on begins with that.
         run(config, ranks, save=folder / "whole-epoch", stop=EPOCH_STEPS)
         told["second"] = run(config, ranks, go_on=folder / "whole-epoch")[1]
         told["from-alone"] = run(config, ranks, go_on=folder / "alone")[1]
         train(config.with_options(out=str(folder / "run-sharded"), epochs=1), ranks)
         told["said"] = batch_norm_said(config.with_options(norm="batch", accumulate=1), ranks)
-    else:
-        told["from-fewer"] = run(config, ranks, go_on=folder / f"by-{WORLDS[0]}")[1]
         told |= {
             tune: run(config.with_options(tune=tune, epochs=1), ranks)[1:] for tune in ("frozen", "lora")
         }
         told["bf16"] = run(config.with_options(bf16=True, epochs=1), ranks)[1]
+    else:
+        told["from-fewer"] = run(config, ranks, go_on=folder / "by-2")[1]
     return told
 
 
@@ -174,53 +171,64 @@ def alone(config: TrainConfig, folder: Path) -> Any:
     return run(config, Ranks(), save=folder / "alone")
 
 
+def told_by(world: int, folder: Path, config: TrainConfig) -> list[dict[str, Any]]:
+    """What each rank tells."""
+    run_ranks(as_rank, world, (folder, config.with_options(shard_model=True), world))
+    return [json.loads((folder / f"rank-{rank}-of-{world}.json").read_text()) for rank in range(world)]
+
+
 @pytest.fixture(scope="module")
-def ranks(config: TrainConfig, folder: Path, alone: Any) -> list[dict[str, dict[str, Any]]]:
-    """What each rank tells, by the number of ranks."""
-    run_ranks(as_rank, max(WORLDS), (folder, config.with_options(shard_model=True)))
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(max(WORLDS))]
+def two(config: TrainConfig, folder: Path, alone: Any) -> list[dict[str, Any]]:
+    return told_by(2, folder, config)
 
 
-def told(ranks: list[dict[str, dict[str, Any]]], world: int) -> list[dict[str, Any]]:
-    return [ranks[rank][str(world)] for rank in range(world)]
+@pytest.fixture(scope="module")
+def three(config: TrainConfig, folder: Path, two: Any) -> list[dict[str, Any]]:
+    """They resume what two saved."""
+    return told_by(3, folder, config)
+
+
+@pytest.fixture(params=WORLDS)
+def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """What each of two ranks tells, or each of three."""
+    told: list[dict[str, Any]] = request.getfixturevalue("two" if request.param == 2 else "three")
+    return told
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
-def test_sharded_ranks_learn_what_one_process_learns(ranks: Any, alone: Any, world: int) -> None:
+def test_sharded_ranks_learn_what_one_process_learns(ranks: Any, alone: Any) -> None:
     _, losses, scores = alone
     assert len(losses) == 6
-    for one in told(ranks, world):
+    for one in ranks:
         assert one["losses"] == pytest.approx(losses, rel=1e-5)
         assert one["scores"] == pytest.approx(scores, rel=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tune", ["frozen", "lora"])
-def test_backbones_that_learn_in_part_are_sharded_too(ranks: Any, config: TrainConfig, tune: Any) -> None:
+def test_backbones_that_learn_in_part_are_sharded_too(two: Any, config: TrainConfig, tune: Any) -> None:
     _, losses, scores = run(config.with_options(tune=tune, epochs=1), Ranks())
-    for one in told(ranks, 3):
+    for one in two:
         assert one[tune][0] == pytest.approx(losses, rel=1e-5)
         assert one[tune][1] == pytest.approx(scores, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_in_bfloat16_it_learns_as_well(ranks: Any, config: TrainConfig) -> None:
+def test_in_bfloat16_it_learns_as_well(two: Any, config: TrainConfig) -> None:
     _, losses, _ = run(config.with_options(bf16=True, epochs=1), Ranks())
-    for one in told(ranks, 3):
+    for one in two:
         assert one["bf16"] == pytest.approx(losses, rel=5e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
-def test_as_many_ranks_go_on_bit_for_bit(ranks: Any, world: int) -> None:
-    for one in told(ranks, world):
+def test_as_many_ranks_go_on_bit_for_bit(ranks: Any) -> None:
+    for one in ranks:
         assert one["again"] == one["losses"][STOP:]
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_that_was_stopped_before_an_epoch_was_scored(ranks: Any) -> None:
-    for one in told(ranks, WORLDS[0]):
+def test_a_run_goes_on_that_was_stopped_before_an_epoch_was_scored(two: Any) -> None:
+    for one in two:
         assert one["second"] == pytest.approx(one["losses"][EPOCH_STEPS:], rel=1e-5)
 
 
@@ -229,10 +237,8 @@ def test_other_numbers_of_ranks_go_on_within_rounding(
     ranks: Any, alone: Any, config: TrainConfig, folder: Path
 ) -> None:
     rest = pytest.approx(alone[1][STOP:], rel=1e-5)
-    assert all(one["from-alone"] == rest for one in told(ranks, 2))
-    assert all(one["from-fewer"] == rest for one in told(ranks, 3))
-    for world in WORLDS:
-        assert run(config, Ranks(), go_on=folder / f"by-{world}")[1] == rest
+    assert all(one["from-alone" if len(ranks) == 2 else "from-fewer"] == rest for one in ranks)
+    assert run(config, Ranks(), go_on=folder / f"by-{len(ranks)}")[1] == rest
 
 
 def test_a_whole_state_survives_its_parts_bit_for_bit(config: TrainConfig, folder: Path, alone: Any) -> None:
@@ -240,16 +246,15 @@ def test_a_whole_state_survives_its_parts_bit_for_bit(config: TrainConfig, folde
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
-def test_each_rank_holds_and_writes_its_share(ranks: Any, alone: Any, folder: Path, world: int) -> None:
-    fit = alone[0]
+def test_each_rank_holds_and_writes_its_share(ranks: Any, alone: Any, folder: Path) -> None:
+    fit, world = alone[0], len(ranks)
     total = sum(weight.numel() for weight in fit.regressor.parameters())
     learning = sum(weight.numel() for weight in fit.regressor.parameters() if weight.requires_grad)
-    assert sum(one["held"] for one in told(ranks, world)) == total
-    assert sum(one["moments"] for one in told(ranks, world)) == 2 * learning
+    assert sum(one["held"] for one in ranks) == total
+    assert sum(one["moments"] for one in ranks) == 2 * learning
     sizes = {path.name: path.stat().st_size for path in (folder / f"by-{world}").glob("state/*/*")}
     written = [sum(sizes[name] for name in sizes if name.startswith(f"{rank:05d}-")) for rank in range(world)]
-    for one, size in zip(told(ranks, world), written, strict=True):
+    for one, size in zip(ranks, written, strict=True):
         # Tokens of one row cannot be cut, and 32 rows make 11, 11 and 10.
         assert one["held"] < 1.1 * total / world
         assert one["moments"] < 1.1 * 2 * learning / world
@@ -259,7 +264,7 @@ def test_each_rank_holds_and_writes_its_share(ranks: Any, alone: Any, folder: Pa
 
 
 @pytest.mark.slow
-def test_a_sharded_run_leaves_what_another_leaves(ranks: Any, config: TrainConfig, folder: Path) -> None:
+def test_a_sharded_run_leaves_what_another_leaves(two: Any, config: TrainConfig, folder: Path) -> None:
     train(config.with_options(out=str(folder / "run-whole"), epochs=1), Ranks())
     files = {name: find_files(str(folder / name)) for name in ("run-whole", "run-sharded")}
     kinds = [
@@ -276,8 +281,8 @@ def test_a_sharded_run_leaves_what_another_leaves(ranks: Any, config: TrainConfi
 
 
 @pytest.mark.slow
-def test_batch_norm_apart_is_said_once_and_refused_where_it_would_differ(ranks: Any) -> None:
-    first, second = (one["said"] for one in told(ranks, 2))
+def test_batch_norm_apart_is_said_once_and_refused_where_it_would_differ(two: Any) -> None:
+    first, second = (one["said"] for one in two)
     assert first[0] == BATCH_NORM_APART
     assert first[1:] == second
     assert second[0].startswith("--shard-model: batch norm")
