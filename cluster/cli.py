@@ -203,7 +203,9 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 def _text(error: BaseException) -> str:
     """Return the error's text on one line; an error from a Ray worker comes wrapped in its traceback."""
-    return " ".join(str(getattr(error, "cause", None) or error).split())
+    from shards.errors import one_line
+
+    return one_line(getattr(error, "cause", None) or error)
 
 
 def _notes(error: BaseException) -> str:

@@ -35,4 +35,4 @@ class SubmitConfig:
     address: str = ""
     """URL of the cluster's dashboard; default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265."""
     wait: bool = True
-    """Show the job's output until it ends, and exit with 0 if it succeeded; otherwise return at once."""
+    """Whether to show the job's output until it ends, and exit with 0 if it succeeded, or return at once."""

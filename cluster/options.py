@@ -1,5 +1,6 @@
-"""Options from defaults, recipe, file and flags, each before the next: one frozen dataclass for each command.
+"""Options from defaults, recipe, file and flags, each overriding the one before.
 
+Each command has one frozen dataclass.
 Its parts (see shards.nested) show in the help only: flags and files have the options' names alone.
 
 config = parse(TrainConfig, ["--config", "options.yaml", "--epochs", "9"], "treeline train")
@@ -11,7 +12,7 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-from shards.errors import InputError
+from shards.errors import InputError, one_line
 from shards.nested import built, flat, options_of
 from shards.roles import Before, refuse_idle, roles
 
@@ -66,7 +67,7 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     )
     chosen = flat(config)
     flags = {name for name in known if _is_flag(arguments, name)}
-    # What has no flag stands where it stands.
+    # Positional options have no flag; a changed value shows that they were given.
     flags |= {name for name in known if chosen[name] != values[name]}
     own = set() if _is_whole(from_file, options) else from_file.keys()
     refuse_idle(config, flags | own)
@@ -86,7 +87,7 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(read_bytes(url))
     except yaml.YAMLError as error:
-        raise InputError(f"{url}: not a YAML or JSON file ({' '.join(str(error).split())})") from error
+        raise InputError(f"{url}: not a YAML or JSON file ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{url}: not a list of options (key: value)")
     known = options_of(options)
@@ -98,7 +99,7 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
 
 
 def _is_whole(from_file: dict[str, Any], options: type) -> bool:
-    """Whether a run wrote this file: it names every option that has a default, but for younger ones."""
+    """Tell whether a run wrote this file: it names every option that has a default, but for younger ones."""
     younger = roles(options, Before)
     return all(
         name in from_file or name in younger or option.default is dataclasses.MISSING
@@ -137,7 +138,7 @@ def _flag(arguments: list[str], name: str) -> str | None:
 
 
 def _is_flag(arguments: list[str], name: str) -> bool:
-    """Whether one of `arguments` is a flag of this option; tyro takes - and _ alike."""
+    """Tell whether one of `arguments` is a flag of this option; tyro takes - and _ alike."""
     words = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     flag = name.replace("_", "-")
     return not words.isdisjoint({f"--{flag}", f"--no-{flag}"})

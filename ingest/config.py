@@ -30,17 +30,17 @@ class IngestConfig(SplitOptions):
     key_pattern: str = ""
     """Regular expression for keys; its groups, such as (?P<sensor>...), are facts: acquired, source, ..."""
     registration: bool = False
-    """Find the shift between heights and image, and keep it in the index (shift_row, ...)."""
+    """Whether to find the shift between heights and image and keep it in the index (shift_row, ...)."""
     shard_bytes: Annotated[int, Before(0)] = SHARD_BYTES
     """Most bytes in a shard of a new dataset, before compression; 0: --shard-chips is the only limit."""
     shard_chips: int = SHARD_CHIPS
     """Most chips in a shard."""
     strict: Annotated[bool, MayChange()] = False
-    """Stop with an error, and write nothing, at the first chip that would be rejected."""
+    """Whether to stop at the first chip that would be rejected, and write nothing."""
     append: Annotated[bool, MayChange()] = False
-    """Add to the dataset at --out; its chips, and their splits, stay as they are."""
+    """Whether to add to the dataset at --out; its chips, and their splits, stay as they are."""
     restart: Annotated[bool, MayChange()] = False
-    """Forget an unfinished run at --out with other options or files, and start over."""
+    """Whether to forget an unfinished ingest at --out with other options or files, and start over."""
     workers: Annotated[int, MayChange()] = 0
     """Ray workers; 0: in this process."""
 

@@ -13,7 +13,7 @@ class SplitOptions:
     """Chips to hold out."""
 
     split_by: Literal["key", "scene", "blocks", "strips"] = "key"
-    """Hold out single chips, all chips of a scene, square blocks of ground, or strips along an axis."""
+    """Unit that is held out: single chips, scenes, square blocks of ground, or strips along an axis."""
     shares: tuple[float, ...] = (0.8, 0.2)
     """Shares (0..1) of training, validation and, if there is a third, test. Keys, scenes and blocks get
     them by a stable hash, strips by position."""

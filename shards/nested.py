@@ -23,9 +23,9 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Follows:
-    """In a list of all options, this option or part stands behind the option of that name.
+    """Order mark: in files of options this option, or part, comes right after the option `name`.
 
-    So files of options keep their order, whatever part an option stands in.
+    So files keep their order, whatever part an option stands in.
     """
 
     name: str

@@ -72,7 +72,7 @@ class MayChange:
 
 @dataclass(frozen=True)
 class Before:
-    """The option is younger than stored configurations; where they lack it, it had this value."""
+    """The option is younger than some stored configurations; where they lack it, it had this value."""
 
     value: Any
 
@@ -84,11 +84,11 @@ class Choice:
     values: tuple[Any, ...]
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is one of them."""
+        """Tell whether `value` is one of them."""
         return value in self.values
 
     def lacking(self, flag: str, value: Any) -> str:
-        """Return the end of "--option: does nothing ..." for where it does not hold."""
+        """Say why an option does nothing without this condition, to follow "does nothing"."""
         return f"without {flag} {' or '.join(map(str, self.values))}; give that, or leave it out"
 
 
@@ -97,7 +97,7 @@ class Some:
     """Any value but none, "" and 0."""
 
     def holds(self, value: Any) -> bool:
-        """Whether there is a value."""
+        """Tell whether there is a value."""
         return bool(value)
 
     def lacking(self, flag: str, value: Any) -> str:
@@ -112,7 +112,7 @@ class Another:
     values: tuple[Any, ...]
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is none of them."""
+        """Tell whether `value` is none of them."""
         return value not in self.values
 
     def lacking(self, flag: str, value: Any) -> str:
@@ -128,7 +128,7 @@ class Ending:
     wanted: bool = True
 
     def holds(self, value: Any) -> bool:
-        """Whether the text ends as it should."""
+        """Tell whether the text ends as it should."""
         return str(value).endswith(self.endings) == self.wanted
 
     def lacking(self, flag: str, value: Any) -> str:
@@ -168,7 +168,7 @@ def flag_of(name: str) -> str:
 
 
 def why_idle(config: Any, name: str) -> str:
-    """Why this option has no effect among the others of `config`, in one line; "" if it has one."""
+    """Explain in one line why this option of `config` has no effect; return "" if it has one."""
     role, values = roles(type(config), OnlyWith).get(name), flat(config)
     for other, condition in role.conditions.items() if role else ():
         if other in values and not condition.holds(values[other]):
@@ -217,7 +217,7 @@ def as_begun(config: Config, stored: Mapping[str, Any]) -> Config:
 
 
 def differing(options: type, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Names of the options by which `asked` is another work than what is `stored`, both as JSON has them."""
+    """List the options that make `asked` different work from `stored`; both hold JSON values."""
     then = _before(options) | dict(stored)
     ignored = roles(options, MayChange).keys() | RECORDED
     names = [*stored, *(name for name in asked if name not in stored)]
@@ -235,7 +235,7 @@ def identity(options: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _before(options: type) -> dict[str, Any]:
-    """Values of younger options, as JSON has them."""
+    """Return the earlier values of younger options, as JSON has them."""
     return {
         name: list(role.value) if isinstance(role.value, tuple) else role.value
         for name, role in roles(options, Before).items()

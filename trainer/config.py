@@ -10,7 +10,7 @@ import tyro
 
 from shards.errors import InputError
 from shards.nested import Follows, built, flat, options_of, replaced
-from shards.roles import Ending, MayChange, OnlyWith, OptionsFile, Place, Some
+from shards.roles import Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
 from trainer.options import (
     AugmentOptions,
     ChipOptions,
@@ -176,7 +176,7 @@ class EvaluateConfig:
             return False
         if of_maps == given and {"maps", "heights"} <= given:
             return True
-        names = " ".join(f"--{name.replace('_', '-')}" for name in sorted(given)) or "none of them"
+        names = " ".join(map(flag_of, sorted(given))) or "none of them"
         raise InputError(
             "give --checkpoint and --data to score a regressor on chips, or --maps and --heights (and "
             f"--ground) to score maps, and no options of the other; given: {names}"

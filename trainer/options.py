@@ -4,9 +4,10 @@ A field is an option of `treeline train`: its text is the help of its flag. No t
 line knows them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from shards.errors import InputError
 from shards.nested import Follows
@@ -19,6 +20,17 @@ DecoderKind = Literal["detail", "residual", "dpt", "linear"]
 BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
 PLATEAU = OnlyWith(schedule="plateau")
 WITH_NORM = OnlyWith(decoder=("detail", "residual"))
+
+
+def _refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse an option whose check failed.
+
+    Raises:
+        InputError: says which option, and what to choose.
+    """
+    for name, (is_good, instead) in checks.items():
+        if not is_good:
+            raise InputError(f"{flag_of(name)} {getattr(options, name)}: choose {instead}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,10 @@ class ModelOptions:
     recompute_activations: Annotated[bool, BACKBONE_LEARNS, Follows("shard_model")] = False
     """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; see OptimiserOptions."""
+        _refuse_out_of_range(self, {"dropout": (0 <= self.dropout < 1, "0 or more and below 1")})
+
 
 @dataclass(frozen=True)
 class TokenOptions:
@@ -72,7 +88,7 @@ class ObjectiveOptions:
     """Loss and baselines."""
 
     loss: tuple[str, ...] = ("asymmetric(factor=1.3)",)
-    """One or more losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM]; see docs/training.md."""
+    """Losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM[..TO]]; see docs/training.md."""
     baseline_chips: Annotated[int, Follows("cache_gigabytes")] = 20_000
     """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
 
@@ -87,6 +103,16 @@ class AugmentOptions:
     """Standard deviation of the random factor, around 1, on each band of a chip."""
     band_dropout: float = 0.0
     """Share (0..1) of a chip's bands that are replaced by their mean."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; see OptimiserOptions."""
+        _refuse_out_of_range(
+            self,
+            {
+                "brightness": (0 <= self.brightness < inf, "0 or more"),
+                "band_dropout": (0 <= self.band_dropout < 1, "0 or more and below 1"),
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -118,23 +144,26 @@ class OptimiserOptions:
         Raises:
             InputError: says which option, and what to choose.
         """
-        checks = {
-            "learning_rate": (0 < self.learning_rate < inf, "above 0"),
-            "output_rate_factor": (0 < self.output_rate_factor < inf, "above 0"),
-            "backbone_rate_factor": (0 < self.backbone_rate_factor < inf, "above 0"),
-            "layer_decay": (0 < self.layer_decay <= 1, "above 0 and at most 1"),
-            "weight_decay": (0 <= self.weight_decay < inf, "0 or more"),
-            "schedule": (self.schedule in ("cosine", "plateau", "constant"), "cosine, plateau or constant"),
-            "warm_up": (0 <= self.warm_up < 1, "0 or more and below 1"),
-            "plateau_patience": (self.plateau_patience >= 0, "0 or more"),
-            "lowest_learning_rate": (
-                self.schedule != "plateau" or 0 <= self.lowest_learning_rate <= self.learning_rate,
-                f"0 or more and at most the learning rate, {self.learning_rate}",
-            ),
-        }
-        for name, (is_good, instead) in checks.items():
-            if not is_good:
-                raise InputError(f"{flag_of(name)} {getattr(self, name)}: choose {instead}")
+        _refuse_out_of_range(
+            self,
+            {
+                "learning_rate": (0 < self.learning_rate < inf, "above 0"),
+                "output_rate_factor": (0 < self.output_rate_factor < inf, "above 0"),
+                "backbone_rate_factor": (0 < self.backbone_rate_factor < inf, "above 0"),
+                "layer_decay": (0 < self.layer_decay <= 1, "above 0 and at most 1"),
+                "weight_decay": (0 <= self.weight_decay < inf, "0 or more"),
+                "schedule": (
+                    self.schedule in ("cosine", "plateau", "constant"),
+                    "cosine, plateau or constant",
+                ),
+                "warm_up": (0 <= self.warm_up < 1, "0 or more and below 1"),
+                "plateau_patience": (self.plateau_patience >= 0, "0 or more"),
+                "lowest_learning_rate": (
+                    self.schedule != "plateau" or 0 <= self.lowest_learning_rate <= self.learning_rate,
+                    f"0 or more and at most the learning rate, {self.learning_rate}",
+                ),
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +197,16 @@ class FitOptions:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Response to a step whose loss is not a number: end the run, or leave the step out and count it."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; see OptimiserOptions."""
+        _refuse_out_of_range(
+            self,
+            {
+                "gradient_norm": (self.gradient_norm > 0, "above 0"),
+                "stop_patience": (self.stop_patience >= 0, "0 or more"),
+            },
+        )
+
 
 @dataclass(frozen=True)
 class KeepOptions:
@@ -179,6 +218,16 @@ class KeepOptions:
     """Number of the best epochs whose checkpoints are kept."""
     mlflow: Annotated[str, Place(), MayChange()] = ""
     """MLflow tracking server (http://...) or sqlite:///FILE that gets options and numbers; default: none."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; see OptimiserOptions."""
+        _refuse_out_of_range(
+            self,
+            {
+                "checkpoint_steps": (self.checkpoint_steps >= 1, "1 or more"),
+                "keep_best": (self.keep_best >= 1, "1 or more"),
+            },
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ BANDS = (
     MapBand("spread between maps", "m", 0.01),
     MapBand("newest day", "days since 1970-01-01"),
 )
-CENTIMETRES = 10.0
+CM_PER_DM = 10.0
 """Centimetres in a decimetre."""
 LARGEST = float(np.iinfo(np.int16).max)
 
@@ -124,6 +124,6 @@ def combine(observations: Iterable[Observation], shape: tuple[int, int], method:
     height_HW = combination.height(count_HW)
     # Whole numbers wherever heights are: nothing is rounded before the root.
     scatter_HW = np.maximum(count_HW * squares_HW - total_HW**2, 0.0)
-    spread_HW = CENTIMETRES * np.sqrt(scatter_HW) / np.maximum(count_HW, 1)
+    spread_HW = CM_PER_DM * np.sqrt(scatter_HW) / np.maximum(count_HW, 1)
     stored = [np.rint(np.clip(values_HW, 0, LARGEST)) for values_HW in (height_HW, count_HW, spread_HW)]
     return np.where(observed_HW, np.stack([*stored, newest_HW]), NODATA).astype(np.int16)

@@ -108,6 +108,7 @@ def mosaic(config: MosaicConfig) -> str:
         InputError: a map, an option or the output cannot be used; then nothing is left at `config.out`.
     """
     planned = plan(config)
+    remove_unfinished(_folder_of(config.out), below=False, of=name_of(config.out))
     grid = planned.grid.part(planned.extent)
     observed = 0
     with (
@@ -205,11 +206,12 @@ def _check_options(config: MosaicConfig) -> None:
         raise InputError(f"--feather {config.feather}: give {WIDEST_FEATHER:,} pixels or less")
     if not 0 <= config.resolution < float("inf"):
         raise InputError(f"--resolution {config.resolution:g}: give a size above 0")
-    folder, _, name = config.out.rpartition("/")
-    if not name:
+    if not name_of(config.out):
         raise InputError(f"--out {config.out}: give a file, such as mosaic.tif")
     if exists(config.out):
         raise InputError(f"{config.out}: already exists; choose another --out or delete it first")
-    folder = folder or ("/" if config.out.startswith("/") else ".")
-    check_writable(folder)
-    remove_unfinished(folder, below=False, of=name)
+    check_writable(_folder_of(config.out))
+
+
+def _folder_of(out: str) -> str:
+    return out.rpartition("/")[0] or ("/" if out.startswith("/") else ".")

@@ -7,7 +7,7 @@ from inference.maps.map_file import HEIGHT, SPREAD, MapBand
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 
-SYMMETRIES = (1, 8)
+SYMMETRY_COUNTS = (1, 8)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MapOptions:
             # In a batch of 6, equal windows can get heights with different bits: other instructions compute
             # what does not fill a vector of the processor.
             raise InputError(f"--batch-size {self.batch_size}: give a power of 2: 1, 2, 4, 8, 16, 32, ...")
-        if self.symmetries not in SYMMETRIES:
+        if self.symmetries not in SYMMETRY_COUNTS:
             raise InputError(f"--symmetries {self.symmetries}: give 1 or 8")
 
     def check_spread(self, decoder_has_spread: bool) -> None:

@@ -33,7 +33,7 @@ from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
 from shards.raster.opening import bound_cache
-from shards.roles import identity
+from shards.roles import flag_of, identity
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import check_writable, join, name_of, publish, remove_unfinished
 from shards.version import commit
@@ -48,8 +48,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     """
     for name, least in (("block", 1), ("workers", 0), ("gpus_per_worker", 0)):
         if getattr(config, name) < least:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} {getattr(config, name)}: give {least} or more")
+            raise InputError(f"{flag_of(name)} {getattr(config, name)}: give {least} or more")
     bound_cache()
     job, made_with = _job(config)
     targets = {url: join(config.out, map_name(url)) for url in scene_urls(config.scenes, config.asset)}

@@ -2,7 +2,7 @@
 
     rasters = HeightRasters(urls)                            # opens every raster once, for its header
     near = rasters.near(grid, rows, columns)
-    height_HW = rasters.heights(grid, rows, columns, near)   # metres, NaN where there is none
+    height_HW = rasters.heights(grid, rows, columns, near, wanted_HW)  # metres; NaN: no height
 
 Where several rasters cover a pixel, the first by name counts.
 """

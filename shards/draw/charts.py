@@ -35,7 +35,7 @@ from shards.draw.picture import (
     tidy,
 )
 from shards.format.height_classes import COLOURS
-from shards.format.histogram import CENTIMETRES, HEIGHT, Histogram
+from shards.format.histogram import CM_PER_M, HEIGHT, Histogram
 from shards.format.manifest import SPLITS
 from shards.format.schema import Schema
 from shards.format.statistics import LabelSummary, Statistics, Tally
@@ -98,7 +98,7 @@ def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> 
     figure = new_figure(11 if summary.classes else 7, 3.6)
     axes, *others = figure.subplots(1, 2 if summary.classes else 1, squeeze=False).ravel()
     values, counts = histogram.labels(schema.label)
-    edges = _edges(summary.minimum, summary.maximum, 1 / CENTIMETRES)
+    edges = _edges(summary.minimum, summary.maximum, 1 / CM_PER_M)
     axes.hist(values, edges, weights=counts, log=True, histtype="stepfilled", color=FILL)
     unit = f" {schema.label_unit}".rstrip()
     axes.axvline(summary.mean, color=MEAN, linewidth=1.6, label=drawable(f"mean: {summary.mean:.4g}{unit}"))

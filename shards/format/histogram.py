@@ -24,7 +24,7 @@ SKETCH_ERROR = 2.0**-11
 """Largest relative error of a float32 value: 0.05 %."""
 HEIGHT = "height"
 """Label that is counted in centimetres."""
-CENTIMETRES = 100.0
+CM_PER_M = 100.0
 HIGHEST_CENTIMETRES = 32767
 """Limit of counted heights. Those beyond +-327 m are counted at the limit: no plant is that tall."""
 
@@ -104,7 +104,7 @@ class Histogram:
         if label != HEIGHT:
             return self.pixels("float32", None)
         levels, counts = self._present()
-        return levels / CENTIMETRES, counts
+        return levels / CM_PER_M, counts
 
 
 def count_pixels(values: NDArray[Any]) -> Histogram:
@@ -135,12 +135,12 @@ def _count_heights(metres: NDArray[np.float32]) -> Histogram:
         return Histogram.empty()
     # Minimum and maximum show, in a fraction of the time, that nothing is missing or out of range.
     lowest, highest = float(metres.min()), float(metres.max())
-    if not -HIGHEST_CENTIMETRES / CENTIMETRES < lowest <= highest < HIGHEST_CENTIMETRES / CENTIMETRES:
+    if not -HIGHEST_CENTIMETRES / CM_PER_M < lowest <= highest < HIGHEST_CENTIMETRES / CM_PER_M:
         metres = metres[np.isfinite(metres)]
     centimetres = metres.reshape(-1).astype(np.float64)
-    centimetres *= CENTIMETRES
+    centimetres *= CM_PER_M
     np.rint(centimetres, out=centimetres)
-    if metres.size and not (lowest >= 0 and highest < HIGHEST_CENTIMETRES / CENTIMETRES):
+    if metres.size and not (lowest >= 0 and highest < HIGHEST_CENTIMETRES / CM_PER_M):
         np.clip(centimetres, -HIGHEST_CENTIMETRES - 1, HIGHEST_CENTIMETRES, out=centimetres)
         return Histogram.of_levels(centimetres)
     return Histogram(0, np.bincount(centimetres.astype(np.int32)).astype(np.int64, copy=False))

@@ -238,11 +238,10 @@ def _inside(x: Any, y: Any, crs: Any, box: Box, box_crs: str) -> Any:
     Raises:
         ValueError: there is no such box or CRS, or a centre has no place in the box's CRS.
     """
-    import rasterio
-    from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
-    from rasterio.warp import transform
+
+    from shards.raster.grid import in_crs
 
     west, south, east, north = box
     known = np.asarray(pc.and_(pc.and_(pc.is_valid(x), pc.is_valid(y)), pc.is_valid(crs)), np.bool_)
@@ -252,26 +251,24 @@ def _inside(x: Any, y: Any, crs: Any, box: Box, box_crs: str) -> Any:
     inside = np.zeros(known.size, np.bool_)
     name = box_crs
     try:
-        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
-            target = CRS.from_user_input(name)
-            degrees = target.is_geographic
-            if south > north or (west > east and not degrees):
-                raise ValueError("the box is empty; the order is west, south, east, north")
-            if degrees and max(abs(west), abs(east), 2 * abs(south), 2 * abs(north)) > 180:
-                raise ValueError("these are not degrees; name the CRS after north")
-            for number, name in enumerate(names.to_pylist()):
-                chips = np.flatnonzero(known & (name_of_chip == number))
-                if not chips.size:
-                    continue
-                at = transform(CRS.from_user_input(name), target, x_of_chip[chips], y_of_chip[chips])
-                to_x, to_y = np.asarray(at)
-                with np.errstate(invalid="ignore"):  # infinite: no place in the target CRS, so not inside
-                    # Eastwards from the western edge: right on both sides of the antimeridian.
-                    across = (to_x - west) % 360 <= (east - west) + 360 * (west > east)
-                    between = across if degrees else (west <= to_x) & (to_x <= east)
-                inside[chips] = between & (south <= to_y) & (to_y <= north)
+        target = CRS.from_user_input(name)
+        degrees = target.is_geographic
+        if south > north or (west > east and not degrees):
+            raise ValueError("the box is empty; the order is west, south, east, north")
+        if degrees and max(abs(west), abs(east), 2 * abs(south), 2 * abs(north)) > 180:
+            raise ValueError("these are not degrees; name the CRS after north")
+        for number, name in enumerate(names.to_pylist()):
+            chips = np.flatnonzero(known & (name_of_chip == number))
+            if not chips.size:
+                continue
+            to_x, to_y = in_crs(
+                np.stack([x_of_chip[chips], y_of_chip[chips]]), CRS.from_user_input(name), target
+            )
+            with np.errstate(invalid="ignore"):  # NaN: no place in the target CRS, so not inside
+                # Eastwards from the western edge: right on both sides of the antimeridian.
+                across = (to_x - west) % 360 <= (east - west) + 360 * (west > east)
+                between = across if degrees else (west <= to_x) & (to_x <= east)
+            inside[chips] = between & (south <= to_y) & (to_y <= north)
     except CRSError as error:
         raise ValueError(f"{name!r} is no known CRS ({error}); name one like 'EPSG:3338'") from error
-    except CPLE_BaseError as error:
-        raise ValueError(f"chips in {name} have no place in {box_crs} ({error}); use degrees") from error
     return pa.array(inside, mask=~known)

@@ -20,6 +20,8 @@ import fsspec
 from boto3.s3.transfer import S3Transfer, TransferConfig
 from botocore.config import Config
 
+from shards.errors import one_line
+
 CONNECTIONS = 32
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 ONE_PUT_BYTES = 2**30
@@ -206,7 +208,7 @@ def _uploading(path: str) -> Iterator[None]:
 def _as_os_error(error: BaseException, path: str) -> OSError:
     where = f"s3://{path}"
     if not isinstance(error, botocore.exceptions.ClientError):
-        return OSError(5, " ".join(str(error).split()), where)
+        return OSError(5, one_line(error), where)
     code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
     if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound"):
         return FileNotFoundError(2, "no such object or bucket", where)

@@ -26,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from shards.config import SplitOptions
-from shards.errors import InputError
+from shards.errors import InputError, one_line
 from shards.format.manifest import SPLITS
 from shards.format.schema import Schema
 
@@ -278,12 +278,12 @@ def _transformed(points_P2: NDArray[np.float64], source: str, target: str) -> ND
             name = target
             seen = transform(from_crs, CRS.from_user_input(name), points_P2[:, 0], points_P2[:, 1])
     except CRSError as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise InputError(
             f"--split-crs: {name!r} is no known CRS ({said}); name one like EPSG:3338"
         ) from error
     except CPLE_BaseError as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise InputError(
             f"--split-crs {target}: chips in {source} have no place in it ({said}); name another CRS"
         ) from error

@@ -35,7 +35,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if (dataset.schema.bands, dataset.schema.dtype) != (trained_schema.bands, trained_schema.dtype):
         raise InputError(
             f"{config.data}: chips are {dataset.schema.dtype} {' '.join(dataset.schema.bands)}, but the "
-            f"checkpoint was trained on {trained_schema.dtype} {' '.join(trained_schema.bands)}"
+            f"checkpoint was trained on {trained_schema.dtype} {' '.join(trained_schema.bands)}; choose "
+            "another --data or --checkpoint"
         )
     chips = dataset.chips(config.split, config.limit, config.where)
     if not chips.size:

@@ -1,10 +1,10 @@
-"""`treeline import`: a regressor made elsewhere -> a checkpoint that evaluate, predict and report take.
+"""`treeline import`: a checkpoint, for `evaluate` and `predict`, of a regressor trained elsewhere.
 
 best_dinov3_*.pth, .safetensors                  trained in the notebook
 a folder of transformers, or a name on its hub   Meta's CHMv2
 
-Neither keeps its normalisation beside its weights; a dataset's statistics take its place, so they should be
-those of chips like the ones that it was trained on.
+Neither stores its normalisation. The dataset's statistics replace it, so choose chips like those that it was
+trained on.
 """
 
 from collections.abc import Mapping

@@ -104,14 +104,14 @@ def check(config: TrainConfig) -> Dataset:
     if chosen.balance_heights:
         dataset.height_weights(chips, chosen.balance_heights)
     if exists(join(config.out, CONFIG)):
-        _check_goes_on(config)
+        _check_resumes(config)
     check_writable(config.out)
     if config.tokens.token_store:
         check_writable(config.tokens.token_store)
     return dataset
 
 
-def _check_goes_on(config: TrainConfig) -> None:
+def _check_resumes(config: TrainConfig) -> None:
     """Refuse a run that is there, unless it is to be resumed and has the same options."""
     if config.resume == "no":
         raise InputError(

@@ -141,7 +141,7 @@ class _TokenWorker:
         return self._prepared[2]
 
     def compute(self, piece: TokenFile) -> tuple[int, StoredObject | None]:
-        """Compute `piece`; its chips, and what was stored."""
+        """Compute `piece`; return the number of its chips and the stored object."""
         dataset, regressor, plan = self._prepared
         return piece.chips, compute(plan, piece, regressor, dataset)
 

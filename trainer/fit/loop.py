@@ -201,8 +201,8 @@ class Fit:
                 # Ranks average gradients; times the number of ranks, that is the sum over ranks.
                 (surrogate(objective, sums_K, sums_all_K, share_done) * ranks.world_size).backward()
         ranks.clock.stop(COMMUNICATION)
-        learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(learning, self.options.gradient_norm)))
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.options.gradient_norm)))
         if not isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
             self._not_a_number(fed.batch, f"the gradient's norm is {norm}")

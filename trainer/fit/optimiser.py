@@ -2,7 +2,7 @@
 
 groups = parameter_groups(regressor, options)            after trainer.model.trainable chose what learns
 optimiser = new_optimiser(groups, options, device)
-schedule = Schedule(optimiser, options)
+schedule = Schedule(optimiser, options, total_steps)
     schedule.after_step()                                after each step of the optimiser
     schedule.after_epoch(loss)                           after each validation
 """

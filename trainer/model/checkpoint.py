@@ -212,7 +212,10 @@ def _described(url: str) -> _Described:
             )
     config = read_json(join(url, CONFIG))
     if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
-        raise InputError(f"{url}: checkpoint format {config.get('format')} is not {FORMAT} {VERSION}")
+        raise InputError(
+            f"{url}: holds {config.get('format')} {config.get('version')}, not {FORMAT} {VERSION}; use the "
+            "version of Treeline that wrote it, or train again"
+        )
     statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
     return _Described(join(url, WEIGHTS), config, statistics, read_json(join(url, METRICS)))
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from shards.errors import InputError
+from shards.errors import InputError, one_line
 from shards.storage.objects import exists, join, publish, read_bytes
 
 RUN = "mlflow.json"
@@ -116,7 +116,7 @@ class MlflowLog:
         except (MlflowException, OSError) as error:
             if not self._warned:
                 self._warned = True
-                why = " ".join(str(error).split())
+                why = one_line(error)
                 print(
                     f"treeline: MLflow at {self._uri} cannot be reached; training continues: {why[:300]}",
                     file=sys.stderr,

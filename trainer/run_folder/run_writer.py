@@ -1,4 +1,4 @@
-"""The writer of a run's folder, which grows as training goes on.
+"""The writer of a run's folder, which grows during training.
 
     config.yaml          the resolved options; can be fed back with --config
     checkpoints.json     names of the checkpoints: the last epoch's and the best ones

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
+from trainer.config import TrainConfig
 from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
 from trainer.fit.weight_average import Average
 from trainer.model.backbone import build_backbone
@@ -303,6 +304,24 @@ def test_a_parameter_without_a_learning_rate_is_named_an_error() -> None:
 def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"--[a-z-]+ .*"):
         replace(SIXTEENTHS, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("dropout", 1.5),
+        ("brightness", -0.1),
+        ("band_dropout", 1.0),
+        ("gradient_norm", 0.0),
+        ("stop_patience", -1),
+        ("checkpoint_steps", 0),
+        ("keep_best", 0),
+    ],
+)
+def test_an_option_out_of_range_is_refused(option: str, value: float) -> None:
+    flag = option.replace("_", "-")
+    with pytest.raises(InputError, match=f"^--{flag} {value}: choose "):
+        TrainConfig.of("chips", "run", **{option: value})
 
 
 def test_a_training_without_a_step_is_refused() -> None:
