@@ -210,6 +210,9 @@ def run(folders: Path, out: str, **options: Any) -> Ingested:
     return ingest(folders, out, shard_chips=90, **options)
 
 
+@pytest.mark.parametrize(
+    "storage", ["local", "memory", "rclone", pytest.param("moto", marks=pytest.mark.long)], indirect=True
+)
 def test_stopped_before_any_step_in_any_storage(
     folders: Path, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,13 @@ def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tupl
 # --- compiled ---
 
 
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler whose cache is its own: a process that is killed can leave half a library in the common one."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    torch.compiler.reset()
+
+
 # torch 2.13's compiler uses what torch itself gives up, and looks at gradients where there are none.
 COMPILING = pytest.mark.filterwarnings(
     "ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning"
@@ -96,12 +103,12 @@ COMPILING = pytest.mark.filterwarnings(
 
 
 @COMPILING
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_same_losses(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
     """For one shape of batch: the compiler takes its time for each."""
     plain = config_for(dataset, backbone, "linear", out=str(tmp_path / "plain"), batch_size=18)
     compiled = plain.with_options(out=str(tmp_path / "compiled"), compile=True)
-    torch.compiler.reset()
     launch(plain)
     launch(compiled)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
@@ -110,6 +117,7 @@ def test_a_compiled_step_gives_the_same_losses(dataset: Dataset, backbone: Path,
 
 
 @COMPILING
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
@@ -127,7 +135,6 @@ def test_compiled_code_gives_the_same_losses_and_leaves_an_ordinary_run(
             raise KeyboardInterrupt
         train_epoch(fit, callback)
 
-    torch.compiler.reset()
     monkeypatch.setattr(Fit, "_train_epoch", stopped)
     with pytest.raises(KeyboardInterrupt):
         launch(compiled)
