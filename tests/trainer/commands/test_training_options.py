@@ -91,7 +91,7 @@ def steps_of(dataset: Dataset, config: TrainConfig, device: str = "cpu") -> tupl
 
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiler whose cache is its own: a process that is killed can leave half a library in the common one."""
+    """A cache of its own: a process that is killed can leave half a library in the common one."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch.compiler.reset()
 
