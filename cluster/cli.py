@@ -30,6 +30,8 @@ class Command:
     """Function that runs it, as module:name."""
     help: str
     """Sentence that the list of commands shows."""
+    asks_what_was_given: bool = False
+    """Whether the function takes the names of the options that the user gave, too."""
 
 
 COMMANDS = {
@@ -76,7 +78,7 @@ COMMANDS = {
         "convert a dataset from tar to Zarr, or back",
     ),
     "train": Command(
-        "trainer.config:TrainConfig", "cluster.commands:train", "train a regressor on a dataset"
+        "trainer.config:TrainConfig", "cluster.commands:train", "train a regressor on a dataset", True
     ),
     "sweep": Command(
         "trainer.config:SweepConfig", "cluster.commands:sweep", "find training options that suit a dataset"
@@ -146,7 +148,9 @@ def run(arguments: list[str]) -> int:
         )
         config = parse(name, options)
         return int(_named(command.run)(config, job) or 0)
-    return int(_named(command.run)(parse(name, rest)) or 0)
+    config, named = parsed(name, rest)
+    given = [named.keys()] if command.asks_what_was_given else []
+    return int(_named(command.run)(config, *given) or 0)
 
 
 def parse(name: str, arguments: list[str]) -> Any:

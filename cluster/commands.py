@@ -1,5 +1,6 @@
 """Functions of the commands: each calls a stage, imported only then, and prints its result."""
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def convert(config: "ConvertConfig") -> None:
     print(f"{config.out}: {len(manifest.shards):,} shards, {size}, fingerprint {manifest.fingerprint}")
 
 
-def train(config: "TrainConfig") -> None:
-    """Train a regressor on a dataset."""
+def train(config: "TrainConfig", given: Set[str]) -> None:
+    """Train a regressor on a dataset; `given` are the options that the user named."""
     from cluster.jobs.connection import connected
     from shards.format.manifest import read_json
     from shards.storage.objects import join
@@ -113,7 +114,7 @@ def train(config: "TrainConfig") -> None:
     from trainer.model.checkpoint import checkpoint_url
 
     with connected(config.worker_range[1]):
-        launch(config)
+        launch(config, given)
     url = checkpoint_url(config.out)
     best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))

@@ -13,7 +13,7 @@ import typing
 from typing import Any, NamedTuple
 
 from shards.errors import InputError, one_line
-from shards.nested import built, flat, options_of
+from shards.nested import draft, flat, options_of
 from shards.roles import Before, refuse_idle, roles
 
 FILE = "config"
@@ -54,13 +54,16 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     if "recipe" in known:
         recipe = _flag(arguments, "recipe") or from_file.get("recipe")
         recipes = importlib.import_module(options.__module__).RECIPES
-        values |= recipes.get(recipe, {}) | ({"recipe": recipe} if recipe else {})
+        if recipe is not None and recipe not in recipes:
+            raise InputError(f"--recipe {recipe}: choose {', '.join(recipes)}")
+        values |= recipes[recipe] | {"recipe": recipe} if recipe else {}
     values |= {name: value for name, value in from_file.items() if name != "recipe"}
     about = f"{options.__doc__}\n\n--config FILE: options from a YAML or JSON file; flags count more."
     config: Any = tyro.cli(
         options,
         args=arguments,
-        default=built(options, values),
+        # Flags may still replace what would be refused.
+        default=draft(options, values),
         prog=program,
         description=about,
         config=(tyro.conf.OmitArgPrefixes,),
@@ -129,12 +132,14 @@ def _without_file(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _flag(arguments: list[str], name: str) -> str | None:
+    """Return the value of a flag; the last one counts, as for tyro."""
+    found = None
     for place, argument in enumerate(arguments):
         if argument == f"--{name}" and place + 1 < len(arguments):
-            return arguments[place + 1]
+            found = arguments[place + 1]
         if argument.startswith(f"--{name}="):
-            return argument.partition("=")[2]
-    return None
+            found = argument.partition("=")[2]
+    return found
 
 
 def _is_flag(arguments: list[str], name: str) -> bool:

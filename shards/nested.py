@@ -101,14 +101,24 @@ def built(config: type[Config], values: Mapping[str, Any]) -> Config:
     return _built(config, values)
 
 
-def _built(config: type[Config], values: Mapping[str, Any]) -> Config:
-    own, kinds = {}, typing.get_type_hints(config)
+def draft(config: type[Config], values: Mapping[str, Any]) -> Config:
+    """Make a configuration as `built` does, but check no value: others may still replace it."""
+    return _built(config, values, checked=False)
+
+
+def _built(config: type[Config], values: Mapping[str, Any], checked: bool = True) -> Config:
+    own, kinds = dict[str, Any](), typing.get_type_hints(config)
     for field in fields(config):  # type: ignore[arg-type]
         if is_dataclass(kinds[field.name]):
-            own[field.name] = _built(kinds[field.name], values)
+            own[field.name] = _built(kinds[field.name], values, checked)
         elif field.name in values:
             own[field.name] = values[field.name]
-    return config(**own)
+    if checked:
+        return config(**own)
+    made = object.__new__(config)
+    for field in fields(config):  # type: ignore[arg-type]
+        object.__setattr__(made, field.name, own.get(field.name, field.default))
+    return made
 
 
 def replaced(config: Config, values: Mapping[str, Any]) -> Config:

@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping, Set
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from shards.errors import InputError
 from shards.nested import flat, options_of, replaced
 
+GDAL = "/vsi"
+"""Start of the names that GDAL has for its own file systems."""
 SQLITE = "sqlite:///"
 """Start of a database's URL; a file's path follows."""
 FIRST_VERSION = "0.1.0"
@@ -52,7 +53,8 @@ class Place:
         if place.startswith(SQLITE):
             return SQLITE + os.path.abspath(os.path.expanduser(place.removeprefix(SQLITE)))
         path = os.path.expanduser(place)
-        if not place or urlsplit(place).scheme or (self.or_name and not os.path.exists(path)):
+        is_elsewhere = "://" in place or place.startswith(GDAL)
+        if not place or is_elsewhere or (self.or_name and not os.path.exists(path)):
             return place
         return os.path.abspath(path)
 
@@ -193,18 +195,24 @@ def with_absolute_places(options: type, values: Mapping[str, Any]) -> dict[str, 
     return {name: places[name].absolute(value) if name in places else value for name, value in values.items()}
 
 
-def as_begun(config: Config, stored: Mapping[str, Any]) -> Config:
-    """Take over from the `stored` options what continuing their work needs and `config` does not say.
+def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None = None) -> Config:
+    """Take over from the `stored` options what continuing their work needs and the user did not say.
 
-    An option that has its default here, so that nobody gave it as far as can be told, gets the value of then
-    if `stored` lacks it (see Before), if that value was recorded when the work was last resumed, or if the
-    option has no effect.
+    An option that was not given gets the value of then if `stored` lacks it (see Before), if that value was
+    recorded when the work was last resumed, or if the option has no effect.
+
+    Args:
+        config: the options of now.
+        stored: the options of then, as JSON has them.
+        given: names of the options that the user gave; default: all that have another value than their
+            default.
     """
     kind = type(config)
     options, before = options_of(kind), roles(kind, Before)
     changed = {}
     for name, value in flat(config).items():
-        if options[name].default is MISSING or value != options[name].default:
+        default = options[name].default
+        if default is MISSING or (value != default if given is None else name in given):
             continue
         if name in stored and why_idle(config, name):
             then = stored[name]

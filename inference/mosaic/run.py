@@ -206,7 +206,7 @@ def _check_options(config: MosaicConfig) -> None:
         raise InputError(f"--feather {config.feather}: give {WIDEST_FEATHER:,} pixels or less")
     if not 0 <= config.resolution < float("inf"):
         raise InputError(f"--resolution {config.resolution:g}: give a size above 0")
-    if not name_of(config.out):
+    if not config.out or config.out.endswith("/"):
         raise InputError(f"--out {config.out}: give a file, such as mosaic.tif")
     if exists(config.out):
         raise InputError(f"{config.out}: already exists; choose another --out or delete it first")

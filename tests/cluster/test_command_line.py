@@ -190,6 +190,23 @@ def test_defaults_then_recipe_then_file_then_flags(tmp_path: Path) -> None:
     assert config.fit.seed == TrainConfig.of("d", "o").fit.seed
 
 
+def test_an_unknown_recipe_is_refused_and_of_two_the_last_counts() -> None:
+    command = ["--data", "d", "--out", "o"]
+    with pytest.raises(InputError, match=r"^--recipe tinny: choose treeline, chmv2, tiny, notebook"):
+        cli.parse("train", [*command, "--recipe", "tinny"])
+    twice = cli.parse("train", [*command, "--recipe", "tiny", "--recipe=notebook"])
+    assert twice == cli.parse("train", [*command, "--recipe", "notebook"])
+
+
+def test_what_a_flag_replaces_is_not_refused(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("schedule: plateau\nlowest_learning_rate: 0.01\ndropout: 2\n")
+    command = ["--data", "d", "--out", "o", "--config", str(file), "--learning-rate", "0.02"]
+    assert cli.parse("train", [*command, "--dropout", "0.1"]).optimiser.lowest_learning_rate == 0.01
+    with pytest.raises(InputError, match=r"^--dropout 2\.0: choose"):
+        cli.parse("train", command)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

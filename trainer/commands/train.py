@@ -1,6 +1,7 @@
 """`treeline train`: what one rank does, from the dataset's URL to checkpoints. No Ray here."""
 
 import sys
+from collections.abc import Set
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -35,8 +36,13 @@ from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
 from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
 
 
-def as_it_began(config: TrainConfig) -> TrainConfig:
-    """Take over from the run that is to be resumed what its options meant when it began."""
+def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConfig:
+    """Take over from the run that is to be resumed what its options meant when it began.
+
+    Args:
+        config: the options of now.
+        given: names of the options that the user gave; default: all that differ from default and recipe.
+    """
     url = join(config.out, CONFIG)
     if config.resume == "no" or not exists(url):
         return config
@@ -44,9 +50,9 @@ def as_it_began(config: TrainConfig) -> TrainConfig:
     began = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     recipe, before = RECIPES[config.recipe], RECIPES_BEFORE.get(config.recipe, {})
     asked = flat(config)
-    as_recipe = [name for name in before if asked[name] == recipe[name]]
+    as_recipe = [name for name in before if asked[name] == recipe[name] and name not in (given or ())]
     changed = {name: before[name] for name in as_recipe if began.get(name) == before[name]}
-    return as_begun(config.with_options(**changed), stored)
+    return as_begun(config.with_options(**changed), stored, given)
 
 
 def check(config: TrainConfig) -> Dataset:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -49,13 +50,17 @@ class Driver:
             os.environ[COMMIT] = self.commit
 
 
-def launch(config: TrainConfig) -> None:
+def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
     """Train with `config.workers` Ray workers, or in this process if that is 0.
+
+    Args:
+        config: the options.
+        given: names of the options that the user gave; default: all that differ from default and recipe.
 
     Raises:
         InputError: a mistake in the options; found before anything is started.
     """
-    config = as_it_began(config)
+    config = as_it_began(config, given)
     check(config)
     if not config.worker_range[1]:
         train(config, Ranks(device=device_here()))

@@ -541,5 +541,17 @@ def test_a_run_of_chmv2_as_it_was_goes_on_as_it_began(tmp_path: Path) -> None:
     )
     (tmp_path / "config.yaml").write_text(config_yaml(began))
     assert as_it_began(new) == began.with_options(resume="auto")
-    given = cli.parse("train", [*out, "--resume", "auto", "--tune", "last"])
-    assert as_it_began(given).model.tune == "last"
+    # The recipe's own value counts as well, where the user names it: check() then refuses it.
+    for tune in ("last", "frozen"):
+        given, named = cli.parsed("train", [*out, "--resume", "auto", "--tune", tune])
+        assert as_it_began(given, named.keys()).model.tune == tune
+
+
+def test_an_option_without_effect_that_a_run_has_recorded_is_taken_over(tmp_path: Path) -> None:
+    """Older versions took it, and the recipe has another value than the class."""
+    command = ["--out", str(tmp_path), "--data", "chips", "--recipe", "tiny", "--decoder", "linear"]
+    now, named = cli.parsed("train", [*command, "--resume", "auto"])
+    assert now.model.dropout == 0.0
+    began = now.with_options(dropout=0.1)
+    (tmp_path / "config.yaml").write_text(config_yaml(began))
+    assert as_it_began(now, named.keys()) == began
