@@ -330,11 +330,14 @@ def test_edges_of_a_box_are_inside_and_the_antimeridian_has_two_names() -> None:
     ],
     ids=lambda text: text[:40],
 )
-def test_a_mistake_is_named_in_one_line(expression: str, message: str) -> None:
+def test_a_mistake_is_named_in_one_line(
+    expression: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         matching(TABLE, expression)
     assert str(caught.value).startswith("selection ")
     assert "\n" not in str(caught.value)
+    assert not capfd.readouterr().err, "GDAL says nothing besides"
 
 
 def test_an_unknown_crs_in_the_index_is_named() -> None:
