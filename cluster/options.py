@@ -1,7 +1,7 @@
 """Options from defaults, recipe, file and flags, each overriding the one before.
 
-Each command has one frozen dataclass.
-Its parts (see shards.nested) show in the help only: flags and files have the options' names alone.
+Each command has one frozen dataclass. Its parts (see shards.nested) show in the help only: flags and files
+have the options' names alone.
 
 config = parse(TrainConfig, ["--config", "options.yaml", "--epochs", "9"], "treeline train")
 """

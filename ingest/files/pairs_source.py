@@ -15,19 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import PairsConfig
 from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
 from ingest.files.table import Listed, read_table_of_files
-from shards.errors import InputError, one_line
+from shards.errors import InputError
 from shards.format.schema import Schema
-from shards.raster.grid import in_crs
+from shards.raster.grid import in_crs, known_crs
 from shards.storage.objects import exists, is_local, join, list_files, stem_of
 from shards.write.split_rule import each_of
 
@@ -228,43 +226,22 @@ def _with_attributes(table: pa.Table, listed: Listed, config: PairsConfig) -> pa
     if not np.isfinite(listed.x).any():
         return table
     x_N, y_N, crs = listed.x[rows], listed.y[rows], listed.crs or config.table_crs or None
-    if crs:
-        _known_crs("--table-crs", crs)
-    if crs and config.split_by in ("blocks", "strips"):
-        x_N, y_N, crs = _on_ground(x_N, y_N, crs, config.split_crs)
+    own = known_crs("--table-crs", crs) if crs else None
+    if own and own.is_geographic and config.split_by in ("blocks", "strips"):
+        x_N, y_N = _on_ground(x_N, y_N, own, config.split_crs)
+        crs = config.split_crs
     for name, numbers in (("x", x_N), ("y", y_N)):
         table = table.append_column(name, pa.array(numbers, pa.float64(), from_pandas=True))
     return table.append_column("crs", pa.array([crs] * table.num_rows, pa.string()))
 
 
 def _on_ground(
-    x_N: NDArray[np.float64], y_N: NDArray[np.float64], crs: str, split_crs: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
-    """Transform places in degrees to `split_crs`, as chips are measured in metres; keep all others."""
-    if not _known_crs("--table-crs", crs).is_geographic:
-        return x_N, y_N, crs
+    x_N: NDArray[np.float64], y_N: NDArray[np.float64], own: CRS, split_crs: str
+) -> NDArray[np.float64]:
+    """Transform places in degrees to x and y in `split_crs`, as chips are measured in metres."""
     if not split_crs:
         raise InputError("--table: its positions are in degrees; give --split-crs, e.g. EPSG:3338")
-    known = np.isfinite(x_N)
-    moved = np.full((2, x_N.size), np.nan)
-    places_2N = np.stack([x_N[known], y_N[known]])
-    moved[:, known] = in_crs(places_2N, _known_crs("--table-crs", crs), _known_crs("--split-crs", split_crs))
-    return moved[0], moved[1], split_crs
-
-
-def _known_crs(option: str, name: str) -> CRS:
-    """Parse the name of a CRS.
-
-    Raises:
-        InputError: there is no such CRS.
-    """
-    try:
-        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
-            return CRS.from_user_input(name)
-    except CRSError as error:
-        raise InputError(
-            f"{option}: {name!r} is no known CRS ({one_line(error)}); name one like EPSG:3338"
-        ) from error
+    return in_crs(np.stack([x_N, y_N]), own, known_crs("--split-crs", split_crs))
 
 
 def _check_same_place(image: ChipPlace | None, height: ChipPlace | None, pixel_size: float) -> None:

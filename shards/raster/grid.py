@@ -18,6 +18,8 @@ from rasterio.errors import CRSError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform
 
+from shards.errors import InputError, one_line
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -65,6 +67,21 @@ class Grid:
             return xy_2N
         middle = (self.transform @ (self.width / 2, self.height / 2))[0]
         return np.stack([middle + half_turn(xy_2N[0] - middle), xy_2N[1]])
+
+
+def known_crs(option: str, name: str) -> CRS:
+    """Parse the name of a CRS.
+
+    Raises:
+        InputError: there is no such CRS.
+    """
+    try:
+        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
+            return CRS.from_user_input(name)
+    except CRSError as error:
+        raise InputError(
+            f"{option}: {name!r} is no known CRS ({one_line(error)}); name one like EPSG:3338"
+        ) from error
 
 
 def in_crs(xy_2N: NDArray[np.float64], own: CRS, crs: CRS) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from shards.config import SplitOptions
-from shards.errors import InputError, one_line
+from shards.errors import InputError
 from shards.format.manifest import SPLITS
 from shards.format.schema import Schema
 
@@ -241,6 +241,8 @@ def footprints(places: Places, crs: str) -> Footprints:
     Raises:
         InputError: the CRS is unknown, or a chip has no place in it.
     """
+    from shards.raster.grid import in_crs, known_crs  # rasterio, which few splits need
+
     centre_N2 = np.stack([places.x_N, places.y_N], axis=1).astype(np.float64)
     centre_N2[~places.known(crs)] = np.nan
     low_N2, high_N2 = centre_N2 - places.side / 2, centre_N2 + places.side / 2
@@ -251,7 +253,10 @@ def footprints(places: Places, crs: str) -> Footprints:
         if name is None or crs in ("", name) or not chips.size:
             continue
         points_C52 = centre_N2[chips, None] + CORNERS_52 * (places.side / 2)
-        points_C52 = _transformed(points_C52.reshape(-1, 2), name, crs).reshape(-1, 5, 2)
+        moved_2N = in_crs(
+            points_C52.reshape(-1, 2).T, known_crs("--split-crs", name), known_crs("--split-crs", crs)
+        )
+        points_C52 = moved_2N.T.reshape(-1, 5, 2)
         lost = np.flatnonzero(~np.isfinite(points_C52).all(axis=(1, 2)))
         if lost.size:
             key = places.keys[chips[lost[0]]]
@@ -261,33 +266,6 @@ def footprints(places: Places, crs: str) -> Footprints:
         centre_N2[chips] = points_C52[:, 0]
         low_N2[chips], high_N2[chips] = points_C52.min(axis=1), points_C52.max(axis=1)
     return Footprints(centre_N2, low_N2, high_N2)
-
-
-def _transformed(points_P2: NDArray[np.float64], source: str, target: str) -> NDArray[np.float64]:
-    """Transform (P, 2) points to another CRS; infinite where they have no place in it."""
-    import rasterio
-    from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-    from rasterio.warp import transform
-
-    name = source
-    try:
-        with rasterio.Env():  # GDAL's complaints go to the log, not to the terminal
-            from_crs = CRS.from_user_input(name)
-            name = target
-            seen = transform(from_crs, CRS.from_user_input(name), points_P2[:, 0], points_P2[:, 1])
-    except CRSError as error:
-        said = one_line(error)
-        raise InputError(
-            f"--split-crs: {name!r} is no known CRS ({said}); name one like EPSG:3338"
-        ) from error
-    except CPLE_BaseError as error:
-        said = one_line(error)
-        raise InputError(
-            f"--split-crs {target}: chips in {source} have no place in it ({said}); name another CRS"
-        ) from error
-    return np.stack([np.asarray(axis, np.float64) for axis in seen], axis=1)
 
 
 def _crs_for(rule: SplitRule, places: Places) -> str:

@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "shards.roles": {"shards.nested"},
     "shards.storage": set(),
     "shards.version": set(),
-    "shards.write": {"shards.config", "shards.format", "shards.storage"},
+    "shards.write": {"shards.config", "shards.format", "shards.raster", "shards.storage"},
     "ingest.chips": {"shards.format", "ingest.config"},
     "ingest.config": {"shards.config", "shards.format", "shards.roles", "shards.version"},
     "ingest.files": {
