@@ -4,7 +4,7 @@ python benchmarks/before_after.py BEFORE AFTER --turns 10
 
 Each turn starts a process in each checkout, the first one first, then the other first. A process does its
 work once to warm up, then times it. The ratio of medians is what counts: machines are shared and noisy. Both
-checkouts read the same data, made by AFTER; BEFORE may be any commit since 0.1.0.
+checkouts read the same data, made by BEFORE, which may be any commit since 0.1.0.
 """
 
 import argparse
@@ -23,7 +23,7 @@ KINDS = ("reader", "ingest", "predict")
 
 
 def prepare(folder: Path) -> None:
-    """Make 6,000 chips in shards, 1,500 pairs of files, a scene and a regressor below `folder`."""
+    """Make 6,000 chips in shards, 6,000 pairs of files, a scene and a regressor below `folder`."""
     import numpy as np
 
     from cluster import cli
@@ -32,7 +32,7 @@ def prepare(folder: Path) -> None:
     generator = np.random.default_rng(7)
     for kind in ("images", "heights"):
         Path(kind).mkdir()
-    for number in range(1500):
+    for number in range(6000):
         key = f"chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_{number:05d}_v1"
         np.save(f"images/{key}.npy", generator.integers(1, 4000, (4, 64, 64)).astype(np.int16))
         np.save(f"heights/{key}.npy", generator.gamma(2.0, 2.0, (64, 64)).astype(np.float32))
@@ -46,14 +46,14 @@ def prepare(folder: Path) -> None:
 
 
 def read() -> None:
-    """Read five epochs in batches of 64."""
+    """Read twenty epochs in batches of 64."""
     try:
         from shards import ChipReader, open_dataset
     except ImportError:  # before these names were the package's
         from shards.reader import ChipReader, open_dataset  # type: ignore[import-not-found, no-redef]
     dataset = open_dataset("chips")
     reader = ChipReader(dataset, dataset.chips("train"), batch_size=64, seed=0)
-    for _ in range(5):
+    for _ in range(20):
         for batch in reader.epoch():
             batch.image_BCHW.sum(dtype="int64")
 
@@ -70,7 +70,7 @@ def command(words: str) -> None:
 WORK: dict[str, Callable[[], None]] = {
     "reader": read,
     "ingest": lambda: command("ingest pairs --images images --heights heights --out out"),
-    "predict": lambda: command("predict demo/scenes/unseen --checkpoint demo/run --out out --block 512"),
+    "predict": lambda: command("predict demo/scenes/unseen/WV*.tif --checkpoint demo/run --out out --block 512"),
 }
 
 
@@ -86,7 +86,7 @@ def run_one(kind: str, folder: str) -> None:
 def seconds(checkout: Path, kind: str, folder: Path) -> list[float]:
     """Time one kind of work with the code of a checkout, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, __file__, "--one", kind, "--folder", str(folder)]
+    words = [sys.executable, "-P", __file__, "--one", kind, "--folder", str(folder)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{checkout}, {kind}: {done.stderr}")
@@ -98,8 +98,8 @@ def compare(before: Path, after: Path, turns: int, kinds: list[str]) -> None:
     """Let two checkouts take turns, and print medians and their ratio."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        words = [sys.executable, __file__, "--prepare", "--folder", scratch]
-        subprocess.run(words, env={**os.environ, "PYTHONPATH": str(after)}, check=True, capture_output=True)
+        words = [sys.executable, "-P", __file__, "--prepare", "--folder", scratch]
+        subprocess.run(words, env={**os.environ, "PYTHONPATH": str(before)}, check=True, capture_output=True)
         for kind in kinds:
             found: dict[Path, list[list[float]]] = {before: [], after: []}
             for turn in range(turns):
