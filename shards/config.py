@@ -5,26 +5,45 @@ from typing import Annotated, Literal
 
 import tyro
 
-from shards.roles import OnlyWith, Place
+from shards.roles import Before, OnlyWith, Place
+
+SplitBy = Literal["key", "scene", "blocks", "strips", "bands"]
+BY_PLACE: tuple[SplitBy, ...] = ("blocks", "strips", "bands")
+"""Ways to split that need the chips' positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
     """Chips to hold out."""
 
-    split_by: Literal["key", "scene", "blocks", "strips"] = "key"
-    """Unit that is held out: single chips, scenes, square blocks of ground, or strips along an axis."""
+    split_by: SplitBy = "key"
+    """Unit that is held out: single chips, scenes, square blocks of ground, strips along an axis (one for
+    each split), or many bands at an angle, dealt in turn."""
     shares: tuple[float, ...] = (0.8, 0.2)
     """Shares (0..1) of training, validation and, if there is a third, test. Keys, scenes and blocks get
-    them by a stable hash, strips by position."""
+    them by a stable hash, strips by position, bands in turn (0.6 0.2 0.2: train train train test val)."""
     block_size: Annotated[float, OnlyWith(split_by="blocks")] = 5000.0
     """Side of a block in units of --split-crs; with --split-by blocks."""
     split_axis: Annotated[Literal["x", "y"], OnlyWith(split_by="strips")] = "y"
     """Coordinate along which strips follow each other; with --split-by strips."""
+    split_bands: Annotated[int, Before(60), OnlyWith(split_by="bands")] = 60
+    """Number of bands, of equal width, across the chips of a region; with --split-by bands."""
+    split_angle: Annotated[tuple[float | str, ...], Before((0.0,)), OnlyWith(split_by="bands")] = (0.0,)
+    """Direction in which bands run: degrees from east (the CRS's x axis), counter-clockwise; one number, or
+    one for each region, as europe=9 conus=15. At 0 they run east and follow each other northwards."""
+    region_column: Annotated[str, Before(""), OnlyWith(split_by="bands")] = ""
+    """Column with each chip's region: an attribute, source or sensor. Each region has bands of its own, in
+    its own CRS; default: all chips are one region."""
     buffer: float = 0.0
-    """Least distance between chips of two splits, in units of --split-crs; nearer chips become "buffer"."""
+    """Least distance between chips of two splits, in units of --split-crs; nearer chips become "buffer".
+    With 0, bands take each chip by its centre, and none is lost."""
     split_crs: str = ""
-    """CRS of blocks and strips, e.g. EPSG:3338; default: the chips' CRS, which they must share."""
+    """CRS of blocks, strips and bands, e.g. EPSG:3338; default: the chips' CRS, which they must share."""
+
+    @property
+    def is_split_by_place(self) -> bool:
+        """Whether the split needs the chips' positions."""
+        return self.split_by in BY_PLACE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.grid import in_crs, known_crs
 from shards.storage.objects import exists, is_local, join, list_files, stem_of
-from shards.write.split_rule import each_of
+from shards.write.places import each_of
 
 REQUESTS = 32
 """Number of chips read at a time from remote storage, where most time is spent waiting."""
@@ -76,7 +76,7 @@ class PairsSource:
         refused += [Refused(name, "no key", said) for name in sorted(keyless)]
         if listed:
             table = _with_attributes(table, listed, config)
-        if config.split_by in ("blocks", "strips") and "x" not in table.column_names:
+        if config.is_split_by_place and "x" not in table.column_names:
             table = self._with_places(table)
         self._look_at_some(table)
         return Candidates(table, refused)
@@ -227,7 +227,7 @@ def _with_attributes(table: pa.Table, listed: Listed, config: PairsConfig) -> pa
         return table
     x_N, y_N, crs = listed.x[rows], listed.y[rows], listed.crs or config.table_crs or None
     own = known_crs("--table-crs", crs) if crs else None
-    if own and own.is_geographic and config.split_by in ("blocks", "strips"):
+    if own and own.is_geographic and config.is_split_by_place:
         x_N, y_N = _on_ground(x_N, y_N, own, config.split_crs)
         crs = config.split_crs
     for name, numbers in (("x", x_N), ("y", y_N)):

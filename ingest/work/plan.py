@@ -30,7 +30,8 @@ from shards.format.key import FACTS, MAX_KEY, KeyFacts, facts, is_valid, key_pat
 from shards.format.manifest import SPLITS
 from shards.format.schema import ORIGIN, Schema
 from shards.format.shard_cut import chips_in_shard
-from shards.write.split_rule import SplitRule, assign, each_of, places_of, resolved
+from shards.write.places import each_of, places_of
+from shards.write.split_rule import SplitRule, assign, continued, resolved
 
 SHARDS_PER_TASK = 4
 """Full shards in a task whose candidates share bytes: enough that tasks read little twice where they meet."""
@@ -112,7 +113,9 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         raise InputError("--registration: there are no heights to compare with the images; leave it out")
     if config.registration and schema.chip_size < MIN_SIDE:
         raise InputError(f"--registration: needs chips of {MIN_SIDE} pixels or more a side; leave it out")
-    if present.rule is not None and not _follows(SplitRule.of(config), present.rule):
+    asked = SplitRule.of(config)
+    followed = _followed(asked, present.rule) if present.rule is not None else None
+    if present.rule is not None and followed is None:
         raise InputError(
             f"--append: the dataset is split by {present.rule.by} in shares {present.rule.shares}, and new "
             "chips follow it; leave out the split options, and use treeline split to change the split"
@@ -123,8 +126,8 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     for name in FACTS:
         if name not in table.column_names:
             table = table.append_column(name, known[name])
-    places = places_of(table, schema)
-    rule = present.rule or resolved(SplitRule.of(config), places)
+    places = places_of(table, schema, (followed or asked).region_column)
+    rule = continued(followed, places) if followed else resolved(asked, places)
     splits = np.asarray(assign(rule, places))
     shard_chips = chips_in_shard(schema, config.shard_chips, config.shard_bytes)
     tasks = _tasks(table, splits, shard_chips, present.shards or Counter())
@@ -151,9 +154,16 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     )
 
 
-def _follows(asked: SplitRule, present: SplitRule) -> bool:
-    """Tell whether a rule asks for no change: it is the default rule, or the dataset's own."""
-    return asked == SplitRule() or replace(asked, edges=present.edges, crs=present.crs) == present
+def _followed(asked: SplitRule, present: SplitRule) -> SplitRule | None:
+    """Return the dataset's own rule, with the angles of further regions if `asked` names such.
+
+    None: a change is asked for; `asked` is neither the default rule nor the dataset's.
+    """
+    if asked == SplitRule():
+        return present
+    same = replace(asked, edges=present.edges, crs=present.crs, grids=present.grids)
+    has_its_angles = present.angles.items() <= same.angles.items()
+    return same if has_its_angles and replace(same, angle=present.angle) == present else None
 
 
 def _usable(candidates: Candidates, present: frozenset[str]) -> tuple[pa.Table, list[Refused], int]:

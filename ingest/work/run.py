@@ -8,7 +8,7 @@ dataset is left.
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -348,7 +348,7 @@ def _assemble(config: IngestConfig, layout: Layout, plan: IngestPlan, base: Mani
         record = {**made_by(config), "request": plan.request, "plan": plan.fingerprint}
         if base is not None:
             record["before"] = base.made_by
-        manifest = assembly.finish(record, asdict(plan.rule))
+        manifest = assembly.finish(record, plan.rule.to_json())
         _discard(config.out, manifest)
         lines = [config.out, *summary(plan, assembly, manifest, before), *advice(plan, manifest, config.out)]
         return Ingested(manifest, "\n".join(lines))

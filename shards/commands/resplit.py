@@ -6,7 +6,7 @@ go by the folders of the shards, still see the old split: `treeline convert` to 
 folders by the new one.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,8 @@ from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import check_writable
 from shards.write.assembly import ROWS_PER_GROUP, publish_files, replace_manifest, split_checksum
-from shards.write.split_rule import SplitRule, assign, places_of, resolved
+from shards.write.places import places_of
+from shards.write.split_rule import SplitRule, assign, resolved
 
 
 def resplit(config: SplitConfig) -> str:
@@ -31,13 +32,14 @@ def resplit(config: SplitConfig) -> str:
     """
     dataset = open_dataset(config.data)
     check_writable(config.data)
-    places = places_of(dataset.index, dataset.schema)
-    rule = resolved(SplitRule.of(config), places)
+    asked = SplitRule.of(config)
+    places = places_of(dataset.index, dataset.schema, asked.region_column)
+    rule = resolved(asked, places)
     splits = [str(split) for split in assign(rule, places)]
     manifest = replace(
         dataset.manifest,
         splits={split: splits.count(split) for split in SPLITS},
-        split_rule=asdict(rule),
+        split_rule=rule.to_json(),
         split_column=_column_checksum(dataset.manifest, splits),
         generation=dataset.manifest.generation + 1,
     )

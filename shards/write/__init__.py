@@ -3,6 +3,9 @@
 finished_shard   one finished shard, and all that is known of it
 assembly         a dataset from finished shards; the manifest last
 writer           chips in, a dataset out, one after the other
-split_rule       which chips are held out: by key, scene, blocks or strips
+places           where chips lie
+split_rule       which chips are held out: by key, scene, blocks, strips or bands
+split_bands      bands at an angle: where they lie, and which chips are in them
+split_turn       the turn in which bands are dealt to splits
 split_distance   how far apart the splits are
 """

@@ -13,7 +13,8 @@ import shapely  # type: ignore[import-untyped,unused-ignore]
 from numpy.typing import NDArray
 
 from shards.format.manifest import SPLITS
-from shards.write.split_rule import BUFFER, Places, footprints
+from shards.write.places import Places, footprints
+from shards.write.split_rule import BUFFER
 
 Boxes = NDArray[Any]
 """Footprints as shapely boxes, (chips,)."""

@@ -7,6 +7,7 @@
 - key, scene: by a stable hash of the chip's name, or of its scene's name, so that a scene is in one split
 - blocks: by the same hash of the square block of ground that holds the chip's centre
 - strips: cuts across one coordinate; the first share of the chips is train
+- bands: many strips of equal width at an angle, dealt in turn, for each region on its own
 
 The dataset keeps the resolved rule. With it, a chip's split follows from that chip alone, so later additions
 move no chip. Chips that lie too near to another split are "buffer": kept, but used by neither.
@@ -16,35 +17,33 @@ import hashlib
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, get_args
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from shards.config import SplitOptions
+from shards.config import BY_PLACE, SplitBy, SplitOptions
 from shards.errors import InputError
 from shards.format.manifest import SPLITS
-from shards.format.schema import Schema
+from shards.write.places import SLACK, Footprints, Places, footprints, one_crs, refuse_unplaced
+from shards.write.split_bands import BandGrid, angles_of, banded, grids_of, refuse_empty
+from shards.write.split_turn import turn_of
 
 BUFFER = SPLITS.index("buffer")
+_BY_PLACE = f"{', '.join(BY_PLACE[:-1])} or {BY_PLACE[-1]}"
 FAR = sys.float_info.max
 """Edge beyond every chip. Infinity would be clearer, but JSON has none."""
-SLACK = 1e-9
-"""Share of a chip's side by which its footprint is shrunk, so that rounding is no overlap in a grid without
-gaps."""
 SAME_LEVEL = 1e-6
 """Share of a chip's side. Centres that differ by less lie in one row of a grid, which strips never cut."""
 MOST_BLOCKS = 16
 """Most blocks along an axis that a chip with its buffer may cover. With smaller blocks, nearly all chips are
 buffer."""
-ROWS_AT_ONCE = 16_384
-"""Rows of a table's column that are Python objects at a time."""
-CORNERS_52 = np.array([(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)], np.float64)
-"""Centre and corners of a footprint, in half sides."""
+OF_BANDS = ("band_count", "angle", "region_column", "grids")
+"""Fields that only bands need; other rules are written without them, as before there were bands."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +54,38 @@ class SplitRule:
         InputError: a value is out of range, or does not fit `by`.
     """
 
-    by: Literal["key", "scene", "blocks", "strips"] = SplitOptions.split_by
+    by: SplitBy = SplitOptions.split_by
     shares: tuple[float, ...] = SplitOptions.shares
     """Shares of train, val and test, one to three of them; they sum to 1. Names and blocks get them on
-    average. Strips are cut to have them, before chips are lost to "buffer"."""
+    average. Strips are cut to have them, before chips are lost to "buffer". Bands have them to within one
+    band of each region."""
     block_size: float = SplitOptions.block_size
     """Side of a block in units of crs."""
     axis: Literal["x", "y"] = SplitOptions.split_axis
     """Coordinate along which strips follow each other."""
     buffer: float = SplitOptions.buffer
-    """Least distance, in units of crs, between footprints of different splits, to a billionth of a chip. Only
-    for blocks and strips."""
+    """Least distance, in units of crs, between footprints of different splits, to a billionth of a chip. With
+    0, bands go by centres: then footprints of different splits overlap where chips do. Not for names."""
     crs: str = SplitOptions.split_crs
-    """CRS of blocks and strips; "": the chips' CRS, which they must share. Best is a projected one: in
-    degrees, places on both sides of the antimeridian seem far apart."""
+    """CRS of blocks, strips and bands; "": the chips' CRS, which they must share, or those of
+    a region with bands. Best is a projected one: in degrees, places on both sides of the antimeridian seem
+    far apart."""
     edges: tuple[float, ...] = ()
     """Coordinates of the cuts between strips, ascending, one fewer than shares; (): see `resolved`."""
+    band_count: int = SplitOptions.split_bands
+    """Number of bands of a region."""
+    angle: tuple[float | str, ...] = SplitOptions.split_angle
+    """Direction of bands: degrees from the x axis (east), counter-clockwise; one number, or "NAME=DEGREES"
+    for each region."""
+    region_column: str = SplitOptions.region_column
+    """Column whose values are the chips' regions; "": all are one."""
+    grids: tuple[BandGrid, ...] = ()
+    """Bands of each region; (): see `resolved`."""
 
     def __post_init__(self) -> None:
         self._check_shares()
-        if self.by not in ("key", "scene", "blocks", "strips"):
-            raise InputError(f"--split-by {self.by}: choose one of key, scene, blocks, strips")
+        if self.by not in get_args(SplitBy):
+            raise InputError(f"--split-by {self.by}: choose one of {', '.join(get_args(SplitBy))}")
         if self.axis not in ("x", "y"):
             raise InputError(f"--split-axis {self.axis}: choose x or y")
         if not 0 < self.block_size < math.inf:
@@ -83,11 +93,15 @@ class SplitRule:
         if not 0 <= self.buffer < math.inf:
             raise InputError(f"--buffer {self.buffer:g}: give a distance of 0 or more")
         if self.buffer and not self.is_spatial:
-            raise InputError(f"--buffer {self.buffer:g}: needs --split-by blocks or strips, not {self.by}")
+            raise InputError(f"--buffer {self.buffer:g}: needs --split-by {_BY_PLACE}, not {self.by}")
         if self.crs and not self.is_spatial:
-            raise InputError(f"--split-crs {self.crs}: needs --split-by blocks or strips, not {self.by}")
+            raise InputError(f"--split-crs {self.crs}: needs --split-by {_BY_PLACE}, not {self.by}")
         if self.edges:
             self._check_edges()
+        if self.by == "bands":
+            self._check_bands()
+        elif self.region_column or self.grids:
+            raise InputError(f"--region-column {self.region_column}: needs --split-by bands, not {self.by}")
 
     def _check_shares(self) -> None:
         shown = f"--shares {' '.join(f'{share:g}' for share in self.shares)}".strip()
@@ -107,10 +121,25 @@ class SplitRule:
         if not all(map(math.isfinite, self.edges)) or list(self.edges) != sorted(self.edges):
             raise InputError(f"{shown}: must be numbers that ascend")
 
+    def _check_bands(self) -> None:
+        turn_of(self.shares, self.band_count)
+        if "" not in self.angles and not self.region_column:
+            raise InputError(
+                f"--split-angle {' '.join(map(str, self.angle))}: needs --region-column, the column with "
+                "these names; or give one number"
+            )
+        if not all(math.isfinite(grid.origin) and 0 < grid.width < math.inf for grid in self.grids):
+            raise InputError("bands: origins must be numbers, widths above 0")
+
     @property
     def is_spatial(self) -> bool:
         """Whether positions decide the split."""
-        return self.by in ("blocks", "strips")
+        return self.by in BY_PLACE
+
+    @cached_property
+    def angles(self) -> dict[str, float]:
+        """Angle of bands in degrees by region; of all regions under ""."""
+        return angles_of(self.angle)
 
     @classmethod
     def of(cls, options: SplitOptions) -> "SplitRule":
@@ -122,94 +151,56 @@ class SplitRule:
             options.split_axis,
             options.buffer,
             options.split_crs,
+            band_count=options.split_bands,
+            angle=options.split_angle,
+            region_column=options.region_column,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rule as plain JSON values; fields that only bands need are left out at their default."""
+        default = {field.name: field.default for field in fields(self)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in OF_BANDS or value != default[name]
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SplitRule":
-        """Make the rule from its `dataclasses.asdict` that was written as JSON."""
-        return cls(**{**values, "shares": tuple(values["shares"]), "edges": tuple(values["edges"])})
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Names and positions of N chips."""
-
-    keys: Sequence[str]
-    scenes: Sequence[str | None]
-    x_N: NDArray[np.float64]
-    """x of centres, in units of each chip's own CRS; NaN: unknown."""
-    y_N: NDArray[np.float64]
-    crs: Sequence[str | None]
-    side: float
-    """Side of a chip's square footprint, in units of its own CRS."""
-
-    def known(self, crs: str = "") -> NDArray[np.bool_]:
-        """Tell which positions are known, and CRSs too if any chip has one or `crs` is given: (N,)."""
-        known_N = np.isfinite(self.x_N) & np.isfinite(self.y_N)
-        has_crs_N = np.fromiter((name is not None for name in self.crs), np.bool_, len(self.crs))
-        return known_N & has_crs_N if crs or has_crs_N.any() else known_N
-
-
-def each_of(values: Any) -> Iterator[Any]:
-    """Yield the values of an Arrow array as Python objects, with some thousands in memory at a time."""
-    for start in range(0, len(values), ROWS_AT_ONCE):
-        yield from values.slice(start, ROWS_AT_ONCE).to_pylist()
-
-
-class _Column(Sequence[Any]):
-    """A column of a table whose values become Python objects only when they are read."""
-
-    def __init__(self, values: Any) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._values[int(place)].as_py()
-
-    def __iter__(self) -> Iterator[Any]:
-        return each_of(self._values)
-
-
-def places_of(table: pa.Table, schema: Schema) -> Places:
-    """Take the places from an index, or from any table with key and perhaps scene, x, y and crs."""
-
-    def column(name: str, kind: pa.DataType) -> Any:
-        return table[name] if name in table.column_names else pa.nulls(table.num_rows, kind)
-
-    x_N, y_N = (
-        column(name, pa.float64()).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("x", "y")
-    )
-    keys, scenes, crs = (_Column(column(name, pa.string())) for name in ("key", "scene", "crs"))
-    return Places(keys, scenes, x_N, y_N, crs, schema.chip_size * schema.pixel_size)
-
-
-class Footprints(NamedTuple):
-    """Footprints of N chips in one CRS: (x, y) of centres and of upright boxes that hold the chips."""
-
-    centre_N2: NDArray[np.float64]
-    low_N2: NDArray[np.float64]
-    high_N2: NDArray[np.float64]
+        """Make the rule that `to_json`, or once `dataclasses.asdict`, was called on; lists may be tuples."""
+        tuples = {name: tuple(values[name]) for name in ("shares", "edges", "angle") if name in values}
+        grids = tuple(BandGrid(**grid) for grid in values.get("grids", ()))
+        return cls(**{**values, **tuples, "grids": grids})
 
 
 def resolved(rule: SplitRule, places: Places) -> SplitRule:
-    """Complete a rule with what follows from all chips together: the CRS, and the edges of strips.
+    """Complete a rule with what follows from all chips together: the CRS, edges of strips, grids of bands.
 
     An edge lies midway between the two centres that it separates, where the chips before it come nearest to
-    their share; every share above 0 gets a chip. Rules by name, rules with edges, and rules for no chips are
-    returned as they are.
+    their share; every share above 0 gets a chip. Bands divide a region from its lowest to its highest
+    footprint. Rules by name, rules that are complete, and rules for no chips are returned as they are.
 
     Raises:
-        InputError: a position is unknown, there are several CRSs and none is named, or too few coordinates
-            differ.
+        InputError: a position is unknown, there are several CRSs and none is named, too few coordinates
+            differ, or bands leave a split without chips.
     """
-    if not rule.is_spatial or rule.edges or not len(places.keys):
+    if not rule.is_spatial or rule.edges or rule.grids or not len(places.keys):
         return rule
+    if rule.by == "bands":
+        return _with_grids(rule, places)
     crs = _crs_for(rule, places)
     if rule.by == "blocks":
         return replace(rule, crs=crs)
     return replace(rule, crs=crs, edges=_edges(rule, footprints(places, crs)))
+
+
+def continued(rule: SplitRule, places: Places) -> SplitRule:
+    """Complete a resolved rule for chips that are added: a region without bands gets its own.
+
+    Raises:
+        InputError: as `resolved` does.
+    """
+    return _with_grids(rule, places) if rule.by == "bands" and len(places.keys) else rule
 
 
 def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
@@ -220,7 +211,7 @@ def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
     Raises:
         InputError: a position is unknown, there are several CRSs and none is named, or blocks are far smaller
             than chips.
-        ValueError: the rule is by strips that are not cut yet.
+        ValueError: the rule is by strips that are not cut yet, or by bands without grids.
     """
     if not len(places.keys):
         return np.array([], np.str_)
@@ -228,62 +219,16 @@ def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
         keyed = zip(places.keys, places.scenes, strict=True)
         names = places.keys if rule.by == "key" else (key if scene is None else scene for key, scene in keyed)
         return np.array(SPLITS)[_dealt(names, rule.shares)]
+    if rule.by == "bands":
+        return np.array(SPLITS)[_of_bands(rule, places)]
     seen = footprints(places, _crs_for(rule, places))
     return np.array(SPLITS)[_of_blocks(rule, seen) if rule.by == "blocks" else _of_strips(rule, seen)]
 
 
-def footprints(places: Places, crs: str) -> Footprints:
-    """Compute the chips' footprints in `crs`, or in their own CRS if that is ""; NaN where not known.
-
-    A footprint rotates when its CRS changes; its box holds its corners. Sides also bend, by centimetres for a
-    chip of 1 km, which is ignored.
-
-    Raises:
-        InputError: the CRS is unknown, or a chip has no place in it.
-    """
-    from shards.raster.grid import in_crs, known_crs  # rasterio, which few splits need
-
-    centre_N2 = np.stack([places.x_N, places.y_N], axis=1).astype(np.float64)
-    centre_N2[~places.known(crs)] = np.nan
-    low_N2, high_N2 = centre_N2 - places.side / 2, centre_N2 + places.side / 2
-    number_of = {name: number for number, name in enumerate(dict.fromkeys(places.crs))}
-    crs_N = np.fromiter((number_of[name] for name in places.crs), np.int64, len(places.crs))
-    for name, number in number_of.items():
-        chips = np.flatnonzero((crs_N == number) & np.isfinite(centre_N2).all(axis=1))
-        if name is None or crs in ("", name) or not chips.size:
-            continue
-        points_C52 = centre_N2[chips, None] + CORNERS_52 * (places.side / 2)
-        moved_2N = in_crs(
-            points_C52.reshape(-1, 2).T, known_crs("--split-crs", name), known_crs("--split-crs", crs)
-        )
-        points_C52 = moved_2N.T.reshape(-1, 5, 2)
-        lost = np.flatnonzero(~np.isfinite(points_C52).all(axis=(1, 2)))
-        if lost.size:
-            key = places.keys[chips[lost[0]]]
-            raise InputError(
-                f"--split-crs {crs}: chip {key}, in {name}, has no place in it; name another CRS"
-            )
-        centre_N2[chips] = points_C52[:, 0]
-        low_N2[chips], high_N2[chips] = points_C52.min(axis=1), points_C52.max(axis=1)
-    return Footprints(centre_N2, low_N2, high_N2)
-
-
 def _crs_for(rule: SplitRule, places: Places) -> str:
     """Return the CRS of blocks and strips; "" if no chip has a CRS."""
-    unknown = np.flatnonzero(~places.known(rule.crs))
-    if unknown.size:
-        raise InputError(
-            f"--split-by {rule.by}: needs positions, and {unknown.size:,} of {len(places.keys):,} chips have "
-            f"none, {places.keys[unknown[0]]} first; give them by a table, GeoTIFF chips or scenes"
-        )
-    names = list(dict.fromkeys(name for name in places.crs if name is not None))
-    if len(names) > 1 and not rule.crs:
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise InputError(
-            f"--split-by {rule.by}: the chips have {len(names)} CRSs ({shown}); give --split-crs, "
-            "the one to split in"
-        )
-    return rule.crs or (names[0] if names else "")
+    refuse_unplaced(rule.by, places, rule.crs)
+    return rule.crs or one_crs(rule.by, places.crs)
 
 
 def _dealt(names: Iterable[str], shares: tuple[float, ...]) -> NDArray[np.int64]:
@@ -350,6 +295,27 @@ def _of_strips(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
     first_N = np.searchsorted(rule.edges, low_N2[:, axis], side="right")
     last_N = np.searchsorted(rule.edges, high_N2[:, axis], side="left")
     return np.where(first_N == last_N, first_N, BUFFER)
+
+
+def _with_grids(rule: SplitRule, places: Places) -> SplitRule:
+    """Complete bands with grids for the chips' regions that have none; each has chips of every split."""
+    grids = grids_of(places, rule.band_count, rule.angles, rule.crs, rule.grids)
+    if len(grids) == len(rule.grids):
+        return rule
+    whole = replace(rule, grids=grids)
+    wanted = {SPLITS[number]: number for number, share in enumerate(rule.shares) if share}
+    new = [grid for grid in grids if grid not in rule.grids]
+    refuse_empty(places, new, _of_bands(whole, places), wanted, rule.buffer)
+    return whole
+
+
+def _of_bands(rule: SplitRule, places: Places) -> NDArray[np.int64]:
+    """Return (N,) split numbers: that of the centre's band, or BUFFER if chip and buffer reach another's."""
+    if not rule.grids:
+        raise ValueError("bands without grids: resolve the rule first")
+    turn = turn_of(rule.shares, rule.band_count)
+    split_N, is_near_N = banded(places, rule.grids, turn, rule.buffer)
+    return np.where(is_near_N, BUFFER, split_N)
 
 
 def _edges(rule: SplitRule, seen: Footprints) -> tuple[float, ...]:

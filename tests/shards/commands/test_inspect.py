@@ -26,7 +26,7 @@ from matplotlib.image import imread
 from shards.commands.inspect import default_folder, describe, inspect
 from shards.commands.inspect_page import chips_of
 from shards.config import InspectConfig
-from shards.draw.charts import MOST_POINTS, map_chart
+from shards.draw.chip_map import MOST_POINTS, MapPanel, map_chart
 from shards.draw.html import number
 from shards.draw.picture import drawable
 from shards.errors import InputError
@@ -303,8 +303,9 @@ def test_a_map_of_many_chips_draws_some_of_each_split() -> None:
     split_N = np.array(["train", "val", "test"])[rng.choice(3, 4 * MOST_POINTS, p=(0.8, 0.15, 0.05))]
     centre_N2 = rng.uniform(0, 1e5, (split_N.size, 2))
     centre_N2[:100] = np.nan
-    data = map_chart(centre_N2, split_N.tolist(), "EPSG:3338")
-    assert data == map_chart(centre_N2, split_N.tolist(), "EPSG:3338")
+    panels = [MapPanel(centre_N2, split_N.tolist(), "EPSG:3338")]
+    data = map_chart(panels)
+    assert data == map_chart(panels)
     colours = (imread(BytesIO(data))[..., :3] * 255).astype(int).reshape(-1, 3)
     for colour in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0xCC, 0x79, 0xA7)):
         assert (abs(colours - colour).max(axis=1) < 3).sum() > 100

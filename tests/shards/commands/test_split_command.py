@@ -34,7 +34,8 @@ from shards.read.chip_reader import ChipReader
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Part
 from shards.storage.objects import find_files, join, read_bytes
-from shards.write.split_rule import SplitRule, assign, places_of
+from shards.write.places import places_of
+from shards.write.split_rule import SplitRule, assign
 
 CHIPS = 30
 RULES: dict[str, dict[str, Any]] = {

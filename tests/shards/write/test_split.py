@@ -22,8 +22,9 @@ from rasterio.warp import transform
 
 from shards.errors import InputError
 from shards.format.key import split_of
+from shards.write.places import Places, footprints
 from shards.write.split_distance import shared_scenes, smallest_distances
-from shards.write.split_rule import SPLITS, Places, SplitRule, assign, footprints, resolved
+from shards.write.split_rule import SPLITS, SplitRule, assign, resolved
 
 NAMES = [f"chip_WV02_20150802_M1BS_1030010047ADDD00_CHM_AK_IFSAR_CHM_{n:05d}_v1" for n in range(20_000)]
 THREE = (0.6, 0.2, 0.2)
@@ -309,7 +310,7 @@ def test_shared_scenes_are_counted_by_chip() -> None:
         ({"block_size": float("nan")}, "--block-size nan"),
         ({"by": "blocks", "buffer": -1.0}, "--buffer -1: give a distance of 0 or more"),
         ({"by": "strips", "buffer": float("inf")}, "--buffer inf"),
-        ({"buffer": 10.0}, "--buffer 10: needs --split-by blocks or strips, not key"),
+        ({"buffer": 10.0}, "--buffer 10: needs --split-by blocks, strips or bands, not key"),
         ({"by": "scene", "buffer": 10.0}, "--buffer 10: .* not scene"),
         ({"crs": "EPSG:3338"}, "--split-crs EPSG:3338: needs --split-by blocks"),
         ({"by": "blocks", "edges": (1.0,)}, "edges of strips 1: need --split-by strips"),

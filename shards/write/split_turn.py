@@ -1,0 +1,83 @@
+"""The turn in which bands are dealt to splits.
+
+turn_of((0.6, 0.2, 0.2), bands=7)   # (0, 0, 0, 2, 1, 0, 0): train, train, train, test, val, train, train
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import count as count_from
+
+from shards.errors import InputError
+
+TURN = (0, 2, 1)
+"""Numbers of splits in the order of a turn: train, test, val, as in M3LEO (geetiles) and the SAR paper."""
+LONGEST_EXACT = 20
+"""Most bands of a turn that has the shares exactly, so that multiples of 1/20 are met by each turn."""
+
+
+def turn_of(shares: tuple[float, ...], bands: int) -> tuple[int, ...]:
+    """Deal `bands` bands to splits, in turn: the number of the split of each band.
+
+    Shares that are multiples of 1/20, or of any 1/n up to that, are met exactly by each turn of at most 20
+    bands; other shares by the shortest turn that meets them in the end. Within a turn, the bands of train
+    come first, then those of test, then those of val: (0.6, 0.2, 0.2) gives 3 : 1 : 1. Of all bands, each
+    split has its share to within one band, and each share above 0 has a band; a last turn that is cut short
+    holds what is left to deal.
+
+    Raises:
+        InputError: there are too few bands for these shares.
+    """
+    if bands < 2:
+        raise InputError(f"--split-bands {bands}: give 2 or more")
+    counts = _apportioned(shares, bands)
+    if not _fits(counts, shares, bands):
+        least = next(more for more in count_from(bands) if _fits(_apportioned(shares, more), shares, more))
+        given = " ".join(f"{share:g}" for share in shares)
+        raise InputError(f"--split-bands {bands}: too few for --shares {given}; give {least} or more")
+    for turn in _turns(shares, bands):
+        whole = bands // len(turn)
+        rest = [count - whole * turn.count(split) for split, count in enumerate(counts)]
+        if all(0 <= left <= turn.count(split) for split, left in enumerate(rest)):
+            return whole * turn + _in_order(rest)
+    raise AssertionError("a turn of all bands has the shares")
+
+
+def _turns(shares: tuple[float, ...], bands: int) -> Iterator[tuple[int, ...]]:
+    """Yield turns to try: the shortest that has the shares exactly, if it is short, then ever longer ones."""
+    for length in range(1, min(LONGEST_EXACT, bands) + 1):
+        exact = [round(length * share) for share in shares]
+        if all(
+            abs(count - length * share) < 1e-6 and bool(count) == (share > 0)
+            for count, share in zip(exact, shares, strict=True)
+        ):
+            yield _in_order(exact)
+            break
+    for length in range(sum(share > 0 for share in shares), bands + 1):
+        yield _in_order(_apportioned(shares, length))
+
+
+def _fits(counts: list[int], shares: tuple[float, ...], bands: int) -> bool:
+    """Tell whether these are all bands, and each share has its own to within one."""
+    near = (abs(count - bands * share) <= 1 + 1e-9 for count, share in zip(counts, shares, strict=True))
+    return sum(counts) == bands and all(near)
+
+
+def _in_order(counts: Sequence[int]) -> tuple[int, ...]:
+    return tuple(split for split in TURN if split < len(counts) for _ in range(counts[split]))
+
+
+def _apportioned(shares: tuple[float, ...], bands: int) -> list[int]:
+    """Deal `bands` to shares by the largest remainder; each share above 0 gets one at least."""
+    # Rounded: 0.6 x 5 is 3, and equal remainders go to the first split.
+    wanted = [round(bands * share, 9) for share in shares]
+    counts = [max(math.floor(one), int(one > 0)) for one in wanted]
+    while (left := bands - sum(counts)) != 0:
+        behind = [round(one - count, 9) for one, count in zip(wanted, counts, strict=True)]
+        if left > 0:
+            counts[behind.index(max(behind))] += 1
+            continue
+        may_give = [one for one, count in zip(behind, counts, strict=True) if count > 1]
+        if not may_give:
+            break  # fewer bands than shares
+        counts[next(n for n, one in enumerate(behind) if one == min(may_give) and counts[n] > 1)] -= 1
+    return counts
