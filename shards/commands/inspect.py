@@ -7,16 +7,11 @@ print(describe(open_dataset("chips")))     # the words alone
 import numpy as np
 import pyarrow.compute as pc
 
+from shards.commands.inspect_bands import BandRegion, nearest_within, regions_of, unit_of
 from shards.commands.inspect_page import Duplicate, Findings, chips_of, page_of
 from shards.config import InspectConfig
-from shards.draw.charts import (
-    bands_chart,
-    is_geographic,
-    label_chart,
-    map_chart,
-    sample_picture,
-    sources_chart,
-)
+from shards.draw.charts import bands_chart, label_chart, sample_picture, sources_chart
+from shards.draw.chip_map import MapPanel, map_chart
 from shards.draw.html import number
 from shards.errors import InputError
 from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
@@ -32,8 +27,9 @@ from shards.storage.objects import (
     publish,
     remove_file,
 )
+from shards.write.places import Places, footprints, places_of
 from shards.write.split_distance import shared_scenes, smallest_distances
-from shards.write.split_rule import BUFFER, Places, footprints, places_of
+from shards.write.split_rule import BUFFER
 
 PAGE = "index.html"
 FILES = {"chips": "chips.png", "map": "map.png", "bands": "bands.png", "label": "heights.png"}
@@ -92,6 +88,7 @@ def find_out(dataset: Dataset) -> Findings:
     duplicates = _duplicates(dataset)
     places = places_of(dataset.index, schema)
     placed = int(places.known().sum())
+    regions = _regions(dataset)
     facts = {
         "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
         "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
@@ -101,11 +98,11 @@ def find_out(dataset: Dataset) -> Findings:
         "shards": f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",
         "duplicates": _about_duplicates(duplicates),
         "positions": _about_positions(places, placed),
-        "distances": _about_distances(dataset, places, placed),
+        "distances": _about_distances(dataset, places, placed, regions),
         "scenes": _about_scenes(dataset, places),
     }
     url = manifest.url_of(dataset.url, STATISTICS)
-    return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates)
+    return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
 
 
 def text_of(dataset: Dataset, findings: Findings) -> str:
@@ -157,18 +154,28 @@ def _about_positions(places: Places, placed: int) -> str:
     return f"known of {placed:,} chips, in {systems or 'an unknown CRS'}"
 
 
-def _about_distances(dataset: Dataset, places: Places, placed: int) -> str:
-    """Say how near chips of two splits are to each other."""
+def _regions(dataset: Dataset) -> list[BandRegion]:
+    """Return the regions with bands; [] where one cannot be placed, as `_about_distances` then says."""
+    try:
+        return regions_of(dataset)
+    except InputError:
+        return []
+
+
+def _about_distances(dataset: Dataset, places: Places, placed: int, regions: list[BandRegion]) -> str:
+    """Say how near chips of two splits are to each other; within regions, where bands divide several."""
     if not placed:
         return "unknown: no positions"
-    crs = _first_crs(places)
+    if len(regions) > 1:
+        return nearest_within(regions)
+    crs = regions[0].grid.crs if regions else _first_crs(places)
     try:
         distances = smallest_distances(dataset.index["split"].to_pylist(), places, crs)
     except InputError as error:
         return f"unknown: {error}"
     if not distances:
         return "none: all chips with a position are in one split"
-    said = (f"{one}-{other} {number(metres)} {_unit(crs)}" for (one, other), metres in distances.items())
+    said = (f"{one}-{other} {number(metres)} {unit_of(crs)}" for (one, other), metres in distances.items())
     several = len({name for name in places.crs if name is not None}) > 1
     return ", ".join(said) + (f" (measured in {crs})" if several else "")
 
@@ -191,29 +198,21 @@ def _first_crs(places: Places) -> str:
     return places.crs[first] or ""
 
 
-def _unit(crs: str) -> str:
-    """Name the unit of coordinates in `crs`, which is a CRS or "" (unknown)."""
-    from rasterio.crs import CRS
-
-    if not crs:
-        return "units"
-    unit = "degrees" if is_geographic(crs) else CRS.from_user_input(crs).linear_units
-    return "m" if unit in ("metre", "meter") else str(unit)
-
-
 def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0) -> dict[str, bytes]:
     """Draw everything there is to draw: PNG files by name (FILES), one of them of this many sampled chips."""
     manifest, schema, index = dataset.manifest, dataset.schema, dataset.index
     statistics = findings.statistics
     pictures = {"chips": sample_picture(dataset, chips, seed)}
     places = places_of(index, schema)
-    if places.known().any():
+    if panels := [region.panel for region in findings.regions]:
+        pictures["map"] = map_chart(panels, seed)
+    elif places.known().any():
         crs = _first_crs(places)
         try:
             centre_N2 = footprints(places, crs).centre_N2
         except InputError:  # there is no such CRS: `_about_distances` says so
             centre_N2, crs = np.stack([places.x_N, places.y_N], axis=1), ""
-        pictures["map"] = map_chart(centre_N2, index["split"].to_pylist(), crs, seed)
+        pictures["map"] = map_chart([MapPanel(centre_N2, index["split"].to_pylist(), crs)], seed)
     sources = chips_of(index, "source")
     if len(sources) > 1:
         first = dict(list(sources.items())[:MOST_SOURCES])

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 import shards
+from shards.commands.inspect_bands import HEAD, BandRegion
 from shards.draw.html import Cell, Numeral, figure, heading, listing, number, page, sentence, table
 from shards.format.manifest import SPLITS
 from shards.format.statistics import UNKNOWN
@@ -47,6 +48,8 @@ class Findings:
     statistics: dict[str, Any]
     """Content of statistics.json; {} where there are none."""
     duplicates: list[Duplicate]
+    regions: list[BandRegion]
+    """Regions with bands; [] if bands did not split the dataset."""
 
 
 def page_of(dataset: Dataset, findings: Findings, pictures: dict[str, bytes]) -> str:
@@ -69,7 +72,7 @@ def page_of(dataset: Dataset, findings: Findings, pictures: dict[str, bytes]) ->
     sections = {
         "In short": table(("", ""), list(findings.facts.items())),
         "Some chips": seen["chips"],
-        "Splits": _splits(dataset, findings.facts) + seen["map"],
+        "Splits": _splits(dataset, findings.facts) + seen["map"] + _bands(findings.regions),
         "Rejected": _rejected(dataset),
         "Statistics of the training split": _statistics(dataset, findings.statistics)
         + seen["bands"]
@@ -106,7 +109,11 @@ def _splits(dataset: Dataset, facts: dict[str, str]) -> Markup:
         if split in scenes_of
     ]
     counted = table(("split", "chips", "share", "scenes"), rows)
-    rule = [(name, _spelled(value)) for name, value in manifest.split_rule.items() if value not in ("", [])]
+    rule = [
+        (name, _spelled(value))
+        for name, value in manifest.split_rule.items()
+        if value not in ("", []) and name != "grids"
+    ]
     made = table(("", ""), rule) if rule else sentence("Not recorded.")
     apart = [
         ("smallest distance between chips", facts["distances"]),
@@ -115,6 +122,14 @@ def _splits(dataset: Dataset, facts: dict[str, str]) -> Markup:
     ]
     how = heading("How they were split") + made
     return counted + how + heading("How far apart they are") + table(("", ""), apart)
+
+
+def _bands(regions: list[BandRegion]) -> Markup:
+    """List the regions that bands divide, with the smallest distances between splits within each."""
+    if not regions:
+        return Markup()
+    about = "Angles are those in which bands run, counter-clockwise from east. Distances are between chips."
+    return heading("Bands") + table(HEAD, [region.row for region in regions]) + sentence(about)
 
 
 def _spelled(value: Any) -> str:

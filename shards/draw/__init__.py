@@ -2,5 +2,6 @@
 
 picture   composites, coloured heights, PNG
 charts    the charts of inspect
+chip_map  its map of the chips
 html      the skeleton of every page
 """

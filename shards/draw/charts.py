@@ -1,12 +1,10 @@
-"""The figures of `treeline inspect`, as PNG bytes: bands, label, map, sources, sampled chips.
+"""The figures of `treeline inspect`, as PNG bytes: bands, label, sources, sampled chips.
 
 Arrays and statistics in, pictures out; the same input gives the same bytes.
 
     bands_chart(schema, statistics, tally)
-    map_chart(centre_N2, split_N, crs)
+    sample_picture(dataset, count=12, seed=0)
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +13,6 @@ from shards.draw.picture import (
     BLUE,
     EDGE,
     FILL,
-    GREY,
-    GRID,
-    ORANGE,
-    PINK,
     SMALL,
     VERMILION,
     colour_limits,
@@ -31,21 +25,18 @@ from shards.draw.picture import (
     legend_below,
     new_figure,
     png,
+    shortened,
     show,
     tidy,
 )
 from shards.format.height_classes import COLOURS
 from shards.format.histogram import CM_PER_M, HEIGHT, Histogram
-from shards.format.manifest import SPLITS
 from shards.format.schema import Schema
 from shards.format.statistics import LabelSummary, Statistics, Tally
 from shards.read.dataset import Dataset
 
 MOST_BANDS = 16
 """Most panels of a figure; more are too small to be read."""
-MOST_POINTS = 50_000
-"""Most chips drawn on a map; more hide each other."""
-SPLIT_COLOURS = dict(zip(SPLITS, (BLUE, ORANGE, PINK, GREY), strict=True))
 MEAN, PERCENTILE, CLAMP = VERMILION, BLUE, "#222222"
 MARKED = {"1": "dotted", "50": "dashed", "99": "dotted"}
 """Percentiles marked in the histograms of bands, with the style of their lines."""
@@ -122,50 +113,6 @@ def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> 
     return png(figure)
 
 
-def map_chart(centre_N2: NDArray[np.float64], split_N: Sequence[str], crs: str, seed: int = 0) -> bytes:
-    """Draw where chips lie, coloured by split: at most MOST_POINTS of those with a position (not NaN).
-
-    Args:
-        centre_N2: x, y of chips in `crs`; at least one is known.
-        split_N: their splits.
-        crs: CRS named on the axes; "" if unknown.
-        seed: seed of the choice, where chips are too many.
-    """
-    known = np.flatnonzero(np.isfinite(centre_N2).all(axis=1))
-    drawn = np.sort(np.random.default_rng(seed).permutation(known)[:MOST_POINTS])
-    split_of_drawn = np.asarray(split_N, object)[drawn]
-    low_2, high_2 = centre_N2[drawn].min(axis=0), centre_N2[drawn].max(axis=0)
-    degrees = is_geographic(crs)
-    # A degree of longitude is shorter than one of latitude: equal on the ground, not on paper.
-    aspect = 1 / max(np.cos(np.radians((low_2[1] + high_2[1]) / 2)), 0.05) if degrees else 1.0
-    wide, tall = np.maximum(high_2 - low_2, (1e-6, 1e-9)) * (1, aspect)  # flat, for a single chip
-    figure = new_figure(8.5, float(np.clip(8.5 * tall / wide, 3.2, 8.5)) + 0.4)
-    axes = figure.subplots()
-    size = float(np.clip(8000 / drawn.size, 1.5, 40))
-    handles = []
-    for split in SPLITS:
-        chips = drawn[split_of_drawn == split]
-        if chips.size:
-            label = f"{split} ({np.count_nonzero(np.asarray(split_N, object)[known] == split):,})"
-            x_N, y_N = centre_N2[chips].T
-            dots = axes.scatter(x_N, y_N, s=size, c=SPLIT_COLOURS[split], linewidths=0, label=label)
-            handles.append(dots)
-    if drawn.size < known.size:
-        axes.set_title(f"{drawn.size:,} of {known.size:,} chips are drawn", fontsize=9)
-    axes.set_aspect(aspect, adjustable="datalim")
-    name = drawable(_shortened(crs)) or "unknown CRS"
-    axes.set_xlabel(f"{'longitude' if degrees else 'x'} ({name})", fontsize=9)
-    axes.set_ylabel("latitude" if degrees else "y", fontsize=9)
-    axes.locator_params(nbins=6)
-    axes.ticklabel_format(useOffset=False, style="plain")
-    axes.grid(color=GRID, linewidth=0.5)
-    axes.set_axisbelow(True)
-    tidy(axes)
-    larger = float(np.sqrt(40 / size))  # a dot of a large dataset shows no colour
-    legend_below(figure, handles, fontsize=9, markerscale=larger)
-    return png(figure)
-
-
 def sources_chart(chips: dict[str, int], means: dict[str, float], label: str) -> bytes:
     """Draw the chips of each height source, and the mean of its training labels; the first on top.
 
@@ -179,7 +126,7 @@ def sources_chart(chips: dict[str, int], means: dict[str, float], label: str) ->
     places = -np.arange(len(chips))
     panels[0].barh(places, list(chips.values()), color=PERCENTILE)
     panels[0].set_xlabel("chips", fontsize=9)
-    panels[0].set_yticks(places, [drawable(_shortened(name)) for name in chips])
+    panels[0].set_yticks(places, [drawable(shortened(name)) for name in chips])
     for panel in panels[1:]:
         panel.barh(places, [means.get(name, 0.0) for name in chips], color=MEAN)
         panel.set_xlabel(drawable(f"mean {label}"), fontsize=9)
@@ -216,17 +163,6 @@ def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
     elif schema.label:
         draw_colour_bar(figure, panels, limits, schema.label_and_unit)
     return png(figure)
-
-
-def is_geographic(crs: str) -> bool:
-    """Return whether coordinates in `crs` are degrees; those of an unknown CRS ("") are not."""
-    from rasterio.crs import CRS
-
-    return bool(crs) and bool(CRS.from_user_input(crs).is_geographic)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 40 else f"{name[:37]}..."
 
 
 def _edges(low: float, high: float, step: float) -> NDArray[np.float64]:

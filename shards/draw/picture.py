@@ -119,6 +119,11 @@ def drawable(text: str) -> str:
     return "".join(known).replace("$", r"\$")
 
 
+def shortened(name: str) -> str:
+    """Cut a long name, for a label of a chart."""
+    return name if len(name) <= 40 else f"{name[:37]}..."
+
+
 def tidy(axes: "Axes") -> None:
     """Give a chart the common style: axes at the left and below only, small ticks."""
     axes.spines[["top", "right"]].set_visible(False)
