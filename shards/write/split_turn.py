@@ -29,31 +29,31 @@ def turn_of(shares: tuple[float, ...], bands: int) -> tuple[int, ...]:
     """
     if bands < 2:
         raise InputError(f"--split-bands {bands}: give 2 or more")
-    counts = _apportioned(shares, bands)
-    if not _fits(counts, shares, bands):
+    if not _fits(_apportioned(shares, bands), shares, bands):
         least = next(more for more in count_from(bands) if _fits(_apportioned(shares, more), shares, more))
         given = " ".join(f"{share:g}" for share in shares)
         raise InputError(f"--split-bands {bands}: too few for --shares {given}; give {least} or more")
-    for turn in _turns(shares, bands):
-        whole = bands // len(turn)
-        rest = [count - whole * turn.count(split) for split, count in enumerate(counts)]
-        if all(0 <= left <= turn.count(split) for split, left in enumerate(rest)):
-            return whole * turn + _in_order(rest)
+    for counts in _turns(shares, bands):
+        times, left = divmod(bands, sum(counts))
+        behind = [bands * share - times * count for share, count in zip(shares, counts, strict=True)]
+        last = _rounded(behind, left, [0] * len(counts), counts)
+        if _fits([times * count + more for count, more in zip(counts, last, strict=True)], shares, bands):
+            return times * _in_order(counts) + _in_order(last)
     raise AssertionError("a turn of all bands has the shares")
 
 
-def _turns(shares: tuple[float, ...], bands: int) -> Iterator[tuple[int, ...]]:
-    """Yield turns to try: the shortest that has the shares exactly, if it is short, then ever longer ones."""
+def _turns(shares: tuple[float, ...], bands: int) -> Iterator[list[int]]:
+    """Yield the bands of each split in turns to try: the shortest exact one, if short, then longer ones."""
     for length in range(1, min(LONGEST_EXACT, bands) + 1):
         exact = [round(length * share) for share in shares]
         if all(
             abs(count - length * share) < 1e-6 and bool(count) == (share > 0)
             for count, share in zip(exact, shares, strict=True)
         ):
-            yield _in_order(exact)
+            yield exact
             break
     for length in range(sum(share > 0 for share in shares), bands + 1):
-        yield _in_order(_apportioned(shares, length))
+        yield _apportioned(shares, length)
 
 
 def _fits(counts: list[int], shares: tuple[float, ...], bands: int) -> bool:
@@ -63,21 +63,28 @@ def _fits(counts: list[int], shares: tuple[float, ...], bands: int) -> bool:
 
 
 def _in_order(counts: Sequence[int]) -> tuple[int, ...]:
+    """Deal this many bands to each split, in the order of a turn."""
     return tuple(split for split in TURN if split < len(counts) for _ in range(counts[split]))
 
 
 def _apportioned(shares: tuple[float, ...], bands: int) -> list[int]:
-    """Deal `bands` to shares by the largest remainder; each share above 0 gets one at least."""
-    # Rounded: 0.6 x 5 is 3, and equal remainders go to the first split.
-    wanted = [round(bands * share, 9) for share in shares]
-    counts = [max(math.floor(one), int(one > 0)) for one in wanted]
-    while (left := bands - sum(counts)) != 0:
-        behind = [round(one - count, 9) for one, count in zip(wanted, counts, strict=True)]
-        if left > 0:
-            counts[behind.index(max(behind))] += 1
-            continue
-        may_give = [one for one, count in zip(behind, counts, strict=True) if count > 1]
-        if not may_give:
-            break  # fewer bands than shares
-        counts[next(n for n, one in enumerate(behind) if one == min(may_give) and counts[n] > 1)] -= 1
+    """Deal `bands` to shares by the largest remainder; each share above 0 gets one at least, if there are."""
+    least = [int(share > 0) for share in shares]
+    return _rounded([bands * share for share in shares], bands, least, [bands * one for one in least])
+
+
+def _rounded(wanted: Sequence[float], total: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
+    """Round to whole numbers between `least` and `most` that sum to `total`, by the largest remainder.
+
+    Equal remainders go to the first; if there is no such sum, it is as near as can be.
+    """
+    exact = [round(one, 9) for one in wanted]  # 5 x 0.6 is 3
+    counts = [min(max(math.floor(one), low), high) for one, low, high in zip(exact, least, most, strict=True)]
+    while left := total - sum(counts):
+        step = 1 if left > 0 else -1
+        free = [n for n, count in enumerate(counts) if least[n] <= count + step <= most[n]]
+        if not free:
+            break
+        remainders = [step * round(one - count, 9) for one, count in zip(exact, counts, strict=True)]
+        counts[max(free, key=lambda n: remainders[n])] += step
     return counts
