@@ -159,8 +159,11 @@ def _followed(asked: SplitRule, present: SplitRule) -> SplitRule | None:
 
     None: a change is asked for; `asked` is neither the default rule nor the dataset's.
     """
-    if asked == SplitRule():
+    # Without --split-by, options of blocks and strips do nothing, and may be taken over from the dataset.
+    if asked == SplitRule(block_size=asked.block_size, axis=asked.axis):
         return present
+    if asked.by != present.by:
+        return None
     same = replace(asked, edges=present.edges, crs=present.crs, grids=present.grids)
     has_its_angles = present.angles.items() <= same.angles.items()
     return same if has_its_angles and replace(same, angle=present.angle) == present else None

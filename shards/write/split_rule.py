@@ -143,7 +143,11 @@ class SplitRule:
 
     @classmethod
     def of(cls, options: SplitOptions) -> "SplitRule":
-        """Make the rule from a command's options."""
+        """Make the rule from a command's options; those of bands count only for bands."""
+        of_bands: dict[str, Any] = {}
+        if options.split_by == "bands":
+            of_bands["band_count"], of_bands["angle"] = options.split_bands, options.split_angle
+            of_bands["region_column"] = options.region_column
         return cls(
             options.split_by,
             options.shares,
@@ -151,9 +155,7 @@ class SplitRule:
             options.split_axis,
             options.buffer,
             options.split_crs,
-            band_count=options.split_bands,
-            angle=options.split_angle,
-            region_column=options.region_column,
+            **of_bands,
         )
 
     def to_json(self) -> dict[str, Any]:

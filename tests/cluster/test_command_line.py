@@ -257,6 +257,9 @@ HUGGINGFACE = ["ingest", "huggingface", "saved", "--out", "o"]
         (["import", "best.pth", "--data", "d", "--out", "o"], ["--new-band-from", "mean"], []),
         (["split", "d"], ["--block-size", "100"], []),
         (["split", "d"], ["--split-axis", "y"], ["--split-by", "blocks"]),
+        (["split", "d"], ["--split-bands", "60"], ["--split-by", "strips"]),
+        (PAIRS, ["--split-angle", "15"], ["--split-by", "strips"]),
+        (SCENES, ["--region-column", "source"], []),
         (PAIRS, ["--height-name", ".*"], []),
         (PAIRS, ["--label", "height"], []),
         (PAIRS, ["--file-column", "filename"], ["--heights", "h"]),
@@ -280,6 +283,31 @@ def test_an_option_that_can_do_nothing_is_refused(
     with pytest.raises(InputError, match=f"{flag}: does nothing with.*leave it out$") as refused:
         cli.parse(name, [*rest, *others, *option])
     assert "\n" not in str(refused.value)
+
+
+SYNTHETIC = ["ingest", "synthetic", "--chips", "9", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["split", "d"], PAIRS, SCENES, HUGGINGFACE, SYNTHETIC],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_every_command_that_splits_takes_bands(command: list[str], tmp_path: Path) -> None:
+    """By flags and from a file: one angle, or one for each region."""
+    name, rest = cli.split_command(command)
+    options = ["--split-by", "bands", "--split-bands", "30", "--split-angle"]
+    assert cli.parse(name, [*rest, *options, "-15"]).split_angle == (-15.0,)
+    angles = ["europe=9", "conus=-15.5", "--region-column", "region"]
+    by_flags = cli.parse(name, [*rest, *options, *angles])
+    assert by_flags.split_angle == ("europe=9", "conus=-15.5")
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        "split_by: bands\nsplit_bands: 30\nregion_column: region\nsplit_angle: [europe=9, conus=-15.5]\n"
+    )
+    assert cli.parse(name, [*rest, "--config", str(file)]) == by_flags
+    file.write_text("split_by: bands\nsplit_angle: [15]\n")
+    assert cli.parse(name, [*rest, "--config", str(file)]).split_angle == (15.0,)
 
 
 def test_an_option_that_can_do_nothing_is_refused_in_a_file_of_the_users_alone(

@@ -20,7 +20,12 @@ def test_a_default_stands_in_one_place() -> None:
     parts: tuple[tuple[Any, type, dict[str, str]], ...] = (
         (ReadOptions(), ReadingOptions, {}),
         (MapOptions(WindowGrid(64, 32)), PredictConfig, {"weighting": "weights"}),
-        (SplitRule(), SplitOptions, {"by": "split_by", "axis": "split_axis", "crs": "split_crs"}),
+        (
+            SplitRule(),
+            SplitOptions,
+            {"by": "split_by", "axis": "split_axis", "crs": "split_crs"}
+            | {"band_count": "split_bands", "angle": "split_angle"},
+        ),
         (Rules(), IngestConfig, {}),
         (Schema(("red",)), ChipsConfig, {}),
     )

@@ -111,6 +111,85 @@ def test_splits_by_place_do_not_move(chip_folders: Callable[..., Any], tmp_path:
         assert row["split"] == ("buffer" if near else expected)
 
 
+BANDS: dict[str, Any] = {"split_by": "bands", "split_bands": 5, "region_column": "region"}
+
+
+def listed(tmp_path: Path, name: str, keys: list[str], second: slice) -> str:
+    """A table of chips side by side in two regions, as far apart as the continents; of these, `second`."""
+    lines = ["filename,x,y,region"]
+    for number, key in enumerate(keys):
+        is_second = number in range(*second.indices(len(keys)))
+        region, start = ("europe", 4e6) if is_second else ("conus", 0.0)
+        lines.append(f"{key}.npy,{start + 200 * (number % 4)},{start + 200 * (number // 4)},{region}")
+    (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return str(tmp_path / f"{name}.csv")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"split_by": "blocks", "block_size": 300.0},
+        {"split_by": "strips", "split_axis": "x"},
+        {"split_by": "bands", "split_bands": 4, "split_angle": (30.0,), "region_column": "region"},
+    ],
+    ids=lambda options: options["split_by"],
+)
+def test_added_chips_follow_a_split_whose_options_are_left_out(
+    chip_folders: Callable[..., Any], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    folders = [folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))]
+    keys = list(folders[1].chips)
+    tables = [listed(tmp_path, name, keys[:count], slice(0)) for name, count in (("a", FIRST), ("b", ALL))]
+    run(folders[0], tmp_path / "out", table=tables[0], **options)
+    rule = open_dataset(str(tmp_path / "out")).manifest.split_rule
+    run(folders[1], tmp_path / "out", table=tables[1], append=True)
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert dataset.manifest.split_rule == rule
+    assert dataset.index.num_rows == ALL
+    assert verify(VerifyConfig(dataset.url)) == []
+
+
+@pytest.mark.parametrize("angles", [((15.0,),) * 2, (("conus=15",), ("conus=15", "europe=-40"))], ids=str)
+def test_a_region_that_is_added_gets_bands_of_its_own(
+    chip_folders: Callable[..., Any], tmp_path: Path, angles: tuple[tuple[Any, ...], tuple[Any, ...]]
+) -> None:
+    folders = [folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))]
+    keys = list(folders[1].chips)
+    tables = [
+        listed(tmp_path, "a", keys[:FIRST], slice(0)),
+        listed(tmp_path, "b", keys, slice(FIRST, None)),
+    ]
+    out = tmp_path / "out"
+    run(folders[0], out, table=tables[0], split_angle=angles[0], **BANDS)
+    old = open_dataset(str(out))
+    old_index = old.index
+    if angles[0] != angles[1]:
+        before = contents(out)
+        for options in ({}, BANDS | {"split_angle": angles[0]}):
+            with pytest.raises(InputError, match="none for region europe; add europe=DEGREES") as refused:
+                run(folders[1], out, table=tables[1], append=True, **options)
+            assert "\n" not in str(refused.value)
+        with pytest.raises(InputError, match="leave out the split options"):
+            run(folders[1], out, table=tables[1], append=True, split_angle=("conus=1", "europe=2"), **BANDS)
+        assert contents(out) == before
+    run(folders[1], out, table=tables[1], append=True, split_angle=angles[1], **BANDS)
+    new = open_dataset(str(out))
+    rule, grown = old.manifest.split_rule, new.manifest.split_rule
+    assert [grid["region"] for grid in grown["grids"]] == ["conus", "europe"]
+    assert grown["grids"][:1] == rule["grids"]
+    assert grown["grids"][1]["angle"] == (15.0 if angles[0] == angles[1] else -40.0)
+    assert new.index.slice(0, FIRST).equals(old_index)
+    assert verify(VerifyConfig(str(out))) == []
+    # The same command, and a split of all chips at once, come to the same.
+    assert (
+        "is complete already"
+        in run(folders[1], out, table=tables[1], append=True, split_angle=angles[1], **BANDS).summary
+    )
+    splits = new.index["split"].to_pylist()
+    resplit(SplitConfig(data=str(out), split_angle=angles[1], **BANDS))
+    assert open_dataset(str(out)).index["split"].to_pylist() == splits
+
+
 def hash_y(key: str) -> float:
     """A place that is the key's own."""
     return float(sum(map(ord, key)) * 7919 % 100_003)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from browser import NARROW, laid_out, needs_browser
 from markupsafe import escape
@@ -32,7 +33,8 @@ from shards.draw.picture import drawable
 from shards.errors import InputError
 from shards.format.schema import Chip, Schema
 from shards.read.dataset import open_dataset
-from shards.write.split_rule import SplitRule
+from shards.write.places import places_of
+from shards.write.split_rule import SplitRule, assign, resolved
 from shards.write.writer import DatasetWriter
 
 Made = Callable[..., str]
@@ -196,6 +198,74 @@ def test_several_crss_are_compared_in_the_first(made: Made, new_chip: NewChip) -
     assert "known of 2 chips, in EPSG:32606, EPSG:3338" in text
     assert re.search(r"train-val [\d,.]+ m \(measured in EPSG:32606\)", text)
     assert "Positions of the chips" in page
+
+
+def test_regions_with_bands_have_panels_and_distances_of_their_own(new_chip: NewChip, tmp_path: Path) -> None:
+    """Each is measured in its own CRS: here one lies in Alaska and one in Europe."""
+    kinds = {"region": "string"}
+    systems = {"alaska": "EPSG:3338", "europe": "EPSG:3035"}
+    chips = [
+        replace(
+            placed(
+                new_chip(n, PAN), 32.0 * (n % 8) + 5e5, (40.0 + 8 * (n % 2)) * (n // 8) + 1e6, systems[region]
+            ),
+            attributes={"region": region},
+        )
+        for n, region in enumerate(["alaska"] * 64 + ["europe"] * 64)
+    ]
+    asked = SplitRule(
+        "bands", (0.6, 0.2, 0.2), band_count=5, angle=("alaska=15", "europe=-70"), region_column="region"
+    )
+    index = pa.table(
+        {name: [getattr(chip, name) for chip in chips] for name in ("key", "x", "y", "crs")}
+        | {"region": [chip.attributes["region"] for chip in chips]}
+    )
+    rule = resolved(asked, places := places_of(index, PAN, "region"))
+    splits = assign(rule, places).tolist()
+    url = write(str(tmp_path / "chips"), chips, splits, PAN, attributes=kinds, split_rule=rule.to_json())
+    page, text = page_and_text(url)
+    said = []
+    for pair in (("train", "val"), ("train", "test"), ("val", "test")):
+        nearest = {}
+        for region, crs in systems.items():
+            a_N2, b_M2 = (
+                np.array(
+                    [(c.x, c.y) for c, s in zip(chips, splits, strict=True) if s == split and c.crs == crs]
+                )
+                for split in pair
+            )
+            gap_NM2 = np.maximum(abs(a_N2[:, None] - b_M2[None]) - 16 * 2.0, 0)
+            nearest[region] = float(np.hypot(*np.moveaxis(gap_NM2, -1, 0)).min())
+        region = min(nearest, key=lambda name: nearest[name])
+        said.append(f"{'-'.join(pair)} {number(nearest[region])} m ({region})")
+    assert f"\n{'distances':12}{', '.join(said)}; within regions\n" in text
+    for (region, crs), grid, start in zip(systems.items(), rule.grids, (0, 64), strict=True):
+        counts = [splits[start : start + 64].count(split) for split in ("train", "val", "test", "buffer")]
+        numbers = "".join(f"<td class=number>{count}</td>" for count in (64, *counts))
+        angle = {"alaska": 15, "europe": -70}[region]
+        assert f"<td>{region}</td>{numbers}<td>{crs}</td><td>{angle} degrees</td>" in page
+        assert f"<td>{number(grid.width)} m</td>" in page
+    assert "grids" not in page
+    # Two panels, side by side, with the borders between bands.
+    both, plain = pictures(url)["map.png"], new_chip(0, PAN)
+    shutil.rmtree(url)
+    page_and_text(write(url, [placed(plain, 0, 0)], ["train"], PAN))
+    assert both.shape[1] > pictures(url)["map.png"].shape[1]
+
+
+def test_borders_are_drawn_below_the_chips() -> None:
+    x_N, y_N = (axis.ravel() for axis in np.meshgrid(np.arange(6.0), np.arange(6.0)))
+    lines_K22 = np.array([[(0, y + 0.5), (5, y + 0.5)] for y in range(5)])
+    panel = MapPanel(np.stack([x_N, y_N], axis=1), ["train"] * 36, "")
+    without, drawn = (
+        imread(BytesIO(map_chart([one])))[..., :3] for one in (panel, replace(panel, borders_K22=lines_K22))
+    )
+    assert without.shape == drawn.shape
+    darker_HW = (drawn < without - 0.1).any(axis=-1)
+    rows = np.flatnonzero(darker_HW.sum(axis=1) > 300)
+    assert np.count_nonzero(np.diff(rows) > 1) + 1 == 5
+    is_blue_HW = (abs(without * 255 - (0x00, 0x72, 0xB2)) < 3).all(axis=-1)
+    assert not (darker_HW & is_blue_HW).any()
 
 
 def test_an_unknown_crs_hinders_nothing_else(made: Made, new_chip: NewChip) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import treeline
 
 import shards.commands.resplit
 import shards.format.file_names
@@ -43,6 +44,10 @@ RULES: dict[str, dict[str, Any]] = {
     "scene": {"split_by": "scene", "shares": (0.4, 0.6)},
     "blocks": {"split_by": "blocks", "shares": (0.6, 0.4), "block_size": 1000.0, "buffer": 300.0},
     "strips": {"split_by": "strips", "shares": (0.5, 0.3, 0.2), "split_axis": "x", "buffer": 500.0},
+    "bands": {"split_by": "bands", "split_bands": 7, "split_angle": (15.0,), "buffer": 100.0}
+    | {"shares": (0.6, 0.2, 0.2)},
+    "bands of regions": {"split_by": "bands", "split_bands": 5, "shares": (0.6, 0.4)}
+    | {"region_column": "sensor", "split_angle": ("WV02=9.0", "WV03=-40.0")},
 }
 """Options by a name; those of place leave some chips to the buffer."""
 
@@ -108,7 +113,8 @@ def assert_is_split_by(dataset: Dataset, options: dict[str, Any]) -> None:
     rule = SplitRule.from_json(dataset.manifest.split_rule)
     asked = SplitRule.of(SplitConfig(data="", **options))
     assert (rule.by, rule.shares, rule.buffer) == (asked.by, asked.shares, asked.buffer)
-    expected = assign(rule, places_of(dataset.index, dataset.schema))
+    assert (rule.band_count, rule.angle) == (asked.band_count, asked.angle)
+    expected = assign(rule, places_of(dataset.index, dataset.schema, rule.region_column))
     assert dataset.index["split"].to_pylist() == expected.tolist()
     for split in SPLITS:
         chips = dataset.chips(split)
@@ -126,7 +132,7 @@ def test_it_is_as_if_it_had_been_split_so_at_once(placed: Ingest, tmp_path: Path
     assert shards_and_times(url) == before
     assert new.manifest.shards == old.manifest.shards
     assert_is_split_by(new, options)
-    assert set(new.index["split"].to_pylist()) > {"train", "val"} or name == "scene"
+    assert set(new.index["split"].to_pylist()) > {"train", "val"} or name in ("scene", "bands of regions")
     at_once = placed(tmp_path / "at-once", **options)
     assert new.manifest.splits == at_once.manifest.splits
     assert new.manifest.split_rule == at_once.manifest.split_rule
@@ -153,7 +159,7 @@ def test_it_is_the_same_on_s3(placed: Ingest, storage: str, tmp_path: Path) -> N
 def test_each_split_leaves_no_old_file_and_counts(placed: Ingest, tmp_path: Path) -> None:
     url = tmp_path / "dataset"
     assert placed(url).manifest.generation == 0
-    for generation, name in enumerate(("scene", "blocks", "strips"), 1):
+    for generation, name in enumerate(("scene", "blocks", "bands"), 1):
         dataset = split_again(url, **RULES[name])
         assert dataset.manifest.generation == generation
         beside = {name for name in contents(url) if not name.endswith(".tar")}
@@ -332,6 +338,41 @@ def test_without_places_blocks_are_refused_in_one_line(placed: Ingest, tmp_path:
     with pytest.raises(InputError, match="no dataset here"):
         split_again(tmp_path / "nothing")
     assert contents(url) == before
+
+
+BANDS = ("--split-by", "bands", "--shares", "0.6", "0.2", "0.2")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--split-bands", "0"), "--split-bands 0: give 2 or more"),
+        (("--split-bands", "2"), "--split-bands 2: too few for --shares 0.6 0.2 0.2; give 3 or more"),
+        (("--split-angle", "nan"), "--split-angle nan: nan is no number of degrees"),
+        (("--split-angle", "WV02=9"), "--split-angle WV02=9: needs --region-column"),
+        (("--split-angle", "WV02=9", "--region-column", "sensor"), "none for region WV03; add WV03=DEGREES"),
+        (
+            ("--split-angle", "WV02=9", "WV03=5", "WV01=15", "--region-column", "sensor"),
+            "--split-angle: no chip is in region WV01; there are WV02, WV03",
+        ),
+        (
+            ("--region-column", "country"),
+            "--region-column country: chips have no such column; choose one of source, sensor",
+        ),
+        (("--split-bands", "5", "--buffer", "5000"), "; give fewer --split-bands or less --buffer than 5000"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bands_that_cannot_be_are_one_line_and_change_nothing(
+    placed: Ingest, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    placed(tmp_path / "dataset")
+    before = contents(tmp_path / "dataset")
+    done = treeline("split", str(tmp_path / "dataset"), *BANDS, *options)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert contents(tmp_path / "dataset") == before
 
 
 def test_nothing_may_be_left_to_train_on(placed: Ingest, tmp_path: Path) -> None:

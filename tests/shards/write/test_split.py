@@ -122,6 +122,7 @@ RULES = [
     SplitRule("scene", THREE),
     SplitRule("blocks", THREE, block_size=700, buffer=120),
     SplitRule("strips", THREE, axis="x", buffer=120),
+    SplitRule("bands", THREE, band_count=8, angle=(15.0,), buffer=120),
 ]
 
 
@@ -136,7 +137,8 @@ def test_a_split_follows_from_the_chip_alone(rule: SplitRule) -> None:
         some = rng.permutation(800)[:size]
         np.testing.assert_array_equal(assign(fixed, taken(chips, some)), splits[some])
     assert resolved(fixed, places(50, span=1e6, seed=1)) == fixed
-    assert SplitRule.from_json(json.loads(json.dumps(asdict(fixed), allow_nan=False))) == fixed
+    for values in (fixed.to_json(), asdict(fixed)):
+        assert SplitRule.from_json(json.loads(json.dumps(values, allow_nan=False))) == fixed
 
 
 SPATIAL = [
