@@ -6,8 +6,9 @@
 - A band runs in the direction of its angle: degrees from the CRS's x axis (east), counter-clockwise. At 0,
   bands run from west to east; at 15, from the west-south-west to the east-north-east; at 90, to the north.
 - They follow each other to the left of that direction: from south to north at 0, from east to west at 90.
-- They divide what the footprints of a region's chips extend over in that direction. Beyond it, bands of the
-  same width go on, dealt as if all of them came once more.
+- They divide what the footprints of a region's chips extend over in that direction, from edge to edge: if
+  they began and ended at centres, the last row of a grid would lie on a border. Beyond it, bands of the same
+  width go on, dealt as if all of them came once more.
 - A chip is in the band that holds its centre. With a buffer, it is near another split if its footprint,
   with half the buffer around it, reaches into a band of that split.
 
@@ -159,8 +160,8 @@ def banded(
     number_of = {grid.region: number for number, grid in enumerate(grids)}
     if missing := [name for name in names if name not in number_of]:
         raise InputError(
-            f"--split-by {BY}: region {missing[0] or 'of all chips'} has no bands; "
-            f"there are {', '.join(number_of)}; split the dataset again (treeline split)"
+            f"--split-by {BY}: {_chips_of(missing[0])} have no bands, but those of "
+            f"{', '.join(number_of)} have; split the dataset again (treeline split)"
         )
     grid_N = np.array([number_of[name] for name in names], np.int64)[_region_numbers(places, names)]
     seen = _seen(places, [grid.crs for grid in grids], grid_N)

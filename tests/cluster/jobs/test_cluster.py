@@ -191,7 +191,7 @@ PLACES_OF = {
     "ingest synthetic": "--chips 12 --out out --min-height None",
     "ingest tars": "tars --val val/*",
     "inspect": "data --out seen",
-    "split": "data --split-by blocks --block-size 100",
+    "split": "data --split-by bands --split-angle data=9 out=-15 --region-column data --shares 0.6 0.2 0.2",
     "verify": "data",
     "convert": "data --to zarr --out=zarr",
     "train": "--data train --out=run --recipe notebook --backbone weights --token-store tokens --cache cache "
@@ -206,7 +206,17 @@ PLACES_OF = {
 NO_PLACES = {
     *("array", "asset", "bands", "crs", "file_column", "height", "height_column", "height_name", "image"),
     *("image_column", "image_name", "key_column", "key_pattern", "label", "label_unit", "loss"),
-    *("loss_choices", "split_crs", "table_crs", "use", "val", "val_where", "where"),
+    *(
+        "loss_choices",
+        "region_column",
+        "split_angle",
+        "split_crs",
+        "table_crs",
+        "use",
+        "val",
+        "val_where",
+        "where",
+    ),
 }
 """Options that are texts, and name no path or URL."""
 

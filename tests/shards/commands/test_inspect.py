@@ -246,11 +246,8 @@ def test_regions_with_bands_have_panels_and_distances_of_their_own(new_chip: New
         assert f"<td>{region}</td>{numbers}<td>{crs}</td><td>{angle} degrees</td>" in page
         assert f"<td>{number(grid.width)} m</td>" in page
     assert "grids" not in page
-    # Two panels, side by side, with the borders between bands.
-    both, plain = pictures(url)["map.png"], new_chip(0, PAN)
-    shutil.rmtree(url)
-    page_and_text(write(url, [placed(plain, 0, 0)], ["train"], PAN))
-    assert both.shape[1] > pictures(url)["map.png"].shape[1]
+    rows, columns = pictures(url)["map.png"].shape[:2]
+    assert columns > 1.8 * rows, "two panels, side by side"
 
 
 def test_borders_are_drawn_below_the_chips() -> None:

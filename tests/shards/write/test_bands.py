@@ -236,7 +236,7 @@ def test_a_region_that_comes_later_gets_bands_and_moves_no_chip() -> None:
         continued(named, chips)
     both = continued(replace(named, angle=("conus=15", "europe=9")), chips)
     assert [one.angle for one in both.grids] == [15, 9]
-    with pytest.raises(InputError, match="region europe has no bands; there are conus"):
+    with pytest.raises(InputError, match="region europe have no bands, but those of conus"):
         assign(rule, chips)
 
 
