@@ -60,7 +60,7 @@ def backscatter_db(land: Land, looks: float = LOOKS) -> NDArray[np.float32]:
     _cover_water_and_buildings(land, power_SCHW)
     power_SCHW *= speckle(power_SCHW.shape, looks, land.rng)
     np.maximum(power_SCHW, np.float32(FLOOR), out=power_SCHW)
-    db_SCHW = np.log10(power_SCHW, out=power_SCHW)
+    db_SCHW: NDArray[np.float32] = np.log10(power_SCHW, out=power_SCHW)
     db_SCHW *= 10
     db_SCHW += np.float32(land.region.offset_db + GAIN_STD_DB * land.conditions.gain)
     return db_SCHW.reshape(-1, *cos_HW.shape)

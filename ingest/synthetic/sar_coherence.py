@@ -49,7 +49,8 @@ def decayed(
     days: float, long_term: NDArray[np.float32], decay_days: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Compute coherence after a number of days (Kellndorfer et al. 2022)."""
-    return (1 - long_term) * np.exp(-days / decay_days) + long_term
+    left: NDArray[np.float32] = (1 - long_term) * np.exp(-days / decay_days) + long_term
+    return left
 
 
 def estimated(coherence: NDArray[np.float32], looks: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -63,7 +64,8 @@ def estimated(coherence: NDArray[np.float32], looks: float, rng: np.random.Gener
     real, imaginary = math.sqrt(0.5) * rng.standard_normal((2, *coherence.shape))
     rest = np.sqrt(1 - np.square(coherence))
     common2 = np.square(coherence * first + rest * real) + np.square(rest * imaginary)
-    return np.sqrt(common2 / (common2 + np.square(rest * second)))
+    estimate: NDArray[np.float64] = np.sqrt(common2 / (common2 + np.square(rest * second)))
+    return estimate
 
 
 def _coherence_of_pixels(land: Land) -> NDArray[np.float32]:
@@ -91,8 +93,11 @@ def _coherence_of_pixels(land: Land) -> NDArray[np.float32]:
 
 def _true_pixels(first_px: int, count: int) -> NDArray[np.intp]:
     """Return the numbers, from 0, of the true pixels that the pixels of a tile's side lie in."""
-    number_N = ((first_px + np.arange(count) + 0.5) * PIXEL_M // TRUE_PIXEL_M).astype(np.intp)
-    return number_N - number_N[0]
+    number_N: NDArray[np.intp] = ((first_px + np.arange(count) + 0.5) * PIXEL_M // TRUE_PIXEL_M).astype(
+        np.intp
+    )
+    number_N -= number_N[0]
+    return number_N
 
 
 def _mean_within(
@@ -102,5 +107,7 @@ def _mean_within(
     start_row, start_column = (
         np.searchsorted(number, np.arange(number[-1] + 1)) for number in (row_H, column_W)
     )
-    sum_CHW = np.add.reduceat(np.add.reduceat(pixel_CHW, start_row, 1), start_column, 2)
-    return sum_CHW / (np.bincount(row_H)[:, None] * np.bincount(column_W)).astype(np.float32)
+    sum_CHW: NDArray[np.float32] = np.add.reduceat(np.add.reduceat(pixel_CHW, start_row, 1), start_column, 2)
+    count_HW = (np.bincount(row_H)[:, None] * np.bincount(column_W)).astype(np.float32)
+    sum_CHW /= count_HW
+    return sum_CHW

@@ -132,6 +132,7 @@ def land_of(place: TilePlace, size_px: int) -> Land:
     slope_east_HW, slope_south_HW = _slopes(relief_HW, slope)
     moisture_SP = region.moisture.values()[:, None] + np.float32(PARCEL_MOISTURE_STD) * moist_P
     moisture_SP += np.float32(MOISTURE_STD) * conditions.moisture_S[:, None]
+    driest, wettest = map(np.float32, MOISTURE_RANGE)
     roughness_P = ROUGHNESS_STD * conditions.roughness + PARCEL_ROUGHNESS_STD * rough_P
     leaf_area_SP = np.where(
         is_crop_P, region.crop_area.values()[:, None], region.grass_area.values()[:, None]
@@ -143,7 +144,7 @@ def land_of(place: TilePlace, size_px: int) -> Land:
         class_HW=class_HW,
         parcel_HW=parcel_HW,
         leaf_area_SP=leaf_area_SP * np.exp(np.float32(LEAF_AREA_STD) * lush_P),
-        moisture_SP=np.clip(moisture_SP, *np.float32(MOISTURE_RANGE)),
+        moisture_SP=np.clip(moisture_SP, driest, wettest),
         roughness_cm_P=(region.roughness_cm * np.exp(roughness_P)).astype(np.float32),
         stand_P=stand_P,
         slope_east_HW=slope_east_HW,
@@ -179,8 +180,9 @@ def _textures(size_px: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw periodic textures (3, H, W), mean 0 and standard deviation 1; see TEXTURE_EXPONENTS."""
     white_THW = rng.standard_normal((len(TEXTURE_EXPONENTS), size_px, size_px), np.float32)
     spectrum = np.fft.rfft2(white_THW) * _filters(size_px)
-    texture_THW = np.fft.irfft2(spectrum, s=(size_px, size_px)).astype(np.float32)
-    return texture_THW / texture_THW.std((1, 2), keepdims=True)
+    texture_THW: NDArray[np.float32] = np.fft.irfft2(spectrum, s=(size_px, size_px)).astype(np.float32)
+    texture_THW /= texture_THW.std((1, 2), keepdims=True)
+    return texture_THW
 
 
 @lru_cache(maxsize=4)

@@ -91,9 +91,9 @@ class Region:
     slope_deg: float
     """Typical (root mean square) slope."""
     water: float
-    """Largest usual share of water in a tile."""
+    """Share of water that one tile in twelve exceeds; half of the tiles have none."""
     built: float
-    """Largest usual share of buildings in a tile."""
+    """Share of buildings that one tile in twelve exceeds; half of the tiles have none."""
     offset_db: float
     """What its processing adds to all bands in decibels."""
     decay_days: float
@@ -198,6 +198,8 @@ places; no published distribution stands behind each number."""
 class Conditions:
     """Conditions of a tile, each a standard normal number: how far it is from its region's usual state."""
 
+    moisture_S: NDArray[np.float32]
+    """Soil moisture per season; half of its variance is common to all seasons."""
     cover: float
     canopy: float
     """Backscatter of closed canopies: species and structure."""
@@ -207,14 +209,13 @@ class Conditions:
     relief: float
     water: float
     built: float
-    moisture_S: NDArray[np.float32]
-    """Soil moisture per season; half of its variance is common to all seasons."""
 
     @classmethod
     def of(cls, value_K: NDArray[np.float64]) -> "Conditions":
         """Give standard normal numbers (CONDITIONS,) their names."""
         year, season_S = value_K[8], value_K[9:]
-        return cls(*value_K[:8].tolist(), ((year + season_S) * math.sqrt(0.5)).astype(np.float32))
+        moisture_S = ((year + season_S) * math.sqrt(0.5)).astype(np.float32)
+        return cls(moisture_S, *value_K[:8].tolist())
 
 
 def conditions_at(seed: int, region: int, tile: tuple[int, int], own_K: NDArray[np.float64]) -> Conditions:
@@ -236,7 +237,8 @@ def _features(seed: int, region: int) -> tuple[NDArray[np.float64], NDArray[np.f
     """Draw wave vectors (conditions, features, 2) in radians per tile, and phases (conditions, features)."""
     rng = np.random.default_rng([_PLACES, seed, region])
     shape_KF = (CONDITIONS, _FEATURES)
-    length_KF = np.exp(rng.uniform(*np.log(WAVELENGTHS), shape_KF))
+    shortest, longest = WAVELENGTHS
+    length_KF = np.exp(rng.uniform(math.log(shortest), math.log(longest), shape_KF))
     angle_KF, phase_KF = rng.uniform(0, 2 * np.pi, (2, *shape_KF))
     wave_KF2 = 2 * np.pi / length_KF[..., None] * np.stack([np.cos(angle_KF), np.sin(angle_KF)], -1)
     return wave_KF2, phase_KF

@@ -26,7 +26,7 @@ from ingest.synthetic.sar_landscape import MIN_PX, PIXEL_M, TilePlace, land_of
 from ingest.synthetic.sar_regions import REGIONS
 from ingest.synthetic.synthetic_source import MOST_CHIPS
 from shards.errors import InputError
-from shards.format.schema import Schema
+from shards.format.schema import AttributeValue, Schema
 
 LABEL = "land_cover"
 """Label of the pixels, with --pixel-classes: numbers of LAND_COVER. Tiles have an attribute of that name."""
@@ -94,7 +94,10 @@ class SarSource:
             land = land_of(place, self.config.chip_size)
             image_CHW = backscatter_db(land) if self.config.sar == "seasonal" else coherence(land, place)
             classes_HW = land.class_HW.astype(np.float32) if self.config.pixel_classes else None
-            attributes = {"tree_percent": land.tree_percent, "land_cover": land.land_cover}
+            attributes: dict[str, AttributeValue] = {
+                "tree_percent": land.tree_percent,
+                "land_cover": land.land_cover,
+            }
             yield Raw(image_CHW, classes_HW, attributes=attributes)
 
 
