@@ -5,7 +5,9 @@ over hundreds of kilometres in nature (tree cover, soils, weather, the place in 
 tiles here. All of it is a function of (seed, region, row, column), drawn with random Fourier features (Rahimi
 and Recht 2007), so neighbouring tiles are alike and no map has to be kept.
 
-Every number was chosen before anything was trained on the landscape, and is not tuned to favour a method.
+The numbers were set so that levels are those of real tiles and cover shows in every region (Spearman's rank
+correlation above 0.5 in summer). That was done before anything was trained on the landscape, and they are not
+tuned to favour a method.
 """
 
 import math
