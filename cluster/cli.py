@@ -54,7 +54,7 @@ COMMANDS = {
     "ingest synthetic": Command(
         "ingest.config:SyntheticConfig",
         "cluster.commands:ingest_synthetic",
-        "make a dataset from a synthetic landscape, for load tests",
+        "make a dataset from a synthetic landscape, optical or SAR",
     ),
     "ingest tars": Command(
         "ingest.config:TarsConfig",

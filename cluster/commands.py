@@ -49,9 +49,10 @@ def ingest_scenes(config: "ScenesConfig") -> None:
 
 def ingest_synthetic(config: "SyntheticConfig") -> None:
     """Make a dataset from a synthetic landscape."""
+    from ingest.synthetic.sar_source import SarSource
     from ingest.synthetic.synthetic_source import SyntheticSource
 
-    _ingest(SyntheticSource(config), config)
+    _ingest(SarSource(config) if config.sar else SyntheticSource(config), config)
 
 
 def _ingest(source: "Source", config: "IngestConfig") -> None:

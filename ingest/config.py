@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -10,10 +10,13 @@ from shards.config import SplitOptions
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS
-from shards.roles import FIRST_VERSION, Before, MayChange, OnlyWith, Place, Some, identity, roles
+from shards.roles import FIRST_VERSION, Another, Before, MayChange, OnlyWith, Place, Some, identity, roles
 from shards.version import made_by_code
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
+Sar = Literal["seasonal", "coherence"]
+SAR = get_args(Sar)
+"""Kinds of synthetic SAR tiles, none of which has heights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +27,14 @@ class IngestConfig(SplitOptions):
     """Folder or s3://... for the dataset, without a dataset in it (unless --append)."""
     min_valid: float = 1.0
     """Least share (0..1) of a chip's pixels that have a value in every band and a label."""
-    min_height: Annotated[float | None, OnlyWith(heights=Some(), height_column=Some())] = 0.0
+    min_height: Annotated[float | None, OnlyWith(heights=Some(), height_column=Some(), sar=Another(SAR))] = (
+        0.0
+    )
     """Height in metres (or label in its unit) that some pixel of a chip must exceed; None keeps all chips,
     also those of bare ground."""
     key_pattern: str = ""
     """Regular expression for keys; its groups, such as (?P<sensor>...), are facts: acquired, source, ..."""
-    registration: bool = False
+    registration: Annotated[bool, OnlyWith(sar=Another(SAR))] = False
     """Whether to find the shift between heights and image and keep it in the index (shift_row, ...)."""
     shard_bytes: Annotated[int, Before(0)] = SHARD_BYTES
     """Most bytes in a shard of a new dataset, before compression; 0: --shard-chips is the only limit."""
@@ -176,12 +181,27 @@ class ScenesConfig(IngestConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig(IngestConfig):
-    """Make a dataset of any number of chips from a synthetic landscape, for load tests."""
+    """Make a dataset of any number of chips from a synthetic landscape, for load tests; with --sar, tiles of
+    radar images from several regions, to learn from."""
 
     chips: int
-    """Number of chips to make."""
+    """Number of chips to make; with --sar, over all regions, dealt to them in turn."""
     seed: int = 0
     """Seed of the landscape; the same seed gives the same chips, and more chips start with the same ones."""
+    sar: Annotated[Sar | None, Before(None)] = None
+    """Kind of radar images: seasonal backscatter (VV and VH in decibels) or coherence (over 12 and 24 days),
+    8 bands in pixels of 10 m; default: optical chips with heights."""
+    regions: Annotated[int, Before(4), OnlyWith(sar=SAR)] = 4
+    """Number of regions, 1 to 4: conus, europe, china, southamerica."""
+    chip_size: Annotated[int, Before(Schema.chip_size), OnlyWith(sar=SAR)] = Schema.chip_size
+    """Pixels along each side of a tile."""
+    pixel_classes: Annotated[bool, Before(False), OnlyWith(sar=SAR)] = False
+    """Whether pixels have a label: land cover as 1 trees, 2 crops, 3 grass or bare, 4 water, 5 built."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sar and self.min_height:  # 0, the default, keeps all: the lowest class is 1
+            raise InputError(f"--min-height {self.min_height:g}: SAR tiles have no heights; leave it out")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ingest.chips.check import Rejected
-from shards.format.schema import Schema
+from shards.format.schema import AttributeValue, Schema
 
 PLACE = "_"
 """First letter of columns that say where a candidate is read: the source's own, which reach no dataset."""
@@ -49,6 +49,8 @@ class Raw:
     """(rows, columns) or (1, rows, columns); None in a dataset without labels."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Facts on its origin that only reading could tell, for example the source; they override the table's."""
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    """Attributes that only reading could tell, of columns that the table has; they override the table's."""
 
 
 class Source(Protocol):

@@ -76,7 +76,7 @@ class IngestPlan:
     present: int
     """Number of candidates that the dataset holds already."""
     unparsed: int
-    """Number of candidates whose key yields no fact."""
+    """Number of candidates whose key yields no fact; 0 if the source knows every sensor."""
     sceneless: int
     """Number of candidates without a scene in a split by scene; each is assigned by its own key."""
     mixed: int
@@ -146,7 +146,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         rule=rule,
         attributes=attributes,
         present=already,
-        unparsed=unparsed,
+        unparsed=unparsed if table["sensor"].null_count else 0,
         sceneless=table["scene"].null_count if rule.by == "scene" else 0,
         mixed=len(scenes) - len(scenes.unique()) if rule.by == "key" else 0,
         request=request,

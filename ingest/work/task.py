@@ -99,7 +99,7 @@ def _chip(context: TaskContext, row: dict[str, Any], raw: Raw | Rejected) -> Chi
     origin: dict[str, Any] = {name: row.get(name) for name in ORIGIN} | raw.facts
     # The place known from the list decided the split, so it stays.
     origin |= {name: row[name] for name in ("x", "y", "crs") if row.get(name) is not None}
-    attributes = {name: value for name, value in row.items() if name not in ORIGIN}
+    attributes = {name: value for name, value in row.items() if name not in ORIGIN} | raw.attributes
     if context.registration:
         shift = best_shift(image_CHW, height_HW, schema.nodata)
         attributes |= dict(zip(SHIFTS, shift or [None] * len(SHIFTS), strict=True))
