@@ -352,8 +352,8 @@ def test_other_columns_are_attributes_or_known_of_the_origin(datasets: Any, tmp_
         "x": "double",
         "table_sensor": "int64",
         "table_split": "string",
-        "table_class": "bool",
-        "my_col": "double",
+        "class": "bool",
+        "my col": "double",
         "table__file": "int64",
     }
     assert table["key"].to_pylist() == ["5", "6"]
