@@ -100,11 +100,17 @@ def columns_named(expression: str, columns: list[str]) -> list[str]:
         tree, quoted = _parsed(_in_one_line(expression))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return columns
-    names = {quoted.get(node.col_offset, node.id) for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    if "within" in names:
+    nodes = list(ast.walk(tree))
+    called = {node.func for node in nodes if isinstance(node, ast.Call)}
+    names = {
+        quoted.get(node.col_offset, node.id)
+        for node in nodes
+        if isinstance(node, ast.Name) and node not in called
+    }
+    if any(isinstance(node, ast.Name) and node.id == "within" for node in called):
         names |= {"x", "y", "crs"}
     needed = [column for column in columns if column in names]
-    return needed if needed and names <= {*columns, "like", "within"} else columns
+    return needed if needed and names <= set(columns) else columns
 
 
 def _in_one_line(expression: str) -> str:

@@ -138,7 +138,7 @@ FORMER = {"class": "table_class", "land cover": "land_cover"}
 def test_names_of_before_are_kept_by_what_has_them(
     chip_folders: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dataset keeps its columns, an unfinished ingest ends as it began; a new dataset has the table's names."""
+    """A dataset keeps its columns, and an unfinished ingest ends as it began; new ones name as tables do."""
     first, everything = (
         folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))
     )
