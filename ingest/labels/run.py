@@ -5,14 +5,15 @@ it. The manifest records how each such column was made. A chip without a positio
 its footprint, has no label: null, never 0.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count as numbers_from
 
-import numpy as np
 import pyarrow as pa
 from rasterio import Affine
+from rasterio.crs import CRS
 
 from ingest.chips.attributes import is_reserved, usual_name
 from ingest.config import LabelsConfig, made_by
@@ -109,14 +110,13 @@ def _footprints(dataset: Dataset) -> Iterator[Grid | None]:
                 f"{schema.pixel_size:g}, which must be metres, so their ground is unknown; ingest them with "
                 "positions in metres"
             )
-    rows = zip(places.x_N.tolist(), places.y_N.tolist(), places.crs, strict=True)
-    for x, y, name in rows:
-        is_placed = name is not None and np.isfinite([x, y]).all()
-        yield _grid(x, y, schema, crs_of[name]) if is_placed else None
+    for x, y, own in zip(places.x_N.tolist(), places.y_N.tolist(), places.crs, strict=True):
+        is_placed = own is not None and math.isfinite(x) and math.isfinite(y)
+        yield _grid(x, y, schema, crs_of[own]) if is_placed else None
 
 
-def _grid(x: float, y: float, schema: Schema, crs: object) -> Grid:
-    """Place a chip, whose rows run from west to east, around its centre."""
+def _grid(x: float, y: float, schema: Schema, crs: CRS) -> Grid:
+    """Lay the pixels of a chip around its centre, rows from west to east and from north to south."""
     half, pixel = schema.chip_size * schema.pixel_size / 2, schema.pixel_size
     return Grid(crs, Affine(pixel, 0, x - half, 0, -pixel, y + half), schema.chip_size, schema.chip_size)
 
