@@ -111,8 +111,10 @@ def _footprints(dataset: Dataset) -> Iterator[Grid | None]:
                 "positions in metres"
             )
     for x, y, own in zip(places.x_N.tolist(), places.y_N.tolist(), places.crs, strict=True):
-        is_placed = own is not None and math.isfinite(x) and math.isfinite(y)
-        yield _grid(x, y, schema, crs_of[own]) if is_placed else None
+        if own is None or not (math.isfinite(x) and math.isfinite(y)):
+            yield None
+        else:
+            yield _grid(x, y, schema, crs_of[own])
 
 
 def _grid(x: float, y: float, schema: Schema, crs: CRS) -> Grid:
