@@ -56,6 +56,11 @@ COMMANDS = {
         "cluster.commands:ingest_synthetic",
         "make a dataset from a synthetic landscape, optical or SAR",
     ),
+    "ingest labels": Command(
+        "ingest.config:LabelsConfig",
+        "cluster.commands:ingest_labels",
+        "label the chips of a dataset with what rasters show there",
+    ),
     "ingest tars": Command(
         "ingest.config:TarsConfig",
         "cluster.commands:ingest_tars",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ingest.config import (
         HuggingFaceConfig,
         IngestConfig,
+        LabelsConfig,
         PairsConfig,
         ScenesConfig,
         SyntheticConfig,
@@ -72,6 +73,13 @@ def ingest_tars(config: "TarsConfig") -> None:
     print(f"{config.data}: {counts}; rejected: {rejected}")
     if not manifest.samples("val"):
         print("note: nothing is held out for validation; see --val")
+
+
+def ingest_labels(config: "LabelsConfig") -> None:
+    """Label the chips of a dataset with what rasters show there."""
+    from ingest.labels.run import label_chips
+
+    print(label_chips(config))
 
 
 def inspect(config: "InspectConfig") -> None:

@@ -8,15 +8,36 @@ import tyro
 
 from shards.config import SplitOptions
 from shards.errors import InputError
+from shards.format.histogram import HEIGHT
 from shards.format.schema import Schema
 from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS
-from shards.roles import FIRST_VERSION, Another, Before, MayChange, OnlyWith, Place, Some, identity, roles
+from shards.roles import (
+    FIRST_VERSION,
+    Another,
+    Before,
+    MayChange,
+    Nothing,
+    OnlyWith,
+    Place,
+    Some,
+    identity,
+    roles,
+)
 from shards.version import made_by_code
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
 Sar = Literal["seasonal", "coherence"]
 SAR = get_args(Sar)
 """Kinds of synthetic SAR tiles, none of which has heights."""
+QUANTITY = Nothing()
+"""Condition on --class-names: the label is a quantity, not a class."""
+ClassNames = Annotated[
+    tuple[str, ...],
+    Before(()),
+    OnlyWith(heights=Some(), height_column=Some(), label=Another((HEIGHT,))),
+    tyro.conf.arg(metavar="NUMBER=NAME..."),
+]
+"""Type of --class-names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +48,15 @@ class IngestConfig(SplitOptions):
     """Folder or s3://... for the dataset, without a dataset in it (unless --append)."""
     min_valid: float = 1.0
     """Least share (0..1) of a chip's pixels that have a value in every band and a label."""
-    min_height: Annotated[float | None, OnlyWith(heights=Some(), height_column=Some(), sar=Another(SAR))] = (
-        0.0
-    )
+    min_height: Annotated[
+        float | None,
+        OnlyWith(heights=Some(), height_column=Some(), sar=Another(SAR), class_names=QUANTITY),
+    ] = 0.0
     """Height in metres (or label in its unit) that some pixel of a chip must exceed; None keeps all chips,
     also those of bare ground."""
     key_pattern: str = ""
     """Regular expression for keys; its groups, such as (?P<sensor>...), are facts: acquired, source, ..."""
-    registration: Annotated[bool, OnlyWith(sar=Another(SAR))] = False
+    registration: Annotated[bool, OnlyWith(sar=Another(SAR), class_names=QUANTITY)] = False
     """Whether to find the shift between heights and image and keep it in the index (shift_row, ...)."""
     shard_bytes: Annotated[int, Before(0)] = SHARD_BYTES
     """Most bytes in a shard of a new dataset, before compression; 0: --shard-chips is the only limit."""
@@ -78,8 +100,13 @@ class ChipsConfig(IngestConfig):
     """Metres along each side of a pixel."""
     label: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = Schema.label
     """Quantity measured at every pixel, beside the image."""
-    label_unit: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = Schema.label_unit
+    label_unit: Annotated[str, OnlyWith(heights=Some(), height_column=Some(), class_names=QUANTITY)] = (
+        Schema.label_unit
+    )
     """Unit of --label."""
+    class_names: ClassNames = ()
+    """Names of the label's values where it is a class at each pixel, e.g. 1=trees 2=crops; a chip with any
+    other value is refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,8 +123,8 @@ class ChipsConfig(IngestConfig):
 
     def schema(self, with_label: bool) -> Schema:
         """Return the schema of every chip."""
-        label, unit = (self.label, self.label_unit) if with_label else ("", "")
-        return Schema(self.bands, self.dtype, self.nodata, self.chip_size, self.pixel_size, label, unit)
+        named = label_of(self) if with_label else NO_LABEL
+        return Schema(self.bands, self.dtype, self.nodata, self.chip_size, self.pixel_size, *named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +177,10 @@ class ScenesConfig(IngestConfig):
     heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
     """Height rasters in metres (with --ground: surface elevations); default: no labels."""
     ground: Annotated[
-        tuple[str, ...], Place(), OnlyWith(heights=Some()), tyro.conf.arg(metavar="PATTERN...")
+        tuple[str, ...],
+        Place(),
+        OnlyWith(heights=Some(), class_names=QUANTITY),
+        tyro.conf.arg(metavar="PATTERN..."),
     ] = ()
     """Ground elevations in metres: height = --heights minus these."""
     mask: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
@@ -174,9 +204,19 @@ class ScenesConfig(IngestConfig):
     crs: str = ""
     """CRS to resample images and heights to, e.g. EPSG:3338; default: the image's own."""
     height_resampling: Annotated[
-        Literal["average", "bilinear", "nearest", "max"], OnlyWith(heights=Some())
+        Literal["average", "bilinear", "nearest", "max"],
+        OnlyWith(heights=Some(), class_names=Nothing(but=("nearest",))),
     ] = "average"
-    """Method of resampling heights to the image's grid."""
+    """Method of resampling heights to the image's grid; classes (--class-names) take the nearest."""
+    label: Annotated[str, Before(HEIGHT), OnlyWith(heights=Some())] = Schema.label
+    """Quantity that --heights measure, or the name of their classes."""
+    label_unit: Annotated[str, Before(Schema.label_unit), OnlyWith(heights=Some(), class_names=QUANTITY)] = (
+        Schema.label_unit
+    )
+    """Unit of --label."""
+    class_names: ClassNames = ()
+    """Names of the values of --heights where they are classes, e.g. 1=trees 2=crops; a chip with any other
+    value is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +244,45 @@ class SyntheticConfig(IngestConfig):
             raise InputError(f"--min-height {self.min_height:g}: SAR tiles have no heights; leave it out")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig:
+    """Label the chips of a dataset with what rasters show on their ground, as one more column of its index.
+
+    Shards stay; index and manifest are rewritten. A chip with too few values has no label.
+    """
+
+    data: Annotated[str, Place(), MayChange(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """Dataset: a folder or s3://..."""
+    raster: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")]
+    """Rasters of one band, in any CRS: paths, globs or s3://...; the first that has a value counts."""
+    column: Annotated[str, tyro.conf.arg(name="as", metavar="NAME")]
+    """Name of the new column, for example tree_percent."""
+    mean: bool = False
+    """Whether the label is the mean over the chip's ground, a number; this or --majority."""
+    majority: bool = False
+    """Whether the label is the most frequent value on the chip's ground, a whole number."""
+    valid: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
+    """Lowest and highest value that counts; default: all that are not nodata."""
+    as_zero: Annotated[tuple[float, ...], tyro.conf.arg(metavar="VALUE...")] = ()
+    """Values that count as 0, also beyond --valid, e.g. 200 for the water of MOD44B; default: none."""
+    least_covered: float = 0.5
+    """Least share (0..1) of a chip's ground that must have values."""
+    replace: Annotated[bool, MayChange()] = False
+    """Whether to replace a column of this name."""
+
+    def __post_init__(self) -> None:
+        if not self.raster:
+            raise InputError("--raster: give rasters, e.g. 'tree_cover/*.tif'")
+        if self.mean == self.majority:
+            raise InputError("--mean or --majority: give one of them")
+        if self.valid is not None and not (len(self.valid) == 2 and self.valid[0] <= self.valid[1]):
+            raise InputError(f"--valid {_spelled(self.valid)}: give the lowest value, then the highest")
+        if not 0 <= self.least_covered <= 1:
+            raise InputError(f"--least-covered {self.least_covered:g}: give a share from 0 to 1")
+        if not all(map(math.isfinite, self.as_zero)):
+            raise InputError(f"--as-zero {_spelled(self.as_zero)}: give numbers")
+
+
 @dataclass(frozen=True)
 class TarsConfig:
     """Make a dataset of WebDataset tars as they are: write index, statistics and manifest beside them.
@@ -227,12 +306,38 @@ class TarsConfig:
     """Metres along each side of a pixel."""
 
 
+NO_LABEL = ("", "", ())
+"""Label, unit and classes of chips without labels."""
+
+
+def label_of(config: ChipsConfig | ScenesConfig) -> tuple[str, str, tuple[tuple[int, str], ...]]:
+    """Return label, unit and classes as a schema has them; classes have no unit.
+
+    Raises:
+        InputError: --class-names cannot be read.
+    """
+    classes = tuple(map(_class, config.class_names))
+    return config.label, "" if classes else config.label_unit, classes
+
+
+def _class(text: str) -> tuple[int, str]:
+    """Parse NUMBER=NAME."""
+    number, equals, name = text.partition("=")
+    if not (number.strip().isdecimal() and equals):
+        raise InputError(f"--class-names {text}: write NUMBER=NAME, e.g. 1=trees")
+    return int(number), name.strip()
+
+
+def _spelled(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:g}" for number in numbers)
+
+
 def request_of(config: IngestConfig) -> dict[str, Any]:
     """Return what a request's fingerprint is computed from: the options that decide a dataset's contents."""
     return {"treeline": FIRST_VERSION, "config": identity(type(config), made_by(config)["config"])}
 
 
-def made_by(config: IngestConfig | TarsConfig) -> dict[str, Any]:
+def made_by(config: IngestConfig | LabelsConfig | TarsConfig) -> dict[str, Any]:
     """Return the manifest's record of how a dataset was made, without what differs between equal copies."""
     left_out = roles(type(config), MayChange)
     options = {

@@ -138,6 +138,22 @@ class Ending:
         return f"with {value}; leave it out"
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """No value: none, "", 0 or an empty list."""
+
+    but: tuple[Any, ...] = ()
+    """Values of the option itself that have their effect in any case."""
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether there is no value."""
+        return not value
+
+    def lacking(self, flag: str, value: Any) -> str:
+        """See Choice."""
+        return f"with {flag}; leave one of them out"
+
+
 class OnlyWith:
     """The option has an effect only with these values of other options of the same command.
 
@@ -146,9 +162,9 @@ class OnlyWith:
     """
 
     def __init__(self, **conditions: Any) -> None:
-        self.conditions: dict[str, Choice | Some | Another | Ending] = {
+        self.conditions: dict[str, Choice | Some | Another | Ending | Nothing] = {
             name: condition
-            if isinstance(condition, Some | Another | Ending)
+            if isinstance(condition, Some | Another | Ending | Nothing)
             else Choice(condition if isinstance(condition, tuple) else (condition,))
             for name, condition in conditions.items()
         }
@@ -173,6 +189,8 @@ def why_idle(config: Any, name: str) -> str:
     """Explain in one line why this option of `config` has no effect; return "" if it has one."""
     role, values = roles(type(config), OnlyWith).get(name), flat(config)
     for other, condition in role.conditions.items() if role else ():
+        if isinstance(condition, Nothing) and values[name] in condition.but:
+            continue
         if other in values and not condition.holds(values[other]):
             return f"{flag_of(name)}: does nothing {condition.lacking(flag_of(other), values[other])}"
     return ""

@@ -239,6 +239,12 @@ def tahoe() -> Path:
 
 
 @pytest.fixture(scope="session")
+def terramind() -> Path:
+    """Folder with five real Sentinel-1 tiles, and vegetation and land cover on the same pixels."""
+    return _shared_folder("data/sar/terramind")
+
+
+@pytest.fixture(scope="session")
 def reference() -> Path:
     """Folder with golden outputs of other people's code."""
     return _shared_folder("reference")

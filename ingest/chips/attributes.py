@@ -1,11 +1,14 @@
 """Attributes of chips: further columns of an index, which `shards.read.selection` can use in expressions.
 
-A name must be usable in an expression and not taken by another column of the index. Values are text, whole
-numbers, numbers or true/false.
+A name is taken as it is, unless another column of the index has it. Values are text, whole numbers, numbers
+or true/false.
 """
 
 import keyword
+import re
 import unicodedata
+from collections import Counter
+from collections.abc import Container
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,12 +22,55 @@ RESERVED = {*INDEX_SCHEMA.names, *SHIFTS}
 """Names that no attribute of the user's may have."""
 
 
-def safe_name(name: str) -> str:
-    """Turn `name` into one that an expression can use: Python reads identifiers in NFKC."""
+_LINE_BREAK = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+"""Characters at which `str.splitlines` breaks lines; an expression has one line."""
+
+
+def usual_name(name: str) -> str:
+    """Write a name in one line and in NFKC, as Python reads names."""
+    return _LINE_BREAK.sub(" ", unicodedata.normalize("NFKC", name))
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether no attribute may have this name, which is as `usual_name` writes it."""
+    return not name or name in RESERVED or name.startswith(PLACE)
+
+
+def attribute_name(name: str) -> str:
+    """Name the attribute of a column: as the column, unless that name is reserved."""
+    usual = usual_name(name)
+    return f"table_{usual}" if is_reserved(usual) else usual
+
+
+def former_name(name: str) -> str:
+    """Name an attribute as was done before expressions had backquotes: by letters, digits and _ alone."""
     usual = unicodedata.normalize("NFKC", name)
     safe = "".join(letter if f"_{letter}".isidentifier() else "_" for letter in usual)
     is_usable = safe.isidentifier() and not keyword.iskeyword(safe) and not safe.startswith(PLACE)
     return safe if is_usable and safe not in RESERVED else f"table_{safe}"
+
+
+def with_known_names(table: pa.Table, known: Container[str] | None) -> pa.Table:
+    """Rename the attributes that a dataset, or a begun ingest, has under their former names.
+
+    So chips are added to the columns that are there, and what began before is completed as it began.
+
+    Args:
+        table: candidates; see `ingest.chips.source.Candidates`.
+        known: names that are there; None: all attributes have their former names.
+    """
+    names = table.column_names
+    own = {name for name in names if name not in RESERVED and not name.startswith(PLACE)}
+    former = {name: former_name(name) for name in own}
+    times = Counter(former.values())
+
+    def name_of(name: str) -> str:
+        then = former.get(name, name)
+        if times[then] > 1:  # only one of them could have it
+            return name
+        return then if known is None or (then in known and name not in known) else name
+
+    return table.rename_columns([name_of(name) for name in names])
 
 
 def as_attribute(values: pa.ChunkedArray) -> pa.ChunkedArray:

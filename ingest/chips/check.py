@@ -22,6 +22,7 @@ UNREADABLE = "unreadable"
 WRONG_DTYPE = "wrong dtype"
 WRONG_SHAPE = "wrong shape"
 """Reason that more than one module gives, as the four above."""
+UNKNOWN_CLASS = "unknown class"
 
 
 class Rejected(Exception):
@@ -54,7 +55,8 @@ def checked(
     The image has its stored type, the label is float32. Missing labels and missing pixels of floats are NaN.
 
     Raises:
-        Rejected: wrong type or shape, too few pixels with a measurement, or no label above the least one.
+        Rejected: wrong type or shape, too few pixels with a measurement, no label above the least one, or a
+            class without a name.
     """
     image_CHW = _with_nan(_as_stored(image, schema), schema)
     height_HW, highest = _as_label(height, schema)
@@ -63,7 +65,9 @@ def checked(
         height_missing_HW = np.isnan(height_HW)
         _check_valid(image_missing_HW, height_missing_HW, schema.label, rules)
         highest = float(height_HW[~height_missing_HW].max(initial=-math.inf))
-    if schema.label and rules.min_height is not None and not highest > rules.min_height:
+    if schema.class_names:
+        _check_classes(height_HW, schema)
+    elif schema.label and rules.min_height is not None and not highest > rules.min_height:
         if schema.label == HEIGHT and rules.min_height == 0:
             raise Rejected(NO_HEIGHT)
         raise Rejected(
@@ -128,6 +132,15 @@ def missing_heights(height_HW: NDArray[Any], nodata: float | None) -> NDArray[np
     """Tell where heights are missing: not finite, HEIGHT_NODATA, or the image's `nodata`."""
     missing_HW = missing_values(height_HW, HEIGHT_NODATA)
     return missing_HW | (height_HW == nodata) if nodata else missing_HW  # 0 is a height
+
+
+def _check_classes(height_HW: NDArray[np.float32], schema: Schema) -> None:
+    """Reject a chip with a class that has no name."""
+    value_N = height_HW[~np.isnan(height_HW)]
+    unknown_N = value_N[~np.isin(value_N, [number for number, _ in schema.class_names])]
+    if unknown_N.size:
+        share = unknown_N.size / height_HW.size
+        raise Rejected(UNKNOWN_CLASS, f"{schema.label} is {unknown_N[0]:g}, and {share:.1%} have no name")
 
 
 def _check_valid(

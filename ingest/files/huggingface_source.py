@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ingest.chips.attributes import as_attribute, plain_values, safe_name
+from ingest.chips.attributes import as_attribute, attribute_name, plain_values
 from ingest.chips.check import UNREADABLE, Rejected
 from ingest.chips.source import GROUP, Candidates, Raw, Refused
 from ingest.config import HuggingFaceConfig
@@ -326,4 +326,4 @@ def _named(name: str, values: pa.ChunkedArray) -> tuple[str, pa.ChunkedArray]:
             days = [text and (as_day(re.split("[ T]", text)[0]) or text) for text in values.to_pylist()]
             return name, pa.chunked_array([days], kind)
         return name, values.cast(kind)
-    return safe_name(name), values
+    return attribute_name(name), values

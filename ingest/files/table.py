@@ -4,9 +4,9 @@
     listed.names[0], listed.attributes["groupName"][0], listed.x[0], listed.y[0], listed.crs
 
 One column has the files' names; `geometry`, or x and y, may have their places. Every other column becomes an
-attribute that `shards.read.selection` understands: text, whole numbers, numbers or true/false, with a name
-that an expression can use. Messages count rows from 1, without a CSV's first line. A CSV is UTF-8, its first
-line names the columns, and an empty value, NA, NULL, NaN and the like mean missing.
+attribute of the same name that `shards.read.selection` understands: text, whole numbers, numbers or
+true/false. Messages count rows from 1, without a CSV's first line. A CSV is UTF-8, its first line names the
+columns, and an empty value, NA, NULL, NaN and the like mean missing.
 """
 
 import json
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from ingest.chips.attributes import as_attribute, is_number, is_text, plain_values, safe_name
+from ingest.chips.attributes import as_attribute, attribute_name, is_number, is_text, plain_values
 from ingest.config import PairsConfig
 from shards.errors import InputError, one_line
 from shards.storage.objects import exists, is_local, local_path, read_bytes
@@ -242,18 +242,18 @@ def _centres(
 
 
 def _attributes(url: str, columns: dict[str, Any]) -> pa.Table:
-    """Return the columns under safe names, in types of an index."""
+    """Return the columns under the names of attributes, in types of an index."""
     attributes: dict[str, pa.ChunkedArray] = {}
     given: dict[str, str] = {}
     for name, values in columns.items():
-        safe = safe_name(name)
-        other = given.setdefault(safe, name)
+        own = attribute_name(name)
+        other = given.setdefault(own, name)
         if other != name:
             raise InputError(
-                f"{url}: columns {other!r} and {name!r} would both be called {safe}; rename one of them"
+                f"{url}: columns {other!r} and {name!r} would both be called {own}; rename one of them"
             )
         try:
-            attributes[safe] = as_attribute(values)
+            attributes[own] = as_attribute(values)
         except pa.ArrowException as error:
             raise InputError(
                 f"{url}: column {name!r} is no attribute ({one_line(error)}); make it text or leave it out"

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ingest.chips.check import Rejected
 from ingest.chips.source import Candidates, Raw, Refused
-from ingest.config import ScenesConfig
+from ingest.config import NO_LABEL, ScenesConfig, label_of
 from ingest.scenes.image_grid import band_numbers, open_image, source_of
 from ingest.scenes.scene_matching import (
     Footprints,
@@ -58,7 +58,7 @@ class ScenesSource:
             dtype, nodata, pixel_size = image.dtypes[0], _nodata(image), abs(image.transform.a)
         if dtype not in DTYPES:
             raise InputError(f"{url}: pixels are {dtype}; images must be one of {', '.join(DTYPES)}")
-        label = ("height", "m") if config.heights else ("", "")
+        label = label_of(config) if config.heights else NO_LABEL
         Schema(names).band_positions(config.use)
         return Schema(config.use or names, dtype, nodata, config.chip_size, pixel_size, *label)
 

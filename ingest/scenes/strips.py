@@ -86,7 +86,7 @@ class OpenScene:
             except InputError as error:
                 raise trouble(url, error) from error
             self._image = GridRaster(url, image)
-            resampling = Resampling[config.height_resampling]
+            resampling = Resampling.nearest if schema.class_names else Resampling[config.height_resampling]
             self._heights = Layer(image, serving.heights, resampling, is_mask=False)
             self._ground = Layer(image, serving.ground, resampling, is_mask=False)
             self._masks = Layer(image, serving.masks, Resampling.nearest, is_mask=True)

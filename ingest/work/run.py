@@ -7,7 +7,7 @@ dataset is left.
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingest.chips.attributes import with_known_names
 from ingest.chips.check import Rules
 from ingest.chips.source import Source
 from ingest.config import IngestConfig, made_by
@@ -78,7 +79,11 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     schema = source.schema
     if base is not None and base.schema != schema:
         raise InputError(f"{config.out}: its chips are {base.schema}, not {schema}; choose another --out")
-    plan = make_plan(source.candidates(), schema, config, _present(config, base))
+    candidates = source.candidates()
+    candidates = replace(
+        candidates, table=with_known_names(candidates.table, _attributes_there(config, base))
+    )
+    plan = make_plan(candidates, schema, config, _present(config, base))
     if base is not None and base.made_by.get("request") == plan.request and not config.restart:
         return _done_before(config, base)
     if base is not None and not config.append:
@@ -139,6 +144,17 @@ def _begun_with(config: IngestConfig) -> dict[str, Any]:
     except InputError:  # half-written when a machine stopped; refused later, unless --restart forgets it
         return {}
     return options or {}
+
+
+def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[str] | None:
+    """Return the names of the attributes at --out; None for an ingest that began with former names alone."""
+    if exists(join(config.out, PLAN)) and not config.restart:
+        try:
+            attributes: Container[str] | None = read_json(join(config.out, PLAN)).get("attributes")
+        except InputError:  # as in `_begun_with`
+            return ()
+        return attributes
+    return base.attributes if base else ()
 
 
 def _differ(config: IngestConfig, base: Manifest) -> list[str]:
@@ -219,9 +235,8 @@ def _begin(config: IngestConfig, plan: IngestPlan, base: Manifest | None) -> Non
         _discard(config.out, base)
     elif base is None:
         refuse_foreign(config.out)
-    write_json(
-        url, {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards()), **made_by(config)}
-    )
+    begun = {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards())}
+    write_json(url, {**begun, "attributes": plan.attributes, **made_by(config)})
 
 
 def _unfinished(out: str) -> str:

@@ -57,7 +57,7 @@ def convert(config: ConvertConfig) -> Manifest:
                 for chip, split in zip(chips, splits_of_shard(dataset, number), strict=True):
                     writer.add(chip, split)
             advance(shard.samples)
-        new = writer.finish()
+        new = writer.finish(old.labels)
     if even and new.fingerprint != old.fingerprint:
         raise DatasetError(
             f"{config.out}: its chips are not those of {config.data} (fingerprint {new.fingerprint}, "

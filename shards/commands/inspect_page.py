@@ -77,7 +77,7 @@ def page_of(dataset: Dataset, findings: Findings, pictures: dict[str, bytes]) ->
         "Statistics of the training split": _statistics(dataset, findings.statistics)
         + seen["bands"]
         + seen["label"]
-        + _classes(findings.statistics),
+        + _classes(dataset.schema.label, findings.statistics),
         "By source": _groups(dataset, findings.statistics, "source") + seen["sources"],
         "By sensor": _groups(dataset, findings.statistics, "sensor"),
         "Duplicates": _duplicates(findings.duplicates),
@@ -165,11 +165,12 @@ def _statistics(dataset: Dataset, statistics: dict[str, Any]) -> Markup:
     return table(head, rows)
 
 
-def _classes(statistics: dict[str, Any]) -> Markup:
-    """List the shares of the height classes; nothing for another label than height."""
+def _classes(label: str, statistics: dict[str, Any]) -> Markup:
+    """List the shares of the label's classes, if it has any."""
     shares = (statistics.get("height") or {}).get("classes", {})
     rows = [(name, Numeral(f"{share:.2%}")) for name, share in shares.items()]
-    return heading("Height classes") + table(("height", "share of pixels"), rows) if rows else Markup()
+    titled = heading(f"{label.capitalize()} classes") if rows else Markup()
+    return titled + table((label, "share of pixels"), rows) if rows else titled
 
 
 def _numbers(name: str, summary: dict[str, Any]) -> tuple[Cell, ...]:

@@ -9,7 +9,6 @@ folders by the new one.
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards.commands.convert import chips_of_shard
 from shards.config import SplitConfig
@@ -18,7 +17,8 @@ from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import check_writable
-from shards.write.assembly import ROWS_PER_GROUP, publish_files, replace_manifest, split_checksum
+from shards.write.assembly import split_checksum
+from shards.write.change import parquet_bytes, publish_change
 from shards.write.places import places_of
 from shards.write.split_rule import SplitRule, assign, resolved
 
@@ -41,18 +41,16 @@ def resplit(config: SplitConfig) -> str:
         splits={split: splits.count(split) for split in SPLITS},
         split_rule=rule.to_json(),
         split_column=_column_checksum(dataset.manifest, splits),
-        generation=dataset.manifest.generation + 1,
     )
     counts = _counted(dataset, splits)
     place = dataset.index.schema.get_field_index("split")
     index = dataset.index.set_column(place, "split", pa.array(splits))
     contents = {
-        INDEX: _parquet(index),
+        INDEX: parquet_bytes(index),
         COUNTS: counts.to_bytes(),
         STATISTICS: json_bytes(statistics_json(counts, dataset.schema)),
     }
-    files = publish_files(config.data, contents, manifest.generation)
-    replace_manifest(config.data, replace(manifest, files=dataset.manifest.files | files))
+    publish_change(config.data, manifest, contents)
     said = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
     return f"{config.data}: {said}"
 
@@ -76,9 +74,3 @@ def _counted(dataset: Dataset, splits: list[str]) -> Counts:
                 counts += Counts.of_chips(chosen, dataset.schema.label)
                 advance(sum(training))
     return counts
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, row_group_size=ROWS_PER_GROUP)
-    return bytes(buffer.getvalue())

@@ -8,7 +8,7 @@ files that do not belong to the dataset.
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]
     if content_checksum(stated) != shard.content:
         yield f"{url}: keys and checksums in the index are not those of the manifest"
     if dataset.manifest.shard_format == "tar":
-        yield from _of_tar(url, chips)
+        yield from _of_tar(url, chips, dataset.manifest.labels)
 
 
 def _equal(stated: Any, found: Any) -> bool:
@@ -100,8 +100,11 @@ def _equal(stated: Any, found: Any) -> bool:
     return bool(np.float32(stated) == np.float32(found)) if isinstance(found, float) else stated == found
 
 
-def _of_tar(url: str, chips: list[Chip]) -> Iterator[str]:
-    """Compare what other readers see in the tar: the members' names, arrays and origins."""
+def _of_tar(url: str, chips: list[Chip], labels: Container[str]) -> Iterator[str]:
+    """Compare what other readers see in the tar: the members' names, arrays and origins.
+
+    `labels` are attributes that came later: tars of that time do not have them.
+    """
     members: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(read_bytes(url)), mode="r:") as archive:
         for info in archive:
@@ -119,8 +122,14 @@ def _of_tar(url: str, chips: list[Chip]) -> Iterator[str]:
             ):
                 yield f"{url}: {chip.key}.{ending} is missing or is another array"
         origin = members.get(f"{chip.key}.json")
-        if origin is None or json.loads(origin) != chip.origin():
+        if origin is None or _without(json.loads(origin), labels) != _without(chip.origin(), labels):
             yield f"{url}: {chip.key}.json is missing or is not what the index says"
+
+
+def _without(origin: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Return a chip's origin without these attributes."""
+    attributes = {name: value for name, value in origin.get("attributes", {}).items() if name not in names}
+    return {**origin, "attributes": attributes}
 
 
 def _of_statistics(dataset: Dataset, counts: Counts) -> Iterator[str]:

@@ -6,6 +6,9 @@ Arrays and statistics in, pictures out; the same input gives the same bytes.
     sample_picture(dataset, count=12, seed=0)
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,7 +88,14 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
 
 
 def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> bytes:
-    """Draw how often a label's values occur, on a log scale; for heights also the share of each class."""
+    """Draw how often a label's values occur, on a log scale; for heights also the share of each class.
+
+    Draw the shares alone where classes are all there is.
+    """
+    if schema.class_names:
+        figure = new_figure(7, 0.28 * len(summary.classes) + 1.0)
+        _draw_shares(figure.subplots(), summary.classes, FILL)
+        return png(figure)
     figure = new_figure(11 if summary.classes else 7, 3.6)
     axes, *others = figure.subplots(1, 2 if summary.classes else 1, squeeze=False).ravel()
     values, counts = histogram.labels(schema.label)
@@ -102,15 +112,19 @@ def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> 
     axes.set_ylabel("pixels", fontsize=9)
     tidy(axes)
     for panel in others:
-        places = np.arange(len(summary.classes))
-        shares = 100 * np.array(list(summary.classes.values()))
-        bars = panel.barh(places, shares, color=COLOURS, edgecolor=EDGE, linewidth=0.5)
-        panel.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3, fontsize=SMALL)
-        panel.set_yticks(places, list(summary.classes))
-        panel.set(xlim=(0, 1.15 * shares.max()))
-        panel.set_xlabel("% of pixels", fontsize=9)
-        tidy(panel)
+        _draw_shares(panel, summary.classes, COLOURS)
     return png(figure)
+
+
+def _draw_shares(axes: Any, classes: dict[str, float], colours: str | Sequence[str]) -> None:
+    """Draw the share of each class as a bar."""
+    places, shares = np.arange(len(classes)), 100 * np.array(list(classes.values()))
+    bars = axes.barh(places, shares, color=colours, edgecolor=EDGE, linewidth=0.5)
+    axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3, fontsize=SMALL)
+    axes.set_yticks(places, [drawable(shortened(name)) for name in classes])
+    axes.set(xlim=(0, 1.15 * shares.max()))
+    axes.set_xlabel("% of pixels", fontsize=9)
+    tidy(axes)
 
 
 def sources_chart(chips: dict[str, int], means: dict[str, float], label: str) -> bytes:

@@ -7,8 +7,8 @@
 <url>/train/000000.tar ...  <url>/val/000000.tar ...      or  <url>/train.zarr, <url>/val.zarr
 
 The manifest has a checksum of itself, of every file and of every shard; the index has one of every chip.
-A change (`treeline ingest --append`, `treeline split`) writes new files beside the old ones, for example
-index.1.parquet, and then a new manifest: at every moment there is a whole dataset.
+A change (`treeline ingest --append`, `ingest labels`, `split`) writes new files beside the old ones, for
+example index.1.parquet, and then a new manifest: at every moment there is a whole dataset.
 """
 
 import hashlib
@@ -132,6 +132,8 @@ class Manifest:
     """Further columns of this dataset's index: name and type."""
     generation: int = 0
     """Number of changes to the dataset."""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """Attributes that `treeline ingest labels` added: name, and how it was made. Shards do not have them."""
 
     def samples(self, split: str) -> int:
         """Return how many chips `split` holds."""
@@ -191,6 +193,8 @@ class Manifest:
             "attributes": self.attributes,
             "generation": self.generation,
         }
+        if self.labels:  # left out, so that other manifests keep their bytes
+            values["labels"] = self.labels
         return {**values, "sha256": _digest(values)}
 
 
@@ -272,6 +276,7 @@ def read_manifest(url: str) -> Manifest:
             schema=Schema.from_json(values["schema"]),
             shards=tuple(map(shard_from_json, values["shards"])),
             files={name: StoredObject(**stored) for name, stored in values["files"].items()},
+            labels=values.get("labels", {}),
             **{name: values[name] for name in _PLAIN},
         )
     except InputError as error:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.format.histogram import DROPPED_BITS, HEIGHT
 
 EXACT_DTYPES = ("uint8", "int16", "uint16")
 """Stored pixel types whose values can each be counted, so that statistics are exact."""
@@ -17,6 +18,10 @@ DTYPES = (*EXACT_DTYPES, "float32")
 
 ORIGIN = ("key", "source", "sensor", "acquired", "scene", "x", "y", "crs", "catalogue", "number")
 """Facts about a chip besides its pixels, as a tar's json and the index hold them."""
+
+LAST_CLASS = (1 << 24 - DROPPED_BITS) - 1
+"""Largest number of a class, 2047: up to here statistics count each whole float32 number (24 significant
+bits, IEEE 754) by itself."""
 
 AttributeValue = str | int | float | bool | None
 
@@ -39,6 +44,8 @@ class Schema:
     """Measured quantity: one float32 band with the image's footprint, NaN where missing. "": no label."""
     label_unit: str = "m"
     """Unit of the label."""
+    class_names: tuple[tuple[int, str], ...] = ()
+    """Numbers and names of a label that is a class at each pixel, ascending; (): the label is a quantity."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -52,6 +59,25 @@ class Schema:
             raise InputError(f"--chip-size {self.chip_size}: give 1 pixel or more")
         if not self.pixel_size > 0 or not math.isfinite(self.pixel_size):
             raise InputError(f"--pixel-size {self.pixel_size:g}: give a size above 0")
+        if self.class_names:
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        numbers, names = zip(*self.class_names, strict=True)
+        object.__setattr__(self, "class_names", tuple(sorted(self.class_names)))
+        if self.label in ("", HEIGHT):
+            raise InputError(f"--class-names: a label of classes has another name than {self.label!r}")
+        if len(set(numbers)) < len(numbers) or len(set(names)) < len(names):
+            raise InputError("--class-names: a number or a name is there twice; give each class its own")
+        for number, name in self.class_names:
+            if not 0 <= number <= LAST_CLASS or not name.strip():
+                raise InputError(
+                    f"--class-names {number}={name}: give names to numbers from 0 to {LAST_CLASS}"
+                )
+            if number and number == self.nodata:
+                raise InputError(
+                    f"--class-names {number}={name}: {number} means missing (nodata) here; renumber the class"
+                )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -80,13 +106,21 @@ class Schema:
         return tuple(self.bands.index(name) for name in names)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the schema as plain JSON values."""
-        return {**asdict(self), "bands": list(self.bands)}
+        """Return the schema as plain JSON values; without classes as before there were any."""
+        values = {**asdict(self), "bands": list(self.bands)}
+        del values["class_names"]
+        return values | ({"class_names": _named(self.class_names)} if self.class_names else {})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Schema":
         """Make the schema that `to_json` was called on."""
-        return cls(**{**values, "bands": tuple(values["bands"])})
+        classes = tuple((int(number), name) for number, name in values.get("class_names", {}).items())
+        return cls(**{**values, "bands": tuple(values["bands"]), "class_names": classes})
+
+
+def _named(classes: tuple[tuple[int, str], ...]) -> dict[str, str]:
+    """Return names by number, which JSON has as text."""
+    return {str(number): name for number, name in classes}
 
 
 @dataclass(frozen=True)

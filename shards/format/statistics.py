@@ -167,7 +167,8 @@ class LabelSummary(Summary):
     """Summary of the height or another label."""
 
     classes: dict[str, float] = field(default_factory=dict)
-    """Share (0..1) of pixels in each of `shards.format.height_classes`; heights only."""
+    """Share (0..1) of pixels in each of `shards.format.height_classes`, or in each class of the schema; {} if
+    there are neither."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,12 @@ def summarise(tally: Tally, schema: Schema) -> Statistics | None:
     heights, counts = tally.height.labels(schema.label)
     if not heights.size:
         return None
-    classes = _classes(heights, counts) if schema.label == HEIGHT else {}
+    if schema.class_names:
+        heights = np.floor(heights)  # see LAST_CLASS: a class is the low end of its bin
+        shares = dict(zip(heights.tolist(), (counts / counts.sum()).tolist(), strict=True))
+        classes = {name: shares.get(number, 0.0) for number, name in schema.class_names}
+    else:
+        classes = _classes(heights, counts) if schema.label == HEIGHT else {}
     return Statistics(bands, LabelSummary(**asdict(_summary(heights, counts)), classes=classes))
 
 

@@ -123,6 +123,8 @@ def _create(
         "label": schema.label,
         "label_unit": schema.label_unit,
     }
+    if classes := schema.to_json().get("class_names"):
+        attributes["class_names"] = classes
     group = zarr.create_group(MemoryStore(files), attributes=attributes)
     arrays = {}
     for array in array_names(schema):

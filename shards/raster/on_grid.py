@@ -1,13 +1,14 @@
 """A raster on the pixels of another grid, finer or coarser, in any CRS.
 
-One of three rules decides which value a pixel gets. With each, the value depends only on the pixel's place,
-to the last bit, and not on the pixels that are read with it. One test holds all three to that.
+One of four rules decides which value a pixel gets. With each, the value depends only on the pixel's place,
+to the last bit, and not on the pixels that are read with it. One test holds all four to that.
 
 | rule | value of a pixel | used for |
 |---|---|---|
 | `resampled`, read by `read_on_grid` | GDAL's nearest, bilinear or average; places to 1/8 pixel | chips |
 | `Bilinear` | GDAL's bilinear, places exact, memory bounded | mosaics |
-| `area_means` | the mean over its area; no value where less than half of it has values | scores of maps |
+| `area_means` | the mean over its area; no value where less than half of it has values | scores, labels |
+| `nearest_values` | the value at its middle, places exact | labels that are classes |
 
 docs/benchmarks.md, "Rasters on another grid", says why one rule does not serve all.
 """
@@ -34,7 +35,7 @@ from shards.raster.opening import read_window
 TILE = 512
 """Side in pixels of the tiles that `Bilinear` resamples."""
 READ_PIXELS = 1 << 21
-"""Most pixels that `area_means` reads at a time: 16 MB of float64."""
+"""Most pixels that `area_means` and `nearest_values` read at a time: 16 MB of float64."""
 LEAST_COVERED = 0.5
 """Least share of a pixel's area that must have values."""
 SNAP = 2.0**20
@@ -277,6 +278,49 @@ def _weighted(
         weight_N = np.maximum(np.minimum(high_N, place_N + 1) - np.maximum(low_N, place_N), 0)
         weight_N[(place_N < 0) | (place_N >= length)] = 0
         yield np.clip(place_N, 0, length - 1), weight_N
+
+
+# --- the value at a place ---
+
+
+def nearest_values(
+    read: Callable[[Window], NDArray[np.float64]],
+    own: Grid,
+    place_2HW: NDArray[np.float64],
+    wanted_HW: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Find (rows, columns) values of the raster's pixels that hold the wanted places; NaN elsewhere.
+
+    Args:
+        read: reads the raster's values in a window, NaN where there is no value.
+        own: the raster's grid.
+        place_2HW: places in the raster's CRS, NaN where there is none.
+        wanted_HW: the places that are wanted.
+    """
+    pixel_2HW = np.floor(_snapped(own.pixels(own.nearest_turn(place_2HW))))
+    shape = np.array([own.width, own.height])[:, None, None]
+    # Also False where a place is not finite.
+    reached_HW = wanted_HW & ((pixel_2HW >= 0) & (pixel_2HW < shape)).all(0)
+    value_HW = np.full(wanted_HW.shape, np.nan)
+    value_HW[reached_HW] = _values_of(read, pixel_2HW[:, reached_HW].astype(np.intp))
+    return value_HW
+
+
+def _values_of(
+    read: Callable[[Window], NDArray[np.float64]], pixel_2N: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Read (N,) values of pixels, given by column and row."""
+    count = pixel_2N.shape[1]
+    if not count:
+        return np.zeros(0)
+    first = pixel_2N.min(1)
+    size = pixel_2N.max(1) + 1 - first
+    if size.prod() > READ_PIXELS and count > 1:
+        halves = np.s_[:, : count // 2], np.s_[:, count // 2 :]
+        return np.concatenate([_values_of(read, pixel_2N[half]) for half in halves])
+    values_HW = read(Window(*first.tolist(), *size.tolist()))
+    column_N, row_N = pixel_2N - first[:, None]
+    return np.asarray(values_HW[row_N, column_N])
 
 
 def _snapped(pixels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,6 +3,8 @@
     chosen = matching(table, "source != 'AK_IFSAR' and acquired >= '2018-01-01' and 2 <= height_max < 35")
 
 - columns by name, 'text', numbers, True, False; == != < <= > >=, also chained; in (...), not in (...)
+- `land cover` in backquotes: a column whose name has spaces, dashes, dots or a digit in front, or is a word
+  used here, such as `in`; a backquote in a name is doubled. Other words, also Python's, need none: class == 2
 - is None, is not None; and, or, not; parentheses
 - like(column, 'fairbanks*'): shell wildcards * ? [a-z] [!a-z], upper and lower case differ
 - within(west, south, east, north): the chip's centre lies in a box of degrees; west > east crosses the
@@ -14,7 +16,9 @@ and unknown chips are not used. `not` of unknown is unknown, as in SQL: chips wi
 """
 
 import ast
+import keyword
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -39,6 +43,19 @@ _COMPARE: dict[type[ast.cmpop], Callable[..., Any]] = {
 _KINDS = {str: "text", int: "number", float: "number", bool: "true/false", type(None): "None"}
 _UNKNOWN = pa.scalar(None, pa.bool_())
 _WILDCARD = re.compile(r"\[(!?)(\]?[^]]*)\]|.", re.DOTALL)
+_WORDS = frozenset({"and", "or", "not", "in", "is", "None", "True", "False"})
+"""Python's words that mean here what they mean there; all others are names."""
+_TOKEN = re.compile(
+    r"""
+    '{3}(?:\\.|.)*?'{3} | "{3}(?:\\.|.)*?"{3} | '(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*"  # text
+    | \#.*
+    | `(?P<quoted>(?:[^`]|``)+)`
+    | (?P<word>\w+)
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_LETTERS = ("", "_", "é", "一", "𠀀")
+"""Letters of names by their number of bytes in UTF-8."""
 
 DEGREES = "EPSG:4326"
 
@@ -57,17 +74,18 @@ def matching(table: pa.Table, expression: str) -> NDArray[np.bool_]:
         InputError: the expression cannot be parsed, names an unknown column, function or CRS, or compares
             text with numbers.
     """
-    text = " ".join(expression.splitlines()).strip()  # the text may be wrapped, and an error has one line
+    text = _in_one_line(expression)
     where = f"selection {text!r}"
     try:
-        parsed = ast.parse(text, mode="eval").body
+        parsed, names = _parsed(text)
         if b"#" in text.encode()[parsed.end_col_offset :]:
             raise InputError(f"{where}: has a comment, which would hide what follows; leave it out")
-        condition = _Reading(table, text).condition(parsed)
+        condition = _Reading(table, text, names).condition(parsed)
     except SyntaxError as error:
         at = error.offset or len(text)  # 0 or None: the text ended too early
         raise InputError(
-            f"{where}: cannot be read at character {at}: {error.msg}; correct it there"
+            f"{where}: cannot be read at character {at}: {error.msg}; correct it there (a column's name with "
+            "spaces or signs needs `backquotes`)"
         ) from error
     except (ValueError, OverflowError) as error:  # Arrow's: a range of wildcards, a number of over 64 bits
         raise InputError(f"{where}: {str(error).splitlines()[0]}; change the constant") from error
@@ -79,14 +97,46 @@ def matching(table: pa.Table, expression: str) -> NDArray[np.bool_]:
 def columns_named(expression: str, columns: list[str]) -> list[str]:
     """Return the `columns` that `matching` needs; for a wrong expression all, for its error message."""
     try:
-        tree = ast.parse(" ".join(expression.splitlines()).strip(), mode="eval")
+        tree, quoted = _parsed(_in_one_line(expression))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return columns
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    if "within" in names:
+    nodes = list(ast.walk(tree))
+    called = {node.func for node in nodes if isinstance(node, ast.Call)}
+    names = {
+        quoted.get(node.col_offset, node.id)
+        for node in nodes
+        if isinstance(node, ast.Name) and node not in called
+    }
+    if any(isinstance(node, ast.Name) and node.id == "within" for node in called):
         names |= {"x", "y", "crs"}
     needed = [column for column in columns if column in names]
-    return needed if needed and names <= {*columns, "like", "within"} else columns
+    return needed if needed and names <= set(columns) else columns
+
+
+def _in_one_line(expression: str) -> str:
+    """Join the lines of an expression, which may be wrapped: an error about it has one line."""
+    return " ".join(expression.splitlines()).strip()
+
+
+def _parsed(text: str) -> tuple[ast.expr, dict[int, str]]:
+    """Parse an expression; also return names that Python would not take, by the byte at which each begins.
+
+    In the tree, each of these is a name of as many letters and bytes, so that places are those of the text.
+
+    Raises:
+        SyntaxError: the expression cannot be parsed.
+    """
+    names: dict[int, str] = {}
+
+    def as_python(token: re.Match[str]) -> str:
+        word, quoted = token["word"] or "", token["quoted"]
+        if quoted is None and (not keyword.iskeyword(word) or word in _WORDS):
+            return token[0]
+        name = word if quoted is None else quoted.replace("``", "`")
+        names[len(text[: token.start()].encode())] = unicodedata.normalize("NFKC", name)
+        return "".join(_LETTERS[len(letter.encode())] for letter in token[0])
+
+    return ast.parse(_TOKEN.sub(as_python, text), mode="eval").body, names
 
 
 @dataclass(frozen=True)
@@ -104,6 +154,8 @@ class _Reading:
 
     table: pa.Table
     text: str
+    names: dict[int, str]
+    """Names of columns that the tree does not have, by their places; see `_parsed`."""
 
     def mistake(self, node: ast.AST, why: str) -> InputError:
         return InputError(f"selection {self.text!r}: {ast.get_source_segment(self.text, node)}: {why}")
@@ -131,8 +183,8 @@ class _Reading:
 
     def operand(self, node: ast.expr) -> _Operand:
         match node:
-            case ast.Name(id=name):
-                return self.column(node, name)
+            case ast.Name(id=name, col_offset=place):
+                return self.column(node, self.names.get(place, name))
             case ast.Constant(value=value) if type(value) in _KINDS:
                 return _Operand(_KINDS[type(value)], value)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):

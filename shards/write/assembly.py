@@ -125,7 +125,12 @@ class Assembly:
             for reason, count in self.rejected.most_common()
         )
 
-    def finish(self, made_by: dict[str, Any], split_rule: Mapping[str, Any] | None = None) -> Manifest:
+    def finish(
+        self,
+        made_by: dict[str, Any],
+        split_rule: Mapping[str, Any] | None = None,
+        labels: Mapping[str, Any] | None = None,
+    ) -> Manifest:
         """Write the files and then the manifest; remove the files they replace after that.
 
         Raises:
@@ -159,6 +164,7 @@ class Assembly:
             split_column=split_checksum(self._split_column) if self._split_column else "",
             attributes=layout.attributes,
             generation=generation,
+            labels=dict(labels or (self._base.labels if self._base else {})),
         )
         replace_manifest(self._url, manifest)
         return manifest

@@ -105,8 +105,8 @@ class DatasetWriter:
         """Count and list a rejected chip."""
         self._assembly.refuse(rejected_table([{"key": key, "reason": reason, "detail": detail}]))
 
-    def finish(self) -> Manifest:
-        """Write the remaining chips, the index, the statistics and, last, the manifest.
+    def finish(self, labels: Mapping[str, Any] | None = None) -> Manifest:
+        """Write the remaining chips, the index, the statistics and, last, the manifest (with its `labels`).
 
         Raises:
             InputError: no chip was kept.
@@ -115,7 +115,7 @@ class DatasetWriter:
             self._flush(split)
         if self.kept and self._layout.shard_format != "webdataset":  # there, unlisted files are not ours
             remove_unlisted_shards(self._url, self._listed)
-        manifest = self._assembly.finish(self._made_by, self._split_rule)
+        manifest = self._assembly.finish(self._made_by, self._split_rule, labels)
         remove_file(join(self._url, UNFINISHED))
         return manifest
 

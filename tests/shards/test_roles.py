@@ -9,6 +9,7 @@ from shards.errors import InputError
 from shards.roles import (
     Before,
     MayChange,
+    Nothing,
     OnlyWith,
     as_begun,
     differing,
@@ -80,3 +81,23 @@ def test_roles_are_inherited() -> None:
         name: str = ""
 
     assert roles(More, Before) == {"cut": Before(0), "edges": Before(())}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Options of which some are for quantities alone."""
+
+    names: tuple[str, ...] = ()
+    lowest: Annotated[float, OnlyWith(names=Nothing())] = 0.0
+    method: Annotated[str, OnlyWith(names=Nothing(but=("nearest",)))] = "average"
+
+
+def test_an_option_may_need_another_one_to_be_left_out() -> None:
+    assert not why_idle(Classes(lowest=2.0, method="max"), "lowest")
+    refuse_idle(Classes(method="max"), {"method"})
+    classes = Classes(names=("1=trees",), method="nearest")
+    refuse_idle(classes, {"names", "method"})
+    with pytest.raises(InputError, match="--lowest: does nothing with --names; leave one of them out"):
+        refuse_idle(classes, {"lowest"})
+    with pytest.raises(InputError, match="--method: does nothing with --names"):
+        refuse_idle(replace(classes, method="average"), {"method"})

@@ -189,6 +189,7 @@ PLACES_OF = {
     "ingest huggingface": "saved --out=out --workers 2",
     "ingest scenes": "--images a.tif b/*.tif --heights h.tif --ground g.tif --mask m.tif --out out --use nir",
     "ingest synthetic": "--chips 12 --out out --min-height None",
+    "ingest labels": "data --raster a.tif b/*.tif --as class --majority --valid 0 9 --as-zero 255",
     "ingest tars": "tars --val val/*",
     "inspect": "data --out seen",
     "split": "data --split-by bands --split-angle data=9 out=-15 --region-column data --shares 0.6 0.2 0.2",
@@ -204,19 +205,10 @@ PLACES_OF = {
 }
 """Each command with relative places, in all ways in which options can be written."""
 NO_PLACES = {
-    *("array", "asset", "bands", "crs", "file_column", "height", "height_column", "height_name", "image"),
-    *("image_column", "image_name", "key_column", "key_pattern", "label", "label_unit", "loss"),
-    *(
-        "loss_choices",
-        "region_column",
-        "split_angle",
-        "split_crs",
-        "table_crs",
-        "use",
-        "val",
-        "val_where",
-        "where",
-    ),
+    *("array", "asset", "bands", "class_names", "column", "crs", "file_column", "height", "height_column"),
+    *("height_name", "image", "image_column", "image_name", "key_column", "key_pattern", "label"),
+    *("label_unit", "loss", "loss_choices", "region_column", "split_angle", "split_crs", "table_crs", "use"),
+    *("val", "val_where", "where"),
 }
 """Options that are texts, and name no path or URL."""
 

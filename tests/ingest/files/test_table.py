@@ -25,7 +25,7 @@ from rasterio.crs import CRS
 from ingest.files.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.format.index import ATTRIBUTE_TYPES, INDEX_SCHEMA
-from shards.read.selection import matching
+from shards.read.selection import columns_named, matching
 from shards.storage.objects import publish, remove_folder
 
 ALASKA = "EPSG:3338"
@@ -231,7 +231,7 @@ def test_missing_values_of_a_csv(tmp_path: Path) -> None:
     path.write_text('filename,group,max,good\r\na,NA,NA,true\r\n"b","",,\r\n\r\nc,x,3,false\r\n')
     listed = read_table_of_files(str(path))
     assert listed.names == ["a", "b", "c"]
-    columns = {"group": [None, None, "x"], "max": [None, None, 3], "table_good": [True, None, False]}
+    columns = {"group": [None, None, "x"], "max": [None, None, 3], "good": [True, None, False]}
     assert list(listed.attributes.to_pydict().values()) == list(columns.values())
     path.write_bytes("\ufefffilename,höhe\n01,2\n".encode())
     listed = read_table_of_files(str(path))
@@ -242,19 +242,22 @@ def test_missing_values_of_a_csv(tmp_path: Path) -> None:
 AWKWARD = {
     "max": "max",
     "groupName": "groupName",
-    "Height (m)": "Height__m_",
+    "Height (m)": "Height (m)",
     "höhe": "höhe",
     "ﬁre": "fire",  # a ligature, which Python reads as two letters
     "m²": "m2",
-    "½": "table_1_2",
-    "2m": "table_2m",
-    "class": "table_class",
-    "None": "table_None",
+    "½": "1⁄2",
+    "2m": "2m",
+    "class": "class",
+    "None": "None",
     "_hidden": "table__hidden",
-    "a-b.c": "a_b_c",
+    "a-b.c": "a-b.c",
+    "a`b``c": "a`b``c",
+    "'text'": "'text'",
+    "#": "#",
     "": "table_",
-    "\U00010107": "table__",  # a letter to regular expressions, but not to Python
-    "line\nbreak": "line_break",
+    "\U00010107": "\U00010107",  # a letter to regular expressions, but not to Python
+    "line\nbreak": "line break",
     "like": "like",
     "树高": "树高",
     **{name: f"table_{name}" for name in INDEX_SCHEMA.names},
@@ -267,7 +270,13 @@ def test_every_name_can_be_used_in_a_selection(tmp_path: Path) -> None:
     attributes = read_parquet(tmp_path, listing(**columns)).attributes
     assert dict(zip(AWKWARD, attributes.column_names, strict=True)) == AWKWARD
     for number, name in enumerate(attributes.column_names):
-        assert matching(attributes, f"{name} == '{number}'").tolist() == [True, False, False], name
+        written = f"`{name.replace('`', '``')}` == '{number}'"
+        assert matching(attributes, written).tolist() == [True, False, False], name
+        assert columns_named(written, attributes.column_names) == [name]
+        word = f"{name} == '{number}'"
+        if name.isidentifier() and name not in ("None", "True", "False"):
+            assert matching(attributes, word).tolist() == [True, False, False], name
+            assert columns_named(word, attributes.column_names) == [name]
 
 
 def test_the_layer_that_has_files_is_read(tmp_path: Path) -> None:
@@ -321,8 +330,8 @@ REFUSED: dict[str, tuple[pa.Table, str]] = {
     "duration": (listing(a=pa.array([1, 2, 3], pa.duration("s"))), "column 'a' is no attribute"),
     "too large": (listing(a=pa.array([1, 2, 2**64 - 1], pa.uint64())), "column 'a' is no attribute"),
     "one name for two": (
-        listing(**{"a b": [1] * 3, "a-b": [2] * 3}),
-        "'a b' and 'a-b' would both be called a_b",
+        listing(**{"m²": [1] * 3, "m2": [2] * 3}),
+        "'m²' and 'm2' would both be called m2",
     ),
     "the same name twice": (
         listing(a=[1] * 3).append_column("a", pa.array([1] * 3)),

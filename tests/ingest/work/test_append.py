@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import ingest.files.table
 import ingest.work.run
 import shards.format.file_names
 import shards.write.assembly
+from ingest.chips.attributes import former_name
 from ingest.config import PairsConfig
 from ingest.files.pairs_source import PairsSource
 from ingest.work.run import Ingested
@@ -193,6 +198,66 @@ def test_a_region_that_is_added_gets_bands_of_its_own(
 def hash_y(key: str) -> float:
     """A place that is the key's own."""
     return float(sum(map(ord, key)) * 7919 % 100_003)
+
+
+def with_table(tmp_path: Path, folders: Any, name: str, **columns: list[Any]) -> str:
+    """A table of the chips in `folders`, with these columns."""
+    listed = [f"{path.stem}.npy" for path in sorted(folders.images.iterdir())]
+    table = pa.table(
+        {"filename": listed, **{name: values[: len(listed)] for name, values in columns.items()}}
+    )
+    pq.write_table(table, tmp_path / f"{name}.parquet")
+    return str(tmp_path / f"{name}.parquet")
+
+
+FORMER = {"class": "table_class", "land cover": "land_cover"}
+"""Names of columns, and those that attributes had before expressions took any name."""
+
+
+def test_names_of_before_are_kept_by_what_has_them(
+    chip_folders: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dataset keeps its columns, and an unfinished ingest ends as it began; new ones name as tables do."""
+    first, everything = (
+        folder_of(chip_folders, name, keys) for name, keys in (("a", slice(FIRST)), ("b", slice(ALL)))
+    )
+    columns = {name: list(range(ALL)) for name in FORMER}
+    table = with_table(tmp_path, first, "first", **columns)
+    more = with_table(tmp_path, everything, "more", slope=list(range(ALL)), **columns)
+    run(first, tmp_path / "new", table=table)
+    assert list(open_dataset(str(tmp_path / "new")).manifest.attributes) == [*FORMER]
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    plan = tmp_path / "half" / ingest.work.run.PLAN
+    with monkeypatch.context() as then:
+        then.setattr(ingest.files.table, "attribute_name", former_name)
+        run(first, tmp_path / "old", table=table)
+        then.setattr(ingest.work.run, "_assemble", stop)
+        with suppress(Stopped):
+            run(first, tmp_path / "half", table=table)
+    begun = json.loads(plan.read_text())
+    assert begun.pop("attributes") == dict.fromkeys(FORMER.values(), "int64")
+    plan.write_text(json.dumps(begun))  # as it was written then
+    run(first, tmp_path / "half", table=table)
+    old, half = (contents(tmp_path / name) for name in ("old", "half"))
+    assert half == old
+    assert "is complete already" in run(first, tmp_path / "old", table=table).summary
+    # What is added finds its columns, also after a stop; what is new has its own name.
+    with monkeypatch.context() as then:
+        then.setattr(ingest.work.run, "_assemble", stop)
+        with suppress(Stopped):
+            run(everything, tmp_path / "old", table=more, append=True)
+    run(everything, tmp_path / "old", table=more, append=True)
+    dataset = open_dataset(str(tmp_path / "old"))
+    assert list(dataset.manifest.attributes) == [*FORMER.values(), "slope"]
+    assert dataset.index["table_class"].null_count == 0
+    assert dataset.chips("all", where="table_class == 3 and land_cover == 3").size > 0
+    assert verify(VerifyConfig(dataset.url)) == []
 
 
 def test_what_was_refused_is_tried_again_and_listed_once(

@@ -1,4 +1,4 @@
-"""A raster on another grid: the three rules that say which value a pixel gets keep the same promises.
+"""A raster on another grid: the four rules that say which value a pixel gets keep the same promises.
 
 - A pixel is the same, to the last bit, whichever window it is read in.
 - On the raster's own grid every rule gives what is stored; a hole stays a hole.
@@ -25,7 +25,7 @@ from rasterio.windows import Window
 
 from shards.errors import InputError
 from shards.raster.grid import Grid, in_crs
-from shards.raster.on_grid import Areas, Bilinear, area_means, read_on_grid, resampled
+from shards.raster.on_grid import Areas, Bilinear, area_means, nearest_values, read_on_grid, resampled
 from shards.raster.opening import OpenRasters
 
 UTM, ALBERS = CRS.from_epsg(32606), CRS.from_epsg(3338)
@@ -38,7 +38,7 @@ OTHER = Grid(
     )
 )  # fmt: skip
 """Larger than a tile of `Bilinear` and than a block in which GDAL resamples."""
-RULES = ("nearest", "bilinear", "average", "Bilinear", "area_means")
+RULES = ("nearest", "bilinear", "average", "Bilinear", "area_means", "nearest_values")
 
 Read = Callable[[Window], NDArray[Any]]
 
@@ -48,6 +48,18 @@ def reader(rule: str, raster: Any, grid: Grid, opened: ExitStack) -> Read:
     if rule == "Bilinear":
         whole = Window(0, 0, grid.width, grid.height)
         return Bilinear(raster, 1, NODATA, grid.crs, grid.transform, whole, (1.0, 1.0)).read
+    if rule == "nearest_values":
+
+        def nearest(window: Window) -> NDArray[Any]:
+            rows = window.row_off + 0.5 + np.arange(window.height)
+            columns = window.col_off + 0.5 + np.arange(window.width)
+            middle_2HW = grid.corners(rows, columns, raster.crs)
+            wanted_HW = np.ones((window.height, window.width), np.bool_)
+            return nearest_values(
+                lambda part: known(raster.read(1, window=part)), Grid.of(raster), middle_2HW, wanted_HW
+            )
+
+        return nearest
     if rule == "area_means":
 
         def mean(window: Window) -> NDArray[Any]:
@@ -130,7 +142,7 @@ def test_a_plane_stays_a_plane_in_another_crs(tmp_path: Path, opened: ExitStack,
     middles = [150.5 + np.arange(200), 150.5 + np.arange(400)]
     error_HW = read(window) - plane(*OTHER.corners(*middles, UTM))
     assert np.isfinite(error_HW).all()
-    most = 0.2 if rule == "nearest" else 0.025  # an eighth of a pixel
+    most = 0.2 if rule in ("nearest", "nearest_values") else 0.025  # an eighth of a pixel
     assert np.abs(error_HW).max() < most
     assert abs(error_HW.mean()) < 0.01
 

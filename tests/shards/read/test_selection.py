@@ -21,7 +21,7 @@ from rasterio.warp import transform
 
 from shards.errors import InputError
 from shards.format.index import INDEX_SCHEMA
-from shards.read.selection import matching
+from shards.read.selection import columns_named, matching
 
 Row = dict[str, Any]
 Truth = bool | None
@@ -304,7 +304,15 @@ def test_edges_of_a_box_are_inside_and_the_antimeridian_has_two_names() -> None:
         ("key == b'a'", "neither"),
         ("key == f'{row}'", "neither"),
         ("(row > 1) == (row < 3)", "neither"),
-        ("row > 1 if row else row < 3", "not understood"),
+        ("row > 1 if row else row < 3", "character 9"),
+        ("class == 2", "class: no column class"),
+        ("land cover == 3", "needs `backquotes`"),
+        ("`Land cover` == 3", "`Land cover`: no column Land cover"),
+        ("source == 'é' and `é ü` > 1", "`é ü`: no column é ü"),
+        ("`biome == 3", "character 1: "),
+        ("`` == 3", "character 1: "),
+        ("`like`(key, 'a*')", "not understood"),
+        ("`biome` == 'taiga' # and so on", "comment"),
         ("row & 1", "not understood"),
         ("row, key", "not understood"),
         ("(a := row) > 1", "neither"),
@@ -338,6 +346,47 @@ def test_a_mistake_is_named_in_one_line(
     assert str(caught.value).startswith("selection ")
     assert "\n" not in str(caught.value)
     assert not capfd.readouterr().err, "GDAL says nothing besides"
+
+
+NAMES = [
+    "class",
+    "from",
+    "lambda",
+    "in",
+    "None",
+    "like",
+    "within",
+    "land cover",
+    "a-b.c",
+    "2m",
+    "`",
+    "é ü",
+    "𠀀 x",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_column_may_have_any_name(name: str) -> None:
+    """Backquotes take every name; Python's own words need none, unless they are words of expressions too."""
+    table = pa.table({name: [1, 2, None], "class_": ["'`class`'", "b", "c"]})
+    quoted = "`" + name.replace("`", "``") + "`"
+    spellings = {quoted} | ({name} if name.isidentifier() and name not in ("in", "None") else set())
+    for spelled in spellings:
+        for expression, expected in {
+            f"{spelled} == 2": [False, True, False],
+            f"0 <= {spelled} < 2": [True, False, False],
+            f"({spelled} is None) or {spelled} in (2,)": [False, True, True],
+            f"class_ != 'b' and not {spelled} > 1": [True, False, False],
+            f"like(class_, '?`cla*') or class_ == \"'`{'class'}`'\" or\n {spelled} == 2": [True, True, False],
+        }.items():
+            assert matching(table, expression).tolist() == expected, expression
+            assert set(columns_named(expression, table.column_names)) <= set(table.column_names)
+        assert columns_named(f"{spelled} == 2", ["class_", name, "class__"]) == [name]
+
+
+def test_names_in_backquotes_are_read_in_nfkc() -> None:
+    table = pa.table({"m2 of fire": [1, 2]})
+    assert matching(table, "`m² of ﬁre` == 2").tolist() == [False, True]
 
 
 def test_an_unknown_crs_in_the_index_is_named() -> None:

@@ -1,0 +1,88 @@
+"""The values of rasters on a chip's footprint.
+
+    rasters = LabelRasters(urls, rule)      # reads the header of every raster
+    value_HW = rasters.values(grid)         # on the chip's pixels; NaN: no value
+
+A pixel takes its value from the first raster that has one there, in the order they were given.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window
+
+from ingest.chips.check import HEIGHT_NODATA
+from ingest.labels.footprint import LabelRule
+from ingest.scenes.scene_matching import Footprints
+from shards.errors import InputError
+from shards.raster.grid import Grid
+from shards.raster.on_grid import Areas, area_means, nearest_values
+from shards.raster.opening import OpenRasters, read_window
+
+
+class LabelRasters:
+    """Rasters of one band in any CRS and with pixels of any size."""
+
+    def __init__(self, urls: list[str], rule: LabelRule) -> None:
+        """Read the header of each raster.
+
+        Raises:
+            InputError: a file is no raster, does not exist, or has no CRS or a scale.
+        """
+        self._footprints, self._rule = Footprints(urls), rule
+        self._open = OpenRasters()
+
+    def values(self, grid: Grid) -> NDArray[np.float64] | None:
+        """Compute the values (rows, columns) on the pixels of `grid`, NaN where there is none.
+
+        With --mean a pixel has the mean over its area, with --majority the value at its middle.
+
+        Returns:
+            None where no raster overlaps the grid.
+
+        Raises:
+            InputError: a raster is damaged or has several bands, or (majority) values that are not whole.
+        """
+        near = self._footprints.overlapping(grid)
+        if not near:
+            return None
+        rows, columns = range(grid.height), range(grid.width)
+        value_HW = np.full((grid.height, grid.width), np.nan)
+        for placed in near:
+            open_HW = np.isnan(value_HW)
+            if not open_HW.any():
+                break
+            own = Grid.of(self._raster(placed.url))
+            read = partial(self._read, placed.url)
+            if self._rule.majority:
+                middle_2HW = grid.corners(np.array(rows) + 0.5, np.array(columns) + 0.5, own.crs)
+                found_HW = nearest_values(read, own, middle_2HW, open_HW)
+            else:
+                found_HW = area_means(read, own, Areas.of(grid, rows, columns, own.crs), open_HW)
+            value_HW[open_HW] = found_HW[open_HW]
+        return value_HW
+
+    def _raster(self, url: str) -> Any:
+        raster = self._open[url]
+        if sum(band != ColorInterp.alpha for band in raster.colorinterp) != 1:
+            raise InputError(
+                f"{url}: has {raster.count} bands, and a label has one; choose it first (gdal_translate -b 1)"
+            )
+        return raster
+
+    def _read(self, url: str, window: Window) -> NDArray[np.float64]:
+        raster = self._raster(url)
+        stored_HW = read_window(raster, indexes=1, window=window, masked=True)
+        missing_HW = np.ma.getmaskarray(stored_HW)
+        if raster.nodata is None:
+            missing_HW = missing_HW | (stored_HW.data == HEIGHT_NODATA)
+        value_HW = self._rule.counted(stored_HW.data, missing_HW)
+        if self._rule.majority and (broken_N := value_HW[np.mod(value_HW, 1) > 0]).size:
+            raise InputError(
+                f"{url}: has {broken_N[0]:g}, and only whole numbers have a majority; use --mean, or leave "
+                "such values out by --valid"
+            )
+        return value_HW
