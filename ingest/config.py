@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from shards.config import SplitOptions
+from shards.config import BandOptions, SplitOptions
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS
@@ -17,7 +17,7 @@ Dtype = Literal["uint8", "int16", "uint16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(SplitOptions):
+class IngestConfig(SplitOptions, BandOptions):
     """Options that all ways of making a dataset have in common."""
 
     out: Annotated[str, Place(), MayChange()]
