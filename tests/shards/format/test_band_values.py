@@ -74,7 +74,7 @@ def test_infinity_and_nan_are_missing_in_a_derived_band() -> None:
     image_CHW[0, 0, :2], image_CHW[1, 0, 1:3] = np.inf, [np.inf, np.nan]
     found_HW = values_of_band(image_CHW, schema, "d")
     assert np.isnan(found_HW[0, :3]).all()
-    np.testing.assert_array_equal(found_HW[1:], (image_CHW[0] - image_CHW[1])[1:])
+    np.testing.assert_array_equal(found_HW[1:], image_CHW[0, 1:] - image_CHW[1, 1:])
 
 
 def test_values_that_are_stored_are_the_stored_ones() -> None:
@@ -202,7 +202,7 @@ def test_counts_add_in_any_order_and_bytes_keep_them() -> None:
         (("d = vv - hh",), (), (), "--derive 'd = vv - hh': no stored band hh: there are vv vh"),
         (("d = vv - vh", "e = d - vh"), (), (), "no stored band d: there are vv vh"),
         (("vh = vv - vh",), (), (), "vh is a stored band; choose another name"),
-        (("d = vv - vh", "d = vv + vh"), (), (), "'d = vv .+. vh': another derived band has that name"),
+        (("d = vv - vh", "d = vv + vh"), (), (), "'d = vv + vh': another derived band has that name"),
         (("d = vv - vh", "d = vv - vh"), (), (), "another derived band has that name"),
         (("d = vv - vv",), (), (), "name two different bands"),
         ((), ("0",), (), "--scale vv=0: give a number other than 0"),
@@ -214,15 +214,16 @@ def test_counts_add_in_any_order_and_bytes_keep_them() -> None:
         ((), ("vv=1", "vv=2"), (), "--scale vv=2: is given twice"),
         ((), (), ("1", "2"), "--offset 2: is given twice"),
         ((), (), ("inf",), "--offset inf: not a number"),
-        ((), (), ("1e60",), "--offset vv=1e.60: give a finite number"),
+        ((), (), ("1e60",), "--offset vv=1e+60: give a finite number"),
     ],
     ids=str,
 )
 def test_what_cannot_be_is_refused_in_one_line(
     derive: tuple[str, ...], scale: tuple[str, ...], offset: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(InputError, match=message) as refused:
+    with pytest.raises(InputError) as refused:
         with_values(BYTES, derive, scale, offset)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -178,7 +178,7 @@ def test_a_band_that_was_not_counted_is_refused() -> None:
         (("vv", "vh", "d"), 2),
         (("hh", "vv", "d", "s", "e"), 3),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_the_linear_baseline_is_least_squares_on_the_values(
     bands: tuple[str, ...], coefficients: int
@@ -201,6 +201,7 @@ def test_the_linear_baseline_is_least_squares_on_the_values(
     known = np.isfinite(values_BCHW).all(1)
     assert not known.all()
     design = np.c_[np.moveaxis(values_BCHW, 1, -1)[known], np.ones(known.sum())]
-    expected = design @ np.linalg.lstsq(design, height_BHW[known].astype(np.float64), rcond=None)[0]
-    np.testing.assert_allclose(fitted.linear(image_BCHW)[known], expected, atol=1e-5)
+    # Above the rounding of float32, so that bands that follow from others do not fit it.
+    solution = np.linalg.lstsq(design, height_BHW[known].astype(np.float64), rcond=1e-5)[0]
+    np.testing.assert_allclose(fitted.linear(image_BCHW)[known], design @ solution, atol=1e-4)
     assert Baselines.from_json(fitted.to_json()) == fitted
