@@ -6,6 +6,7 @@ Arrays and statistics in, pictures out; the same input gives the same bytes.
     map_chart(centre_N2, split_N, crs)
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,8 +73,10 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
         summary = statistics.bands[band]
         p = summary.percentiles
         low, high = min(summary.clamp_min, p["1"]), max(summary.clamp_max, p["99"])
-        is_whole = schema.dtype != "float32" and band in schema.bands
-        edges = _edges(low, high, abs(schema.scaling(band)[0]) if is_whole else 0.0)
+        step, origin = _grid(schema, band)
+        if step:  # so that edges lie midway between values
+            low = origin + step * math.floor((low - origin) / step)
+        edges = _edges(low, high, step)
         values, counts = band_counts(band, histogram, schema)
         axes.hist(values, edges, weights=100 * counts / counts.sum(), histtype="stepfilled", color=FILL)
         for limit in (summary.clamp_min, summary.clamp_max):
@@ -230,6 +233,19 @@ def is_geographic(crs: str) -> bool:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 40 else f"{name[:37]}..."
+
+
+def _grid(schema: Schema, band: str) -> tuple[float, float]:
+    """Return how far apart a band's possible values are, and one of them; (0, 0) if any value is possible."""
+    if schema.dtype == "float32":
+        return 0.0, 0.0
+    made = schema.derived_band(band)
+    if made is None:
+        scale, offset = schema.scaling(band)
+        return abs(scale), offset
+    (scale, offset), (other_scale, other_offset) = map(schema.scaling, (made.first, made.second))
+    same = abs(scale) == abs(other_scale)
+    return (abs(scale), offset + made.factor * other_offset) if same else (0.0, 0.0)
 
 
 def _edges(low: float, high: float, step: float) -> NDArray[np.float64]:
