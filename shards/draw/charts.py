@@ -73,10 +73,7 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
         summary = statistics.bands[band]
         p = summary.percentiles
         low, high = min(summary.clamp_min, p["1"]), max(summary.clamp_max, p["99"])
-        step, origin = _grid(schema, band)
-        if step:  # so that edges lie midway between values
-            low = origin + step * math.floor((low - origin) / step)
-        edges = _edges(low, high, step)
+        edges = band_edges(schema, band, low, high)
         values, counts = band_counts(band, histogram, schema)
         axes.hist(values, edges, weights=100 * counts / counts.sum(), histtype="stepfilled", color=FILL)
         for limit in (summary.clamp_min, summary.clamp_max):
@@ -233,6 +230,14 @@ def is_geographic(crs: str) -> bool:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 40 else f"{name[:37]}..."
+
+
+def band_edges(schema: Schema, band: str, low: float, high: float) -> NDArray[np.float64]:
+    """Return edges of bins from `low` to `high` that each hold equally many possible values of the band."""
+    step, origin = _grid(schema, band)
+    if step:  # edges then lie midway between values
+        low = origin + step * math.floor((low - origin) / step)
+    return _edges(low, high, step)
 
 
 def _grid(schema: Schema, band: str) -> tuple[float, float]:

@@ -64,6 +64,7 @@ def check_derived(derived: Sequence[DerivedBand], bands: Sequence[str]) -> None:
     """
     names: set[str] = set()
     for band in derived:
+        DerivedBand.parse(str(band))  # so that a manifest keeps it; not with spaces in a name
         unknown = [name for name in (band.first, band.second) if name not in bands]
         if unknown:
             raise InputError(
@@ -79,7 +80,7 @@ def check_derived(derived: Sequence[DerivedBand], bands: Sequence[str]) -> None:
 
 
 def numbers_of_bands(
-    option: str, words: Sequence[str], bands: Sequence[str], neutral: float
+    option: str, words: Sequence[str], bands: Sequence[str], otherwise: Sequence[float]
 ) -> tuple[float, ...]:
     """Read a number for each band from words such as "30/255" (for all bands) and "vv=0.1" (for one).
 
@@ -87,7 +88,7 @@ def numbers_of_bands(
         option: name of the option, for messages.
         words: numbers or fractions; one for a band counts more than the one for all.
         bands: names of the stored bands.
-        neutral: number of bands that no word names.
+        otherwise: number of each band, for those that no word names.
 
     Raises:
         InputError: a word is no number, names no band, or says what another has said.
@@ -100,7 +101,7 @@ def numbers_of_bands(
         if name in said:
             raise InputError(f"--{option} {word}: is given twice; leave one out")
         said[name] = _number(option, word, number)
-    return tuple(said.get(band, said.get("", neutral)) for band in bands)
+    return tuple(said.get(band, said.get("", number)) for band, number in zip(bands, otherwise, strict=True))
 
 
 def _number(option: str, word: str, number: str) -> float:

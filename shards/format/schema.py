@@ -150,12 +150,12 @@ class Schema:
 def with_values(
     schema: Schema, derive: Sequence[str], scale: Sequence[str] = (), offset: Sequence[str] = ()
 ) -> Schema:
-    """Return `schema` with these derived bands added, and with this scale and offset where they are given.
+    """Return `schema` with these derived bands added, and with scale and offset of the bands that are named.
 
     Args:
         schema: schema of stored bands, perhaps with scales and derived bands of its own.
         derive: formulas, see `DerivedBand.parse`; one that the schema has already is no mistake.
-        scale: numbers, see `numbers_of_bands`; (): those of the schema.
+        scale: numbers, see `numbers_of_bands`; a band that is not named keeps its own.
         offset: likewise.
 
     Raises:
@@ -163,10 +163,11 @@ def with_values(
     """
     added = [DerivedBand.parse(text) for text in derive]
     check_derived(added, schema.bands)
+    scales, offsets = zip(*map(schema.scaling, schema.bands), strict=True)
     return replace(
         schema,
-        scale=numbers_of_bands("scale", scale, schema.bands, 1.0) if scale else schema.scale,
-        offset=numbers_of_bands("offset", offset, schema.bands, 0.0) if offset else schema.offset,
+        scale=numbers_of_bands("scale", scale, schema.bands, scales),
+        offset=numbers_of_bands("offset", offset, schema.bands, offsets),
         derived=(*schema.derived, *(band for band in added if band not in schema.derived)),
     )
 

@@ -207,6 +207,7 @@ NO_PLACES = {
     *("array", "asset", "bands", "crs", "file_column", "height", "height_column", "height_name", "image"),
     *("image_column", "image_name", "key_column", "key_pattern", "label", "label_unit", "loss"),
     *("loss_choices", "split_crs", "table_crs", "use", "val", "val_where", "where"),
+    *("derive", "offset", "scale"),
 }
 """Options that are texts, and name no path or URL."""
 

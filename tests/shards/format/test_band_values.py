@@ -118,7 +118,7 @@ def test_bands_are_added_to_those_there_are() -> None:
     both = with_values(first, ("s = vv + vh", "d = vv - vh"))
     assert both.all_bands == ("vv", "vh", "d", "s")
     assert (both.scale, both.offset) == (SCALED.scale, SCALED.offset)
-    assert with_values(both, (), ("vh=2",)).scale == (1.0, 2.0)
+    assert with_values(both, (), ("vh=2",)).scale == (STEP, 2.0)
 
 
 # Statistics
@@ -231,6 +231,13 @@ def test_a_name_cannot_get_another_meaning() -> None:
     schema = with_values(BYTES, ("d = vv - vh",))
     with pytest.raises(InputError, match="another derived band has that name"):
         with_values(schema, ("d = vv + vh",))
+
+
+def test_a_name_that_json_could_not_keep_is_refused() -> None:
+    with pytest.raises(InputError, match="--derive 'd = vv - v h': cannot be read"):
+        Schema(("vv", "v h"), derived=(DerivedBand("d", "vv", "-", "v h"),))
+    with pytest.raises(InputError, match="--derive 'd e = vv - vh': cannot be read"):
+        replace(BYTES, derived=(DerivedBand("d e", "vv", "-", "vh"),))
 
 
 def test_as_many_scales_as_bands() -> None:
