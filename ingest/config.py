@@ -17,7 +17,7 @@ Dtype = Literal["uint8", "int16", "uint16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(SplitOptions, BandOptions):
+class IngestConfig(BandOptions, SplitOptions):
     """Options that all ways of making a dataset have in common."""
 
     out: Annotated[str, Place(), MayChange()]

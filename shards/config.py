@@ -43,10 +43,10 @@ class BandOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig(SplitOptions, BandOptions):
+class SplitConfig(BandOptions, SplitOptions):
     """Hold out other chips of a dataset: shards stay; index, statistics and manifest are rewritten.
 
-    With --derive, --scale or --offset alone, the same chips stay held out.
+    With --derive, --scale or --offset, chips stay in their splits unless an option of the split is given.
     """
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
