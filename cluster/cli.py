@@ -72,7 +72,8 @@ COMMANDS = {
     "split": Command(
         "shards.config:SplitConfig",
         "cluster.commands:split",
-        "change which chips are held out; pixels stay in place",
+        "change which chips are held out, or count derived bands; pixels stay in place",
+        True,
     ),
     "verify": Command(
         "shards.config:VerifyConfig", "cluster.commands:verify", "read a whole dataset and check everything"

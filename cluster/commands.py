@@ -98,11 +98,11 @@ def verify(config: "VerifyConfig") -> int:
     return 1 if problems else 0
 
 
-def split(config: "SplitConfig") -> None:
-    """Hold out other chips of a dataset."""
+def split(config: "SplitConfig", given: Set[str]) -> None:
+    """Hold out other chips of a dataset, or count bands; `given` are the options that the user named."""
     from shards.commands.resplit import resplit
 
-    print(resplit(config))
+    print(resplit(config, given))
 
 
 def convert(config: "ConvertConfig") -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from shards.config import SplitOptions
+from shards.config import BandOptions, SplitOptions
 from shards.errors import InputError
 from shards.format.histogram import HEIGHT
 from shards.format.schema import Schema
@@ -41,7 +41,7 @@ ClassNames = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(SplitOptions):
+class IngestConfig(BandOptions, SplitOptions):
     """Options that all ways of making a dataset have in common."""
 
     out: Annotated[str, Place(), MayChange()]

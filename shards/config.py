@@ -47,8 +47,26 @@ class SplitOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig(SplitOptions):
-    """Hold out other chips of a dataset: shards stay; index, statistics and manifest are rewritten."""
+class BandOptions:
+    """Values of bands."""
+
+    derive: Annotated[tuple[str, ...], Before(()), tyro.conf.arg(metavar="FORMULA...")] = ()
+    """Bands to count as well, each the difference or the sum of two stored ones, e.g. "vv_vh = vv - vh"; they
+    are made where they are needed, not stored. A dataset keeps those it has."""
+    scale: Annotated[tuple[str, ...], Before(()), tyro.conf.arg(metavar="[BAND=]NUMBER...")] = ()
+    """Scale of the stored numbers, value = stored * scale + offset, for all bands (30/255) or for one
+    (vv=0.1); default: 1, or the dataset's."""
+    offset: Annotated[tuple[str, ...], Before(()), tyro.conf.arg(metavar="[BAND=]NUMBER...")] = ()
+    """Offset in the unit of the values, for all bands (-30) or for one (vv=-30); default: 0, or the
+    dataset's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(BandOptions, SplitOptions):
+    """Hold out other chips of a dataset: shards stay; index, statistics and manifest are rewritten.
+
+    With --derive, --scale or --offset, chips stay in their splits unless an option of the split is given.
+    """
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Dataset: a folder or s3://..."""

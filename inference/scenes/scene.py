@@ -9,8 +9,12 @@ from inference.scenes.scene_list import MAP_ENDING
 from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
+from shards.format.band_values import said_scaling
 from shards.format.schema import Schema
 from shards.raster.opening import band_names, is_as_wide, is_scaled, open_raster, read_window
+
+SAME_SCALE = 1e-6
+"""Largest difference (as a share) between scales or offsets that are the same but for rounding to text."""
 
 
 class Scene:
@@ -37,8 +41,7 @@ class Scene:
                 raise InputError(
                     f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
                 )
-            if is_scaled(self.raster):
-                raise InputError(f"{url}: states a scale or offset; apply it first (gdal_translate -unscale)")
+            self._refuse_other_scaling()
             if not is_as_wide(self.raster, schema.pixel_size):
                 raise InputError(
                     f"{url}: pixels are {abs(self.raster.transform.a):g} wide, not {schema.pixel_size:g} as "
@@ -48,6 +51,22 @@ class Scene:
             self.raster.close()
             raise
         self.shape: tuple[int, int] = self.raster.shape
+
+    def _refuse_other_scaling(self) -> None:
+        """Refuse a raster that states another scale or offset than the chips had; most state none."""
+        if not is_scaled(self.raster):
+            return
+        for band, number in zip(self.schema.bands, self._band_numbers, strict=True):
+            stated = self.raster.scales[number - 1], self.raster.offsets[number - 1]
+            if not self.schema.is_scaled(band):
+                raise InputError(
+                    f"{self.url}: states a scale or offset; apply it first (gdal_translate -unscale)"
+                )
+            if not np.allclose(stated, self.schema.scaling(band), rtol=SAME_SCALE, atol=0):
+                raise InputError(
+                    f"{self.url}: band {band} has scale {stated[0]:.7g} and offset {stated[1]:.7g}, not "
+                    f"{said_scaling(self.schema, band)} as in training"
+                )
 
     def __enter__(self) -> "Scene":
         return self
@@ -64,7 +83,16 @@ class Scene:
         own, trained = self.raster.nodata, self.schema.nodata
         if own is not None and own != trained:
             missing_CHW = image_CHW == own
-            if trained is None:
+            mark = trained if trained is not None and _holds(image_CHW.dtype, trained) else np.nan
+            if np.isnan(mark):
                 image_CHW = image_CHW.astype(np.float32)
-            image_CHW[missing_CHW] = np.nan if trained is None else trained
+            image_CHW[missing_CHW] = mark
         return Halo(image_CHW, read.rows.start, read.columns.start, self.shape)
+
+
+def _holds(dtype: np.dtype[Any], number: float) -> bool:
+    """Tell whether pixels of this type can have this value: bytes cannot be -9999, the default nodata."""
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return number == int(number) and limits.min <= number <= limits.max

@@ -29,7 +29,7 @@ from shards.raster.opening import bound_cache
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import check_writable, each_file_once, expand
 from shards.write.change import parquet_bytes, publish_change
-from shards.write.split_rule import places_of
+from shards.write.places import places_of
 
 SAID_EVERY = 64
 """Chips between two updates of the progress bar."""

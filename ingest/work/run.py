@@ -25,6 +25,7 @@ from ingest.work.task import PARTS, TaskContext, do_task, part_name
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
+from shards.format.schema import Schema, with_values
 from shards.format.shard_cut import SHARD_BYTES
 from shards.progress import progress
 from shards.read.dataset import Dataset
@@ -76,14 +77,13 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     base = _base(config)
     check_writable(config.out)
     new_folders = missing_folders(config.out)
-    schema = source.schema
-    if base is not None and base.schema != schema:
-        raise InputError(f"{config.out}: its chips are {base.schema}, not {schema}; choose another --out")
+    schema = _schema(source.schema, config, base)
     candidates = source.candidates()
     candidates = replace(
         candidates, table=with_known_names(candidates.table, _attributes_there(config, base))
     )
-    plan = make_plan(candidates, schema, config, _present(config, base))
+    # The plan compares requests, and a request's derived bands and scales are among its options.
+    plan = make_plan(candidates, source.schema, config, _present(config, base))
     if base is not None and base.made_by.get("request") == plan.request and not config.restart:
         return _done_before(config, base)
     if base is not None and not config.append:
@@ -155,6 +155,23 @@ def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[
             return ()
         return attributes
     return base.attributes if base else ()
+
+
+def _schema(stored: Schema, config: IngestConfig, base: Manifest | None) -> Schema:
+    """Return the schema of the dataset to make: as asked for, or that of the dataset at --out.
+
+    What was not asked for follows the dataset there, to which `treeline split` may have added bands.
+
+    Raises:
+        InputError: a band or a number cannot be used, or the dataset at --out has chips of another kind.
+    """
+    if base is not None and base.schema.bands == stored.bands:
+        here = base.schema
+        stored = replace(stored, scale=here.scale, offset=here.offset, derived=here.derived)
+    asked = with_values(stored, config.derive, config.scale, config.offset)
+    if base is not None and base.schema != asked:
+        raise InputError(f"{config.out}: its chips are {base.schema}, not {asked}; choose another --out")
+    return asked
 
 
 def _differ(config: IngestConfig, base: Manifest) -> list[str]:

@@ -14,7 +14,9 @@ from shards.draw.charts import bands_chart, label_chart, sample_picture, sources
 from shards.draw.chip_map import MapPanel, map_chart
 from shards.draw.html import number
 from shards.errors import InputError
+from shards.format.band_values import said_scaling
 from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
+from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import (
@@ -93,6 +95,7 @@ def find_out(dataset: Dataset) -> Findings:
         "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
         "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
         "pixels": f"{schema.dtype}, {schema.pixel_size:g} of the CRS's units a side, nodata {schema.nodata}",
+        **_about_values(schema),
         "label": schema.label_and_unit or "none",
         "rejected": rejected or "none",
         "shards": f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",
@@ -103,6 +106,21 @@ def find_out(dataset: Dataset) -> Findings:
     }
     url = manifest.url_of(dataset.url, STATISTICS)
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
+
+
+def _about_values(schema: Schema) -> dict[str, str]:
+    """Say what the values of bands are, where they are not simply what is stored."""
+    facts = {}
+    if scaled := [band for band in schema.bands if schema.is_scaled(band)]:
+        by_scaling: dict[str, list[str]] = {}
+        for band in scaled:
+            by_scaling.setdefault(said_scaling(schema, band), []).append(band)
+        one = len(scaled) == len(schema.bands) and len(by_scaling) == 1
+        said = "; ".join(by_scaling if one else (f"{said}: {' '.join(b)}" for said, b in by_scaling.items()))
+        facts["values"] = f"stored * scale + offset, {said}"
+    if schema.derived:
+        facts["derived"] = ", ".join(map(str, schema.derived))
+    return facts
 
 
 def text_of(dataset: Dataset, findings: Findings) -> str:

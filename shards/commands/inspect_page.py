@@ -182,7 +182,7 @@ def _numbers(name: str, summary: dict[str, Any]) -> tuple[Cell, ...]:
 def _groups(dataset: Dataset, statistics: dict[str, Any], column: str) -> Markup:
     """List the chips of each source or sensor, with the statistics of its training pixels."""
     schema, summaries = dataset.schema, statistics.get(f"{column}s", {})
-    bands = schema.bands[:MOST_BANDS]
+    bands = schema.all_bands[:MOST_BANDS]
     label = schema.label_and_unit
     head = (column, "chips", *((f"{label}: mean", "50 %", "99 %", "max") if label else ()))
     chips = chips_of(dataset.index, column)

@@ -50,7 +50,7 @@ def verify(config: VerifyConfig) -> Problems:
                 splits = splits_of_shard(dataset, number)
                 counts += Counts.of_chips(
                     [c for c, split in zip(chips, splits, strict=True) if split == "train"],
-                    dataset.schema.label,
+                    dataset.schema,
                 )
                 for chip in chips:
                     if chip.key in keys:

@@ -6,6 +6,7 @@ Arrays and statistics in, pictures out; the same input gives the same bytes.
     sample_picture(dataset, count=12, seed=0)
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,10 +33,11 @@ from shards.draw.picture import (
     show,
     tidy,
 )
+from shards.format.band_values import values_of
 from shards.format.height_classes import COLOURS
 from shards.format.histogram import CM_PER_M, HEIGHT, Histogram
 from shards.format.schema import Schema
-from shards.format.statistics import LabelSummary, Statistics, Tally
+from shards.format.statistics import LabelSummary, Statistics, Tally, band_counts
 from shards.read.dataset import Dataset
 
 MOST_BANDS = 16
@@ -54,7 +56,7 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
 
     Only the first MOST_BANDS bands are drawn.
     """
-    bands = schema.bands[:MOST_BANDS]
+    bands = schema.all_bands[:MOST_BANDS]
     across = min(_ACROSS, len(bands))
     down = -(-len(bands) // across)
     figure = new_figure(max(3.1 * across, 6.2), 2.3 * down + 0.5)
@@ -65,8 +67,8 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
         summary = statistics.bands[band]
         p = summary.percentiles
         low, high = min(summary.clamp_min, p["1"]), max(summary.clamp_max, p["99"])
-        edges = _edges(low, high, 0.0 if schema.dtype == "float32" else 1.0)
-        values, counts = histogram.pixels(schema.dtype, schema.nodata)
+        edges = band_edges(schema, band, low, high)
+        values, counts = band_counts(band, histogram, schema)
         axes.hist(values, edges, weights=100 * counts / counts.sum(), histtype="stepfilled", color=FILL)
         for limit in (summary.clamp_min, summary.clamp_max):
             clamp = axes.axvline(limit, color=CLAMP, linewidth=1, label="limits of the clamp")
@@ -81,8 +83,8 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
     for axes in panels[:, 0]:
         axes.set_ylabel("% of pixels", fontsize=SMALL)
     handles = [mean, clamp, *marks]
-    if len(bands) < len(schema.bands):
-        figure.suptitle(f"the first {len(bands)} of {len(schema.bands)} bands", fontsize=9)
+    if len(bands) < len(schema.all_bands):
+        figure.suptitle(f"the first {len(bands)} of {len(schema.all_bands)} bands", fontsize=9)
     legend_below(figure, handles)
     return png(figure)
 
@@ -165,7 +167,8 @@ def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
     keys = dataset.index["key"].take(chosen).to_pylist()
     limits = colour_limits(batch.height_BHW)
     for place, key in enumerate(keys):
-        rgb_HW3 = composite(batch.image_BCHW[place], schema.bands, schema.nodata)
+        values_CHW = values_of(batch.image_BCHW[place], schema, schema.all_bands)
+        rgb_HW3 = composite(values_CHW, schema.all_bands, None)
         show(panels[each * place], rgb_HW3, key[-24:])
         if schema.label:
             label_HW = batch.height_BHW[place]
@@ -177,6 +180,27 @@ def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
     elif schema.label:
         draw_colour_bar(figure, panels, limits, schema.label_and_unit)
     return png(figure)
+
+
+def band_edges(schema: Schema, band: str, low: float, high: float) -> NDArray[np.float64]:
+    """Return edges of bins from `low` to `high` that each hold equally many possible values of the band."""
+    step, origin = _grid(schema, band)
+    if step:  # edges then lie midway between values
+        low = origin + step * math.floor((low - origin) / step)
+    return _edges(low, high, step)
+
+
+def _grid(schema: Schema, band: str) -> tuple[float, float]:
+    """Return how far apart a band's possible values are, and one of them; (0, 0) if any value is possible."""
+    if schema.dtype == "float32":
+        return 0.0, 0.0
+    made = schema.derived_band(band)
+    if made is None:
+        scale, offset = schema.scaling(band)
+        return abs(scale), offset
+    (scale, offset), (other_scale, other_offset) = map(schema.scaling, (made.first, made.second))
+    same = abs(scale) == abs(other_scale)
+    return (abs(scale), offset + made.factor * other_offset) if same else (0.0, 0.0)
 
 
 def _edges(low: float, high: float, step: float) -> NDArray[np.float64]:

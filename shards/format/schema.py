@@ -1,13 +1,15 @@
 """The schema of chips: bands, types, nodata, sizes; and the chip itself."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.format.derived import DerivedBand, check_derived, check_numbers, numbers_of_bands
 from shards.format.histogram import DROPPED_BITS, HEIGHT
 
 EXACT_DTYPES = ("uint8", "int16", "uint16")
@@ -46,6 +48,12 @@ class Schema:
     """Unit of the label."""
     class_names: tuple[tuple[int, str], ...] = ()
     """Numbers and names of a label that is a class at each pixel, ascending; (): the label is a quantity."""
+    scale: tuple[float, ...] = ()
+    """Scale of each stored band: value = stored * scale + offset; (): 1."""
+    offset: tuple[float, ...] = ()
+    """Offset of each stored band, in the unit of its values; (): 0."""
+    derived: tuple[DerivedBand, ...] = ()
+    """Bands that are made of two stored ones where they are needed; their statistics are counted, too."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -59,6 +67,11 @@ class Schema:
             raise InputError(f"--chip-size {self.chip_size}: give 1 pixel or more")
         if not self.pixel_size > 0 or not math.isfinite(self.pixel_size):
             raise InputError(f"--pixel-size {self.pixel_size:g}: give a size above 0")
+        check_numbers(self.scale, self.offset, self.bands)
+        check_derived(self.derived, self.bands)
+        for name, neutral in (("scale", 1.0), ("offset", 0.0)):
+            if set(getattr(self, name)) == {neutral}:  # one way to say nothing: equal schemas are equal
+                object.__setattr__(self, name, ())
         if self.class_names:
             self._check_classes()
 
@@ -94,8 +107,44 @@ class Schema:
         """Label and unit as figures and tables show them, e.g. "height m"."""
         return f"{self.label} {self.label_unit}".strip()
 
+    @property
+    def all_bands(self) -> tuple[str, ...]:
+        """Names of the stored bands, then of the derived ones: the order of the statistics."""
+        return (*self.bands, *(band.name for band in self.derived))
+
+    def scaling(self, band: str) -> tuple[float, float]:
+        """Return scale and offset of a stored band."""
+        place = self.bands.index(band)
+        return self.scale[place] if self.scale else 1.0, self.offset[place] if self.offset else 0.0
+
+    def is_scaled(self, band: str) -> bool:
+        """Tell whether a stored band's values are other numbers than those stored."""
+        return self.scaling(band) != (1.0, 0.0)
+
+    def check_counted(self, names: Sequence[str]) -> None:
+        """Refuse bands that are neither stored nor derived, of which nothing was counted.
+
+        Raises:
+            InputError: says which.
+        """
+        missing = [name for name in names if name not in self.all_bands]
+        if missing:
+            there = f"there are {' '.join(self.all_bands)}"
+            raise InputError(
+                f"no band {' or '.join(missing)}: {there}; treeline split --derive counts others"
+            )
+
+    def derived_band(self, name: str) -> DerivedBand | None:
+        """Return the derived band of this name; None for a stored one.
+
+        Raises:
+            InputError: there is no such band.
+        """
+        self.check_counted([name])
+        return next((band for band in self.derived if band.name == name), None)
+
     def band_positions(self, names: tuple[str, ...]) -> tuple[int, ...]:
-        """Return the positions of the named bands in stored order.
+        """Return the positions of the named stored bands in stored order.
 
         Raises:
             InputError: there is no such band.
@@ -106,21 +155,50 @@ class Schema:
         return tuple(self.bands.index(name) for name in names)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the schema as plain JSON values; without classes as before there were any."""
-        values = {**asdict(self), "bands": list(self.bands)}
-        del values["class_names"]
-        return values | ({"class_names": _named(self.class_names)} if self.class_names else {})
+        """Return the schema as plain JSON values."""
+        younger: dict[str, Any] = {
+            "scale": list(self.scale),
+            "offset": list(self.offset),
+            "derived": list(map(str, self.derived)),
+            "class_names": {str(number): name for number, name in self.class_names},  # JSON's keys are text
+        }
+        values = {**asdict(self), "bands": list(self.bands), **younger}
+        # Left out where they say nothing, so that datasets of before keep their bytes and fingerprints.
+        return {name: value for name, value in values.items() if value or name not in younger}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Schema":
         """Make the schema that `to_json` was called on."""
+        """Make the schema that `to_json` was called on."""
+        numbers = {name: tuple(values.get(name, ())) for name in ("bands", "scale", "offset")}
+        derived = tuple(map(DerivedBand.parse, values.get("derived", ())))
         classes = tuple((int(number), name) for number, name in values.get("class_names", {}).items())
-        return cls(**{**values, "bands": tuple(values["bands"]), "class_names": classes})
+        return cls(**{**values, **numbers, "derived": derived, "class_names": classes})
 
 
-def _named(classes: tuple[tuple[int, str], ...]) -> dict[str, str]:
-    """Return names by number, which JSON has as text."""
-    return {str(number): name for number, name in classes}
+def with_values(
+    schema: Schema, derive: Sequence[str], scale: Sequence[str] = (), offset: Sequence[str] = ()
+) -> Schema:
+    """Return `schema` with these derived bands added, and with scale and offset of the bands that are named.
+
+    Args:
+        schema: schema of stored bands, perhaps with scales and derived bands of its own.
+        derive: formulas, see `DerivedBand.parse`; one that the schema has already is no mistake.
+        scale: numbers, see `numbers_of_bands`; a band that is not named keeps its own.
+        offset: likewise.
+
+    Raises:
+        InputError: a formula or a number cannot be read, or names no stored band, or a name is taken.
+    """
+    added = [DerivedBand.parse(text) for text in derive]
+    check_derived(added, schema.bands)
+    scales, offsets = zip(*map(schema.scaling, schema.bands), strict=True)
+    return replace(
+        schema,
+        scale=numbers_of_bands("scale", scale, schema.bands, scales),
+        offset=numbers_of_bands("offset", offset, schema.bands, offsets),
+        derived=(*schema.derived, *(band for band in added if band not in schema.derived)),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,11 @@ Counts add in any grouping and order. Everything else follows from them: mean, s
 percentiles, the clamp, and mean and deviation after clamping, which otherwise need a second pass. Counts are
 kept by height source and sensor, so that these can be told apart later.
 
-    counts = Counts.of_chips(chips)            # any number of times, on any number of machines
+Stored bands are counted as stored, and their statistics are in the unit of their values: of the same decibels
+as uint8 and as float32 they differ only by rounding. A derived band is counted by its own values, since its
+deviation follows from no stored band's.
+
+    counts = Counts.of_chips(chips, schema)    # any number of times, on any number of machines
     statistics = summarise((counts + other_counts).total(), schema)
 """
 
@@ -18,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.format.band_values import values_of_band
 from shards.format.height_classes import EDGES, NAMES
 from shards.format.histogram import HEIGHT, SKETCH_ERROR, Histogram, count_labels, count_pixels
 from shards.format.schema import Chip, Schema
@@ -25,7 +30,8 @@ from shards.format.schema import Chip, Schema
 PERCENTILES = (1, 2, 5, 25, 50, 75, 90, 95, 98, 99)
 CLAMP_DEVIATIONS = 3.0
 """Standard deviations from the mean at which pixels are clamped. The clamp is (0, mean + 3 std), as for the
-regressors trained so far; for float32 pixels, which may be decibels below 0, (mean - 3 std, mean + 3 std)."""
+regressors trained so far; for float32 pixels, bands with a scale or offset, and derived bands, all of which
+may be decibels below 0, (mean - 3 std, mean + 3 std)."""
 UNKNOWN = "unknown"
 """Name in the statistics for chips whose source or sensor is not known."""
 COUNTED_CHIPS = 16
@@ -40,13 +46,21 @@ class Tally:
     """The counts of each value in each band and in the height."""
 
     bands: tuple[Histogram, ...]
+    """Histograms of what is stored, then of derived bands' values: in the order of `Schema.all_bands`."""
     height: Histogram
 
     @classmethod
-    def of(cls, image_NCHW: NDArray[Any], height_NHW: NDArray[np.float32], label: str = HEIGHT) -> "Tally":
-        """Count stored pixels (chips, bands, rows, columns) and labels (chips, rows, columns)."""
-        bands = tuple(count_pixels(image_NCHW[:, band]) for band in range(image_NCHW.shape[1]))
-        return cls(bands, count_labels(height_NHW, label))
+    def of(
+        cls, image_NCHW: NDArray[Any], height_NHW: NDArray[np.float32], schema: Schema | None = None
+    ) -> "Tally":
+        """Count stored pixels (chips, bands, rows, columns) and labels (chips, rows, columns).
+
+        `schema` is the chips'; default: one with heights and without derived bands.
+        """
+        stored = (image_NCHW[:, band] for band in range(image_NCHW.shape[1]))
+        derived = (values_of_band(image_NCHW, schema, b.name) for b in schema.derived) if schema else ()
+        bands = tuple(count_pixels(values_NHW) for values_NHW in (*stored, *derived))
+        return cls(bands, count_labels(height_NHW, schema.label if schema else HEIGHT))
 
     def __add__(self, other: "Tally") -> "Tally":
         bands = tuple(mine + theirs for mine, theirs in zip(self.bands, other.bands, strict=True))
@@ -60,8 +74,8 @@ class Counts:
     tallies: dict[Group, Tally] = field(default_factory=dict)
 
     @classmethod
-    def of_chips(cls, chips: Sequence[Chip], label: str = HEIGHT) -> "Counts":
-        """Count all pixels of `chips`."""
+    def of_chips(cls, chips: Sequence[Chip], schema: Schema | None = None) -> "Counts":
+        """Count all pixels of `chips`; `schema` as in `Tally.of`."""
         groups: dict[Group, list[Chip]] = {}
         for chip in chips:
             groups.setdefault((chip.source or "", chip.sensor or ""), []).append(chip)
@@ -71,7 +85,7 @@ class Counts:
                 piece = members[start : start + COUNTED_CHIPS]
                 image_NCHW = np.stack([chip.image_CHW for chip in piece])
                 height_NHW = np.stack([chip.height_HW for chip in piece])
-                counts._add(group, Tally.of(image_NCHW, height_NHW, label))
+                counts._add(group, Tally.of(image_NCHW, height_NHW, schema))
         return counts
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -136,7 +150,8 @@ def _sum(tallies: Iterable[Tally]) -> Tally | None:
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of one band (in stored units) or the height (in metres). std is the population's (no n - 1)."""
+    """Summary of one band (in the unit of its values) or the height (in metres). std is the population's (no
+    n - 1)."""
 
     count: int
     minimum: float
@@ -152,14 +167,14 @@ class BandSummary(Summary):
     """Summary of a band, and the constants of the regressor's first layer."""
 
     clamp_max: float
-    """Upper clamp, mean + 3 std in stored units. Pixels are clamped to (clamp_min, clamp_max), then scaled to
-    0..1."""
+    """Upper clamp, mean + 3 std in the unit of the values. Pixels are clamped to (clamp_min, clamp_max), then
+    scaled to 0..1."""
     clamped_mean: float
     """Mean of the clamped, scaled (0..1) pixels."""
     clamped_std: float
     """Standard deviation of the clamped, scaled (0..1) pixels."""
     clamp_min: float = 0.0
-    """Lower clamp: 0 for integer pixels, mean - 3 std for float32."""
+    """Lower clamp: 0 for integer pixels, mean - 3 std for float32, bands with a scale, and derived bands."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +188,7 @@ class LabelSummary(Summary):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of the training split: each band by name, in stored order, and the height."""
+    """Statistics of the training split: each band by name, in the order of `Schema.all_bands`; the height."""
 
     bands: dict[str, BandSummary]
     height: LabelSummary | None
@@ -210,11 +225,12 @@ def statistics_json(counts: Counts, schema: Schema) -> dict[str, Any]:
 def summarise(tally: Tally, schema: Schema) -> Statistics | None:
     """Compute the statistics of a tally, without nodata; None if a band or the label has no value."""
     bands: dict[str, BandSummary] = {}
-    for name, histogram in zip(schema.bands, tally.bands, strict=True):
-        values, counts = histogram.pixels(schema.dtype, schema.nodata)
+    for name, histogram in zip(schema.all_bands, tally.bands, strict=True):
+        values, counts = band_counts(name, histogram, schema)
         if not values.size:
             return None
-        bands[name] = _band_summary(values, counts, schema.dtype == "float32")
+        is_signed = schema.dtype == "float32" or name not in schema.bands or schema.is_scaled(name)
+        bands[name] = _band_summary(values, counts, is_signed)
     if not schema.label:
         return Statistics(bands, None)
     heights, counts = tally.height.labels(schema.label)
@@ -227,6 +243,20 @@ def summarise(tally: Tally, schema: Schema) -> Statistics | None:
     else:
         classes = _classes(heights, counts) if schema.label == HEIGHT else {}
     return Statistics(bands, LabelSummary(**asdict(_summary(heights, counts)), classes=classes))
+
+
+def band_counts(
+    name: str, histogram: Histogram, schema: Schema
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the values that occur in a band, stored or derived, ascending, and their counts."""
+    if name not in schema.bands:
+        return histogram.pixels("float32", None)
+    values, counts = histogram.pixels(schema.dtype, schema.nodata)
+    if not schema.is_scaled(name):
+        return values, counts
+    scale, offset = schema.scaling(name)
+    ascending = slice(None, None, 1 if scale > 0 else -1)
+    return (values * scale + offset)[ascending], counts[ascending]
 
 
 def _band_summary(values: NDArray[np.float64], counts: NDArray[np.int64], signed: bool) -> BandSummary:

@@ -107,7 +107,7 @@ def finished_shard(
             row[name] = value
     listed = Shard(split, len(chips), content_checksum(rows), tuple(objects))
     index = pa.Table.from_pylist(rows, schema=index_schema(attributes))
-    counts = Counts.of_chips(chips, schema.label) if split == "train" else Counts()
+    counts = Counts.of_chips(chips, schema) if split == "train" else Counts()
     return FinishedShard(listed, index, refused, counts)
 
 

@@ -6,6 +6,7 @@ from itertools import chain
 import torch
 
 from shards.errors import InputError
+from shards.format.band_values import difference
 from shards.progress import progress
 from shards.read.dataset import open_dataset
 from shards.version import made_by_code
@@ -32,11 +33,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             f"{config.data}: chips have {dataset.schema.label or 'no label'}, but the checkpoint was trained "
             f"on {trained_schema.label}; choose another --data"
         )
-    if (dataset.schema.bands, dataset.schema.dtype) != (trained_schema.bands, trained_schema.dtype):
+    if differs := difference(dataset.schema, trained_schema):
         raise InputError(
-            f"{config.data}: chips are {dataset.schema.dtype} {' '.join(dataset.schema.bands)}, but the "
-            f"checkpoint was trained on {trained_schema.dtype} {' '.join(trained_schema.bands)}; choose "
-            "another --data or --checkpoint"
+            f"{config.data}: chips {differs}; they must be as in training, so choose another --data or "
+            "--checkpoint"
         )
     chips = dataset.chips(config.split, config.limit, config.where)
     if not chips.size:

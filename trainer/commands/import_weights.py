@@ -38,7 +38,7 @@ def import_checkpoint(config: ImportConfig) -> str:
     if exists(config.out):
         raise InputError(f"{config.out}: is there already; choose another --out or delete it first")
     dataset = open_dataset(config.data)
-    dataset.schema.band_positions(config.bands)
+    dataset.schema.check_counted(config.bands)
     if dataset.statistics.height is None:
         raise InputError(f"{config.data}: has no heights; give --data of a dataset made with --heights")
     if config.weights.endswith(WEIGHT_FILES):

@@ -88,7 +88,7 @@ def check(config: TrainConfig) -> Dataset:
     if config.keep.mlflow:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
-    dataset.schema.band_positions(model.bands)
+    dataset.schema.check_counted(model.bands)
     if not dataset.schema.label:
         raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
     if not dataset.manifest.samples("train"):

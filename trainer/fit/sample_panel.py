@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from shards.draw.picture import coloured_heights, composite
+from shards.format.band_values import values_of
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from trainer.fit.objective import Panel
@@ -25,7 +26,7 @@ def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: tor
     rows = [
         np.concatenate(
             [
-                composite(image_CHW, schema.bands, schema.nodata),
+                composite(values_of(image_CHW, schema, schema.all_bands), schema.all_bands, None),
                 coloured_heights(measured_HW),
                 coloured_heights(predicted_HW),
             ],

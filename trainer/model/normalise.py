@@ -1,9 +1,11 @@
 """The regressor's first layer, from stored pixels to the backbone's input.
 
-Band choice, clamp, scaling and z-score happen here and nowhere else, with the statistics that travel in
-the checkpoint, so training, evaluation and prediction cannot normalise differently.
+Band choice, scale and offset, derived bands, clamp, scaling and z-score happen here and nowhere else, with
+the schema and the statistics that travel in the checkpoint, so training, evaluation and prediction cannot
+normalise differently.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -19,19 +21,34 @@ from shards.format.statistics import Statistics
 class Normalise(nn.Module):
     """Normalisation of image_BCHW as stored to pixels_BCHW, float32, of the chosen bands.
 
-    x becomes (clip((x - clamp_min) / (clamp_max - clamp_min), 0, 1) - clamped_mean) / clamped_std; a missing
-    pixel becomes 0, the mean. The constants come from `shards.format.statistics.BandSummary`.
+    A value x (see `values`) becomes (clip((x - clamp_min) / (clamp_max - clamp_min), 0, 1) - clamped_mean) /
+    clamped_std; a missing pixel becomes 0, the mean. The constants come from
+    `shards.format.statistics.BandSummary`.
     """
 
     clamp_min_C: Tensor
     clamp_span_C: Tensor
     mean_C: Tensor
     std_C: Tensor
+    scale_S: Tensor | None
+    offset_S: Tensor | None
+    factor_D: Tensor | None
 
     def __init__(self, schema: Schema, bands: tuple[str, ...], statistics: Statistics) -> None:
         super().__init__()
-        self.positions = schema.band_positions(bands)
+        derived = [schema.derived_band(band) for band in bands]
+        made = [band for band in derived if band is not None]
+        stored = [band for band, its in zip(bands, derived, strict=True) if its is None]
+        # Of derived bands only what is not read anyway: 12 bands may be read as 8.
+        stored += dict.fromkeys(n for b in made for n in (b.first, b.second) if n not in stored)
+        self.positions = schema.band_positions(tuple(stored))
+        """Stored bands that are read."""
         self.nodata = schema.nodata
+        self._first_D = [stored.index(band.first) for band in made]
+        self._second_D = [stored.index(band.second) for band in made]
+        self._order_C = _order(derived, len(stored))
+        is_scaled = any(map(schema.is_scaled, stored))
+        scaling = [schema.scaling(band) for band in stored] if is_scaled else []
         chosen = [statistics.bands[band] for band in bands]
         for name, values in (
             ("clamp_min_C", [band.clamp_min for band in chosen]),
@@ -39,9 +56,13 @@ class Normalise(nn.Module):
             ("mean_C", [band.clamped_mean for band in chosen]),
             # A constant band becomes all zeros instead of NaN.
             ("std_C", [band.clamped_std or 1.0 for band in chosen]),
+            ("factor_D", [band.factor for band in made]),
+            ("scale_S", [scale for scale, _ in scaling]),
+            ("offset_S", [offset for _, offset in scaling]),
         ):
-            # Not in the weights: these numbers' one home is the statistics file.
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+            # Not in the weights: these numbers' homes are the schema and the statistics file.
+            numbers = torch.tensor(values, dtype=torch.float32) if values else None
+            self.register_buffer(name, numbers, persistent=False)
 
     def valid(self, image_CHW: NDArray[Any]) -> NDArray[np.bool_]:
         """Return valid_HW of stored pixels, by the rule of `forward`."""
@@ -49,6 +70,26 @@ class Normalise(nn.Module):
         for position in self.positions:  # one by one, to copy no more than one band
             valid_HW &= ~missing_values(image_CHW[position], self.nodata)
         return valid_HW
+
+    def values(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values of the chosen bands, by the rule of `shards.format.band_values`.
+
+        Returns:
+            values_BCHW, float32, undefined where missing_BCHW is true.
+        """
+        read_BSHW = image_BCHW[:, self.positions].float()
+        missing_BSHW = ~read_BSHW.isfinite()
+        if self.nodata is not None:
+            missing_BSHW |= read_BSHW == self.nodata
+        if self.scale_S is not None and self.offset_S is not None:
+            read_BSHW = read_BSHW * self.scale_S[:, None, None] + self.offset_S[:, None, None]
+        if self.factor_D is None:
+            return read_BSHW, missing_BSHW
+        seconds_BDHW = self.factor_D[:, None, None] * read_BSHW[:, self._second_D]
+        derived_BDHW = read_BSHW[:, self._first_D] + seconds_BDHW
+        missing_BDHW = missing_BSHW[:, self._first_D] | missing_BSHW[:, self._second_D]
+        values_BCHW = torch.cat([read_BSHW, derived_BDHW], 1)[:, self._order_C]
+        return values_BCHW, torch.cat([missing_BSHW, missing_BDHW], 1)[:, self._order_C]
 
     def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalise stored pixels.
@@ -61,11 +102,8 @@ class Normalise(nn.Module):
         Returns:
             pixels_BCHW and valid_BHW: valid where no chosen band is missing (`shards.format.missing`).
         """
-        chosen_BCHW = image_BCHW[:, self.positions].float()
-        missing_BCHW = ~chosen_BCHW.isfinite()
-        if self.nodata is not None:
-            missing_BCHW |= chosen_BCHW == self.nodata
-        above_BCHW = chosen_BCHW - self.clamp_min_C[:, None, None]
+        values_BCHW, missing_BCHW = self.values(image_BCHW)
+        above_BCHW = values_BCHW - self.clamp_min_C[:, None, None]
         scaled_BCHW = (above_BCHW / self.clamp_span_C[:, None, None]).clamp(0, 1)
         if changes_BCK is not None:
             scaled_BCHW = scaled_BCHW * changes_BCK[:, :, 0, None, None]
@@ -73,3 +111,14 @@ class Normalise(nn.Module):
         if changes_BCK is not None:
             pixels_BCHW = pixels_BCHW * changes_BCK[:, :, 1, None, None]
         return pixels_BCHW.masked_fill(missing_BCHW, 0.0), ~missing_BCHW.any(1)
+
+
+def _order(derived: list[Any], read: int) -> list[int]:
+    """Return where each chosen band stands among the read ones, followed by the derived ones.
+
+    Args:
+        derived: the chosen bands in their order: a derived one, or None for the next stored one.
+        read: number of stored bands that are read, the chosen ones first.
+    """
+    stored, made = itertools.count(), itertools.count(read)
+    return [next(stored) if band is None else next(made) for band in derived]

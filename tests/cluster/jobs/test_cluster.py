@@ -205,10 +205,10 @@ PLACES_OF = {
 }
 """Each command with relative places, in all ways in which options can be written."""
 NO_PLACES = {
-    *("array", "asset", "bands", "class_names", "column", "crs", "file_column", "height", "height_column"),
-    *("height_name", "image", "image_column", "image_name", "key_column", "key_pattern", "label"),
-    *("label_unit", "loss", "loss_choices", "region_column", "split_angle", "split_crs", "table_crs", "use"),
-    *("val", "val_where", "where"),
+    *("array", "asset", "bands", "class_names", "column", "crs", "derive", "file_column", "height"),
+    *("height_column", "height_name", "image", "image_column", "image_name", "key_column", "key_pattern"),
+    *("label", "label_unit", "loss", "loss_choices", "offset", "region_column", "scale", "split_angle"),
+    *("split_crs", "table_crs", "use", "val", "val_where", "where"),
 }
 """Options that are texts, and name no path or URL."""
 

@@ -42,8 +42,11 @@ from inference.predict.in_process import InProcess
 from inference.predict.map_options import MapOptions
 from inference.predict.run import predict
 from inference.predict.summary import Summary
-from inference.tiling.windows import WindowGrid
+from inference.scenes.scene import Scene
+from inference.tiling.windows import Block, Span, WindowGrid
 from shards.errors import InputError
+from shards.format.missing import missing_values
+from shards.format.schema import Schema
 from shards.version import COMMIT
 from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import load_checkpoint
@@ -267,6 +270,20 @@ def test_a_scene_may_have_its_own_nodata_value(checkpoint: Path, tmp_path: Path,
     maps = [pixels(predicted_map(path, checkpoint, tmp_path / path.stem)) for path in (ours, other)]
     assert np.array_equal(*maps)
     assert (maps[0] == NODATA).sum() == 20 * 20
+
+
+@pytest.mark.parametrize(("trained", "found"), [(-9999, np.nan), (None, np.nan), (7, 7), (0.5, np.nan)])
+def test_a_scene_of_bytes_may_have_a_nodata_value_where_the_chips_had_none_that_fits(
+    tmp_path: Path, trained: float | None, found: float
+) -> None:
+    image_CHW = np.full((1, 8, 8), 200, np.uint8)
+    image_CHW[0, 3, 5] = 0
+    path = write_scene(tmp_path / "bytes.tif", image_CHW, nodata=0)
+    schema = Schema(("vv",), "uint8", trained, 8)
+    with Scene(str(path), schema, ()) as scene:
+        read_CHW = scene.halo(Block(Span(0, 8), Span(0, 8)), WindowGrid(8, 8)).image_CHW
+    np.testing.assert_array_equal(read_CHW, np.where(image_CHW == 0, found, image_CHW))
+    assert missing_values(read_CHW, trained).sum() == 1
 
 
 @pytest.mark.parametrize("described", [True, False])

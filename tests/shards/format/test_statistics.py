@@ -83,7 +83,7 @@ def made_chips(schema: Schema, count: int = 60, seed: int = 0) -> list[Chip]:
 
 
 def statistics_of(image_NCHW: np.ndarray, height_NHW: np.ndarray, schema: Schema) -> Statistics:
-    statistics = summarise(Tally.of(image_NCHW, height_NHW, schema.label), schema)
+    statistics = summarise(Tally.of(image_NCHW, height_NHW, schema), schema)
     assert statistics is not None
     return statistics
 
