@@ -70,7 +70,9 @@ def command(words: str) -> None:
 WORK: dict[str, Callable[[], None]] = {
     "reader": read,
     "ingest": lambda: command("ingest pairs --images images --heights heights --out out"),
-    "predict": lambda: command("predict demo/scenes/unseen/WV*.tif --checkpoint demo/run --out out --block 512"),
+    "predict": lambda: command(
+        "predict demo/scenes/unseen/WV*.tif --checkpoint demo/run --out out --block 512"
+    ),
 }
 
 
