@@ -133,7 +133,7 @@ def pretrain(dataset: Dataset, epochs: int, out: Path) -> None:
     )
     fit = new_fit(config, Ranks())
     fit.run(StateCallback())
-    fit.regressor.backbone.save_pretrained(out)
+    fit.model.backbone.save_pretrained(out)
 
 
 def run(dataset: Dataset, backbone: Path, faults: Faults, seed: int, epochs: int) -> Outcome:

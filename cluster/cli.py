@@ -86,6 +86,12 @@ COMMANDS = {
     "train": Command(
         "trainer.config:TrainConfig", "cluster.commands:train", "train a regressor on a dataset", True
     ),
+    "pretrain": Command(
+        "trainer.pretrain_config:PretrainConfig",
+        "cluster.commands:pretrain",
+        "pre-train a backbone on tiles without labels",
+        True,
+    ),
     "sweep": Command(
         "trainer.config:SweepConfig", "cluster.commands:sweep", "find training options that suit a dataset"
     ),

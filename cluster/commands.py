@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from shards.config import ConvertConfig, InspectConfig, SplitConfig, VerifyConfig
     from trainer.config import EvaluateConfig, ImportConfig, SweepConfig, TrainConfig
+    from trainer.pretrain_config import PretrainConfig
 
 
 def demo(config: "DemoConfig") -> None:
@@ -128,6 +129,23 @@ def train(config: "TrainConfig", given: Set[str]) -> None:
     best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
     print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
+
+
+def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
+    """Pre-train a backbone; `given` are the options that the user named."""
+    from cluster.jobs.connection import connected
+    from shards.format.manifest import read_json
+    from shards.storage.objects import join
+    from trainer.commands.train_on_ray import launch_pretraining
+    from trainer.model.checkpoint import checkpoint_url
+
+    with connected(config.worker_range[1]):
+        launch_pretraining(config, given)
+    url = checkpoint_url(config.out)
+    best = read_json(join(url, "metrics.json"))
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
+    print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
+    print(f"treeline train --backbone {config.out} ...")
 
 
 def sweep(config: "SweepConfig") -> None:

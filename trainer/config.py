@@ -22,6 +22,7 @@ from trainer.options import (
     OptimiserOptions,
     ReadingOptions,
     TokenOptions,
+    worker_range,
 )
 
 
@@ -62,15 +63,8 @@ class TrainConfig:
 
     @property
     def worker_range(self) -> tuple[int, int]:
-        """Fewest and most Ray workers.
-
-        Raises:
-            InputError: --workers is neither N nor MIN:MAX.
-        """
-        least, _, most = str(self.workers).partition(":")
-        if not least.isdecimal() or not (most or least).isdecimal() or int(least) > int(most or least):
-            raise InputError(f"--workers {self.workers}: give N, or MIN:MAX with MIN not above MAX")
-        return int(least), int(most or least)
+        """Fewest and most Ray workers; see trainer.options.worker_range."""
+        return worker_range(self.workers)
 
     @property
     def global_batch(self) -> int:

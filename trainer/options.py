@@ -22,7 +22,7 @@ PLATEAU = OnlyWith(schedule="plateau")
 WITH_NORM = OnlyWith(decoder=("detail", "residual"))
 
 
-def _refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) -> None:
+def refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) -> None:
     """Refuse an option whose check failed.
 
     Raises:
@@ -31,6 +31,18 @@ def _refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) -
     for name, (is_good, instead) in checks.items():
         if not is_good:
             raise InputError(f"{flag_of(name)} {getattr(options, name)}: choose {instead}")
+
+
+def worker_range(workers: int | str) -> tuple[int, int]:
+    """Return the fewest and most Ray workers that --workers N or MIN:MAX allows.
+
+    Raises:
+        InputError: it is neither.
+    """
+    least, _, most = str(workers).partition(":")
+    if not least.isdecimal() or not (most or least).isdecimal() or int(least) > int(most or least):
+        raise InputError(f"--workers {workers}: give N, or MIN:MAX with MIN not above MAX")
+    return int(least), int(most or least)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
-        _refuse_out_of_range(self, {"dropout": (0 <= self.dropout < 1, "0 or more and below 1")})
+        refuse_out_of_range(self, {"dropout": (0 <= self.dropout < 1, "0 or more and below 1")})
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,7 @@ class AugmentOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
-        _refuse_out_of_range(
+        refuse_out_of_range(
             self,
             {
                 "brightness": (0 <= self.brightness < inf, "0 or more"),
@@ -144,7 +156,7 @@ class OptimiserOptions:
         Raises:
             InputError: says which option, and what to choose.
         """
-        _refuse_out_of_range(
+        refuse_out_of_range(
             self,
             {
                 "learning_rate": (0 < self.learning_rate < inf, "above 0"),
@@ -199,7 +211,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
-        _refuse_out_of_range(
+        refuse_out_of_range(
             self,
             {
                 "gradient_norm": (self.gradient_norm > 0, "above 0"),
@@ -221,7 +233,7 @@ class KeepOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
-        _refuse_out_of_range(
+        refuse_out_of_range(
             self,
             {
                 "checkpoint_steps": (self.checkpoint_steps >= 1, "1 or more"),

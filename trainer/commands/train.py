@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Set
 from contextlib import ExitStack
-from dataclasses import replace
 
 import torch
 import yaml
@@ -12,8 +11,9 @@ from shards.errors import InputError
 from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
-from shards.roles import as_begun, differing, flag_of, why_idle
+from shards.roles import as_begun, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
+from trainer.commands.begun import check_resumes
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
 from trainer.data.token_filling import open_tokens
 from trainer.data.token_store import TokenPlan, check_token_options, plan_tokens
@@ -30,7 +30,7 @@ from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.options import ChipOptions
 from trainer.run_folder.mlflow_log import check_mlflow
-from trainer.run_folder.run_writer import CONFIG, RunWriter, config_yaml, run_options
+from trainer.run_folder.run_writer import CONFIG, RunWriter, run_options
 from trainer.run_folder.state import restore
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
 from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
@@ -110,33 +110,11 @@ def check(config: TrainConfig) -> Dataset:
     if chosen.balance_heights:
         dataset.height_weights(chips, chosen.balance_heights)
     if exists(join(config.out, CONFIG)):
-        _check_resumes(config)
+        check_resumes(config)
     check_writable(config.out)
     if config.tokens.token_store:
         check_writable(config.tokens.token_store)
     return dataset
-
-
-def _check_resumes(config: TrainConfig) -> None:
-    """Refuse a run that is there, unless it is to be resumed and has the same options."""
-    if config.resume == "no":
-        raise InputError(
-            f"{config.out}: already holds a training run; resume it (--resume auto), choose another "
-            "--out, or delete it first"
-        )
-    old = yaml.safe_load(read_bytes(join(config.out, CONFIG)))
-    differ = differing(TrainConfig, old, yaml.safe_load(config_yaml(config)))
-    before = replace(config, workers=old["workers"]).global_batch
-    if not differ and before != config.global_batch:
-        raise InputError(
-            f"{config.out}: holds a run with batches of {before} chips, not {config.global_batch}; choose "
-            "--batch-per-worker so that it stays, times the workers"
-        )
-    if differ:
-        flags = ", ".join(map(flag_of, differ))
-        raise InputError(
-            f"{config.out}: holds a run with other options ({flags}); give the same, or choose another --out"
-        )
 
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
@@ -144,7 +122,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
     fit = resumed_fit(config, ranks)
     dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
     with ExitStack() as stack:
-        states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.regressor) else None
+        states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
             print(f"treeline: {_chosen(config.chips, fit.learning)}", file=sys.stderr, flush=True)

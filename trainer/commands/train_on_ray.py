@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,12 +13,22 @@ from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes, remove_file, whole_url
 from shards.version import COMMIT, UNKNOWN, commit
+from trainer.commands.pretrain import (
+    as_it_began as pretraining_as_it_began,
+)
+from trainer.commands.pretrain import (
+    check as check_pretraining,
+)
+from trainer.commands.pretrain import (
+    pretrain,
+)
 from trainer.commands.train import as_it_began, check, planned_tokens, prepared, train
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, compute, finish
 from trainer.data.token_store import TokenFile, TokenPlan
 from trainer.devices.ranks import Ranks, device_here
 from trainer.model.regressor import Regressor
+from trainer.pretrain_config import PretrainConfig
 
 FAILED = "failed.json"
 """File that a worker leaves whose error would come again: Ray restarts all workers, and they end at once."""
@@ -64,23 +74,43 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
     check(config)
     if not config.worker_range[1]:
         train(config, Ranks(device=device_here()))
+        return
+    if config.tokens.token_store:
+        _fill_token_store(config, _use_gpu(config))
+    run_on_workers(config, train)
+
+
+def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) -> None:
+    """Pre-train with `config.workers` Ray workers, or in this process if that is 0; see `launch`."""
+    config = pretraining_as_it_began(config, given)
+    check_pretraining(config)
+    if not config.worker_range[1]:
+        pretrain(config, Ranks(device=device_here()))
     else:
-        _train_on_ray(config)
+        run_on_workers(config, pretrain)
 
 
-def _train_on_ray(config: TrainConfig) -> None:
+def _use_gpu(config: TrainConfig | PretrainConfig) -> bool:
+    """Tell whether the cluster has a GPU for each worker."""
     import ray
+
+    return bool(ray.cluster_resources().get("GPU", 0) >= config.worker_range[0])
+
+
+def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., None]) -> None:
+    """Run `train(config, ranks, notice)` on every Ray worker, and again where one is lost.
+
+    Raises:
+        InputError, DatasetError, FloatingPointError: as a worker raised it.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     least, most = config.worker_range
-    count = most if least == most else (least, most)
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= least
-    if config.tokens.token_store:
-        _fill_token_store(config, use_gpu)
+    count, use_gpu = most if least == most else (least, most), _use_gpu(config)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "driver": Driver.here()},
+        train_loop_config={"config": config, "driver": Driver.here(), "train": train},
         # Ray 2.60 takes a pair, too, but does not say so in the type of this name.
         scaling_config=ScalingConfig(num_workers=count, use_gpu=use_gpu),  # type: ignore[arg-type]
         run_config=RunConfig(
@@ -158,19 +188,19 @@ def _worker(options: dict[str, Any]) -> None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
-    config: TrainConfig = options["config"]
+    config: TrainConfig | PretrainConfig = options["config"]
     options["driver"].follow()
     url = join(config.out, FAILED)
     if exists(url):
         return
     try:
-        train(config, ranks, lambda: ray.train.get_preemption_info() is not None)
+        options["train"](config, ranks, lambda: ray.train.get_preemption_info() is not None)
     except tuple(OWN_ERRORS.values()) as error:
         publish(url, json.dumps([type(error).__name__, str(error)]).encode())
         raise
 
 
-def _forget_failure(config: TrainConfig) -> Exception | None:
+def _forget_failure(config: TrainConfig | PretrainConfig) -> Exception | None:
     """Take the error that a worker left, if one did."""
     url = join(config.out, FAILED)
     if not exists(url):

@@ -31,6 +31,12 @@ def part_of(rows: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
     return part[: len(fed.image_BCHW)] if len(part) else rows[:1]
 
 
+def is_stand_in(fed: Fed, ranks: Ranks) -> bool:
+    """Tell whether this rank's part of the batch is empty, so that a chip stands in; see `never_empty`."""
+    numbers = np.arange(fed.batch.size)
+    return not rank_part(numbers, fed.batch.start, ranks.rank, ranks.world_size).size
+
+
 def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:
     """Yield the batches, but put a stand-in into an empty one: a chip seen before, without its height.
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from shards.errors import DatasetError
 from shards.read.order import Chips
@@ -22,12 +23,13 @@ from trainer.decoders.features import Features
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
 from trainer.fit.objective import Forward, Numbers, Panel
+from trainer.fit.optimiser import parameter_groups
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums
-from trainer.model.checkpoint import Checkpoint
+from trainer.model.checkpoint import Checkpoint, weights_of
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import apply_symmetries
-from trainer.options import AugmentOptions, ObjectiveOptions
+from trainer.options import AugmentOptions, ObjectiveOptions, OptimiserOptions
 from trainer.score.baselines import Baselines, baselines_of
 from trainer.score.metrics import Score
 
@@ -74,8 +76,6 @@ class HeightInputs:
 class HeightObjective:
     """Objective of a regressor: heights of pixels."""
 
-    decides = "loss"
-
     def __init__(
         self,
         regressor: Regressor,
@@ -92,6 +92,10 @@ class HeightObjective:
         self.regressor, self.learning, self.options, self.augment = regressor, learning, options, augment
         self.loss = parse_loss(options.loss)
         self.baselines: Baselines | None = None
+
+    def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
+        """See Objective."""
+        return parameter_groups(self.regressor, options)
 
     def prepare(self) -> None:
         """See Objective."""
@@ -130,6 +134,16 @@ class HeightObjective:
         """See Objective."""
         return self.loss.value(sums_K, share_done)
 
+    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
+        """See Objective; there is nothing to change."""
+
+    def after_step(self, sums_K: Tensor, share_done: float) -> None:
+        """See Objective; there is nothing to do."""
+
+    def scores_after(self, epoch: int) -> bool:
+        """See Objective."""
+        return True
+
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
         tokens = self.learning.tokens
@@ -150,6 +164,14 @@ class HeightObjective:
             )
         return {"loss": float(self.loss.value(loss_K, share_done)), **metrics.to_json()}
 
+    def standing(self, record: dict[str, Any]) -> float:
+        """See Objective: the loss, of the validation chips if there are any."""
+        return float(record.get("val_loss", record["loss"]))
+
+    def trained(self, sums_K: Tensor) -> Numbers:
+        """See Objective; there is nothing but the loss."""
+        return {}
+
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective."""
         name = "val_loss" if "val_loss" in record else "loss"
@@ -160,6 +182,10 @@ class HeightObjective:
     def panel(self, chips: Chips) -> Panel | None:
         """See Objective."""
         return draw_panel(self.regressor, self.learning.dataset, chips, self.learning.ranks.device)
+
+    def gather(self) -> None:
+        """See Objective."""
+        weights_of(self.regressor, keep=False)
 
     def state(self) -> dict[str, Any]:
         """See Objective."""

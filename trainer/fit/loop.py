@@ -1,6 +1,6 @@
 """The training loop, without Ray and without files: one step after another, from any step on.
 
-fit = Fit(regressor, learning, objective, optimiser, options, global_batch)
+fit = Fit(model, learning, objective, optimiser, options, global_batch)
 restore(fit, state)                     # trainer.run_folder.state: resume a run that another process began
 fit.run(callback)                       # every rank runs it; sums over ranks make them agree
 """
@@ -20,14 +20,14 @@ from shards.read.order import Chips
 from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey, never_empty
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
+from trainer.devices.learner import Learner
 from trainer.devices.repeatable import check_compiler, in_precision, repeatable
 from trainer.devices.sharding import whole
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Numbers, Objective, surrogate
-from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
+from trainer.fit.optimiser import Schedule, new_optimiser
 from trainer.fit.scoring import add_up
 from trainer.fit.weight_average import Average
-from trainer.model.regressor import Regressor
 from trainer.options import FitOptions, OptimiserOptions
 
 
@@ -38,7 +38,7 @@ class Callback(Protocol):
         """React to a step over `chips` chips (of all ranks) with this loss."""
 
     def after_epoch(self, fit: "Fit", record: dict[str, Any], is_best: bool) -> None:
-        """React to an epoch that is done and scored, while the regressor still has the scored weights."""
+        """React to an epoch that is done and scored, while the model still has the scored weights."""
 
     def save(self, fit: "Fit") -> None:
         """Save the state; the loop calls this at the end of an epoch."""
@@ -65,11 +65,11 @@ class Position:
 
 
 class Fit:
-    """A regressor in training, as one rank sees it."""
+    """A model in training, as one rank sees it."""
 
     def __init__(
         self,
-        regressor: Regressor,
+        model: Learner,
         learning: Learning,
         objective: Objective[Any],
         optimiser: OptimiserOptions,
@@ -78,24 +78,24 @@ class Fit:
         flops_per_chip: float = 0.0,
     ) -> None:
         """Args:
-        regressor: a regressor on its device; on the CPU if it is to be sharded.
+        model: a model on its device; on the CPU if it is to be sharded.
         learning: the chips to learn from, and the ranks.
-        objective: the objective, made for this regressor.
+        objective: the objective, made for this model.
         optimiser: options of the optimiser.
         options: options of the loop.
         global_batch: chips per step, over all ranks.
         flops_per_chip: operations of one chip's forward and backward pass; 0: not counted.
         """
-        self.regressor, self.learning, self.objective, self.options = regressor, learning, objective, options
+        self.model, self.learning, self.objective, self.options = model, learning, objective, options
         self.global_batch, self.flops_per_chip = global_batch, flops_per_chip
         ranks = learning.ranks
-        # First of all, since sharding replaces the regressor's parameters.
-        self._model = ranks.wrap(regressor, regressor.blocks() if options.shard_model else None)
-        self._forward = in_precision(self._model, ranks.device, options.bf16)
-        self._forward_alone = in_precision(regressor, ranks.device, options.bf16)
-        self.optimiser = new_optimiser(parameter_groups(regressor, optimiser), optimiser, ranks.device)
+        # First of all, since sharding replaces the model's parameters.
+        self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None)
+        self._forward = in_precision(self._wrapped, ranks.device, options.bf16)
+        self._forward_alone = in_precision(model, ranks.device, options.bf16)
+        self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
-        self.average = Average(regressor, options.average) if options.average else None
+        self.average = Average(model, options.average) if options.average else None
         self.position = Position()
         self.records: list[dict[str, Any]] = []
         """Records of the epochs so far."""
@@ -113,8 +113,8 @@ class Fit:
         )
         if options.compile:
             check_compiler(ranks.device)
-            regressor.backbone.compile()
-            regressor.decoder.compile()
+            for part in model.compiled():
+                part.compile()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -154,7 +154,7 @@ class Fit:
     def _train_epoch(self, callback: Callback) -> None:
         """Train on the rest of the epoch's chips."""
         position, learning = self.position, self.learning
-        self._model.train()
+        self._wrapped.train()
         self.reader.state = replace(self.reader.state, epoch=position.epoch, seen=position.seen)
         batches = never_empty(self.reader.epoch(), learning.dataset.schema, learning.train_chips)
         clock, chips_before = learning.ranks.clock, position.chips
@@ -196,7 +196,7 @@ class Fit:
             self._not_a_number(fed.batch, f"the loss is {value}")
             return value
         for number, piece in enumerate(pieces):
-            with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._model):
+            with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._wrapped):
                 sums_K = piece_sums[0] if len(pieces) == 1 else objective.sums(self._forward, piece)
                 # Ranks average gradients; times the number of ranks, that is the sum over ranks.
                 (surrogate(objective, sums_K, sums_all_K, share_done) * ranks.world_size).backward()
@@ -207,11 +207,13 @@ class Fit:
             self.optimiser.zero_grad(set_to_none=True)
             self._not_a_number(fed.batch, f"the gradient's norm is {norm}")
             return value
+        objective.before_step(self.optimiser, share_done)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.schedule.after_step()
         if self.average:
             self.average.update()
+        objective.after_step(sums_all_K, share_done)
         self.sums_K = sums_all_K if self.sums_K is None else self.sums_K + sums_all_K
         position.step += 1
         return value
@@ -230,7 +232,7 @@ class Fit:
         )
 
     def _end_epoch(self, callback: Callback) -> None:
-        """Score the regressor, and go to the next epoch."""
+        """Score the model, and go to the next epoch."""
         position, learning = self.position, self.learning
         if self.sums_K is None:
             raise DatasetError(
@@ -243,14 +245,15 @@ class Fit:
             "loss": loss,
             "learning_rate": self.schedule.learning_rate,
             "chips": position.chips,
+            **self.objective.trained(self.sums_K),
         }
         if position.skipped:
             record["skipped_steps"] = position.skipped
         with self.average.swapped() if self.average else nullcontext():
-            if learning.val_chips.size:
+            if learning.val_chips.size and self.objective.scores_after(position.epoch):
                 numbers = self.score(learning.val_chips)
                 record |= {f"val_{name}": number for name, number in numbers.items()}
-            value = deciding(record, self.objective.decides)
+            value = self.objective.standing(record)
             is_best = value < position.best
             position.best = min(position.best, value)
             position.epochs_since_best = 0 if is_best else position.epochs_since_best + 1
@@ -260,8 +263,8 @@ class Fit:
             callback.after_epoch(self, record, is_best)
 
     def score(self, chips: Chips) -> Numbers:
-        """Score the regressor on `chips`, summed over all ranks; the result is the same on every rank."""
-        self.regressor.eval()
+        """Score the model on `chips`, summed over all ranks; the result is the same on every rank."""
+        self.model.eval()
         learning, schema = self.learning, self.learning.dataset.schema
         # In an epoch's order only one rank fetches each byte; the order does not change a score.
         order = learning.dataset.epoch(chips, self.options.seed, 0)
@@ -273,8 +276,3 @@ class Fit:
             learning.ranks.device,
         )
         return self.objective.scored(tuple(map(learning.ranks.sum, sums)), self.share_done)
-
-
-def deciding(record: dict[str, Any], decides: str) -> float:
-    """Return the value that decides whether an epoch is the best: its score, or else its training loss."""
-    return float(record.get(f"val_{decides}", record["loss"]))

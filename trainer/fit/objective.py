@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import Optimizer
 
 from shards.read.order import Chips
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
 from trainer.fit.scoring import Sums
+from trainer.options import OptimiserOptions
 
 Forward = Callable[..., Any]
 """Forward pass of the model, in the run's precision; in training it averages gradients over ranks."""
@@ -70,8 +72,8 @@ InputsT = TypeVar("InputsT", bound=StepInputs)
 class Objective(HasValue, Protocol[InputsT]):
     """Goal of a training: a loss, and the scores to report. It holds no optimiser and writes no files."""
 
-    decides: str
-    """Score that decides which epoch is best; lower is better. Without validation chips the loss decides."""
+    def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
+        """Return what learns, in groups for a torch optimiser, each with its "highest_rate"."""
 
     def prepare(self) -> None:
         """Fit the baselines, unless they were restored; only the first rank calls this."""
@@ -81,6 +83,15 @@ class Objective(HasValue, Protocol[InputsT]):
 
     def sums(self, forward: Forward, inputs: InputsT) -> Tensor:
         """Compute the loss's sums_K over these chips, differentiable; sums of pieces and ranks add up."""
+
+    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
+        """Change gradients or the optimiser's options for the step that comes; ranks change them alike."""
+
+    def after_step(self, sums_K: Tensor, share_done: float) -> None:
+        """React to a step of the optimiser, whose sums over all chips and ranks were sums_K."""
+
+    def scores_after(self, epoch: int) -> bool:
+        """Tell whether the model is scored after epoch number `epoch` (from 0)."""
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """Compute the sums that scores follow from, for one batch; sums of batches and ranks add up."""
@@ -92,11 +103,20 @@ class Objective(HasValue, Protocol[InputsT]):
             DatasetError: the chips cannot be scored.
         """
 
+    def standing(self, record: dict[str, Any]) -> float:
+        """Return the value by which epochs are compared; the lowest is the best."""
+
+    def trained(self, sums_K: Tensor) -> Numbers:
+        """Compute what to record of an epoch's training beside its loss, from its sums_K over all ranks."""
+
     def summary(self, record: dict[str, Any]) -> str:
         """Sum up an epoch's scores in a few words."""
 
     def panel(self, chips: Chips) -> Panel | None:
         """Draw sample chips; None if their shards are left out. If sharded, call it on all ranks."""
+
+    def gather(self) -> None:
+        """Take part in gathering a sharded model's weights, while the first rank makes a checkpoint."""
 
     def state(self) -> dict[str, Any]:
         """Return the objective's part of the training state, as plain JSON values."""

@@ -7,13 +7,14 @@ schedule = Schedule(optimiser, options, total_steps)
     schedule.after_epoch(loss)                           after each validation
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import cos, inf, isfinite, pi
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW
+from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
 from trainer.model.regressor import Regressor
@@ -28,22 +29,43 @@ LEAST_IMPROVEMENT = 1e-4
 """Share by which a loss must be below the best one to count as better, as in torch's ReduceLROnPlateau."""
 
 
+Stage = tuple[str, float, dict[str, nn.Parameter]]
+"""Part of a model: name, learning rate as a share of the highest, parameters by name."""
+
+
 def parameter_groups(
     regressor: Regressor, options: OptimiserOptions, decay_norms: bool = False
 ) -> list[dict[str, Any]]:
-    """Return what learns, in groups for a torch optimiser; the order depends on the regressor alone.
+    """Return what learns of a regressor, in groups for a torch optimiser; see `grouped`.
 
     First comes the decoder, then its output layer, then the backbone from its embeddings to its last block.
-    Of n blocks, block i learns at `backbone_rate_factor * layer_decay ** (n - 1 - i)` of the decoder's rate,
-    the embeddings like a block below the first, the final norm like the last block (layer-wise decay as for
-    BEiT, Bao et al. 2021, arXiv:2106.08254). Each may give two groups: with weight decay, and without.
-    With `decay_norms` biases, norms, tokens and layer scales have it, too.
+    """
+    decoder = dict(regressor.decoder.named_parameters())
+    output = set(regressor.decoder.output.parameters())
+    stages: list[Stage] = [
+        ("decoder", 1.0, {key: weight for key, weight in decoder.items() if weight not in output}),
+        (
+            "decoder.output",
+            options.output_rate_factor,
+            {key: weight for key, weight in decoder.items() if weight in output},
+        ),
+    ]
+    return grouped(regressor, [*stages, *backbone_stages(regressor.backbone, options)], options, decay_norms)
+
+
+def grouped(
+    model: nn.Module, stages: Iterable[Stage], options: OptimiserOptions, decay_norms: bool = False
+) -> list[dict[str, Any]]:
+    """Return what learns, in groups for a torch optimiser; the order depends on the model alone.
+
+    Each stage may give two groups: with weight decay, and without. With `decay_norms` biases, norms, tokens
+    and layer scales have it, too.
 
     Raises:
-        ValueError: a parameter learns that belongs to neither the decoder nor the backbone.
+        ValueError: a parameter learns that belongs to no stage.
     """
     groups = list[dict[str, Any]]()
-    for name, factor, parameters in _stages(regressor, options):
+    for name, factor, parameters in stages:
         learning = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
         spared = {key: not decay_norms and _is_spared(key, learning[key]) for key in learning}
         for is_spared in (False, True):
@@ -56,23 +78,21 @@ def parameter_groups(
             }
             if group["params"]:
                 groups.append(group)
-    grouped = sum(len(group["params"]) for group in groups)
-    learning_in_all = sum(parameter.requires_grad for parameter in regressor.parameters())
-    if grouped != learning_in_all:
-        raise ValueError(f"{learning_in_all} parameters learn, {grouped} of them have a learning rate")
+    rated = sum(len(group["params"]) for group in groups)
+    learning_in_all = sum(parameter.requires_grad for parameter in model.parameters())
+    if rated != learning_in_all:
+        raise ValueError(f"{learning_in_all} parameters learn, {rated} of them have a learning rate")
     return groups
 
 
-def _stages(
-    regressor: Regressor, options: OptimiserOptions
-) -> Iterator[tuple[str, float, dict[str, nn.Parameter]]]:
-    """Yield (name, learning rate as a share of the decoder's, parameters by name), each parameter once."""
-    output = set(regressor.decoder.output.parameters())
-    decoder = dict(regressor.decoder.named_parameters())
-    yield "decoder", 1.0, {key: weight for key, weight in decoder.items() if weight not in output}
-    in_output = {key: weight for key, weight in decoder.items() if weight in output}
-    yield "decoder.output", options.output_rate_factor, in_output
-    backbone, factor, decay = regressor.backbone, options.backbone_rate_factor, options.layer_decay
+def backbone_stages(backbone: DINOv3ViTModel, options: OptimiserOptions) -> Iterator[Stage]:
+    """Yield the stages of a backbone, from its embeddings to its last block.
+
+    Of n blocks, block i learns at `backbone_rate_factor * layer_decay ** (n - 1 - i)` of the highest rate,
+    the embeddings like a block below the first, the final norm like the last block (layer-wise decay as for
+    BEiT, Bao et al. 2021, arXiv:2106.08254).
+    """
+    factor, decay = options.backbone_rate_factor, options.layer_decay
     blocks = len(backbone.model.layer)
     yield "backbone.embeddings", factor * decay**blocks, dict(backbone.embeddings.named_parameters())
     for number, block in enumerate(backbone.model.layer):

@@ -15,11 +15,12 @@ from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from trainer.decoders.features import DecoderConfig, Features
 from trainer.decoders.make import new_decoder
+from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
 from trainer.model.normalise import Normalise
 
 
-class Regressor(nn.Module):
+class Regressor(Learner):
     """Normalisation, backbone and decoder. The input's sides must be multiples of the patch size."""
 
     def __init__(
@@ -71,6 +72,10 @@ class Regressor(nn.Module):
     def blocks(self) -> Blocks:
         """Name the parts that are gathered one at a time when ranks share the regressor."""
         return Blocks(self.backbone.model.layer, self.decoder)
+
+    def compiled(self) -> tuple[nn.Module, ...]:
+        """Name the parts that --compile compiles."""
+        return self.backbone, self.decoder
 
     def tokens(self, pixels_BCHW: Tensor) -> Tensor:
         """Return tokens_BND after the final norm: class token, registers, then patches row by row."""

@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -37,9 +38,10 @@ from shards.storage.objects import (
 )
 from shards.version import made_by_code
 from trainer.config import TrainConfig
-from trainer.fit.loop import Fit, deciding
+from trainer.fit.loop import Fit
 from trainer.model.checkpoint import CHECKPOINTS
 from trainer.options import KeepOptions
+from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate
 from trainer.run_folder.mlflow_log import MlflowLog
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
@@ -141,7 +143,7 @@ class RunWriter(StateCallback):
             self._mlflow.add(numbers, record["epoch"])
         self._print(rate.line(record["epoch"], fit.objective.summary(record)), rate, fit.spent.seconds)
         self._draw(fit, record["epoch"])
-        best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.decides)
+        best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.standing)
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
         files = fit.objective.checkpoint(record, self._options.trained_on)
         lines = "".join(json.dumps(line) + "\n" for line in fit.records)
@@ -193,13 +195,15 @@ def folder_of(epoch: int) -> str:
     return f"epoch-{epoch + 1:04d}"
 
 
-def best_epochs(records: list[dict[str, Any]], count: int, decides: str) -> list[int]:
-    """Return the numbers of the best epochs by the score `decides`, best first; ties go to the earlier."""
-    scored = sorted((deciding(record, decides), record["epoch"]) for record in records)
+def best_epochs(
+    records: list[dict[str, Any]], count: int, standing: Callable[[dict[str, Any]], float]
+) -> list[int]:
+    """Return the numbers of the best epochs by their standing, best first; ties go to the earlier."""
+    scored = sorted((standing(record), record["epoch"]) for record in records)
     return [epoch for _, epoch in scored[:count]]
 
 
-def config_yaml(config: TrainConfig) -> str:
+def config_yaml(config: TrainConfig | PretrainConfig) -> str:
     """Write the resolved options as YAML, to be fed back with --config."""
     return as_yaml(plain(config))
 
@@ -209,6 +213,6 @@ def as_yaml(options: dict[str, Any]) -> str:
     return yaml.safe_dump(options, sort_keys=False)
 
 
-def plain(config: TrainConfig) -> dict[str, Any]:
+def plain(config: TrainConfig | PretrainConfig) -> dict[str, Any]:
     """Return the resolved options as plain YAML and JSON values."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in flat(config).items()}

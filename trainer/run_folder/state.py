@@ -65,7 +65,7 @@ def restore(fit: Fit, state: StoredState) -> None:
     fit.records = list(values["records"])
     fit.schedule.load_state_dict(values["schedule"])
     fit.objective.restore(values)
-    for name, tensor in _learnt(fit).items():
+    for name, tensor in fit.model.changing().items():
         _fill(tensor, state, f"weights.{name}")
     for name in state.shapes:
         kind, *place = name.split(".")
@@ -99,7 +99,7 @@ def _fill(tensor: Tensor, state: StoredState, name: str) -> Tensor:
 
 def _tensors(fit: Fit) -> dict[str, Tensor]:
     """Return every tensor of the state by name, sharded ones included."""
-    tensors = {f"weights.{name}": value for name, value in _learnt(fit).items()}
+    tensors = {f"weights.{name}": value for name, value in fit.model.changing().items()}
     for group_number, group in enumerate(fit.optimiser.param_groups):
         for number, parameter in enumerate(group["params"]):
             for name, value in fit.optimiser.state.get(parameter, {}).items():
@@ -109,13 +109,3 @@ def _tensors(fit: Fit) -> dict[str, Tensor]:
     if fit.sums_K is not None:
         tensors["sums"] = fit.sums_K
     return tensors
-
-
-def _learnt(fit: Fit) -> dict[str, Tensor]:
-    """Return the tensors that training changes: parameters that learn, and buffers."""
-    tensors: dict[str, Tensor] = {
-        name: value for name, value in fit.regressor.named_parameters() if value.requires_grad
-    }
-    stored = fit.regressor.state_dict(keep_vars=True).keys()
-    buffers = {name: value for name, value in fit.regressor.named_buffers() if name in stored}
-    return tensors | buffers

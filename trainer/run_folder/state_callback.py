@@ -10,7 +10,6 @@ from shards.read.order import subset
 from trainer.devices.sharding import is_sharded
 from trainer.fit.loop import Fit
 from trainer.fit.objective import Panel
-from trainer.model.checkpoint import weights_of
 from trainer.run_folder.background import Background
 from trainer.run_folder.state import state_name, state_of
 from trainer.run_folder.state_parts import StateWriter
@@ -68,9 +67,9 @@ class StateCallback:
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """See Callback."""
-        if is_sharded(fit.regressor):  # the first rank's panel and checkpoint need all ranks
+        if is_sharded(fit.model):  # the first rank's panel and checkpoint need all ranks
             panel_of(fit)
-            weights_of(fit.regressor, keep=False)
+            fit.objective.gather()
 
     def save(self, fit: Fit) -> None:
         """Save the state in the background, unless that was done at this step already."""

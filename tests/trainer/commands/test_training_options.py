@@ -171,8 +171,8 @@ def test_deterministic_gives_the_same_bits_and_is_over_when_the_run_is(
     assert steps.losses == steps_again.losses
     assert steps.repeatable == [True] * 3
     assert not torch.are_deterministic_algorithms_enabled()
-    for name, tensor in one.regressor.state_dict().items():
-        assert torch.equal(tensor, again.regressor.state_dict()[name]), name
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
 
 
 def test_without_deterministic_torch_is_left_alone(dataset: Dataset, backbone: Path) -> None:
@@ -235,11 +235,11 @@ def test_channels_last_is_a_matter_of_memory(dataset: Dataset, backbone: Path, t
     fit = resumed_fit(config.with_options(epochs=2), Ranks())
     fit.run(StateCallback())
     wide = [
-        weight for weight in fit.regressor.decoder.parameters() if weight.dim() == 4 and 1 not in weight.shape
+        weight for weight in fit.model.decoder.parameters() if weight.dim() == 4 and 1 not in weight.shape
     ]
     assert wide
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in wide)
-    regressor = fit.regressor.eval()
+    regressor = fit.model.eval()
     image_BCHW = torch.from_numpy(stored_images(4))
     last_BHW, _ = regressor.predict(image_BCHW)
     regressor.decoder.to(memory_format=torch.contiguous_format)

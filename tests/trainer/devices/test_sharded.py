@@ -115,7 +115,7 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
     """Train sharded, save, go on from what others saved; what came of it, as plain values."""
     of_n = folder / f"by-{ranks.world_size}"
     fit, losses, scores = run(config, ranks, save=of_n)
-    held = [rows_of(weight).tensor.numel() for weight in fit.regressor.parameters()]
+    held = [rows_of(weight).tensor.numel() for weight in fit.model.parameters()]
     moments = [
         rows_of(state[name]).tensor.numel()
         for state in fit.optimiser.state.values()
@@ -248,8 +248,8 @@ def test_a_whole_state_survives_its_parts_bit_for_bit(config: TrainConfig, folde
 @pytest.mark.slow
 def test_each_rank_holds_and_writes_its_share(ranks: Any, alone: Any, folder: Path) -> None:
     fit, world = alone[0], len(ranks)
-    total = sum(weight.numel() for weight in fit.regressor.parameters())
-    learning = sum(weight.numel() for weight in fit.regressor.parameters() if weight.requires_grad)
+    total = sum(weight.numel() for weight in fit.model.parameters())
+    learning = sum(weight.numel() for weight in fit.model.parameters() if weight.requires_grad)
     assert sum(one["held"] for one in ranks) == total
     assert sum(one["moments"] for one in ranks) == 2 * learning
     sizes = {path.name: path.stat().st_size for path in (folder / f"by-{world}").glob("state/*/*")}

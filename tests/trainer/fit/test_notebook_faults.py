@@ -70,13 +70,13 @@ def config(dataset: Dataset, backbone: Path) -> TrainConfig:
 def trained(config: TrainConfig, faults: Faults | None = None) -> Fit:
     fit = new_fit(config, Ranks(), None if faults is None else notebook_variant(config, faults))
     # Not above all heights as usual, so that some predictions are below 0 from the beginning.
-    torch.nn.init.zeros_(fit.regressor.decoder.output.bias)
+    torch.nn.init.zeros_(fit.model.decoder.output.bias)
     fit.run(StateCallback())
     return fit
 
 
 def weights_of(fit: Fit) -> dict[str, torch.Tensor]:
-    return fit.regressor.state_dict()
+    return fit.model.state_dict()
 
 
 def are_equal(one: Fit, other: Fit) -> bool:
@@ -175,7 +175,7 @@ def test_the_notebooks_scores_stand_beside_the_right_ones(dataset: Dataset, conf
     """Worked out from the predictions: the root of the asymmetric loss, and numpy's correlation."""
     fit = trained(config, SINGLE["own_scores"])
     batch = dataset.gather(dataset.chips("val"))
-    predicted_BHW, valid_BHW = fit.regressor.predict(torch.from_numpy(batch.image_BCHW))
+    predicted_BHW, valid_BHW = fit.model.predict(torch.from_numpy(batch.image_BCHW))
     known_BHW = valid_BHW.numpy() & np.isfinite(batch.height_BHW)
     predicted_N, height_N = predicted_BHW.numpy()[known_BHW].astype(float), batch.height_BHW[known_BHW]
     record, error_N = fit.records[-1], predicted_N - height_N
@@ -204,7 +204,7 @@ def test_positions_are_jittered_while_training_and_not_while_scoring(
     class Look(StateCallback):
         def _tokens(self, fit: Fit) -> torch.Tensor:
             with torch.no_grad():
-                return fit.regressor.tokens(fit.regressor.normalise(image_BCHW)[0])
+                return fit.model.tokens(fit.model.normalise(image_BCHW)[0])
 
         def after_step(self, fit: Fit, chips: int, loss: float) -> None:
             seen.setdefault("step", []).append(self._tokens(fit))
@@ -244,7 +244,7 @@ def test_a_faithful_run_leaves_an_ordinary_regressor(
     again.run(StateCallback())
     assert again.records == records
     image_BCHW = torch.from_numpy(dataset.gather(np.arange(4)).image_BCHW)
-    ours, theirs = (of.predict(image_BCHW)[0] for of in (again.regressor, checkpoint.regressor))
+    ours, theirs = (of.predict(image_BCHW)[0] for of in (again.model, checkpoint.regressor))
     assert ours.equal(theirs)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from regressors import local_backbone, small_config, write_dataset
 from torch import Tensor
+from torch.optim import Optimizer
 
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
@@ -33,10 +34,8 @@ from trainer.run_folder.state_parts import StateWriter, StoredState
 class MeanOfChip:
     """Bright chips are to have large means: squared errors of a chip's mean, in hundreds of stored units."""
 
-    decides = "worst"
-
     def __init__(self, heights: HeightObjective) -> None:
-        self.inputs, self.met = heights.inputs, 0
+        self.inputs, self.groups, self.met, self.steps = heights.inputs, heights.groups, 0, 0
 
     def prepare(self) -> None:
         pass
@@ -57,6 +56,24 @@ class MeanOfChip:
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         error_B = self._errors(forward, fed.image_BCHW).abs()
         return error_B.sum(), torch.tensor(len(error_B))
+
+    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
+        pass
+
+    def after_step(self, sums_K: Tensor, share_done: float) -> None:
+        self.steps += 1
+
+    def scores_after(self, epoch: int) -> bool:
+        return True
+
+    def standing(self, record: dict[str, Any]) -> float:
+        return float(record["val_worst"])
+
+    def gather(self) -> None:
+        pass
+
+    def trained(self, sums_K: Tensor) -> Numbers:
+        return {"met": int(sums_K[1])}
 
     def scored(self, sums: Sums, share_done: float) -> Numbers:
         return {"chips": int(sums[1]), "worst": float(sums[0] / sums[1])}
@@ -118,13 +135,14 @@ def test_another_objective_is_learnt_scored_and_resumed(
 ) -> None:
     fit, objective = new_fit(dataset, config)
     fit.run(StateCallback())
-    names = ["epoch", "loss", "learning_rate", "chips", "val_chips", "val_worst"]
+    names = ["epoch", "loss", "learning_rate", "chips", "met", "val_chips", "val_worst"]
     assert [list(record) for record in fit.records] == [names] * config.fit.epochs
     worst = [record["val_worst"] for record in fit.records]
     assert worst[-1] < worst[0]
     assert fit.position.best == min(worst)
-    assert best_epochs(fit.records, config.fit.epochs, objective.decides) == list(np.argsort(worst))
+    assert best_epochs(fit.records, config.fit.epochs, objective.standing) == list(np.argsort(worst))
     assert objective.met == config.fit.epochs * dataset.chips("train").size
+    assert objective.steps == fit.position.step > 0
 
     with pytest.raises(KeyboardInterrupt):
         new_fit(dataset, config)[0].run(Stopper(tmp_path))
@@ -134,7 +152,5 @@ def test_another_objective_is_learnt_scored_and_resumed(
     again.run(StateCallback())
     assert again.records == fit.records
     assert resumed.met == objective.met
-    for one, other in zip(
-        again.regressor.state_dict().values(), fit.regressor.state_dict().values(), strict=True
-    ):
+    for one, other in zip(again.model.state_dict().values(), fit.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)

@@ -182,7 +182,7 @@ def train_slowly(rank: int, config: TrainConfig, folder: Path, clock: SharedCloc
 
 def spent_slowly(config: TrainConfig, ranks: Ranks, clock: SharedClock) -> TimeSpent:
     fit = new_fit(config, replace(ranks, seconds_now=clock))
-    first = next(p for p in fit.regressor.decoder.parameters() if p.requires_grad)
+    first = next(p for p in fit.model.decoder.parameters() if p.requires_grad)
     first.register_hook(clock.wait_and_go_on if ranks.rank == 1 else clock.gradient_found)
     fit.run(StateCallback())
     return fit.spent

@@ -1,0 +1,211 @@
+"""`treeline pretrain`: what one rank does, from the dataset's URL to checkpoints. No Ray here."""
+
+import sys
+from collections.abc import Set
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from shards.errors import InputError
+from shards.progress import progress
+from shards.read.dataset import Dataset, open_dataset
+from shards.roles import as_begun
+from shards.storage.objects import check_writable, exists, join, read_bytes
+from shards.version import made_by_code
+from trainer.commands.begun import check_resumes
+from trainer.devices.ranks import Ranks, device_here
+from trainer.devices.repeatable import check_compiler, prepare_repeatable
+from trainer.fit.learning import Learning
+from trainer.fit.loop import Fit
+from trainer.model.backbone import TINY, build_backbone, new_backbone
+from trainer.model.pretrained import is_pretrained, load_pretrained
+from trainer.model.trainable import recompute_activations
+from trainer.pretrain.dino import Dino, Head
+from trainer.pretrain.encoder import Encoder
+from trainer.pretrain.masked import Masked
+from trainer.pretrain.masking import groups_of, shown_count
+from trainer.pretrain.objective_of_dino import DinoObjective
+from trainer.pretrain.objective_of_masked import MaskedObjective
+from trainer.pretrain.probe import probe_tiles
+from trainer.pretrain.views import crop_sizes
+from trainer.pretrain_config import EncoderOptions, PretrainConfig
+from trainer.run_folder.mlflow_log import check_mlflow
+from trainer.run_folder.run_writer import CONFIG, RunOptions, RunWriter, plain
+from trainer.run_folder.state import restore
+from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
+from trainer.run_folder.state_parts import STATE, StoredState
+
+
+def as_it_began(config: PretrainConfig, given: Set[str] | None = None) -> PretrainConfig:
+    """Take over from the run that is to be resumed what its options meant when it began."""
+    url = join(config.out, CONFIG)
+    if config.resume == "no" or not exists(url):
+        return config
+    return as_begun(config, yaml.safe_load(read_bytes(url)), given)
+
+
+def check(config: PretrainConfig) -> Dataset:
+    """Find the user's mistakes before any process is started or anything is written.
+
+    Raises:
+        InputError: no dataset, no tile to learn from, bands that it lacks, or views that do not fit its tiles.
+    """
+    fit = config.fit
+    for option, value, least in (
+        ("--batch-size", config.global_batch, 1),
+        ("--epochs", fit.epochs, 1),
+        ("--accumulate", fit.accumulate, 1),
+        ("--seed", fit.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{option} {value}: give {least} or more")
+    if fit.shard_model:
+        raise InputError("--shard-model: pre-training keeps whole weights on every worker; leave it out")
+    if fit.average:
+        raise InputError("--average: pre-training has its own (the teacher's weights); leave it out")
+    if fit.compile and not config.worker_range[1]:
+        check_compiler(device_here())
+    if config.keep.mlflow:
+        check_mlflow(config.keep.mlflow)
+    dataset = open_dataset(config.data, config.reading.read_options)
+    bands = bands_of(config.encoder, dataset)
+    if not dataset.manifest.samples("train"):
+        raise InputError(
+            f"{config.data}: no tile is in the training split; give it a share with treeline split"
+        )
+    if not dataset.chips("train", config.tiles.limit, config.tiles.where).size:
+        where = config.tiles.where
+        choice = f"--where {where!r}" if where else f"--limit {config.tiles.limit}"
+        raise InputError(f"{config.data}: {choice} leaves no tile to learn from; choose more")
+    groups_of(bands, config.views.band_groups)
+    _check_sizes(config, dataset)
+    if config.probing.probe:
+        probe_tiles(dataset, config.probing.probe, config.probing.probe_tiles)
+    if exists(join(config.out, CONFIG)):
+        check_resumes(config)
+    check_writable(config.out)
+    return dataset
+
+
+def _check_sizes(config: PretrainConfig, dataset: Dataset) -> None:
+    """Refuse tiles that patches and crops do not fit, where the backbone's patches are known without it."""
+    options, size = config.encoder, dataset.schema.chip_size
+    if options.backbone != "tiny":
+        return
+    if size % options.patch_size:
+        raise InputError(
+            f"{config.data}: tiles of {size} pixels are no multiple of --patch-size {options.patch_size}"
+        )
+    if config.method == "mae":
+        shown_count((size // options.patch_size) ** 2, config.mask.mask_ratio)
+    else:
+        crop_sizes(config.views.global_size, config.views.local_size, options.patch_size, size)
+
+
+def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
+    """Return the bands that the backbone is to see: those named, or all.
+
+    Raises:
+        InputError: the dataset lacks one.
+    """
+    bands = options.bands or dataset.schema.bands
+    dataset.schema.band_positions(bands)
+    return bands
+
+
+def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
+    """Pre-train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
+    fit = resumed_fit(config, ranks)
+    dataset, tiles = fit.learning.dataset, fit.learning.train_chips
+    with ExitStack() as stack:
+        callback = StateCallback(notice, None, config.keep.checkpoint_steps)
+        if ranks.is_first:
+            print(f"treeline: learns from {tiles.size:,} tiles", file=sys.stderr, flush=True)
+            total = config.fit.epochs * tiles.size
+            advance = stack.enter_context(progress("pretrain", total, "tiles", fit.position.chips))
+            callback = RunWriter(_run_options(config, dataset), advance, notice)
+        stack.enter_context(callback)
+        fit.run(callback)
+    for trouble in dataset.troubles():
+        print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
+
+
+def _run_options(config: PretrainConfig, dataset: Dataset) -> RunOptions:
+    trained_on = {
+        "data": dataset.url,
+        "fingerprint": dataset.manifest.fingerprint,
+        "where": config.tiles.where,
+        "limit": config.tiles.limit,
+        **made_by_code(),
+    }
+    return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)
+
+
+def resumed_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
+    """Make everything ready for the next step of the run at `config.out`, or for its first."""
+    if config.fit.deterministic:
+        prepare_repeatable()
+    fit = new_fit(config, ranks)
+    if exists(join(config.out, STATE)):
+        with StoredState(config.out) as state:
+            restore(fit, state)
+    return fit
+
+
+def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
+    """Make everything ready for the first step: the same weights in every process."""
+    dataset = open_dataset(config.data, config.reading.read_options)
+    torch.manual_seed(config.fit.seed)
+    encoder = new_encoder(config, dataset)
+    size, patch = dataset.schema.chip_size, encoder.patch_size
+    if size % patch:
+        raise InputError(f"{config.data}: tiles of {size} pixels are no multiple of a patch, {patch} pixels")
+    tiles = dataset.chips("train", config.tiles.limit, config.tiles.where)
+    probed, label = np.arange(0), config.probing.probe
+    if label:
+        probed = probe_tiles(dataset, label, config.probing.probe_tiles)
+    learning = Learning(dataset, tiles, probed, ranks)
+    model: Any
+    objective: Any
+    if config.method == "mae":
+        model = Masked(encoder, config.mask.decoder_width, config.mask.decoder_depth).to(ranks.device)
+        objective = MaskedObjective(model, learning, config)
+    else:
+        options = config.dino
+        head = Head(encoder.width, options.head_width, options.bottleneck, options.prototypes)
+        model = Dino(encoder, head).to(ranks.device)
+        objective = DinoObjective(model, learning, config)
+    return Fit(model, learning, objective, config.rates.optimiser, config.fit, config.global_batch)
+
+
+def new_encoder(config: PretrainConfig, dataset: Dataset) -> Encoder:
+    """Return normalisation and backbone, random or continued.
+
+    Raises:
+        InputError: there is no such backbone, or it has other bands.
+    """
+    options, bands, statistics = config.encoder, bands_of(config.encoder, dataset), dataset.statistics
+    if options.backbone == "tiny":
+        shape = {
+            "hidden_size": options.width,
+            "intermediate_size": 2 * options.width,
+            "num_hidden_layers": options.depth,
+            "patch_size": options.patch_size,
+            "num_register_tokens": options.registers,
+            "num_channels": len(bands),
+        }
+        backbone = build_backbone({**TINY, **shape})
+    elif is_pretrained(options.backbone):
+        before = load_pretrained(options.backbone)
+        before.check_bands(options.backbone, bands, dataset.schema)
+        statistics = before.statistics
+        (backbone,) = before.backbones.values()
+    else:
+        backbone = new_backbone(options.backbone, bands, options.new_band_from)
+    backbone.requires_grad_(True)
+    if options.recompute_activations:
+        recompute_activations(backbone)
+    return Encoder(dataset.schema, bands, statistics, backbone)

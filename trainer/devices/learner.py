@@ -1,0 +1,33 @@
+"""The interface of a model in training, as the loop, its states and its ranks see it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trainer.devices.sharding import Blocks
+
+
+class Learner(nn.Module, ABC):
+    """A model that learns."""
+
+    followers: tuple[str, ...] = ()
+    """Beginnings of the names of weights that follow others without a gradient, as a teacher's do."""
+
+    @abstractmethod
+    def blocks(self) -> Blocks:
+        """Name the parts that are gathered one at a time when ranks share the model."""
+
+    @abstractmethod
+    def compiled(self) -> Sequence[nn.Module]:
+        """Name the parts that --compile compiles."""
+
+    def changing(self) -> dict[str, Tensor]:
+        """Return the tensors that training changes: weights that learn or follow others, and buffers."""
+        weights: dict[str, Tensor] = {
+            name: weight
+            for name, weight in self.named_parameters()
+            if weight.requires_grad or name.startswith(self.followers)
+        }
+        stored = self.state_dict(keep_vars=True).keys()
+        return weights | {name: buffer for name, buffer in self.named_buffers() if name in stored}

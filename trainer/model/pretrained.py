@@ -1,0 +1,147 @@
+"""Pre-trained backbones: folders from which training starts, with all that normalises their input.
+
+config.json          method, images, bands, shape of the backbone, training data; written last
+model.safetensors    weights of each encoder: teacher and student, or the student alone
+statistics.json      statistics of the tiles, for the normalisation
+metrics.json         scores so far
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from transformers import DINOv3ViTModel
+
+from shards.errors import InputError, one_line
+from shards.format.manifest import json_bytes, read_json
+from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+from shards.storage.objects import exists, join, read_bytes
+from trainer.model.backbone import build_backbone
+from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+
+FORMAT = "treeline-pretrained"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Backbones of a pre-training, and what their input must be."""
+
+    method: str
+    """Method, dino or mae."""
+    schema: Schema
+    """Format of the images."""
+    bands: tuple[str, ...]
+    """Bands that the backbones see, in their order."""
+    statistics: Statistics
+    """Statistics of the tiles, with which pixels are normalised."""
+    backbones: dict[str, DINOv3ViTModel]
+    """Backbones by name; the one that is used unless another is named comes first."""
+    trained_on: dict[str, Any]
+    """Dataset's URL and fingerprint, choice of its tiles, and the code's version and commit."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch."""
+
+    def check_bands(self, name: str, bands: tuple[str, ...], schema: Schema) -> None:
+        """Refuse images that these backbones were not trained on.
+
+        Args:
+            name: folder of the backbones, for the message.
+            bands: bands that are to be put in, in their order.
+            schema: format of the images.
+
+        Raises:
+            InputError: the bands differ; says which.
+        """
+        if bands != self.bands:
+            raise InputError(
+                f"--backbone {name}: was pre-trained on the bands {' '.join(self.bands)}, not on "
+                f"{' '.join(bands)}; give --bands {' '.join(self.bands)}"
+            )
+        if schema.dtype != self.schema.dtype:
+            raise InputError(
+                f"--backbone {name}: was pre-trained on pixels of {self.schema.dtype}, not of {schema.dtype}; "
+                "ingest these in the same unit and type"
+            )
+
+    def files(self) -> dict[str, bytes]:
+        """Return the folder's files by name; config.json comes last."""
+        weights = {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, backbone in self.backbones.items()
+            for key, value in backbone.state_dict().items()
+        }
+        shape = next(iter(self.backbones.values())).config.to_diff_dict()
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "method": self.method,
+            "schema": self.schema.to_json(),
+            "bands": list(self.bands),
+            "backbones": list(self.backbones),
+            "backbone": shape,
+            "trained_on": self.trained_on,
+        }
+        return {
+            WEIGHTS: save(weights),
+            STATISTICS: json_bytes(self.statistics.to_json()),
+            METRICS: json_bytes(self.metrics),
+            CONFIG: json_bytes(config),
+        }
+
+
+def is_pretrained(name: str) -> bool:
+    """Tell whether a folder is a pre-training run, or one of its checkpoints."""
+    url = join(checkpoint_url(name), CONFIG)
+    return exists(url) and read_json(url).get("format") == FORMAT
+
+
+def load_pretrained(name: str, weights: str = "") -> Pretrained:
+    """Load the pre-trained backbone at `name` (or the best of the run there), on the CPU.
+
+    Args:
+        name: folder of a checkpoint, or of a run.
+        weights: name of the backbone; default: the first one, the teacher's where there is one.
+
+    Returns:
+        the same, with that backbone alone.
+
+    Raises:
+        InputError: it is incomplete, damaged, of another version, or has no such backbone.
+    """
+    url = checkpoint_url(name)
+    config = read_json(join(url, CONFIG))
+    if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
+        raise InputError(
+            f"{url}: holds {config.get('format')} {config.get('version')}, not {FORMAT} {VERSION}; use the "
+            "version of Treeline that wrote it"
+        )
+    for file in (WEIGHTS, STATISTICS, METRICS):
+        if not exists(join(url, file)):
+            raise InputError(f"{url}: {file} is missing; give a folder that treeline pretrain wrote")
+    names = config["backbones"]
+    chosen = weights or names[0]
+    if chosen not in names:
+        raise InputError(f"--backbone-weights {chosen}: {url} has only {', '.join(names)}")
+    backbone = build_backbone(config["backbone"])
+    try:
+        tensors = load(read_bytes(join(url, WEIGHTS)))
+        prefix = f"{chosen}."
+        backbone.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"{join(url, WEIGHTS)}: not this backbone's weights ({one_line(error)[:200]})"
+        ) from error
+    return Pretrained(
+        config["method"],
+        Schema.from_json(config["schema"]),
+        tuple(config["bands"]),
+        Statistics.from_json(read_json(join(url, STATISTICS))),
+        {chosen: backbone},
+        config["trained_on"],
+        read_json(join(url, METRICS)),
+    )

@@ -1,0 +1,104 @@
+"""The views of a step: drawn for the global batch, made of this rank's tiles on the device."""
+
+import itertools
+from collections.abc import Iterator
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.data.feed import Fed
+from trainer.data.step_inputs import StepKey, is_stand_in, part_of
+from trainer.devices.ranks import Ranks
+from trainer.pretrain.encoder import Encoder
+from trainer.pretrain.masking import groups_of
+from trainer.pretrain.views import Views, crop, draw_boxes, speckle_decibels
+from trainer.pretrain_config import ViewOptions
+
+VIEWS = 211
+"""Fourth part of the seed of a step's first view, after the step's key; the next views follow."""
+SCALES = 401
+"""Fourth part of the seed of coordinates' scales."""
+
+
+class ViewMaker:
+    """Maker of views of tiles."""
+
+    def __init__(self, encoder: Encoder, options: ViewOptions, ranks: Ranks) -> None:
+        """Args:
+        encoder: normalisation and bands.
+        options: which views.
+        ranks: the ranks that share a batch.
+        """
+        self.encoder, self.options, self.ranks = encoder, options, ranks
+        self.groups = groups_of(encoder.bands, options.band_groups)
+
+    def tiles(self, fed: Fed) -> tuple[Tensor, Tensor]:
+        """Return normalised pixels_BCHW and valid_BHW; nothing is valid in a stand-in."""
+        pixels_BCHW, valid_BHW = self.encoder.normalise(fed.image_BCHW)
+        return pixels_BCHW, valid_BHW & (not is_stand_in(fed, self.ranks))
+
+    def here(self, rows: NDArray[Any], fed: Fed) -> Tensor:
+        """Take this rank's rows of a global batch's numbers, to the device."""
+        return torch.from_numpy(np.ascontiguousarray(part_of(rows, fed, self.ranks))).to(self.ranks.device)
+
+    def draw(self, count: int, key: StepKey, number: int, scale: tuple[float, float]) -> Views:
+        """Draw view `number` of each of `count` tiles."""
+        options, bands = self.options, len(self.encoder.bands)
+        generator = np.random.default_rng((*key, VIEWS + number))
+        box_B4 = draw_boxes(count, scale, generator)
+        wanted = np.array([options.flip, options.vertical_flip, options.quarter_turns])
+        flip_B3 = (generator.random((count, 3)) < 0.5) & wanted
+        shift_BC = generator.normal(0, 1, (count, bands)).astype(np.float32) * np.float32(options.brightness)
+        kept_BC = generator.random((count, bands)) >= options.band_dropout
+        kept_BC &= self.without_groups(generator.random((count, len(self.groups))) < options.group_dropout)
+        # Each view keeps one band at least.
+        kept_BC[np.arange(count), generator.integers(bands, size=count)] = True
+        seed_B = generator.integers(1 << 40, size=count)
+        return Views(box_B4, flip_B3, shift_BC, kept_BC, seed_B)
+
+    def without_groups(self, hidden_BG: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return kept_BC: the bands that are in none of a tile's hidden groups; all if each band is."""
+        kept_BC = np.ones((len(hidden_BG), len(self.encoder.bands)), np.bool_)
+        for number, places in enumerate(self.groups):
+            for place in places:
+                kept_BC[:, place] &= ~hidden_BG[:, number]
+        return kept_BC | ~kept_BC.any(1, keepdims=True)
+
+    def make(
+        self, pixels_BCHW: Tensor, valid_BHW: Tensor, view: Views, fed: Fed, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Make a view of this rank's tiles: pixels_BCSS, 0 where missing, and valid_BSS."""
+        box_B4, flip_B3 = self.here(view.box_B4, fed), self.here(view.flip_B3, fed)
+        pixels_BCSS, valid_BSS = crop(pixels_BCHW, valid_BHW, box_B4, flip_B3, size)
+        options, normalise = self.options, self.encoder.normalise
+        added_BCSS: Tensor | None = None
+        if options.brightness:
+            added_BCSS = self.here(view.shift_BC, fed)[..., None, None]
+        if options.speckle_looks:
+            seed_B, shape = self.here(view.seed_B, fed), tuple(pixels_BCSS.shape[1:])
+            speckle_BCSS = speckle_decibels(seed_B, options.speckle_looks, shape)
+            added_BCSS = speckle_BCSS if added_BCSS is None else added_BCSS + speckle_BCSS
+        if added_BCSS is not None:
+            per_unit_C = 1 / (normalise.clamp_span_C * normalise.std_C)
+            pixels_BCSS = pixels_BCSS + added_BCSS * per_unit_C[:, None, None]
+        if options.band_dropout or options.group_dropout:
+            pixels_BCSS = pixels_BCSS * self.here(view.kept_BC, fed)[..., None, None]
+        return pixels_BCSS * valid_BSS[:, None], valid_BSS
+
+    def scales(self, count: int, key: StepKey, number: int, rescale: float | None) -> NDArray[np.float32]:
+        """Draw the scale of each tile's coordinates, (count,): even on a logarithmic scale around 1."""
+        generator = np.random.default_rng((*key, SCALES + number))
+        widest = log(rescale or 1.0)
+        return np.exp(generator.uniform(-widest, widest, count)).astype(np.float32)
+
+
+def pieces_of(count: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors with a row for each tile into up to `count` pieces of nearly equal size."""
+    rows = len(values[0])
+    bounds = np.linspace(0, rows, min(count, rows) + 1).astype(int)
+    for first, end in itertools.pairwise(bounds):
+        yield tuple(value[first:end] for value in values)

@@ -1,0 +1,117 @@
+"""The backbone on single patches: some left out, some not attended to, at coordinates of the caller's.
+
+    patches_BND = embed(backbone, pixels_BCHW)              one token a patch, row by row
+    tokens_BND = encode(backbone, patches_BND, places_BN2)  class token, registers, then the patches
+
+With all patches, at the centres that `patch_places` gives, it computes what the backbone's own forward pass does.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import DINOv3ViTModel
+
+from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+from trainer.model.normalise import Normalise
+
+
+class Encoder(nn.Module):
+    """Normalisation and backbone."""
+
+    def __init__(
+        self, schema: Schema, bands: tuple[str, ...], statistics: Statistics, backbone: DINOv3ViTModel
+    ) -> None:
+        """Args:
+        schema: format of the images that are put in.
+        bands: bands that the backbone sees, in its order.
+        statistics: statistics of the training tiles.
+        backbone: a backbone with len(bands) input channels.
+        """
+        super().__init__()
+        self.schema, self.bands, self.statistics = schema, bands, statistics
+        self.normalise, self.backbone = Normalise(schema, bands, statistics), backbone
+        self.patch_size = int(backbone.config.patch_size)  # type: ignore[arg-type]
+        self.width = int(backbone.config.hidden_size)
+
+    def forward(
+        self, pixels_BCHW: Tensor, places_BN2: Tensor | None = None, attended_BN: Tensor | None = None
+    ) -> Tensor:
+        """Return tokens_BND of all patches of normalised pixels; see `encode`."""
+        patches_BND = embed(self.backbone, pixels_BCHW)
+        if places_BN2 is None:
+            places_BN2 = patch_places(self.grid(pixels_BCHW), pixels_BCHW.device)[None]
+        return encode(self.backbone, patches_BND, places_BN2, attended_BN)
+
+    def grid(self, pixels_BCHW: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of patches."""
+        rows, columns = (side // self.patch_size for side in pixels_BCHW.shape[-2:])
+        return rows, columns
+
+    def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
+        """Return summaries_BF: each tile's class token, then the mean token of its valid patches."""
+        valid_BN = patches_valid(valid_BHW, self.patch_size)
+        tokens_BND = self(pixels_BCHW, attended_BN=valid_BN).float()
+        patches_BND = tokens_BND[:, -valid_BN.shape[1] :]
+        weights_BN1 = valid_BN[..., None].float()
+        mean_BD = (patches_BND * weights_BN1).sum(1) / weights_BN1.sum(1).clamp(min=1)
+        return torch.cat([tokens_BND[:, 0], mean_BD], 1)
+
+
+def embed(backbone: DINOv3ViTModel, pixels_BCHW: Tensor) -> Tensor:
+    """Return patches_BND: the embedded patches of normalised pixels, row by row."""
+    patches_BDRC: Tensor = backbone.embeddings.patch_embeddings(pixels_BCHW)
+    return patches_BDRC.flatten(2).transpose(1, 2)
+
+
+def patch_places(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return places_N2: (row, column) of each patch's centre as DINOv3 counts it, from -1 to 1 over the image."""
+    axes = [(torch.arange(count, device=device) + 0.5) * (2 / count) - 1 for count in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+
+
+def patches_valid(valid_BHW: Tensor, patch_size: int) -> Tensor:
+    """Return valid_BN: the patches in which at least half of the pixels are valid."""
+    patches_BHWPQ = valid_BHW.unflatten(1, (-1, patch_size)).unflatten(3, (-1, patch_size)).movedim(2, 3)
+    valid_BHW = patches_BHWPQ.float().mean((3, 4)) >= 0.5
+    return valid_BHW.flatten(1)
+
+
+def encode(
+    backbone: DINOv3ViTModel, patches_BND: Tensor, places_BN2: Tensor, attended_BN: Tensor | None = None
+) -> Tensor:
+    """Run the backbone's blocks and its final norm.
+
+    Args:
+        backbone: a DINOv3.
+        patches_BND: embedded patches, any number.
+        places_BN2: their coordinates, see `patch_places`; B may be 1.
+        attended_BN: patches that others attend to; default: all.
+
+    Returns:
+        tokens_BND: class token, registers, then the patches.
+    """
+    count = len(patches_BND)
+    embeddings = backbone.embeddings
+    prefix = torch.cat([embeddings.cls_token, embeddings.register_tokens], 1).expand(count, -1, -1)
+    tokens_BND = torch.cat([prefix.to(patches_BND.dtype), patches_BND], 1)
+    bias_B11N = None
+    if attended_BN is not None:
+        attended_BN = torch.cat([attended_BN.new_ones(count, prefix.shape[1]), attended_BN], 1)
+        bias_B11N = attended_BN[:, None, None]
+    return run_blocks(backbone, tokens_BND, places_BN2, bias_B11N)
+
+
+def run_blocks(
+    backbone: DINOv3ViTModel, tokens_BND: Tensor, places_BN2: Tensor, attended_B11N: Tensor | None = None
+) -> Tensor:
+    """Run blocks and final norm on tokens, of which the last ones have places."""
+    # The rotary positions of DINOv3: each pair of numbers turns by 2 pi x coordinate x frequency.
+    frequencies_F = backbone.rope_embeddings.inv_freq
+    angles_BND = (2 * math.pi * places_BN2[..., None] * frequencies_F).flatten(2).tile(2)[:, None]
+    position = angles_BND.cos().to(tokens_BND.dtype), angles_BND.sin().to(tokens_BND.dtype)
+    for block in backbone.model.layer:
+        tokens_BND = block(tokens_BND, attention_mask=attended_B11N, position_embeddings=position)
+    normed: Tensor = backbone.norm(tokens_BND)
+    return normed

@@ -1,0 +1,266 @@
+"""Self-distillation as an objective of the training loop."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainer.data.feed import Fed
+from trainer.data.step_inputs import StepKey, is_stand_in
+from trainer.fit.learning import Learning
+from trainer.fit.objective import Forward, Numbers
+from trainer.fit.optimiser import Stage, backbone_stages, grouped
+from trainer.options import OptimiserOptions
+from trainer.pretrain.collapse import Watch
+from trainer.pretrain.dino import Dino
+from trainer.pretrain.distillation import (
+    HealthSums,
+    balanced_targets,
+    centred_targets,
+    cosine,
+    cross_entropy_sums,
+    next_centre,
+)
+from trainer.pretrain.draw import ViewMaker, pieces_of
+from trainer.pretrain.encoder import Encoder, patch_places, patches_valid
+from trainer.pretrain.tile_objective import TileObjective
+from trainer.pretrain_config import PretrainConfig
+from trainer.pretrain.views import crop_sizes
+
+GLOBAL_VIEWS = 2
+LOSS_SUMS = 4
+"""Sums of the loss: cross entropies, pairs, agreements, and tiles that were asked whether they agree."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops of one size; axis N runs over views, then tiles."""
+
+    pixels_NCSS: Tensor
+    """Normalised pixels."""
+    places_NP2: Tensor
+    """Coordinates of their patches."""
+    valid_NP: Tensor
+    """Patches that are attended to."""
+    first: int
+    """Number of the first of their views among all views."""
+    views: int
+    """Number of views."""
+
+
+@dataclass(frozen=True)
+class DinoInputs:
+    """Inputs of one step, on one rank, or a piece of them; axis B runs over tiles."""
+
+    targets_VBK: Tensor
+    """The teacher's targets."""
+    sizes: Sequence[Crops]
+    """The student's crops, by size."""
+    counts: float
+    """1; 0 for a tile that stands in for an empty part."""
+    health: Tensor
+    """Sums over the whole part of the batch, or zeros in all pieces but the first; see HealthSums."""
+
+    def pieces(self, count: int) -> list[Self]:
+        """See StepInputs: each piece has crops of one size, and so memory does not grow with their number."""
+        if count == 1:
+            return [self]
+        tiles = self.targets_VBK.shape[1]
+        pieces: list[Self] = []
+        (targets_by_piece,) = zip(*pieces_of(count, self.targets_VBK.transpose(0, 1)), strict=True)
+        for crops in self.sizes:
+            split = [
+                values.unflatten(0, (crops.views, tiles)).transpose(0, 1)
+                for values in (crops.pixels_NCSS, crops.places_NP2, crops.valid_NP)
+            ]
+            for targets_BVK, parts in zip(targets_by_piece, pieces_of(count, *split), strict=True):
+                # Views in turn, too: never more crops at a time than of the global ones.
+                for view in range(0, crops.views, GLOBAL_VIEWS):
+                    some = slice(view, view + GLOBAL_VIEWS)
+                    values = [part[:, some].transpose(0, 1).flatten(0, 1) for part in parts]
+                    views = min(GLOBAL_VIEWS, crops.views - view)
+                    piece = Crops(values[0], values[1], values[2], crops.first + view, views)
+                    pieces.append(
+                        replace(
+                            self,
+                            targets_VBK=targets_BVK.transpose(0, 1),
+                            sizes=[piece],
+                            health=self.health if not pieces else torch.zeros_like(self.health),
+                        )
+                    )
+        return pieces
+
+
+class DinoObjective(TileObjective):
+    """Objective of self-distillation."""
+
+    model: Dino
+
+    def __init__(self, model: Dino, learning: Learning, config: PretrainConfig) -> None:
+        """Args:
+        model: student and teacher, not wrapped.
+        learning: the tiles, and the ranks that share them.
+        config: all options.
+        """
+        super().__init__(model, model.teacher, learning, config)
+        self.options, self.views = config.dino, ViewMaker(model.student, config.views, learning.ranks)
+        self.sizes = crop_sizes(
+            config.views.global_size,
+            config.views.local_size,
+            model.student.patch_size,
+            learning.dataset.schema.chip_size,
+        )
+        self.health_sums = HealthSums(model.student.width, len(model.centre_K))
+        self.watch = Watch(config.fit.stop_on_collapse)
+        self._taught = in_precision_of(model, learning, config)
+
+    def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
+        """See Objective."""
+        stages: list[Stage] = [("head", 1.0, dict(self.model.student_head.named_parameters()))]
+        backbone = backbone_stages(self.model.student.backbone, options)
+        return grouped(self.model, [*stages, *backbone], options)
+
+    def encoders(self) -> dict[str, Encoder]:
+        """Return teacher and student."""
+        return {"teacher": self.model.teacher, "student": self.model.student}
+
+    def temperature(self, key: StepKey) -> float:
+        """Return the teacher's temperature in a step: up or down along a line, then level."""
+        options = self.options
+        epochs = key.epoch + key.seen / max(1, self.learning.train_chips.size)
+        share = min(1.0, epochs / options.temperature_warm_up) if options.temperature_warm_up else 1.0
+        return options.warm_up_temperature + share * (
+            options.teacher_temperature - options.warm_up_temperature
+        )
+
+    def inputs(self, fed: Fed, key: StepKey) -> DinoInputs:
+        """See Objective: crop, and let the teacher look at the global crops."""
+        tiles, valid_BHW = self.views.tiles(fed)
+        options, count = self.config.views, fed.batch.size
+        global_size, local_size = self.sizes
+        kinds = [(GLOBAL_VIEWS, options.global_scale, global_size, 0)]
+        if options.local_crops:
+            kinds.append((options.local_crops, options.local_scale, local_size, GLOBAL_VIEWS))
+        sizes = []
+        for views, scale, size, first in kinds:
+            made = [
+                self.views.make(tiles, valid_BHW, self.views.draw(count, key, first + view, scale), fed, size)
+                for view in range(views)
+            ]
+            pixels_NCSS, valid_NSS = (torch.cat(parts) for parts in zip(*made, strict=True))
+            sizes.append(self._crops(pixels_NCSS, valid_NSS, views, first, fed, key))
+        everywhere_P2 = patch_places((global_size // self.model.student.patch_size,) * 2, tiles.device)
+        scores_NK, tokens_ND = self._taught(sizes[0].pixels_NCSS, everywhere_P2[None], sizes[0].valid_NP)
+        scores_VBK = scores_NK.float().unflatten(0, (GLOBAL_VIEWS, -1))
+        counts = float(not is_stand_in(fed, self.learning.ranks))
+        targets_VBK = self._targets(scores_VBK, self.temperature(key), counts)
+        tokens_VBD = tokens_ND.float().unflatten(0, (GLOBAL_VIEWS, -1))
+        health = self.health_sums.of(targets_VBK, tokens_VBD, scores_VBK) * counts
+        return DinoInputs(targets_VBK, sizes, counts, health)
+
+    def _crops(
+        self, pixels_NCSS: Tensor, valid_NSS: Tensor, views: int, first: int, fed: Fed, key: StepKey
+    ) -> Crops:
+        """Describe the student's crops of one size, with coordinates at random scales."""
+        encoder = self.model.student
+        places_P2 = patch_places(encoder.grid(pixels_NCSS), pixels_NCSS.device)
+        rescale = encoder.backbone.config.pos_embed_rescale
+        drawn = [
+            self.views.here(self.views.scales(fed.batch.size, key, first + view, rescale), fed)
+            for view in range(views)
+        ]
+        places_NP2 = torch.cat(drawn)[:, None, None] * places_P2
+        valid_NP = patches_valid(valid_NSS, encoder.patch_size)
+        return Crops(pixels_NCSS, places_NP2, valid_NP, first, views)
+
+    def _targets(self, scores_VBK: Tensor, temperature: float, counts: float) -> Tensor:
+        options = self.options
+        if options.centring == "sinkhorn":
+            return balanced_targets(scores_VBK, temperature, counts, self.learning.ranks.sum)
+        centre_K = (
+            self.model.centre_K if options.centring == "mean" else torch.zeros_like(self.model.centre_K)
+        )
+        return centred_targets(scores_VBK, centre_K, temperature)
+
+    def sums(self, forward: Forward, inputs: DinoInputs) -> Tensor:
+        """See Objective."""
+        pixels, places, valid = zip(
+            *((crops.pixels_NCSS, crops.places_NP2, crops.valid_NP) for crops in inputs.sizes), strict=True
+        )
+        targets_VBK, total = inputs.targets_VBK, torch.zeros(LOSS_SUMS, dtype=torch.float64)
+        total = total.to(targets_VBK.device)
+        tiles = targets_VBK.shape[1]
+        for crops, scores_NK in zip(inputs.sizes, forward(pixels, places, valid), strict=True):
+            scores_WBK = scores_NK.float().unflatten(0, (crops.views, tiles))
+            entropies = cross_entropy_sums(
+                targets_VBK, scores_WBK, self.options.student_temperature, crops.first
+            ).double()
+            views = range(crops.first, crops.first + crops.views)
+            pairs = tiles * sum(view != other for view in views for other in range(len(targets_VBK)))
+            agree, asked = agreement(targets_VBK, scores_WBK, crops.first)
+            counts = entropies.new_tensor([pairs, agree, asked])
+            total = total + torch.cat([entropies[None], counts])
+        return torch.cat([total * inputs.counts, inputs.health])
+
+    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
+        """See Objective: the mean cross entropy over tiles and pairs of views."""
+        return sums_K[0] / sums_K[1].clamp(min=1)
+
+    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
+        """See Objective: change the weight decay; at first the head's last layer does not learn."""
+        super().before_step(optimiser, share_done)
+        if share_done * self.config.fit.epochs < self.options.freeze_last_layer:
+            self.model.student_head.prototypes_KD.grad = None
+
+    def after_step(self, sums_K: Tensor, share_done: float) -> None:
+        """See Objective: move teacher and centre, and watch for a collapse."""
+        options, model = self.options, self.model
+        model.follow(cosine(options.teacher_momentum, 1.0, share_done))
+        sums = sums_K[LOSS_SUMS:]
+        if options.centring == "mean":
+            mean_K = self.health_sums.mean_scores(sums).float()
+            model.centre_K.copy_(next_centre(model.centre_K, mean_K, options.centre_momentum))
+        warning = self.watch.after_step(self.health_sums.health(sums, model.centre_K))
+        if warning and self.learning.ranks.is_first:
+            print(f"treeline: {warning}", file=sys.stderr, flush=True)
+
+    def trained(self, sums_K: Tensor) -> Numbers:
+        """See Objective: the signs of a collapse, over the epoch."""
+        health = self.health_sums.health(sums_K[LOSS_SUMS:], self.model.centre_K)
+        agree, asked = sums_K[2:LOSS_SUMS].tolist()
+        rank = self.health_sums.effective_rank(sums_K[LOSS_SUMS:])
+        return {**asdict(health), "effective_rank": rank, "agreement": agree / max(asked, 1)}
+
+    def state(self) -> dict[str, Any]:
+        """See Objective."""
+        return {**super().state(), "watch": self.watch.state()}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """See Objective."""
+        super().restore(values)
+        self.watch.restore(values["watch"])
+
+
+def agreement(targets_VBK: Tensor, scores_WBK: Tensor, first: int) -> tuple[int, int]:
+    """Count where the student's likeliest prototype is the teacher's for the other global view: (yes, asked)."""
+    agree = asked = 0
+    for place, scores_BK in enumerate(scores_WBK):
+        if place + first < len(targets_VBK):
+            other_BK = targets_VBK[len(targets_VBK) - 1 - place - first]
+            agree += int((scores_BK.argmax(-1) == other_BK.argmax(-1)).sum())
+            asked += len(other_BK)
+    return agree, asked
+
+
+def in_precision_of(model: Dino, learning: Learning, config: PretrainConfig) -> Forward:
+    """Return the teacher's pass, in bfloat16 if that is asked for."""
+
+    def taught(*arguments: Any) -> Any:
+        with torch.autocast(learning.ranks.device.type, torch.bfloat16, enabled=config.fit.bf16):
+            return model.taught(*arguments)
+
+    return taught

@@ -1,0 +1,143 @@
+"""Views of tiles: crops enlarged to one size, flips, and changes of pixels, all on the device, batched by size.
+
+    draws = draw_views(count, options, counts, key)         numbers for a global batch, by its tiles alone
+    pixels_BCSS, valid_BSS = crop(pixels_BCHW, valid_BHW, draws.boxes_B4, ..., size)
+
+A crop is a product of two matrices, one for the rows and one for the columns, with the triangle filter that
+PIL and torch's antialiased interpolation use. Missing pixels take no part: a crop's pixel is the mean of the
+valid pixels below the filter, and is missing where less than half of the filter lies on valid ones.
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shards.errors import InputError
+
+ASPECT = 4 / 3
+"""Largest ratio of a crop's sides, as in Inception's crops (Szegedy et al. 2014, arXiv:1409.4842, section 6)."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Numbers that make one view of each of B tiles; drawn for a global batch, whatever the number of ranks."""
+
+    box_B4: NDArray[np.float32]
+    """Top, left, height and width of the crop, as shares of the tile's side."""
+    flip_B3: NDArray[np.bool_]
+    """Whether to flip columns, to flip rows, and to turn by exchanging rows and columns."""
+    shift_BC: NDArray[np.float32]
+    """Number added to each band, in the band's unit."""
+    kept_BC: NDArray[np.bool_]
+    """Bands that are kept; others are replaced by their mean."""
+    seed_B: NDArray[np.int64]
+    """Seed of each view's speckle."""
+
+    def rows(self, part: Any) -> "Views":
+        """Return the views of some tiles; `part` takes rows of an array."""
+        return Views(**{name: part(values) for name, values in vars(self).items()})
+
+
+def draw_boxes(count: int, scale: tuple[float, float], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Draw (count, 4) boxes: area even between the two shares, sides' ratio even on a logarithmic scale.
+
+    Where a side would be longer than the tile's, the box takes the whole side and keeps its area.
+    """
+    area_B = generator.uniform(*scale, count)
+    ratio_B = np.exp(generator.uniform(-log(ASPECT), log(ASPECT), count))
+    height_B = np.clip(np.sqrt(area_B * ratio_B), area_B, 1)
+    width_B = area_B / height_B
+    top_B, left_B = generator.random(count) * (1 - height_B), generator.random(count) * (1 - width_B)
+    return np.stack([top_B, left_B, height_B, width_B], 1).astype(np.float32)
+
+
+def crop(
+    pixels_BCHW: Tensor, valid_BHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Cut a box out of each tile, and bring it to `size` x `size`.
+
+    Args:
+        pixels_BCHW: normalised pixels.
+        valid_BHW: pixels that are not missing.
+        box_B4: see Views.
+        flip_B3: see Views.
+        size: pixels along each side of the view.
+
+    Returns:
+        pixels_BCSS, 0 where missing; valid_BSS.
+    """
+    rows, columns = pixels_BCHW.shape[-2:]
+    rows_B1SH = _filter(box_B4[:, 0], box_B4[:, 2], flip_B3[:, 1], rows, size)[:, None]
+    columns_B1SW = _filter(box_B4[:, 1], box_B4[:, 3], flip_B3[:, 0], columns, size)[:, None]
+    layers_BCHW = torch.cat([pixels_BCHW * valid_BHW[:, None], valid_BHW[:, None].to(pixels_BCHW.dtype)], 1)
+    seen_BCSS = rows_B1SH @ layers_BCHW @ columns_B1SW.mT
+    seen_BCSS = torch.where(flip_B3[:, 2, None, None, None], seen_BCSS.mT, seen_BCSS)
+    share_B1SS = seen_BCSS[:, -1:]
+    valid_B1SS = share_B1SS >= 0.5
+    pixels_BCSS = seen_BCSS[:, :-1] / share_B1SS.clamp(min=0.5)
+    return pixels_BCSS * valid_B1SS, valid_B1SS[:, 0]
+
+
+def _filter(start_B: Tensor, length_B: Tensor, flipped_B: Tensor, pixels: int, size: int) -> Tensor:
+    """Return weights_BSP that bring `pixels` values of an axis to `size` values of a part of it."""
+    step_B = length_B * (pixels / size)
+    output_S = torch.arange(size, device=start_B.device) + 0.5
+    output_BS = torch.where(flipped_B[:, None], size - output_S, output_S)
+    centre_BS = start_B[:, None] * pixels + output_BS * step_B[:, None]
+    places_P = torch.arange(pixels, device=start_B.device) + 0.5
+    reach_B11 = step_B.clamp(min=1)[:, None, None]
+    weights_BSP = (1 - (places_P - centre_BS[..., None]).abs() / reach_B11).clamp(min=0)
+    return weights_BSP / weights_BSP.sum(-1, keepdim=True)
+
+
+def uniform_noise(seed_B: Tensor, count: int, shape: tuple[int, ...]) -> Tensor:
+    """Draw noise_BL.. in (0, 1): `count` layers of `shape`, a function of the seed and the place alone.
+
+    A hash of a counter (the finaliser of SplitMix64, Steele et al. 2014, "Fast splittable pseudorandom number
+    generators", cut to 62 bits so that it works on signed integers) gives the same numbers on any device.
+    """
+    size = torch.Size(shape).numel() * count
+    counter_N = torch.arange(size, device=seed_B.device, dtype=torch.int64)
+    mixed_BN = (seed_B[:, None] * 0x1E3779B97F4A7C15 + counter_N * 0x2545F4914F6CDD1D) & _BITS
+    for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
+        mixed_BN = ((mixed_BN ^ (mixed_BN >> shift)) * factor) & _BITS
+    mixed_BN = mixed_BN ^ (mixed_BN >> 31)
+    high_BN = (mixed_BN >> 38).to(torch.float32)  # 24 bits, which float32 holds exactly
+    return ((high_BN + 0.5) / 2**24).view(-1, count, *shape)
+
+
+_BITS = (1 << 62) - 1
+
+
+def speckle_decibels(seed_B: Tensor, looks: int, shape: tuple[int, ...]) -> Tensor:
+    """Draw speckle in decibels: 10 log10 of gamma noise with mean 1 and `looks` looks, (B, *shape).
+
+    A gamma variable with a whole number of looks is a mean of that many exponential ones (Goodman 1976).
+    """
+    total: Tensor | None = None
+    for look in range(looks):  # one by one, to hold one layer at a time
+        drawn = -uniform_noise(seed_B + (look + 1) * 0x51ED27, 1, shape)[:, 0].log()
+        total = drawn if total is None else total + drawn
+    assert total is not None, "at least one look"
+    return 10 * (total / looks).log10()
+
+
+def crop_sizes(global_size: int, local_size: int, patch_size: int, tile_size: int) -> tuple[int, int]:
+    """Return the pixels along each side of global and of local crops; see the options of those names.
+
+    Raises:
+        InputError: a size is no multiple of the patch, or larger than a tile.
+    """
+    whole = global_size or tile_size
+    half = local_size or max(1, whole // 2 // patch_size) * patch_size
+    for flag, size in (("--global-size", whole), ("--local-size", half)):
+        if size > tile_size:
+            raise InputError(f"{flag} {size}: is larger than a tile, {tile_size} pixels")
+        if size % patch_size:
+            raise InputError(f"{flag} {size}: is no multiple of a patch, {patch_size} pixels")
+    return whole, half
