@@ -67,7 +67,7 @@ def embed(backbone: DINOv3ViTModel, pixels_BCHW: Tensor) -> Tensor:
 
 def patch_places(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Return places_N2: (row, column) of each patch's centre as DINOv3 counts it, from -1 to 1 over the image."""
-    axes = [(torch.arange(count, device=device) + 0.5) * (2 / count) - 1 for count in grid]
+    axes = [2 * ((torch.arange(count, device=device) + 0.5) / count) - 1 for count in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
 
 

@@ -1,0 +1,351 @@
+"""Pre-training keeps the promises of training, by both methods.
+
+- What follows a stop is the same bit for bit: losses, scores, weights of student and teacher, centre.
+- Killed at random moments (SIGKILL) and started again, a run leaves the same bytes as one that was not.
+- Two ranks learn what one learns, and resume what one saved, within rounding; so do pieces of a batch.
+- What is in it is a function of seed, step and tile: no view depends on the ranks.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gloo_ranks import in_group, run_ranks
+from regressors import CHIP_SCHEMA, visible_chip
+
+from shards.errors import InputError
+from shards.format.key import split_of
+from shards.read.dataset import Dataset, open_dataset
+from shards.write.writer import DatasetWriter
+from trainer.commands.pretrain import check, new_fit, resumed_fit
+from trainer.commands.train_on_ray import launch_pretraining
+from trainer.devices.ranks import Ranks
+from trainer.fit.loop import Fit
+from trainer.model.pretrained import is_pretrained, load_pretrained
+from trainer.pretrain_config import RECIPES, PretrainConfig
+from trainer.run_folder.state import restore, state_of
+from trainer.run_folder.state_callback import StateCallback
+from trainer.run_folder.state_parts import StateWriter, StoredState, TrainingState
+
+NODATA = CHIP_SCHEMA.nodata
+SMALL: dict[str, Any] = {
+    "width": 24,
+    "depth": 2,
+    "patch_size": 8,
+    "batch_size": 4,
+    "epochs": 3,
+    "probe": "height_mean",
+    "probe_tiles": 6,
+    "probe_epochs": 2,
+    "last_weight_decay": 0.4,
+    "band_groups": ("nir", "*e*"),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {
+        **RECIPES["mae-tiny"],
+        **SMALL,
+        "recipe": "mae-tiny",
+        "decoder_width": 24,
+        "mask_groups": 0.3,
+        "speckle_looks": 3,
+    },
+    "dino": {
+        **RECIPES["dino-tiny"],
+        **SMALL,
+        "recipe": "dino-tiny",
+        "prototypes": 24,
+        "head_width": 32,
+        "bottleneck": 16,
+        "local_crops": 3,
+        "brightness": 0.1,
+        "band_dropout": 0.1,
+        "vertical_flip": True,
+        "temperature_warm_up": 2.0,
+    },
+}
+"""Options under which much is to be remembered."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """18 tiles or so to learn from, some with holes; with batches of 4 the last one is smaller."""
+    folder = tmp_path_factory.mktemp("tiles")
+    with DatasetWriter(str(folder), CHIP_SCHEMA, {"command": "test"}, 10) as writer:
+        for number in range(26):
+            chip = visible_chip(number)
+            if number % 3 == 0:
+                chip.image_CHW[:, : number % 20, :9] = NODATA
+            writer.add(chip, split_of(chip.key, 0.3))
+        writer.finish()
+    return open_dataset(str(folder))
+
+
+def config_of(dataset: Dataset, method: str, out: Path | str = "", **options: Any) -> PretrainConfig:
+    return PretrainConfig.of(dataset.url, str(out), **{**METHODS[method], **options})
+
+
+class Stopped(Exception):
+    """What stands for a kill."""
+
+
+class Stopper(StateCallback):
+    """Notes the losses, and saves the state and stops after a step."""
+
+    def __init__(self, at: int = 0, out: Path | None = None) -> None:
+        super().__init__()
+        self.at, self.losses, self.out = at, list[float](), out
+
+    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+        self.losses.append(loss)
+        if len(self.losses) == self.at:
+            StateWriter(str(self.out)).write(state_of(fit))
+            raise Stopped
+
+    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
+        """Nothing is written here."""
+
+
+def assert_equal_states(one: TrainingState, other: TrainingState) -> None:
+    assert one.values == other.values
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, rows in one.tensors.items():
+        assert torch.equal(rows.tensor, other.tensors[name].tensor), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_follows_a_stop_is_the_same_bit_for_bit(dataset: Dataset, method: str, tmp_path: Path) -> None:
+    config = config_of(dataset, method)
+    whole, undisturbed = new_fit(config, Ranks()), Stopper()
+    whole.run(undisturbed)
+    assert len(undisturbed.losses) == config.fit.epochs * whole.steps_per_epoch > 10
+    followed = [name for name in state_of(whole).tensors if name.startswith("weights.teacher")]
+    assert bool(followed) == (method == "dino")
+    for at in (1, 3, whole.steps_per_epoch, 2 * whole.steps_per_epoch + 1):
+        stopper, rest = Stopper(at, tmp_path), Stopper()
+        with pytest.raises(Stopped):
+            new_fit(config, Ranks()).run(stopper)
+        again = new_fit(config, Ranks())
+        with StoredState(str(tmp_path)) as state:
+            restore(again, state)
+        again.run(rest)
+        assert stopper.losses + rest.losses == undisturbed.losses
+        assert_equal_states(state_of(again), state_of(whole))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pieces_of_a_batch_give_the_same_losses(dataset: Dataset, method: str) -> None:
+    options: dict[str, Any] = {"batch_size": 6, "epochs": 2, "learning_rate": 1e-4}
+    if method == "dino":
+        options["centring"] = "sinkhorn"
+    whole, pieces = Stopper(), Stopper()
+    one = new_fit(config_of(dataset, method, **options), Ranks())
+    one.run(whole)
+    other = new_fit(config_of(dataset, method, **options, accumulate=4), Ranks())
+    other.run(pieces)
+    assert pieces.losses == pytest.approx(whole.losses, rel=1e-5)
+    assert_near(one, other.model.state_dict())
+
+
+def assert_near(fit: Fit, weights: dict[str, torch.Tensor], rel: float = 1e-4) -> None:
+    """Weights agree to a share of each tensor's norm, and of how far a step can move it."""
+    for name, tensor in fit.model.state_dict().items():
+        away = float((tensor - weights[name]).norm())
+        assert away <= rel * max(1.0, float(tensor.norm())), name
+
+
+def run_as_rank(rank: int, config: PretrainConfig, folder: Path, begun: bool) -> None:
+    result = in_group(rank, 2, folder / f"rendezvous-{begun}", lambda ranks: ran(config, ranks, folder, begun))
+    if rank == 0:
+        (folder / f"losses-{begun}.json").write_text(json.dumps(result))
+
+
+def ran(config: PretrainConfig, ranks: Ranks, folder: Path, begun: bool) -> list[float]:
+    fit, noted = new_fit(config, ranks), Stopper()
+    if begun:
+        with StoredState(str(folder)) as state:
+            restore(fit, state)
+    fit.run(noted)
+    if ranks.is_first:
+        torch.save(fit.model.state_dict(), folder / f"weights-{begun}.pt")
+    return [*noted.losses, *(record["val_probe_rmse"] for record in fit.records[1::2])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "centring"), [("mae", "mean"), ("dino", "mean"), ("dino", "sinkhorn")])
+def test_two_ranks_learn_what_one_learns(
+    dataset: Dataset, method: str, centring: str, tmp_path: Path
+) -> None:
+    """The last batch of an epoch has one tile: the second rank then has a stand-in."""
+    options = {"centring": centring} if method == "dino" else {}
+    tiles = dataset.chips("train").size
+    config = config_of(dataset, method, epochs=2, learning_rate=1e-4, limit=tiles // 4 * 4 - 3, **options)
+    whole, stopper = Stopper(), Stopper(2, tmp_path)
+    one = new_fit(config, Ranks())
+    one.run(whole)
+    with pytest.raises(Stopped):
+        new_fit(config, Ranks()).run(stopper)
+    expected = [*whole.losses, one.records[1]["val_probe_rmse"]]
+    for begun, skipped in ((False, 0), (True, 2)):
+        run_ranks(run_as_rank, 2, (config, tmp_path, begun))
+        found = json.loads((tmp_path / f"losses-{begun}.json").read_text())
+        assert found == pytest.approx(expected[skipped:], rel=1e-5)
+        assert_near(one, torch.load(tmp_path / f"weights-{begun}.pt"))
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """What a run leaves, but TensorBoard's log, which tells the time, and what names the folder."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and "tensorboard" not in path.parts and path.name != "config.yaml"
+    }
+
+
+def flags(config: PretrainConfig, method: str) -> list[str]:
+    words = ["--data", config.data, "--out", config.out, "--resume", "auto", "--checkpoint-steps", "2"]
+    for name, value in {**METHODS[method], "epochs": config.fit.epochs}.items():
+        if name == "method" or value is False:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        values = list(map(str, value)) if isinstance(value, tuple) else [str(value)]
+        words += [flag] if value is True else [flag, *values]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_random_moments_it_leaves_the_same_bytes(
+    dataset: Dataset, method: str, tmp_path: Path, most: int
+) -> None:
+    epochs = 8 if most < 9 else 40
+    whole = config_of(dataset, method, tmp_path / "whole", epochs=epochs, checkpoint_steps=2)
+    launch_pretraining(whole)
+    expected = files_of(tmp_path / "whole")
+    rng, out = random.Random(4), tmp_path / "killed"
+    command = [sys.executable, "-m", "cluster.cli", "pretrain"]
+    words = flags(whole.with_options(out=str(out)), method)
+    kills = 0
+    for _ in range(most + 9):
+        process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True)
+        seen = None
+        while process.poll() is None and (seen is None or time.monotonic() < seen):
+            if seen is None and (out / "state.json").exists():
+                seen = time.monotonic() + rng.uniform(3.0, 5.0) * (kills > 0) + rng.uniform(0, 0.4)
+            time.sleep(0.005)
+        if process.poll() is None and kills < most:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, said = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, said
+    assert kills > 1
+    assert files_of(out) == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_a_backbone_with_all_that_normalises_its_input(
+    dataset: Dataset, method: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    config = config_of(dataset, method, out, epochs=2)
+    launch_pretraining(config)
+    assert is_pretrained(str(out))
+    loaded = load_pretrained(str(out))
+    assert loaded.bands == dataset.schema.bands
+    assert loaded.statistics == dataset.statistics
+    assert list(loaded.backbones) == ["teacher" if method == "dino" else "student"]
+    fit = resumed_fit(config.with_options(resume="auto"), Ranks())
+    [backbone] = loaded.backbones.values()
+    encoder = fit.model.get_submodule("teacher" if method == "dino" else "encoder")
+    for name, tensor in encoder.backbone.state_dict().items():
+        assert torch.equal(tensor, backbone.state_dict()[name]), name
+    continued = config_of(dataset, method, tmp_path / "more", epochs=1, backbone=str(out))
+    launch_pretraining(continued.with_options(bands=dataset.schema.bands))
+    with pytest.raises(InputError, match="was pre-trained on the bands blue green red nir, not on nir red"):
+        new_fit(continued.with_options(bands=("nir", "red")), Ranks())
+
+
+def test_without_a_probe_the_last_epoch_is_best(dataset: Dataset, tmp_path: Path) -> None:
+    launch_pretraining(config_of(dataset, "mae", tmp_path / "run", probe="", probe_epochs=1, probe_tiles=1000))
+    names = json.loads((tmp_path / "run" / "checkpoints.json").read_text())
+    assert names == {"best": ["epoch-0003"], "last": "epoch-0003"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("mae", {"patch_size": 7}, "tiles of 32 pixels are no multiple of --patch-size 7"),
+        ("mae", {"mask_ratio": 0.01}, "--mask-ratio 0.01: shows 16 of a tile's 16 patches"),
+        ("mae", {"probe": "trees"}, "--probe trees: .* has no such column; it has key, "),
+        ("mae", {"probe": "crs"}, "--probe crs: 0 tiles of the split train have a label"),
+        ("mae", {"bands": ("nir", "thermal")}, "no band thermal: there are blue green red nir"),
+        ("mae", {"where": "height_max > 1e9"}, "leaves no tile to learn from"),
+        ("mae", {"band_groups": ("vv_*",)}, r"--band-groups vv_\*: matches none of the bands"),
+        ("dino", {"global_size": 64}, "--global-size 64: is larger than a tile, 32 pixels"),
+        ("dino", {"local_size": 12}, "--local-size 12: is no multiple of a patch, 8 pixels"),
+        ("dino", {"shard_model": True}, "--shard-model: "),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    dataset: Dataset, method: str, options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        check(config_of(dataset, method, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "mae", "mask_ratio": 0.0}, "--mask-ratio 0.0: choose above 0 and below 1"),
+        ({"method": "mae", "mask_ratio": 1.0}, "--mask-ratio 1.0: choose above 0 and below 1"),
+        ({"teacher_temperature": 0.2}, "--teacher-temperature 0.2: choose above 0 and below the student's"),
+        ({"warm_up_temperature": 0.1}, "--warm-up-temperature 0.1: choose above 0 and below the student's"),
+        ({"local_scale": (0.5, 0.2)}, r"--local-scale \(0.5, 0.2\): choose two shares"),
+        ({"prototypes": 1}, "--prototypes 1: choose 2 or more"),
+        ({"decoder_width": 100}, "--decoder-width 100: choose a multiple of 24"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        PretrainConfig.of("tiles", "run", **options)
+
+
+def test_views_do_not_depend_on_the_rank(dataset: Dataset) -> None:
+    """A rank draws for the global batch, and takes its rows."""
+    from trainer.data.feed import feed
+    from trainer.data.step_inputs import StepKey
+
+    config, key = config_of(dataset, "dino"), StepKey(0, 1, 8)
+    chips = dataset.chips("train")[:4]
+    seen = []
+    for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
+        fit = new_fit(config, ranks) if ranks.world_size == 1 else None
+        objective = fit.objective if fit else seen[0][1]
+        objective.learning = objective.views.ranks = ranks if not fit else objective.views.ranks
+        if fit:
+            part = fit.learning.part
+        else:
+            from shards.read.order import Part
+
+            part = Part(ranks.rank, 2)
+        batches = dataset.batches(chips, 4, part)
+        (fed,) = feed(batches, dataset.schema, torch.device("cpu"))
+        pixels, valid = objective.views.tiles(fed)
+        view = objective.views.draw(4, key, 2, (0.05, 0.4))
+        seen.append((objective.views.make(pixels, valid, view, fed, 16), objective))
+    (whole, valid), *parts = (views for views, _ in seen)
+    both = [torch.cat(one) for one in zip(*parts, strict=True)]
+    order = np.concatenate([np.arange(4)[rank::2] for rank in (0, 1)])
+    assert torch.equal(whole[order], both[0]) or torch.equal(whole, both[0])
+    assert torch.equal(valid[order], both[1]) or torch.equal(valid, both[1])
