@@ -52,7 +52,9 @@ class ModelOptions:
     bands: tuple[str, ...] = ("nir", "red", "green")
     """Bands that the backbone sees, in its order."""
     backbone: Annotated[str, Place(or_name=True, reserved=("tiny",))] = "tiny"
-    """"tiny" (random weights), a folder, a .pth file of Meta's, or a model on the Hugging Face hub."""
+    """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, or a pre-training run."""
+    backbone_weights: Annotated[Literal["teacher", "student"] | None, Before(None)] = None
+    """Weights of a pre-training run to start from; default: the teacher's where there is one."""
     new_band_from: Annotated[
         Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
     ] = "red"

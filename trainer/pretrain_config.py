@@ -74,7 +74,7 @@ class ViewOptions:
     local_crops: Annotated[int, DINO] = 4
     """Local crops of each tile; the global ones are always two."""
     crop_scale: Annotated[tuple[float, float], MAE] = (0.2, 1.0)
-    """Smallest and largest share of a tile's area in the one crop of each tile, enlarged to the tile's size."""
+    """Smallest and largest share of a tile's area in its only crop, which is enlarged to the tile's size."""
     flip: bool = True
     """Whether to flip crops from left to right at random."""
     vertical_flip: bool = False
@@ -84,7 +84,7 @@ class ViewOptions:
     speckle_looks: int = 0
     """Looks of the speckle (gamma noise on intensity) with which each crop is multiplied; 0: none."""
     brightness: float = 0.0
-    """Standard deviation, in units of the bands (decibels), of a random number added to each band of a crop."""
+    """Standard deviation, in the bands' unit (decibels), of a random number added to each band of a crop."""
     band_dropout: float = 0.0
     """Share (0..1) of a crop's bands that are replaced by their mean."""
     group_dropout: float = 0.0
@@ -250,11 +250,11 @@ class ProbeOptions:
     """Measurement of what the tokens tell about a label, which is never learnt from."""
 
     probe: str = ""
-    """Column of the index to predict from the tokens: numbers (ridge, R2) or classes (text or whole numbers)."""
+    """Column of the index to predict from the tokens: numbers, or classes (text or whole numbers)."""
     probe_epochs: Annotated[int, WITH_PROBE] = 1
     """Epochs from one measurement to the next; the last epoch always has one."""
     probe_tiles: Annotated[int, WITH_PROBE] = 1000
-    """Labelled tiles to fit on, from the training split, and as many to score on, from the validation split."""
+    """Labelled tiles to fit on, of the training split, and as many to score on, of the validation split."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""

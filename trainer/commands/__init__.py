@@ -1,7 +1,9 @@
 """Run the commands on regressors.
 
 train            treeline train: what one rank does
-train_on_ray     training on Ray workers
+pretrain         treeline pretrain: what one rank does
+begun            a run that is already there
+train_on_ray     training and pre-training on Ray workers
 sweep            treeline sweep
 sweep_on_ray     its trials on Ray Tune
 evaluate         treeline evaluate, of chips

@@ -51,7 +51,7 @@ def check(config: PretrainConfig) -> Dataset:
     """Find the user's mistakes before any process is started or anything is written.
 
     Raises:
-        InputError: no dataset, no tile to learn from, bands that it lacks, or views that do not fit its tiles.
+        InputError: no dataset, no tile to learn from, bands that it lacks, or views that do not fit.
     """
     fit = config.fit
     for option, value, least in (
@@ -111,8 +111,8 @@ def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
     Raises:
         InputError: the dataset lacks one.
     """
-    bands = options.bands or dataset.schema.bands
-    dataset.schema.band_positions(bands)
+    bands = options.bands or dataset.schema.all_bands
+    dataset.schema.check_counted(bands)
     return bands
 
 
@@ -200,7 +200,7 @@ def new_encoder(config: PretrainConfig, dataset: Dataset) -> Encoder:
         backbone = build_backbone({**TINY, **shape})
     elif is_pretrained(options.backbone):
         before = load_pretrained(options.backbone)
-        before.check_bands(options.backbone, bands, dataset.schema)
+        before.check_images(options.backbone, bands, dataset.schema)
         statistics = before.statistics
         (backbone,) = before.backbones.values()
     else:

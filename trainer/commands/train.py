@@ -27,8 +27,9 @@ from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import check_faithful, notebook_variant
 from trainer.fit.variant import Variant, ordinary
 from trainer.model.make import new_regressor
+from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.regressor import Regressor
-from trainer.options import ChipOptions
+from trainer.options import ChipOptions, ModelOptions
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunWriter, run_options
 from trainer.run_folder.state import restore
@@ -53,6 +54,22 @@ def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConf
     as_recipe = [name for name in before if asked[name] == recipe[name] and name not in (given or ())]
     changed = {name: before[name] for name in as_recipe if began.get(name) == before[name]}
     return as_begun(config.with_options(**changed), stored, given)
+
+
+def with_bands_of_backbone(config: TrainConfig, given: Set[str] | None = None) -> TrainConfig:
+    """Take the bands from a pre-trained backbone, unless the user named some.
+
+    Args:
+        config: the options.
+        given: names of the options that the user gave; default: all that differ from their default.
+    """
+    model = config.model
+    is_named = model.bands != ModelOptions.bands if given is None else "bands" in given
+    if is_named or not is_pretrained(model.backbone):
+        return config
+    bands = load_pretrained(model.backbone, model.backbone_weights).bands
+    print(f"treeline: takes the bands of {model.backbone}: {' '.join(bands)}", file=sys.stderr, flush=True)
+    return config.with_options(bands=bands)
 
 
 def check(config: TrainConfig) -> Dataset:

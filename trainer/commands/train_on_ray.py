@@ -22,7 +22,14 @@ from trainer.commands.pretrain import (
 from trainer.commands.pretrain import (
     pretrain,
 )
-from trainer.commands.train import as_it_began, check, planned_tokens, prepared, train
+from trainer.commands.train import (
+    as_it_began,
+    check,
+    planned_tokens,
+    prepared,
+    train,
+    with_bands_of_backbone,
+)
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, compute, finish
 from trainer.data.token_store import TokenFile, TokenPlan
@@ -70,7 +77,7 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
     Raises:
         InputError: a mistake in the options; found before anything is started.
     """
-    config = as_it_began(config, given)
+    config = with_bands_of_backbone(as_it_began(config, given), given)
     check(config)
     if not config.worker_range[1]:
         train(config, Ranks(device=device_here()))

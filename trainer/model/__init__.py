@@ -6,6 +6,7 @@ normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 trainable          choice of the backbone's weights that learn; LoRA
 checkpoint         a regressor as a folder
+pretrained         a pre-trained backbone as a folder
 symmetries         the eight flips and quarter turns
 meta_weights       Meta's own files as a backbone
 notebook_weights   the notebook's checkpoints, renamed

@@ -4,9 +4,13 @@ torch.manual_seed(seed)                                 # random weights come fr
 regressor = new_regressor(dataset, ModelOptions(decoder="residual"))
 """
 
+from dataclasses import replace
+
+from shards.errors import InputError
 from shards.read.dataset import Dataset
 from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import new_backbone
+from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.regressor import Regressor
 from trainer.model.trainable import recompute_activations, tune
 from trainer.options import ModelOptions
@@ -26,11 +30,21 @@ def new_regressor(
     Raises:
         InputError: there is no such backbone, or it does not go together with the other options.
     """
-    backbone = new_backbone(options.backbone, pretrained_bands or options.bands, options.new_band_from)
+    statistics = dataset.statistics
+    if is_pretrained(options.backbone):
+        pretrained = load_pretrained(options.backbone, options.backbone_weights)
+        pretrained.check_images(options.backbone, options.bands, dataset.schema)
+        # Pixels are normalised as in pre-training; the heights are those of this dataset.
+        statistics = replace(pretrained.statistics, height=statistics.height)
+        (backbone,) = pretrained.backbones.values()
+    elif options.backbone_weights:
+        raise InputError(f"--backbone-weights: {options.backbone} is no pre-training run; leave it out")
+    else:
+        backbone = new_backbone(options.backbone, pretrained_bands or options.bands, options.new_band_from)
     tune(backbone, options.tune, options.tune_blocks, options.lora_rank)
     if options.recompute_activations:
         recompute_activations(backbone)
     decoder = DecoderConfig(
         options.decoder_widths, options.norm, options.dropout, options.decoder, options.upsample
     )
-    return Regressor(dataset.schema, options.bands, dataset.statistics, backbone, decoder)
+    return Regressor(dataset.schema, options.bands, statistics, backbone, decoder)

@@ -44,7 +44,7 @@ class Pretrained:
     metrics: dict[str, Any]
     """Scores after the checkpoint's epoch."""
 
-    def check_bands(self, name: str, bands: tuple[str, ...], schema: Schema) -> None:
+    def check_images(self, name: str, bands: tuple[str, ...], schema: Schema) -> None:
         """Refuse images that these backbones were not trained on.
 
         Args:
@@ -53,18 +53,20 @@ class Pretrained:
             schema: format of the images.
 
         Raises:
-            InputError: the bands differ; says which.
+            InputError: the bands or their values differ; says which.
         """
         if bands != self.bands:
             raise InputError(
                 f"--backbone {name}: was pre-trained on the bands {' '.join(self.bands)}, not on "
                 f"{' '.join(bands)}; give --bands {' '.join(self.bands)}"
             )
-        if schema.dtype != self.schema.dtype:
-            raise InputError(
-                f"--backbone {name}: was pre-trained on pixels of {self.schema.dtype}, not of {schema.dtype}; "
-                "ingest these in the same unit and type"
-            )
+        for band in bands:
+            ours, theirs = ((one.derived_band(band), has_unit(one, band)) for one in (self.schema, schema))
+            if ours != theirs:
+                raise InputError(
+                    f"--backbone {name}: band {band} has other values here than in pre-training (its "
+                    "formula, or numbers without a unit); see treeline split --derive, --scale and --offset"
+                )
 
     def files(self) -> dict[str, bytes]:
         """Return the folder's files by name; config.json comes last."""
@@ -98,7 +100,7 @@ def is_pretrained(name: str) -> bool:
     return exists(url) and read_json(url).get("format") == FORMAT
 
 
-def load_pretrained(name: str, weights: str = "") -> Pretrained:
+def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
     """Load the pre-trained backbone at `name` (or the best of the run there), on the CPU.
 
     Args:
@@ -145,3 +147,10 @@ def load_pretrained(name: str, weights: str = "") -> Pretrained:
         config["trained_on"],
         read_json(join(url, METRICS)),
     )
+
+
+def has_unit(schema: Schema, band: str) -> bool:
+    """Tell whether a band's values are floats or scaled numbers, which mean the same in any archive."""
+    made = schema.derived_band(band)
+    stored = [band] if made is None else [made.first, made.second]
+    return schema.dtype == "float32" or all(map(schema.is_scaled, stored))

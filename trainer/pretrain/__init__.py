@@ -1,11 +1,16 @@
 """Pre-training without labels: a backbone learns from tiles alone.
 
-encoder       tokens of patches, some left out, at any coordinates
-views         crops of tiles, and changes of their pixels, on the device
-masked        the masked autoencoder: model, masks, loss
-masking       which patches of a tile are hidden
-dino          student, teacher and their heads
-distillation  the loss of self-distillation, its centre, and what tells a collapse
-objectives    both methods as objectives of the training loop
-probe         what tokens tell about a label
+encoder              tokens of patches, some left out, at any coordinates
+views                crops of tiles and speckle, on the device
+draw                 the views of a step, drawn for the global batch
+masked               the masked autoencoder: model and loss
+masking              which patches of a tile are hidden
+objective_of_masked  the masked autoencoder in the training loop
+dino                 student, teacher and their heads
+distillation         the loss of self-distillation, its centre, and signs of a collapse
+collapse             a watch that names a collapse
+objective_of_dino    self-distillation in the training loop
+tile_objective       what both objectives have in common
+probe                what tokens tell about a label
+panel                pictures of restored tiles
 """

@@ -8,8 +8,8 @@ from trainer.pretrain.distillation import Health
 STEPS = 50
 """Steps in a row that a sign must be seen."""
 UNIFORM, ONE = 0.95, 0.1
-"""Shares of ln K: targets whose entropy stays above the first say nothing about their tile; a batch whose mean
-target's entropy stays below the second has one target for all its tiles."""
+"""Shares of ln K. Targets whose entropy stays above the first say nothing about their tile. A batch whose
+mean target's entropy stays below the second has one target for all its tiles."""
 
 
 @dataclass
@@ -36,15 +36,15 @@ class Watch:
         found = ""
         if self.uniform >= STEPS:
             found = (
-                f"the tokens collapse: for {STEPS} steps the teacher's targets have been nearly uniform (entropy "
-                f"{health.teacher_entropy:.0%} of ln K), so there is nothing to learn; lower "
-                "--teacher-temperature, or raise --teacher-momentum less or --learning-rate"
+                f"the tokens collapse: for {STEPS} steps the teacher's targets have been nearly uniform "
+                f"(entropy {health.teacher_entropy:.0%} of ln K), so there is nothing to learn; lower "
+                "--teacher-temperature or --learning-rate"
             )
         elif self.one >= STEPS:
             found = (
-                f"the tokens collapse: for {STEPS} steps all tiles have had nearly the same target (entropy of the "
-                f"batch {health.batch_entropy:.0%} of ln K, {health.prototypes_used} prototypes in use); use "
-                "--centring mean or sinkhorn, raise --teacher-temperature, or lower --learning-rate"
+                f"the tokens collapse: for {STEPS} steps all tiles have had nearly the same target (entropy "
+                f"of the batch {health.batch_entropy:.0%} of ln K, {health.prototypes_used} prototypes in "
+                "use); use --centring mean or sinkhorn, raise --teacher-temperature, or lower --learning-rate"
             )
         if not found or self.warned:
             return ""

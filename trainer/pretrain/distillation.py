@@ -59,7 +59,9 @@ def cross_entropy_sums(
 def balanced_targets(
     scores_VBK: Tensor, temperature: float, counts: float, sum_over_ranks: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Return the teacher's targets_VBK, balanced so that the batch uses all prototypes alike (Sinkhorn-Knopp).
+    """Return the teacher's targets_VBK, balanced so that the batch uses all prototypes alike.
+
+    This is Sinkhorn and Knopp's algorithm.
 
     Args:
         scores_VBK: the teacher's scores for this rank's tiles.
@@ -67,7 +69,7 @@ def balanced_targets(
         counts: 1, or 0 if the tiles stand in for an empty part.
         sum_over_ranks: adds up a tensor over ranks.
     """
-    # Scores are cosines, so exp((score - 1) / temperature) is at most 1. In float64, the smallest stay above 0.
+    # Scores are cosines, so exp((score - 1) / temperature) is at most 1; in float64 all stay above 0.
     shares_VBK = torch.exp((scores_VBK.double() - 1) / temperature) * counts
     for _ in range(SINKHORN_ROUNDS):
         of_prototype_K = sum_over_ranks(shares_VBK.sum((0, 1)))

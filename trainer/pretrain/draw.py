@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shards.format.schema import Schema
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey, is_stand_in, part_of
 from trainer.devices.ranks import Ranks
@@ -35,6 +36,7 @@ class ViewMaker:
         """
         self.encoder, self.options, self.ranks = encoder, options, ranks
         self.groups = groups_of(encoder.bands, options.band_groups)
+        self._mixed_CS = mixed_bands(encoder.schema, encoder.bands).to(ranks.device)
 
     def tiles(self, fed: Fed) -> tuple[Tensor, Tensor]:
         """Return normalised pixels_BCHW and valid_BHW; nothing is valid in a stand-in."""
@@ -49,16 +51,17 @@ class ViewMaker:
         """Draw view `number` of each of `count` tiles."""
         options, bands = self.options, len(self.encoder.bands)
         generator = np.random.default_rng((*key, VIEWS + number))
+        stored = self._mixed_CS.shape[1]
         box_B4 = draw_boxes(count, scale, generator)
         wanted = np.array([options.flip, options.vertical_flip, options.quarter_turns])
         flip_B3 = (generator.random((count, 3)) < 0.5) & wanted
-        shift_BC = generator.normal(0, 1, (count, bands)).astype(np.float32) * np.float32(options.brightness)
+        shift_BS = generator.normal(0, options.brightness, (count, stored)).astype(np.float32)
         kept_BC = generator.random((count, bands)) >= options.band_dropout
         kept_BC &= self.without_groups(generator.random((count, len(self.groups))) < options.group_dropout)
         # Each view keeps one band at least.
         kept_BC[np.arange(count), generator.integers(bands, size=count)] = True
         seed_B = generator.integers(1 << 40, size=count)
-        return Views(box_B4, flip_B3, shift_BC, kept_BC, seed_B)
+        return Views(box_B4, flip_B3, shift_BS, kept_BC, seed_B)
 
     def without_groups(self, hidden_BG: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return kept_BC: the bands that are in none of a tile's hidden groups; all if each band is."""
@@ -75,16 +78,17 @@ class ViewMaker:
         box_B4, flip_B3 = self.here(view.box_B4, fed), self.here(view.flip_B3, fed)
         pixels_BCSS, valid_BSS = crop(pixels_BCHW, valid_BHW, box_B4, flip_B3, size)
         options, normalise = self.options, self.encoder.normalise
-        added_BCSS: Tensor | None = None
-        if options.brightness:
-            added_BCSS = self.here(view.shift_BC, fed)[..., None, None]
-        if options.speckle_looks:
-            seed_B, shape = self.here(view.seed_B, fed), tuple(pixels_BCSS.shape[1:])
-            speckle_BCSS = speckle_decibels(seed_B, options.speckle_looks, shape)
-            added_BCSS = speckle_BCSS if added_BCSS is None else added_BCSS + speckle_BCSS
-        if added_BCSS is not None:
+        if options.brightness or options.speckle_looks:
+            added_BSHW = self.here(view.shift_BS, fed)[..., None, None]
+            if options.speckle_looks:
+                shape = added_BSHW.shape[1], size, size
+                added_BSHW = added_BSHW + speckle_decibels(
+                    self.here(view.seed_B, fed), options.speckle_looks, shape
+                )
+            # What is added to stored bands, derived ones show as well.
+            added_BCHW = torch.einsum("cs,bshw->bchw", self._mixed_CS, added_BSHW)
             per_unit_C = 1 / (normalise.clamp_span_C * normalise.std_C)
-            pixels_BCSS = pixels_BCSS + added_BCSS * per_unit_C[:, None, None]
+            pixels_BCSS = pixels_BCSS + added_BCHW * per_unit_C[:, None, None]
         if options.band_dropout or options.group_dropout:
             pixels_BCSS = pixels_BCSS * self.here(view.kept_BC, fed)[..., None, None]
         return pixels_BCSS * valid_BSS[:, None], valid_BSS
@@ -102,3 +106,17 @@ def pieces_of(count: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     bounds = np.linspace(0, rows, min(count, rows) + 1).astype(int)
     for first, end in itertools.pairwise(bounds):
         yield tuple(value[first:end] for value in values)
+
+
+def mixed_bands(schema: Schema, bands: tuple[str, ...]) -> Tensor:
+    """Return factors_CS that make these bands of stored ones: 1 for a stored band, 1 and +-1 for a
+    derived one."""
+    derived = {band: schema.derived_band(band) for band in bands}
+    made_of = [(one.first, one.second) if one else (band,) for band, one in derived.items()]
+    stored = list(dict.fromkeys(name for names in made_of for name in names))
+    factors_CS = torch.zeros(len(bands), len(stored))
+    for place, (band, one) in enumerate(derived.items()):
+        factors_CS[place, stored.index(one.first if one else band)] += 1
+        if one:
+            factors_CS[place, stored.index(one.second)] += one.factor
+    return factors_CS

@@ -3,7 +3,7 @@
     patches_BND = embed(backbone, pixels_BCHW)              one token a patch, row by row
     tokens_BND = encode(backbone, patches_BND, places_BN2)  class token, registers, then the patches
 
-With all patches, at the centres that `patch_places` gives, it computes what the backbone's own forward pass does.
+With all patches, at the centres that `patch_places` gives, it computes what the backbone's own pass does.
 """
 
 import math
@@ -66,7 +66,7 @@ def embed(backbone: DINOv3ViTModel, pixels_BCHW: Tensor) -> Tensor:
 
 
 def patch_places(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Return places_N2: (row, column) of each patch's centre as DINOv3 counts it, from -1 to 1 over the image."""
+    """Return places_N2: (row, column) of each patch's centre, from -1 to 1 over the image, as in DINOv3."""
     axes = [2 * ((torch.arange(count, device=device) + 0.5) / count) - 1 for count in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
 

@@ -1,7 +1,7 @@
 """The masked autoencoder (He et al. 2021, arXiv:2111.06377): some patches in, the pixels of the others out.
 
-The encoder sees the shown patches alone. The decoder gets their tokens, and one and the same mask token, which
-learns, at the place of every hidden patch. Positions are rotary, as in the backbone. The loss compares pixels
+The encoder sees the shown patches alone. The decoder gets their tokens, and the mask token, which learns, at
+the place of every hidden patch. Positions are rotary, as in the backbone. The loss compares pixels
 of hidden patches; missing pixels are no targets, and patches of missing pixels are not attended to.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
 from trainer.model.backbone import build_backbone
-from trainer.pretrain.encoder import Encoder, embed, encode, patch_places, patches_valid, run_blocks
+from trainer.pretrain.encoder import Encoder, embed, encode, patch_places, run_blocks
 
 EPSILON = 1e-6
 """Number added to a patch's variance, as in the paper's own code."""

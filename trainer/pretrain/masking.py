@@ -20,8 +20,8 @@ def shown_count(patches: int, ratio: float) -> int:
     shown = patches - round(patches * ratio)
     if not 1 <= shown < patches:
         raise InputError(
-            f"--mask-ratio {ratio:g}: shows {shown} of a tile's {patches} patches; choose another, or smaller "
-            "patches"
+            f"--mask-ratio {ratio:g}: shows {shown} of a tile's {patches} patches; choose another, or "
+            "smaller patches"
         )
     return shown
 

@@ -28,8 +28,8 @@ from trainer.pretrain.distillation import (
 from trainer.pretrain.draw import ViewMaker, pieces_of
 from trainer.pretrain.encoder import Encoder, patch_places, patches_valid
 from trainer.pretrain.tile_objective import TileObjective
-from trainer.pretrain_config import PretrainConfig
 from trainer.pretrain.views import crop_sizes
+from trainer.pretrain_config import PretrainConfig
 
 GLOBAL_VIEWS = 2
 LOSS_SUMS = 4
@@ -246,7 +246,11 @@ class DinoObjective(TileObjective):
 
 
 def agreement(targets_VBK: Tensor, scores_WBK: Tensor, first: int) -> tuple[int, int]:
-    """Count where the student's likeliest prototype is the teacher's for the other global view: (yes, asked)."""
+    """Count where the student's likeliest prototype is the teacher's for the other global view.
+
+    Returns:
+        how often it is, and how often that was asked.
+    """
     agree = asked = 0
     for place, scores_BK in enumerate(scores_WBK):
         if place + first < len(targets_VBK):

@@ -1,4 +1,4 @@
-"""What tokens tell about a label: ridge regression and nearest neighbours, on features of tiles. No torch model.
+"""What tokens tell about a label: ridge regression and nearest neighbours, on features of tiles.
 
 Numbers (floats in the index) are predicted, and scored by R2 and RMSE. Classes (text, whole numbers, true or
 false) are told apart by a ridge regression on their indicators, and scored by accuracy.
@@ -164,7 +164,7 @@ def probe_tiles(dataset: Dataset, label: str, count: int) -> Chips:
         tiles = tiles[is_known]
         if tiles.size < 2:
             raise InputError(
-                f"--probe {label}: {tiles.size} tiles of the split {split} have a label; two or more are needed"
+                f"--probe {label}: {tiles.size} tiles of {split} have a label; two or more are needed"
             )
         chosen.append(tiles[subset(tiles.size, count)])
     if len(dataset.index[label].take(chosen[0]).unique()) < 2:

@@ -1,4 +1,4 @@
-"""Views of tiles: crops enlarged to one size, flips, and changes of pixels, all on the device, batched by size.
+"""Views of tiles: crops enlarged to one size, flips, and changes of pixels, on the device, in batches.
 
     draws = draw_views(count, options, counts, key)         numbers for a global batch, by its tiles alone
     pixels_BCSS, valid_BSS = crop(pixels_BCHW, valid_BHW, draws.boxes_B4, ..., size)
@@ -20,19 +20,19 @@ from torch import Tensor
 from shards.errors import InputError
 
 ASPECT = 4 / 3
-"""Largest ratio of a crop's sides, as in Inception's crops (Szegedy et al. 2014, arXiv:1409.4842, section 6)."""
+"""Largest ratio of a crop's sides, as in Inception's crops (Szegedy et al. 2014, arXiv:1409.4842)."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Numbers that make one view of each of B tiles; drawn for a global batch, whatever the number of ranks."""
+    """Numbers that make one view of each of B tiles, drawn for a global batch."""
 
     box_B4: NDArray[np.float32]
     """Top, left, height and width of the crop, as shares of the tile's side."""
     flip_B3: NDArray[np.bool_]
     """Whether to flip columns, to flip rows, and to turn by exchanging rows and columns."""
-    shift_BC: NDArray[np.float32]
-    """Number added to each band, in the band's unit."""
+    shift_BS: NDArray[np.float32]
+    """Number added to each stored band, in the band's unit."""
     kept_BC: NDArray[np.bool_]
     """Bands that are kept; others are replaced by their mean."""
     seed_B: NDArray[np.int64]

@@ -197,6 +197,8 @@ PLACES_OF = {
     "convert": "data --to zarr --out=zarr",
     "train": "--data train --out=run --recipe notebook --backbone weights --token-store tokens --cache cache "
     "--mlflow sqlite:///runs.db --no-flips --workers 2:8",
+    "pretrain": "--data tiles --out=run --recipe dino --backbone weights --probe data --cache cache "
+    "--mlflow sqlite:///runs.db",
     "sweep": "--data data --out out --learning-rate 1e-5 1e-2 --loss-choices squared",
     "import": "weights/best.pth --data data --out out",
     "evaluate": "--split val --checkpoint val --data data --out val --cache cache --limit 3",

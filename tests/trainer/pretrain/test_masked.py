@@ -1,4 +1,4 @@
-"""The masked autoencoder: its loss is that of transformers' ViTMAE; what is hidden or missing has no influence."""
+"""The masked autoencoder: its loss is that of ViTMAE; what is hidden or missing has no influence."""
 
 import numpy as np
 import pytest

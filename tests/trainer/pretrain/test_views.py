@@ -1,4 +1,4 @@
-"""Views of tiles: crops without missing pixels, flips, speckle; the same numbers whatever batch they are in."""
+"""Views of tiles: crops without missing pixels, flips, speckle; the same numbers in any batch."""
 
 import numpy as np
 import pytest

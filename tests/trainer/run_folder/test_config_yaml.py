@@ -23,6 +23,7 @@ bands:
 - red
 - green
 backbone: tiny
+backbone_weights: null
 new_band_from: red
 tune: all
 tune_blocks: 4
