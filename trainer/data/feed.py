@@ -66,7 +66,7 @@ def _fed(batch: Batch, rows_BS: Tensor, schema: Schema) -> Fed:
     def view(offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         nbytes = dtype.itemsize * torch.Size(shape).numel()
         values_BN: Tensor = rows_BS[:, offset : offset + nbytes].view(dtype)
-        return values_BN.view(-1, *shape)
+        return values_BN.view(len(rows_BS), *shape)
 
     image_BCHW = view(layout.image_offset, getattr(torch, schema.dtype), schema.image_shape)
     return Fed(batch, image_BCHW, view(layout.height_offset, torch.float32, schema.label_shape))

@@ -7,9 +7,11 @@ from trainer.pretrain.distillation import Health
 
 STEPS = 50
 """Steps in a row that a sign must be seen."""
-UNIFORM, ONE = 0.95, 0.1
-"""Shares of ln K. Targets whose entropy stays above the first say nothing about their tile. A batch whose
-mean target's entropy stays below the second has one target for all its tiles."""
+UNIFORM = 0.95
+"""Share of ln K. Targets whose entropy stays above it say nothing about their tile."""
+FEW = 2.5
+"""Number of prototypes in effect, exp(entropy of a batch's mean target). Without centring it falls to two or
+one within 50 steps on small runs; healthy ones have four and more (docs/pretraining.md)."""
 
 
 @dataclass
@@ -20,8 +22,8 @@ class Watch:
     """Whether a collapse ends the run."""
     uniform: int = 0
     """Steps in a row in which the targets said nothing."""
-    one: int = 0
-    """Steps in a row in which all tiles had the same target."""
+    few: int = 0
+    """Steps in a row in which all tiles shared one or two targets."""
     warned: bool = False
     """Whether the warning was given."""
 
@@ -32,7 +34,7 @@ class Watch:
             FloatingPointError: the tokens collapsed, and the run is to stop.
         """
         self.uniform = self.uniform + 1 if health.teacher_entropy > UNIFORM else 0
-        self.one = self.one + 1 if health.batch_entropy < ONE else 0
+        self.few = self.few + 1 if health.prototypes_in_effect < FEW else 0
         found = ""
         if self.uniform >= STEPS:
             found = (
@@ -40,11 +42,11 @@ class Watch:
                 f"(entropy {health.teacher_entropy:.0%} of ln K), so there is nothing to learn; lower "
                 "--teacher-temperature or --learning-rate"
             )
-        elif self.one >= STEPS:
+        elif self.few >= STEPS:
             found = (
-                f"the tokens collapse: for {STEPS} steps all tiles have had nearly the same target (entropy "
-                f"of the batch {health.batch_entropy:.0%} of ln K, {health.prototypes_used} prototypes in "
-                "use); use --centring mean or sinkhorn, raise --teacher-temperature, or lower --learning-rate"
+                f"the tokens collapse: for {STEPS} steps all tiles have shared one or two targets "
+                f"({health.prototypes_in_effect:.1f} prototypes in effect); use --centring mean or sinkhorn, "
+                "raise --teacher-temperature, or lower --learning-rate"
             )
         if not found or self.warned:
             return ""
@@ -55,8 +57,8 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """Return what a run needs to resume, as plain JSON values."""
-        return {"uniform": self.uniform, "one": self.one, "warned": self.warned}
+        return {"uniform": self.uniform, "few": self.few, "warned": self.warned}
 
     def restore(self, values: dict[str, Any]) -> None:
         """Resume from what `state` returned."""
-        self.uniform, self.one, self.warned = values["uniform"], values["one"], values["warned"]
+        self.uniform, self.few, self.warned = values["uniform"], values["few"], values["warned"]

@@ -9,7 +9,7 @@ tokens. So ranks and pieces of a batch add up to the same numbers.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, log, pi
+from math import cos, exp, log, pi
 
 import torch
 from torch import Tensor
@@ -86,6 +86,8 @@ class Health:
     """Mean entropy of the teacher's targets, as a share (0..1) of ln K. Near 1: they say nothing."""
     batch_entropy: float
     """Entropy of the mean target, as a share of ln K. Near 0: all tiles have the same one."""
+    prototypes_in_effect: float
+    """Number of equally frequent prototypes that would have this entropy: its exponential."""
     prototypes_used: int
     """Prototypes that are some view's likeliest one."""
     token_spread: float
@@ -138,6 +140,7 @@ class HealthSums:
         return Health(
             float(entropy / count) / scale,
             float(batch_entropy) / scale,
+            exp(float(batch_entropy)),
             int((used_K > 0).sum()),
             float(variance_D.clamp(min=0).sqrt().mean()),
             float(centre_K.norm()),

@@ -88,6 +88,7 @@ def test_health_adds_up_over_pieces_of_a_batch() -> None:
     assert health.teacher_entropy == pytest.approx(-(flat_NK * np.log(flat_NK)).sum(1).mean() / log(K))
     mean_K = flat_NK.mean(0)
     assert health.batch_entropy == pytest.approx(-(mean_K * np.log(mean_K)).sum() / log(K))
+    assert health.prototypes_in_effect == pytest.approx(np.exp(-(mean_K * np.log(mean_K)).sum()))
     assert health.prototypes_used == len(set(flat_NK.argmax(1)))
     flat_ND = tokens.flatten(0, 1).double().numpy()
     assert health.token_spread == pytest.approx(flat_ND.std(0).mean())
@@ -98,14 +99,14 @@ def test_health_adds_up_over_pieces_of_a_batch() -> None:
     assert sums.effective_rank(whole) == pytest.approx(np.exp(-(share_D * np.log(share_D)).sum()), rel=1e-4)
 
 
-HEALTHY = Health(0.3, 0.6, 40, 0.9, 1.0)
+HEALTHY = Health(0.3, 0.6, 9.0, 40, 0.9, 1.0)
 
 
 @pytest.mark.parametrize(
     ("sick", "said"),
     [
         (replace(HEALTHY, teacher_entropy=0.97), "nearly uniform .* lower --teacher-temperature"),
-        (replace(HEALTHY, batch_entropy=0.05), "nearly the same target .* use --centring mean or sinkhorn"),
+        (replace(HEALTHY, prototypes_in_effect=2.0), "one or two targets .* use --centring mean or sinkhorn"),
     ],
 )
 def test_a_collapse_is_named_once_after_fifty_steps(sick: Health, said: str) -> None:
