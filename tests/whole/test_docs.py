@@ -23,7 +23,7 @@ for command in sys.stdin:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", ["splits", "training", "prediction", "sar-landscape"])
+@pytest.mark.parametrize("page", ["splits", "training", "prediction", "sar-landscape", "pretraining"])
 def test_the_commands_of_a_page(page: str, tmp_path: Path) -> None:
     """One process runs them all: starting one for each took longer than most commands do."""
     text = (ROOT / "docs" / f"{page}.md").read_text()

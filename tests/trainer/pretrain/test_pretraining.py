@@ -170,7 +170,7 @@ CASES = {"mae": ("mae", {}), "dino": ("dino", {}), "balanced": ("dino", {"centri
 
 
 def run_as_rank(rank: int, configs: dict[str, PretrainConfig], folder: Path) -> None:
-    """Train from the beginning, and from each state that one rank saved; the first rank writes the results."""
+    """Train from the beginning, and from what one rank saved; the first rank writes the results."""
     results = in_group(rank, 2, folder / "rendezvous", lambda ranks: ran_all(configs, ranks, folder))
     if rank == 0:
         (folder / "losses.json").write_text(json.dumps(results))
