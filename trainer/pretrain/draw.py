@@ -16,7 +16,7 @@ from trainer.data.step_inputs import StepKey, is_stand_in, part_of
 from trainer.devices.ranks import Ranks
 from trainer.pretrain.encoder import Encoder
 from trainer.pretrain.masking import groups_of
-from trainer.pretrain.views import Views, crop, draw_boxes, speckle_decibels
+from trainer.pretrain.views import Views, crop, draw_boxes, layers_of, speckle_decibels
 from trainer.pretrain_config import ViewOptions
 
 VIEWS = 211
@@ -38,10 +38,10 @@ class ViewMaker:
         self.groups = groups_of(encoder.bands, options.band_groups)
         self._mixed_CS = mixed_bands(encoder.schema, encoder.bands).to(ranks.device)
 
-    def tiles(self, fed: Fed) -> tuple[Tensor, Tensor]:
-        """Return normalised pixels_BCHW and valid_BHW; nothing is valid in a stand-in."""
+    def tiles(self, fed: Fed) -> Tensor:
+        """Return layers_BLHW of normalised tiles, see `layers_of`; nothing is valid in a stand-in."""
         pixels_BCHW, valid_BHW = self.encoder.normalise(fed.image_BCHW)
-        return pixels_BCHW, valid_BHW & (not is_stand_in(fed, self.ranks))
+        return layers_of(pixels_BCHW, valid_BHW & (not is_stand_in(fed, self.ranks)))
 
     def here(self, rows: NDArray[Any], fed: Fed) -> Tensor:
         """Take this rank's rows of a global batch's numbers, to the device."""
@@ -71,12 +71,10 @@ class ViewMaker:
                 kept_BC[:, place] &= ~hidden_BG[:, number]
         return kept_BC | ~kept_BC.any(1, keepdims=True)
 
-    def make(
-        self, pixels_BCHW: Tensor, valid_BHW: Tensor, view: Views, fed: Fed, size: int
-    ) -> tuple[Tensor, Tensor]:
+    def make(self, layers_BLHW: Tensor, view: Views, fed: Fed, size: int) -> tuple[Tensor, Tensor]:
         """Make a view of this rank's tiles: pixels_BCSS, 0 where missing, and valid_BSS."""
         box_B4, flip_B3 = self.here(view.box_B4, fed), self.here(view.flip_B3, fed)
-        pixels_BCSS, valid_BSS = crop(pixels_BCHW, valid_BHW, box_B4, flip_B3, size)
+        pixels_BCSS, valid_BSS = crop(layers_BLHW, box_B4, flip_B3, size, self.options.quarter_turns)
         options, normalise = self.options, self.encoder.normalise
         if options.brightness or options.speckle_looks:
             added_BSHW = self.here(view.shift_BS, fed)[..., None, None]
@@ -88,10 +86,11 @@ class ViewMaker:
             # What is added to stored bands, derived ones show as well.
             added_BCHW = torch.einsum("cs,bshw->bchw", self._mixed_CS, added_BSHW)
             per_unit_C = 1 / (normalise.clamp_span_C * normalise.std_C)
-            pixels_BCSS = pixels_BCSS + added_BCHW * per_unit_C[:, None, None]
+            added_BCHW = added_BCHW * per_unit_C[:, None, None]
+            pixels_BCSS = pixels_BCSS + added_BCHW * valid_BSS[:, None]
         if options.band_dropout or options.group_dropout:
             pixels_BCSS = pixels_BCSS * self.here(view.kept_BC, fed)[..., None, None]
-        return pixels_BCSS * valid_BSS[:, None], valid_BSS
+        return pixels_BCSS, valid_BSS
 
     def scales(self, count: int, key: StepKey, number: int, rescale: float | None) -> NDArray[np.float32]:
         """Draw the scale of each tile's coordinates, (count,): even on a logarithmic scale around 1."""

@@ -139,7 +139,7 @@ class DinoObjective(TileObjective):
 
     def inputs(self, fed: Fed, key: StepKey) -> DinoInputs:
         """See Objective: crop, and let the teacher look at the global crops."""
-        tiles, valid_BHW = self.views.tiles(fed)
+        tiles_BLHW = self.views.tiles(fed)
         options, count = self.config.views, fed.batch.size
         global_size, local_size = self.sizes
         kinds = [(GLOBAL_VIEWS, options.global_scale, global_size, 0)]
@@ -148,12 +148,12 @@ class DinoObjective(TileObjective):
         sizes = []
         for views, scale, size, first in kinds:
             made = [
-                self.views.make(tiles, valid_BHW, self.views.draw(count, key, first + view, scale), fed, size)
+                self.views.make(tiles_BLHW, self.views.draw(count, key, first + view, scale), fed, size)
                 for view in range(views)
             ]
             pixels_NCSS, valid_NSS = (torch.cat(parts) for parts in zip(*made, strict=True))
             sizes.append(self._crops(pixels_NCSS, valid_NSS, views, first, fed, key))
-        everywhere_P2 = patch_places((global_size // self.model.student.patch_size,) * 2, tiles.device)
+        everywhere_P2 = patch_places((global_size // self.model.student.patch_size,) * 2, tiles_BLHW.device)
         scores_NK, tokens_ND = self._taught(sizes[0].pixels_NCSS, everywhere_P2[None], sizes[0].valid_NP)
         scores_VBK = scores_NK.float().unflatten(0, (GLOBAL_VIEWS, -1))
         counts = float(not is_stand_in(fed, self.learning.ranks))

@@ -72,10 +72,10 @@ class MaskedObjective(TileObjective):
         generator = np.random.default_rng((*key, MASKS))
         noise_BN = generator.random((count, patches), np.float32)
         hidden_BG = generator.random((count, len(self.views.groups))) < self.options.mask_groups
-        pixels_BCHW, valid_BHW = self.views.tiles(fed)
+        layers_BLHW = self.views.tiles(fed)
         view = self.views.draw(count, key, 0, self.config.views.crop_scale)
         size = fed.image_BCHW.shape[-1]
-        pixels_BCHW, valid_BHW = self.views.make(pixels_BCHW, valid_BHW, view, fed, size)
+        pixels_BCHW, valid_BHW = self.views.make(layers_BLHW, view, fed, size)
         kept_BC = self.views.without_groups(hidden_BG)
         here = self.views.here
         return MaskedInputs(pixels_BCHW, valid_BHW, here(noise_BN, fed), here(kept_BC, fed))

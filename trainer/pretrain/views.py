@@ -1,7 +1,7 @@
 """Views of tiles: crops enlarged to one size, flips, and changes of pixels, on the device, in batches.
 
-    draws = draw_views(count, options, counts, key)         numbers for a global batch, by its tiles alone
-    pixels_BCSS, valid_BSS = crop(pixels_BCHW, valid_BHW, draws.boxes_B4, ..., size)
+    box_B4 = draw_boxes(count, (0.4, 1.0), generator)
+    pixels_BCSS, valid_BSS = crop(layers_of(pixels_BCHW, valid_BHW), box_B4, flip_B3, size)
 
 A crop is a product of two matrices, one for the rows and one for the columns, with the triangle filter that
 PIL and torch's antialiased interpolation use. Missing pixels take no part: a crop's pixel is the mean of the
@@ -56,31 +56,39 @@ def draw_boxes(count: int, scale: tuple[float, float], generator: np.random.Gene
     return np.stack([top_B, left_B, height_B, width_B], 1).astype(np.float32)
 
 
+def layers_of(pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    """Return layers_BLHW, from which `crop` cuts: pixels, 0 where missing, then 1 where a pixel is valid."""
+    valid_B1HW = valid_BHW[:, None].to(pixels_BCHW.dtype)
+    return torch.cat([pixels_BCHW * valid_B1HW, valid_B1HW], 1)
+
+
 def crop(
-    pixels_BCHW: Tensor, valid_BHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int
+    layers_BLHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int, turns: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Cut a box out of each tile, and bring it to `size` x `size`.
 
     Args:
-        pixels_BCHW: normalised pixels.
-        valid_BHW: pixels that are not missing.
+        layers_BLHW: see `layers_of`.
         box_B4: see Views.
         flip_B3: see Views.
         size: pixels along each side of the view.
+        turns: whether any view exchanges rows and columns.
 
     Returns:
         pixels_BCSS, 0 where missing; valid_BSS.
     """
-    rows, columns = pixels_BCHW.shape[-2:]
-    rows_B1SH = _filter(box_B4[:, 0], box_B4[:, 2], flip_B3[:, 1], rows, size)[:, None]
-    columns_B1SW = _filter(box_B4[:, 1], box_B4[:, 3], flip_B3[:, 0], columns, size)[:, None]
-    layers_BCHW = torch.cat([pixels_BCHW * valid_BHW[:, None], valid_BHW[:, None].to(pixels_BCHW.dtype)], 1)
-    seen_BCSS = rows_B1SH @ layers_BCHW @ columns_B1SW.mT
-    seen_BCSS = torch.where(flip_B3[:, 2, None, None, None], seen_BCSS.mT, seen_BCSS)
-    share_B1SS = seen_BCSS[:, -1:]
+    layers, (rows, columns) = layers_BLHW.shape[1], layers_BLHW.shape[-2:]
+    rows_BSH = _filter(box_B4[:, 0], box_B4[:, 2], flip_B3[:, 1], rows, size)
+    columns_BSW = _filter(box_B4[:, 1], box_B4[:, 3], flip_B3[:, 0], columns, size)
+    # Columns first: all layers of a tile are then one matrix, without a copy.
+    narrow_BLHS = (layers_BLHW.flatten(1, 2) @ columns_BSW.mT).unflatten(1, (layers, rows))
+    seen_BLSS = rows_BSH[:, None] @ narrow_BLHS
+    if turns:
+        seen_BLSS = torch.where(flip_B3[:, 2, None, None, None], seen_BLSS.mT, seen_BLSS)
+    share_B1SS = seen_BLSS[:, -1:]
     valid_B1SS = share_B1SS >= 0.5
-    pixels_BCSS = seen_BCSS[:, :-1] / share_B1SS.clamp(min=0.5)
-    return pixels_BCSS * valid_B1SS, valid_B1SS[:, 0]
+    pixels_BCSS = seen_BLSS[:, :-1] * (valid_B1SS / share_B1SS.clamp(min=0.5))
+    return pixels_BCSS, valid_B1SS[:, 0]
 
 
 def _filter(start_B: Tensor, length_B: Tensor, flipped_B: Tensor, pixels: int, size: int) -> Tensor:

@@ -349,7 +349,7 @@ def test_views_do_not_depend_on_the_rank(dataset: Dataset) -> None:
             dataset.batches(chips, 4, Part(ranks.rank, ranks.world_size)), dataset.schema, ranks.device
         )
         view = views.draw(4, key, 2, (0.05, 0.4))
-        seen.append((fed.batch.chips, *views.make(*views.tiles(fed), view, fed, 16)))
+        seen.append((fed.batch.chips, *views.make(views.tiles(fed), view, fed, 16)))
     (whole, pixels, valid), *parts = seen
     for chips_of_rank, pixels_of_rank, valid_of_rank in parts:
         rows = np.flatnonzero(np.isin(whole, chips_of_rank))

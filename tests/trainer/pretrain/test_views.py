@@ -11,6 +11,7 @@ from trainer.pretrain.views import (
     crop,
     crop_sizes,
     draw_boxes,
+    layers_of,
     speckle_decibels,
     uniform_noise,
 )
@@ -29,7 +30,7 @@ def everywhere(pixels: torch.Tensor) -> torch.Tensor:
 
 def test_the_whole_tile_at_its_own_size_is_the_tile() -> None:
     pixels = tile()
-    seen, valid = crop(pixels, everywhere(pixels), WHOLE, NO_FLIP, 32)
+    seen, valid = crop(layers_of(pixels, everywhere(pixels)), WHOLE, NO_FLIP, 32)
     torch.testing.assert_close(seen, pixels, rtol=0, atol=1e-5)
     assert valid.all()
 
@@ -39,7 +40,7 @@ def test_a_crop_is_torchs_antialiased_interpolation(rows: int, columns: int, siz
     """Inside the crop; at its border the crop also sees the pixels beyond."""
     pixels, top, left = tile(), 4 if rows < 28 else 0, 6 if columns < 26 else 0
     box = torch.tensor([[top / 32, left / 32, rows / 32, columns / 32]])
-    seen, _ = crop(pixels, everywhere(pixels), box, NO_FLIP, size)
+    seen, _ = crop(layers_of(pixels, everywhere(pixels)), box, NO_FLIP, size)
     cut = pixels[..., top : top + rows, left : left + columns]
     expected = interpolate(cut, (size, size), mode="bilinear", antialias=True)
     inner = slice(3, -3)
@@ -56,8 +57,8 @@ def test_a_crop_is_torchs_antialiased_interpolation(rows: int, columns: int, siz
 )
 def test_flips_and_turns_are_exact(flips: list[bool], undo: object) -> None:
     pixels, box = tile(), torch.tensor([[0.1, 0.2, 0.5, 0.7]])
-    plain, _ = crop(pixels, everywhere(pixels), box, NO_FLIP, 16)
-    turned, _ = crop(pixels, everywhere(pixels), box, torch.tensor([flips]), 16)
+    plain, _ = crop(layers_of(pixels, everywhere(pixels)), box, NO_FLIP, 16)
+    turned, _ = crop(layers_of(pixels, everywhere(pixels)), box, torch.tensor([flips]), 16)
     torch.testing.assert_close(undo(turned), plain, rtol=0, atol=1e-5)  # type: ignore[operator]
 
 
@@ -70,7 +71,7 @@ def test_missing_pixels_reach_no_crop() -> None:
     for stored in (0.0, 1e6, -7.0):
         spoilt = pixels.clone()
         spoilt[0, :, 5:19, 11:30] = stored
-        seen.append(crop(spoilt, valid, torch.tensor([[0.05, 0.1, 0.8, 0.8]]), NO_FLIP, 24))
+        seen.append(crop(layers_of(spoilt, valid), torch.tensor([[0.05, 0.1, 0.8, 0.8]]), NO_FLIP, 24))
     (first, known), *others = seen
     for view, same in others:
         assert torch.equal(view, first)
