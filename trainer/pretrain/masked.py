@@ -84,7 +84,7 @@ class Masked(Learner):
             [narrow_BND[:, :prefix], hidden_BND.scatter(1, at_BVD, narrow_BND[:, prefix:])], 1
         )
         attended_BN = torch.cat([valid_BN.new_ones(len(valid_BN), prefix), valid_BN], 1)
-        decoded_BND = run_blocks(self.decoder, all_BND, places_N2[None], attended_BN[:, None, None])
+        decoded_BND = run_blocks(self.decoder, all_BND, places_N2[None], attended_BN)
         restored_BNF: Tensor = self.output(decoded_BND[:, prefix:])
         return restored_BNF
 

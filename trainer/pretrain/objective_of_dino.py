@@ -137,8 +137,8 @@ class DinoObjective(TileObjective):
             options.teacher_temperature - options.warm_up_temperature
         )
 
-    def inputs(self, fed: Fed, key: StepKey) -> DinoInputs:
-        """See Objective: crop, and let the teacher look at the global crops."""
+    def crops(self, fed: Fed, key: StepKey) -> list[Crops]:
+        """Make the student's crops of this rank's tiles, by size; the global ones come first."""
         tiles_BLHW = self.views.tiles(fed)
         options, count = self.config.views, fed.batch.size
         global_size, local_size = self.sizes
@@ -153,7 +153,13 @@ class DinoObjective(TileObjective):
             ]
             pixels_NCSS, valid_NSS = (torch.cat(parts) for parts in zip(*made, strict=True))
             sizes.append(self._crops(pixels_NCSS, valid_NSS, views, first, fed, key))
-        everywhere_P2 = patch_places((global_size // self.model.student.patch_size,) * 2, tiles_BLHW.device)
+        return sizes
+
+    def inputs(self, fed: Fed, key: StepKey) -> DinoInputs:
+        """See Objective: crop, and let the teacher look at the global crops."""
+        sizes = self.crops(fed, key)
+        grid = self.model.student.grid(sizes[0].pixels_NCSS)
+        everywhere_P2 = patch_places(grid, sizes[0].pixels_NCSS.device)
         scores_NK, tokens_ND = self._taught(sizes[0].pixels_NCSS, everywhere_P2[None], sizes[0].valid_NP)
         scores_VBK = scores_NK.float().unflatten(0, (GLOBAL_VIEWS, -1))
         counts = float(not is_stand_in(fed, self.learning.ranks))
