@@ -2,8 +2,8 @@
 
 python benchmarks/pretrain.py --size 64 --patch 16 --depth 4 --batch 64 --rounds 5
 
-For both methods: a whole step (views, passes, optimiser, teacher), the passes alone, and the views alone; beside
-them one plain forward and backward pass of the backbone over the same tiles. All take turns in each round.
+For both methods: a whole step (views, passes, optimiser, teacher), the passes alone, and the views alone; and
+one plain forward and backward pass of the backbone over the same tiles. All take turns in each round.
 Medians and their ratios are printed, and the highest memory so far.
 """
 
