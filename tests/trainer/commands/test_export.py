@@ -63,6 +63,12 @@ def assert_equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
+def test_teacher_and_student_are_told_apart_here(run: str) -> None:
+    """Otherwise the other tests could not see that the wrong one was written."""
+    with pytest.raises(AssertionError):
+        assert_equal_weights(*(load_pretrained(run, name).backbones[name] for name in ("teacher", "student")))
+
+
 @pytest.mark.parametrize("weights", [None, "teacher", "student"])
 def test_transformers_computes_the_same_tokens(
     dataset: Dataset, run: str, weights: str | None, tmp_path: Path
