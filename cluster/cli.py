@@ -92,6 +92,11 @@ COMMANDS = {
         "pre-train a backbone on tiles without labels",
         True,
     ),
+    "export": Command(
+        "trainer.pretrain_config:ExportConfig",
+        "cluster.commands:export",
+        "write a pre-trained backbone to a folder of its own",
+    ),
     "sweep": Command(
         "trainer.config:SweepConfig", "cluster.commands:sweep", "find training options that suit a dataset"
     ),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from shards.config import ConvertConfig, InspectConfig, SplitConfig, VerifyConfig
     from trainer.config import EvaluateConfig, ImportConfig, SweepConfig, TrainConfig
-    from trainer.pretrain_config import PretrainConfig
+    from trainer.pretrain_config import ExportConfig, PretrainConfig
 
 
 def demo(config: "DemoConfig") -> None:
@@ -146,6 +146,13 @@ def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
     print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
     print(f"treeline train --backbone {config.out} ...")
+
+
+def export(config: "ExportConfig") -> None:
+    """Write the backbone of a pre-training run to a folder of its own."""
+    from trainer.commands.export import export
+
+    print(export(config))
 
 
 def sweep(config: "SweepConfig") -> None:

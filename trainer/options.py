@@ -208,7 +208,7 @@ class FitOptions:
     """Whether to compile backbone and decoder with torch.compile; the first steps take minutes."""
     shard_model: Annotated[bool, MayChange()] = False
     """Whether each worker keeps a part of all weights (FSDP2), for large backbones; needs two workers."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
     """Response to a step whose loss is not a number: end the run, or leave the step out and count it."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The options of `treeline pretrain`, and named recipes that set many at once. No torch here.
+"""The options of `treeline pretrain` and `export`; named recipes that set many at once. No torch here.
 
 Precedence: the defaults < --recipe < --config FILE < flags.
 """
@@ -6,6 +6,8 @@ Precedence: the defaults < --recipe < --config FILE < flags.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
+
+import tyro
 
 from shards.nested import built, replaced
 from shards.roles import Another, MayChange, OnlyWith, Place, Some
@@ -324,6 +326,20 @@ class PretrainConfig:
     def global_batch(self) -> int:
         """Tiles per step over all workers."""
         return self.fit.batch_per_worker * max(1, self.worker_range[1]) or self.fit.batch_size
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write the backbone of a pre-training run to a folder of its own, for transformers or for Treeline."""
+
+    run: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run of treeline pretrain (its best checkpoint is taken; RUN/last: the last one), or a checkpoint."""
+    to: Literal["transformers", "checkpoint"]
+    """transformers: for DINOv3ViTModel.from_pretrained; checkpoint: for treeline train --backbone."""
+    out: Annotated[str, Place()]
+    """Folder or s3://... to write; nothing may be there yet."""
+    backbone_weights: Literal["teacher", "student"] | None = None
+    """Weights to take; default: all for a checkpoint, else the teacher's where there is one."""
 
 
 FACEBOOK_DINO: Mapping[str, Any] = {

@@ -2,6 +2,7 @@
 
 train            treeline train: what one rank does
 pretrain         treeline pretrain: what one rank does
+export           treeline export
 begun            a run that is already there
 train_on_ray     training and pre-training on Ray workers
 sweep            treeline sweep

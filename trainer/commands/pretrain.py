@@ -32,6 +32,7 @@ from trainer.pretrain.objective_of_masked import MaskedObjective
 from trainer.pretrain.probe import probe_tiles
 from trainer.pretrain.views import crop_sizes
 from trainer.pretrain_config import EncoderOptions, PretrainConfig
+from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunOptions, RunWriter, plain
 from trainer.run_folder.state import restore
@@ -120,7 +121,7 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
     """Pre-train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
     fit = resumed_fit(config, ranks)
     dataset, tiles = fit.learning.dataset, fit.learning.train_chips
-    with ExitStack() as stack:
+    with naming_last_state(config.out), ExitStack() as stack:
         callback = StateCallback(notice, None, config.keep.checkpoint_steps)
         if ranks.is_first:
             print(f"treeline: learns from {tiles.size:,} tiles", file=sys.stderr, flush=True)

@@ -30,6 +30,7 @@ from trainer.model.make import new_regressor
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.regressor import Regressor
 from trainer.options import ChipOptions, ModelOptions
+from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunWriter, run_options
 from trainer.run_folder.state import restore
@@ -138,7 +139,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
     fit = resumed_fit(config, ranks)
     dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
-    with ExitStack() as stack:
+    with naming_last_state(config.out), ExitStack() as stack:
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:

@@ -203,7 +203,8 @@ def _worker(options: dict[str, Any]) -> None:
     try:
         options["train"](config, ranks, lambda: ray.train.get_preemption_info() is not None)
     except tuple(OWN_ERRORS.values()) as error:
-        publish(url, json.dumps([type(error).__name__, str(error)]).encode())
+        notes = getattr(error, "__notes__", [])
+        publish(url, json.dumps([type(error).__name__, str(error), *notes]).encode())
         raise
 
 
@@ -212,6 +213,9 @@ def _forget_failure(config: TrainConfig | PretrainConfig) -> Exception | None:
     url = join(config.out, FAILED)
     if not exists(url):
         return None
-    name, text = json.loads(read_bytes(url))
+    name, text, *notes = json.loads(read_bytes(url))
     remove_file(url)
-    return OWN_ERRORS[name](text)
+    failure = OWN_ERRORS[name](text)
+    for note in notes:
+        failure.add_note(note)
+    return failure

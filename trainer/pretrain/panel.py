@@ -56,5 +56,7 @@ def restored_panel(
     picture_BHW = np.concatenate(columns, 2)
     grey_HW = np.concatenate(list(picture_BHW)).clip(DARKEST, BRIGHTEST)
     grey_HW = (grey_HW - DARKEST) / (BRIGHTEST - DARKEST) * 255
+    # With --on-nonfinite skip a run goes on with weights that may restore what is no number: it is black.
+    grey_HW = np.nan_to_num(grey_HW, nan=0.0)
     rgb_HW3 = np.repeat(grey_HW.astype(np.uint8)[..., None], 3, 2)
     return Panel(f"{encoder.bands[0]}: tile, shown, restored", rgb_HW3, {})

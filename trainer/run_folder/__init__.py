@@ -4,6 +4,7 @@ run_writer       the callback that writes a run's folder
 state_callback   the callback that saves states, on every rank
 state            collecting and restoring all that a run needs to resume
 state_parts      that state on storage, in parts
+last_state       the state that a run has left when its numbers are none any more
 background       writing in the background of training
 epoch_rate       one line on an epoch's speed
 mlflow_log       numbers and options for MLflow

@@ -138,7 +138,7 @@ def remove_leftovers(out: str) -> None:
     """Remove the parts below `out` that state.json does not name; no process may be writing there."""
     remove_unfinished(join(out, PARTS))
     if exists(join(out, STATE)):
-        _remove(out, find_files(join(out, PARTS)), _read_about(out)["parts"])
+        _remove(out, find_files(join(out, PARTS)), read_about(out)["parts"])
     else:
         remove_folder(join(out, PARTS))
 
@@ -174,7 +174,7 @@ class StoredState:
             InputError: the state is damaged, or is not one.
         """
         self.url = join(out, STATE)
-        about = _read_about(out)
+        about = read_about(out)
         self.values = {name: about[name] for name in about if name not in _ABOUT_PARTS}
         self.shapes = dict[str, tuple[int, ...]]()
         """Shapes of the whole tensors, by name."""
@@ -240,7 +240,12 @@ class StoredState:
             ) from error
 
 
-def _read_about(out: str) -> dict[str, Any]:
+def read_about(out: str) -> dict[str, Any]:
+    """Read what is no tensor of the state at `out`, and the names of its parts.
+
+    Raises:
+        InputError: the state is damaged, or is not one.
+    """
     url = join(out, STATE)
     try:
         about = json.loads(read_bytes(url))

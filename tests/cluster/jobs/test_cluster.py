@@ -199,6 +199,7 @@ PLACES_OF = {
     "--mlflow sqlite:///runs.db --no-flips --workers 2:8",
     "pretrain": "--data tiles --out=run --recipe dino --backbone weights --probe data --cache cache "
     "--mlflow sqlite:///runs.db",
+    "export": "run --to checkpoint --out=out --backbone-weights student",
     "sweep": "--data data --out out --learning-rate 1e-5 1e-2 --loss-choices squared",
     "import": "weights/best.pth --data data --out out",
     "evaluate": "--split val --checkpoint val --data data --out val --cache cache --limit 3",

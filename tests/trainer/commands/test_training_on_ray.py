@@ -224,4 +224,7 @@ def test_an_error_that_would_come_again_ends_the_run(
     last = said.splitlines()[-1]
     assert last.startswith("treeline: failed: FloatingPointError: the loss is")
     assert "--learning-rate" in last
+    assert (
+        f"; no state was saved in {run} yet" in last or f"; the last state, after step 2, is {run}/" in last
+    )
     assert not (run / "failed.json").exists()

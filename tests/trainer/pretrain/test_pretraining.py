@@ -2,23 +2,28 @@
 
 - What follows a stop is the same bit for bit: losses, scores, weights of student and teacher, centre.
 - Killed at random moments (SIGKILL) and started again, a run leaves the same bytes as one that was not.
+- Killed while its workers change (1, 2, 1), it ends in the same losses, scores and weights within rounding.
 - Two ranks learn what one learns, and resume what one saved, within rounding; so do pieces of a batch.
 - What is in it is a function of seed, step and tile: no view depends on the ranks.
 """
 
 import json
+import multiprocessing
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gloo_ranks import in_group, run_ranks
+from gloo_ranks import TIMEOUT_SECONDS, in_group, run_ranks
 from regressors import CHIP_SCHEMA, visible_chip
 
 from shards.errors import InputError
@@ -26,12 +31,13 @@ from shards.format.key import split_of
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Part
 from shards.write.writer import DatasetWriter
-from trainer.commands.pretrain import check, new_encoder, new_fit, resumed_fit
+from trainer.commands.pretrain import check, new_encoder, new_fit, pretrain, resumed_fit
 from trainer.commands.train_on_ray import launch_pretraining
 from trainer.data.feed import feed
 from trainer.data.step_inputs import StepKey
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
+from trainer.model.checkpoint import checkpoint_url
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.pretrain.draw import ViewMaker
 from trainer.pretrain_config import RECIPES, PretrainConfig
@@ -265,6 +271,85 @@ def test_killed_at_random_moments_it_leaves_the_same_bytes(
         assert process.returncode == -signal.SIGKILL, said
     assert kills > 1
     assert files_of(out) == expected
+
+
+def pretrain_as_rank(rank: int, workers: int, config: PretrainConfig, rendezvous: Path) -> None:
+    torch.set_num_threads(1)
+    in_group(rank, workers, rendezvous, lambda ranks: pretrain(config, ranks))
+
+
+@contextmanager
+def ranks_at_work(config: PretrainConfig, workers: int, rendezvous: Path) -> Iterator[list[SpawnProcess]]:
+    """The processes of a run; what still lives at the end is killed (SIGKILL)."""
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=pretrain_as_rank, args=(rank, workers, config, rendezvous), daemon=True)
+        for rank in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+MANY = (pytest.mark.long, pytest.mark.timeout(1800))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [("dino", 2), pytest.param("dino", 20, marks=MANY), pytest.param("mae", 20, marks=MANY)],
+)
+def test_killed_at_random_moments_it_goes_on_with_other_workers(
+    dataset: Dataset, method: str, tmp_path: Path, most: int
+) -> None:
+    """One worker, then two, then one and so on; each is killed after some more steps."""
+    out, rng = tmp_path / "killed", random.Random(5)
+    options = {"epochs": 6 if most < 9 else 40, "checkpoint_steps": 1, "learning_rate": 1e-5}
+    whole = config_of(dataset, method, tmp_path / "whole", **options)
+    launch_pretraining(whole)
+    config = whole.with_options(out=str(out), resume="auto")
+    for number in range(most + 1):
+        workers, until = 1 + number % 2, steps_saved(out) + rng.randint(1, 5)
+        with ranks_at_work(config, workers, tmp_path / f"rendezvous-{number}") as processes:
+            deadline = time.monotonic() + TIMEOUT_SECONDS
+            while number < most and steps_saved(out) < until:
+                assert all(process.exitcode is None for process in processes)
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            if number < most:
+                time.sleep(rng.uniform(0, 0.05))
+                assert all(process.exitcode is None for process in processes), "it ended before it was killed"
+                continue
+            for process in processes:
+                process.join(TIMEOUT_SECONDS)
+                assert process.exitcode == 0
+    ours, theirs = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (out, tmp_path / "whole")
+    )
+    assert len(ours) == len(theirs) == whole.fit.epochs
+    for our, their in zip(ours, theirs, strict=True):
+        assert our == pytest.approx(their, rel=1e-5), our["epoch"]
+    for name in json.loads(Path(checkpoint_url(str(out)), "config.json").read_text())["backbones"]:
+        one, other = (weights_of(f"{run}/last", name) for run in (out, whole.out))
+        assert float((one - other).norm()) <= 1e-5 * float(other.norm()), name
+
+
+def steps_saved(run: Path) -> int:
+    """Steps of the last state of a run; 0 without one."""
+    state = run / "state.json"
+    return int(json.loads(state.read_text())["position"]["step"]) if state.exists() else 0
+
+
+def weights_of(run: str, name: str) -> torch.Tensor:
+    """All weights of a backbone, in one row."""
+    (backbone,) = load_pretrained(run, name).backbones.values()
+    return torch.cat([weight.detach().flatten() for weight in backbone.parameters()])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,115 @@
+"""`treeline export`: a pre-trained backbone in a folder of its own.
+
+--to transformers    config.json, model.safetensors as DINOv3ViTModel.from_pretrained loads them
+                     treeline.json: bands, and all that normalises their pixels
+--to checkpoint      the files of trainer.model.pretrained, for `treeline train --backbone DIR`
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from shards.errors import InputError
+from shards.format.manifest import json_bytes
+from shards.storage.objects import (
+    check_writable,
+    exists,
+    join,
+    missing_folders,
+    publish,
+    publish_folder,
+    read_bytes,
+    remove_new_folders,
+)
+from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+from trainer.model.normalise import Normalise
+from trainer.model.pretrained import Pretrained, is_pretrained, load_pretrained
+from trainer.pretrain_config import ExportConfig
+
+BESIDE = "treeline.json"
+"""File beside the weights that transformers reads, with what transformers has no place for."""
+FORMAT = "treeline-export"
+VERSION = 1
+RULE = (
+    "value = stored * scale + offset, or the formula of a derived band; "
+    "pixel = (clip((value - clamp_min) / clamp_span, 0, 1) - mean) / std; missing values: pixel = 0"
+)
+"""What `trainer.model.normalise` does, for those who read BESIDE."""
+
+
+def export(config: ExportConfig) -> str:
+    """Write the folder; returns a line that says what it is.
+
+    Raises:
+        InputError: the run or the output cannot be used; nothing is written then.
+    """
+    if exists(config.out):
+        raise InputError(f"{config.out}: is there already; choose another --out or delete it first")
+    if not is_pretrained(config.run):
+        raise InputError(
+            f"{config.run}: no checkpoint of a pre-training is there; give a folder that treeline pretrain "
+            "wrote"
+        )
+    url = checkpoint_url(config.run)
+    pretrained = load_pretrained(url, config.backbone_weights)
+    check_writable(config.out)
+    new_folders = missing_folders(config.out)
+    try:
+        if config.to == "transformers":
+            _write_for_transformers(config.out, pretrained)
+        else:
+            _write_checkpoint(config, url, pretrained)
+    except BaseException:
+        remove_new_folders(new_folders)
+        raise
+    if config.to == "transformers":
+        (name,) = pretrained.backbones
+        what = f"{name} of {url}"
+        return f"{config.out}: {what}, for DINOv3ViTModel.from_pretrained; {BESIDE} describes its input"
+    what = f"{config.backbone_weights or 'copy'} of {url}"
+    return f"{config.out}: {what}; treeline train --backbone {config.out} ..."
+
+
+def _write_for_transformers(out: str, pretrained: Pretrained) -> None:
+    ((_, backbone),) = pretrained.backbones.items()
+    disable_progress_bar()  # transformers would draw its bar into every log
+    with tempfile.TemporaryDirectory(prefix="treeline-") as scratch:
+        backbone.save_pretrained(scratch)
+        (Path(scratch) / BESIDE).write_bytes(json_bytes(beside(pretrained)))
+        publish_folder(out, scratch)
+
+
+def _write_checkpoint(config: ExportConfig, url: str, pretrained: Pretrained) -> None:
+    """Copy the checkpoint's files, or write them anew with the chosen weights alone."""
+    if config.backbone_weights:
+        for name, data in pretrained.files().items():
+            publish(join(config.out, name), data)
+        return
+    for name in (WEIGHTS, STATISTICS, METRICS, CONFIG):  # the last one tells that the others are there
+        publish(join(config.out, name), read_bytes(join(url, name)))
+
+
+def beside(pretrained: Pretrained) -> dict[str, Any]:
+    """Return what transformers has no place for, as plain JSON values."""
+    normalise = Normalise(pretrained.schema, pretrained.bands, pretrained.statistics)
+    columns = {
+        "clamp_min": normalise.clamp_min_C,
+        "clamp_span": normalise.clamp_span_C,
+        "mean": normalise.mean_C,
+        "std": normalise.std_C,
+    }
+    (weights,) = pretrained.backbones
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": pretrained.method,
+        "weights": weights,
+        "bands": list(pretrained.bands),
+        "schema": pretrained.schema.to_json(),
+        "pixels": {"rule": RULE, **{name: numbers_C.tolist() for name, numbers_C in columns.items()}},
+        "statistics": pretrained.statistics.to_json(),
+        "trained_on": pretrained.trained_on,
+        "metrics": pretrained.metrics,
+    }

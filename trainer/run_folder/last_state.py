@@ -1,0 +1,39 @@
+"""The state that a run has left when its loss is no longer a number, and what can be done with it.
+
+with naming_last_state(out):    # outermost: states that are being written are complete when it looks
+    fit.run(callback)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from shards.errors import InputError
+from shards.storage.objects import exists, join
+from trainer.run_folder.state_parts import STATE, read_about
+
+
+@contextmanager
+def naming_last_state(out: str) -> Iterator[None]:
+    """Add to an error about a number what the run at `out` can be resumed from."""
+    try:
+        yield
+    except FloatingPointError as error:
+        with suppress(InputError):  # storage that fails now must not hide the error
+            error.add_note(last_state(out))
+        raise
+
+
+def last_state(out: str) -> str:
+    """Say which state the run at `out` has, and how it can go on.
+
+    Raises:
+        InputError: its state cannot be read.
+    """
+    url = join(out, STATE)
+    if not exists(url):
+        return f"no state was saved in {out} yet: choose another --out, or delete it first"
+    step = read_about(out)["position"]["step"]
+    return (
+        f"the last state, after step {step}, is {url}: --resume auto continues from it, also with another "
+        "--on-nonfinite; other options, such as a lower --learning-rate, need another --out"
+    )
