@@ -137,7 +137,7 @@ class DinoOptions:
     warm_up_temperature: Annotated[float, OnlyWith(method="dino", temperature_warm_up=Some())] = 0.04
     """Temperature of the teacher at the beginning."""
     temperature_warm_up: Annotated[float, DINO] = 0.0
-    """Epochs in which the teacher's temperature goes from the one to the other."""
+    """Epochs in which the teacher's temperature goes from --warm-up-temperature to --teacher-temperature."""
     centring: Annotated[Literal["mean", "sinkhorn", "none"], DINO] = "mean"
     """Guard against collapse: subtract the running mean, balance each batch (Sinkhorn-Knopp), or none."""
     centre_momentum: Annotated[float, OnlyWith(method="dino", centring="mean")] = 0.9

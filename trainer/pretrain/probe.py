@@ -1,4 +1,4 @@
-"""What tokens tell about a label: ridge regression and nearest neighbours, on features of tiles.
+"""Probes of what tokens tell about a label: ridge regression and nearest neighbours, on features of tiles.
 
 Numbers (floats in the index) are predicted, and scored by R2 and RMSE. Classes (text, whole numbers, true or
 false) are told apart by a ridge regression on their indicators, and scored by accuracy.
