@@ -22,6 +22,7 @@ from trainer.options import (
 
 DINO, MAE = OnlyWith(method="dino"), OnlyWith(method="mae")
 TINY = OnlyWith(backbone="tiny")
+WITH_LOCAL = OnlyWith(method="dino", local_crops=Some())
 WITH_PROBE = OnlyWith(probe=Some())
 
 
@@ -67,11 +68,11 @@ class ViewOptions:
 
     global_scale: Annotated[tuple[float, float], DINO] = (0.4, 1.0)
     """Smallest and largest share of a tile's area in a global crop, which student and teacher see."""
-    local_scale: Annotated[tuple[float, float], DINO] = (0.05, 0.4)
+    local_scale: Annotated[tuple[float, float], WITH_LOCAL] = (0.05, 0.4)
     """Smallest and largest share of a tile's area in a local crop, which only the student sees."""
     global_size: Annotated[int, DINO] = 0
     """Pixels along each side of a global crop, a multiple of the patch size; 0: as the tile."""
-    local_size: Annotated[int, DINO] = 0
+    local_size: Annotated[int, WITH_LOCAL] = 0
     """Pixels along each side of a local crop; 0: half of a global crop's, in whole patches."""
     local_crops: Annotated[int, DINO] = 4
     """Local crops of each tile; the global ones are always two."""
@@ -89,7 +90,7 @@ class ViewOptions:
     """Standard deviation, in the bands' unit (decibels), of a random number added to each band of a crop."""
     band_dropout: float = 0.0
     """Share (0..1) of a crop's bands that are replaced by their mean."""
-    group_dropout: float = 0.0
+    group_dropout: Annotated[float, OnlyWith(band_groups=Some())] = 0.0
     """Share (0..1) of a crop's groups of bands, such as seasons, that are replaced by their mean."""
     band_groups: tuple[str, ...] = ()
     """Groups of bands, each a wildcard over names, for example "*_summer"; --group-dropout, --mask-groups."""
@@ -135,10 +136,10 @@ class DinoOptions:
     """Temperature of the student's softmax."""
     teacher_temperature: Annotated[float, DINO] = 0.04
     """Temperature of the teacher's softmax; lower than the student's, so that it is sharper."""
-    warm_up_temperature: Annotated[float, DINO] = 0.04
+    warm_up_temperature: Annotated[float, OnlyWith(method="dino", temperature_warm_up=Some())] = 0.04
     """Temperature of the teacher at the beginning."""
     temperature_warm_up: Annotated[float, DINO] = 0.0
-    """Epochs in which the teacher's temperature goes from the one to the other."""
+    """Epochs in which the teacher's temperature goes from --warm-up-temperature to --teacher-temperature."""
     centring: Annotated[Literal["mean", "sinkhorn", "none"], DINO] = "mean"
     """Guard against collapse: subtract the running mean, balance each batch (Sinkhorn-Knopp), or none."""
     centre_momentum: Annotated[float, OnlyWith(method="dino", centring="mean")] = 0.9
@@ -183,7 +184,7 @@ class MaskOptions:
     """Width of the decoder."""
     decoder_depth: Annotated[int, MAE] = 2
     """Blocks of the decoder."""
-    mask_groups: Annotated[float, MAE] = 0.0
+    mask_groups: Annotated[float, OnlyWith(method="mae", band_groups=Some())] = 0.0
     """Share (0..1) of a tile's --band-groups that are hidden everywhere, and are to be restored as well."""
 
     def __post_init__(self) -> None:

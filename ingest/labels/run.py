@@ -75,6 +75,10 @@ def _column(config: LabelsConfig, manifest: Manifest) -> str:
     name = usual_name(config.column)
     if is_reserved(name):
         raise InputError(f"--as {config.column}: is a name of Treeline's own; choose another")
+    if name == manifest.split_rule.get("region_column"):
+        raise InputError(
+            f"--as {config.column}: the split of {config.data} goes by this column; choose another name"
+        )
     if name in manifest.attributes and not config.replace:
         raise InputError(
             f"--as {config.column}: {config.data} has this column; choose another name, or give --replace"

@@ -1,4 +1,4 @@
-"""What a C-band radar sees of a synthetic tile: VV and VH per season in decibels.
+"""Backscatter of a synthetic tile at C band: VV and VH per season in decibels.
 
 Land is a water cloud over soil (Attema and Ulaby 1978): plants scatter A cos(th) (1 - t), and the soil shows
 through them with t = exp(-2 B plant area / cos(th)). The soil is that of Oh (2004), a function of moisture,
@@ -26,7 +26,7 @@ POLARISATIONS = ("vv", "vh")
 BANDS = tuple(f"{polarisation}_{season}" for season in SEASONS for polarisation in POLARISATIONS)
 
 WAVENUMBER_PER_CM = 2 * math.pi * 5.405 / 29.9792458
-"""Of Sentinel-1's centre frequency, 5.405 GHz."""
+"""Wavenumber in radians per cm, at Sentinel-1's centre frequency of 5.405 GHz."""
 LOOKS = 44.0
 """Equivalent number of looks of a season: 4.4 of an IW GRDH image (CLS 2016), times about ten images."""
 

@@ -1,4 +1,4 @@
-"""What repeat-pass interferometry sees of a synthetic tile: coherence of 12 and 24 days per season, VV.
+"""Repeat-pass coherence of a synthetic tile, over 12 and 24 days per season, VV.
 
 Coherence falls with time as (1 - rho) exp(-t / tau) + rho (Kellndorfer et al. 2022); long-term coherence rho
 and decay time tau fall with plant area and soil moisture. A season's value is the median over its pairs of

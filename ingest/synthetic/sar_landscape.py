@@ -71,7 +71,7 @@ class TilePlace:
 
 @dataclass(frozen=True)
 class Land:
-    """What lies in a tile, with the generator for what is drawn after it."""
+    """Land cover and relief of a tile, with the generator for what is drawn after them."""
 
     region: Region
     conditions: Conditions
@@ -88,7 +88,7 @@ class Land:
     roughness_cm_P: NDArray[np.float32]
     """Root mean square height of a parcel's soil."""
     stand_P: NDArray[np.float32]
-    """What tells the trees of a parcel from others, species and structure: a standard normal number."""
+    """Species and structure of a parcel's trees, as one standard normal number."""
     slope_east_HW: NDArray[np.float32]
     """Rise of the ground per metre to the east."""
     slope_south_HW: NDArray[np.float32]

@@ -97,7 +97,7 @@ class Region:
     built: float
     """Share of buildings that one tile in twelve exceeds; half of the tiles have none."""
     offset_db: float
-    """What its processing adds to all bands in decibels."""
+    """Decibels that the tile's processing adds to all bands."""
     decay_days: float
     """Days in which bare, half-dry ground loses its coherence: wind and rain."""
 

@@ -1,4 +1,4 @@
-"""What `treeline inspect` finds out about bands: each region's chips, its distances between splits, its map.
+"""Facts about bands for `treeline inspect`: each region's chips, its distances between splits, its map.
 
 regions_of(dataset)   # [] if the dataset is not split by bands
 """

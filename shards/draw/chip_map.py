@@ -47,7 +47,7 @@ _LOWEST = 3.2
 
 @dataclass(frozen=True, eq=False)
 class MapPanel:
-    """What one panel of the map shows."""
+    """Content of one panel of the map."""
 
     centre_N2: NDArray[np.float64]
     """x, y of chips in `crs`; NaN: unknown. One at least is known."""

@@ -1,4 +1,4 @@
-"""How the values of bands follow from stored numbers: scale and offset of each, and bands made of two others.
+"""Values of bands from stored numbers: scale and offset of each, and bands made of two others.
 
 schema = with_values(schema, ("vv_vh = vv - vh",), scale=("30/255",), offset=("-30",))
 

@@ -79,11 +79,13 @@ class Dataset:
         """Statistics of the training split.
 
         Raises:
-            InputError: that split is empty.
+            InputError: that split is empty, or has no valid pixel.
         """
         values = read_json(self._url_of(STATISTICS), self.manifest.files[STATISTICS])
         if not values:
-            raise InputError(f"{self.url}: no statistics, since no chip is in the training split")
+            raise InputError(
+                f"{self.url}: no statistics, since no chip is in the training split or none has valid pixels"
+            )
         return Statistics.from_json(values)
 
     @cached_property

@@ -122,7 +122,7 @@ def grids_of(
         absent = [name for name in angles if name not in names]
         if absent:
             raise InputError(f"--split-angle: no chip is in region {absent[0]}; there are {', '.join(names)}")
-    crs_of = [crs or own for own in _own_crs(places, names, region_N)] if new else []
+    crs_of = [crs] * len(names) if crs or not new else _own_crs(places, names, region_N)
     seen = _seen(
         places, [crs_of[name] if names[name] in new else None for name in range(len(names))], region_N
     )

@@ -24,6 +24,9 @@ def check_resumes(config: TrainConfig | PretrainConfig) -> None:
             "--out, or delete it first"
         )
     old = yaml.safe_load(read_bytes(join(config.out, CONFIG)))
+    if ("method" in old) != isinstance(config, PretrainConfig):
+        command = "pretrain" if "method" in old else "train"
+        raise InputError(f"{config.out}: holds a run of treeline {command}; choose another --out")
     differ = differing(type(config), old, yaml.safe_load(config_yaml(config)))
     before = replace(config, workers=old.get("workers", 0)).global_batch
     if not differ and before != config.global_batch:

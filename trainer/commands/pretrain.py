@@ -82,6 +82,8 @@ def check(config: PretrainConfig) -> Dataset:
         choice = f"--where {where!r}" if where else f"--limit {config.tiles.limit}"
         raise InputError(f"{config.data}: {choice} leaves no tile to learn from; choose more")
     groups_of(bands, config.views.band_groups)
+    if config.views.band_groups and not (config.views.group_dropout or config.mask.mask_groups):
+        raise InputError("--band-groups: does nothing without --group-dropout or --mask-groups; give one")
     _check_sizes(config, dataset)
     if config.probing.probe:
         probe_tiles(dataset, config.probing.probe, config.probing.probe_tiles)
@@ -110,10 +112,12 @@ def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
     """Return the bands that the backbone is to see: those named, or all.
 
     Raises:
-        InputError: the dataset lacks one.
+        InputError: the dataset lacks one, or one is named twice.
     """
     bands = options.bands or dataset.schema.all_bands
     dataset.schema.check_counted(bands)
+    if twice := [band for place, band in enumerate(bands) if band in bands[:place]]:
+        raise InputError(f"--bands: names {twice[0]} twice; leave one out")
     return bands
 
 
@@ -124,7 +128,7 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
     with naming_last_state(config.out), ExitStack() as stack:
         callback = StateCallback(notice, None, config.keep.checkpoint_steps)
         if ranks.is_first:
-            print(f"treeline: learns from {tiles.size:,} tiles", file=sys.stderr, flush=True)
+            print(f"treeline: {_chosen(config, tiles.size)}", file=sys.stderr, flush=True)
             total = config.fit.epochs * tiles.size
             advance = stack.enter_context(progress("pretrain", total, "tiles", fit.position.chips))
             callback = RunWriter(_run_options(config, dataset), advance, notice)
@@ -132,6 +136,17 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
         fit.run(callback)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
+
+
+def _chosen(config: PretrainConfig, tiles: int) -> str:
+    """Say how many tiles a run learns from, and which part of the head never learns."""
+    frozen, epochs = config.dino.freeze_last_layer, config.fit.epochs
+    if config.method == "dino" and frozen >= epochs:
+        return (
+            f"learns from {tiles:,} tiles; the head's last layer does not learn at all, because "
+            f"--freeze-last-layer {frozen:g} is not below --epochs {epochs}"
+        )
+    return f"learns from {tiles:,} tiles"
 
 
 def _run_options(config: PretrainConfig, dataset: Dataset) -> RunOptions:

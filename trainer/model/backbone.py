@@ -73,7 +73,7 @@ def _read_meta_backbone(url: str) -> DINOv3ViTModel:
 
 
 def _read_transformers_backbone(name: str) -> DINOv3ViTModel:
-    absent = f"--backbone {name}: no DINOv3 model in this folder or on the hub"
+    absent = f"--backbone {name}: no DINOv3 model in this folder or on the hub, and no pre-training run"
     short = f"--backbone {name}: weights of a DINOv3 model are missing"
     backbone: DINOv3ViTModel = whole_model(DINOv3ViTModel, name, (absent, short), not exists(name))
     return backbone

@@ -39,6 +39,8 @@ METRICS = "metrics.json"
 CHECKPOINTS = "checkpoints.json"
 """File in a run's folder that names its checkpoints."""
 FORMAT = "treeline-checkpoint"
+PRETRAINED = "treeline-pretrained"
+"""Format of a backbone without a regressor; see trainer.model.pretrained."""
 VERSION = 1
 
 
@@ -211,6 +213,10 @@ def _described(url: str) -> _Described:
                 f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote"
             )
     config = read_json(join(url, CONFIG))
+    if config.get("format") == PRETRAINED:
+        raise InputError(
+            f"{url}: holds a pre-trained backbone, not a regressor; train one (treeline train --backbone)"
+        )
     if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
         raise InputError(
             f"{url}: holds {config.get('format')} {config.get('version')}, not {FORMAT} {VERSION}; use the "

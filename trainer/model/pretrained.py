@@ -19,9 +19,15 @@ from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.objects import exists, join, read_bytes
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+from trainer.model.checkpoint import (
+    CONFIG,
+    METRICS,
+    PRETRAINED,
+    STATISTICS,
+    WEIGHTS,
+    checkpoint_url,
+)
 
-FORMAT = "treeline-pretrained"
 VERSION = 1
 
 
@@ -77,7 +83,7 @@ class Pretrained:
         }
         shape = next(iter(self.backbones.values())).config.to_diff_dict()
         config = {
-            "format": FORMAT,
+            "format": PRETRAINED,
             "version": VERSION,
             "method": self.method,
             "schema": self.schema.to_json(),
@@ -97,7 +103,7 @@ class Pretrained:
 def is_pretrained(name: str) -> bool:
     """Tell whether a folder is a pre-training run, or one of its checkpoints."""
     url = join(checkpoint_url(name), CONFIG)
-    return exists(url) and read_json(url).get("format") == FORMAT
+    return exists(url) and read_json(url).get("format") == PRETRAINED
 
 
 def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
@@ -115,10 +121,10 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
     """
     url = checkpoint_url(name)
     config = read_json(join(url, CONFIG))
-    if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
+    if (config.get("format"), config.get("version")) != (PRETRAINED, VERSION):
         raise InputError(
-            f"{url}: holds {config.get('format')} {config.get('version')}, not {FORMAT} {VERSION}; use the "
-            "version of Treeline that wrote it"
+            f"{url}: holds {config.get('format')} {config.get('version')}, not {PRETRAINED} {VERSION}; use "
+            "the version of Treeline that wrote it"
         )
     for file in (WEIGHTS, STATISTICS, METRICS):
         if not exists(join(url, file)):

@@ -1,4 +1,4 @@
-"""Which patches of a tile are hidden: numbers in, masks out.
+"""Choice of the patches of a tile that are hidden: numbers in, masks out.
 
 shown_BV = shown_patches(noise_BN, valid_BN, shown_count(16, 0.75))
 """

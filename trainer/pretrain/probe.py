@@ -1,4 +1,4 @@
-"""What tokens tell about a label: ridge regression and nearest neighbours, on features of tiles.
+"""Probes of what tokens tell about a label: ridge regression and nearest neighbours, on features of tiles.
 
 Numbers (floats in the index) are predicted, and scored by R2 and RMSE. Classes (text, whole numbers, true or
 false) are told apart by a ridge regression on their indicators, and scored by accuracy.
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -77,7 +78,8 @@ class Probe:
         )
         return scaled_NF
 
-    def _scores(self, predicted_VL: NDArray[np.float64]) -> dict[str, float]:
+    def _scores(self, predicted_VL: NDArray[np.float64]) -> dict[str, float | None]:
+        """Score predictions; R2 is not defined where all tiles have the same label."""
         true_VL = self.values_NL[~self.is_train_N]
         if self.classes:
             return {"error": float((predicted_VL.argmax(1) != true_VL.argmax(1)).mean())}
@@ -85,7 +87,7 @@ class Probe:
         predicted_VL = predicted_VL.clip(fitted_ML.min(), fitted_ML.max())
         square = float(((predicted_VL - true_VL) ** 2).mean())
         variance = float(true_VL.var())
-        return {"rmse": square**0.5, "r2": 1 - square / variance if variance else 0.0}
+        return {"rmse": square**0.5, "r2": 1 - square / variance if variance else None}
 
 
 def ridge(
@@ -152,7 +154,8 @@ def probe_tiles(dataset: Dataset, label: str, count: int) -> Chips:
     """Choose the probe's tiles: at most `count` labelled ones each of the splits train and val, ascending.
 
     Raises:
-        InputError: there is no such column, too few tiles have a label, or all have the same one.
+        InputError: there is no such column, too few tiles have a label, all have the same one, or no class of
+            the validation tiles is known from training.
     """
     columns = dataset.index.column_names
     if label not in columns:
@@ -167,6 +170,12 @@ def probe_tiles(dataset: Dataset, label: str, count: int) -> Chips:
                 f"--probe {label}: {tiles.size} tiles of {split} have a label; two or more are needed"
             )
         chosen.append(tiles[subset(tiles.size, count)])
-    if len(dataset.index[label].take(chosen[0]).unique()) < 2:
+    values, val_values = (dataset.index[label].take(tiles) for tiles in chosen)
+    if len(values.unique()) < 2:
         raise InputError(f"--probe {label}: all training tiles have the same value; choose another column")
+    if not pa.types.is_floating(values.type) and not pc.any(pc.is_in(val_values, values.unique())).as_py():
+        raise InputError(
+            f"--probe {label}: its values are taken as classes, and no validation tile has one of a training "
+            "tile; choose another column"
+        )
     return np.sort(np.concatenate(chosen))

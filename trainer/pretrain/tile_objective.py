@@ -1,4 +1,4 @@
-"""What the objectives of both methods have in common: weight decay, the probe, checkpoints."""
+"""The part that the objectives of both methods share: weight decay, the probe, checkpoints."""
 
 from copy import deepcopy
 from typing import Any

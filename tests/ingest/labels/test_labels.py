@@ -425,6 +425,16 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     assert verify(VerifyConfig(url)) == []
 
 
+def test_the_column_of_a_split_s_regions_is_not_replaced(
+    make: Callable[..., Dataset], cover: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    url = make().url
+    raster = write(tmp_path / "cover.tif", cover, nodata=FILL)
+    publish_change(url, replace(open_dataset(url).manifest, split_rule={"region_column": "plot"}), {})
+    with pytest.raises(InputError, match=r"--as plot: the split of .* goes by this column"):
+        label(url, raster, column="plot", replace=True)
+
+
 def test_chips_without_any_position_or_in_degrees_are_refused(
     new_chip: Callable[..., Any], cover: NDArray[np.uint8], tmp_path: Path
 ) -> None:

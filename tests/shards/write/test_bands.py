@@ -371,3 +371,20 @@ def test_a_column_of_regions_is_for_bands() -> None:
         SplitRule("strips", region_column="region")
     with pytest.raises(ValueError, match="resolve the rule first"):
         assign(bands(), grid(2, 2))
+
+
+def test_chips_of_several_crs_are_split_in_the_one_that_is_named() -> None:
+    one, other = (grid(12, 12, 2e4, crs=f"EPSG:3260{zone}") for zone in (6, 7))
+    chips = Places(
+        [*one.keys, *(f"other_{key}" for key in other.keys)],
+        [None] * 288,
+        np.concatenate([one.x_N, other.x_N]),
+        np.concatenate([one.y_N, other.y_N]),
+        [*one.crs, *other.crs],
+        one.side,
+    )
+    with pytest.raises(InputError, match="the chips have 2 CRSs"):
+        resolved(bands(count=10), chips)
+    rule = resolved(bands(count=10, angle=90.0, crs="EPSG:3338"), chips)
+    assert [known.crs for known in rule.grids] == ["EPSG:3338"]
+    assert {*assign(rule, chips)} == {"train", "val", "test"}

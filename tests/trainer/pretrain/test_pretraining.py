@@ -30,17 +30,22 @@ from shards.errors import InputError
 from shards.format.key import split_of
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Part
+from shards.roles import refuse_idle
 from shards.write.writer import DatasetWriter
+from trainer.commands.begun import check_resumes
 from trainer.commands.pretrain import check, new_encoder, new_fit, pretrain, resumed_fit
 from trainer.commands.train_on_ray import launch_pretraining
+from trainer.config import TrainConfig
 from trainer.data.feed import feed
 from trainer.data.step_inputs import StepKey
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import checkpoint_url
+from trainer.model.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.pretrain.draw import ViewMaker
+from trainer.pretrain.probe import Probe, probe_tiles
 from trainer.pretrain_config import RECIPES, PretrainConfig
+from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state import restore, state_of
 from trainer.run_folder.state_callback import StateCallback
 from trainer.run_folder.state_parts import StateWriter, StoredState, TrainingState
@@ -77,6 +82,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "local_crops": 3,
         "brightness": 0.1,
         "band_dropout": 0.1,
+        "group_dropout": 0.1,
         "vertical_flip": True,
         "temperature_warm_up": 2.0,
     },
@@ -391,6 +397,9 @@ def test_without_a_probe_the_last_epoch_is_best(dataset: Dataset, tmp_path: Path
         ("mae", {"probe": "trees"}, "--probe trees: .* has no such column; it has key, "),
         ("mae", {"probe": "crs"}, "--probe crs: 0 tiles of train have a label"),
         ("mae", {"bands": ("nir", "thermal")}, "no band thermal: there are blue green red nir"),
+        ("mae", {"bands": ("nir", "red", "nir")}, "--bands: names nir twice; leave one out"),
+        ("mae", {"probe": "key"}, "--probe key: .* no validation tile has one of a training tile"),
+        ("mae", {"mask_groups": 0.0}, "--band-groups: does nothing without --group-dropout or --mask-groups"),
         ("mae", {"where": "height_max > 1e9"}, "leaves no tile to learn from"),
         ("mae", {"band_groups": ("vv_*",)}, r"--band-groups vv_\*: matches none of the bands"),
         ("dino", {"global_size": 64}, "--global-size 64: is larger than a tile, 32 pixels"),
@@ -421,6 +430,60 @@ def test_what_does_not_fit_is_refused(
 def test_what_is_out_of_range_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         PretrainConfig.of("tiles", "run", **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mask_groups": 0.5}, "--mask-groups: does nothing without --band-groups"),
+        ({"group_dropout": 0.5}, "--group-dropout: does nothing without --band-groups"),
+        ({"method": "dino", "local_crops": 0, "local_size": 8}, "--local-size: does nothing without --local"),
+        (
+            {"method": "dino", "warm_up_temperature": 0.02},
+            "--warm-up-temperature: does nothing without --temperature-warm-up",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        refuse_idle(PretrainConfig.of("tiles", "run", **given), {*given})
+
+
+def test_labels_that_are_all_alike_have_no_r2(dataset: Dataset) -> None:
+    probe = Probe(dataset, probe_tiles(dataset, "height_mean", 20), "height_mean")
+    features_NF = np.random.default_rng(0).normal(size=(len(probe.is_train_N), 4))
+    assert probe.scored(features_NF, "probe")["probe_r2"] is not None
+    probe.values_NL[~probe.is_train_N] = 3.0
+    scores = probe.scored(features_NF, "probe")
+    assert scores["probe_r2"] is None
+    assert scores["probe_rmse"] is not None
+
+
+def test_a_head_whose_last_layer_never_learns_is_named(
+    dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for epochs, is_named in ((1, True), (2, False)):
+        out = tmp_path / str(epochs)
+        launch_pretraining(config_of(dataset, "dino", out, epochs=epochs, freeze_last_layer=1.0))
+        assert ("--freeze-last-layer 1 is not below --epochs 1" in capfd.readouterr().err) == is_named
+
+
+def test_a_run_of_another_command_is_not_resumed(dataset: Dataset, tmp_path: Path) -> None:
+    config = config_of(dataset, "mae", tmp_path / "run", epochs=1, resume="auto")
+    launch_pretraining(config)
+    trained = TrainConfig.of(dataset.url, config.out, resume="auto")
+    with pytest.raises(InputError, match="holds a run of treeline pretrain; choose another --out"):
+        check_resumes(trained)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text(config_yaml(trained))
+    with pytest.raises(InputError, match="holds a run of treeline train; choose another --out"):
+        check_resumes(config.with_options(out=str(tmp_path / "other")))
+
+
+def test_a_backbone_is_no_regressor(dataset: Dataset, tmp_path: Path) -> None:
+    launch_pretraining(config_of(dataset, "mae", tmp_path / "run", epochs=1))
+    with pytest.raises(InputError, match="holds a pre-trained backbone, not a regressor; train one"):
+        load_checkpoint(str(tmp_path / "run"))
 
 
 def test_views_do_not_depend_on_the_rank(dataset: Dataset) -> None:
