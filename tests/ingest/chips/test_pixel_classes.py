@@ -229,7 +229,7 @@ def test_each_number_is_counted_by_itself(
     chip = new_chip(0, schema)
     image_CHW, height_HW = checked(chip.image_CHW, label_HW, schema, Rules(min_height=99999.0))
     object.__setattr__(chip, "height_HW", height_HW)
-    summary = statistics_json(Counts.of_chips([chip], schema.label), schema)["height"]
+    summary = statistics_json(Counts.of_chips([chip], schema), schema)["height"]
     assert summary["classes"] == {f"n{n}": pytest.approx(1 / len(neighbours)) for n in neighbours}
     assert (summary["minimum"], summary["maximum"]) == (neighbours[0], neighbours[-1])
     with pytest.raises(Rejected, match="unknown class"):
