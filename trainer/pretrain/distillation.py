@@ -37,27 +37,29 @@ def next_centre(centre_K: Tensor, mean_scores_K: Tensor, momentum: float) -> Ten
 
 
 def cross_entropy_sums(
-    targets_VBK: Tensor, student_scores_WBK: Tensor, temperature: float, first: int
+    targets_VBK: Tensor, student_scores_WBK: Tensor, seen_WB: Tensor, temperature: float, first: int
 ) -> Tensor:
-    """Return the sum of cross entropies over tiles and pairs of views, a scalar.
+    """Return the sum of cross entropies over tiles and pairs of views, and the number of pairs, float64.
 
     Args:
-        targets_VBK: the teacher's targets for the global views.
+        targets_VBK: the teacher's targets for the global views; all 0 for a view without a valid patch.
         student_scores_WBK: the student's scores for some views.
+        seen_WB: whether such a view has a valid patch.
         temperature: the student's.
         first: number of the first of these views among all; a view is never compared with itself.
     """
-    logs_WBK = log_softmax(student_scores_WBK.float() / temperature, -1)
-    total = logs_WBK.new_zeros(())
+    logs_WBK = log_softmax(student_scores_WBK.float() / temperature, -1) * seen_WB[..., None]
+    total, pairs = logs_WBK.new_zeros(()), seen_WB.new_zeros((), dtype=torch.int64)
     for view, targets_BK in enumerate(targets_VBK):
         others = [place for place in range(len(logs_WBK)) if place + first != view]
         if others:
             total = total - (targets_BK * logs_WBK[others]).sum()
-    return total
+            pairs = pairs + (seen_WB[others] & (targets_BK.sum(-1) > 0)).sum()
+    return torch.stack([total.double(), pairs.double()])
 
 
 def balanced_targets(
-    scores_VBK: Tensor, temperature: float, counts: float, sum_over_ranks: Callable[[Tensor], Tensor]
+    scores_VBK: Tensor, temperature: float, seen_VB: Tensor, sum_over_ranks: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Return the teacher's targets_VBK, balanced so that the batch uses all prototypes alike.
 
@@ -66,11 +68,11 @@ def balanced_targets(
     Args:
         scores_VBK: the teacher's scores for this rank's tiles.
         temperature: the teacher's.
-        counts: 1, or 0 if the tiles stand in for an empty part.
+        seen_VB: views that have a valid patch; the others get no target.
         sum_over_ranks: adds up a tensor over ranks.
     """
     # Scores are cosines, so exp((score - 1) / temperature) is at most 1; in float64 all stay above 0.
-    shares_VBK = torch.exp((scores_VBK.double() - 1) / temperature) * counts
+    shares_VBK = torch.exp((scores_VBK.double() - 1) / temperature) * seen_VB[..., None]
     for _ in range(SINKHORN_ROUNDS):
         of_prototype_K = sum_over_ranks(shares_VBK.sum((0, 1)))
         shares_VBK = shares_VBK / of_prototype_K.clamp(min=TINIEST)
@@ -109,18 +111,18 @@ class HealthSums:
     def _lengths(self) -> list[int]:
         return [2, self.width, self.width**2, self.prototypes, self.prototypes, self.prototypes]
 
-    def of(self, targets_VBK: Tensor, tokens_VBD: Tensor, scores_VBK: Tensor) -> Tensor:
-        """Return the sums over views and tiles, float64, in one axis."""
-        entropy = -(targets_VBK * targets_VBK.clamp(min=TINIEST).log()).sum().double()
-        used_K = torch.bincount(targets_VBK.argmax(-1).flatten(), minlength=self.prototypes)
-        tokens_ND = tokens_VBD.flatten(0, 1).double()
+    def of(self, targets_NK: Tensor, tokens_ND: Tensor, scores_NK: Tensor) -> Tensor:
+        """Return the sums over N views of tiles, float64, in one axis."""
+        entropy = -(targets_NK * targets_NK.clamp(min=TINIEST).log()).sum().double()
+        used_K = torch.bincount(targets_NK.argmax(-1), minlength=self.prototypes)
+        tokens_ND = tokens_ND.double()
         count = entropy.new_tensor(len(tokens_ND))
         parts = (
             torch.stack([count, entropy]),
             tokens_ND.sum(0),
             (tokens_ND.mT @ tokens_ND).flatten(),
-            scores_VBK.flatten(0, 1).double().sum(0),
-            targets_VBK.flatten(0, 1).double().sum(0),
+            scores_NK.double().sum(0),
+            targets_NK.double().sum(0),
             used_K.double(),
         )
         return torch.cat(parts)
@@ -134,7 +136,8 @@ class HealthSums:
     def health(self, sums: Tensor, centre_K: Tensor) -> Health:
         """Return the signs that follow from the sums."""
         (count, entropy), total_D, products_DD, _, targets_K, used_K = sums.split(self._lengths)
-        mean_K, scale = targets_K / count.clamp(min=1), log(self.prototypes)
+        count = count.clamp(min=1)
+        mean_K, scale = targets_K / count, log(self.prototypes)
         variance_D = (products_DD.view(self.width, -1).diagonal() - total_D.square() / count) / count
         batch_entropy = -(mean_K * mean_K.clamp(min=TINIEST).log()).sum()
         return Health(
@@ -149,6 +152,7 @@ class HealthSums:
     def effective_rank(self, sums: Tensor) -> float:
         """Return exp(entropy) of the class token's normalised variances (Roy and Vetterli 2007)."""
         (count, _), total_D, products_DD, *_ = sums.split(self._lengths)
+        count = count.clamp(min=1)
         mean_D = total_D / count
         covariance_DD = products_DD.view(self.width, -1) / count - mean_D[:, None] * mean_D
         variance_D = torch.linalg.eigvalsh(covariance_DD.cpu()).clamp(min=0)

@@ -113,9 +113,15 @@ def restoring_sums(restored_BNF: Tensor, target_BNF: Tensor, known_BNF: Tensor) 
 
 
 def normalised_patches(target_BNF: Tensor, present_BNF: Tensor) -> Tensor:
-    """Return each patch less its mean and divided by its deviation (n - 1), over the values present."""
+    """Return each patch less its mean and divided by its deviation, over the values present; 0 elsewhere."""
+    mean_BN1, deviation_BN1 = patch_moments(target_BNF, present_BNF)
+    return (target_BNF - mean_BN1) * present_BNF / deviation_BN1
+
+
+def patch_moments(target_BNF: Tensor, present_BNF: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean_BN1 and deviation_BN1 (n - 1, never 0) of each patch, over the values present."""
     count_BN1 = present_BNF.sum(-1, keepdim=True).clamp(min=2)
     mean_BN1 = (target_BNF * present_BNF).sum(-1, keepdim=True) / count_BN1
     away_BNF = (target_BNF - mean_BN1) * present_BNF
     variance_BN1 = away_BNF.square().sum(-1, keepdim=True) / (count_BN1 - 1)
-    return away_BNF / (variance_BN1 + EPSILON).sqrt()
+    return mean_BN1, (variance_BN1 + EPSILON).sqrt()

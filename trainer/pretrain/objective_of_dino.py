@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, is_stand_in
+from trainer.data.step_inputs import StepKey
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
@@ -60,8 +60,6 @@ class DinoInputs:
     """The teacher's targets."""
     sizes: Sequence[Crops]
     """The student's crops, by size."""
-    counts: float
-    """1; 0 for a tile that stands in for an empty part."""
     health: Tensor
     """Sums over the whole part of the batch, or zeros in all pieces but the first; see HealthSums."""
 
@@ -162,11 +160,14 @@ class DinoObjective(TileObjective):
         everywhere_P2 = patch_places(grid, sizes[0].pixels_NCSS.device)
         scores_NK, tokens_ND = self._taught(sizes[0].pixels_NCSS, everywhere_P2[None], sizes[0].valid_NP)
         scores_VBK = scores_NK.float().unflatten(0, (GLOBAL_VIEWS, -1))
-        counts = float(not is_stand_in(fed, self.learning.ranks))
-        targets_VBK = self._targets(scores_VBK, self.temperature(key), counts)
-        tokens_VBD = tokens_ND.float().unflatten(0, (GLOBAL_VIEWS, -1))
-        health = self.health_sums.of(targets_VBK, tokens_VBD, scores_VBK) * counts
-        return DinoInputs(targets_VBK, sizes, counts, health)
+        # A view without a valid patch counts nowhere: a tile without pixels, or one that stands in for none.
+        seen_N = sizes[0].valid_NP.any(1)
+        seen_VB = seen_N.unflatten(0, (GLOBAL_VIEWS, -1))
+        targets_VBK = self._targets(scores_VBK, self.temperature(key), seen_VB) * seen_VB[..., None]
+        health = self.health_sums.of(
+            targets_VBK[seen_VB], tokens_ND.float()[seen_N], scores_NK.float()[seen_N]
+        )
+        return DinoInputs(targets_VBK, sizes, health)
 
     def _crops(
         self, pixels_NCSS: Tensor, valid_NSS: Tensor, views: int, first: int, fed: Fed, key: StepKey
@@ -183,10 +184,10 @@ class DinoObjective(TileObjective):
         valid_NP = patches_valid(valid_NSS, encoder.patch_size)
         return Crops(pixels_NCSS, places_NP2, valid_NP, first, views)
 
-    def _targets(self, scores_VBK: Tensor, temperature: float, counts: float) -> Tensor:
+    def _targets(self, scores_VBK: Tensor, temperature: float, seen_VB: Tensor) -> Tensor:
         options = self.options
         if options.centring == "sinkhorn":
-            return balanced_targets(scores_VBK, temperature, counts, self.learning.ranks.sum)
+            return balanced_targets(scores_VBK, temperature, seen_VB, self.learning.ranks.sum)
         centre_K = (
             self.model.centre_K if options.centring == "mean" else torch.zeros_like(self.model.centre_K)
         )
@@ -202,15 +203,13 @@ class DinoObjective(TileObjective):
         tiles = targets_VBK.shape[1]
         for crops, scores_NK in zip(inputs.sizes, forward(pixels, places, valid), strict=True):
             scores_WBK = scores_NK.float().unflatten(0, (crops.views, tiles))
-            entropies = cross_entropy_sums(
-                targets_VBK, scores_WBK, self.options.student_temperature, crops.first
-            ).double()
-            views = range(crops.first, crops.first + crops.views)
-            pairs = tiles * sum(view != other for view in views for other in range(len(targets_VBK)))
-            agree, asked = agreement(targets_VBK, scores_WBK, crops.first)
-            counts = entropies.new_tensor([pairs, agree, asked])
-            total = total + torch.cat([entropies[None], counts])
-        return torch.cat([total * inputs.counts, inputs.health])
+            seen_WB = crops.valid_NP.any(1).unflatten(0, (crops.views, tiles))
+            entropies_2 = cross_entropy_sums(
+                targets_VBK, scores_WBK, seen_WB, self.options.student_temperature, crops.first
+            )
+            agreed_2 = entropies_2.new_tensor(agreement(targets_VBK, scores_WBK, seen_WB, crops.first))
+            total = total + torch.cat([entropies_2, agreed_2])
+        return torch.cat([total, inputs.health])
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """See Objective: the mean cross entropy over tiles and pairs of views."""
@@ -251,7 +250,7 @@ class DinoObjective(TileObjective):
         self.watch.restore(values["watch"])
 
 
-def agreement(targets_VBK: Tensor, scores_WBK: Tensor, first: int) -> tuple[int, int]:
+def agreement(targets_VBK: Tensor, scores_WBK: Tensor, seen_WB: Tensor, first: int) -> tuple[int, int]:
     """Count where the student's likeliest prototype is the teacher's for the other global view.
 
     Returns:
@@ -261,8 +260,9 @@ def agreement(targets_VBK: Tensor, scores_WBK: Tensor, first: int) -> tuple[int,
     for place, scores_BK in enumerate(scores_WBK):
         if place + first < len(targets_VBK):
             other_BK = targets_VBK[len(targets_VBK) - 1 - place - first]
-            agree += int((scores_BK.argmax(-1) == other_BK.argmax(-1)).sum())
-            asked += len(other_BK)
+            known_B = seen_WB[place] & (other_BK.sum(-1) > 0)
+            agree += int((known_B & (scores_BK.argmax(-1) == other_BK.argmax(-1))).sum())
+            asked += int(known_B.sum())
     return agree, asked
 
 

@@ -7,7 +7,7 @@ from shards.read.order import Chips
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Panel
 from trainer.pretrain.encoder import patches_valid
-from trainer.pretrain.masked import Masked, patch_pixels
+from trainer.pretrain.masked import Masked, patch_moments, patch_pixels
 from trainer.pretrain.masking import shown_patches
 
 DARKEST, BRIGHTEST = -2.0, 2.0
@@ -40,7 +40,8 @@ def restored_panel(
         restored_BNF = model(pixels_BCHW, valid_BN, shown_BV).float()
     patches_BNF = patch_pixels(pixels_BCHW, patch)
     if normalised:
-        deviation, mean = torch.std_mean(patches_BNF, -1, keepdim=True)
+        present_BNF = patch_pixels(valid_BHW[:, None].expand_as(pixels_BCHW), patch)
+        mean, deviation = patch_moments(patches_BNF, present_BNF)
         restored_BNF = restored_BNF * deviation + mean
     is_shown_BN1 = torch.zeros_like(valid_BN).scatter(1, shown_BV, True)[..., None]
     bands, rows = len(encoder.bands), image_BCHW.shape[2] // patch

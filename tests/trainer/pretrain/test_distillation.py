@@ -18,6 +18,7 @@ from trainer.pretrain.distillation import (
     cross_entropy_sums,
     next_centre,
 )
+from trainer.pretrain.objective_of_dino import agreement
 
 VIEWS, TILES, K, D = 5, 4, 7, 6
 GENERATOR = np.random.default_rng(0)
@@ -42,8 +43,25 @@ def test_the_loss_is_the_mean_cross_entropy_over_pairs_of_views() -> None:
                 pairs += 1
     targets = centred_targets(torch.tensor(TEACHER_VBK), torch.tensor(CENTRE_K, dtype=torch.float32), 0.04)
     student = torch.tensor(STUDENT_WBK)
-    ours = cross_entropy_sums(targets, student[:2], 0.1, 0) + cross_entropy_sums(targets, student[2:], 0.1, 2)
-    assert float(ours) / (pairs * TILES) == pytest.approx(total / pairs, rel=1e-6)
+    seen = torch.ones(VIEWS, TILES, dtype=torch.bool)
+    ours = cross_entropy_sums(targets, student[:2], seen[:2], 0.1, 0)
+    ours = ours + cross_entropy_sums(targets, student[2:], seen[2:], 0.1, 2)
+    assert int(ours[1]) == pairs * TILES
+    assert float(ours[0]) / (pairs * TILES) == pytest.approx(total / pairs, rel=1e-6)
+
+
+def test_views_without_a_valid_patch_count_nowhere() -> None:
+    """The sums are those of the tiles that have pixels, as if the others were not in the batch."""
+    targets = centred_targets(torch.tensor(TEACHER_VBK), torch.zeros(K), 0.2)
+    student, seen = torch.tensor(STUDENT_WBK), torch.ones(VIEWS, TILES, dtype=torch.bool)
+    seen[:, 1] = False
+    kept = [0, 2, 3]
+    ours = cross_entropy_sums(targets * seen[:2, :, None], student, seen, 0.1, 0)
+    expected = cross_entropy_sums(targets[:, kept], student[:, kept], seen[:, kept], 0.1, 0)
+    torch.testing.assert_close(ours, expected)
+    agreed = agreement(targets * seen[:2, :, None], student, seen, 0)
+    assert agreed == agreement(targets[:, kept], student[:, kept], seen[:, kept], 0)
+    assert agreed[1] == 2 * len(kept)
 
 
 def test_the_centre_is_a_running_mean() -> None:
@@ -60,17 +78,20 @@ def test_schedules_go_along_half_a_cosine() -> None:
 
 def test_balanced_targets_use_all_prototypes_alike_over_ranks() -> None:
     scores = torch.tensor(GENERATOR.uniform(-1, 1, (2, 60, K)))
-    whole = balanced_targets(scores, 0.1, 1.0, lambda sums: sums)
+    every = torch.ones(2, 60, dtype=torch.bool)
+    whole = balanced_targets(scores, 0.1, every, lambda sums: sums)
     np.testing.assert_allclose(whole.sum(-1), 1, atol=1e-6)
     used_K, unbalanced_K = whole.sum((0, 1)).numpy(), softmax(scores.numpy() / 0.1).sum((0, 1))
     assert np.ptp(used_K) < 0.5 * np.ptp(unbalanced_K)
     # Each rank asks for the sum in turn, as an all-reduce would answer.
     halves = scores[:, :20], scores[:, 20:]
     totals: list[torch.Tensor] = []
-    balanced_targets(scores, 0.1, 1.0, lambda sums: totals.append(sums) or sums)  # type: ignore[func-returns-value]
+    balanced_targets(scores, 0.1, every, lambda sums: totals.append(sums) or sums)  # type: ignore[func-returns-value]
     for half, part in ((halves[0], whole[:, :20]), (halves[1], whole[:, 20:])):
         answers = iter(totals)
-        torch.testing.assert_close(balanced_targets(half, 0.1, 1.0, lambda _, a=answers: next(a)), part)  # type: ignore[misc]
+        torch.testing.assert_close(
+            balanced_targets(half, 0.1, every[:, : half.shape[1]], lambda _, a=answers: next(a)), part
+        )  # type: ignore[misc]
 
 
 def test_health_adds_up_over_pieces_of_a_batch() -> None:
@@ -78,19 +99,18 @@ def test_health_adds_up_over_pieces_of_a_batch() -> None:
     targets = torch.tensor(softmax(TEACHER_VBK / 0.2)).float()
     tokens = torch.tensor(GENERATOR.normal(2, 3, (2, TILES, D))).float()
     scores = torch.tensor(TEACHER_VBK).float()
+    targets, tokens, scores = (values.flatten(0, 1) for values in (targets, tokens, scores))
     whole = sums.of(targets, tokens, scores)
-    parts = [
-        sums.of(targets[:, rows], tokens[:, rows], scores[:, rows]) for rows in (slice(0, 1), slice(1, 4))
-    ]
+    parts = [sums.of(targets[rows], tokens[rows], scores[rows]) for rows in (slice(0, 3), slice(3, 8))]
     torch.testing.assert_close(parts[0] + parts[1], whole)
     health = sums.health(whole, torch.tensor(CENTRE_K))
-    flat_NK = targets.flatten(0, 1).double().numpy()
+    flat_NK = targets.double().numpy()
     assert health.teacher_entropy == pytest.approx(-(flat_NK * np.log(flat_NK)).sum(1).mean() / log(K))
     mean_K = flat_NK.mean(0)
     assert health.batch_entropy == pytest.approx(-(mean_K * np.log(mean_K)).sum() / log(K))
     assert health.prototypes_in_effect == pytest.approx(np.exp(-(mean_K * np.log(mean_K)).sum()))
     assert health.prototypes_used == len(set(flat_NK.argmax(1)))
-    flat_ND = tokens.flatten(0, 1).double().numpy()
+    flat_ND = tokens.double().numpy()
     assert health.token_spread == pytest.approx(flat_ND.std(0).mean())
     assert health.centre_norm == pytest.approx(float(np.linalg.norm(CENTRE_K)))
     np.testing.assert_allclose(sums.mean_scores(whole), TEACHER_VBK.reshape(-1, K).mean(0), rtol=1e-6)
