@@ -84,6 +84,8 @@ def restore(fit: Fit, state: StoredState) -> None:
             {name: _fill(value, state, f"average.{name}") for name, value in averages.items()}
         )
     fit.sums_K = state.rows("sums").to(device) if "sums" in state.shapes else None
+    # All ranks meet here: one that has read all could otherwise replace a state that another still reads.
+    fit.learning.ranks.least(0)
 
 
 def _fill(tensor: Tensor, state: StoredState, name: str) -> Tensor:

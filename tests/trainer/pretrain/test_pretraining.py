@@ -308,7 +308,11 @@ MANY = (pytest.mark.long, pytest.mark.timeout(1800))
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "most"),
-    [("dino", 2), pytest.param("dino", 20, marks=MANY), pytest.param("mae", 20, marks=MANY)],
+    [
+        pytest.param("dino", 2, marks=pytest.mark.long),
+        pytest.param("dino", 20, marks=MANY),
+        pytest.param("mae", 20, marks=MANY),
+    ],
 )
 def test_killed_at_random_moments_it_goes_on_with_other_workers(
     dataset: Dataset, method: str, tmp_path: Path, most: int
