@@ -118,34 +118,34 @@ def convert(config: "ConvertConfig") -> None:
 def train(config: "TrainConfig", given: Set[str]) -> None:
     """Train a regressor on a dataset; `given` are the options that the user named."""
     from cluster.jobs.connection import connected
-    from shards.format.manifest import read_json
-    from shards.storage.objects import join
     from trainer.commands.train_on_ray import launch
-    from trainer.model.checkpoint import checkpoint_url
 
     with connected(config.worker_range[1]):
         launch(config, given)
-    url = checkpoint_url(config.out)
-    best = read_json(join(url, "metrics.json"))
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-    print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
+    print(_best_of(config.out))
 
 
 def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
     """Pre-train a backbone; `given` are the options that the user named."""
     from cluster.jobs.connection import connected
-    from shards.format.manifest import read_json
-    from shards.storage.objects import join
     from trainer.commands.train_on_ray import launch_pretraining
-    from trainer.model.checkpoint import checkpoint_url
 
     with connected(config.worker_range[1]):
         launch_pretraining(config, given)
-    url = checkpoint_url(config.out)
+    print(_best_of(config.out))
+    print(f"treeline train --backbone {config.out} ...")
+
+
+def _best_of(run: str) -> str:
+    """Sum up a run's best checkpoint in one line."""
+    from shards.format.manifest import read_json
+    from shards.storage.objects import join
+    from trainer.model.checkpoint import checkpoint_url
+
+    url = checkpoint_url(run)
     best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-    print(f"{url}: epoch {best['epoch'] + 1}, {numbers}")
-    print(f"treeline train --backbone {config.out} ...")
+    return f"{url}: epoch {best['epoch'] + 1}, {numbers}"
 
 
 def export(config: "ExportConfig") -> None:

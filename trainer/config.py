@@ -4,12 +4,12 @@ Precedence: the defaults < --recipe < --config FILE < flags. What options mean s
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from shards.errors import InputError
-from shards.nested import Follows, built, flat, options_of, replaced
+from shards.nested import Follows, flat, options_of
 from shards.roles import Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
 from trainer.options import (
     AugmentOptions,
@@ -21,13 +21,13 @@ from trainer.options import (
     ObjectiveOptions,
     OptimiserOptions,
     ReadingOptions,
+    RunConfig,
     TokenOptions,
-    worker_range,
 )
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """Train a regressor on a dataset."""
 
     data: Annotated[str, Place()]
@@ -51,25 +51,6 @@ class TrainConfig:
     keep: KeepOptions = field(default_factory=KeepOptions)
     chips: ChipOptions = field(default_factory=ChipOptions)
     reading: ReadingOptions = field(default_factory=ReadingOptions)
-
-    @classmethod
-    def of(cls, data: str, out: str, **options: Any) -> Self:
-        """Make a configuration of options by name, whatever part they stand in."""
-        return built(cls, {"data": data, "out": out, **options})
-
-    def with_options(self, **options: Any) -> Self:
-        """Return the same configuration with other values of these options."""
-        return replaced(self, options)
-
-    @property
-    def worker_range(self) -> tuple[int, int]:
-        """Fewest and most Ray workers; see trainer.options.worker_range."""
-        return worker_range(self.workers)
-
-    @property
-    def global_batch(self) -> int:
-        """Chips per step over all workers."""
-        return self.fit.batch_per_worker * max(1, self.worker_range[1]) or self.fit.batch_size
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -7,10 +7,10 @@ line knows them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from shards.errors import InputError
-from shards.nested import Follows
+from shards.nested import Follows, built, replaced
 from shards.read.read_options import ReadOptions
 from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag_of
 
@@ -222,6 +222,22 @@ class FitOptions:
         )
 
 
+def check_counts(global_batch: int, fit: FitOptions) -> None:
+    """Refuse a run without a chip, an epoch or a piece of a batch.
+
+    Raises:
+        InputError: says which option, and what to give.
+    """
+    for option, value, least in (
+        ("--batch-size", global_batch, 1),
+        ("--epochs", fit.epochs, 1),
+        ("--accumulate", fit.accumulate, 1),
+        ("--seed", fit.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{option} {value}: give {least} or more")
+
+
 @dataclass(frozen=True)
 class KeepOptions:
     """Checkpoints, states and logs that a run keeps."""
@@ -282,3 +298,29 @@ class ReadingOptions:
             cache=self.cache,
             cache_bytes=round(self.cache_gigabytes * 1e9),
         )
+
+
+class RunConfig:
+    """What the configurations of training and of pre-training have in common; their fields are their own."""
+
+    workers: int | str
+    fit: FitOptions
+
+    @classmethod
+    def of(cls, data: str, out: str, **options: Any) -> Self:
+        """Make a configuration of options by name, whatever part they stand in."""
+        return built(cls, {"data": data, "out": out, **options})
+
+    def with_options(self, **options: Any) -> Self:
+        """Return the same configuration with other values of these options."""
+        return replaced(self, options)
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most Ray workers; see `worker_range`."""
+        return worker_range(self.workers)
+
+    @property
+    def global_batch(self) -> int:
+        """Chips or tiles per step, over all workers."""
+        return self.fit.batch_per_worker * max(1, self.worker_range[1]) or self.fit.batch_size

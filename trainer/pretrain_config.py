@@ -5,19 +5,18 @@ Precedence: the defaults < --recipe < --config FILE < flags.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from shards.nested import built, replaced
 from shards.roles import Another, MayChange, OnlyWith, Place, Some
 from trainer.options import (
     FitOptions,
     KeepOptions,
     OptimiserOptions,
     ReadingOptions,
+    RunConfig,
     refuse_out_of_range,
-    worker_range,
 )
 
 DINO, MAE = OnlyWith(method="dino"), OnlyWith(method="mae")
@@ -283,7 +282,7 @@ class PretrainFitOptions(FitOptions):
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(RunConfig):
     """Pre-train a backbone on tiles without labels."""
 
     data: Annotated[str, Place()]
@@ -308,25 +307,6 @@ class PretrainConfig:
     keep: KeepOptions = field(default_factory=KeepOptions)
     tiles: TileOptions = field(default_factory=TileOptions)
     reading: ReadingOptions = field(default_factory=ReadingOptions)
-
-    @classmethod
-    def of(cls, data: str, out: str, **options: Any) -> Self:
-        """Make a configuration of options by name, whatever part they stand in."""
-        return built(cls, {"data": data, "out": out, **options})
-
-    def with_options(self, **options: Any) -> Self:
-        """Return the same configuration with other values of these options."""
-        return replaced(self, options)
-
-    @property
-    def worker_range(self) -> tuple[int, int]:
-        """Fewest and most Ray workers; see trainer.options.worker_range."""
-        return worker_range(self.workers)
-
-    @property
-    def global_batch(self) -> int:
-        """Tiles per step over all workers."""
-        return self.fit.batch_per_worker * max(1, self.worker_range[1]) or self.fit.batch_size
 
 
 @dataclass(frozen=True)

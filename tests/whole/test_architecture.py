@@ -90,7 +90,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.options",
         "trainer.pretrain_config",
     },
-    "trainer.pretrain_config": {"shards.nested", "shards.roles", "trainer.options"},
+    "trainer.pretrain_config": {"shards.roles", "trainer.options"},
     "trainer.config": {"shards.nested", "shards.roles", "trainer.options"},
     "trainer.data": {
         "shards.format",

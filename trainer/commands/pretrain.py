@@ -23,6 +23,7 @@ from trainer.fit.loop import Fit
 from trainer.model.backbone import TINY, build_backbone, new_backbone
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.trainable import recompute_activations
+from trainer.options import check_counts
 from trainer.pretrain.dino import Dino, Head
 from trainer.pretrain.encoder import Encoder
 from trainer.pretrain.masked import Masked
@@ -55,14 +56,7 @@ def check(config: PretrainConfig) -> Dataset:
         InputError: no dataset, no tile to learn from, bands that it lacks, or views that do not fit.
     """
     fit = config.fit
-    for option, value, least in (
-        ("--batch-size", config.global_batch, 1),
-        ("--epochs", fit.epochs, 1),
-        ("--accumulate", fit.accumulate, 1),
-        ("--seed", fit.seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"{option} {value}: give {least} or more")
+    check_counts(config.global_batch, fit)
     if fit.shard_model:
         raise InputError("--shard-model: pre-training keeps whole weights on every worker; leave it out")
     if fit.average:

@@ -27,9 +27,9 @@ from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import check_faithful, notebook_variant
 from trainer.fit.variant import Variant, ordinary
 from trainer.model.make import new_regressor
-from trainer.model.pretrained import is_pretrained, load_pretrained
+from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.regressor import Regressor
-from trainer.options import ChipOptions, ModelOptions
+from trainer.options import ChipOptions, ModelOptions, check_counts
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunWriter, run_options
@@ -68,7 +68,7 @@ def with_bands_of_backbone(config: TrainConfig, given: Set[str] | None = None) -
     is_named = model.bands != ModelOptions.bands if given is None else "bands" in given
     if is_named or not is_pretrained(model.backbone):
         return config
-    bands = load_pretrained(model.backbone, model.backbone_weights).bands
+    bands = pretrained_bands(model.backbone, model.backbone_weights)
     print(f"treeline: takes the bands of {model.backbone}: {' '.join(bands)}", file=sys.stderr, flush=True)
     return config.with_options(bands=bands)
 
@@ -80,14 +80,7 @@ def check(config: TrainConfig) -> Dataset:
         InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
     """
     model, fit, chosen = config.model, config.fit, config.chips
-    for option, value, least in (
-        ("--batch-size", config.global_batch, 1),
-        ("--epochs", fit.epochs, 1),
-        ("--accumulate", fit.accumulate, 1),
-        ("--seed", fit.seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"{option} {value}: give {least} or more")
+    check_counts(config.global_batch, fit)
     if not model.backbone:
         raise InputError(
             f"--backbone: --recipe {config.recipe} needs a pretrained one; give a folder, a .pth file of "

@@ -119,20 +119,7 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
     Raises:
         InputError: it is incomplete, damaged, of another version, or has no such backbone.
     """
-    url = checkpoint_url(name)
-    config = read_json(join(url, CONFIG))
-    if (config.get("format"), config.get("version")) != (PRETRAINED, VERSION):
-        raise InputError(
-            f"{url}: holds {config.get('format')} {config.get('version')}, not {PRETRAINED} {VERSION}; use "
-            "the version of Treeline that wrote it"
-        )
-    for file in (WEIGHTS, STATISTICS, METRICS):
-        if not exists(join(url, file)):
-            raise InputError(f"{url}: {file} is missing; give a folder that treeline pretrain wrote")
-    names = config["backbones"]
-    chosen = weights or names[0]
-    if chosen not in names:
-        raise InputError(f"--backbone-weights {chosen}: {url} has only {', '.join(names)}")
+    url, config, chosen = _described(name, weights)
     backbone = build_backbone(config["backbone"])
     try:
         tensors = load(read_bytes(join(url, WEIGHTS)))
@@ -153,6 +140,34 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
         config["trained_on"],
         read_json(join(url, METRICS)),
     )
+
+
+def pretrained_bands(name: str, weights: str | None = None) -> tuple[str, ...]:
+    """Return the bands of the pre-trained backbone at `name`, without reading its weights.
+
+    Raises:
+        InputError: see `load_pretrained`.
+    """
+    return tuple(_described(name, weights)[1]["bands"])
+
+
+def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str]:
+    """Return the checkpoint's folder, its config.json, and the name of the backbone that is meant."""
+    url = checkpoint_url(name)
+    config = read_json(join(url, CONFIG))
+    if (config.get("format"), config.get("version")) != (PRETRAINED, VERSION):
+        raise InputError(
+            f"{url}: holds {config.get('format')} {config.get('version')}, not {PRETRAINED} {VERSION}; use "
+            "the version of Treeline that wrote it"
+        )
+    for file in (WEIGHTS, STATISTICS, METRICS):
+        if not exists(join(url, file)):
+            raise InputError(f"{url}: {file} is missing; give a folder that treeline pretrain wrote")
+    names = config["backbones"]
+    chosen = weights or names[0]
+    if chosen not in names:
+        raise InputError(f"--backbone-weights {chosen}: {url} has only {', '.join(names)}")
+    return url, config, chosen
 
 
 def has_unit(schema: Schema, band: str) -> bool:
