@@ -22,6 +22,7 @@ import torch
 import yaml
 from gloo_ranks import in_group, run_ranks
 from regressors import local_backbone, small_config, write_dataset
+from stopped_runs import Stopped, Stopper, assert_equal_states
 
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
@@ -36,7 +37,7 @@ from trainer.model.make import new_regressor
 from trainer.run_folder.run_writer import CONFIG, config_yaml
 from trainer.run_folder.state import restore, state_of
 from trainer.run_folder.state_callback import NOTICE_STEPS, StateCallback
-from trainer.run_folder.state_parts import STATE, StateWriter, StoredState, TrainingState
+from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
 
 RICH: dict[str, Any] = {
     "epochs": 3,
@@ -60,28 +61,6 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-class Stopped(Exception):
-    """What stands for a kill."""
-
-
-class Stopper(StateCallback):
-    """Notes the losses, and stops after a step."""
-
-    def __init__(self, at: int, out: Path | None = None) -> None:
-        """Saves the state below `out` when it stops."""
-        super().__init__()
-        self.at, self.losses, self.out = at, list[float](), out
-
-    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
-        self.losses.append(loss)
-        if len(self.losses) == self.at:
-            StateWriter(str(self.out)).write(state_of(fit))
-            raise Stopped
-
-    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
-        """Nothing is written here."""
-
-
 def new_fit(dataset: Dataset, config: TrainConfig, ranks: Ranks | None = None) -> Fit:
     torch.manual_seed(config.fit.seed)
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), ranks or Ranks())
@@ -91,13 +70,6 @@ def new_fit(dataset: Dataset, config: TrainConfig, ranks: Ranks | None = None) -
 def go_on_from(fit: Fit, out: Path | str) -> None:
     with StoredState(str(out)) as state:
         restore(fit, state)
-
-
-def assert_equal_states(one: TrainingState, other: TrainingState) -> None:
-    assert one.values == other.values
-    assert one.tensors.keys() == other.tensors.keys()
-    for name, rows in one.tensors.items():
-        assert torch.equal(rows.tensor, other.tensors[name].tensor), name
 
 
 @pytest.mark.parametrize(

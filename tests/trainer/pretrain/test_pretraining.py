@@ -25,6 +25,7 @@ import pytest
 import torch
 from gloo_ranks import TIMEOUT_SECONDS, in_group, run_ranks
 from regressors import CHIP_SCHEMA, visible_chip
+from stopped_runs import Stopped, Stopper, assert_equal_states
 
 from shards.errors import InputError
 from shards.format.key import split_of
@@ -47,8 +48,7 @@ from trainer.pretrain.probe import Probe, probe_tiles
 from trainer.pretrain_config import RECIPES, PretrainConfig
 from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state import restore, state_of
-from trainer.run_folder.state_callback import StateCallback
-from trainer.run_folder.state_parts import StateWriter, StoredState, TrainingState
+from trainer.run_folder.state_parts import StoredState
 
 NODATA = CHIP_SCHEMA.nodata
 SMALL: dict[str, Any] = {
@@ -106,34 +106,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def config_of(dataset: Dataset, method: str, out: Path | str = "", **options: Any) -> PretrainConfig:
     return PretrainConfig.of(dataset.url, str(out), **{**METHODS[method], **options})
-
-
-class Stopped(Exception):
-    """What stands for a kill."""
-
-
-class Stopper(StateCallback):
-    """Notes the losses, and saves the state and stops after a step."""
-
-    def __init__(self, at: int = 0, out: Path | None = None) -> None:
-        super().__init__()
-        self.at, self.losses, self.out = at, list[float](), out
-
-    def after_step(self, fit: Fit, chips: int, loss: float) -> None:
-        self.losses.append(loss)
-        if len(self.losses) == self.at:
-            StateWriter(str(self.out)).write(state_of(fit))
-            raise Stopped
-
-    def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
-        """Nothing is written here."""
-
-
-def assert_equal_states(one: TrainingState, other: TrainingState) -> None:
-    assert one.values == other.values
-    assert one.tensors.keys() == other.tensors.keys()
-    for name, rows in one.tensors.items():
-        assert torch.equal(rows.tensor, other.tensors[name].tensor), name
 
 
 @pytest.mark.parametrize("method", METHODS)

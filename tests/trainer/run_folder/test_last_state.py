@@ -48,7 +48,7 @@ def test_the_last_state_is_named(dataset: Dataset, name: str, checkpoint_steps: 
 
 
 def test_what_is_said_can_be_done(dataset: Dataset, tmp_path: Path) -> None:
-    """What was stopped goes on from its state without such steps, but with no other learning rate."""
+    """A stopped run resumes from its state and leaves such steps out, but takes no other learning rate."""
     out = tmp_path / "run"
     assert treeline(*arguments("mae", dataset, out, "--checkpoint-steps", "1")).returncode == 1
     again = arguments("mae", dataset, out, "--checkpoint-steps", "1", "--resume", "auto")
