@@ -64,8 +64,9 @@ class TileObjective:
         assert self.probe is not None, "there are tiles to score on only with a probe"
         normalise = self.encoder.normalise
         pixels_BCHW, valid_BHW = normalise(fed.image_BCHW)
-        kinds = [self.encoder.summaries(pixels_BCHW, valid_BHW), band_features(pixels_BCHW, valid_BHW)]
-        if self._untrained is not None:
+        kinds = [self.encoder.summaries(pixels_BCHW, valid_BHW)]
+        if self._untrained is not None:  # what does not change is measured once
+            kinds.append(band_features(pixels_BCHW, valid_BHW))
             kinds.append(self._untrained.summaries(pixels_BCHW, valid_BHW))
         rows_B = torch.from_numpy(np.searchsorted(self.learning.val_chips, fed.batch.chips))
         is_own = not is_stand_in(fed, self.learning.ranks)
