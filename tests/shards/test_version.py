@@ -75,6 +75,7 @@ def tags_of(path: Path) -> dict[str, str]:
     return tags
 
 
+@pytest.mark.slow
 def test_every_result_says_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COMMIT, OURS)
     monkeypatch.chdir(tmp_path)

@@ -121,6 +121,7 @@ def notebook_checkpoint(tmp_path_factory: pytest.TempPathFactory, notebook_scene
     return write_checkpoint(tmp_path_factory.mktemp("notebook"), notebook_regressor(statistics))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [100, 512])
 def test_the_map_is_the_notebooks(
     notebook_scene: Any, notebook_checkpoint: Path, tmp_path: Path, block: int

@@ -77,6 +77,7 @@ def stored(regressor: Regressor, image_CHW: np.ndarray, method: MapOptions) -> n
     )
 
 
+@pytest.mark.slow
 def test_with_all_symmetries_a_turned_scene_gives_the_turned_map() -> None:
     """On sides that the windows fit into; rounding apart."""
     regressor, image_CHW = small_regressor(), stored_images(1, 96, 128)[0]

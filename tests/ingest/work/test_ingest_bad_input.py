@@ -320,7 +320,11 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))
 
 
 # A shard of 40 chips has 200 kB and its part too; the rows of the index have more, from 1,000 chips on.
-@pytest.mark.parametrize(("folder", "limit"), [("some", 150_000), ("many", 260_000)], ids=["shard", "index"])
+@pytest.mark.parametrize(
+    ("folder", "limit"),
+    [("some", 150_000), pytest.param("many", 260_000, marks=pytest.mark.slow)],
+    ids=["shard", "index"],
+)
 def test_a_file_system_that_takes_no_more(
     folder: str, limit: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -351,6 +355,7 @@ cp -r "$DISK/out" "$COPY/out"
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk(some: Path, tmp_path: Path) -> None:
     disk, copy = tmp_path / "disk", tmp_path / "copy"
     disk.mkdir()
@@ -434,6 +439,7 @@ def upload(pairs: Path, url: str) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_chips_from_s3_give_the_bytes_of_those_from_disk(server: S3Server, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs", 50)
     with environment_of(server):
@@ -447,6 +453,7 @@ def test_chips_from_s3_give_the_bytes_of_those_from_disk(server: S3Server, tmp_p
     assert remote == local
 
 
+@pytest.mark.slow
 def test_a_storage_that_fails_is_no_fault_of_a_chip(moto: S3Server, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with environment_of(moto):

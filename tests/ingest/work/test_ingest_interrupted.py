@@ -211,7 +211,14 @@ def run(folders: Path, out: str, **options: Any) -> Ingested:
 
 
 @pytest.mark.parametrize(
-    "storage", ["local", "memory", "rclone", pytest.param("moto", marks=pytest.mark.long)], indirect=True
+    "storage",
+    [
+        "local",
+        pytest.param("memory", marks=pytest.mark.slow),
+        pytest.param("rclone", marks=pytest.mark.slow),
+        pytest.param("moto", marks=pytest.mark.long),
+    ],
+    indirect=True,
 )
 def test_stopped_before_any_step_in_any_storage(
     folders: Path, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

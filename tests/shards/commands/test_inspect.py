@@ -160,6 +160,7 @@ def test_the_page_needs_nothing_else(everything: Inspected) -> None:
     assert "default-src 'none'" in everything.page
 
 
+@pytest.mark.slow
 def test_pictures_can_be_decoded_and_are_the_same_each_time(everything: Inspected, tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in Path(f"{everything.url}-inspect").iterdir()}
     assert set(files) == {"index.html", "bands.png", "heights.png", "map.png", "chips.png", "sources.png"}
@@ -200,6 +201,7 @@ def test_several_crss_are_compared_in_the_first(made: Made, new_chip: NewChip) -
     assert "Positions of the chips" in page
 
 
+@pytest.mark.slow
 def test_regions_with_bands_have_panels_and_distances_of_their_own(new_chip: NewChip, tmp_path: Path) -> None:
     """Each is measured in its own CRS: here one lies in Alaska and one in Europe."""
     kinds = {"region": "string"}

@@ -124,6 +124,7 @@ def test_without_chips_held_out_there_is_nothing_to_compare(base: TrainConfig, t
         sweep(replace(options(base, tmp_path / "out"), data=dataset.url), base, trials_here)
 
 
+@pytest.mark.slow
 def test_the_winner_can_be_fed_back(base: TrainConfig, tmp_path: Path, capsys: Any) -> None:
     file, out = tmp_path / "train.yaml", tmp_path / "out"
     file.write_text(config_yaml(base))

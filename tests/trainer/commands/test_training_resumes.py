@@ -75,9 +75,9 @@ def go_on_from(fit: Fit, out: Path | str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"norm": "batch", "schedule": "plateau", "plateau_patience": 0},
-        {"tune": "lora"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"norm": "batch", "schedule": "plateau", "plateau_patience": 0}, marks=pytest.mark.slow),
+        pytest.param({"tune": "lora"}, marks=pytest.mark.slow),
         {"tune": "last", "tune_blocks": 1},
     ],
     ids=["all", "batch-plateau", "lora", "last"],
