@@ -89,6 +89,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.model",
         "trainer.options",
         "trainer.pretrain_config",
+        "trainer.score",
     },
     "trainer.pretrain_config": {"shards.roles", "trainer.options"},
     "trainer.config": {"shards.nested", "shards.roles", "trainer.options"},

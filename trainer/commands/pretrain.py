@@ -21,11 +21,11 @@ from trainer.devices.repeatable import check_compiler, prepare_repeatable
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.backbone import TINY, build_backbone, new_backbone
+from trainer.model.encoder import Encoder
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.trainable import recompute_activations
 from trainer.options import check_counts
 from trainer.pretrain.dino import Dino, Head
-from trainer.pretrain.encoder import Encoder
 from trainer.pretrain.masked import Masked
 from trainer.pretrain.masking import groups_of, shown_count
 from trainer.pretrain.objective_of_dino import DinoObjective

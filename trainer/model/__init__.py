@@ -2,11 +2,13 @@
 
 regressor          stored pixels in, metres out
 make               a regressor that is not trained yet, from options
+encoder            normalisation and backbone: tokens of tiles, some patches left out
 normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 trainable          choice of the backbone's weights that learn; LoRA
 checkpoint         a regressor as a folder
 pretrained         a pre-trained backbone as a folder
+load_encoder       the encoder of any checkpoint
 symmetries         the eight flips and quarter turns
 meta_weights       Meta's own files as a backbone
 notebook_weights   the notebook's checkpoints, renamed

@@ -1,6 +1,5 @@
 """Pre-training without labels: a backbone learns from tiles alone.
 
-encoder              tokens of patches, some left out, at any coordinates
 views                crops of tiles and speckle, on the device
 draw                 the views of a step, drawn for the global batch
 masked               the masked autoencoder: model and loss

@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, linear, normalize
 
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
-from trainer.pretrain.encoder import Encoder
+from trainer.model.encoder import Encoder
 
 
 class Head(nn.Module):
@@ -89,7 +89,7 @@ class Dino(Learner):
 
         Args:
             pixels_by_size: normalised pixels_BCSS for each size.
-            places_by_size: places_BN2 of their patches; see trainer.pretrain.encoder.
+            places_by_size: places_BN2 of their patches; see trainer.model.encoder.
             valid_by_size: valid_BN, patches that are attended to.
         """
         crops = zip(pixels_by_size, places_by_size, valid_by_size, strict=True)

@@ -14,7 +14,7 @@ from shards.format.schema import Schema
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey, is_stand_in, part_of
 from trainer.devices.ranks import Ranks
-from trainer.pretrain.encoder import Encoder
+from trainer.model.encoder import Encoder
 from trainer.pretrain.masking import groups_of
 from trainer.pretrain.views import Views, crop, draw_boxes, layers_of, speckle_decibels
 from trainer.pretrain_config import ViewOptions

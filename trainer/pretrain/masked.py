@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
 from trainer.model.backbone import build_backbone
-from trainer.pretrain.encoder import Encoder, embed, encode, patch_places, run_blocks
+from trainer.model.encoder import Encoder, embed, encode, patch_places, run_blocks
 
 EPSILON = 1e-6
 """Number added to a patch's variance, as in the paper's own code."""

@@ -14,6 +14,7 @@ from trainer.data.step_inputs import StepKey
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
+from trainer.model.encoder import Encoder, patch_places, patches_valid
 from trainer.options import OptimiserOptions
 from trainer.pretrain.collapse import Watch
 from trainer.pretrain.dino import Dino
@@ -26,7 +27,6 @@ from trainer.pretrain.distillation import (
     next_centre,
 )
 from trainer.pretrain.draw import ViewMaker, pieces_of
-from trainer.pretrain.encoder import Encoder, patch_places, patches_valid
 from trainer.pretrain.tile_objective import TileObjective
 from trainer.pretrain.views import crop_sizes
 from trainer.pretrain_config import PretrainConfig

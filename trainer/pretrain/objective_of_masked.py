@@ -13,9 +13,9 @@ from trainer.data.step_inputs import StepKey
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
+from trainer.model.encoder import patches_valid
 from trainer.options import OptimiserOptions
 from trainer.pretrain.draw import ViewMaker, pieces_of
-from trainer.pretrain.encoder import patches_valid
 from trainer.pretrain.masked import Masked, normalised_patches, patch_pixels, restoring_sums
 from trainer.pretrain.masking import shown_count, shown_patches
 from trainer.pretrain.panel import restored_panel

@@ -6,7 +6,7 @@ import torch
 from shards.read.order import Chips
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Panel
-from trainer.pretrain.encoder import patches_valid
+from trainer.model.encoder import patches_valid
 from trainer.pretrain.masked import Masked, patch_moments, patch_pixels
 from trainer.pretrain.masking import shown_patches
 

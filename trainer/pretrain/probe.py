@@ -4,23 +4,18 @@ Numbers (floats in the index) are predicted, and scored by R2 and RMSE. Classes 
 false) are told apart by a ridge regression on their indicators, and scored by accuracy.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from shards.errors import InputError
 from shards.read.dataset import Dataset
 from shards.read.order import Chips, subset
+from trainer.score.ridge import fit_ridge
 
-PENALTIES = np.logspace(-4, 4, 17)
-"""Ridge penalties to choose from, as shares of the number of tiles; features have deviation 1."""
-FOLDS = 5
 NEIGHBOURS = 20
 """Neighbours that vote, as in facebookresearch/dino's evaluation (20 of 10, 20, 100, 200 did best there)."""
 
@@ -61,22 +56,13 @@ class Probe:
             kind: word with which the scores' names begin.
             with_neighbours: whether nearest neighbours are scored, too.
         """
-        scores = self._scores(ridge(self._scaled(features_NF), self.values_NL, self.is_train_N))
+        fitted = fit_ridge(features_NF[self.is_train_N], self.values_NL[self.is_train_N])
+        scores = self._scores(fitted.predict(features_NF[~self.is_train_N]))
         numbers: dict[str, float | int | None] = {f"{kind}_{name}": score for name, score in scores.items()}
         if with_neighbours:
             near = self._scores(neighbours(features_NF, self.values_NL, self.is_train_N))
             numbers |= {f"{kind}_knn_{name}": score for name, score in near.items()}
         return numbers
-
-    def _scaled(self, features_NF: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Bring features to mean 0 and deviation 1 over the training tiles; constant ones become 0."""
-        features_NF = features_NF.astype(np.float64)
-        fitted_MF = features_NF[self.is_train_N]
-        deviation_F = fitted_MF.std(0)
-        scaled_NF: NDArray[np.float64] = np.where(
-            deviation_F > 1e-9, (features_NF - fitted_MF.mean(0)) / np.maximum(deviation_F, 1e-9), 0
-        )
-        return scaled_NF
 
     def _scores(self, predicted_VL: NDArray[np.float64]) -> dict[str, float | None]:
         """Score predictions; R2 is not defined where all tiles have the same label."""
@@ -90,43 +76,6 @@ class Probe:
         return {"rmse": square**0.5, "r2": 1 - square / variance if variance else None}
 
 
-def ridge(
-    features_NF: NDArray[np.float64], values_NL: NDArray[np.float64], is_train_N: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Predict the values of the tiles that are not for training, (V, L), by ridge regression.
-
-    The penalty is the one with the least squared error in five folds of the training tiles.
-    """
-    train_MF, train_ML = features_NF[is_train_N], values_NL[is_train_N]
-    fold_M = np.arange(len(train_MF)) % FOLDS
-    errors_P = np.zeros(len(PENALTIES))
-    for fold in range(min(FOLDS, len(train_MF))):
-        kept_M = fold_M != fold
-        if kept_M.any():
-            solved = _solved(train_MF[kept_M], train_ML[kept_M])
-            for place, penalty in enumerate(PENALTIES):
-                away = solved(penalty)(train_MF[~kept_M]) - train_ML[~kept_M]
-                errors_P[place] += (away**2).sum()
-    return _solved(train_MF, train_ML)(PENALTIES[int(errors_P.argmin())])(features_NF[~is_train_N])
-
-
-Predict = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-def _solved(features_MF: NDArray[np.float64], values_ML: NDArray[np.float64]) -> Callable[[float], Predict]:
-    """Decompose once for all penalties; the mean is not penalised."""
-    centre_F, mean_L = features_MF.mean(0), values_ML.mean(0)
-    left_MR, size_R, right_RF = np.linalg.svd(features_MF - centre_F, full_matrices=False)
-    seen_RL = left_MR.T @ (values_ML - mean_L)
-
-    def with_penalty(penalty: float) -> Predict:
-        shrunk_R = size_R / (size_R**2 + penalty * len(features_MF))
-        weights_FL = right_RF.T @ (shrunk_R[:, None] * seen_RL)
-        return lambda features_NF: (features_NF - centre_F) @ weights_FL + mean_L
-
-    return with_penalty
-
-
 def neighbours(
     features_NF: NDArray[np.floating[Any]], values_NL: NDArray[np.float64], is_train_N: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
@@ -138,16 +87,6 @@ def neighbours(
     nearest_VK = np.argsort(-cosine_VM, axis=1, kind="stable")[:, :count]
     predicted_VL: NDArray[np.float64] = values_NL[is_train_N][nearest_VK].mean(1)
     return predicted_VL
-
-
-def band_features(pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
-    """Return features_BF that any model should beat: mean and deviation of each band's valid pixels."""
-    weights_B1HW = valid_BHW[:, None].float()
-    count_BC = weights_B1HW.sum((2, 3)).clamp(min=1)
-    mean_BC = (pixels_BCHW * weights_B1HW).sum((2, 3)) / count_BC
-    away_BCHW = (pixels_BCHW - mean_BC[..., None, None]) * weights_B1HW
-    deviation_BC = (away_BCHW.square().sum((2, 3)) / count_BC).sqrt()
-    return torch.cat([mean_BC, deviation_BC], 1)
 
 
 def probe_tiles(dataset: Dataset, label: str, count: int) -> Chips:

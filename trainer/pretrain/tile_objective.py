@@ -15,10 +15,10 @@ from trainer.devices.learner import Learner
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.scoring import Sums
+from trainer.model.encoder import Encoder, band_features
 from trainer.model.pretrained import Pretrained
 from trainer.pretrain.distillation import cosine
-from trainer.pretrain.encoder import Encoder
-from trainer.pretrain.probe import Probe, band_features
+from trainer.pretrain.probe import Probe
 from trainer.pretrain_config import PretrainConfig
 
 

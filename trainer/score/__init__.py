@@ -2,6 +2,7 @@
 
 metrics      MAE, RMSE, bias, R2, from sums
 baselines    the mean and the linear regression to beat
+ridge        ridge regression of labels on features of tiles
 intervals    95 % intervals over blocks of ground and draws
 evaluation   scores by name: table, JSON, picture
 """

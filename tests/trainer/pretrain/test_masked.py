@@ -7,7 +7,7 @@ from regressors import SCHEMA, SMALL_BACKBONE, exact_statistics, stored_images
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from trainer.model.backbone import build_backbone
-from trainer.pretrain.encoder import Encoder
+from trainer.model.encoder import Encoder
 from trainer.pretrain.masked import Masked, normalised_patches, patch_pixels, restoring_sums
 from trainer.pretrain.masking import groups_of, shown_count, shown_patches
 

@@ -117,3 +117,13 @@ def run_blocks(
         tokens_BND = block(tokens_BND, attention_mask=mask_B11N, position_embeddings=position)
     normed: Tensor = backbone.norm(tokens_BND)
     return normed
+
+
+def band_features(pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    """Return features_BF that any model should beat: mean and deviation of each band's valid pixels."""
+    weights_B1HW = valid_BHW[:, None].float()
+    count_BC = weights_B1HW.sum((2, 3)).clamp(min=1)
+    mean_BC = (pixels_BCHW * weights_B1HW).sum((2, 3)) / count_BC
+    away_BCHW = (pixels_BCHW - mean_BC[..., None, None]) * weights_B1HW
+    deviation_BC = (away_BCHW.square().sum((2, 3)) / count_BC).sqrt()
+    return torch.cat([mean_BC, deviation_BC], 1)

@@ -5,7 +5,7 @@ import torch
 from regressors import SMALL_BACKBONE
 
 from trainer.model.backbone import build_backbone
-from trainer.pretrain.encoder import embed, encode, patch_places, patches_valid
+from trainer.model.encoder import embed, encode, patch_places, patches_valid
 
 GRID = (4, 3)
 

@@ -1,0 +1,57 @@
+"""The encoder of any checkpoint: of a pre-training, or of a regressor that was trained from one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shards.errors import InputError
+from shards.storage.checksum import hexadecimal
+from shards.storage.objects import join, read_bytes
+from trainer.model.checkpoint import CONFIG, STATISTICS, WEIGHTS, checkpoint_url, load_checkpoint
+from trainer.model.encoder import Encoder
+from trainer.model.pretrained import is_pretrained, load_pretrained
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder, and what identifies it."""
+
+    encoder: Encoder
+    """Encoder, on the CPU in eval mode."""
+    name: str
+    """Name of the weights: "teacher" or "student" of a pre-training, "trained" otherwise."""
+    fingerprint: str
+    """Checksum of the checkpoint's configuration, statistics and weights."""
+    trained_on: dict[str, Any]
+    """Description of the checkpoint's training data and code."""
+
+
+def load_encoder(checkpoint: str, weights: str | None = None) -> LoadedEncoder:
+    """Load the encoder of the checkpoint (or of the best one of the run) at `checkpoint`.
+
+    Args:
+        checkpoint: folder of a checkpoint or a run, of `treeline pretrain` or `treeline train`.
+        weights: "teacher" or "student" of a pre-training; default: the teacher where there is one.
+
+    Raises:
+        InputError: there is no checkpoint, it is damaged, it has no such weights, or its backbone sees
+            enlarged images.
+    """
+    if is_pretrained(checkpoint):
+        pretrained = load_pretrained(checkpoint, weights)
+        ((name, backbone),) = pretrained.backbones.items()
+        encoder = Encoder(pretrained.schema, pretrained.bands, pretrained.statistics, backbone)
+        url = checkpoint_url(checkpoint)
+        files = (read_bytes(join(url, file)) for file in (CONFIG, STATISTICS, WEIGHTS))
+        fingerprint = hexadecimal("".join(map(hexadecimal, files)).encode())
+        return LoadedEncoder(encoder.eval(), name, fingerprint, pretrained.trained_on)
+    if weights:
+        raise InputError(f"--weights {weights}: {checkpoint} is no pre-training run; leave it out")
+    loaded = load_checkpoint(checkpoint)
+    model = loaded.regressor
+    if model.decoder_config.upsample > 1:
+        raise InputError(
+            f"{checkpoint}: was trained with --upsample {model.decoder_config.upsample}, so its tokens are "
+            "those of enlarged images; give a checkpoint that was trained without"
+        )
+    encoder = Encoder(model.schema, model.bands, model.statistics, model.backbone)
+    return LoadedEncoder(encoder.eval(), "trained", loaded.fingerprint, loaded.trained_on)
