@@ -43,7 +43,8 @@ def fit_ridge(features_MF: NDArray[np.floating[Any]], values_ML: NDArray[np.floa
 
     Features are brought to mean 0 and deviation 1; the mean of the values is not penalised.
     """
-    features_MF, values_ML = features_MF.astype(np.float64), values_ML.astype(np.float64)
+    features_MF = features_MF.astype(np.float64)
+    targets_ML: Array = values_ML.astype(np.float64)
     centre_F, deviation_F = features_MF.mean(0), features_MF.std(0)
     scale_F = np.where(deviation_F > NO_DEVIATION, 1 / np.maximum(deviation_F, NO_DEVIATION), 0)
     scaled_MF = (features_MF - centre_F) * scale_F
@@ -52,12 +53,12 @@ def fit_ridge(features_MF: NDArray[np.floating[Any]], values_ML: NDArray[np.floa
     for fold in range(min(FOLDS, len(scaled_MF))):
         kept_M = fold_M != fold
         if kept_M.any():
-            solved = _solved(scaled_MF[kept_M], values_ML[kept_M])
+            solved = _solved(scaled_MF[kept_M], targets_ML[kept_M])
             for place, penalty in enumerate(PENALTIES):
                 errors_P[place] += (
-                    (solved(penalty).predict(scaled_MF[~kept_M]) - values_ML[~kept_M]) ** 2
+                    (solved(penalty).predict(scaled_MF[~kept_M]) - targets_ML[~kept_M]) ** 2
                 ).sum()
-    best = _solved(scaled_MF, values_ML)(PENALTIES[int(errors_P.argmin())])
+    best = _solved(scaled_MF, targets_ML)(PENALTIES[int(errors_P.argmin())])
     weights_FL = best.weights_FL * scale_F[:, None]
     return Ridge(weights_FL, best.offset_L - centre_F @ weights_FL)
 
