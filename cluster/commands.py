@@ -197,12 +197,28 @@ def evaluate(config: "EvaluateConfig") -> None:
 
         evaluation = score_maps(MapScoreConfig(config.maps, config.heights, config.ground))
     else:
+        from trainer.model.tile_checkpoint import is_of_tiles
+
+        if is_of_tiles(config.checkpoint):
+            _evaluate_tiles(config)
+            return
+
         from trainer.commands.evaluate import evaluate
 
         evaluation = evaluate(config)
     print(evaluation.table())
     if config.out:
         write_evaluation(config.out, evaluation)
+
+
+def _evaluate_tiles(config: "EvaluateConfig") -> None:
+    from trainer.commands.evaluate_tiles import evaluate_tiles
+    from trainer.score.tile_evaluation import write_tile_evaluation
+
+    evaluation = evaluate_tiles(config)
+    print(evaluation.table())
+    if config.out:
+        write_tile_evaluation(config.out, evaluation)
 
 
 def predict(config: "PredictConfig") -> int:

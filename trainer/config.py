@@ -22,6 +22,7 @@ from trainer.options import (
     OptimiserOptions,
     ReadingOptions,
     RunConfig,
+    TaskOptions,
     TokenOptions,
 )
 
@@ -36,12 +37,13 @@ class TrainConfig(RunConfig):
     """Folder or s3://... for checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log."""
     recipe: Literal["treeline", "chmv2", "notebook", "tiny"] = "treeline"
     """Named set of options; options that are given override it."""
-    faithful: bool = False
+    faithful: Annotated[bool, OnlyWith(task="height")] = False
     """Whether the recipe notebook reproduces its faults as well, to measure them; see docs/training.md."""
     resume: Annotated[Literal["no", "auto"], MayChange()] = "no"
     """"auto": resume the run at --out if there is one, with the same options; "no": refuse it."""
     workers: Annotated[int | str, MayChange()] = 0
     """Number of Ray workers, N or MIN:MAX (as many as there is room for); 0: this process, without Ray."""
+    target: TaskOptions = field(default_factory=TaskOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     tokens: Annotated[TokenOptions, Follows("lora_rank")] = field(default_factory=TokenOptions)
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)

@@ -17,9 +17,15 @@ from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
 DecoderKind = Literal["detail", "residual", "dpt", "linear"]
+Task = Literal["height", "tile-value", "tile-class"]
+"""What is learnt: heights of pixels, a number for each tile, or a class for each tile."""
+HeadKind = Literal["class", "mean"]
+OF_TILES: tuple[Task, ...] = ("tile-value", "tile-class")
+"""Tasks with one label for a whole tile."""
+OF_HEIGHTS = OnlyWith(task="height")
 BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
 PLATEAU = OnlyWith(schedule="plateau")
-WITH_NORM = OnlyWith(decoder=("detail", "residual"))
+WITH_NORM = OnlyWith(decoder=("detail", "residual"), task="height")
 
 
 def refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) -> None:
@@ -46,6 +52,23 @@ def worker_range(workers: int | str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class TaskOptions:
+    """What is learnt, and from which labels."""
+
+    task: Annotated[Task, Before("height")] = "height"
+    """Heights of pixels; or, for each tile, a number ("tile-value") or a class of --label."""
+    label: Annotated[str, Before(""), OnlyWith(task=OF_TILES)] = ""
+    """Column of the index that is learnt, such as tree_percent; tiles without a value are left out."""
+    head: Annotated[HeadKind, Before("mean"), OnlyWith(task=OF_TILES)] = "mean"
+    """Tokens from which a linear layer computes the label: the class token, or the mean of the patches'."""
+
+    @property
+    def is_of_tiles(self) -> bool:
+        """Whether there is one label for a whole tile."""
+        return self.task in OF_TILES
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """Backbone and decoder."""
 
@@ -65,15 +88,17 @@ class ModelOptions:
     """Blocks that learn with --tune last."""
     lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
     """Rank of the adapters with --tune lora."""
-    decoder: DecoderKind = "detail"
+    decoder: Annotated[DecoderKind, OF_HEIGHTS] = "detail"
     """Kind of decoder, which turns the backbone's tokens into heights."""
-    decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"))] = ()
+    decoder_widths: Annotated[
+        tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"), task="height")
+    ] = ()
     """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""
     norm: Annotated[Literal["batch", "group"], WITH_NORM] = "group"
     """Normalisation in the decoder; with "group" a chip's height does not depend on its batch."""
     dropout: Annotated[float, WITH_NORM] = 0.3
     """Share (0..1) of the decoder's channels that are dropped in training."""
-    upsample: Literal[1, 2, 4] = 1
+    upsample: Annotated[Literal[1, 2, 4], OF_HEIGHTS] = 1
     """Factor by which the image is enlarged for the backbone, so that its patches cover fewer metres."""
     recompute_activations: Annotated[bool, BACKBONE_LEARNS, Follows("shard_model")] = False
     """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
@@ -87,7 +112,7 @@ class ModelOptions:
 class TokenOptions:
     """Store of a frozen backbone's tokens."""
 
-    token_store: Annotated[str, Place()] = ""
+    token_store: Annotated[str, Place(), OF_HEIGHTS] = ""
     """Folder or s3://... of a frozen backbone's tokens, computed once and read instead; default: none."""
     token_dtype: Annotated[Literal["bfloat16", "float16", "float32"], OnlyWith(token_store=Some())] = (
         "bfloat16"
@@ -101,7 +126,7 @@ class TokenOptions:
 class ObjectiveOptions:
     """Loss and baselines."""
 
-    loss: tuple[str, ...] = ("asymmetric(factor=1.3)",)
+    loss: Annotated[tuple[str, ...], OF_HEIGHTS] = ("asymmetric(factor=1.3)",)
     """Losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM[..TO]]; see docs/training.md."""
     baseline_chips: Annotated[int, Follows("cache_gigabytes")] = 20_000
     """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
@@ -135,7 +160,7 @@ class OptimiserOptions:
 
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW for the decoder."""
-    output_rate_factor: float = 1.0
+    output_rate_factor: Annotated[float, OF_HEIGHTS] = 1.0
     """Learning rate of the output layer as a multiple: it alone has to grow to the scale of metres."""
     backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = 0.1
     """Learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
@@ -268,10 +293,40 @@ class ChipOptions:
     """Chips to train and validate on, an expression over the index: "source != 'AK_IFSAR'"; default: all."""
     val_where: Annotated[str | None, Before("")] = None
     """Chips to validate on instead: an expression, or "" for all; default: as --where."""
-    limit: int | None = None
-    """Number of chips to train on; validation takes all. A smaller choice is part of any larger one."""
-    balance_heights: tuple[float, ...] = ()
+    limit: int | str | None = None
+    """Number of chips to train on, or their share, as 1%; validation takes all. A smaller choice is part of
+    any larger one."""
+    per: Annotated[str, Before(""), OnlyWith(limit=Some())] = ""
+    """Column of the index: --limit holds for the chips of each of its values, such as each region."""
+    label_seed: Annotated[int, Before(0), OnlyWith(limit=Some())] = 0
+    """Seed of the choice that --limit makes."""
+    balance_heights: Annotated[tuple[float, ...], OF_HEIGHTS] = ()
     """Edges (m) of bins of the chips' maximum height that are met equally often; default: as stored."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; see OptimiserOptions."""
+        self.limit_of(0)
+        refuse_out_of_range(self, {"label_seed": (self.label_seed >= 0, "0 or more")})
+
+    def limit_of(self, count: int) -> int | None:
+        """Return how many of `count` chips --limit allows: of a share the nearest number, at least one.
+
+        Raises:
+            InputError: --limit is neither a number nor a share.
+        """
+        if self.limit is None or isinstance(self.limit, int):
+            if self.limit is not None and self.limit < 0:
+                raise InputError(
+                    f"--limit {self.limit}: give a number of chips, 0 or more, or a share, as 1%"
+                )
+            return self.limit
+        try:
+            percent = float(self.limit.removesuffix("%"))
+        except ValueError:
+            percent = -1.0
+        if not self.limit.endswith("%") or not 0 < percent <= 100:
+            raise InputError(f"--limit {self.limit}: give a number of chips, or a share above 0%, up to 100%")
+        return max(1, round(count * percent / 100))
 
     @property
     def validated_where(self) -> str:

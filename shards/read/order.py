@@ -150,8 +150,9 @@ def rank_part(batch: Chips, start: int, rank: int, world_size: int) -> Chips:
     return batch[(rank - start) % world_size :: world_size]
 
 
-def subset(count: int, limit: int | None) -> Chips:
+def subset(count: int, limit: int | None, seed: int = 0) -> Chips:
     """Choose `limit` of `count` chips, ascending, without bias; a larger limit has all of a smaller one."""
     if limit is None or limit >= count:
         return np.arange(count)
-    return np.sort(np.random.default_rng(_SUBSET_SEED).permutation(count)[:limit])
+    key = (_SUBSET_SEED, seed) if seed else _SUBSET_SEED
+    return np.sort(np.random.default_rng(key).permutation(count)[:limit])

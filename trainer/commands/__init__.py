@@ -1,6 +1,7 @@
 """Run the commands on regressors.
 
 train            treeline train: what one rank does
+train_tiles      what differs where labels of whole tiles are learnt
 pretrain         treeline pretrain: what one rank does
 export           treeline export
 begun            a run that is already there
@@ -8,5 +9,6 @@ train_on_ray     training and pre-training on Ray workers
 sweep            treeline sweep
 sweep_on_ray     its trials on Ray Tune
 evaluate         treeline evaluate, of chips
+evaluate_tiles   treeline evaluate, of labels of whole tiles
 import_weights   treeline import
 """

@@ -16,7 +16,8 @@ from trainer.devices.ranks import device_here
 from trainer.fit.heights import height_sums, measured_heights, score_of
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.checkpoint import load_checkpoint
-from trainer.score.evaluation import LINEAR, MEAN, REGRESSOR, Evaluation
+from trainer.score.baselines import MEAN
+from trainer.score.evaluation import LINEAR, REGRESSOR, Evaluation
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:

@@ -14,7 +14,9 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
 from trainer.commands.begun import check_resumes
+from trainer.commands.train_tiles import check_tiles, new_tile_fit
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
+from trainer.data.choice import training_chips
 from trainer.data.token_filling import open_tokens
 from trainer.data.token_store import TokenPlan, check_token_options, plan_tokens
 from trainer.devices.ranks import Meeting, Ranks, device_here
@@ -86,6 +88,7 @@ def check(config: TrainConfig) -> Dataset:
             f"--backbone: --recipe {config.recipe} needs a pretrained one; give a folder, a .pth file of "
             "Meta's, or a name on the hub"
         )
+    of_tiles = config.target.is_of_tiles
     parse_loss(config.objective.loss)
     if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
@@ -100,13 +103,13 @@ def check(config: TrainConfig) -> Dataset:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
     dataset.schema.check_counted(model.bands)
-    if not dataset.schema.label:
+    if not of_tiles and not dataset.schema.label:
         raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
     if not dataset.manifest.samples("train"):
         raise InputError(
             f"{config.data}: no chip is in the training split; give it a share with treeline split"
         )
-    chips = dataset.chips("train", chosen.limit, chosen.where)
+    chips = training_chips(dataset, chosen)
     if not chips.size:
         choice = f"--where {chosen.where!r}" if chosen.where else f"--limit {chosen.limit}"
         raise InputError(f"{config.data}: {choice} leaves no training chip; choose more")
@@ -118,6 +121,8 @@ def check(config: TrainConfig) -> Dataset:
             f"{config.data}: {option} {where!r} leaves no validation chip; choose others with --val-where "
             '("" for all)'
         )
+    if of_tiles:
+        check_tiles(config, dataset)
     if chosen.balance_heights:
         dataset.height_weights(chips, chosen.balance_heights)
     if exists(join(config.out, CONFIG)):
@@ -148,7 +153,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
 
 def _chosen(options: ChipOptions, learning: Learning) -> str:
     """Say which chips a run trains on, and which ones score it."""
-    given = {"--where": options.where, "--limit": options.limit}
+    given = {"--where": options.where, "--limit": options.limit, "--per": options.per}
     train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
     val = f"where {options.validated_where}" if options.validated_where else "all there are"
     return (
@@ -177,6 +182,8 @@ def variant_of(config: TrainConfig) -> Variant:
 
 def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -> Fit:
     """Make everything ready for the first step; default: the variant that `config` asks for."""
+    if config.target.is_of_tiles:
+        return new_tile_fit(config, ranks)
     variant = variant or variant_of(config)
     # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
     device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device

@@ -1,5 +1,7 @@
 """Input of the training: batches, augmentation, stored tokens.
 
+choice          the chips that options choose
+labels          labels of whole tiles
 feed            batches to the device, one transfer ahead
 step_inputs     the key of a step's random numbers, this rank's part of a batch
 augment         flips, turns, brightness, missing bands

@@ -36,6 +36,7 @@ from shards.storage.checksum import hexadecimal
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import exists, is_local, join, local_path
 from shards.storage.ranges import Fetcher
+from trainer.data.choice import training_chips
 from trainer.decoders.features import Features
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import SYMMETRIES
@@ -202,7 +203,7 @@ def plan_tokens(
     With `bf16` the tokens are computed in bfloat16.
     """
     layout = _layout_of(regressor, options.token_dtype)
-    train_shards = set(dataset.shard_of(dataset.chips("train", chips.limit, chips.where)).tolist())
+    train_shards = set(dataset.shard_of(training_chips(dataset, chips)).tolist())
     val_chips = dataset.chips("val", where=chips.validated_where)
     shards = train_shards | set(dataset.shard_of(val_chips).tolist())
     files = tuple(

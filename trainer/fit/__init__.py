@@ -7,6 +7,7 @@ variant           the parts of a training that variants replace
 sample_panel      sample chips as the regressor sees them
 objective         the interface of what a training minimises and reports
 heights           heights as an objective
+labels            labels of whole tiles as an objective
 loss              a loss as weighted terms, their names (TERMS), and their weights over training
 loss_terms        the terms
 optimiser         learning rates and schedule per parameter group

@@ -185,7 +185,7 @@ class HeightObjective:
 
     def gather(self) -> None:
         """See Objective."""
-        weights_of(self.regressor, keep=False)
+        weights_of(self.regressor, self.regressor.backbone, keep=False)
 
     def state(self) -> dict[str, Any]:
         """See Objective."""

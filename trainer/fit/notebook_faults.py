@@ -86,7 +86,7 @@ def _dealt_by_chip(dataset: Dataset, options: ChipOptions, seed: int) -> tuple[C
     both = np.concatenate([dataset.chips(split, where=options.where) for split in ("train", "val")])
     mixed = np.random.default_rng((seed, _DEAL)).permutation(both)
     train, val = np.split(mixed, [max(1, round(TRAIN_SHARE * both.size))])
-    return np.sort(train[subset(train.size, options.limit)]), np.sort(val)
+    return np.sort(train[subset(train.size, options.limit_of(train.size))]), np.sort(val)
 
 
 def check_faithful(config: TrainConfig) -> None:

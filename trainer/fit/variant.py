@@ -7,6 +7,7 @@ from typing import Any
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from trainer.config import TrainConfig
+from trainer.data.choice import training_chips
 from trainer.fit.heights import HeightObjective
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Objective
@@ -35,7 +36,7 @@ def ordinary(config: TrainConfig) -> Variant:
         config.model,
         config.model.bands,
         lambda dataset: (
-            dataset.chips("train", chips.limit, chips.where),
+            training_chips(dataset, chips),
             dataset.chips("val", where=chips.validated_where),
         ),
         lambda regressor, learning: HeightObjective(regressor, learning, config.objective, config.augment),

@@ -8,6 +8,8 @@ backbone           DINOv3: random, from a folder, a file or the hub
 trainable          choice of the backbone's weights that learn; LoRA
 checkpoint         a regressor as a folder
 pretrained         a pre-trained backbone as a folder
+tile_model         stored pixels in, a label for each tile out
+tile_checkpoint    a model of tiles as a folder
 load_encoder       the encoder of any checkpoint
 symmetries         the eight flips and quarter turns
 meta_weights       Meta's own files as a backbone

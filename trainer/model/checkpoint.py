@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
@@ -41,6 +41,8 @@ CHECKPOINTS = "checkpoints.json"
 FORMAT = "treeline-checkpoint"
 PRETRAINED = "treeline-pretrained"
 """Format of a backbone without a regressor; see trainer.model.pretrained."""
+TILES = "treeline-tile-checkpoint"
+"""Format of a model of whole tiles; see trainer.model.tile_checkpoint."""
 VERSION = 1
 
 
@@ -65,7 +67,7 @@ class Checkpoint:
     def files(self) -> dict[str, bytes]:
         """Return the folder's files by name; config.json comes last."""
         model = self.regressor
-        weights = save(weights_of(model))
+        weights = save(weights_of(model, model.backbone))
         config = {
             "format": FORMAT,
             "version": VERSION,
@@ -83,14 +85,14 @@ class Checkpoint:
         }
 
 
-def weights_of(regressor: Regressor, keep: bool = True) -> dict[str, Tensor]:
-    """Return all weights, adapters folded in, or none where `keep` is false.
+def weights_of(model: nn.Module, backbone: DINOv3ViTModel, keep: bool = True) -> dict[str, Tensor]:
+    """Return all weights of a model, its backbone's adapters folded in, or none where `keep` is false.
 
     If the model is sharded, every rank must call this: gathering weights takes all ranks.
     """
     weights = dict[str, Tensor]()
-    with merged(regressor.backbone):
-        for name, value in regressor.state_dict().items():
+    with merged(backbone):
+        for name, value in model.state_dict().items():
             # One by one to the CPU: a GPU has no room for all weights of a sharded model.
             gathered = whole(value)
             if keep:
@@ -120,7 +122,7 @@ def load_checkpoint(url: str) -> Checkpoint:
     described = _described(url)
     regressor = described.regressor(build_backbone(described.config["backbone"]))
     weights = read_bytes(described.weights_url)
-    with _refusing_other_weights(described.weights_url):
+    with refusing_other_weights(described.weights_url):
         regressor.load_state_dict(load(weights))
     baselines = Baselines.from_json(described.metrics.pop("baselines"))
     fingerprint = described.fingerprint(hexadecimal(weights))
@@ -163,7 +165,7 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
     regressor = described.regressor(backbone).to("meta")
     pieces = read_pieces(described.weights_url)
     first = next(pieces, b"")
-    with _refusing_other_weights(described.weights_url):
+    with refusing_other_weights(described.weights_url):
         shapes, expected_bytes = _shapes_of_weights(first)
         regressor.load_state_dict(shapes)
         digest, found_bytes = hexadecimal_of_pieces(chain([first], pieces))
@@ -217,6 +219,11 @@ def _described(url: str) -> _Described:
         raise InputError(
             f"{url}: holds a pre-trained backbone, not a regressor; train one (treeline train --backbone)"
         )
+    if config.get("format") == TILES:
+        raise InputError(
+            f"{url}: predicts {config['head']['label']} of whole tiles, no heights; give a checkpoint of "
+            "heights"
+        )
     if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
         raise InputError(
             f"{url}: holds {config.get('format')} {config.get('version')}, not {FORMAT} {VERSION}; use the "
@@ -227,7 +234,8 @@ def _described(url: str) -> _Described:
 
 
 @contextmanager
-def _refusing_other_weights(url: str) -> Iterator[None]:
+def refusing_other_weights(url: str) -> Iterator[None]:
+    """Say in one line that the weights at `url` do not fit."""
     try:
         yield
     except (SafetensorError, RuntimeError, ValueError) as error:

@@ -9,6 +9,7 @@ from shards.storage.objects import join, read_bytes
 from trainer.model.checkpoint import CONFIG, STATISTICS, WEIGHTS, checkpoint_url, load_checkpoint
 from trainer.model.encoder import Encoder
 from trainer.model.pretrained import is_pretrained, load_pretrained
+from trainer.model.tile_checkpoint import is_of_tiles, load_tile_checkpoint
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ def load_encoder(checkpoint: str, weights: str | None = None) -> LoadedEncoder:
         return LoadedEncoder(encoder.eval(), name, fingerprint, pretrained.trained_on)
     if weights:
         raise InputError(f"--weights {weights}: {checkpoint} is no pre-training run; leave it out")
+    if is_of_tiles(checkpoint):
+        of_tiles = load_tile_checkpoint(checkpoint)
+        return LoadedEncoder(of_tiles.model.encoder, "trained", of_tiles.fingerprint, of_tiles.trained_on)
     loaded = load_checkpoint(checkpoint)
     model = loaded.regressor
     if model.decoder_config.upsample > 1:

@@ -1,4 +1,4 @@
-"""A regressor that is not trained yet, from the options of training.
+"""A regressor or a model of tiles that is not trained yet, from the options of training.
 
 torch.manual_seed(seed)                                 # random weights come from here
 regressor = new_regressor(dataset, ModelOptions(decoder="residual"))
@@ -6,12 +6,17 @@ regressor = new_regressor(dataset, ModelOptions(decoder="residual"))
 
 from dataclasses import replace
 
+from transformers import DINOv3ViTModel
+
 from shards.errors import InputError
+from shards.format.statistics import Statistics
 from shards.read.dataset import Dataset
 from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import new_backbone
+from trainer.model.encoder import Encoder
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.regressor import Regressor
+from trainer.model.tile_model import TileHead, TileModel
 from trainer.model.trainable import recompute_activations, tune
 from trainer.options import ModelOptions
 
@@ -30,6 +35,33 @@ def new_regressor(
     Raises:
         InputError: there is no such backbone, or it does not go together with the other options.
     """
+    backbone, statistics = _backbone(dataset, options, pretrained_bands)
+    decoder = DecoderConfig(
+        options.decoder_widths, options.norm, options.dropout, options.decoder, options.upsample
+    )
+    return Regressor(dataset.schema, options.bands, statistics, backbone, decoder)
+
+
+def new_tile_model(dataset: Dataset, options: ModelOptions, head: TileHead) -> TileModel:
+    """Return an untrained model of tiles for the dataset's images.
+
+    Raises:
+        InputError: there is no such backbone, or it does not go together with the tiles.
+    """
+    backbone, statistics = _backbone(dataset, options)
+    encoder = Encoder(dataset.schema, options.bands, statistics, backbone)
+    if dataset.schema.chip_size % encoder.patch_size:
+        raise InputError(
+            f"{dataset.url}: tiles of {dataset.schema.chip_size} pixels are no multiple of the backbone's "
+            f"patch, {encoder.patch_size} pixels; choose another --backbone"
+        )
+    return TileModel(encoder, head)
+
+
+def _backbone(
+    dataset: Dataset, options: ModelOptions, pretrained_bands: tuple[str, ...] = ()
+) -> tuple[DINOv3ViTModel, Statistics]:
+    """Return the backbone, of which the chosen part learns, and the statistics that normalise its input."""
     statistics = dataset.statistics
     if is_pretrained(options.backbone):
         pretrained = load_pretrained(options.backbone, options.backbone_weights)
@@ -44,7 +76,4 @@ def new_regressor(
     tune(backbone, options.tune, options.tune_blocks, options.lora_rank)
     if options.recompute_activations:
         recompute_activations(backbone)
-    decoder = DecoderConfig(
-        options.decoder_widths, options.norm, options.dropout, options.decoder, options.upsample
-    )
-    return Regressor(dataset.schema, options.bands, statistics, backbone, decoder)
+    return backbone, statistics

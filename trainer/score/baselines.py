@@ -17,6 +17,8 @@ from shards.format.schema import Schema
 from shards.read.dataset import Batch, Dataset
 from shards.read.order import Chips, subset
 
+MEAN = "training mean"
+"""Name of that baseline in reports."""
 _BATCH = 256
 
 

@@ -11,7 +11,7 @@ from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
 from trainer.score.metrics import DENSITY_TOP_M, Metrics, Score
 
-REGRESSOR, LINEAR, MEAN = "regressor", "per-pixel linear regression", "training mean"
+REGRESSOR, LINEAR = "regressor", "per-pixel linear regression"
 
 
 @dataclass(frozen=True)

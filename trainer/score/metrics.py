@@ -71,12 +71,12 @@ class Score:
     @property
     def all(self) -> Metrics:
         """Metrics over all heights."""
-        return _metrics(self.sums_KS.sum(0))
+        return metrics_of(self.sums_KS.sum(0))
 
     @property
     def by_class(self) -> dict[str, Metrics]:
         """Metrics of each height class, by its name."""
-        return {name: _metrics(sums_S) for name, sums_S in zip(NAMES, self.sums_KS, strict=True)}
+        return {name: metrics_of(sums_S) for name, sums_S in zip(NAMES, self.sums_KS, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ class ExactScore:
         return Score((self.sums_KS / np.array(per_S, object)).astype(np.float64), self.density_PM)
 
 
+def error_sums(predicted_N: NDArray[np.float64], measured_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sums_S from which `metrics_of` follows, of finite numbers in any unit; sums add up."""
+    return np.array([values_N.sum() for values_N in _kinds(predicted_N, measured_N)])
+
+
 def _kinds(predicted_N: NDArray[Any], measured_N: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """Return the values to sum, in the order of _SUMS."""
     error_N = predicted_N - measured_N
@@ -136,7 +141,8 @@ def _density(predicted_N: NDArray[np.float64], measured_N: NDArray[np.float64]) 
     return flat.reshape(DENSITY_BINS, DENSITY_BINS)
 
 
-def _metrics(sums_S: NDArray[np.float64]) -> Metrics:
+def metrics_of(sums_S: NDArray[np.float64]) -> Metrics:
+    """Return the metrics that follow from sums (see _SUMS), in their unit."""
     count, error, absolute, squared, height, height_squared = (float(value) for value in sums_S)
     if not count:
         return Metrics(0, *[float("nan")] * 4)

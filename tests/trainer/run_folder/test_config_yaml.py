@@ -18,6 +18,9 @@ resume: 'no'
 workers: 0
 seed: 0
 deterministic: true
+task: height
+label: ''
+head: mean
 bands:
 - nir
 - red
@@ -68,6 +71,8 @@ mlflow: ''
 where: ''
 val_where: null
 limit: null
+per: ''
+label_seed: 0
 balance_heights: []
 on_bad_shard: stop
 cache: ''

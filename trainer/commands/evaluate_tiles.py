@@ -1,0 +1,130 @@
+"""`treeline evaluate` of a model of tiles: its scores beside those of the two baselines."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.format.band_values import difference
+from shards.progress import progress
+from shards.read.dataset import Dataset, open_dataset
+from shards.read.order import Chips, subset
+from shards.version import made_by_code
+from trainer.config import EvaluateConfig
+from trainer.data.feed import feed
+from trainer.data.labels import TileLabels, tile_labels, unit_of
+from trainer.devices.ranks import device_here
+from trainer.fit.labels import decided
+from trainer.model.encoder import band_features
+from trainer.model.tile_checkpoint import TileCheckpoint, load_tile_checkpoint
+from trainer.score.tile_baselines import MODEL
+from trainer.score.tile_evaluation import TileEvaluation
+
+
+@dataclass(frozen=True)
+class TilePredictions:
+    """Predicted labels of tiles."""
+
+    tiles: Chips
+    """Numbers of the tiles in the dataset, ascending; tiles without a pixel and left-out shards lack."""
+    predicted: dict[str, NDArray[np.float64]]
+    """Values, or numbers of classes, of these tiles by the name of what predicts: the model, baselines."""
+
+
+def predict_tiles(
+    checkpoint: TileCheckpoint,
+    dataset: Dataset,
+    tiles: Chips,
+    device: torch.device,
+    batch_size: int = EvaluateConfig.batch_size,
+) -> TilePredictions:
+    """Predict the label of these tiles (numbers in the dataset, ascending).
+
+    Raises:
+        InputError: the tiles' bands are not those that the model was trained on.
+    """
+    check_images(checkpoint, dataset)
+    model, head = checkpoint.model.to(device), checkpoint.model.head
+    met, found = [tiles[:0]], dict[str, list[NDArray[np.float64]]]()
+    with progress("predict", tiles.size, "tiles") as advance, torch.no_grad():
+        for fed in feed(dataset.batches(tiles, batch_size), dataset.schema, device):
+            outputs_BK, seen_B = model.predict(fed.image_BCHW)
+            features_BF = band_features(*model.encoder.normalise(fed.image_BCHW))
+            is_seen_B = seen_B.cpu().numpy()
+            met.append(fed.batch.chips[is_seen_B])
+            values = {MODEL: decided(outputs_BK, len(head.classes))}
+            values |= checkpoint.baselines.predicted(features_BF.cpu().numpy())
+            for name, values_B in values.items():
+                found.setdefault(name, []).append(values_B[is_seen_B])
+            advance(len(fed.batch.chips))
+    order = np.argsort(np.concatenate(met), kind="stable")
+    predicted = {name: np.concatenate(parts)[order] for name, parts in found.items()}
+    return TilePredictions(np.concatenate(met)[order], predicted)
+
+
+def check_images(checkpoint: TileCheckpoint, dataset: Dataset) -> None:
+    """Refuse tiles that are not like those of the training.
+
+    Raises:
+        InputError: says what differs.
+    """
+    if differs := difference(dataset.schema, checkpoint.model.encoder.schema):
+        raise InputError(
+            f"{dataset.url}: chips {differs}; they must be as in training, so choose another --data or "
+            "--checkpoint"
+        )
+
+
+def labels_for(checkpoint: TileCheckpoint, dataset: Dataset) -> TileLabels:
+    """Read the labels that the model predicts, of all tiles of the dataset."""
+    head = checkpoint.model.head
+    return tile_labels(dataset, head.label, bool(head.classes), head.classes)
+
+
+def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
+    """Score the checkpoint on the labelled tiles of a split.
+
+    Raises:
+        InputError: no tile has a label, or the tiles are not like those of the training.
+    """
+    checkpoint = load_tile_checkpoint(config.checkpoint)
+    dataset = open_dataset(config.data, config.reading.read_options)
+    labels, head = labels_for(checkpoint, dataset), checkpoint.model.head
+    tiles = labels.labelled(dataset.chips(config.split, where=config.where))
+    tiles = tiles[subset(tiles.size, config.limit)]
+    if not tiles.size:
+        where = f" where {config.where}" if config.where else ""
+        raise InputError(
+            f"{config.data}: no tile of the split {config.split!r}{where} has a label {head.label}; choose "
+            f"another --split{' or --where' if where else ''}"
+        )
+    found = predict_tiles(checkpoint, dataset, tiles, device_here(), config.batch_size)
+    for trouble in dataset.troubles():
+        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    if not found.tiles.size:
+        raise InputError(f"{config.data}: no tile has pixels; choose another --split or --where")
+    about: dict[str, Any] = {
+        "checkpoint": config.checkpoint,
+        "checkpoint_fingerprint": checkpoint.fingerprint,
+        "data": config.data,
+        "fingerprint": dataset.manifest.fingerprint,
+        "split": config.split,
+        "where": config.where,
+        "limit": config.limit,
+        "chips": int(found.tiles.size),
+        "without_pixels": int(tiles.size - found.tiles.size),
+        **made_by_code(),
+    }
+    return TileEvaluation(
+        head.label,
+        unit_of(head.label),
+        head.classes,
+        dataset.index.select(["key", "split", *dataset.manifest.attributes]).take(found.tiles),
+        labels.values_N[found.tiles],
+        found.predicted,
+        about,
+    )

@@ -1,0 +1,232 @@
+"""Labels of whole tiles as an objective: squared error of a number, or cross-entropy of a class.
+
+The labels are a column of the index. Scores stand beside two baselines, the mean and a ridge regression
+(trainer.score.tile_baselines), which travel with states and checkpoints.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from shards.errors import DatasetError
+from shards.read.dataset import Dataset
+from shards.read.order import Chips, subset
+from trainer.data.augment import band_changes, symmetries_of
+from trainer.data.feed import Fed, feed
+from trainer.data.labels import TileLabels
+from trainer.data.step_inputs import StepKey, is_stand_in, part_of
+from trainer.fit.learning import Learning
+from trainer.fit.objective import Forward, Numbers, Panel
+from trainer.fit.optimiser import Stage, backbone_stages, grouped
+from trainer.fit.scoring import Sums
+from trainer.model.checkpoint import weights_of
+from trainer.model.encoder import band_features
+from trainer.model.symmetries import apply_symmetries
+from trainer.model.tile_checkpoint import TileCheckpoint
+from trainer.model.tile_model import TileModel
+from trainer.options import AugmentOptions, OptimiserOptions
+from trainer.score.tile_baselines import TileBaselines, fit_tile_baselines
+from trainer.score.tile_scores import ClassScore, ValueScore
+
+BATCH = 64
+"""Tiles at a time where nothing is learnt."""
+
+
+@dataclass(frozen=True)
+class LabelInputs:
+    """Inputs of one step, on one rank; axis B runs over tiles."""
+
+    image_BCHW: Tensor
+    """Images as stored."""
+    label_B: Tensor
+    """Value, or number of the class; NaN where there is none."""
+    changes_BCK: Tensor | None
+    """Augmentation of the bands; see Normalise."""
+
+    def pieces(self, count: int) -> list[Self]:
+        """See StepInputs."""
+        if count == 1:
+            return [self]
+        bounds = np.linspace(0, len(self.image_BCHW), min(count, len(self.image_BCHW)) + 1).astype(int)
+        return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
+
+    def _rows(self, rows: slice) -> Self:
+        return replace(
+            self,
+            image_BCHW=self.image_BCHW[rows],
+            label_B=self.label_B[rows],
+            changes_BCK=None if self.changes_BCK is None else self.changes_BCK[rows],
+        )
+
+
+class LabelObjective:
+    """Objective of a model of tiles: a number or a class for each."""
+
+    def __init__(
+        self,
+        model: TileModel,
+        learning: Learning,
+        labels: TileLabels,
+        augment: AugmentOptions,
+        baseline_tiles: int,
+    ) -> None:
+        """Args:
+        model: the model in training, not wrapped.
+        learning: the tiles, and the ranks that share them.
+        labels: labels of all tiles of the dataset.
+        augment: options of augmentation.
+        baseline_tiles: most training tiles to which the baselines are fitted.
+        """
+        self.model, self.learning, self.labels, self.augment = model, learning, labels, augment
+        self.baseline_tiles, self.classes = baseline_tiles, len(labels.classes)
+        self.baselines: TileBaselines | None = None
+
+    def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
+        """See Objective: the output layer, then the backbone from its embeddings to its last block."""
+        output: list[Stage] = [("output", 1.0, dict(self.model.output.named_parameters()))]
+        stages = [*output, *backbone_stages(self.model.encoder.backbone, options)]
+        return grouped(self.model, stages, options)
+
+    def prepare(self) -> None:
+        """See Objective."""
+        if self.baselines is None:
+            learning = self.learning
+            chosen = learning.train_chips[subset(learning.train_chips.size, self.baseline_tiles)]
+            features_MF = tile_features(self.model, learning.dataset, chosen, learning.ranks.device)
+            self.baselines = fit_tile_baselines(features_MF, self.labels.values_N[chosen], self.classes)
+
+    def inputs(self, fed: Fed, key: StepKey) -> LabelInputs:
+        """See Objective."""
+        augment, learning, count = self.augment, self.learning, fed.batch.size
+        image_BCHW, changes_BCK = fed.image_BCHW, None
+        if augment.flips:
+            symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
+            image_BCHW, _ = apply_symmetries(image_BCHW, fed.height_BHW, symmetries_B)
+        shape = count, len(self.model.encoder.bands)
+        changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
+        if changes is not None:
+            changes_BCK = torch.from_numpy(part_of(changes, fed, learning.ranks)).to(learning.ranks.device)
+        return LabelInputs(image_BCHW, self._labels_of(fed), changes_BCK)
+
+    def _labels_of(self, fed: Fed) -> Tensor:
+        """Return label_B of the batch's tiles; a stand-in has none."""
+        label_B = torch.from_numpy(self.labels.values_N[fed.batch.chips])
+        if is_stand_in(fed, self.learning.ranks):
+            label_B = torch.full_like(label_B, torch.nan)
+        return label_B.to(fed.image_BCHW.device, torch.float32)
+
+    def sums(self, forward: Forward, inputs: LabelInputs) -> Tensor:
+        """See Objective: the sum of the tiles' losses, and their number."""
+        outputs_BK, seen_B = forward(inputs.image_BCHW, inputs.changes_BCK)
+        return self._loss_sums(outputs_BK.float(), inputs.label_B, seen_B)
+
+    def _loss_sums(self, outputs_BK: Tensor, label_B: Tensor, seen_B: Tensor) -> Tensor:
+        known_B = seen_B & label_B.isfinite()
+        target_B = label_B.masked_fill(~known_B, 0.0)
+        if self.classes:
+            loss_B = cross_entropy(outputs_BK, target_B.long(), reduction="none")
+        else:
+            loss_B = ((outputs_BK[:, 0] - target_B) / self.model.head.scale) ** 2
+        # Not only the known ones: every rank's sum must hang on the weights, also one without a label.
+        return torch.stack([(loss_B * known_B).sum(), known_B.sum().to(loss_B.dtype)])
+
+    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
+        """See Objective: the mean over tiles."""
+        return sums_K[0] / sums_K[1]
+
+    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
+        """See Objective; there is nothing to change."""
+
+    def after_step(self, sums_K: Tensor, share_done: float) -> None:
+        """See Objective; there is nothing to do."""
+
+    def scores_after(self, epoch: int) -> bool:
+        """See Objective."""
+        return True
+
+    def score_sums(self, forward: Forward, fed: Fed) -> Sums:
+        """See Objective."""
+        outputs_BK, seen_B = forward(fed.image_BCHW)
+        outputs_BK, label_B = outputs_BK.float(), self._labels_of(fed)
+        loss_K = self._loss_sums(outputs_BK, label_B, seen_B).double().cpu()
+        predicted_N = decided(outputs_BK, self.classes)
+        true_N = label_B.masked_fill(~seen_B, torch.nan).double().cpu().numpy()
+        if self.classes:
+            return loss_K, torch.from_numpy(ClassScore.of(predicted_N, true_N, self.classes).confusion_TP)
+        return loss_K, torch.from_numpy(ValueScore.of(predicted_N, true_N).sums_S)
+
+    def scored(self, sums: Sums, share_done: float) -> Numbers:
+        """See Objective."""
+        loss_K, sums_S = sums
+        if not loss_K[1]:
+            raise DatasetError(f"{self.learning.dataset.url}: no validation tile has pixels; hold out others")
+        numbers: Numbers = {"loss": float(self.value(loss_K, share_done))}
+        if self.classes:
+            score = ClassScore(sums_S.numpy())
+            return numbers | {
+                "accuracy": score.accuracy,
+                "macro_f1": score.macro_f1,
+                "count": score.count,
+            }
+        return numbers | ValueScore(sums_S.numpy()).to_json()
+
+    def standing(self, record: dict[str, Any]) -> float:
+        """See Objective: the loss, of the validation tiles if there are any."""
+        return float(record.get("val_loss", record["loss"]))
+
+    def trained(self, sums_K: Tensor) -> Numbers:
+        """See Objective; there is nothing but the loss."""
+        return {}
+
+    def summary(self, record: dict[str, Any]) -> str:
+        """See Objective."""
+        name = "val_loss" if "val_loss" in record else "loss"
+        text = f"{name} {record[name]:.4g}"
+        if record.get("val_accuracy") is not None:
+            return f"{text}, accuracy {record['val_accuracy']:.1%}"
+        if record.get("val_rmse") is not None:
+            return f"{text}, RMSE {record['val_rmse']:.3g} {self.labels.unit}".rstrip()
+        return text
+
+    def panel(self, chips: Chips) -> Panel | None:
+        """See Objective; there is none."""
+        return None
+
+    def gather(self) -> None:
+        """See Objective."""
+        weights_of(self.model, self.model.encoder.backbone, keep=False)
+
+    def state(self) -> dict[str, Any]:
+        """See Objective."""
+        return {"baselines": self.baselines.to_json() if self.baselines else None}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """See Objective."""
+        self.baselines = TileBaselines.from_json(values["baselines"]) if values["baselines"] else None
+
+    def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
+        """See Objective."""
+        if self.baselines is None:
+            raise ValueError("there are no baselines yet: call `prepare` first")
+        return TileCheckpoint(self.model, trained_on, record, self.baselines).files()
+
+
+def decided(outputs_BK: Tensor, classes: int) -> Any:
+    """Return the value, or the likeliest class's number, of each tile, float64 (B,)."""
+    decided_B = outputs_BK.argmax(1) if classes else outputs_BK[:, 0]
+    return decided_B.double().cpu().numpy()
+
+
+def tile_features(model: TileModel, dataset: Dataset, tiles: Chips, device: torch.device) -> Any:
+    """Compute the baselines' features_MF of these tiles, ascending: means and deviations of the bands."""
+    found = []
+    with torch.no_grad():
+        for fed in feed(dataset.batches(tiles, BATCH), dataset.schema, device):
+            found.append(band_features(*model.encoder.normalise(fed.image_BCHW)).cpu().numpy())
+    return np.concatenate(found)

@@ -1,0 +1,108 @@
+"""The model of tile tasks: stored pixels in, a number or the logits of classes for each tile out.
+
+encoder     image_BCHW as stored -> a token for each tile         (trainer.model.encoder)
+output      token -> value, or logits                             one linear layer
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from trainer.devices.learner import Learner
+from trainer.devices.sharding import Blocks
+from trainer.model.encoder import Encoder, patches_valid
+
+START = 0.02
+"""Deviation of the output layer's first weights, over the square root of their number: a normed token's
+numbers are about 1, so that the first outputs differ from their mean by a fiftieth of a deviation."""
+
+
+@dataclass(frozen=True)
+class TileHead:
+    """Output of a model of tiles."""
+
+    label: str
+    """Name of the label."""
+    kind: str = "mean"
+    """Token that is read: that of the class, or the mean of the patches."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; (): the output is a number."""
+    centre: float = 0.0
+    """Mean of the training tiles' labels, at which the output starts."""
+    scale: float = 1.0
+    """Their standard deviation, in which the loss measures errors."""
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model computes for each tile."""
+        return len(self.classes) or 1
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Undo `to_json`."""
+        return cls(**{**values, "classes": tuple(values["classes"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the head as plain JSON values."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+
+class TileModel(Learner):
+    """Normalisation, backbone and a linear layer. The tile's sides must be multiples of the patch size."""
+
+    def __init__(self, encoder: Encoder, head: TileHead) -> None:
+        """Args:
+        encoder: normalisation and backbone.
+        head: what the linear layer computes; its weights start random.
+        """
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.output = nn.Linear(encoder.width, head.outputs)
+        nn.init.normal_(self.output.weight, 0.0, START / encoder.width**0.5)
+        nn.init.zeros_(self.output.bias)
+
+    def train(self, mode: bool = True) -> "TileModel":
+        """Set train or eval mode, but keep the backbone in eval mode; see `Regressor.train`."""
+        super().train(mode)
+        self.encoder.backbone.eval()
+        return self
+
+    def blocks(self) -> Blocks:
+        """See Learner."""
+        return Blocks(self.encoder.backbone.model.layer, self.output)
+
+    def compiled(self) -> Sequence[nn.Module]:
+        """See Learner."""
+        return list(self.encoder.backbone.model.layer)
+
+    def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute outputs from stored pixels.
+
+        Args:
+            image_BCHW: as stored.
+            changes_BCK: augmentation of the bands; see Normalise.
+
+        Returns:
+            outputs_BK, float32: values in the label's unit (K = 1), or logits of classes; seen_B: tiles
+            of which at least one patch has pixels.
+        """
+        pixels_BCHW, valid_BHW = self.encoder.normalise(image_BCHW, changes_BCK)
+        valid_BN = patches_valid(valid_BHW, self.encoder.patch_size)
+        tokens_BND = self.encoder(pixels_BCHW, attended_BN=valid_BN)
+        if self.head.kind == "class":
+            token_BD = tokens_BND[:, 0].float()
+        else:
+            weights_BN1 = valid_BN[..., None].float()
+            patches_BND = tokens_BND[:, -valid_BN.shape[1] :].float()
+            token_BD = (patches_BND * weights_BN1).sum(1) / weights_BN1.sum(1).clamp(min=1)
+        outputs_BK = self.output(token_BD).float()
+        return self.head.centre + self.head.scale * outputs_BK, valid_BN.any(1)
+
+    @torch.no_grad()
+    def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs_BK and seen_B, see `forward`; call in eval mode."""
+        outputs: tuple[Tensor, Tensor] = self(image_BCHW)
+        return outputs

@@ -1,0 +1,169 @@
+"""Results of an evaluation on tiles: scores by name, as a table, JSON, rows and a picture. No torch here."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shards.draw.picture import COLOUR_MAP, EDGE, SMALL, new_figure, png, tidy
+from shards.format.manifest import write_json
+from shards.storage.objects import join, publish
+from trainer.score.tile_baselines import MODEL
+from trainer.score.tile_scores import ClassScore, ValueScore
+
+
+@dataclass(frozen=True)
+class TileEvaluation:
+    """Predictions of labels of tiles by name: first the model's, then those it is compared with."""
+
+    label: str
+    """Name of the label."""
+    unit: str
+    """Unit of a number: "%", or "" where none is known."""
+    classes: tuple[str, ...]
+    """Names of the classes; (): the label is a number."""
+    tiles: pa.Table
+    """Facts about each tile: its key, split and other columns of the index."""
+    true_N: NDArray[np.float64]
+    """Label, or number of the class, of each tile."""
+    predicted: dict[str, NDArray[np.float64]]
+    """Predicted ones by name."""
+    about: dict[str, Any]
+    """Description of what was scored, as plain JSON values."""
+
+    @property
+    def chips(self) -> int:
+        """Number of tiles scored."""
+        return len(self.true_N)
+
+    @property
+    def scores(self) -> dict[str, ValueScore | ClassScore]:
+        """Scores by name."""
+        count = len(self.classes)
+        return {
+            name: ClassScore.of(predicted_N, self.true_N, count)
+            if count
+            else ValueScore.of(predicted_N, self.true_N)
+            for name, predicted_N in self.predicted.items()
+        }
+
+    @property
+    def verdict(self) -> str:
+        """Compare the model with the best baseline, in a sentence."""
+        errors = {name: score.error for name, score in self.scores.items()}
+        ours = errors.pop(MODEL)
+        name, theirs = min(errors.items(), key=lambda item: item[1])
+        kind, shown = (
+            ("share of wrong classes", "{:.1%}") if self.classes else ("RMSE", "{:.3g}" + self._unit)
+        )
+        values = f"{kind} {shown.format(ours)} against {shown.format(theirs)}"
+        if ours < theirs:
+            return f"the model is better than the {name}: {values}"
+        return f"the {name} is no worse than the model: {values}"
+
+    @property
+    def _unit(self) -> str:
+        return f" {self.unit}".rstrip()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the evaluation as plain JSON values."""
+        scores = {name: score.to_json() for name, score in self.scores.items()}
+        return {
+            **self.about,
+            "label": self.label,
+            "unit": self.unit,
+            "classes": list(self.classes),
+            "verdict": self.verdict,
+            "scores": scores,
+        }
+
+    def table(self) -> str:
+        """Return lines to print: the verdict, then a row for each score."""
+        scores, width = self.scores, 22
+        title = f"{self.label}{f' ({self.unit})' if self.unit else ''}"
+        if self.classes:
+            lines = [f"{title:{width}}{'tiles':>9}{'accuracy':>10}{'macro F1':>10}"]
+            for name, score in scores.items():
+                assert isinstance(score, ClassScore)
+                lines.append(f"{name:{width}}{score.count:9,}{score.accuracy:10.3f}{score.macro_f1:10.3f}")
+            model = scores[MODEL]
+            assert isinstance(model, ClassScore)
+            lines.append(f"{'of the model, by class':{width}}{'tiles':>9}{'F1':>10}{'IoU':>10}")
+            rows = zip(self.classes, model.confusion_TP.sum(1), model.f1_K, model.iou_K, strict=True)
+            lines += [
+                f"  {name[: width - 3]:{width - 2}}{n:9,}{f1:10.3f}{iou:10.3f}" for name, n, f1, iou in rows
+            ]
+        else:
+            lines = [f"{title:{width}}{'tiles':>9}{'RMSE':>10}{'MAE':>10}{'bias':>10}{'R2':>8}"]
+            for name, score in scores.items():
+                assert isinstance(score, ValueScore)
+                of = score.metrics
+                lines.append(
+                    f"{name:{width}}{of.count:9,}{of.rmse:10.4g}{of.mae:10.4g}{of.bias:10.3g}{of.r2:8.2f}"
+                )
+        return "\n".join([self.verdict, *lines])
+
+    def rows(self) -> pa.Table:
+        """Return the tiles with their true label and the predicted ones, a column for each name."""
+        table = self.tiles
+        for name, values_N in {"true": self.true_N, **self.predicted}.items():
+            column: Any = values_N
+            if self.classes:
+                column = [None if value != value else self.classes[int(value)] for value in values_N]
+            table = table.append_column(name.replace(" ", "_"), pa.array(column))
+        return table
+
+
+def write_tile_evaluation(url: str, evaluation: TileEvaluation) -> None:
+    """Write evaluation.json, evaluation.png and predictions.parquet below `url`."""
+    rows = io.BytesIO()
+    pq.write_table(evaluation.rows(), rows)
+    publish(join(url, "predictions.parquet"), rows.getvalue())
+    publish(join(url, "evaluation.png"), tile_picture(evaluation))
+    write_json(join(url, "evaluation.json"), evaluation.to_json())
+
+
+def tile_picture(evaluation: TileEvaluation) -> bytes:
+    """Draw predicted against true numbers, or the confusion of classes, for all models, as a PNG."""
+    names = list(evaluation.predicted)
+    figure = new_figure(4.2 * len(names), 4.2)
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        score = evaluation.scores[name]
+        if isinstance(score, ClassScore):
+            _draw_confusion(axis, score, evaluation.classes)
+            axis.set_title(f"{name}: accuracy {score.accuracy:.1%}")
+        else:
+            _draw_points(axis, evaluation, name)
+            axis.set_title(f"{name}: RMSE {score.metrics.rmse:.3g} {evaluation.unit}".rstrip())
+        tidy(axis)
+    return png(figure)
+
+
+def _draw_points(axis: Any, evaluation: TileEvaluation, name: str) -> None:
+    true_N, predicted_N = evaluation.true_N, evaluation.predicted[name]
+    ends = (min(true_N.min(), predicted_N.min()), max(true_N.max(), predicted_N.max()))
+    axis.plot(ends, ends, color=EDGE, linewidth=0.8)
+    axis.plot(true_N, predicted_N, ".", markersize=3, alpha=0.5, color="C0")
+    label = evaluation.label + (f" ({evaluation.unit})" if evaluation.unit else "")
+    axis.set(xlabel=f"true {label}", ylabel=f"predicted {label}")
+
+
+def _draw_confusion(axis: Any, score: ClassScore, classes: tuple[str, ...]) -> None:
+    shares_TP = score.confusion_TP / np.maximum(score.confusion_TP.sum(1, keepdims=True), 1)
+    axis.imshow(shares_TP, vmin=0, vmax=1, cmap=COLOUR_MAP)
+    if len(classes) <= 12:
+        for true, row_P in enumerate(score.confusion_TP):
+            for predicted, count in enumerate(row_P):
+                colour = "black" if shares_TP[true, predicted] > 0.6 else "white"
+                axis.text(
+                    predicted, true, f"{count:,}", ha="center", va="center", color=colour, fontsize=SMALL
+                )
+    places = np.arange(len(classes))
+    axis.set_xticks(places, classes, rotation=45, ha="right", fontsize=SMALL)
+    axis.set_yticks(places, classes, fontsize=SMALL)
+    axis.set(xlabel="predicted", ylabel="true")
