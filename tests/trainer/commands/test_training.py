@@ -40,7 +40,8 @@ from trainer.model.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state_callback import StateCallback
-from trainer.score.evaluation import LINEAR, MEAN, REGRESSOR
+from trainer.score.baselines import MEAN
+from trainer.score.evaluation import LINEAR, REGRESSOR
 
 MEASURED_PIXELS = 28 * 32
 """Of a chip: two of its rows have no height, two others no image."""
