@@ -9,6 +9,7 @@ trainable          choice of the backbone's weights that learn; LoRA
 checkpoint         a regressor as a folder
 pretrained         a pre-trained backbone as a folder
 load_encoder       the encoder of any checkpoint
+class_attention    attention of the class token to the patches, in any layer
 symmetries         the eight flips and quarter turns
 meta_weights       Meta's own files as a backbone
 notebook_weights   the notebook's checkpoints, renamed
