@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.scenes.scene_list import MAP_ENDING
 from inference.tiling.halo import Halo, halo_block
@@ -20,14 +21,16 @@ SAME_SCALE = 1e-6
 class Scene:
     """Raster that a regressor trained on chips of `schema` can read."""
 
-    def __init__(self, url: str, schema: Schema, bands: tuple[str, ...]) -> None:
+    def __init__(self, url: str, schema: Schema, bands: tuple[str, ...], needs_crs: bool = True) -> None:
         """Open the raster at `url`; `bands` names its bands where the file does not.
+
+        Without a CRS (`needs_crs` is false) the size of its pixels is unknown, and taken for granted.
 
         Raises:
             InputError: it is not a raster, lacks a band, or has pixels unlike the chips'.
         """
         self.url, self.schema = url, schema
-        self.raster: Any = open_raster(url)
+        self.raster: Any = open_raster(url, needs_crs)
         try:
             names = band_names(self.raster, bands, schema.bands)
             missing = [band for band in schema.bands if band not in names]
@@ -42,7 +45,7 @@ class Scene:
                     f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
                 )
             self._refuse_other_scaling()
-            if not is_as_wide(self.raster, schema.pixel_size):
+            if self.raster.crs is not None and not is_as_wide(self.raster, schema.pixel_size):
                 raise InputError(
                     f"{url}: pixels are {abs(self.raster.transform.a):g} wide, not {schema.pixel_size:g} as "
                     "in training; resample it (gdalwarp -tr)"
@@ -79,7 +82,11 @@ class Scene:
     def halo(self, block: Block, grid: WindowGrid) -> Halo:
         """Read the pixels that `block` is computed from."""
         read = halo_block(block, grid, self.shape)
-        image_CHW = read_window(self.raster, indexes=self._band_numbers, window=read.window)
+        return Halo(self.pixels(read), read.rows.start, read.columns.start, self.shape)
+
+    def pixels(self, block: Block) -> NDArray[Any]:
+        """Read image_CHW of a block, as stored in training: missing pixels have the nodata value of then."""
+        image_CHW = read_window(self.raster, indexes=self._band_numbers, window=block.window)
         own, trained = self.raster.nodata, self.schema.nodata
         if own is not None and own != trained:
             missing_CHW = image_CHW == own
@@ -87,7 +94,7 @@ class Scene:
             if np.isnan(mark):
                 image_CHW = image_CHW.astype(np.float32)
             image_CHW[missing_CHW] = mark
-        return Halo(image_CHW, read.rows.start, read.columns.start, self.shape)
+        return np.asarray(image_CHW)
 
 
 def _holds(dtype: np.dtype[Any], number: float) -> bool:

@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from shards.errors import InputError
-from shards.raster.grid import Grid
+from shards.raster.grid import Grid, reaches
 from shards.raster.on_grid import Areas, area_means
 from shards.raster.opening import HEADERS, METRES, OpenRasters, open_raster, read_window
 from shards.storage.objects import name_of
@@ -80,7 +80,7 @@ class HeightRasters:
         row_points, column_points = (np.linspace(span.start, span.stop, SAMPLES) for span in (rows, columns))
         crss = {raster.grid.crs for raster in rasters}
         places = {crs: grid.corners(row_points, column_points, crs) for crs in crss}
-        return [raster for raster in rasters if _reaches(places[raster.grid.crs], raster.grid)]
+        return [raster for raster in rasters if reaches(places[raster.grid.crs], raster.grid)]
 
     def heights(
         self, grid: Grid, rows: range, columns: range, near: list[HeightRaster], wanted_HW: NDArray[np.bool_]
@@ -127,14 +127,3 @@ class HeightRasters:
 def by_name(urls: Iterable[str]) -> list[str]:
     """Sort URLs by file name, and by folder where names are equal; drop duplicates."""
     return sorted(set(urls), key=lambda url: (name_of(url), url))
-
-
-def _reaches(place_2HW: NDArray[np.float64], grid: Grid) -> bool:
-    """Tell whether the area that `place_2HW` spans may touch the grid; it may if a place is unknown."""
-    if not np.isfinite(place_2HW).all():
-        return True
-    pixel_2P = grid.pixels(grid.nearest_turn(place_2HW)).reshape(2, -1)
-    low, high = pixel_2P.min(1), pixel_2P.max(1)
-    # An edge may bend outwards between the points.
-    margin = 2 + 0.02 * (high - low)
-    return bool(((low - margin < (grid.width, grid.height)) & (high + margin > 0)).all())

@@ -5,15 +5,11 @@ it. The manifest records how each such column was made. A chip without a positio
 its footprint, has no label: null, never 0.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count as numbers_from
 
 import pyarrow as pa
-from rasterio import Affine
-from rasterio.crs import CRS
 
 from ingest.chips.attributes import is_reserved, usual_name
 from ingest.config import LabelsConfig, made_by
@@ -22,19 +18,15 @@ from ingest.labels.rasters import LabelRasters
 from shards.errors import InputError
 from shards.format.index import ATTRIBUTE_TYPES
 from shards.format.manifest import INDEX, Manifest
-from shards.format.schema import Schema
 from shards.progress import progress
-from shards.raster.grid import Grid, known_crs
 from shards.raster.opening import bound_cache
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import check_writable, each_file_once, expand
 from shards.write.change import parquet_bytes, publish_change
-from shards.write.places import places_of
+from shards.write.places import chip_grids
 
 SAID_EVERY = 64
 """Chips between two updates of the progress bar."""
-MOST_DEGREES = 0.1
-"""Largest pixel in a geographic CRS, 11 km; a larger number is taken for metres."""
 UNPLACED, OUTSIDE, THIN = "without a position", "beyond the rasters", "with too few values"
 """Reasons why a label is missing."""
 
@@ -90,8 +82,9 @@ def _labels(dataset: Dataset, rasters: LabelRasters, rule: LabelRule) -> tuple[l
     """Label all chips, in the index's order, and count those without a label by reason."""
     labels: list[Label] = []
     missing: Counter[str] = Counter()
+    grids = chip_grids(dataset.url, dataset.index, dataset.schema)
     with progress("label", dataset.index.num_rows, "chips") as advance:
-        for number, grid in zip(numbers_from(1), _footprints(dataset), strict=False):
+        for number, grid in zip(numbers_from(1), grids, strict=False):
             value_HW = rasters.values(grid) if grid else None
             label = None if value_HW is None else rule.label(value_HW)
             labels.append(label)
@@ -101,30 +94,6 @@ def _labels(dataset: Dataset, rasters: LabelRasters, rule: LabelRule) -> tuple[l
                 advance(SAID_EVERY, f"missing {missing.total():,}")
         advance(len(labels) % SAID_EVERY, f"missing {missing.total():,}")
     return labels, missing
-
-
-def _footprints(dataset: Dataset) -> Iterator[Grid | None]:
-    """Yield the pixels of each chip on the ground; None for a chip without a position."""
-    schema, places = dataset.schema, places_of(dataset.index, dataset.schema)
-    crs_of = {name: known_crs(dataset.url, name) for name in dict.fromkeys(places.crs) if name is not None}
-    for name, crs in crs_of.items():
-        if crs.is_geographic and schema.pixel_size > MOST_DEGREES:
-            raise InputError(
-                f"{dataset.url}: chips have positions in degrees ({name}) and pixels of "
-                f"{schema.pixel_size:g}, which must be metres, so their ground is unknown; ingest them with "
-                "positions in metres"
-            )
-    for x, y, own in zip(places.x_N.tolist(), places.y_N.tolist(), places.crs, strict=True):
-        if own is None or not (math.isfinite(x) and math.isfinite(y)):
-            yield None
-        else:
-            yield _grid(x, y, schema, crs_of[own])
-
-
-def _grid(x: float, y: float, schema: Schema, crs: CRS) -> Grid:
-    """Lay the pixels of a chip around its centre, rows from west to east and from north to south."""
-    half, pixel = schema.chip_size * schema.pixel_size / 2, schema.pixel_size
-    return Grid(crs, Affine(pixel, 0, x - half, 0, -pixel, y + half), schema.chip_size, schema.chip_size)
 
 
 def _none_labelled(config: LabelsConfig, missing: Counter[str]) -> str:

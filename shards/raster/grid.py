@@ -108,3 +108,14 @@ def _moved(xy_2N: NDArray[np.float64], own: CRS, crs: CRS) -> NDArray[np.float64
 def half_turn(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bring differences of longitudes to -180 to 180."""
     return np.asarray((degrees + 180) % 360 - 180)
+
+
+def reaches(place_2HW: NDArray[np.float64], grid: Grid) -> bool:
+    """Tell whether the area that places in the CRS of `grid` span may touch it; it may if a place is unknown."""
+    if not np.isfinite(place_2HW).all():
+        return True
+    pixel_2P = grid.pixels(grid.nearest_turn(place_2HW)).reshape(2, -1)
+    low, high = pixel_2P.min(1), pixel_2P.max(1)
+    # An edge may bend outwards between the points.
+    margin = 2 + 0.02 * (high - low)
+    return bool(((low - margin < (grid.width, grid.height)) & (high + margin > 0)).all())

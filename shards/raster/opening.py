@@ -39,11 +39,11 @@ def bound_cache() -> None:
     os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_MB))
 
 
-def open_raster(url: str) -> Any:
+def open_raster(url: str, needs_crs: bool = True) -> Any:
     """Open the raster at `url` for reading; the caller closes it.
 
     Raises:
-        InputError: there is no raster, or it has no CRS.
+        InputError: there is no raster, or it has no CRS although it needs one.
     """
     path = gdal_path(url)
     try:
@@ -53,7 +53,7 @@ def open_raster(url: str) -> Any:
         raise InputError(
             f"{url}: cannot be read as a raster ({one_line(error.__cause__ or error)})"
         ) from error
-    if raster.crs is None:
+    if needs_crs and raster.crs is None:
         raster.close()
         raise InputError(f"{url}: has no CRS, so its place is unknown; assign one (gdal_edit.py -a_srs ...)")
     return raster

@@ -2,11 +2,13 @@
 
 places = places_of(dataset.index, dataset.schema)
 seen = footprints(places, "EPSG:3338")  # centres and upright boxes that hold the chips, in that CRS
+grids = chip_grids(dataset.url, dataset.index, dataset.schema)  # pixels of each chip on the ground
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,11 @@ from shards.errors import InputError
 from shards.format.index import INDEX_SCHEMA
 from shards.format.schema import Schema
 
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
+
+    from shards.raster.grid import Grid
+
 SLACK = 1e-9
 """Share of a chip's side by which its footprint is shrunk, so that rounding is no overlap in a grid without
 gaps."""
@@ -26,6 +33,8 @@ CORNERS_52 = np.array([(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)], np.float64)
 """Centre and corners of a footprint, in half sides."""
 REGION_FACTS = ("source", "sensor")
 """Columns of every index that may name a chip's region; attributes may, too."""
+MOST_DEGREES = 0.1
+"""Largest pixel in a geographic CRS, 11 km; a larger number is taken for metres."""
 _OWN = "_"
 """First letter of columns that a source of chips keeps for itself: they reach no dataset."""
 
@@ -193,3 +202,41 @@ def one_crs(by: str, crs: Iterable[str | None], chips: str = "the chips") -> str
             "the one to split in"
         )
     return names[0] if names else ""
+
+
+def chip_grids(url: str, table: pa.Table, schema: Schema) -> "Iterator[Grid | None]":
+    """Yield the pixels of each chip of an index on the ground; None for a chip without a position.
+
+    Args:
+        url: the dataset, for messages.
+        table: its index, or rows of it.
+        schema: format of its chips.
+
+    Raises:
+        InputError: a CRS is unknown, or positions are in degrees and pixels in metres.
+    """
+    from shards.raster.grid import known_crs  # see footprints
+
+    places = places_of(table, schema)
+    crs_of = {name: known_crs(url, name) for name in dict.fromkeys(places.crs) if name is not None}
+    for name, crs in crs_of.items():
+        if crs.is_geographic and schema.pixel_size > MOST_DEGREES:
+            raise InputError(
+                f"{url}: chips have positions in degrees ({name}) and pixels of {schema.pixel_size:g}, which "
+                "must be metres, so their ground is unknown; ingest them with positions in metres"
+            )
+    for x, y, own in zip(places.x_N.tolist(), places.y_N.tolist(), places.crs, strict=True):
+        if own is None or not (math.isfinite(x) and math.isfinite(y)):
+            yield None
+        else:
+            yield _chip_grid(x, y, schema, crs_of[own])
+
+
+def _chip_grid(x: float, y: float, schema: Schema, crs: "CRS") -> "Grid":
+    """Lay the pixels of a chip around its centre, rows from west to east and from north to south."""
+    from rasterio import Affine
+
+    from shards.raster.grid import Grid
+
+    half, pixel = schema.chip_size * schema.pixel_size / 2, schema.pixel_size
+    return Grid(crs, Affine(pixel, 0, x - half, 0, -pixel, y + half), schema.chip_size, schema.chip_size)

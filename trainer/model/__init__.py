@@ -11,6 +11,7 @@ pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder
 load_encoder       the encoder of any checkpoint
+class_attention    attention of the class token to the patches, in any layer
 symmetries         the eight flips and quarter turns
 meta_weights       Meta's own files as a backbone
 notebook_weights   the notebook's checkpoints, renamed
