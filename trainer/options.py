@@ -19,7 +19,7 @@ Mode = Literal["frozen", "last", "lora", "all"]
 DecoderKind = Literal["detail", "residual", "dpt", "linear"]
 Task = Literal["height", "tile-value", "tile-class"]
 """What is learnt: heights of pixels, a number for each tile, or a class for each tile."""
-HeadKind = Literal["class", "mean"]
+HeadKind = Literal["class", "mean", "attention"]
 OF_TILES: tuple[Task, ...] = ("tile-value", "tile-class")
 """Tasks with one label for a whole tile."""
 OF_HEIGHTS = OnlyWith(task="height")
@@ -60,7 +60,8 @@ class TaskOptions:
     label: Annotated[str, Before(""), OnlyWith(task=OF_TILES)] = ""
     """Column of the index that is learnt, such as tree_percent; tiles without a value are left out."""
     head: Annotated[HeadKind, Before("mean"), OnlyWith(task=OF_TILES)] = "mean"
-    """Tokens from which a linear layer computes the label: the class token, or the mean of the patches'."""
+    """What a linear layer computes the label from: the class token, the mean of the patches' tokens, or the
+    class token's attention to the patches in all heads of the last block."""
 
     @property
     def is_of_tiles(self) -> bool:

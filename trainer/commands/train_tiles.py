@@ -64,6 +64,8 @@ def check_tiles(config: TrainConfig, dataset: Dataset) -> None:
     Raises:
         InputError: a label is wrong, or too few tiles have one.
     """
+    if config.target.head == "attention" and config.fit.compile:
+        raise InputError("--compile: does not go together with --head attention; leave one of them out")
     labelled_tiles(config, dataset, labels_of(config, dataset))
 
 

@@ -1,7 +1,7 @@
 """The model of tile tasks: stored pixels in, a number or the logits of classes for each tile out.
 
-encoder     image_BCHW as stored -> a token for each tile         (trainer.model.encoder)
-output      token -> value, or logits                             one linear layer
+encoder     image_BCHW as stored -> tokens, or the class token's attention   (trainer.model.encoder)
+output      one of these -> value, or logits                                 one linear layer
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,18 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import DINOv3ViTModel
 
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
+from trainer.model.class_attention import class_attention
 from trainer.model.encoder import Encoder, patches_valid
 
 START = 0.02
 """Deviation of the output layer's first weights, over the square root of their number: a normed token's
 numbers are about 1, so that the first outputs differ from their mean by a fiftieth of a deviation."""
+ATTENTION = ("norm1", "attention.q_proj", "attention.k_proj")
+"""Parts of a block that its attention is computed from."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class TileHead:
     label: str
     """Name of the label."""
     kind: str = "mean"
-    """Token that is read: that of the class, or the mean of the patches."""
+    """What is read: the token of the class, the mean of the patches', or the class token's attention."""
     classes: tuple[str, ...] = ()
     """Names of the classes; (): the output is a number."""
     centre: float = 0.0
@@ -60,8 +64,14 @@ class TileModel(Learner):
         """
         super().__init__()
         self.encoder, self.head = encoder, head
-        self.output = nn.Linear(encoder.width, head.outputs)
-        nn.init.normal_(self.output.weight, 0.0, START / encoder.width**0.5)
+        self.depth = int(encoder.backbone.config.num_hidden_layers)
+        width = encoder.width
+        if head.kind == "attention":
+            rows = encoder.schema.chip_size // encoder.patch_size
+            width = int(encoder.backbone.config.num_attention_heads) * rows**2
+            _spare_after_attention(encoder.backbone)
+        self.output = nn.Linear(width, head.outputs)
+        nn.init.normal_(self.output.weight, 0.0, START / width**0.5)
         nn.init.zeros_(self.output.bias)
 
     def train(self, mode: bool = True) -> "TileModel":
@@ -91,18 +101,34 @@ class TileModel(Learner):
         """
         pixels_BCHW, valid_BHW = self.encoder.normalise(image_BCHW, changes_BCK)
         valid_BN = patches_valid(valid_BHW, self.encoder.patch_size)
-        tokens_BND = self.encoder(pixels_BCHW, attended_BN=valid_BN)
-        if self.head.kind == "class":
-            token_BD = tokens_BND[:, 0].float()
-        else:
-            weights_BN1 = valid_BN[..., None].float()
-            patches_BND = tokens_BND[:, -valid_BN.shape[1] :].float()
-            token_BD = (patches_BND * weights_BN1).sum(1) / weights_BN1.sum(1).clamp(min=1)
-        outputs_BK = self.output(token_BD).float()
+        outputs_BK = self.output(self._read(pixels_BCHW, valid_BN)).float()
         return self.head.centre + self.head.scale * outputs_BK, valid_BN.any(1)
+
+    def _read(self, pixels_BCHW: Tensor, valid_BN: Tensor) -> Tensor:
+        """Return features_BF, from which the output is computed."""
+        if self.head.kind == "attention":
+            with class_attention(self.encoder.backbone, (self.depth,)) as found:
+                self.encoder(pixels_BCHW, attended_BN=valid_BN)
+            # A head's attention sums to 1 at most; times the patches, its numbers are about 1 as a token's.
+            return found[self.depth].flatten(1) * valid_BN.shape[1]
+        tokens_BND = self.encoder(pixels_BCHW, attended_BN=valid_BN).float()
+        if self.head.kind == "class":
+            return tokens_BND[:, 0]
+        weights_BN1 = valid_BN[..., None].float()
+        patches_BND = tokens_BND[:, -valid_BN.shape[1] :]
+        mean_BD: Tensor = (patches_BND * weights_BN1).sum(1) / weights_BN1.sum(1).clamp(min=1)
+        return mean_BD
 
     @torch.no_grad()
     def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs_BK and seen_B, see `forward`; call in eval mode."""
         outputs: tuple[Tensor, Tensor] = self(image_BCHW)
         return outputs
+
+
+def _spare_after_attention(backbone: DINOv3ViTModel) -> None:
+    """Let nothing learn that comes after the last attention: ranks wait for gradients that never come."""
+    for name, weight in backbone.model.layer[-1].named_parameters():
+        if not name.startswith(ATTENTION):
+            weight.requires_grad_(False)
+    backbone.norm.requires_grad_(False)
