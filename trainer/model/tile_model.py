@@ -110,8 +110,9 @@ class TileModel(Learner):
             with class_attention(self.encoder.backbone, (self.depth,)) as found:
                 self.encoder(pixels_BCHW, attended_BN=valid_BN)
             # A head's attention sums to 1 at most; times the patches, its numbers are about 1 as a token's.
-            return found[self.depth].flatten(1) * valid_BN.shape[1]
-        tokens_BND = self.encoder(pixels_BCHW, attended_BN=valid_BN).float()
+            attention_BF: Tensor = found[self.depth].flatten(1) * valid_BN.shape[1]
+            return attention_BF
+        tokens_BND: Tensor = self.encoder(pixels_BCHW, attended_BN=valid_BN).float()
         if self.head.kind == "class":
             return tokens_BND[:, 0]
         weights_BN1 = valid_BN[..., None].float()
