@@ -152,7 +152,7 @@ def _check_model(training: TrainConfig, dataset: Dataset) -> None:
     check(training)
     options = training.model
     if options.backbone != "tiny":
-        options = replace(options, backbone_weights=RANDOM)
+        options = replace(options, backbone_weights="random")
     with torch.device("meta"):  # takes neither memory nor time
         if training.target.is_of_tiles:
             new_tile_model(dataset, options, TileHead(training.target.label, training.target.head))
@@ -252,8 +252,9 @@ def _write(plan: Plan, datasets: dict[str, Dataset], failed: dict[str, str]) -> 
     unit = "m" if of_heights else unit_of(config.label)
     baselines = {"ridge": LINEAR if of_heights else RIDGE, "mean": MEAN}
     results = Results.of(plan, measure_of(config.task, unit), baselines, sums, labels, failed)
+    label = "height" if of_heights else config.label
     about = {
-        "label": "height" if of_heights else config.label,
+        "label": label,
         "task": config.task,
         "tune": list(config.tune),
         "limit": list(config.limit),
@@ -263,7 +264,7 @@ def _write(plan: Plan, datasets: dict[str, Dataset], failed: dict[str, str]) -> 
         **made_by_code(),
     }
     publish(join(config.out, MATRIX), json_bytes({**results.to_json(), "about": about}))
-    publish(join(config.out, PAGE), page_of(results, about["label"]).encode())
+    publish(join(config.out, PAGE), page_of(results, label).encode())
     return results
 
 

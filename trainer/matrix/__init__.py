@@ -5,6 +5,7 @@ plan       the cells: what each trains on, from which weights
 cell_file  what a finished cell leaves: a row for each test tile
 scores     errors by block, and their intervals
 results    matrix.json: scores, paired differences, the verdict
-figures    heat maps and learning curves
+heat_maps  heat maps with numbers
+curves     learning curves
 page       index.html
 """

@@ -81,7 +81,7 @@ def block_sums(tiles: pa.Table, region: str) -> BlockSums:
     blocks, block_N = np.unique(np.array(table["block"].to_pylist()), return_inverse=True)
 
     def added(values_N: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(block_N, values_N.astype(np.float64), len(blocks))
+        return np.asarray(np.bincount(block_N, values_N.astype(np.float64), len(blocks)), np.float64)
 
     count_N = table["pixels"].to_numpy()
     if pa.types.is_string(table["truth"].type):

@@ -4,8 +4,9 @@ from markupsafe import Markup
 
 import shards
 from shards.draw.html import Cell, Numeral, figure, heading, page, sentence, table
-from trainer.matrix.figures import TUNED, difference_maps, heat_maps, learning_curves
-from trainer.matrix.results import Results
+from trainer.matrix.curves import learning_curves
+from trainer.matrix.heat_maps import difference_maps, error_maps
+from trainer.matrix.results import Results, tuned
 from trainer.matrix.scores import NO_INTERVAL, VERDICTS, Interval
 
 INTERVALS = (
@@ -28,8 +29,8 @@ def page_of(results: Results, label: str) -> str:
         sections["Cells that failed"] = table(("cell", "why"), list(results.failed.items()))
     config = results.plan.config
     footer = (
-        f"{len(results.plan.cells):,} trainings, {config.draws} draws of each. Written by treeline matrix, version "
-        f"{shards.__version__}."
+        f"{len(results.plan.cells):,} trainings, {config.draws} draws of each. Written by treeline matrix, "
+        f"version {shards.__version__}."
     )
     return page(f"Trained here, tested there: {label}", sections, results.verdict, footer)
 
@@ -46,7 +47,7 @@ def _errors(results: Results) -> Markup:
     )
     for limit in results.plan.config.limit:
         alt = f"{results.measure.title} by region trained on and tested on, with {limit} of labels"
-        pieces += heading(f"{limit} of labels") + figure(heat_maps(results, limit), alt)
+        pieces += heading(f"{limit} of labels") + figure(error_maps(results, limit), alt)
     return pieces
 
 
@@ -59,11 +60,11 @@ def _differences(results: Results, first: str, second: str) -> Markup:
     alt = f"Differences of {first} and {second} by region trained on and tested on"
     rows = [
         (
-            TUNED.get(pair.tune, pair.tune),
+            tuned(pair.tune),
             str(pair.limit),
             pair.trained_on,
             pair.tested_on,
-            _signed(results, difference.value),
+            Numeral(results.measure.signed(difference.value)),
             _range(results, difference),
             difference.verdict,
         )
@@ -82,12 +83,12 @@ def _differences(results: Results, first: str, second: str) -> Markup:
 
 def _counts(results: Results, first: str, second: str) -> Markup:
     """Count the verdicts of each tune and limit."""
-    config, rows = results.plan.config, []
+    config, rows = results.plan.config, list[tuple[Cell, ...]]()
     for tune in config.tune:
         for limit in config.limit:
             counts = results.counts(first, second, tune=tune, limit=limit)
             numbers = [counts[verdict] for verdict in _verdicts(results)]
-            rows.append((TUNED.get(tune, tune), str(limit), *numbers))
+            rows.append((tuned(tune), str(limit), *numbers))
     return table(("tuned", "labels", *_verdicts(results)), rows)
 
 
@@ -98,8 +99,8 @@ def _verdicts(results: Results) -> list[str]:
 
 def _against_ridge(results: Results) -> Markup:
     pieces = sentence(
-        f"The {results.ridge} sees the means and deviations of the bands alone. Cells in which each init is better "
-        "or worse than it:"
+        f"The {results.ridge} is fitted to the same labels and sees no context, only values of bands. Cells "
+        "in which each init is better or worse than it:"
     )
     for init in results.plan.inits:
         pieces += heading(init.name) + _counts(results, init.name, results.ridge)
@@ -123,7 +124,7 @@ def _scores(results: Results) -> Markup:
     rows: list[tuple[Cell, ...]] = [
         (
             setting.name,
-            TUNED.get(setting.tune, setting.tune),
+            tuned(setting.tune),
             str(setting.limit),
             setting.trained_on,
             setting.tested_on,
@@ -143,7 +144,3 @@ def _range(results: Results, interval: Interval) -> Numeral:
     if interval.low is None or interval.high is None:
         return Numeral("none")
     return Numeral(f"{results.measure.shown(interval.low)} to {results.measure.shown(interval.high)}")
-
-
-def _signed(results: Results, value: float) -> Numeral:
-    return Numeral(f"{value:+.2f}" if results.measure.has_root else f"{100 * value:+.1f} points")

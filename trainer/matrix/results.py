@@ -27,6 +27,14 @@ from trainer.matrix.scores import (
 MODEL = "predicted"
 """Predictor that is no baseline; see trainer.matrix.cell_file.PREDICTORS."""
 
+TUNED = {"all": "all tuned", "last": "last blocks tuned", "lora": "adapters tuned"}
+"""Parts of the backbone that learn, in words."""
+
+
+def tuned(tune: str) -> str:
+    """Say what of the backbone learns."""
+    return TUNED.get(tune, tune)
+
 
 class Setting(NamedTuple):
     """One entry of one matrix."""
@@ -121,6 +129,11 @@ class Results:
         return cls(plan, measure, baselines, mean_labels, scores, differences, failed)
 
     @property
+    def places(self) -> list[tuple[str, str]]:
+        """What is trained on and tested on: all entries of a matrix, row by row."""
+        return [(source, region.name) for source in self.plan.sources for region in self.plan.regions]
+
+    @property
     def ridge(self) -> str:
         """Name of the baseline that is hardest to beat."""
         return next(iter(self.baselines.values()))
@@ -150,7 +163,7 @@ class Results:
         return ". ".join(line[0].upper() + line[1:] for line in said) + "."
 
     def table(self) -> str:
-        """Return lines to print: the verdict, then errors of each matrix, averaged within and across regions."""
+        """Return lines to print: the verdict, then mean errors within regions and across them."""
         measure = self.measure
         title = f"{measure.title}{f' ({measure.unit})' if measure.unit else ''}"
         lines = [self.verdict, f"{title:28}{'labels':>8}{'own region':>12}{'others':>10}"]
@@ -163,7 +176,7 @@ class Results:
                     elif setting.trained_on != ALL:
                         others.append(score.error.value)
             shown = [measure.shown(sum(found) / len(found)) if found else "-" for found in (own, others)]
-            what = f"{name}, {tune}" if tune else name
+            what = f"{name}, {tuned(tune)}" if tune else name
             lines.append(f"{what[:27]:28}{limit:>8}{shown[0]:>12}{shown[1]:>10}")
         return "\n".join(lines)
 

@@ -42,6 +42,10 @@ class Measure:
         """Write a value for people."""
         return f"{value:.3g}" if self.has_root else f"{value:.1%}"
 
+    def signed(self, value: float) -> str:
+        """Write a difference for people; of shares in points of a percent."""
+        return f"{value:+.2f}" if self.has_root else f"{100 * value:+.1f}"
+
 
 RMSE, WRONG = "rmse", "wrong"
 
@@ -72,6 +76,11 @@ class Interval:
         if self.low is None or self.high is None:
             return NO_INTERVAL
         return BETTER if self.high < 0 else WORSE if self.low > 0 else NOT_TOLD_APART
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether there is an interval, on one side of 0."""
+        return self.verdict in (BETTER, WORSE)
 
     def to_json(self) -> dict[str, float | None]:
         """Return plain JSON values."""
@@ -110,7 +119,9 @@ def score_of(draws: list[BlockSums], predictor: str, measure: Measure) -> Score:
     if len(first.blocks) < LEAST_BLOCKS:
         error = Interval(_mean(squares_DB, first.count_B, measure), None, None)
     else:
-        error = Interval.of((rmse_interval if measure.has_root else mean_interval)(squares_DB, first.count_B))
+        found = (rmse_interval if measure.has_root else mean_interval)(squares_DB, first.count_B)
+        # Student's t is symmetric; an error is not below 0.
+        error = Interval(found.value, max(0.0, found.low), found.high)
     count = float(first.count_B.sum())
     bias = r2 = None
     if measure.has_root:
