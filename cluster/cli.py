@@ -100,6 +100,11 @@ COMMANDS = {
     "sweep": Command(
         "trainer.config:SweepConfig", "cluster.commands:sweep", "find training options that suit a dataset"
     ),
+    "matrix": Command(
+        "trainer.matrix_config:MatrixConfig",
+        "cluster.commands:matrix",
+        "train in each region and test in all: pre-trained against scratch",
+    ),
     "import": Command(
         "trainer.config:ImportConfig",
         "cluster.commands:import_",

@@ -44,10 +44,10 @@ class Place:
         """Make a place, or several, mean the same in any folder; URLs and names stay as they are."""
         if isinstance(value, tuple | list):
             return type(value)(self.absolute(one) for one in value)
-        if not value or value in self.reserved:
+        if not value:
             return value
         name, equals, place = value.partition("=") if self.after_name else ("", "", value)
-        return name + equals + self._absolute(place)
+        return value if place in self.reserved else name + equals + self._absolute(place)
 
     def _absolute(self, place: str) -> str:
         if place.startswith(SQLITE):

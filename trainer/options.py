@@ -77,8 +77,9 @@ class ModelOptions:
     """Bands that the backbone sees, in its order."""
     backbone: Annotated[str, Place(or_name=True, reserved=("tiny",))] = "tiny"
     """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, or a pre-training run."""
-    backbone_weights: Annotated[Literal["teacher", "student"] | None, Before(None)] = None
-    """Weights of a pre-training run to start from; default: the teacher's where there is one."""
+    backbone_weights: Annotated[Literal["teacher", "student", "random"] | None, Before(None)] = None
+    """Weights of a pre-training run to start from; default: the teacher's where there is one. With "random",
+    the run gives shape, bands and statistics alone, for comparison."""
     new_band_from: Annotated[
         Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
     ] = "red"

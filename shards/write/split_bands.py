@@ -155,6 +155,39 @@ def banded(
     Raises:
         InputError: a position is unknown, or a chip's region has no grid.
     """
+    grid_N, seen = _located(places, grids)
+    band_N = _bands(grids, grid_N, seen)
+    begin_N, end_N = np.zeros((2, grid_N.size))
+    for number, grid in enumerate(grids):
+        chips = np.flatnonzero(grid_N == number)
+        low_C, high_C = _extent(Footprints(*(of_N2[chips] for of_N2 in seen)), grid.angle)
+        slack_C = SLACK * (high_C - low_C)
+        begin_N[chips] = (low_C + slack_C - buffer / 2 - grid.origin) / grid.width
+        end_N[chips] = (high_C - slack_C + buffer / 2 - grid.origin) / grid.width
+    split_T = np.array(turn, np.int64)
+    split_N = split_T[band_N % len(turn)]
+    is_near_N = np.zeros(grid_N.size, np.bool_)
+    if buffer:
+        # Intervals are open: a chip that ends where a band begins does not reach into it.
+        first_N, last_N = np.floor(begin_N), np.ceil(end_N) - 1
+        for step in range(min(int((last_N - first_N).max(initial=0)) + 1, len(turn))):
+            reached_N = first_N + step
+            is_near_N |= (reached_N <= last_N) & (split_T[reached_N.astype(np.int64) % len(turn)] != split_N)
+    return split_N, is_near_N
+
+
+def band_numbers(places: Places, grids: Sequence[BandGrid]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find for N chips the number of their region's grid, and of the band that holds them: (N,) each.
+
+    Raises:
+        InputError: a position is unknown, or a chip's region has no grid.
+    """
+    grid_N, seen = _located(places, grids)
+    return grid_N, _bands(grids, grid_N, seen)
+
+
+def _located(places: Places, grids: Sequence[BandGrid]) -> tuple[NDArray[np.int64], Footprints]:
+    """Find the number (N,) of each chip's grid, and its footprint in that grid's CRS."""
     refuse_unplaced(BY, places, next((grid.crs for grid in grids if grid.crs), ""))
     names = _names(places)
     number_of = {grid.region: number for number, grid in enumerate(grids)}
@@ -164,26 +197,16 @@ def banded(
             f"{', '.join(number_of)} have; split the dataset again (treeline split)"
         )
     grid_N = np.array([number_of[name] for name in names], np.int64)[_region_numbers(places, names)]
-    seen = _seen(places, [grid.crs for grid in grids], grid_N)
-    at_N, begin_N, end_N = np.zeros((3, grid_N.size))
+    return grid_N, _seen(places, [grid.crs for grid in grids], grid_N)
+
+
+def _bands(grids: Sequence[BandGrid], grid_N: NDArray[np.int64], seen: Footprints) -> NDArray[np.int64]:
+    """Return the number (N,) of the band that holds each chip's centre, from 0 at its grid's origin."""
+    at_N = np.zeros(grid_N.size)
     for number, grid in enumerate(grids):
         chips = np.flatnonzero(grid_N == number)
-        of = Footprints(*(of_N2[chips] for of_N2 in seen))
-        at_N[chips] = (_across(of.centre_N2, grid.angle) - grid.origin) / grid.width
-        low_C, high_C = _extent(of, grid.angle)
-        slack_C = SLACK * (high_C - low_C)
-        begin_N[chips] = (low_C + slack_C - buffer / 2 - grid.origin) / grid.width
-        end_N[chips] = (high_C - slack_C + buffer / 2 - grid.origin) / grid.width
-    split_T = np.array(turn, np.int64)
-    split_N = split_T[np.floor(at_N + ROUNDING).astype(np.int64) % len(turn)]
-    is_near_N = np.zeros(grid_N.size, np.bool_)
-    if buffer:
-        # Intervals are open: a chip that ends where a band begins does not reach into it.
-        first_N, last_N = np.floor(begin_N), np.ceil(end_N) - 1
-        for step in range(min(int((last_N - first_N).max(initial=0)) + 1, len(turn))):
-            band_N = first_N + step
-            is_near_N |= (band_N <= last_N) & (split_T[band_N.astype(np.int64) % len(turn)] != split_N)
-    return split_N, is_near_N
+        at_N[chips] = (_across(seen.centre_N2[chips], grid.angle) - grid.origin) / grid.width
+    return np.floor(at_N + ROUNDING).astype(np.int64)
 
 
 def refuse_empty(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.format.band_values import difference
-from shards.progress import progress
+from shards.progress import Advance, progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips, subset
 from shards.version import made_by_code
@@ -41,8 +41,9 @@ def predict_tiles(
     tiles: Chips,
     device: torch.device,
     batch_size: int = EvaluateConfig.batch_size,
+    advance: Advance = lambda count: None,
 ) -> TilePredictions:
-    """Predict the label of these tiles (numbers in the dataset, ascending).
+    """Predict the label of these tiles (numbers in the dataset, ascending); `advance` hears of each batch.
 
     Raises:
         InputError: the tiles' bands are not those that the model was trained on.
@@ -50,7 +51,7 @@ def predict_tiles(
     check_images(checkpoint, dataset)
     model, head = checkpoint.model.to(device), checkpoint.model.head
     met, found = [tiles[:0]], dict[str, list[NDArray[np.float64]]]()
-    with progress("predict", tiles.size, "tiles") as advance, torch.no_grad():
+    with torch.no_grad():
         for fed in feed(dataset.batches(tiles, batch_size), dataset.schema, device):
             outputs_BK, seen_B = model.predict(fed.image_BCHW)
             features_BF = band_features(*model.encoder.normalise(fed.image_BCHW))
@@ -102,7 +103,8 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
             f"{config.data}: no tile of the split {config.split!r}{where} has a label {head.label}; choose "
             f"another --split{' or --where' if where else ''}"
         )
-    found = predict_tiles(checkpoint, dataset, tiles, device_here(), config.batch_size)
+    with progress("predict", tiles.size, "tiles") as advance:
+        found = predict_tiles(checkpoint, dataset, tiles, device_here(), config.batch_size, advance)
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
     if not found.tiles.size:

@@ -29,6 +29,8 @@ from trainer.model.checkpoint import (
 )
 
 VERSION = 1
+RANDOM = "random"
+"""Name that asks for a backbone as of the run, with weights that are random."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
 
     Args:
         name: folder of a checkpoint, or of a run.
-        weights: name of the backbone; default: the first one, the teacher's where there is one.
+        weights: name of the backbone, or "random" for one of the same shape that starts at random; default:
+            the first one, the teacher's where there is one.
 
     Returns:
         the same, with that backbone alone.
@@ -121,16 +124,8 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
     """
     url, config, chosen = _described(name, weights)
     backbone = build_backbone(config["backbone"])
-    try:
-        tensors = load(read_bytes(join(url, WEIGHTS)))
-        prefix = f"{chosen}."
-        backbone.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"{join(url, WEIGHTS)}: not this backbone's weights ({one_line(error)[:200]})"
-        ) from error
+    if chosen != RANDOM:
+        _load_weights(backbone, join(url, WEIGHTS), chosen)
     return Pretrained(
         config["method"],
         Schema.from_json(config["schema"]),
@@ -140,6 +135,18 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
         config["trained_on"],
         read_json(join(url, METRICS)),
     )
+
+
+def _load_weights(backbone: DINOv3ViTModel, url: str, name: str) -> None:
+    """Give a backbone the weights that the file at `url` holds under this name."""
+    prefix = f"{name}."
+    try:
+        tensors = load(read_bytes(url))
+        backbone.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{url}: not this backbone's weights ({one_line(error)[:200]})") from error
 
 
 def pretrained_bands(name: str, weights: str | None = None) -> tuple[str, ...]:
@@ -165,7 +172,7 @@ def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str
             raise InputError(f"{url}: {file} is missing; give a folder that treeline pretrain wrote")
     names = config["backbones"]
     chosen = weights or names[0]
-    if chosen not in names:
+    if chosen not in (*names, RANDOM):
         raise InputError(f"--backbone-weights {chosen}: {url} has only {', '.join(names)}")
     return url, config, chosen
 

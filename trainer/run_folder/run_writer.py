@@ -214,6 +214,6 @@ def as_yaml(options: dict[str, Any]) -> str:
     return yaml.safe_dump(options, sort_keys=False)
 
 
-def plain(config: TrainConfig | PretrainConfig) -> dict[str, Any]:
-    """Return the resolved options as plain YAML and JSON values."""
+def plain(config: Any) -> dict[str, Any]:
+    """Return a configuration's resolved options as plain YAML and JSON values."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in flat(config).items()}

@@ -2,6 +2,8 @@
 
     estimate = rmse_interval(squares_DB, counts_B)              mean RMSE over D draws
     estimate = rmse_difference(squares_DB, other_DB, counts_B)  paired: the same draws and blocks
+    estimate = mean_interval(wrong_DB, counts_B)            mean of any sum per tile: shares of wrong classes
+    estimate = mean_difference(wrong_DB, other_DB, counts_B)
 
 Neighbouring tiles err alike, so blocks (bands of ground) are left out one at a time, never tiles: the
 jackknife (Tukey 1958). Draws, such as random choices of labels or seeds of training, are a second level,
@@ -71,16 +73,31 @@ def rmse_difference(squares_DB: NDArray[Any], other_DB: NDArray[Any], counts_B: 
     return _estimate(lambda kept_B: one(kept_B) - other(kept_B), counts_B)
 
 
+def mean_interval(sums_DB: NDArray[Any], counts_B: NDArray[Any]) -> Estimate:
+    """Estimate the mean over tiles of what is summed here in each block, as `rmse_interval` does."""
+    return _estimate(_mean(np.asarray(sums_DB, np.float64), counts_B), counts_B)
+
+
+def mean_difference(sums_DB: NDArray[Any], other_DB: NDArray[Any], counts_B: NDArray[Any]) -> Estimate:
+    """Estimate the difference of two such means on the same tiles, as `rmse_difference` does."""
+    return mean_interval(np.asarray(sums_DB, np.float64) - np.asarray(other_DB, np.float64), counts_B)
+
+
 Score = Callable[[NDArray[np.bool_]], FloatArray]
 """Score of each draw, (D,), on the blocks that are kept."""
 
 
-def _rmse(squares_DB: FloatArray, counts_B: NDArray[Any]) -> Score:
+def _mean(sums_DB: FloatArray, counts_B: NDArray[Any]) -> Score:
     def score(kept_B: NDArray[np.bool_]) -> FloatArray:
-        mean_D: FloatArray = squares_DB[:, kept_B].sum(1) / counts_B[kept_B].sum()
-        return np.sqrt(mean_D)
+        mean_D: FloatArray = sums_DB[:, kept_B].sum(1) / counts_B[kept_B].sum()
+        return mean_D
 
     return score
+
+
+def _rmse(squares_DB: FloatArray, counts_B: NDArray[Any]) -> Score:
+    mean = _mean(squares_DB, counts_B)
+    return lambda kept_B: np.sqrt(mean(kept_B))
 
 
 def _estimate(score: Score, counts_B: NDArray[Any]) -> Estimate:

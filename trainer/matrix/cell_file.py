@@ -1,0 +1,108 @@
+"""What a finished cell leaves: a Parquet file with a row for each test tile, and facts about the training.
+
+key, tested_on, block        the tile, its region and its block of ground
+truth                        label; of heights the mean of the measured pixels, metres
+predicted, ridge, mean       predictions of the model, of the regression on bands, of the training mean
+pixels                       measured pixels; 1 for labels of tiles
+of_truth, of_predicted, ...  heights alone: sums of squared heights, and of squared errors of the three
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.storage.objects import read_bytes
+
+PREDICTORS = ("predicted", "ridge", "mean")
+"""Columns with predictions: the model's, then the baselines'."""
+FORMAT = "treeline-matrix-cell"
+_ABOUT = b"treeline"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """Result of a cell."""
+
+    tiles: pa.Table
+    """Test tiles of all regions; see above."""
+    about: dict[str, Any]
+    """Facts about the training: number of labels, best epoch, its scores."""
+
+    def to_bytes(self) -> bytes:
+        """Write the file; the same result gives the same bytes."""
+        about = json.dumps({"format": FORMAT, **self.about}).encode()
+        buffer = io.BytesIO()
+        pq.write_table(self.tiles.replace_schema_metadata({_ABOUT: about}), buffer)
+        return buffer.getvalue()
+
+
+def read_cell(url: str) -> CellResult:
+    """Read what a cell left.
+
+    Raises:
+        InputError: it is no such file, or damaged.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(read_bytes(url)))
+        about = json.loads((table.schema.metadata or {})[_ABOUT])
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise InputError(
+            f"{url}: is not what a cell left; delete it, and run the same command again"
+        ) from error
+    return CellResult(table.replace_schema_metadata(None), about)
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """Sums over the test tiles of a region, by block of ground (B)."""
+
+    blocks: tuple[str, ...]
+    count_B: NDArray[np.float64]
+    """Number of tiles, or of measured pixels."""
+    truth_B: NDArray[np.float64]
+    truth_squares_B: NDArray[np.float64]
+    error_B: dict[str, NDArray[np.float64]]
+    """Sum of predicted - true by predictor; of classes 0."""
+    squares_B: dict[str, NDArray[np.float64]]
+    """Sum of squared errors by predictor; of classes the number of wrong ones."""
+
+
+def block_sums(tiles: pa.Table, region: str) -> BlockSums:
+    """Add up the errors of a region's tiles."""
+    table = tiles.filter(pc.equal(tiles["tested_on"], region))
+    blocks, block_N = np.unique(np.array(table["block"].to_pylist()), return_inverse=True)
+
+    def added(values_N: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(block_N, values_N.astype(np.float64), len(blocks)), np.float64)
+
+    count_N = table["pixels"].to_numpy()
+    if pa.types.is_string(table["truth"].type):
+        is_wrong = {name: pc.not_equal(table[name], table["truth"]).to_numpy() for name in PREDICTORS}
+        nothing_B = np.zeros(len(blocks))
+        squares = {name: added(wrong_N) for name, wrong_N in is_wrong.items()}
+        errors = dict.fromkeys(PREDICTORS, nothing_B)
+        return BlockSums(tuple(blocks.tolist()), added(count_N), nothing_B, nothing_B, errors, squares)
+    truth_N = table["truth"].to_numpy()
+    error_N = {name: table[name].to_numpy() - truth_N for name in PREDICTORS}
+    if "of_truth" in table.column_names:
+        truth_squares_N = table["of_truth"].to_numpy()
+        square_N = {name: table[f"of_{name}"].to_numpy() for name in PREDICTORS}
+    else:
+        truth_squares_N = truth_N**2
+        square_N = {name: values_N**2 for name, values_N in error_N.items()}
+    return BlockSums(
+        tuple(blocks.tolist()),
+        added(count_N),
+        added(count_N * truth_N),
+        added(truth_squares_N),
+        {name: added(count_N * values_N) for name, values_N in error_N.items()},
+        {name: added(values_N) for name, values_N in square_N.items()},
+    )

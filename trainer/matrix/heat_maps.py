@@ -1,0 +1,112 @@
+"""Heat maps of a matrix with numbers, as PNG bytes: errors, and differences of two inits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.draw.picture import COLOUR_MAP, INK, SMALL, drawable, new_figure, png, shortened
+from trainer.matrix.results import Pair, Results, Setting, tuned
+
+CHANGES = "RdBu_r"
+"""Colours of differences: blue is better, red is worse."""
+TELLS_BRIGHT = np.array([0.3, 0.59, 0.11])
+"""Shares of red, green and blue in how bright a colour looks (ITU-R BT.601, rounded)."""
+_ACROSS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """One map."""
+
+    title: str
+    value_ST: NDArray[np.float64]
+    """Value by what was trained on (S) and tested on (T); NaN: there is none."""
+    is_bold_ST: NDArray[np.bool_]
+    """Whether the number is bold."""
+
+
+def error_maps(results: Results, limit: int | str) -> bytes:
+    """Draw the errors with this share of labels: a map for each init and tune, and one for the ridge."""
+    plan = results.plan
+    kinds = [(init.name, tune) for tune in plan.config.tune for init in plan.inits]
+    maps = []
+    for name, tune in [*kinds, (results.ridge, "")]:
+        scores = (
+            results.scores.get(Setting(name, tune, limit, source, region))
+            for source, region in results.places
+        )
+        value_ST = _grid(results, [score.error.value if score else np.nan for score in scores])
+        title = f"{name}, {tuned(tune)}" if tune else name
+        maps.append(HeatMap(title, value_ST, np.zeros(value_ST.shape, np.bool_)))
+    known = np.concatenate([one.value_ST[np.isfinite(one.value_ST)] for one in maps])
+    limits = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    return _drawn(results, maps, limits, COLOUR_MAP, results.measure.shown)
+
+
+def difference_maps(results: Results, first: str, second: str) -> bytes:
+    """Draw the differences of two inits: a map for each tune and limit; bold where 0 is left out."""
+    config, maps = results.plan.config, []
+    for tune in config.tune:
+        for limit in config.limit:
+            found = [
+                results.differences.get(Pair(first, second, tune, limit, source, region))
+                for source, region in results.places
+            ]
+            value_ST = _grid(results, [one.value if one else np.nan for one in found])
+            is_bold_ST = _grid(results, [bool(one and one.leaves_out_zero) for one in found]).astype(np.bool_)
+            maps.append(HeatMap(f"{tuned(tune)}, {limit} of labels", value_ST, is_bold_ST))
+    known = np.concatenate([np.abs(one.value_ST[np.isfinite(one.value_ST)]) for one in maps])
+    reach = float(known.max()) if known.size and known.max() > 0 else 1.0
+    return _drawn(results, maps, (-reach, reach), CHANGES, results.measure.signed)
+
+
+def _grid(results: Results, values: list[float] | list[bool]) -> NDArray[np.float64]:
+    """Lay out values of `results.places` by what was trained on and tested on."""
+    return np.array(values, np.float64).reshape(len(results.plan.sources), len(results.plan.regions))
+
+
+def _drawn(
+    results: Results,
+    maps: list[HeatMap],
+    limits: tuple[float, float],
+    colours: str,
+    shown: Callable[[float], str],
+) -> bytes:
+    """Draw maps in one range of colours."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    sources = [drawable(shortened(name)) for name in results.plan.sources]
+    regions = [drawable(shortened(region.name)) for region in results.plan.regions]
+    across = min(len(maps), _ACROSS)
+    down = -(-len(maps) // across)
+    figure = new_figure(across * (0.62 * len(regions) + 1.1), down * (0.42 * len(sources) + 1.0))
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for empty in panels[len(maps) :]:
+        empty.set_axis_off()
+    scale, palette = Normalize(*limits), colormaps[colours]
+    for axes, one in zip(panels, maps, strict=False):
+        axes.imshow(one.value_ST, norm=scale, cmap=palette, aspect="auto")
+        for (row, column), value in np.ndenumerate(one.value_ST):
+            is_known = bool(np.isfinite(value))
+            is_bright = not is_known or TELLS_BRIGHT @ palette(scale(value))[:3] > 0.5
+            axes.text(
+                column,
+                row,
+                shown(value) if is_known else "-",
+                ha="center",
+                va="center",
+                fontsize=9,
+                weight="bold" if one.is_bold_ST[row, column] else "normal",
+                color=INK if is_bright else "white",
+            )
+        axes.set_title(drawable(one.title), fontsize=9)
+        axes.set_xticks(range(len(regions)), regions, rotation=20, ha="right")
+        axes.set_yticks(range(len(sources)), sources)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(labelsize=SMALL, length=0)
+        axes.set_xlabel("tested on", fontsize=9)
+        axes.set_ylabel("trained on", fontsize=9)
+    return png(figure)

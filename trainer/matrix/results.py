@@ -1,0 +1,243 @@
+"""What a matrix came to: scores of all combinations, paired differences, and the verdict in words.
+
+results = Results.of(plan, cells)     # cells: what each finished one left, by its number
+results.to_json()
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from trainer.matrix.cell_file import BlockSums
+from trainer.matrix.plan import Cell, Plan
+from trainer.matrix.regions import ALL
+from trainer.matrix.scores import (
+    BETTER,
+    NO_INTERVAL,
+    NOT_TOLD_APART,
+    VERDICTS,
+    WORSE,
+    Interval,
+    Measure,
+    Score,
+    difference_of,
+    score_of,
+)
+
+MODEL = "predicted"
+"""Predictor that is no baseline; see trainer.matrix.cell_file.PREDICTORS."""
+
+TUNED = {"all": "all tuned", "last": "last blocks tuned", "lora": "adapters tuned"}
+"""Parts of the backbone that learn, in words."""
+
+
+def tuned(tune: str) -> str:
+    """Say what of the backbone learns."""
+    return TUNED.get(tune, tune)
+
+
+class Setting(NamedTuple):
+    """One entry of one matrix."""
+
+    name: str
+    """Init, or baseline."""
+    tune: str
+    """Part of the backbone that learns; "" for a baseline."""
+    limit: int | str
+    trained_on: str
+    tested_on: str
+
+
+class Pair(NamedTuple):
+    """One comparison."""
+
+    first: str
+    second: str
+    """Init, or baseline."""
+    tune: str
+    limit: int | str
+    trained_on: str
+    tested_on: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores and differences of a matrix."""
+
+    plan: Plan
+    measure: Measure
+    baselines: dict[str, str]
+    """Names of the baselines by their predictor."""
+    labels: dict[tuple[str, int | str], float]
+    """Mean number of training labels by what was trained on and the limit."""
+    scores: dict[Setting, Score]
+    differences: dict[Pair, Interval]
+    failed: dict[str, str]
+    """Reasons of the cells that failed, by their title."""
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        measure: Measure,
+        baselines: dict[str, str],
+        sums: dict[int, dict[str, BlockSums]],
+        labels: dict[int, int],
+        failed: dict[str, str],
+    ) -> "Results":
+        """Score what finished cells left.
+
+        Args:
+            plan: the matrix.
+            measure: the score by which models are compared.
+            baselines: names of the baselines by their predictor.
+            sums: errors by the number of the cell and the region.
+            labels: number of training labels by the number of the cell.
+            failed: reasons of the cells that failed, by their title.
+        """
+        by_draw: dict[tuple[str, str, int | str, str], dict[int, Cell]] = {}
+        counts: dict[tuple[str, int | str], list[int]] = {}
+        for cell in plan.cells:
+            if cell.number in sums:
+                group = by_draw.setdefault((cell.init, cell.tune, cell.limit, cell.trained_on), {})
+                group[cell.draw] = cell
+                counts.setdefault((cell.trained_on, cell.limit), []).append(labels[cell.number])
+        scores: dict[Setting, Score] = {}
+        differences: dict[Pair, Interval] = {}
+        for (init, tune, limit, source), cells in by_draw.items():
+            for region in (region.name for region in plan.regions):
+                ours = [sums[cell.number][region] for cell in cells.values()]
+                scores[Setting(init, tune, limit, source, region)] = score_of(ours, MODEL, measure)
+                for predictor, name in baselines.items():
+                    # Baselines see no backbone: those of the first init and tune stand for all.
+                    setting = Setting(name, "", limit, source, region)
+                    if setting not in scores:
+                        scores[setting] = score_of(ours, predictor, measure)
+                ridge = next(iter(baselines))
+                against = Pair(init, baselines[ridge], tune, limit, source, region)
+                differences[against] = difference_of(ours, ours, (MODEL, ridge), measure)
+                for second in (second for first, second in plan.pairs if first == init):
+                    others = by_draw.get((second, tune, limit, source), {})
+                    both = sorted(cells.keys() & others.keys())
+                    if both:
+                        one, other = (
+                            [sums[group[draw].number][region] for draw in both] for group in (cells, others)
+                        )
+                        pair = Pair(init, second, tune, limit, source, region)
+                        differences[pair] = difference_of(one, other, (MODEL, MODEL), measure)
+        mean_labels = {key: sum(found) / len(found) for key, found in counts.items()}
+        return cls(plan, measure, baselines, mean_labels, scores, differences, failed)
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """What is trained on and tested on: all entries of a matrix, row by row."""
+        return [(source, region.name) for source in self.plan.sources for region in self.plan.regions]
+
+    @property
+    def ridge(self) -> str:
+        """Name of the baseline that is hardest to beat."""
+        return next(iter(self.baselines.values()))
+
+    def counts(self, first: str, second: str, **same: Any) -> Counter[str]:
+        """Count verdicts over the comparisons of two names; `same` are values that pairs must have."""
+        return Counter(
+            difference.verdict
+            for pair, difference in self.differences.items()
+            if (pair.first, pair.second) == (first, second)
+            and all(getattr(pair, name) == value for name, value in same.items())
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Say in plain English what came out."""
+        said = [_counted(*pair, self.counts(*pair)) for pair in self.plan.pairs]
+        for init in self.plan.inits:
+            found = self.counts(init.name, self.ridge)
+            name = f"the {self.ridge}"
+            line = _counted(init.name, name, found)
+            if found[WORSE] > found[BETTER]:
+                line += f": {name} wins"
+            said.append(line)
+        if not any(interval.low is not None for interval in self.differences.values()):
+            said.append("no difference has an interval, since no region has two bands of test tiles")
+        return ". ".join(line[0].upper() + line[1:] for line in said) + "."
+
+    def table(self) -> str:
+        """Return lines to print: the verdict, then mean errors within regions and across them."""
+        measure = self.measure
+        title = f"{measure.title}{f' ({measure.unit})' if measure.unit else ''}"
+        lines = [self.verdict, f"{title:28}{'labels':>8}{'own region':>12}{'others':>10}"]
+        for name, tune, limit in dict.fromkeys((s.name, s.tune, s.limit) for s in self.scores):
+            own, others = [], []
+            for setting, score in self.scores.items():
+                if (setting.name, setting.tune, setting.limit) == (name, tune, limit):
+                    if setting.trained_on == setting.tested_on:
+                        own.append(score.error.value)
+                    elif setting.trained_on != ALL:
+                        others.append(score.error.value)
+            shown = [measure.shown(sum(found) / len(found)) if found else "-" for found in (own, others)]
+            what = f"{name}, {tuned(tune)}" if tune else name
+            lines.append(f"{what[:27]:28}{limit:>8}{shown[0]:>12}{shown[1]:>10}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        plan, measure = self.plan, self.measure
+        models, baselines = [], []
+        for setting in dict.fromkeys((s.name, s.tune, s.limit) for s in self.scores):
+            name, tune, limit = setting
+            rows = [
+                {"trained_on": s.trained_on, "tested_on": s.tested_on, **score.to_json(measure)}
+                for s, score in self.scores.items()
+                if (s.name, s.tune, s.limit) == setting
+            ]
+            if tune:
+                models.append({"init": name, "tune": tune, "limit": limit, "matrix": rows})
+            else:
+                baselines.append({"baseline": name, "limit": limit, "matrix": rows})
+        return {
+            "verdict": self.verdict,
+            "measure": {"name": measure.name, "title": measure.title, "unit": measure.unit},
+            "intervals": "95 %, over bands of ground and draws",
+            "trained_on": plan.sources,
+            "tested_on": [region.name for region in plan.regions],
+            "labels": [
+                {"trained_on": source, "limit": limit, "mean": count}
+                for (source, limit), count in self.labels.items()
+            ],
+            "models": models,
+            "baselines": baselines,
+            "differences": [self._differences(*pair) for pair in self._compared()],
+            "failed": [{"cell": cell, "why": why} for cell, why in self.failed.items()],
+        }
+
+    def _compared(self) -> list[tuple[str, str]]:
+        return [*self.plan.pairs, *((init.name, self.ridge) for init in self.plan.inits)]
+
+    def _differences(self, first: str, second: str) -> dict[str, Any]:
+        rows = [
+            {
+                **{name: getattr(pair, name) for name in ("tune", "limit", "trained_on", "tested_on")},
+                **difference.to_json(),
+                "verdict": difference.verdict,
+            }
+            for pair, difference in self.differences.items()
+            if (pair.first, pair.second) == (first, second)
+        ]
+        counts = self.counts(first, second)
+        return {
+            "first": first,
+            "second": second,
+            "counts": {verdict: counts[verdict] for verdict in VERDICTS},
+            "cells": rows,
+        }
+
+
+def _counted(first: str, second: str, counts: Counter[str]) -> str:
+    """Say how often the first is better than the second."""
+    total = sum(counts.values())
+    text = (
+        f"{first} is better than {second} in {counts[BETTER]} of {total} cells, worse in {counts[WORSE]}, "
+        f"not told apart in {counts[NOT_TOLD_APART]}"
+    )
+    return text + (f", without an interval in {counts[NO_INTERVAL]}" if counts[NO_INTERVAL] else "")

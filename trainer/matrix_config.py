@@ -1,0 +1,51 @@
+"""The options of `treeline matrix`. No torch here."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from shards.roles import MayChange, OnlyWith, OptionsFile, Place
+from trainer.config import TrainConfig
+from trainer.options import OF_TILES, Mode, Task
+
+RANDOM = "random"
+"""Place of an --init that starts from random weights."""
+
+
+@dataclass(frozen=True)
+class MatrixConfig:
+    """Train in each region and test in all: pre-trained against scratch, with intervals.
+
+    A cell is one training. Finished cells are kept; the same command resumes.
+    """
+
+    data: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="DATASET...")]
+    """Datasets, each a region with its folder's name; or one, with --region-column."""
+    out: Annotated[str, Place(), MayChange()]
+    """Folder or s3://... for cells, matrix.json, predictions.parquet and index.html."""
+    init: Annotated[
+        tuple[str, ...],
+        Place(after_name=True, reserved=(RANDOM,)),
+        tyro.conf.arg(metavar="NAME=RUN|random..."),
+    ] = ("scratch=random",)
+    """Weights to start from: pre-training runs by name, or NAME=random for the first run's shape (without a
+    run: "tiny") with random weights, with which the others are compared."""
+    region_column: str = ""
+    """Column of the index with each tile's region, where --data is one dataset."""
+    task: Task = "tile-value"
+    """What is learnt: heights of pixels; or, for each tile, a number or a class of --label."""
+    label: Annotated[str, OnlyWith(task=OF_TILES)] = ""
+    """Column of the index that is learnt, such as tree_percent."""
+    tune: tuple[Mode, ...] = ("frozen", "all")
+    """Parts of the backbone that learn; one matrix for each."""
+    limit: tuple[int | str, ...] = ("1%", "10%", "100%")
+    """Labelled training tiles of each region: shares, as 1%, or numbers; one matrix for each."""
+    draws: int = 5
+    """Trainings of each cell, which differ in the choice of labels and in the seed."""
+    train_config: Annotated[str, OptionsFile(TrainConfig), MayChange()] = ""
+    """YAML or JSON file with the other options of treeline train; default: its defaults."""
+    workers: Annotated[int, MayChange()] = 0
+    """Cells at a time, as tasks on Ray; 0: one by one here."""
+    keep_checkpoints: Annotated[bool, MayChange()] = False
+    """Whether to keep the training run of each cell."""
