@@ -11,7 +11,7 @@ WORKER_CPUS = 0.5
 class Workers(NamedTuple):
     """Workers that fit."""
 
-    count: int
+    number: int
     gpus: float
     """GPUs, or share of one, of each; 0 on a cluster without GPUs."""
 
@@ -32,5 +32,5 @@ def workers_that_fit(workers: int, gpus_per_worker: float) -> Workers:
             f"cluster has {gpus:g}; give --gpus-per-worker {gpus / workers:.2g} or fewer workers"
         )
     # Workers without room would wait forever.
-    count = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
-    return Workers(count, gpus_per_worker if gpus else 0.0)
+    number = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
+    return Workers(number, gpus_per_worker if gpus else 0.0)

@@ -178,7 +178,7 @@ def _identity_in(data: bytes) -> str | None:
         metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
     except (pa.ArrowException, OSError):
         return None
-    return metadata.get(_IDENTITY, b"").decode()
+    return str(metadata.get(_IDENTITY, b"").decode())
 
 
 def _refuse_strangers(url: str, names: Sequence[str]) -> None:
