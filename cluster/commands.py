@@ -228,8 +228,8 @@ def embed(config: "EmbedConfig") -> None:
     from cluster.jobs.connection import connected
     from inference.embed.run import embed
 
-    with connected(config.workers):
-        if config.workers:
+    with connected(max(config.workers, 0)):  # embed refuses a number below 0
+        if config.workers > 0:
             from inference.embed.on_ray import OnRay
 
             print(embed(config, OnRay(config)))
