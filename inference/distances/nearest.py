@@ -63,17 +63,32 @@ class Compared:
         return {"kind": self.kind, "points": points, "rank_correlation": found, "tiles": tiles}
 
 
-def compare(errors: Errors, regions: Regions, measured: Measured, config: DistancesConfig) -> list[Compared]:
-    """Set errors beside distances, for each kind of training.
+def check_errors(errors: Errors, regions: Regions) -> None:
+    """Refuse errors that say nothing about these regions.
 
     Raises:
-        InputError: no training on one of these regions was tested on another, or on none of their tiles.
+        InputError: no training on one of them was tested on another, or on none of their tiles.
     """
+    found = [errors.rmse_RR(kind, regions.names) for kind in errors.kinds]
+    if not any(_apart(rmse_RR).any() for rmse_RR in found):
+        raise InputError(
+            f"--errors {errors.url}: no training on one of {', '.join(regions.names)} was tested on another "
+            "of them"
+        )
+    if not set(errors.table["key"].to_pylist()) & set(regions.column("key").to_pylist()):
+        raise InputError(
+            f"--errors {errors.url}: none of its keys is in {regions.embeddings.url}; give predictions and "
+            "embeddings of the same tiles"
+        )
+
+
+def compare(errors: Errors, regions: Regions, measured: Measured, config: DistancesConfig) -> list[Compared]:
+    """Set errors beside distances, for each kind of training that has some."""
     compared = []
     row_of = {key: row for row, key in enumerate(regions.column("key").to_pylist())}
     for kind in errors.kinds:
         rmse_RR = errors.rmse_RR(kind, regions.names)
-        apart_RR = np.isfinite(rmse_RR) & ~np.eye(len(rmse_RR), dtype=bool)
+        apart_RR = _apart(rmse_RR)
         if not apart_RR.any():
             continue
         correlations = {
@@ -84,17 +99,12 @@ def compare(errors: Errors, regions: Regions, measured: Measured, config: Distan
         tiles = [_of_tiles(errors, kind, (int(a), int(b)), regions, row_of, config) for a, b in pairs]
         known = tuple(one for one in tiles if one is not None)
         compared.append(Compared(kind, rmse_RR, correlations, known))
-    if not compared:
-        raise InputError(
-            f"--errors {errors.url}: no training on one of {', '.join(regions.names)} was tested on another "
-            "of them"
-        )
-    if not any(one.tiles for one in compared):
-        raise InputError(
-            f"--errors {errors.url}: none of its keys is in {regions.embeddings.url}; give predictions and "
-            "embeddings of the same tiles"
-        )
     return compared
+
+
+def _apart(rmse_RR: FloatArray) -> NDArray[np.bool_]:
+    """Tell which pairs are of different regions, and have an error."""
+    return np.isfinite(rmse_RR) & ~np.eye(len(rmse_RR), dtype=bool)
 
 
 def _of_tiles(

@@ -18,7 +18,7 @@ from inference.config import DistancesConfig
 from inference.distances.errors import Errors, read_errors
 from inference.distances.layout import NEEDS, can_tsne, laid_out
 from inference.distances.measured import AS_THEY_ARE, VIEWS, measure
-from inference.distances.nearest import compare
+from inference.distances.nearest import check_errors, compare
 from inference.distances.page import Found, page_of
 from inference.distances.regions import LEAST_TILES, Regions, regions_of
 from inference.distances.sliced import AT_ONCE
@@ -47,6 +47,9 @@ def distances(config: DistancesConfig) -> str:
     every = [read_embeddings(url) for url in config.embeddings]
     _refuse_mixture(every)
     regions = [regions_of(embeddings, config) for embeddings in every]
+    if errors is not None:
+        for of in regions:
+            check_errors(errors, of)
     if config.label:
         for embeddings in every:
             _check_label(config.label, embeddings)
