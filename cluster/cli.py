@@ -116,6 +116,14 @@ COMMANDS = {
     "predict": Command(
         "inference.config:PredictConfig", "cluster.commands:predict", "make canopy height maps of scenes"
     ),
+    "embed": Command(
+        "inference.config:EmbedConfig", "cluster.commands:embed", "describe tiles by vectors of an encoder"
+    ),
+    "distances": Command(
+        "inference.config:DistancesConfig",
+        "cluster.commands:distances",
+        "measure how far regions lie apart in embeddings",
+    ),
     "mosaic": Command(
         "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
     ),

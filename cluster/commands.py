@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
-    from inference.config import MosaicConfig, PredictConfig
+    from inference.config import DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
     from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
@@ -261,6 +261,29 @@ def predict(config: "PredictConfig") -> int:
             summary = predict(config, InProcess())
     print("\n".join([*summary.maps.values(), str(summary)]))
     return 1 if summary.failed else 0
+
+
+def embed(config: "EmbedConfig") -> None:
+    """Describe tiles by vectors of an encoder."""
+    from cluster.jobs.connection import connected
+    from inference.embed.run import embed
+
+    with connected(max(config.workers, 0)):  # embed refuses a number below 0
+        if config.workers > 0:
+            from inference.embed.on_ray import OnRay
+
+            print(embed(config, OnRay(config)))
+        else:
+            from inference.embed.in_process import InProcess
+
+            print(embed(config, InProcess()))
+
+
+def distances(config: "DistancesConfig") -> None:
+    """Measure how far regions lie apart in embeddings."""
+    from inference.distances.run import distances
+
+    print(distances(config))
 
 
 def mosaic(config: "MosaicConfig") -> None:

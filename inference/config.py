@@ -1,11 +1,11 @@
-"""Options of `treeline predict`, `mosaic` and `evaluate --maps`, each with its unit and default."""
+"""Options of `predict`, `mosaic`, `evaluate --maps`, `embed` and `distances`, each with unit and default."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
-from shards.roles import OnlyWith, Place, Some
+from shards.roles import MayChange, Nothing, OnlyWith, Place, Some
 
 Weighting = Literal["triangle", "cosine", "flat"]
 
@@ -87,3 +87,77 @@ class MapScoreConfig:
     """Height rasters in metres (with `ground`: surface elevations), in any CRS and pixel size."""
     ground: tuple[str, ...] = ()
     """Ground elevations in metres; height = `heights` minus these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Describe tiles by vectors: the tokens of a checkpoint's encoder, in Parquet files.
+
+    Tiles are the chips of DATASET, or with --scenes windows of whole scenes.
+    """
+
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")] = ""
+    """Dataset: a folder or s3://... Or give --scenes."""
+    scenes: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="SCENE...")] = ()
+    """Scene images instead of a dataset: paths, folders, globs, s3://... or lists: .txt, .csv, STAC .json."""
+    checkpoint: Annotated[str, Place()]
+    """Folder of a run or a checkpoint of treeline pretrain or train; of a run the best checkpoint is used."""
+    weights: Literal["teacher", "student"] | None = None
+    """Weights of a pre-training to use; default: the teacher's where there is one."""
+    tokens: Literal["class", "mean", "patches"] = "class"
+    """Vector of a tile: its class token, the mean token of its valid patches, or a token for each patch."""
+    out: Annotated[str, Place()]
+    """Folder or s3://... for the embeddings. The same command resumes a stopped run."""
+
+    split: Annotated[Literal["train", "val", "test", "buffer", "all"], OnlyWith(scenes=Nothing())] = "all"
+    """Split whose tiles are embedded."""
+    where: Annotated[str, OnlyWith(scenes=Nothing())] = ""
+    """Tiles to embed, as an expression over the index: "region == 'europe'"; default: all of the split."""
+    limit: Annotated[int | None, OnlyWith(scenes=Nothing())] = None
+    """Number of tiles to embed; default: all."""
+
+    tile_size: Annotated[int, OnlyWith(scenes=Some())] = 0
+    """Side of a window of --scenes, in pixels; 0: as the tiles of training. Windows lie side by side."""
+    bands: Annotated[tuple[str, ...], OnlyWith(scenes=Some())] = ()
+    """Names of the scenes' bands, in order; default: the bands' descriptions, or the bands of training."""
+    asset: Annotated[str, OnlyWith(scenes=Some())] = ""
+    """Key of the asset that is the image in STAC items; default: the GeoTIFF with the role "data"."""
+
+    batch_size: int = 32
+    """Tiles per batch; another size changes numbers by 1e-5 of a vector's length, before they are rounded."""
+    tiles_per_part: int = 0
+    """Tiles per Parquet file, the unit of resuming; 0: 1,024, or as many as have 65,536 patches."""
+    bf16: bool = False
+    """Whether to compute in bfloat16 where that is safe."""
+    workers: Annotated[int, MayChange()] = 0
+    """Number of Ray workers; 0 embeds in this process, without Ray."""
+    gpus_per_worker: Annotated[float, MayChange(), OnlyWith(workers=Some())] = 1.0
+    """GPUs, or share (0..1) of one, per Ray worker; no effect on a cluster without GPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistancesConfig:
+    """Measure how far regions lie apart in the embeddings of a checkpoint, beside halves of one region."""
+
+    embeddings: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="E...")]
+    """Folders of treeline embed, e.g. of a checkpoint before and after fine-tuning: each has its own row."""
+    out: Annotated[str, Place()]
+    """Folder or s3://... for distances.json and index.html."""
+    region_column: str = "region"
+    """Column with each tile's region; tiles without one are left out."""
+    tiles: int = 2000
+    """Most tiles of a region that distances and pictures are made from, drawn by --seed."""
+    projections: int = 10_000
+    """Random directions on which a sliced distance projects the tiles, for each of its seeds."""
+    draws: int = 10
+    """Number of seeds of the projections, whose mean and spread are reported."""
+    seed: int = 0
+    """Seed of the choice of tiles, of halves, directions and pictures."""
+    errors: Annotated[str, Place()] = ""
+    """predictions.parquet of treeline matrix, to compare distances with errors; default: none."""
+    neighbours: Annotated[int, OnlyWith(errors=Some())] = 5
+    """Number of nearest source tiles whose mean distance a tile's error is compared with."""
+    label: str = ""
+    """Column by which a picture is coloured, such as tree_percent; default: none."""
+    tsne: bool = True
+    """Whether pictures are t-SNE (needs treeline[embeddings]); else the first two principal components."""

@@ -4,9 +4,7 @@ However a scene is cut, and whichever process computes, each pixel comes from th
 order, in batches of the same shape. So a map has the same bytes.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +18,7 @@ from inference.tiling.blend import Axis, Blend
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import DatasetError
+from trainer.devices.repeatable import side_by_side
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import turned, turned_back
 
@@ -130,27 +129,6 @@ def _predicted(
         yield from side_by_side(predict, starts)
     else:
         yield from map(predict, starts)
-
-
-def side_by_side(predict: Callable[[int], Windows], starts: Sequence[int]) -> Iterator[Windows]:
-    """Predict on a CPU, each batch on one thread and as many batches at a time as there are threads.
-
-    A batch that threads share has other bits for another number of threads (up to 1e-5 m). The caller has
-    one thread between batches, too: otherwise its idle threads would spin beside those that predict.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            coming: deque[Future[Windows]] = deque()
-            for start in starts:
-                coming.append(pool.submit(predict, start))
-                if len(coming) > threads:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

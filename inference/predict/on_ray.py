@@ -1,4 +1,4 @@
-"""Blocks predicted on Ray workers with Ray Data; the only module of inference that imports Ray.
+"""Blocks predicted on Ray workers with Ray Data.
 
 read on any CPU -> predict on actors that each hold a regressor -> write to the ledger on any CPU. Blocks
 stream through: Ray Data holds readers back while the actors are busy. Other tasks assemble the maps.
@@ -18,11 +18,10 @@ from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
 from inference.predict.ledger import Ledger
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
+from inference.workers_on_ray import WORKER_CPUS, workers_that_fit
 from shards.errors import InputError
 from shards.storage.objects import whole_url
 
-WORKER_CPUS = 0.5
-"""Two workers fit on one core; otherwise a worker restarted after losing its machine would wait forever."""
 READ_AT_ONCE = 2
 """Number of reading tasks, and of writing tasks, per worker. They ask for no core, so none waits for one."""
 TASKS_AT_ONCE = 10_000
@@ -40,19 +39,7 @@ class OnRay:
         Raises:
             InputError: the cluster has GPUs, but not enough for all workers.
         """
-        import ray
-
-        workers, gpus_per_worker = config.workers, config.gpus_per_worker
-        resources = ray.cluster_resources()
-        gpus, wanted = resources.get("GPU", 0), workers * gpus_per_worker
-        if 0 < gpus < wanted:
-            raise InputError(
-                f"--workers {workers} --gpus-per-worker {gpus_per_worker:g}: needs {wanted:g} GPUs, and the "
-                f"cluster has {gpus:g}; give --gpus-per-worker {gpus / workers:.2g} or fewer workers"
-            )
-        self._gpus = gpus_per_worker if gpus else 0.0
-        # Workers without room would wait forever.
-        self._workers = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
+        self._workers, self._gpus = workers_that_fit(config.workers, config.gpus_per_worker)
         self.readers = READ_AT_ONCE * self._workers
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
 

@@ -143,6 +143,30 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer.score": {"shards.draw", "shards.format", "shards.read", "shards.storage"},
     "inference.config": {"shards.roles"},
+    "inference.distances": {
+        "shards.draw",
+        "shards.format",
+        "shards.roles",
+        "shards.storage",
+        "shards.version",
+        "trainer.score",
+        "inference.config",
+        "inference.embed",
+    },
+    "inference.embed": {
+        "shards.format",
+        "shards.raster",
+        "shards.read",
+        "shards.roles",
+        "shards.storage",
+        "shards.version",
+        "trainer.devices",
+        "trainer.model",
+        "inference.config",
+        "inference.scenes",
+        "inference.tiling",
+        "inference.workers_on_ray",
+    },
     "inference.maps": {"shards.draw", "shards.format", "shards.raster", "shards.storage", "inference.tiling"},
     "inference.mosaic": {
         "shards.raster",
@@ -159,11 +183,13 @@ ROOMS: dict[str, set[str]] = {
         "shards.roles",
         "shards.storage",
         "shards.version",
+        "trainer.devices",
         "trainer.model",
         "inference.config",
         "inference.maps",
         "inference.scenes",
         "inference.tiling",
+        "inference.workers_on_ray",
     },
     "inference.scenes": {"shards.format", "shards.raster", "shards.storage", "inference.tiling"},
     "inference.score": {
@@ -175,6 +201,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.maps",
     },
     "inference.tiling": {"inference.config"},
+    "inference.workers_on_ray": set(),
     "cluster.cli": {"cluster.options"},
     "cluster.commands": {
         "shards.commands",
@@ -194,6 +221,8 @@ ROOMS: dict[str, set[str]] = {
         "trainer.pretrain_config",
         "trainer.score",
         "inference.config",
+        "inference.distances",
+        "inference.embed",
         "inference.mosaic",
         "inference.predict",
         "inference.score",
@@ -232,7 +261,10 @@ ROOMS: dict[str, set[str]] = {
 STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
 LIBRARY_ROOMS = {"ray": {"cluster.jobs"}} | {name: {"shards.storage"} for name in STORAGE_LIBRARIES}
 """Library: the rooms that import it. Ray is also imported in files named on_ray.py or ..._on_ray.py."""
-WITHOUT_TORCH = {"shards", "ingest", "trainer.score", "trainer.config", "trainer.options"}
+WITHOUT_TORCH = {
+    *("shards", "ingest", "trainer.score", "trainer.config", "trainer.options"),
+    "inference.distances",
+}
 """Packages and rooms that neither import torch nor anything of ours that does."""
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}
 MAX_LINES = 400

@@ -3,9 +3,11 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +23,10 @@ the faster of the two settings that torch accepts."""
 def prepare_repeatable() -> None:
     """Set what `repeatable` needs; call it before the first use of a GPU, when cuBLAS reads it."""
     os.environ.setdefault(_CUBLAS, _WORKSPACE)
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -72,3 +78,24 @@ def check_compiler(device: torch.device) -> None:
             f"--compile: no {kind} compiler here ({' or '.join(dict.fromkeys(names))}); install one, or "
             "leave --compile out"
         )
+
+
+def side_by_side(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Compute on a CPU, each item on one thread and as many items at a time as there are threads.
+
+    A batch that threads share has other bits for another number of threads (up to 1e-5 m of a height). The
+    caller has one thread between items, too: otherwise its idle threads would spin beside those that compute.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            coming: deque[Future[Result]] = deque()
+            for item in items:
+                coming.append(pool.submit(compute, item))
+                if len(coming) > threads:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+    finally:
+        torch.set_num_threads(threads)

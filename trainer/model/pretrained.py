@@ -173,7 +173,7 @@ def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str
     names = config["backbones"]
     chosen = weights or names[0]
     if chosen not in (*names, RANDOM):
-        raise InputError(f"--backbone-weights {chosen}: {url} has only {', '.join(names)}")
+        raise InputError(f"weights {chosen}: {url} has only {', '.join(names)}; choose one of them")
     return url, config, chosen
 
 

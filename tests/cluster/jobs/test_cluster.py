@@ -204,6 +204,8 @@ PLACES_OF = {
     "import": "weights/best.pth --data data --out out",
     "evaluate": "--split val --checkpoint val --data data --out val --cache cache --limit 3",
     "predict": "scenes/*.tif list.txt s3://bucket/a.tif --checkpoint run --out maps --overlap 0.25",
+    "embed": "data --scenes scenes/*.tif list.txt --checkpoint run --tokens mean --out vectors --workers 2",
+    "distances": "data tiles --region-column data --errors val --label data --out out",
     "mosaic": "maps/a.tif maps --out mosaic.tif --bounds 0 0 1 1.5",
 }
 """Each command with relative places, in all ways in which options can be written."""

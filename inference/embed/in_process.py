@@ -1,0 +1,17 @@
+"""Parts embedded in this process, without Ray."""
+
+from collections.abc import Iterator, Sequence
+
+from inference.embed.embedder import Embedder, EmbedJob
+from inference.embed.embeddings import Part
+
+
+class InProcess:
+    """Engine that embeds in this process; see `inference.embed.engine.Engine`."""
+
+    def parts(self, numbers: Sequence[int], job: EmbedJob) -> Iterator[tuple[int, Part]]:
+        """Embed part after part."""
+        embedder = Embedder(job) if numbers else None
+        for number in numbers:
+            assert embedder is not None
+            yield number, embedder(number)

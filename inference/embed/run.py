@@ -1,0 +1,178 @@
+"""`treeline embed`: vectors of tiles, as Parquet files beside what is known of the tiles.
+
+the encoder                      trainer.model.load_encoder.load_encoder
+-> tiles of a dataset or scenes  inference.embed.tiles.open_tiles
+-> what is at --out              inference.embed.embeddings
+-> missing parts, here or on Ray inference.embed.engine.Engine
+-> embeddings.json, last
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from inference.config import EmbedConfig
+from inference.embed.embedder import EmbedJob
+from inference.embed.embeddings import (
+    EMBEDDINGS,
+    FORMAT,
+    PLAN,
+    VERSION,
+    Part,
+    part_files,
+    part_name,
+    whole_part,
+)
+from inference.embed.engine import Engine
+from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count, tiles_per_part
+from shards.errors import InputError
+from shards.format.manifest import json_bytes, read_json, refuse_existing
+from shards.progress import progress
+from shards.roles import differing, flag_of
+from shards.storage.objects import check_writable, exists, join, publish, remove_file, remove_unfinished
+from shards.version import made_by_code
+from trainer.model.checkpoint import checkpoint_url
+from trainer.model.load_encoder import LoadedEncoder, load_encoder
+
+
+def embed(config: EmbedConfig, engine: Engine) -> str:
+    """Embed every tile that is not embedded yet. Two runs must not write to one folder at a time.
+
+    Returns:
+        A line that says what is there.
+
+    Raises:
+        InputError: the checkpoint, the tiles, an option or --out cannot be used.
+    """
+    _check(config)
+    config = replace(config, checkpoint=checkpoint_url(config.checkpoint))
+    loaded = load_encoder(config.checkpoint, config.weights)
+    tiles = open_tiles(config, loaded.encoder.schema)
+    patch_size = loaded.encoder.patch_size
+    if tiles.size % patch_size:
+        raise InputError(
+            f"{config.data or '--tile-size'}: tiles of {tiles.size} pixels are no multiple of the backbone's "
+            f"patches of {patch_size} pixels"
+        )
+    per_part = tiles_per_part(config, (tiles.size // patch_size) ** 2)
+    made_with = _made_with(config, loaded, tiles, per_part)
+    refuse_existing(config.out)
+    check_writable(config.out)
+    if _is_finished(config.out, made_with):
+        return _said(config.out, read_json(join(config.out, EMBEDDINGS)), there=True)
+    remove_unfinished(config.out, below=False)
+    parts = _kept(config.out, made_with, tiles, per_part)
+    publish(join(config.out, PLAN), json_bytes({**made_with, **made_by_code()}))
+    job = EmbedJob(config, made_with, per_part)
+    _embed_missing(parts, job, tiles, engine)
+    about = _about(config, loaded, tiles, made_with, [parts[number] for number in sorted(parts)])
+    publish(join(config.out, EMBEDDINGS), json_bytes(about))
+    remove_file(join(config.out, PLAN))
+    return _said(config.out, about, there=False)
+
+
+def _check(config: EmbedConfig) -> None:
+    if bool(config.data) == bool(config.scenes):
+        raise InputError("give DATASET to embed its tiles, or --scenes to embed windows of scenes, not both")
+    for name, least in (("batch_size", 1), ("tiles_per_part", 0), ("workers", 0), ("gpus_per_worker", 0)):
+        if getattr(config, name) < least:
+            raise InputError(f"{flag_of(name)} {getattr(config, name)}: give {least} or more")
+    if config.limit is not None and config.limit < 1:
+        raise InputError(f"--limit {config.limit}: give 1 or more")
+
+
+def _made_with(config: EmbedConfig, loaded: LoadedEncoder, tiles: Tiles, per_part: int) -> dict[str, Any]:
+    """Name everything that the vectors depend on, and how they are cut into parts."""
+    return {
+        "checkpoint": loaded.fingerprint,
+        "weights": loaded.name,
+        "tokens": config.tokens,
+        "bands": " ".join(loaded.encoder.bands),
+        **tiles.identity,
+        "batch_size": config.batch_size,
+        "bf16": config.bf16,
+        "per_part": per_part,
+    }
+
+
+def _is_finished(out: str, made_with: dict[str, Any]) -> bool:
+    """Tell whether the embeddings are there already.
+
+    Raises:
+        InputError: the folder has embeddings, finished or not, that are made with something else.
+    """
+    finished, begun = (exists(join(out, name)) for name in (EMBEDDINGS, PLAN))
+    if not finished and not begun:
+        if names := part_files(out):
+            raise InputError(
+                f"{out}: holds {names[0]}, but no {PLAN} says what it is made with; choose another --out"
+            )
+        return False
+    there = read_json(join(out, EMBEDDINGS))["made_with"] if finished else read_json(join(out, PLAN))
+    if differ := differing(EmbedConfig, there, made_with):
+        what = ", ".join(f"{name} ({there.get(name)} there, {made_with.get(name)} now)" for name in differ)
+        raise InputError(
+            f"{out}: holds {'' if finished else 'unfinished '}embeddings made with another {what}; choose "
+            "another --out"
+        )
+    return finished
+
+
+def _kept(out: str, made_with: dict[str, Any], tiles: Tiles, per_part: int) -> dict[int, Part]:
+    """Return the parts, by number, that an earlier process finished."""
+    parts, there = {}, set(part_files(out))
+    for number in range(part_count(per_part, tiles.count)):
+        if part_name(number) in there:
+            start, stop = numbers_of_part(number, per_part, tiles.count)
+            if part := whole_part(out, number, stop - start, made_with):
+                parts[number] = part
+    return parts
+
+
+def _embed_missing(parts: dict[int, Part], job: EmbedJob, tiles: Tiles, engine: Engine) -> None:
+    """Add the missing parts."""
+
+    def tiles_in(number: int) -> int:
+        start, stop = numbers_of_part(number, job.per_part, tiles.count)
+        return stop - start
+
+    before = sum(map(tiles_in, parts))
+    missing = [number for number in range(part_count(job.per_part, tiles.count)) if number not in parts]
+    try:
+        with progress("embed", tiles.count, "tiles", before) as advance:
+            for number, part in engine.parts(missing, job):
+                parts[number] = part
+                advance(tiles_in(number))
+    except BaseException as error:
+        error.add_note("finished parts are kept; the same command resumes from there")
+        raise
+
+
+def _about(
+    config: EmbedConfig, loaded: LoadedEncoder, tiles: Tiles, made_with: dict[str, Any], parts: list[Part]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "checkpoint": config.checkpoint,
+        "checkpoint_fingerprint": loaded.fingerprint,
+        "weights": loaded.name,
+        "data": config.data or list(config.scenes),
+        "tokens": config.tokens,
+        "bands": list(loaded.encoder.bands),
+        "width": loaded.encoder.width,
+        "tiles": tiles.count,
+        "without_pixels": sum(part.left_out for part in parts),
+        "rows": sum(part.rows for part in parts),
+        **made_by_code(),
+        "made_with": made_with,
+        "parts": [part.to_json() for part in parts],
+    }
+
+
+def _said(out: str, about: dict[str, Any], there: bool) -> str:
+    """Say in a line what is at --out."""
+    kind = {"class": "class tokens", "mean": "mean tokens", "patches": "patch tokens"}[about["tokens"]]
+    line = f"{out}: {about['rows']:,} {kind} of {about['width']:,} numbers, of {about['tiles']:,} tiles"
+    if about["without_pixels"]:
+        line += f"; {about['without_pixels']:,} tiles without a valid patch are left out"
+    return line + " (was there before)" * there
