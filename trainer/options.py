@@ -302,13 +302,16 @@ class ChipOptions:
     """Column of the index: --limit holds for the chips of each of its values, such as each region."""
     label_seed: Annotated[int, Before(0), OnlyWith(limit=Some())] = 0
     """Seed of the choice that --limit makes."""
+    epoch_steps: Annotated[int, Before(0)] = 0
+    """Steps that an epoch has at least: chips that are too few for them are met several times in it."""
     balance_heights: Annotated[tuple[float, ...], OF_HEIGHTS] = ()
     """Edges (m) of bins of the chips' maximum height that are met equally often; default: as stored."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
         self.limit_of(0)
-        refuse_out_of_range(self, {"label_seed": (self.label_seed >= 0, "0 or more")})
+        checks = {name: (getattr(self, name) >= 0, "0 or more") for name in ("label_seed", "epoch_steps")}
+        refuse_out_of_range(self, checks)
 
     def limit_of(self, count: int) -> int | None:
         """Return how many of `count` chips --limit allows: of a share the nearest number, at least one.

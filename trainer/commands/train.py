@@ -4,6 +4,7 @@ import sys
 from collections.abc import Set
 from contextlib import ExitStack
 
+import numpy as np
 import torch
 import yaml
 
@@ -16,7 +17,7 @@ from shards.storage.objects import check_writable, exists, join, read_bytes
 from trainer.commands.begun import check_resumes
 from trainer.commands.train_tiles import check_tiles, new_tile_fit
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
-from trainer.data.choice import training_chips
+from trainer.data.choice import met_in_an_epoch, training_chips
 from trainer.data.token_filling import open_tokens
 from trainer.data.token_store import TokenPlan, check_token_options, plan_tokens
 from trainer.devices.ranks import Meeting, Ranks, device_here
@@ -157,7 +158,7 @@ def _chosen(options: ChipOptions, learning: Learning) -> str:
     train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
     val = f"where {options.validated_where}" if options.validated_where else "all there are"
     return (
-        f"trains on {learning.train_chips.size:,} chips ({train or 'all there are'}), validates on "
+        f"trains on {np.unique(learning.train_chips).size:,} chips ({train or 'all there are'}), validates on "
         f"{learning.val_chips.size:,} ({val})"
     )
 
@@ -192,6 +193,7 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
     if config.tokens.token_store:
         tokens = open_tokens(planned_tokens(config, dataset, regressor), regressor, dataset, ranks)
     train_chips, val_chips = variant.choose_chips(dataset)
+    train_chips = met_in_an_epoch(train_chips, config.chips, config.global_batch)
     edges = config.chips.balance_heights
     weights = dataset.height_weights(train_chips, edges) if edges else None
     return fit_of(

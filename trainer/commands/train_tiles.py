@@ -6,7 +6,7 @@ import torch
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
 from trainer.config import TrainConfig
-from trainer.data.choice import limited
+from trainer.data.choice import limited, met_in_an_epoch
 from trainer.data.labels import TileLabels, tile_labels
 from trainer.devices.ranks import Ranks
 from trainer.fit.labels import LabelObjective
@@ -80,6 +80,7 @@ def new_tile_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     torch.manual_seed(config.fit.seed)
     head = TileHead(labels.name, config.target.head, classes, *spread)
     model = new_tile_model(dataset, config.model, head).to(device)
-    learning = Learning(dataset, train, val, ranks)
+    met = met_in_an_epoch(train, config.chips, config.global_batch)
+    learning = Learning(dataset, met, val, ranks)
     objective = LabelObjective(model, learning, labels, config.augment, config.objective.baseline_chips)
     return Fit(model, learning, objective, config.optimiser, config.fit, config.global_batch)

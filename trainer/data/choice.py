@@ -37,3 +37,11 @@ def limited(dataset: Dataset, chips: Chips, options: ChipOptions) -> Chips:
 def training_chips(dataset: Dataset, options: ChipOptions) -> Chips:
     """Return the chips of the training split that --where and --limit choose, ascending."""
     return limited(dataset, dataset.chips("train", where=options.where), options)
+
+
+def met_in_an_epoch(chips: Chips, options: ChipOptions, batch_size: int) -> Chips:
+    """Repeat chips, ascending, until an epoch of them has the steps that --epoch-steps asks for."""
+    steps = -(-chips.size // batch_size)
+    if steps >= options.epoch_steps:
+        return chips
+    return np.repeat(chips, -(-options.epoch_steps * batch_size // chips.size))

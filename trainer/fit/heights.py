@@ -102,7 +102,10 @@ class HeightObjective:
         if self.baselines is None:
             learning = self.learning
             self.baselines = baselines_of(
-                learning.dataset, learning.train_chips, self.options.baseline_chips, self.regressor.bands
+                learning.dataset,
+                np.unique(learning.train_chips),
+                self.options.baseline_chips,
+                self.regressor.bands,
             )
 
     def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:

@@ -97,7 +97,8 @@ class LabelObjective:
         """See Objective."""
         if self.baselines is None:
             learning = self.learning
-            chosen = learning.train_chips[subset(learning.train_chips.size, self.baseline_tiles)]
+            tiles = np.unique(learning.train_chips)
+            chosen = tiles[subset(tiles.size, self.baseline_tiles)]
             features_MF = tile_features(self.model, learning.dataset, chosen, learning.ranks.device)
             self.baselines = fit_tile_baselines(features_MF, self.labels.values_N[chosen], self.classes)
 

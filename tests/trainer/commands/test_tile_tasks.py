@@ -236,6 +236,19 @@ def test_a_share_of_the_labelled_tiles_is_nested_and_per_region(dataset: Dataset
     assert others[0].tolist() != others[1].tolist()
 
 
+def test_few_tiles_are_met_several_times_in_an_epoch(dataset: Dataset) -> None:
+    config = config_of(dataset, limit=5, epoch_steps=6)
+    fit = new_fit(config, Ranks())
+    met, times = np.unique(fit.learning.train_chips, return_counts=True)
+    assert met.tolist() == labelled_tiles(config, dataset, labels_of(config, dataset))[0].tolist()
+    assert times.tolist() == [5] * 5, "24 tiles are needed for six steps of four"
+    assert fit.steps_per_epoch >= 6
+    plain = new_fit(config_of(dataset, limit=5), Ranks())
+    for one in (fit, plain):
+        one.objective.prepare()
+    assert fit.objective.state() == plain.objective.state(), "baselines see each tile once"
+
+
 def test_a_pre_trained_backbone_brings_its_statistics(dataset: Dataset, run: str) -> None:
     loaded = load_encoder(run)
     assert loaded.name == "trained"

@@ -73,6 +73,7 @@ val_where: null
 limit: null
 per: ''
 label_seed: 0
+epoch_steps: 0
 balance_heights: []
 on_bad_shard: stop
 cache: ''
