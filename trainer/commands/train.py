@@ -158,8 +158,8 @@ def _chosen(options: ChipOptions, learning: Learning) -> str:
     train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
     val = f"where {options.validated_where}" if options.validated_where else "all there are"
     return (
-        f"trains on {np.unique(learning.train_chips).size:,} chips ({train or 'all there are'}), validates on "
-        f"{learning.val_chips.size:,} ({val})"
+        f"trains on {np.unique(learning.train_chips).size:,} chips ({train or 'all there are'}), validates "
+        f"on {learning.val_chips.size:,} ({val})"
     )
 
 

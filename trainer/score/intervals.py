@@ -4,6 +4,7 @@
     estimate = rmse_difference(squares_DB, other_DB, counts_B)  paired: the same draws and blocks
     estimate = mean_interval(wrong_DB, counts_B)            mean of any sum per tile: shares of wrong classes
     estimate = mean_difference(wrong_DB, other_DB, counts_B)
+    estimate = mean_of([estimate, other])                   scores measured apart, as in several regions
 
 Neighbouring tiles err alike, so blocks (bands of ground) are left out one at a time, never tiles: the
 jackknife (Tukey 1958). Draws, such as random choices of labels or seeds of training, are a second level,
@@ -12,7 +13,7 @@ tests/trainer/score/test_intervals.py measures how often such intervals contain 
 those do that resample tiles.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, lgamma, pi, sqrt, tan
 from typing import Any
@@ -37,6 +38,10 @@ class Estimate:
     """Lower end."""
     high: float
     """Upper end."""
+    variance: float
+    """Variance of the value."""
+    freedom: float
+    """Degrees of freedom of the variance."""
 
     @property
     def leaves_out_zero(self) -> bool:
@@ -113,10 +118,20 @@ def _estimate(score: Score, counts_B: NDArray[Any]) -> Estimate:
         kept_B = is_used_B.copy()
         kept_B[block] = False
         added_BD[place] = used.size * values_D - (used.size - 1) * score(kept_B)
-    value = float(values_D.mean())
-    variance, freedom = _variance(added_BD)
+    return _with_interval(float(values_D.mean()), *_variance(added_BD))
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """Estimate the mean of scores that were measured apart: in other regions, by other trainings."""
+    variances = [one.variance / len(estimates) ** 2 for one in estimates]
+    parts = sum(v**2 / one.freedom for v, one in zip(variances, estimates, strict=True))
+    value = sum(one.value for one in estimates) / len(estimates)
+    return _with_interval(value, sum(variances), sum(variances) ** 2 / parts if parts else 1.0)
+
+
+def _with_interval(value: float, variance: float, freedom: float) -> Estimate:
     reach = t_quantile(freedom) * sqrt(variance) if variance else 0.0
-    return Estimate(value, value - reach, value + reach)
+    return Estimate(value, value - reach, value + reach, variance, freedom)
 
 
 def _variance(added_BD: FloatArray) -> tuple[float, float]:

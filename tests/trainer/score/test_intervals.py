@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shards.errors import InputError
-from trainer.score.intervals import rmse_difference, rmse_interval, t_quantile
+from trainer.score.intervals import mean_of, rmse_difference, rmse_interval, t_quantile
 
 DRAWS, BLOCKS, TILES = 5, 12, 30
 SIMULATIONS, SOME = 1000, 60
@@ -48,6 +48,19 @@ def test_intervals_contain_the_truth_in_90_to_99_percent_of_simulations() -> Non
     assert 0.90 <= inside / SIMULATIONS <= 0.99
     assert 0.90 <= inside_difference / SIMULATIONS <= 0.99
     assert inside_by_tiles / SOME < 0.8
+
+
+def test_the_interval_of_a_mean_over_regions_contains_the_truth() -> None:
+    generator, counts_B, truth = np.random.default_rng(1), np.full(BLOCKS, TILES), true_rmse()
+    inside = 0
+    for _ in range(300):
+        regions = [squared_errors(generator, generator.normal(0, OF_BLOCK, BLOCKS))[0] for _ in range(3)]
+        each = [rmse_interval(squares_DB, counts_B) for squares_DB in regions]
+        mean = mean_of(each)
+        assert mean.value == pytest.approx(np.mean([one.value for one in each]))
+        assert mean.high - mean.low < max(one.high - one.low for one in each)
+        inside += mean.low <= truth <= mean.high
+    assert 0.90 <= inside / 300 <= 0.99
 
 
 def test_an_interval_without_spread_is_a_point() -> None:
