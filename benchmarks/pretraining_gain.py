@@ -33,8 +33,8 @@ REGIONS = ("conus", "europe", "china", "southamerica")
 UNSEEN = "southamerica"
 SEASONS = ("winter", "spring", "summer", "autumn")
 METHODS = {
-    "mae": "--recipe mae --decoder-width 96 --decoder-depth 1 --epochs 40".split(),
-    "dino": "--recipe dino-tiny --patch-size 16 --epochs 12".split(),
+    "mae": ["--recipe", "mae", "--decoder-width", "96", "--decoder-depth", "1", "--epochs", "40"],
+    "dino": ["--recipe", "dino-tiny", "--patch-size", "16", "--epochs", "12"],
 }
 """Options of pre-training; they were chosen in world 0, which is in no table."""
 TRAINING = {"batch_size": 16, "epochs": 3, "epoch_steps": 20, "learning_rate": 1e-3}
@@ -87,7 +87,7 @@ def matrix_of(folder: Path, tiles: Path, limit: str, options: argparse.Namespace
 
 
 Errors = dict[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]]
-"""Sums of squared errors by draw and block, and tiles by block, by init (or ridge), tune, source and region."""
+"""By init (or ridge), tune, source and region: sums of squared errors by draw and block, tiles by block."""
 
 
 def errors_of(matrix: Path) -> Errors:
