@@ -111,6 +111,11 @@ COMMANDS = {
     "predict": Command(
         "inference.config:PredictConfig", "cluster.commands:predict", "make canopy height maps of scenes"
     ),
+    "attention": Command(
+        "inference.config:AttentionConfig",
+        "cluster.commands:attention",
+        "draw and measure where a backbone's class token looks",
+    ),
     "mosaic": Command(
         "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
     ),

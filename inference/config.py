@@ -1,13 +1,14 @@
-"""Options of `treeline predict`, `mosaic` and `evaluate --maps`, each with its unit and default."""
+"""Options of `treeline predict`, `mosaic`, `attention` and `evaluate --maps`, with units and defaults."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
-from shards.roles import OnlyWith, Place, Some
+from shards.roles import Nothing, OnlyWith, Place, Some
 
 Weighting = Literal["triangle", "cosine", "flat"]
+ON_DATA = OnlyWith(data=Some())
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,60 @@ class MapScoreConfig:
     """Height rasters in metres (with `ground`: surface elevations), in any CRS and pixel size."""
     ground: tuple[str, ...] = ()
     """Ground elevations in metres; height = `heights` minus these."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Draw where the class token looks: rasters, pictures and numbers of a backbone's attention."""
+
+    checkpoint: Annotated[str, Place()]
+    """Folder of a run or checkpoint of `treeline pretrain` or `treeline train`."""
+    out: Annotated[str, Place()]
+    """Folder or s3://... for GeoTIFFs and pictures of each tile, attention.json and index.html."""
+    tiles: Annotated[
+        tuple[str, ...],
+        Place(),
+        OnlyWith(data=Nothing()),
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="TILE..."),
+    ] = ()
+    """Tiles or scenes: paths, folders, globs or s3://..., or lists of them: .txt, .csv, STAC .json."""
+    data: Annotated[str, Place()] = ""
+    """Dataset whose tiles are drawn, instead of rasters."""
+    split: Annotated[Literal["train", "val", "test", "buffer", "all"], ON_DATA] = "all"
+    """Split of the dataset."""
+    where: Annotated[str, ON_DATA] = ""
+    """Tiles to draw, as an expression over the index: "region == 'europe'"; default: all of the split."""
+    limit: Annotated[int, ON_DATA] = 12
+    """Most tiles of the dataset; 0: all."""
+    keys: Annotated[tuple[str, ...], ON_DATA] = ()
+    """Keys of the dataset's tiles to draw; default: all that --split, --where and --limit choose."""
+    overwrite: bool = False
+    """Whether to replace what an earlier call left at --out."""
+
+    weights: Literal["", "teacher", "student", "random"] = ""
+    """Weights of a pre-training run; default: the teacher's where there is one. "random": an untrained
+    backbone of the same shape."""
+    bands: Annotated[tuple[str, ...], OnlyWith(tiles=Some())] = ()
+    """Names of the rasters' bands, in order; default: the bands' descriptions, or the bands of training."""
+    tile_size: int = 0
+    """Side of one input of the backbone, in pixels, a multiple of its patches; larger tiles are cut. 0: as
+    in training."""
+    layer: int = 0
+    """Layer whose attention is drawn, from 1; 0: the last."""
+    seed: int = 0
+    """Seed of the untrained backbone, and of the halves of tiles."""
+    batch_size: int = 32
+    """Windows per batch; bounds the memory."""
+
+    beside: Annotated[tuple[str, ...], Place(after_name=True)] = ()
+    """Rasters to draw beside the tiles, each as NAME=PATTERN (ndvi='ndvi/*.tif'), in any CRS and size."""
+    classes: tuple[str, ...] = ()
+    """Names of --beside (or the dataset's label) whose numbers are classes that attention may find."""
+    class_names: Annotated[tuple[str, ...], OnlyWith(classes=Some())] = ()
+    """Names of the classes of rasters, each as NUMBER=NAME: 1=water."""
+    above: tuple[str, ...] = ()
+    """Names of --beside (or the label) whose larger numbers attention may find: NAME (above the median) or
+    NAME=NUMBER."""
+    layers: Literal["one", "all"] = "one"
+    """Layers whose heads are measured: that of --layer, or all."""
