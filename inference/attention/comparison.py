@@ -93,12 +93,15 @@ class _Candidate:
 
 
 def targets_of(
-    sample: Sample, classes: Sequence[str], names: dict[str, dict[int, str]], above: dict[str, float | None]
+    layers: dict[str, NDArray[np.float32]],
+    classes: Sequence[str],
+    names: dict[str, dict[int, str]],
+    above: dict[str, float | None],
 ) -> list[Target]:
     """List what is to be found: each class that a pixel has, and pixels above a number or the median.
 
     Args:
-        sample: measured windows.
+        layers: value_P of layers beside by name; NaN: no value.
         classes: layers whose numbers are classes.
         names: names of classes, by layer.
         above: layers of which pixels above a number are to be found; None: above the median of all pixels.
@@ -108,7 +111,7 @@ def targets_of(
     """
     found: list[Target] = []
     for layer in classes:
-        number_K = np.unique(_known(sample, layer, "--classes"))
+        number_K = np.unique(_known(layers, layer, "--classes"))
         if number_K.size > MOST_CLASSES:
             raise InputError(
                 f"--classes {layer}: has {number_K.size} different numbers, and at most {MOST_CLASSES} can "
@@ -118,14 +121,14 @@ def targets_of(
             name = names[layer].get(number, f"class {number}")
             found.append(Target(layer, name, number))
     for layer, least in above.items():
-        value_P = _known(sample, layer, "--above")
+        value_P = _known(layers, layer, "--above")
         limit = float(np.median(value_P)) if least is None else least
         found.append(Target(layer, f"above {limit:.4g}{' (median)' if least is None else ''}", above=limit))
     return found
 
 
-def _known(sample: Sample, layer: str, option: str) -> NDArray[np.float32]:
-    value_P = sample.layers[layer]
+def _known(layers: dict[str, NDArray[np.float32]], layer: str, option: str) -> NDArray[np.float32]:
+    value_P = layers[layer]
     value_P = value_P[~np.isnan(value_P)]
     if not value_P.size:
         raise InputError(f"{option} {layer}: has no value on any valid pixel of the tiles")

@@ -1,10 +1,16 @@
 """Numbers of patches as maps of tiles, and as GeoTIFFs on the tiles' grids."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
 
 from inference.attention.tiles import Tile
 from inference.tiling.windows import Block
@@ -57,7 +63,6 @@ class PatchMap:
             "width": tile.width,
             "height": tile.height,
             "crs": tile.crs,
-            "transform": tile.transform,
             "compress": "deflate",
             "tiled": True,
             "blockxsize": BLOCK,
@@ -65,7 +70,9 @@ class PatchMap:
             "interleave": "band",
             "bigtiff": "IF_SAFER",
         }
-        with staged(url) as path, rasterio.open(path, "w", **profile) as target:
+        if tile.transform != Affine.identity():  # a chip without a position has none
+            profile["transform"] = tile.transform
+        with staged(url) as path, _unwarned(), rasterio.open(path, "w", **profile) as target:
             target.descriptions = names
             target.update_tags(**tags)
             for first in range(0, self.values_KRC.shape[1], ROWS):
@@ -73,5 +80,13 @@ class PatchMap:
                 pixels_KHW = some_KRC.repeat(side, 1).repeat(side, 2)
                 top = first * side
                 pixels_KHW = pixels_KHW[:, : tile.height - top, : tile.width]
-                window = rasterio.windows.Window(0, top, tile.width, pixels_KHW.shape[1])
+                window = Window(0, top, tile.width, pixels_KHW.shape[1])
                 target.write(pixels_KHW, window=window)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Write rasters without a place in silence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield

@@ -6,15 +6,14 @@ png = pictures_in_rows([[Picture(rgb_HW3, "tile")], ...], row_names, legend)
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.draw.html import number as written
+from shards.draw.html import number
 from shards.draw.picture import (
     BLANK,
-    COLOUR_MAP,
     EDGE,
     INK,
     STRETCH,
@@ -24,9 +23,6 @@ from shards.draw.picture import (
     png,
     shortened,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_ACROSS = 7
 """Most pictures in a row."""
@@ -57,12 +53,20 @@ _SIDES = (1.0, 2.2)
 """Least and largest width of a picture."""
 _GAP, _NAME, _LINE, _BAR = 0.08, 0.26, 0.15, 0.36
 """Between pictures; for the name of a row; for a line of text; for a colour bar and its ticks."""
+_BOX = 0.16
+"""For the box of a legend's colour."""
 _TYPE = 7.5
 """Size of type, in points."""
+_LETTERS = 13
+"""Letters of it in an inch."""
+_TALLEST = 2.0
+"""Largest height of a picture, in widths; a taller one is narrower."""
 
 Limits = tuple[float, float]
 Legend = dict[str, tuple[int, int, int]]
 """Colours by the name of a class."""
+_Entry = tuple[str, tuple[int, int, int] | None]
+"""A name in a legend, and the colour of its box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +87,8 @@ def quantity(value_HW: NDArray[Any], limits: Limits, title: str) -> Picture:
 def classes(number_HW: NDArray[Any], colours: dict[int, tuple[int, int, int]], title: str) -> Picture:
     """Colour the numbers of classes; NaN is white."""
     rgb_HW3 = np.full((*number_HW.shape, 3), BLANK, np.uint8)
-    for number, colour in colours.items():
-        rgb_HW3[number_HW == number] = colour
+    for one, colour in colours.items():
+        rgb_HW3[number_HW == one] = colour
     return Picture(rgb_HW3, title)
 
 
@@ -110,8 +114,8 @@ def stretch(value_BCP: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDA
 def colours_of(numbers: Sequence[int], known: dict[int, tuple[int, int, int]]) -> dict[int, Any]:
     """Give each class a colour: of its raster's colour table, or else the next of CLASS_COLOURS."""
     return {
-        number: known.get(number, CLASS_COLOURS[place % len(CLASS_COLOURS)])
-        for place, number in enumerate(sorted(numbers))
+        one: known.get(one, CLASS_COLOURS[place % len(CLASS_COLOURS)])
+        for place, one in enumerate(sorted(numbers))
     }
 
 
@@ -127,10 +131,10 @@ def table_of(rows: Sequence[Sequence[Picture]]) -> list[list[Picture]]:
     last = len(rows) - 1
     return [
         [
-            Picture(one.rgb_HW3, one.title if not number else "", one.limits if number == last else None)
+            Picture(one.rgb_HW3, one.title if place == 0 else "", one.limits if place == last else None)
             for one in row
         ]
-        for number, row in enumerate(rows)
+        for place, row in enumerate(rows)
     ]
 
 
@@ -147,63 +151,96 @@ def pictures_in_rows(
     across = max(map(len, rows))
     left = _NAME if names else 0.0
     side = float(np.clip((_WIDTH - left) / across - _GAP, *_SIDES))
-    letters = int(side * 13)
-    tops = [max(len(_lines(one.title, letters)) for one in row) * _LINE for row in rows]
-    highs = [max(side * min(one.rgb_HW3.shape[0] / one.rgb_HW3.shape[1], 2.0) for one in row) for row in rows]
-    bars = [_BAR if any(one.limits for one in row) else 0.0 for row in rows]
-    entries = [
-        (layer, name, colour) for layer, some in (legends or {}).items() for name, colour in some.items()
-    ]
     width = left + across * (side + _GAP) + _GAP
-    lines = _legend_lines(entries, width)
-    height = sum(tops) + sum(highs) + sum(bars) + _GAP * (len(rows) + 1) + len(lines) * 1.3 * _LINE
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
-
-    def axes_at(x: float, y: float, wide: float, high: float) -> "Axes":
-        """Make axes whose upper left corner is x, y inches from the figure's."""
-        return figure.add_axes((x / width, 1 - (y + high) / height, wide / width, high / height))
-
-    style: dict[str, Any] = {"fontsize": _TYPE, "color": INK}
+    letters = int(side * _LETTERS)
+    tops = [_LINE * max(len(_lines(one.title, letters)) for one in row) for row in rows]
+    highs = [max(side * min(_tallness(one), _TALLEST) for one in row) for row in rows]
+    bars = [_BAR if any(one.limits for one in row) else 0.0 for row in rows]
+    lines = _legend_lines(legends or {}, width)
+    height = sum(tops) + sum(highs) + sum(bars) + _GAP * (len(rows) + 1) + 1.3 * _LINE * len(lines)
+    sheet = _Sheet(width, height)
     y = _GAP
-    for number, row in enumerate(rows):
-        y += tops[number]
+    for row_number, row in enumerate(rows):
+        top, highest, bar = tops[row_number], highs[row_number], bars[row_number]
+        y += top
         if names:
-            place = (left / 2 / width, 1 - (y + highs[number] / 2) / height)
-            figure.text(
-                *place, drawable(shortened(names[number])), rotation=90, ha="center", va="center", **style
-            )
+            name = shortened(names[row_number])
+            sheet.text(left / 2, y + highest / 2, name, rotation=90, ha="center", va="center")
         for column, one in enumerate(row):
             x = left + _GAP + column * (side + _GAP)
-            axes = axes_at(x, y, side, highs[number])
-            axes.imshow(one.rgb_HW3, interpolation="nearest")
-            axes.set(xticks=[], yticks=[], anchor="N")
-            axes.spines[:].set(color=EDGE, linewidth=0.5)
-            if one.title:
-                text = "\n".join(_lines(one.title, letters))
-                figure.text(
-                    (x + side / 2) / width, 1 - (y - 0.04) / height, text, ha="center", va="bottom", **style
-                )
+            wide, high = side, side * _tallness(one)
+            if high > highest:
+                wide, high = side * highest / high, highest
+            sheet.image(one.rgb_HW3, x + (side - wide) / 2, y, wide, high, framed=True)
+            for place, line in enumerate(reversed(_lines(one.title, letters))):
+                sheet.text(x + side / 2, y - 0.04 - place * _LINE, line, ha="center", va="bottom")
             if one.limits:
-                _draw_bar(axes_at(x + 0.05 * side, y + highs[number] + 0.06, 0.9 * side, 0.08), one.limits)
-        y += highs[number] + bars[number] + _GAP
-    for place_in, line in enumerate(lines):
-        x = left + _GAP
-        at = 1 - (y + (1.3 * place_in + 0.5) * _LINE) / height
-        for text, colour in line:
+                sheet.scale(x + 0.05 * side, y + highest + 0.06, 0.9 * side, one.limits)
+        y += highest + bar + _GAP
+    for place, entries in enumerate(lines):
+        sheet.legend(left + _GAP, y + (1.3 * place + 0.5) * _LINE, entries)
+    return png(sheet.figure)
+
+
+class _Sheet:
+    """One axes for all pictures, in inches from its upper left corner: axes of their own are slow."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = new_figure(width, height)
+        self.figure.set_layout_engine("none")
+        self._axes = self.figure.add_axes((0, 0, 1, 1))
+        self._axes.set_axis_off()
+        self._limits = (0, width), (height, 0)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Set the limits, which a picture changes."""
+        self._axes.set(xlim=self._limits[0], ylim=self._limits[1], aspect="auto")
+
+    def text(self, x: float, y: float, text: str, **style: Any) -> None:
+        """Write a text."""
+        style = {"fontsize": _TYPE, "color": INK, "va": "center"} | style
+        self._axes.text(x, y, drawable(text), **style)
+
+    def image(
+        self, rgb_HW3: NDArray[Any], x: float, y: float, wide: float, high: float, framed: bool
+    ) -> None:
+        """Draw a picture, pixel by pixel."""
+        extent = (x, x + wide, y + high, y)
+        self._axes.imshow(rgb_HW3, extent=extent, interpolation="nearest", aspect="auto")
+        if framed:
+            self._box(x, y, wide, high, "none")
+        self._fit()
+
+    def scale(self, x: float, y: float, wide: float, limits: Limits) -> None:
+        """Draw the scale of `coloured_values` with its two limits."""
+        shades_1W = np.linspace(*limits, 256, dtype=np.float32)[None]
+        self.image(coloured_values(shades_1W, limits), x, y, wide, 0.08, framed=False)
+        small = {"fontsize": _TYPE - 1, "va": "top"}
+        for at, limit, side in ((x, limits[0], "left"), (x + wide, limits[1], "right")):
+            self.text(at, y + 0.11, number(float(f"{limit:.3g}")), ha=side, **small)
+
+    def legend(self, x: float, y: float, entries: "Sequence[_Entry]") -> None:
+        """Write a line of names, each with a box of its colour."""
+        for text, colour in entries:
             if colour is not None:
-                rgb = tuple(part / 255 for part in colour)
-                box = figure.add_axes((x / width, at - 0.05 / height, 0.12 / width, 0.1 / height))
-                box.set(xticks=[], yticks=[], facecolor=rgb)
-                box.spines[:].set(color=EDGE, linewidth=0.5)
-                x += 0.16
-            figure.text(x / width, at, drawable(text), ha="left", va="center", **style)
+                self._box(x, y - 0.055, 0.12, 0.11, tuple(part / BLANK for part in colour))
+                x += _BOX
+            self.text(x, y, text)
             x += _text_width(text)
-    return png(figure)
+
+    def _box(self, x: float, y: float, wide: float, high: float, fill: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        self._axes.add_patch(Rectangle((x, y), wide, high, facecolor=fill, edgecolor=EDGE, linewidth=0.5))
+
+
+def _tallness(picture: Picture) -> float:
+    return picture.rgb_HW3.shape[0] / picture.rgb_HW3.shape[1]
 
 
 def _lines(text: str, letters: int) -> list[str]:
-    return textwrap.wrap(drawable(text), letters) if text else []
+    return textwrap.wrap(text, letters) if text else []
 
 
 def _text_width(text: str) -> float:
@@ -211,30 +248,17 @@ def _text_width(text: str) -> float:
     return 0.062 * len(text) + 0.14
 
 
-def _legend_lines(
-    entries: Sequence[tuple[str, str, tuple[int, int, int]]], width: float
-) -> list[list[tuple[str, tuple[int, int, int] | None]]]:
+def _legend_lines(legends: dict[str, Legend], width: float) -> "list[list[_Entry]]":
     """Break the entries of all legends into lines; each layer begins a new one with its name."""
-    lines: list[list[tuple[str, tuple[int, int, int] | None]]] = []
-    layer_now, x = None, 0.0
-    for layer, name, colour in entries:
-        needed = _text_width(name) + 0.16
-        if layer != layer_now or x + needed > width - 0.5:
-            lines.append([(f"{layer}:", None)] if layer != layer_now else [])
-            x = _text_width(layer) if layer != layer_now else 0.0
-            layer_now = layer
-        lines[-1].append((name, colour))
-        x += needed
+    lines: list[list[_Entry]] = []
+    for layer, legend in legends.items():
+        lines.append([(f"{layer}:", None)])
+        x = _text_width(layer)
+        for name, colour in legend.items():
+            needed = _BOX + _text_width(name)
+            if x + needed > width - 2 * _GAP - _NAME:
+                lines.append([])
+                x = 0.0
+            lines[-1].append((name, colour))
+            x += needed
     return lines
-
-
-def _draw_bar(axes: "Axes", limits: Limits) -> None:
-    """Draw the scale of `coloured_values` with its two limits."""
-    axes.imshow(np.linspace(0, 1, 256)[None], cmap=COLOUR_MAP, aspect="auto", extent=(0, 1, 0, 1))
-    axes.set_yticks([])
-    axes.set_xticks([0, 1], [written(float(f"{limit:.3g}")) for limit in limits])
-    axes.tick_params(length=2, width=0.5, pad=1.5, labelsize=_TYPE - 1, color=INK, labelcolor=INK)
-    lowest, highest = axes.get_xticklabels()
-    lowest.set_horizontalalignment("left")
-    highest.set_horizontalalignment("right")
-    axes.spines[:].set_visible(False)

@@ -72,6 +72,8 @@ def attention(config: AttentionConfig) -> str:
         about = {**_settings(work), **facts, "components_explain": components.explained_3.tolist()}
         about |= {"halved": _halved(sampling, numbers), "measured_windows": sampling.windows}
         about |= {"measured_layers": len(work.measured_layers), **made_by_code()}
+        for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):
+            (Path(folder) / f"{view.tile.name}.png").write_bytes(picture)
         page = attention_page(about, gallery.tables(), numbers)
         (Path(folder) / PAGE).write_text(page)
         _publish(config.out, Path(folder), {**about, "classes": numbers})
@@ -97,7 +99,7 @@ def _components(work: Work, cuts: list[Cut], advance: Advance) -> Components:
 def _looked_at(
     work: Work, components: Components, sampling: Sampling, folder: Path, advance: Advance
 ) -> tuple[Gallery, dict[str, Any]]:
-    """Look at all windows, tile by tile; write each tile's files, and return pictures and facts."""
+    """Look at all windows, tile by tile; write each tile's rasters, and return its pictures and facts."""
     measured = set(work.measured_cuts)
     gallery = Gallery(work.beside, work.encoder.bands)
     mass: list[Any] = []
@@ -113,8 +115,6 @@ def _looked_at(
         gallery.add(view)
         described.append({"name": tile.name, "source": tile.source, **view.facts()})
         _write_rasters(work, view, folder)
-    for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):
-        (folder / f"{view.tile.name}.png").write_bytes(picture)
     return gallery, {"tiles": described, "mass_on_patches": np.mean(mass, 0).tolist()}
 
 
@@ -150,12 +150,13 @@ def _numbers(work: Work, sampling: Sampling, cuts: list[Cut], advance: Advance) 
     """Measure how well attention finds each class."""
     if not cuts:
         return []
+    # Before the second pass, which is in vain where classes cannot be used.
+    names = {one.name: one.class_names for one in work.measured}
+    targets = targets_of(sampling.layers, work.config.classes, names, work.above)
     other = untrained(work.encoder, work.config.seed)
     for seen in work.looking.seen(other, cuts, work.measured_layers, advance):
         sampling.add_untrained(seen)
     sample: Sample = sampling.sample()
-    names = {one.name: one.class_names for one in work.measured}
-    targets = targets_of(sample, work.config.classes, names, work.above)
     return [compared(sample, target, work.config.seed) for target in targets]
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,15 @@ class Sampling:
                 name = head_name(layer, head) if len(seen.attention) > 1 else head_name(None, head)
                 self._heads[kind][name].append(share_N[attended_N] * attended_N.sum())
 
+    @cached_property
+    def layers(self) -> dict[str, NDArray[np.float32]]:
+        """value_P of layers beside by name, once all windows are added; NaN: no value."""
+        return _joined(self._values)
+
     def sample(self) -> Sample:
         """Return all that was added."""
         return Sample(
-            _joined(self._values),
+            self.layers,
             _joined(self._pixels),
             np.concatenate(self._patch),
             np.concatenate(self._unit),
