@@ -10,6 +10,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from browser import NARROW, laid_out, needs_browser
 from in_process import treeline
 from numpy.typing import NDArray
 from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 from regressors import (
     NODATA,
@@ -62,8 +64,11 @@ def called(*arguments: str, folder: Path | None = None) -> str:
 
 
 def band(path: Path) -> NDArray[np.float32]:
-    with rasterio.open(path) as raster:
-        return np.asarray(raster.read())
+    """All bands; also of a raster without a place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as raster:
+            return np.asarray(raster.read())
 
 
 def numbers(out: Path) -> dict[str, Any]:
@@ -247,6 +252,31 @@ def test_tiles_of_a_dataset(checkpoint: str, pairs_dataset: Any, tmp_path: Path)
     )
     tile_KHW = band(tmp_path / "one" / f"{keys[3]}.attention.tif")
     np.testing.assert_allclose(tile_KHW, band(out / f"{keys[3]}.attention.tif"), atol=1e-6)
+
+
+def test_chips_of_a_scene_are_where_they_were_cut(checkpoint: str, tmp_path: Path) -> None:
+    """Their rasters have their windows' grids and values, and rasters beside reach them."""
+    scene = write_scene(tmp_path / "WV02_20150802_scene.tif", odd_scene(2 * SIDE, 2 * SIDE))
+    made = treeline(
+        *("ingest", "scenes", "--images", str(scene), "--chip-size", str(SIDE), "--min-valid", "0"),
+        *("--out", "chips"),
+        folder=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr
+    called(str(scene), "--checkpoint", checkpoint, "--out", str(tmp_path / "whole"))
+    flags = ("--checkpoint", checkpoint, "--out", str(tmp_path / "out"), "--beside", f"scene={scene}")
+    called("--data", str(tmp_path / "chips"), *flags)
+    whole_KHW = band(tmp_path / "whole" / f"{scene.stem}.attention.tif")
+    written = sorted((tmp_path / "out").glob("*.attention.tif"))
+    assert len(written) == 4
+    for path in written:
+        with rasterio.open(path) as raster:
+            column, row = map(round, ~TRANSFORM @ (raster.bounds.left, raster.bounds.top))
+            assert raster.crs == CRS
+            assert raster.transform == TRANSFORM @ Affine.translation(column, row)
+        np.testing.assert_allclose(
+            band(path), whole_KHW[:, row : row + SIDE, column : column + SIDE], atol=1e-6
+        )
 
 
 # --- layers beside ---
@@ -622,26 +652,18 @@ def test_what_is_there_is_replaced_only_when_asked(checkpoint: str, four: list[P
 def test_real_tiles_beside_sentinel_2_vegetation_and_land_cover(terramind: Path, tmp_path: Path) -> None:
     """From files to pictures: ingest, a few steps of pre-training, attention. No claim is made from them."""
     images = str(terramind / "S1RTC" / "*.tif")
+    ingest = ("ingest", "scenes", "--images", images, "--bands", "vv", "vh", "--chip-size", "56")
+    beside = {layer: f"{layer}={terramind}/{layer}/*.tif" for layer in ("S2L2A", "NDVI", "LULC")}
     commands = (
-        [
-            "ingest",
-            "scenes",
-            "--images",
-            images,
-            "--bands",
-            "vv",
-            "vh",
-            "--chip-size",
-            "56",
-            "--min-valid",
-            "0",
-        ]
-        + ["--derive", "vv_vh = vv - vh", "--out", "chips"],
-        ["pretrain", "--data", "chips", "--out", "run", "--recipe", "dino-tiny", "--patch-size", "14"]
-        + ["--epochs", "1", "--width", "48", "--depth", "2"],
-        ["attention", images, "--bands", "vv", "vh", "--checkpoint", "run", "--out", "out"]
-        + ["--beside", f"Sentinel-2={terramind}/S2L2A/*.tif", f"NDVI={terramind}/NDVI/*.tif"]
-        + [f"land cover={terramind}/LULC/*.tif", "--classes", "land cover", "--above", "NDVI"],
+        (*ingest, "--min-valid", "0", "--derive", "vv_vh = vv - vh", "--out", "chips"),
+        (
+            *("pretrain", "--data", "chips", "--out", "run", "--recipe", "dino-tiny", "--patch-size", "14"),
+            *("--epochs", "1", "--width", "48", "--depth", "2"),
+        ),
+        (
+            *("attention", images, "--bands", "vv", "vh", "--checkpoint", "run", "--out", "out"),
+            *("--beside", *beside.values(), "--classes", "LULC", "--above", "NDVI"),
+        ),
     )
     for command in commands:
         done = treeline(*command, folder=tmp_path)
@@ -663,7 +685,7 @@ def test_real_tiles_beside_sentinel_2_vegetation_and_land_cover(terramind: Path,
         np.testing.assert_allclose(windows_KRPCP.sum((2, 4)), 14**2, rtol=1e-5)
         cover_PH.append(band(terramind / "LULC" / tile.name)[0].ravel())
     cover_P = np.concatenate(cover_PH)
-    by_class = {one["number"]: one for one in found["classes"] if one["layer"] == "land cover"}
+    by_class = {one["number"]: one for one in found["classes"] if one["layer"] == "LULC"}
     assert by_class.keys() == set(np.unique(cover_P).tolist())
     for number, target in by_class.items():
         assert target["share"] == pytest.approx((cover_P == number).mean())
