@@ -139,7 +139,7 @@ class AttentionConfig:
     classes: tuple[str, ...] = ()
     """Names of --beside (or the dataset's label) whose numbers are classes that attention may find."""
     class_names: Annotated[tuple[str, ...], OnlyWith(classes=Some())] = ()
-    """Names of the classes of rasters, each as NUMBER=NAME: 1=water."""
+    """Names of the classes that have none in a dataset, each as NUMBER=NAME: 1=water."""
     above: tuple[str, ...] = ()
     """Names of --beside (or the label) whose larger numbers attention may find: NAME (above the median) or
     NAME=NUMBER."""

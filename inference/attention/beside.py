@@ -19,6 +19,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
+from inference.attention.pictures import Colour
 from inference.attention.tiles import ChipTile, Tile
 from inference.tiling.windows import Block
 from shards.errors import InputError
@@ -34,8 +35,6 @@ RGB_BY_COUNT = {3: (1, 2, 3), 12: (4, 3, 2), 13: (4, 3, 2)}
 their numbers (B1 is coastal, B2 blue, B3 green, B4 red)."""
 EDGE_POINTS = 21
 """Points along each side of a tile that are transformed to another CRS."""
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -177,10 +176,11 @@ def raster_layers(
     ]
 
 
-def label_layer(schema: Schema) -> LabelLayer:
-    """Describe the label of a dataset's chips."""
-    names = dict(schema.class_names)
-    return LabelLayer(schema.label, bool(names), names, is_whole=bool(names))
+def label_layer(schema: Schema, classes: Sequence[str], class_names: dict[int, str]) -> LabelLayer:
+    """Describe the label of a dataset's chips; the schema's names of classes come before `class_names`."""
+    is_class = bool(schema.class_names) or schema.label in classes
+    names = dict(schema.class_names) or (class_names if is_class else {})
+    return LabelLayer(schema.label, is_class, names, is_whole=is_class)
 
 
 def _raster_layer(

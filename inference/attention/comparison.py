@@ -107,11 +107,13 @@ def targets_of(
         above: layers of which pixels above a number are to be found; None: above the median of all pixels.
 
     Raises:
-        InputError: a layer has too many numbers for classes, or no value at all.
+        InputError: a layer has too many numbers for classes, broken ones, or no value at all.
     """
     found: list[Target] = []
     for layer in classes:
         number_K = np.unique(_known(layers, layer, "--classes"))
+        if broken_K := number_K[number_K % 1 != 0].tolist():
+            raise InputError(f"--classes {layer}: has {broken_K[0]:g}, which is no class; see --above")
         if number_K.size > MOST_CLASSES:
             raise InputError(
                 f"--classes {layer}: has {number_K.size} different numbers, and at most {MOST_CLASSES} can "

@@ -13,6 +13,7 @@ from inference.attention.components import COUNT
 from inference.attention.patch_maps import PatchMap
 from inference.attention.pictures import (
     MOST_ACROSS,
+    Colour,
     Legend,
     Picture,
     classes,
@@ -193,7 +194,7 @@ class Gallery:
             return [classes(one[0], colours, layer.name) for one in values]
         return _quantities([one[0] for one in values], layer.name)
 
-    def _colours(self, number: int) -> dict[int, Any]:
+    def _colours(self, number: int) -> dict[int, Colour]:
         """Return the colours of a layer's classes; empty if it holds a quantity."""
         layer = self.layers[number]
         if not layer.is_whole or layer.is_rgb:
@@ -202,7 +203,7 @@ class Gallery:
         numbers = np.unique(value_P[~np.isnan(value_P)]).astype(int).tolist()
         if len(numbers) > MOST_COLOURS and not layer.is_class:
             return {}
-        return colours_of(numbers, layer.colours)
+        return colours_of(numbers, layer.class_names, layer.colours)
 
     @cached_property
     def _legends(self) -> dict[str, Legend]:

@@ -76,8 +76,8 @@ def _numbers(about: dict[str, Any], numbers: Sequence[dict[str, Any]]) -> Markup
     pieces = [sentence(f"{_NUMBERS} {_ELSEWHERE.format(units=units) if units else _TOO_FEW}")]
     layers = f"layer {about['layer']}" if about["measured_layers"] == 1 else "all layers"
     pieces.append(sentence(f"Measured on {about['measured_windows']:,} windows, {layers}."))
+    pieces.append(sentence("Best IoU / best AUC of each kind, chosen where they are measured:"))
     pieces.append(table(("", "share of pixels", *SHORT.values()), [_summary(found) for found in numbers]))
-    pieces.append(sentence("IoU and AUC where they were chosen, best of each kind."))
     for found in numbers:
         pieces.append(heading(f"{found['layer']}: {found['name']}"))
         pieces.append(sentence(f"{verdict(found)} {_share(found)}"))

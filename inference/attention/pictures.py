@@ -47,6 +47,20 @@ CLASS_COLOURS = (
 """Colours of classes without a colour table: Okabe and Ito's (https://jfly.uni-koeln.de/color), then
 ColorBrewer's "Paired" (https://colorbrewer2.org)."""
 
+NAMED_COLOURS = {
+    "water": (0, 114, 178),
+    "tree": (0, 158, 115),
+    "forest": (0, 158, 115),
+    "crop": (240, 228, 66),
+    "grass": (178, 223, 138),
+    "range": (178, 223, 138),
+    "shrub": (230, 159, 0),
+    "built": (213, 94, 0),
+    "bare": (153, 153, 153),
+    "snow": (166, 206, 227),
+}
+"""Colours of classes that have such a word in their name, so that water is blue wherever it can be known."""
+
 _WIDTH = 10.0
 """Width of a figure, in inches."""
 _SIDES = (1.0, 2.2)
@@ -63,9 +77,10 @@ _TALLEST = 2.0
 """Largest height of a picture, in widths; a taller one is narrower."""
 
 Limits = tuple[float, float]
-Legend = dict[str, tuple[int, int, int]]
+Colour = tuple[int, int, int]
+Legend = dict[str, Colour]
 """Colours by the name of a class."""
-_Entry = tuple[str, tuple[int, int, int] | None]
+_Entry = tuple[str, Colour | None]
 """A name in a legend, and the colour of its box."""
 
 
@@ -84,7 +99,7 @@ def quantity(value_HW: NDArray[Any], limits: Limits, title: str) -> Picture:
     return Picture(coloured_values(value_HW, limits), title, limits)
 
 
-def classes(number_HW: NDArray[Any], colours: dict[int, tuple[int, int, int]], title: str) -> Picture:
+def classes(number_HW: NDArray[Any], colours: dict[int, Colour], title: str) -> Picture:
     """Colour the numbers of classes; NaN is white."""
     rgb_HW3 = np.full((*number_HW.shape, 3), BLANK, np.uint8)
     for one, colour in colours.items():
@@ -111,12 +126,27 @@ def stretch(value_BCP: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDA
     return low_C, high_C
 
 
-def colours_of(numbers: Sequence[int], known: dict[int, tuple[int, int, int]]) -> dict[int, Any]:
-    """Give each class a colour: of its raster's colour table, or else the next of CLASS_COLOURS."""
-    return {
-        one: known.get(one, CLASS_COLOURS[place % len(CLASS_COLOURS)])
-        for place, one in enumerate(sorted(numbers))
-    }
+def colours_of(numbers: Sequence[int], names: dict[int, str], known: dict[int, Colour]) -> dict[int, Colour]:
+    """Give each class a colour.
+
+    It is that of its raster's colour table, or one that its name suggests, or the next of CLASS_COLOURS.
+
+    Args:
+        numbers: numbers of the classes.
+        names: their names; some may have none.
+        known: colours of a colour table; may be empty.
+    """
+    chosen: dict[int, Colour] = {}
+    for one in sorted(numbers):
+        words = [word for word in NAMED_COLOURS if word in names.get(one, "").lower()]
+        if one in known:
+            chosen[one] = known[one]
+        elif words and NAMED_COLOURS[words[0]] not in chosen.values():
+            chosen[one] = NAMED_COLOURS[words[0]]
+    for place, one in enumerate(one for one in sorted(numbers) if one not in chosen):
+        free = [colour for colour in CLASS_COLOURS if colour not in chosen.values()]
+        chosen[one] = free[0] if free else CLASS_COLOURS[place % len(CLASS_COLOURS)]
+    return {one: chosen[one] for one in sorted(numbers)}
 
 
 def folded(pictures: Sequence[Picture]) -> list[list[Picture]]:

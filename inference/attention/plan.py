@@ -118,13 +118,8 @@ def _check_measured(beside: Sequence[Layer], classes: Sequence[str], above: Iter
             raise InputError(
                 f"{option} {name}: no layer beside has this name (there are: {there}); see --beside"
             )
-        layer = by_name[name]
-        if layer.is_rgb:
+        if by_name[name].is_rgb:
             raise InputError(f"{option} {name}: has several bands; give rasters of one band")
-        if option == "--classes" and not layer.is_whole:
-            raise InputError(
-                f"{option} {name}: its numbers are not whole, so they are no classes; see --above"
-            )
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
@@ -167,14 +162,15 @@ def _chips(config: AttentionConfig, dataset: Dataset) -> list[Tile]:
 
 def _beside(config: AttentionConfig, tiles: Sequence[Tile], dataset: Dataset | None) -> list[Layer]:
     """Find the layers beside, and refuse tiles that they do not reach."""
-    rasters = raster_layers(config.beside, config.classes, _class_names(config.class_names))
+    names = _class_names(config.class_names)
+    rasters = raster_layers(config.beside, config.classes, names)
     layers: list[Layer] = [*rasters]
     if dataset and dataset.schema.label:
         if any(one.name == dataset.schema.label for one in rasters):
             raise InputError(
                 f"--beside {dataset.schema.label}: is the name of the tiles' own label; choose another name"
             )
-        layers.append(label_layer(dataset.schema))
+        layers.append(label_layer(dataset.schema, config.classes, names))
     for layer in layers:
         if isinstance(layer, RasterLayer):
             for tile in tiles:
