@@ -144,10 +144,8 @@ def compared(sample: Sample, target: Target, seed: int) -> dict[str, Any]:
     positive_P = value_P == target.number if target.above is None else value_P > target.above
     by_pixel: Counts = ((positive_P & known_P).astype(np.float64), known_P.astype(np.float64))
     patches = sample.unit_N.size
-    by_patch: Counts = (
-        np.bincount(sample.patch_P, by_pixel[0], patches),
-        np.bincount(sample.patch_P, by_pixel[1], patches),
-    )
+    of_class_N, all_N = (np.bincount(sample.patch_P, one_P, patches).astype(np.float64) for one_P in by_pixel)
+    by_patch: Counts = (of_class_N, all_N)
     half_N = sample.half_N(seed)
     found: dict[str, Any] = {
         **asdict(target),

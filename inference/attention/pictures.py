@@ -229,8 +229,8 @@ class _Sheet:
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """Write a text."""
-        style = {"fontsize": _TYPE, "color": INK, "va": "center"} | style
-        self._axes.text(x, y, drawable(text), **style)
+        whole: dict[str, Any] = {"fontsize": _TYPE, "color": INK, "va": "center", **style}
+        self._axes.text(x, y, drawable(text), **whole)
 
     def image(
         self, rgb_HW3: NDArray[Any], x: float, y: float, wide: float, high: float, framed: bool
@@ -246,7 +246,7 @@ class _Sheet:
         """Draw the scale of `coloured_values` with its two limits."""
         shades_1W = np.linspace(*limits, 256, dtype=np.float32)[None]
         self.image(coloured_values(shades_1W, limits), x, y, wide, 0.08, framed=False)
-        small = {"fontsize": _TYPE - 1, "va": "top"}
+        small: dict[str, Any] = {"fontsize": _TYPE - 1, "va": "top"}
         for at, limit, side in ((x, limits[0], "left"), (x + wide, limits[1], "right")):
             self.text(at, y + 0.11, number(float(f"{limit:.3g}")), ha=side, **small)
 
@@ -266,7 +266,8 @@ class _Sheet:
 
 
 def _tallness(picture: Picture) -> float:
-    return picture.rgb_HW3.shape[0] / picture.rgb_HW3.shape[1]
+    rows, columns, _ = picture.rgb_HW3.shape
+    return float(rows / columns)
 
 
 def _lines(text: str, letters: int) -> list[str]:

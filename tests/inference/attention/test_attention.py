@@ -38,6 +38,7 @@ from regressors import (
 from inference.attention.components import Moments
 from inference.attention.windows import some_of
 from shards.read.dataset import open_dataset
+from shards.storage.objects import find_files, read_bytes
 from trainer.model.class_attention import class_attention
 from trainer.model.encoder import patches_valid
 from trainer.model.load_encoder import load_encoder
@@ -187,6 +188,20 @@ def test_the_same_call_gives_the_same_bytes_in_any_batches_nearly(checkpoint: st
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     for name in files[2:4]:
         np.testing.assert_allclose(band(tmp_path / "a" / name), band(tmp_path / "c" / name), atol=1e-4)
+
+
+def test_results_go_to_any_storage_and_are_replaced_there(
+    checkpoint: str, storage: str, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "tile.tif", stored_images(1)[0])
+    for more in ((), ("--overwrite",)):
+        called(str(scene), "--checkpoint", checkpoint, "--out", storage, *more)
+    files = ["attention.json", "index.html", "tile.attention.tif", "tile.components.tif", "tile.png"]
+    assert find_files(storage) == files
+    assert json.loads(read_bytes(f"{storage}/attention.json"))["files"] == files[1:]
+    called(str(scene), "--checkpoint", checkpoint, "--out", str(tmp_path / "here"))
+    written = tmp_path / "here" / "tile.attention.tif"
+    assert read_bytes(f"{storage}/tile.attention.tif") == written.read_bytes()
 
 
 def test_a_tile_without_a_place_stays_without(checkpoint: str, tmp_path: Path) -> None:
