@@ -124,6 +124,11 @@ COMMANDS = {
         "cluster.commands:distances",
         "measure how far regions lie apart in embeddings",
     ),
+    "attention": Command(
+        "inference.config:AttentionConfig",
+        "cluster.commands:attention",
+        "draw and measure where a backbone's class token looks",
+    ),
     "mosaic": Command(
         "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
     ),

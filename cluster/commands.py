@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
-    from inference.config import DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
+    from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
     from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
@@ -291,6 +291,13 @@ def mosaic(config: "MosaicConfig") -> None:
     from inference.mosaic.run import mosaic
 
     print(mosaic(config))
+
+
+def attention(config: "AttentionConfig") -> None:
+    """Draw and measure where a backbone's class token looks."""
+    from inference.attention.run import attention
+
+    print(attention(config))
 
 
 def submit(config: "SubmitConfig", command: list[str]) -> int:

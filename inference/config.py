@@ -1,4 +1,4 @@
-"""Options of `predict`, `mosaic`, `evaluate --maps`, `embed` and `distances`, each with unit and default."""
+"""Options of `predict`, `mosaic`, `evaluate --maps`, `embed`, `distances` and `attention`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,6 +8,7 @@ import tyro
 from shards.roles import MayChange, Nothing, OnlyWith, Place, Some
 
 Weighting = Literal["triangle", "cosine", "flat"]
+ON_DATA = OnlyWith(data=Some())
 
 
 @dataclass(frozen=True)
@@ -161,3 +162,60 @@ class DistancesConfig:
     """Column by which a picture is coloured, such as tree_percent; default: none."""
     tsne: bool = True
     """Whether pictures are t-SNE (needs treeline[embeddings]); else the first two principal components."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Draw where the class token looks: rasters, pictures and numbers of a backbone's attention."""
+
+    checkpoint: Annotated[str, Place()]
+    """Folder of a run or checkpoint of `treeline pretrain` or `treeline train`."""
+    out: Annotated[str, Place()]
+    """Folder or s3://... for GeoTIFFs and pictures of each tile, attention.json and index.html."""
+    tiles: Annotated[
+        tuple[str, ...],
+        Place(),
+        OnlyWith(data=Nothing()),
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="TILE..."),
+    ] = ()
+    """Tiles or scenes: paths, folders, globs or s3://..., or lists of them: .txt, .csv, STAC .json."""
+    data: Annotated[str, Place()] = ""
+    """Dataset whose tiles are drawn, instead of rasters."""
+    split: Annotated[Literal["train", "val", "test", "buffer", "all"], ON_DATA] = "all"
+    """Split of the dataset."""
+    where: Annotated[str, ON_DATA] = ""
+    """Tiles to draw, as an expression over the index: "region == 'europe'"; default: all of the split."""
+    limit: Annotated[int, ON_DATA] = 12
+    """Most tiles of the dataset; 0: all."""
+    keys: Annotated[tuple[str, ...], ON_DATA] = ()
+    """Keys of the dataset's tiles to draw; default: all that --split, --where and --limit choose."""
+    overwrite: bool = False
+    """Whether to replace what an earlier call left at --out."""
+
+    weights: Literal["", "teacher", "student", "random"] = ""
+    """Weights of a pre-training run; default: the teacher's where there is one. "random": an untrained
+    backbone of the same shape."""
+    bands: Annotated[tuple[str, ...], OnlyWith(tiles=Some())] = ()
+    """Names of the rasters' bands, in order; default: the bands' descriptions, or the bands of training."""
+    tile_size: int = 0
+    """Side of one input of the backbone, in pixels, a multiple of its patches; larger tiles are cut. 0: as
+    in training."""
+    layer: int = 0
+    """Layer whose attention is drawn, from 1; 0: the last."""
+    seed: int = 0
+    """Seed of the untrained backbone, and of the halves of tiles."""
+    batch_size: int = 32
+    """Windows per batch; bounds the memory."""
+
+    beside: Annotated[tuple[str, ...], Place(after_name=True)] = ()
+    """Rasters to draw beside the tiles, each as NAME=PATTERN (ndvi='ndvi/*.tif'), in any CRS and size."""
+    classes: tuple[str, ...] = ()
+    """Names of --beside (or the dataset's label) whose numbers are classes that attention may find."""
+    class_names: Annotated[tuple[str, ...], OnlyWith(classes=Some())] = ()
+    """Names of the classes that have none in a dataset, each as NUMBER=NAME: 1=water."""
+    above: tuple[str, ...] = ()
+    """Names of --beside (or the label) whose larger numbers attention may find: NAME (above the median) or
+    NAME=NUMBER."""
+    layers: Literal["one", "all"] = "one"
+    """Layers whose heads are measured: that of --layer, or all."""

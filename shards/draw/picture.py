@@ -49,8 +49,7 @@ _LARGEST_LETTER = 0x52F  # Latin, Greek, Cyrillic: what matplotlib's own font ho
 
 def composite(image_CHW: NDArray[Any], bands: tuple[str, ...], nodata: float | None) -> NDArray[np.uint8]:
     """Return rgb_HW3: near infrared, red, green, or else the first bands there are; nodata is white."""
-    chosen = [band for band in COMPOSITE_BANDS if band in bands]
-    chosen = chosen if len(chosen) == 3 else [*bands, *bands, *bands][:3]
+    chosen = composite_bands(bands)
     rgb_HW3 = np.stack([image_CHW[bands.index(band)] for band in chosen], axis=-1).astype(np.float32)
     missing_HW = missing_values(rgb_HW3, nodata).any(-1)
     if missing_HW.all():
@@ -59,6 +58,12 @@ def composite(image_CHW: NDArray[Any], bands: tuple[str, ...], nodata: float | N
     scaled_HW3 = np.clip((rgb_HW3 - low_3) / np.maximum(high_3 - low_3, 1e-6), 0, 1)
     scaled_HW3[missing_HW] = 1
     return np.asarray(scaled_HW3 * BLANK, np.uint8)
+
+
+def composite_bands(bands: tuple[str, ...]) -> list[str]:
+    """Return the three bands that a composite shows as red, green and blue."""
+    chosen = [band for band in COMPOSITE_BANDS if band in bands]
+    return chosen if len(chosen) == 3 else [*bands, *bands, *bands][:3]
 
 
 def coloured_heights(height_HW: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

@@ -110,12 +110,18 @@ def half_turn(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((degrees + 180) % 360 - 180)
 
 
-def reaches(place_2HW: NDArray[np.float64], grid: Grid) -> bool:
-    """Tell whether the area that places in the CRS of `grid` span may touch it; it may if a place is unknown."""
+def reaches(place_2HW: NDArray[np.float64], grid: Grid, surely: bool = False) -> bool:
+    """Tell whether the area that places in the grid's CRS span may touch it.
+
+    Args:
+        place_2HW: places along the area's edges, or in it. A place that is NaN may be anywhere.
+        grid: the grid.
+        surely: whether only what overlaps counts, and not what is merely near or unknown.
+    """
     if not np.isfinite(place_2HW).all():
-        return True
+        return not surely
     pixel_2P = grid.pixels(grid.nearest_turn(place_2HW)).reshape(2, -1)
     low, high = pixel_2P.min(1), pixel_2P.max(1)
-    # An edge may bend outwards between the points.
-    margin = 2 + 0.02 * (high - low)
+    # An edge may bend outwards between the points; a common edge is no overlap.
+    margin = -1e-3 * np.ones(2) if surely else 2 + 0.02 * (high - low)
     return bool(((low - margin < (grid.width, grid.height)) & (high + margin > 0)).all())

@@ -21,8 +21,8 @@ from transformers import DINOv3ViTModel
 def class_attention(backbone: DINOv3ViTModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Yield a dictionary that each pass through the backbone fills with attention_BKN by layer.
 
-    The attention is what the layer's softmax gives to each patch, in float32. What it gives to the class token
-    and the registers is left out, so a head's patches sum to less than 1.
+    The attention is what the layer's softmax gives to each patch, in float32. What it gives to the class
+    token and the registers is left out, so a head's patches sum to less than 1.
 
     Args:
         backbone: a DINOv3.
@@ -65,4 +65,5 @@ def _watch(
 
 def _by_head(attention: Any, numbers_BND: Tensor) -> Tensor:
     """Split each token's numbers among the heads."""
-    return numbers_BND.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+    count, tokens, _ = numbers_BND.shape
+    return numbers_BND.view(count, tokens, attention.num_heads, attention.head_dim).transpose(1, 2)

@@ -5,6 +5,7 @@ Losses agree to 1e-4 of their value between 0 and 2 workers; maps are the same b
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -206,12 +207,35 @@ PLACES_OF = {
     "predict": "scenes/*.tif list.txt s3://bucket/a.tif --checkpoint run --out maps --overlap 0.25",
     "embed": "data --scenes scenes/*.tif list.txt --checkpoint run --tokens mean --out vectors --workers 2",
     "distances": "data tiles --region-column data --errors val --label data --out out",
+    "attention": "tiles/*.tif --checkpoint run --out=seen --beside cover=lc/*.tif x=s3://bucket/*.tif "
+    "--classes cover",
     "mosaic": "maps/a.tif maps --out mosaic.tif --bounds 0 0 1 1.5",
 }
 """Each command with relative places, in all ways in which options can be written."""
 NO_PLACES = {
-    *("array", "asset", "bands", "class_names", "column", "crs", "derive", "file_column", "height"),
-    *("height_column", "height_name", "image", "image_column", "image_name", "key_column", "key_pattern"),
+    *(
+        "above",
+        "array",
+        "asset",
+        "bands",
+        "class_names",
+        "classes",
+        "column",
+        "crs",
+        "derive",
+        "file_column",
+        "height",
+    ),
+    *(
+        "height_column",
+        "height_name",
+        "image",
+        "image_column",
+        "image_name",
+        "key_column",
+        "key_pattern",
+        "keys",
+    ),
     *("label", "label_unit", "loss", "loss_choices", "offset", "region_column", "scale", "split_angle"),
     *("split_crs", "table_crs", "use", "val", "val_where", "where"),
 }
@@ -250,7 +274,7 @@ def test_a_job_has_the_options_of_the_command_with_absolute_places(
                 if not word or "s3://" in word
                 else f"sqlite:///{tmp_path}/runs.db"
                 if word == "sqlite:///runs.db"
-                else f"{tmp_path}/{word}"
+                else re.sub("^([a-z]+=)?", rf"\g<0>{tmp_path}/", word)
                 for word in words
             )
         got = flat(there)[option]
@@ -267,8 +291,9 @@ def test_every_place_is_tried() -> None:
         for name in PLACES_OF
         for place in roles(type(cli.parse(name, PLACES_OF[name].split())), Place)
     }
-    # Maps are scored in a call of their own.
-    assert every - tried == {("evaluate", "maps"), ("evaluate", "heights"), ("evaluate", "ground")}
+    # Maps are scored, and tiles of datasets looked at, in calls of their own.
+    maps = {("evaluate", "maps"), ("evaluate", "heights"), ("evaluate", "ground")}
+    assert every - tried == {*maps, ("attention", "data")}
 
 
 def test_every_text_is_a_place_or_known_to_be_none() -> None:
