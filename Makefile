@@ -1,4 +1,4 @@
-# make demo | check | test | check-long | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
+# make demo | demo-sar | check | test | check-long | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Two processes on one thread each are faster than one on two, and the Ray tests wait while others compute.
@@ -6,10 +6,14 @@ JOBS ?= 2
 # Tests start hundreds of processes: with their bytecode kept, none compiles the packages again.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS)
 
-.PHONY: demo static quick check test check-long format
+.PHONY: demo demo-sar static quick check test check-long format
 
 demo: .venv/installed
 	$(BIN)/treeline demo demo-out
+
+# Pre-training without labels on synthetic radar images, and how far it carries.
+demo-sar: .venv/installed
+	$(BIN)/treeline demo demo-sar-out --sar --workers 2
 
 # Format, lint and types.
 static: .venv/installed

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 def demo(config: "DemoConfig") -> None:
     """Run everything on a synthetic landscape."""
+    if config.sar:
+        from cluster.demo.sar import run_sar_demo
+
+        print(run_sar_demo(config))
+        return
+
     from cluster.demo.run import run_demo
 
     print(run_demo(config))

@@ -5,27 +5,38 @@ from typing import Annotated
 
 import tyro
 
-from shards.roles import Place
+from shards.roles import OnlyWith, Place
+
+OF_SCENES, OF_TILES = OnlyWith(sar=False), OnlyWith(sar=True)
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Run the whole job on a synthetic landscape, from scenes on disk to a report."""
+    """Run the whole job on a synthetic landscape, from scenes on disk to a report.
+
+    With --sar: tiles of radar images instead, pre-training without labels, and how far it carries.
+    """
 
     out: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder for everything; the report is OUT/report.html."""
     seed: int = 0
     """Seed of the landscape and the training."""
-    train_scenes: int = 12
+    sar: bool = False
+    """Whether to pre-train on tiles of radar images from three of four regions, and compare in all four."""
+    train_scenes: Annotated[int, OF_SCENES] = 12
     """Number of scenes to train on."""
-    unseen_scenes: int = 2
+    unseen_scenes: Annotated[int, OF_SCENES] = 2
     """Number of scenes to score and map; training sees none of their chips."""
-    scene_size: int = 512
+    scene_size: Annotated[int, OF_SCENES] = 512
     """Pixels of 2 m along each side of a scene."""
-    epochs: int = 24
+    epochs: Annotated[int, OF_SCENES] = 24
     """Number of passes through the training chips."""
+    tiles: Annotated[int, OF_TILES] = 4000
+    """Number of tiles of radar images, over four regions."""
+    pretrain_epochs: Annotated[int, OF_TILES] = 20
+    """Number of passes of pre-training through the training tiles of three regions."""
     workers: int = 0
-    """Ray workers for training and prediction; 0: in this process."""
+    """Ray workers for training and prediction, with --sar for trainings at a time; 0: in this process."""
 
 
 @dataclass(frozen=True)

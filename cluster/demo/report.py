@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 import shards
 from cluster.demo import figures
+from cluster.demo.steps import Steps
 from shards.commands.inspect import find_out, pictures_of, text_of
 from shards.draw.html import Numeral, figure, heading, listing, page, table
 from shards.read.dataset import Dataset, open_dataset
@@ -22,14 +23,14 @@ _PANELS = 7
 _CHIPS = 12
 
 
-def write_report(out: Path, evaluation: Evaluation, maps: dict[str, str], seconds: dict[str, float]) -> str:
+def write_report(out: Path, evaluation: Evaluation, maps: dict[str, str], steps: Steps) -> str:
     """Write `out`/report.html; return its path.
 
     Args:
         out: the demo's folder.
         evaluation: scores on the unseen scenes.
         maps: map of each unseen scene.
-        seconds: time that each step took.
+        steps: what was done.
     """
     chips, unseen = open_dataset(str(out / "chips")), open_dataset(str(out / "chips-unseen"))
     regressor = load_checkpoint(str(out / "run")).regressor
@@ -43,15 +44,17 @@ def write_report(out: Path, evaluation: Evaluation, maps: dict[str, str], second
         ),
         "Training": figure(figures.curves(records), "Loss and validation error by epoch"),
         "Dataset": _dataset(chips),
-        "What was run": _times(seconds) + listing(read_bytes(str(out / "run" / CONFIG)).decode()),
+        "What was run": steps.table() + listing(read_bytes(str(out / "run" / CONFIG)).decode()),
     }
-    machine = (
-        f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    )
     path = str(out / "report.html")
-    lead = f"Treeline {shards.__version__} on {machine}"
-    publish(path, page("Canopy heights of a synthetic treeline", sections, lead).encode())
+    publish(path, page("Canopy heights of a synthetic treeline", sections, made_on()).encode())
     return path
+
+
+def made_on() -> str:
+    """Say what made a report, and on which machine."""
+    machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"Treeline {shards.__version__} on {os.cpu_count()} CPUs, {machine}"
 
 
 def _scores(evaluation: Evaluation) -> Markup:
@@ -88,11 +91,6 @@ def _dataset(chips: Dataset) -> Markup:
     alts = {"bands": "Histogram of each band", "label": "Histogram of heights", "chips": "Sampled chips"}
     drawn = (figure(pictures[name], alt) for name, alt in alts.items())
     return listing(text_of(chips, findings)) + Markup().join(drawn)
-
-
-def _times(seconds: dict[str, float]) -> Markup:
-    rows = {**seconds, "in all": sum(seconds.values())}
-    return table(("step", "seconds"), [(name, Numeral(f"{value:.1f}")) for name, value in rows.items()])
 
 
 def _heights_beside(scene: str) -> str:

@@ -8,15 +8,11 @@ OUT/maps                               canopy height maps of the unseen scenes
 OUT/report.html
 """
 
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from cluster.config import DemoConfig
 from cluster.demo.report import write_report
+from cluster.demo.steps import Steps, empty_folder
 from cluster.jobs.connection import connected
 from inference.config import PredictConfig
 from inference.predict.in_process import InProcess
@@ -26,31 +22,11 @@ from ingest.config import ScenesConfig
 from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
-from shards.errors import InputError
 from shards.progress import progress
-from shards.storage.objects import check_writable, is_local, local_path
 from trainer.commands.evaluate import evaluate
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.score.evaluation import write_evaluation
-
-Result = TypeVar("Result")
-
-
-@dataclass
-class Steps:
-    """Runner of steps, one after another."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that each step took, by name."""
-
-    def do(self, name: str, work: Callable[[], Result]) -> Result:
-        """Announce the step, do its work, and note the time it took."""
-        print(f"[{len(self.seconds) + 1}] {name}", file=sys.stderr, flush=True)
-        start = time.monotonic()
-        result = work()
-        self.seconds[name] = time.monotonic() - start
-        return result
 
 
 def run_demo(config: DemoConfig) -> str:
@@ -59,7 +35,7 @@ def run_demo(config: DemoConfig) -> str:
     Raises:
         InputError: OUT is not an empty or new local folder.
     """
-    out = _empty_folder(config.out)
+    out = empty_folder(config.out)
     steps = Steps()
     steps.do("synthetic scenes", lambda: _write_scenes(config, out))
     for group, chips, val_share in (("train", "chips", 0.2), ("unseen", "chips-unseen", 0.0)):
@@ -82,19 +58,8 @@ def run_demo(config: DemoConfig) -> str:
         mapping = PredictConfig(scenes, training.out, str(out / "maps"), workers=config.workers)
         engine = OnRay(mapping) if config.workers else InProcess()
         maps = steps.do("predict unseen scenes", lambda: predict(mapping, engine).maps)
-    report = steps.do("report", lambda: write_report(out, evaluation, maps, steps.seconds))
-    total = sum(steps.seconds.values())
-    return f"{evaluation.table()}\n{total:.0f} seconds in all; look at {report}"
-
-
-def _empty_folder(url: str) -> Path:
-    if not is_local(url):
-        raise InputError(f"{url}: the demo writes to a local folder")
-    folder = local_path(url)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{url}: is not empty; choose another folder, or delete it first")
-    check_writable(url)
-    return folder
+    report = steps.do("report", lambda: write_report(out, evaluation, maps, steps))
+    return f"{evaluation.table()}\n{steps.total:.0f} seconds in all; look at {report}"
 
 
 def _write_scenes(config: DemoConfig, out: Path) -> None:

@@ -36,7 +36,12 @@ PASSES = 2
 
 
 def distances(config: DistancesConfig) -> str:
-    """Measure, write both files, and return the numbers in words.
+    """Measure, write both files, and return the numbers in words; see `found_distances`."""
+    return "\n".join([*map(said, found_distances(config)), f"page: {join(config.out, PAGE)}"])
+
+
+def found_distances(config: DistancesConfig) -> list[Found]:
+    """Measure, write both files, and return what was found of each folder.
 
     Raises:
         InputError: an option, the embeddings, the errors or --out cannot be used.
@@ -62,7 +67,7 @@ def distances(config: DistancesConfig) -> str:
         found = [_found(of, errors, config, by_tsne, advance) for of in regions]
     publish(join(config.out, NUMBERS), json_bytes(_numbers(found, config)))
     publish(join(config.out, PAGE), page_of(found, config).encode())
-    return "\n".join([*map(_said, found), f"page: {join(config.out, PAGE)}"])
+    return found
 
 
 def _found(
@@ -142,7 +147,8 @@ def _numbers_of(one: Found) -> dict[str, Any]:
     }
 
 
-def _said(one: Found) -> str:
+def said(one: Found) -> str:
+    """Sum up a folder's distances in a few lines."""
     view, told = one.measured.views[AS_THEY_ARE], one.measured.told_apart[AS_THEY_ARE]
     between, within = view.between(), view.within()
     line = (

@@ -1,0 +1,149 @@
+"""`treeline demo OUT --sar`: from radar tiles without labels to what pre-training gains, and where.
+
+OUT/tiles                      tiles of four regions, split by bands of ground
+OUT/pretrained                 a masked autoencoder, pre-trained on three of them
+OUT/matrix                     trainings in each region from it and from scratch, tested in all
+OUT/embeddings/before, after   class tokens of the test tiles, before and after fine-tuning
+OUT/distances                  how far the regions lie apart in them
+OUT/attention                  where the class token looks
+OUT/report.html
+"""
+
+from pathlib import Path
+
+from cluster.config import DemoConfig
+from cluster.demo.sar_report import write_sar_report
+from cluster.demo.steps import Steps, empty_folder
+from cluster.jobs.connection import connected
+from inference.attention.run import attention
+from inference.config import AttentionConfig, DistancesConfig, EmbedConfig
+from inference.distances.page import Found
+from inference.distances.run import found_distances
+from inference.embed.in_process import InProcess
+from inference.embed.run import embed
+from ingest.config import SyntheticConfig
+from ingest.synthetic.sar_regions import REGIONS
+from ingest.synthetic.sar_source import LABEL, SarSource
+from ingest.work.run import ingest
+from trainer.commands.matrix import PREDICTIONS, cells_here, matrix
+from trainer.commands.train_on_ray import launch_pretraining
+from trainer.config import TrainConfig
+from trainer.matrix.plan import RUNS
+from trainer.matrix.regions import ALL
+from trainer.matrix.results import Results
+from trainer.matrix_config import MatrixConfig
+from trainer.pretrain_config import RECIPES, PretrainConfig
+
+UNSEEN = REGIONS[-1].name
+"""Region that pre-training does not see."""
+COLUMN, TARGET = "region", "tree_percent"
+SHARES = ("1%", "100%")
+TILE_PX, PATCH_PX = 64, 16
+TRAINING: dict[str, object] = {"epochs": 3, "epoch_steps": 20, "learning_rate": 1e-3}
+"""Options of every training: the same number of steps at least, however few the labels."""
+SHOWN = 6
+"""Tiles whose attention is drawn."""
+
+
+def run_sar_demo(config: DemoConfig) -> str:
+    """Do everything; return the verdict and the path of the report.
+
+    Raises:
+        InputError: OUT is not an empty or new local folder.
+    """
+    out = empty_folder(config.out)
+    steps = Steps()
+    options = tiles_config(config, out)
+    steps.do("tiles of radar images", lambda: ingest(SarSource(options), options))
+    pretraining = pretrain_config(config, out)
+    steps.do("pre-training without labels", lambda: launch_pretraining(pretraining))
+    results = steps.do("matrix of trainings", lambda: _matrix(config, out))
+    found = steps.do("embeddings and distances", lambda: _distances(config, out))
+    looking = AttentionConfig(
+        checkpoint=pretraining.out,
+        out=str(out / "attention"),
+        data=options.out,
+        split="test",
+        limit=SHOWN,
+        classes=(LABEL,),
+    )
+    steps.do("attention", lambda: attention(looking))
+    report = steps.do("report", lambda: write_sar_report(out, results, found, steps))
+    return f"{results.table()}\n{steps.total:.0f} seconds in all; look at {report}"
+
+
+def tiles_config(config: DemoConfig, out: Path) -> SyntheticConfig:
+    """Return the options of the tiles: four regions, split by 40 bands of ground."""
+    return SyntheticConfig(
+        out=str(out / "tiles"),
+        sar="seasonal",
+        chips=config.tiles,
+        chip_size=TILE_PX,
+        seed=config.seed,
+        pixel_classes=True,
+        split_by="bands",
+        split_bands=40,
+        split_angle=("15",),
+        shares=(0.6, 0.2, 0.2),
+        region_column=COLUMN,
+    )
+
+
+def pretrain_config(config: DemoConfig, out: Path) -> PretrainConfig:
+    """Return the options of pre-training."""
+    recipe = {**RECIPES["mae-tiny"], "patch_size": PATCH_PX, "epochs": config.pretrain_epochs}
+    return PretrainConfig.of(
+        str(out / "tiles"),
+        str(out / "pretrained"),
+        recipe="mae-tiny",
+        **recipe,
+        where=f"{COLUMN} != '{UNSEEN}'",
+        probe=TARGET,
+        probe_epochs=max(1, config.pretrain_epochs // 5),
+        seed=config.seed,
+    )
+
+
+def _matrix(config: DemoConfig, out: Path) -> Results:
+    options = MatrixConfig(
+        data=(str(out / "tiles"),),
+        out=str(out / "matrix"),
+        init=(f"pretrained={out / 'pretrained'}", "scratch=random"),
+        region_column=COLUMN,
+        label=TARGET,
+        tune=("all",),
+        limit=SHARES,
+        draws=2,
+        workers=config.workers,
+        keep_checkpoints=True,
+    )
+    base = TrainConfig.of(options.data[0], options.out, **TRAINING)
+    with connected(config.workers):
+        if config.workers:
+            from trainer.commands.matrix_on_ray import cells_on_ray
+
+            return matrix(options, base, TRAINING, cells_on_ray)
+        return matrix(options, base, TRAINING, cells_here)
+
+
+def _distances(config: DemoConfig, out: Path) -> list[Found]:
+    """Embed the test tiles before fine-tuning and after it on all labels of all regions."""
+    (tuned,) = (out / "matrix" / RUNS).glob(f"*-{ALL}-pretrained-all-{SHARES[-1]}-0")
+    folders = []
+    for name, checkpoint in (("before", out / "pretrained"), ("after", tuned)):
+        folders.append(str(out / "embeddings" / name))
+        embedding = EmbedConfig(
+            data=str(out / "tiles"), checkpoint=str(checkpoint), out=folders[-1], split="test"
+        )
+        embed(embedding, InProcess())
+    return found_distances(
+        DistancesConfig(
+            embeddings=tuple(folders),
+            out=str(out / "distances"),
+            region_column=COLUMN,
+            projections=1000,
+            label=TARGET,
+            errors=str(out / "matrix" / PREDICTIONS),
+            tsne=False,
+        )
+    )

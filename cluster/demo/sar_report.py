@@ -1,0 +1,107 @@
+"""report.html of `treeline demo --sar`: what pre-training gained, and where, from what its steps left."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from cluster.demo.report import made_on
+from cluster.demo.steps import Steps
+from inference.distances import figures
+from inference.distances.page import Found
+from inference.distances.run import said
+from shards.draw.html import figure, listing, page, sentence
+from shards.draw.picture import SERIES, new_figure, png, tidy
+from shards.storage.objects import publish, read_bytes
+from trainer.matrix.curves import learning_curves
+from trainer.matrix.heat_maps import difference_maps, error_maps
+from trainer.matrix.results import Results
+from trainer.run_folder.run_writer import METRICS
+
+
+def write_sar_report(out: Path, results: Results, found: Sequence[Found], steps: Steps) -> str:
+    """Write `out`/report.html; return its path.
+
+    Args:
+        out: the demo's folder.
+        results: what the matrix came to.
+        found: distances before and after fine-tuning.
+        steps: what was done.
+    """
+    records = [json.loads(line) for line in read_bytes(str(out / "pretrained" / METRICS)).splitlines()]
+    sections = {
+        "What pre-training gained": _gained(results),
+        "Pre-training": sentence(
+            "Error of a ridge regression on tokens, on validation tiles that nothing learns from, beside the "
+            "same on an untrained backbone and on means and deviations of bands."
+        )
+        + figure(_probe_curve(records), "Loss and probe by epoch"),
+        "How far regions lie apart": _apart(found),
+        "Where the class token looks": _looked(out / "attention"),
+        "What was run": steps.table(),
+    }
+    path = str(out / "report.html")
+    lead = f"{results.verdict} {made_on()}"
+    footer = "More in matrix/index.html, distances/index.html and attention/index.html."
+    publish(path, page("Radar tiles without labels, and how far they carry", sections, lead, footer).encode())
+    return path
+
+
+def _gained(results: Results) -> Markup:
+    drawn = Markup()
+    for limit in results.plan.config.limit:
+        drawn += sentence(f"{limit} of the labels:")
+        drawn += figure(error_maps(results, limit), f"Errors with {limit} of the labels, by region")
+    for first, second in results.plan.pairs:
+        drawn += figure(difference_maps(results, first, second), f"Error of {first} less that of {second}")
+    return (
+        sentence(
+            "Rows are regions trained on, columns regions tested on. Pre-training saw all but the last one. "
+            "Intervals are in matrix/index.html."
+        )
+        + drawn
+        + figure(learning_curves(results), "Error over the number of labels")
+        + listing(results.table())
+    )
+
+
+def _apart(found: Sequence[Found]) -> Markup:
+    shown = Markup()
+    for name, one in zip(("Before fine-tuning", "After fine-tuning"), found, strict=True):
+        shown += sentence(f"{name}:") + listing(said(one))
+        shown += figure(figures.matrices(one.regions, one.measured), f"{name}: distances between regions")
+        shown += figure(
+            figures.planes(one.regions, one.layout, "tree_percent", None, ""), f"{name}: tiles on a plane"
+        )
+    return shown
+
+
+def _looked(folder: Path) -> Markup:
+    about = json.loads((folder / "attention.json").read_text())
+    pictures = (folder / f"{tile['name']}.png" for tile in about["tiles"])
+    return Markup().join(figure(picture.read_bytes(), picture.stem) for picture in pictures)
+
+
+def _probe_curve(records: Sequence[dict[str, Any]]) -> bytes:
+    """Draw the loss and, where it was measured, the probe's error by epoch."""
+    drawing = new_figure(11, 3.4)
+    loss_axes, probe_axes = drawing.subplots(1, 2)
+    loss_axes.plot([one["epoch"] + 1 for one in records], [one["loss"] for one in records], color=SERIES[0])
+    loss_axes.set(xlabel="epoch", ylabel="loss")
+    probed = [one for one in records if "val_probe_rmse" in one]
+    epochs = [one["epoch"] + 1 for one in probed]
+    for kind, name, colour in zip(
+        ("probe", "untrained", "bands"),
+        ("pre-trained tokens", "untrained tokens", "means and deviations of bands"),
+        SERIES,
+        strict=True,
+    ):
+        probe_axes.plot(epochs, [one[f"val_{kind}_rmse"] for one in probed], ".-", label=name, color=colour)
+    probe_axes.set(xlabel="epoch", ylabel="RMSE of tree cover (%)")
+    probe_axes.legend(frameon=False)
+    for axes in (loss_axes, probe_axes):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        tidy(axes)
+    return png(drawing)
