@@ -90,7 +90,7 @@ def _made_with(config: EmbedConfig, loaded: LoadedEncoder, tiles: Tiles, per_par
         **tiles.identity,
         "batch_size": config.batch_size,
         "bf16": config.bf16,
-        "per_part": per_part,
+        "tiles_per_part": per_part,
     }
 
 
