@@ -127,7 +127,7 @@ class EmbedConfig:
     batch_size: int = 32
     """Tiles per batch; another size changes numbers by 1e-5 of a vector's length, before they are rounded."""
     tiles_per_part: int = 0
-    """Tiles per Parquet file, the unit of resuming; 0: 1,024, or as many as have 65,536 patches."""
+    """Tiles per Parquet file, the unit of resuming, in whole batches; 0: 1,024, or as have 65,536 patches."""
     bf16: bool = False
     """Whether to compute in bfloat16 where that is safe."""
     workers: Annotated[int, MayChange()] = 0

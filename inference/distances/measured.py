@@ -1,6 +1,5 @@
 """Every distance of one folder of embeddings: between its regions, and between halves of each."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from inference.distances.regions import Regions
 from inference.distances.sliced import Sample, Spread, sliced_wasserstein
 from inference.distances.told_apart import ToldApart, told_apart
 from inference.distances.whitening import whitened
+from shards.progress import Advance
 
 AS_THEY_ARE, CENTRED, WHITENED = "as they are", "centred", "whitened"
 VIEWS = {
@@ -71,12 +71,13 @@ class Measured:
     """Number of whitened directions."""
 
 
-def measure(regions: Regions, config: DistancesConfig, advance: Callable[[int], None]) -> Measured:
+def measure(regions: Regions, config: DistancesConfig, advance: Advance) -> Measured:
     """Measure a folder; `advance` is told how many directions are projected."""
     clouds = regions.clouds()
     white = whitened(clouds)
     views = _views(clouds, regions, config, advance, (AS_THEY_ARE, CENTRED))
     views |= _views(white, regions, config, advance, (WHITENED,))
+    advance(0, "classifiers")
     fitted = {
         name: told_apart(np.concatenate(chosen), regions.region_N, regions.is_fitted_N, regions.is_scored_N)
         for name, chosen in ((AS_THEY_ARE, clouds), (WHITENED, white))
@@ -88,7 +89,7 @@ def _views(
     clouds: list[FloatArray],
     regions: Regions,
     config: DistancesConfig,
-    advance: Callable[[int], None],
+    advance: Advance,
     names: tuple[str, ...],
 ) -> dict[str, View]:
     """Measure clouds as they are and, where two names are given, centred."""
@@ -108,6 +109,7 @@ def _views(
     )
     found = {}
     for name in names:
+        advance(0, f"energy distances, {name}")
         chosen = [one.centred if name == CENTRED else one.whole for one in sliced]
         energy = energy_distances([_points(clouds, one, name) for one in whole], places)
         by_draw = [

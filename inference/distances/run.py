@@ -75,6 +75,7 @@ def _found(
 ) -> Found:
     measured = measure(regions, config, advance)
     compared = compare(errors, regions, measured, config) if errors else []
+    advance(0, "layout")
     layout = laid_out(np.concatenate(regions.clouds()), by_tsne, config.seed)
     return Found(regions, measured, compared, layout)
 

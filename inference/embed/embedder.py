@@ -70,15 +70,18 @@ class Embedder:
         vectors_BRD = np.concatenate([one.vectors_BRD for one in embedded])
         valid_BR = np.concatenate([one.valid_BR for one in embedded])
         columns = self._tiles.columns(start, stop)
-        if not np.isfinite(vectors_BRD[valid_BR]).all():
-            raise DatasetError(f"{config.checkpoint}: its tokens are not numbers; check the checkpoint")
+        with np.errstate(over="ignore"):  # refused by the next line
+            vectors_ND = vectors_BRD[valid_BR].astype(np.float16)
+        if not np.isfinite(vectors_ND).all():
+            raise DatasetError(
+                f"{config.checkpoint}: its tokens are no numbers of float16; check the checkpoint"
+            )
         tile_N, patch_N = np.nonzero(valid_BR)
         columns = columns.take(tile_N)
         if config.tokens == "patches":
             per_side = self._tiles.size // self._encoder.patch_size
             for name, values_N in zip(PATCH_COLUMNS, divmod(patch_N, per_side), strict=True):
                 columns = columns.append_column(name, [values_N])
-        vectors_ND = vectors_BRD[valid_BR].astype(np.float16)
         stored = write_part(config.out, number, columns, vectors_ND, job.made_with)
         return Part(stored, len(vectors_ND), int((~valid_BR.any(1)).sum()))
 

@@ -20,6 +20,7 @@ from inference.embed.embeddings import (
     Part,
     part_files,
     part_name,
+    read_about,
     whole_part,
 )
 from inference.embed.engine import Engine
@@ -58,7 +59,7 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     refuse_existing(config.out)
     check_writable(config.out)
     if _is_finished(config.out, made_with):
-        return _said(config.out, read_json(join(config.out, EMBEDDINGS)), there=True)
+        return _said(config.out, read_about(config.out), there=True)
     remove_unfinished(config.out, below=False)
     parts = _kept(config.out, made_with, tiles, per_part)
     publish(join(config.out, PLAN), json_bytes({**made_with, **made_by_code()}))
@@ -90,7 +91,7 @@ def _made_with(config: EmbedConfig, loaded: LoadedEncoder, tiles: Tiles, per_par
         **tiles.identity,
         "batch_size": config.batch_size,
         "bf16": config.bf16,
-        "per_part": per_part,
+        "tiles_per_part": per_part,
     }
 
 
@@ -107,7 +108,7 @@ def _is_finished(out: str, made_with: dict[str, Any]) -> bool:
                 f"{out}: holds {names[0]}, but no {PLAN} says what it is made with; choose another --out"
             )
         return False
-    there = read_json(join(out, EMBEDDINGS))["made_with"] if finished else read_json(join(out, PLAN))
+    there = read_about(out)["made_with"] if finished else read_json(join(out, PLAN))
     if differ := differing(EmbedConfig, there, made_with):
         what = ", ".join(f"{name} ({there.get(name)} there, {made_with.get(name)} now)" for name in differ)
         raise InputError(

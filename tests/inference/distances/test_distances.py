@@ -144,6 +144,17 @@ def test_without_a_split_every_other_strip_is_held_out(folder: Path) -> None:
         assert changes == 7, "eight strips, in turn"
 
 
+def test_source_tiles_are_those_that_training_could_learn_from(folder: Path) -> None:
+    embeddings = read_embeddings(str(folder / "before"))
+    regions = regions_of(embeddings, DistancesConfig(embeddings=("e",), out="o"))
+    found = embeddings.columns.take(regions.sources("europe", "region")).to_pylist()
+    expected = [
+        row for row in embeddings.columns.to_pylist() if row["region"] == "europe" and row["split"] == "train"
+    ]
+    assert found == expected
+    assert len(found) > 20
+
+
 @pytest.mark.slow
 def test_the_same_numbers_again_and_of_the_same_tiles_for_every_checkpoint(folder: Path) -> None:
     one, other = (measured(folder, "--tiles", "40", names=("before", "after")) for _ in range(2))

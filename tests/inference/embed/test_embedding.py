@@ -20,6 +20,7 @@ import pytest
 import rasterio
 import shapely
 import torch
+from conftest import s3_environment
 from encoders import sar_tiles, write_untrained
 from in_process import treeline
 from regressors import (
@@ -30,6 +31,7 @@ from regressors import (
     write_checkpoint,
     write_scene,
 )
+from servers import S3Server
 
 from inference.config import EmbedConfig
 from inference.embed.embedder import EmbedJob, vectors_of
@@ -237,6 +239,22 @@ def test_a_damaged_part_is_no_wrong_vector(config: EmbedConfig) -> None:
     part.write_bytes(data)
     with pytest.raises(DatasetError, match=r"part-000002\.parquet: its .* bytes are not those"):
         read_embeddings(config.out)
+
+
+@pytest.mark.parametrize("server", ["moto", "rclone"])
+def test_embeddings_on_s3(
+    server: str, config: EmbedConfig, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Stopped there and resumed: the same parts, and nothing else is left."""
+    embed(config, InProcess())
+    s3: S3Server = request.getfixturevalue(server)
+    with s3_environment(s3):
+        there = replace(config, out=f"s3://bucket/embed-{server}")
+        with pytest.raises(KeyboardInterrupt):
+            embed(there, Stopping(2))
+        embed(there, InProcess())
+        assert contents(there.out) == contents(config.out)
+        assert np.array_equal(read_embeddings(there.out).vectors_ND, read_embeddings(config.out).vectors_ND)
 
 
 def test_windows_of_a_scene_are_tiles(run: str, tmp_path: Path) -> None:
