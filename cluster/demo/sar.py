@@ -37,7 +37,6 @@ from trainer.pretrain_config import RECIPES, PretrainConfig
 UNSEEN = REGIONS[-1].name
 """Region that pre-training does not see."""
 COLUMN, TARGET = "region", "tree_percent"
-SHARES = ("1%", "100%")
 TILE_PX, PATCH_PX = 64, 16
 TRAINING: dict[str, object] = {"epochs": 3, "epoch_steps": 20, "learning_rate": 1e-3}
 """Options of every training: the same number of steps at least, however few the labels."""
@@ -112,7 +111,7 @@ def _matrix(config: DemoConfig, out: Path) -> Results:
         region_column=COLUMN,
         label=TARGET,
         tune=("all",),
-        limit=SHARES,
+        limit=config.limit,
         draws=2,
         workers=config.workers,
         keep_checkpoints=True,
@@ -128,7 +127,7 @@ def _matrix(config: DemoConfig, out: Path) -> Results:
 
 def _distances(config: DemoConfig, out: Path) -> list[Found]:
     """Embed the test tiles before fine-tuning and after it on all labels of all regions."""
-    (tuned,) = (out / "matrix" / RUNS).glob(f"*-{ALL}-pretrained-all-{SHARES[-1]}-0")
+    (tuned,) = (out / "matrix" / RUNS).glob(f"*-{ALL}-pretrained-all-{config.limit[-1]}-0")
     folders = []
     for name, checkpoint in (("before", out / "pretrained"), ("after", tuned)):
         folders.append(str(out / "embeddings" / name))
