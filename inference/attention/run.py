@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.attention.comparison import Sample, compared, targets_of
+from inference.attention.comparison import TRAINED, Sample, compared, targets_of
 from inference.attention.components import COUNT, Components, Moments
 from inference.attention.gallery import Gallery, TileView
 from inference.attention.page import attention_page
@@ -162,7 +162,7 @@ def _numbers(work: Work, sampling: Sampling, cuts: list[Cut], advance: Advance) 
 
 def _halved(sampling: Sampling, numbers: list[dict[str, Any]]) -> str:
     """Name what was halved; "" if there was too little."""
-    if not any(found["attention"]["on_other_tiles"]["iou"] is not None for found in numbers):
+    if not any(found[TRAINED]["on_other_tiles"]["iou"] is not None for found in numbers):
         return ""
     return "tiles" if sampling.by_tile else "windows"
 
