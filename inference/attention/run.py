@@ -77,7 +77,9 @@ def attention(config: AttentionConfig) -> str:
         page = attention_page(about, gallery.tables(), numbers)
         (Path(folder) / PAGE).write_text(page)
         _publish(config.out, Path(folder), {**about, "classes": numbers})
-    return f"{config.out}: attention of {len(work.looking.tiles):,} tiles, layer {work.layer}; see {PAGE}"
+    count = len(work.looking.tiles)
+    tiles = "1 tile" if count == 1 else f"{count:,} tiles"
+    return f"{config.out}: attention of {tiles} in layer {work.layer}; see {PAGE}"
 
 
 def _components(work: Work, cuts: list[Cut], advance: Advance) -> Components:
