@@ -61,19 +61,21 @@ def attention(config: AttentionConfig) -> str:
     bound_cache()
     work = prepared(config)
     fitted, measured = some_of(work.cuts, MOST_FITTED), work.measured_cuts
-    with (
-        progress("attention", len(work.cuts) + len(fitted) + len(measured), "windows") as advance,
-        tempfile.TemporaryDirectory(prefix="treeline-") as folder,
-    ):
-        components = _components(work, fitted, advance)
-        sampling = Sampling(work.looking.tiles, work.measured, work.encoder.bands, work.encoder.patch_size)
-        gallery, facts = _looked_at(work, components, sampling, Path(folder), advance)
-        numbers = _numbers(work, sampling, measured, advance)
+    with tempfile.TemporaryDirectory(prefix="treeline-") as folder:
+        with progress("attention", len(work.cuts) + len(fitted) + len(measured), "windows") as advance:
+            components = _components(work, fitted, advance)
+            sampling = Sampling(
+                work.looking.tiles, work.measured, work.encoder.bands, work.encoder.patch_size
+            )
+            gallery, facts = _looked_at(work, components, sampling, Path(folder), advance)
+            numbers = _numbers(work, sampling, measured, advance)
         about = {**_settings(work), **facts, "components_explain": components.explained_3.tolist()}
         about |= {"halved": _halved(sampling, numbers), "measured_windows": sampling.windows}
         about |= {"measured_layers": len(work.measured_layers), **made_by_code()}
-        for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):
-            (Path(folder) / f"{view.tile.name}.png").write_bytes(picture)
+        with progress("draw", len(gallery.views), "tiles") as advance:
+            for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):
+                (Path(folder) / f"{view.tile.name}.png").write_bytes(picture)
+                advance(1)
         page = attention_page(about, gallery.tables(), numbers)
         (Path(folder) / PAGE).write_text(page)
         _publish(config.out, Path(folder), {**about, "classes": numbers})
