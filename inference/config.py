@@ -187,7 +187,7 @@ class AttentionConfig:
     where: Annotated[str, ON_DATA] = ""
     """Tiles to draw, as an expression over the index: "region == 'europe'"; default: all of the split."""
     limit: Annotated[int, ON_DATA] = 12
-    """Most tiles of the dataset; 0: all."""
+    """Most tiles of the dataset, the same ones in each call; 0: all."""
     keys: Annotated[tuple[str, ...], ON_DATA] = ()
     """Keys of the dataset's tiles to draw; default: all that --split, --where and --limit choose."""
     overwrite: bool = False

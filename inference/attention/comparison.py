@@ -110,7 +110,7 @@ def targets_of(
         InputError: a layer has too many numbers for classes, broken ones, or no value at all.
     """
     found: list[Target] = []
-    for layer in classes:
+    for layer in dict.fromkeys(classes):
         number_K = np.unique(_known(layers, layer, "--classes"))
         if broken_K := number_K[number_K % 1 != 0].tolist():
             raise InputError(f"--classes {layer}: has {broken_K[0]:g}, which is no class; see --above")

@@ -1,6 +1,6 @@
 """Pictures of tiles: in false colour, where attention goes, components of tokens, layers beside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -148,10 +148,11 @@ class Gallery:
             )
         return drawn
 
-    def of_tiles(self) -> list[bytes]:
-        """Draw all pictures of each tile, each with the whole scale of colours."""
-        alone = [self._rows([number])[0] for number in range(len(self.views))]
-        return [pictures_in_rows(folded(row), legends=self._legends) for row in alone]
+    def of_tiles(self) -> Iterator[bytes]:
+        """Draw all pictures of each tile, with scales of its own."""
+        for number in range(len(self.views)):
+            (row,) = self._rows([number])
+            yield pictures_in_rows(folded(row), legends=self._legends)
 
     @property
     def _heads(self) -> int:

@@ -1,5 +1,6 @@
 """What is to be looked at, and with what: the options of `treeline attention`, and what they name."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -150,7 +151,7 @@ def _chips(config: AttentionConfig, dataset: Dataset) -> list[Tile]:
             raise InputError(
                 f"--keys {missing[0]}: {config.data} has no such tile among those that are chosen"
             )
-        chips = np.array([key_of[key] for key in config.keys])
+        chips = np.array([key_of[key] for key in dict.fromkeys(config.keys)])
     if not chips.size:
         where = f" where {config.where}" if config.where else ""
         raise InputError(
@@ -196,6 +197,8 @@ def _above(given: Sequence[str]) -> dict[str, float | None]:
         name, equals, number = text.partition("=")
         try:
             least[name] = float(number) if equals else None
-        except ValueError as error:
-            raise InputError(f"--above {text}: write NAME or NAME=NUMBER, for example ndvi=0.4") from error
+        except ValueError:
+            least[name] = math.nan
+        if not math.isfinite(least[name] or 0):
+            raise InputError(f"--above {text}: write NAME or NAME=NUMBER, for example ndvi=0.4")
     return least

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.attention.comparison import Sample, compared, targets_of
+from inference.attention.comparison import TRAINED, Sample, compared, targets_of
 from inference.attention.components import COUNT, Components, Moments
 from inference.attention.gallery import Gallery, TileView
 from inference.attention.page import attention_page
@@ -61,23 +61,27 @@ def attention(config: AttentionConfig) -> str:
     bound_cache()
     work = prepared(config)
     fitted, measured = some_of(work.cuts, MOST_FITTED), work.measured_cuts
-    with (
-        progress("attention", len(work.cuts) + len(fitted) + len(measured), "windows") as advance,
-        tempfile.TemporaryDirectory(prefix="treeline-") as folder,
-    ):
-        components = _components(work, fitted, advance)
-        sampling = Sampling(work.looking.tiles, work.measured, work.encoder.bands, work.encoder.patch_size)
-        gallery, facts = _looked_at(work, components, sampling, Path(folder), advance)
-        numbers = _numbers(work, sampling, measured, advance)
+    with tempfile.TemporaryDirectory(prefix="treeline-") as folder:
+        with progress("attention", len(work.cuts) + len(fitted) + len(measured), "windows") as advance:
+            components = _components(work, fitted, advance)
+            sampling = Sampling(
+                work.looking.tiles, work.measured, work.encoder.bands, work.encoder.patch_size
+            )
+            gallery, facts = _looked_at(work, components, sampling, Path(folder), advance)
+            numbers = _numbers(work, sampling, measured, advance)
         about = {**_settings(work), **facts, "components_explain": components.explained_3.tolist()}
         about |= {"halved": _halved(sampling, numbers), "measured_windows": sampling.windows}
         about |= {"measured_layers": len(work.measured_layers), **made_by_code()}
-        for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):
-            (Path(folder) / f"{view.tile.name}.png").write_bytes(picture)
+        with progress("draw", len(gallery.views), "tiles") as advance:
+            for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):
+                (Path(folder) / f"{view.tile.name}.png").write_bytes(picture)
+                advance(1)
         page = attention_page(about, gallery.tables(), numbers)
         (Path(folder) / PAGE).write_text(page)
         _publish(config.out, Path(folder), {**about, "classes": numbers})
-    return f"{config.out}: attention of {len(work.looking.tiles):,} tiles, layer {work.layer}; see {PAGE}"
+    count = len(work.looking.tiles)
+    tiles = "1 tile" if count == 1 else f"{count:,} tiles"
+    return f"{config.out}: attention of {tiles} in layer {work.layer}; see {PAGE}"
 
 
 def _components(work: Work, cuts: list[Cut], advance: Advance) -> Components:
@@ -162,7 +166,7 @@ def _numbers(work: Work, sampling: Sampling, cuts: list[Cut], advance: Advance) 
 
 def _halved(sampling: Sampling, numbers: list[dict[str, Any]]) -> str:
     """Name what was halved; "" if there was too little."""
-    if not any(found["attention"]["on_other_tiles"]["iou"] is not None for found in numbers):
+    if not any(found[TRAINED]["on_other_tiles"]["iou"] is not None for found in numbers):
         return ""
     return "tiles" if sampling.by_tile else "windows"
 

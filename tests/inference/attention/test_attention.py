@@ -605,6 +605,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     ),
     "class names alone": (_with("--class-names", "0=a"), "--class-names: does nothing without --classes"),
     "above": (_beside(ZEROS, "--above", "x=high"), "NAME or NAME=NUMBER"),
+    "above nothing": (_beside(ZEROS, "--above", "x=nan"), "NAME or NAME=NUMBER"),
     "all layers for nothing": (_with("--layers", "all"), "nothing is measured"),
     "where without data": (_with("--where", "x > 1"), "--where: does nothing without --data"),
 }
