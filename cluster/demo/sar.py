@@ -57,7 +57,7 @@ def run_sar_demo(config: DemoConfig) -> str:
     pretraining = pretrain_config(config, out)
     steps.do("pre-training without labels", lambda: launch_pretraining(pretraining))
     results = steps.do("matrix of trainings", lambda: _matrix(config, out))
-    found = steps.do("embeddings and distances", lambda: _distances(config, out))
+    found = steps.do("embeddings and distances", lambda: _distances(results, out))
     looking = AttentionConfig(
         checkpoint=pretraining.out,
         out=str(out / "attention"),
@@ -125,11 +125,16 @@ def _matrix(config: DemoConfig, out: Path) -> Results:
         return matrix(options, base, TRAINING, cells_here)
 
 
-def _distances(config: DemoConfig, out: Path) -> list[Found]:
+def _distances(results: Results, out: Path) -> list[Found]:
     """Embed the test tiles before fine-tuning and after it on all labels of all regions."""
-    (tuned,) = (out / "matrix" / RUNS).glob(f"*-{ALL}-pretrained-all-{config.limit[-1]}-0")
+    (tuned,) = (
+        cell.name
+        for cell in results.plan.cells
+        if (cell.init, cell.trained_on, cell.draw) == ("pretrained", ALL, 0)
+        and cell.limit == results.plan.config.limit[-1]
+    )
     folders = []
-    for name, checkpoint in (("before", out / "pretrained"), ("after", tuned)):
+    for name, checkpoint in (("before", out / "pretrained"), ("after", out / "matrix" / RUNS / tuned)):
         folders.append(str(out / "embeddings" / name))
         embedding = EmbedConfig(
             data=str(out / "tiles"), checkpoint=str(checkpoint), out=folders[-1], split="test"

@@ -1,6 +1,6 @@
 """Errors of a matrix of trainings: predictions.parquet of `treeline matrix`, by pair of regions and by tile.
 
-A row is a tile as one training predicted it: key, region (tested on), trained_on, truth, predicted, and
+A row is a tile as one training predicted it: key, tested_on, trained_on, truth, predicted, and
 columns that tell trainings apart. Trainings that differ in draw or seed alone are repetitions of one another.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.storage.objects import read_bytes
 
-NEEDED = ("key", "region", "trained_on", "truth", "predicted")
+NEEDED = ("key", "tested_on", "trained_on", "truth", "predicted")
 CONDITIONS = ("init", "tune", "limit", "share")
 """Columns that make another kind of training, as far as the file has them."""
 REPEATED = ("draw", "seed")
@@ -40,11 +40,11 @@ class Errors:
         It is the mean over repetitions.
         """
         of_kind = self.table.filter(pc.equal(self.table["kind"], kind))
-        squares = of_kind.group_by(["trained_on", "region", "repetition"]).aggregate([("square", "mean")])
+        squares = of_kind.group_by(["trained_on", "tested_on", "repetition"]).aggregate([("square", "mean")])
         total_RR, count_RR = np.zeros((2, len(names), len(names)))
         for row in squares.to_pylist():
-            if row["trained_on"] in names and row["region"] in names:
-                place = names.index(row["trained_on"]), names.index(row["region"])
+            if row["trained_on"] in names and row["tested_on"] in names:
+                place = names.index(row["trained_on"]), names.index(row["tested_on"])
                 total_RR[place] += row["square_mean"] ** 0.5
                 count_RR[place] += 1
         with np.errstate(invalid="ignore"):
@@ -52,7 +52,7 @@ class Errors:
 
     def of_tiles(self, kind: str, trained_on: str, region: str) -> dict[str, float]:
         """Return the error of each tile by key: the root of its mean square over repetitions."""
-        conditions = (("kind", kind), ("trained_on", trained_on), ("region", region))
+        conditions = (("kind", kind), ("trained_on", trained_on), ("tested_on", region))
         chosen = np.logical_and.reduce([np.asarray(pc.equal(self.table[name], v)) for name, v in conditions])
         squares = self.table.filter(pa.array(chosen)).group_by("key").aggregate([("square", "mean")])
         keys, means = squares["key"].to_pylist(), squares["square_mean"].to_pylist()
@@ -78,7 +78,7 @@ def read_errors(url: str) -> Errors:
         )
     truth, predicted = (pc.cast(table[name], "float64") for name in ("truth", "predicted"))
     square = pc.power(pc.subtract(predicted, truth), 2)
-    columns = {name: pc.cast(table[name], "string") for name in ("key", "region", "trained_on")}
+    columns = {name: pc.cast(table[name], "string") for name in ("key", "tested_on", "trained_on")}
     columns["kind"] = _joined(table, CONDITIONS, EVERY)
     columns["repetition"] = _joined(table, REPEATED, "")
     table = pa.table({**columns, "square": square})

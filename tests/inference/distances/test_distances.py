@@ -87,7 +87,7 @@ def predictions(folder: Path, found: dict[str, Any]) -> Path:
         ]:
             distance = apart.get(frozenset((trained_on, tile["region"])), 0.0)
             error = (1 + SLOPE * distance) if init == "a" else 5 - 2 * distance
-            origin = {"key": tile["key"], "region": tile["region"], "trained_on": trained_on}
+            origin = {"key": tile["key"], "tested_on": tile["region"], "trained_on": trained_on}
             cell = {"init": init, "tune": "all", "limit": "1%", "draw": draw}
             sign = 1 if draw else -1
             rows.append({**origin, **cell, "truth": 50.0, "predicted": 50.0 + sign * error})
@@ -252,7 +252,7 @@ def bad(folder: Path, predictions: Path) -> dict[str, str]:
     for name, changed in {
         "headless": table.drop_columns(["predicted"]),
         "empty": table.slice(0, 0),
-        "elsewhere": table.set_column(1, "region", pa.array(["moon"] * table.num_rows)),
+        "elsewhere": table.set_column(1, "tested_on", pa.array(["moon"] * table.num_rows)),
         "strange": table.set_column(0, "key", pa.array(["unknown"] * table.num_rows)),
     }.items():
         pq.write_table(changed, folder / f"{name}.parquet")
