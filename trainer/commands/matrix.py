@@ -31,6 +31,7 @@ from shards.storage.objects import (
     join,
     publish,
     read_bytes,
+    remove_folder,
     remove_unfinished,
     staged,
 )
@@ -42,7 +43,7 @@ from trainer.config import TrainConfig
 from trainer.data.labels import unit_of
 from trainer.matrix.cell_file import BlockSums, CellResult, block_sums, read_cell
 from trainer.matrix.page import page_of
-from trainer.matrix.plan import Cell, Init, Plan, check_choices, inits_of, refuse_set_here
+from trainer.matrix.plan import RUNS, Cell, Init, Plan, check_choices, inits_of, refuse_set_here
 from trainer.matrix.regions import regions_of
 from trainer.matrix.results import Results
 from trainer.matrix.scores import measure_of
@@ -98,6 +99,8 @@ def matrix(config: MatrixConfig, base: TrainConfig, named: dict[str, object], ru
             advance(1, job.cell.title)
 
         run_cells(jobs, config.workers, done)
+    if not failed and not config.keep_checkpoints:
+        remove_folder(join(config.out, RUNS))  # with what was killed between a cell's file and this
     in_order = sorted(failed.items(), key=lambda item: item[0].number)
     if len(failed) == len(plan.cells):
         raise RuntimeError(f"{config.out}: no cell has a result; the first: {in_order[0][1]}")

@@ -6,7 +6,7 @@ import shards
 from shards.draw.html import Cell, Numeral, figure, heading, page, sentence, table
 from trainer.matrix.curves import learning_curves
 from trainer.matrix.heat_maps import difference_maps, error_maps
-from trainer.matrix.results import Results, tuned
+from trainer.matrix.results import Results, Setting, tuned
 from trainer.matrix.scores import NO_INTERVAL, VERDICTS, Interval
 
 INTERVALS = (
@@ -121,22 +121,16 @@ def _scores(results: Results) -> Markup:
         "n",
         "bands",
     )
-    rows: list[tuple[Cell, ...]] = [
-        (
-            setting.name,
-            tuned(setting.tune),
-            str(setting.limit),
-            setting.trained_on,
-            setting.tested_on,
-            Numeral(results.measure.shown(score.error.value)),
-            _range(results, score.error),
-            None if score.bias is None else Numeral(f"{score.bias:+.2f}"),
-            None if score.r2 is None else Numeral(f"{score.r2:.2f}"),
-            score.count,
-            score.blocks,
-        )
-        for setting, score in results.scores.items()
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    for name, tune, limit in results.kinds:
+        for source, region in results.places:
+            if score := results.scores.get(Setting(name, tune, limit, source, region)):
+                shown = Numeral(results.measure.shown(score.error.value))
+                bias = None if score.bias is None else Numeral(f"{score.bias:+.2f}")
+                r2 = None if score.r2 is None else Numeral(f"{score.r2:.2f}")
+                place = (name, tuned(tune), str(limit), source, region)
+                numbers = (shown, _range(results, score.error), bias, r2, score.count, score.blocks)
+                rows.append((*place, *numbers))
     return table(head, rows)
 
 

@@ -134,6 +134,14 @@ class Results:
         return [(source, region.name) for source in self.plan.sources for region in self.plan.regions]
 
     @property
+    def kinds(self) -> list[tuple[str, str, int | str]]:
+        """Name, tune and limit of all matrices: with each limit the inits', then the baselines'."""
+        config = self.plan.config
+        models = [(init.name, tune) for tune in config.tune for init in self.plan.inits]
+        baselines = [(name, "") for name in self.baselines.values()]
+        return [(name, tune, limit) for limit in config.limit for name, tune in (*models, *baselines)]
+
+    @property
     def ridge(self) -> str:
         """Name of the baseline that is hardest to beat."""
         return next(iter(self.baselines.values()))
@@ -167,14 +175,12 @@ class Results:
         measure = self.measure
         title = f"{measure.title}{f' ({measure.unit})' if measure.unit else ''}"
         lines = [self.verdict, f"{title:28}{'labels':>8}{'own region':>12}{'others':>10}"]
-        for name, tune, limit in dict.fromkeys((s.name, s.tune, s.limit) for s in self.scores):
+        for name, tune, limit in self.kinds:
             own, others = [], []
-            for setting, score in self.scores.items():
-                if (setting.name, setting.tune, setting.limit) == (name, tune, limit):
-                    if setting.trained_on == setting.tested_on:
-                        own.append(score.error.value)
-                    elif setting.trained_on != ALL:
-                        others.append(score.error.value)
+            for source, region in self.places:
+                score = self.scores.get(Setting(name, tune, limit, source, region))
+                if score and source != ALL:
+                    (own if source == region else others).append(score.error.value)
             shown = [measure.shown(sum(found) / len(found)) if found else "-" for found in (own, others)]
             what = f"{name}, {tuned(tune)}" if tune else name
             lines.append(f"{what[:27]:28}{limit:>8}{shown[0]:>12}{shown[1]:>10}")
@@ -184,12 +190,15 @@ class Results:
         """Return plain JSON values."""
         plan, measure = self.plan, self.measure
         models, baselines = [], []
-        for setting in dict.fromkeys((s.name, s.tune, s.limit) for s in self.scores):
-            name, tune, limit = setting
+        for name, tune, limit in self.kinds:
+            scored = {
+                place: score
+                for place in self.places
+                if (score := self.scores.get(Setting(name, tune, limit, *place)))
+            }
             rows = [
-                {"trained_on": s.trained_on, "tested_on": s.tested_on, **score.to_json(measure)}
-                for s, score in self.scores.items()
-                if (s.name, s.tune, s.limit) == setting
+                {"trained_on": source, "tested_on": region, **score.to_json(measure)}
+                for (source, region), score in scored.items()
             ]
             if tune:
                 models.append({"init": name, "tune": tune, "limit": limit, "matrix": rows})
