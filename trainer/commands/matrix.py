@@ -66,20 +66,18 @@ RunCells = Callable[[list[CellJob], int, Done], None]
 """run(jobs, workers, done): function that runs cells, in any order."""
 
 
-def matrix(config: MatrixConfig, base: TrainConfig, named: dict[str, object], run_cells: RunCells) -> Results:
+def matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells) -> Results:
     """Train and test what is missing of a matrix, by `run_cells`, and write what came of it.
 
     Args:
-        config: the options.
-        base: options that all trainings have in common.
-        named: those of them that the user's file names.
+        plan: the matrix, checked.
+        datasets: its datasets, opened, by URL; see `check_matrix`.
         run_cells: `cells_here`, or `trainer.commands.matrix_on_ray.cells_on_ray`.
 
     Raises:
-        InputError: a mistake in the options; found before anything is started or written.
         RuntimeError: no cell has a result.
     """
-    plan, datasets = check_matrix(config, base, named)
+    config = plan.config
     remove_unfinished(config.out)
     if not exists(join(config.out, OPTIONS)):
         publish(join(config.out, OPTIONS), as_yaml(_stored(plan, datasets)).encode())
@@ -117,6 +115,11 @@ def check_matrix(
     config: MatrixConfig, base: TrainConfig, named: dict[str, object]
 ) -> tuple[Plan, dict[str, Dataset]]:
     """Find the user's mistakes before anything is started or written; return the plan and its datasets.
+
+    Args:
+        config: the options.
+        base: options that all trainings have in common.
+        named: those of them that the user's file names.
 
     Raises:
         InputError: options that make no matrix, regions without labels, or --out is in use.

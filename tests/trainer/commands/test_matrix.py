@@ -17,10 +17,12 @@ import pytest
 from in_process import treeline
 from regressors import CHIP_SCHEMA, visible_chip
 
+from shards.read.dataset import Dataset
 from shards.write.writer import DatasetWriter
-from trainer.commands.matrix import Done, cells_here, matrix
+from trainer.commands.matrix import Done, cells_here, check_matrix, matrix
 from trainer.commands.matrix_cell import CellJob
 from trainer.config import TrainConfig
+from trainer.matrix.plan import Plan
 from trainer.matrix_config import MatrixConfig
 
 ROOT = Path(__file__).parents[3]
@@ -86,8 +88,8 @@ def entry(rows: list[dict[str, Any]], **names: Any) -> dict[str, Any]:
     return found
 
 
-def configured(made: Path, out: str) -> tuple[MatrixConfig, TrainConfig]:
-    """The same as `command`, for a call from here; the folder must be the current one."""
+def checked(out: str) -> tuple[Plan, dict[str, Dataset]]:
+    """What `command` plans, for a call from here; the folder must be the current one."""
     config = MatrixConfig(
         data=("tiles",),
         out=out,
@@ -99,9 +101,11 @@ def configured(made: Path, out: str) -> tuple[MatrixConfig, TrainConfig]:
         draws=2,
         train_config="train.yaml",
     )
-    return config, TrainConfig.of("tiles", out, epochs=1, learning_rate=0.003, bands=BANDS)
+    base = TrainConfig.of("tiles", out, epochs=1, learning_rate=0.003, bands=BANDS)
+    return check_matrix(config, base, {"bands": list(BANDS)})
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_train_and_evaluate_make_by_hand(made: Path) -> None:
     """The same RMSE, of the model and of the ridge, in the region itself, in the other, and from all."""
     ran(made, *command("one", draws=1, tune=["all"]))
@@ -126,6 +130,7 @@ def test_a_cell_is_what_train_and_evaluate_make_by_hand(made: Path) -> None:
                 assert ours["n"] == expected["count"]
 
 
+@pytest.mark.slow
 def test_what_matrix_json_says_follows_from_the_predictions(whole: Path) -> None:
     found, table = results(whole), pq.read_table(whole / "predictions.parquet").to_pandas()
     tiles = table[table.tested_on == "europe"].drop_duplicates("key")
@@ -153,6 +158,7 @@ def test_what_matrix_json_says_follows_from_the_predictions(whole: Path) -> None
     assert tiles.block.nunique() == 2, "two of ten bands are for tests"
 
 
+@pytest.mark.slow
 def test_the_report_begins_with_the_verdict(whole: Path) -> None:
     verdict, page = results(whole)["verdict"], (whole / "index.html").read_text()
     assert verdict.startswith("Pretrained is better than scratch in ")
@@ -168,20 +174,19 @@ class Stop(Exception):
     """Stands for whatever ends a process."""
 
 
+@pytest.mark.slow
 def test_stopped_between_cells_and_started_again_it_is_the_same(
     made: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the cells are run in another order, by two processes in turn."""
     monkeypatch.chdir(made)
-    config, base = configured(made, "stopped")
-    named: dict[str, object] = {"bands": list(BANDS)}
 
     def some(jobs: list[CellJob], workers: int, done: Done) -> None:
         cells_here(jobs[:2:-1], workers, done)
         raise Stop
 
     with pytest.raises(Stop):
-        matrix(config, base, named, some)
+        matrix(*checked("stopped"), some)
     assert not (made / "stopped" / "matrix.json").exists()
     left: list[int] = []
 
@@ -189,7 +194,7 @@ def test_stopped_between_cells_and_started_again_it_is_the_same(
         left.append(len(jobs))
         cells_here(jobs, workers, done)
 
-    matrix(config, base, named, rest)
+    matrix(*checked("stopped"), rest)
     assert left == [3]
     for name in RESULTS:
         assert (made / "stopped" / name).read_bytes() == (whole / name).read_bytes(), name
@@ -225,6 +230,7 @@ ENVIRONMENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -247,18 +253,18 @@ def test_another_matrix_in_the_same_folder_is_refused(
     assert before == {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_named_and_the_others_are_kept(
     made: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command then tries it again."""
     monkeypatch.chdir(made)
-    config, base = configured(made, "failing")
 
     def one_wild(jobs: list[CellJob], workers: int, done: Done) -> None:
         wild = jobs[1].training.with_options(learning_rate=1e30, gradient_norm=1e30, batch_size=2)
         cells_here([jobs[0], replace(jobs[1], training=wild), *jobs[2:]], workers, done)
 
-    found = matrix(config, base, {"bands": list(BANDS)}, one_wild)
+    found = matrix(*checked("failing"), one_wild)
     (title,) = found.failed
     assert title == "conus, scratch, frozen, 30% of labels, draw 0"
     assert "FloatingPointError" in found.failed[title]
@@ -279,6 +285,7 @@ def write_heights(folder: Path, first: int, has_test: bool = True) -> None:
         writer.finish()
 
 
+@pytest.mark.slow
 def test_heights_of_two_datasets_fail_apart_and_have_no_interval_without_bands(tmp_path: Path) -> None:
     for number, name in enumerate(("a", "b")):
         write_heights(tmp_path / name, 20 * number)
@@ -315,8 +322,14 @@ def test_heights_of_two_datasets_fail_apart_and_have_no_interval_without_bands(t
     assert [row["cell"][0] for row in results(tmp_path / "damaged")["failed"]] == ["a"]
 
 
+@pytest.mark.slow
 def test_classes_are_compared_by_their_share_of_errors(made: Path) -> None:
-    ran(made, *command("classes", task="tile-class", label="land_cover", init=["scratch=random"], draws=1))
+    ran(
+        made,
+        *command(
+            "classes", task="tile-class", label="land_cover", init=["scratch=random"], draws=1, limit=["100%"]
+        ),
+    )
     found = results(made / "classes")
     table = pq.read_table(made / "classes" / "predictions.parquet").to_pandas()
     assert found["measure"]["name"] == "wrong"
@@ -383,7 +396,7 @@ def spoiled(made: Path) -> Path:
         str(made / "partly"),
         CHIP_SCHEMA,
         {"command": "test"},
-        attributes={"place": "string", "age": "double"},
+        attributes={"place": "string", "age": "float64"},
     ) as writer:
         for number in range(24):
             place, split = "ab"[number % 2], ("train", "train", "val", "test")[number // 6]
