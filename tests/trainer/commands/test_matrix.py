@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from in_process import treeline
+from ray_machines import PATIENCE_SECONDS, wait_until
 from regressors import CHIP_SCHEMA, visible_chip
 
 from shards.read.dataset import Dataset
@@ -220,6 +221,38 @@ def test_killed_anywhere_and_started_again_it_is_the_same(made: Path, whole: Pat
     for name in RESULTS:
         assert (made / "killed" / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (made / "killed" / "runs").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_ray_one_and_two_workers_make_the_same_bytes_also_when_killed(
+    ray_env: dict[str, str],
+    ray_head: "subprocess.Popen[bytes]",
+    ray_second: "subprocess.Popen[bytes]",
+    made: Path,
+    whole: Path,
+) -> None:
+    """Begun by one worker, killed, and finished by two."""
+    words = [sys.executable, "-m", "cluster.cli", *command("on-ray")]
+    env = ray_env | {"PYTHONPATH": str(ROOT)}
+    cells = made / "on-ray" / "cells"
+    process = subprocess.Popen([*words, "--workers", "1"], cwd=made, env=env, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(list(cells.glob("*.parquet"))) >= 3 or process.poll() is not None)
+    process.kill()
+    process.wait()
+    assert not (made / "on-ray" / "matrix.json").exists()
+    done = subprocess.run(
+        [*words, "--workers", "2"],
+        cwd=made,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in RESULTS:
+        assert (made / "on-ray" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 ENVIRONMENT = {
