@@ -47,5 +47,5 @@ class MatrixConfig:
     """YAML or JSON file with the other options of treeline train; default: its defaults."""
     workers: Annotated[int, MayChange()] = 0
     """Cells at a time, as tasks on Ray; 0: one by one here."""
-    keep_checkpoints: Annotated[bool, MayChange()] = False
+    keep_checkpoints: bool = False
     """Whether to keep the training run of each cell."""

@@ -23,7 +23,9 @@ def page_of(results: Results, label: str) -> str:
     sections["Against the baselines"] = _against_ridge(results)
     sections["Learning curves"] = figure(
         learning_curves(results), "Error over the number of labels, with intervals, by region"
-    ) + sentence(f"{_measure(results)} over the number of training labels; shades are intervals of 95 %.")
+    ) + sentence(
+        f"{_measure(results)} over the number of training labels; vertical lines are intervals of 95 %."
+    )
     sections["All scores"] = _scores(results)
     if results.failed:
         sections["Cells that failed"] = table(("cell", "why"), list(results.failed.items()))

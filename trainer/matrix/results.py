@@ -166,6 +166,8 @@ class Results:
             if found[WORSE] > found[BETTER]:
                 line += f": {name} wins"
             said.append(line)
+        if self.plan.config.draws == 1:
+            said.append("with one draw, intervals are over bands of ground alone, not over other labels")
         if not any(interval.low is not None for interval in self.differences.values()):
             said.append("no difference has an interval, since no region has two bands of test tiles")
         return ". ".join(line[0].upper() + line[1:] for line in said) + "."
@@ -176,7 +178,7 @@ class Results:
         title = f"{measure.title}{f' ({measure.unit})' if measure.unit else ''}"
         lines = [self.verdict, f"{title:28}{'labels':>8}{'own region':>12}{'others':>10}"]
         for name, tune, limit in self.kinds:
-            own, others = [], []
+            own, others = list[float](), list[float]()
             for source, region in self.places:
                 score = self.scores.get(Setting(name, tune, limit, source, region))
                 if score and source != ALL:
