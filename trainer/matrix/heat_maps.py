@@ -29,7 +29,9 @@ class HeatMap:
 def error_maps(results: Results, limit: int | str) -> bytes:
     """Draw the errors with this share of labels: a map for each init and tune, and one for the ridge."""
     plan = results.plan
-    rows = [[(init.name, tune) for init in plan.inits] for tune in plan.config.tune]
+    rows: list[list[tuple[str, str]]] = [
+        [(init.name, tune) for init in plan.inits] for tune in plan.config.tune
+    ]
     rows[0].append((results.ridge, ""))
     maps: list[list[HeatMap]] = []
     for row in rows:
@@ -63,7 +65,7 @@ def difference_maps(results: Results, first: str, second: str) -> bytes:
 def _known(maps: list[list[HeatMap]]) -> NDArray[np.float64]:
     """Return the values that there are."""
     values_N = np.concatenate([one.value_ST.ravel() for row in maps for one in row])
-    return values_N[np.isfinite(values_N)]
+    return np.asarray(values_N[np.isfinite(values_N)], np.float64)
 
 
 def _grid(results: Results, values: list[float] | list[bool]) -> NDArray[np.float64]:

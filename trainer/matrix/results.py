@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trainer.matrix.cell_file import BlockSums
-from trainer.matrix.plan import Cell, Plan
+from trainer.matrix.plan import Plan
 from trainer.matrix.regions import ALL
 from trainer.matrix.scores import (
     BETTER,
@@ -34,6 +34,15 @@ TUNED = {"all": "all tuned", "last": "last blocks tuned", "lora": "adapters tune
 def tuned(tune: str) -> str:
     """Say what of the backbone learns."""
     return TUNED.get(tune, tune)
+
+
+class Group(NamedTuple):
+    """Cells that differ in their draw alone."""
+
+    init: str
+    tune: str
+    limit: int | str
+    trained_on: str
 
 
 class Setting(NamedTuple):
@@ -95,35 +104,34 @@ class Results:
             labels: number of training labels by the number of the cell.
             failed: reasons of the cells that failed, by their title.
         """
-        by_draw: dict[tuple[str, str, int | str, str], dict[int, Cell]] = {}
+        groups: dict[Group, dict[int, dict[str, BlockSums]]] = {}
         counts: dict[tuple[str, int | str], list[int]] = {}
         for cell in plan.cells:
             if cell.number in sums:
-                group = by_draw.setdefault((cell.init, cell.tune, cell.limit, cell.trained_on), {})
-                group[cell.draw] = cell
+                group = Group(cell.init, cell.tune, cell.limit, cell.trained_on)
+                groups.setdefault(group, {})[cell.draw] = sums[cell.number]
                 counts.setdefault((cell.trained_on, cell.limit), []).append(labels[cell.number])
         scores: dict[Setting, Score] = {}
         differences: dict[Pair, Interval] = {}
-        for (init, tune, limit, source), cells in by_draw.items():
+        ridge = next(iter(baselines))
+        for group, draws in groups.items():
+            rest, seconds = group[1:], [second for first, second in plan.pairs if first == group.init]
             for region in (region.name for region in plan.regions):
-                ours = [sums[cell.number][region] for cell in cells.values()]
-                scores[Setting(init, tune, limit, source, region)] = score_of(ours, MODEL, measure)
+                ours = [found[region] for found in draws.values()]
+                scores[Setting(*group, region)] = score_of(ours, MODEL, measure)
                 for predictor, name in baselines.items():
                     # Baselines see no backbone: those of the first init and tune stand for all.
-                    setting = Setting(name, "", limit, source, region)
+                    setting = Setting(name, "", group.limit, group.trained_on, region)
                     if setting not in scores:
                         scores[setting] = score_of(ours, predictor, measure)
-                ridge = next(iter(baselines))
-                against = Pair(init, baselines[ridge], tune, limit, source, region)
+                against = Pair(group.init, baselines[ridge], *rest, region)
                 differences[against] = difference_of(ours, ours, (MODEL, ridge), measure)
-                for second in (second for first, second in plan.pairs if first == init):
-                    others = by_draw.get((second, tune, limit, source), {})
-                    both = sorted(cells.keys() & others.keys())
+                for second in seconds:
+                    others = groups.get(group._replace(init=second), {})
+                    both = sorted(draws.keys() & others.keys())
                     if both:
-                        one, other = (
-                            [sums[group[draw].number][region] for draw in both] for group in (cells, others)
-                        )
-                        pair = Pair(init, second, tune, limit, source, region)
+                        one, other = ([of[draw][region] for draw in both] for of in (draws, others))
+                        pair = Pair(group.init, second, *rest, region)
                         differences[pair] = difference_of(one, other, (MODEL, MODEL), measure)
         mean_labels = {key: sum(found) / len(found) for key, found in counts.items()}
         return cls(plan, measure, baselines, mean_labels, scores, differences, failed)

@@ -29,6 +29,12 @@ from trainer.matrix_config import MatrixConfig
 ROOT = Path(__file__).parents[3]
 BANDS = ("vv_summer", "vh_summer", "vv_winter", "vh_winter")
 TRAINING = f"epochs: 1\nlearning_rate: 0.003\nbands: [{', '.join(BANDS)}]\n"
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "PATH": "/usr/bin:/bin",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 RESULTS = ("matrix.json", "predictions.parquet", "index.html")
 SPLIT = ["--split-by", "bands", "--split-bands", "10", "--shares", "0.6", "0.2", "0.2"]
 
@@ -255,14 +261,6 @@ def test_on_ray_one_and_two_workers_make_the_same_bytes_also_when_killed(
         assert (made / "on-ray" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
-    "PATH": "/usr/bin:/bin",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
@@ -326,7 +324,7 @@ def test_heights_of_two_datasets_fail_apart_and_have_no_interval_without_bands(t
     words = command("out", data=["a", "b"], task="height", label=None, init=["scratch=random"], draws=1)
     words = [word for word in words if word not in ("--region-column", "region")]
     said = ran(tmp_path, *words).stdout
-    assert "no difference has an interval, since no region has two bands" in said.replace("No", "no")
+    assert "No difference has an interval, since no region has two bands" in said
     found = results(tmp_path / "out")
     assert found["trained_on"] == found["tested_on"] == ["a", "b"]
     (row,) = (
@@ -345,7 +343,6 @@ def test_heights_of_two_datasets_fail_apart_and_have_no_interval_without_bands(t
     assert ours["rmse"]["value"] == pytest.approx(linear["rmse"], rel=1e-5)
 
     shard = next((tmp_path / "a" / "train").glob("*.tar"))
-    shard.write_bytes(shard.read_bytes()[:-700] + bytes(700))
     content = bytearray(shard.read_bytes())
     content[2000] ^= 255
     shard.write_bytes(content)
