@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.draw.picture import COLOUR_MAP, INK, SMALL, drawable, new_figure, png, shortened
+from trainer.matrix.plan import choice_of
 from trainer.matrix.results import Pair, Results, Setting, tuned
 
 CHANGES = "RdBu_r"
@@ -56,7 +57,7 @@ def difference_maps(results: Results, first: str, second: str) -> bytes:
             found = [results.differences.get(pair) for pair in pairs]
             value_ST = _grid(results, [one.value if one else np.nan for one in found])
             is_bold_ST = _grid(results, [bool(one and one.leaves_out_zero) for one in found]).astype(np.bool_)
-            maps[-1].append(HeatMap(f"{tuned(tune)}, {limit} of labels", value_ST, is_bold_ST))
+            maps[-1].append(HeatMap(f"{tuned(tune)}, {choice_of(limit)}", value_ST, is_bold_ST))
     known = np.abs(_known(maps))
     reach = float(known.max()) if known.size and known.max() > 0 else 1.0
     return _drawn(results, maps, (-reach, reach), CHANGES, results.measure.signed)

@@ -248,7 +248,7 @@ class Results:
             "first": first,
             "second": second,
             "counts": {verdict: counts[verdict] for verdict in VERDICTS},
-            "cells": rows,
+            "comparisons": rows,
         }
 
 
@@ -256,7 +256,7 @@ def _counted(first: str, second: str, counts: Counter[str]) -> str:
     """Say how often the first is better than the second."""
     total = sum(counts.values())
     text = (
-        f"{first} is better than {second} in {counts[BETTER]} of {total} cells, worse in {counts[WORSE]}, "
-        f"not told apart in {counts[NOT_TOLD_APART]}"
+        f"{first} is better than {second} in {counts[BETTER]} of {total} comparisons, "
+        f"worse in {counts[WORSE]}, not told apart in {counts[NOT_TOLD_APART]}"
     )
     return text + (f", without an interval in {counts[NO_INTERVAL]}" if counts[NO_INTERVAL] else "")

@@ -156,8 +156,8 @@ def test_what_matrix_json_says_follows_from_the_predictions(whole: Path) -> None
             assert (row["blocks"], row["draws"]) == (chosen.block.nunique(), 2)
             rmse[init, f"{row['trained_on']} {row['tested_on']}"] = row["rmse"]["value"]
     pairs = entry(found["differences"], first="pretrained", second="scratch")
-    assert sum(pairs["counts"].values()) == len(pairs["cells"]) == 6
-    for row in pairs["cells"]:
+    assert sum(pairs["counts"].values()) == len(pairs["comparisons"]) == 6
+    for row in pairs["comparisons"]:
         place = f"{row['trained_on']} {row['tested_on']}"
         assert row["value"] == pytest.approx(rmse["pretrained", place] - rmse["scratch", place])
         verdict = "better" if row["high"] < 0 else "worse" if row["low"] > 0 else "not told apart"
