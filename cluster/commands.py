@@ -186,20 +186,21 @@ def matrix(config: "MatrixConfig") -> int:
     """Train in each region and test in all; return 1 if a cell failed."""
     from cluster.jobs.connection import connected
     from cluster.options import FILE, parse, read_options
-    from trainer.commands.matrix import PAGE, cells_here, matrix
+    from trainer.commands.matrix import PAGE, cells_here, check_matrix, matrix
     from trainer.config import TrainConfig
 
     file = [f"--{FILE}", config.train_config] if config.train_config else []
     places = ["--data", next(iter(config.data), ""), "--out", config.out]
     base = parse(TrainConfig, [*file, *places], "treeline train")
     named = read_options(config.train_config, TrainConfig, "treeline train") if file else {}
+    plan, datasets = check_matrix(config, base, named)
     with connected(config.workers):
         if config.workers:
             from trainer.commands.matrix_on_ray import cells_on_ray
 
-            results = matrix(config, base, named, cells_on_ray)
+            results = matrix(plan, datasets, cells_on_ray)
         else:
-            results = matrix(config, base, named, cells_here)
+            results = matrix(plan, datasets, cells_here)
     print(results.table())
     print(f"{config.out}/{PAGE}")
     return 1 if results.failed else 0

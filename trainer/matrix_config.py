@@ -1,13 +1,13 @@
 """The options of `treeline matrix`. No torch here."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from shards.roles import MayChange, OnlyWith, OptionsFile, Place
 from trainer.config import TrainConfig
-from trainer.options import OF_TILES, Mode, Task
+from trainer.options import Mode
 
 RANDOM = "random"
 """Place of an --init that starts from random weights."""
@@ -33,9 +33,9 @@ class MatrixConfig:
     run: "tiny") with random weights, with which the others are compared."""
     region_column: str = ""
     """Column of the index with each tile's region, where --data is one dataset."""
-    task: Task = "tile-value"
+    task: Literal["height", "tile-value", "tile-class"] = "tile-value"
     """What is learnt: heights of pixels; or, for each tile, a number or a class of --label."""
-    label: Annotated[str, OnlyWith(task=OF_TILES)] = ""
+    label: Annotated[str, OnlyWith(task=("tile-value", "tile-class"))] = ""
     """Column of the index that is learnt, such as tree_percent."""
     tune: tuple[Mode, ...] = ("frozen", "all")
     """Parts of the backbone that learn; one matrix for each."""
@@ -47,5 +47,5 @@ class MatrixConfig:
     """YAML or JSON file with the other options of treeline train; default: its defaults."""
     workers: Annotated[int, MayChange()] = 0
     """Cells at a time, as tasks on Ray; 0: one by one here."""
-    keep_checkpoints: Annotated[bool, MayChange()] = False
+    keep_checkpoints: bool = False
     """Whether to keep the training run of each cell."""

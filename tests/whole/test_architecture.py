@@ -73,6 +73,8 @@ ROOMS: dict[str, set[str]] = {
         "trainer.data",
         "trainer.devices",
         "trainer.fit",
+        "trainer.matrix",
+        "trainer.matrix_config",
         "trainer.model",
         "trainer.options",
         "trainer.pretrain",
@@ -80,6 +82,17 @@ ROOMS: dict[str, set[str]] = {
         "trainer.run_folder",
         "trainer.score",
     },
+    "trainer.matrix": {
+        "shards.draw",
+        "shards.nested",
+        "shards.read",
+        "shards.storage",
+        "shards.write",
+        "trainer.config",
+        "trainer.matrix_config",
+        "trainer.score",
+    },
+    "trainer.matrix_config": {"shards.roles", "trainer.config", "trainer.options"},
     "trainer.pretrain": {
         "shards.format",
         "shards.read",
@@ -232,6 +245,7 @@ ROOMS: dict[str, set[str]] = {
         "ingest.work",
         "trainer.commands",
         "trainer.config",
+        "trainer.matrix_config",
         "trainer.model",
         "trainer.pretrain_config",
         "trainer.score",
@@ -286,6 +300,7 @@ LIBRARY_ROOMS = {"ray": {"cluster.jobs"}} | {name: {"shards.storage"} for name i
 WITHOUT_TORCH = {
     *("shards", "ingest", "trainer.score", "trainer.config", "trainer.options"),
     "inference.distances",
+    *("trainer.matrix", "trainer.matrix_config"),
 }
 """Packages and rooms that neither import torch nor anything of ours that does."""
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "core", "misc", "manager"}

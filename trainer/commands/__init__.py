@@ -8,6 +8,9 @@ begun            a run that is already there
 train_on_ray     training and pre-training on Ray workers
 sweep            treeline sweep
 sweep_on_ray     its trials on Ray Tune
+matrix           treeline matrix
+matrix_cell      one of its cells: a training and its tests
+matrix_on_ray    its cells as tasks on Ray
 evaluate         treeline evaluate, of chips
 evaluate_tiles   treeline evaluate, of labels of whole tiles
 import_weights   treeline import

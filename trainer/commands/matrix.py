@@ -31,6 +31,7 @@ from shards.storage.objects import (
     join,
     publish,
     read_bytes,
+    remove_folder,
     remove_unfinished,
     staged,
 )
@@ -42,7 +43,7 @@ from trainer.config import TrainConfig
 from trainer.data.labels import unit_of
 from trainer.matrix.cell_file import BlockSums, CellResult, block_sums, read_cell
 from trainer.matrix.page import page_of
-from trainer.matrix.plan import Cell, Init, Plan, check_choices, inits_of, refuse_set_here
+from trainer.matrix.plan import RUNS, Cell, Init, Plan, check_choices, inits_of, refuse_set_here
 from trainer.matrix.regions import regions_of
 from trainer.matrix.results import Results
 from trainer.matrix.scores import measure_of
@@ -65,20 +66,18 @@ RunCells = Callable[[list[CellJob], int, Done], None]
 """run(jobs, workers, done): function that runs cells, in any order."""
 
 
-def matrix(config: MatrixConfig, base: TrainConfig, named: dict[str, object], run_cells: RunCells) -> Results:
+def matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells) -> Results:
     """Train and test what is missing of a matrix, by `run_cells`, and write what came of it.
 
     Args:
-        config: the options.
-        base: options that all trainings have in common.
-        named: those of them that the user's file names.
+        plan: the matrix, checked.
+        datasets: its datasets, opened, by URL; see `check_matrix`.
         run_cells: `cells_here`, or `trainer.commands.matrix_on_ray.cells_on_ray`.
 
     Raises:
-        InputError: a mistake in the options; found before anything is started or written.
         RuntimeError: no cell has a result.
     """
-    plan, datasets = check_matrix(config, base, named)
+    config = plan.config
     remove_unfinished(config.out)
     if not exists(join(config.out, OPTIONS)):
         publish(join(config.out, OPTIONS), as_yaml(_stored(plan, datasets)).encode())
@@ -98,6 +97,8 @@ def matrix(config: MatrixConfig, base: TrainConfig, named: dict[str, object], ru
             advance(1, job.cell.title)
 
         run_cells(jobs, config.workers, done)
+    if not failed and not config.keep_checkpoints:
+        remove_folder(join(config.out, RUNS))  # with what was killed between a cell's file and this
     in_order = sorted(failed.items(), key=lambda item: item[0].number)
     if len(failed) == len(plan.cells):
         raise RuntimeError(f"{config.out}: no cell has a result; the first: {in_order[0][1]}")
@@ -114,6 +115,11 @@ def check_matrix(
     config: MatrixConfig, base: TrainConfig, named: dict[str, object]
 ) -> tuple[Plan, dict[str, Dataset]]:
     """Find the user's mistakes before anything is started or written; return the plan and its datasets.
+
+    Args:
+        config: the options.
+        base: options that all trainings have in common.
+        named: those of them that the user's file names.
 
     Raises:
         InputError: options that make no matrix, regions without labels, or --out is in use.

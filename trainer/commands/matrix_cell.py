@@ -132,6 +132,8 @@ def _labels(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dic
     values = {"truth": labels.values_N[found.tiles]}
     names = zip(PREDICTORS, (MODEL, RIDGE, MEAN), strict=True)
     values |= {column: found.predicted[name] for column, name in names}
+    if not np.isfinite(values[PREDICTORS[0]]).all():
+        raise FloatingPointError("a predicted label is not a number; lower --learning-rate")
     columns: dict[str, Any] = {
         name: pa.array([labels.classes[int(value)] for value in values_N] if labels.classes else values_N)
         for name, values_N in values.items()

@@ -3,7 +3,9 @@
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
+from shards.errors import one_line
 from trainer.commands.matrix import Done
 from trainer.commands.matrix_cell import CellJob, run_cell
 from trainer.commands.train_on_ray import MAX_FAILURES, Driver
@@ -21,7 +23,20 @@ def cells_on_ray(jobs: list[CellJob], workers: int, done: Done) -> None:
             running[task.remote(job, driver)] = job
         ended, _ = ray.wait(list(running))
         for reference in ended:
-            done(running.pop(reference), ray.get(reference))
+            job = running.pop(reference)
+            done(job, _ending(reference, job))
+
+
+def _ending(reference: Any, job: CellJob) -> str:
+    """Return why a cell failed, or ""; one whose process is lost again and again fails alone."""
+    try:
+        why: str = ray.get(reference)
+    except RayTaskError as error:
+        error.add_note(f"in the cell {job.cell.title}")
+        raise
+    except RayError as error:
+        why = f"{type(error).__name__}: {one_line(error)[:200]}"
+    return why
 
 
 def _cell(job: CellJob, driver: Driver) -> str:

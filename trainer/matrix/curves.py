@@ -28,6 +28,8 @@ LINES = (*SERIES[:2], PINK, ORANGE)
 """Colours of the inits, in turn."""
 STYLES = ("solid", "dotted", "dashdot", (0, (1, 3)))
 """Styles of the lines of what is tuned, in turn; the ridge is dashed."""
+DODGE = 1.07
+"""Factor between neighbouring lines' places along the axis, so that their intervals stand side by side."""
 HEADROOM = 1.5
 """Top of a panel by its highest point: intervals of few bands go far beyond."""
 
@@ -62,7 +64,10 @@ def learning_curves(results: Results) -> bytes:
     panels = figure.subplots(len(sources), len(regions), squeeze=False)
     handles: list[Any] = []
     for axes, (source, region) in zip(panels.ravel(), results.places, strict=True):
-        handles = [_drawn(axes, results, line, source, region) for line in lines]
+        handles = []
+        for number, line in enumerate(lines):
+            dodge = DODGE ** (number - (len(lines) - 1) / 2)
+            handles.append(_drawn(axes, results, line, (source, region), dodge))
         highest = max(line.get_ydata().max(initial=0.0) for line in handles)
         axes.set(xscale="log", ylim=(0, HEADROOM * highest or 1))
         axes.minorticks_off()
@@ -85,15 +90,15 @@ def learning_curves(results: Results) -> bytes:
     return png(figure)
 
 
-def _drawn(axes: "Axes", results: Results, line: Line, source: str, region: str) -> Any:
-    """Draw a line with its intervals; return it."""
+def _drawn(axes: "Axes", results: Results, line: Line, place: tuple[str, str], dodge: float) -> Any:
+    """Draw a line with its intervals, at `dodge` times the number of labels; return it."""
     points = []
     for limit in results.plan.config.limit:
-        if score := results.scores.get(Setting(line.name, line.tune, limit, source, region)):
+        if score := results.scores.get(Setting(line.name, line.tune, limit, *place)):
             error = score.error
             low, high = (error.value if end is None else end for end in (error.low, error.high))
-            points.append((results.labels[source, limit], error.value, low, high))
-    labels_N, value_N, low_N, high_N = np.array(sorted(points), np.float64).reshape(-1, 4).T
-    axes.fill_between(labels_N, low_N, high_N, color=line.colour, alpha=0.12, linewidth=0)
-    style = {"color": line.colour, "linestyle": line.style, "linewidth": 1.4, "markersize": 3}
-    return axes.plot(labels_N, value_N, marker="o", **style)[0]
+            points.append((results.labels[place[0], limit] * dodge, error.value, low, high))
+    at_N, value_N, low_N, high_N = np.array(sorted(points), np.float64).reshape(-1, 4).T
+    axes.vlines(at_N, low_N, high_N, color=line.colour, linewidth=1, alpha=0.55)
+    style = {"color": line.colour, "linestyle": line.style, "linewidth": 1.3, "markersize": 3}
+    return axes.plot(at_N, value_N, marker="o", **style)[0]

@@ -22,6 +22,11 @@ SET_HERE = (
 """Options of training that the matrix sets for each cell."""
 
 
+def choice_of(limit: int | str) -> str:
+    """Say how many labels --limit allows: 1% of labels, or 20 labels."""
+    return f"{limit} of labels" if str(limit).endswith("%") else f"{limit} labels"
+
+
 @dataclass(frozen=True)
 class Init:
     """Weights that trainings start from."""
@@ -52,7 +57,7 @@ class Cell:
     @property
     def title(self) -> str:
         """Name for people."""
-        return f"{self.trained_on}, {self.init}, {self.tune}, {self.limit} of labels, draw {self.draw}"
+        return f"{self.trained_on}, {self.init}, {self.tune}, {choice_of(self.limit)}, draw {self.draw}"
 
     @property
     def name(self) -> str:

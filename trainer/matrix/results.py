@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trainer.matrix.cell_file import BlockSums
-from trainer.matrix.plan import Cell, Plan
+from trainer.matrix.plan import Plan
 from trainer.matrix.regions import ALL
 from trainer.matrix.scores import (
     BETTER,
@@ -34,6 +34,15 @@ TUNED = {"all": "all tuned", "last": "last blocks tuned", "lora": "adapters tune
 def tuned(tune: str) -> str:
     """Say what of the backbone learns."""
     return TUNED.get(tune, tune)
+
+
+class Group(NamedTuple):
+    """Cells that differ in their draw alone."""
+
+    init: str
+    tune: str
+    limit: int | str
+    trained_on: str
 
 
 class Setting(NamedTuple):
@@ -95,35 +104,34 @@ class Results:
             labels: number of training labels by the number of the cell.
             failed: reasons of the cells that failed, by their title.
         """
-        by_draw: dict[tuple[str, str, int | str, str], dict[int, Cell]] = {}
+        groups: dict[Group, dict[int, dict[str, BlockSums]]] = {}
         counts: dict[tuple[str, int | str], list[int]] = {}
         for cell in plan.cells:
             if cell.number in sums:
-                group = by_draw.setdefault((cell.init, cell.tune, cell.limit, cell.trained_on), {})
-                group[cell.draw] = cell
+                group = Group(cell.init, cell.tune, cell.limit, cell.trained_on)
+                groups.setdefault(group, {})[cell.draw] = sums[cell.number]
                 counts.setdefault((cell.trained_on, cell.limit), []).append(labels[cell.number])
         scores: dict[Setting, Score] = {}
         differences: dict[Pair, Interval] = {}
-        for (init, tune, limit, source), cells in by_draw.items():
+        ridge = next(iter(baselines))
+        for group, draws in groups.items():
+            rest, seconds = group[1:], [second for first, second in plan.pairs if first == group.init]
             for region in (region.name for region in plan.regions):
-                ours = [sums[cell.number][region] for cell in cells.values()]
-                scores[Setting(init, tune, limit, source, region)] = score_of(ours, MODEL, measure)
+                ours = [found[region] for found in draws.values()]
+                scores[Setting(*group, region)] = score_of(ours, MODEL, measure)
                 for predictor, name in baselines.items():
                     # Baselines see no backbone: those of the first init and tune stand for all.
-                    setting = Setting(name, "", limit, source, region)
+                    setting = Setting(name, "", group.limit, group.trained_on, region)
                     if setting not in scores:
                         scores[setting] = score_of(ours, predictor, measure)
-                ridge = next(iter(baselines))
-                against = Pair(init, baselines[ridge], tune, limit, source, region)
+                against = Pair(group.init, baselines[ridge], *rest, region)
                 differences[against] = difference_of(ours, ours, (MODEL, ridge), measure)
-                for second in (second for first, second in plan.pairs if first == init):
-                    others = by_draw.get((second, tune, limit, source), {})
-                    both = sorted(cells.keys() & others.keys())
+                for second in seconds:
+                    others = groups.get(group._replace(init=second), {})
+                    both = sorted(draws.keys() & others.keys())
                     if both:
-                        one, other = (
-                            [sums[group[draw].number][region] for draw in both] for group in (cells, others)
-                        )
-                        pair = Pair(init, second, tune, limit, source, region)
+                        one, other = ([of[draw][region] for draw in both] for of in (draws, others))
+                        pair = Pair(group.init, second, *rest, region)
                         differences[pair] = difference_of(one, other, (MODEL, MODEL), measure)
         mean_labels = {key: sum(found) / len(found) for key, found in counts.items()}
         return cls(plan, measure, baselines, mean_labels, scores, differences, failed)
@@ -132,6 +140,14 @@ class Results:
     def places(self) -> list[tuple[str, str]]:
         """What is trained on and tested on: all entries of a matrix, row by row."""
         return [(source, region.name) for source in self.plan.sources for region in self.plan.regions]
+
+    @property
+    def kinds(self) -> list[tuple[str, str, int | str]]:
+        """Name, tune and limit of all matrices: with each limit the inits', then the baselines'."""
+        config = self.plan.config
+        models = [(init.name, tune) for tune in config.tune for init in self.plan.inits]
+        baselines = [(name, "") for name in self.baselines.values()]
+        return [(name, tune, limit) for limit in config.limit for name, tune in (*models, *baselines)]
 
     @property
     def ridge(self) -> str:
@@ -158,6 +174,8 @@ class Results:
             if found[WORSE] > found[BETTER]:
                 line += f": {name} wins"
             said.append(line)
+        if self.plan.config.draws == 1:
+            said.append("with one draw, intervals are over bands of ground alone, not over other labels")
         if not any(interval.low is not None for interval in self.differences.values()):
             said.append("no difference has an interval, since no region has two bands of test tiles")
         return ". ".join(line[0].upper() + line[1:] for line in said) + "."
@@ -167,14 +185,12 @@ class Results:
         measure = self.measure
         title = f"{measure.title}{f' ({measure.unit})' if measure.unit else ''}"
         lines = [self.verdict, f"{title:28}{'labels':>8}{'own region':>12}{'others':>10}"]
-        for name, tune, limit in dict.fromkeys((s.name, s.tune, s.limit) for s in self.scores):
-            own, others = [], []
-            for setting, score in self.scores.items():
-                if (setting.name, setting.tune, setting.limit) == (name, tune, limit):
-                    if setting.trained_on == setting.tested_on:
-                        own.append(score.error.value)
-                    elif setting.trained_on != ALL:
-                        others.append(score.error.value)
+        for name, tune, limit in self.kinds:
+            own, others = list[float](), list[float]()
+            for source, region in self.places:
+                score = self.scores.get(Setting(name, tune, limit, source, region))
+                if score and source != ALL:
+                    (own if source == region else others).append(score.error.value)
             shown = [measure.shown(sum(found) / len(found)) if found else "-" for found in (own, others)]
             what = f"{name}, {tuned(tune)}" if tune else name
             lines.append(f"{what[:27]:28}{limit:>8}{shown[0]:>12}{shown[1]:>10}")
@@ -184,12 +200,15 @@ class Results:
         """Return plain JSON values."""
         plan, measure = self.plan, self.measure
         models, baselines = [], []
-        for setting in dict.fromkeys((s.name, s.tune, s.limit) for s in self.scores):
-            name, tune, limit = setting
+        for name, tune, limit in self.kinds:
+            scored = {
+                place: score
+                for place in self.places
+                if (score := self.scores.get(Setting(name, tune, limit, *place)))
+            }
             rows = [
-                {"trained_on": s.trained_on, "tested_on": s.tested_on, **score.to_json(measure)}
-                for s, score in self.scores.items()
-                if (s.name, s.tune, s.limit) == setting
+                {"trained_on": source, "tested_on": region, **score.to_json(measure)}
+                for (source, region), score in scored.items()
             ]
             if tune:
                 models.append({"init": name, "tune": tune, "limit": limit, "matrix": rows})
@@ -229,7 +248,7 @@ class Results:
             "first": first,
             "second": second,
             "counts": {verdict: counts[verdict] for verdict in VERDICTS},
-            "cells": rows,
+            "comparisons": rows,
         }
 
 
@@ -237,7 +256,7 @@ def _counted(first: str, second: str, counts: Counter[str]) -> str:
     """Say how often the first is better than the second."""
     total = sum(counts.values())
     text = (
-        f"{first} is better than {second} in {counts[BETTER]} of {total} cells, worse in {counts[WORSE]}, "
-        f"not told apart in {counts[NOT_TOLD_APART]}"
+        f"{first} is better than {second} in {counts[BETTER]} of {total} comparisons, "
+        f"worse in {counts[WORSE]}, not told apart in {counts[NOT_TOLD_APART]}"
     )
     return text + (f", without an interval in {counts[NO_INTERVAL]}" if counts[NO_INTERVAL] else "")

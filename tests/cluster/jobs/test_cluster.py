@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import yaml
 from servers import free_port
 
 from cluster import cli
@@ -202,6 +203,7 @@ PLACES_OF = {
     "--mlflow sqlite:///runs.db",
     "export": "run --to checkpoint --out=out --backbone-weights student",
     "sweep": "--data data --out out --learning-rate 1e-5 1e-2 --loss-choices squared",
+    "matrix": "--data data s3://bucket/tiles --init=data=run scratch=random --label data --out out",
     "import": "weights/best.pth --data data --out out",
     "evaluate": "--split val --checkpoint val --data data --out val --cache cache --limit 3",
     "predict": "scenes/*.tif list.txt s3://bucket/a.tif --checkpoint run --out maps --overlap 0.25",
@@ -269,12 +271,15 @@ def test_a_job_has_the_options_of_the_command_with_absolute_places(
         words = value if isinstance(value, tuple) else (value,)
         expected = words
         if option in places:
+            spelled = {
+                "sqlite:///runs.db": f"sqlite:///{tmp_path}/runs.db",
+                "data=run": f"data={tmp_path}/run",
+                "scratch=random": "scratch=random",
+            }
             expected = tuple(
                 word
                 if not word or "s3://" in word
-                else f"sqlite:///{tmp_path}/runs.db"
-                if word == "sqlite:///runs.db"
-                else re.sub("^([a-z]+=)?", rf"\g<0>{tmp_path}/", word)
+                else spelled.get(word, re.sub("^([a-z]+=)?", rf"\g<0>{tmp_path}/", word))
                 for word in words
             )
         got = flat(there)[option]
@@ -362,6 +367,16 @@ def test_what_was_given_here_was_given_there(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_place_can_stand_after_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a matrix; a word that is no place stays one."""
     monkeypatch.chdir(tmp_path)
-    role = Place(after_name=True)
+    role = Place(after_name=True, reserved=("random",))
     assert role.absolute(("a=x.tif", "b=s3://b/y")) == (f"a={tmp_path}/x.tif", "b=s3://b/y")
+    assert role.absolute(("random=x", "x=random")) == (f"random={tmp_path}/x", "x=random")
+    (tmp_path / "same.yaml").write_text("epochs: 2\ncache: kept\n")
+    command = ["matrix", "--data", "tiles", "--region-column", "region", "--out", "found", "--label", "x"]
+    command += ["--init", "pretrained=run", "scratch=random", "--train-config", "same.yaml"]
+    there = sent(command, tmp_path / "there", monkeypatch)
+    assert there.data == (f"{tmp_path}/tiles",)
+    assert there.init == (f"pretrained={tmp_path}/run", "scratch=random")
+    inner = yaml.safe_load((tmp_path / "there" / there.train_config).read_text())
+    assert inner == {"epochs": 2, "cache": f"{tmp_path}/kept"}
