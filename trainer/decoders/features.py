@@ -70,7 +70,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def start_at(self, *starts: float) -> None:
-        """Initialise the output layer so that each map is about its start: metres, or the logit of a class."""
+        """Initialise the output layer so that each map is about its start, in metres or as a logit."""
 
     @abstractmethod
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
