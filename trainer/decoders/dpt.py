@@ -32,10 +32,7 @@ class DptDecoder(Decoder):
         """Take the same arguments as `trainer.decoders.make.new_decoder`."""
         super().__init__()
         if config.outputs != 1:
-            raise InputError(
-                "--decoder dpt: computes a mean over bins of heights, no classes; choose detail, residual or "
-                "linear"
-            )
+            raise ValueError("the dpt decoder computes a mean over bins of heights, no classes")
         if len(config.widths) != LAYERS:
             raise InputError(f"the dpt decoder needs {LAYERS} widths, not {config.widths}")
         self.layers = tuple(-(-depth * part // LAYERS) for part in range(1, LAYERS + 1))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from shards.errors import DatasetError
 from shards.read.order import Chips
@@ -17,7 +16,7 @@ from trainer.data.step_inputs import StepKey
 from trainer.decoders.chip_dropout import use_numbers
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
-from trainer.fit.objective import Forward, Numbers, Panel
+from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
@@ -29,7 +28,7 @@ from trainer.score.baselines import Baselines, baselines_of
 from trainer.score.metrics import Score
 
 
-class HeightObjective:
+class HeightObjective(LossDecides):
     """Objective of a regressor: heights of pixels."""
 
     def __init__(
@@ -76,16 +75,6 @@ class HeightObjective:
         """See Objective."""
         return self.loss.value(sums_K, share_done)
 
-    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
-        """See Objective; there is nothing to change."""
-
-    def after_step(self, sums_K: Tensor, share_done: float) -> None:
-        """See Objective; there is nothing to do."""
-
-    def scores_after(self, epoch: int) -> bool:
-        """See Objective."""
-        return True
-
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
         tokens = self.learning.tokens
@@ -105,14 +94,6 @@ class HeightObjective:
                 "others, or none (treeline split)"
             )
         return {"loss": float(self.loss.value(loss_K, share_done)), **metrics.to_json()}
-
-    def standing(self, record: dict[str, Any]) -> float:
-        """See Objective: the loss, of the validation chips if there are any."""
-        return float(record.get("val_loss", record["loss"]))
-
-    def trained(self, sums_K: Tensor) -> Numbers:
-        """See Objective; there is nothing but the loss."""
-        return {}
 
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective."""
