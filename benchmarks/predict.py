@@ -30,10 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inference.config import PredictConfig  # noqa: E402
-from inference.predict.block import predict_windows, side_by_side  # noqa: E402
+from inference.predict.block import predict_windows  # noqa: E402
 from inference.predict.in_process import InProcess  # noqa: E402
 from inference.predict.map_options import MapOptions  # noqa: E402
 from inference.predict.run import predict  # noqa: E402
+from inference.predict.window_batches import side_by_side  # noqa: E402
 from inference.tiling.windows import Span, WindowGrid  # noqa: E402
 from ingest.config import SyntheticConfig  # noqa: E402
 from ingest.synthetic.landscape import write_scene  # noqa: E402
