@@ -26,6 +26,8 @@ from shards.storage.objects import staged
 NODATA = -9999
 LARGEST_CLASS = 255
 """Largest number of a class in a map, whose pixels are bytes."""
+CLASSES_TAG = "TREELINE_CLASSES"
+"""Tag of a map of classes: their names by number, as JSON."""
 TILE = 512
 DEFLATE_LEVEL = 4
 """Compression level. GDAL's default, 6, is slower than a GPU predicts; this one takes a third of the time

@@ -12,7 +12,7 @@ from rasterio import Affine
 
 from inference.config import PredictConfig
 from inference.maps.class_colours import coloured_classes
-from inference.maps.map_file import LARGEST_CLASS, MapBand
+from inference.maps.map_file import CLASSES_TAG, LARGEST_CLASS, MapBand
 from inference.predict.map_options import MapOptions
 from inference.scenes.scene_list import CLASS_ENDING, MAP_ENDING, TILE_ENDING
 from inference.tiling.windows import Block, Span
@@ -54,7 +54,7 @@ class MapContent:
         """Metadata of every map beside what it is made with."""
         if not self.classes:
             return {}
-        return {"TREELINE_CLASSES": json.dumps({str(number): name for number, name in self.classes})}
+        return {CLASSES_TAG: json.dumps({str(number): name for number, name in self.classes})}
 
     def bands(self, options: MapOptions) -> tuple[MapBand, ...]:
         """Return the bands of the map."""
