@@ -47,8 +47,8 @@ def predict_tile_block(
         return outputs_BK
 
     batches = WindowBatches(predict, model.head.outputs, method, device)
-    # Apart, since a batch with a tile that misses patches is computed by other instructions (attention with a
-    # mask): a tile's bits would depend on its neighbours.
+    # Apart, since attention has a mask where a tile of the batch misses patches. Other instructions compute it,
+    # so a tile's bits could depend on its neighbours.
     for tiles in (complete, partial):
         found = [outputs_BK.cpu() for outputs_BK in batches.of_places(list(tiles.values()), halo, fill=True)]
         if not found:

@@ -1,6 +1,6 @@
 """`treeline train --task pixel-class`: classes are learnt, scored against what numpy counts, and resumed.
 
-- The model starts at the shares of the classes, and beats both baselines where no regression tells two of them.
+- The model starts at the shares of the classes, and beats both baselines where no regression tells two apart.
 - The report's confusions, IoU, F1 and baselines are those worked out here, pixel by pixel.
 - A step in pieces is a step; pixels without label or image count nowhere; a stopped run goes on bit for bit.
 - Every mistake is one line with exit code 2.
