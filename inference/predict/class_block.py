@@ -59,7 +59,7 @@ def predict_class_block(model: ClassModel, block: Block, halo: Halo, method: Map
 
 @torch.inference_mode()
 def class_windows(model: ClassModel, image_BCHW: Tensor, method: MapOptions) -> Tensor:
-    """Predict share_BKSS, the probability of each class, in windows of stored pixels on the model's device."""
+    """Predict share_BKSS, the probabilities of classes, in windows of stored pixels on the model's device."""
     found = list[Tensor]()
     with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):
         pixels_BCHW, _ = model.normalise(image_BCHW)

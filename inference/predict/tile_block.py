@@ -47,8 +47,8 @@ def predict_tile_block(
         return outputs_BK
 
     batches = WindowBatches(predict, model.head.outputs, method, device)
-    # Apart, since attention has a mask where a tile of the batch misses patches. Other instructions compute it,
-    # so a tile's bits could depend on its neighbours.
+    # Apart, since attention has a mask where a tile of the batch misses patches. Other instructions compute
+    # it, so a tile's bits could depend on its neighbours.
     for tiles in (complete, partial):
         found = [outputs_BK.cpu() for outputs_BK in batches.of_places(list(tiles.values()), halo, fill=True)]
         if not found:
@@ -67,4 +67,4 @@ def _stored(outputs_NK: Tensor, content: MapContent) -> NDArray[Any]:
     if not content.classes:
         return np.asarray(outputs_NK[:, 0].numpy())
     numbers_K = np.array([number for number, _ in content.classes], np.int16)
-    return numbers_K[outputs_NK.argmax(1).numpy()]
+    return np.asarray(numbers_K[outputs_NK.argmax(1).numpy()])
