@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inference.config import PredictConfig  # noqa: E402
-from inference.predict.block import predict_windows, side_by_side  # noqa: E402
+from inference.predict.block import predict_windows  # noqa: E402
 from inference.predict.in_process import InProcess  # noqa: E402
 from inference.predict.map_options import MapOptions  # noqa: E402
 from inference.predict.run import predict  # noqa: E402
@@ -41,6 +41,7 @@ from ingest.synthetic.synthetic_source import SyntheticSource  # noqa: E402
 from ingest.work.run import ingest  # noqa: E402
 from trainer.commands.train_on_ray import launch  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
+from trainer.devices.repeatable import side_by_side  # noqa: E402
 from trainer.model.checkpoint import load_checkpoint  # noqa: E402
 
 WINDOW, OVERLAP, BATCH = 64, 0.5, 32

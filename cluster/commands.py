@@ -228,10 +228,14 @@ def evaluate(config: "EvaluateConfig") -> None:
 
         evaluation = score_maps(MapScoreConfig(config.maps, config.heights, config.ground))
     else:
+        from trainer.model.class_checkpoint import is_of_classes
         from trainer.model.tile_checkpoint import is_of_tiles
 
         if is_of_tiles(config.checkpoint):
             _evaluate_tiles(config)
+            return
+        if is_of_classes(config.checkpoint):
+            _evaluate_classes(config)
             return
 
         from trainer.commands.evaluate import evaluate
@@ -250,6 +254,16 @@ def _evaluate_tiles(config: "EvaluateConfig") -> None:
     print(evaluation.table())
     if config.out:
         write_tile_evaluation(config.out, evaluation)
+
+
+def _evaluate_classes(config: "EvaluateConfig") -> None:
+    from trainer.commands.evaluate_classes import evaluate_classes
+    from trainer.score.class_evaluation import write_class_evaluation
+
+    evaluation = evaluate_classes(config)
+    print(evaluation.table())
+    if config.out:
+        write_class_evaluation(config.out, evaluation)
 
 
 def predict(config: "PredictConfig") -> int:

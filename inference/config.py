@@ -13,14 +13,19 @@ ON_DATA = OnlyWith(data=Some())
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Make a canopy height map of each scene: Cloud-Optimised GeoTIFF, int16 decimetres, on its own grid."""
+    """Make a map of each scene, a Cloud-Optimised GeoTIFF on the scene's own grid.
+
+    It has what the checkpoint was trained on: canopy heights (int16, decimetres), classes of pixels (bytes),
+    or a pixel for each tile.
+    """
 
     scenes: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="SCENE...")]
     """Scene images: paths, folders, globs or s3://..., or lists of them: .txt, .csv, STAC .json."""
     checkpoint: Annotated[str, Place()]
     """Folder of a checkpoint or of a training run, whose best checkpoint is then used."""
     out: Annotated[str, Place()]
-    """Folder or s3://... for the maps, SCENE.chm.tif. The same command resumes a stopped run."""
+    """Folder or s3://... for the maps, SCENE.chm.tif (or .classes.tif, .tiles.tif). The same command resumes
+    a stopped run."""
     overwrite: bool = False
     """Whether to replace maps in --out that show other scenes or were made with other options."""
     workers: int = 0
@@ -33,7 +38,7 @@ class PredictConfig:
     asset: str = ""
     """Key of the asset that is the image in STAC items; default: the GeoTIFF with the role "data"."""
     window: int = 64
-    """Side of one input of the regressor, in pixels; a multiple of the backbone's patch size."""
+    """Side of one input of the model, in pixels; a multiple of the backbone's patch size."""
     overlap: float = 0.5
     """Share (0..0.75) of a window that the next window also covers."""
     weights: Weighting = "triangle"

@@ -17,15 +17,17 @@ from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
 DecoderKind = Literal["detail", "residual", "dpt", "linear"]
-Task = Literal["height", "tile-value", "tile-class"]
-"""What is learnt: heights of pixels, a number for each tile, or a class for each tile."""
+Task = Literal["height", "tile-value", "tile-class", "pixel-class"]
+"""What is learnt: heights of pixels, a number or a class for each tile, or a class for each pixel."""
 HeadKind = Literal["class", "mean", "attention"]
 OF_TILES: tuple[Task, ...] = ("tile-value", "tile-class")
 """Tasks with one label for a whole tile."""
 OF_HEIGHTS = OnlyWith(task="height")
+OF_PIXELS: tuple[Task, ...] = ("height", "pixel-class")
+"""Tasks whose tokens a decoder turns into pixels."""
 BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
 PLATEAU = OnlyWith(schedule="plateau")
-WITH_NORM = OnlyWith(decoder=("detail", "residual"), task="height")
+WITH_NORM = OnlyWith(decoder=("detail", "residual"), task=OF_PIXELS)
 
 
 def refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) -> None:
@@ -56,9 +58,10 @@ class TaskOptions:
     """What is learnt, and from which labels."""
 
     task: Annotated[Task, Before("height")] = "height"
-    """Heights of pixels; or, for each tile, a number ("tile-value") or a class of --label."""
-    label: Annotated[str, Before(""), OnlyWith(task=OF_TILES)] = ""
-    """Column of the index that is learnt, such as tree_percent; tiles without a value are left out."""
+    """Heights of pixels; the class at each pixel; or, for each tile, a number or a class of --label."""
+    label: Annotated[str, Before(""), OnlyWith(task=(*OF_TILES, "pixel-class"))] = ""
+    """Label that is learnt: of tiles a column of the index, such as tree_percent, where tiles without a value
+    are left out; of pixels the dataset's own, which need not be given."""
     head: Annotated[HeadKind, Before("mean"), OnlyWith(task=OF_TILES)] = "mean"
     """What a linear layer computes the label from: the class token, the mean of the patches' tokens, or the
     class token's attention to the patches in all heads of the last block."""
@@ -90,17 +93,17 @@ class ModelOptions:
     """Blocks that learn with --tune last."""
     lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
     """Rank of the adapters with --tune lora."""
-    decoder: Annotated[DecoderKind, OF_HEIGHTS] = "detail"
-    """Kind of decoder, which turns the backbone's tokens into heights."""
+    decoder: Annotated[DecoderKind, OnlyWith(task=OF_PIXELS)] = "detail"
+    """Kind of decoder, which turns the backbone's tokens into pixels; dpt has heights alone."""
     decoder_widths: Annotated[
-        tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"), task="height")
+        tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"), task=OF_PIXELS)
     ] = ()
     """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""
     norm: Annotated[Literal["batch", "group"], WITH_NORM] = "group"
     """Normalisation in the decoder; with "group" a chip's height does not depend on its batch."""
     dropout: Annotated[float, WITH_NORM] = 0.3
     """Share (0..1) of the decoder's channels that are dropped in training."""
-    upsample: Annotated[Literal[1, 2, 4], OF_HEIGHTS] = 1
+    upsample: Annotated[Literal[1, 2, 4], OnlyWith(task=OF_PIXELS)] = 1
     """Factor by which the image is enlarged for the backbone, so that its patches cover fewer metres."""
     recompute_activations: Annotated[bool, BACKBONE_LEARNS, Follows("shard_model")] = False
     """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
@@ -131,7 +134,7 @@ class ObjectiveOptions:
     loss: Annotated[tuple[str, ...], OF_HEIGHTS] = ("asymmetric(factor=1.3)",)
     """Losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM[..TO]]; see docs/training.md."""
     baseline_chips: Annotated[int, Follows("cache_gigabytes")] = 20_000
-    """Training chips to which the two baselines (mean, per-pixel linear regression) are fitted."""
+    """Training chips to which the two baselines (mean or commonest class, regression) are fitted."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ class OptimiserOptions:
 
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW for the decoder."""
-    output_rate_factor: Annotated[float, OF_HEIGHTS] = 1.0
+    output_rate_factor: Annotated[float, OnlyWith(task=OF_PIXELS)] = 1.0
     """Learning rate of the output layer as a multiple: it alone has to grow to the scale of metres."""
     backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = 0.1
     """Learning rate of the backbone's last block, where it learns, as a share of the decoder's."""

@@ -25,7 +25,7 @@ from ingest.config import SyntheticConfig
 from ingest.synthetic.sar_regions import REGIONS
 from ingest.synthetic.sar_source import LABEL, SarSource
 from ingest.work.run import ingest
-from trainer.commands.matrix import PREDICTIONS, cells_here, matrix
+from trainer.commands.matrix import PREDICTIONS, cells_here, check_matrix, matrix
 from trainer.commands.train_on_ray import launch_pretraining
 from trainer.config import TrainConfig
 from trainer.matrix.plan import RUNS
@@ -117,12 +117,13 @@ def _matrix(config: DemoConfig, out: Path) -> Results:
         keep_checkpoints=True,
     )
     base = TrainConfig.of(options.data[0], options.out, **TRAINING)
+    plan, datasets = check_matrix(options, base, TRAINING)
     with connected(config.workers):
         if config.workers:
             from trainer.commands.matrix_on_ray import cells_on_ray
 
-            return matrix(options, base, TRAINING, cells_on_ray)
-        return matrix(options, base, TRAINING, cells_here)
+            return matrix(plan, datasets, cells_on_ray)
+        return matrix(plan, datasets, cells_here)
 
 
 def _distances(results: Results, out: Path) -> list[Found]:

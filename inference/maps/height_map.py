@@ -7,7 +7,7 @@ from typing import Any
 from rasterio import Affine
 from rasterio.crs import CRS
 
-from inference.maps.map_file import HEIGHT, NODATA, SPREAD, MapBand
+from inference.maps.map_file import CLASSES_TAG, HEIGHT, NODATA, SPREAD, MapBand
 from shards.errors import InputError
 from shards.format.key import as_day, facts
 from shards.raster.opening import METRES, open_raster
@@ -90,6 +90,8 @@ def refuse_what_is_no_map(url: str, raster: Any) -> None:
     """
     if raster.nodata == NODATA and _is_band(raster, 1, HEIGHT):
         return
+    if CLASSES_TAG in raster.tags():
+        raise InputError(f"{url}: is a map of classes; only maps of canopy height can be combined or scored")
     raise InputError(
         f"{url}: is no canopy height map of treeline predict or mosaic; its first band must be int16, nodata "
         f"{NODATA}, offset 0, in metres, named {HEIGHT.name!r} (or unnamed, with scale {HEIGHT.scale:g}), "

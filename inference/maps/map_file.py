@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -15,6 +16,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
+from inference.maps.class_colours import MapClass
 from inference.tiling.windows import Block
 from shards.raster.grid import Grid
 from shards.raster.opening import bound_cache
@@ -22,20 +24,33 @@ from shards.storage.checksum import checksum
 from shards.storage.objects import staged
 
 NODATA = -9999
+LARGEST_CLASS = 255
+"""Largest number of a class in a map, whose pixels are bytes."""
+CLASSES_TAG = "TREELINE_CLASSES"
+"""Tag of a map of classes: their names by number, as JSON."""
 TILE = 512
 DEFLATE_LEVEL = 4
 """Compression level. GDAL's default, 6, is slower than a GPU predicts; this one takes a third of the time
 for a tenth more bytes."""
-WriteBlock = Callable[[Block, NDArray[np.int16]], None]
+WriteBlock = Callable[[Block, NDArray[Any]], None]
 
 
 @dataclass(frozen=True)
 class MapBand:
-    """One band of a map: its stored int16 values times `scale` are in `unit`. Overviews average it."""
+    """One band of a map: its stored values times `scale` are in `unit`.
+
+    Overviews average it, but of classes they have the most frequent.
+    """
 
     name: str
     unit: str = ""
     scale: float = 1.0
+    dtype: str = "int16"
+    """Stored type, the same for all bands of a map."""
+    nodata: int = NODATA
+    """Stored value where there is none."""
+    classes: tuple[MapClass, ...] = ()
+    """Classes of a map of classes, which has this band alone."""
 
 
 HEIGHT = MapBand("canopy height", "m", 0.1)
@@ -46,9 +61,10 @@ SPREAD = MapBand("spread", "m", 0.01)
 def map_writer(
     url: str, grid: Grid, bands: tuple[MapBand, ...], tags: dict[str, str]
 ) -> Iterator[WriteBlock]:
-    """Yield write(block, stored_CHW int16); the whole map appears at `url` when the `with` block succeeds.
+    """Yield write(block, stored_CHW); the whole map appears at `url` when the `with` block succeeds.
 
-    The same pixels give the same bytes, whatever the blocks and their order.
+    NODATA in `stored_CHW` becomes the band's own. The same pixels give the same bytes, whatever the blocks
+    and their order.
 
     Args:
         url: where the map goes.
@@ -56,11 +72,13 @@ def map_writer(
         bands: bands of the map, as in each `stored_CHW`.
         tags: metadata of the map.
     """
+    first = bands[0]
+    resampling = Resampling.mode if first.classes else Resampling.average
     profile = {
         "driver": "GTiff",
-        "dtype": "int16",
+        "dtype": first.dtype,
         "count": len(bands),
-        "nodata": NODATA,
+        "nodata": first.nodata,
         "width": grid.width,
         "height": grid.height,
         "crs": grid.crs,
@@ -82,8 +100,13 @@ def map_writer(
                 target.units = tuple(band.unit for band in bands)
                 target.scales = tuple(band.scale for band in bands)
                 target.update_tags(**tags)
+                if first.classes:
+                    target.write_colormap(1, {one.number: one.colour for one in first.classes})
 
-                def write(block: Block, stored_CHW: NDArray[np.int16]) -> None:
+                def write(block: Block, stored_CHW: NDArray[Any]) -> None:
+                    if first.nodata != NODATA:
+                        stored_CHW = np.where(stored_CHW == NODATA, first.nodata, stored_CHW)
+                    stored_CHW = stored_CHW.astype(first.dtype, copy=False)
                     target.write(stored_CHW, window=block.window)
                     written.append((block, checksum(stored_CHW.tobytes())))
 
@@ -95,7 +118,7 @@ def map_writer(
                     # rasterio raises no error where the disk is full when GDAL empties its cache.
                     if checksum(target.read(window=block.window).tobytes()) != digest:
                         raise OSError(f"{tiles}: could not be written; is the disk full?")
-                target.build_overviews(_overviews(grid), Resampling.average)
+                target.build_overviews(_overviews(grid), resampling)
             rasterio.shutil.copy(
                 tiles,
                 path,
@@ -104,7 +127,7 @@ def map_writer(
                 level=DEFLATE_LEVEL,
                 predictor="yes",
                 blocksize=TILE,
-                overview_resampling="average",
+                overview_resampling=resampling.name,
                 bigtiff="IF_SAFER",
             )
         finally:

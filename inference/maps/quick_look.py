@@ -1,10 +1,13 @@
-"""Picture of a map: heights coloured by the eight classes, a bar of the classes in metres, and a scale bar.
+"""Picture of a map: heights, classes of pixels or labels of tiles in colours, their legend, and a scale bar.
 
-It is drawn from the map's overviews, whose pixels are means of valid pixels, so a map with overviews is never
-read at full resolution.
+It is drawn from the map's overviews, whose pixels are means of valid pixels (of classes the most frequent
+one), so a map with overviews is never read at full resolution.
 """
 
+import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +15,22 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 
+from inference.maps.class_colours import MapClass
+from inference.maps.map_file import CLASSES_TAG
 from shards.draw.picture import (
+    BLANK,
+    EDGE,
     INK,
     PIXELS_PER_INCH,
     bare_scale,
+    colour_limits,
     coloured_heights,
+    coloured_values,
     draw_class_bar,
+    drawable,
     new_figure,
     png,
+    shortened,
 )
 from shards.raster.opening import open_raster, read_window
 from shards.storage.objects import name_of, publish, stem_of
@@ -40,6 +51,7 @@ METRES_PER_DEGREE = 40_030_000 / 360
 _MARGIN, _TITLE, _FOOT = 16, 30, 58
 _BAR_BOTTOM, _BAR_HIGH = 30, 11
 _CLASSES_WIDE, _SCALE_WIDE = 280, 160
+_PATCHES, _PATCH_HIGH, _MOST_PATCHES = 3, 15, 60
 _FRAME = "#bbbbbb"
 
 
@@ -56,7 +68,7 @@ def write_quick_look(map_url: str) -> str:
 
 
 def quick_look(map_url: str) -> bytes:
-    """Draw the heights of the map at `map_url` as a PNG, at most MOST_PIXELS plus margins; nodata is white.
+    """Draw the map at `map_url` as a PNG, at most MOST_PIXELS plus margins and legend; nodata is white.
 
     The same map gives the same bytes.
 
@@ -64,22 +76,94 @@ def quick_look(map_url: str) -> bytes:
         InputError: the map cannot be read.
     """
     with open_raster(map_url) as raster:
-        height_HW = small_heights(raster, MOST_PIXELS)
-        metres_per_pixel = pixel_metres(raster) * raster.width / height_HW.shape[1]
-    squares = max(1, FEWEST_PIXELS // max(height_HW.shape))
-    rgb_HW3 = coloured_heights(height_HW).repeat(squares, 0).repeat(squares, 1)
-    return _drawn(rgb_HW3, stem_of(map_url), metres_per_pixel / squares)
+        rgb_HW3, legend = _coloured(raster)
+        metres_per_pixel = pixel_metres(raster) * raster.width / rgb_HW3.shape[1]
+    squares = max(1, FEWEST_PIXELS // max(rgb_HW3.shape))
+    rgb_HW3 = rgb_HW3.repeat(squares, 0).repeat(squares, 1)
+    return _drawn(rgb_HW3, stem_of(map_url), metres_per_pixel / squares, legend)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Explanation of a picture's colours."""
+
+    draw: Callable[["Axes"], None] | None = draw_class_bar
+    """Function that fills small axes with a bar of colours."""
+    classes: tuple[MapClass, ...] = ()
+    """Classes, each with a patch of its colour; there is no bar then."""
+
+    @property
+    def lines(self) -> int:
+        """Lines of patches."""
+        return -(-len(self.classes) // _PATCHES)
+
+
+def _coloured(raster: Any) -> tuple[NDArray[np.uint8], Legend]:
+    """Read an open map in at most MOST_PIXELS a side: rgb_HW3, and what its colours mean."""
+    if CLASSES_TAG in raster.tags():
+        return _coloured_classes(raster)
+    value_HW = small_heights(raster, MOST_PIXELS)
+    if raster.dtypes[0] == "int16":
+        return coloured_heights(value_HW), Legend()
+    limits, name = colour_limits(value_HW), f"{raster.descriptions[0]} {raster.units[0] or ''}".strip()
+    return coloured_values(value_HW, limits), Legend(lambda axes: _draw_values(axes, limits, name))
+
+
+def _coloured_classes(raster: Any) -> tuple[NDArray[np.uint8], Legend]:
+    """Read an open map of classes in its own colours; the legend has the classes that occur."""
+    names = {int(number): name for number, name in json.loads(raster.tags()[CLASSES_TAG]).items()}
+    colours = raster.colormap(1)
+    stored = read_window(
+        raster,
+        indexes=1,
+        out_shape=_small_shape(raster, MOST_PIXELS),
+        resampling=Resampling.mode,
+        masked=True,
+    )
+    palette_K3 = np.full((256, 3), BLANK, np.uint8)
+    for number in names:
+        palette_K3[number] = colours[number][:3]
+    rgb_HW3 = palette_K3[stored.data]
+    rgb_HW3[np.ma.getmaskarray(stored)] = BLANK
+    there = sorted(set(np.unique(stored.compressed()).tolist()) & names.keys())[:_MOST_PATCHES]
+    return rgb_HW3, Legend(None, tuple(MapClass(one, names[one], colours[one][:3]) for one in there))
+
+
+def _draw_values(axes: "Axes", limits: tuple[float, float], name: str) -> None:
+    """Fill small axes with the scale of `coloured_values`."""
+    low, high = limits
+    scale_1W = np.linspace(low, high, 256)[None]
+    axes.imshow(coloured_values(scale_1W, limits), extent=(low, high, 0, 1), aspect="auto")
+    axes.set_xticks([low, high], [f"{low:.3g}", f"{high:.3g}"])
+    bare_scale(axes, drawable(name))
+
+
+def _draw_patches(axes: "Axes", classes: tuple[MapClass, ...]) -> None:
+    """Fill wide axes with a patch and the name of each class, line by line."""
+    lines = -(-len(classes) // _PATCHES)
+    axes.set(xlim=(0, _PATCHES), ylim=(lines, 0))
+    axes.set_axis_off()
+    for place, one in enumerate(classes):
+        line, column = divmod(place, _PATCHES)
+        colour = tuple(part / 255 for part in one.colour)
+        axes.barh(line + 0.5, 0.1, height=0.7, left=column, color=colour, edgecolor=EDGE, linewidth=0.3)
+        text = drawable(shortened(one.name))
+        axes.text(column + 0.14, line + 0.5, text, va="center", fontsize=6.5, color=INK)
 
 
 def small_heights(raster: Any, most_pixels: int) -> NDArray[np.float32]:
     """Read means of an open map's valid heights, in metres, at most `most_pixels` a side; NaN where none."""
-    shrink = max(1.0, max(raster.shape) / most_pixels)
-    rows, columns = (max(1, round(side / shrink)) for side in raster.shape)
-    stored = read_window(
-        raster, indexes=1, out_shape=(rows, columns), resampling=Resampling.average, masked=True
-    )
+    shape = _small_shape(raster, most_pixels)
+    stored = read_window(raster, indexes=1, out_shape=shape, resampling=Resampling.average, masked=True)
     height_HW: NDArray[np.float32] = stored.astype(np.float32).filled(np.nan) * np.float32(raster.scales[0])
     return height_HW
+
+
+def _small_shape(raster: Any, most_pixels: int) -> tuple[int, int]:
+    """Return rows and columns of an open raster in at most `most_pixels` a side."""
+    shrink = max(1.0, max(raster.shape) / most_pixels)
+    rows, columns = (max(1, round(side / shrink)) for side in raster.shape)
+    return rows, columns
 
 
 def pixel_metres(raster: Any) -> float:
@@ -95,23 +179,29 @@ def pixel_metres(raster: Any) -> float:
         return width
 
 
-def _drawn(rgb_HW3: NDArray[np.uint8], title: str, metres_per_pixel: float) -> bytes:
-    """Add title, colour bar and scale bar; each pixel of the picture is one pixel of the PNG."""
+def _drawn(rgb_HW3: NDArray[np.uint8], title: str, metres_per_pixel: float, legend: Legend) -> bytes:
+    """Add title, legend and scale bar; each pixel of the picture is one pixel of the PNG."""
     high, wide = rgb_HW3.shape[:2]
-    whole = np.array((max(wide, LEGEND_PIXELS) + 2 * _MARGIN, high + _TITLE + _FOOT))
+    patches_high = legend.lines * _PATCH_HIGH
+    foot = _FOOT + patches_high
+    whole = np.array((max(wide, LEGEND_PIXELS) + 2 * _MARGIN, high + _TITLE + foot))
     figure = new_figure(*(whole / PIXELS_PER_INCH))
     figure.set_layout_engine("none")  # places are in whole pixels, so that no pixel of the map is resampled
 
     def axes_at(left: int, bottom: int, size: tuple[int, int]) -> "Axes":
         return figure.add_axes((*np.divide((left, bottom), whole), *np.divide(size, whole)))
 
-    picture = axes_at((whole[0] - wide) // 2, _FOOT, (wide, high))
+    picture = axes_at((whole[0] - wide) // 2, foot, (wide, high))
     picture.imshow(rgb_HW3, interpolation="none", aspect="auto")
     picture.set(xticks=[], yticks=[])
     picture.spines[:].set(color=_FRAME, linewidth=0.5)
     style: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # names may contain $
     figure.text(0.5, 1 - 10 / whole[1], title, ha="center", va="top", **style)
-    draw_class_bar(axes_at(_MARGIN, _BAR_BOTTOM, (_CLASSES_WIDE, _BAR_HIGH)))
+    if legend.draw:
+        legend.draw(axes_at(_MARGIN, _BAR_BOTTOM, (_CLASSES_WIDE, _BAR_HIGH)))
+    if legend.classes:
+        patches = axes_at(_MARGIN, _FOOT - _MARGIN // 2, (int(whole[0]) - 2 * _MARGIN, patches_high))
+        _draw_patches(patches, legend.classes)
     scale = axes_at(whole[0] - 2 * _MARGIN - _SCALE_WIDE, _BAR_BOTTOM, (_SCALE_WIDE, _BAR_HIGH))
     _draw_scale(scale, _SCALE_WIDE * metres_per_pixel)
     return png(figure)

@@ -3,8 +3,13 @@
 run           treeline predict
 map_folder    what is at --out, and whether maps may go there
 map_options   the options that a map depends on
-block         one block: windows predicted and blended
-predictor     a regressor in memory that predicts blocks
+map_content   what the maps of a checkpoint show
+map_header    the checkpoint's description
+window_batches  windows predicted in batches, row by row
+block         one block of heights: windows predicted and blended
+class_block   one block of classes of pixels
+tile_block    one block of labels of tiles
+predictor     a model in memory that predicts blocks
 block_tasks   a block as a task, its pixels, and its result
 ledger        which blocks and maps are done
 scene_map     one scene's map, assembled from its blocks

@@ -1,10 +1,9 @@
-"""Prediction of one block: windows of the scene's global grid, weighted and summed in a fixed order.
+"""Prediction of a block of heights: windows of the scene's global grid, weighted and summed in a fixed order.
 
 However a scene is cut, and whichever process computes, each pixel comes from the same windows, in the same
 order, in batches of the same shape. So a map has the same bytes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from inference.maps.map_file import NODATA, MapBand
 from inference.predict.map_options import MapOptions
+from inference.predict.window_batches import WindowBatches, mean_of
 from inference.tiling.blend import Axis, Blend
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import DatasetError
-from trainer.devices.repeatable import side_by_side
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import turned, turned_back
 
@@ -56,9 +55,15 @@ def metres_of_block(
     moments = [
         Blend(rows, columns, method.weighting, device, torch.float64) for _ in range(2 * method.spread)
     ]
-    for start, of_row in _rows_of_windows(regressor, halo, valid_HW, (rows, columns), method):
-        height.add(start, of_row.height_NSS)
-        for blend, values_NSS in zip(moments, (of_row.height_NSS, of_row.square_NSS), strict=False):
+
+    def predict(image_BCHW: Tensor) -> Tensor:
+        windows = predict_windows(regressor, image_BCHW, method)
+        return torch.stack([windows.height_NSS, windows.square_NSS][: 1 + method.spread], 1)
+
+    batches = WindowBatches(predict, 1 + method.spread, method, device)
+    for start, of_row_MNSS in batches.rows(halo, valid_HW, (rows, columns)):
+        height.add(start, of_row_MNSS[0])
+        for blend, values_NSS in zip(moments, of_row_MNSS, strict=False):
             blend.add(start, values_NSS)
     height_HW = height.mean()
     if not height_HW.isfinite().cpu().numpy()[own_valid_HW].all():
@@ -80,57 +85,6 @@ class Windows:
     square_NSS: Tensor
 
 
-def _rows_of_windows(
-    regressor: Regressor, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis], method: MapOptions
-) -> Iterator[tuple[int, Windows]]:
-    """Predict row by row: (start, windows) of each row with a valid pixel; windows without any are 0 m."""
-    rows, columns = axes
-    size, device = method.grid.size, next(regressor.parameters()).device
-    places = {
-        (row, column): halo.place(method.grid.span(row), method.grid.span(column))
-        for row in rows.starts
-        for column in columns.starts
-    }
-    worth = {window: place for window, place in places.items() if valid_HW[place].any()}
-    predicted = _predicted(regressor, list(worth.values()), halo, method)
-    batch, used = Windows(torch.empty(0, size, size), torch.empty(0, size, size)), 0
-    for row in sorted({row for row, _ in worth}):
-        of_row = torch.zeros(1 + method.spread, len(columns.starts), size, size, device=device)
-        for number, column in enumerate(columns.starts):
-            if (row, column) not in worth:
-                continue
-            if used == len(batch.height_NSS):
-                batch, used = next(predicted), 0
-            of_row[0, number] = batch.height_NSS[used]
-            if method.spread:
-                of_row[1, number] = batch.square_NSS[used]
-            used += 1
-        yield row, Windows(of_row[0], of_row[-1])
-
-
-def _predicted(
-    regressor: Regressor, places: list[tuple[slice, slice]], halo: Halo, method: MapOptions
-) -> Iterator[Windows]:
-    """Predict the windows at these places of the halo, in order, a batch at a time."""
-    device, batch_size = next(regressor.parameters()).device, method.batch_size
-
-    def predict(start: int) -> Windows:
-        batch = places[start : start + batch_size]
-        # All batches have one shape, the last one filled up: results differ slightly between shapes.
-        shape = batch_size, len(halo.image_CHW), method.grid.size, method.grid.size
-        image_BCHW = np.zeros(shape, halo.image_CHW.dtype)
-        for number, place in enumerate(batch):
-            image_BCHW[number] = halo.image_CHW[:, *place]
-        windows = predict_windows(regressor, torch.from_numpy(image_BCHW).to(device), method)
-        return Windows(windows.height_NSS[: len(batch)], windows.square_NSS[: len(batch)])
-
-    starts = range(0, len(places), batch_size)
-    if device.type == "cpu":
-        yield from side_by_side(predict, starts)
-    else:
-        yield from map(predict, starts)
-
-
 @torch.inference_mode()
 def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions) -> Windows:
     """Predict windows of stored pixels, on the regressor's device."""
@@ -148,15 +102,7 @@ def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions
                 if own_BHW is not None:
                     square_BHW = square_BHW + own_BHW.float().square()
                 squares.append(turned_back(square_BHW, symmetry))
-    return Windows(_mean(heights), _mean(squares or heights))
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    """Average tensors of one shape, adding them in order."""
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total / len(values)
+    return Windows(mean_of(heights), mean_of(squares or heights))
 
 
 def stored_metres(values_HW: Tensor, band: MapBand) -> NDArray[np.int16]:

@@ -1,8 +1,10 @@
-"""Units of prediction: a block of a scene as a task, its pixels, and its result. Knows no regressor."""
+"""Units of prediction: a block of a scene as a task, its pixels, and its result. Knows no model."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from inference.predict.ledger import Ledger
+from inference.predict.map_content import MapContent
 from inference.predict.map_options import MapOptions
 from inference.scenes.scene import Scene
 from inference.tiling.halo import Halo
@@ -22,8 +24,10 @@ class MapJob:
     fingerprint: str
     """Fingerprint of the checkpoint."""
     schema: Schema
-    """Schema of the chips that the regressor was trained on."""
+    """Schema of the chips that the model was trained on."""
     options: MapOptions
+    content: MapContent
+    """What the maps show."""
     bands: tuple[str, ...]
     """Names of the scenes' bands, for scenes whose files do not name them."""
     out: str
@@ -35,6 +39,16 @@ class MapJob:
     """Whether to write a STAC item beside each map."""
     tags: tuple[tuple[str, str], ...] = ()
     """Metadata of every map: names and values."""
+
+    @property
+    def block_side(self) -> int:
+        """Side of a block in pixels of the map."""
+        return self.content.block_side(self.block)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Ledger of the folder of maps."""
+        return Ledger(self.out, self.content.dtype)
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,8 @@ class Reader:
                     f"{task.scene}: was replaced while its map was being made; run the command again"
                 )
             self._scene = Scene(task.scene, self._job.schema, self._job.bands)
-        return self._scene.halo(task.block, self._job.options.grid)
+        block = self._job.content.in_scene(task.block, self._scene.shape)
+        return self._scene.halo(block, self._job.options.grid)
 
     def close(self) -> None:
         """Close the scene that is open."""

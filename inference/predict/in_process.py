@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
-from inference.predict.ledger import Ledger
 from inference.predict.predictor import Predictor, batch_size_that_fits
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
@@ -28,7 +27,7 @@ class InProcess:
 
     def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
         """Predict block after block; once a scene cannot be read, skip the rest of its blocks."""
-        reader, ledger = Reader(job), Ledger(job.out)
+        reader, ledger = Reader(job), job.ledger
         failed: dict[str, str] = {}
 
         def read(task: BlockTask) -> tuple[Halo | None, float]:

@@ -10,6 +10,7 @@ OUT/.predict/NAME-1a2b3c4d/          a map in the making
 import re
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,8 @@ class Ledger:
     """Record of the finished blocks and maps below `out`."""
 
     out: str
+    dtype: str = "int16"
+    """Type of the blocks' numbers."""
 
     def entries(self) -> Entries:
         """Find the finished blocks and maps, with one listing."""
@@ -53,14 +56,14 @@ class Ledger:
                 entries.made.add(file.removesuffix(_MADE))
         return entries
 
-    def write(self, name: str, block: Block, stored_CHW: NDArray[np.int16]) -> None:
+    def write(self, name: str, block: Block, stored_CHW: NDArray[Any]) -> None:
         """Keep the stored_CHW of a finished block, whole or not at all."""
-        data = stored_CHW.astype("<i2").tobytes()
+        data = stored_CHW.astype(self._little).tobytes()
         # At the fastest level, since a block stays only until its map is complete.
         digest = checksum(data).to_bytes(_CHECKSUM_BYTES, "little")
         publish(self._url(name, block), digest + zlib.compress(data, 1))
 
-    def read(self, name: str, block: Block) -> NDArray[np.int16]:
+    def read(self, name: str, block: Block) -> NDArray[Any]:
         """Read the stored_CHW of a finished block.
 
         Raises:
@@ -76,7 +79,7 @@ class Ledger:
             remove_file(url)
             raise DatasetError(f"{url}: was damaged and has been removed; the same command computes it again")
         shape = -1, len(block.rows), len(block.columns)
-        return np.frombuffer(data, "<i2").astype(np.int16).reshape(shape)
+        return np.frombuffer(data, self._little).astype(self.dtype).reshape(shape)
 
     def replace(self, names: set[str]) -> None:
         """Forget that the maps `names` were made, because another is about to replace them."""
@@ -88,6 +91,11 @@ class Ledger:
         publish(join(self.out, JOURNAL, name + _MADE), b"")
         for old in before | {name}:
             remove_folder(join(self.out, JOURNAL, old))
+
+    @property
+    def _little(self) -> np.dtype[Any]:
+        """Type of the stored numbers, the same on every machine."""
+        return np.dtype(self.dtype).newbyteorder("<")
 
     def _url(self, name: str, block: Block) -> str:
         edges = (block.rows.start, block.rows.stop, block.columns.start, block.columns.stop)

@@ -8,7 +8,7 @@ from typing import Any
 
 from inference.config import PredictConfig
 from inference.predict.ledger import Entries, Ledger
-from inference.scenes.scene_list import MAP_ENDING
+from inference.scenes.scene_list import MAP_ENDINGS
 from shards.errors import InputError
 from shards.format.manifest import read_json
 from shards.roles import differing
@@ -33,7 +33,7 @@ class MapFolder:
     @property
     def maps(self) -> set[str]:
         """Names of the files that are maps."""
-        return {name for name in self.files if name.endswith(MAP_ENDING)}
+        return {name for name in self.files if name.endswith(MAP_ENDINGS)}
 
 
 def read_map_folder(url: str) -> MapFolder:

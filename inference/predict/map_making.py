@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from inference.predict.block_tasks import BlockTask, MapJob
 from inference.predict.engine import Engine
-from inference.predict.ledger import Ledger
 from inference.predict.map_folder import MapFolder
 from inference.predict.scene_map import Failed, SceneMap, beside_map, write_beside
 from inference.predict.summary import Summary
@@ -25,7 +24,7 @@ class MapMaking:
     """Maps of one run, from their missing blocks to the files beside them."""
 
     def __init__(self, job: MapJob, maps: list[SceneMap], folder: MapFolder, summary: Summary) -> None:
-        self._job, self._summary, self._ledger = job, summary, Ledger(job.out)
+        self._job, self._summary, self._ledger = job, summary, job.ledger
         self._maps = {scene_map.scene: scene_map for scene_map in maps}
         self._entries, self._files = folder.entries, folder.files
         self._missing: dict[str, int] = {}
@@ -91,7 +90,7 @@ class MapMaking:
 
     def _missing_blocks(self, scene_map: SceneMap) -> Iterator[Block]:
         done = self._entries.blocks.get(scene_map.name, set())
-        return (block for block in scene_map.blocks(self._job.block) if block not in done)
+        return (block for block in scene_map.blocks(self._job.block_side) if block not in done)
 
     def _tasks(self) -> Iterator[BlockTask]:
         """Make the tasks one by one, since 10,000 scenes have a million blocks."""
@@ -110,7 +109,7 @@ class MapMaking:
             if done.error:
                 self._failed.setdefault(scene, done.error)
             else:
-                self._summary.megapixels += pixels / MEGA
+                self._summary.megapixels += pixels * self._job.content.tile**2 / MEGA
                 read, predicted = read + done.seconds_read, predicted + done.seconds_predicted
                 waited += done.seconds_waited
             self._missing[scene] -= 1

@@ -15,7 +15,6 @@ import numpy as np
 
 from inference.config import PredictConfig
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
-from inference.predict.ledger import Ledger
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
 from inference.workers_on_ray import WORKER_CPUS, workers_that_fit
@@ -116,8 +115,8 @@ class _Steps:
         if not row["error"]:
             task = BlockTask.from_row(row["task"])
             shape = -1, len(task.block.rows), len(task.block.columns)
-            stored_CHW = np.frombuffer(stored, np.int16).reshape(shape)
-            Ledger(self.job.out).write(task.name, task.block, stored_CHW)
+            stored_CHW = np.frombuffer(stored, self.job.content.dtype).reshape(shape)
+            self.job.ledger.write(task.name, task.block, stored_CHW)
         return row
 
 

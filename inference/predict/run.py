@@ -1,4 +1,4 @@
-"""`treeline predict`: canopy height maps of whole scenes.
+"""`treeline predict`: maps of whole scenes, of canopy height, of classes of pixels or of labels of tiles.
 
 scenes                            inference.scenes.scene_list.scene_urls
 -> what is at --out               inference.predict.map_folder.read_map_folder
@@ -17,6 +17,7 @@ from inference.config import PredictConfig
 from inference.predict.block_tasks import MapJob
 from inference.predict.engine import Engine
 from inference.predict.ledger import JOURNAL
+from inference.predict.map_content import refuse_without_effect
 from inference.predict.map_folder import (
     BATCH_SIZE,
     MADE_WITH,
@@ -24,6 +25,7 @@ from inference.predict.map_folder import (
     read_map_folder,
     refuse_maps_made_otherwise,
 )
+from inference.predict.map_header import read_map_header
 from inference.predict.map_making import MapMaking
 from inference.predict.map_options import MapOptions
 from inference.predict.scene_map import Failed, SceneMap, survey
@@ -37,7 +39,7 @@ from shards.roles import flag_of, identity
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import check_writable, join, name_of, publish, remove_unfinished
 from shards.version import commit
-from trainer.model.checkpoint import checkpoint_url, read_checkpoint_header
+from trainer.model.checkpoint import checkpoint_url
 
 
 def predict(config: PredictConfig, engine: Engine) -> Summary:
@@ -51,7 +53,10 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
             raise InputError(f"{flag_of(name)} {getattr(config, name)}: give {least} or more")
     bound_cache()
     job, made_with = _job(config)
-    targets = {url: join(config.out, map_name(url)) for url in scene_urls(config.scenes, config.asset)}
+    targets = {
+        url: join(config.out, map_name(url, job.content.ending))
+        for url in scene_urls(config.scenes, config.asset)
+    }
     check_writable(config.out)
     folder = read_map_folder(config.out)
     if not config.batch_size:
@@ -82,8 +87,13 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
 def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     """Set up the job, and name what its maps are made with: only what their pixels depend on."""
     url = checkpoint_url(config.checkpoint)
-    checkpoint = read_checkpoint_header(url)
-    grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.patch_size)
+    checkpoint = read_map_header(url)
+    content = checkpoint.content
+    refuse_without_effect(config, content)
+    if content.kind == "tiles":
+        grid = WindowGrid(content.tile, content.tile)
+    else:
+        grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.patch_size)
     if config.batch_size < 0:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for what fits in memory")
     batch_size = config.batch_size or PredictConfig.batch_size
@@ -103,6 +113,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
         fingerprint=checkpoint.fingerprint,
         schema=checkpoint.schema,
         options=options,
+        content=content,
         bands=config.bands,
         out=config.out,
         block=config.block,

@@ -13,9 +13,8 @@ from inference.maps.map_file import NODATA, map_writer
 from inference.maps.quick_look import quick_look_url, write_quick_look
 from inference.maps.stac_item import item_url, write_stac_item
 from inference.predict.block_tasks import MapJob
-from inference.predict.ledger import Ledger
 from inference.scenes.scene import Scene
-from inference.scenes.scene_list import MAP_ENDING
+from inference.scenes.scene_list import map_stem
 from inference.tiling.windows import Block, blocks_of
 from shards.errors import DatasetError, InputError, one_line
 from shards.raster.grid import Grid
@@ -35,6 +34,7 @@ class SceneMap:
     url: str
     """URL of the map."""
     grid: Grid
+    """Grid of the map."""
     version: str
     """Version of the scene's file."""
     identity: str
@@ -43,7 +43,7 @@ class SceneMap:
     @property
     def stem(self) -> str:
         """Name of the map's file without its ending."""
-        return name_of(self.url).removesuffix(MAP_ENDING)
+        return map_stem(name_of(self.url))
 
     @property
     def name(self) -> str:
@@ -52,11 +52,11 @@ class SceneMap:
 
     @property
     def pixels(self) -> int:
-        """Number of the scene's pixels."""
+        """Number of the map's pixels."""
         return self.grid.height * self.grid.width
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """Cut the scene into blocks, row by row."""
+        """Cut the map into blocks, row by row."""
         return blocks_of(self.grid.height, self.grid.width, size)
 
 
@@ -82,7 +82,8 @@ def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[Sce
             with Scene(scene, job.schema, job.bands) as opened:
                 version = version_of(scene)
                 identity = hexadecimal(f"{version} {made_with}".encode())[:8]
-                return SceneMap(scene, targets[scene], Grid.of(opened.raster), version, identity)
+                grid = job.content.grid(Grid.of(opened.raster))
+                return SceneMap(scene, targets[scene], grid, version, identity)
         except InputError as error:
             return Failed(scene, str(error))
 
@@ -105,15 +106,17 @@ def complete(scene_map: SceneMap, job: MapJob) -> str:
 
 
 def _assemble(scene_map: SceneMap, job: MapJob) -> None:
-    valid, ledger = 0, Ledger(job.out)
-    tags = {**dict(job.tags), "TREELINE_SCENE": name_of(scene_map.scene)}
-    with map_writer(scene_map.url, scene_map.grid, job.options.bands, tags) as write:
-        for block in scene_map.blocks(job.block):
+    valid, ledger = 0, job.ledger
+    tags = {**dict(job.tags), **job.content.tags, "TREELINE_SCENE": name_of(scene_map.scene)}
+    bands = job.content.bands(job.options)
+    with map_writer(scene_map.url, scene_map.grid, bands, tags) as write:
+        for block in scene_map.blocks(job.block_side):
             stored_CHW = ledger.read(scene_map.name, block)
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
             write(block, stored_CHW)
         if not valid:
-            raise DatasetError(f"{scene_map.scene}: no pixel has all bands that the regressor reads")
+            what = "pixel" if job.content.tile == 1 else f"whole tile of {job.content.tile} pixels"
+            raise DatasetError(f"{scene_map.scene}: no {what} has all bands that the model reads")
 
 
 def write_beside(url: str, job: MapJob, there: set[str]) -> str:

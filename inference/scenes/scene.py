@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.scenes.scene_list import MAP_ENDING
+from inference.scenes.scene_list import MAP_ENDINGS
 from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
@@ -34,7 +34,7 @@ class Scene:
         try:
             names = band_names(self.raster, bands, schema.bands)
             missing = [band for band in schema.bands if band not in names]
-            if missing and url.endswith(MAP_ENDING):
+            if missing and url.endswith(MAP_ENDINGS):
                 raise InputError(f"{url}: is a map made by treeline predict; name its scene instead")
             if missing:
                 raise InputError(f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}")

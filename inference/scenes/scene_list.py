@@ -34,6 +34,10 @@ from shards.storage.objects import (
 )
 
 MAP_ENDING = ".chm.tif"
+"""Ending of the names of maps of canopy height."""
+CLASS_ENDING, TILE_ENDING = ".classes.tif", ".tiles.tif"
+"""Endings of the names of maps of pixel classes, and of labels of tiles."""
+MAP_ENDINGS = (MAP_ENDING, CLASS_ENDING, TILE_ENDING)
 COLUMNS = ("path", "url", "href", "file", "filename", "scene")
 """Names of a CSV's column of scenes; the first one present counts ("scene" may be a name beside a path)."""
 RASTER_ENDINGS = (".tif", ".tiff")
@@ -58,9 +62,14 @@ class _Named:
         return f"{self.by}: {self.url}" if self.by else self.url
 
 
-def map_name(scene_url: str) -> str:
+def map_name(scene_url: str, ending: str = MAP_ENDING) -> str:
     """Return the name of a scene's map: WV02_..._M1BS_...-sr-02m.tif -> WV02_..._M1BS_...-sr-02m.chm.tif."""
-    return stem_of(scene_url) + MAP_ENDING
+    return stem_of(scene_url) + ending
+
+
+def map_stem(name: str) -> str:
+    """Return the name of a map without its ending."""
+    return name.removesuffix(next((ending for ending in MAP_ENDINGS if name.endswith(ending)), ""))
 
 
 def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
@@ -74,7 +83,7 @@ def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
     scenes = [
         scene
         for scene in _named(given, asset)
-        if not scene.url.endswith(MAP_ENDING) or scene.by or name_of(scene.url) in asked
+        if not scene.url.endswith(MAP_ENDINGS) or scene.by or name_of(scene.url) in asked
     ]
     if not scenes:
         raise InputError(f"{' '.join(given)}: names only maps; name scenes")

@@ -23,7 +23,7 @@ from ingest.synthetic.sar_backscatter import backscatter_db
 from ingest.synthetic.sar_coherence import BANDS as COHERENCE_BANDS
 from ingest.synthetic.sar_coherence import coherence
 from ingest.synthetic.sar_landscape import MIN_PX, PIXEL_M, TilePlace, land_of
-from ingest.synthetic.sar_regions import REGIONS
+from ingest.synthetic.sar_regions import LAND_COVER, REGIONS
 from ingest.synthetic.synthetic_source import MOST_CHIPS
 from shards.errors import InputError
 from shards.format.schema import AttributeValue, Schema
@@ -45,8 +45,11 @@ class SarSource:
     def schema(self) -> Schema:
         """Schema: 8 bands of float32, decibels or coherence, in pixels of 10 m, none of them missing."""
         bands = SEASONAL_BANDS if self.config.sar == "seasonal" else COHERENCE_BANDS
-        label = LABEL if self.config.pixel_classes else ""
-        return Schema(bands, "float32", None, self.config.chip_size, PIXEL_M, label, "")
+        size_px = self.config.chip_size
+        if not self.config.pixel_classes:
+            return Schema(bands, "float32", None, size_px, PIXEL_M, "", "")
+        names = tuple((number, name) for name, number in LAND_COVER.items())
+        return Schema(bands, "float32", None, size_px, PIXEL_M, LABEL, "", names)
 
     def candidates(self) -> Candidates:
         """List the tiles: key, place, region, and their labels, which `read` finds.

@@ -2,6 +2,7 @@
 
 train            treeline train: what one rank does
 train_tiles      what differs where labels of whole tiles are learnt
+train_classes    what differs where classes of pixels are learnt
 pretrain         treeline pretrain: what one rank does
 export           treeline export
 begun            a run that is already there
@@ -13,5 +14,6 @@ matrix_cell      one of its cells: a training and its tests
 matrix_on_ray    its cells as tasks on Ray
 evaluate         treeline evaluate, of chips
 evaluate_tiles   treeline evaluate, of labels of whole tiles
+evaluate_classes treeline evaluate, of classes of pixels
 import_weights   treeline import
 """

@@ -148,6 +148,11 @@ def check_sweep(config: SweepConfig, base: TrainConfig) -> Dataset:
             raise InputError(f"--{name.replace('_', '-')}: is empty; give one or more")
     for choice in config.loss_choices:
         parse_loss(tuple(choice.split()))
+    if base.target.task != "height":
+        raise InputError(
+            f"{config.train_config}: task is {base.target.task}; a sweep compares heights alone, by their "
+            "RMSE in metres; leave it out"
+        )
     if exists(join(config.out, SWEEP)):
         raise InputError(f"{config.out}: already holds a sweep; choose another --out, or delete it first")
     dataset = check(draw_trials(config, base)[0])

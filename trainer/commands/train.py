@@ -15,6 +15,7 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
 from trainer.commands.begun import check_resumes
+from trainer.commands.train_classes import check_classes, new_class_fit
 from trainer.commands.train_tiles import check_tiles, new_tile_fit
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
 from trainer.data.choice import met_in_an_epoch, training_chips
@@ -104,7 +105,7 @@ def check(config: TrainConfig) -> Dataset:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
     dataset.schema.check_counted(model.bands)
-    if not of_tiles and not dataset.schema.label:
+    if config.target.task == "height" and not dataset.schema.label:
         raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
     if not dataset.manifest.samples("train"):
         raise InputError(
@@ -124,6 +125,8 @@ def check(config: TrainConfig) -> Dataset:
         )
     if of_tiles:
         check_tiles(config, dataset)
+    if config.target.task == "pixel-class":
+        check_classes(config, dataset)
     if chosen.balance_heights:
         dataset.height_weights(chips, chosen.balance_heights)
     if exists(join(config.out, CONFIG)):
@@ -185,6 +188,8 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
     """Make everything ready for the first step; default: the variant that `config` asks for."""
     if config.target.is_of_tiles:
         return new_tile_fit(config, ranks)
+    if config.target.task == "pixel-class":
+        return new_class_fit(config, ranks)
     variant = variant or variant_of(config)
     # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
     device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device

@@ -2,6 +2,7 @@
 
 choice          the chips that options choose
 labels          labels of whole tiles
+pixel_classes   labels that are a class at each pixel
 feed            batches to the device, one transfer ahead
 step_inputs     the key of a step's random numbers, this rank's part of a batch
 augment         flips, turns, brightness, missing bands

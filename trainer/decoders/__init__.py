@@ -1,4 +1,4 @@
-"""Decoders, which turn tokens into heights.
+"""Decoders, which turn tokens into heights, or into logits of classes.
 
 features       the interface of every decoder
 make           the decoder that the configuration asks for

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from shards.errors import InputError
 from trainer.decoders.chip_dropout import ChannelDropout
-from trainer.decoders.features import Decoder, DecoderConfig, Features
+from trainer.decoders.features import Decoder, DecoderConfig, Features, as_returned, start_output
 
 FINE_SIZES = 2
 """Number of sizes, 1/1 and 1/2, that have two convolutions instead of one, since edges lie there."""
@@ -82,21 +82,19 @@ class DetailDecoder(Decoder):
             _convolutions(2 * bottom, bottom, doublings, config), ChannelDropout(config.dropout)
         )
         self.rises = nn.ModuleList(Rise(widths[i + 1], widths[i], i, config) for i in reversed(sizes))
-        self.head = nn.Conv2d(fine[0], 1, 1)
+        self.head = nn.Conv2d(fine[0], config.outputs, 1)
 
     @property
     def output(self) -> nn.Conv2d:
-        """Last layer: channels -> metres."""
+        """Last layer: channels -> metres, or logits."""
         return self.head
 
-    def start_at(self, height_m: float) -> None:
-        """Initialise the output layer so that it predicts about `height_m` metres."""
-        assert self.head.bias is not None
-        nn.init.normal_(self.head.weight, 0.0, 0.02)
-        nn.init.constant_(self.head.bias, height_m)
+    def start_at(self, *starts: float) -> None:
+        """Initialise the output layer; see Decoder."""
+        start_output(self.head, starts, 0.02)
 
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
-        """Return height_BHW in metres, unclamped."""
+        """Return height_BHW in metres, unclamped, or maps_BKHW; see Decoder."""
         seen = [self.entry(pixels_BCHW.contiguous(memory_format=torch.channels_last))]
         for fall in self.falls:
             seen.append(fall(seen[-1]))
@@ -104,5 +102,4 @@ class DetailDecoder(Decoder):
         features_BCHW = self.bottom(torch.cat((tokens_BCHW, seen.pop()), 1))
         for rise in self.rises:
             features_BCHW = rise(features_BCHW, seen.pop())
-        height_B1HW: Tensor = self.head(features_BCHW)
-        return height_B1HW[:, 0]
+        return as_returned(self.head(features_BCHW))

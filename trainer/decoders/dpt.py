@@ -31,6 +31,8 @@ class DptDecoder(Decoder):
     def __init__(self, config: DecoderConfig, depth: int, token_width: int, patch: int) -> None:
         """Take the same arguments as `trainer.decoders.make.new_decoder`."""
         super().__init__()
+        if config.outputs != 1:
+            raise ValueError("the dpt decoder computes a mean over bins of heights, no classes")
         if len(config.widths) != LAYERS:
             raise InputError(f"the dpt decoder needs {LAYERS} widths, not {config.widths}")
         self.layers = tuple(-(-depth * part // LAYERS) for part in range(1, LAYERS + 1))
@@ -49,8 +51,9 @@ class DptDecoder(Decoder):
         assert isinstance(output, nn.Conv2d)
         return output
 
-    def start_at(self, height_m: float) -> None:
-        """Initialise the output layer so that it predicts about `height_m` metres, limited to 0.1..90 m."""
+    def start_at(self, *starts: float) -> None:
+        """Initialise the output layer so that it predicts about the start, limited to 0.1..90 m."""
+        (height_m,) = starts
         assert self.output.bias is not None
         nn.init.normal_(self.output.weight, 0.0, 0.01)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The interface of every decoder: heights from a backbone's tokens and the pixels.
+"""The interface of every decoder: a map of heights, or several maps, from a backbone's tokens and the pixels.
 
     residual   four doublings with residual blocks and channel attention       (trainer.decoders.residual)
     detail     a thin U-Net over the pixels, with the tokens at its bottom      (trainer.decoders.detail)
@@ -9,9 +9,11 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -39,6 +41,8 @@ class DecoderConfig:
     """Name in the list above."""
     upsample: int = 1
     """Factor by which the image is enlarged for the backbone, so that patches cover fewer metres."""
+    outputs: int = 1
+    """Maps that the decoder computes: 1, heights, or one for the logits of each class."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "DecoderConfig":
@@ -47,11 +51,14 @@ class DecoderConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""
-        return {**asdict(self), "widths": list(self.widths)}
+        values = {**asdict(self), "widths": list(self.widths)}
+        if self.outputs == 1:  # left out, so that checkpoints of heights keep their bytes and fingerprints
+            del values["outputs"]
+        return values
 
 
 class Decoder(nn.Module, ABC):
-    """Heights from features and pixels; Regressor shows how it is used."""
+    """One map or several from features and pixels; Regressor and ClassModel show how it is used."""
 
     layers: tuple[int, ...]
     """Numbers of the backbone's blocks whose tokens it takes, from 1 to the backbone's depth."""
@@ -62,12 +69,15 @@ class Decoder(nn.Module, ABC):
         """Last layer, the only one that has to grow to the scale of metres."""
 
     @abstractmethod
-    def start_at(self, height_m: float) -> None:
-        """Initialise the output layer so that it predicts about `height_m` metres."""
+    def start_at(self, *starts: float) -> None:
+        """Initialise the output layer so that each map is about its start, in metres or as a logit."""
 
     @abstractmethod
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
-        """Return height_BHW in metres, unclamped; the pixels are normalised, as the backbone sees them."""
+        """Return height_BHW in metres, unclamped, or maps_BKHW where there are K > 1 outputs.
+
+        The pixels are normalised, as the backbone sees them.
+        """
 
     def spread(self, features: Features, pixels_BCHW: Tensor) -> Tensor | None:
         """Return spread_BHW, the standard deviation of each height in metres; None if there is none."""
@@ -77,3 +87,23 @@ class Decoder(nn.Module, ABC):
     def has_spread(self) -> bool:
         """Whether `spread` returns one."""
         return type(self).spread is not Decoder.spread
+
+
+def start_output(output: nn.Conv2d, starts: Sequence[float], deviation: float) -> None:
+    """Initialise an output layer so that each map is about its start.
+
+    Args:
+        output: the layer, whose channels belong to the first map, then to the second, ...
+        starts: start of each map.
+        deviation: standard deviation of the weights.
+    """
+    assert output.bias is not None
+    nn.init.normal_(output.weight, 0.0, deviation)
+    start_K = torch.tensor(starts, dtype=output.bias.dtype, device=output.bias.device)
+    with torch.no_grad():
+        output.bias.copy_(start_K.repeat_interleave(output.out_channels // len(starts)))
+
+
+def as_returned(maps_BKHW: Tensor) -> Tensor:
+    """Return maps as a decoder does: one map as height_BHW, several as they are."""
+    return maps_BKHW[:, 0] if maps_BKHW.shape[1] == 1 else maps_BKHW

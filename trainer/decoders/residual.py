@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shards.errors import InputError
 from trainer.decoders.chip_dropout import ChannelDropout
-from trainer.decoders.features import Decoder, DecoderConfig, Features
+from trainer.decoders.features import Decoder, DecoderConfig, Features, as_returned, start_output
 
 NOTEBOOK_WIDTHS = (512, 256, 128, 64)
 SLOPE = 0.1
@@ -77,7 +77,8 @@ def _doubling(width_in: int, width: int, norm: str, dropout: float) -> nn.Sequen
     )
 
 
-def _head(width: int, norm: str, dropout: float) -> nn.Sequential:
+def _head(width: int, config: DecoderConfig) -> nn.Sequential:
+    norm, dropout = config.norm, config.dropout
     wide, narrow = 2 * width, max(1, width // 2)
     return nn.Sequential(
         nn.Conv2d(width, wide, 3, padding=1),
@@ -92,7 +93,7 @@ def _head(width: int, norm: str, dropout: float) -> nn.Sequential:
         nn.Conv2d(width, narrow, 3, padding=1),
         _norm(norm, narrow),
         nn.LeakyReLU(SLOPE),
-        nn.Conv2d(narrow, 1, 1),
+        nn.Conv2d(narrow, config.outputs, 1),
     )
 
 
@@ -112,27 +113,24 @@ class ResidualDecoder(nn.Sequential, Decoder):
             blocks = (ResidualBlock(width, norm, dropout, attention) for _ in range(2))
             stages += (_doubling(token_width, width, norm, dropout), nn.Sequential(*blocks))
             token_width = width
-        super().__init__(*stages, _head(widths[-1], norm, dropout))
+        super().__init__(*stages, _head(widths[-1], config))
         self.layers = (depth,)
 
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:  # type: ignore[override]
-        """Return height_BHW in metres, unclamped."""
+        """Return height_BHW in metres, unclamped, or maps_BKHW; see Decoder."""
         # Narrow convolutions are up to twice as fast with a pixel's channels side by side in memory.
         patches_BDHW = features.patches[-1].contiguous(memory_format=torch.channels_last)
-        height_B1HW: Tensor = super().forward(patches_BDHW)
-        return height_B1HW[:, 0]
+        return as_returned(super().forward(patches_BDHW))
 
     @property
     def output(self) -> nn.Conv2d:
-        """Last layer: channels -> metres."""
+        """Last layer: channels -> metres, or logits."""
         head = self[-1]
         assert isinstance(head, nn.Sequential)
         output = head[-1]
         assert isinstance(output, nn.Conv2d)
         return output
 
-    def start_at(self, height_m: float) -> None:
-        """Initialise the output layer so that it predicts about `height_m` metres."""
-        assert self.output.bias is not None
-        nn.init.normal_(self.output.weight, 0.0, 0.02)
-        nn.init.constant_(self.output.bias, height_m)
+    def start_at(self, *starts: float) -> None:
+        """Initialise the output layer; see Decoder."""
+        start_output(self.output, starts, 0.02)

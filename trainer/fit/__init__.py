@@ -6,7 +6,9 @@ scoring           one pass over chips that adds up scores
 variant           the parts of a training that variants replace
 sample_panel      sample chips as the regressor sees them
 objective         the interface of what a training minimises and reports
+pixel_inputs      inputs of a step that learns labels of pixels
 heights           heights as an objective
+classes           classes of pixels as an objective
 labels            labels of whole tiles as an objective
 loss              a loss as weighted terms, their names (TERMS), and their weights over training
 loss_terms        the terms

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.model.regressor import Regressor
+from trainer.model.pixel_model import PixelModel
 
 _CHIPS = 2
 """Number of chips to count with: batch norm needs at least two."""
@@ -39,30 +39,30 @@ last three entries have no bfloat16.
 """
 
 
-def training_flops(regressor: Regressor, stored_tokens: bool = False) -> float:
+def training_flops(model: PixelModel, stored_tokens: bool = False) -> float:
     """Count the floating-point operations of one chip's forward and backward pass; a multiply-add is two.
 
     torch.utils.flop_counter counts (matrix products, convolutions, attention) on tensors without memory, so
     nothing is computed.
 
     Args:
-        regressor: neither wrapped nor sharded yet; it does not change.
+        model: neither wrapped nor sharded yet; it does not change.
         stored_tokens: whether tokens come from a store, so that the backbone does not run.
     """
     tensors = {
         name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
-        for name, value in (*regressor.named_parameters(), *regressor.named_buffers())
+        for name, value in (*model.named_parameters(), *model.named_buffers())
     }
-    schema = regressor.schema
+    schema = model.schema
     image_BCHW = torch.empty((_CHIPS, *schema.image_shape), dtype=getattr(torch, schema.dtype), device="meta")
-    was_training = regressor.training
-    regressor.train()
+    was_training = model.training
+    model.train()
     try:
-        with _no_recomputation(regressor), FlopCounterMode(display=False) as counter:
-            height_BHW, _ = functional_call(regressor, tensors, (image_BCHW,))
+        with _no_recomputation(model), FlopCounterMode(display=False) as counter:
+            height_BHW, _ = functional_call(model, tensors, (image_BCHW,))
             height_BHW.float().sum().backward()
     finally:
-        regressor.train(was_training)
+        model.train(was_training)
     total = counter.get_total_flops()
     if stored_tokens:
         total -= sum(counter.get_flop_counts().get("Regressor.backbone", {}).values())
@@ -89,9 +89,9 @@ def published_peak(name: str, bf16: bool) -> float | None:
 
 
 @contextmanager
-def _no_recomputation(regressor: Regressor) -> Iterator[None]:
+def _no_recomputation(model: PixelModel) -> Iterator[None]:
     """Suspend `trainer.model.trainable.recompute_activations` for a while."""
-    blocks: list[nn.Module] = list(regressor.backbone.model.layer)
+    blocks: list[nn.Module] = list(model.backbone.model.layer)
     replaced = [vars(block).pop("forward", None) for block in blocks]
     try:
         yield

@@ -4,76 +4,32 @@ The chips hold the heights to learn. Scores are compared with two baselines, a c
 pixel (trainer.score.baselines), which travel with states and checkpoints.
 """
 
-import itertools
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from shards.errors import DatasetError
 from shards.read.order import Chips
-from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, part_of
-from trainer.decoders.chip_dropout import chip_numbers, use_numbers
-from trainer.decoders.features import Features
+from trainer.data.step_inputs import StepKey
+from trainer.decoders.chip_dropout import use_numbers
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
-from trainer.fit.objective import Forward, Numbers, Panel
+from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
+from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums
 from trainer.model.checkpoint import Checkpoint, weights_of
 from trainer.model.regressor import Regressor
-from trainer.model.symmetries import apply_symmetries
 from trainer.options import AugmentOptions, ObjectiveOptions, OptimiserOptions
 from trainer.score.baselines import Baselines, baselines_of
 from trainer.score.metrics import Score
 
 
-@dataclass(frozen=True)
-class HeightInputs:
-    """Inputs of one step, on one rank; axis B runs over chips."""
-
-    image_BCHW: Tensor
-    """Images as stored."""
-    height_BHW: Tensor
-    """Heights in metres; NaN where there is none."""
-    features: Features | None
-    """Features of a frozen backbone, from a token store."""
-    changes_BCK: Tensor | None
-    """Augmentation of the bands; see Normalise."""
-    numbers_B: Tensor
-    """Numbers from which dropout draws; see trainer.decoders.chip_dropout."""
-
-    def pieces(self, count: int) -> list[Self]:
-        """See StepInputs."""
-        if count == 1:
-            return [self]
-        bounds = np.linspace(0, len(self.image_BCHW), min(count, len(self.image_BCHW)) + 1).astype(int)
-        return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
-
-    def _rows(self, rows: slice) -> Self:
-        features = self.features
-        if features is not None:
-            parts = (tuple(one[rows] for one in kind) for kind in (features.patches, features.classes))
-            features = Features(*parts)
-        return type(self)(
-            **{
-                **vars(self),
-                "image_BCHW": self.image_BCHW[rows],
-                "height_BHW": self.height_BHW[rows],
-                "features": features,
-                "changes_BCK": None if self.changes_BCK is None else self.changes_BCK[rows],
-                "numbers_B": self.numbers_B[rows],
-            }
-        )
-
-
-class HeightObjective:
+class HeightObjective(LossDecides):
     """Objective of a regressor: heights of pixels."""
 
     def __init__(
@@ -108,44 +64,20 @@ class HeightObjective:
                 self.regressor.bands,
             )
 
-    def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:
+    def inputs(self, fed: Fed, key: StepKey) -> PixelInputs:
         """See Objective."""
-        augment, learning, count = self.augment, self.learning, fed.batch.size
-        image_BCHW, height_BHW, symmetries_B, changes_BCK = fed.image_BCHW, fed.height_BHW, None, None
-        if augment.flips:
-            symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
-            image_BCHW, height_BHW = apply_symmetries(image_BCHW, height_BHW, symmetries_B)
-        shape = count, len(self.regressor.bands)
-        changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
-        if changes is not None:
-            changes_BCK = torch.from_numpy(part_of(changes, fed, learning.ranks)).to(learning.ranks.device)
-        numbers_B = torch.from_numpy(part_of(chip_numbers(count, *key), fed, learning.ranks))
-        tokens = learning.tokens
-        features = tokens.features(fed.batch.chips, symmetries_B) if tokens else None
-        return HeightInputs(
-            image_BCHW, height_BHW, features, changes_BCK, numbers_B.to(learning.ranks.device)
-        )
+        return pixel_inputs(fed, key, self.augment, len(self.regressor.bands), self.learning)
 
-    def sums(self, forward: Forward, inputs: HeightInputs) -> Tensor:
+    def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
         """See Objective."""
         use_numbers(self.regressor, inputs.numbers_B)
         predicted_BHW, valid_BHW = forward(inputs.image_BCHW, inputs.features, inputs.changes_BCK)
-        measured_BHW = valid_BHW & inputs.height_BHW.isfinite()
-        return self.loss.sums(predicted_BHW.float(), inputs.height_BHW, measured_BHW)
+        measured_BHW = valid_BHW & inputs.label_BHW.isfinite()
+        return self.loss.sums(predicted_BHW.float(), inputs.label_BHW, measured_BHW)
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """See Objective."""
         return self.loss.value(sums_K, share_done)
-
-    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
-        """See Objective; there is nothing to change."""
-
-    def after_step(self, sums_K: Tensor, share_done: float) -> None:
-        """See Objective; there is nothing to do."""
-
-    def scores_after(self, epoch: int) -> bool:
-        """See Objective."""
-        return True
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
@@ -166,14 +98,6 @@ class HeightObjective:
                 "others, or none (treeline split)"
             )
         return {"loss": float(self.loss.value(loss_K, share_done)), **metrics.to_json()}
-
-    def standing(self, record: dict[str, Any]) -> float:
-        """See Objective: the loss, of the validation chips if there are any."""
-        return float(record.get("val_loss", record["loss"]))
-
-    def trained(self, sums_K: Tensor) -> Numbers:
-        """See Objective; there is nothing but the loss."""
-        return {}
 
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective."""

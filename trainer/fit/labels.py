@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from shards.errors import DatasetError
 from shards.read.dataset import Dataset
@@ -22,7 +21,7 @@ from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
 from trainer.data.step_inputs import StepKey, is_stand_in, part_of
 from trainer.fit.learning import Learning
-from trainer.fit.objective import Forward, Numbers, Panel
+from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
 from trainer.fit.scoring import Sums
 from trainer.model.checkpoint import weights_of
@@ -65,7 +64,7 @@ class LabelInputs:
         )
 
 
-class LabelObjective:
+class LabelObjective(LossDecides):
     """Objective of a model of tiles: a number or a class for each."""
 
     def __init__(
@@ -141,16 +140,6 @@ class LabelObjective:
         """See Objective: the mean over tiles."""
         return sums_K[0] / sums_K[1]
 
-    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
-        """See Objective; there is nothing to change."""
-
-    def after_step(self, sums_K: Tensor, share_done: float) -> None:
-        """See Objective; there is nothing to do."""
-
-    def scores_after(self, epoch: int) -> bool:
-        """See Objective."""
-        return True
-
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
         outputs_BK, seen_B = forward(fed.image_BCHW)
@@ -176,14 +165,6 @@ class LabelObjective:
                 "count": score.count,
             }
         return numbers | ValueScore(sums_S.numpy()).to_json()
-
-    def standing(self, record: dict[str, Any]) -> float:
-        """See Objective: the loss, of the validation tiles if there are any."""
-        return float(record.get("val_loss", record["loss"]))
-
-    def trained(self, sums_K: Tensor) -> Numbers:
-        """See Objective; there is nothing but the loss."""
-        return {}
 
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective."""

@@ -23,10 +23,11 @@ from shards.roles import flag_of
 from trainer.config import TrainConfig
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
-from trainer.fit.heights import HeightInputs, HeightObjective
+from trainer.fit.heights import HeightObjective
 from trainer.fit.learning import Learning
 from trainer.fit.loss import Loss
 from trainer.fit.objective import Forward, Numbers
+from trainer.fit.pixel_inputs import PixelInputs
 from trainer.fit.scoring import Sums
 from trainer.fit.variant import Variant, ordinary
 from trainer.model.regressor import Regressor
@@ -154,7 +155,7 @@ def _moments(predicted_N: Tensor, height_N: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class JitteredInputs(HeightInputs):
+class JitteredInputs(PixelInputs):
     """Inputs of a step whose patches have random positions."""
 
     jitter_seed: int
@@ -177,7 +178,7 @@ class NotebookObjective(HeightObjective):
         super().__init__(regressor, learning, options, augment)
         self.loss, self.faults = NotebookLoss(self.loss.terms, faults), faults
 
-    def inputs(self, fed: Fed, key: StepKey) -> HeightInputs:
+    def inputs(self, fed: Fed, key: StepKey) -> PixelInputs:
         """See Objective."""
         inputs = super().inputs(fed, key)
         if not self.faults.jittered:
@@ -185,7 +186,7 @@ class NotebookObjective(HeightObjective):
         seed = int(np.random.SeedSequence([*key, _JITTER]).generate_state(1)[0])
         return JitteredInputs(**vars(inputs), jitter_seed=seed)
 
-    def sums(self, forward: Forward, inputs: HeightInputs) -> Tensor:
+    def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
         """See Objective."""
         if isinstance(inputs, JitteredInputs):
             torch.manual_seed(inputs.jitter_seed)

@@ -133,6 +133,28 @@ class Objective(HasValue, Protocol[InputsT]):
         """
 
 
+class LossDecides:
+    """What objectives have in common whose loss decides, and that change nothing between steps."""
+
+    def before_step(self, optimiser: Optimizer, share_done: float) -> None:
+        """See Objective; there is nothing to change."""
+
+    def after_step(self, sums_K: Tensor, share_done: float) -> None:
+        """See Objective; there is nothing to do."""
+
+    def scores_after(self, epoch: int) -> bool:
+        """See Objective."""
+        return True
+
+    def standing(self, record: dict[str, Any]) -> float:
+        """See Objective: the loss, of the validation chips if there are any."""
+        return float(record.get("val_loss", record["loss"]))
+
+    def trained(self, sums_K: Tensor) -> Numbers:
+        """See Objective; there is nothing but the loss."""
+        return {}
+
+
 def surrogate(loss: HasValue, sums_local_K: Tensor, sums_global_K: Tensor, share_done: float) -> Tensor:
     """Return a scalar for `backward` whose gradients, added up over ranks, are those of the global loss.
 

@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-from trainer.model.regressor import Regressor
+from trainer.model.pixel_model import PixelModel
 from trainer.options import OptimiserOptions
 
 ADAM_EPSILON = 1e-6
@@ -34,14 +34,14 @@ Stage = tuple[str, float, dict[str, nn.Parameter]]
 
 
 def parameter_groups(
-    regressor: Regressor, options: OptimiserOptions, decay_norms: bool = False
+    model: PixelModel, options: OptimiserOptions, decay_norms: bool = False
 ) -> list[dict[str, Any]]:
-    """Return what learns of a regressor, in groups for a torch optimiser; see `grouped`.
+    """Return what learns of a model of pixels, in groups for a torch optimiser; see `grouped`.
 
     First comes the decoder, then its output layer, then the backbone from its embeddings to its last block.
     """
-    decoder = dict(regressor.decoder.named_parameters())
-    output = set(regressor.decoder.output.parameters())
+    decoder = dict(model.decoder.named_parameters())
+    output = set(model.decoder.output.parameters())
     stages: list[Stage] = [
         ("decoder", 1.0, {key: weight for key, weight in decoder.items() if weight not in output}),
         (
@@ -50,7 +50,7 @@ def parameter_groups(
             {key: weight for key, weight in decoder.items() if weight in output},
         ),
     ]
-    return grouped(regressor, [*stages, *backbone_stages(regressor.backbone, options)], options, decay_norms)
+    return grouped(model, [*stages, *backbone_stages(model.backbone, options)], options, decay_norms)
 
 
 def grouped(

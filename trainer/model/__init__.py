@@ -1,6 +1,8 @@
 """The regressor (normalisation, backbone, decoder) and its checkpoints.
 
+pixel_model        what every model of pixels has
 regressor          stored pixels in, metres out
+class_model        stored pixels in, logits of classes out
 make               a regressor that is not trained yet, from options
 encoder            normalisation and backbone: tokens of tiles, some patches left out
 normalise          the regressor's first layer
@@ -10,6 +12,8 @@ checkpoint         a regressor as a folder
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder
+class_checkpoint   a model of pixel classes as a folder
+checkpoint_folder  what these two have in common
 load_encoder       the encoder of any checkpoint
 class_attention    attention of the class token to the patches, in any layer
 symmetries         the eight flips and quarter turns

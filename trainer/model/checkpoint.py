@@ -43,6 +43,8 @@ PRETRAINED = "treeline-pretrained"
 """Format of a backbone without a regressor; see trainer.model.pretrained."""
 TILES = "treeline-tile-checkpoint"
 """Format of a model of whole tiles; see trainer.model.tile_checkpoint."""
+CLASSES = "treeline-class-checkpoint"
+"""Format of a model of pixel classes; see trainer.model.class_checkpoint."""
 VERSION = 1
 
 
@@ -222,6 +224,11 @@ def _described(url: str) -> _Described:
     if config.get("format") == TILES:
         raise InputError(
             f"{url}: predicts {config['head']['label']} of whole tiles, no heights; give a checkpoint of "
+            "heights"
+        )
+    if config.get("format") == CLASSES:
+        raise InputError(
+            f"{url}: predicts classes of {config['schema']['label']}, no heights; give a checkpoint of "
             "heights"
         )
     if (config.get("format"), config.get("version")) != (FORMAT, VERSION):

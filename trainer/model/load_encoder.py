@@ -1,4 +1,4 @@
-"""The encoder of any checkpoint: of a pre-training, or of a regressor that was trained from one."""
+"""The encoder of any checkpoint: of a pre-training, or of a model that was trained from one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,15 @@ from typing import Any
 from shards.errors import InputError
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import join, read_bytes
-from trainer.model.checkpoint import CONFIG, STATISTICS, WEIGHTS, checkpoint_url, load_checkpoint
+from trainer.model.checkpoint import (
+    CONFIG,
+    STATISTICS,
+    WEIGHTS,
+    Checkpoint,
+    checkpoint_url,
+    load_checkpoint,
+)
+from trainer.model.class_checkpoint import ClassCheckpoint, is_of_classes, load_class_checkpoint
 from trainer.model.encoder import Encoder
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.tile_checkpoint import is_of_tiles, load_tile_checkpoint
@@ -50,8 +58,8 @@ def load_encoder(checkpoint: str, weights: str | None = None) -> LoadedEncoder:
     if is_of_tiles(checkpoint):
         of_tiles = load_tile_checkpoint(checkpoint)
         return LoadedEncoder(of_tiles.model.encoder, "trained", of_tiles.fingerprint, of_tiles.trained_on)
-    loaded = load_checkpoint(checkpoint)
-    model = loaded.regressor
+    loaded = _load_pixels(checkpoint)
+    model = loaded.regressor if isinstance(loaded, Checkpoint) else loaded.model
     if model.decoder_config.upsample > 1:
         raise InputError(
             f"{checkpoint}: was trained with --upsample {model.decoder_config.upsample}, so its tokens are "
@@ -59,3 +67,8 @@ def load_encoder(checkpoint: str, weights: str | None = None) -> LoadedEncoder:
         )
     encoder = Encoder(model.schema, model.bands, model.statistics, model.backbone)
     return LoadedEncoder(encoder.eval(), "trained", loaded.fingerprint, loaded.trained_on)
+
+
+def _load_pixels(checkpoint: str) -> Checkpoint | ClassCheckpoint:
+    """Load a checkpoint of heights, or of classes of pixels."""
+    return load_class_checkpoint(checkpoint) if is_of_classes(checkpoint) else load_checkpoint(checkpoint)

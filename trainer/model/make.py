@@ -1,4 +1,4 @@
-"""A regressor or a model of tiles that is not trained yet, from the options of training.
+"""A regressor, a model of classes or a model of tiles that is not trained yet, from the options of training.
 
 torch.manual_seed(seed)                                 # random weights come from here
 regressor = new_regressor(dataset, ModelOptions(decoder="residual"))
@@ -13,12 +13,16 @@ from shards.format.statistics import Statistics
 from shards.read.dataset import Dataset
 from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import new_backbone
+from trainer.model.class_model import ClassModel
 from trainer.model.encoder import Encoder
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.regressor import Regressor
 from trainer.model.tile_model import TileHead, TileModel
 from trainer.model.trainable import recompute_activations, tune
-from trainer.options import ModelOptions
+from trainer.options import DecoderKind, ModelOptions
+
+CLASS_DECODERS: tuple[DecoderKind, ...] = ("detail", "residual", "linear")
+"""Decoders that can compute classes; dpt computes a mean over bins of heights."""
 
 
 def new_regressor(
@@ -36,10 +40,40 @@ def new_regressor(
         InputError: there is no such backbone, or it does not go together with the other options.
     """
     backbone, statistics = _backbone(dataset, options, pretrained_bands)
-    decoder = DecoderConfig(
-        options.decoder_widths, options.norm, options.dropout, options.decoder, options.upsample
+    return Regressor(dataset.schema, options.bands, statistics, backbone, _decoder(options))
+
+
+def _decoder(options: ModelOptions, outputs: int = 1) -> DecoderConfig:
+    return DecoderConfig(
+        options.decoder_widths, options.norm, options.dropout, options.decoder, options.upsample, outputs
     )
-    return Regressor(dataset.schema, options.bands, statistics, backbone, decoder)
+
+
+def class_decoder(options: ModelOptions, classes: int) -> DecoderConfig:
+    """Return the configuration of a decoder of classes.
+
+    Raises:
+        InputError: decoders of this kind compute heights alone.
+    """
+    if options.decoder not in CLASS_DECODERS:
+        raise InputError(
+            f"--decoder {options.decoder}: computes heights, no classes; choose "
+            f"{', '.join(CLASS_DECODERS[:-1])} or {CLASS_DECODERS[-1]}"
+        )
+    return _decoder(options, classes)
+
+
+def new_class_model(dataset: Dataset, options: ModelOptions) -> ClassModel:
+    """Return an untrained model of the dataset's classes of pixels.
+
+    Raises:
+        InputError: there is no such backbone or decoder, or it does not go together with the chips.
+    """
+    decoder = class_decoder(options, len(dataset.schema.class_names))
+    backbone, statistics = _backbone(dataset, options)
+    model = ClassModel(dataset.schema, options.bands, statistics, backbone, decoder)
+    _check_patches(dataset, model.patch_size, "chips")
+    return model
 
 
 def new_tile_model(dataset: Dataset, options: ModelOptions, head: TileHead) -> TileModel:
@@ -50,12 +84,17 @@ def new_tile_model(dataset: Dataset, options: ModelOptions, head: TileHead) -> T
     """
     backbone, statistics = _backbone(dataset, options)
     encoder = Encoder(dataset.schema, options.bands, statistics, backbone)
-    if dataset.schema.chip_size % encoder.patch_size:
-        raise InputError(
-            f"{dataset.url}: tiles of {dataset.schema.chip_size} pixels are no multiple of the backbone's "
-            f"patch, {encoder.patch_size} pixels; choose another --backbone"
-        )
+    _check_patches(dataset, encoder.patch_size, "tiles")
     return TileModel(encoder, head)
+
+
+def _check_patches(dataset: Dataset, patch_size: int, kind: str) -> None:
+    """Refuse images that are not made of whole patches."""
+    if dataset.schema.chip_size % patch_size:
+        raise InputError(
+            f"{dataset.url}: {kind} of {dataset.schema.chip_size} pixels are no multiple of the backbone's "
+            f"patch, {patch_size} pixels; choose another --backbone"
+        )
 
 
 def _backbone(

@@ -1,33 +1,14 @@
-"""Checkpoints of tile tasks: folders from which a model of tiles can be built again. Nothing is unpickled.
-
-config.json          the model's parts, its images, its training data; written last
-model.safetensors    weights
-statistics.json      statistics of the tiles, for the normalisation
-metrics.json         scores so far, and the baselines
-"""
+"""Checkpoints of tile tasks: folders (trainer.model.checkpoint_folder) and what is in them."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json
-from shards.format.schema import Schema
-from shards.format.statistics import Statistics
-from shards.storage.checksum import hexadecimal
-from shards.storage.objects import exists, join, read_bytes
+from shards.format.manifest import json_bytes
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import (
-    CONFIG,
-    METRICS,
-    STATISTICS,
-    TILES,
-    WEIGHTS,
-    checkpoint_url,
-    refusing_other_weights,
-    weights_of,
-)
+from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, TILES, WEIGHTS, weights_of
+from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
 from trainer.model.encoder import Encoder
 from trainer.model.tile_model import TileHead, TileModel
 from trainer.score.tile_baselines import TileBaselines
@@ -70,8 +51,7 @@ class TileCheckpoint:
 
 def is_of_tiles(name: str) -> bool:
     """Tell whether a folder is a run of a tile task, or one of its checkpoints."""
-    url = join(checkpoint_url(name), CONFIG)
-    return exists(url) and read_json(url).get("format") == TILES
+    return format_of(name) == TILES
 
 
 def load_tile_checkpoint(name: str) -> TileCheckpoint:
@@ -80,30 +60,13 @@ def load_tile_checkpoint(name: str) -> TileCheckpoint:
     Raises:
         InputError: it is incomplete, damaged, or of another version.
     """
-    url = checkpoint_url(name)
-    for file in (CONFIG, WEIGHTS, STATISTICS, METRICS):
-        if not exists(join(url, file)):
-            raise InputError(
-                f"{url}: not a checkpoint ({file} is missing); give a folder that treeline train wrote"
-            )
-    config, weights = read_json(join(url, CONFIG)), read_bytes(join(url, WEIGHTS))
-    if (config.get("format"), config.get("version")) != (TILES, VERSION):
-        raise InputError(
-            f"{url}: holds {config.get('format')} {config.get('version')}, not {TILES} {VERSION}; use the "
-            "version of Treeline that wrote it, or train again"
-        )
-    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
+    folder = read_checkpoint_folder(name, TILES, VERSION)
     encoder = Encoder(
-        Schema.from_json(config["schema"]),
-        tuple(config["bands"]),
-        statistics,
-        build_backbone(config["backbone"]),
+        folder.schema, folder.bands, folder.statistics, build_backbone(folder.config["backbone"])
     )
-    model = TileModel(encoder, TileHead.from_json(config["head"]))
-    with refusing_other_weights(join(url, WEIGHTS)):
-        model.load_state_dict(load(weights))
-    metrics = read_json(join(url, METRICS))
-    baselines = TileBaselines.from_json(metrics.pop("baselines"))
-    described = (json_bytes(config), json_bytes(statistics.to_json()), weights)
-    fingerprint = hexadecimal("".join(map(hexadecimal, described)).encode())
-    return TileCheckpoint(model.eval(), config["trained_on"], metrics, baselines, fingerprint)
+    model = TileModel(encoder, TileHead.from_json(folder.config["head"]))
+    folder.load_into(model)
+    baselines = TileBaselines.from_json(folder.metrics.pop("baselines"))
+    return TileCheckpoint(
+        model.eval(), folder.config["trained_on"], folder.metrics, baselines, folder.fingerprint
+    )

@@ -1,4 +1,4 @@
-"""Scores of heights and of labels of tiles: arrays in, numbers out.
+"""Scores of heights, of classes of pixels and of labels of tiles: arrays in, numbers out.
 
 metrics      MAE, RMSE, bias, R2, from sums
 baselines    the mean and the linear regression to beat
@@ -7,6 +7,9 @@ thresholds   best IoU and AUC of a score that is to find a class
 intervals    95 % intervals over blocks of ground and draws
 evaluation   scores by name: table, JSON, picture
 tile_scores      errors of numbers, confusion of classes
+class_baselines  the commonest class and the linear regression to beat
+class_report     what reports of classes have in common: verdict, table, confusion
+class_evaluation scores of classes of pixels by name: table, JSON, picture
 tile_baselines   the mean and the ridge regression to beat
 tile_evaluation  scores of tiles by name: table, JSON, rows, picture
 """

@@ -120,10 +120,26 @@ def fit_baselines(
         products += design_NC.T @ design_NC
         targets += design_NC.T @ height_N
         chips += len(batch.chips)
-    # Bands are orders of magnitude larger than the constant 1; scaling makes the equations well conditioned.
-    scale = np.sqrt(np.diag(products))
-    scale[scale == 0] = 1.0
-    solution = np.linalg.lstsq(products / np.outer(scale, scale), targets / scale, rcond=None)[0] / scale
+    solution = least_squares(products, targets)
     slopes = solution[:-1] if mixing_FC is None else solution[:-1] @ mixing_FC
     coefficients = tuple(map(float, (*slopes, solution[-1])))
     return Baselines(float(targets[-1] / products[-1, -1]), coefficients, chips, positions)
+
+
+def least_squares(products_FF: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Solve least squares from sums over pixels: of products of features, and of features times targets.
+
+    Args:
+        products_FF: sums of the products of two features.
+        targets: sums of the products of a feature and a target, (F,), or (F, K) for K targets.
+
+    Returns:
+        Coefficients in the shape of `targets`.
+    """
+    # Bands are orders of magnitude larger than the constant 1; scaling makes the equations well conditioned.
+    scale_F = np.sqrt(np.diag(products_FF))
+    scale_F[scale_F == 0] = 1.0
+    scale = scale_F if targets.ndim == 1 else scale_F[:, None]
+    scaled_FF = products_FF / np.outer(scale_F, scale_F)
+    solution: NDArray[np.float64] = np.linalg.lstsq(scaled_FF, targets / scale, rcond=None)[0] / scale
+    return solution

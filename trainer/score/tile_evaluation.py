@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.draw.picture import COLOUR_MAP, EDGE, SMALL, new_figure, png, tidy
+from shards.draw.picture import EDGE, new_figure, png, tidy
 from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
-from trainer.score.tile_baselines import MODEL
+from trainer.score.class_report import WIDTH, class_table, class_verdict, draw_confusion, verdict
 from trainer.score.tile_scores import ClassScore, ValueScore
 
 
@@ -54,16 +54,10 @@ class TileEvaluation:
     @property
     def verdict(self) -> str:
         """Compare the model with the best baseline, in a sentence."""
-        errors = {name: score.error for name, score in self.scores.items()}
-        ours = errors.pop(MODEL)
-        name, theirs = min(errors.items(), key=lambda item: item[1])
-        kind, shown = (
-            ("share of wrong classes", "{:.1%}") if self.classes else ("RMSE", "{:.3g}" + self._unit)
-        )
-        values = f"{kind} {shown.format(ours)} against {shown.format(theirs)}"
-        if ours < theirs:
-            return f"the model is better than the {name}: {values}"
-        return f"the {name} is no worse than the model: {values}"
+        scores = self.scores
+        if self.classes:
+            return class_verdict({name: one for name, one in scores.items() if isinstance(one, ClassScore)})
+        return verdict({name: one.error for name, one in scores.items()}, "RMSE", "{:.3g}" + self._unit)
 
     @property
     def _unit(self) -> str:
@@ -83,20 +77,11 @@ class TileEvaluation:
 
     def table(self) -> str:
         """Return lines to print: the verdict, then a row for each score."""
-        scores, width = self.scores, 22
+        scores, width = self.scores, WIDTH
         title = f"{self.label}{f' ({self.unit})' if self.unit else ''}"
         if self.classes:
-            lines = [f"{title:{width}}{'tiles':>9}{'accuracy':>10}{'macro F1':>10}"]
-            for name, score in scores.items():
-                assert isinstance(score, ClassScore)
-                lines.append(f"{name:{width}}{score.count:9,}{score.accuracy:10.3f}{score.macro_f1:10.3f}")
-            model = scores[MODEL]
-            assert isinstance(model, ClassScore)
-            lines.append(f"{'of the model, by class':{width}}{'tiles':>9}{'F1':>10}{'IoU':>10}")
-            rows = zip(self.classes, model.confusion_TP.sum(1), model.f1_K, model.iou_K, strict=True)
-            lines += [
-                f"  {name[: width - 3]:{width - 2}}{n:9,}{f1:10.3f}{iou:10.3f}" for name, n, f1, iou in rows
-            ]
+            of_classes = {name: one for name, one in scores.items() if isinstance(one, ClassScore)}
+            lines = class_table(title, "tiles", self.classes, of_classes)
         else:
             lines = [f"{title:{width}}{'tiles':>9}{'RMSE':>10}{'MAE':>10}{'bias':>10}{'R2':>8}"]
             for name, score in scores.items():
@@ -135,7 +120,7 @@ def tile_picture(evaluation: TileEvaluation) -> bytes:
     for axis, name in zip(axes, names, strict=True):
         score = evaluation.scores[name]
         if isinstance(score, ClassScore):
-            _draw_confusion(axis, score, evaluation.classes)
+            draw_confusion(axis, score, evaluation.classes)
             axis.set_title(f"{name}: accuracy {score.accuracy:.1%}")
         else:
             _draw_points(axis, evaluation, name)
@@ -151,19 +136,3 @@ def _draw_points(axis: Any, evaluation: TileEvaluation, name: str) -> None:
     axis.plot(true_N, predicted_N, ".", markersize=3, alpha=0.5, color="C0")
     label = evaluation.label + (f" ({evaluation.unit})" if evaluation.unit else "")
     axis.set(xlabel=f"true {label}", ylabel=f"predicted {label}")
-
-
-def _draw_confusion(axis: Any, score: ClassScore, classes: tuple[str, ...]) -> None:
-    shares_TP = score.confusion_TP / np.maximum(score.confusion_TP.sum(1, keepdims=True), 1)
-    axis.imshow(shares_TP, vmin=0, vmax=1, cmap=COLOUR_MAP)
-    if len(classes) <= 12:
-        for true, row_P in enumerate(score.confusion_TP):
-            for predicted, count in enumerate(row_P):
-                colour = "black" if shares_TP[true, predicted] > 0.6 else "white"
-                axis.text(
-                    predicted, true, f"{count:,}", ha="center", va="center", color=colour, fontsize=SMALL
-                )
-    places = np.arange(len(classes))
-    axis.set_xticks(places, classes, rotation=45, ha="right", fontsize=SMALL)
-    axis.set_yticks(places, classes, fontsize=SMALL)
-    axis.set(xlabel="predicted", ylabel="true")

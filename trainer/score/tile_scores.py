@@ -1,4 +1,4 @@
-"""Scores of labels of whole tiles: errors of numbers, and confusion of classes. Arrays in, numbers out."""
+"""Scores of labels: errors of numbers, and confusion of classes. Arrays in, numbers out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ class ValueScore:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Tiles by true and predicted class."""
+    """Tiles, or pixels, by true and predicted class."""
 
     confusion_TP: NDArray[np.int64]
     """Number of tiles by true (T) and predicted (P) class."""

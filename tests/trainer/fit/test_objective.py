@@ -19,10 +19,11 @@ from shards.read.order import Chips
 from trainer.config import TrainConfig
 from trainer.data.feed import Fed
 from trainer.devices.ranks import Ranks
-from trainer.fit.heights import HeightInputs, HeightObjective
+from trainer.fit.heights import HeightObjective
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.fit.objective import Forward, Numbers, Objective, Panel
+from trainer.fit.pixel_inputs import PixelInputs
 from trainer.fit.scoring import Sums
 from trainer.model.make import new_regressor
 from trainer.run_folder.run_writer import best_epochs
@@ -45,7 +46,7 @@ class MeanOfChip:
         errors_B: Tensor = predicted_BHW.mean((1, 2)) - image_BCHW.float().mean((1, 2, 3)) / 100
         return errors_B.double()
 
-    def sums(self, forward: Forward, inputs: HeightInputs) -> Tensor:
+    def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
         self.met += len(inputs.image_BCHW)
         squares_B = self._errors(forward, inputs.image_BCHW).square()
         return torch.stack([squares_B.sum(), torch.ones_like(squares_B).sum()])
@@ -110,7 +111,7 @@ def new_fit(dataset: Dataset, config: TrainConfig) -> tuple[Fit, MeanOfChip]:
     regressor = new_regressor(dataset, config.model)
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), Ranks())
     objective = MeanOfChip(HeightObjective(regressor, learning, config.objective, config.augment))
-    checked: Objective[HeightInputs] = objective
+    checked: Objective[PixelInputs] = objective
     return Fit(regressor, learning, checked, config.optimiser, config.fit, config.global_batch), objective
 
 

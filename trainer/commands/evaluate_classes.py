@@ -1,0 +1,104 @@
+"""`treeline evaluate` of a model of pixel classes: its scores beside those of the two baselines."""
+
+import sys
+
+import torch
+
+from shards.errors import InputError
+from shards.format.band_values import difference
+from shards.progress import progress
+from shards.read.dataset import Dataset, open_dataset
+from shards.version import made_by_code
+from trainer.config import EvaluateConfig
+from trainer.data.feed import Fed
+from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
+from trainer.devices.ranks import device_here
+from trainer.fit.scoring import Sums, add_up
+from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
+from trainer.score.class_baselines import COMMONEST
+from trainer.score.class_evaluation import ClassEvaluation
+from trainer.score.evaluation import LINEAR
+from trainer.score.tile_baselines import MODEL
+from trainer.score.tile_scores import ClassScore
+
+
+def check_chips(checkpoint: ClassCheckpoint, dataset: Dataset) -> None:
+    """Refuse chips whose images or classes are not those of the training.
+
+    Raises:
+        InputError: says what differs.
+    """
+    ours, theirs = checkpoint.model.schema, dataset.schema
+    if theirs.label != ours.label:
+        raise InputError(
+            f"{dataset.url}: chips have {theirs.label or 'no label'}, but the checkpoint was trained on "
+            f"{ours.label}; choose another --data"
+        )
+    if other := [pair for pair in theirs.class_names if pair not in ours.class_names]:
+        known = ", ".join(f"{number} {name}" for number, name in ours.class_names)
+        raise InputError(
+            f"{dataset.url}: has the class {other[0][0]} {other[0][1]}, which the model does not know; it "
+            f"knows {known}: choose another --data or --checkpoint"
+        )
+    if differs := difference(theirs, ours):
+        raise InputError(
+            f"{dataset.url}: chips {differs}; they must be as in training, so choose another --data or "
+            "--checkpoint"
+        )
+
+
+def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
+    """Score the checkpoint on the chips of a split.
+
+    Raises:
+        InputError: the split is empty, a label is no class, or the chips are not like those of the training.
+    """
+    checkpoint = load_class_checkpoint(config.checkpoint)
+    dataset = open_dataset(config.data, config.reading.read_options)
+    check_chips(checkpoint, dataset)
+    chips = dataset.chips(config.split, config.limit, config.where)
+    if not chips.size:
+        where = f" where {config.where}" if config.where else ""
+        raise InputError(
+            f"{config.data}: no chip is in the split {config.split!r}{where}; choose another --split"
+            f"{' or --where' if where else ''}"
+        )
+    device = device_here()
+    model, baselines = checkpoint.model.to(device), checkpoint.baselines
+    classes = PixelClasses(model.schema, dataset)
+    with progress("evaluate", chips.size, "chips") as advance:
+
+        def sums_of(fed: Fed) -> Sums:
+            predicted_BHW, valid_BHW = (one.cpu() for one in model.predict(fed.image_BCHW))
+            labels_BHW = torch.from_numpy(fed.batch.height_BHW)
+            place_BHW = classes.places(labels_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
+            linear_BHW = torch.from_numpy(baselines.linear(fed.batch.image_BCHW))
+            compared = (predicted_BHW, linear_BHW, torch.full_like(linear_BHW, baselines.commonest))
+            advance(fed.batch.size)
+            found = torch.tensor(len(fed.batch.chips))
+            return found, *(confusion(one_BHW, place_BHW, classes.count) for one_BHW in compared)
+
+        met, *confusions = add_up(sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device)
+    for trouble in dataset.troubles():
+        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    if not confusions[0].any():
+        raise InputError(
+            f"{config.data}: no pixel of these chips has an image and a class; choose another --split or "
+            "--where"
+        )
+    names = (MODEL, LINEAR, COMMONEST)
+    scores = {name: ClassScore(one.numpy()) for name, one in zip(names, confusions, strict=True)}
+    about = {
+        "checkpoint": config.checkpoint,
+        "checkpoint_fingerprint": checkpoint.fingerprint,
+        "data": config.data,
+        "fingerprint": dataset.manifest.fingerprint,
+        "split": config.split,
+        "where": config.where,
+        "limit": config.limit,
+        "chips": int(met),
+        **made_by_code(),
+    }
+    return ClassEvaluation(
+        model.schema.label, tuple(name for _, name in model.schema.class_names), scores, about
+    )

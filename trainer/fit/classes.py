@@ -1,0 +1,151 @@
+"""Classes of pixels as an objective: cross-entropy over every labelled pixel.
+
+The chips hold the classes to learn. Scores stand beside two baselines, the commonest class and a regression
+per pixel (trainer.score.class_baselines), which travel with states and checkpoints.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shards.errors import DatasetError
+from shards.read.order import Chips, subset
+from trainer.data.feed import Fed
+from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
+from trainer.data.step_inputs import StepKey
+from trainer.decoders.chip_dropout import use_numbers
+from trainer.fit.learning import Learning
+from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
+from trainer.fit.optimiser import parameter_groups
+from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
+from trainer.fit.scoring import Sums
+from trainer.model.checkpoint import weights_of
+from trainer.model.class_checkpoint import ClassCheckpoint
+from trainer.model.class_model import ClassModel
+from trainer.options import AugmentOptions, OptimiserOptions
+from trainer.score.class_baselines import ClassBaselines, Labelled, fit_class_baselines
+from trainer.score.tile_scores import ClassScore
+
+BATCH = 64
+"""Chips at a time where nothing is learnt."""
+
+
+class ClassObjective(LossDecides):
+    """Objective of a model of pixel classes."""
+
+    def __init__(
+        self, model: ClassModel, learning: Learning, augment: AugmentOptions, baseline_chips: int
+    ) -> None:
+        """Args:
+        model: the model in training, not wrapped.
+        learning: the chips, and the ranks that share them.
+        augment: options of augmentation.
+        baseline_chips: most training chips to which the baselines are fitted.
+        """
+        self.model, self.learning, self.augment = model, learning, augment
+        self.baseline_chips, self.classes = baseline_chips, PixelClasses.of(learning.dataset)
+        self.baselines: ClassBaselines | None = None
+
+    def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
+        """See Objective."""
+        return parameter_groups(self.model, options)
+
+    def prepare(self) -> None:
+        """See Objective."""
+        if self.baselines is None:
+            dataset = self.learning.dataset
+            self.baselines = fit_class_baselines(self._labelled(), dataset.schema, self.model.bands)
+        if self.baselines is None:
+            raise DatasetError(
+                f"{self.learning.dataset.url}: no pixel of the training chips has a class; choose others"
+            )
+
+    def _labelled(self) -> Iterator[Labelled]:
+        """Read the chips to which the baselines are fitted."""
+        train_chips = self.learning.train_chips
+        chosen = train_chips[subset(train_chips.size, self.baseline_chips)]
+        for batch in self.learning.dataset.batches(chosen, BATCH):
+            place_BHW = self.classes.places(torch.from_numpy(batch.height_BHW), batch.chips)
+            yield batch.image_BCHW, place_BHW.numpy()
+
+    def inputs(self, fed: Fed, key: StepKey) -> PixelInputs:
+        """See Objective; the labels are the classes' places from here on."""
+        place_BHW = self.classes.places(fed.height_BHW, fed.batch.chips)
+        placed = Fed(fed.batch, fed.image_BCHW, place_BHW)
+        return pixel_inputs(placed, key, self.augment, len(self.model.bands), self.learning)
+
+    def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
+        """See Objective: the sum of the pixels' losses, and their number."""
+        use_numbers(self.model, inputs.numbers_B)
+        logits_BKHW, valid_BHW = forward(inputs.image_BCHW, None, inputs.changes_BCK)
+        return _loss_sums(logits_BKHW, inputs.label_BHW.masked_fill(~valid_BHW, NO_CLASS))
+
+    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
+        """See Objective: the mean over pixels."""
+        return sums_K[0] / sums_K[1]
+
+    def score_sums(self, forward: Forward, fed: Fed) -> Sums:
+        """See Objective."""
+        logits_BKHW, valid_BHW = forward(fed.image_BCHW)
+        place_BHW = self.classes.places(fed.height_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
+        confusion_TP = confusion(logits_BKHW.argmax(1), place_BHW, self.classes.count)
+        return _loss_sums(logits_BKHW, place_BHW).cpu(), confusion_TP
+
+    def scored(self, sums: Sums, share_done: float) -> Numbers:
+        """See Objective."""
+        loss_K, confusion_TP = sums
+        if not loss_K[1]:
+            raise DatasetError(
+                f"{self.learning.dataset.url}: no pixel of the validation chips has a class; hold out "
+                "others, or none (treeline split)"
+            )
+        score = ClassScore(confusion_TP.numpy())
+        return {
+            "loss": float(self.value(loss_K, share_done)),
+            "accuracy": score.accuracy,
+            "macro_f1": score.macro_f1,
+            "count": score.count,
+        }
+
+    def summary(self, record: dict[str, Any]) -> str:
+        """See Objective."""
+        name = "val_loss" if "val_loss" in record else "loss"
+        text, accuracy = f"{name} {record[name]:.4g}", record.get("val_accuracy")
+        return text if accuracy is None else f"{text}, accuracy {accuracy:.1%}"
+
+    def panel(self, chips: Chips) -> Panel | None:
+        """See Objective; there is none."""
+        return None
+
+    def gather(self) -> None:
+        """See Objective."""
+        weights_of(self.model, self.model.backbone, keep=False)
+
+    def state(self) -> dict[str, Any]:
+        """See Objective."""
+        return {"baselines": self.baselines.to_json() if self.baselines else None}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """See Objective."""
+        self.baselines = ClassBaselines.from_json(values["baselines"]) if values["baselines"] else None
+
+    def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
+        """See Objective."""
+        if self.baselines is None:
+            raise ValueError("there are no baselines yet: call `prepare` first")
+        return ClassCheckpoint(self.model, trained_on, record, self.baselines).files()
+
+
+def _loss_sums(logits_BKHW: Tensor, place_BHW: Tensor) -> Tensor:
+    """Return the sum of the pixels' cross-entropies, and the number of pixels with a class.
+
+    It is written out because torch's own has no deterministic sum over pixels on GPUs (torch 2.13,
+    use_deterministic_algorithms: NLLLoss).
+    """
+    logits_BKHW, known_BHW = logits_BKHW.float(), place_BHW != NO_CLASS
+    of_true_BHW = logits_BKHW.gather(1, place_BHW.clamp(min=0)[:, None])[:, 0]
+    loss_BHW = logits_BKHW.logsumexp(1) - of_true_BHW
+    # Summed batch by batch in float32 and on in float64, which counts pixels beyond 2^24.
+    return torch.stack([(loss_BHW * known_BHW).sum().double(), known_BHW.sum().double()])

@@ -1,0 +1,75 @@
+"""Inputs of a step that learns labels of pixels: images and labels are flipped and turned alike."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.augment import band_changes, symmetries_of
+from trainer.data.feed import Fed
+from trainer.data.step_inputs import StepKey, part_of
+from trainer.decoders.chip_dropout import chip_numbers
+from trainer.decoders.features import Features
+from trainer.fit.learning import Learning
+from trainer.model.symmetries import apply_symmetries
+from trainer.options import AugmentOptions
+
+
+@dataclass(frozen=True)
+class PixelInputs:
+    """Inputs of one step, on one rank; axis B runs over chips."""
+
+    image_BCHW: Tensor
+    """Images as stored."""
+    label_BHW: Tensor
+    """Heights in metres, or numbers of classes; NaN where there is none."""
+    features: Features | None
+    """Features of a frozen backbone, from a token store."""
+    changes_BCK: Tensor | None
+    """Augmentation of the bands; see Normalise."""
+    numbers_B: Tensor
+    """Numbers from which dropout draws; see trainer.decoders.chip_dropout."""
+
+    def pieces(self, count: int) -> list[Self]:
+        """See StepInputs."""
+        if count == 1:
+            return [self]
+        bounds = np.linspace(0, len(self.image_BCHW), min(count, len(self.image_BCHW)) + 1).astype(int)
+        return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
+
+    def _rows(self, rows: slice) -> Self:
+        features = self.features
+        if features is not None:
+            parts = (tuple(one[rows] for one in kind) for kind in (features.patches, features.classes))
+            features = Features(*parts)
+        return type(self)(
+            **{
+                **vars(self),
+                "image_BCHW": self.image_BCHW[rows],
+                "label_BHW": self.label_BHW[rows],
+                "features": features,
+                "changes_BCK": None if self.changes_BCK is None else self.changes_BCK[rows],
+                "numbers_B": self.numbers_B[rows],
+            }
+        )
+
+
+def pixel_inputs(
+    fed: Fed, key: StepKey, augment: AugmentOptions, bands: int, learning: Learning
+) -> PixelInputs:
+    """Augment a batch of chips for a model of `bands` bands; random numbers depend on `key` alone."""
+    count = fed.batch.size
+    image_BCHW, label_BHW, symmetries_B, changes_BCK = fed.image_BCHW, fed.height_BHW, None, None
+    if augment.flips:
+        symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
+        image_BCHW, label_BHW = apply_symmetries(image_BCHW, label_BHW, symmetries_B)
+    changes = band_changes((count, bands), key, augment.brightness, augment.band_dropout)
+    if changes is not None:
+        changes_BCK = torch.from_numpy(part_of(changes, fed, learning.ranks)).to(learning.ranks.device)
+    numbers_B = torch.from_numpy(part_of(chip_numbers(count, *key), fed, learning.ranks))
+    tokens = learning.tokens
+    features = tokens.features(fed.batch.chips, symmetries_B) if tokens else None
+    return PixelInputs(image_BCHW, label_BHW, features, changes_BCK, numbers_B.to(learning.ranks.device))

@@ -1,0 +1,104 @@
+"""Folders of checkpoints of classes and of tiles: their files, read and checked. Nothing is unpickled.
+
+config.json          the model's parts, its images, its training data; written last
+model.safetensors    weights
+statistics.json      statistics of the training chips, for the normalisation
+metrics.json         scores so far, and the baselines
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load
+from torch import nn
+
+from shards.errors import InputError
+from shards.format.manifest import json_bytes, read_json
+from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+from shards.storage.checksum import hexadecimal
+from shards.storage.objects import exists, join, read_bytes
+from trainer.model.checkpoint import (
+    CONFIG,
+    METRICS,
+    STATISTICS,
+    WEIGHTS,
+    checkpoint_url,
+    refusing_other_weights,
+)
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Contents of a checkpoint's folder."""
+
+    url: str
+    """URL of the checkpoint itself."""
+    config: dict[str, Any]
+    """Description of the model."""
+    statistics: Statistics
+    """Statistics of the training chips."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch, and the baselines."""
+    weights: bytes
+    """Weights as a .safetensors file."""
+
+    @property
+    def schema(self) -> Schema:
+        """Format of the images."""
+        return Schema.from_json(self.config["schema"])
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that the backbone sees, in its order."""
+        return tuple(self.config["bands"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of configuration, statistics and weights."""
+        described = (json_bytes(self.config), json_bytes(self.statistics.to_json()), self.weights)
+        return hexadecimal("".join(map(hexadecimal, described)).encode())
+
+    def load_into(self, model: nn.Module) -> None:
+        """Give a model the weights.
+
+        Raises:
+            InputError: they are another model's, or damaged.
+        """
+        with refusing_other_weights(join(self.url, WEIGHTS)):
+            model.load_state_dict(load(self.weights))
+
+
+def format_of(name: str) -> str:
+    """Return the format of the checkpoint (or of the best one of the run) at `name`; "" if there is none."""
+    url = join(checkpoint_url(name), CONFIG)
+    return str(read_json(url).get("format")) if exists(url) else ""
+
+
+def read_checkpoint_folder(name: str, kind: str, version: int) -> CheckpointFolder:
+    """Read the checkpoint at `name`, or the best of the run there.
+
+    Args:
+        name: folder of a checkpoint or a run.
+        kind: format that it must have.
+        version: version that it must have.
+
+    Raises:
+        InputError: it is incomplete, or has another format or version.
+    """
+    url = checkpoint_url(name)
+    for file in (CONFIG, WEIGHTS, STATISTICS, METRICS):
+        if not exists(join(url, file)):
+            raise InputError(
+                f"{url}: not a checkpoint ({file} is missing); give a folder that treeline train wrote"
+            )
+    config = read_json(join(url, CONFIG))
+    if (config.get("format"), config.get("version")) != (kind, version):
+        raise InputError(
+            f"{url}: holds {config.get('format')} {config.get('version')}, not {kind} {version}; use the "
+            "version of Treeline that wrote it, or train again"
+        )
+    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
+    return CheckpointFolder(
+        url, config, statistics, read_json(join(url, METRICS)), read_bytes(join(url, WEIGHTS))
+    )

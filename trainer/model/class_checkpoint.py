@@ -1,0 +1,75 @@
+"""Checkpoints of models of pixel classes: folders (trainer.model.checkpoint_folder) and what is in them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import save
+
+from shards.format.manifest import json_bytes
+from trainer.decoders.features import DecoderConfig
+from trainer.model.backbone import build_backbone
+from trainer.model.checkpoint import CLASSES, CONFIG, METRICS, STATISTICS, WEIGHTS, weights_of
+from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
+from trainer.model.class_model import ClassModel
+from trainer.score.class_baselines import ClassBaselines
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ClassCheckpoint:
+    """A model of pixel classes with its training data, scores and baselines."""
+
+    model: ClassModel
+    trained_on: dict[str, Any]
+    """Dataset's URL and fingerprint, choice of its chips, and the code's version and commit."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch."""
+    baselines: ClassBaselines
+    fingerprint: str = ""
+    """Checksum of configuration, statistics and weights; empty unless the checkpoint was loaded."""
+
+    def files(self) -> dict[str, bytes]:
+        """Return the folder's files by name; config.json comes last."""
+        model = self.model
+        config = {
+            "format": CLASSES,
+            "version": VERSION,
+            "schema": model.schema.to_json(),
+            "bands": list(model.bands),
+            "backbone": model.backbone.config.to_diff_dict(),
+            "decoder": model.decoder_config.to_json(),
+            "trained_on": self.trained_on,
+        }
+        return {
+            WEIGHTS: save(weights_of(model, model.backbone)),
+            STATISTICS: json_bytes(model.statistics.to_json()),
+            METRICS: json_bytes({**self.metrics, "baselines": self.baselines.to_json()}),
+            CONFIG: json_bytes(config),
+        }
+
+
+def is_of_classes(name: str) -> bool:
+    """Tell whether a folder is a run that learnt classes of pixels, or one of its checkpoints."""
+    return format_of(name) == CLASSES
+
+
+def load_class_checkpoint(name: str) -> ClassCheckpoint:
+    """Load the checkpoint at `name` (or the best of the run there), on the CPU, in eval mode.
+
+    Raises:
+        InputError: it is incomplete, damaged, or of another format or version.
+    """
+    folder = read_checkpoint_folder(name, CLASSES, VERSION)
+    model = ClassModel(
+        folder.schema,
+        folder.bands,
+        folder.statistics,
+        build_backbone(folder.config["backbone"]),
+        DecoderConfig.from_json(folder.config["decoder"]),
+    )
+    folder.load_into(model)
+    baselines = ClassBaselines.from_json(folder.metrics.pop("baselines"))
+    return ClassCheckpoint(
+        model.eval(), folder.config["trained_on"], folder.metrics, baselines, folder.fingerprint
+    )

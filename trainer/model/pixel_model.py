@@ -1,0 +1,121 @@
+"""What every model of pixels has: normalisation, backbone and decoder.
+
+normalise   image_BCHW as stored -> pixels_BCHW          (trainer.model.normalise)
+backbone    pixels_BCHW -> features of patches           (DINOv3 of transformers)
+decoder     features, pixels_BCHW -> a map, or several   (trainer.decoders.features)
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from transformers import DINOv3ViTModel
+
+from shards.errors import InputError
+from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+from trainer.decoders.features import DecoderConfig, Features
+from trainer.decoders.make import new_decoder
+from trainer.devices.learner import Learner
+from trainer.devices.sharding import Blocks
+from trainer.model.normalise import Normalise
+
+
+class PixelModel(Learner):
+    """Normalisation, backbone and decoder. The input's sides must be multiples of the patch size."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        bands: tuple[str, ...],
+        statistics: Statistics,
+        backbone: DINOv3ViTModel,
+        decoder: DecoderConfig,
+    ) -> None:
+        """Args:
+        schema: format of the images that are put in.
+        bands: bands that the backbone sees, in its order.
+        statistics: statistics of the training chips.
+        backbone: a backbone with len(bands) input channels.
+        decoder: shape of the decoder, whose weights start random.
+
+        Raises:
+            InputError: the decoder cannot turn the backbone's patches back into pixels.
+        """
+        super().__init__()
+        shape = backbone.config
+        self.schema, self.bands, self.statistics, self.decoder_config = schema, bands, statistics, decoder
+        self.patch_size = int(shape.patch_size)  # type: ignore[arg-type]
+        if self.patch_size % decoder.upsample:
+            raise InputError(
+                f"--upsample {decoder.upsample}: does not divide the backbone's patch size, {self.patch_size}"
+            )
+        self.normalise = Normalise(schema, bands, statistics)
+        self.backbone = backbone
+        self.depth = int(shape.num_hidden_layers)
+        patch = self.patch_size // decoder.upsample
+        self.decoder = new_decoder(decoder, self.depth, shape.hidden_size, patch, len(bands))
+        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode, but keep the backbone in eval mode even if it learns.
+
+        In train mode transformers' DINOv3 (whose dropout is 0) draws random rotary coordinates for every
+        forward pass. Tokens would not be repeatable, and pixels need true positions.
+        """
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def blocks(self) -> Blocks:
+        """Name the parts that are gathered one at a time when ranks share the model."""
+        return Blocks(self.backbone.model.layer, self.decoder)
+
+    def compiled(self) -> tuple[nn.Module, ...]:
+        """Name the parts that --compile compiles."""
+        return self.backbone, self.decoder
+
+    def tokens(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return tokens_BND after the final norm: class token, registers, then patches row by row."""
+        tokens_BND: Tensor = self.backbone(pixels_BCHW).last_hidden_state
+        return tokens_BND
+
+    def features(self, pixels_BCHW: Tensor) -> Features:
+        """Compute the backbone's features for the decoder from normalised pixels, in whole patches."""
+        if self.decoder_config.upsample > 1:
+            factor = float(self.decoder_config.upsample)
+            pixels_BCHW = interpolate(pixels_BCHW, scale_factor=factor, mode="bilinear", align_corners=False)
+        rows, columns = (side // self.patch_size for side in pixels_BCHW.shape[-2:])
+        layers = self.decoder.layers
+        if layers == (self.depth,):
+            layer_tokens = [self.tokens(pixels_BCHW)]
+        else:
+            states = self.backbone(pixels_BCHW, output_hidden_states=True).hidden_states
+            layer_tokens = [self.backbone.norm(states[layer]) for layer in layers]
+        patches = (tokens_BND[:, -rows * columns :].transpose(1, 2) for tokens_BND in layer_tokens)
+        return Features(
+            tuple(patches_BDN.unflatten(2, (rows, columns)) for patches_BDN in patches),
+            tuple(tokens_BND[:, 0] for tokens_BND in layer_tokens),
+        )
+
+    def decode(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
+        """Return what the decoder computes from normalised pixels and their `features`."""
+        decoded: Tensor = self.decoder(features, pixels_BCHW)
+        return decoded
+
+    def forward(
+        self, image_BCHW: Tensor, features: Features | None = None, changes_BCK: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute what the decoder does from stored pixels.
+
+        Args:
+            image_BCHW: as stored.
+            features: features of these pixels if they are known already; the backbone is then not run.
+            changes_BCK: augmentation of the bands; see Normalise.
+
+        Returns:
+            height_BHW in metres, unclamped so that gradients exist below 0, or logits_BKHW; valid_BHW.
+        """
+        pixels_BCHW, valid_BHW = self.normalise(image_BCHW, changes_BCK)
+        return self.decode(features or self.features(pixels_BCHW), pixels_BCHW), valid_BHW
