@@ -238,7 +238,17 @@ NO_PLACES = {
         "key_pattern",
         "keys",
     ),
-    *("label", "label_unit", "loss", "loss_choices", "offset", "region_column", "scale", "split_angle"),
+    *(
+        "label",
+        "label_unit",
+        "limit",
+        "loss",
+        "loss_choices",
+        "offset",
+        "region_column",
+        "scale",
+        "split_angle",
+    ),
     *("split_crs", "table_crs", "use", "val", "val_where", "where"),
 }
 """Options that are texts, and name no path or URL."""
