@@ -154,26 +154,28 @@ class Results:
         """Name of the baseline that is hardest to beat."""
         return next(iter(self.baselines.values()))
 
-    def counts(self, first: str, second: str, **same: Any) -> Counter[str]:
-        """Count verdicts over the comparisons of two names; `same` are values that pairs must have."""
-        return Counter(
-            difference.verdict
+    def compared(self, first: str, second: str, **same: Any) -> list[Interval]:
+        """Return the differences of two names; `same` are values that their pairs must have."""
+        return [
+            difference
             for pair, difference in self.differences.items()
             if (pair.first, pair.second) == (first, second)
             and all(getattr(pair, name) == value for name, value in same.items())
-        )
+        ]
+
+    def counts(self, first: str, second: str, **same: Any) -> Counter[str]:
+        """Count verdicts over the differences of two names; see `compared`."""
+        return Counter(difference.verdict for difference in self.compared(first, second, **same))
 
     @property
     def verdict(self) -> str:
         """Say in plain English what came out."""
-        said = [_counted(*pair, self.counts(*pair)) for pair in self.plan.pairs]
+        said = [_said(*pair, self.compared(*pair)) for pair in self.plan.pairs]
+        ridge = f"the {self.ridge}"
         for init in self.plan.inits:
-            found = self.counts(init.name, self.ridge)
-            name = f"the {self.ridge}"
-            line = _counted(init.name, name, found)
-            if found[WORSE] > found[BETTER]:
-                line += f": {name} wins"
-            said.append(line)
+            found = self.compared(init.name, self.ridge)
+            line, counts = _said(init.name, ridge, found), Counter(one.verdict for one in found)
+            said.append(f"{line}: {ridge} wins" if counts[WORSE] > counts[BETTER] else line)
         if self.plan.config.draws == 1:
             said.append("with one draw, intervals are over bands of ground alone, not over other labels")
         if not any(interval.low is not None for interval in self.differences.values()):
@@ -252,9 +254,12 @@ class Results:
         }
 
 
-def _counted(first: str, second: str, counts: Counter[str]) -> str:
+def _said(first: str, second: str, differences: list[Interval]) -> str:
     """Say how often the first is better than the second."""
-    total = sum(counts.values())
+    counts, total = Counter(difference.verdict for difference in differences), len(differences)
+    if counts[NO_INTERVAL] == total:
+        lower = sum(difference.value < 0 for difference in differences)
+        return f"{first} has the lower error in {lower} of {total} comparisons with {second}"
     text = (
         f"{first} is better than {second} in {counts[BETTER]} of {total} comparisons, "
         f"worse in {counts[WORSE]}, not told apart in {counts[NOT_TOLD_APART]}"
