@@ -1,5 +1,6 @@
 """`treeline pretrain`: what one rank does, from the dataset's URL to checkpoints. No Ray here."""
 
+import os
 import sys
 from collections.abc import Set
 from contextlib import ExitStack
@@ -185,10 +186,33 @@ def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
         objective = MaskedObjective(model, learning, config)
     else:
         options = config.dino
+        _check_head(options.prototypes, options.bottleneck, ranks.device)
         head = Head(encoder.width, options.head_width, options.bottleneck, options.prototypes)
         model = Dino(encoder, head).to(ranks.device)
         objective = DinoObjective(model, learning, config)
     return Fit(model, learning, objective, config.rates.optimiser, config.fit, config.global_batch)
+
+
+COPIES = 5
+"""Copies of the prototypes in training: the student's, its gradient, two moments of AdamW, the teacher's."""
+
+
+def _check_head(prototypes: int, bottleneck: int, device: torch.device) -> None:
+    """Refuse prototypes that the device has no memory for.
+
+    Raises:
+        InputError: says how much they would need.
+    """
+    needed = COPIES * 4 * prototypes * bottleneck
+    if device.type == "cuda":
+        _, there = torch.cuda.mem_get_info(device)
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"--prototypes {prototypes}: training them needs {needed / 1e9:,.0f} GB, and {device.type} has "
+            f"{there / 1e9:,.0f} GB; choose fewer, or a smaller --bottleneck"
+        )
 
 
 def new_encoder(config: PretrainConfig, dataset: Dataset) -> Encoder:

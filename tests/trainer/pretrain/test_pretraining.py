@@ -425,6 +425,15 @@ def test_options_without_effect_are_refused(given: dict[str, Any], said: str) ->
         refuse_idle(PretrainConfig.of("tiles", "run", **given), {*given})
 
 
+def test_prototypes_that_no_memory_holds_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    config = config_of(dataset, "dino", tmp_path / "run", prototypes=10**12)
+    with pytest.raises(
+        InputError, match="--prototypes 1000000000000: training them needs 320,000 GB, and cpu"
+    ):
+        launch_pretraining(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_that_are_all_alike_have_no_r2(dataset: Dataset) -> None:
     probe = Probe(dataset, probe_tiles(dataset, "height_mean", 20), "height_mean")
     features_NF = np.random.default_rng(0).normal(size=(len(probe.is_train_N), 4))
