@@ -19,6 +19,14 @@ START = 0.02
 """Deviation of the output layer's first weights, over the square root of their number: a normed token's
 numbers are about 1, so that the first outputs differ from their mean by a fiftieth of a deviation."""
 
+PERCENT = "_percent"
+"""Ending of the names of labels that are shares."""
+
+
+def unit_of(label: str) -> str:
+    """Return the unit of a label's numbers: "%", or "" where none is known."""
+    return "%" if label.endswith(PERCENT) else ""
+
 
 @dataclass(frozen=True)
 class TileHead:
@@ -39,6 +47,11 @@ class TileHead:
     def outputs(self) -> int:
         """Numbers that the model computes for each tile."""
         return len(self.classes) or 1
+
+    @property
+    def unit(self) -> str:
+        """Unit of a number; see `unit_of`."""
+        return unit_of(self.label)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
