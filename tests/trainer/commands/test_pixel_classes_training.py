@@ -349,6 +349,12 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_classes_are_not_learnt_as_heights(dataset: Dataset, tmp_path: Path) -> None:
+    done = treeline("train", "--data", dataset.url, "--out", "run", folder=tmp_path)
+    assert done.returncode == 2
+    assert "its pixels have classes (cover), not heights; give --task pixel-class" in done.stderr
+
+
 def test_evaluate_refuses_other_labels_classes_and_empty_splits(tmp_path: Path, run: Path) -> None:
     other_name = replace(CLASS_SCHEMA, class_names=((2, "water"), (5, "forest"), (90, "moss")))
     write_class_dataset(tmp_path / "named", chips=4, schema=other_name)
