@@ -48,8 +48,7 @@ def read_map_header(url: str) -> MapHeader:
         of_tiles = load_tile_checkpoint(url)
         encoder, head = of_tiles.model.encoder, of_tiles.model.head
         classes = _in_bytes(url, numbered(head.classes)) if head.classes else ()
-        unit = "%" if head.label.endswith("_percent") else ""
-        content = MapContent("tiles", head.label, classes, unit, encoder.schema.chip_size)
+        content = MapContent("tiles", head.label, classes, head.unit, encoder.schema.chip_size)
         return MapHeader(
             encoder.schema,
             encoder.patch_size,

@@ -16,7 +16,7 @@ from shards.read.order import Chips, subset
 from shards.version import made_by_code
 from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
-from trainer.data.labels import TileLabels, tile_labels, unit_of
+from trainer.data.labels import TileLabels, tile_labels
 from trainer.devices.ranks import device_here
 from trainer.fit.labels import decided
 from trainer.model.encoder import band_features
@@ -123,7 +123,7 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     }
     return TileEvaluation(
         head.label,
-        unit_of(head.label),
+        head.unit,
         head.classes,
         dataset.index.select(["key", "split", *dataset.manifest.attributes]).take(found.tiles),
         labels.values_N[found.tiles],

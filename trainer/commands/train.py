@@ -107,6 +107,11 @@ def check(config: TrainConfig) -> Dataset:
     dataset.schema.check_counted(model.bands)
     if config.target.task == "height" and not dataset.schema.label:
         raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
+    if config.target.task == "height" and dataset.schema.class_names:
+        raise InputError(
+            f"{config.data}: its pixels have classes ({dataset.schema.label}), not heights; give --task "
+            "pixel-class"
+        )
     if not dataset.manifest.samples("train"):
         raise InputError(
             f"{config.data}: no chip is in the training split; give it a share with treeline split"

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
+from trainer.model.tile_model import PERCENT, unit_of
 
-PERCENT = "_percent"
-"""Ending of the names of columns that hold shares."""
 MOST_CLASSES = 256
 """Most classes that a column may have: more are a sign that it holds numbers or names."""
 
@@ -42,11 +41,6 @@ class TileLabels:
     def labelled(self, chips: Chips) -> Chips:
         """Return those of `chips` that have a label."""
         return chips[np.isfinite(self.values_N[chips])]
-
-
-def unit_of(label: str) -> str:
-    """Return the unit of a column's numbers: "%", or "" where none is known."""
-    return "%" if label.endswith(PERCENT) else ""
 
 
 def tile_labels(dataset: Dataset, name: str, has_classes: bool, classes: tuple[str, ...] = ()) -> TileLabels:

@@ -23,6 +23,14 @@ numbers are about 1, so that the first outputs differ from their mean by a fifti
 ATTENTION = ("norm1", "attention.q_proj", "attention.k_proj")
 """Parts of a block that its attention is computed from."""
 
+PERCENT = "_percent"
+"""Ending of the names of labels that are shares."""
+
+
+def unit_of(label: str) -> str:
+    """Return the unit of a label's numbers: "%", or "" where none is known."""
+    return "%" if label.endswith(PERCENT) else ""
+
 
 @dataclass(frozen=True)
 class TileHead:
@@ -43,6 +51,11 @@ class TileHead:
     def outputs(self) -> int:
         """Numbers that the model computes for each tile."""
         return len(self.classes) or 1
+
+    @property
+    def unit(self) -> str:
+        """Unit of a number; see `unit_of`."""
+        return unit_of(self.label)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -42,7 +42,7 @@ class ClassScore:
     """Tiles, or pixels, by true and predicted class."""
 
     confusion_TP: NDArray[np.int64]
-    """Number of tiles by true (T) and predicted (P) class."""
+    """Number of tiles or pixels by true (T) and predicted (P) class."""
 
     @classmethod
     def of(cls, predicted_N: NDArray[Any], true_N: NDArray[Any], classes: int) -> "ClassScore":
@@ -53,17 +53,17 @@ class ClassScore:
 
     @property
     def count(self) -> int:
-        """Number of tiles."""
+        """Number of tiles or pixels."""
         return int(self.confusion_TP.sum())
 
     @property
     def accuracy(self) -> float:
-        """Share of tiles whose class is right; NaN if there are none."""
+        """Share of tiles or pixels whose class is right; NaN if there are none."""
         return float(np.trace(self.confusion_TP) / self.count) if self.count else float("nan")
 
     @property
     def error(self) -> float:
-        """Number by which models are compared, lower is better: the share of tiles whose class is wrong."""
+        """Number by which models are compared, lower is better: the share whose class is wrong."""
         return 1 - self.accuracy
 
     @property
@@ -78,7 +78,7 @@ class ClassScore:
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the classes that occur among the tiles; NaN if there are none."""
+        """Mean F1 of the classes that truly occur; NaN if there are none."""
         occurs_K = self._true_K > 0
         return float(self.f1_K[occurs_K].mean()) if occurs_K.any() else float("nan")
 

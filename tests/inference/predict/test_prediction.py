@@ -255,7 +255,7 @@ def test_a_scene_without_data_has_no_map(checkpoint: Path, tmp_path: Path) -> No
     scene = write_scene(tmp_path / "empty.tif", np.full((4, *ODD), NODATA, np.int16))
     summary = predicted(PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), block=48))
     assert [failed.reason for failed in summary.failed] == [
-        f"{scene}: no pixel has all bands that the regressor reads"
+        f"{scene}: no pixel has all bands that the model reads"
     ]
     assert not list((tmp_path / "maps").glob("*.tif"))
 

@@ -2,7 +2,8 @@
 
 - A pixel has what the model says of the tile alone; tiles that reach beyond the scene, or miss all patches,
   have none.
-- The bytes do not depend on blocks, their order or interruptions, also where tiles miss pixels.
+- The bytes do not depend on blocks, their order or interruptions, also where tiles miss pixels, nor on how
+  blocks travel.
 - Options of pixels are refused in one line.
 """
 
@@ -35,6 +36,7 @@ from inference.config import PredictConfig
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.in_process import InProcess
 from inference.predict.map_header import numbered
+from inference.predict.on_ray import _Predict, _Steps
 from inference.predict.run import predict
 from shards.errors import InputError
 from trainer.model.backbone import build_backbone
@@ -136,6 +138,23 @@ def test_the_bytes_do_not_depend_on_order_and_interruptions(whole: Whole, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         predict(config, Backwards())
     assert map_of(config) == whole.map
+
+
+class AsRows(InProcess):
+    """Passes each block on as a row of plain values, as Ray Data does between processes."""
+
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+        """One after the other."""
+        steps, predict = _Steps(job), _Predict(job)
+        for task in tasks:
+            row = steps.write(predict(steps.read({"task": task.to_row()})))
+            assert not row["error"]
+            yield BlockResult(BlockTask.from_row(row["task"]))
+
+
+def test_blocks_that_travel_as_rows_make_the_same_map(whole: Whole, tmp_path: Path) -> None:
+    """Values are float32, numbers of classes int16: both come back from their bytes."""
+    assert map_of(replace(whole.config, out=str(tmp_path), block=200), AsRows()) == whole.map
 
 
 def test_a_pixel_has_what_the_model_says_of_the_tile_alone(whole: Whole, tmp_path: Path) -> None:

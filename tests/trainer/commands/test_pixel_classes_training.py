@@ -2,7 +2,8 @@
 
 - The model starts at the shares of the classes, and beats both baselines where no regression tells two apart.
 - The report's confusions, IoU, F1 and baselines are those worked out here, pixel by pixel.
-- A step in pieces is a step; pixels without label or image count nowhere; a stopped run goes on bit for bit.
+- A step in pieces or on two ranks is a step; pixels without label or image count nowhere; a stopped run goes
+  on bit for bit.
 - Every mistake is one line with exit code 2.
 """
 
@@ -24,6 +25,7 @@ from classes import (
     write_class_checkpoint,
     write_class_dataset,
 )
+from gloo_ranks import in_group, run_ranks
 from in_process import treeline
 from regressors import NODATA, local_backbone, small_config, stored_images, write_dataset
 from stopped_runs import Stopped, Stopper, assert_equal_states
@@ -216,6 +218,44 @@ def test_a_stopped_run_goes_on_bit_for_bit(dataset: Dataset, backbone: Path, tmp
     assert_equal_states(state_of(resumed), state_of(whole))
 
 
+def learnt(config: TrainConfig, ranks: Ranks) -> list[dict[str, Any]]:
+    fit = new_fit(config, ranks)
+    fit.run(Stopper())
+    return fit.records
+
+
+def learn_as_rank(rank: int, config: TrainConfig, folder: Path) -> None:
+    """In a process of its own: the first rank writes its records."""
+    records = in_group(rank, 2, folder / "rendezvous", lambda ranks: learnt(config, ranks))
+    if rank == 0:
+        (folder / "records.json").write_text(json.dumps(records))
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_as_one(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    config = config_of(dataset, backbone, batch_size=4, learning_rate=1e-4, dropout=0.2)
+    run_ranks(learn_as_rank, 2, (config, tmp_path))
+    two = json.loads((tmp_path / "records.json").read_text())
+    for one, other in zip(learnt(config, Ranks()), two, strict=True):
+        assert one["val_count"] == other["val_count"] > 0
+        for name in ("loss", "val_loss"):
+            assert other[name] == pytest.approx(one[name], rel=1e-5), name
+
+
+def test_choice_and_tuning_are_those_of_heights(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
+    """A share of the chips, and a frozen backbone: only the decoder changes."""
+    options = {"tune": "frozen", "limit": "50%", "label_seed": 3, "where": "key != 'chip_1'", "epochs": 1}
+    fit = new_fit(config_of(dataset, backbone, tmp_path, **options), Ranks())
+    there = dataset.chips("train", where="key != 'chip_1'")
+    assert fit.learning.train_chips.size == round(there.size / 2)
+    assert set(fit.learning.train_chips) < set(there)
+    before = {name: value.clone() for name, value in fit.model.state_dict().items()}
+    fit.run(Stopper())
+    after = fit.model.state_dict().items()
+    changed = {name.split(".")[0] for name, value in after if not torch.equal(value, before[name])}
+    assert changed == {"decoder"}
+
+
 def test_other_readers_refuse_it_and_its_encoder_is_read(tmp_path: Path) -> None:
     model = small_class_model()
     folder = str(write_class_checkpoint(tmp_path / "checkpoint", model))
@@ -307,6 +347,12 @@ def test_mistakes_are_one_line(
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("treeline: "))
     assert re.search(message, line), line
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_classes_are_not_learnt_as_heights(dataset: Dataset, tmp_path: Path) -> None:
+    done = treeline("train", "--data", dataset.url, "--out", "run", folder=tmp_path)
+    assert done.returncode == 2
+    assert "its pixels have classes (cover), not heights; give --task pixel-class" in done.stderr
 
 
 def test_evaluate_refuses_other_labels_classes_and_empty_splits(tmp_path: Path, run: Path) -> None:
