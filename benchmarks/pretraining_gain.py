@@ -5,12 +5,14 @@
 
 For each world (a seed of the landscape): tiles of four regions, a masked autoencoder and a self-distillation
 on three of them, and for each share of labels a matrix of trainings from both and from random weights, in
-each region and in all together. All runs anew where it was stopped, with the same results. It takes hours.
+each region and in all together. The same command resumes where it was stopped, with the same results. It
+takes hours.
 
-The table says for each share, method and way to tune: the mean difference in RMSE to training from random
-weights, in points of tree cover, with its 95 % interval, where training and test are of one region, over the
-regions that pre-training saw, and for the one that it did not see; in each world and over all worlds. The
-numbers of single cells are in the matrices' own pages.
+For each share of labels, method and way to tune, the table gives the difference in RMSE from training from
+random weights, in points of tree cover, with its 95 % interval: trained and tested in one region, as a mean
+over the regions that pre-training saw, and for the one that it did not. There is a row for each world and
+one over all. That interval holds for these worlds and pre-trainings: it does not contain the spread between
+worlds. Single cells are in the matrices' own pages.
 """
 
 import argparse
@@ -27,10 +29,12 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from ingest.synthetic.sar_regions import REGIONS  # noqa: E402
 from trainer.score.intervals import Estimate, mean_of, rmse_difference, rmse_interval  # noqa: E402
+from trainer.score.tile_baselines import RIDGE  # noqa: E402
 
-REGIONS = ("conus", "europe", "china", "southamerica")
-UNSEEN = "southamerica"
+NAMES = tuple(region.name for region in REGIONS)
+UNSEEN = NAMES[-1]
 SEASONS = ("winter", "spring", "summer", "autumn")
 METHODS = {
     "mae": ["--recipe", "mae", "--decoder-width", "96", "--decoder-depth", "1", "--epochs", "40"],
@@ -39,7 +43,6 @@ METHODS = {
 """Options of pre-training; they were chosen in world 0, which is in no table."""
 TRAINING = {"batch_size": 16, "epochs": 3, "epoch_steps": 20, "learning_rate": 1e-3}
 """Options of every training."""
-RIDGE = "ridge on bands"
 
 
 def treeline(*arguments: str) -> None:
@@ -49,15 +52,14 @@ def treeline(*arguments: str) -> None:
 
 
 def tiles_of(world: int, folder: Path, count: int) -> Path:
-    """Make the tiles of a world, unless they are there."""
+    """Make the tiles of a world; what is there already is kept."""
     tiles = folder / "tiles"
-    if not (tiles / "manifest.json").exists():
-        treeline(
-            *f"ingest synthetic --sar seasonal --seed {world} --chips {count} --chip-size 64 --out {tiles} "
-            "--split-by bands --split-bands 60 --split-angle 15 --shares 0.6 0.2 0.2 "
-            "--region-column region --derive".split(),
-            *(f"vv_vh_{season} = vv_{season} - vh_{season}" for season in SEASONS),
-        )
+    treeline(
+        *f"ingest synthetic --sar seasonal --seed {world} --chips {count} --chip-size 64 --out {tiles} "
+        "--split-by bands --split-bands 60 --split-angle 15 --shares 0.6 0.2 0.2 "
+        "--region-column region --derive".split(),
+        *(f"vv_vh_{season} = vv_{season} - vh_{season}" for season in SEASONS),
+    )
     return tiles
 
 
@@ -128,7 +130,7 @@ def written(estimate: Estimate) -> str:
 
 def report(found: dict[tuple[int, str], Errors], options: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of the tables."""
-    seen = [region for region in REGIONS if region != UNSEEN]
+    seen = [region for region in NAMES if region != UNSEEN]
     for limit in options.limits:
         yield f"\n{limit} of the labels, RMSE in points of tree cover, trained and tested in one region\n"
         yield "| world | tune | compared | regions seen | region not seen |"

@@ -191,6 +191,10 @@ def matrix(config: "MatrixConfig") -> int:
 
     file = [f"--{FILE}", config.train_config] if config.train_config else []
     places = ["--data", next(iter(config.data), ""), "--out", config.out]
+    # What the file's options depend on: a head is for tiles, a rank for adapters.
+    tune = next((mode for mode in ("lora", "last", "all") if mode in config.tune), "frozen")
+    places += ["--task", config.task, "--tune", tune]
+    places += ["--label", config.label] if config.label else []
     base = parse(TrainConfig, [*file, *places], "treeline train")
     named = read_options(config.train_config, TrainConfig, "treeline train") if file else {}
     plan, datasets = check_matrix(config, base, named)

@@ -33,8 +33,8 @@ class DemoConfig:
     """Number of passes through the training chips."""
     tiles: Annotated[int, OF_TILES] = 4000
     """Number of tiles of radar images, over four regions."""
-    limit: Annotated[tuple[str, ...], OF_TILES] = ("1%", "100%")
-    """Shares of the labels of a region that trainings take."""
+    limit: Annotated[tuple[int | str, ...], OF_TILES] = ("1%", "100%")
+    """Labelled training tiles of each region: shares, as 1%, or numbers; the last one is embedded."""
     pretrain_epochs: Annotated[int, OF_TILES] = 20
     """Number of passes of pre-training through the training tiles of three regions."""
     workers: int = 0

@@ -52,12 +52,12 @@ class PredictConfig:
     batch_size: int = 32
     """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what fits (CPU: 32)."""
     block: int = 2048
-    """Side of the block that is predicted at a time, in pixels; bounds the memory, changes no height."""
+    """Side of the block that is predicted at a time, in pixels; bounds the memory, changes no pixel."""
 
     stac: bool = False
     """Whether to write a STAC item beside each map: SCENE.chm.json."""
     quick_look: bool = False
-    """Whether to write a picture beside each map: SCENE.chm.png."""
+    """Whether to write a picture beside each map: a .png of the same name."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,10 @@ class AttentionConfig:
     """Split of the dataset."""
     where: Annotated[str, ON_DATA] = ""
     """Tiles to draw, as an expression over the index: "region == 'europe'"; default: all of the split."""
-    limit: Annotated[int, ON_DATA] = 12
+    limit: Annotated[int, OnlyWith(data=Some(), keys=Nothing())] = 12
     """Most tiles of the dataset, the same ones in each call; 0: all."""
     keys: Annotated[tuple[str, ...], ON_DATA] = ()
-    """Keys of the dataset's tiles to draw; default: all that --split, --where and --limit choose."""
+    """Keys of the dataset's tiles to draw, among those of --split and --where; default: see --limit."""
     overwrite: bool = False
     """Whether to replace what an earlier call left at --out."""
 

@@ -112,7 +112,7 @@ ON_CHIPS = OnlyWith(checkpoint=Some())
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a regressor on chips, beside the training mean and a per-pixel linear regression.
+    """Score a model on the chips of a dataset, beside simple baselines.
 
     Or score maps where height rasters cover them: with --maps and --heights.
     """
@@ -124,7 +124,7 @@ class EvaluateConfig:
     split: Annotated[Literal["train", "val", "test", "buffer", "all"], ON_CHIPS] = "val"
     """Split whose chips are scored."""
     out: Annotated[str, Place()] = ""
-    """Folder for evaluation.json and evaluation.png; default: only print."""
+    """Folder for evaluation.json, evaluation.png and, for tiles, predictions.parquet; default: only print."""
     batch_size: Annotated[int, ON_CHIPS] = 64
     """Chips at a time."""
     where: Annotated[str, ON_CHIPS] = ""

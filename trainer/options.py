@@ -164,7 +164,7 @@ class OptimiserOptions:
     """Learning rates, weight decay and how they change."""
 
     learning_rate: float = 3e-3
-    """Peak learning rate of AdamW for the decoder."""
+    """Peak learning rate of AdamW for the decoder, or for the output layer of a tile task."""
     output_rate_factor: Annotated[float, OnlyWith(task=OF_PIXELS)] = 1.0
     """Learning rate of the output layer as a multiple: it alone has to grow to the scale of metres."""
     backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = 0.1
@@ -306,7 +306,7 @@ class ChipOptions:
     label_seed: Annotated[int, Before(0), OnlyWith(limit=Some())] = 0
     """Seed of the choice that --limit makes."""
     epoch_steps: Annotated[int, Before(0)] = 0
-    """Steps that an epoch has at least: chips that are too few for them are met several times in it."""
+    """Least number of steps in an epoch; where there are too few chips, it meets them several times."""
     balance_heights: Annotated[tuple[float, ...], OF_HEIGHTS] = ()
     """Edges (m) of bins of the chips' maximum height that are met equally often; default: as stored."""
 

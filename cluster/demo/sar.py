@@ -3,7 +3,7 @@
 OUT/tiles                      tiles of four regions, split by bands of ground
 OUT/pretrained                 a masked autoencoder, pre-trained on three of them
 OUT/matrix                     trainings in each region from it and from scratch, tested in all
-OUT/embeddings/before, after   class tokens of the test tiles, before and after fine-tuning
+OUT/embeddings/before, after   class tokens of all tiles, before and after fine-tuning
 OUT/distances                  how far the regions lie apart in them
 OUT/attention                  where the class token looks
 OUT/report.html
@@ -28,10 +28,11 @@ from ingest.work.run import ingest
 from trainer.commands.matrix import PREDICTIONS, cells_here, check_matrix, matrix
 from trainer.commands.train_on_ray import launch_pretraining
 from trainer.config import TrainConfig
-from trainer.matrix.plan import RUNS
+from trainer.matrix.plan import RUNS, check_choices
 from trainer.matrix.regions import ALL
 from trainer.matrix.results import Results
 from trainer.matrix_config import MatrixConfig
+from trainer.options import ChipOptions
 from trainer.pretrain_config import RECIPES, PretrainConfig
 
 UNSEEN = REGIONS[-1].name
@@ -53,6 +54,9 @@ def run_sar_demo(config: DemoConfig) -> str:
     out = empty_folder(config.out)
     steps = Steps()
     options = tiles_config(config, out)
+    for limit in config.limit:
+        ChipOptions(limit=limit)  # refuses what is neither a number nor a share
+    check_choices(matrix_config(config, out))
     steps.do("tiles of radar images", lambda: ingest(SarSource(options), options))
     pretraining = pretrain_config(config, out)
     steps.do("pre-training without labels", lambda: launch_pretraining(pretraining))
@@ -67,7 +71,7 @@ def run_sar_demo(config: DemoConfig) -> str:
         classes=(LABEL,),
     )
     steps.do("attention", lambda: attention(looking))
-    report = steps.do("report", lambda: write_sar_report(out, results, found, steps))
+    report = steps.do("report", lambda: write_sar_report(out, results, found, steps, (UNSEEN, TARGET)))
     return f"{results.table()}\n{steps.total:.0f} seconds in all; look at {report}"
 
 
@@ -103,8 +107,9 @@ def pretrain_config(config: DemoConfig, out: Path) -> PretrainConfig:
     )
 
 
-def _matrix(config: DemoConfig, out: Path) -> Results:
-    options = MatrixConfig(
+def matrix_config(config: DemoConfig, out: Path) -> MatrixConfig:
+    """Return the options of the matrix."""
+    return MatrixConfig(
         data=(str(out / "tiles"),),
         out=str(out / "matrix"),
         init=(f"pretrained={out / 'pretrained'}", "scratch=random"),
@@ -116,6 +121,10 @@ def _matrix(config: DemoConfig, out: Path) -> Results:
         workers=config.workers,
         keep_checkpoints=True,
     )
+
+
+def _matrix(config: DemoConfig, out: Path) -> Results:
+    options = matrix_config(config, out)
     base = TrainConfig.of(options.data[0], options.out, **TRAINING)
     plan, datasets = check_matrix(options, base, TRAINING)
     with connected(config.workers):
@@ -127,7 +136,7 @@ def _matrix(config: DemoConfig, out: Path) -> Results:
 
 
 def _distances(results: Results, out: Path) -> list[Found]:
-    """Embed the test tiles before fine-tuning and after it on all labels of all regions."""
+    """Embed all tiles before fine-tuning, and after it on all regions with the last share of --limit."""
     (tuned,) = (
         cell.name
         for cell in results.plan.cells
@@ -137,9 +146,7 @@ def _distances(results: Results, out: Path) -> list[Found]:
     folders = []
     for name, checkpoint in (("before", out / "pretrained"), ("after", out / "matrix" / RUNS / tuned)):
         folders.append(str(out / "embeddings" / name))
-        embedding = EmbedConfig(
-            data=str(out / "tiles"), checkpoint=str(checkpoint), out=folders[-1], split="test"
-        )
+        embedding = EmbedConfig(data=str(out / "tiles"), checkpoint=str(checkpoint), out=folders[-1])
         embed(embedding, InProcess())
     return found_distances(
         DistancesConfig(

@@ -21,7 +21,9 @@ from trainer.matrix.results import Results
 from trainer.run_folder.run_writer import METRICS
 
 
-def write_sar_report(out: Path, results: Results, found: Sequence[Found], steps: Steps) -> str:
+def write_sar_report(
+    out: Path, results: Results, found: Sequence[Found], steps: Steps, names: tuple[str, str]
+) -> str:
     """Write `out`/report.html; return its path.
 
     Args:
@@ -29,16 +31,18 @@ def write_sar_report(out: Path, results: Results, found: Sequence[Found], steps:
         results: what the matrix came to.
         found: distances before and after fine-tuning.
         steps: what was done.
+        names: the region that pre-training did not see, and the label.
     """
+    unseen, label = names
     records = [json.loads(line) for line in read_bytes(str(out / "pretrained" / METRICS)).splitlines()]
     sections = {
-        "What pre-training gained": _gained(results),
+        "What pre-training gained": _gained(results, unseen),
         "Pre-training": sentence(
             "Error of a ridge regression on tokens, on validation tiles that nothing learns from, beside the "
             "same on an untrained backbone and on means and deviations of bands."
         )
         + figure(_probe_curve(records), "Loss and probe by epoch"),
-        "How far regions lie apart": _apart(found),
+        "How far regions lie apart": _apart(found, label),
         "Where the class token looks": _looked(out / "attention"),
         "What was run": steps.table(),
     }
@@ -49,7 +53,7 @@ def write_sar_report(out: Path, results: Results, found: Sequence[Found], steps:
     return path
 
 
-def _gained(results: Results) -> Markup:
+def _gained(results: Results, unseen: str) -> Markup:
     drawn = Markup()
     for limit in results.plan.config.limit:
         drawn += sentence(f"{limit} of the labels:")
@@ -58,7 +62,7 @@ def _gained(results: Results) -> Markup:
         drawn += figure(difference_maps(results, first, second), f"Error of {first} less that of {second}")
     return (
         sentence(
-            "Rows are regions trained on, columns regions tested on. Pre-training saw all but the last one. "
+            f"Rows are what was trained on, columns regions tested on. Pre-training did not see {unseen}. "
             "Intervals are in matrix/index.html."
         )
         + drawn
@@ -67,14 +71,12 @@ def _gained(results: Results) -> Markup:
     )
 
 
-def _apart(found: Sequence[Found]) -> Markup:
+def _apart(found: Sequence[Found], label: str) -> Markup:
     shown = Markup()
     for name, one in zip(("Before fine-tuning", "After fine-tuning"), found, strict=True):
         shown += sentence(f"{name}:") + listing(said(one))
         shown += figure(figures.matrices(one.regions, one.measured), f"{name}: distances between regions")
-        shown += figure(
-            figures.planes(one.regions, one.layout, "tree_percent", None, ""), f"{name}: tiles on a plane"
-        )
+        shown += figure(figures.planes(one.regions, one.layout, label, None, ""), f"{name}: tiles on a plane")
     return shown
 
 

@@ -191,7 +191,7 @@ def _measured(one: _Candidate, counts: Counts) -> dict[str, Any]:
 
 
 def _best(each: dict[str, dict[str, Any]], score: str) -> str | None:
-    """Return the name of the best candidate; of equal ones the first."""
+    """Return the name of the best candidate; ties go to the first."""
     known = {name: values[score] for name, values in each.items() if values[score] is not None}
     return max(known, key=lambda name: known[name]) if known else None
 

@@ -20,6 +20,7 @@ from inference.scenes.scene import Scene
 from inference.scenes.scene_list import raster_urls
 from inference.tiling.windows import Block, Span
 from shards.errors import InputError
+from shards.format.path_names import check_name
 from shards.format.schema import Schema
 from shards.raster.grid import Grid
 from shards.read.dataset import Dataset
@@ -143,6 +144,7 @@ def chip_tiles(dataset: Dataset, chips: NDArray[np.int64]) -> list[Tile]:
     grids = chip_grids(dataset.url, rows, dataset.schema)
     tiles: list[Tile] = []
     for chip, key, grid in zip(chips.tolist(), rows["key"].to_pylist(), grids, strict=True):
+        check_name(key)
         transform, crs = (grid.transform, grid.crs) if grid else (Affine.identity(), None)
         tiles.append(ChipTile(key, key, side, side, transform, crs, dataset, chip))
     return tiles

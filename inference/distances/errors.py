@@ -76,8 +76,16 @@ def read_errors(url: str) -> Errors:
         raise InputError(
             f"--errors {url}: has no column {', '.join(missing)}; give predictions.parquet of treeline matrix"
         )
+    kinds = [table[name].type for name in ("truth", "predicted")]
+    if not all(pa.types.is_floating(kind) or pa.types.is_integer(kind) for kind in kinds):
+        raise InputError(
+            f"--errors {url}: holds classes, which have no squared error; give a matrix of numbers"
+        )
     truth, predicted = (pc.cast(table[name], "float64") for name in ("truth", "predicted"))
-    square = pc.power(pc.subtract(predicted, truth), 2)
+    if "of_predicted" in table.column_names:  # heights: the mean square over a tile's pixels
+        square = pc.divide(table["of_predicted"], pc.cast(table["pixels"], "float64"))
+    else:
+        square = pc.power(pc.subtract(predicted, truth), 2)
     columns = {name: pc.cast(table[name], "string") for name in ("key", "tested_on", "trained_on")}
     columns["kind"] = _joined(table, CONDITIONS, EVERY)
     columns["repetition"] = _joined(table, REPEATED, "")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERPLEXITY = 30.0
-"""Neighbours that t-SNE keeps together, as by van der Maaten and Hinton 2008; fewer of few tiles."""
+"""Neighbours that t-SNE keeps together, as by van der Maaten and Hinton 2008; fewer for few tiles."""
 COMPONENTS = 50
 """Principal components that t-SNE sees, as in their experiments."""
 START_DEVIATION = 1e-4

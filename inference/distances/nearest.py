@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from inference.config import DistancesConfig
@@ -75,7 +76,7 @@ def check_errors(errors: Errors, regions: Regions) -> None:
             f"--errors {errors.url}: no training on one of {', '.join(regions.names)} was tested on another "
             "of them"
         )
-    if not set(errors.table["key"].to_pylist()) & set(regions.column("key").to_pylist()):
+    if not set(pc.unique(errors.table["key"]).to_pylist()) & set(regions.column("key").to_pylist()):
         raise InputError(
             f"--errors {errors.url}: none of its keys is in {regions.embeddings.url}; give predictions and "
             "embeddings of the same tiles"

@@ -133,7 +133,7 @@ def _told_apart(one: Found) -> Markup:
     ]
     given = table(("tiles of", *(f"given {name}" for name in names)), shares)
     said = f"A ridge regression on indicators, {one.regions.held_out}; vectors as they are:"
-    return heading("How well a line tells them apart") + scores + sentence(said) + given
+    return heading("How well a linear classifier tells them apart") + scores + sentence(said) + given
 
 
 def _plane(one: Found, config: DistancesConfig) -> Markup:
@@ -192,6 +192,8 @@ def _row(found: RankCorrelation | None) -> list[Cell]:
 
 
 def _errors_of_tiles(one: Found, config: DistancesConfig) -> Markup:
+    if not any(of.tiles for of in one.compared):
+        return Markup()
     drawn = figure(
         figures.of_tiles(one.regions, one.compared, config.neighbours),
         "Error of each tile against its distance to the nearest source tiles",
@@ -210,9 +212,11 @@ def _errors_of_tiles(one: Found, config: DistancesConfig) -> Markup:
         for tiles in of.tiles
     ]
     head = ("training", "trained on", "tested on", "tiles", "mean distance", "RMSE", "rank correlation")
+    learned = "train" in one.regions.column("split").to_pylist()
+    which = "training tiles" if learned else "embedded tiles (no training tile was embedded)"
     about = (
         f"Distance: mean distance of a tile's vector, as it is, to those of the {config.neighbours} nearest "
-        "training tiles of the region trained on. The correlation is over tiles; neighbouring tiles err "
+        f"{which} of the region trained on. The correlation is over tiles; neighbouring tiles err "
         "alike, so it has no interval here."
     )
     return heading("Errors of tiles") + drawn + table(head, rows) + sentence(about)

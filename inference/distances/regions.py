@@ -12,7 +12,7 @@ from inference.embed.embeddings import Embeddings
 from shards.errors import InputError
 
 LEAST_TILES = 8
-"""Least tiles of a region: halves of it must have some."""
+"""Fewest tiles of a region: each half must have some."""
 STRIPS = 8
 """Strips into which a region is cut, from west to east, where no split holds tiles out."""
 HELD_OUT = ("test", "val")
@@ -67,7 +67,8 @@ class Regions:
 
     def sources(self, region: str, region_column: str) -> Rows:
         """Return the rows of all tiles of a region that training may have learned from."""
-        of_region_N = np.asarray(pc.fill_null(pc.equal(self.column(region_column), region), False))
+        column = self.column(region_column).cast("string")
+        of_region_N = np.asarray(pc.fill_null(pc.equal(column, region), False))
         is_train_N = np.asarray(pc.fill_null(pc.equal(self.column("split"), "train"), False))
         learned = np.flatnonzero(of_region_N & is_train_N)
         return learned if learned.size else np.flatnonzero(of_region_N)
@@ -122,9 +123,8 @@ def _held_out(embeddings: Embeddings, rows: list[Rows]) -> tuple[NDArray[np.bool
             return split_N[every] == "train", split_N[every] == split, said
     fitted = [_even_strips(embeddings, of) for of in rows]
     is_fitted_N = np.concatenate(fitted)
-    said = (
-        f"fitted on every other one of {STRIPS} strips of each region from west to east, scored on the rest"
-    )
+    order = "from west to east" if "x" in embeddings.columns.column_names else "in the order of their keys"
+    said = f"fitted on every other one of {STRIPS} strips of each region {order}, scored on the rest"
     return is_fitted_N, ~is_fitted_N, said
 
 

@@ -65,8 +65,9 @@ def found_distances(config: DistancesConfig) -> list[Found]:
     units = -(-config.projections // AT_ONCE) * AT_ONCE
     with progress("distances", units * config.draws * PASSES * len(every), "projections") as advance:
         found = [_found(of, errors, config, by_tsne, advance) for of in regions]
+    page = page_of(found, config).encode()
+    publish(join(config.out, PAGE), page)
     publish(join(config.out, NUMBERS), json_bytes(_numbers(found, config)))
-    publish(join(config.out, PAGE), page_of(found, config).encode())
     return found
 
 

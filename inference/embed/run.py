@@ -65,6 +65,11 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     publish(join(config.out, PLAN), json_bytes({**made_with, **made_by_code()}))
     job = EmbedJob(config, made_with, per_part)
     _embed_missing(parts, job, tiles, engine)
+    if not any(part.rows for part in parts.values()):
+        raise InputError(
+            f"{config.data or ' '.join(config.scenes)}: no tile has a patch of which half is valid; choose "
+            "other tiles"
+        )
     about = _about(config, loaded, tiles, made_with, [parts[number] for number in sorted(parts)])
     publish(join(config.out, EMBEDDINGS), json_bytes(about))
     remove_file(join(config.out, PLAN))

@@ -39,7 +39,7 @@ WriteBlock = Callable[[Block, NDArray[Any]], None]
 class MapBand:
     """One band of a map: its stored values times `scale` are in `unit`.
 
-    Overviews average it, but of classes they have the most frequent.
+    Overviews hold its mean; for classes, the most frequent one.
     """
 
     name: str

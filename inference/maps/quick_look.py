@@ -1,6 +1,6 @@
 """Picture of a map: heights, classes of pixels or labels of tiles in colours, their legend, and a scale bar.
 
-It is drawn from the map's overviews, whose pixels are means of valid pixels (of classes the most frequent
+It is drawn from the map's overviews, whose pixels are means of valid pixels (for classes, the most frequent
 one), so a map with overviews is never read at full resolution.
 """
 

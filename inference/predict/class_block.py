@@ -23,7 +23,7 @@ from trainer.model.symmetries import turned, turned_back
 def predict_class_block(model: ClassModel, block: Block, halo: Halo, method: MapOptions) -> NDArray[np.int16]:
     """Predict the block's map of class numbers as stored_1HW; NODATA where a used band is missing.
 
-    Of classes with equal means the one with the lowest number counts.
+    Ties go to the class with the lowest number.
     """
     grid, device = method.grid, next(model.parameters()).device
     rows, columns = (

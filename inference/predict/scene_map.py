@@ -74,7 +74,7 @@ def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[Sce
     Args:
         targets: URL of each map, by the URL of its scene.
         job: settings of the run.
-        made_with: digits that stand for the regressor and the options.
+        made_with: digits that stand for the checkpoint and the options.
     """
 
     def look(scene: str) -> SceneMap | Failed:
@@ -95,7 +95,7 @@ def complete(scene_map: SceneMap, job: MapJob) -> str:
     """Assemble a map whose blocks are all in the ledger, and write the files that are wanted beside it.
 
     Returns:
-        Why there is no map, in one line: a block is missing or damaged, or no pixel has a height. Empty if
+        Why there is no map, in one line: a block is missing or damaged, or no pixel has a value. Empty if
         everything is written.
     """
     try:

@@ -29,7 +29,7 @@ class Summary:
             rate = self.megapixels / max(self.seconds, 1e-9)
             lines[0] += (
                 f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s); "
-                f"the regressor waited for pixels {self.predicting_waited:.0%} of its time, "
-                f"readers for the regressor {self.reading_waited:.0%} of theirs"
+                f"the model waited for pixels {self.predicting_waited:.0%} of its time, "
+                f"readers for the model {self.reading_waited:.0%} of theirs"
             )
         return "\n".join([*lines, *(f"failed: {failed.reason}" for failed in self.failed)])

@@ -59,6 +59,8 @@ class Batch:
     """Place of the global batch in the epoch's order."""
     size: int = 0
     """Number of chips in the global batch, over all ranks."""
+    stands_in: bool = False
+    """Whether its only chip stands for none, so that a rank without chips has something to compute."""
 
 
 class Dataset:

@@ -30,7 +30,8 @@ class TilePredictions:
     """Predicted labels of tiles."""
 
     tiles: Chips
-    """Numbers of the tiles in the dataset, ascending; tiles without a pixel and left-out shards lack."""
+    """Numbers of the tiles in the dataset, ascending, without those that have no valid patch or lie in a
+    left-out shard."""
     predicted: dict[str, NDArray[np.float64]]
     """Values, or numbers of classes, of these tiles by the name of what predicts: the model, baselines."""
 
@@ -47,6 +48,7 @@ def predict_tiles(
 
     Raises:
         InputError: the tiles' bands are not those that the model was trained on.
+        FloatingPointError: a prediction is not a number.
     """
     check_images(checkpoint, dataset)
     model, head = checkpoint.model.to(device), checkpoint.model.head
@@ -55,6 +57,8 @@ def predict_tiles(
         for fed in feed(dataset.batches(tiles, batch_size), dataset.schema, device):
             outputs_BK, seen_B = model.predict(fed.image_BCHW)
             features_BF = band_features(*model.encoder.normalise(fed.image_BCHW))
+            if not outputs_BK[seen_B].isfinite().all():
+                raise FloatingPointError("a predicted label is not a number; use another checkpoint")
             is_seen_B = seen_B.cpu().numpy()
             met.append(fed.batch.chips[is_seen_B])
             values = {MODEL: decided(outputs_BK, len(head.classes))}
@@ -62,9 +66,9 @@ def predict_tiles(
             for name, values_B in values.items():
                 found.setdefault(name, []).append(values_B[is_seen_B])
             advance(len(fed.batch.chips))
-    order = np.argsort(np.concatenate(met), kind="stable")
-    predicted = {name: np.concatenate(parts)[order] for name, parts in found.items()}
-    return TilePredictions(np.concatenate(met)[order], predicted)
+    return TilePredictions(
+        np.concatenate(met), {name: np.concatenate(parts) for name, parts in found.items()}
+    )
 
 
 def check_images(checkpoint: TileCheckpoint, dataset: Dataset) -> None:
@@ -92,6 +96,8 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     Raises:
         InputError: no tile has a label, or the tiles are not like those of the training.
     """
+    if config.limit is not None and config.limit < 1:
+        raise InputError(f"--limit {config.limit}: give 1 or more")
     checkpoint = load_tile_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     labels, head = labels_for(checkpoint, dataset), checkpoint.model.head
@@ -108,7 +114,7 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
     if not found.tiles.size:
-        raise InputError(f"{config.data}: no tile has pixels; choose another --split or --where")
+        raise InputError(f"{config.data}: no tile has a valid patch; choose another --split or --where")
     about: dict[str, Any] = {
         "checkpoint": config.checkpoint,
         "checkpoint_fingerprint": checkpoint.fingerprint,

@@ -40,10 +40,9 @@ from trainer.commands.matrix_cell import CellJob, run_cell
 from trainer.commands.train import check
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import TrainConfig
-from trainer.data.labels import unit_of
 from trainer.matrix.cell_file import BlockSums, CellResult, block_sums, read_cell
 from trainer.matrix.page import page_of
-from trainer.matrix.plan import RUNS, Cell, Init, Plan, check_choices, inits_of, refuse_set_here
+from trainer.matrix.plan import RUNS, SET_HERE, Cell, Init, Plan, check_choices, inits_of, refuse_set_here
 from trainer.matrix.regions import regions_of
 from trainer.matrix.results import Results
 from trainer.matrix.scores import measure_of
@@ -52,7 +51,7 @@ from trainer.model.checkpoint import checkpoint_url
 from trainer.model.load_encoder import load_encoder
 from trainer.model.make import new_regressor, new_tile_model
 from trainer.model.pretrained import is_pretrained, pretrained_bands
-from trainer.model.tile_model import TileHead
+from trainer.model.tile_model import TileHead, unit_of
 from trainer.run_folder.run_writer import as_yaml, plain
 from trainer.score.baselines import MEAN
 from trainer.score.evaluation import LINEAR
@@ -222,7 +221,9 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
     parts = [{name: values.pop(name) for name in ("train", "inits", "fingerprints")} for values in (old, new)]
     differ = [flag_of(name) for name in differing(MatrixConfig, old, new)]
     differ += [
-        f"{name} of --train-config" for name in differing(TrainConfig, parts[0]["train"], parts[1]["train"])
+        f"{name} of --train-config"
+        for name in differing(TrainConfig, parts[0]["train"], parts[1]["train"])
+        if name not in SET_HERE
     ]
     if not differ:
         differ += ["the weights of --init"] if parts[0]["inits"] != parts[1]["inits"] else []

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetError, InputError, one_line
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.storage.objects import join, publish, remove_folder
@@ -58,7 +58,7 @@ def run_cell(job: CellJob) -> str:
         with _one_thread():
             result = _tested(job, _trained(job))
     except FAILURES as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {one_line(error)}"
     except Exception as error:
         error.add_note(f"in the cell {job.cell.title}")
         raise
@@ -98,7 +98,7 @@ def _trained(job: CellJob) -> dict[str, Any]:
     for trouble in dataset.troubles():
         print(f"treeline: {job.cell.title}: {trouble}", file=sys.stderr, flush=True)
     best = min(fit.records, key=fit.objective.standing)
-    return {"labels": int(fit.learning.train_chips.size), "best": best}
+    return {"labels": int(np.unique(fit.learning.train_chips).size), "best": best}
 
 
 def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
@@ -129,11 +129,11 @@ def _labels(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dic
     """Predict labels of tiles; return those that were met, and columns of the cell's file."""
     labels = labels_for(checkpoint, dataset)
     found = predict_tiles(checkpoint, dataset, labels.labelled(tiles), device_here(), BATCH)
+    if not found.tiles.size:
+        return found.tiles, {}
     values = {"truth": labels.values_N[found.tiles]}
     names = zip(PREDICTORS, (MODEL, RIDGE, MEAN), strict=True)
     values |= {column: found.predicted[name] for column, name in names}
-    if not np.isfinite(values[PREDICTORS[0]]).all():
-        raise FloatingPointError("a predicted label is not a number; lower --learning-rate")
     columns: dict[str, Any] = {
         name: pa.array([labels.classes[int(value)] for value in values_N] if labels.classes else values_N)
         for name, values_N in values.items()
@@ -156,7 +156,9 @@ def _heights(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, di
             known_HW = np.isfinite(measured_BHW[place])
             if known_HW.any():
                 met.append(chip)
-                heights = (one_BHW[place][known_HW].astype(np.float64) for one_BHW in compared)
+                heights = [one_BHW[place][known_HW].astype(np.float64) for one_BHW in compared]
+                if not np.isfinite(heights[0]).all():
+                    raise FloatingPointError("a predicted height is not a number; lower --learning-rate")
                 rows.append(_height_row(measured_BHW[place][known_HW].astype(np.float64), *heights))
     order = np.argsort(np.array(met, np.int64), kind="stable")
     names = rows[0] if rows else {}

@@ -33,7 +33,7 @@ from trainer.fit.variant import Variant, ordinary
 from trainer.model.make import new_regressor
 from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.regressor import Regressor
-from trainer.options import ChipOptions, ModelOptions, check_counts
+from trainer.options import ModelOptions, check_counts
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunWriter, run_options
@@ -150,7 +150,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
-            print(f"treeline: {_chosen(config.chips, fit.learning)}", file=sys.stderr, flush=True)
+            print(f"treeline: {_chosen(config, fit.learning)}", file=sys.stderr, flush=True)
             total = config.fit.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, "chips", fit.position.chips))
             callback = RunWriter(run_options(config, dataset), advance, notice, states)
@@ -160,14 +160,21 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
 
 
-def _chosen(options: ChipOptions, learning: Learning) -> str:
+def _chosen(config: TrainConfig, learning: Learning) -> str:
     """Say which chips a run trains on, and which ones score it."""
-    given = {"--where": options.where, "--limit": options.limit, "--per": options.per}
+    options, target = config.chips, config.target
+    given = {
+        "--where": options.where,
+        "--limit": options.limit,
+        "--per": options.per,
+        "--label-seed": options.label_seed or None,
+    }
+    there = f"all with a label {target.label}" if target.is_of_tiles else "all there are"
     train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
-    val = f"where {options.validated_where}" if options.validated_where else "all there are"
+    val = f"where {options.validated_where}" if options.validated_where else there
     return (
-        f"trains on {np.unique(learning.train_chips).size:,} chips ({train or 'all there are'}), validates "
-        f"on {learning.val_chips.size:,} ({val})"
+        f"trains on {np.unique(learning.train_chips).size:,} chips ({train or there}), validates on "
+        f"{learning.val_chips.size:,} ({val})"
     )
 
 

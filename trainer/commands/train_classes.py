@@ -5,7 +5,7 @@ import torch
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
 from trainer.config import TrainConfig
-from trainer.data.choice import training_chips
+from trainer.data.choice import met_in_an_epoch, training_chips
 from trainer.devices.ranks import Ranks
 from trainer.fit.classes import ClassObjective
 from trainer.fit.flops import training_flops
@@ -53,7 +53,8 @@ def new_class_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     torch.manual_seed(config.fit.seed)
     model = new_class_model(dataset, config.model).to(device)
     val_chips = dataset.chips("val", where=config.chips.validated_where)
-    learning = Learning(dataset, training_chips(dataset, config.chips), val_chips, ranks)
+    met = met_in_an_epoch(training_chips(dataset, config.chips), config.chips, config.global_batch)
+    learning = Learning(dataset, met, val_chips, ranks)
     objective = ClassObjective(model, learning, config.augment, config.objective.baseline_chips)
     flops = training_flops(model) if ranks.is_first else 0.0  # before it is compiled or sharded
     return Fit(model, learning, objective, config.optimiser, config.fit, config.global_batch, flops)

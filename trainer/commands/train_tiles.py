@@ -33,7 +33,7 @@ def labelled_tiles(
     --limit is a share of the labelled training tiles; validation tiles are never limited.
 
     Raises:
-        InputError: too few have a label, or all the same one.
+        InputError: too few tiles have a label, or all have the same one.
     """
     name, chosen = labels.name, config.chips
     found = labels.labelled(dataset.chips("train", where=chosen.where))
@@ -41,8 +41,8 @@ def labelled_tiles(
     if train.size < LEAST:
         choice = f"--limit {chosen.limit} leaves" if found.size >= LEAST else "there are"
         raise InputError(
-            f"--label {name}: {choice} {train.size} training tiles with a label of {config.data}; "
-            f"{LEAST} or more are needed"
+            f"--label {name}: {choice} {train.size} labelled training tile{'' if train.size == 1 else 's'} "
+            f"of {config.data}; {LEAST} or more are needed"
         )
     if np.ptp(labels.values_N[train]) == 0:
         raise InputError(
@@ -64,8 +64,14 @@ def check_tiles(config: TrainConfig, dataset: Dataset) -> None:
     Raises:
         InputError: a label is wrong, or too few tiles have one.
     """
-    if config.target.head == "attention" and config.fit.compile:
-        raise InputError("--compile: does not go together with --head attention; leave one of them out")
+    together = {
+        "--compile": config.fit.compile,
+        "--shard-model": config.fit.shard_model,
+        "--recompute-activations": config.model.recompute_activations,
+    }
+    for option, is_given in together.items():
+        if config.target.head == "attention" and is_given:
+            raise InputError(f"{option}: does not go together with --head attention; leave one of them out")
     labelled_tiles(config, dataset, labels_of(config, dataset))
 
 

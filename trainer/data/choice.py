@@ -1,4 +1,4 @@
-"""The choice of a training's chips, by the options; and of the tiles that have a label."""
+"""Choice of the chips that a training learns from, by --where, --limit, --per and --epoch-steps."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from trainer.options import ChipOptions
 
 
 def limited(dataset: Dataset, chips: Chips, options: ChipOptions) -> Chips:
-    """Choose as many of `chips` as --limit allows, ascending; with --per of each of a column's values.
+    """Choose the chips that --limit allows, ascending: of all, or with --per of each value of a column.
 
     A smaller choice is part of any larger one with the same seed. Chips without a value of --per are one
     group.
@@ -26,10 +26,9 @@ def limited(dataset: Dataset, chips: Chips, options: ChipOptions) -> Chips:
         raise InputError(
             f"--per {options.per}: {dataset.url} has no such column; it has {', '.join(columns)}"
         )
-    values = np.array(dataset.index[options.per].take(chips).to_pylist(), dtype=object)
-    groups = [
-        chips[values == value] for value in sorted(set(values), key=lambda value: (value is None, value))
-    ]
+    column = dataset.index[options.per].take(chips).combine_chunks()
+    code_N = column.dictionary_encode("encode").indices.to_numpy(zero_copy_only=False)  # nulls and NaN, too
+    groups = [chips[code_N == code] for code in np.unique(code_N)]
     chosen = [group[subset(group.size, options.limit_of(group.size), options.label_seed)] for group in groups]
     return np.sort(np.concatenate([chips[:0], *chosen]))
 
@@ -40,7 +39,7 @@ def training_chips(dataset: Dataset, options: ChipOptions) -> Chips:
 
 
 def met_in_an_epoch(chips: Chips, options: ChipOptions, batch_size: int) -> Chips:
-    """Repeat chips, ascending, until an epoch of them has the steps that --epoch-steps asks for."""
+    """Repeat the chips, ascending, until an epoch has at least --epoch-steps steps."""
     steps = -(-chips.size // batch_size)
     if steps >= options.epoch_steps:
         return chips

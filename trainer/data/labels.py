@@ -65,7 +65,7 @@ def tile_labels(dataset: Dataset, name: str, has_classes: bool, classes: tuple[s
         return _classes(dataset, name, column, classes)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise InputError(f"--label {name}: holds no numbers; choose another column, or --task tile-class")
-    values_N = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    values_N = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     is_wrong_N = column.is_valid().to_numpy(zero_copy_only=False) & ~np.isfinite(values_N)
     if name.endswith(PERCENT):
         is_wrong_N |= (values_N < 0) | (values_N > 100)

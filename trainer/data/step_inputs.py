@@ -31,12 +31,6 @@ def part_of(rows: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
     return part[: len(fed.image_BCHW)] if len(part) else rows[:1]
 
 
-def is_stand_in(fed: Fed, ranks: Ranks) -> bool:
-    """Tell whether this rank's part of the batch is empty, so that a chip stands in; see `never_empty`."""
-    numbers = np.arange(fed.batch.size)
-    return not rank_part(numbers, fed.batch.start, ranks.rank, ranks.world_size).size
-
-
 def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:
     """Yield the batches, but put a stand-in into an empty one: a chip seen before, without its height.
 
@@ -54,5 +48,10 @@ def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Itera
             image_BCHW, height_BHW = arrays_of(stand_in_1S, schema)
             height_BHW[:] = np.nan
             yield replace(
-                batch, chips=chip_1, rows_BS=stand_in_1S, image_BCHW=image_BCHW, height_BHW=height_BHW
+                batch,
+                chips=chip_1,
+                rows_BS=stand_in_1S,
+                image_BCHW=image_BCHW,
+                height_BHW=height_BHW,
+                stands_in=True,
             )

@@ -7,6 +7,7 @@ per pixel (trainer.score.class_baselines), which travel with states and checkpoi
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +65,7 @@ class ClassObjective(LossDecides):
 
     def _labelled(self) -> Iterator[Labelled]:
         """Read the chips to which the baselines are fitted."""
-        train_chips = self.learning.train_chips
+        train_chips = np.unique(self.learning.train_chips)
         chosen = train_chips[subset(train_chips.size, self.baseline_chips)]
         for batch in self.learning.dataset.batches(chosen, BATCH):
             place_BHW = self.classes.places(torch.from_numpy(batch.height_BHW), batch.chips)
@@ -83,8 +84,8 @@ class ClassObjective(LossDecides):
         return _loss_sums(logits_BKHW, inputs.label_BHW.masked_fill(~valid_BHW, NO_CLASS))
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
-        """See Objective: the mean over pixels."""
-        return sums_K[0] / sums_K[1]
+        """See Objective: the mean over pixels; 0 if none has a class."""
+        return sums_K[0] / sums_K[1].clamp(min=1)
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""

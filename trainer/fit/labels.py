@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -19,13 +20,13 @@ from shards.read.order import Chips, subset
 from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
-from trainer.data.step_inputs import StepKey, is_stand_in, part_of
+from trainer.data.step_inputs import StepKey, part_of
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
 from trainer.fit.scoring import Sums
 from trainer.model.checkpoint import weights_of
-from trainer.model.encoder import band_features
+from trainer.model.encoder import band_features, patches_valid
 from trainer.model.symmetries import apply_symmetries
 from trainer.model.tile_checkpoint import TileCheckpoint
 from trainer.model.tile_model import TileModel
@@ -98,8 +99,12 @@ class LabelObjective(LossDecides):
             learning = self.learning
             tiles = np.unique(learning.train_chips)
             chosen = tiles[subset(tiles.size, self.baseline_tiles)]
-            features_MF = tile_features(self.model, learning.dataset, chosen, learning.ranks.device)
-            self.baselines = fit_tile_baselines(features_MF, self.labels.values_N[chosen], self.classes)
+            met, features_MF = tile_features(self.model, learning.dataset, chosen, learning.ranks.device)
+            if not met.size:
+                raise DatasetError(
+                    f"{learning.dataset.url}: no training tile has a valid patch; choose others"
+                )
+            self.baselines = fit_tile_baselines(features_MF, self.labels.values_N[met], self.classes)
 
     def inputs(self, fed: Fed, key: StepKey) -> LabelInputs:
         """See Objective."""
@@ -117,7 +122,7 @@ class LabelObjective(LossDecides):
     def _labels_of(self, fed: Fed) -> Tensor:
         """Return label_B of the batch's tiles; a stand-in has none."""
         label_B = torch.from_numpy(self.labels.values_N[fed.batch.chips])
-        if is_stand_in(fed, self.learning.ranks):
+        if fed.batch.stands_in:
             label_B = torch.full_like(label_B, torch.nan)
         return label_B.to(fed.image_BCHW.device, torch.float32)
 
@@ -137,8 +142,8 @@ class LabelObjective(LossDecides):
         return torch.stack([(loss_B * known_B).sum(), known_B.sum().to(loss_B.dtype)])
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
-        """See Objective: the mean over tiles."""
-        return sums_K[0] / sums_K[1]
+        """See Objective: the mean over tiles; 0 if none has a valid patch."""
+        return sums_K[0] / sums_K[1].clamp(min=1)
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
@@ -155,7 +160,9 @@ class LabelObjective(LossDecides):
         """See Objective."""
         loss_K, sums_S = sums
         if not loss_K[1]:
-            raise DatasetError(f"{self.learning.dataset.url}: no validation tile has pixels; hold out others")
+            raise DatasetError(
+                f"{self.learning.dataset.url}: no validation tile has a valid patch; hold out others"
+            )
         numbers: Numbers = {"loss": float(self.value(loss_K, share_done))}
         if self.classes:
             score = ClassScore(sums_S.numpy())
@@ -205,10 +212,18 @@ def decided(outputs_BK: Tensor, classes: int) -> Any:
     return decided_B.double().cpu().numpy()
 
 
-def tile_features(model: TileModel, dataset: Dataset, tiles: Chips, device: torch.device) -> Any:
-    """Compute the baselines' features_MF of these tiles, ascending: means and deviations of the bands."""
-    found = []
+def tile_features(
+    model: TileModel, dataset: Dataset, tiles: Chips, device: torch.device
+) -> tuple[Chips, NDArray[np.float32]]:
+    """Return those of `tiles`, ascending, that could be read and have a valid patch, and their features_MF.
+
+    The features are those of the baselines: means and deviations of the bands.
+    """
+    met, found = [tiles[:0]], [np.zeros((0, 2 * len(model.encoder.bands)), np.float32)]
     with torch.no_grad():
         for fed in feed(dataset.batches(tiles, BATCH), dataset.schema, device):
-            found.append(band_features(*model.encoder.normalise(fed.image_BCHW)).cpu().numpy())
-    return np.concatenate(found)
+            pixels_BCHW, valid_BHW = model.encoder.normalise(fed.image_BCHW)
+            is_seen_B = patches_valid(valid_BHW, model.encoder.patch_size).any(1).cpu().numpy()
+            met.append(fed.batch.chips[is_seen_B])
+            found.append(band_features(pixels_BCHW, valid_BHW).cpu().numpy()[is_seen_B])
+    return np.concatenate(met), np.concatenate(found)

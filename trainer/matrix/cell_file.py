@@ -70,9 +70,9 @@ class BlockSums:
     truth_B: NDArray[np.float64]
     truth_squares_B: NDArray[np.float64]
     error_B: dict[str, NDArray[np.float64]]
-    """Sum of predicted - true by predictor; of classes 0."""
+    """Sum of predicted - true by predictor; 0 for classes."""
     squares_B: dict[str, NDArray[np.float64]]
-    """Sum of squared errors by predictor; of classes the number of wrong ones."""
+    """Sum of squared errors by predictor; for classes, the number of wrong ones."""
 
 
 def block_sums(tiles: pa.Table, region: str) -> BlockSums:

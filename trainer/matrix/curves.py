@@ -31,7 +31,7 @@ STYLES = ("solid", "dotted", "dashdot", (0, (1, 3)))
 DODGE = 1.07
 """Factor between neighbouring lines' places along the axis, so that their intervals stand side by side."""
 HEADROOM = 1.5
-"""Top of a panel by its highest point: intervals of few bands go far beyond."""
+"""Top of a panel, as a multiple of its highest point: intervals over few bands reach far beyond it."""
 
 
 @dataclass(frozen=True)

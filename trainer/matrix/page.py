@@ -124,7 +124,7 @@ def _scores(results: Results) -> Markup:
         for source, region in results.places:
             if score := results.scores.get(Setting(name, tune, limit, source, region)):
                 shown = Numeral(results.measure.shown(score.error.value))
-                bias = None if score.bias is None else Numeral(f"{score.bias:+.2f}")
+                bias = None if score.bias is None else Numeral(f"{score.bias:+.3g}")
                 r2 = None if score.r2 is None else Numeral(f"{score.r2:.2f}")
                 place = (name, tuned(tune), str(limit), source, region)
                 numbers = (

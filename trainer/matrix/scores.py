@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import InputError
 from trainer.matrix.cell_file import BlockSums
 from trainer.score.intervals import (
     Estimate,
@@ -19,6 +20,8 @@ from trainer.score.intervals import (
     rmse_interval,
 )
 
+ROUNDING = 1e-9
+"""Share of a difference below which the width of its interval is rounding."""
 LEAST_BLOCKS = 2
 """Fewest blocks of ground that tell how much scores vary."""
 
@@ -43,8 +46,8 @@ class Measure:
         return f"{value:.3g}" if self.has_root else f"{value:.1%}"
 
     def signed(self, value: float) -> str:
-        """Write a difference for people; of shares in points of a percent."""
-        return f"{value:+.2f}" if self.has_root else f"{100 * value:+.1f}"
+        """Write a difference for people; shares in percentage points."""
+        return f"{value:+.3g}" if self.has_root else f"{100 * value:+.1f}"
 
 
 RMSE, WRONG = "rmse", "wrong"
@@ -142,7 +145,15 @@ def difference_of(
         values = (_mean(squares_DB, count_B, measure) for squares_DB in (one_DB, other_DB))
         return Interval(next(values) - next(values), None, None)
     compare = rmse_difference if measure.has_root else mean_difference
-    return Interval.of(compare(one_DB, other_DB, count_B))
+    if any(not np.array_equal(one.count_B, count_B) for one in (*ours, *theirs)):
+        raise InputError(
+            "cells were tested on different tiles (see --on-bad-shard); delete cells/, and train again"
+        )
+    found = compare(one_DB, other_DB, count_B)
+    # The same difference in every block: nothing tells how much it varies.
+    if found.value and found.high - found.low <= ROUNDING * abs(found.value):
+        return Interval(found.value, None, None)
+    return Interval.of(found)
 
 
 def _mean(squares_DB: NDArray[np.float64], count_B: NDArray[np.float64], measure: Measure) -> float:

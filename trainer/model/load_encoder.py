@@ -1,4 +1,4 @@
-"""The encoder of any checkpoint: of a pre-training, or of a model that was trained from one."""
+"""Encoder of any checkpoint, of `treeline pretrain` or `treeline train`."""
 
 from dataclasses import dataclass
 from typing import Any

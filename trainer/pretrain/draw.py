@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shards.format.schema import Schema
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, is_stand_in, part_of
+from trainer.data.step_inputs import StepKey, part_of
 from trainer.devices.ranks import Ranks
 from trainer.model.encoder import Encoder
 from trainer.pretrain.masking import groups_of
@@ -41,7 +41,7 @@ class ViewMaker:
     def tiles(self, fed: Fed) -> Tensor:
         """Return layers_BLHW of normalised tiles, see `layers_of`; nothing is valid in a stand-in."""
         pixels_BCHW, valid_BHW = self.encoder.normalise(fed.image_BCHW)
-        return layers_of(pixels_BCHW, valid_BHW & (not is_stand_in(fed, self.ranks)))
+        return layers_of(pixels_BCHW, valid_BHW & (not fed.batch.stands_in))
 
     def here(self, rows: NDArray[Any], fed: Fed) -> Tensor:
         """Take this rank's rows of a global batch's numbers, to the device."""

@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from shards.read.order import Chips
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import is_stand_in
 from trainer.devices.learner import Learner
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
@@ -69,11 +68,10 @@ class TileObjective:
             kinds.append(band_features(pixels_BCHW, valid_BHW))
             kinds.append(self._untrained.summaries(pixels_BCHW, valid_BHW))
         rows_B = torch.from_numpy(np.searchsorted(self.learning.val_chips, fed.batch.chips))
-        is_own = not is_stand_in(fed, self.learning.ranks)
         sums = []
         for features_BF in kinds:
             all_NF = torch.zeros(self.learning.val_chips.size, features_BF.shape[1])
-            if is_own:
+            if not fed.batch.stands_in:
                 all_NF[rows_B] = features_BF.float().cpu()
             sums.append(all_NF)
         return tuple(sums)

@@ -41,7 +41,7 @@ class Ranked:
     def best(self, positive_N: NDArray[Any], count_N: NDArray[Any]) -> Threshold | None:
         """Find the best IoU over all thresholds, on both sides; None without a pixel of the class.
 
-        Of equal ones the lowest threshold counts, and "above" before "below".
+        Ties go to the lowest threshold, then to "above".
         """
         positive_G, count_G = self._groups(positive_N), self._groups(count_N)
         whole = positive_G.sum()

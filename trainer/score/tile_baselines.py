@@ -24,7 +24,7 @@ class TileBaselines:
     """Predictors that know nothing of where pixels lie within a tile."""
 
     mean_L: NDArray[np.float64]
-    """Mean label, or share of each class, of the training tiles."""
+    """Mean label, or share of each class, of the tiles that it was fitted to."""
     ridge: Ridge
     """Labels, or indicators of classes, from means and deviations of bands."""
     lowest: float
@@ -32,7 +32,7 @@ class TileBaselines:
     highest: float
     """Highest one."""
     tiles: int
-    """Number of training tiles."""
+    """Number of training tiles that the baselines were fitted to."""
 
     def predicted(self, features_NF: NDArray[np.floating[Any]]) -> dict[str, NDArray[np.float64]]:
         """Predict a value, or a class's number, for each tile (N), by the baseline's name."""

@@ -1,6 +1,6 @@
 """Labels of whole tiles: trained, resumed, scored beside baselines, on ranks and in pieces alike.
 
-- A run learns what ridge regression on bands cannot: it is better than the mean, and says when a ridge wins.
+- A run learns, and the first line of `evaluate` says whether it or a baseline is better.
 - What follows a stop is the same bit for bit; two ranks and pieces of a batch learn what one does.
 - --limit takes a share of the labelled tiles, per region, nested, by --label-seed; validation keeps all.
 - Scores of `evaluate` follow from its rows of predictions.
@@ -8,6 +8,7 @@
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from trainer.commands.train import check, new_fit, train
 from trainer.commands.train_on_ray import launch
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import EvaluateConfig, TrainConfig
+from trainer.data.feed import feed
+from trainer.data.step_inputs import StepKey, never_empty
 from trainer.devices.ranks import Ranks
 from trainer.model.checkpoint import load_checkpoint
 from trainer.model.load_encoder import load_encoder
@@ -236,6 +239,25 @@ def test_a_share_of_the_labelled_tiles_is_nested_and_per_region(dataset: Dataset
     assert others[0].tolist() != others[1].tolist()
 
 
+def test_tiles_without_a_pixel_and_stand_ins_count_nowhere(dataset: Dataset) -> None:
+    config = config_of(dataset, val_where="")
+    fit = new_fit(config, Ranks())
+    fit.objective.prepare()
+    chosen = labelled_tiles(config, dataset, labels_of(config, dataset))[0]
+    assert fit.objective.state()["baselines"]["tiles"] == chosen.size - int(
+        "chip_11" in dataset.index["key"].take(chosen).to_pylist()
+    )
+    assert float(fit.objective.value(torch.zeros(2), 0.0)) == 0.0, "a batch without a valid patch"
+    batches = list(dataset.batches(chosen[:8], 4))
+    nothing = replace(batches[1], chips=chosen[:0])
+    assert nothing.size == 4, "as where a shard was left out"
+    one, other = never_empty(iter([batches[0], nothing]), dataset.schema, chosen)
+    assert not one.stands_in
+    (fed,) = feed([other], dataset.schema, torch.device("cpu"))
+    inputs = fit.objective.inputs(fed, StepKey(0, 0, 4))
+    assert fit.objective.sums(fit.model, inputs).tolist() == [0.0, 0.0]
+
+
 def test_few_tiles_are_met_several_times_in_an_epoch(dataset: Dataset) -> None:
     config = config_of(dataset, limit=5, epoch_steps=6)
     fit = new_fit(config, Ranks())
@@ -249,11 +271,12 @@ def test_few_tiles_are_met_several_times_in_an_epoch(dataset: Dataset) -> None:
     assert fit.objective.state() == plain.objective.state(), "baselines see each tile once"
 
 
-def test_a_pre_trained_backbone_brings_its_statistics(dataset: Dataset, run: str) -> None:
+def test_a_run_of_tiles_gives_an_encoder(dataset: Dataset, run: str) -> None:
     loaded = load_encoder(run)
     assert loaded.name == "trained"
     assert loaded.fingerprint == load_tile_checkpoint(run).fingerprint
     assert loaded.encoder.bands == ("nir", "red", "green")
+    assert loaded.encoder.statistics == dataset.statistics
 
 
 @pytest.mark.parametrize(
@@ -263,8 +286,8 @@ def test_a_pre_trained_backbone_brings_its_statistics(dataset: Dataset, run: str
         ({"label": "biomass"}, "--label biomass: .* has no such column; it has key"),
         ({"label": "cover"}, "--label cover: holds no numbers; .* --task tile-class"),
         ({"task": "tile-class"}, "--label tree_percent: holds fractions, not classes"),
-        ({"limit": 1}, "--limit 1 leaves 1 training tiles with a label"),
-        ({"limit": "1%"}, "--limit 1% leaves 1 training tiles with a label"),
+        ({"limit": 1}, "--limit 1 leaves 1 labelled training tile of"),
+        ({"limit": "1%"}, "--limit 1% leaves 1 labelled training tile of"),
         ({"limit": 4, "per": "biome"}, "--per biome: .* has no such column"),
         ({"where": "region == 'east'"}, "--where .* leaves no training chip"),
         ({"val_where": "tree_percent is None"}, "no validation tile of .* has a label"),

@@ -1,4 +1,4 @@
-"""Loss, gradient, centre, head and running mean of self-distillation are those of lightly 1.6, to 1e-6.
+"""Loss, centre and running mean of DINO are those of lightly 1.6 to 1e-6, gradient and head to 1e-5.
 
 lightly is no dependency. It needs an interpreter of its own, which TREELINE_LIGHTLY names:
 
