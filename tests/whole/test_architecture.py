@@ -278,6 +278,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.matrix",
         "trainer.matrix_config",
         "trainer.model",
+        "trainer.options",
         "trainer.pretrain_config",
         "trainer.run_folder",
         "trainer.score",

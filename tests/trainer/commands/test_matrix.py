@@ -28,7 +28,7 @@ from trainer.matrix_config import MatrixConfig
 
 ROOT = Path(__file__).parents[3]
 BANDS = ("vv_summer", "vh_summer", "vv_winter", "vh_winter")
-TRAINING = f"epochs: 1\nlearning_rate: 0.003\nbands: [{', '.join(BANDS)}]\n"
+TRAINING = f"epochs: 1\nhead: class\nlearning_rate: 0.003\nbands: [{', '.join(BANDS)}]\n"
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "PATH": "/usr/bin:/bin",
@@ -383,7 +383,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "init twice": ({"init": ["a=run", "a=random"]}, "--init: a is given 2 times"),
     "tune twice": ({"tune": ["all", "all"]}, "--tune: all is given 2 times"),
     "share": ({"limit": ["0%"]}, "--limit 0%: give a number of chips, or a share above 0%"),
-    "few": ({"limit": ["1%"]}, "trained on conus: --label tree_percent: --limit 1% leaves 1 training tiles"),
+    "few": (
+        {"limit": ["1%"]},
+        "trained on conus: --label tree_percent: --limit 1% leaves 1 labelled training tile",
+    ),
     "no label": ({"label": None}, "--label: is needed for tiles"),
     "label": ({"label": "forest"}, "--label forest: tiles has no such column"),
     "text": ({"label": "region"}, "--label region: holds no numbers"),
@@ -401,6 +404,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "heights": ({"task": "height", "label": None}, "has no heights to learn from"),
     "seed": ({"train-config": "seed.yaml"}, "seed.yaml: names seed, which the matrix sets for each cell"),
     "data": ({"train-config": "two.yaml"}, "two.yaml: names data, limit, which the matrix sets"),
+    "idle": ({"train-config": "linear.yaml"}, "--decoder: does nothing without --task height"),
     "option": ({"train-config": "odd.yaml"}, "odd.yaml: no option is called 'odd'"),
     "bands": ({"train-config": "nir.yaml"}, "was pre-trained on the bands vv_summer"),
     "no file": ({"train-config": "absent.yaml"}, "absent.yaml: no such file"),
@@ -436,6 +440,7 @@ def spoiled(made: Path) -> Path:
     (made / "optical.yaml").write_text("epochs: 1\n")
     (made / "seed.yaml").write_text("seed: 3\n")
     (made / "two.yaml").write_text("data: tiles\nlimit: 5\n")
+    (made / "linear.yaml").write_text("decoder: linear\n")
     (made / "odd.yaml").write_text("odd: 3\n")
     (made / "nir.yaml").write_text("bands: [vv_summer, vh_summer]\n")
     return made

@@ -142,7 +142,8 @@ def test_classes_count_as_right_or_wrong() -> None:
     score = score_of([sums], "predicted", WRONG)
     assert score.error.value == 0.25
     assert (score.bias, score.r2) == (None, None)
-    assert difference_of([sums], [sums], ("predicted", "ridge"), WRONG).value == -0.5
+    difference = difference_of([sums], [sums], ("predicted", "ridge"), WRONG)
+    assert (difference.value, difference.verdict) == (-0.5, NO_INTERVAL), "the same in both bands"
 
 
 def test_what_a_cell_left_is_read_as_it_was_written_and_not_when_it_is_damaged(tmp_path: object) -> None:
