@@ -179,7 +179,9 @@ class Results:
         if self.plan.config.draws == 1:
             said.append("with one draw, intervals are over bands of ground alone, not over other labels")
         if not any(interval.low is not None for interval in self.differences.values()):
-            said.append("no difference has an interval, since no region has two bands of test tiles")
+            said.append(
+                "no difference has an interval: no region has two bands of test tiles, or all differ alike"
+            )
         return ". ".join(line[0].upper() + line[1:] for line in said) + "."
 
     def table(self) -> str:

@@ -324,7 +324,7 @@ def test_heights_of_two_datasets_fail_apart_and_have_no_interval_without_bands(t
     words = command("out", data=["a", "b"], task="height", label=None, init=["scratch=random"], draws=1)
     words = [word for word in words if word not in ("--region-column", "region")]
     said = ran(tmp_path, *words).stdout
-    assert "No difference has an interval, since no region has two bands" in said
+    assert "No difference has an interval: no region has two bands" in said
     found = results(tmp_path / "out")
     assert found["trained_on"] == found["tested_on"] == ["a", "b"]
     (row,) = (
@@ -401,7 +401,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         },
         "partly: no test tile of region b has a label age",
     ),
-    "heights": ({"task": "height", "label": None}, "has no heights to learn from"),
+    "heights": (
+        {"task": "height", "label": None, "train-config": "optical.yaml"},
+        "has no heights to learn from",
+    ),
     "seed": ({"train-config": "seed.yaml"}, "seed.yaml: names seed, which the matrix sets for each cell"),
     "data": ({"train-config": "two.yaml"}, "two.yaml: names data, limit, which the matrix sets"),
     "idle": ({"train-config": "linear.yaml"}, "--decoder: does nothing without --task height"),
@@ -412,7 +415,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no test": ({"data": ["heights", "tiles"], "region-column": None}, "heights: region heights has no tile"),
     "all": ({"data": ["other/all", "tiles"], "region-column": None}, "region 'all': is the name for all"),
     "other bands": (
-        {"data": ["optical", "optical2"], "region-column": None, "task": "height", "label": None},
+        {
+            "data": ["optical", "optical2"],
+            "region-column": None,
+            "task": "height",
+            "label": None,
+            "train-config": "rates.yaml",
+        },
         "vv_summer",
     ),
 }
@@ -438,6 +447,7 @@ def spoiled(made: Path) -> Path:
             writer.add(replace(visible_chip(number), attributes={"place": place, "age": age}), split)
         writer.finish()
     (made / "optical.yaml").write_text("epochs: 1\n")
+    (made / "rates.yaml").write_text("learning_rate: 0.003\n")
     (made / "seed.yaml").write_text("seed: 3\n")
     (made / "two.yaml").write_text("data: tiles\nlimit: 5\n")
     (made / "linear.yaml").write_text("decoder: linear\n")
