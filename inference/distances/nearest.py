@@ -18,6 +18,10 @@ from shards.errors import InputError
 FloatArray = NDArray[np.float64]
 
 
+SOURCES = 16_384
+"""Sources that points are compared with at a time."""
+
+
 @dataclass(frozen=True, eq=False)
 class OfTiles:
     """Tiles of one region, as trainings on another predicted them."""
@@ -135,10 +139,13 @@ def mean_to_nearest(
     points_ND: NDArray[np.floating[Any]], sources_MD: NDArray[np.floating[Any]], count: int
 ) -> FloatArray:
     """Return each point's mean distance to its `count` nearest sources, or to all if there are fewer."""
-    count = min(count, len(sources_MD))
-    others_MD = sources_MD.astype(np.float64)
     found = []
     for start in range(0, len(points_ND), ROWS):
-        apart_RM = distances(points_ND[start : start + ROWS].astype(np.float64), others_MD)
-        found.append(np.sort(np.partition(apart_RM, count - 1, axis=1)[:, :count], 1).mean(1))
+        point_RD = points_ND[start : start + ROWS].astype(np.float64)
+        nearest_RK = np.empty((len(point_RD), 0))
+        for first in range(0, len(sources_MD), SOURCES):
+            apart_RS = distances(point_RD, sources_MD[first : first + SOURCES].astype(np.float64))
+            both = np.concatenate([nearest_RK, apart_RS], 1)
+            nearest_RK = np.partition(both, min(count, both.shape[1]) - 1, axis=1)[:, :count]
+        found.append(np.sort(nearest_RK, 1).mean(1))
     return np.concatenate(found)

@@ -110,7 +110,7 @@ class Embeddings:
     """Contents of embeddings.json."""
     columns: pa.Table
     """Everything but the vectors, row by row."""
-    vectors_ND: NDArray[np.float32]
+    vectors_ND: NDArray[np.float16]
 
     @property
     def made_with(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def read_embeddings(url: str) -> Embeddings:
         tables.append(pq.ParquetFile(pa.BufferReader(data)).read())
     table = pa.concat_tables(tables)
     vectors = table[VECTOR].combine_chunks()
-    vectors_ND = vectors.flatten().to_numpy().reshape(len(vectors), -1).astype(np.float32)
+    vectors_ND = vectors.flatten().to_numpy().reshape(len(vectors), -1)
     return Embeddings(url, about, table.drop_columns([VECTOR]), vectors_ND)
 
 

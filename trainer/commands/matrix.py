@@ -173,7 +173,9 @@ def _check_labels(plan: Plan, datasets: dict[str, Dataset]) -> None:
     for url, of_dataset in labels.items():
         if of_dataset.classes != labels[config.data[0]].classes:
             raise InputError(
-                f"--label {config.label}: {url} has other classes than {config.data[0]}; label them alike"
+                f"--label {config.label}: {url} has the classes {', '.join(of_dataset.classes)}, and "
+                f"{config.data[0]} has {', '.join(labels[config.data[0]].classes)}; a matrix needs the same "
+                "in all, so make one dataset of them and give --region-column"
             )
     for region in plan.regions:
         tiles = region.tiles(datasets[region.data], "test")
