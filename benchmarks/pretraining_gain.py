@@ -37,8 +37,8 @@ NAMES = tuple(region.name for region in REGIONS)
 UNSEEN = NAMES[-1]
 SEASONS = ("winter", "spring", "summer", "autumn")
 METHODS = {
-    "mae": ["--recipe", "mae", "--decoder-width", "96", "--decoder-depth", "1", "--epochs", "40"],
-    "dino": ["--recipe", "dino-tiny", "--patch-size", "16", "--epochs", "12"],
+    "mae": ["--recipe", "mae", "--decoder-width", "96", "--decoder-depth", "1", "--epochs", "12"],
+    "dino": ["--recipe", "dino-tiny", "--patch-size", "16", "--epochs", "6"],
 }
 """Options of pre-training; they were chosen in world 0, which is in no table."""
 TRAINING = {"batch_size": 16, "epochs": 3, "epoch_steps": 20, "learning_rate": 1e-3}
