@@ -100,12 +100,15 @@ def test_killed_at_random_moments(config: PredictConfig, tmp_path: Path, moments
 
 @pytest.mark.slow
 def test_asked_to_stop_it_says_how_to_go_on(config: PredictConfig, tmp_path: Path) -> None:
-    out = replace(config, out=str(tmp_path / "maps"))
-    with started(out) as process:
-        while process.poll() is None and blocks_in(out.out) < 2:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+    for attempt in range(5):  # on a busy machine it can end before it is asked
+        out = replace(config, out=str(tmp_path / f"maps{attempt}"))
+        with started(out) as process:
+            while process.poll() is None and blocks_in(out.out) < 2:
+                time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        if process.returncode:
+            break
     assert process.returncode != 0
     assert said.splitlines()[-1] == (
         "treeline: stopped; finished work is kept; the same command resumes from there"

@@ -108,8 +108,9 @@ def checked(out: str) -> tuple[Plan, dict[str, Dataset]]:
         draws=2,
         train_config="train.yaml",
     )
-    base = TrainConfig.of("tiles", out, epochs=1, learning_rate=0.003, bands=BANDS)
-    return check_matrix(config, base, {"bands": list(BANDS)})
+    options = {"epochs": 1, "head": "class", "learning_rate": 0.003, "bands": BANDS}
+    base = TrainConfig.of("tiles", out, **options)
+    return check_matrix(config, base, {**options})
 
 
 @pytest.mark.slow
