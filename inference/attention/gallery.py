@@ -51,7 +51,7 @@ class TileView:
     components: PatchMap
     """Scores of tokens along their principal components."""
     values_CHW: NDArray[np.float32]
-    """Values of the bands, every so many pixels; NaN where they are missing."""
+    """Values of the bands at evenly spaced pixels; NaN where they are missing."""
 
     @classmethod
     def empty(cls, tile: Tile, patch_size: int, heads: int, bands: int) -> "TileView":

@@ -62,7 +62,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What was measured of one folder."""
+    """Measurements of one folder."""
 
     views: dict[str, View]
     told_apart: dict[str, ToldApart]

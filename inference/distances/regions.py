@@ -37,7 +37,7 @@ class Regions:
     is_fitted_N: NDArray[np.bool_]
     """Drawn tiles, region after region, that a classifier may learn from."""
     is_scored_N: NDArray[np.bool_]
-    """Those that it is scored on."""
+    """Tiles that the classifier is scored on."""
     held_out: str
     """How these were chosen, in words."""
 

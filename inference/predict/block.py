@@ -14,7 +14,7 @@ from torch import Tensor
 from inference.maps.map_file import NODATA, MapBand
 from inference.predict.map_options import MapOptions
 from inference.predict.window_batches import WindowBatches, mean_of
-from inference.tiling.blend import Axis, Blend
+from inference.tiling.blend import Blend, axes_of
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import DatasetError
@@ -41,10 +41,7 @@ def metres_of_block(
         value. Values are undefined where valid_HW is false.
     """
     grid, device = method.grid, next(regressor.parameters()).device
-    rows, columns = (
-        Axis(span, grid.starts(span, length), grid)
-        for span, length in zip((block.rows, block.columns), halo.scene_shape, strict=True)
-    )
+    rows, columns = axes_of(block, grid, halo.scene_shape)
     halo = halo.reflected(rows.stop, columns.stop)
     valid_HW = regressor.normalise.valid(halo.image_CHW)
     own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from inference.maps.map_file import NODATA
 from inference.predict.map_options import MapOptions
 from inference.predict.window_batches import WindowBatches, mean_of
-from inference.tiling.blend import Axis, Blend
+from inference.tiling.blend import Blend, axes_of
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import DatasetError
@@ -26,10 +26,7 @@ def predict_class_block(model: ClassModel, block: Block, halo: Halo, method: Map
     Ties go to the class with the lowest number.
     """
     grid, device = method.grid, next(model.parameters()).device
-    rows, columns = (
-        Axis(span, grid.starts(span, length), grid)
-        for span, length in zip((block.rows, block.columns), halo.scene_shape, strict=True)
-    )
+    rows, columns = axes_of(block, grid, halo.scene_shape)
     halo = halo.reflected(rows.stop, columns.stop)
     valid_HW = model.normalise.valid(halo.image_CHW)
     own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.config import Weighting
-from inference.tiling.windows import Span, WindowGrid
+from inference.tiling.windows import Block, Span, WindowGrid
 
 
 def window_weights(kind: Weighting, size: int) -> NDArray[np.float32]:
@@ -59,6 +59,15 @@ class Axis:
             total[first : first + self.grid.size] += weights_S
         first = self.wanted.start - self.starts[0]
         return total[first : first + len(self.wanted)]
+
+
+def axes_of(block: Block, grid: WindowGrid, scene_shape: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Return the windows that touch a block's rows, and its columns, in a scene of this shape."""
+    rows, columns = (
+        Axis(span, grid.starts(span, length), grid)
+        for span, length in zip((block.rows, block.columns), scene_shape, strict=True)
+    )
+    return rows, columns
 
 
 class Blend:

@@ -1,15 +1,17 @@
 """`treeline evaluate`: a regressor's scores on chips, beside those of the two baselines."""
 
-import sys
 from itertools import chain
 
 import torch
 
-from shards.errors import InputError
-from shards.format.band_values import difference
 from shards.progress import progress
 from shards.read.dataset import open_dataset
-from shards.version import made_by_code
+from trainer.commands.evaluated import (
+    about_scores,
+    chips_to_score,
+    refuse_other_images,
+    refuse_other_label,
+)
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.devices.ranks import device_here
@@ -29,23 +31,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     checkpoint = load_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     trained_schema = checkpoint.regressor.schema
-    if dataset.schema.label != trained_schema.label:
-        raise InputError(
-            f"{config.data}: chips have {dataset.schema.label or 'no label'}, but the checkpoint was trained "
-            f"on {trained_schema.label}; choose another --data"
-        )
-    if differs := difference(dataset.schema, trained_schema):
-        raise InputError(
-            f"{config.data}: chips {differs}; they must be as in training, so choose another --data or "
-            "--checkpoint"
-        )
-    chips = dataset.chips(config.split, config.limit, config.where)
-    if not chips.size:
-        where = f" where {config.where}" if config.where else ""
-        raise InputError(
-            f"{config.data}: no chip is in the split {config.split!r}{where}; choose another --split"
-            f"{' or --where' if where else ''}"
-        )
+    refuse_other_label(config.data, dataset.schema, trained_schema)
+    refuse_other_images(config.data, dataset.schema, trained_schema)
+    chips = chips_to_score(config, dataset)
     device = device_here()
     regressor, baselines = checkpoint.regressor.to(device), checkpoint.baselines
     with progress("evaluate", chips.size, "chips") as advance:
@@ -62,17 +50,5 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         met, *sums = add_up(sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device)
     pairs = zip(sums[::2], sums[1::2], strict=True)
     scores = {name: score_of(*pair) for name, pair in zip((REGRESSOR, LINEAR, MEAN), pairs, strict=True)}
-    for trouble in dataset.troubles():
-        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
-    about = {
-        "checkpoint": config.checkpoint,
-        "checkpoint_fingerprint": checkpoint.fingerprint,
-        "data": config.data,
-        "fingerprint": dataset.manifest.fingerprint,
-        "split": config.split,
-        "where": config.where,
-        "limit": config.limit,
-        "chips": int(met),
-        **made_by_code(),
-    }
+    about = about_scores(config, checkpoint.fingerprint, dataset, int(met))
     return Evaluation(scores, about)

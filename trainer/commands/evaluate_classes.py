@@ -1,14 +1,16 @@
 """`treeline evaluate` of a model of pixel classes: its scores beside those of the two baselines."""
 
-import sys
-
 import torch
 
 from shards.errors import InputError
-from shards.format.band_values import difference
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
-from shards.version import made_by_code
+from trainer.commands.evaluated import (
+    about_scores,
+    chips_to_score,
+    refuse_other_images,
+    refuse_other_label,
+)
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
@@ -29,22 +31,14 @@ def check_chips(checkpoint: ClassCheckpoint, dataset: Dataset) -> None:
         InputError: says what differs.
     """
     ours, theirs = checkpoint.model.schema, dataset.schema
-    if theirs.label != ours.label:
-        raise InputError(
-            f"{dataset.url}: chips have {theirs.label or 'no label'}, but the checkpoint was trained on "
-            f"{ours.label}; choose another --data"
-        )
+    refuse_other_label(dataset.url, theirs, ours)
     if other := [pair for pair in theirs.class_names if pair not in ours.class_names]:
         known = ", ".join(f"{number} {name}" for number, name in ours.class_names)
         raise InputError(
             f"{dataset.url}: has the class {other[0][0]} {other[0][1]}, which the model does not know; it "
             f"knows {known}: choose another --data or --checkpoint"
         )
-    if differs := difference(theirs, ours):
-        raise InputError(
-            f"{dataset.url}: chips {differs}; they must be as in training, so choose another --data or "
-            "--checkpoint"
-        )
+    refuse_other_images(dataset.url, theirs, ours)
 
 
 def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
@@ -56,13 +50,7 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     checkpoint = load_class_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     check_chips(checkpoint, dataset)
-    chips = dataset.chips(config.split, config.limit, config.where)
-    if not chips.size:
-        where = f" where {config.where}" if config.where else ""
-        raise InputError(
-            f"{config.data}: no chip is in the split {config.split!r}{where}; choose another --split"
-            f"{' or --where' if where else ''}"
-        )
+    chips = chips_to_score(config, dataset)
     device = device_here()
     model, baselines = checkpoint.model.to(device), checkpoint.baselines
     classes = PixelClasses(model.schema, dataset)
@@ -79,8 +67,6 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
             return found, *(confusion(one_BHW, place_BHW, classes.count) for one_BHW in compared)
 
         met, *confusions = add_up(sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device)
-    for trouble in dataset.troubles():
-        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
     if not confusions[0].any():
         raise InputError(
             f"{config.data}: no pixel of these chips has an image and a class; choose another --split or "
@@ -88,17 +74,7 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
         )
     names = (MODEL, LINEAR, COMMONEST)
     scores = {name: ClassScore(one.numpy()) for name, one in zip(names, confusions, strict=True)}
-    about = {
-        "checkpoint": config.checkpoint,
-        "checkpoint_fingerprint": checkpoint.fingerprint,
-        "data": config.data,
-        "fingerprint": dataset.manifest.fingerprint,
-        "split": config.split,
-        "where": config.where,
-        "limit": config.limit,
-        "chips": int(met),
-        **made_by_code(),
-    }
+    about = about_scores(config, checkpoint.fingerprint, dataset, int(met))
     return ClassEvaluation(
         model.schema.label, tuple(name for _, name in model.schema.class_names), scores, about
     )

@@ -1,19 +1,16 @@
 """`treeline evaluate` of a model of tiles: its scores beside those of the two baselines."""
 
-import sys
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.format.band_values import difference
 from shards.progress import Advance, progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips, subset
-from shards.version import made_by_code
+from trainer.commands.evaluated import about_scores, refuse_other_images
 from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
 from trainer.data.labels import TileLabels, tile_labels
@@ -50,7 +47,7 @@ def predict_tiles(
         InputError: the tiles' bands are not those that the model was trained on.
         FloatingPointError: a prediction is not a number.
     """
-    check_images(checkpoint, dataset)
+    refuse_other_images(dataset.url, dataset.schema, checkpoint.model.encoder.schema)
     model, head = checkpoint.model.to(device), checkpoint.model.head
     met, found = [tiles[:0]], dict[str, list[NDArray[np.float64]]]()
     with torch.no_grad():
@@ -69,19 +66,6 @@ def predict_tiles(
     return TilePredictions(
         np.concatenate(met), {name: np.concatenate(parts) for name, parts in found.items()}
     )
-
-
-def check_images(checkpoint: TileCheckpoint, dataset: Dataset) -> None:
-    """Refuse tiles that are not like those of the training.
-
-    Raises:
-        InputError: says what differs.
-    """
-    if differs := difference(dataset.schema, checkpoint.model.encoder.schema):
-        raise InputError(
-            f"{dataset.url}: chips {differs}; they must be as in training, so choose another --data or "
-            "--checkpoint"
-        )
 
 
 def labels_for(checkpoint: TileCheckpoint, dataset: Dataset) -> TileLabels:
@@ -111,22 +95,10 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
         )
     with progress("predict", tiles.size, "tiles") as advance:
         found = predict_tiles(checkpoint, dataset, tiles, device_here(), config.batch_size, advance)
-    for trouble in dataset.troubles():
-        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    about = about_scores(config, checkpoint.fingerprint, dataset, int(found.tiles.size))
     if not found.tiles.size:
         raise InputError(f"{config.data}: no tile has a valid patch; choose another --split or --where")
-    about: dict[str, Any] = {
-        "checkpoint": config.checkpoint,
-        "checkpoint_fingerprint": checkpoint.fingerprint,
-        "data": config.data,
-        "fingerprint": dataset.manifest.fingerprint,
-        "split": config.split,
-        "where": config.where,
-        "limit": config.limit,
-        "chips": int(found.tiles.size),
-        "without_pixels": int(tiles.size - found.tiles.size),
-        **made_by_code(),
-    }
+    about["without_pixels"] = int(tiles.size - found.tiles.size)
     return TileEvaluation(
         head.label,
         head.unit,

@@ -28,6 +28,7 @@ from shards.storage.objects import exists, join, publish, read_bytes, read_piece
 from trainer.decoders.features import DecoderConfig
 from trainer.devices.sharding import whole
 from trainer.model.backbone import build_backbone
+from trainer.model.pixel_model import PixelModel
 from trainer.model.regressor import Regressor
 from trainer.model.trainable import merged
 from trainer.score.baselines import Baselines
@@ -68,23 +69,44 @@ class Checkpoint:
 
     def files(self) -> dict[str, bytes]:
         """Return the folder's files by name; config.json comes last."""
-        model = self.regressor
-        weights = save(weights_of(model, model.backbone))
-        config = {
-            "format": FORMAT,
-            "version": VERSION,
-            "schema": model.schema.to_json(),
-            "bands": list(model.bands),
-            "backbone": model.backbone.config.to_diff_dict(),
-            "decoder": model.decoder_config.to_json(),
-            "trained_on": self.trained_on,
-        }
-        return {
-            WEIGHTS: weights,
-            STATISTICS: json_bytes(model.statistics.to_json()),
-            METRICS: json_bytes({**self.metrics, "baselines": self.baselines.to_json()}),
-            CONFIG: json_bytes(config),
-        }
+        metrics = {**self.metrics, "baselines": self.baselines.to_json()}
+        return pixel_files((FORMAT, VERSION), self.regressor, self.trained_on, metrics)
+
+
+def pixel_files(
+    kind: tuple[str, int], model: PixelModel, trained_on: dict[str, Any], metrics: dict[str, Any]
+) -> dict[str, bytes]:
+    """Return the files of a checkpoint of a model of pixels by name; config.json comes last.
+
+    Args:
+        kind: the checkpoint's format and its version.
+        model: the model.
+        trained_on: description of its training data and code.
+        metrics: its scores, and the baselines.
+    """
+    format_name, version = kind
+    config = {
+        "format": format_name,
+        "version": version,
+        "schema": model.schema.to_json(),
+        "bands": list(model.bands),
+        "backbone": model.backbone.config.to_diff_dict(),
+        "decoder": model.decoder_config.to_json(),
+        "trained_on": trained_on,
+    }
+    return checkpoint_files(config, weights_of(model, model.backbone), model.statistics, metrics)
+
+
+def checkpoint_files(
+    config: dict[str, Any], weights: dict[str, Tensor], statistics: Statistics, metrics: dict[str, Any]
+) -> dict[str, bytes]:
+    """Return a checkpoint's files by name; config.json comes last."""
+    return {
+        WEIGHTS: save(weights),
+        STATISTICS: json_bytes(statistics.to_json()),
+        METRICS: json_bytes(metrics),
+        CONFIG: json_bytes(config),
+    }
 
 
 def weights_of(model: nn.Module, backbone: DINOv3ViTModel, keep: bool = True) -> dict[str, Tensor]:

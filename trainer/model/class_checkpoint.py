@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import save
-
-from shards.format.manifest import json_bytes
 from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import CLASSES, CONFIG, METRICS, STATISTICS, WEIGHTS, weights_of
+from trainer.model.checkpoint import CLASSES, pixel_files
 from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
 from trainer.model.class_model import ClassModel
 from trainer.score.class_baselines import ClassBaselines
@@ -31,22 +28,8 @@ class ClassCheckpoint:
 
     def files(self) -> dict[str, bytes]:
         """Return the folder's files by name; config.json comes last."""
-        model = self.model
-        config = {
-            "format": CLASSES,
-            "version": VERSION,
-            "schema": model.schema.to_json(),
-            "bands": list(model.bands),
-            "backbone": model.backbone.config.to_diff_dict(),
-            "decoder": model.decoder_config.to_json(),
-            "trained_on": self.trained_on,
-        }
-        return {
-            WEIGHTS: save(weights_of(model, model.backbone)),
-            STATISTICS: json_bytes(model.statistics.to_json()),
-            METRICS: json_bytes({**self.metrics, "baselines": self.baselines.to_json()}),
-            CONFIG: json_bytes(config),
-        }
+        metrics = {**self.metrics, "baselines": self.baselines.to_json()}
+        return pixel_files((CLASSES, VERSION), self.model, self.trained_on, metrics)
 
 
 def is_of_classes(name: str) -> bool:

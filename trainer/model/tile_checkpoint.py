@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import save
-
-from shards.format.manifest import json_bytes
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, TILES, WEIGHTS, weights_of
+from trainer.model.checkpoint import TILES, checkpoint_files, weights_of
 from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
 from trainer.model.encoder import Encoder
 from trainer.model.tile_model import TileHead, TileModel
@@ -41,12 +38,9 @@ class TileCheckpoint:
             "head": self.model.head.to_json(),
             "trained_on": self.trained_on,
         }
-        return {
-            WEIGHTS: save(weights_of(self.model, encoder.backbone)),
-            STATISTICS: json_bytes(encoder.statistics.to_json()),
-            METRICS: json_bytes({**self.metrics, "baselines": self.baselines.to_json()}),
-            CONFIG: json_bytes(config),
-        }
+        metrics = {**self.metrics, "baselines": self.baselines.to_json()}
+        weights = weights_of(self.model, encoder.backbone)
+        return checkpoint_files(config, weights, encoder.statistics, metrics)
 
 
 def is_of_tiles(name: str) -> bool:

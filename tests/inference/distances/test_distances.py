@@ -175,7 +175,7 @@ def test_the_same_numbers_again_and_of_the_same_tiles_for_every_checkpoint(folde
 
 @pytest.mark.slow
 def test_errors_stand_beside_distances(folder: Path, predictions: Path) -> None:
-    """Of errors that rise with distance the correlation is 1, of others -1; p is what permutations allow."""
+    """The correlation is 1 where errors rise with distance, else -1; p is what permutations allow."""
     result = measured(folder, "--errors", str(predictions), "--label", "tree_percent")
     rises, falls = result["embeddings"][0]["errors"]
     assert (rises["kind"], falls["kind"]) == ("a all 1%", "b all 1%")

@@ -58,7 +58,7 @@ def test_four_regions_are_permuted_in_all_24_ways_and_only_known_pairs_count() -
 
 
 def test_many_regions_are_permuted_at_random_and_chance_is_seldom_told_from_truth() -> None:
-    """Of unrelated matrices about one in twenty has p below 0.05; a real relation nearly always."""
+    """About one in twenty unrelated matrices has p below 0.05; nearly every real relation has."""
     generator = np.random.default_rng(7)
     by_chance, related = [], []
     for _ in range(40):

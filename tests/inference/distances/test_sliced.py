@@ -21,7 +21,7 @@ def distance(
 
 
 def test_a_shift_is_its_length_over_the_root_of_the_width() -> None:
-    """Of clouds that differ by a shift d alone, W2^2 along u is (d u)^2, whose mean is |d|^2 / D."""
+    """Where clouds differ by a shift d alone, W2^2 along u is (d u)^2, whose mean is |d|^2 / D."""
     one_ND, shift_D = points(300), np.linspace(-2, 3, 12)
     expected = np.linalg.norm(shift_D) / np.sqrt(12)
     found = distance(one_ND, one_ND + shift_D, projections=20_000, draws=4)

@@ -75,7 +75,7 @@ def true_rmse(more: float) -> float:
 
 
 def test_intervals_of_simulated_matrices_contain_the_truth_in_90_to_99_percent() -> None:
-    """Of errors, and of pre-trained less scratch as the matrix pairs them.
+    """Errors are simulated, and pre-trained less scratch as the matrix pairs them.
 
     Where draws and bands are the same to both inits, pairing leaves nothing of either level, and intervals of
     differences are wider than they need be: 99.4 % with OWN_BIAS and OWN_OF_BAND 0.

@@ -1,0 +1,77 @@
+"""Chips that are scored by `treeline evaluate`: whether they fit the checkpoint, and what is said of them."""
+
+import sys
+from typing import Any
+
+from shards.errors import InputError
+from shards.format.band_values import difference
+from shards.format.schema import Schema
+from shards.read.dataset import Dataset
+from shards.read.order import Chips
+from shards.version import made_by_code
+from trainer.config import EvaluateConfig
+
+
+def refuse_other_label(name: str, theirs: Schema, ours: Schema) -> None:
+    """Refuse chips of the dataset called `name` whose label is not that of the training.
+
+    Raises:
+        InputError: says both labels.
+    """
+    if theirs.label != ours.label:
+        raise InputError(
+            f"{name}: chips have {theirs.label or 'no label'}, but the checkpoint was trained on "
+            f"{ours.label}; choose another --data"
+        )
+
+
+def refuse_other_images(name: str, theirs: Schema, ours: Schema) -> None:
+    """Refuse chips of the dataset called `name` whose images are not like those of the training.
+
+    Raises:
+        InputError: says what differs.
+    """
+    if differs := difference(theirs, ours):
+        raise InputError(
+            f"{name}: chips {differs}; they must be as in training, so choose another --data or --checkpoint"
+        )
+
+
+def chips_to_score(config: EvaluateConfig, dataset: Dataset) -> Chips:
+    """Return the chips that the options choose, ascending.
+
+    Raises:
+        InputError: there is none.
+    """
+    chips = dataset.chips(config.split, config.limit, config.where)
+    if not chips.size:
+        where = f" where {config.where}" if config.where else ""
+        raise InputError(
+            f"{config.data}: no chip is in the split {config.split!r}{where}; choose another --split"
+            f"{' or --where' if where else ''}"
+        )
+    return chips
+
+
+def about_scores(config: EvaluateConfig, fingerprint: str, dataset: Dataset, chips: int) -> dict[str, Any]:
+    """Describe what was scored, as plain JSON values; print the dataset's troubles.
+
+    Args:
+        config: the options.
+        fingerprint: the checkpoint's.
+        dataset: the dataset.
+        chips: number of chips that were scored.
+    """
+    for trouble in dataset.troubles():
+        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    return {
+        "checkpoint": config.checkpoint,
+        "checkpoint_fingerprint": fingerprint,
+        "data": config.data,
+        "fingerprint": dataset.manifest.fingerprint,
+        "split": config.split,
+        "where": config.where,
+        "limit": config.limit,
+        "chips": chips,
+        **made_by_code(),
+    }
