@@ -4,9 +4,9 @@
     python benchmarks/pretraining_gain.py --out gain --worlds 101 --limits 1% --tunes all     # a part of it
 
 For each world (a seed of the landscape): tiles of four regions, a masked autoencoder and a self-distillation
-on three of them, and for each share of labels a matrix of trainings from both and from random weights, in
-each region and in all together. The same command resumes where it was stopped, with the same results. It
-takes hours.
+on three of them, and for each share of labels, way to tune and method a matrix of trainings from it and from
+random weights of the same shape, in each region and in all together. The same command resumes where it was
+stopped, with the same results, and another one adds to it: each matrix has a folder of its own. It takes hours.
 
 For each share of labels, method and way to tune, the table gives the difference in RMSE from training from
 random weights, in points of tree cover, with its 95 % interval: trained and tested in one region, as a mean
@@ -20,6 +20,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ METHODS = {
 """Options of pre-training; they were chosen in world 0, which is in no table."""
 TRAINING = {"batch_size": 16, "epochs": 3, "epoch_steps": 20, "learning_rate": 1e-3}
 """Options of every training."""
+
+
+Part = tuple[str, str, str]
+"""Share of the labels, what is tuned, and the method: what one matrix is about."""
 
 
 def treeline(*arguments: str) -> None:
@@ -74,22 +79,21 @@ def pretrained(tiles: Path, folder: Path, method: str) -> Path:
     return run
 
 
-def matrix_of(folder: Path, tiles: Path, limit: str, options: argparse.Namespace) -> Path:
-    """Train and test from all beginnings with one share of the labels."""
-    out, config = folder / f"matrix-{limit.removesuffix('%')}", folder / "training.json"
+def matrix_of(folder: Path, tiles: Path, part: Part, options: argparse.Namespace) -> Path:
+    """Train and test from both beginnings with one share of the labels."""
+    limit, tune, method = part
+    out, config = folder / f"matrix-{limit.removesuffix('%')}-{tune}-{method}", folder / "training.json"
     config.write_text(json.dumps(TRAINING))
-    draws = options.draws
     treeline(
         *f"matrix --data {tiles} --region-column region --label tree_percent --limit {limit}".split(),
-        *f"--draws {draws} --out {out} --train-config {config} --workers {options.workers}".split(),
-        *("--tune", *options.tunes),
-        *("--init", "scratch=random", *(f"{method}={folder / method}" for method in options.methods)),
+        *f"--draws {options.draws} --out {out} --train-config {config} --workers {options.workers}".split(),
+        *f"--tune {tune} --init scratch=random {method}={folder / method}".split(),
     )
     return out
 
 
-Errors = dict[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]]
-"""By init (or ridge), tune, source and region: sums of squared errors by draw and block, tiles by block."""
+Errors = dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray]]
+"""By init (or ridge), source and region: sums of squared errors by draw and block, tiles by block."""
 
 
 def errors_of(matrix: Path) -> Errors:
@@ -99,25 +103,25 @@ def errors_of(matrix: Path) -> Errors:
     block_N = np.unique(columns["block"].astype(str), return_inverse=True)[1]
     draw_N = columns["draw"].astype(int)
     shape = draw_N.max() + 1, block_N.max() + 1
-    names = [columns[name].astype(str) for name in ("init", "tune", "trained_on", "tested_on")]
+    names = [columns[name].astype(str) for name in ("init", "trained_on", "tested_on")]
     keys = np.array(["|".join(key) for key in zip(*names, strict=True)])
     found: Errors = {}
     for key in np.unique(keys):
         mine_N = keys == key
-        init, tune, source, region = key.split("|")
+        init, source, region = key.split("|")
         for name, column in ((init, "predicted"), (RIDGE, "ridge")):
             squares_DB, counts_DB = np.zeros(shape), np.zeros(shape)
             away_N = (columns[column] - columns["truth"])[mine_N].astype(np.float64)
             np.add.at(squares_DB, (draw_N[mine_N], block_N[mine_N]), away_N**2)
             np.add.at(counts_DB, (draw_N[mine_N], block_N[mine_N]), 1)
-            found[name, tune, source, region] = squares_DB, counts_DB[0]
+            found[name, source, region] = squares_DB, counts_DB[0]
     return found
 
 
-def gains(errors: Errors, first: str, tune: str, second: str, regions: Sequence[str]) -> list[Estimate]:
+def gains(errors: Errors, first: str, second: str, regions: Sequence[str]) -> list[Estimate]:
     """Compare two inits in each region, trained and tested there; second may be the ridge."""
     return [
-        rmse_difference(errors[first, tune, region, region][0], *errors[second, tune, region, region])
+        rmse_difference(errors[first, region, region][0], *errors[second, region, region])
         for region in regions
     ]
 
@@ -128,40 +132,40 @@ def written(estimate: Estimate) -> str:
     return f"{estimate.value:+.2f} ({estimate.low:+.2f} to {estimate.high:+.2f}) {verdict}"
 
 
-def report(found: dict[tuple[int, str], Errors], options: argparse.Namespace) -> Iterator[str]:
+def report(found: dict[tuple[int, Part], Errors], options: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of the tables."""
-    seen = [region for region in NAMES if region != UNSEEN]
+    places = [region for region in NAMES if region != UNSEEN], [UNSEEN]
     for limit in options.limits:
         yield f"\n{limit} of the labels, RMSE in points of tree cover, trained and tested in one region\n"
         yield "| world | tune | compared | regions seen | region not seen |"
         yield "|---|---|---|---|---|"
-        for tune in options.tunes:
-            levels: dict[str, list[tuple[str, str]]] = {}
-            for init in ("scratch", *options.methods, RIDGE):
-                for world in options.worlds:
-                    errors, places = found[world, limit], (seen, [UNSEEN])
-                    means = [
-                        mean_of([rmse_interval(*errors[init, tune, one, one]) for one in place])
-                        for place in places
-                    ]
-                    levels.setdefault(init, []).append(tuple(f"{mean.value:.2f}" for mean in means))
-            for init, values in levels.items():
-                of_seen, of_unseen = (", ".join(column) for column in zip(*values, strict=True))
-                yield f"| each | {tune} | RMSE of {init} | {of_seen} | {of_unseen} |"
-            for method in options.methods:
-                for second in ("scratch", RIDGE):
-                    pooled: list[list[Estimate]] = [[], []]
-                    for world in options.worlds:
-                        cells = [
-                            mean_of(gains(found[world, limit], method, tune, second, place))
-                            for place in (seen, [UNSEEN])
-                        ]
-                        for column, cell in zip(pooled, cells, strict=True):
-                            column.append(cell)
-                        text = " | ".join(map(written, cells))
-                        yield f"| {world} | {tune} | {method} less {second} | {text} |"
-                    text = " | ".join(written(mean_of(column)) for column in pooled)
-                    yield f"| **all** | {tune} | {method} less {second} | {text} |"
+        for tune, method in product(options.tunes, options.methods):
+            of_worlds = {world: found[world, (limit, tune, method)] for world in options.worlds}
+            for init in (method, "scratch", RIDGE):
+                levels = (
+                    ", ".join(f"{level(errors, init, place):.2f}" for errors in of_worlds.values())
+                    for place in places
+                )
+                yield f"| each | {tune} | RMSE of {init}{shape_of(init, method)} | {' | '.join(levels)} |"
+            for second in ("scratch", RIDGE):
+                pooled: list[list[Estimate]] = [[], []]
+                for world, errors in of_worlds.items():
+                    cells = [mean_of(gains(errors, method, second, place)) for place in places]
+                    for column, cell in zip(pooled, cells, strict=True):
+                        column.append(cell)
+                    yield f"| {world} | {tune} | {method} less {second} | {' | '.join(map(written, cells))} |"
+                text = " | ".join(written(mean_of(column)) for column in pooled)
+                yield f"| **all** | {tune} | {method} less {second} | {text} |"
+
+
+def level(errors: Errors, init: str, place: Sequence[str]) -> float:
+    """Return the mean RMSE of trainings that were tested in their own region."""
+    return mean_of([rmse_interval(*errors[init, region, region]) for region in place]).value
+
+
+def shape_of(init: str, method: str) -> str:
+    """Say whose shape random weights have."""
+    return f" (shape of {method})" if init == "scratch" else ""
 
 
 def main() -> None:
@@ -176,15 +180,15 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["mae", "dino"])
     parser.add_argument("--workers", type=int, default=0)
     options: Any = parser.parse_args()
-    found: dict[tuple[int, str], Errors] = {}
+    found: dict[tuple[int, Part], Errors] = {}
     for world in options.worlds:
         folder = options.out.resolve() / f"world-{world}"
         folder.mkdir(parents=True, exist_ok=True)
         tiles = tiles_of(world, folder, options.chips)
         for method in options.methods:
             pretrained(tiles, folder, method)
-        for limit in options.limits:
-            found[world, limit] = errors_of(matrix_of(folder, tiles, limit, options))
+        for part in product(options.limits, options.tunes, options.methods):
+            found[world, part] = errors_of(matrix_of(folder, tiles, part, options))
     lines = list(report(found, options))
     (options.out / "gain.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
