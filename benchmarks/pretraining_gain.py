@@ -6,7 +6,8 @@
 For each world (a seed of the landscape): tiles of four regions, a masked autoencoder and a self-distillation
 on three of them, and for each share of labels, way to tune and method a matrix of trainings from it and from
 random weights of the same shape, in each region and in all together. The same command resumes where it was
-stopped, with the same results, and another one adds to it: each matrix has a folder of its own. It takes hours.
+stopped, with the same results. Each matrix has a folder of its own, so that other options add to what is
+there. It takes hours.
 
 For each share of labels, method and way to tune, the table gives the difference in RMSE from training from
 random weights, in points of tree cover, with its 95 % interval: trained and tested in one region, as a mean
