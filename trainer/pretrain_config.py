@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from shards.roles import Another, MayChange, OnlyWith, Place, Some
+from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some
 from trainer.options import (
     FitOptions,
     KeepOptions,
@@ -179,8 +179,8 @@ class MaskOptions:
     """Share (0..1) of a tile's patches that the encoder does not see."""
     target: Annotated[Literal["patch", "plain"], MAE] = "patch"
     """Values to restore: each patch less its mean and divided by its deviation, or the pixels themselves."""
-    decoder_width: Annotated[int, MAE] = 192
-    """Width of the decoder."""
+    decoder_width: Annotated[int, MAE, Before(192)] = 0
+    """Width of the decoder; 0: half of the backbone's, in whole multiples of 24."""
     decoder_depth: Annotated[int, MAE] = 2
     """Blocks of the decoder."""
     mask_groups: Annotated[float, OnlyWith(method="mae", band_groups=Some())] = 0.0
@@ -193,8 +193,8 @@ class MaskOptions:
             {
                 "mask_ratio": (0 < self.mask_ratio < 1, "above 0 and below 1"),
                 "decoder_width": (
-                    self.decoder_width >= 24 and self.decoder_width % 24 == 0,
-                    "a multiple of 24 (six heads)",
+                    self.decoder_width >= 0 and self.decoder_width % 24 == 0,
+                    "a multiple of 24 (six heads), or 0",
                 ),
                 "decoder_depth": (self.decoder_depth >= 1, "1 or more"),
                 "mask_groups": (0 <= self.mask_groups < 1, "0 or more and below 1"),

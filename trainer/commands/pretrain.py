@@ -182,7 +182,8 @@ def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
     model: Any
     objective: Any
     if config.method == "mae":
-        model = Masked(encoder, config.mask.decoder_width, config.mask.decoder_depth).to(ranks.device)
+        width = config.mask.decoder_width or max(1, encoder.width // 48) * 24
+        model = Masked(encoder, width, config.mask.decoder_depth).to(ranks.device)
         objective = MaskedObjective(model, learning, config)
     else:
         options = config.dino

@@ -77,8 +77,9 @@ class Normalise(nn.Module):
         Returns:
             values_BCHW, float32, undefined where missing_BCHW is true.
         """
-        read_BSHW = image_BCHW[:, self.positions].float()
-        missing_BSHW = ~read_BSHW.isfinite()
+        is_all = list(self.positions) == list(range(image_BCHW.shape[1]))
+        read_BSHW = (image_BCHW if is_all else image_BCHW[:, self.positions]).float()
+        missing_BSHW = (read_BSHW - read_BSHW) != 0  # NaN and infinity; faster than isfinite
         if self.nodata is not None:
             missing_BSHW |= read_BSHW == self.nodata
         if self.scale_S is not None and self.offset_S is not None:
@@ -103,14 +104,15 @@ class Normalise(nn.Module):
             pixels_BCHW and valid_BHW: valid where no chosen band is missing (`shards.format.missing`).
         """
         values_BCHW, missing_BCHW = self.values(image_BCHW)
-        above_BCHW = values_BCHW - self.clamp_min_C[:, None, None]
-        scaled_BCHW = (above_BCHW / self.clamp_span_C[:, None, None]).clamp(0, 1)
+        pixels_BCHW = values_BCHW - self.clamp_min_C[:, None, None]
+        # In place from here on: on a CPU half of the time of these steps is that of taking new memory.
+        pixels_BCHW.div_(self.clamp_span_C[:, None, None]).clamp_(0, 1)
         if changes_BCK is not None:
-            scaled_BCHW = scaled_BCHW * changes_BCK[:, :, 0, None, None]
-        pixels_BCHW = (scaled_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
+            pixels_BCHW.mul_(changes_BCK[:, :, 0, None, None])
+        pixels_BCHW.sub_(self.mean_C[:, None, None]).div_(self.std_C[:, None, None])
         if changes_BCK is not None:
-            pixels_BCHW = pixels_BCHW * changes_BCK[:, :, 1, None, None]
-        return pixels_BCHW.masked_fill(missing_BCHW, 0.0), ~missing_BCHW.any(1)
+            pixels_BCHW.mul_(changes_BCK[:, :, 1, None, None])
+        return pixels_BCHW.masked_fill_(missing_BCHW, 0.0), ~missing_BCHW.any(1)
 
 
 def _order(derived: list[Any], read: int) -> list[int]:

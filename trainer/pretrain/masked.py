@@ -57,23 +57,35 @@ class Masked(Learner):
         """See Learner."""
         return [*self.encoder.backbone.model.layer, *self.decoder.model.layer]
 
-    def forward(self, pixels_BCHW: Tensor, valid_BN: Tensor, shown_BV: Tensor) -> Tensor:
-        """Return restored_BNF, float32: the pixels of every patch, as `patch_pixels` orders them.
+    def forward(
+        self,
+        patches_BNF: Tensor,
+        grid: tuple[int, int],
+        valid_BN: Tensor,
+        shown_BV: Tensor,
+        wanted_BM: Tensor | None = None,
+    ) -> Tensor:
+        """Return restored_BMF, float32: the pixels of the wanted patches.
 
         Args:
-            pixels_BCHW: normalised pixels.
+            patches_BNF: normalised pixels of all patches, see `trainer.model.encoder.patch_pixels`; those of
+                patches that are not shown are not read.
+            grid: rows and columns of patches.
             valid_BN: patches that are attended to.
             shown_BV: numbers of the patches that the encoder sees.
+            wanted_BM: numbers of the patches to restore; default: all.
         """
-        places_N2 = patch_places(self.encoder.grid(pixels_BCHW), pixels_BCHW.device)
-        patches_BND = embed(self.encoder.backbone, pixels_BCHW)
+        places_N2 = patch_places(grid, patches_BNF.device)
+        shown_BVD = embed(self.encoder.backbone, take(patches_BNF, shown_BV))
         attended_BV = valid_BN.gather(1, shown_BV)
-        tokens_BND = encode(
-            self.encoder.backbone, _take(patches_BND, shown_BV), places_N2[shown_BV], attended_BV
-        )
+        tokens_BND = encode(self.encoder.backbone, shown_BVD, places_N2[shown_BV], attended_BV)
         # In float32: with bfloat16 here, losses of long trainings become NaN (users of the paper's own code).
-        with torch.autocast(pixels_BCHW.device.type, enabled=False):
-            return self._decoded(tokens_BND.float(), valid_BN, shown_BV, places_N2)
+        with torch.autocast(patches_BNF.device.type, enabled=False):
+            decoded_BND = self._decoded(tokens_BND.float(), valid_BN, shown_BV, places_N2)
+            restored_BMF: Tensor = self.output(
+                decoded_BND if wanted_BM is None else take(decoded_BND, wanted_BM)
+            )
+        return restored_BMF
 
     def _decoded(self, tokens_BND: Tensor, valid_BN: Tensor, shown_BV: Tensor, places_N2: Tensor) -> Tensor:
         narrow_BND = self.narrow(tokens_BND)
@@ -85,43 +97,38 @@ class Masked(Learner):
         )
         attended_BN = torch.cat([valid_BN.new_ones(len(valid_BN), prefix), valid_BN], 1)
         decoded_BND = run_blocks(self.decoder, all_BND, places_N2[None], attended_BN)
-        restored_BNF: Tensor = self.output(decoded_BND[:, prefix:])
-        return restored_BNF
+        return decoded_BND[:, prefix:]
 
 
-def _take(values_BND: Tensor, numbers_BV: Tensor) -> Tensor:
+def take(values_BND: Tensor, numbers_BV: Tensor) -> Tensor:
+    """Return values_BVD: those with these numbers."""
     return values_BND.gather(1, numbers_BV[..., None].expand(-1, -1, values_BND.shape[-1]))
 
 
-def patch_pixels(pixels_BCHW: Tensor, patch_size: int) -> Tensor:
-    """Return patches_BNF: the pixels of each patch, row by row, all bands of a pixel together."""
-    cut_BCRPKQ = pixels_BCHW.unflatten(2, (-1, patch_size)).unflatten(4, (-1, patch_size))
-    patches_BNF: Tensor = cut_BCRPKQ.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    return patches_BNF
-
-
-def restoring_sums(restored_BNF: Tensor, target_BNF: Tensor, known_BNF: Tensor) -> Tensor:
+def restoring_sums(restored_BMPC: Tensor, target_BMPC: Tensor, counts_BMPC: Tensor) -> Tensor:
     """Return (sum of squared errors, number of values) over the values that count, in float64.
 
     Args:
-        restored_BNF: the decoder's output.
-        target_BNF: pixels of each patch, perhaps normalised.
-        known_BNF: values that count: hidden ones that are not missing.
+        restored_BMPC: the decoder's output: pixels (P) of each patch, and their bands (C).
+        target_BMPC: pixels of each patch, perhaps normalised.
+        counts_BMPC: values that count: hidden ones that are not missing. C may be 1.
     """
-    errors_BNF = (restored_BNF - target_BNF).square() * known_BNF
-    return torch.stack([errors_BNF.sum().double(), known_BNF.sum().double()])
+    errors_BMPC = (restored_BMPC - target_BMPC).square() * counts_BMPC
+    bands = restored_BMPC.shape[-1] // counts_BMPC.shape[-1]
+    return torch.stack([errors_BMPC.sum().double(), bands * counts_BMPC.sum().double()])
 
 
-def normalised_patches(target_BNF: Tensor, present_BNF: Tensor) -> Tensor:
-    """Return each patch less its mean and divided by its deviation, over the values present; 0 elsewhere."""
-    mean_BN1, deviation_BN1 = patch_moments(target_BNF, present_BNF)
-    return (target_BNF - mean_BN1) * present_BNF / deviation_BN1
+def normalised_patches(target_BMPC: Tensor, present_BMP: Tensor) -> Tensor:
+    """Return each patch less its mean and divided by its deviation, over the pixels present; 0 elsewhere."""
+    mean_BM11, deviation_BM11 = patch_moments(target_BMPC, present_BMP)
+    return (target_BMPC - mean_BM11) * (present_BMP[..., None] / deviation_BM11)
 
 
-def patch_moments(target_BNF: Tensor, present_BNF: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean_BN1 and deviation_BN1 (n - 1, never 0) of each patch, over the values present."""
-    count_BN1 = present_BNF.sum(-1, keepdim=True).clamp(min=2)
-    mean_BN1 = (target_BNF * present_BNF).sum(-1, keepdim=True) / count_BN1
-    away_BNF = (target_BNF - mean_BN1) * present_BNF
-    variance_BN1 = away_BNF.square().sum(-1, keepdim=True) / (count_BN1 - 1)
-    return mean_BN1, (variance_BN1 + EPSILON).sqrt()
+def patch_moments(target_BMPC: Tensor, present_BMP: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean_BM11 and deviation_BM11 (n - 1, never 0) of each patch's values in pixels present."""
+    present_BMP1 = present_BMP[..., None]
+    count_BM11 = (present_BMP1.sum((2, 3), keepdim=True) * target_BMPC.shape[-1]).clamp(min=2)
+    mean_BM11 = (target_BMPC * present_BMP1).sum((2, 3), keepdim=True) / count_BM11
+    away_BMPC = (target_BMPC - mean_BM11) * present_BMP1
+    variance_BM11 = away_BMPC.square().sum((2, 3), keepdim=True) / (count_BM11 - 1)
+    return mean_BM11, (variance_BM11 + EPSILON).sqrt()

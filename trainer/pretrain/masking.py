@@ -35,6 +35,14 @@ def shown_patches(noise_BN: Tensor, valid_BN: Tensor, count: int) -> Tensor:
     return shown_BV
 
 
+def hidden_patches(shown_BV: Tensor, patches: int) -> Tensor:
+    """Return the numbers (B, patches - V) of the patches that are not shown, ascending."""
+    is_shown_BN = shown_BV.new_zeros(len(shown_BV), patches).scatter(1, shown_BV, 1)
+    order_BN = torch.argsort(is_shown_BN, dim=1, stable=True)
+    hidden_BM: Tensor = order_BN[:, : patches - shown_BV.shape[1]]
+    return hidden_BM
+
+
 def groups_of(bands: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """Return the positions of each group's bands.
 

@@ -13,11 +13,11 @@ from trainer.data.step_inputs import StepKey
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
-from trainer.model.encoder import patches_valid
+from trainer.model.encoder import patch_pixels, patches_valid
 from trainer.options import OptimiserOptions
 from trainer.pretrain.draw import ViewMaker, pieces_of
-from trainer.pretrain.masked import Masked, normalised_patches, patch_pixels, restoring_sums
-from trainer.pretrain.masking import shown_count, shown_patches
+from trainer.pretrain.masked import Masked, normalised_patches, restoring_sums, take
+from trainer.pretrain.masking import hidden_patches, shown_count, shown_patches
 from trainer.pretrain.panel import restored_panel
 from trainer.pretrain.tile_objective import TileObjective
 from trainer.pretrain_config import PretrainConfig
@@ -82,19 +82,28 @@ class MaskedObjective(TileObjective):
 
     def sums(self, forward: Forward, inputs: MaskedInputs) -> Tensor:
         """See Objective."""
-        patch = self.model.encoder.patch_size
+        encoder, bands = self.model.encoder, inputs.pixels_BCHW.shape[1]
+        patch, grid = encoder.patch_size, encoder.grid(inputs.pixels_BCHW)
         valid_BN = patches_valid(inputs.valid_BHW, patch)
+        patches_BNF = patch_pixels(inputs.pixels_BCHW, patch)
+        present_BNP = patch_pixels(inputs.valid_BHW[:, None], patch) & valid_BN[..., None]
         shown_BV = shown_patches(inputs.noise_BN, valid_BN, self.shown)
-        kept_BC11 = inputs.kept_BC[..., None, None]
-        restored_BNF = forward(inputs.pixels_BCHW * kept_BC11, valid_BN, shown_BV).float()
-        target_BNF = patch_pixels(inputs.pixels_BCHW, patch)
-        present_BNF = patch_pixels(inputs.valid_BHW[:, None].expand_as(inputs.pixels_BCHW), patch)
+        hidden_BM = hidden_patches(shown_BV, valid_BN.shape[1])
+        if not self.options.mask_groups:
+            restored_BMF = forward(patches_BNF, grid, valid_BN, shown_BV, hidden_BM)
+            target_BMF, present_BMP = take(patches_BNF, hidden_BM), take(present_BNP, hidden_BM)
+            counts_BMPC = present_BMP[..., None]
+        else:  # hidden bands are restored in all patches
+            kept_B11C = inputs.kept_BC[:, None, None]
+            seen_BNF = (patches_BNF.unflatten(-1, (-1, bands)) * kept_B11C).flatten(2)
+            restored_BMF = forward(seen_BNF, grid, valid_BN, shown_BV)
+            target_BMF, present_BMP = patches_BNF, present_BNP
+            is_hidden_BN = torch.zeros_like(valid_BN).scatter(1, hidden_BM, True)
+            counts_BMPC = present_BMP[..., None] & (is_hidden_BN[..., None, None] | ~kept_B11C)
+        target_BMPC = target_BMF.unflatten(-1, (-1, bands))
         if self.options.target == "patch":
-            target_BNF = normalised_patches(target_BNF, present_BNF)
-        is_hidden_BN = torch.ones_like(valid_BN).scatter(1, shown_BV, False)
-        hidden_BNF = patch_pixels(~kept_BC11.expand_as(inputs.pixels_BCHW), patch)
-        hidden_BNF |= is_hidden_BN[..., None]
-        return restoring_sums(restored_BNF, target_BNF, present_BNF & valid_BN[..., None] & hidden_BNF)
+            target_BMPC = normalised_patches(target_BMPC, present_BMP)
+        return restoring_sums(restored_BMF.unflatten(-1, (-1, bands)), target_BMPC, counts_BMPC)
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """See Objective."""

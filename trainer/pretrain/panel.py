@@ -6,8 +6,8 @@ import torch
 from shards.read.order import Chips
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Panel
-from trainer.model.encoder import patches_valid
-from trainer.pretrain.masked import Masked, patch_moments, patch_pixels
+from trainer.model.encoder import patch_pixels, patches_valid
+from trainer.pretrain.masked import Masked, patch_moments
 from trainer.pretrain.masking import shown_patches
 
 DARKEST, BRIGHTEST = -2.0, 2.0
@@ -37,14 +37,14 @@ def restored_panel(
         valid_BN = patches_valid(valid_BHW, patch)
         noise = np.random.default_rng(0).random(valid_BN.shape, np.float32)
         shown_BV = shown_patches(torch.from_numpy(noise).to(valid_BN.device), valid_BN, shown)
-        restored_BNF = model(pixels_BCHW, valid_BN, shown_BV).float()
-    patches_BNF = patch_pixels(pixels_BCHW, patch)
-    if normalised:
-        present_BNF = patch_pixels(valid_BHW[:, None].expand_as(pixels_BCHW), patch)
-        mean, deviation = patch_moments(patches_BNF, present_BNF)
-        restored_BNF = restored_BNF * deviation + mean
-    is_shown_BN1 = torch.zeros_like(valid_BN).scatter(1, shown_BV, True)[..., None]
+        patches_BNF = patch_pixels(pixels_BCHW, patch)
+        restored_BNF = model(patches_BNF, encoder.grid(pixels_BCHW), valid_BN, shown_BV).float()
     bands, rows = len(encoder.bands), image_BCHW.shape[2] // patch
+    if normalised:
+        present_BNP = patch_pixels(valid_BHW[:, None], patch)
+        mean_BN11, deviation_BN11 = patch_moments(patches_BNF.unflatten(-1, (-1, bands)), present_BNP)
+        restored_BNF = restored_BNF * deviation_BN11[..., 0] + mean_BN11[..., 0]
+    is_shown_BN1 = torch.zeros_like(valid_BN).scatter(1, shown_BV, True)[..., None]
     columns = []
     for values_BNF in (
         patches_BNF,

@@ -58,8 +58,11 @@ def draw_boxes(count: int, scale: tuple[float, float], generator: np.random.Gene
 
 def layers_of(pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
     """Return layers_BLHW, from which `crop` cuts: pixels, 0 where missing, then 1 where a pixel is valid."""
-    valid_B1HW = valid_BHW[:, None].to(pixels_BCHW.dtype)
-    return torch.cat([pixels_BCHW * valid_B1HW, valid_B1HW], 1)
+    count, bands, *shape = pixels_BCHW.shape
+    layers_BLHW = pixels_BCHW.new_empty(count, bands + 1, *shape)
+    torch.mul(pixels_BCHW, valid_BHW[:, None], out=layers_BLHW[:, :bands])
+    layers_BLHW[:, bands] = valid_BHW
+    return layers_BLHW
 
 
 def crop(
@@ -80,9 +83,10 @@ def crop(
     layers, (rows, columns) = layers_BLHW.shape[1], layers_BLHW.shape[-2:]
     rows_BSH = _filter(box_B4[:, 0], box_B4[:, 2], flip_B3[:, 1], rows, size)
     columns_BSW = _filter(box_B4[:, 1], box_B4[:, 3], flip_B3[:, 0], columns, size)
-    # Columns first: all layers of a tile are then one matrix, without a copy.
-    narrow_BLHS = (layers_BLHW.flatten(1, 2) @ columns_BSW.mT).unflatten(1, (layers, rows))
-    seen_BLSS = rows_BSH[:, None] @ narrow_BLHS
+    # In this order of axes all layers of a tile are one matrix in both products, without a copy.
+    narrow_BSLH = (columns_BSW @ layers_BLHW.flatten(1, 2).mT).unflatten(2, (layers, rows))
+    seen_BSLS = (narrow_BSLH.flatten(1, 2) @ rows_BSH.mT).unflatten(1, (size, layers))
+    seen_BLSS = seen_BSLS.permute(0, 2, 3, 1)
     if turns:
         seen_BLSS = torch.where(flip_B3[:, 2, None, None, None], seen_BLSS.mT, seen_BLSS)
     share_B1SS = seen_BLSS[:, -1:]

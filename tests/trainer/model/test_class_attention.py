@@ -7,7 +7,7 @@ from transformers import DINOv3ViTModel
 
 from trainer.model.backbone import build_backbone
 from trainer.model.class_attention import class_attention
-from trainer.model.encoder import embed, encode, patch_places
+from trainer.model.encoder import embed, encode, patch_pixels, patch_places
 
 GRID = (4, 3)
 PREFIX = 1 + SMALL_BACKBONE["num_register_tokens"]
@@ -59,7 +59,7 @@ def test_layers_stay_fast_and_are_not_watched_afterwards(backbone: DINOv3ViTMode
 
 @torch.no_grad()
 def test_a_patch_that_is_not_attended_to_gets_nothing_and_changes_nothing(backbone: DINOv3ViTModel) -> None:
-    patches_BND = embed(backbone, pixels())
+    patches_BND = embed(backbone, patch_pixels(pixels(), 16))
     places_BN2 = patch_places(GRID, torch.device("cpu"))[None]
     shown = torch.tensor([0, 2, 5, 6, 11])
     attended_BN = torch.zeros(2, 12, dtype=torch.bool)

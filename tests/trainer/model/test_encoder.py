@@ -5,7 +5,7 @@ import torch
 from regressors import SMALL_BACKBONE
 
 from trainer.model.backbone import build_backbone
-from trainer.model.encoder import embed, encode, patch_places, patches_valid
+from trainer.model.encoder import embed, encode, patch_pixels, patch_places, patches_valid
 
 GRID = (4, 3)
 
@@ -26,11 +26,14 @@ def places() -> torch.Tensor:
 
 def test_all_patches_at_their_places_give_the_backbones_tokens(backbone: torch.nn.Module) -> None:
     expected = backbone(pixels()).last_hidden_state
-    assert torch.equal(encode(backbone, embed(backbone, pixels()), places()), expected)
+    patches_BND = embed(backbone, patch_pixels(pixels(), 16))
+    of_convolution = backbone.embeddings.patch_embeddings(pixels()).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(patches_BND, of_convolution, rtol=0, atol=1e-5)
+    assert torch.equal(encode(backbone, of_convolution, places()), expected)
 
 
 def test_a_patch_that_is_not_attended_to_is_as_one_that_is_not_there(backbone: torch.nn.Module) -> None:
-    patches_BND, shown = embed(backbone, pixels()), torch.tensor([0, 2, 5, 6])
+    patches_BND, shown = embed(backbone, patch_pixels(pixels(), 16)), torch.tensor([0, 2, 5, 6])
     attended_BN = torch.zeros(2, 12, dtype=torch.bool)
     attended_BN[:, shown] = True
     among_all = encode(backbone, patches_BND, places(), attended_BN)

@@ -7,9 +7,9 @@ from regressors import SCHEMA, SMALL_BACKBONE, exact_statistics, stored_images
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from trainer.model.backbone import build_backbone
-from trainer.model.encoder import Encoder
-from trainer.pretrain.masked import Masked, normalised_patches, patch_pixels, restoring_sums
-from trainer.pretrain.masking import groups_of, shown_count, shown_patches
+from trainer.model.encoder import Encoder, embed, patch_pixels
+from trainer.pretrain.masked import Masked, normalised_patches, restoring_sums, take
+from trainer.pretrain.masking import groups_of, hidden_patches, shown_count, shown_patches
 
 
 def model() -> Masked:
@@ -44,11 +44,11 @@ def test_the_loss_is_that_of_vitmae(normalised: bool) -> None:
         found = theirs(pixels, noise=torch.rand(3, 16))
     predicted, hidden, expected = found.logits, found.mask > 0, found.loss
     assert 0 < hidden.sum() < 48
-    target = patch_pixels(pixels, 16)
-    present = torch.ones_like(target, dtype=torch.bool)
+    target = patch_pixels(pixels, 16).unflatten(-1, (-1, 5))
     if normalised:
-        target = normalised_patches(target, present)
-    total, count = restoring_sums(predicted, target, hidden[..., None] & present)
+        target = normalised_patches(target, torch.ones(3, 16, 256, dtype=torch.bool))
+    counts = hidden[..., None, None].expand(-1, -1, 256, -1)
+    total, count = restoring_sums(predicted.unflatten(-1, (-1, 5)), target, counts)
     assert float(total / count) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -56,15 +56,30 @@ def test_hidden_patches_do_not_reach_the_encoder() -> None:
     masked, pixels = model(), torch.randn(2, 4, 64, 64)
     valid = torch.ones(2, 16, dtype=torch.bool)
     shown = shown_patches(torch.rand(2, 16), valid, 4)
-    before = masked(pixels, valid, shown)
+    before = masked(patch_pixels(pixels, 16), (4, 4), valid, shown)
     other = pixels.clone()
     for tile in range(2):
         for patch in set(range(16)) - set(shown[tile].tolist()):
             row, column = divmod(patch, 4)
             other[tile, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 9.0
-    assert torch.equal(masked(other, valid, shown), before)
+    assert torch.equal(masked(patch_pixels(other, 16), (4, 4), valid, shown), before)
     other[0, :, 16 * int(shown[0, 0]) // 64 * 16 :, :] += 1.0
-    assert not torch.equal(masked(other, valid, shown)[0], before[0])
+    assert not torch.equal(masked(patch_pixels(other, 16), (4, 4), valid, shown)[0], before[0])
+
+
+def test_patches_alone_are_what_the_whole_tile_makes_of_them() -> None:
+    masked, pixels = model(), torch.randn(2, 4, 64, 64)
+    patches, valid = patch_pixels(pixels, 16), torch.ones(2, 16, dtype=torch.bool)
+    shown = shown_patches(torch.rand(2, 16), valid, 5)
+    backbone = masked.encoder.backbone
+    of_tile = backbone.embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed(backbone, take(patches, shown)), take(of_tile, shown), rtol=0, atol=1e-5)
+    hidden = hidden_patches(shown, 16)
+    both = torch.cat([shown, hidden], 1).sort(1).values
+    assert torch.equal(both, torch.arange(16).expand(2, -1))
+    restored = masked(patches, (4, 4), valid, shown)
+    wanted = masked(patches, (4, 4), valid, shown, hidden)
+    torch.testing.assert_close(wanted, take(restored, hidden), rtol=0, atol=1e-6)
 
 
 def test_patches_with_missing_pixels_are_shown_last_and_not_attended_to() -> None:
@@ -76,22 +91,23 @@ def test_patches_with_missing_pixels_are_shown_last_and_not_attended_to() -> Non
     shown = shown_patches(noise, valid, 8)
     missing = [patch for patch in shown[0].tolist() if patch < 10]
     assert len(missing) == 2
-    before = masked(pixels, valid, shown)
+    before = masked(patch_pixels(pixels, 16), (4, 4), valid, shown)
     for patch in missing:
         row, column = divmod(patch, 4)
         pixels[0, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 5.0
     known = valid[0]
-    torch.testing.assert_close(masked(pixels, valid, shown)[0, known], before[0, known], rtol=0, atol=1e-6)
+    after = masked(patch_pixels(pixels, 16), (4, 4), valid, shown)
+    torch.testing.assert_close(after[0, known], before[0, known], rtol=0, atol=1e-6)
 
 
 def test_missing_values_are_no_targets() -> None:
-    target, predicted = torch.randn(1, 4, 12), torch.randn(1, 4, 12)
+    target, predicted = torch.randn(1, 4, 12, 3), torch.randn(1, 4, 12, 3)
     present = torch.rand(1, 4, 12) < 0.6
     normal = normalised_patches(target, present)
-    spoilt = torch.where(present, target, torch.tensor(1e5))
+    spoilt = torch.where(present[..., None], target, torch.tensor(1e5))
     torch.testing.assert_close(normalised_patches(spoilt, present), normal, rtol=0, atol=1e-5)
-    sums = restoring_sums(predicted, normal, present)
-    assert int(sums[1]) == int(present.sum())
+    sums = restoring_sums(predicted, normal, present[..., None])
+    assert int(sums[1]) == 3 * int(present.sum())
     values = normal[0, 0][present[0, 0]]
     assert float(values.mean()) == pytest.approx(0, abs=1e-5)
     assert float(values.std()) == pytest.approx(1, abs=1e-3)

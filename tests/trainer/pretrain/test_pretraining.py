@@ -34,7 +34,7 @@ from shards.read.order import Part
 from shards.roles import refuse_idle
 from shards.write.writer import DatasetWriter
 from trainer.commands.begun import check_resumes
-from trainer.commands.pretrain import check, new_encoder, new_fit, pretrain, resumed_fit
+from trainer.commands.pretrain import as_it_began, check, new_encoder, new_fit, pretrain, resumed_fit
 from trainer.commands.train_on_ray import launch_pretraining
 from trainer.config import TrainConfig
 from trainer.data.feed import feed
@@ -147,6 +147,27 @@ def assert_near(fit: Fit, weights: dict[str, torch.Tensor], rel: float = 1e-4) -
     for name, tensor in fit.model.state_dict().items():
         away = float((tensor - weights[name]).norm())
         assert away <= rel * max(1.0, float(tensor.norm())), name
+
+
+def test_hidden_patches_alone_are_restored_with_the_same_loss(dataset: Dataset) -> None:
+    """Without groups to hide, patches that are shown are not restored at all."""
+    losses = []
+    for share in (0.0, 1e-9):  # the second goes the longer way, and never hides a group
+        config = config_of(dataset, "mae", mask_groups=share, speckle_looks=0, epochs=2)
+        noted = Stopper()
+        new_fit(config, Ranks()).run(noted)
+        losses.append(noted.losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_run_with_the_decoder_of_before_goes_on_with_it(dataset: Dataset, tmp_path: Path) -> None:
+    options = {"recipe": "mae", "width": 48, "depth": 1, "epochs": 1, "patch_size": 16}
+    begun = PretrainConfig.of(dataset.url, str(tmp_path / "run"), **options, decoder_width=192)
+    pretrain(begun, Ranks())
+    again = PretrainConfig.of(dataset.url, str(tmp_path / "run"), **options, resume="auto")
+    assert as_it_began(again).mask.decoder_width == 192
+    check(as_it_began(again))
+    assert new_fit(again, Ranks()).model.narrow.out_features == 24, "half of the backbone's"
 
 
 CASES = {"mae": ("mae", {}), "dino": ("dino", {}), "balanced": ("dino", {"centring": "sinkhorn"})}
