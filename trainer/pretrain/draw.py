@@ -74,7 +74,10 @@ class ViewMaker:
     def make(self, layers_BLHW: Tensor, view: Views, fed: Fed, size: int) -> tuple[Tensor, Tensor]:
         """Make a view of this rank's tiles: pixels_BCSS, 0 where missing, and valid_BSS."""
         box_B4, flip_B3 = self.here(view.box_B4, fed), self.here(view.flip_B3, fed)
-        pixels_BCSS, valid_BSS = crop(layers_BLHW, box_B4, flip_B3, size, self.options.quarter_turns)
+        # Told by the boxes of all ranks, so that each computes a view in the same way.
+        shrinks = bool(view.box_B4[:, 2:].max() * layers_BLHW.shape[-1] > size)
+        turns = self.options.quarter_turns
+        pixels_BCSS, valid_BSS = crop(layers_BLHW, box_B4, flip_B3, size, shrinks, turns)
         options, normalise = self.options, self.encoder.normalise
         if options.brightness or options.speckle_looks:
             added_BSHW = self.here(view.shift_BS, fed)[..., None, None]

@@ -3,9 +3,9 @@
     box_B4 = draw_boxes(count, (0.4, 1.0), generator)
     pixels_BCSS, valid_BSS = crop(layers_of(pixels_BCHW, valid_BHW), box_B4, flip_B3, size)
 
-A crop is a product of two matrices, one for the rows and one for the columns, with the triangle filter that
-PIL and torch's antialiased interpolation use. Missing pixels take no part: a crop's pixel is the mean of the
-valid pixels below the filter, and is missing where less than half of the filter lies on valid ones.
+A crop is sampled with the triangle filter that PIL and torch's antialiased interpolation use. Missing pixels
+take no part: a crop's pixel is the mean of the valid pixels below the filter, and is missing where less than
+half of the filter lies on valid ones.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from shards.errors import InputError
 
@@ -66,7 +67,12 @@ def layers_of(pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
 
 
 def crop(
-    layers_BLHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int, turns: bool = True
+    layers_BLHW: Tensor,
+    box_B4: Tensor,
+    flip_B3: Tensor,
+    size: int,
+    shrinks: bool = True,
+    turns: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Cut a box out of each tile, and bring it to `size` x `size`.
 
@@ -75,18 +81,14 @@ def crop(
         box_B4: see Views.
         flip_B3: see Views.
         size: pixels along each side of the view.
+        shrinks: whether any box has more pixels along a side than the view.
         turns: whether any view exchanges rows and columns.
 
     Returns:
         pixels_BCSS, 0 where missing; valid_BSS.
     """
-    layers, (rows, columns) = layers_BLHW.shape[1], layers_BLHW.shape[-2:]
-    rows_BSH = _filter(box_B4[:, 0], box_B4[:, 2], flip_B3[:, 1], rows, size)
-    columns_BSW = _filter(box_B4[:, 1], box_B4[:, 3], flip_B3[:, 0], columns, size)
-    # In this order of axes all layers of a tile are one matrix in both products, without a copy.
-    narrow_BSLH = (columns_BSW @ layers_BLHW.flatten(1, 2).mT).unflatten(2, (layers, rows))
-    seen_BSLS = (narrow_BSLH.flatten(1, 2) @ rows_BSH.mT).unflatten(1, (size, layers))
-    seen_BLSS = seen_BSLS.permute(0, 2, 3, 1)
+    sample = _filtered if shrinks else _interpolated
+    seen_BLSS = sample(layers_BLHW, box_B4, flip_B3, size)
     if turns:
         seen_BLSS = torch.where(flip_B3[:, 2, None, None, None], seen_BLSS.mT, seen_BLSS)
     share_B1SS = seen_BLSS[:, -1:]
@@ -95,15 +97,41 @@ def crop(
     return pixels_BCSS, valid_B1SS[:, 0]
 
 
-def _filter(start_B: Tensor, length_B: Tensor, flipped_B: Tensor, pixels: int, size: int) -> Tensor:
-    """Return weights_BSP that bring `pixels` values of an axis to `size` values of a part of it."""
-    step_B = length_B * (pixels / size)
+def _filtered(layers_BLHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int) -> Tensor:
+    """Sample views by the triangle filter, as two products of matrices."""
+    layers, (rows, columns) = layers_BLHW.shape[1], layers_BLHW.shape[-2:]
+    rows_BSH = _filter(_centres(box_B4[:, 0], box_B4[:, 2], flip_B3[:, 1], size), box_B4[:, 2], rows)
+    columns_BSW = _filter(_centres(box_B4[:, 1], box_B4[:, 3], flip_B3[:, 0], size), box_B4[:, 3], columns)
+    # In this order of axes all layers of a tile are one matrix in both products, without a copy.
+    narrow_BSLH = (columns_BSW @ layers_BLHW.flatten(1, 2).mT).unflatten(2, (layers, rows))
+    seen_BSLS = (narrow_BSLH.flatten(1, 2) @ rows_BSH.mT).unflatten(1, (size, layers))
+    return seen_BSLS.permute(0, 2, 3, 1)
+
+
+def _interpolated(layers_BLHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int) -> Tensor:
+    """Sample views between the four nearest pixels, which is the triangle filter where a box is enlarged."""
+    rows_BS = _centres(box_B4[:, 0], box_B4[:, 2], flip_B3[:, 1], size)
+    columns_BS = _centres(box_B4[:, 1], box_B4[:, 3], flip_B3[:, 0], size)
+    shape = -1, size, size
+    grid_BSS2 = torch.stack([columns_BS[:, None].expand(shape), rows_BS[..., None].expand(shape)], -1)
+    seen_BLSS: Tensor = grid_sample(
+        layers_BLHW, 2 * grid_BSS2 - 1, padding_mode="border", align_corners=False
+    )
+    return seen_BLSS
+
+
+def _centres(start_B: Tensor, length_B: Tensor, flipped_B: Tensor, size: int) -> Tensor:
+    """Return centres_BS of a view's pixels along an axis, as shares of the tile's side."""
     output_S = torch.arange(size, device=start_B.device) + 0.5
     output_BS = torch.where(flipped_B[:, None], size - output_S, output_S)
-    centre_BS = start_B[:, None] * pixels + output_BS * step_B[:, None]
-    places_P = torch.arange(pixels, device=start_B.device) + 0.5
-    reach_B11 = step_B.clamp(min=1)[:, None, None]
-    weights_BSP = (1 - (places_P - centre_BS[..., None]).abs() / reach_B11).clamp(min=0)
+    return start_B[:, None] + output_BS * (length_B[:, None] / size)
+
+
+def _filter(centre_BS: Tensor, length_B: Tensor, pixels: int) -> Tensor:
+    """Return weights_BSP that bring `pixels` values of an axis to the values at these centres."""
+    places_P = torch.arange(pixels, device=centre_BS.device) + 0.5
+    reach_B11 = (length_B * (pixels / centre_BS.shape[1])).clamp(min=1)[:, None, None]
+    weights_BSP = (1 - (places_P - pixels * centre_BS[..., None]).abs() / reach_B11).clamp(min=0)
     return weights_BSP / weights_BSP.sum(-1, keepdim=True)
 
 

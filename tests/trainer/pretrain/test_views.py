@@ -47,6 +47,20 @@ def test_a_crop_is_torchs_antialiased_interpolation(rows: int, columns: int, siz
     torch.testing.assert_close(seen[..., inner, inner], expected[..., inner, inner], rtol=0, atol=1e-4)
 
 
+def test_an_enlarged_box_is_the_same_by_either_way() -> None:
+    generator = np.random.default_rng(5)
+    pixels = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    valid = torch.rand(20, 32, 32, generator=torch.Generator().manual_seed(4)) < 0.9
+    box_B4 = torch.from_numpy(draw_boxes(20, (0.1, 1.0), generator))
+    flip_B3 = torch.from_numpy(generator.random((20, 3)) < 0.5)
+    layers = layers_of(pixels, valid)
+    one, known = crop(layers, box_B4, flip_B3, 40, shrinks=False)
+    other, same = crop(layers, box_B4, flip_B3, 40, shrinks=True)
+    agree = known == same  # a share of a half may be rounded either way
+    assert agree.float().mean() > 0.999
+    torch.testing.assert_close(one * agree[:, None], other * agree[:, None], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("flips", "undo"),
     [
