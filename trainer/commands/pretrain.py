@@ -17,8 +17,9 @@ from shards.roles import as_begun
 from shards.storage.objects import check_writable, exists, join, read_bytes
 from shards.version import made_by_code
 from trainer.commands.begun import check_resumes
-from trainer.devices.ranks import Ranks, device_here
+from trainer.devices.ranks import Meeting, Ranks, device_here
 from trainer.devices.repeatable import check_compiler, prepare_repeatable
+from trainer.devices.sharding import is_sharded
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.backbone import TINY, build_backbone, new_backbone
@@ -39,7 +40,7 @@ from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunOptions, RunWriter, plain
 from trainer.run_folder.state import restore
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
-from trainer.run_folder.state_parts import STATE, StoredState
+from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
 
 
 def as_it_began(config: PretrainConfig, given: Set[str] | None = None) -> PretrainConfig:
@@ -58,8 +59,8 @@ def check(config: PretrainConfig) -> Dataset:
     """
     fit = config.fit
     check_counts(config.global_batch, fit)
-    if fit.shard_model:
-        raise InputError("--shard-model: pre-training keeps whole weights on every worker; leave it out")
+    if fit.shard_model and fit.compile:
+        raise InputError("--shard-model: does not go together with --compile; leave one of them out")
     if fit.average:
         raise InputError("--average: pre-training has its own (the teacher's weights); leave it out")
     if fit.compile and not config.worker_range[1]:
@@ -121,12 +122,13 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
     fit = resumed_fit(config, ranks)
     dataset, tiles = fit.learning.dataset, fit.learning.train_chips
     with naming_last_state(config.out), ExitStack() as stack:
-        callback = StateCallback(notice, None, config.keep.checkpoint_steps)
+        states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
+        callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
             print(f"treeline: {_chosen(config, tiles.size)}", file=sys.stderr, flush=True)
             total = config.fit.epochs * tiles.size
             advance = stack.enter_context(progress("pretrain", total, "tiles", fit.position.chips))
-            callback = RunWriter(_run_options(config, dataset), advance, notice)
+            callback = RunWriter(_run_options(config, dataset), advance, notice, states)
         stack.enter_context(callback)
         fit.run(callback)
     for trouble in dataset.troubles():
@@ -179,17 +181,19 @@ def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
     if label:
         probed = probe_tiles(dataset, label, config.probing.probe_tiles)
     learning = Learning(dataset, tiles, probed, ranks)
+    # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
+    device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device
     model: Any
     objective: Any
     if config.method == "mae":
         width = config.mask.decoder_width or max(1, encoder.width // 48) * 24
-        model = Masked(encoder, width, config.mask.decoder_depth).to(ranks.device)
+        model = Masked(encoder, width, config.mask.decoder_depth).to(device)
         objective = MaskedObjective(model, learning, config)
     else:
         options = config.dino
         _check_head(options.prototypes, options.bottleneck, ranks.device)
         head = Head(encoder.width, options.head_width, options.bottleneck, options.prototypes)
-        model = Dino(encoder, head).to(ranks.device)
+        model = Dino(encoder, head).to(device)
         objective = DinoObjective(model, learning, config)
     return Fit(model, learning, objective, config.rates.optimiser, config.fit, config.global_batch)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from shards.errors import InputError
@@ -28,6 +28,8 @@ class Blocks:
     """Parts that compute one after another."""
     last: nn.Module
     """Part whose output is the module's output."""
+    methods: tuple[str, ...] = ()
+    """Methods that compute with the module's weights, beside its forward pass."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def shard(module: nn.Module, blocks: Blocks, device: torch.device) -> None:
         # Reshard after the root's forward pass too. Scoring has no backward pass that would drop the gathered
         # weights, so stale ones (from before a step, or of the average) would be used again.
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    for name in blocks.methods:
+        register_fsdp_forward_method(module, name)
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
@@ -26,6 +27,7 @@ from trainer.model.checkpoint import (
     STATISTICS,
     WEIGHTS,
     checkpoint_url,
+    weights_of,
 )
 
 VERSION = 1
@@ -78,11 +80,7 @@ class Pretrained:
 
     def files(self) -> dict[str, bytes]:
         """Return the folder's files by name; config.json comes last."""
-        weights = {
-            f"{name}.{key}": value.detach().cpu().contiguous()
-            for name, backbone in self.backbones.items()
-            for key, value in backbone.state_dict().items()
-        }
+        weights = backbone_weights(self.backbones)
         shape = next(iter(self.backbones.values())).config.to_diff_dict()
         config = {
             "format": PRETRAINED,
@@ -100,6 +98,15 @@ class Pretrained:
             METRICS: json_bytes(self.metrics),
             CONFIG: json_bytes(config),
         }
+
+
+def backbone_weights(backbones: dict[str, DINOv3ViTModel], keep: bool = True) -> dict[str, Tensor]:
+    """Return the weights of backbones by name, or none where `keep` is false; see `weights_of`."""
+    return {
+        f"{name}.{key}": value
+        for name, backbone in backbones.items()
+        for key, value in weights_of(backbone, backbone, keep).items()
+    }
 
 
 def is_pretrained(name: str) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, normalize
 
 from trainer.devices.learner import Learner
-from trainer.devices.sharding import Blocks
+from trainer.devices.sharding import Blocks, rows_of
 from trainer.model.encoder import Encoder
 
 
@@ -66,7 +66,8 @@ class Dino(Learner):
 
     def blocks(self) -> Blocks:
         """See Learner."""
-        return Blocks(self.student.backbone.model.layer, self.student_head)
+        layers = [*self.student.backbone.model.layer, *self.teacher.backbone.model.layer]
+        return Blocks(layers, self.student_head, ("taught", "summaries"))
 
     def compiled(self) -> Sequence[nn.Module]:
         """See Learner."""
@@ -101,8 +102,16 @@ class Dino(Learner):
         tokens_BD = self.teacher(pixels_BCSS, places_BN2, valid_BN)[:, 0]
         return self.teacher_head(tokens_BD), tokens_BD
 
+    def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
+        """Return summaries_BF of tiles by the teacher; see Encoder."""
+        return self.teacher.summaries(pixels_BCHW, valid_BHW)
+
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """Move the teacher's weights towards the student's: momentum x teacher + (1 - momentum) x student."""
         for teacher, student in ((self.teacher, self.student), (self.teacher_head, self.student_head)):
-            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+            # Each rank moves its own rows; both are cut in the same way.
+            follows, leads = (
+                [rows_of(weight).tensor for weight in module.parameters()] for module in (teacher, student)
+            )
+            torch._foreach_lerp_(follows, leads, 1 - momentum)

@@ -51,7 +51,8 @@ class Masked(Learner):
 
     def blocks(self) -> Blocks:
         """See Learner."""
-        return Blocks([*self.encoder.backbone.model.layer, *self.decoder.model.layer], self.output)
+        layers = [*self.encoder.backbone.model.layer, *self.decoder.model.layer]
+        return Blocks(layers, self.output, ("summaries",))
 
     def compiled(self) -> Sequence[nn.Module]:
         """See Learner."""
@@ -86,6 +87,10 @@ class Masked(Learner):
                 decoded_BND if wanted_BM is None else take(decoded_BND, wanted_BM)
             )
         return restored_BMF
+
+    def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
+        """Return summaries_BF of tiles by the encoder; see Encoder."""
+        return self.encoder.summaries(pixels_BCHW, valid_BHW)
 
     def _decoded(self, tokens_BND: Tensor, valid_BN: Tensor, shown_BV: Tensor, places_N2: Tensor) -> Tensor:
         narrow_BND = self.narrow(tokens_BND)

@@ -7,16 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from transformers import DINOv3ViTModel
 
 from shards.read.order import Chips
 from trainer.data.feed import Fed
-from trainer.devices.learner import Learner
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.scoring import Sums
 from trainer.model.encoder import Encoder, band_features
-from trainer.model.pretrained import Pretrained
+from trainer.model.pretrained import Pretrained, backbone_weights
+from trainer.pretrain.dino import Dino
 from trainer.pretrain.distillation import cosine
+from trainer.pretrain.masked import Masked
 from trainer.pretrain.probe import Probe
 from trainer.pretrain_config import PretrainConfig
 
@@ -24,7 +26,9 @@ from trainer.pretrain_config import PretrainConfig
 class TileObjective:
     """Part of an objective that does not depend on the method."""
 
-    def __init__(self, model: Learner, encoder: Encoder, learning: Learning, config: PretrainConfig) -> None:
+    def __init__(
+        self, model: Masked | Dino, encoder: Encoder, learning: Learning, config: PretrainConfig
+    ) -> None:
         """Args:
         model: the model in training, not wrapped.
         encoder: its part that is kept, and whose tokens are probed.
@@ -37,7 +41,10 @@ class TileObjective:
             self.probe = Probe(learning.dataset, learning.val_chips, config.probing.probe)
         self.before: Numbers | None = None
         """Probe of the untrained backbone, known from the first measurement on."""
-        self._untrained: Encoder | None = deepcopy(encoder).eval() if self.probe else None
+        # On the device also where the model is sharded, which then goes there later.
+        self._untrained: Encoder | None = (
+            deepcopy(encoder).to(learning.ranks.device).eval() if self.probe else None
+        )
 
     def prepare(self) -> None:
         """See Objective; there is nothing to fit."""
@@ -61,9 +68,8 @@ class TileObjective:
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective: what the probe is fitted on, each tile in the row that belongs to it."""
         assert self.probe is not None, "there are tiles to score on only with a probe"
-        normalise = self.encoder.normalise
-        pixels_BCHW, valid_BHW = normalise(fed.image_BCHW)
-        kinds = [self.encoder.summaries(pixels_BCHW, valid_BHW)]
+        pixels_BCHW, valid_BHW = self.encoder.normalise(fed.image_BCHW)
+        kinds = [self.model.summaries(pixels_BCHW, valid_BHW)]
         if self._untrained is not None:  # what does not change is measured once
             kinds.append(band_features(pixels_BCHW, valid_BHW))
             kinds.append(self._untrained.summaries(pixels_BCHW, valid_BHW))
@@ -106,7 +112,8 @@ class TileObjective:
         return None
 
     def gather(self) -> None:
-        """See Objective; a model of pre-training is never sharded."""
+        """See Objective."""
+        backbone_weights(self._backbones(), keep=False)
 
     def state(self) -> dict[str, Any]:
         """See Objective."""
@@ -130,7 +137,10 @@ class TileObjective:
             encoder.schema,
             encoder.bands,
             encoder.statistics,
-            {name: one.backbone for name, one in self.encoders().items()},
+            self._backbones(),
             trained_on,
             record,
         ).files()
+
+    def _backbones(self) -> dict[str, DINOv3ViTModel]:
+        return {name: one.backbone for name, one in self.encoders().items()}

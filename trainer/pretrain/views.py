@@ -105,7 +105,8 @@ def _filtered(layers_BLHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int) -
     # In this order of axes all layers of a tile are one matrix in both products, without a copy.
     narrow_BSLH = (columns_BSW @ layers_BLHW.flatten(1, 2).mT).unflatten(2, (layers, rows))
     seen_BSLS = (narrow_BSLH.flatten(1, 2) @ rows_BSH.mT).unflatten(1, (size, layers))
-    return seen_BSLS.permute(0, 2, 3, 1)
+    seen_BLSS: Tensor = seen_BSLS.permute(0, 2, 3, 1)
+    return seen_BLSS
 
 
 def _interpolated(layers_BLHW: Tensor, box_B4: Tensor, flip_B3: Tensor, size: int) -> Tensor:

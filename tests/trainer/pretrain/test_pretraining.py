@@ -25,6 +25,7 @@ import pytest
 import torch
 from gloo_ranks import TIMEOUT_SECONDS, in_group, run_ranks
 from regressors import CHIP_SCHEMA, visible_chip
+from safetensors.torch import load, load_file
 from stopped_runs import Stopped, Stopper, assert_equal_states
 
 from shards.errors import InputError
@@ -39,7 +40,8 @@ from trainer.commands.train_on_ray import launch_pretraining
 from trainer.config import TrainConfig
 from trainer.data.feed import feed
 from trainer.data.step_inputs import StepKey
-from trainer.devices.ranks import Ranks
+from trainer.devices.ranks import Meeting, Ranks
+from trainer.devices.sharding import rows_of, whole
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model.pretrained import is_pretrained, load_pretrained
@@ -48,7 +50,7 @@ from trainer.pretrain.probe import Probe, probe_tiles
 from trainer.pretrain_config import RECIPES, PretrainConfig
 from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state import restore, state_of
-from trainer.run_folder.state_parts import StoredState
+from trainer.run_folder.state_parts import StateWriter, StoredState
 
 NODATA = CHIP_SCHEMA.nodata
 SMALL: dict[str, Any] = {
@@ -170,7 +172,13 @@ def test_a_run_with_the_decoder_of_before_goes_on_with_it(dataset: Dataset, tmp_
     assert new_fit(again, Ranks()).model.narrow.out_features == 24, "half of the backbone's"
 
 
-CASES = {"mae": ("mae", {}), "dino": ("dino", {}), "balanced": ("dino", {"centring": "sinkhorn"})}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mae": ("mae", {}),
+    "dino": ("dino", {}),
+    "balanced": ("dino", {"centring": "sinkhorn"}),
+    "sharded-mae": ("mae", {"shard_model": True}),
+    "sharded-dino": ("dino", {"shard_model": True}),
+}
 """Methods and options that two ranks are tried with, in one pair of processes."""
 
 
@@ -190,8 +198,18 @@ def ran_all(configs: dict[str, PretrainConfig], ranks: Ranks, folder: Path) -> d
                 with StoredState(str(folder / name)) as state:
                     restore(fit, state)
             fit.run(noted)
-            if ranks.is_first:
-                torch.save(fit.model.state_dict(), folder / f"{name}-{begun}.pt")
+            weights = {key: whole(value) for key, value in fit.model.state_dict().items()}
+            held = sum(rows_of(value).tensor.numel() for value in fit.model.parameters())
+            share = held / sum(value.numel() for value in fit.model.parameters())
+            assert share < 0.6 if config.fit.shard_model else share == 1
+            if not ranks.is_first:
+                fit.objective.gather()
+            else:
+                torch.save(weights, folder / f"{name}-{begun}.pt")
+                files = fit.objective.checkpoint({}, {})
+                (folder / f"{name}-{begun}.safetensors").write_bytes(files["model.safetensors"])
+            if config.fit.shard_model and not begun:
+                StateWriter(str(folder / f"{name}-state"), Meeting(ranks)).write(state_of(fit))
             results[f"{name}-{begun}"] = [*noted.losses, fit.records[1]["val_probe_rmse"]]
     return results
 
@@ -218,6 +236,15 @@ def test_two_ranks_learn_what_one_learns(dataset: Dataset, tmp_path: Path) -> No
         for begun, skipped in ((False, 0), (True, 2)):
             assert results[f"{name}-{begun}"] == pytest.approx(expected[skipped:], rel=1e-5), (name, begun)
             assert_near(fit, torch.load(tmp_path / f"{name}-{begun}.pt"))
+            if configs[name].fit.shard_model and not begun:
+                with StoredState(str(tmp_path / f"{name}-state")) as state:
+                    restore(unsharded := new_fit(configs[name], Ranks()), state)
+                assert_near(fit, unsharded.model.state_dict())
+            kept = load_file(tmp_path / f"{name}-{begun}.safetensors")
+            of_one = load(fit.objective.checkpoint({}, {})["model.safetensors"])
+            assert kept.keys() == of_one.keys()
+            for key, value in of_one.items():
+                torch.testing.assert_close(kept[key], value, rtol=0, atol=1e-3)
 
 
 def files_of(run: Path) -> dict[str, bytes]:
@@ -401,7 +428,7 @@ def test_without_a_probe_the_last_epoch_is_best(dataset: Dataset, tmp_path: Path
         ("mae", {"band_groups": ("vv_*",)}, r"--band-groups vv_\*: matches none of the bands"),
         ("dino", {"global_size": 64}, "--global-size 64: is larger than a tile, 32 pixels"),
         ("dino", {"local_size": 12}, "--local-size 12: is no multiple of a patch, 8 pixels"),
-        ("dino", {"shard_model": True}, "--shard-model: "),
+        ("dino", {"shard_model": True, "compile": True}, "--shard-model: does not go together with --comp"),
     ],
 )
 def test_what_does_not_fit_is_refused(
