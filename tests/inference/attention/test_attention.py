@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
@@ -663,10 +664,19 @@ def test_what_is_there_is_replaced_only_when_asked(checkpoint: str, four: list[P
 # --- real tiles ---
 
 
+def placed_vectors(folder: Path) -> dict[tuple[str, float, float], np.ndarray]:
+    """Vectors by CRS and place."""
+    rows = pq.read_table(folder / "part-000000.parquet").to_pylist()
+    return {
+        (row["crs"], round(row["x"], 3), round(row["y"], 3)): np.array(row["vector"], np.float32)
+        for row in rows
+    }
+
+
 @pytest.mark.real
 @pytest.mark.slow
 def test_real_tiles_beside_sentinel_2_vegetation_and_land_cover(terramind: Path, tmp_path: Path) -> None:
-    """From files to pictures: ingest, a few steps of pre-training, attention. No claim is made from them."""
+    """From files to pictures: ingest, a few steps of pre-training, tokens, attention; no claim is made."""
     images = str(terramind / "S1RTC" / "*.tif")
     ingest = ("ingest", "scenes", "--images", images, "--bands", "vv", "vh", "--chip-size", "56")
     beside = {layer: f"{layer}={terramind}/{layer}/*.tif" for layer in ("S2L2A", "NDVI", "LULC")}
@@ -676,6 +686,9 @@ def test_real_tiles_beside_sentinel_2_vegetation_and_land_cover(terramind: Path,
             *("pretrain", "--data", "chips", "--out", "run", "--recipe", "dino-tiny", "--patch-size", "14"),
             *("--epochs", "1", "--width", "48", "--depth", "2"),
         ),
+        ("inspect", "chips", "--out", "page"),
+        ("embed", "chips", "--checkpoint", "run", "--out", "of-chips"),
+        ("embed", "--scenes", images, "--bands", "vv", "vh", "--checkpoint", "run", "--out", "of-scenes"),
         (
             *("attention", images, "--bands", "vv", "vh", "--checkpoint", "run", "--out", "out"),
             *("--beside", *beside.values(), "--classes", "LULC", "--above", "NDVI"),
@@ -684,6 +697,12 @@ def test_real_tiles_beside_sentinel_2_vegetation_and_land_cover(terramind: Path,
     for command in commands:
         done = treeline(*command, folder=tmp_path)
         assert done.returncode == 0, done.stderr
+    of_chips, of_scenes = (placed_vectors(tmp_path / name) for name in ("of-chips", "of-scenes"))
+    assert len(of_chips) == 5 * 16
+    assert of_chips.keys() == of_scenes.keys()
+    for place, vector_D in of_chips.items():
+        np.testing.assert_allclose(vector_D, of_scenes[place], rtol=0, atol=2e-3)  # float16
+    assert len({tuple(vector_D) for vector_D in of_chips.values()}) == 5 * 16
     found = numbers(tmp_path / "out")
     assert (found["bands"], found["weights"], found["halved"]) == (["vv", "vh", "vv_vh"], "teacher", "tiles")
     assert found["measured_windows"] == 5 * 16
