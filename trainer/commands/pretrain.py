@@ -118,9 +118,9 @@ def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
 
 def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Pre-train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    fit = resumed_fit(config, ranks)
-    dataset, tiles = fit.learning.dataset, fit.learning.train_chips
     with naming_last_state(config.out), ExitStack() as stack:
+        fit = resumed_fit(config, ranks)
+        dataset, tiles = fit.learning.dataset, fit.learning.train_chips
         callback = StateCallback(notice, None, config.keep.checkpoint_steps)
         if ranks.is_first:
             print(f"treeline: {_chosen(config, tiles.size)}", file=sys.stderr, flush=True)

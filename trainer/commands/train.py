@@ -144,9 +144,9 @@ def check(config: TrainConfig) -> Dataset:
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    fit = resumed_fit(config, ranks)
-    dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
     with naming_last_state(config.out), ExitStack() as stack:
+        fit = resumed_fit(config, ranks)
+        dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:

@@ -241,6 +241,22 @@ def test_a_damaged_part_is_no_wrong_vector(config: EmbedConfig) -> None:
         read_embeddings(config.out)
 
 
+def test_a_truncated_shard_is_one_line_that_says_how_to_go_on(run: str, tmp_path: Path) -> None:
+    tiles, out = write_tiles(tmp_path / "tiles"), tmp_path / "out"
+    shard = Path(tiles.url, tiles.manifest.shards[-1].name)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1000])
+    command = ("embed", tiles.url, "--checkpoint", run, "--tiles-per-part", "4", "--out", str(out))
+    done = treeline(*command)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"treeline: failed: DatasetError: {shard}: ")
+    assert f"; treeline verify {tiles.url} names every damaged shard; finished parts are kept" in last
+    shard.write_bytes(whole)
+    assert treeline(*command).returncode == 0
+    read_embeddings(str(out))
+
+
 @pytest.mark.parametrize("server", ["moto", "rclone"])
 def test_embeddings_on_s3(
     server: str, config: EmbedConfig, request: pytest.FixtureRequest, tmp_path: Path
