@@ -125,7 +125,9 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
         if ranks.is_first:
             print(f"treeline: {_chosen(config, tiles.size)}", file=sys.stderr, flush=True)
             total = config.fit.epochs * tiles.size
-            advance = stack.enter_context(progress("pretrain", total, "tiles", fit.position.chips))
+            advance = stack.enter_context(
+                progress("pretrain", total, fit.objective.learns_from, fit.position.chips)
+            )
             callback = RunWriter(_run_options(config, dataset), advance, notice)
         stack.enter_context(callback)
         fit.run(callback)
