@@ -127,7 +127,7 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
 
 def _labels(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dict[str, Any]]:
     """Predict labels of tiles; return those that were met, and columns of the cell's file."""
-    labels = labels_for(checkpoint, dataset)
+    labels = labels_for(checkpoint, dataset, tiles)
     found = predict_tiles(checkpoint, dataset, labels.labelled(tiles), device_here(), BATCH)
     if not found.tiles.size:
         return found.tiles, {}
