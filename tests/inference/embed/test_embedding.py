@@ -273,13 +273,16 @@ def test_embeddings_on_s3(
         assert np.array_equal(read_embeddings(there.out).vectors_ND, read_embeddings(config.out).vectors_ND)
 
 
-def test_windows_of_a_scene_are_tiles(run: str, tmp_path: Path) -> None:
-    """Row by row, whole ones only; with their places on the ground."""
+def test_windows_of_a_scene_are_tiles(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Row by row, whole ones only; with their places on the ground. A map beside the scene is left out."""
     image_CHW = stored_images(1, 70, 101, missing=0.01)[0]
     scene = write_scene(tmp_path / "scene_1.tif", image_CHW)
     out = str(tmp_path / "out")
-    config = EmbedConfig(scenes=(str(scene),), tile_size=32, checkpoint=run, out=out, **SMALL)
+    (tmp_path / "scene_1.chm.tif").write_bytes(scene.read_bytes())
+    pattern = str(tmp_path / "scene_*.tif")
+    config = EmbedConfig(scenes=(pattern,), tile_size=32, checkpoint=run, out=out, **SMALL)
     said = embed(config, InProcess())
+    assert capsys.readouterr().err.count("treeline: left out as maps: 1 of 2 rasters (scene_1.chm.tif)") == 1
     assert said == f"{out}: 6 class tokens of 32 numbers, of 6 tiles"
     found = read_embeddings(out)
     places = [(row, column) for row in (0, 32) for column in (0, 32, 64)]

@@ -17,7 +17,7 @@ import pytest
 from conftest import s3_environment
 from servers import S3Server
 
-from inference.scenes.scene_list import COLUMNS, map_name, scene_urls
+from inference.scenes.scene_list import COLUMNS, find_scenes, map_name
 from shards.errors import InputError
 from shards.storage.objects import join, publish, remove_folder
 
@@ -52,6 +52,10 @@ def listed(url: str, text: str | dict[str, Any]) -> str:
     """A list at `url` that holds `text`; its URL."""
     publish(url, (text if isinstance(text, str) else json.dumps(text)).encode())
     return url
+
+
+def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
+    return find_scenes(given, asset).urls
 
 
 def why_not(*given: str, asset: str = "") -> str:
@@ -318,3 +322,20 @@ def test_maps_are_named_after_scenes() -> None:
     stem = "WV02_20200722_M1BS_10300100AB1FD100-sr-02m"
     for ending in ("tif", "TIF", "tiff", "vrt"):
         assert map_name(f"s3://bucket/scenes/{stem}.{ending}") == f"{stem}.chm.tif"
+
+
+def test_maps_that_are_left_out_are_named(place: str) -> None:
+    kinds = ("chm", "chm", "classes", "tiles")
+    scenes = written(place, *NAMES)
+    maps = written(place, *(f"{name[:-4]}.{kind}.tif" for name, kind in zip(NAMES, kinds, strict=False)))
+    found = find_scenes((place,))
+    assert (found.urls, found.maps) == (sorted(scenes), sorted(maps))
+    first = ", ".join(name.rpartition("/")[2] for name in sorted(maps)[:3])
+    assert found.remark == (
+        f"left out as maps: 4 of 10 rasters ({first}, ...), whose names end in .chm.tif or .classes.tif or "
+        ".tiles.tif; give a name in full to take it as a scene"
+    )
+    one = find_scenes((join(place, f"{NAMES[0][:-4]}*.tif"),))
+    assert one.remark.startswith(f"left out as maps: 1 of 2 rasters ({NAMES[0][:-4]}.chm.tif), whose names")
+    assert find_scenes((place, *maps)).remark == ""
+    assert find_scenes((listed(join(place, "all.txt"), "\n".join([*scenes, *maps])),)).remark == ""
