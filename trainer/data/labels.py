@@ -90,8 +90,9 @@ def with_a_label(dataset: Dataset, name: str, chips: Chips) -> Chips:
     Raises:
         InputError: there is no such column.
     """
-    is_known_N = _column(dataset, name).is_valid().to_numpy(zero_copy_only=False)
-    return chips[is_known_N[chips]]
+    is_known_N: NDArray[np.bool_] = _column(dataset, name).is_valid().to_numpy(zero_copy_only=False)
+    known: Chips = chips[is_known_N[chips]]
+    return known
 
 
 def _column(dataset: Dataset, name: str) -> pa.Array:
