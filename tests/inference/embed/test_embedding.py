@@ -20,7 +20,6 @@ import pytest
 import rasterio
 import shapely
 import torch
-from conftest import s3_environment
 from encoders import sar_tiles, write_untrained
 from in_process import treeline
 from regressors import (
@@ -31,7 +30,7 @@ from regressors import (
     write_checkpoint,
     write_scene,
 )
-from servers import S3Server
+from servers import S3Server, environment_of
 
 from inference.config import EmbedConfig
 from inference.embed.embedder import EmbedJob, vectors_of
@@ -264,7 +263,7 @@ def test_embeddings_on_s3(
     """Stopped there and resumed: the same parts, and nothing else is left."""
     embed(config, InProcess())
     s3: S3Server = request.getfixturevalue(server)
-    with s3_environment(s3):
+    with environment_of(s3):
         there = replace(config, out=f"s3://bucket/embed-{server}")
         with pytest.raises(KeyboardInterrupt):
             embed(there, Stopping(2))

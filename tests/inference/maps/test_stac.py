@@ -14,12 +14,11 @@ import numpy as np
 import pystac.validation
 import pytest
 import rasterio
-from conftest import s3_environment
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform
-from servers import S3Server
+from servers import S3Server, environment_of
 from shapely import contains_xy
 from shapely.geometry import shape
 
@@ -197,7 +196,7 @@ def test_a_crs_without_a_code_is_written_out(tmp_path: Path) -> None:
 
 
 def test_it_is_written_beside_the_map(tmp_path: Path, moto: S3Server) -> None:
-    with s3_environment(moto):
+    with environment_of(moto):
         for folder in (str(tmp_path), "s3://bucket/maps"):
             url = write_map(folder)
             picture = write_quick_look(url)

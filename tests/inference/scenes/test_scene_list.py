@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import s3_environment
-from servers import S3Server
+from servers import S3Server, environment_of
 
 from inference.scenes.scene_list import COLUMNS, find_scenes, map_name
 from shards.errors import InputError
@@ -35,7 +34,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "local":
         yield str(tmp_path)
         return
-    with s3_environment(request.getfixturevalue("moto")):
+    with environment_of(request.getfixturevalue("moto")):
         url = "s3://bucket/lists"
         yield url
         remove_folder(url)
@@ -123,7 +122,7 @@ def test_every_way_of_naming_gives_the_same_scenes(place: str) -> None:
 
 
 def test_lists_may_name_other_places(place: str, moto: S3Server, tmp_path: Path) -> None:
-    with s3_environment(moto):
+    with environment_of(moto):
         (here,), (there,) = (
             written(str(tmp_path / "disk"), "a.tif"),
             written("s3://bucket/lists/there", "b.tif"),
@@ -182,7 +181,7 @@ def test_the_order_is_not_the_file_systems(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_many_scenes_are_checked_with_few_requests(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3_environment(moto):
+    with environment_of(moto):
         scenes = written("s3://bucket/lists/many", *(f"{number:02d}.tif" for number in range(40)))
         given = listed("s3://bucket/lists/many.txt", "\n".join(scenes))
         monkeypatch.setattr("inference.scenes.scene_list.exists", None)
