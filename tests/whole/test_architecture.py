@@ -90,6 +90,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.write",
         "trainer.config",
         "trainer.matrix_config",
+        "trainer.options",
         "trainer.score",
     },
     "trainer.matrix_config": {"shards.roles", "trainer.config", "trainer.options"},
