@@ -248,13 +248,8 @@ def _text(error: BaseException) -> str:
 
 
 def _notes(error: BaseException) -> str:
-    """Return the notes that a stage added to the error, for example how to resume.
-
-    An error from a Ray worker comes with those that were added there.
-    """
-    parts = (getattr(error, "cause", None), error)
-    notes = (note for part in parts for note in getattr(part, "__notes__", ()))
-    return "".join(f"; {note}" for note in dict.fromkeys(notes))
+    """Return the notes that a stage added to the error, for example how to resume."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
