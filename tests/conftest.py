@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,13 +196,6 @@ def ray_second(ray_env: dict[str, str], ray_head: subprocess.Popen[bytes]) -> su
     return second_machine(ray_env)
 
 
-@contextmanager
-def s3_environment(server: S3Server) -> Iterator[None]:
-    """Everything that speaks S3 speaks to `server`."""
-    with environment_of(server):
-        yield
-
-
 STORAGES = ("local", "memory", "rclone", pytest.param("moto", marks=pytest.mark.slow))
 """moto is the slower of two S3 servers: `make check` makes do with the other."""
 _numbers = itertools.count()
@@ -219,7 +211,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
         fsspec.filesystem("memory").rm(url, recursive=True)
     else:
-        with s3_environment(request.getfixturevalue(request.param)):
+        with environment_of(request.getfixturevalue(request.param)):
             url = f"s3://bucket/test-{next(_numbers)}"
             yield url
             remove_folder(url)

@@ -33,10 +33,10 @@ class MatrixConfig:
     run: "tiny") with random weights, with which the others are compared."""
     region_column: str = ""
     """Column of the index with each tile's region, where --data is one dataset."""
-    task: Literal["height", "tile-value", "tile-class"] = "tile-value"
-    """What is learnt: heights of pixels; or, for each tile, a number or a class of --label."""
-    label: Annotated[str, OnlyWith(task=("tile-value", "tile-class"))] = ""
-    """Column of the index that is learnt, such as tree_percent."""
+    task: Literal["height", "tile-value", "tile-class", "pixel-class"] = "tile-value"
+    """What is learnt: heights or classes of pixels; or, for each tile, a number or a class of --label."""
+    label: Annotated[str, OnlyWith(task=("tile-value", "tile-class", "pixel-class"))] = ""
+    """Column of the index that is learnt, such as tree_percent; of pixels the chips' label, the default."""
     tune: tuple[Mode, ...] = ("frozen", "all")
     """Parts of the backbone that learn; one matrix for each."""
     limit: tuple[int | str, ...] = ("1%", "10%", "100%")

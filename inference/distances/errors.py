@@ -16,6 +16,8 @@ from shards.errors import InputError
 from shards.storage.objects import read_bytes
 
 NEEDED = ("key", "tested_on", "trained_on", "truth", "predicted")
+OF_PIXEL_CLASSES = "right_predicted"
+"""Column that a matrix of pixel classes has instead of truth and predictions."""
 CONDITIONS = ("init", "tune", "limit", "share")
 """Columns that make another kind of training, as far as the file has them."""
 REPEATED = ("draw", "seed")
@@ -71,13 +73,14 @@ def read_errors(url: str) -> Errors:
         raise InputError(
             f"--errors {url}: is not a Parquet file; give predictions.parquet of treeline matrix"
         ) from error
+    of_pixels = OF_PIXEL_CLASSES in table.column_names
     missing = [name for name in NEEDED if name not in table.column_names]
-    if missing:
+    if missing and not of_pixels:
         raise InputError(
             f"--errors {url}: has no column {', '.join(missing)}; give predictions.parquet of treeline matrix"
         )
-    kinds = [table[name].type for name in ("truth", "predicted")]
-    if not all(pa.types.is_floating(kind) or pa.types.is_integer(kind) for kind in kinds):
+    kinds = [] if of_pixels else [table[name].type for name in ("truth", "predicted")]
+    if of_pixels or not all(pa.types.is_floating(kind) or pa.types.is_integer(kind) for kind in kinds):
         raise InputError(
             f"--errors {url}: holds classes, which have no squared error; give a matrix of numbers"
         )

@@ -24,6 +24,8 @@ BATCHES_AHEAD = 2
 class DatasetTiles:
     """See `inference.embed.tiles.Tiles`."""
 
+    remark = ""
+
     def __init__(self, config: EmbedConfig, schema: Schema) -> None:
         """Open the dataset, and choose its tiles.
 

@@ -7,6 +7,7 @@ the encoder                      trainer.model.load_encoder.load_encoder
 -> embeddings.json, last
 """
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,8 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     config = replace(config, checkpoint=checkpoint_url(config.checkpoint))
     loaded = load_encoder(config.checkpoint, config.weights)
     tiles = open_tiles(config, loaded.encoder.schema)
+    if tiles.remark:
+        print(f"treeline: {tiles.remark}", file=sys.stderr, flush=True)
     patch_size = loaded.encoder.patch_size
     if tiles.size % patch_size:
         raise InputError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inference.config import EmbedConfig
 from inference.scenes.scene import Scene
-from inference.scenes.scene_list import scene_urls
+from inference.scenes.scene_list import find_scenes
 from inference.tiling.windows import Block, Span, WindowGrid
 from shards.errors import InputError
 from shards.format.schema import Schema
@@ -53,7 +53,9 @@ class SceneTiles:
         if self.size < 1:
             raise InputError(f"--tile-size {config.tile_size}: give a number of pixels")
         self._schema, self._bands = schema, config.bands
-        self._scenes = [self._look(url) for url in scene_urls(config.scenes, config.asset)]
+        scenes = find_scenes(config.scenes, config.asset)
+        self.remark = scenes.remark
+        self._scenes = [self._look(url) for url in scenes.urls]
         self._first = np.cumsum([0, *(windows.count for windows in self._scenes)])
         self.count = int(self._first[-1])
         if not self.count:

@@ -25,6 +25,8 @@ class Tiles(Protocol):
     """Pixels along a side of each."""
     identity: dict[str, Any]
     """What the tiles and their columns depend on."""
+    remark: str
+    """Line that says what was left out, and why; "" if nothing was."""
 
     def columns(self, start: int, stop: int) -> pa.Table:
         """Return the columns of tiles start, ..., stop - 1: key, split, and whatever is known of them."""

@@ -32,20 +32,20 @@ class MapHeader:
 
 
 def read_map_header(url: str) -> MapHeader:
-    """Read the description of the checkpoint at `url`; one that is not of heights is loaded for that.
+    """Read the description of the checkpoint at `url` without holding its weights in memory.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, or its classes do not fit into a map.
     """
     kind = format_of(url)
     if kind == CLASSES:
-        of_classes = load_class_checkpoint(url)
+        of_classes = load_class_checkpoint(url, with_weights=False)
         schema = of_classes.model.schema
         content = MapContent("pixel classes", schema.label, _in_bytes(url, schema.class_names))
-        size, loaded = of_classes.model.patch_size, of_classes
-        return MapHeader(schema, size, False, loaded.trained_on, loaded.metrics, loaded.fingerprint, content)
+        size, read = of_classes.model.patch_size, of_classes
+        return MapHeader(schema, size, False, read.trained_on, read.metrics, read.fingerprint, content)
     if kind == TILES:
-        of_tiles = load_tile_checkpoint(url)
+        of_tiles = load_tile_checkpoint(url, with_weights=False)
         encoder, head = of_tiles.model.encoder, of_tiles.model.head
         classes = _in_bytes(url, numbered(head.classes)) if head.classes else ()
         content = MapContent("tiles", head.label, classes, head.unit, encoder.schema.chip_size)

@@ -1,6 +1,6 @@
 """`treeline predict`: maps of whole scenes, of canopy height, of classes of pixels or of labels of tiles.
 
-scenes                            inference.scenes.scene_list.scene_urls
+scenes                            inference.scenes.scene_list.find_scenes
 -> what is at --out               inference.predict.map_folder.read_map_folder
 -> maps to make, from headers     inference.predict.scene_map.survey
 -> their missing blocks, maps     inference.predict.map_making.MapMaking
@@ -9,6 +9,7 @@ scenes                            inference.scenes.scene_list.scene_urls
 The ledger keeps finished blocks, and finished maps stay: the same command resumes a stopped run.
 """
 
+import sys
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from inference.predict.map_making import MapMaking
 from inference.predict.map_options import MapOptions
 from inference.predict.scene_map import Failed, SceneMap, survey
 from inference.predict.summary import Summary
-from inference.scenes.scene_list import map_name, scene_urls
+from inference.scenes.scene_list import find_scenes, map_name
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
@@ -53,10 +54,10 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
             raise InputError(f"{flag_of(name)} {getattr(config, name)}: give {least} or more")
     bound_cache()
     job, made_with = _job(config)
-    targets = {
-        url: join(config.out, map_name(url, job.content.ending))
-        for url in scene_urls(config.scenes, config.asset)
-    }
+    scenes = find_scenes(config.scenes, config.asset)
+    if scenes.remark:
+        print(f"treeline: {scenes.remark}", file=sys.stderr, flush=True)
+    targets = {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls}
     check_writable(config.out)
     folder = read_map_folder(config.out)
     if not config.batch_size:

@@ -1,6 +1,6 @@
 """URLs of the scenes or maps that a user names, in that order, each once.
 
-    scene_urls(("scenes/WV02_*.tif", "s3://bucket/more.csv", "catalog.json"))
+    find_scenes(("scenes/WV02_*.tif", "s3://bucket/more.csv", "catalog.json")).urls
 
 A name is a path or s3://... of a raster, of a folder (for its .tif and .tiff files) or of a list, or a
 pattern (*, ?, [...], **) that matches such names. Lists end in .txt or .csv; .json and .geojson are STAC.
@@ -43,6 +43,9 @@ COLUMNS = ("path", "url", "href", "file", "filename", "scene")
 RASTER_ENDINGS = (".tif", ".tiff")
 """Endings of the files that are taken from a folder, in lower or upper case."""
 
+SHOWN = 3
+"""Most maps that are named where maps are left out."""
+
 _REQUESTS = 32
 """Requests at a time; S3 has this many connections (shards.storage.s3)."""
 _WORTH_LISTING = 8
@@ -72,23 +75,47 @@ def map_stem(name: str) -> str:
     return name.removesuffix(next((ending for ending in MAP_ENDINGS if name.endswith(ending)), ""))
 
 
-def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
+@dataclass(frozen=True)
+class Scenes:
+    """Scenes that are named, and maps among them."""
+
+    urls: list[str]
+    """Scenes."""
+    maps: list[str]
+    """Maps that a folder or a pattern names beside them; they are left out."""
+
+    @property
+    def remark(self) -> str:
+        """Line that says what is left out, and why; "" if nothing is."""
+        if not self.maps:
+            return ""
+        count, shown = len(self.maps), ", ".join(map(name_of, self.maps[:SHOWN]))
+        endings = [ending for ending in MAP_ENDINGS if any(url.endswith(ending) for url in self.maps)]
+        return (
+            f"left out as maps: {count:,} of {count + len(self.urls):,} rasters "
+            f"({shown}{', ...' if count > SHOWN else ''}), whose names end in {' or '.join(endings)}; give a "
+            "name in full to take it as a scene"
+        )
+
+
+def find_scenes(given: tuple[str, ...], asset: str = "") -> Scenes:
     """Find scenes as `raster_urls` finds rasters. Two scenes may not share a name, since their maps would.
 
     Raises:
         InputError: two scenes share a name, or for the reasons of `raster_urls`.
     """
     asked = {name_of(name) for name in given}
-    # Maps may lie in the folder of their scenes.
-    scenes = [
-        scene
-        for scene in _named(given, asset)
-        if not scene.url.endswith(MAP_ENDINGS) or scene.by or name_of(scene.url) in asked
-    ]
+    scenes, maps = list[_Named](), list[str]()
+    for scene in _named(given, asset):
+        # Maps may lie in the folder of their scenes.
+        if scene.url.endswith(MAP_ENDINGS) and not scene.by and name_of(scene.url) not in asked:
+            maps.append(scene.url)
+        else:
+            scenes.append(scene)
     if not scenes:
         raise InputError(f"{' '.join(given)}: names only maps; name scenes")
     _check_names(scenes)
-    return [scene.url for scene in scenes]
+    return Scenes([scene.url for scene in scenes], maps)
 
 
 def raster_urls(given: tuple[str, ...], asset: str = "") -> list[str]:

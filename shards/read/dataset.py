@@ -11,6 +11,7 @@ for batch in dataset.batches(dataset.epoch(chips, seed=0, epoch=3), batch_size=6
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -177,7 +178,8 @@ class Dataset:
         Raises:
             DatasetError: a shard's bytes are not those that were written.
         """
-        _, rows_BS = next(self._stream(chips).pieces(np.array([len(chips)]), None))
+        with self._saying_what_to_do():
+            _, rows_BS = next(self._stream(chips).pieces(np.array([len(chips)]), None))
         return self._batch(chips, rows_BS, 0, len(chips))
 
     def _stream(self, chips: Chips) -> RowStream:
@@ -194,10 +196,20 @@ class Dataset:
         stream = self._stream(mine)
         skipped: dict[int, str] | None = {} if self.options.on_bad_shard == "skip" else None
         ends = np.cumsum([len(chips) for chips in parts])
-        for (start, batch), (places, rows_BS) in zip(batches, stream.pieces(ends, skipped), strict=True):
-            for number, reason in (skipped or {}).items():
-                self.bad_shards[self.manifest.shards[number].name] = reason
-            yield self._batch(mine[places], rows_BS, start, len(batch))
+        with self._saying_what_to_do():
+            for (start, batch), (places, rows_BS) in zip(batches, stream.pieces(ends, skipped), strict=True):
+                for number, reason in (skipped or {}).items():
+                    self.bad_shards[self.manifest.shards[number].name] = reason
+                yield self._batch(mine[places], rows_BS, start, len(batch))
+
+    @contextmanager
+    def _saying_what_to_do(self) -> Iterator[None]:
+        """Add to an error about one shard how to find all that are damaged."""
+        try:
+            yield
+        except DatasetError as error:
+            error.add_note(f"treeline verify {self.url} names every damaged shard")
+            raise
 
     def _say_if_bytes_are_shared(self, order: Chips, part: Part) -> None:
         if part.rank or part.world_size == 1 or is_local(self.url):

@@ -1,5 +1,6 @@
 """What the commands say: mistakes in one line, with exit code 2 and nothing left behind; prompt help."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from ray.exceptions import RayTaskError
 
 import shards
 from cluster import cli
@@ -16,7 +18,7 @@ from ingest.config import ScenesConfig
 from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
-from shards.errors import InputError
+from shards.errors import DatasetError, InputError
 from shards.nested import options_of
 from shards.roles import flag_of
 from trainer.commands.train_on_ray import launch
@@ -428,3 +430,17 @@ def test_inspect_tells_and_draws(
     assert "nir" in out
     assert (seen / "chips.png").read_bytes().startswith(b"\x89PNG")
     assert "nir" in (seen / "index.html").read_text()
+
+
+def test_what_a_worker_says_about_its_error_is_said_here_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray sends an error as bytes, and wraps it in its traceback; the stage that waited adds its own note."""
+    error = DatasetError("chips/train/000001.tar: is damaged")
+    error.add_note("treeline verify chips names every damaged shard")
+    sent = pickle.loads(pickle.dumps(error))
+    wrapped = RayTaskError("embed", "a traceback\nof many lines", sent).as_instanceof_cause()
+    wrapped.add_note("finished parts are kept")
+    cli._one_line(DatasetError, wrapped, None)
+    assert capsys.readouterr().err == (
+        "treeline: failed: DatasetError: chips/train/000001.tar: is damaged; treeline verify chips names "
+        "every damaged shard; finished parts are kept (--debug shows where)\n"
+    )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,14 +51,18 @@ def write_class_dataset(
     return open_dataset(str(folder))
 
 
-def small_class_model(schema: Schema = CLASS_SCHEMA, decoder: DecoderConfig = SMALL_DECODER) -> ClassModel:
+def small_class_model(
+    schema: Schema = CLASS_SCHEMA,
+    decoder: DecoderConfig = SMALL_DECODER,
+    shape: dict[str, Any] = SMALL_BACKBONE,
+) -> ClassModel:
     """A model with random weights, in eval mode, whose classes vary over a scene."""
     torch.manual_seed(0)
     shares = dict(zip((name for _, name in schema.class_names), (0.2, 0.5, 0.3), strict=True))
     statistics = statistics_of(dict.fromkeys(BANDS, (3000.0, 0.5, 0.2)))
     label = LabelSummary(1, 2.0, 90.0, 5.0, 0.0, {"90": 90.0}, shares)
     decoder = replace(decoder, outputs=len(shares))
-    backbone = build_backbone(SMALL_BACKBONE)
+    backbone = build_backbone(shape)
     model = ClassModel(schema, BANDS, replace(statistics, height=label), backbone, decoder)
     torch.nn.init.normal_(model.decoder.output.weight, 0.0, 3.0)
     return model.eval()

@@ -90,6 +90,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.write",
         "trainer.config",
         "trainer.matrix_config",
+        "trainer.options",
         "trainer.score",
     },
     "trainer.matrix_config": {"shards.roles", "trainer.config", "trainer.options"},
@@ -448,3 +449,10 @@ def test_nothing_is_unpickled() -> None:
         assert not {"pickle", "dill", "joblib"} & IMPORTS[module], module
         assert "allow_pickle=True" not in path.read_text(), module
         assert "weights_only=False" not in path.read_text(), module
+
+
+def test_no_test_imports_a_conftest() -> None:
+    """Two folders have one, and which is meant depends on the folders that pytest is given."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        found = {name.split(".")[0] for name in imports_of(path.read_text())}
+        assert "conftest" not in found, f"{path}: what it imports belongs in tests/support"

@@ -1,6 +1,7 @@
 """`treeline evaluate` of a model of pixel classes: its scores beside those of the two baselines."""
 
 import torch
+from torch import Tensor
 
 from shards.errors import InputError
 from shards.progress import progress
@@ -41,6 +42,26 @@ def check_chips(checkpoint: ClassCheckpoint, dataset: Dataset) -> None:
     refuse_other_images(dataset.url, theirs, ours)
 
 
+def predict_classes(
+    checkpoint: ClassCheckpoint, classes: PixelClasses, fed: Fed
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Predict the classes of a batch's pixels; the model is on the batch's device.
+
+    Returns:
+        place_BHW of the labelled pixels' classes, NO_CLASS elsewhere, and those of the model, the regression
+        and the commonest class, all on the CPU.
+
+    Raises:
+        InputError: a label is none of the classes.
+    """
+    baselines = checkpoint.baselines
+    predicted_BHW, valid_BHW = (one.cpu() for one in checkpoint.model.predict(fed.image_BCHW))
+    labels_BHW = torch.from_numpy(fed.batch.height_BHW)
+    place_BHW = classes.places(labels_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
+    linear_BHW = torch.from_numpy(baselines.linear(fed.batch.image_BCHW))
+    return place_BHW, (predicted_BHW, linear_BHW, torch.full_like(linear_BHW, baselines.commonest))
+
+
 def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     """Score the checkpoint on the chips of a split.
 
@@ -52,16 +73,12 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     check_chips(checkpoint, dataset)
     chips = chips_to_score(config, dataset)
     device = device_here()
-    model, baselines = checkpoint.model.to(device), checkpoint.baselines
+    model = checkpoint.model.to(device)
     classes = PixelClasses(model.schema, dataset)
     with progress("evaluate", chips.size, "chips") as advance:
 
         def sums_of(fed: Fed) -> Sums:
-            predicted_BHW, valid_BHW = (one.cpu() for one in model.predict(fed.image_BCHW))
-            labels_BHW = torch.from_numpy(fed.batch.height_BHW)
-            place_BHW = classes.places(labels_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
-            linear_BHW = torch.from_numpy(baselines.linear(fed.batch.image_BCHW))
-            compared = (predicted_BHW, linear_BHW, torch.full_like(linear_BHW, baselines.commonest))
+            place_BHW, compared = predict_classes(checkpoint, classes, fed)
             advance(fed.batch.size)
             found = torch.tensor(len(fed.batch.chips))
             return found, *(confusion(one_BHW, place_BHW, classes.count) for one_BHW in compared)

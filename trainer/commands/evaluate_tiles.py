@@ -13,7 +13,7 @@ from shards.read.order import Chips, subset
 from trainer.commands.evaluated import about_scores, refuse_other_images
 from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
-from trainer.data.labels import TileLabels, tile_labels
+from trainer.data.labels import TileLabels, tile_labels, with_a_label
 from trainer.devices.ranks import device_here
 from trainer.fit.labels import decided
 from trainer.model.encoder import band_features
@@ -68,25 +68,32 @@ def predict_tiles(
     )
 
 
-def labels_for(checkpoint: TileCheckpoint, dataset: Dataset) -> TileLabels:
-    """Read the labels that the model predicts, of all tiles of the dataset."""
+def labels_for(checkpoint: TileCheckpoint, dataset: Dataset, tiles: Chips) -> TileLabels:
+    """Read the labels that the model predicts, of these tiles of the dataset.
+
+    Raises:
+        InputError: one of them cannot be a label; those of other tiles are not looked at.
+    """
     head = checkpoint.model.head
-    return tile_labels(dataset, head.label, bool(head.classes), head.classes)
+    return tile_labels(dataset, head.label, bool(head.classes), head.classes, tiles)
 
 
 def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     """Score the checkpoint on the labelled tiles of a split.
 
     Raises:
-        InputError: no tile has a label, or the tiles are not like those of the training.
+        InputError: no tile has a label, a label to score on is wrong, or the tiles are not like those of the
+            training.
     """
     if config.limit is not None and config.limit < 1:
         raise InputError(f"--limit {config.limit}: give 1 or more")
     checkpoint = load_tile_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
-    labels, head = labels_for(checkpoint, dataset), checkpoint.model.head
-    tiles = labels.labelled(dataset.chips(config.split, where=config.where))
+    head = checkpoint.model.head
+    tiles = with_a_label(dataset, head.label, dataset.chips(config.split, where=config.where))
     tiles = tiles[subset(tiles.size, config.limit)]
+    # The baselines were fitted in training, so that no other label counts.
+    labels = labels_for(checkpoint, dataset, tiles)
     if not tiles.size:
         where = f" where {config.where}" if config.where else ""
         raise InputError(

@@ -49,11 +49,13 @@ from trainer.matrix.scores import measure_of
 from trainer.matrix_config import RANDOM, MatrixConfig
 from trainer.model.checkpoint import checkpoint_url
 from trainer.model.load_encoder import load_encoder
-from trainer.model.make import new_regressor, new_tile_model
+from trainer.model.make import new_class_model, new_regressor, new_tile_model
 from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.tile_model import TileHead, unit_of
+from trainer.options import OF_TILES
 from trainer.run_folder.run_writer import as_yaml, plain
 from trainer.score.baselines import MEAN
+from trainer.score.class_baselines import COMMONEST
 from trainer.score.evaluation import LINEAR
 from trainer.score.tile_baselines import RIDGE
 
@@ -129,8 +131,10 @@ def check_matrix(
     datasets = {url: open_dataset(url, base.reading.read_options) for url in config.data}
     plan = Plan(config, base, regions_of(list(datasets.values()), config.region_column), inits)
     _check_resumes(plan, datasets)
-    if config.task != "height":
+    if config.task in OF_TILES:
         _check_labels(plan, datasets)
+    if config.task == "pixel-class":
+        _check_classes(list(datasets.values()))
     for region in plan.regions:
         cell = next(cell for cell in plan.cells if cell.trained_on == region.name)
         for init in inits:
@@ -161,8 +165,23 @@ def _check_model(training: TrainConfig, dataset: Dataset) -> None:
     with torch.device("meta"):  # takes neither memory nor time
         if training.target.is_of_tiles:
             new_tile_model(dataset, options, TileHead(training.target.label, training.target.head))
+        elif training.target.task == "pixel-class":
+            new_class_model(dataset, options)
         else:
             new_regressor(dataset, options)
+
+
+def _check_classes(datasets: list[Dataset]) -> None:
+    """Refuse datasets whose pixels have other classes than those of the first."""
+    first = datasets[0]
+    for dataset in datasets:
+        ours, theirs = ((one.schema.label, one.schema.class_names) for one in (first, dataset))
+        if ours != theirs:
+            said = (f"{label} ({', '.join(name for _, name in names)})" for label, names in (theirs, ours))
+            raise InputError(
+                f"{dataset.url}: its pixels have {next(said)}, and those of {first.url} have {next(said)}; a "
+                "matrix needs the same classes in all"
+            )
 
 
 def _check_labels(plan: Plan, datasets: dict[str, Dataset]) -> None:
@@ -240,7 +259,6 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
 def _write(plan: Plan, datasets: dict[str, Dataset], failed: dict[str, str]) -> Results:
     """Write the results of all finished cells."""
     config = plan.config
-    of_heights = config.task == "height"
     sums: dict[int, dict[str, BlockSums]] = {}
     labels: dict[int, int] = {}
     with staged(join(config.out, PREDICTIONS)) as path:
@@ -258,10 +276,13 @@ def _write(plan: Plan, datasets: dict[str, Dataset], failed: dict[str, str]) -> 
             writer.write_table(rows)
         if writer:
             writer.close()
-    unit = "m" if of_heights else unit_of(config.label)
-    baselines = {"ridge": LINEAR if of_heights else RIDGE, "mean": MEAN}
+    unit, label = unit_of(config.label), config.label
+    baselines = {"ridge": RIDGE, "mean": MEAN}
+    if config.task == "height":
+        unit, label, baselines = "m", "height", {"ridge": LINEAR, "mean": MEAN}
+    elif config.task == "pixel-class":
+        label, baselines = datasets[config.data[0]].schema.label, {"ridge": LINEAR, "mean": COMMONEST}
     results = Results.of(plan, measure_of(config.task, unit), baselines, sums, labels, failed)
-    label = "height" if of_heights else config.label
     about = {
         "label": label,
         "task": config.task,

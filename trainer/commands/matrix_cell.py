@@ -14,16 +14,19 @@ from shards.errors import DatasetError, InputError, one_line
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.storage.objects import join, publish, remove_folder
+from trainer.commands.evaluate_classes import check_chips, predict_classes
 from trainer.commands.evaluate_tiles import labels_for, predict_tiles
 from trainer.commands.train import resumed_fit
 from trainer.config import TrainConfig
 from trainer.data.feed import feed
+from trainer.data.pixel_classes import NO_CLASS, PixelClasses
 from trainer.devices.ranks import Ranks, device_here
 from trainer.fit.heights import measured_heights
-from trainer.matrix.cell_file import PREDICTORS, CellResult
+from trainer.matrix.cell_file import PREDICTORS, CellResult, right_column
 from trainer.matrix.plan import Cell
 from trainer.matrix.regions import Region, blocks_of
 from trainer.model.checkpoint import load_checkpoint
+from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.run_folder.epoch_rate import EpochRate
 from trainer.run_folder.run_writer import RunOptions, RunWriter, run_options
@@ -103,8 +106,11 @@ def _trained(job: CellJob) -> dict[str, Any]:
 
 def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
     """Predict the test tiles of all regions with the best checkpoint."""
-    of_heights = not job.training.target.is_of_tiles
-    load: Any = load_checkpoint if of_heights else load_tile_checkpoint
+    ways: dict[str, tuple[Any, Any]] = {
+        "height": (load_checkpoint, _heights),
+        "pixel-class": (load_class_checkpoint, _classes),
+    }
+    load, columns_of = ways.get(job.training.target.task, (load_tile_checkpoint, _labels))
     checkpoint = load(job.training.out)
     datasets: dict[str, Dataset] = {}
     tables = []
@@ -113,7 +119,7 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
             datasets[region.data] = open_dataset(region.data, job.training.reading.read_options)
         dataset = datasets[region.data]
         tiles = region.tiles(dataset, "test")
-        met, columns = (_heights if of_heights else _labels)(checkpoint, dataset, tiles)
+        met, columns = columns_of(checkpoint, dataset, tiles)
         if not met.size:
             raise DatasetError(f"{region.data}: no test tile of {region.name} can be scored; see its labels")
         facts = {
@@ -127,7 +133,7 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
 
 def _labels(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dict[str, Any]]:
     """Predict labels of tiles; return those that were met, and columns of the cell's file."""
-    labels = labels_for(checkpoint, dataset)
+    labels = labels_for(checkpoint, dataset, tiles)
     found = predict_tiles(checkpoint, dataset, labels.labelled(tiles), device_here(), BATCH)
     if not found.tiles.size:
         return found.tiles, {}
@@ -160,6 +166,31 @@ def _heights(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, di
                 if not np.isfinite(heights[0]).all():
                     raise FloatingPointError("a predicted height is not a number; lower --learning-rate")
                 rows.append(_height_row(measured_BHW[place][known_HW].astype(np.float64), *heights))
+    return _in_order(met, rows)
+
+
+def _classes(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dict[str, Any]]:
+    """Count the pixels whose class is right, chip by chip; see `_labels`."""
+    check_chips(checkpoint, dataset)
+    device = device_here()
+    classes = PixelClasses(checkpoint.model.to(device).schema, dataset)
+    met: list[int] = []
+    rows: list[dict[str, float]] = []
+    for fed in feed(dataset.batches(tiles, BATCH), dataset.schema, device):
+        place_BHW, compared = predict_classes(checkpoint, classes, fed)
+        pixels_B = (place_BHW != NO_CLASS).sum((1, 2))
+        right = [(one_BHW == place_BHW).sum((1, 2)) for one_BHW in compared]
+        for place, chip in enumerate(fed.batch.chips.tolist()):
+            if pixels_B[place]:
+                met.append(chip)
+                counts = zip(map(right_column, PREDICTORS), right, strict=True)
+                of_chip = {name: int(right_B[place]) for name, right_B in counts}
+                rows.append({"pixels": int(pixels_B[place]), **of_chip})
+    return _in_order(met, rows)
+
+
+def _in_order(met: list[int], rows: list[dict[str, float]]) -> tuple[Chips, dict[str, Any]]:
+    """Return chips, ascending, and their rows as columns."""
     order = np.argsort(np.array(met, np.int64), kind="stable")
     names = rows[0] if rows else {}
     columns = {name: pa.array([rows[place][name] for place in order]) for name in names}

@@ -119,15 +119,17 @@ def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
 
 def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Pre-train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    fit = resumed_fit(config, ranks)
-    dataset, tiles = fit.learning.dataset, fit.learning.train_chips
     with naming_last_state(config.out), ExitStack() as stack:
+        fit = resumed_fit(config, ranks)
+        dataset, tiles = fit.learning.dataset, fit.learning.train_chips
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
             print(f"treeline: {_chosen(config, tiles.size)}", file=sys.stderr, flush=True)
             total = config.fit.epochs * tiles.size
-            advance = stack.enter_context(progress("pretrain", total, "tiles", fit.position.chips))
+            advance = stack.enter_context(
+                progress("pretrain", total, fit.objective.learns_from, fit.position.chips)
+            )
             callback = RunWriter(_run_options(config, dataset), advance, notice, states)
         stack.enter_context(callback)
         fit.run(callback)

@@ -144,15 +144,16 @@ def check(config: TrainConfig) -> Dataset:
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    fit = resumed_fit(config, ranks)
-    dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
     with naming_last_state(config.out), ExitStack() as stack:
+        fit = resumed_fit(config, ranks)
+        dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
-            print(f"treeline: {_chosen(config, fit.learning)}", file=sys.stderr, flush=True)
+            kind = fit.objective.learns_from
+            print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
             total = config.fit.epochs * train_chips.size
-            advance = stack.enter_context(progress("train", total, "chips", fit.position.chips))
+            advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
             callback = RunWriter(run_options(config, dataset), advance, notice, states)
         stack.enter_context(callback)
         fit.run(callback)
@@ -160,8 +161,8 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
 
 
-def _chosen(config: TrainConfig, learning: Learning) -> str:
-    """Say which chips a run trains on, and which ones score it."""
+def _chosen(config: TrainConfig, learning: Learning, kind: str) -> str:
+    """Say which chips, or tiles (`kind`), a run trains on, and which ones score it."""
     options, target = config.chips, config.target
     given = {
         "--where": options.where,
@@ -173,7 +174,7 @@ def _chosen(config: TrainConfig, learning: Learning) -> str:
     train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
     val = f"where {options.validated_where}" if options.validated_where else there
     return (
-        f"trains on {np.unique(learning.train_chips).size:,} chips ({train or there}), validates on "
+        f"trains on {np.unique(learning.train_chips).size:,} {kind} ({train or there}), validates on "
         f"{learning.val_chips.size:,} ({val})"
     )
 

@@ -43,7 +43,13 @@ class TileLabels:
         return chips[np.isfinite(self.values_N[chips])]
 
 
-def tile_labels(dataset: Dataset, name: str, has_classes: bool, classes: tuple[str, ...] = ()) -> TileLabels:
+def tile_labels(
+    dataset: Dataset,
+    name: str,
+    has_classes: bool,
+    classes: tuple[str, ...] = (),
+    tiles: Chips | None = None,
+) -> TileLabels:
     """Read the labels of a dataset's tiles.
 
     Args:
@@ -51,16 +57,15 @@ def tile_labels(dataset: Dataset, name: str, has_classes: bool, classes: tuple[s
         name: column of the index.
         has_classes: whether its values are classes.
         classes: the classes that there may be; default: all that there are, sorted.
+        tiles: tiles whose labels are wanted; default: all. Those of others are not looked at.
 
     Raises:
         InputError: there is no such column, or a value cannot be a label; says which tile's.
     """
-    columns = dataset.index.column_names
-    if not name:
-        raise InputError("--label: is needed for tiles; give a column of the index, such as tree_percent")
-    if name not in columns:
-        raise InputError(f"--label {name}: {dataset.url} has no such column; it has {', '.join(columns)}")
-    column = dataset.index[name].combine_chunks()
+    column = _column(dataset, name)
+    if tiles is not None:
+        is_wanted_N = np.isin(np.arange(len(column)), tiles)
+        column = pc.if_else(pa.array(is_wanted_N), column, pa.scalar(None, column.type))
     if has_classes:
         return _classes(dataset, name, column, classes)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
@@ -73,10 +78,35 @@ def tile_labels(dataset: Dataset, name: str, has_classes: bool, classes: tuple[s
         place = int(np.flatnonzero(is_wrong_N)[0])
         allowed = "from 0 to 100" if name.endswith(PERCENT) else "that is finite"
         raise InputError(
-            f"{dataset.url}: {name} of tile {dataset.index['key'][place].as_py()} is {values_N[place]:g} "
+            f"{dataset.url}: {name} of {_tile(dataset, place)} is {values_N[place]:g} "
             f"({is_wrong_N.sum():,} such in all), not a number {allowed}; label it again, or leave it empty"
         )
     return TileLabels(name, values_N)
+
+
+def with_a_label(dataset: Dataset, name: str, chips: Chips) -> Chips:
+    """Return those of `chips` that have a value in the column `name`, whatever it is.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    is_known_N: NDArray[np.bool_] = _column(dataset, name).is_valid().to_numpy(zero_copy_only=False)
+    known: Chips = chips[is_known_N[chips]]
+    return known
+
+
+def _column(dataset: Dataset, name: str) -> pa.Array:
+    columns = dataset.index.column_names
+    if not name:
+        raise InputError("--label: is needed for tiles; give a column of the index, such as tree_percent")
+    if name not in columns:
+        raise InputError(f"--label {name}: {dataset.url} has no such column; it has {', '.join(columns)}")
+    return dataset.index[name].combine_chunks()
+
+
+def _tile(dataset: Dataset, place: int) -> str:
+    key, split = (dataset.index[name][place].as_py() for name in ("key", "split"))
+    return f"tile {key} (split {split})"
 
 
 def _classes(dataset: Dataset, name: str, column: pa.Array, classes: tuple[str, ...]) -> TileLabels:
@@ -97,8 +127,8 @@ def _classes(dataset: Dataset, name: str, column: pa.Array, classes: tuple[str, 
     if unknown := [text for text in found if text not in known]:
         place = pc.index(texts, unknown[0]).as_py()
         raise InputError(
-            f"{dataset.url}: {name} of tile {dataset.index['key'][place].as_py()} is {unknown[0]!r}, which "
-            f"the model does not know; it knows {', '.join(known)}"
+            f"{dataset.url}: {name} of {_tile(dataset, place)} is {unknown[0]!r}, which the model does not "
+            f"know; it knows {', '.join(known)}"
         )
     numbers = pc.index_in(texts, pa.array(known, pa.string())).cast(pa.float64())
     return TileLabels(name, numbers.to_numpy(zero_copy_only=False), tuple(known))

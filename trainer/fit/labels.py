@@ -68,6 +68,9 @@ class LabelInputs:
 class LabelObjective(LossDecides):
     """Objective of a model of tiles: a number or a class for each."""
 
+    learns_from = "tiles"
+    """See Objective."""
+
     def __init__(
         self,
         model: TileModel,

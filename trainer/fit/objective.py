@@ -72,6 +72,9 @@ InputsT = TypeVar("InputsT", bound=StepInputs)
 class Objective(HasValue, Protocol[InputsT]):
     """Goal of a training: a loss, and the scores to report. It holds no optimiser and writes no files."""
 
+    learns_from: str
+    """What it counts, in reports: chips, or tiles where a label or no label is of a whole one."""
+
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """Return what learns, in groups for a torch optimiser, each with its "highest_rate"."""
 
@@ -135,6 +138,9 @@ class Objective(HasValue, Protocol[InputsT]):
 
 class LossDecides:
     """What objectives have in common whose loss decides, and that change nothing between steps."""
+
+    learns_from = "chips"
+    """See Objective."""
 
     def before_step(self, optimiser: Optimizer, share_done: float) -> None:
         """See Objective; there is nothing to change."""

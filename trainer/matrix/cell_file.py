@@ -3,8 +3,9 @@
 key, tested_on, block        the tile, its region and its block of ground
 truth                        label; of heights the mean of the measured pixels, metres
 predicted, ridge, mean       predictions of the model, of the regression on bands, of the training mean
-pixels                       measured pixels; 1 for labels of tiles
+pixels                       measured or labelled pixels; 1 for labels of tiles
 of_truth, of_predicted, ...  heights alone: sums of squared heights, and of squared errors of the three
+right_predicted, ...         classes of pixels, instead of truth and predictions: pixels that are right
 """
 
 import io
@@ -66,13 +67,13 @@ class BlockSums:
 
     blocks: tuple[str, ...]
     count_B: NDArray[np.float64]
-    """Number of tiles, or of measured pixels."""
+    """Number of tiles, or of measured or labelled pixels."""
     truth_B: NDArray[np.float64]
     truth_squares_B: NDArray[np.float64]
     error_B: dict[str, NDArray[np.float64]]
     """Sum of predicted - true by predictor; 0 for classes."""
     squares_B: dict[str, NDArray[np.float64]]
-    """Sum of squared errors by predictor; for classes, the number of wrong ones."""
+    """Sum of squared errors by predictor; for classes, the number of wrong tiles or pixels."""
 
 
 def block_sums(tiles: pa.Table, region: str) -> BlockSums:
@@ -84,10 +85,10 @@ def block_sums(tiles: pa.Table, region: str) -> BlockSums:
         return np.asarray(np.bincount(block_N, values_N.astype(np.float64), len(blocks)), np.float64)
 
     count_N = table["pixels"].to_numpy()
-    if pa.types.is_string(table["truth"].type):
-        is_wrong = {name: pc.not_equal(table[name], table["truth"]).to_numpy() for name in PREDICTORS}
+    wrong = _wrong_of_classes(table)
+    if wrong:
         nothing_B = np.zeros(len(blocks))
-        squares = {name: added(wrong_N) for name, wrong_N in is_wrong.items()}
+        squares = {name: added(wrong_N) for name, wrong_N in wrong.items()}
         errors = dict.fromkeys(PREDICTORS, nothing_B)
         return BlockSums(tuple(blocks.tolist()), added(count_N), nothing_B, nothing_B, errors, squares)
     truth_N = table["truth"].to_numpy()
@@ -106,3 +107,18 @@ def block_sums(tiles: pa.Table, region: str) -> BlockSums:
         {name: added(count_N * values_N) for name, values_N in error_N.items()},
         {name: added(values_N) for name, values_N in square_N.items()},
     )
+
+
+def _wrong_of_classes(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """Count what is wrong in each tile, by predictor: the tile itself, or pixels; {} for numbers."""
+    if right_column(PREDICTORS[0]) in table.column_names:
+        count_N = table["pixels"].to_numpy()
+        return {name: count_N - table[right_column(name)].to_numpy() for name in PREDICTORS}
+    if pa.types.is_string(table["truth"].type):
+        return {name: pc.not_equal(table[name], table["truth"]).to_numpy() for name in PREDICTORS}
+    return {}
+
+
+def right_column(predictor: str) -> str:
+    """Name the column with the number of a tile's pixels whose class a predictor names."""
+    return f"right_{predictor}"

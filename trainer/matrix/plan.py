@@ -11,6 +11,7 @@ from shards.storage.objects import join
 from trainer.config import TrainConfig
 from trainer.matrix.regions import ALL, Region, is_one_of
 from trainer.matrix_config import RANDOM, MatrixConfig
+from trainer.options import OF_TILES
 
 CELLS, RUNS = "cells", "runs"
 """Folders of a matrix: what finished cells left, and their training runs."""
@@ -169,7 +170,7 @@ def check_choices(config: MatrixConfig) -> None:
         if not values:
             raise InputError(f"--{name}: is empty; give one or more")
         _refuse_twice(f"--{name}", values)
-    if config.task != "height" and not config.label:
+    if config.task in OF_TILES and not config.label:
         raise InputError("--label: is needed for tiles; give a column of the index, such as tree_percent")
 
 

@@ -51,13 +51,15 @@ class Measure:
 
 
 RMSE, WRONG = "rmse", "wrong"
+WRONG_ONES = {"tile-class": "classes", "pixel-class": "pixels"}
+"""What is counted where it is wrong, by task."""
 
 
 def measure_of(task: str, unit: str) -> Measure:
-    """Return the measure of a task: the RMSE in the label's unit, or the share of wrong classes."""
-    return (
-        Measure(WRONG, "share of wrong classes", "") if task == "tile-class" else Measure(RMSE, "RMSE", unit)
-    )
+    """Return the measure of a task: the RMSE in the label's unit, or the share of wrong classes or pixels."""
+    if task in WRONG_ONES:
+        return Measure(WRONG, f"share of wrong {WRONG_ONES[task]}", "")
+    return Measure(RMSE, "RMSE", unit)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Score:
     r2: float | None
     """Mean over draws of the share of variance that is explained; None for classes, or without variance."""
     count: int
-    """Number of test tiles, or of measured pixels."""
+    """Number of test tiles, or of measured or labelled pixels."""
     blocks: int
     draws: int
 

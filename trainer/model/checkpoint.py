@@ -186,15 +186,8 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
     # On "meta" a backbone takes neither memory nor time, whatever its size.
     with torch.device("meta"):
         backbone = build_backbone(described.config["backbone"])
-    regressor = described.regressor(backbone).to("meta")
-    pieces = read_pieces(described.weights_url)
-    first = next(pieces, b"")
-    with refusing_other_weights(described.weights_url):
-        shapes, expected_bytes = _shapes_of_weights(first)
-        regressor.load_state_dict(shapes)
-        digest, found_bytes = hexadecimal_of_pieces(chain([first], pieces))
-        if found_bytes != expected_bytes:
-            raise ValueError(f"{found_bytes:,} bytes, not {expected_bytes:,}")
+    regressor = described.regressor(backbone)
+    digest = checksum_of_fitting(described.weights_url, regressor)
     return CheckpointHeader(
         regressor.schema,
         regressor.patch_size,
@@ -269,6 +262,23 @@ def refusing_other_weights(url: str) -> Iterator[None]:
         yield
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise InputError(f"{url}: not this regressor's weights ({one_line(error)[:200]})") from error
+
+
+def checksum_of_fitting(url: str, model: nn.Module) -> str:
+    """Move `model` to the device "meta"; compute the checksum of the weights at `url`, piece by piece.
+
+    Raises:
+        InputError: they are cut off, or another model's.
+    """
+    pieces = read_pieces(url)
+    first = next(pieces, b"")
+    with refusing_other_weights(url):
+        shapes, expected_bytes = _shapes_of_weights(first)
+        model.to("meta").load_state_dict(shapes)
+        digest, found_bytes = hexadecimal_of_pieces(chain([first], pieces))
+        if found_bytes != expected_bytes:
+            raise ValueError(f"{found_bytes:,} bytes, not {expected_bytes:,}")
+    return digest
 
 
 def _shapes_of_weights(first: bytes) -> tuple[dict[str, Tensor], int]:

@@ -6,11 +6,14 @@ statistics.json      statistics of the training chips, for the normalisation
 metrics.json         scores so far, and the baselines
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from safetensors.torch import load
 from torch import nn
+from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json
@@ -18,12 +21,14 @@ from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, read_bytes
+from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import (
     CONFIG,
     METRICS,
     STATISTICS,
     WEIGHTS,
     checkpoint_url,
+    checksum_of_fitting,
     refusing_other_weights,
 )
 
@@ -40,8 +45,8 @@ class CheckpointFolder:
     """Statistics of the training chips."""
     metrics: dict[str, Any]
     """Scores after the checkpoint's epoch, and the baselines."""
-    weights: bytes
-    """Weights as a .safetensors file."""
+    with_weights: bool
+    """Whether its models get the weights; or else none, on the device "meta", in no memory."""
 
     @property
     def schema(self) -> Schema:
@@ -53,20 +58,30 @@ class CheckpointFolder:
         """Bands that the backbone sees, in its order."""
         return tuple(self.config["bands"])
 
-    @property
-    def fingerprint(self) -> str:
-        """Checksum of configuration, statistics and weights."""
-        described = (json_bytes(self.config), json_bytes(self.statistics.to_json()), self.weights)
-        return hexadecimal("".join(map(hexadecimal, described)).encode())
+    def backbone(self) -> DINOv3ViTModel:
+        """Build the backbone, whose weights are to be loaded."""
+        with nullcontext() if self.with_weights else torch.device("meta"):
+            return build_backbone(self.config["backbone"])
 
-    def load_into(self, model: nn.Module) -> None:
-        """Give a model the weights.
+    def load_into(self, model: nn.Module) -> str:
+        """Give a model the weights, or only see that they fit.
+
+        Returns:
+            the checkpoint's fingerprint: checksum of configuration, statistics and weights.
 
         Raises:
             InputError: they are another model's, or damaged.
         """
-        with refusing_other_weights(join(self.url, WEIGHTS)):
-            model.load_state_dict(load(self.weights))
+        url = join(self.url, WEIGHTS)
+        if self.with_weights:
+            weights = read_bytes(url)
+            with refusing_other_weights(url):
+                model.load_state_dict(load(weights))
+            digest = hexadecimal(weights)
+        else:
+            digest = checksum_of_fitting(url, model)
+        described = map(hexadecimal, (json_bytes(self.config), json_bytes(self.statistics.to_json())))
+        return hexadecimal("".join([*described, digest]).encode())
 
 
 def format_of(name: str) -> str:
@@ -75,13 +90,14 @@ def format_of(name: str) -> str:
     return str(read_json(url).get("format")) if exists(url) else ""
 
 
-def read_checkpoint_folder(name: str, kind: str, version: int) -> CheckpointFolder:
+def read_checkpoint_folder(name: str, kind: str, version: int, with_weights: bool) -> CheckpointFolder:
     """Read the checkpoint at `name`, or the best of the run there.
 
     Args:
         name: folder of a checkpoint or a run.
         kind: format that it must have.
         version: version that it must have.
+        with_weights: whether the weights are wanted.
 
     Raises:
         InputError: it is incomplete, or has another format or version.
@@ -99,6 +115,4 @@ def read_checkpoint_folder(name: str, kind: str, version: int) -> CheckpointFold
             "version of Treeline that wrote it, or train again"
         )
     statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
-    return CheckpointFolder(
-        url, config, statistics, read_json(join(url, METRICS)), read_bytes(join(url, WEIGHTS))
-    )
+    return CheckpointFolder(url, config, statistics, read_json(join(url, METRICS)), with_weights)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.decoders.features import DecoderConfig
-from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import CLASSES, pixel_files
 from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
 from trainer.model.class_model import ClassModel
@@ -37,22 +36,24 @@ def is_of_classes(name: str) -> bool:
     return format_of(name) == CLASSES
 
 
-def load_class_checkpoint(name: str) -> ClassCheckpoint:
+def load_class_checkpoint(name: str, with_weights: bool = True) -> ClassCheckpoint:
     """Load the checkpoint at `name` (or the best of the run there), on the CPU, in eval mode.
+
+    Args:
+        name: folder of a checkpoint or a run.
+        with_weights: whether its weights are wanted; see `load_tile_checkpoint`.
 
     Raises:
         InputError: it is incomplete, damaged, or of another format or version.
     """
-    folder = read_checkpoint_folder(name, CLASSES, VERSION)
+    folder = read_checkpoint_folder(name, CLASSES, VERSION, with_weights)
     model = ClassModel(
         folder.schema,
         folder.bands,
         folder.statistics,
-        build_backbone(folder.config["backbone"]),
+        folder.backbone(),
         DecoderConfig.from_json(folder.config["decoder"]),
     )
-    folder.load_into(model)
+    fingerprint = folder.load_into(model)
     baselines = ClassBaselines.from_json(folder.metrics.pop("baselines"))
-    return ClassCheckpoint(
-        model.eval(), folder.config["trained_on"], folder.metrics, baselines, folder.fingerprint
-    )
+    return ClassCheckpoint(model.eval(), folder.config["trained_on"], folder.metrics, baselines, fingerprint)

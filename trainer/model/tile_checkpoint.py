@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import TILES, checkpoint_files, weights_of
 from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
 from trainer.model.encoder import Encoder
@@ -48,19 +47,20 @@ def is_of_tiles(name: str) -> bool:
     return format_of(name) == TILES
 
 
-def load_tile_checkpoint(name: str) -> TileCheckpoint:
+def load_tile_checkpoint(name: str, with_weights: bool = True) -> TileCheckpoint:
     """Load the checkpoint at `name` (or the best of the run there), on the CPU, in eval mode.
+
+    Args:
+        name: folder of a checkpoint or a run.
+        with_weights: whether its weights are wanted. Without them the model is on the device "meta": it says
+            what it is, and takes no memory.
 
     Raises:
         InputError: it is incomplete, damaged, or of another version.
     """
-    folder = read_checkpoint_folder(name, TILES, VERSION)
-    encoder = Encoder(
-        folder.schema, folder.bands, folder.statistics, build_backbone(folder.config["backbone"])
-    )
+    folder = read_checkpoint_folder(name, TILES, VERSION, with_weights)
+    encoder = Encoder(folder.schema, folder.bands, folder.statistics, folder.backbone())
     model = TileModel(encoder, TileHead.from_json(folder.config["head"]))
-    folder.load_into(model)
+    fingerprint = folder.load_into(model)
     baselines = TileBaselines.from_json(folder.metrics.pop("baselines"))
-    return TileCheckpoint(
-        model.eval(), folder.config["trained_on"], folder.metrics, baselines, folder.fingerprint
-    )
+    return TileCheckpoint(model.eval(), folder.config["trained_on"], folder.metrics, baselines, fingerprint)

@@ -1,7 +1,7 @@
-"""Probes of what tokens tell about a label: ridge regression and nearest neighbours, on features of tiles.
+"""Probes of what tokens tell about a label: a regression and nearest neighbours, on features of tiles.
 
-Numbers (floats in the index) are predicted, and scored by R2 and RMSE. Classes (text, whole numbers, true or
-false) are told apart by a ridge regression on their indicators, and scored by accuracy.
+Numbers (floats in the index) are predicted by ridge regression, and scored by R2 and RMSE. Classes (text,
+whole numbers, true or false) are told apart by logistic regression, and scored by the share of wrong tiles.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.read.dataset import Dataset
 from shards.read.order import Chips, subset
+from trainer.score.logistic import fit_logistic
 from trainer.score.ridge import fit_ridge
 
 NEIGHBOURS = 20
@@ -56,7 +57,12 @@ class Probe:
             kind: word with which the scores' names begin.
             with_neighbours: whether nearest neighbours are scored, too.
         """
-        fitted = fit_ridge(features_NF[self.is_train_N], self.values_NL[self.is_train_N])
+        features_MF, values_ML = features_NF[self.is_train_N], self.values_NL[self.is_train_N]
+        fitted = (
+            fit_logistic(features_MF, values_ML.argmax(1), self.classes)
+            if self.classes
+            else fit_ridge(features_MF, values_ML)
+        )
         scores = self._scores(fitted.predict(features_NF[~self.is_train_N]))
         numbers: dict[str, float | int | None] = {f"{kind}_{name}": score for name, score in scores.items()}
         if with_neighbours:

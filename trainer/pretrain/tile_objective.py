@@ -26,6 +26,9 @@ from trainer.pretrain_config import PretrainConfig
 class TileObjective:
     """Part of an objective that does not depend on the method."""
 
+    learns_from = "tiles"
+    """See Objective."""
+
     def __init__(
         self, model: Masked | Dino, encoder: Encoder, learning: Learning, config: PretrainConfig
     ) -> None:

@@ -19,7 +19,7 @@ class EpochRate:
     """Rate of an epoch as the first rank sees it; None where there is no such number."""
 
     chips_per_second: float
-    """Chips a second, over all ranks."""
+    """Chips, or tiles, a second, over all ranks."""
     waiting_for_data: float
     """Share (0..1) of the time; for this and the next two see trainer.devices.clock.TimeSpent."""
     computing: float
@@ -37,10 +37,18 @@ class EpochRate:
         """Return the numbers that exist, by name."""
         return {f"time/{name}": value for name, value in asdict(self).items() if value is not None}
 
-    def line(self, epoch: int, summary: str) -> str:
-        """Write one line on epoch number `epoch` (from 0): its summary, and how fast it went."""
+    def line(self, epoch: int, summary: str, learnt_from: str) -> str:
+        """Write one line on epoch number `epoch` (from 0): its summary, and how fast it went.
+
+        Args:
+            epoch: number of the epoch.
+            summary: its scores in a few words.
+            learnt_from: what was learnt from: chips or tiles.
+        """
         text = f"epoch {epoch + 1}: {summary}"
-        text += f"; {self.chips_per_second:,.0f} chips/s; {self.waiting_for_data:.0%} waiting for data"
+        text += (
+            f"; {self.chips_per_second:,.0f} {learnt_from}/s; {self.waiting_for_data:.0%} waiting for data"
+        )
         if self.communication is not None:
             text += f", {self.communication:.0%} communication"
         if self.gflop_per_second is not None:

@@ -1,4 +1,4 @@
-"""The state that a run has left when its loss is no longer a number, and what can be done with it.
+"""The state that a run has left when it fails by its numbers or its data, and what can be done with it.
 
 with naming_last_state(out):    # outermost: states that are being written are complete when it looks
     fit.run(callback)
@@ -7,33 +7,42 @@ with naming_last_state(out):    # outermost: states that are being written are c
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from shards.errors import InputError
+from shards.errors import DatasetError, InputError
 from shards.storage.objects import exists, join
 from trainer.run_folder.state_parts import STATE, read_about
 
 
 @contextmanager
 def naming_last_state(out: str) -> Iterator[None]:
-    """Add to an error about a number what the run at `out` can be resumed from."""
+    """Add to an error about a number or a dataset what the run at `out` can be resumed from."""
     try:
         yield
-    except FloatingPointError as error:
+    except (FloatingPointError, DatasetError) as error:
         with suppress(InputError):  # storage that fails now must not hide the error
-            error.add_note(last_state(out))
+            error.add_note(last_state(out, same=isinstance(error, DatasetError)))
         raise
 
 
-def last_state(out: str) -> str:
+def last_state(out: str, same: bool = False) -> str:
     """Say which state the run at `out` has, and how it can go on.
+
+    Args:
+        out: the run's folder.
+        same: whether the same options can succeed, once the data are mended.
 
     Raises:
         InputError: its state cannot be read.
     """
     url = join(out, STATE)
     if not exists(url):
+        if same:
+            return f"no state was saved in {out} yet: --resume auto begins there once that is mended"
         return f"no state was saved in {out} yet: choose another --out, or delete it first"
     step = read_about(out)["position"]["step"]
+    state = f"the last state, after step {step}, is {url}: --resume auto continues from it"
+    if same:
+        return f"{state} once that is mended"
     return (
-        f"the last state, after step {step}, is {url}: --resume auto continues from it, also with another "
-        "--on-nonfinite; other options, such as a lower --learning-rate, need another --out"
+        f"{state}, also with another --on-nonfinite; other options, such as a lower --learning-rate, need "
+        "another --out"
     )

@@ -142,7 +142,9 @@ class RunWriter(StateCallback):
                 self._log.add_scalar(name, value, record["epoch"])
         if self._mlflow:
             self._mlflow.add(numbers, record["epoch"])
-        self._print(rate.line(record["epoch"], fit.objective.summary(record)), rate, fit.spent.seconds)
+        objective = fit.objective
+        line = rate.line(record["epoch"], objective.summary(record), objective.learns_from)
+        self._print(line, rate, fit.spent.seconds)
         self._draw(fit, record["epoch"])
         best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.standing)
         names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}

@@ -3,6 +3,7 @@
 metrics      MAE, RMSE, bias, R2, from sums
 baselines    the mean and the linear regression to beat
 ridge        ridge regression of labels on features of tiles
+logistic     logistic regression of classes on features of tiles
 thresholds   best IoU and AUC of a score that is to find a class
 intervals    95 % intervals over blocks of ground and draws
 evaluation   scores by name: table, JSON, picture

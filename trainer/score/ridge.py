@@ -43,11 +43,8 @@ def fit_ridge(features_MF: NDArray[np.floating[Any]], values_ML: NDArray[np.floa
 
     Features are brought to mean 0 and deviation 1; the mean of the values is not penalised.
     """
-    features_MF = features_MF.astype(np.float64)
     targets_ML: Array = values_ML.astype(np.float64)
-    centre_F, deviation_F = features_MF.mean(0), features_MF.std(0)
-    scale_F = np.where(deviation_F > NO_DEVIATION, 1 / np.maximum(deviation_F, NO_DEVIATION), 0)
-    scaled_MF = (features_MF - centre_F) * scale_F
+    scaled_MF, centre_F, scale_F = standardised(features_MF)
     fold_M = np.arange(len(scaled_MF)) % FOLDS
     errors_P = np.zeros(len(PENALTIES))
     for fold in range(min(FOLDS, len(scaled_MF))):
@@ -61,6 +58,17 @@ def fit_ridge(features_MF: NDArray[np.floating[Any]], values_ML: NDArray[np.floa
     best = _solved(scaled_MF, targets_ML)(PENALTIES[int(errors_P.argmin())])
     weights_FL = best.weights_FL * scale_F[:, None]
     return Ridge(weights_FL, best.offset_L - centre_F @ weights_FL)
+
+
+def standardised(features_MF: NDArray[np.floating[Any]]) -> tuple[Array, Array, Array]:
+    """Bring features to mean 0 and deviation 1; return them, their means, and the factors that do it.
+
+    The factor of a constant feature is 0.
+    """
+    features_MF = features_MF.astype(np.float64)
+    centre_F, deviation_F = features_MF.mean(0), features_MF.std(0)
+    scale_F = np.where(deviation_F > NO_DEVIATION, 1 / np.maximum(deviation_F, NO_DEVIATION), 0)
+    return (features_MF - centre_F) * scale_F, centre_F, scale_F
 
 
 def _solved(features_MF: Array, values_ML: Array) -> Callable[[float], Ridge]:

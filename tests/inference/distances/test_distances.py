@@ -251,6 +251,9 @@ def bad(folder: Path, predictions: Path) -> dict[str, str]:
     table = pq.read_table(predictions)
     for name, changed in {
         "headless": table.drop_columns(["predicted"]),
+        "of_pixels": table.drop_columns(["truth", "predicted"]).append_column(
+            "right_predicted", pa.array([3] * table.num_rows)
+        ),
         "empty": table.slice(0, 0),
         "elsewhere": table.set_column(1, "tested_on", pa.array(["moon"] * table.num_rows)),
         "strange": table.set_column(0, "key", pa.array(["unknown"] * table.num_rows)),
@@ -286,6 +289,7 @@ def bad(folder: Path, predictions: Path) -> dict[str, str]:
         ("{before} --errors {nothing}", "no such file"),
         ("{before} --errors {before}/embeddings.json", "is not a Parquet file"),
         ("{before} --errors {headless}", "has no column predicted; give predictions.parquet"),
+        ("{before} --errors {of_pixels}", "holds classes, which have no squared error; give a matrix of"),
         ("{before} --errors {empty}", "no tile has both a truth and a prediction"),
         ("{before} --errors {elsewhere}", "no training on one of china, conus, europe, southamerica was"),
         ("{before} --errors {strange}", "none of its keys is in {before}"),

@@ -20,7 +20,6 @@ import pytest
 import rasterio
 import shapely
 import torch
-from conftest import s3_environment
 from encoders import sar_tiles, write_untrained
 from in_process import treeline
 from regressors import (
@@ -31,7 +30,7 @@ from regressors import (
     write_checkpoint,
     write_scene,
 )
-from servers import S3Server
+from servers import S3Server, environment_of
 
 from inference.config import EmbedConfig
 from inference.embed.embedder import EmbedJob, vectors_of
@@ -241,6 +240,22 @@ def test_a_damaged_part_is_no_wrong_vector(config: EmbedConfig) -> None:
         read_embeddings(config.out)
 
 
+def test_a_truncated_shard_is_one_line_that_says_how_to_go_on(run: str, tmp_path: Path) -> None:
+    tiles, out = write_tiles(tmp_path / "tiles"), tmp_path / "out"
+    shard = Path(tiles.url, tiles.manifest.shards[-1].name)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1000])
+    command = ("embed", tiles.url, "--checkpoint", run, "--tiles-per-part", "4", "--out", str(out))
+    done = treeline(*command)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"treeline: failed: DatasetError: {shard}: ")
+    assert f"; treeline verify {tiles.url} names every damaged shard; finished parts are kept" in last
+    shard.write_bytes(whole)
+    assert treeline(*command).returncode == 0
+    read_embeddings(str(out))
+
+
 @pytest.mark.parametrize("server", ["moto", "rclone"])
 def test_embeddings_on_s3(
     server: str, config: EmbedConfig, request: pytest.FixtureRequest, tmp_path: Path
@@ -248,7 +263,7 @@ def test_embeddings_on_s3(
     """Stopped there and resumed: the same parts, and nothing else is left."""
     embed(config, InProcess())
     s3: S3Server = request.getfixturevalue(server)
-    with s3_environment(s3):
+    with environment_of(s3):
         there = replace(config, out=f"s3://bucket/embed-{server}")
         with pytest.raises(KeyboardInterrupt):
             embed(there, Stopping(2))
@@ -257,13 +272,16 @@ def test_embeddings_on_s3(
         assert np.array_equal(read_embeddings(there.out).vectors_ND, read_embeddings(config.out).vectors_ND)
 
 
-def test_windows_of_a_scene_are_tiles(run: str, tmp_path: Path) -> None:
-    """Row by row, whole ones only; with their places on the ground."""
+def test_windows_of_a_scene_are_tiles(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Row by row, whole ones only; with their places on the ground. A map beside the scene is left out."""
     image_CHW = stored_images(1, 70, 101, missing=0.01)[0]
     scene = write_scene(tmp_path / "scene_1.tif", image_CHW)
     out = str(tmp_path / "out")
-    config = EmbedConfig(scenes=(str(scene),), tile_size=32, checkpoint=run, out=out, **SMALL)
+    (tmp_path / "scene_1.chm.tif").write_bytes(scene.read_bytes())
+    pattern = str(tmp_path / "scene_*.tif")
+    config = EmbedConfig(scenes=(pattern,), tile_size=32, checkpoint=run, out=out, **SMALL)
     said = embed(config, InProcess())
+    assert capsys.readouterr().err.count("treeline: left out as maps: 1 of 2 rasters (scene_1.chm.tif)") == 1
     assert said == f"{out}: 6 class tokens of 32 numbers, of 6 tiles"
     found = read_embeddings(out)
     places = [(row, column) for row in (0, 32) for column in (0, 32, 64)]

@@ -14,12 +14,11 @@ import numpy as np
 import pystac.validation
 import pytest
 import rasterio
-from conftest import s3_environment
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform
-from servers import S3Server
+from servers import S3Server, environment_of
 from shapely import contains_xy
 from shapely.geometry import shape
 
@@ -27,7 +26,7 @@ from inference.maps.height_map import ACQUIRED
 from inference.maps.map_file import HEIGHT, NODATA, SPREAD, MapBand, map_writer
 from inference.maps.quick_look import quick_look_url, write_quick_look
 from inference.maps.stac_item import item_url, stac_item, write_stac_item
-from inference.scenes.scene_list import scene_urls
+from inference.scenes.scene_list import find_scenes
 from inference.tiling.windows import Block, Span
 from shards.raster.grid import Grid
 from shards.storage.objects import exists, read_bytes, remove_file
@@ -197,7 +196,7 @@ def test_a_crs_without_a_code_is_written_out(tmp_path: Path) -> None:
 
 
 def test_it_is_written_beside_the_map(tmp_path: Path, moto: S3Server) -> None:
-    with s3_environment(moto):
+    with environment_of(moto):
         for folder in (str(tmp_path), "s3://bucket/maps"):
             url = write_map(folder)
             picture = write_quick_look(url)
@@ -209,7 +208,7 @@ def test_it_is_written_beside_the_map(tmp_path: Path, moto: S3Server) -> None:
             for asset in item["assets"].values():
                 assert exists(f"{folder}/{asset['href'].removeprefix('./')}")
             assert set(item["assets"]) == {"data", "overview"}
-            assert scene_urls((written,)) == [url]
+            assert find_scenes((written,)).urls == [url]
             assert read_bytes(write_stac_item(url, quick_look=True)) == first
             for file in (url, picture, written):
                 remove_file(file)

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import s3_environment
 from in_process import treeline
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform
-from servers import S3Server
+from servers import S3Server, environment_of
 
 import inference.mosaic.placed_map
 from inference.config import MosaicConfig
@@ -537,7 +536,7 @@ def test_a_map_that_is_named_twice_counts_once(tmp_path: Path, monkeypatch: pyte
 
 def test_on_s3_as_on_disk(maps: list[Path], tmp_path: Path, moto: S3Server) -> None:
     local = made(tmp_path / "local", *maps)
-    with s3_environment(moto):
+    with environment_of(moto):
         import fsspec
 
         filesystem = fsspec.filesystem("s3")

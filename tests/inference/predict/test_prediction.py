@@ -209,6 +209,18 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(
         assert alone.read_bytes() == Path(maps[str(scene)]).read_bytes()
 
 
+def test_maps_in_the_folder_of_their_scenes_are_left_out_by_name(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scene(tmp_path / "scene.tif", scene_image(64, 64))
+    config = PredictConfig((str(tmp_path),), str(checkpoint), str(tmp_path), batch_size=BATCH)
+    assert len(predicted(config).maps) == 1
+    assert "left out" not in capsys.readouterr().err
+    assert len(predicted(config).maps) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert said.startswith("treeline: left out as maps: 1 of 2 rasters (scene.chm.tif), whose names end in ")
+
+
 def test_a_pixel_is_predicted_as_the_regressor_does_where_one_window_covers_it(
     checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import s3_environment
 from regressors import NODATA, small_regressor, stored_images, write_checkpoint, write_scene
-from servers import S3Server
+from servers import S3Server, environment_of
 
 import shards
 from inference.config import PredictConfig
@@ -178,7 +177,7 @@ def test_scenes_and_maps_on_s3(
 ) -> None:
     """Read by range and written whole; nothing else is left there."""
     s3: S3Server = request.getfixturevalue(server)
-    with s3_environment(s3):
+    with environment_of(s3):
         folder = f"s3://bucket/predict-{server}"
         for path in sorted(Path(config.checkpoint).parent.glob("*.tif")):
             publish(f"{folder}/scenes/{path.name}", path.read_bytes())

@@ -20,17 +20,14 @@ import torch
 from in_process import treeline
 from numpy.typing import NDArray
 from regressors import (
-    BANDS,
     CHIP_SCHEMA,
     NODATA,
-    SMALL_BACKBONE,
     TRANSFORM,
     odd_scene,
-    statistics_of,
-    stored_images,
     write_scene,
 )
 from rio_cogeo import cog_validate
+from tile_models import small_tile_model, write_tile_checkpoint
 
 from inference.config import PredictConfig
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
@@ -39,11 +36,7 @@ from inference.predict.map_header import numbered
 from inference.predict.on_ray import _Predict, _Steps
 from inference.predict.run import predict
 from shards.errors import InputError
-from trainer.model.backbone import build_backbone
-from trainer.model.encoder import Encoder
-from trainer.model.tile_checkpoint import TileCheckpoint
 from trainer.model.tile_model import TileHead, TileModel
-from trainer.score.tile_baselines import fit_tile_baselines
 
 SIDE = CHIP_SCHEMA.chip_size
 SHAPE = (16 * SIDE + 5, 9 * SIDE + 31)
@@ -53,32 +46,6 @@ HEADS = {
     "names": TileHead("region", classes=("conus", "europe")),
     "numbers": TileHead("land_cover", "class", ("3", "40", "7")),
 }
-
-
-def small_tile_model(head: TileHead) -> TileModel:
-    """A model with random weights whose classes are equally likely over some tiles."""
-    torch.manual_seed(0)
-    statistics = statistics_of(dict.fromkeys(BANDS, (3000.0, 0.5, 0.2)))
-    encoder = Encoder(CHIP_SCHEMA, BANDS, statistics, build_backbone(SMALL_BACKBONE))
-    model = TileModel(encoder, head)
-    torch.nn.init.normal_(model.output.weight, 0.0, 3.0)
-    if head.classes:
-        outputs_BK, _ = model.eval().predict(torch.from_numpy(stored_images(20, SIDE, SIDE)))
-        model.output.bias.data -= outputs_BK.mean(0)
-    return model.eval()
-
-
-def write_tile_checkpoint(folder: Path, model: TileModel) -> Path:
-    generator = np.random.default_rng(0)
-    classes = len(model.head.classes)
-    true_M = np.arange(20) % classes if classes else generator.uniform(0, 9, 20)
-    baselines = fit_tile_baselines(generator.normal(size=(20, 6)), true_M.astype(np.float64), classes)
-    trained_on = {"data": "chips", "fingerprint": "0123456789abcdef", "treeline": "0"}
-    checkpoint = TileCheckpoint(model, trained_on, {"epoch": 3, "loss": 0.5}, baselines)
-    folder.mkdir(parents=True)
-    for name, data in checkpoint.files().items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 def scene_of_tiles() -> NDArray[np.int16]:

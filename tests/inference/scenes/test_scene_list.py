@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import s3_environment
-from servers import S3Server
+from servers import S3Server, environment_of
 
-from inference.scenes.scene_list import COLUMNS, map_name, scene_urls
+from inference.scenes.scene_list import COLUMNS, find_scenes, map_name
 from shards.errors import InputError
 from shards.storage.objects import join, publish, remove_folder
 
@@ -35,7 +34,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "local":
         yield str(tmp_path)
         return
-    with s3_environment(request.getfixturevalue("moto")):
+    with environment_of(request.getfixturevalue("moto")):
         url = "s3://bucket/lists"
         yield url
         remove_folder(url)
@@ -52,6 +51,10 @@ def listed(url: str, text: str | dict[str, Any]) -> str:
     """A list at `url` that holds `text`; its URL."""
     publish(url, (text if isinstance(text, str) else json.dumps(text)).encode())
     return url
+
+
+def scene_urls(given: tuple[str, ...], asset: str = "") -> list[str]:
+    return find_scenes(given, asset).urls
 
 
 def why_not(*given: str, asset: str = "") -> str:
@@ -119,7 +122,7 @@ def test_every_way_of_naming_gives_the_same_scenes(place: str) -> None:
 
 
 def test_lists_may_name_other_places(place: str, moto: S3Server, tmp_path: Path) -> None:
-    with s3_environment(moto):
+    with environment_of(moto):
         (here,), (there,) = (
             written(str(tmp_path / "disk"), "a.tif"),
             written("s3://bucket/lists/there", "b.tif"),
@@ -178,7 +181,7 @@ def test_the_order_is_not_the_file_systems(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_many_scenes_are_checked_with_few_requests(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3_environment(moto):
+    with environment_of(moto):
         scenes = written("s3://bucket/lists/many", *(f"{number:02d}.tif" for number in range(40)))
         given = listed("s3://bucket/lists/many.txt", "\n".join(scenes))
         monkeypatch.setattr("inference.scenes.scene_list.exists", None)
@@ -318,3 +321,20 @@ def test_maps_are_named_after_scenes() -> None:
     stem = "WV02_20200722_M1BS_10300100AB1FD100-sr-02m"
     for ending in ("tif", "TIF", "tiff", "vrt"):
         assert map_name(f"s3://bucket/scenes/{stem}.{ending}") == f"{stem}.chm.tif"
+
+
+def test_maps_that_are_left_out_are_named(place: str) -> None:
+    kinds = ("chm", "chm", "classes", "tiles")
+    scenes = written(place, *NAMES)
+    maps = written(place, *(f"{name[:-4]}.{kind}.tif" for name, kind in zip(NAMES, kinds, strict=False)))
+    found = find_scenes((place,))
+    assert (found.urls, found.maps) == (sorted(scenes), sorted(maps))
+    first = ", ".join(name.rpartition("/")[2] for name in sorted(maps)[:3])
+    assert found.remark == (
+        f"left out as maps: 4 of 10 rasters ({first}, ...), whose names end in .chm.tif or .classes.tif or "
+        ".tiles.tif; give a name in full to take it as a scene"
+    )
+    one = find_scenes((join(place, f"{NAMES[0][:-4]}*.tif"),))
+    assert one.remark.startswith(f"left out as maps: 1 of 2 rasters ({NAMES[0][:-4]}.chm.tif), whose names")
+    assert find_scenes((place, *maps)).remark == ""
+    assert find_scenes((listed(join(place, "all.txt"), "\n".join([*scenes, *maps])),)).remark == ""

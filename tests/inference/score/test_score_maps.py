@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import s3_environment
 from in_process import treeline
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.transform import from_origin
 from rasterio.warp import transform
-from servers import S3Server
+from servers import S3Server, environment_of
 
 import inference.score.measured_heights
 import shards.raster.on_grid
@@ -717,7 +716,7 @@ def test_a_file_that_ends_early_is_named(tmp_path: Path, victim: str) -> None:
 
 @pytest.fixture
 def bucket(moto: S3Server, tmp_path: Path) -> Iterator[str]:
-    with s3_environment(moto):
+    with environment_of(moto):
         yield f"s3://bucket/{tmp_path.name}"
 
 

@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
-from conftest import s3_environment
 from rasterio import Affine
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
-from servers import S3Server
+from servers import S3Server, environment_of
 
 import shards.raster.on_grid
 from cluster import cli
@@ -549,7 +548,7 @@ def test_an_image_that_went_away_costs_its_chips_only(image: str, height: str, t
 
 @pytest.fixture
 def bucket(moto: S3Server, tmp_path: Path) -> Iterator[str]:
-    with s3_environment(moto):
+    with environment_of(moto):
         yield f"s3://bucket/{tmp_path.name}"
 
 

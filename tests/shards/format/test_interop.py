@@ -25,8 +25,8 @@ import pytest
 import rasterio
 import webdataset
 import zarr
-from conftest import s3_environment
 from numpy.typing import NDArray
+from servers import environment_of
 
 from cluster import cli
 from ingest.config import TarsConfig
@@ -164,7 +164,7 @@ def test_zarr_alone_reads_our_zarr_from_s3(
     pairs_dataset: Any, write_dataset: Callable[..., Any], moto: Any
 ) -> None:
     store = pytest.importorskip("obstore.store")
-    with s3_environment(moto):
+    with environment_of(moto):
         chips = list(pairs_dataset.chips.values())
         written = write_dataset("s3://bucket/interop/zarr", chips, shard_format="zarr")
         theirs = store.S3Store(
@@ -181,7 +181,7 @@ def test_gdal_reads_from_s3_with_the_standard_environment_alone(
     server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"s3://bucket/interop/{server}/scene.tif"
-    with s3_environment(request.getfixturevalue(server)):
+    with environment_of(request.getfixturevalue(server)):
         for name in ("AWS_S3_ENDPOINT", "AWS_HTTPS", "AWS_VIRTUAL_HOSTING"):  # GDAL's own words
             os.environ.pop(name, None)
         with pytest.raises(InputError, match=url):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from classes import CLASS_SCHEMA, class_chip
 from in_process import treeline
 from ray_machines import PATIENCE_SECONDS, wait_until
 from regressors import CHIP_SCHEMA, visible_chip
@@ -370,6 +371,52 @@ def test_classes_are_compared_by_their_share_of_errors(made: Path) -> None:
         assert (row["bias"], row["r2"]) == (None, None)
 
 
+@pytest.mark.slow
+def test_classes_of_pixels_are_compared_as_train_and_evaluate_score_them(tmp_path: Path) -> None:
+    tiles = [
+        "ingest",
+        "synthetic",
+        "--sar",
+        "seasonal",
+        "--regions",
+        "2",
+        "--chips",
+        "120",
+        "--pixel-classes",
+    ]
+    ran(tmp_path, *tiles, "--chip-size", "32", "--out", "tiles", *SPLIT, "--region-column", "region")
+    (tmp_path / "train.yaml").write_text(
+        "recipe: tiny\nepochs: 1\ndecoder: linear\nbands: [vv_summer, vh_winter]\nlearning_rate: 0.003\n"
+    )
+    changes = {"task": "pixel-class", "label": None, "init": ["scratch=random"], "draws": 1, "tune": ["all"]}
+    said = ran(tmp_path, *command("out", **changes)).stdout
+    assert "share of wrong pixels" in said
+    found, table = results(tmp_path / "out"), pq.read_table(tmp_path / "out" / "predictions.parquet")
+    assert found["measure"] == {"name": "wrong", "title": "share of wrong pixels", "unit": ""}
+    assert found["about"]["label"] == "land_cover"
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Trained here, tested there: land_cover" in page
+    assert "share of wrong pixels over the number of training labels" in page
+    options = ["--task", "pixel-class", "--config", "train.yaml", "--deterministic", "--limit", "30%"]
+    options += ["--tune", "all", "--where", "region == 'conus'", "--backbone", "tiny"]
+    ran(tmp_path, "train", "--data", "tiles", "--out", "by-hand", *options)
+    tested = ["--split", "test", "--where", "region == 'europe'", "--out", "scores"]
+    ran(tmp_path, "evaluate", "--checkpoint", "by-hand", "--data", "tiles", *tested)
+    scores = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["scores"]
+    names = {"model": "right_predicted", "per-pixel linear regression": "right_ridge"}
+    names["commonest class"] = "right_mean"
+    rows = {name: entry(found["baselines"], baseline=name)["matrix"] for name in list(names)[1:]}
+    rows["model"] = found["models"][0]["matrix"]
+    frame = table.to_pandas()
+    chosen = frame[(frame.trained_on == "conus") & (frame.tested_on == "europe")]
+    for name, column in names.items():
+        ours = entry(rows[name], trained_on="conus", tested_on="europe")
+        assert ours["wrong"]["value"] == pytest.approx(1 - scores[name]["accuracy"], abs=1e-9), name
+        assert ours["n"] == scores[name]["count"] == chosen.pixels.sum()
+        assert ours["wrong"]["value"] == pytest.approx(1 - chosen[column].sum() / chosen.pixels.sum())
+    assert ours["blocks"] == chosen.block.nunique() == 2
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no draw": ({"draws": 0}, "--draws 0: give 1 or more"),
     "workers": ({"workers": -1}, "--workers -1: give 0 or more"),
@@ -405,6 +452,25 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "heights": (
         {"task": "height", "label": None, "train-config": "optical.yaml"},
         "has no heights to learn from",
+    ),
+    "pixel classes": (
+        {"task": "pixel-class", "label": None, "train-config": "optical.yaml"},
+        "has 0 classes of pixels; ingest it with two or more",
+    ),
+    "label of pixels": (
+        {"task": "pixel-class", "label": "forest", "train-config": "optical.yaml"},
+        "--label forest: the pixels of tiles are labelled with nothing; leave it out",
+    ),
+    "other classes": (
+        {
+            "data": ["classes", "classes2"],
+            "region-column": None,
+            "task": "pixel-class",
+            "label": None,
+            "init": ["scratch=random"],
+            "train-config": "optical.yaml",
+        },
+        "classes2: its pixels have cover (water, trees), and those of classes have cover",
     ),
     "seed": ({"train-config": "seed.yaml"}, "seed.yaml: names seed, which the matrix sets for each cell"),
     "data": ({"train-config": "two.yaml"}, "two.yaml: names data, limit, which the matrix sets"),
@@ -447,6 +513,17 @@ def spoiled(made: Path) -> Path:
             age = None if (place, split) == ("b", "test") else float(number)
             writer.add(replace(visible_chip(number), attributes={"place": place, "age": age}), split)
         writer.finish()
+    for name, schema in (
+        ("classes", CLASS_SCHEMA),
+        ("classes2", replace(CLASS_SCHEMA, class_names=CLASS_SCHEMA.class_names[:2])),
+    ):
+        with DatasetWriter(str(made / name), schema, {"command": "test"}, 4) as writer:
+            for number in range(12):
+                chip = class_chip(number)
+                if name == "classes2":
+                    chip.height_HW[chip.height_HW == 90] = 5
+                writer.add(chip, ("train", "train", "val", "test")[number % 4])
+            writer.finish()
     (made / "optical.yaml").write_text("epochs: 1\n")
     (made / "rates.yaml").write_text("learning_rate: 0.003\n")
     (made / "seed.yaml").write_text("seed: 3\n")

@@ -319,17 +319,54 @@ def test_a_limit_is_a_number_or_a_share(limit: Any, dataset: Dataset) -> None:
     [
         (
             {"tree_percent": 101.0},
-            "tree_percent of tile {key} is 101 .*, not a number from 0 to 100",
+            r"tree_percent of tile {key} \(split {split}\) is 101 .*, not a number from 0 to 100",
         ),
-        ({"tree_percent": -0.5}, "tree_percent of tile {key} is -0.5"),
-        ({"tree_percent": float("nan")}, "tree_percent of tile {key} is nan"),
+        ({"tree_percent": -0.5}, r"tree_percent of tile {key} \(split {split}\) is -0.5"),
+        ({"tree_percent": float("nan")}, r"tree_percent of tile {key} \(split {split}\) is nan"),
     ],
 )
 def test_a_wrong_label_is_refused_by_its_key(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     dataset = write_tiles(tmp_path / "tiles", **changes)
     key = "chip_8"
-    with pytest.raises(InputError, match=says.format(key=key)):
+    with pytest.raises(InputError, match=says.format(key=key, split=split_of(key, 0.3))):
         check(config_of(dataset, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("wrong", [101.0, -0.5, float("nan")])
+def test_a_wrong_label_stops_no_score_of_another_split(
+    wrong: float, dataset: Dataset, run: str, tmp_path: Path
+) -> None:
+    other = write_tiles(tmp_path / "tiles", tree_percent=wrong)
+    split = split_of("chip_8", 0.3)
+    sound = {"train": "val", "val": "train"}[split]
+    config = EvaluateConfig(checkpoint=run, data=dataset.url, split=sound)
+    found = evaluate_tiles(replace(config, data=other.url))
+    assert found.to_json()["scores"] == evaluate_tiles(config).to_json()["scores"]
+    said = rf"{other.url}: tree_percent of tile chip_8 \(split {split}\) is .* label it again"
+    with pytest.raises(InputError, match=said):
+        evaluate_tiles(replace(config, data=other.url, split=split))
+    evaluate_tiles(replace(config, data=other.url, split=split, where="key != 'chip_8'"))
+
+
+def test_a_class_that_the_model_does_not_know_stops_no_score_of_another_split(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    train(config_of(dataset, tmp_path / "run", **CASES["classes"] | {"epochs": 1}), Ranks())
+    other = write_tiles(tmp_path / "tiles", cover="bog")
+    config = EvaluateConfig(checkpoint=str(tmp_path / "run"), data=other.url)
+    sound = {"train": "val", "val": "train"}[split_of("chip_8", 0.3)]
+    assert evaluate_tiles(replace(config, split=sound)).chips
+    with pytest.raises(InputError, match=r"cover of tile chip_8 \(split .*\) is 'bog', which the model"):
+        evaluate_tiles(replace(config, split="all"))
+
+
+def test_reports_count_tiles(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(config_of(dataset, tmp_path / "run", epochs=1), Ranks())
+    said = capsys.readouterr().err
+    assert " tiles/s; " in next(line for line in said.splitlines() if line.startswith("epoch 1: "))
+    assert "treeline: trains on " in said
+    assert " tiles (all with a label tree_percent)" in said
+    assert "chips" not in said
 
 
 def test_a_constant_label_is_refused(dataset: Dataset, tmp_path: Path) -> None:

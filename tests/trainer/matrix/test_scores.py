@@ -156,3 +156,24 @@ def test_what_a_cell_left_is_read_as_it_was_written_and_not_when_it_is_damaged(t
     read = read_cell(path)
     assert read.tiles.equals(result.tiles)
     assert read.about["labels"] == 5
+
+
+def test_pixel_classes_are_scored_by_the_share_of_wrong_pixels_of_each_block() -> None:
+    measure = measure_of("pixel-class", "")
+    assert (measure.name, measure.title) == ("wrong", "share of wrong pixels")
+    right = {"predicted": [60, 10, 300, 80], "ridge": [50, 20, 250, 70], "mean": [0, 0, 0, 100]}
+    table = pa.table(
+        {
+            "tested_on": ["conus"] * 4,
+            "block": ["conus 1", "conus 2", "conus 1", "conus 2"],
+            "pixels": [100, 20, 400, 100],
+            **{f"right_{name}": counts for name, counts in right.items()},
+        }
+    )
+    sums = block_sums(table, "conus")
+    assert sums.count_B.tolist() == [500, 120]
+    assert sums.squares_B["predicted"].tolist() == [140, 30]
+    score = score_of([sums], "predicted", measure)
+    assert score.error.value == pytest.approx(170 / 620)
+    assert (score.bias, score.r2, score.count) == (None, None, 620)
+    assert difference_of([sums], [sums], ("predicted", "ridge"), measure).value == pytest.approx(-60 / 620)

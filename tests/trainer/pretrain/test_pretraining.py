@@ -405,12 +405,17 @@ def test_a_run_leaves_a_backbone_with_all_that_normalises_its_input(
         new_fit(continued.with_options(bands=("nir", "red")), Ranks())
 
 
-def test_without_a_probe_the_last_epoch_is_best(dataset: Dataset, tmp_path: Path) -> None:
+def test_without_a_probe_the_last_epoch_is_best(
+    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launch_pretraining(
         config_of(dataset, "mae", tmp_path / "run", probe="", probe_epochs=1, probe_tiles=1000)
     )
     names = json.loads((tmp_path / "run" / "checkpoints.json").read_text())
     assert names == {"best": ["epoch-0003"], "last": "epoch-0003"}
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 3
+    assert all(" tiles/s; " in line and "chips" not in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """A run whose loss is no number any more says which state it has left, and what it can go on with.
 
 At this learning rate the first step makes the weights so large that the loss of the second is no number.
+
+So does one that meets a damaged shard: it names the shard and how to find all of them, and resumes once the
+shard is mended.
 """
 
 import json
@@ -11,7 +14,7 @@ import pytest
 from in_process import treeline
 from regressors import write_dataset
 
-from shards.read.dataset import Dataset
+from shards.read.dataset import Dataset, open_dataset
 
 WILD = ("--learning-rate", "1e30", "--gradient-norm", "1e30", "--batch-size", "4", "--epochs", "1")
 COMMANDS = {
@@ -63,3 +66,34 @@ def test_what_is_said_can_be_done(dataset: Dataset, tmp_path: Path) -> None:
     record: dict[str, Any] = json.loads((out / "metrics.jsonl").read_text())
     assert record["skipped_steps"] == 2
     assert record["chips"] == 12
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_truncated_shard_is_one_line_and_the_run_goes_on_once_it_is_mended(
+    name: str, split: str, tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "chips", chips=24, val_share=0.4)
+    shard = Path(dataset.url, dataset.manifest.shards_of(split)[0].name)
+    whole, out = shard.read_bytes(), tmp_path / "run"
+    shard.write_bytes(whole[:-1000])
+    probe = () if name == "train" else ("--probe", "height_mean")
+    arguments = (*COMMANDS[name], *probe, "--data", dataset.url, "--out", str(out), "--batch-size", "4")
+    arguments += ("--epochs", "1", "--checkpoint-steps", "1")
+    done = treeline(*arguments)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"treeline: failed: DatasetError: {shard}: ")
+    assert f"; treeline verify {dataset.url} names every damaged shard; " in last
+    if split == "train":
+        assert f"no state was saved in {out} yet: --resume auto begins there once that is mended" in last
+    else:
+        assert f"{out / 'state.json'}: --resume auto continues from it once that is mended" in last
+    checked = treeline("verify", dataset.url)
+    assert checked.returncode == 1
+    assert str(shard) in checked.stdout + checked.stderr
+    shard.write_bytes(whole)
+    done = treeline(*arguments, "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads((out / "metrics.jsonl").read_text())
+    assert record["chips"] == open_dataset(dataset.url).chips("train").size
