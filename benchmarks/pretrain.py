@@ -78,12 +78,11 @@ def passes_of(fit: Fit, fed: Fed) -> Callable[[], None]:
     model: Any = fit.model
     inputs = objective.inputs(fed, StepKey(0, 0, 0))
     if hasattr(objective, "_taught"):
-        crops = inputs.sizes
-        pixels, places, valid = zip(*((c.pixels_NCSS, c.places_NP2, c.valid_NP) for c in crops), strict=True)
+        crops = [(one.pixels_NCSS, one.places_NP2, one.valid_NP) for one in inputs.sizes]
 
         def passes() -> None:
-            model.taught(pixels[0], places[0], valid[0])
-            sum(scores.sum() for scores in model(pixels, places, valid)).backward()
+            model.taught(*crops[0])
+            sum(model(*one).sum() for one in crops).backward()
     else:
 
         def passes() -> None:

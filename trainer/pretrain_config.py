@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from shards.roles import Another, MayChange, OnlyWith, Place, Some
+from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some
 from trainer.options import (
     FitOptions,
     KeepOptions,
@@ -145,6 +145,8 @@ class DinoOptions:
     """Share (0..1) of the running mean that a step keeps."""
     teacher_momentum: Annotated[float, DINO] = 0.98
     """Share (0..1) of the teacher's weights that a step keeps, at first; it rises to 1."""
+    drop_path: Annotated[float, DINO, Before(0.0)] = 0.0
+    """Share (0..1) of views that skip the student's last block; earlier blocks are skipped more rarely."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
@@ -167,6 +169,7 @@ class DinoOptions:
                 "temperature_warm_up": (self.temperature_warm_up >= 0, "0 or more"),
                 "centre_momentum": (0 <= self.centre_momentum < 1, "0 or more and below 1"),
                 "teacher_momentum": (0 <= self.teacher_momentum < 1, "0 or more and below 1"),
+                "drop_path": (0 <= self.drop_path < 1, "0 or more and below 1"),
             },
         )
 

@@ -5,6 +5,7 @@ draw                 the views of a step, drawn for the global batch
 masked               the masked autoencoder: model and loss
 masking              which patches of a tile are hidden
 objective_of_masked  the masked autoencoder in the training loop
+crops                the student's crops of a step, and their pieces
 dino                 student, teacher and their heads
 distillation         the loss of self-distillation, its centre, and signs of a collapse
 collapse             a watch that names a collapse

@@ -81,25 +81,29 @@ class Dino(Learner):
 
     def forward(
         self,
-        pixels_by_size: Sequence[Tensor],
-        places_by_size: Sequence[Tensor],
-        valid_by_size: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """Return the student's scores_BK for crops of each size, which pass the backbone together.
+        pixels_NCSS: Tensor,
+        places_NP2: Tensor,
+        valid_NP: Tensor,
+        factors_NL: Tensor | None = None,
+    ) -> Tensor:
+        """Return the student's scores_NK for crops of one size.
 
         Args:
-            pixels_by_size: normalised pixels_BCSS for each size.
-            places_by_size: places_BN2 of their patches; see trainer.model.encoder.
-            valid_by_size: valid_BN, patches that are attended to.
+            pixels_NCSS: normalised pixels.
+            places_NP2: coordinates of their patches; see trainer.model.encoder.
+            valid_NP: patches that are attended to.
+            factors_NL: factors of the blocks; see trainer.model.encoder.
         """
-        crops = zip(pixels_by_size, places_by_size, valid_by_size, strict=True)
-        return tuple(self.student_head(self.student(*crop)[:, 0]) for crop in crops)
+        scores_NK: Tensor = self.student_head(
+            self.student(pixels_NCSS, places_NP2, valid_NP, factors_NL)[:, 0]
+        )
+        return scores_NK
 
     @torch.no_grad()
-    def taught(self, pixels_BCSS: Tensor, places_BN2: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the teacher's scores_BK and class tokens_BD."""
-        tokens_BD = self.teacher(pixels_BCSS, places_BN2, valid_BN)[:, 0]
-        return self.teacher_head(tokens_BD), tokens_BD
+    def taught(self, pixels_NCSS: Tensor, places_NP2: Tensor, valid_NP: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the teacher's scores_NK and class tokens_ND."""
+        tokens_ND = self.teacher(pixels_NCSS, places_NP2, valid_NP)[:, 0]
+        return self.teacher_head(tokens_ND), tokens_ND
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:

@@ -1,9 +1,8 @@
 """Self-distillation as an objective of the training loop."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from trainer.fit.optimiser import Stage, backbone_stages, grouped
 from trainer.model.encoder import Encoder, patch_places, patches_valid
 from trainer.options import OptimiserOptions
 from trainer.pretrain.collapse import Watch
+from trainer.pretrain.crops import GLOBAL_VIEWS, Crops, DinoInputs
 from trainer.pretrain.dino import Dino
 from trainer.pretrain.distillation import (
     HealthSums,
@@ -26,71 +26,13 @@ from trainer.pretrain.distillation import (
     cross_entropy_sums,
     next_centre,
 )
-from trainer.pretrain.draw import ViewMaker, pieces_of
+from trainer.pretrain.draw import ViewMaker, skip_rates
 from trainer.pretrain.tile_objective import TileObjective
 from trainer.pretrain.views import crop_sizes
 from trainer.pretrain_config import PretrainConfig
 
-GLOBAL_VIEWS = 2
 LOSS_SUMS = 4
 """Sums of the loss: cross entropies, pairs, agreements, and tiles that were asked whether they agree."""
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Crops of one size; axis N runs over views, then tiles."""
-
-    pixels_NCSS: Tensor
-    """Normalised pixels."""
-    places_NP2: Tensor
-    """Coordinates of their patches."""
-    valid_NP: Tensor
-    """Patches that are attended to."""
-    first: int
-    """Number of the first of their views among all views."""
-    views: int
-    """Number of views."""
-
-
-@dataclass(frozen=True)
-class DinoInputs:
-    """Inputs of one step, on one rank, or a piece of them; axis B runs over tiles."""
-
-    targets_VBK: Tensor
-    """The teacher's targets."""
-    sizes: Sequence[Crops]
-    """The student's crops, by size."""
-    health: Tensor
-    """Sums over the whole part of the batch, or zeros in all pieces but the first; see HealthSums."""
-
-    def pieces(self, count: int) -> list[Self]:
-        """See StepInputs: each piece has crops of one size, and so memory does not grow with their number."""
-        if count == 1:
-            return [self]
-        tiles = self.targets_VBK.shape[1]
-        pieces: list[Self] = []
-        (targets_by_piece,) = zip(*pieces_of(count, self.targets_VBK.transpose(0, 1)), strict=True)
-        for crops in self.sizes:
-            split = [
-                values.unflatten(0, (crops.views, tiles)).transpose(0, 1)
-                for values in (crops.pixels_NCSS, crops.places_NP2, crops.valid_NP)
-            ]
-            for targets_BVK, parts in zip(targets_by_piece, pieces_of(count, *split), strict=True):
-                # Views in turn, too: never more crops at a time than of the global ones.
-                for view in range(0, crops.views, GLOBAL_VIEWS):
-                    some = slice(view, view + GLOBAL_VIEWS)
-                    values = [part[:, some].transpose(0, 1).flatten(0, 1) for part in parts]
-                    views = min(GLOBAL_VIEWS, crops.views - view)
-                    piece = Crops(values[0], values[1], values[2], crops.first + view, views)
-                    pieces.append(
-                        replace(
-                            self,
-                            targets_VBK=targets_BVK.transpose(0, 1),
-                            sizes=[piece],
-                            health=self.health if not pieces else torch.zeros_like(self.health),
-                        )
-                    )
-        return pieces
 
 
 class DinoObjective(TileObjective):
@@ -112,6 +54,7 @@ class DinoObjective(TileObjective):
             model.student.patch_size,
             learning.dataset.schema.chip_size,
         )
+        self.skip_rates_L = skip_rates(config.dino.drop_path, len(model.student.backbone.model.layer))
         self.health_sums = HealthSums(model.student.width, len(model.centre_K))
         self.watch = Watch(config.fit.stop_on_collapse)
         self._taught = in_precision_of(model, learning, config)
@@ -176,13 +119,15 @@ class DinoObjective(TileObjective):
         encoder = self.model.student
         places_P2 = patch_places(encoder.grid(pixels_NCSS), pixels_NCSS.device)
         rescale = encoder.backbone.config.pos_embed_rescale
-        drawn = [
-            self.views.here(self.views.scales(fed.batch.size, key, first + view, rescale), fed)
-            for view in range(views)
-        ]
-        places_NP2 = torch.cat(drawn)[:, None, None] * places_P2
+        count, maker, numbers = fed.batch.size, self.views, range(first, first + views)
+        scales_N = torch.cat([maker.here(maker.scales(count, key, view, rescale), fed) for view in numbers])
+        places_NP2 = scales_N[:, None, None] * places_P2
         valid_NP = patches_valid(valid_NSS, encoder.patch_size)
-        return Crops(pixels_NCSS, places_NP2, valid_NP, first, views)
+        factors_NL = None
+        if self.options.drop_path:
+            drawn = [maker.factors(count, key, view, self.skip_rates_L) for view in numbers]
+            factors_NL = torch.cat([maker.here(factors_BL, fed) for factors_BL in drawn])
+        return Crops(pixels_NCSS, places_NP2, valid_NP, first, views, factors_NL)
 
     def _targets(self, scores_VBK: Tensor, temperature: float, seen_VB: Tensor) -> Tensor:
         options = self.options
@@ -195,15 +140,11 @@ class DinoObjective(TileObjective):
 
     def sums(self, forward: Forward, inputs: DinoInputs) -> Tensor:
         """See Objective."""
-        pixels, places, valid = zip(
-            *((crops.pixels_NCSS, crops.places_NP2, crops.valid_NP) for crops in inputs.sizes), strict=True
-        )
         targets_VBK, total = inputs.targets_VBK, torch.zeros(LOSS_SUMS, dtype=torch.float64)
         total = total.to(targets_VBK.device)
-        tiles = targets_VBK.shape[1]
-        for crops, scores_NK in zip(inputs.sizes, forward(pixels, places, valid), strict=True):
-            scores_WBK = scores_NK.float().unflatten(0, (crops.views, tiles))
-            seen_WB = crops.valid_NP.any(1).unflatten(0, (crops.views, tiles))
+        for crops in inputs.sizes:
+            scores_NK = forward(crops.pixels_NCSS, crops.places_NP2, crops.valid_NP, crops.factors_NL)
+            scores_WBK, seen_WB = scores_NK.float().unflatten(0, (crops.views, -1)), crops.seen_WB
             entropies_2 = cross_entropy_sums(
                 targets_VBK, scores_WBK, seen_WB, self.options.student_temperature, crops.first
             )

@@ -43,7 +43,7 @@ from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model.pretrained import is_pretrained, load_pretrained
-from trainer.pretrain.draw import ViewMaker
+from trainer.pretrain.draw import ViewMaker, skip_rates
 from trainer.pretrain.probe import Probe, probe_tiles
 from trainer.pretrain_config import RECIPES, PretrainConfig
 from trainer.run_folder.run_writer import config_yaml
@@ -87,7 +87,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "temperature_warm_up": 2.0,
     },
 }
-"""Options under which much is to be remembered."""
+METHODS["ibot"] = {**METHODS["dino"], "drop_path": 0.3}
+"""Options under which much is to be remembered; "ibot": self-distillation with all that is optional."""
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_what_follows_a_stop_is_the_same_bit_for_bit(dataset: Dataset, method: s
     whole.run(undisturbed)
     assert len(undisturbed.losses) == config.fit.epochs * whole.steps_per_epoch > 10
     followed = [name for name in state_of(whole).tensors if name.startswith("weights.teacher")]
-    assert bool(followed) == (method == "dino")
+    assert bool(followed) == (method != "mae")
     for at in (1, 3, whole.steps_per_epoch, 2 * whole.steps_per_epoch + 1):
         stopper, rest = Stopper(at, tmp_path), Stopper()
         with pytest.raises(Stopped):
@@ -131,7 +132,7 @@ def test_what_follows_a_stop_is_the_same_bit_for_bit(dataset: Dataset, method: s
 @pytest.mark.parametrize("method", METHODS)
 def test_pieces_of_a_batch_give_the_same_losses(dataset: Dataset, method: str) -> None:
     options: dict[str, Any] = {"batch_size": 6, "epochs": 2, "learning_rate": 1e-4}
-    if method == "dino":
+    if method != "mae":
         options["centring"] = "sinkhorn"
     whole, pieces = Stopper(), Stopper()
     one = new_fit(config_of(dataset, method, **options), Ranks())
@@ -149,7 +150,12 @@ def assert_near(fit: Fit, weights: dict[str, torch.Tensor], rel: float = 1e-4) -
         assert away <= rel * max(1.0, float(tensor.norm())), name
 
 
-CASES = {"mae": ("mae", {}), "dino": ("dino", {}), "balanced": ("dino", {"centring": "sinkhorn"})}
+CASES = {
+    "mae": ("mae", {}),
+    "dino": ("dino", {}),
+    "balanced": ("dino", {"centring": "sinkhorn"}),
+    "ibot": ("ibot", {}),
+}
 """Methods and options that two ranks are tried with, in one pair of processes."""
 
 
@@ -345,10 +351,10 @@ def test_a_run_leaves_a_backbone_with_all_that_normalises_its_input(
     loaded = load_pretrained(str(out))
     assert loaded.bands == dataset.schema.bands
     assert loaded.statistics == dataset.statistics
-    assert list(loaded.backbones) == ["teacher" if method == "dino" else "student"]
+    assert list(loaded.backbones) == ["student" if method == "mae" else "teacher"]
     fit = resumed_fit(config.with_options(resume="auto"), Ranks())
     [backbone] = loaded.backbones.values()
-    encoder = fit.model.get_submodule("teacher" if method == "dino" else "encoder")
+    encoder = fit.model.get_submodule("encoder" if method == "mae" else "teacher")
     for name, tensor in encoder.backbone.state_dict().items():
         assert torch.equal(tensor, backbone.state_dict()[name]), name
     continued = config_of(dataset, method, tmp_path / "more", epochs=1, backbone=str(out))
@@ -400,6 +406,7 @@ def test_what_does_not_fit_is_refused(
         ({"warm_up_temperature": 0.1}, "--warm-up-temperature 0.1: choose above 0 and below the student's"),
         ({"local_scale": (0.5, 0.2)}, r"--local-scale \(0.5, 0.2\): choose two shares"),
         ({"prototypes": 1}, "--prototypes 1: choose 2 or more"),
+        ({"method": "dino", "drop_path": 1.0}, "--drop-path 1.0: choose 0 or more and below 1"),
         ({"decoder_width": 100}, "--decoder-width 100: choose a multiple of 24"),
     ],
 )
@@ -418,6 +425,7 @@ def test_what_is_out_of_range_is_refused(options: dict[str, Any], said: str) -> 
             {"method": "dino", "warm_up_temperature": 0.02},
             "--warm-up-temperature: does nothing without --temperature-warm-up",
         ),
+        ({"method": "mae", "drop_path": 0.1}, "--drop-path: does nothing without --method dino"),
     ],
 )
 def test_options_without_effect_are_refused(given: dict[str, Any], said: str) -> None:
@@ -465,10 +473,52 @@ def test_a_run_of_another_command_is_not_resumed(dataset: Dataset, tmp_path: Pat
         check_resumes(config.with_options(out=str(tmp_path / "other")))
 
 
+YOUNGER = ("drop_path",)
+"""Options that runs of before lack."""
+
+
+def test_a_run_begun_before_some_options_existed_goes_on(dataset: Dataset, tmp_path: Path) -> None:
+    config = config_of(dataset, "dino", tmp_path / "run", epochs=1, resume="auto")
+    launch_pretraining(config)
+    stored = tmp_path / "run" / "config.yaml"
+    lines = stored.read_text().splitlines()
+    older = [line for line in lines if not line.startswith(YOUNGER)]
+    assert len(lines) - len(older) == len(YOUNGER)
+    stored.write_text("\n".join(older))
+    check_resumes(config)
+    with pytest.raises(InputError, match=r"holds a run with other options \(--drop-path\)"):
+        check_resumes(config.with_options(drop_path=0.1))
+
+
 def test_a_backbone_is_no_regressor(dataset: Dataset, tmp_path: Path) -> None:
     launch_pretraining(config_of(dataset, "mae", tmp_path / "run", epochs=1))
     with pytest.raises(InputError, match="holds a pre-trained backbone, not a regressor; train one"):
         load_checkpoint(str(tmp_path / "run"))
+
+
+def test_skipped_blocks_are_drawn_for_the_global_batch(dataset: Dataset) -> None:
+    """They depend on the step and the view, and a rank takes its rows; the mean factor of each block is 1."""
+    config, chips, key = config_of(dataset, "ibot"), dataset.chips("train")[:5], StepKey(0, 1, 8)
+    encoder, parts = new_encoder(config, dataset), []
+    for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
+        views = ViewMaker(encoder, config.views, ranks)
+        part = Part(ranks.rank, ranks.world_size)
+        (fed,) = feed(dataset.batches(chips, 5, part), dataset.schema, ranks.device)
+        factors_BL = views.here(views.factors(5, key, 3, skip_rates(0.4, 4)), fed)
+        parts.append(
+            {chip: factors_L.tolist() for chip, factors_L in zip(fed.batch.chips, factors_BL, strict=True)}
+        )
+    whole, *halves = parts
+    assert halves[0] | halves[1] == whole
+    many_BL = views.factors(4000, key, 3, skip_rates(0.4, 4))
+    for number, rate in enumerate((0.1, 0.2, 0.3, 0.4)):
+        np.testing.assert_allclose(np.unique(many_BL[:, number]), [0, 1 / (1 - rate)], rtol=1e-6)
+        assert (many_BL[:, number] == 0).mean() == pytest.approx(rate, abs=0.03)
+    others = (
+        views.factors(4000, key, 2, skip_rates(0.4, 4)),
+        views.factors(4000, StepKey(0, 1, 9), 3, skip_rates(0.4, 4)),
+    )
+    assert not any(np.array_equal(many_BL, other) for other in others)
 
 
 def test_views_do_not_depend_on_the_rank(dataset: Dataset) -> None:
