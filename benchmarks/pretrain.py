@@ -82,7 +82,7 @@ def passes_of(fit: Fit, fed: Fed) -> Callable[[], None]:
 
         def passes() -> None:
             model.taught(*crops[0])
-            sum(model(*one).sum() for one in crops).backward()
+            sum(model(*one)[0].sum() for one in crops).backward()
     else:
 
         def passes() -> None:

@@ -41,9 +41,16 @@ class Encoder(nn.Module):
         places_BN2: Tensor | None = None,
         attended_BN: Tensor | None = None,
         factors_BL: Tensor | None = None,
+        hidden_BN: Tensor | None = None,
     ) -> Tensor:
-        """Return tokens_BND of all patches of normalised pixels; see `encode`."""
+        """Return tokens_BND of all patches of normalised pixels; see `encode`.
+
+        The mask token takes the place of patches of `hidden_BN`.
+        """
         patches_BND = embed(self.backbone, pixels_BCHW)
+        if hidden_BN is not None:
+            mask_token = self.backbone.embeddings.mask_token.to(patches_BND.dtype)
+            patches_BND = torch.where(hidden_BN[..., None], mask_token, patches_BND)
         if places_BN2 is None:
             places_BN2 = patch_places(self.grid(pixels_BCHW), pixels_BCHW.device)[None]
         return encode(self.backbone, patches_BND, places_BN2, attended_BN, factors_BL)

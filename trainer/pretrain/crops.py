@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.pretrain.draw import parts_of
+from trainer.pretrain.ibot import hidden_of
 
 GLOBAL_VIEWS = 2
 
@@ -28,11 +29,14 @@ class Crops:
     """Number of views."""
     factors_NL: Tensor | None = None
     """Factors of the student's blocks (see trainer.model.encoder); None: all are 1."""
+    hidden_NP: Tensor | None = None
+    """Patches that the student does not see; None: there is no loss of them."""
 
     @property
     def seen_WB(self) -> Tensor:
         """Views that have a valid patch."""
-        return self.valid_NP.any(1).unflatten(0, (self.views, -1))
+        seen_WB: Tensor = self.valid_NP.any(1).unflatten(0, (self.views, -1))
+        return seen_WB
 
     def some(self, tiles: slice) -> Iterator[Self]:
         """Yield the crops of some tiles, a pair of views at a time."""
@@ -56,6 +60,8 @@ class DinoInputs:
     """The student's crops, by size."""
     health: Tensor
     """Sums over the whole part of the batch, or zeros in all pieces but the first; see HealthSums."""
+    patch_targets_MK: Tensor | None = None
+    """The teacher's targets for hidden patches, see trainer.pretrain.ibot; None: there is no loss of them."""
 
     def pieces(self, count: int) -> list[Self]:
         """See StepInputs: each piece has crops of one size, and so memory does not grow with their number."""
@@ -65,7 +71,19 @@ class DinoInputs:
         for crops in self.sizes:
             for tiles in parts_of(count, self.targets_VBK.shape[1]):
                 for some in crops.some(tiles):
-                    health = torch.zeros_like(self.health) if pieces else self.health
-                    targets_VBK = self.targets_VBK[:, tiles]
-                    pieces.append(replace(self, targets_VBK=targets_VBK, sizes=[some], health=health))
+                    piece = type(self)(
+                        self.targets_VBK[:, tiles],
+                        [some],
+                        torch.zeros_like(self.health) if pieces else self.health,
+                        self._patch_targets(crops, tiles),
+                    )
+                    pieces.append(piece)
         return pieces
+
+    def _patch_targets(self, crops: Crops, tiles: slice) -> Tensor | None:
+        """Take the targets of these tiles' hidden patches; local crops have none."""
+        if self.patch_targets_MK is None or crops.hidden_NP is None:
+            return None
+        if crops.first:
+            return self.patch_targets_MK[:0]
+        return self.patch_targets_MK[hidden_of(crops.hidden_NP.unflatten(0, (crops.views, -1)), tiles)]

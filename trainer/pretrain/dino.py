@@ -47,22 +47,29 @@ class Head(nn.Module):
 class Dino(Learner):
     """Student and teacher."""
 
-    followers = ("teacher.", "teacher_head.")
+    followers = ("teacher.", "teacher_head.", "teacher_patch_head.")
 
-    def __init__(self, student: Encoder, head: Head) -> None:
+    def __init__(self, student: Encoder, head: Head, patch_head: Head | None = None) -> None:
         """Args:
         student: normalisation and backbone; the teacher starts as a copy.
         head: the student's head.
+        patch_head: its head for patch tokens, if it learns from hidden patches; the mask token then learns.
         """
         super().__init__()
-        student.backbone.embeddings.mask_token.requires_grad_(False)
-        self.student, self.student_head = student, head
+        student.backbone.embeddings.mask_token.requires_grad_(patch_head is not None)
+        self.student, self.student_head, self.student_patch_head = student, head, patch_head
         self.teacher = deepcopy(student).requires_grad_(False)
         self.teacher_head = deepcopy(head).requires_grad_(False)
+        self.teacher_patch_head: Head | None = None
         self.register_buffer("centre_K", torch.zeros(len(head.prototypes_KD)))
+        if patch_head is not None:
+            self.teacher_patch_head = deepcopy(patch_head).requires_grad_(False)
+            self.register_buffer("patch_centre_K", torch.zeros(len(patch_head.prototypes_KD)))
 
     centre_K: Tensor
     """Running mean of the teacher's scores."""
+    patch_centre_K: Tensor
+    """The same of its scores for patches, where it has a head for them."""
 
     def blocks(self) -> Blocks:
         """See Learner."""
@@ -77,6 +84,8 @@ class Dino(Learner):
         super().train(mode)
         self.teacher.eval()
         self.teacher_head.eval()
+        if self.teacher_patch_head is not None:
+            self.teacher_patch_head.eval()
         return self
 
     def forward(
@@ -85,28 +94,54 @@ class Dino(Learner):
         places_NP2: Tensor,
         valid_NP: Tensor,
         factors_NL: Tensor | None = None,
-    ) -> Tensor:
-        """Return the student's scores_NK for crops of one size.
+        hidden_NP: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the student's scores_NK, class tokens_ND and hidden patches' scores_MK for crops of a size.
+
+        Each parameter that learns takes part, whatever is hidden, since ranks wait for all gradients.
 
         Args:
             pixels_NCSS: normalised pixels.
             places_NP2: coordinates of their patches; see trainer.model.encoder.
             valid_NP: patches that are attended to.
             factors_NL: factors of the blocks; see trainer.model.encoder.
+            hidden_NP: patches that are hidden, with a head for patches.
         """
-        scores_NK: Tensor = self.student_head(
-            self.student(pixels_NCSS, places_NP2, valid_NP, factors_NL)[:, 0]
-        )
-        return scores_NK
+        tokens_NTD = self.student(pixels_NCSS, places_NP2, valid_NP, factors_NL, hidden_NP)
+        patch_scores_MK = None
+        if self.student_patch_head is not None:
+            patch_scores_MK = self.student_patch_head(_patches(tokens_NTD, hidden_NP))
+        return self.student_head(tokens_NTD[:, 0]), tokens_NTD[:, 0], patch_scores_MK
 
     @torch.no_grad()
-    def taught(self, pixels_NCSS: Tensor, places_NP2: Tensor, valid_NP: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the teacher's scores_NK and class tokens_ND."""
-        tokens_ND = self.teacher(pixels_NCSS, places_NP2, valid_NP)[:, 0]
-        return self.teacher_head(tokens_ND), tokens_ND
+    def taught(
+        self, pixels_NCSS: Tensor, places_NP2: Tensor, valid_NP: Tensor, hidden_NP: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return the teacher's scores_NK, class tokens_ND, and scores_MK and tokens_MD of hidden patches.
+
+        They are hidden from the student alone.
+        """
+        tokens_NTD = self.teacher(pixels_NCSS, places_NP2, valid_NP)
+        patches_MD = patch_scores_MK = None
+        if self.teacher_patch_head is not None:
+            patches_MD = _patches(tokens_NTD, hidden_NP)
+            patch_scores_MK = self.teacher_patch_head(patches_MD)
+        return self.teacher_head(tokens_NTD[:, 0]), tokens_NTD[:, 0], patch_scores_MK, patches_MD
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """Move the teacher's weights towards the student's: momentum x teacher + (1 - momentum) x student."""
-        for teacher, student in ((self.teacher, self.student), (self.teacher_head, self.student_head)):
+        pairs: list[tuple[nn.Module, nn.Module]] = [
+            (self.teacher, self.student),
+            (self.teacher_head, self.student_head),
+        ]
+        if self.teacher_patch_head is not None and self.student_patch_head is not None:
+            pairs.append((self.teacher_patch_head, self.student_patch_head))
+        for teacher, student in pairs:
             torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+
+def _patches(tokens_NTD: Tensor, hidden_NP: Tensor | None) -> Tensor:
+    """Return the tokens_MD of hidden patches, which stand after class token and registers."""
+    assert hidden_NP is not None, "with a head for patches, some are hidden"
+    return tokens_NTD[:, -hidden_NP.shape[1] :][hidden_NP]

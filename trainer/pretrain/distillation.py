@@ -111,6 +111,11 @@ class HealthSums:
     def _lengths(self) -> list[int]:
         return [2, self.width, self.width**2, self.prototypes, self.prototypes, self.prototypes]
 
+    @property
+    def length(self) -> int:
+        """Number of the sums."""
+        return sum(self._lengths)
+
     def of(self, targets_NK: Tensor, tokens_ND: Tensor, scores_NK: Tensor) -> Tensor:
         """Return the sums over N views of tiles, float64, in one axis."""
         entropy = -(targets_NK * targets_NK.clamp(min=TINIEST).log()).sum().double()

@@ -107,7 +107,8 @@ class ViewMaker:
         """
         generator = np.random.default_rng((*key, SKIPS + number))
         is_kept_BL = generator.random((count, len(rates_L))) >= rates_L
-        return (is_kept_BL / (1 - rates_L)).astype(np.float32)
+        factors_BL: NDArray[np.float32] = (is_kept_BL / (1 - rates_L)).astype(np.float32)
+        return factors_BL
 
 
 def skip_rates(last: float, blocks: int) -> NDArray[np.float64]:
