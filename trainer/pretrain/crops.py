@@ -64,9 +64,7 @@ class DinoInputs:
     """The teacher's targets for hidden patches, see trainer.pretrain.ibot; None: there is no loss of them."""
 
     def pieces(self, count: int) -> list[Self]:
-        """See StepInputs: each piece has crops of one size, and so memory does not grow with their number."""
-        if count == 1:
-            return [self]
+        """See StepInputs: each piece has two crops of one size, so memory does not grow with their number."""
         pieces: list[Self] = []
         for crops in self.sizes:
             for tiles in parts_of(count, self.targets_VBK.shape[1]):

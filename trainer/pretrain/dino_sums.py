@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer.fit.objective import Numbers
 from trainer.pretrain.distillation import HealthSums
 from trainer.pretrain.ibot import PATCH_SUMS
-from trainer.pretrain.koleo import KOLEO_SUMS
+from trainer.pretrain.koleo import KOLEO_SUMS, compared
 
 CLASS_SUMS = 4
 
@@ -52,6 +52,23 @@ class DinoSums:
     def parts(self, sums_K: Tensor) -> Parts:
         """Take sums apart."""
         return Parts(*sums_K.split(self._lengths))
+
+    def known(self, pairs: Tensor, seen_V: Tensor, masked: Tensor) -> Tensor:
+        """Return sums_K in which the numbers of terms are right and all else is 0.
+
+        Args:
+            pairs: number of pairs of views.
+            seen_V: number of tiles with pixels in each global view.
+            masked: number of crops with hidden patches.
+        """
+        sums_K = pairs.new_zeros(sum(self._lengths))
+        parts = self.parts(sums_K)
+        parts.classes[1] = pairs
+        if self.koleo:
+            parts.koleo[1] = compared(seen_V).sum()
+        if self.ibot:
+            parts.ibot[1] = masked
+        return sums_K
 
     def value(self, sums_K: Tensor) -> Tensor:
         """Return the loss: the mean over tiles and pairs of views, and the weighted means of the others."""

@@ -24,6 +24,7 @@ from trainer.pretrain.distillation import (
     balanced_targets,
     centred_targets,
     cosine,
+    count_pairs,
     cross_entropy_sums,
     next_centre,
 )
@@ -168,6 +169,16 @@ class DinoObjective(TileObjective):
         if options.centring == "none":
             centre_K = torch.zeros_like(centre_K)
         return centred_targets(scores_VBK, centre_K, temperature)
+
+    def known_sums(self, inputs: DinoInputs) -> Tensor:
+        """See Objective: all losses are means, of which inputs tell the numbers of terms."""
+        pairs = [count_pairs(inputs.targets_VBK, crops.seen_WB, crops.first) for crops in inputs.sizes]
+        of_global, masked = inputs.sizes[0], torch.zeros_like(pairs[0])
+        if of_global.hidden_NP is not None:
+            masked = of_global.hidden_NP.any(1).sum().double()
+        counts = torch.stack([torch.stack(pairs).sum(), masked, *of_global.seen_WB.sum(1).double()])
+        counts = self.learning.ranks.sum(counts)
+        return self.layout.known(counts[0], counts[2:], counts[1])
 
     def sums(self, forward: Forward, inputs: DinoInputs) -> Tensor:
         """See Objective."""
