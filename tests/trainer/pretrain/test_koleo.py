@@ -1,12 +1,15 @@
 """KoLeo: the term and its gradient equal brute force, over any ranks; tiles without pixels count nowhere."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gloo_ranks import in_group, run_ranks
 from torch import Tensor
 
+from trainer.devices.ranks import Ranks
 from trainer.pretrain.koleo import CLOSEST, koleo_sums, nearness
 
 VIEWS, TILES, D = 2, 7, 5
@@ -67,6 +70,32 @@ def test_the_ranks_add_up_to_one(bounds: tuple[int, ...]) -> None:
         torch.testing.assert_close(torch.autograd.grad(part[0], own)[0], gradient_VBD[:, first:end])
         added = added + part.detach()
     torch.testing.assert_close(added, sums.detach())
+
+
+def gather_as_rank(rank: int, folder: Path) -> None:
+    """The first rank has three tiles, the second four; each leaves its sums and its gradient."""
+    own = TOKENS_VBD[:, (0, 3)[rank] : (3, 7)[rank]].clone().requires_grad_()
+    seen_VB = EVERY_VB[:, : own.shape[1]]
+
+    def work(ranks: Ranks) -> tuple[Tensor, int]:
+        sums = koleo_sums(own, seen_VB, ranks.gathered)
+        torch.save([sums.detach(), *torch.autograd.grad(sums[0], own)], folder / f"{rank}.pt")
+        return ranks.gathered(own.detach()[0])
+
+    rows, first = in_group(rank, 2, folder / "rendezvous", work)
+    assert torch.equal(rows, TOKENS_VBD[0])
+    assert first == (0, 3)[rank]
+
+
+@pytest.mark.slow
+def test_ranks_with_unequal_parts_gather_each_other(tmp_path: Path) -> None:
+    run_ranks(gather_as_rank, 2, (tmp_path,))
+    whole = TOKENS_VBD.clone().requires_grad_()
+    sums = koleo_sums(whole, EVERY_VB, Ranks().gathered)
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    torch.testing.assert_close(parts[0][0] + parts[1][0], sums.detach())
+    gradient_VBD = torch.cat([parts[0][1], parts[1][1]], 1)
+    torch.testing.assert_close(gradient_VBD, torch.autograd.grad(sums[0], whole)[0])
 
 
 def test_a_tile_without_neighbours_has_no_term() -> None:

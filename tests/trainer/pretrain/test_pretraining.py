@@ -229,6 +229,7 @@ MANY = (pytest.mark.long, pytest.mark.timeout(1800))
     ("method", "most"),
     [
         pytest.param("dino", 2, marks=pytest.mark.long),
+        pytest.param("ibot", 2, marks=pytest.mark.long),
         pytest.param("dino", 20, marks=MANY),
         pytest.param("mae", 20, marks=MANY),
     ],
