@@ -139,20 +139,13 @@ class DinoObjective(TileObjective):
         scales_N = torch.cat([maker.here(maker.scales(count, key, view, rescale), fed) for view in numbers])
         places_NP2 = scales_N[:, None, None] * places_P2
         valid_NP = patches_valid(valid_NSS, encoder.patch_size)
-        factors_NL = None
+        factors_NL = hidden_NP = None
         if self.options.drop_path:
             drawn = [maker.factors(count, key, view, self.skip_rates_L) for view in numbers]
             factors_NL = torch.cat([maker.here(factors_BL, fed) for factors_BL in drawn])
-        hidden_NP = self._hidden(valid_NP, views, fed, key) if first == 0 else torch.zeros_like(valid_NP)
-        return Crops(
-            pixels_NCSS,
-            places_NP2,
-            valid_NP,
-            first,
-            views,
-            factors_NL,
-            hidden_NP if self.options.ibot else None,
-        )
+        if self.options.ibot:
+            hidden_NP = self._hidden(valid_NP, views, fed, key) if first == 0 else valid_NP & False
+        return Crops(pixels_NCSS, places_NP2, valid_NP, first, views, factors_NL, hidden_NP)
 
     def _hidden(self, valid_NP: Tensor, views: int, fed: Fed, key: StepKey) -> Tensor:
         """Choose the patches of global crops that the student does not see."""
