@@ -78,12 +78,12 @@ def passes_of(fit: Fit, fed: Fed) -> Callable[[], None]:
     model: Any = fit.model
     inputs = objective.inputs(fed, StepKey(0, 0, 0))
     if hasattr(objective, "_taught"):
-        crops = inputs.sizes
-        pixels, places, valid = zip(*((c.pixels_NCSS, c.places_NP2, c.valid_NP) for c in crops), strict=True)
+        crops = [one for piece in inputs.pieces(1) for one in piece.sizes]
 
         def passes() -> None:
-            model.taught(pixels[0], places[0], valid[0])
-            sum(scores.sum() for scores in model(pixels, places, valid)).backward()
+            model.taught(inputs.sizes[0].pixels_NCSS, inputs.sizes[0].places_NP2, inputs.sizes[0].valid_NP)
+            for one in crops:  # in turn, as a step does
+                model(one.pixels_NCSS, one.places_NP2, one.valid_NP)[0].sum().backward()
     else:
 
         def passes() -> None:
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--local-crops", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--methods", nargs="+", default=["mae", "dino"])
+    parser.add_argument("--step-only", action="store_true", help="no other part, so memory is a step's")
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -141,17 +142,18 @@ def main() -> None:
             fit.model.train()
             dataset = open_dataset(data)
             (fed,) = feed(dataset.batches(dataset.chips("train"), options.batch), dataset.schema, device)
-            measure(method, fit, fed, options.rounds)
+            parts = {"step": step_of(fit, fed)}
+            if not options.step_only:
+                parts |= {
+                    "passes": passes_of(fit, fed),
+                    "views": views_of(fit, fed),
+                    "plain": plain_of(fit, fed),
+                }
+            measure(method, parts, fed, options.rounds)
 
 
-def measure(method: str, fit: Fit, fed: Fed, rounds: int) -> None:
+def measure(method: str, parts: dict[str, Callable[[], None]], fed: Fed, rounds: int) -> None:
     """Let the parts take turns, and print what each took."""
-    parts = {
-        "step": step_of(fit, fed),
-        "passes": passes_of(fit, fed),
-        "views": views_of(fit, fed),
-        "plain": plain_of(fit, fed),
-    }
     times: dict[str, list[float]] = {name: [] for name in parts}
     for number in range(rounds + 1):
         for name, part in parts.items():
@@ -170,11 +172,13 @@ def measure(method: str, fit: Fit, fed: Fed, rounds: int) -> None:
         for name, values in times.items()
     )
     print(f"{method}: {shown}")
-    print(
-        f"{method}: {len(fed.image_BCHW) / medians['step']:.0f} tiles/s, {memory:.1f} GB; step / passes "
-        f"{medians['step'] / medians['passes']:.2f}, step / plain {medians['step'] / medians['plain']:.2f}, "
-        f"views / step {medians['views'] / medians['step']:.2f}"
-    )
+    line = f"{method}: {len(fed.image_BCHW) / medians['step']:.0f} tiles/s, {memory:.2f} GB"
+    if "passes" in medians:
+        line += (
+            f"; step / passes {medians['step'] / medians['passes']:.2f}, step / plain "
+            f"{medians['step'] / medians['plain']:.2f}, views / step {medians['views'] / medians['step']:.2f}"
+        )
+    print(line)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from trainer.options import (
 DINO, MAE = OnlyWith(method="dino"), OnlyWith(method="mae")
 TINY = OnlyWith(backbone="tiny")
 WITH_LOCAL = OnlyWith(method="dino", local_crops=Some())
+WITH_IBOT = OnlyWith(method="dino", ibot=Some())
 WITH_PROBE = OnlyWith(probe=Some())
 
 
@@ -145,6 +146,16 @@ class DinoOptions:
     """Share (0..1) of the running mean that a step keeps."""
     teacher_momentum: Annotated[float, DINO] = 0.98
     """Share (0..1) of the teacher's weights that a step keeps, at first; it rises to 1."""
+    drop_path: Annotated[float, DINO, Before(0.0)] = 0.0
+    """Share (0..1) of views that skip the student's last block; earlier blocks are skipped more rarely."""
+    koleo: Annotated[float, DINO, Before(0.0)] = 0.0
+    """Weight of a loss that spreads a batch's class tokens (KoLeo); 0: none."""
+    ibot: Annotated[float, DINO, Before(0.0)] = 0.0
+    """Weight of a loss of patches that the teacher sees and the student does not (iBOT); 0: none."""
+    ibot_tiles: Annotated[float, WITH_IBOT, Before(0.5)] = 0.5
+    """Share (0..1) of a batch's tiles whose global crops have hidden patches, rounded up."""
+    ibot_mask: Annotated[tuple[float, float], WITH_IBOT, Before((0.1, 0.5))] = (0.1, 0.5)
+    """Smallest and largest share (0..1) of such a crop's valid patches that are hidden from the student."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
@@ -167,6 +178,14 @@ class DinoOptions:
                 "temperature_warm_up": (self.temperature_warm_up >= 0, "0 or more"),
                 "centre_momentum": (0 <= self.centre_momentum < 1, "0 or more and below 1"),
                 "teacher_momentum": (0 <= self.teacher_momentum < 1, "0 or more and below 1"),
+                "drop_path": (0 <= self.drop_path < 1, "0 or more and below 1"),
+                "koleo": (0 <= self.koleo < float("inf"), "0 or more"),
+                "ibot": (0 <= self.ibot < float("inf"), "0 or more"),
+                "ibot_tiles": (0 < self.ibot_tiles <= 1, "above 0 and at most 1"),
+                "ibot_mask": (
+                    0 < self.ibot_mask[0] <= self.ibot_mask[1] < 1,
+                    "two shares above 0 and below 1, the lower one first",
+                ),
             },
         )
 

@@ -28,13 +28,14 @@ from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.trainable import recompute_activations
 from trainer.options import check_counts
 from trainer.pretrain.dino import Dino, Head
+from trainer.pretrain.ibot import check_hiding
 from trainer.pretrain.masked import Masked
 from trainer.pretrain.masking import groups_of, shown_count
 from trainer.pretrain.objective_of_dino import DinoObjective
 from trainer.pretrain.objective_of_masked import MaskedObjective
 from trainer.pretrain.probe import probe_tiles
 from trainer.pretrain.views import crop_sizes
-from trainer.pretrain_config import EncoderOptions, PretrainConfig
+from trainer.pretrain_config import DinoOptions, EncoderOptions, PretrainConfig
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.run_writer import CONFIG, RunOptions, RunWriter, plain
@@ -63,6 +64,7 @@ def check(config: PretrainConfig) -> Dataset:
         raise InputError("--shard-model: does not go together with --compile; leave one of them out")
     if fit.average:
         raise InputError("--average: pre-training has its own (the teacher's weights); leave it out")
+    _check_koleo(config)
     if fit.compile and not config.worker_range[1]:
         check_compiler(device_here())
     if config.keep.mlflow:
@@ -89,6 +91,19 @@ def check(config: PretrainConfig) -> Dataset:
     return dataset
 
 
+def _check_koleo(config: PretrainConfig) -> None:
+    """Refuse to compare the tiles of a batch where a worker does not have them all at once."""
+    if not config.dino.koleo:
+        return
+    if config.fit.accumulate > 1:
+        raise InputError(
+            f"--koleo: compares all tiles of a batch, and --accumulate {config.fit.accumulate} cuts it into "
+            "pieces; leave one of them out"
+        )
+    if config.global_batch < 2:
+        raise InputError(f"--koleo: a batch of {config.global_batch} tile has no neighbours; give 2 or more")
+
+
 def _check_sizes(config: PretrainConfig, dataset: Dataset) -> None:
     """Refuse tiles that patches and crops do not fit, where the backbone's patches are known without it."""
     options, size = config.encoder, dataset.schema.chip_size
@@ -101,7 +116,9 @@ def _check_sizes(config: PretrainConfig, dataset: Dataset) -> None:
     if config.method == "mae":
         shown_count((size // options.patch_size) ** 2, config.mask.mask_ratio)
     else:
-        crop_sizes(config.views.global_size, config.views.local_size, options.patch_size, size)
+        views, patch = config.views, options.patch_size
+        global_size, _ = crop_sizes(views.global_size, views.local_size, patch, size)
+        check_hiding(config.dino, (global_size // patch) ** 2)
 
 
 def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
@@ -193,9 +210,12 @@ def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
         objective = MaskedObjective(model, learning, config)
     else:
         options = config.dino
-        _check_head(options.prototypes, options.bottleneck, ranks.device)
-        head = Head(encoder.width, options.head_width, options.bottleneck, options.prototypes)
-        model = Dino(encoder, head).to(device)
+        _check_heads(1 + bool(options.ibot), options, ranks.device)
+        shape = encoder.width, options.head_width, options.bottleneck, options.prototypes
+        head = Head(*shape)
+        # Hidden patches have a head of their own: what tells tiles apart need not tell patches apart.
+        patch_head = Head(*shape) if options.ibot else None
+        model = Dino(encoder, head, patch_head).to(device)
         objective = DinoObjective(model, learning, config)
     return Fit(model, learning, objective, config.rates.optimiser, config.fit, config.global_batch)
 
@@ -204,21 +224,21 @@ COPIES = 5
 """Copies of the prototypes in training: the student's, its gradient, two moments of AdamW, the teacher's."""
 
 
-def _check_head(prototypes: int, bottleneck: int, device: torch.device) -> None:
-    """Refuse prototypes that the device has no memory for.
+def _check_heads(heads: int, options: DinoOptions, device: torch.device) -> None:
+    """Refuse prototypes of this many heads that the device has no memory for.
 
     Raises:
         InputError: says how much they would need.
     """
-    needed = COPIES * 4 * prototypes * bottleneck
+    needed = heads * COPIES * 4 * options.prototypes * options.bottleneck
     if device.type == "cuda":
         _, there = torch.cuda.mem_get_info(device)
     else:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise InputError(
-            f"--prototypes {prototypes}: training them needs {needed / 1e9:,.0f} GB, and {device.type} has "
-            f"{there / 1e9:,.0f} GB; choose fewer, or a smaller --bottleneck"
+            f"--prototypes {options.prototypes}: training them needs {needed / 1e9:,.0f} GB, and "
+            f"{device.type} has {there / 1e9:,.0f} GB; choose fewer, or a smaller --bottleneck"
         )
 
 

@@ -72,6 +72,22 @@ class Ranks:
         self.clock.stop(COMMUNICATION)
         return total.to(values.device)
 
+    def gathered(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Return the rows of all ranks one after another, and the number of this rank's first one among them.
+
+        Ranks may have different numbers of rows; every rank must call this.
+        """
+        if self.world_size == 1:
+            return rows, 0
+        counts = torch.zeros(self.world_size, dtype=torch.int64, device=rows.device)
+        counts[self.rank] = len(rows)
+        counts = self.sum(counts)
+        first = int(counts[: self.rank].sum())
+        # A sum with zeros: exact, and unlike torch's all-gather it takes parts of different lengths.
+        everyone = rows.new_zeros((int(counts.sum()), *rows.shape[1:]))
+        everyone[first : first + len(rows)] = rows
+        return self.sum(everyone), first
+
     def wrap(self, module: nn.Module, blocks: Blocks | None = None) -> nn.Module:
         """Make `module` average its gradients over ranks in the backward pass.
 

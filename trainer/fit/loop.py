@@ -5,6 +5,7 @@ restore(fit, state)                     # trainer.run_folder.state: resume a run
 fit.run(callback)                       # every rank runs it; sums over ranks make them agree
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import inf, isfinite
@@ -175,7 +176,8 @@ class Fit:
         """Take one step of the optimiser; return the loss over the whole batch, of all ranks.
 
         With several pieces the first pass computes the loss's sums over the batch, without gradients, because
-        the gradient of a single chip may depend on them.
+        the gradient of a single chip may depend on them. Where the inputs tell what it depends on, there is
+        only one pass.
         """
         position, ranks, objective, share_done = (
             self.position,
@@ -187,20 +189,21 @@ class Fit:
         if count > 1:  # ranks meet in every forward and backward pass, so all need the same number of pieces
             count = ranks.least(min(count, len(fed.image_BCHW)))
         key = StepKey(self.options.seed, position.epoch, position.seen)
-        pieces = objective.inputs(fed, key).pieces(count)
-        with nullcontext() if len(pieces) == 1 else torch.no_grad():
-            piece_sums = [objective.sums(self._forward, piece) for piece in pieces]
+        inputs = objective.inputs(fed, key)
+        known_K, pieces = objective.known_sums(inputs), inputs.pieces(count)
+        if known_K is None:
+            with nullcontext() if len(pieces) == 1 else torch.no_grad():
+                piece_sums = [objective.sums(self._forward, piece) for piece in pieces]
+        else:
+            piece_sums = self._backward(pieces, known_K)
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in piece_sums]).sum(0))
         value = float(objective.value(sums_all_K, share_done))
         if not isfinite(value):
+            self.optimiser.zero_grad(set_to_none=True)
             self._not_a_number(fed.batch, f"the loss is {value}")
             return value
-        for number, piece in enumerate(pieces):
-            with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._wrapped):
-                sums_K = piece_sums[0] if len(pieces) == 1 else objective.sums(self._forward, piece)
-                # Ranks average gradients; times the number of ranks, that is the sum over ranks.
-                (surrogate(objective, sums_K, sums_all_K, share_done) * ranks.world_size).backward()
-        ranks.clock.stop(COMMUNICATION)
+        if known_K is None:
+            self._backward(pieces, sums_all_K, piece_sums if len(pieces) == 1 else None)
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.options.gradient_norm)))
         if not isfinite(norm):
@@ -217,6 +220,26 @@ class Fit:
         self.sums_K = sums_all_K if self.sums_K is None else self.sums_K + sums_all_K
         position.step += 1
         return value
+
+    def _backward(
+        self, pieces: Sequence[Any], sums_all_K: Tensor, made: list[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Pass the pieces forward and backward in turn, so that memory holds one; return their sums.
+
+        Args:
+            pieces: pieces of this rank's part of the batch.
+            sums_all_K: sums over all ranks, at which the loss has its slope.
+            made: sums of the pieces, if their forward pass is done.
+        """
+        ranks, objective, piece_sums = self.learning.ranks, self.objective, []
+        for number, piece in enumerate(pieces):
+            with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._wrapped):
+                sums_K = made[number] if made else objective.sums(self._forward, piece)
+                # Ranks average gradients; times the number of ranks, that is the sum over ranks.
+                (surrogate(objective, sums_K, sums_all_K, self.share_done) * ranks.world_size).backward()
+                piece_sums.append(sums_K.detach())
+        ranks.clock.stop(COMMUNICATION)
+        return piece_sums
 
     def _not_a_number(self, batch: Batch, what: str) -> None:
         """Leave the step out, or stop; all ranks do the same, since loss and gradient are the same on all."""

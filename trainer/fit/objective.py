@@ -7,7 +7,8 @@ Heights are the first kind (trainer.fit.heights). Each step, on each rank:
     objective.value(sums_all_K, share_done)                   the loss, from the sums of all ranks
     surrogate(objective, sums_K, sums_all_K, share_done).backward()
 
-After each epoch:
+Where `known_sums` tells the slope of the loss before any pass, each piece of a batch goes forward and
+backward at once, and the sums of all ranks are added up afterwards. After each epoch:
 
     sums = add_up(..objective.score_sums.., batches, ...)   over the validation chips (trainer.fit.scoring)
     numbers = objective.scored(sums, share_done)              from the sums of all ranks
@@ -84,6 +85,13 @@ class Objective(HasValue, Protocol[InputsT]):
     def inputs(self, fed: Fed, key: StepKey) -> InputsT:
         """Augment a batch; random numbers depend on `key` alone, whatever the number of ranks."""
 
+    def known_sums(self, inputs: InputsT) -> Tensor | None:
+        """Return the sums_K of all ranks as far as inputs tell, the rest 0; None if that is too little.
+
+        It is enough where the slope of `value` depends on numbers of terms alone, and inputs tell those. The
+        slope at 0 is then the slope at the true sums, but for that of the numbers, which have no gradient.
+        """
+
     def sums(self, forward: Forward, inputs: InputsT) -> Tensor:
         """Compute the loss's sums_K over these chips, differentiable; sums of pieces and ranks add up."""
 
@@ -141,6 +149,10 @@ class LossDecides:
 
     learns_from = "chips"
     """See Objective."""
+
+    def known_sums(self, inputs: Any) -> Tensor | None:
+        """See Objective: the slope of a loss of pixels depends on all predictions."""
+        return None
 
     def before_step(self, optimiser: Optimizer, share_done: float) -> None:
         """See Objective; there is nothing to change."""

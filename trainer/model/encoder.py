@@ -38,13 +38,24 @@ class Encoder(nn.Module):
         self.width = int(backbone.config.hidden_size)
 
     def forward(
-        self, pixels_BCHW: Tensor, places_BN2: Tensor | None = None, attended_BN: Tensor | None = None
+        self,
+        pixels_BCHW: Tensor,
+        places_BN2: Tensor | None = None,
+        attended_BN: Tensor | None = None,
+        factors_BL: Tensor | None = None,
+        hidden_BN: Tensor | None = None,
     ) -> Tensor:
-        """Return tokens_BND of all patches of normalised pixels; see `encode`."""
+        """Return tokens_BND of all patches of normalised pixels; see `encode`.
+
+        The mask token takes the place of patches of `hidden_BN`.
+        """
         patches_BND = embed(self.backbone, patch_pixels(pixels_BCHW, self.patch_size))
+        if hidden_BN is not None:
+            mask_token = self.backbone.embeddings.mask_token.to(patches_BND.dtype)
+            patches_BND = torch.where(hidden_BN[..., None], mask_token, patches_BND)
         if places_BN2 is None:
             places_BN2 = patch_places(self.grid(pixels_BCHW), pixels_BCHW.device)[None]
-        return encode(self.backbone, patches_BND, places_BN2, attended_BN)
+        return encode(self.backbone, patches_BND, places_BN2, attended_BN, factors_BL)
 
     def grid(self, pixels_BCHW: Tensor) -> tuple[int, int]:
         """Return the rows and columns of patches."""
@@ -94,7 +105,11 @@ def patches_valid(valid_BHW: Tensor, patch_size: int) -> Tensor:
 
 
 def encode(
-    backbone: DINOv3ViTModel, patches_BND: Tensor, places_BN2: Tensor, attended_BN: Tensor | None = None
+    backbone: DINOv3ViTModel,
+    patches_BND: Tensor,
+    places_BN2: Tensor,
+    attended_BN: Tensor | None = None,
+    factors_BL: Tensor | None = None,
 ) -> Tensor:
     """Run the backbone's blocks and its final norm.
 
@@ -103,6 +118,7 @@ def encode(
         patches_BND: embedded patches, any number.
         places_BN2: their coordinates, see `patch_places`; B may be 1.
         attended_BN: patches that others attend to; default: all.
+        factors_BL: see `run_blocks`.
 
     Returns:
         tokens_BND: class token, registers, then the patches.
@@ -113,13 +129,25 @@ def encode(
     tokens_BND = torch.cat([prefix.to(patches_BND.dtype), patches_BND], 1)
     if attended_BN is not None:
         attended_BN = torch.cat([attended_BN.new_ones(count, prefix.shape[1]), attended_BN], 1)
-    return run_blocks(backbone, tokens_BND, places_BN2, attended_BN)
+    return run_blocks(backbone, tokens_BND, places_BN2, attended_BN, factors_BL)
 
 
 def run_blocks(
-    backbone: DINOv3ViTModel, tokens_BND: Tensor, places_BN2: Tensor, attended_BN: Tensor | None = None
+    backbone: DINOv3ViTModel,
+    tokens_BND: Tensor,
+    places_BN2: Tensor,
+    attended_BN: Tensor | None = None,
+    factors_BL: Tensor | None = None,
 ) -> Tensor:
-    """Run blocks and final norm on tokens, of which the last ones have places."""
+    """Run blocks and final norm on tokens, of which the last ones have places.
+
+    Args:
+        backbone: a DINOv3.
+        tokens_BND: class token, registers and patches.
+        places_BN2: coordinates of the patches; B may be 1.
+        attended_BN: tokens that others attend to; default: all.
+        factors_BL: factors by which each of L blocks changes the tokens, 0 to skip it; default: 1.
+    """
     # Attention is faster without a mask, and most tiles have no missing pixel.
     mask_B11N = None
     if attended_BN is not None and not attended_BN.all():
@@ -128,8 +156,12 @@ def run_blocks(
     frequencies_F = backbone.rope_embeddings.inv_freq
     angles_BND = (2 * math.pi * places_BN2[..., None] * frequencies_F).flatten(2).tile(2)[:, None]
     position = angles_BND.cos().to(tokens_BND.dtype), angles_BND.sin().to(tokens_BND.dtype)
-    for block in backbone.model.layer:
-        tokens_BND = block(tokens_BND, attention_mask=mask_B11N, position_embeddings=position)
+    for number, block in enumerate(backbone.model.layer):
+        changed_BND = block(tokens_BND, attention_mask=mask_B11N, position_embeddings=position)
+        if factors_BL is not None:
+            factor_B11 = factors_BL[:, number, None, None].to(changed_BND.dtype)
+            changed_BND = tokens_BND + factor_B11 * (changed_BND - tokens_BND)
+        tokens_BND = changed_BND
     normed: Tensor = backbone.norm(tokens_BND)
     return normed
 

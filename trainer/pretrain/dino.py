@@ -47,22 +47,29 @@ class Head(nn.Module):
 class Dino(Learner):
     """Student and teacher."""
 
-    followers = ("teacher.", "teacher_head.")
+    followers = ("teacher.", "teacher_head.", "teacher_patch_head.")
 
-    def __init__(self, student: Encoder, head: Head) -> None:
+    def __init__(self, student: Encoder, head: Head, patch_head: Head | None = None) -> None:
         """Args:
         student: normalisation and backbone; the teacher starts as a copy.
         head: the student's head.
+        patch_head: its head for patch tokens, if it learns from hidden patches; the mask token then learns.
         """
         super().__init__()
-        student.backbone.embeddings.mask_token.requires_grad_(False)
-        self.student, self.student_head = student, head
+        student.backbone.embeddings.mask_token.requires_grad_(patch_head is not None)
+        self.student, self.student_head, self.student_patch_head = student, head, patch_head
         self.teacher = deepcopy(student).requires_grad_(False)
         self.teacher_head = deepcopy(head).requires_grad_(False)
+        self.teacher_patch_head: Head | None = None
         self.register_buffer("centre_K", torch.zeros(len(head.prototypes_KD)))
+        if patch_head is not None:
+            self.teacher_patch_head = deepcopy(patch_head).requires_grad_(False)
+            self.register_buffer("patch_centre_K", torch.zeros(len(patch_head.prototypes_KD)))
 
     centre_K: Tensor
     """Running mean of the teacher's scores."""
+    patch_centre_K: Tensor
+    """The same of its scores for patches, where it has a head for them."""
 
     def blocks(self) -> Blocks:
         """See Learner."""
@@ -78,29 +85,49 @@ class Dino(Learner):
         super().train(mode)
         self.teacher.eval()
         self.teacher_head.eval()
+        if self.teacher_patch_head is not None:
+            self.teacher_patch_head.eval()
         return self
 
     def forward(
         self,
-        pixels_by_size: Sequence[Tensor],
-        places_by_size: Sequence[Tensor],
-        valid_by_size: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """Return the student's scores_BK for crops of each size, which pass the backbone together.
+        pixels_NCSS: Tensor,
+        places_NP2: Tensor,
+        valid_NP: Tensor,
+        factors_NL: Tensor | None = None,
+        hidden_NP: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the student's scores_NK, class tokens_ND and hidden patches' scores_MK for crops of a size.
+
+        Each parameter that learns takes part, whatever is hidden, since ranks wait for all gradients.
 
         Args:
-            pixels_by_size: normalised pixels_BCSS for each size.
-            places_by_size: places_BN2 of their patches; see trainer.model.encoder.
-            valid_by_size: valid_BN, patches that are attended to.
+            pixels_NCSS: normalised pixels.
+            places_NP2: coordinates of their patches; see trainer.model.encoder.
+            valid_NP: patches that are attended to.
+            factors_NL: factors of the blocks; see trainer.model.encoder.
+            hidden_NP: patches that are hidden, with a head for patches.
         """
-        crops = zip(pixels_by_size, places_by_size, valid_by_size, strict=True)
-        return tuple(self.student_head(self.student(*crop)[:, 0]) for crop in crops)
+        tokens_NTD = self.student(pixels_NCSS, places_NP2, valid_NP, factors_NL, hidden_NP)
+        patch_scores_MK = None
+        if self.student_patch_head is not None:
+            patch_scores_MK = self.student_patch_head(_patches(tokens_NTD, hidden_NP))
+        return self.student_head(tokens_NTD[:, 0]), tokens_NTD[:, 0], patch_scores_MK
 
     @torch.no_grad()
-    def taught(self, pixels_BCSS: Tensor, places_BN2: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the teacher's scores_BK and class tokens_BD."""
-        tokens_BD = self.teacher(pixels_BCSS, places_BN2, valid_BN)[:, 0]
-        return self.teacher_head(tokens_BD), tokens_BD
+    def taught(
+        self, pixels_NCSS: Tensor, places_NP2: Tensor, valid_NP: Tensor, hidden_NP: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return the teacher's scores_NK, class tokens_ND, and scores_MK and tokens_MD of hidden patches.
+
+        They are hidden from the student alone.
+        """
+        tokens_NTD = self.teacher(pixels_NCSS, places_NP2, valid_NP)
+        patches_MD = patch_scores_MK = None
+        if self.teacher_patch_head is not None:
+            patches_MD = _patches(tokens_NTD, hidden_NP)
+            patch_scores_MK = self.teacher_patch_head(patches_MD)
+        return self.teacher_head(tokens_NTD[:, 0]), tokens_NTD[:, 0], patch_scores_MK, patches_MD
 
     def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
         """Return summaries_BF of tiles by the teacher; see Encoder."""
@@ -109,9 +136,21 @@ class Dino(Learner):
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """Move the teacher's weights towards the student's: momentum x teacher + (1 - momentum) x student."""
-        for teacher, student in ((self.teacher, self.student), (self.teacher_head, self.student_head)):
+        pairs: list[tuple[nn.Module, nn.Module]] = [
+            (self.teacher, self.student),
+            (self.teacher_head, self.student_head),
+        ]
+        if self.teacher_patch_head is not None and self.student_patch_head is not None:
+            pairs.append((self.teacher_patch_head, self.student_patch_head))
+        for teacher, student in pairs:
             # Each rank moves its own rows; both are cut in the same way.
             follows, leads = (
                 [rows_of(weight).tensor for weight in module.parameters()] for module in (teacher, student)
             )
             torch._foreach_lerp_(follows, leads, 1 - momentum)
+
+
+def _patches(tokens_NTD: Tensor, hidden_NP: Tensor | None) -> Tensor:
+    """Return the tokens_MD of hidden patches, which stand after class token and registers."""
+    assert hidden_NP is not None, "with a head for patches, some are hidden"
+    return tokens_NTD[:, -hidden_NP.shape[1] :][hidden_NP]

@@ -49,13 +49,27 @@ def cross_entropy_sums(
         first: number of the first of these views among all; a view is never compared with itself.
     """
     logs_WBK = log_softmax(student_scores_WBK.float() / temperature, -1) * seen_WB[..., None]
-    total, pairs = logs_WBK.new_zeros(()), seen_WB.new_zeros((), dtype=torch.int64)
+    total = logs_WBK.new_zeros(())
     for view, targets_BK in enumerate(targets_VBK):
-        others = [place for place in range(len(logs_WBK)) if place + first != view]
+        others = _others(view, first, len(seen_WB))
         if others:
             total = total - (targets_BK * logs_WBK[others]).sum()
+    return torch.stack([total.double(), count_pairs(targets_VBK, seen_WB, first)])
+
+
+def count_pairs(targets_VBK: Tensor, seen_WB: Tensor, first: int) -> Tensor:
+    """Return the number of pairs of a tile's views that are compared, float64; see `cross_entropy_sums`."""
+    pairs = seen_WB.new_zeros((), dtype=torch.int64)
+    for view, targets_BK in enumerate(targets_VBK):
+        others = _others(view, first, len(seen_WB))
+        if others:
             pairs = pairs + (seen_WB[others] & (targets_BK.sum(-1) > 0)).sum()
-    return torch.stack([total.double(), pairs.double()])
+    return pairs.double()
+
+
+def _others(view: int, first: int, views: int) -> list[int]:
+    """Return the places of the views, numbered from `first`, that are not `view`."""
+    return [place for place in range(views) if place + first != view]
 
 
 def balanced_targets(
@@ -110,6 +124,11 @@ class HealthSums:
     @property
     def _lengths(self) -> list[int]:
         return [2, self.width, self.width**2, self.prototypes, self.prototypes, self.prototypes]
+
+    @property
+    def length(self) -> int:
+        """Number of the sums."""
+        return sum(self._lengths)
 
     def of(self, targets_NK: Tensor, tokens_ND: Tensor, scores_NK: Tensor) -> Tensor:
         """Return the sums over N views of tiles, float64, in one axis."""

@@ -23,6 +23,8 @@ VIEWS = 211
 """Fourth part of the seed of a step's first view, after the step's key; the next views follow."""
 SCALES = 401
 """Fourth part of the seed of coordinates' scales."""
+SKIPS = 601
+"""Fourth part of the seed of skipped blocks."""
 
 
 class ViewMaker:
@@ -101,13 +103,35 @@ class ViewMaker:
         widest = log(rescale or 1.0)
         return np.exp(generator.uniform(-widest, widest, count)).astype(np.float32)
 
+    def factors(self, count: int, key: StepKey, number: int, rates_L: NDArray[Any]) -> NDArray[np.float32]:
+        """Draw factors_BL for view `number` of each of `count` tiles.
+
+        A factor is 0 where the view skips a block, else 1 / (1 - rate), so that the mean is 1.
+        """
+        generator = np.random.default_rng((*key, SKIPS + number))
+        is_kept_BL = generator.random((count, len(rates_L))) >= rates_L
+        factors_BL: NDArray[np.float32] = (is_kept_BL / (1 - rates_L)).astype(np.float32)
+        return factors_BL
+
+
+def skip_rates(last: float, blocks: int) -> NDArray[np.float64]:
+    """Return rates_L at which blocks are skipped: along a line from 0 at the input to `last`.
+
+    This is the "linear decay rule" of stochastic depth (Huang et al. 2016, arXiv:1603.09382, section 4).
+    """
+    return last * np.arange(1, blocks + 1) / blocks
+
 
 def pieces_of(count: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cut tensors with a row for each tile into up to `count` pieces of nearly equal size."""
-    rows = len(values[0])
-    bounds = np.linspace(0, rows, min(count, rows) + 1).astype(int)
-    for first, end in itertools.pairwise(bounds):
-        yield tuple(value[first:end] for value in values)
+    for rows in parts_of(count, len(values[0])):
+        yield tuple(value[rows] for value in values)
+
+
+def parts_of(count: int, rows: int) -> list[slice]:
+    """Cut a number of rows into up to `count` parts of nearly equal size."""
+    bounds = np.linspace(0, rows, min(count, rows) + 1).astype(int).tolist()
+    return [slice(first, end) for first, end in itertools.pairwise(bounds)]
 
 
 def mixed_bands(schema: Schema, bands: tuple[str, ...]) -> Tensor:

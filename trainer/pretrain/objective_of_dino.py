@@ -1,9 +1,8 @@
 """Self-distillation as an objective of the training loop."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,80 +16,24 @@ from trainer.fit.optimiser import Stage, backbone_stages, grouped
 from trainer.model.encoder import Encoder, patch_places, patches_valid
 from trainer.options import OptimiserOptions
 from trainer.pretrain.collapse import Watch
+from trainer.pretrain.crops import GLOBAL_VIEWS, Crops, DinoInputs
 from trainer.pretrain.dino import Dino
+from trainer.pretrain.dino_sums import DinoSums
 from trainer.pretrain.distillation import (
     HealthSums,
     balanced_targets,
     centred_targets,
     cosine,
+    count_pairs,
     cross_entropy_sums,
     next_centre,
 )
-from trainer.pretrain.draw import ViewMaker, pieces_of
+from trainer.pretrain.draw import ViewMaker, skip_rates
+from trainer.pretrain.ibot import check_hiding, draw_hiding, hidden_patches, patch_sums
+from trainer.pretrain.koleo import KOLEO_SUMS, koleo_sums
 from trainer.pretrain.tile_objective import TileObjective
 from trainer.pretrain.views import crop_sizes
 from trainer.pretrain_config import PretrainConfig
-
-GLOBAL_VIEWS = 2
-LOSS_SUMS = 4
-"""Sums of the loss: cross entropies, pairs, agreements, and tiles that were asked whether they agree."""
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Crops of one size; axis N runs over views, then tiles."""
-
-    pixels_NCSS: Tensor
-    """Normalised pixels."""
-    places_NP2: Tensor
-    """Coordinates of their patches."""
-    valid_NP: Tensor
-    """Patches that are attended to."""
-    first: int
-    """Number of the first of their views among all views."""
-    views: int
-    """Number of views."""
-
-
-@dataclass(frozen=True)
-class DinoInputs:
-    """Inputs of one step, on one rank, or a piece of them; axis B runs over tiles."""
-
-    targets_VBK: Tensor
-    """The teacher's targets."""
-    sizes: Sequence[Crops]
-    """The student's crops, by size."""
-    health: Tensor
-    """Sums over the whole part of the batch, or zeros in all pieces but the first; see HealthSums."""
-
-    def pieces(self, count: int) -> list[Self]:
-        """See StepInputs: each piece has crops of one size, and so memory does not grow with their number."""
-        if count == 1:
-            return [self]
-        tiles = self.targets_VBK.shape[1]
-        pieces: list[Self] = []
-        (targets_by_piece,) = zip(*pieces_of(count, self.targets_VBK.transpose(0, 1)), strict=True)
-        for crops in self.sizes:
-            split = [
-                values.unflatten(0, (crops.views, tiles)).transpose(0, 1)
-                for values in (crops.pixels_NCSS, crops.places_NP2, crops.valid_NP)
-            ]
-            for targets_BVK, parts in zip(targets_by_piece, pieces_of(count, *split), strict=True):
-                # Views in turn, too: never more crops at a time than of the global ones.
-                for view in range(0, crops.views, GLOBAL_VIEWS):
-                    some = slice(view, view + GLOBAL_VIEWS)
-                    values = [part[:, some].transpose(0, 1).flatten(0, 1) for part in parts]
-                    views = min(GLOBAL_VIEWS, crops.views - view)
-                    piece = Crops(values[0], values[1], values[2], crops.first + view, views)
-                    pieces.append(
-                        replace(
-                            self,
-                            targets_VBK=targets_BVK.transpose(0, 1),
-                            sizes=[piece],
-                            health=self.health if not pieces else torch.zeros_like(self.health),
-                        )
-                    )
-        return pieces
 
 
 class DinoObjective(TileObjective):
@@ -112,13 +55,18 @@ class DinoObjective(TileObjective):
             model.student.patch_size,
             learning.dataset.schema.chip_size,
         )
+        self.skip_rates_L = skip_rates(config.dino.drop_path, len(model.student.backbone.model.layer))
         self.health_sums = HealthSums(model.student.width, len(model.centre_K))
+        self.layout = DinoSums(self.options.koleo, self.options.ibot, self.health_sums)
+        check_hiding(self.options, (self.sizes[0] // model.student.patch_size) ** 2)
         self.watch = Watch(config.fit.stop_on_collapse)
         self._taught = in_precision_of(model, learning, config)
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """See Objective."""
         stages: list[Stage] = [("head", 1.0, dict(self.model.student_head.named_parameters()))]
+        if self.model.student_patch_head is not None:
+            stages.append(("patch head", 1.0, dict(self.model.student_patch_head.named_parameters())))
         backbone = backbone_stages(self.model.student.backbone, options)
         return grouped(self.model, [*stages, *backbone], options)
 
@@ -158,16 +106,27 @@ class DinoObjective(TileObjective):
         sizes = self.crops(fed, key)
         grid = self.model.student.grid(sizes[0].pixels_NCSS)
         everywhere_P2 = patch_places(grid, sizes[0].pixels_NCSS.device)
-        scores_NK, tokens_ND = self._taught(sizes[0].pixels_NCSS, everywhere_P2[None], sizes[0].valid_NP)
+        scores_NK, tokens_ND, patch_scores_MK, patches_MD = self._taught(
+            sizes[0].pixels_NCSS, everywhere_P2[None], sizes[0].valid_NP, sizes[0].hidden_NP
+        )
         scores_VBK = scores_NK.float().unflatten(0, (GLOBAL_VIEWS, -1))
         # A view without a valid patch counts nowhere: a tile without pixels, or one that stands in for none.
         seen_N = sizes[0].valid_NP.any(1)
         seen_VB = seen_N.unflatten(0, (GLOBAL_VIEWS, -1))
-        targets_VBK = self._targets(scores_VBK, self.temperature(key), seen_VB) * seen_VB[..., None]
+        temperature = self.temperature(key)
+        targets_VBK = self._targets(scores_VBK, temperature, seen_VB, self.model.centre_K)
+        targets_VBK = targets_VBK * seen_VB[..., None]
         health = self.health_sums.of(
             targets_VBK[seen_VB], tokens_ND.float()[seen_N], scores_NK.float()[seen_N]
         )
-        return DinoInputs(targets_VBK, sizes, health)
+        if patch_scores_MK is None:
+            return DinoInputs(targets_VBK, sizes, health)
+        patch_scores_MK, seen_M = patch_scores_MK.float(), seen_N.new_ones(len(patch_scores_MK))
+        targets_MK = self._targets(
+            patch_scores_MK[None], temperature, seen_M[None], self.model.patch_centre_K
+        )[0]
+        patch_health = self.health_sums.of(targets_MK, patches_MD.float(), patch_scores_MK)
+        return DinoInputs(targets_VBK, sizes, torch.cat([health, patch_health]), targets_MK)
 
     def _crops(
         self, pixels_NCSS: Tensor, valid_NSS: Tensor, views: int, first: int, fed: Fed, key: StepKey
@@ -176,69 +135,110 @@ class DinoObjective(TileObjective):
         encoder = self.model.student
         places_P2 = patch_places(encoder.grid(pixels_NCSS), pixels_NCSS.device)
         rescale = encoder.backbone.config.pos_embed_rescale
-        drawn = [
-            self.views.here(self.views.scales(fed.batch.size, key, first + view, rescale), fed)
-            for view in range(views)
-        ]
-        places_NP2 = torch.cat(drawn)[:, None, None] * places_P2
+        count, maker, numbers = fed.batch.size, self.views, range(first, first + views)
+        scales_N = torch.cat([maker.here(maker.scales(count, key, view, rescale), fed) for view in numbers])
+        places_NP2 = scales_N[:, None, None] * places_P2
         valid_NP = patches_valid(valid_NSS, encoder.patch_size)
-        return Crops(pixels_NCSS, places_NP2, valid_NP, first, views)
+        factors_NL = hidden_NP = None
+        if self.options.drop_path:
+            drawn = [maker.factors(count, key, view, self.skip_rates_L) for view in numbers]
+            factors_NL = torch.cat([maker.here(factors_BL, fed) for factors_BL in drawn])
+        if self.options.ibot:
+            hidden_NP = self._hidden(valid_NP, views, fed, key) if first == 0 else valid_NP & False
+        return Crops(pixels_NCSS, places_NP2, valid_NP, first, views, factors_NL, hidden_NP)
 
-    def _targets(self, scores_VBK: Tensor, temperature: float, seen_VB: Tensor) -> Tensor:
+    def _hidden(self, valid_NP: Tensor, views: int, fed: Fed, key: StepKey) -> Tensor:
+        """Choose the patches of global crops that the student does not see."""
+        here, hidden = self.views.here, []
+        for view, valid_BP in enumerate(valid_NP.unflatten(0, (views, -1))):
+            drawn = draw_hiding(fed.batch.size, valid_BP.shape[1], self.options, key, view)
+            hidden.append(hidden_patches(here(drawn[0], fed), here(drawn[1], fed), valid_BP))
+        return torch.cat(hidden)
+
+    def _targets(self, scores_VBK: Tensor, temperature: float, seen_VB: Tensor, centre_K: Tensor) -> Tensor:
         options = self.options
         if options.centring == "sinkhorn":
             return balanced_targets(scores_VBK, temperature, seen_VB, self.learning.ranks.sum)
-        centre_K = (
-            self.model.centre_K if options.centring == "mean" else torch.zeros_like(self.model.centre_K)
-        )
+        if options.centring == "none":
+            centre_K = torch.zeros_like(centre_K)
         return centred_targets(scores_VBK, centre_K, temperature)
+
+    def known_sums(self, inputs: DinoInputs) -> Tensor:
+        """See Objective: all losses are means, of which inputs tell the numbers of terms."""
+        pairs = [count_pairs(inputs.targets_VBK, crops.seen_WB, crops.first) for crops in inputs.sizes]
+        of_global, masked = inputs.sizes[0], torch.zeros_like(pairs[0])
+        if of_global.hidden_NP is not None:
+            masked = of_global.hidden_NP.any(1).sum().double()
+        counts = torch.stack([torch.stack(pairs).sum(), masked, *of_global.seen_WB.sum(1).double()])
+        counts = self.learning.ranks.sum(counts)
+        return self.layout.known(counts[0], counts[2:], counts[1])
 
     def sums(self, forward: Forward, inputs: DinoInputs) -> Tensor:
         """See Objective."""
-        pixels, places, valid = zip(
-            *((crops.pixels_NCSS, crops.places_NP2, crops.valid_NP) for crops in inputs.sizes), strict=True
+        each = [self._sums_of(forward, inputs, crops) for crops in inputs.sizes]
+        return torch.cat([torch.stack(each).sum(0), inputs.health])
+
+    def _sums_of(self, forward: Forward, inputs: DinoInputs, crops: Crops) -> Tensor:
+        """Compute the sums of crops of one size, without those of health."""
+        options, is_global = self.options, crops.first == 0
+        scores_NK, tokens_ND, patch_scores_MK = forward(
+            crops.pixels_NCSS, crops.places_NP2, crops.valid_NP, crops.factors_NL, crops.hidden_NP
         )
-        targets_VBK, total = inputs.targets_VBK, torch.zeros(LOSS_SUMS, dtype=torch.float64)
-        total = total.to(targets_VBK.device)
-        tiles = targets_VBK.shape[1]
-        for crops, scores_NK in zip(inputs.sizes, forward(pixels, places, valid), strict=True):
-            scores_WBK = scores_NK.float().unflatten(0, (crops.views, tiles))
-            seen_WB = crops.valid_NP.any(1).unflatten(0, (crops.views, tiles))
-            entropies_2 = cross_entropy_sums(
-                targets_VBK, scores_WBK, seen_WB, self.options.student_temperature, crops.first
+        scores_WBK, seen_WB = scores_NK.float().unflatten(0, (crops.views, -1)), crops.seen_WB
+        entropies_2 = cross_entropy_sums(
+            inputs.targets_VBK, scores_WBK, seen_WB, options.student_temperature, crops.first
+        )
+        agreed = agreement(inputs.targets_VBK, scores_WBK, seen_WB, crops.first)
+        parts = [entropies_2, entropies_2.new_tensor(agreed)]
+        if options.koleo:
+            tokens_VBD, gather = tokens_ND.unflatten(0, (crops.views, -1)), self.learning.ranks.gathered
+            none_2 = entropies_2.new_zeros(KOLEO_SUMS)
+            parts.append(koleo_sums(tokens_VBD, seen_WB, gather) if is_global else none_2)
+        if inputs.patch_targets_MK is not None and crops.hidden_NP is not None:
+            targets_MK = inputs.patch_targets_MK if is_global else inputs.patch_targets_MK[:0]
+            parts.append(
+                patch_sums(targets_MK, patch_scores_MK, crops.hidden_NP, options.student_temperature)
             )
-            agreed_2 = entropies_2.new_tensor(agreement(targets_VBK, scores_WBK, seen_WB, crops.first))
-            total = total + torch.cat([entropies_2, agreed_2])
-        return torch.cat([total, inputs.health])
+        return torch.cat(parts)
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
-        """See Objective: the mean cross entropy over tiles and pairs of views."""
-        return sums_K[0] / sums_K[1].clamp(min=1)
+        """See Objective: the mean cross entropy over tiles and pairs of views, and what is added to it."""
+        return self.layout.value(sums_K)
 
     def before_step(self, optimiser: Optimizer, share_done: float) -> None:
         """See Objective: change the weight decay; at first the head's last layer does not learn."""
         super().before_step(optimiser, share_done)
         if share_done * self.config.fit.epochs < self.options.freeze_last_layer:
-            self.model.student_head.prototypes_KD.grad = None
+            for head in (self.model.student_head, self.model.student_patch_head):
+                if head is not None:
+                    head.prototypes_KD.grad = None
 
     def after_step(self, sums_K: Tensor, share_done: float) -> None:
         """See Objective: move teacher and centre, and watch for a collapse."""
         options, model = self.options, self.model
         model.follow(cosine(options.teacher_momentum, 1.0, share_done))
-        sums = sums_K[LOSS_SUMS:]
+        _, _, _, sums, patch_sums_K = self.layout.parts(sums_K)
         if options.centring == "mean":
             mean_K = self.health_sums.mean_scores(sums).float()
             model.centre_K.copy_(next_centre(model.centre_K, mean_K, options.centre_momentum))
+            if options.ibot and patch_sums_K[0]:  # a step may hide no patch
+                mean_K = self.health_sums.mean_scores(patch_sums_K).float()
+                model.patch_centre_K.copy_(next_centre(model.patch_centre_K, mean_K, options.centre_momentum))
         warning = self.watch.after_step(self.health_sums.health(sums, model.centre_K))
         if warning and self.learning.ranks.is_first:
             print(f"treeline: {warning}", file=sys.stderr, flush=True)
 
     def trained(self, sums_K: Tensor) -> Numbers:
         """See Objective: the signs of a collapse, over the epoch."""
-        health = self.health_sums.health(sums_K[LOSS_SUMS:], self.model.centre_K)
-        agree, asked = sums_K[2:LOSS_SUMS].tolist()
-        rank = self.health_sums.effective_rank(sums_K[LOSS_SUMS:])
-        return {**asdict(health), "effective_rank": rank, "agreement": agree / max(asked, 1)}
+        parts = self.layout.parts(sums_K)
+        health = self.health_sums.health(parts.health, self.model.centre_K)
+        _, _, agree, asked = parts.classes.tolist()
+        rank = self.health_sums.effective_rank(parts.health)
+        numbers = {**asdict(health), "effective_rank": rank, "agreement": agree / max(asked, 1)}
+        if self.options.ibot:
+            of_patches = asdict(self.health_sums.health(parts.patch_health, self.model.patch_centre_K))
+            numbers |= {f"patch_{name}": number for name, number in of_patches.items()}
+        return numbers | self.layout.losses(sums_K)
 
     def state(self) -> dict[str, Any]:
         """See Objective."""

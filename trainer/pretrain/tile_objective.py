@@ -52,6 +52,10 @@ class TileObjective:
     def prepare(self) -> None:
         """See Objective; there is nothing to fit."""
 
+    def known_sums(self, inputs: Any) -> Tensor | None:
+        """See Objective; by default nothing is known."""
+        return None
+
     def before_step(self, optimiser: Optimizer, share_done: float) -> None:
         """See Objective: change the weight decay."""
         rates = self.config.rates

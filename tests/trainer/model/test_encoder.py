@@ -49,3 +49,21 @@ def test_patches_without_half_of_their_pixels_are_not_valid() -> None:
     valid_BHW[0, :4, :2] = False  # half of the first patch
     valid_BHW[0, :4, 4:7] = False  # three quarters of the second
     assert patches_valid(valid_BHW, 4).tolist() == [[True, False, True, True]]
+
+
+def test_a_factor_scales_what_a_block_changes_for_one_image(backbone: torch.nn.Module) -> None:
+    """0 skips the block, as if the backbone had none there; 1 leaves it as it is; the gradient follows."""
+    patches_BND, layers = embed(backbone, pixels()), backbone.model.layer
+    factors_BL = torch.ones(2, len(layers))
+    factors_BL[1, 0] = 0.0
+    tokens_BND = encode(backbone, patches_BND, places(), factors_BL=factors_BL)
+    whole_BND = encode(backbone, patches_BND, places())
+    torch.testing.assert_close(tokens_BND[0], whole_BND[0], rtol=0, atol=2e-6)
+    shorter = build_backbone({**SMALL_BACKBONE, "num_channels": 5}).eval()
+    shorter.load_state_dict(backbone.state_dict())
+    del shorter.model.layer[0]
+    torch.testing.assert_close(tokens_BND[1], encode(shorter, patches_BND, places())[1], rtol=0, atol=2e-6)
+    assert (tokens_BND[1] - whole_BND[1]).abs().max() > 1e-3
+    skipped = encode(backbone, patches_BND, places(), factors_BL=factors_BL * 0).sum()
+    weight = layers[0].mlp.down_proj.weight
+    assert torch.autograd.grad(skipped, weight)[0].abs().max() == 0

@@ -66,6 +66,7 @@ def test_each_part_is_lightlys(tmp_path: Path) -> None:
 
         student, teacher = one, other
         student_head, teacher_head = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+        student_patch_head = teacher_patch_head = None
 
     Dino.follow(Two(), MOMENTUM)  # type: ignore[arg-type]
     for name, weight in other.state_dict().items():

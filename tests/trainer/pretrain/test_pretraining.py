@@ -23,17 +23,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from gloo_ranks import TIMEOUT_SECONDS, in_group, run_ranks
-from regressors import CHIP_SCHEMA, visible_chip
+from pretrainings import METHODS, config_of
 from safetensors.torch import load, load_file
 from stopped_runs import Stopped, Stopper, assert_equal_states
 
 from shards.errors import InputError
-from shards.format.key import split_of
-from shards.read.dataset import Dataset, open_dataset
+from shards.read.dataset import Dataset
 from shards.read.order import Part
 from shards.roles import refuse_idle
-from shards.write.writer import DatasetWriter
 from trainer.commands.begun import check_resumes
 from trainer.commands.pretrain import as_it_began, check, new_encoder, new_fit, pretrain, resumed_fit
 from trainer.commands.train_on_ray import launch_pretraining
@@ -45,69 +44,12 @@ from trainer.devices.sharding import rows_of, whole
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model.pretrained import is_pretrained, load_pretrained
-from trainer.pretrain.draw import ViewMaker
+from trainer.pretrain.draw import ViewMaker, skip_rates
 from trainer.pretrain.probe import Probe, probe_tiles
-from trainer.pretrain_config import RECIPES, PretrainConfig
+from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state import restore, state_of
 from trainer.run_folder.state_parts import StateWriter, StoredState
-
-NODATA = CHIP_SCHEMA.nodata
-SMALL: dict[str, Any] = {
-    "width": 24,
-    "depth": 2,
-    "patch_size": 8,
-    "batch_size": 4,
-    "epochs": 3,
-    "probe": "height_mean",
-    "probe_tiles": 6,
-    "probe_epochs": 2,
-    "last_weight_decay": 0.4,
-    "band_groups": ("nir", "*e*"),
-}
-METHODS: dict[str, dict[str, Any]] = {
-    "mae": {
-        **RECIPES["mae-tiny"],
-        **SMALL,
-        "recipe": "mae-tiny",
-        "decoder_width": 24,
-        "mask_groups": 0.3,
-        "speckle_looks": 3,
-    },
-    "dino": {
-        **RECIPES["dino-tiny"],
-        **SMALL,
-        "recipe": "dino-tiny",
-        "prototypes": 24,
-        "head_width": 32,
-        "bottleneck": 16,
-        "local_crops": 3,
-        "brightness": 0.1,
-        "band_dropout": 0.1,
-        "group_dropout": 0.1,
-        "vertical_flip": True,
-        "temperature_warm_up": 2.0,
-    },
-}
-"""Options under which much is to be remembered."""
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """18 tiles or so to learn from, some with holes; with batches of 4 the last one is smaller."""
-    folder = tmp_path_factory.mktemp("tiles")
-    with DatasetWriter(str(folder), CHIP_SCHEMA, {"command": "test"}, 10) as writer:
-        for number in range(26):
-            chip = visible_chip(number)
-            if number % 3 == 0:
-                chip.image_CHW[:, : number % 20, :9] = NODATA
-            writer.add(chip, split_of(chip.key, 0.3))
-        writer.finish()
-    return open_dataset(str(folder))
-
-
-def config_of(dataset: Dataset, method: str, out: Path | str = "", **options: Any) -> PretrainConfig:
-    return PretrainConfig.of(dataset.url, str(out), **{**METHODS[method], **options})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -117,7 +59,7 @@ def test_what_follows_a_stop_is_the_same_bit_for_bit(dataset: Dataset, method: s
     whole.run(undisturbed)
     assert len(undisturbed.losses) == config.fit.epochs * whole.steps_per_epoch > 10
     followed = [name for name in state_of(whole).tensors if name.startswith("weights.teacher")]
-    assert bool(followed) == (method == "dino")
+    assert bool(followed) == (method != "mae")
     for at in (1, 3, whole.steps_per_epoch, 2 * whole.steps_per_epoch + 1):
         stopper, rest = Stopper(at, tmp_path), Stopper()
         with pytest.raises(Stopped):
@@ -133,8 +75,8 @@ def test_what_follows_a_stop_is_the_same_bit_for_bit(dataset: Dataset, method: s
 @pytest.mark.parametrize("method", METHODS)
 def test_pieces_of_a_batch_give_the_same_losses(dataset: Dataset, method: str) -> None:
     options: dict[str, Any] = {"batch_size": 6, "epochs": 2, "learning_rate": 1e-4}
-    if method == "dino":
-        options["centring"] = "sinkhorn"
+    if method != "mae":
+        options |= {"centring": "sinkhorn", "koleo": 0.0}
     whole, pieces = Stopper(), Stopper()
     one = new_fit(config_of(dataset, method, **options), Ranks())
     one.run(whole)
@@ -175,9 +117,10 @@ def test_a_run_with_the_decoder_of_before_goes_on_with_it(dataset: Dataset, tmp_
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("mae", {}),
     "dino": ("dino", {}),
-    "balanced": ("dino", {"centring": "sinkhorn"}),
+    "balanced": ("ibot", {"centring": "sinkhorn"}),
+    "ibot": ("ibot", {}),
     "sharded-mae": ("mae", {"shard_model": True}),
-    "sharded-dino": ("dino", {"shard_model": True}),
+    "sharded-ibot": ("ibot", {"shard_model": True}),
 }
 """Methods and options that two ranks are tried with, in one pair of processes."""
 
@@ -269,7 +212,7 @@ def flags(config: PretrainConfig, method: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["mae", "ibot"])
 def test_killed_at_random_moments_it_leaves_the_same_bytes(
     dataset: Dataset, method: str, tmp_path: Path, most: int
 ) -> None:
@@ -330,6 +273,7 @@ MANY = (pytest.mark.long, pytest.mark.timeout(1800))
     ("method", "most"),
     [
         pytest.param("dino", 2, marks=pytest.mark.long),
+        pytest.param("ibot", 2, marks=pytest.mark.long),
         pytest.param("dino", 20, marks=MANY),
         pytest.param("mae", 20, marks=MANY),
     ],
@@ -393,10 +337,10 @@ def test_a_run_leaves_a_backbone_with_all_that_normalises_its_input(
     loaded = load_pretrained(str(out))
     assert loaded.bands == dataset.schema.bands
     assert loaded.statistics == dataset.statistics
-    assert list(loaded.backbones) == ["teacher" if method == "dino" else "student"]
+    assert list(loaded.backbones) == ["student" if method == "mae" else "teacher"]
     fit = resumed_fit(config.with_options(resume="auto"), Ranks())
     [backbone] = loaded.backbones.values()
-    encoder = fit.model.get_submodule("teacher" if method == "dino" else "encoder")
+    encoder = fit.model.get_submodule("encoder" if method == "mae" else "teacher")
     for name, tensor in encoder.backbone.state_dict().items():
         assert torch.equal(tensor, backbone.state_dict()[name]), name
     continued = config_of(dataset, method, tmp_path / "more", epochs=1, backbone=str(out))
@@ -434,6 +378,17 @@ def test_without_a_probe_the_last_epoch_is_best(
         ("dino", {"global_size": 64}, "--global-size 64: is larger than a tile, 32 pixels"),
         ("dino", {"local_size": 12}, "--local-size 12: is no multiple of a patch, 8 pixels"),
         ("dino", {"shard_model": True, "compile": True}, "--shard-model: does not go together with --comp"),
+        (
+            "dino",
+            {"koleo": 0.1, "accumulate": 4},
+            "--koleo: compares all tiles of a batch, and --accumulate 4",
+        ),
+        (
+            "dino",
+            {"ibot": 1.0, "ibot_mask": (0.01, 0.05)},
+            "--ibot-mask 0.01 0.05: hides none of a global crop's",
+        ),
+        ("dino", {"koleo": 0.1, "batch_size": 1}, "--koleo: a batch of 1 tile has no neighbours"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -453,6 +408,12 @@ def test_what_does_not_fit_is_refused(
         ({"warm_up_temperature": 0.1}, "--warm-up-temperature 0.1: choose above 0 and below the student's"),
         ({"local_scale": (0.5, 0.2)}, r"--local-scale \(0.5, 0.2\): choose two shares"),
         ({"prototypes": 1}, "--prototypes 1: choose 2 or more"),
+        ({"method": "dino", "drop_path": 1.0}, "--drop-path 1.0: choose 0 or more and below 1"),
+        ({"method": "dino", "koleo": -0.1}, "--koleo -0.1: choose 0 or more"),
+        ({"method": "dino", "ibot": -0.1}, "--ibot -0.1: choose 0 or more"),
+        ({"method": "dino", "ibot_tiles": 0.0}, "--ibot-tiles 0.0: choose above 0 and at most 1"),
+        ({"method": "dino", "ibot_mask": (0.5, 1.0)}, r"--ibot-mask \(0.5, 1.0\): choose two shares above 0"),
+        ({"method": "dino", "ibot_mask": (0.5, 0.1)}, r"--ibot-mask \(0.5, 0.1\): choose two shares above 0"),
         ({"decoder_width": 100}, "--decoder-width 100: choose a multiple of 24"),
     ],
 )
@@ -471,6 +432,11 @@ def test_what_is_out_of_range_is_refused(options: dict[str, Any], said: str) -> 
             {"method": "dino", "warm_up_temperature": 0.02},
             "--warm-up-temperature: does nothing without --temperature-warm-up",
         ),
+        ({"method": "mae", "drop_path": 0.1}, "--drop-path: does nothing without --method dino"),
+        ({"method": "mae", "koleo": 0.1}, "--koleo: does nothing without --method dino"),
+        ({"method": "mae", "ibot": 0.1}, "--ibot: does nothing without --method dino"),
+        ({"method": "dino", "ibot_tiles": 0.3}, "--ibot-tiles: does nothing without --ibot"),
+        ({"method": "dino", "ibot_mask": (0.1, 0.3)}, "--ibot-mask: does nothing without --ibot"),
     ],
 )
 def test_options_without_effect_are_refused(given: dict[str, Any], said: str) -> None:
@@ -518,10 +484,48 @@ def test_a_run_of_another_command_is_not_resumed(dataset: Dataset, tmp_path: Pat
         check_resumes(config.with_options(out=str(tmp_path / "other")))
 
 
+def test_a_run_begun_before_some_options_existed_goes_on(dataset: Dataset, tmp_path: Path) -> None:
+    config = config_of(dataset, "dino", tmp_path / "run", epochs=1, resume="auto")
+    launch_pretraining(config)
+    stored = tmp_path / "run" / "config.yaml"
+    values = yaml.safe_load(stored.read_text())
+    for name in ("drop_path", "koleo", "ibot", "ibot_tiles", "ibot_mask"):
+        del values[name]
+    stored.write_text(yaml.safe_dump(values))
+    check_resumes(config)
+    with pytest.raises(InputError, match=r"holds a run with other options \(--drop-path\)"):
+        check_resumes(config.with_options(drop_path=0.1))
+
+
 def test_a_backbone_is_no_regressor(dataset: Dataset, tmp_path: Path) -> None:
     launch_pretraining(config_of(dataset, "mae", tmp_path / "run", epochs=1))
     with pytest.raises(InputError, match="holds a pre-trained backbone, not a regressor; train one"):
         load_checkpoint(str(tmp_path / "run"))
+
+
+def test_skipped_blocks_are_drawn_for_the_global_batch(dataset: Dataset) -> None:
+    """They depend on the step and the view, and a rank takes its rows; the mean factor of each block is 1."""
+    config, chips, key = config_of(dataset, "ibot"), dataset.chips("train")[:5], StepKey(0, 1, 8)
+    encoder, parts = new_encoder(config, dataset), []
+    for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
+        views = ViewMaker(encoder, config.views, ranks)
+        part = Part(ranks.rank, ranks.world_size)
+        (fed,) = feed(dataset.batches(chips, 5, part), dataset.schema, ranks.device)
+        factors_BL = views.here(views.factors(5, key, 3, skip_rates(0.4, 4)), fed)
+        parts.append(
+            {chip: factors_L.tolist() for chip, factors_L in zip(fed.batch.chips, factors_BL, strict=True)}
+        )
+    whole, *halves = parts
+    assert halves[0] | halves[1] == whole
+    many_BL = views.factors(4000, key, 3, skip_rates(0.4, 4))
+    for number, rate in enumerate((0.1, 0.2, 0.3, 0.4)):
+        np.testing.assert_allclose(np.unique(many_BL[:, number]), [0, 1 / (1 - rate)], rtol=1e-6)
+        assert (many_BL[:, number] == 0).mean() == pytest.approx(rate, abs=0.03)
+    others = (
+        views.factors(4000, key, 2, skip_rates(0.4, 4)),
+        views.factors(4000, StepKey(0, 1, 9), 3, skip_rates(0.4, 4)),
+    )
+    assert not any(np.array_equal(many_BL, other) for other in others)
 
 
 def test_views_do_not_depend_on_the_rank(dataset: Dataset) -> None:

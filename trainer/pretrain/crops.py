@@ -1,0 +1,87 @@
+"""The student's crops of a step, by size, and what is learnt from them; cut into pieces that pass in turn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from trainer.pretrain.draw import parts_of
+from trainer.pretrain.ibot import hidden_of
+
+GLOBAL_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops of one size; axis N runs over views, then tiles."""
+
+    pixels_NCSS: Tensor
+    """Normalised pixels."""
+    places_NP2: Tensor
+    """Coordinates of their patches."""
+    valid_NP: Tensor
+    """Patches that are attended to."""
+    first: int
+    """Number of the first of their views among all views."""
+    views: int
+    """Number of views."""
+    factors_NL: Tensor | None = None
+    """Factors of the student's blocks (see trainer.model.encoder); None: all are 1."""
+    hidden_NP: Tensor | None = None
+    """Patches that the student does not see; None: there is no loss of them."""
+
+    @property
+    def seen_WB(self) -> Tensor:
+        """Views that have a valid patch."""
+        seen_WB: Tensor = self.valid_NP.any(1).unflatten(0, (self.views, -1))
+        return seen_WB
+
+    def some(self, tiles: slice) -> Iterator[Self]:
+        """Yield the crops of some tiles, a pair of views at a time."""
+        values = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        for view in range(0, self.views, GLOBAL_VIEWS):
+            count = min(GLOBAL_VIEWS, self.views - view)
+            rows = {
+                name: value.unflatten(0, (self.views, -1))[view : view + count, tiles].flatten(0, 1)
+                for name, value in values.items()
+            }
+            yield replace(self, **rows, first=self.first + view, views=count)
+
+
+@dataclass(frozen=True)
+class DinoInputs:
+    """Inputs of one step, on one rank, or a piece of them; axis B runs over tiles."""
+
+    targets_VBK: Tensor
+    """The teacher's targets."""
+    sizes: Sequence[Crops]
+    """The student's crops, by size."""
+    health: Tensor
+    """Sums over the whole part of the batch, or zeros in all pieces but the first; see HealthSums."""
+    patch_targets_MK: Tensor | None = None
+    """The teacher's targets for hidden patches, see trainer.pretrain.ibot; None: there is no loss of them."""
+
+    def pieces(self, count: int) -> list[Self]:
+        """See StepInputs: each piece has two crops of one size, so memory does not grow with their number."""
+        pieces: list[Self] = []
+        for crops in self.sizes:
+            for tiles in parts_of(count, self.targets_VBK.shape[1]):
+                for some in crops.some(tiles):
+                    piece = type(self)(
+                        self.targets_VBK[:, tiles],
+                        [some],
+                        torch.zeros_like(self.health) if pieces else self.health,
+                        self._patch_targets(crops, tiles),
+                    )
+                    pieces.append(piece)
+        return pieces
+
+    def _patch_targets(self, crops: Crops, tiles: slice) -> Tensor | None:
+        """Take the targets of these tiles' hidden patches; local crops have none."""
+        if self.patch_targets_MK is None or crops.hidden_NP is None:
+            return None
+        if crops.first:
+            return self.patch_targets_MK[:0]
+        return self.patch_targets_MK[hidden_of(crops.hidden_NP.unflatten(0, (crops.views, -1)), tiles)]
