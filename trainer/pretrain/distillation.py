@@ -49,27 +49,21 @@ def cross_entropy_sums(
         first: number of the first of these views among all; a view is never compared with itself.
     """
     logs_WBK = log_softmax(student_scores_WBK.float() / temperature, -1) * seen_WB[..., None]
-    total = logs_WBK.new_zeros(())
+    total, all_BK = logs_WBK.new_zeros((), dtype=torch.float64), logs_WBK.sum(0)
     for view, targets_BK in enumerate(targets_VBK):
-        others = _others(view, first, len(seen_WB))
-        if others:
-            total = total - (targets_BK * logs_WBK[others]).sum()
-    return torch.stack([total.double(), count_pairs(targets_VBK, seen_WB, first)])
+        is_among = first <= view < first + len(logs_WBK)
+        others_BK = all_BK - logs_WBK[view - first] if is_among else all_BK
+        total = total - (targets_BK * others_BK).sum(dtype=torch.float64)
+    return torch.stack([total, count_pairs(targets_VBK, seen_WB, first)])
 
 
 def count_pairs(targets_VBK: Tensor, seen_WB: Tensor, first: int) -> Tensor:
     """Return the number of pairs of a tile's views that are compared, float64; see `cross_entropy_sums`."""
     pairs = seen_WB.new_zeros((), dtype=torch.int64)
     for view, targets_BK in enumerate(targets_VBK):
-        others = _others(view, first, len(seen_WB))
-        if others:
-            pairs = pairs + (seen_WB[others] & (targets_BK.sum(-1) > 0)).sum()
+        others = [place for place in range(len(seen_WB)) if place + first != view]
+        pairs = pairs + (seen_WB[others] & (targets_BK.sum(-1) > 0)).sum()
     return pairs.double()
-
-
-def _others(view: int, first: int, views: int) -> list[int]:
-    """Return the places of the views, numbered from `first`, that are not `view`."""
-    return [place for place in range(views) if place + first != view]
 
 
 def balanced_targets(

@@ -73,13 +73,15 @@ class ViewMaker:
                 kept_BC[:, place] &= ~hidden_BG[:, number]
         return kept_BC | ~kept_BC.any(1, keepdims=True)
 
-    def make(self, layers_BLHW: Tensor, view: Views, fed: Fed, size: int) -> tuple[Tensor, Tensor]:
-        """Make a view of this rank's tiles: pixels_BCSS, 0 where missing, and valid_BSS."""
+    def make(
+        self, layers_BLHW: Tensor, view: Views, fed: Fed, size: int, out_BCSS: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Make a view of this rank's tiles: pixels_BCSS, 0 where missing, and valid_BSS; see `crop`."""
         box_B4, flip_B3 = self.here(view.box_B4, fed), self.here(view.flip_B3, fed)
         # Told by the boxes of all ranks, so that each computes a view in the same way.
         shrinks = bool(view.box_B4[:, 2:].max() * layers_BLHW.shape[-1] > size)
         turns = self.options.quarter_turns
-        pixels_BCSS, valid_BSS = crop(layers_BLHW, box_B4, flip_B3, size, shrinks, turns)
+        pixels_BCSS, valid_BSS = crop(layers_BLHW, box_B4, flip_B3, size, shrinks, turns, out_BCSS)
         options, normalise = self.options, self.encoder.normalise
         if options.brightness or options.speckle_looks:
             added_BSHW = self.here(view.shift_BS, fed)[..., None, None]
@@ -92,9 +94,9 @@ class ViewMaker:
             added_BCHW = torch.einsum("cs,bshw->bchw", self._mixed_CS, added_BSHW)
             per_unit_C = 1 / (normalise.clamp_span_C * normalise.std_C)
             added_BCHW = added_BCHW * per_unit_C[:, None, None]
-            pixels_BCSS = pixels_BCSS + added_BCHW * valid_BSS[:, None]
+            pixels_BCSS += added_BCHW * valid_BSS[:, None]
         if options.band_dropout or options.group_dropout:
-            pixels_BCSS = pixels_BCSS * self.here(view.kept_BC, fed)[..., None, None]
+            pixels_BCSS *= self.here(view.kept_BC, fed)[..., None, None]
         return pixels_BCSS, valid_BSS
 
     def scales(self, count: int, key: StepKey, number: int, rescale: float | None) -> NDArray[np.float32]:

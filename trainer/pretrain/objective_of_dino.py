@@ -93,12 +93,14 @@ class DinoObjective(TileObjective):
             kinds.append((options.local_crops, options.local_scale, local_size, GLOBAL_VIEWS))
         sizes = []
         for views, scale, size, first in kinds:
-            made = [
-                self.views.make(tiles_BLHW, self.views.draw(count, key, first + view, scale), fed, size)
-                for view in range(views)
-            ]
-            pixels_NCSS, valid_NSS = (torch.cat(parts) for parts in zip(*made, strict=True))
-            sizes.append(self._crops(pixels_NCSS, valid_NSS, views, first, fed, key))
+            tiles, bands = len(tiles_BLHW), tiles_BLHW.shape[1] - 1
+            pixels_VBCSS = tiles_BLHW.new_empty(views, tiles, bands, size, size)
+            valid_VBSS = tiles_BLHW.new_empty(views, tiles, size, size, dtype=torch.bool)
+            for view in range(views):
+                drawn = self.views.draw(count, key, first + view, scale)
+                _, valid_VBSS[view] = self.views.make(tiles_BLHW, drawn, fed, size, pixels_VBCSS[view])
+            flat = pixels_VBCSS.flatten(0, 1), valid_VBSS.flatten(0, 1)
+            sizes.append(self._crops(*flat, views, first, fed, key))
         return sizes
 
     def inputs(self, fed: Fed, key: StepKey) -> DinoInputs:

@@ -73,6 +73,7 @@ def crop(
     size: int,
     shrinks: bool = True,
     turns: bool = True,
+    out_BCSS: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cut a box out of each tile, and bring it to `size` x `size`.
 
@@ -83,6 +84,7 @@ def crop(
         size: pixels along each side of the view.
         shrinks: whether any box has more pixels along a side than the view.
         turns: whether any view exchanges rows and columns.
+        out_BCSS: memory for the pixels; default: new memory.
 
     Returns:
         pixels_BCSS, 0 where missing; valid_BSS.
@@ -93,7 +95,7 @@ def crop(
         seen_BLSS = torch.where(flip_B3[:, 2, None, None, None], seen_BLSS.mT, seen_BLSS)
     share_B1SS = seen_BLSS[:, -1:]
     valid_B1SS = share_B1SS >= 0.5
-    pixels_BCSS = seen_BLSS[:, :-1] * (valid_B1SS / share_B1SS.clamp(min=0.5))
+    pixels_BCSS = torch.mul(seen_BLSS[:, :-1], valid_B1SS / share_B1SS.clamp(min=0.5), out=out_BCSS)
     return pixels_BCSS, valid_B1SS[:, 0]
 
 
