@@ -118,8 +118,7 @@ def _rows(plan: TokenPlan, variant: int, image_BCHW: Tensor, regressor: Regresso
     bf16 = plan.identity["computed in"] == "bfloat16"
     image_BCHW = image_BCHW.to(device)
     if variant:
-        no_height_BHW = torch.zeros(len(image_BCHW), 1, 1)
-        image_BCHW, _ = apply_symmetries(image_BCHW, no_height_BHW, np.full(len(image_BCHW), variant))
+        (image_BCHW,) = apply_symmetries(np.full(len(image_BCHW), variant), image_BCHW)
     with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
         pixels_BCHW, _ = regressor.normalise(image_BCHW)
         features = regressor.features(pixels_BCHW)

@@ -21,6 +21,7 @@ from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
 from trainer.data.step_inputs import StepKey, part_of
+from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
@@ -115,19 +116,19 @@ class LabelObjective(LossDecides):
         image_BCHW, changes_BCK = fed.image_BCHW, None
         if augment.flips:
             symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
-            image_BCHW, _ = apply_symmetries(image_BCHW, fed.height_BHW, symmetries_B)
+            (image_BCHW,) = apply_symmetries(symmetries_B, image_BCHW)
         shape = count, len(self.model.encoder.bands)
         changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
         if changes is not None:
-            changes_BCK = torch.from_numpy(part_of(changes, fed, learning.ranks)).to(learning.ranks.device)
+            changes_BCK = to_device(part_of(changes, fed, learning.ranks), learning.ranks.device)
         return LabelInputs(image_BCHW, self._labels_of(fed), changes_BCK)
 
     def _labels_of(self, fed: Fed) -> Tensor:
         """Return label_B of the batch's tiles; a stand-in has none."""
-        label_B = torch.from_numpy(self.labels.values_N[fed.batch.chips])
+        label_B = self.labels.values_N[fed.batch.chips].astype(np.float32)
         if fed.batch.stands_in:
-            label_B = torch.full_like(label_B, torch.nan)
-        return label_B.to(fed.image_BCHW.device, torch.float32)
+            label_B[:] = np.nan
+        return to_device(label_B, fed.image_BCHW.device)
 
     def sums(self, forward: Forward, inputs: LabelInputs) -> Tensor:
         """See Objective: the sum of the tiles' losses, and their number."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from trainer.data.augment import band_changes, symmetries_of
@@ -13,6 +12,7 @@ from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import chip_numbers
 from trainer.decoders.features import Features
+from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
 from trainer.model.symmetries import apply_symmetries
 from trainer.options import AugmentOptions
@@ -65,11 +65,11 @@ def pixel_inputs(
     image_BCHW, label_BHW, symmetries_B, changes_BCK = fed.image_BCHW, fed.height_BHW, None, None
     if augment.flips:
         symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
-        image_BCHW, label_BHW = apply_symmetries(image_BCHW, label_BHW, symmetries_B)
+        image_BCHW, label_BHW = apply_symmetries(symmetries_B, image_BCHW, label_BHW)
     changes = band_changes((count, bands), key, augment.brightness, augment.band_dropout)
     if changes is not None:
-        changes_BCK = torch.from_numpy(part_of(changes, fed, learning.ranks)).to(learning.ranks.device)
-    numbers_B = torch.from_numpy(part_of(chip_numbers(count, *key), fed, learning.ranks))
+        changes_BCK = to_device(part_of(changes, fed, learning.ranks), learning.ranks.device)
+    numbers_B = to_device(part_of(chip_numbers(count, *key), fed, learning.ranks), learning.ranks.device)
     tokens = learning.tokens
     features = tokens.features(fed.batch.chips, symmetries_B) if tokens else None
-    return PixelInputs(image_BCHW, label_BHW, features, changes_BCK, numbers_B.to(learning.ranks.device))
+    return PixelInputs(image_BCHW, label_BHW, features, changes_BCK, numbers_B)

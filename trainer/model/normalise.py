@@ -33,6 +33,10 @@ class Normalise(nn.Module):
     scale_S: Tensor | None
     offset_S: Tensor | None
     factor_D: Tensor | None
+    position_S: Tensor
+    first_D: Tensor | None
+    second_D: Tensor | None
+    order_C: Tensor | None
 
     def __init__(self, schema: Schema, bands: tuple[str, ...], statistics: Statistics) -> None:
         super().__init__()
@@ -44,9 +48,6 @@ class Normalise(nn.Module):
         self.positions = schema.band_positions(tuple(stored))
         """Stored bands that are read."""
         self.nodata = schema.nodata
-        self._first_D = [stored.index(band.first) for band in made]
-        self._second_D = [stored.index(band.second) for band in made]
-        self._order_C = _order(derived, len(stored))
         is_scaled = any(map(schema.is_scaled, stored))
         scaling = [schema.scaling(band) for band in stored] if is_scaled else []
         chosen = [statistics.bands[band] for band in bands]
@@ -63,6 +64,15 @@ class Normalise(nn.Module):
             # Not in the weights: these numbers' homes are the schema and the statistics file.
             numbers = torch.tensor(values, dtype=torch.float32) if values else None
             self.register_buffer(name, numbers, persistent=False)
+        # On the device, since each use of a list would be a copy that the host waits for.
+        for name, places in (
+            ("position_S", self.positions),
+            ("first_D", [stored.index(band.first) for band in made]),
+            ("second_D", [stored.index(band.second) for band in made]),
+            ("order_C", _order(derived, len(stored)) if made else []),
+        ):
+            numbers = torch.tensor(places) if places else None
+            self.register_buffer(name, numbers, persistent=False)
 
     def valid(self, image_CHW: NDArray[Any]) -> NDArray[np.bool_]:
         """Return valid_HW of stored pixels, by the rule of `forward`."""
@@ -77,20 +87,23 @@ class Normalise(nn.Module):
         Returns:
             values_BCHW, float32, undefined where missing_BCHW is true.
         """
-        is_all = list(self.positions) == list(range(image_BCHW.shape[1]))
-        read_BSHW = (image_BCHW if is_all else image_BCHW[:, self.positions]).float()
+        # First to floats: on a GPU torch cannot take single bands of uint16.
+        read_BSHW = image_BCHW.float()
+        if self.positions != tuple(range(image_BCHW.shape[1])):
+            read_BSHW = read_BSHW.index_select(1, self.position_S)
         missing_BSHW = (read_BSHW - read_BSHW) != 0  # NaN and infinity; faster than isfinite
         if self.nodata is not None:
             missing_BSHW |= read_BSHW == self.nodata
         if self.scale_S is not None and self.offset_S is not None:
             read_BSHW = read_BSHW * self.scale_S[:, None, None] + self.offset_S[:, None, None]
-        if self.factor_D is None:
+        factor_D, first_D, second_D, order_C = self.factor_D, self.first_D, self.second_D, self.order_C
+        if factor_D is None or first_D is None or second_D is None or order_C is None:
             return read_BSHW, missing_BSHW
-        seconds_BDHW = self.factor_D[:, None, None] * read_BSHW[:, self._second_D]
-        derived_BDHW = read_BSHW[:, self._first_D] + seconds_BDHW
-        missing_BDHW = missing_BSHW[:, self._first_D] | missing_BSHW[:, self._second_D]
-        values_BCHW = torch.cat([read_BSHW, derived_BDHW], 1)[:, self._order_C]
-        return values_BCHW, torch.cat([missing_BSHW, missing_BDHW], 1)[:, self._order_C]
+        seconds_BDHW = factor_D[:, None, None] * read_BSHW.index_select(1, second_D)
+        derived_BDHW = read_BSHW.index_select(1, first_D) + seconds_BDHW
+        missing_BDHW = missing_BSHW.index_select(1, first_D) | missing_BSHW.index_select(1, second_D)
+        values_BCHW = torch.cat([read_BSHW, derived_BDHW], 1).index_select(1, order_C)
+        return values_BCHW, torch.cat([missing_BSHW, missing_BDHW], 1).index_select(1, order_C)
 
     def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalise stored pixels.

@@ -14,6 +14,7 @@ from shards.format.schema import Schema
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.devices.ranks import Ranks
+from trainer.devices.transfer import to_device
 from trainer.model.encoder import Encoder
 from trainer.pretrain.masking import groups_of
 from trainer.pretrain.views import Views, crop, draw_boxes, layers_of, speckle_decibels
@@ -47,7 +48,7 @@ class ViewMaker:
 
     def here(self, rows: NDArray[Any], fed: Fed) -> Tensor:
         """Take this rank's rows of a global batch's numbers, to the device."""
-        return torch.from_numpy(np.ascontiguousarray(part_of(rows, fed, self.ranks))).to(self.ranks.device)
+        return to_device(part_of(rows, fed, self.ranks), self.ranks.device)
 
     def draw(self, count: int, key: StepKey, number: int, scale: tuple[float, float]) -> Views:
         """Draw view `number` of each of `count` tiles."""

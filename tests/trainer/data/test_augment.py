@@ -36,7 +36,7 @@ def test_image_and_height_are_turned_alike_each_chip_by_its_own_symmetry() -> No
     image_BCHW = torch.stack([height_BHW, -height_BHW], 1)
     before = image_BCHW.clone(), height_BHW.clone()
     symmetries_B = np.arange(16) % 8
-    turned_BCHW, turned_BHW = apply_symmetries(image_BCHW, height_BHW, symmetries_B)
+    turned_BCHW, turned_BHW = apply_symmetries(symmetries_B, image_BCHW, height_BHW)
     assert torch.equal(turned_BCHW, torch.stack([turned_BHW, -turned_BHW], 1))
     for place, symmetry in enumerate(symmetries_B):
         assert torch.equal(turned_BHW[place], turned(height_BHW[place], int(symmetry)))
@@ -47,8 +47,8 @@ def test_image_and_height_are_turned_alike_each_chip_by_its_own_symmetry() -> No
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
 def test_images_of_every_stored_type_are_turned(dtype: str) -> None:
     image_BCHW = np.random.default_rng(0).integers(0, 255, (8, 2, 4, 4)).astype(dtype)
-    turned_BCHW, _ = apply_symmetries(torch.from_numpy(image_BCHW), torch.zeros(8, 4, 4), np.arange(8))
-    as_float = apply_symmetries(torch.from_numpy(image_BCHW.astype("f4")), torch.zeros(8, 4, 4), np.arange(8))
+    (turned_BCHW,) = apply_symmetries(np.arange(8), torch.from_numpy(image_BCHW))
+    as_float = apply_symmetries(np.arange(8), torch.from_numpy(image_BCHW.astype("f4")))
     np.testing.assert_array_equal(turned_BCHW.numpy(), as_float[0].numpy().astype(dtype))
     assert turned_BCHW.numpy().dtype == dtype
 
@@ -58,13 +58,13 @@ def test_a_chip_is_turned_alike_whatever_the_number_of_ranks(world_size: int) ->
     """Ranks apply their part of the global batch's symmetries to their part of its chips."""
     size, height_BHW = 16, torch.rand(16, 4, 4, generator=torch.Generator().manual_seed(1))
     symmetries = symmetries_of(size, seed=3, epoch=2, seen=7)
-    whole_BHW = apply_symmetries(height_BHW[:, None], height_BHW, symmetries)[1]
+    whole_BHW = apply_symmetries(symmetries, height_BHW)[0]
     start, met = 112, []
     for rank in range(world_size):
         chips = rank_part(np.arange(size), start, rank, world_size)
         part_BHW = height_BHW[torch.from_numpy(chips)]
         mine = rank_part(symmetries_of(size, seed=3, epoch=2, seen=7), start, rank, world_size)
-        turned_BHW = apply_symmetries(part_BHW[:, None], part_BHW, mine)[1]
+        turned_BHW = apply_symmetries(mine, part_BHW)[0]
         assert torch.equal(turned_BHW, whole_BHW[torch.from_numpy(chips)])
         met += chips.tolist()
     assert sorted(met) == list(range(size))

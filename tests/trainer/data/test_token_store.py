@@ -113,8 +113,7 @@ def features_of(
 ) -> Features:
     """What the backbone says of these chips now."""
     batch = dataset.gather(chips)
-    image_BCHW, height_BHW = torch.from_numpy(batch.image_BCHW), torch.from_numpy(batch.height_BHW)
-    image_BCHW, _ = apply_symmetries(image_BCHW, height_BHW, symmetries_B)
+    (image_BCHW,) = apply_symmetries(symmetries_B, torch.from_numpy(batch.image_BCHW))
     return regressor.features(regressor.normalise(image_BCHW)[0])
 
 

@@ -53,7 +53,7 @@ def test_patches_without_half_of_their_pixels_are_not_valid() -> None:
 
 def test_a_factor_scales_what_a_block_changes_for_one_image(backbone: torch.nn.Module) -> None:
     """0 skips the block, as if the backbone had none there; 1 leaves it as it is; the gradient follows."""
-    patches_BND, layers = embed(backbone, pixels()), backbone.model.layer
+    patches_BND, layers = embed(backbone, patch_pixels(pixels(), 16)), backbone.model.layer
     factors_BL = torch.ones(2, len(layers))
     factors_BL[1, 0] = 0.0
     tokens_BND = encode(backbone, patches_BND, places(), factors_BL=factors_BL)
