@@ -12,8 +12,8 @@ class NothingToKeepError(InputError):
 class DatasetError(Exception):
     """Stored data that is not what its manifest says, for example a corrupt shard. Exit code 1.
 
-    It is raised in place of a wrong sample. The command was right, so this is a failure and no mistake: the
-    same command goes on once the data are whole, as `treeline verify` tells, which ends with 1 as well.
+    It is raised in place of a wrong sample. The command was right, and the same one goes on once the data are
+    whole. `treeline verify` tells whether they are, and ends with 1 as well.
     """
 
 

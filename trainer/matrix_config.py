@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from shards.roles import MayChange, OnlyWith, OptionsFile, Place
+from shards.roles import Another, MayChange, OnlyWith, OptionsFile, Place
 from trainer.config import TrainConfig
 from trainer.options import Mode
 
@@ -35,8 +35,8 @@ class MatrixConfig:
     """Column of the index with each tile's region, where --data is one dataset."""
     task: Literal["height", "tile-value", "tile-class", "pixel-class"] = "tile-value"
     """What is learnt: heights or classes of pixels; or, for each tile, a number or a class of --label."""
-    label: Annotated[str, OnlyWith(task=("tile-value", "tile-class", "pixel-class"))] = ""
-    """Column of the index that is learnt, such as tree_percent; of pixels the chips' label, the default."""
+    label: Annotated[str, OnlyWith(task=Another(("height",)))] = ""
+    """Column of the index that is learnt, such as tree_percent. Classes of pixels are in the chips."""
     tune: tuple[Mode, ...] = ("frozen", "all")
     """Parts of the backbone that learn; one matrix for each."""
     limit: tuple[int | str, ...] = ("1%", "10%", "100%")

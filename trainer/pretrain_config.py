@@ -147,7 +147,8 @@ class DinoOptions:
     teacher_momentum: Annotated[float, DINO] = 0.98
     """Share (0..1) of the teacher's weights that a step keeps, at first; it rises to 1."""
     drop_path: Annotated[float, DINO, Before(0.0)] = 0.0
-    """Share (0..1) of views that skip the student's last block; earlier blocks are skipped more rarely."""
+    """Share (0..1) of views that skip the student's last block; earlier blocks are skipped more rarely. In
+    other views, what a block adds is divided by the share of them."""
     koleo: Annotated[float, DINO, Before(0.0)] = 0.0
     """Weight of a loss that spreads a batch's class tokens (KoLeo); 0: none."""
     ibot: Annotated[float, DINO, Before(0.0)] = 0.0

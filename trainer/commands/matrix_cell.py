@@ -109,8 +109,10 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
     ways: dict[str, tuple[Any, Any]] = {
         "height": (load_checkpoint, _heights),
         "pixel-class": (load_class_checkpoint, _classes),
+        "tile-value": (load_tile_checkpoint, _labels),
+        "tile-class": (load_tile_checkpoint, _labels),
     }
-    load, columns_of = ways.get(job.training.target.task, (load_tile_checkpoint, _labels))
+    load, columns_of = ways[job.training.target.task]
     checkpoint = load(job.training.out)
     datasets: dict[str, Dataset] = {}
     tables = []

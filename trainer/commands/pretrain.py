@@ -29,7 +29,7 @@ from trainer.model.trainable import recompute_activations
 from trainer.options import check_counts
 from trainer.pretrain.dino import Dino, Head
 from trainer.pretrain.ibot import check_hiding
-from trainer.pretrain.masked import Masked
+from trainer.pretrain.masked import Masked, half_width
 from trainer.pretrain.masking import groups_of, shown_count
 from trainer.pretrain.objective_of_dino import DinoObjective
 from trainer.pretrain.objective_of_masked import MaskedObjective
@@ -64,7 +64,6 @@ def check(config: PretrainConfig) -> Dataset:
         raise InputError("--shard-model: does not go together with --compile; leave one of them out")
     if fit.average:
         raise InputError("--average: pre-training has its own (the teacher's weights); leave it out")
-    _check_koleo(config)
     if fit.compile and not config.worker_range[1]:
         check_compiler(device_here())
     if config.keep.mlflow:
@@ -75,10 +74,12 @@ def check(config: PretrainConfig) -> Dataset:
         raise InputError(
             f"{config.data}: no tile is in the training split; give it a share with treeline split"
         )
-    if not dataset.chips("train", config.tiles.limit, config.tiles.where).size:
+    tiles = dataset.chips("train", config.tiles.limit, config.tiles.where)
+    if not tiles.size:
         where = config.tiles.where
         choice = f"--where {where!r}" if where else f"--limit {config.tiles.limit}"
         raise InputError(f"{config.data}: {choice} leaves no tile to learn from; choose more")
+    _check_koleo(config, tiles.size)
     groups_of(bands, config.views.band_groups)
     if config.views.band_groups and not (config.views.group_dropout or config.mask.mask_groups):
         raise InputError("--band-groups: does nothing without --group-dropout or --mask-groups; give one")
@@ -91,8 +92,8 @@ def check(config: PretrainConfig) -> Dataset:
     return dataset
 
 
-def _check_koleo(config: PretrainConfig) -> None:
-    """Refuse to compare the tiles of a batch where a worker does not have them all at once."""
+def _check_koleo(config: PretrainConfig, tiles: int) -> None:
+    """Refuse to compare the tiles of a batch where there is one, or where they do not come all at once."""
     if not config.dino.koleo:
         return
     if config.fit.accumulate > 1:
@@ -100,8 +101,8 @@ def _check_koleo(config: PretrainConfig) -> None:
             f"--koleo: compares all tiles of a batch, and --accumulate {config.fit.accumulate} cuts it into "
             "pieces; leave one of them out"
         )
-    if config.global_batch < 2:
-        raise InputError(f"--koleo: a batch of {config.global_batch} tile has no neighbours; give 2 or more")
+    if min(config.global_batch, tiles) < 2:
+        raise InputError("--koleo: a batch of 1 tile has no neighbours; give 2 or more")
 
 
 def _check_sizes(config: PretrainConfig, dataset: Dataset) -> None:
@@ -205,7 +206,7 @@ def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
     model: Any
     objective: Any
     if config.method == "mae":
-        width = config.mask.decoder_width or max(1, encoder.width // 48) * 24
+        width = config.mask.decoder_width or half_width(encoder.width)
         model = Masked(encoder, width, config.mask.decoder_depth).to(device)
         objective = MaskedObjective(model, learning, config)
     else:

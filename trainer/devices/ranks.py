@@ -23,6 +23,7 @@ BATCH_NORM_APART = (
     "treeline: on a CPU, batch norm sees only its own worker's chips, so results depend on the number of "
     "workers; give --norm group"
 )
+WHOLE_ON_ONE = "treeline: --shard-model: the only worker holds the whole model; give --workers 2 or more"
 
 
 def device_here() -> torch.device:
@@ -103,6 +104,8 @@ class Ranks:
             InputError: the module cannot be sharded.
         """
         if self.world_size == 1:
+            if blocks is not None:
+                print(WHOLE_ON_ONE, file=sys.stderr, flush=True)
             return module
         if any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
             if self.device.type == "cuda":

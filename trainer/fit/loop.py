@@ -258,9 +258,12 @@ class Fit:
         """Score the model, and go to the next epoch."""
         position, learning = self.position, self.learning
         if self.sums_K is None:
+            if position.skipped:
+                raise FloatingPointError(
+                    f"all steps of epoch {position.epoch + 1} were left out; lower --learning-rate"
+                )
             raise DatasetError(
-                f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; "
-                + ("all were left out: lower --learning-rate" if position.skipped else "see its shards")
+                f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; see its shards"
             )
         loss = self.epoch_loss
         record: dict[str, Any] = {

@@ -86,10 +86,9 @@ class Objective(HasValue, Protocol[InputsT]):
         """Augment a batch; random numbers depend on `key` alone, whatever the number of ranks."""
 
     def known_sums(self, inputs: InputsT) -> Tensor | None:
-        """Return the sums_K of all ranks as far as inputs tell, the rest 0; None if that is too little.
+        """Return the sums_K of all ranks that are known before any pass: numbers of terms; all else is 0.
 
-        It is enough where the slope of `value` depends on numbers of terms alone, and inputs tell those. The
-        slope at 0 is then the slope at the true sums, but for that of the numbers, which have no gradient.
+        Return None if the slope of the loss depends on more than those.
         """
 
     def sums(self, forward: Forward, inputs: InputsT) -> Tensor:

@@ -118,7 +118,7 @@ class ViewMaker:
 
 
 def skip_rates(last: float, blocks: int) -> NDArray[np.float64]:
-    """Return rates_L at which blocks are skipped: along a line from 0 at the input to `last`.
+    """Return rates_L at which blocks are skipped: l / L x `last` for block l of L, counted from 1.
 
     This is the "linear decay rule" of stochastic depth (Huang et al. 2016, arXiv:1603.09382, section 4).
     """

@@ -10,7 +10,7 @@ Single patches are hidden, at random: crops of small tiles have too few patches 
 runs over the hidden patches of all crops: by view, then tile, then place.
 """
 
-from math import ceil, floor
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ def check_hiding(options: DinoOptions, patches: int) -> None:
         InputError: says which.
     """
     low, high = options.ibot_mask
-    if options.ibot and floor(high * patches) < 1:
+    hides_some = low * patches >= 1 or high * patches > 1
+    if options.ibot and not hides_some:
         raise InputError(
             f"--ibot-mask {low:g} {high:g}: hides none of a global crop's {patches} patches; choose more, or "
             "smaller patches"
@@ -64,8 +65,10 @@ def hidden_patches(noise_BP: Tensor, share_B: Tensor, valid_BP: Tensor) -> Tenso
     """Return hidden_BP: at most this share of each tile's valid patches, those of the lowest noise."""
     order_BP = torch.where(valid_BP, noise_BP, noise_BP + 1).argsort(dim=1, stable=True)
     place_BP = order_BP.argsort(dim=1)
-    # Rounded down, so that one valid patch at least is seen.
-    hidden_BP: Tensor = place_BP < (share_B * valid_BP.sum(1)).floor()[:, None]
+    valid_B = valid_BP.sum(1)
+    # Rounded down, and one valid patch at least is seen: as float32 a share just below 1 is 1.
+    count_B = torch.minimum((share_B * valid_B).floor(), valid_B - 1)
+    hidden_BP: Tensor = place_BP < count_B[:, None]
     return hidden_BP
 
 

@@ -18,6 +18,8 @@ from trainer.model.encoder import Encoder, embed, encode, patch_places, run_bloc
 EPSILON = 1e-6
 """Number added to a patch's variance, as in the paper's own code."""
 HEADS = 6
+WIDTH_STEP = 4 * HEADS
+"""Widths are multiples of it: each head turns pairs of numbers, by rows and by columns."""
 
 
 class Masked(Learner):
@@ -103,6 +105,11 @@ class Masked(Learner):
         attended_BN = torch.cat([valid_BN.new_ones(len(valid_BN), prefix), valid_BN], 1)
         decoded_BND = run_blocks(self.decoder, all_BND, places_N2[None], attended_BN)
         return decoded_BND[:, prefix:]
+
+
+def half_width(width: int) -> int:
+    """Return half of a backbone's width as a decoder's, rounded down to whole steps but one at least."""
+    return max(1, width // 2 // WIDTH_STEP) * WIDTH_STEP
 
 
 def take(values_BND: Tensor, numbers_BV: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class DinoObjective(TileObjective):
         )
 
     def crops(self, fed: Fed, key: StepKey) -> list[Crops]:
-        """Make the student's crops of this rank's tiles, by size; the global ones come first."""
+        """Make the crops of this rank's tiles, by size; the global ones, for both, come first."""
         tiles_BLHW = self.views.tiles(fed)
         options, count = self.config.views, fed.batch.size
         global_size, local_size = self.sizes
@@ -158,6 +158,7 @@ class DinoObjective(TileObjective):
         return torch.cat(hidden)
 
     def _targets(self, scores_VBK: Tensor, temperature: float, seen_VB: Tensor, centre_K: Tensor) -> Tensor:
+        """Return the teacher's targets_VBK, with the guard against collapse that was asked for."""
         options = self.options
         if options.centring == "sinkhorn":
             return balanced_targets(scores_VBK, temperature, seen_VB, self.learning.ranks.sum)

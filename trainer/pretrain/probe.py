@@ -56,7 +56,12 @@ class Probe:
             features_NF: a row for each tile.
             kind: word with which the scores' names begin.
             with_neighbours: whether nearest neighbours are scored, too.
+
+        Raises:
+            FloatingPointError: features are not numbers.
         """
+        if not np.isfinite(features_NF).all():
+            raise FloatingPointError("the tokens are not numbers any more; lower --learning-rate")
         features_MF, values_ML = features_NF[self.is_train_N], self.values_NL[self.is_train_N]
         fitted = (
             fit_logistic(features_MF, values_ML.argmax(1), self.classes)
@@ -99,8 +104,8 @@ def probe_tiles(dataset: Dataset, label: str, count: int) -> Chips:
     """Choose the probe's tiles: at most `count` labelled ones each of the splits train and val, ascending.
 
     Raises:
-        InputError: there is no such column, too few tiles have a label, all have the same one, or no class of
-            the validation tiles is known from training.
+        InputError: there is no such column, too few tiles have a label, all have the same one, there are more
+            classes than half of the tiles, or no class of the validation tiles is known from training.
     """
     columns = dataset.index.column_names
     if label not in columns:
@@ -118,7 +123,13 @@ def probe_tiles(dataset: Dataset, label: str, count: int) -> Chips:
     values, val_values = (dataset.index[label].take(tiles) for tiles in chosen)
     if len(values.unique()) < 2:
         raise InputError(f"--probe {label}: all training tiles have the same value; choose another column")
-    if not pa.types.is_floating(values.type) and not pc.any(pc.is_in(val_values, values.unique())).as_py():
+    classes = 0 if pa.types.is_floating(values.type) else len(values.unique())
+    if classes > len(values) / 2:
+        raise InputError(
+            f"--probe {label}: {classes} of {len(values)} training tiles have different values, which are no "
+            "classes; choose another column"
+        )
+    if classes and not pc.any(pc.is_in(val_values, values.unique())).as_py():
         raise InputError(
             f"--probe {label}: its values are taken as classes, and no validation tile has one of a training "
             "tile; choose another column"

@@ -10,7 +10,6 @@ half of the filter lies on valid ones.
 
 from dataclasses import dataclass
 from math import log
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,10 +37,6 @@ class Views:
     """Bands that are kept; others are replaced by their mean."""
     seed_B: NDArray[np.int64]
     """Seed of each view's speckle."""
-
-    def rows(self, part: Any) -> "Views":
-        """Return the views of some tiles; `part` takes rows of an array."""
-        return Views(**{name: part(values) for name, values in vars(self).items()})
 
 
 def draw_boxes(count: int, scale: tuple[float, float], generator: np.random.Generator) -> NDArray[np.float32]:

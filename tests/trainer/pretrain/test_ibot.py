@@ -48,6 +48,13 @@ def test_some_tiles_hide_some_of_their_valid_patches() -> None:
     )  # 0.1 to 0.5, rounded down to whole patches, and a tile without
 
 
+def test_one_valid_patch_at_least_is_seen() -> None:
+    noise, valid = torch.rand(3, 16), torch.ones(3, 16, dtype=torch.bool)
+    valid[1, 1:], valid[2] = False, False
+    hidden = hidden_patches(noise, torch.ones(3), valid)  # as float32, a share just below 1 is 1
+    assert hidden.sum(1).tolist() == [15, 0, 0]
+
+
 def test_the_loss_is_the_mean_over_crops_of_the_mean_over_their_hidden_patches() -> None:
     """Worked out patch by patch; pieces of tiles add up to the whole."""
     hidden_VBP = torch.tensor(GENERATOR.random((2, TILES, PATCHES)) < 0.3)
