@@ -1,5 +1,6 @@
 """What torch is asked to do below Python: dispatch modes that watch or count operations."""
 
+import traceback
 from typing import Any
 
 import torch
@@ -31,3 +32,58 @@ class OnlyMoved(TorchDispatchMode):
             name = func._schema.name.removeprefix("aten::")
             assert name in MOVES, f"{name} of {[tensor.dtype for tensor in given]}: CUDA may lack it"
         return func(*args, **(kwargs or {}))
+
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique2")
+"""Operations that bring a number or a length to the host, which waits for the device."""
+
+
+class Counted(TorchDispatchMode):
+    """Count what a GPU would be asked for: kernels, and what the host waits for or copies there.
+
+    `Tensor.tolist`, `Tensor.cpu` and `Tensor.numpy` wait, too, but are not dispatched on a CPU, so they are
+    replaced while the mode is on. `torch.tensor` and `Tensor.new_tensor` of numbers are copies to the device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.waits, self.copies = 0, list[str](), list[str]()
+
+    def __enter__(self) -> "Counted":
+        self._replaced = {name: getattr(torch.Tensor, name) for name in ("tolist", "cpu", "numpy")}
+        for name, method in self._replaced.items():
+            setattr(torch.Tensor, name, self._noting(name, method))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for name, method in self._replaced.items():
+            setattr(torch.Tensor, name, method)
+
+    def _noting(self, name: str, method: Any) -> Any:
+        def noted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.waits.append(f"{name} at {_caller()}")
+            return method(tensor, *args, **kwargs)
+
+        return noted
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        masks = (leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, torch.Tensor))
+        if name in WAITS or (name.startswith("index") and any(mask.dtype == torch.bool for mask in masks)):
+            self.waits.append(f"{name} at {_caller()}")
+        elif name == "lift_fresh":
+            if "transfer.py" not in _caller():  # which queues its copies
+                self.copies.append(_caller())
+        elif name not in MOVES or name in ("_to_copy", "copy_", "clone"):
+            self.kernels += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _caller() -> str:
+    """Name the line of the project that asked for it."""
+    for frame in reversed(traceback.extract_stack()):
+        if "/trainer/" in frame.filename and "/tests/" not in frame.filename:
+            return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+    return "elsewhere"

@@ -218,7 +218,7 @@ def plan_tokens(
         "backbone's weights": _weights_checksum(regressor.backbone),
         "backbone's shape": _shape_of(regressor.backbone),
         "normalisation": {
-            **{name: value.tolist() for name, value in regressor.normalise.named_buffers()},
+            **regressor.normalise.constants(),
             "nodata": regressor.normalise.nodata,
         },
         "bands": regressor.bands,

@@ -115,7 +115,9 @@ class Ranks:
         if blocks is not None:
             shard(module, blocks, self.device)
             return module
-        parallel = DistributedDataParallel(module)
+        # On a GPU batch norm is synchronous, and all other buffers are constants: none need be sent around.
+        on_cpu = self.device.type == "cpu"
+        parallel = DistributedDataParallel(module, broadcast_buffers=on_cpu, gradient_as_bucket_view=True)
         parallel.register_comm_hook(self.clock, _average)
         return parallel
 

@@ -95,6 +95,7 @@ class Fit:
         self._forward = in_precision(self._wrapped, ranks.device, options.bf16)
         self._forward_alone = in_precision(model, ranks.device, options.bf16)
         self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
+        self._learning = [weight for group in self.optimiser.param_groups for weight in group["params"]]
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
         self.average = Average(model, options.average) if options.average else None
         self.position = Position()
@@ -175,6 +176,8 @@ class Fit:
     def _step(self, fed: Fed) -> float:
         """Take one step of the optimiser; return the loss over the whole batch, of all ranks.
 
+        The host waits for the device once, when loss and gradient are known.
+
         With several pieces the first pass computes the loss's sums over the batch, without gradients, because
         the gradient of a single chip may depend on them. Where the inputs tell what it depends on, there is
         only one pass.
@@ -197,18 +200,16 @@ class Fit:
         else:
             piece_sums = self._backward(pieces, known_K)
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in piece_sums]).sum(0))
-        value = float(objective.value(sums_all_K, share_done))
-        if not isfinite(value):
-            self.optimiser.zero_grad(set_to_none=True)
-            self._not_a_number(fed.batch, f"the loss is {value}")
-            return value
+        loss = objective.value(sums_all_K, share_done)
         if known_K is None:
             self._backward(pieces, sums_all_K, piece_sums if len(pieces) == 1 else None)
-        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.options.gradient_norm)))
-        if not isfinite(norm):
+        length = whole(torch.nn.utils.clip_grad_norm_(self._learning, self.options.gradient_norm))
+        # The only wait for the device in a step: both numbers in one copy.
+        value, norm = map(float, torch.stack([loss.detach().double(), length.double()]).tolist())
+        if not isfinite(value) or not isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
-            self._not_a_number(fed.batch, f"the gradient's norm is {norm}")
+            what = f"the gradient's norm is {norm}" if isfinite(value) else f"the loss is {value}"
+            self._not_a_number(fed.batch, what)
             return value
         objective.before_step(self.optimiser, share_done)
         self.optimiser.step()

@@ -103,17 +103,18 @@ class Loss:
             sums_K: sums over all chips and ranks.
             share_done: share (0..1) of training that is done.
         """
-        weights = sums_K.new_tensor([one.at(share_done) for one in self.terms])
-        return (weights * self._values(sums_K)).sum()
+        values = zip(self.terms, self._values(sums_K), strict=True)
+        return torch.stack([one.at(share_done) * value for one, value in values]).sum()
 
     def parts(self, sums_K: Tensor) -> dict[str, float]:
         """Return the value of each term by its name, not weighted."""
         names = [one.name for one in self.terms]
-        return dict(zip(names, self._values(sums_K.detach()).tolist(), strict=True))
+        return dict(zip(names, torch.stack(self._values(sums_K.detach())).tolist(), strict=True))
 
-    def _values(self, sums_K: Tensor) -> Tensor:
+    def _values(self, sums_K: Tensor) -> list[Tensor]:
+        """Return the value of each term, not weighted."""
         term_sums = sums_K.split([one.term.sum_count for one in self.terms])
-        return torch.stack([one.term.value(part) for one, part in zip(self.terms, term_sums, strict=True)])
+        return [one.term.value(part) for one, part in zip(self.terms, term_sums, strict=True)]
 
 
 def parse_loss(words: tuple[str, ...]) -> Loss:

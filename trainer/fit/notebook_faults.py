@@ -142,7 +142,7 @@ class NotebookLoss(Loss):
         r2 = (product * count - predicted * height) ** 2 / spread if spread > 0 else nan
         return {"notebook_rmse": float(self.value(sums_K, share_done)) ** 0.5, "notebook_r2": r2}
 
-    def _values(self, sums_K: Tensor) -> Tensor:
+    def _values(self, sums_K: Tensor) -> list[Tensor]:
         return super()._values(sums_K[:-_MOMENTS])
 
 

@@ -74,6 +74,11 @@ class Normalise(nn.Module):
             numbers = torch.tensor(places) if places else None
             self.register_buffer(name, numbers, persistent=False)
 
+    def constants(self) -> dict[str, list[float]]:
+        """Return the numbers that make pixels of values, by name."""
+        numbers = {name: value for name, value in self.named_buffers() if value.is_floating_point()}
+        return {name: value.tolist() for name, value in numbers.items()}
+
     def valid(self, image_CHW: NDArray[Any]) -> NDArray[np.bool_]:
         """Return valid_HW of stored pixels, by the rule of `forward`."""
         valid_HW = np.ones(image_CHW.shape[1:], np.bool_)

@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -50,6 +51,8 @@ from trainer.run_folder.state_parts import StateWriter, remove_leftovers
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+NOTE_SECONDS = 1.0
+"""Seconds between two looks at the loss, since each waits for the device."""
 STARVED, STARVED_SECONDS = 0.2, 10.0
 """Share of an epoch's time, and seconds of that epoch, above which a warning says that it waited for data."""
 _EPOCH = re.compile(r"epoch-\d+/")
@@ -98,6 +101,7 @@ class RunWriter(StateCallback):
         out = options.out
         super().__init__(notice, states or StateWriter(out), options.keep.checkpoint_steps)
         self._options, self._out, self._advance = options, out, advance
+        self._note, self._noted = "", 0.0
         # An earlier process may have been killed before it removed old checkpoints: those count, too.
         self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
         remove_leftovers(out)
@@ -129,8 +133,13 @@ class RunWriter(StateCallback):
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
         """Show progress, and see StateCallback."""
-        rate = f"rate {fit.schedule.learning_rate:.1e}"
-        self._advance(chips, f"epoch {fit.position.epoch + 1}, loss {fit.epoch_loss:.3f}, {rate}")
+        position = fit.position
+        is_end = position.seen >= fit.learning.train_chips.size
+        if is_end or time.monotonic() - self._noted >= NOTE_SECONDS:
+            self._noted = time.monotonic()
+            rate = f"rate {fit.schedule.learning_rate:.1e}"
+            self._note = f"epoch {position.epoch + 1}, loss {fit.epoch_loss:.3f}, {rate}"
+        self._advance(chips, self._note)
         super().after_step(fit, chips, loss)
 
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
