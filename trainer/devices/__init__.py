@@ -4,5 +4,8 @@ ranks        the processes that train together
 sharding     a module of which every rank holds a part
 learner      what a model in training is
 clock        the time that an epoch's steps take
+exact_sums   sums that no order of chips changes
+score_sums   sums from which scores of heights follow
+linear       linear functions of a pixel's stored numbers
 repeatable   repeatable arithmetic, bfloat16, and compilation
 """
