@@ -1,7 +1,5 @@
 """`treeline evaluate`: a regressor's scores on chips, beside those of the two baselines."""
 
-from itertools import chain
-
 import torch
 
 from shards.progress import progress
@@ -48,13 +46,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             compared = predicted_BHW, linear_BHW, mean_BHW
             advance(fed.batch.size)
             found = torch.tensor(len(fed.batch.chips))
-            return found, *chain(*height_sums(compared, measured_heights(fed, valid_BHW)))
+            return found, *height_sums(compared, measured_heights(fed, valid_BHW))
 
-        met, *sums = add_up(sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device)
-    pairs = zip(sums[::2], sums[1::2], strict=True)
-    scores = {
-        name: Score.of(sums_KSL.numpy(), density_PM.numpy())
-        for name, (sums_KSL, density_PM) in zip((REGRESSOR, LINEAR, MEAN), pairs, strict=True)
-    }
+        met, sums_PKSL, density_PM = add_up(
+            sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device
+        )
+    regressors, *others = (sums_KSL.numpy() for sums_KSL in sums_PKSL)
+    scores = {REGRESSOR: Score.of(regressors, density_PM.numpy())}
+    scores |= {name: Score.of(one) for name, one in zip((LINEAR, MEAN), others, strict=True)}
     about = about_scores(config, checkpoint.fingerprint, dataset, int(met))
     return Evaluation(scores, about)

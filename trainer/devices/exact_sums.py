@@ -14,7 +14,7 @@ from trainer.score.exact_totals import LIMB_BITS, WIDTH
 
 _FRACTION_BITS, _EXPONENT = 52, 0x7FF
 """Layout of a float64: fraction, then 11 bits of exponent, then the sign (IEEE 754)."""
-_LIMB = (1 << LIMB_BITS) - 1
+_LIMB, _LOG2_BITS = (1 << LIMB_BITS) - 1, LIMB_BITS.bit_length() - 1
 
 
 def chip_totals(values_BX: Tensor) -> Tensor:
@@ -56,7 +56,8 @@ def exact_sums(values_BX: Tensor) -> Tensor:
     mantissa_BN = (fraction_BN | ((exponent_BN > 0).long() << _FRACTION_BITS)) * finite_BN
     # Numbers below 2^-1022 have the exponent 0 and the place of those with exponent 1.
     place_BN = exponent_BN.clamp(min=1) - 1
-    first_BN, shift_BN = place_BN // LIMB_BITS, place_BN % LIMB_BITS
+    # 32 bits a limb: shifts, since integers are divided slowly.
+    first_BN, shift_BN = place_BN >> _LOG2_BITS, place_BN & (LIMB_BITS - 1)
     low_BN = (mantissa_BN & _LIMB) << shift_BN
     high_BN = (mantissa_BN >> LIMB_BITS) << shift_BN
     middle_BN = (low_BN >> LIMB_BITS) + (high_BN & _LIMB)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.devices.score_sums import chips_at_once
+
 
 def linear(
     image_BCHW: Tensor, coefficients_KF: Sequence[Sequence[float]], positions: Sequence[int] | None = None
@@ -17,11 +19,16 @@ def linear(
         positions: bands that the slopes belong to; default: all.
     """
     places = range(image_BCHW.shape[1]) if positions is None else positions
+    parts = image_BCHW.split(chips_at_once(image_BCHW[:, 0]))
+    return torch.cat([_linear(part, coefficients_KF, places) for part in parts])
+
+
+def _linear(image_BCHW: Tensor, coefficients_KF: Sequence[Sequence[float]], places: Sequence[int]) -> Tensor:
     bands_FBHW = [image_BCHW[:, place].double() for place in places]
     values = []
     for *slopes, intercept in coefficients_KF:
-        value_BHW = bands_FBHW[0] * slopes[0]
-        for band_BHW, slope in zip(bands_FBHW[1:], slopes[1:], strict=True):
-            value_BHW.add_(band_BHW * slope)
-        values.append(value_BHW.add_(intercept))
+        value_BHW = torch.full_like(bands_FBHW[0], intercept)
+        for band_BHW, slope in zip(bands_FBHW, slopes, strict=True):
+            value_BHW.add_(band_BHW, alpha=slope)
+        values.append(value_BHW)
     return torch.stack(values, 1)

@@ -1,6 +1,6 @@
 """Metrics of heights: MAE, RMSE, bias and R2, overall and by height class, from sums that merge exactly.
 
-Score.of(sums_KSL, density_PM).all.rmse     sums of chips, as trainer.devices.score_sums makes them
+Score.of(sums_KSL, density_PM).all.rmse       sums of chips, as trainer.devices.score_sums makes them
 (ExactScore.empty() + other).in_metres()      sums of a map's pixels, in whole millimetres
 """
 
@@ -47,11 +47,11 @@ class Score:
 
     sums_KS: NDArray[np.float64]
     """Sums by height class (K) and kind of sum (S, see SUMS)."""
-    density_PM: NDArray[np.int64]
-    """Number of pixels by predicted (P) and measured (M) height."""
+    density_PM: NDArray[np.int64] | None = None
+    """Number of pixels by predicted (P) and measured (M) height; None if that is not to be drawn."""
 
     @classmethod
-    def of(cls, sums_KSL: NDArray[np.int64], density_PM: NDArray[np.int64]) -> "Score":
+    def of(cls, sums_KSL: NDArray[np.int64], density_PM: NDArray[np.int64] | None = None) -> "Score":
         """Make the score of exact sums over chips, batches and ranks (trainer.score.exact_totals).
 
         Raises:

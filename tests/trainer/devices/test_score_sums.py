@@ -69,7 +69,7 @@ def bytes_of(totals: list[tuple[Tensor, ...]]) -> list[bytes]:
 
 def sums_of(predicted_BHW: Tensor, measured_BHW: Tensor) -> tuple[Tensor, ...]:
     """All sums of a batch: of an evaluation, of a validation, and of its loss."""
-    [(sums_KSL, density_PM)] = height_sums([predicted_BHW], measured_BHW)
+    (sums_KSL,), density_PM = height_sums([predicted_BHW], measured_BHW)
     known_BHW = measured_BHW.isfinite()
     losses_KB = LOSS.sums(predicted_BHW, measured_BHW, known_BHW, chip_totals)
     return sums_KSL, density_PM, exact_sums(chip_sums(predicted_BHW, measured_BHW)), exact_sums(losses_KB.T)
@@ -81,7 +81,7 @@ def sums_of(predicted_BHW: Tensor, measured_BHW: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("size", [(16, 16), (64, 64), (7, 9)])
 def test_the_sums_are_numpys(size: tuple[int, int]) -> None:
     predicted_BHW, measured_BHW = heights(size=size)
-    [(sums_KSL, density_PM)] = height_sums([predicted_BHW], measured_BHW)
+    (sums_KSL,), density_PM = height_sums([predicted_BHW], measured_BHW)
     expected_KS, expected_PM = numpy_sums(predicted_BHW.numpy(), measured_BHW.numpy())
     np.testing.assert_allclose(rounded(sums_KSL.numpy()), expected_KS, rtol=1e-12)
     np.testing.assert_array_equal(density_PM.numpy(), expected_PM)
@@ -110,9 +110,10 @@ def test_several_predictions_are_scored_as_each_alone() -> None:
     """Also in float64, as baselines are."""
     predicted_BHW, measured_BHW = heights()
     compared = predicted_BHW, predicted_BHW.double() * 1.1, torch.full(measured_BHW.shape, 2.5)
-    for together, one_BHW in zip(height_sums(compared, measured_BHW), compared, strict=True):
-        [alone] = height_sums([one_BHW], measured_BHW)
-        assert all(map(torch.equal, together, alone))
+    sums_PKSL, density_PM = height_sums(compared, measured_BHW)
+    assert torch.equal(density_PM, height_sums(compared[:1], measured_BHW)[1])
+    for together_KSL, one_BHW in zip(sums_PKSL, compared, strict=True):
+        assert torch.equal(together_KSL, height_sums([one_BHW], measured_BHW)[0][0])
 
 
 @pytest.mark.parametrize("mark", [NAN, INF, -INF])
@@ -120,7 +121,7 @@ def test_a_prediction_that_is_no_number_has_no_score(mark: float) -> None:
     predicted_BHW, measured_BHW = heights()
     place = tuple(measured_BHW.isfinite().nonzero()[100])
     predicted_BHW[place] = mark
-    [(sums_KSL, density_PM)] = height_sums([predicted_BHW], measured_BHW)
+    (sums_KSL,), density_PM = height_sums([predicted_BHW], measured_BHW)
     with pytest.raises(FloatingPointError, match="a predicted height is not a number"):
         Score.of(sums_KSL.numpy(), density_PM.numpy())
     assert np.isnan(rounded(exact_sums(chip_sums(predicted_BHW, measured_BHW)).numpy())).any()

@@ -36,8 +36,9 @@ def random_heights(count: int = 5000, seed: int = 0) -> tuple[NDArray[np.float32
 
 def scored(predicted: NDArray[np.float32], measured: NDArray[np.float32]) -> Score:
     """The score of one chip, as a row of pixels."""
-    [sums] = height_sums([torch.from_numpy(predicted)[None]], torch.from_numpy(measured)[None])
-    return Score.of(*(one.numpy() for one in sums))
+    pair = [torch.from_numpy(predicted)[None]], torch.from_numpy(measured)[None]
+    sums_PKSL, density_PM = height_sums(*pair)
+    return Score.of(sums_PKSL[0].numpy(), density_PM.numpy())
 
 
 def test_the_score_is_numpys() -> None:
