@@ -1,4 +1,4 @@
-"""Devices and ranks: precision, sharding, time. This room knows modules, not regressors.
+"""Devices and ranks: precision, sharding, time, sums of scores. This room knows modules, not regressors.
 
 ranks        the processes that train together
 sharding     a module of which every rank holds a part

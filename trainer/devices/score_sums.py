@@ -144,7 +144,7 @@ def _groups(
     of_heights, of_errors = room_23BN[:, :, : len(measured_BN)]
     _, height_BN, height_squared_BN = of_heights
     height_BN.copy_(measured_BN)
-    # All bits of a float64, or none: on a CPU a tenth of the time of masked_fill_.
+    # All bits of a float64, or none: on a CPU a quarter of the time of masked_fill_.
     kept_BN = None if known_BN is None else -known_BN.long()
     if kept_BN is not None:
         height_BN.view(torch.int64).bitwise_and_(kept_BN)
