@@ -117,7 +117,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.options",
     },
     "trainer.decoders": set(),
-    "trainer.devices": set(),
+    "trainer.devices": {"shards.format", "trainer.score"},
     "trainer.fit": {
         "shards.draw",
         "shards.format",

@@ -1,7 +1,5 @@
 """`treeline evaluate`: a regressor's scores on chips, beside those of the two baselines."""
 
-from itertools import chain
-
 import torch
 
 from shards.progress import progress
@@ -14,12 +12,15 @@ from trainer.commands.evaluated import (
 )
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
+from trainer.devices.linear import linear
 from trainer.devices.ranks import device_here
-from trainer.fit.heights import height_sums, measured_heights, score_of
+from trainer.devices.score_sums import height_sums
+from trainer.fit.heights import measured_heights
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.checkpoint import load_checkpoint
 from trainer.score.baselines import MEAN
 from trainer.score.evaluation import LINEAR, REGRESSOR, Evaluation
+from trainer.score.metrics import Score
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -40,15 +41,18 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
         def sums_of(fed: Fed) -> Sums:
             predicted_BHW, valid_BHW = regressor.predict(fed.image_BCHW)
-            linear_BHW = torch.from_numpy(baselines.linear(fed.batch.image_BCHW))
-            measured_BHW = measured_heights(fed, valid_BHW)
-            compared = (predicted_BHW, linear_BHW, linear_BHW * 0 + baselines.mean_height)
+            linear_BHW = linear(fed.image_BCHW, [baselines.coefficients], baselines.positions)[:, 0]
+            mean_BHW = torch.full_like(linear_BHW, baselines.mean_height)
+            compared = predicted_BHW, linear_BHW, mean_BHW
             advance(fed.batch.size)
             found = torch.tensor(len(fed.batch.chips))
-            return found, *chain(*(height_sums(of_one_BHW, measured_BHW) for of_one_BHW in compared))
+            return found, *height_sums(compared, measured_heights(fed, valid_BHW))
 
-        met, *sums = add_up(sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device)
-    pairs = zip(sums[::2], sums[1::2], strict=True)
-    scores = {name: score_of(*pair) for name, pair in zip((REGRESSOR, LINEAR, MEAN), pairs, strict=True)}
+        met, sums_PKSL, density_PM = add_up(
+            sums_of, dataset.batches(chips, config.batch_size), dataset.schema, device
+        )
+    regressors, *others = (sums_KSL.numpy() for sums_KSL in sums_PKSL)
+    scores = {REGRESSOR: Score.of(regressors, density_PM.numpy())}
+    scores |= {name: Score.of(one) for name, one in zip((LINEAR, MEAN), others, strict=True)}
     about = about_scores(config, checkpoint.fingerprint, dataset, int(met))
     return Evaluation(scores, about)

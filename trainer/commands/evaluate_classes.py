@@ -15,6 +15,7 @@ from trainer.commands.evaluated import (
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
+from trainer.devices.linear import linear
 from trainer.devices.ranks import device_here
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
@@ -49,16 +50,16 @@ def predict_classes(
 
     Returns:
         place_BHW of the labelled pixels' classes, NO_CLASS elsewhere, and those of the model, the regression
-        and the commonest class, all on the CPU.
+        and the commonest class, all on the device.
 
     Raises:
         InputError: a label is none of the classes.
     """
     baselines = checkpoint.baselines
-    predicted_BHW, valid_BHW = (one.cpu() for one in checkpoint.model.predict(fed.image_BCHW))
-    labels_BHW = torch.from_numpy(fed.batch.height_BHW)
-    place_BHW = classes.places(labels_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
-    linear_BHW = torch.from_numpy(baselines.linear(fed.batch.image_BCHW))
+    predicted_BHW, valid_BHW = checkpoint.model.predict(fed.image_BCHW)
+    place_BHW = classes.places(fed.height_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
+    coefficients_KF = baselines.coefficients_KF.tolist()
+    linear_BHW = linear(fed.image_BCHW, coefficients_KF, baselines.positions).argmax(1)
     return place_BHW, (predicted_BHW, linear_BHW, torch.full_like(linear_BHW, baselines.commonest))
 
 

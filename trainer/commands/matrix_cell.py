@@ -180,8 +180,8 @@ def _classes(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, di
     rows: list[dict[str, float]] = []
     for fed in feed(dataset.batches(tiles, BATCH), dataset.schema, device):
         place_BHW, compared = predict_classes(checkpoint, classes, fed)
-        pixels_B = (place_BHW != NO_CLASS).sum((1, 2))
-        right = [(one_BHW == place_BHW).sum((1, 2)) for one_BHW in compared]
+        pixels_B = (place_BHW != NO_CLASS).sum((1, 2)).cpu()
+        right = [(one_BHW == place_BHW).sum((1, 2)).cpu() for one_BHW in compared]
         for place, chip in enumerate(fed.batch.chips.tolist()):
             if pixels_B[place]:
                 met.append(chip)

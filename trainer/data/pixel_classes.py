@@ -14,6 +14,7 @@ from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
+from trainer.devices.exact_sums import counted
 
 NO_CLASS = -1
 """Place of a pixel without a label."""
@@ -71,6 +72,5 @@ class PixelClasses:
 
 def confusion(predicted_BHW: Tensor, place_BHW: Tensor, classes: int) -> Tensor:
     """Count pixels by true and predicted class: confusion_TP, int64; those without a label are left out."""
-    known_BHW = place_BHW != NO_CLASS
-    places_N = place_BHW[known_BHW] * classes + predicted_BHW[known_BHW]
-    return torch.bincount(places_N, minlength=classes**2).reshape(classes, classes).cpu()
+    places_BHW = (place_BHW * classes + predicted_BHW).masked_fill(place_BHW == NO_CLASS, classes**2)
+    return counted(places_BHW, classes**2 + 1)[:-1].view(classes, classes)

@@ -17,11 +17,13 @@ from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.data.step_inputs import StepKey
 from trainer.decoders.chip_dropout import use_numbers
+from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.fit.learning import Learning
+from trainer.fit.loss_terms import Total
 from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
-from trainer.fit.scoring import Sums
+from trainer.fit.scoring import Sums, rounded_totals
 from trainer.model.checkpoint import weights_of
 from trainer.model.class_checkpoint import ClassCheckpoint
 from trainer.model.class_model import ClassModel
@@ -92,11 +94,11 @@ class ClassObjective(LossDecides):
         logits_BKHW, valid_BHW = forward(fed.image_BCHW)
         place_BHW = self.classes.places(fed.height_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
         confusion_TP = confusion(logits_BKHW.argmax(1), place_BHW, self.classes.count)
-        return _loss_sums(logits_BKHW, place_BHW).cpu(), confusion_TP
+        return exact_sums(_loss_sums(logits_BKHW, place_BHW, chip_totals).T), confusion_TP
 
     def scored(self, sums: Sums, share_done: float) -> Numbers:
         """See Objective."""
-        loss_K, confusion_TP = sums
+        loss_K, confusion_TP = rounded_totals(sums[0]), sums[1]
         if not loss_K[1]:
             raise DatasetError(
                 f"{self.learning.dataset.url}: no pixel of the validation chips has a class; hold out "
@@ -139,8 +141,13 @@ class ClassObjective(LossDecides):
         return ClassCheckpoint(self.model, trained_on, record, self.baselines).files()
 
 
-def _loss_sums(logits_BKHW: Tensor, place_BHW: Tensor) -> Tensor:
-    """Return the sum of the pixels' cross-entropies, and the number of pixels with a class.
+def _over_chips(values_BHW: Tensor) -> Tensor:
+    # Summed batch by batch in float32 and on in float64, which counts pixels beyond 2^24.
+    return values_BHW.sum().double()
+
+
+def _loss_sums(logits_BKHW: Tensor, place_BHW: Tensor, total: Total = _over_chips) -> Tensor:
+    """Return the sum of the pixels' cross-entropies, and the number of pixels with a class, as `total` says.
 
     It is written out because torch's own has no deterministic sum over pixels on GPUs (torch 2.13,
     use_deterministic_algorithms: NLLLoss).
@@ -148,5 +155,4 @@ def _loss_sums(logits_BKHW: Tensor, place_BHW: Tensor) -> Tensor:
     logits_BKHW, known_BHW = logits_BKHW.float(), place_BHW != NO_CLASS
     of_true_BHW = logits_BKHW.gather(1, place_BHW.clamp(min=0)[:, None])[:, 0]
     loss_BHW = logits_BKHW.logsumexp(1) - of_true_BHW
-    # Summed batch by batch in float32 and on in float64, which counts pixels beyond 2^24.
-    return torch.stack([(loss_BHW * known_BHW).sum().double(), known_BHW.sum().double()])
+    return torch.stack([total(loss_BHW * known_BHW), total(known_BHW)])

@@ -7,7 +7,6 @@ pixel (trainer.score.baselines), which travel with states and checkpoints.
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from shards.errors import DatasetError
@@ -15,18 +14,20 @@ from shards.read.order import Chips
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
 from trainer.decoders.chip_dropout import use_numbers
+from trainer.devices.exact_sums import chip_totals, exact_sums
+from trainer.devices.score_sums import chip_sums
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
 from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
-from trainer.fit.scoring import Sums
+from trainer.fit.scoring import Sums, rounded_totals
 from trainer.model.checkpoint import Checkpoint, weights_of
 from trainer.model.regressor import Regressor
 from trainer.options import AugmentOptions, ObjectiveOptions, OptimiserOptions
 from trainer.score.baselines import Baselines, baselines_of
-from trainer.score.metrics import Score
+from trainer.score.metrics import finite, metrics_of
 
 
 class HeightObjective(LossDecides):
@@ -85,13 +86,15 @@ class HeightObjective(LossDecides):
         features = tokens.features(fed.batch.chips) if tokens else None
         predicted_BHW, valid_BHW = forward(fed.image_BCHW, features)
         predicted_BHW = predicted_BHW.float()
-        loss_K = self.loss.sums(predicted_BHW, fed.height_BHW, valid_BHW & fed.height_BHW.isfinite())
-        return loss_K.cpu(), *height_sums(predicted_BHW.clamp(min=0), measured_heights(fed, valid_BHW))
+        measured_BHW = valid_BHW & fed.height_BHW.isfinite()
+        loss_KB = self.loss.sums(predicted_BHW, fed.height_BHW, measured_BHW, chip_totals)
+        sums_BS = chip_sums(predicted_BHW.clamp(min=0), measured_heights(fed, valid_BHW))
+        return exact_sums(loss_KB.T), exact_sums(sums_BS)
 
     def scored(self, sums: Sums, share_done: float) -> Numbers:
         """See Objective."""
-        loss_K, sums_KS, density_PM = sums
-        metrics = score_of(sums_KS, density_PM).all
+        loss_K, sums_S = map(rounded_totals, sums)
+        metrics = metrics_of(finite(sums_S.numpy()))
         if not metrics.count:
             raise DatasetError(
                 f"{self.learning.dataset.url}: no pixel of the validation chips has a height; hold out "
@@ -129,23 +132,6 @@ class HeightObjective(LossDecides):
         return Checkpoint(self.regressor, trained_on, record, self.baselines).files()
 
 
-def height_sums(predicted_BHW: Tensor, measured_BHW: Tensor) -> Sums:
-    """Compute the sums from which the score of predicted heights follows.
-
-    Args:
-        predicted_BHW: metres.
-        measured_BHW: metres; NaN where nothing is measured, or the image is missing.
-    """
-    score = Score.empty()
-    score.add(predicted_BHW.cpu().numpy(), measured_BHW.cpu().numpy())
-    return torch.from_numpy(score.sums_KS), torch.from_numpy(score.density_PM)
-
-
 def measured_heights(fed: Fed, valid_BHW: Tensor) -> Tensor:
     """Return measured_BHW, metres: NaN where nothing is measured, or the image is missing."""
     return fed.height_BHW.masked_fill(~valid_BHW, float("nan"))
-
-
-def score_of(sums_KS: Tensor, density_PM: Tensor) -> Score:
-    """Return the score that follows from the total of `height_sums`."""
-    return Score(sums_KS.numpy(), density_PM.numpy())

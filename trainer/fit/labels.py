@@ -20,12 +20,15 @@ from shards.read.order import Chips, subset
 from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
+from trainer.data.pixel_classes import NO_CLASS, confusion
 from trainer.data.step_inputs import StepKey, part_of
+from trainer.devices.exact_sums import exact_sums
+from trainer.devices.score_sums import chip_sums
 from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
-from trainer.fit.scoring import Sums
+from trainer.fit.scoring import Sums, rounded_totals
 from trainer.model.checkpoint import weights_of
 from trainer.model.encoder import band_features, patches_valid
 from trainer.model.symmetries import apply_symmetries
@@ -136,14 +139,19 @@ class LabelObjective(LossDecides):
         return self._loss_sums(outputs_BK.float(), inputs.label_B, seen_B)
 
     def _loss_sums(self, outputs_BK: Tensor, label_B: Tensor, seen_B: Tensor) -> Tensor:
+        loss_B, known_B = self._losses(outputs_BK, label_B, seen_B)
+        # Not only the known ones: every rank's sum must hang on the weights, also one without a label.
+        return torch.stack([(loss_B * known_B).sum(), known_B.sum().to(loss_B.dtype)])
+
+    def _losses(self, outputs_BK: Tensor, label_B: Tensor, seen_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss_B, and whether each tile counts."""
         known_B = seen_B & label_B.isfinite()
         target_B = label_B.masked_fill(~known_B, 0.0)
         if self.classes:
             loss_B = cross_entropy(outputs_BK, target_B.long(), reduction="none")
         else:
             loss_B = ((outputs_BK[:, 0] - target_B) / self.model.head.scale) ** 2
-        # Not only the known ones: every rank's sum must hang on the weights, also one without a label.
-        return torch.stack([(loss_B * known_B).sum(), known_B.sum().to(loss_B.dtype)])
+        return loss_B, known_B
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """See Objective: the mean over tiles; 0 if none has a valid patch."""
@@ -153,29 +161,30 @@ class LabelObjective(LossDecides):
         """See Objective."""
         outputs_BK, seen_B = forward(fed.image_BCHW)
         outputs_BK, label_B = outputs_BK.float(), self._labels_of(fed)
-        loss_K = self._loss_sums(outputs_BK, label_B, seen_B).double().cpu()
-        predicted_N = decided(outputs_BK, self.classes)
-        true_N = label_B.masked_fill(~seen_B, torch.nan).double().cpu().numpy()
+        loss_B, known_B = self._losses(outputs_BK, label_B, seen_B)
+        losses_KL = exact_sums(torch.stack([loss_B * known_B, known_B], 1))
         if self.classes:
-            return loss_K, torch.from_numpy(ClassScore.of(predicted_N, true_N, self.classes).confusion_TP)
-        return loss_K, torch.from_numpy(ValueScore.of(predicted_N, true_N).sums_S)
+            place_B = torch.where(known_B, label_B, NO_CLASS).long()
+            return losses_KL, confusion(outputs_BK.argmax(1), place_B, self.classes)
+        true_B = label_B.masked_fill(~known_B, torch.nan)
+        return losses_KL, exact_sums(chip_sums(outputs_BK[:, :1], true_B[:, None]))
 
     def scored(self, sums: Sums, share_done: float) -> Numbers:
         """See Objective."""
-        loss_K, sums_S = sums
+        loss_K = rounded_totals(sums[0])
         if not loss_K[1]:
             raise DatasetError(
                 f"{self.learning.dataset.url}: no validation tile has a valid patch; hold out others"
             )
         numbers: Numbers = {"loss": float(self.value(loss_K, share_done))}
         if self.classes:
-            score = ClassScore(sums_S.numpy())
+            score = ClassScore(sums[1].numpy())
             return numbers | {
                 "accuracy": score.accuracy,
                 "macro_f1": score.macro_f1,
                 "count": score.count,
             }
-        return numbers | ValueScore(sums_S.numpy()).to_json()
+        return numbers | ValueScore(rounded_totals(sums[1]).numpy()).to_json()
 
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective."""

@@ -36,6 +36,8 @@ from trainer.fit.loss_terms import (
     SmoothL1,
     Squared,
     Term,
+    Total,
+    over_chips,
 )
 
 TERMS: dict[str, type[Term]] = {
@@ -86,15 +88,19 @@ class Loss:
 
     terms: tuple[Weighted, ...]
 
-    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+    def sums(
+        self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
+    ) -> Tensor:
         """Compute sums_K, float64 and differentiable; sums of batches and ranks add up.
 
         Args:
             predicted_BHW: metres, not clamped.
             height_BHW: metres; any value, for example NaN, where nothing is measured.
             measured_BHW: bool: the height is measured and the image valid.
+            total: function that adds up values of pixels; if it does so for each chip, this returns sums_KB.
         """
-        return torch.cat([one.term.sums(predicted_BHW, height_BHW, measured_BHW) for one in self.terms])
+        heights = predicted_BHW, height_BHW, measured_BHW
+        return torch.cat([one.term.sums(*heights, total) for one in self.terms])
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """Compute the loss (a scalar) from all ranks' sums; 0 if nothing is measured.

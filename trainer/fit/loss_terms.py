@@ -9,6 +9,7 @@ fields of a term are its keys (`asymmetric(factor=3)`). Heights are metres; pred
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import log
 from typing import ClassVar, Protocol
@@ -22,16 +23,28 @@ MUST_BE = "must be"
 """Key in a field's metadata for the one of these three that its number must be."""
 
 
+Total = Callable[[Tensor], Tensor]
+"""Function that adds up values of pixels (B, H, W) in float64: of all chips, or of each chip (B,)."""
+
+
+def over_chips(values_BHW: Tensor) -> Tensor:
+    """Add up the values of all chips: a scalar, differentiable."""
+    return values_BHW.sum(dtype=torch.float64)
+
+
 class Term(Protocol):
     """One term of a loss."""
 
     sum_count: ClassVar[int]
     """Number of sums that the term needs (K)."""
 
-    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+    def sums(
+        self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
+    ) -> Tensor:
         """Compute sums_K, float64 and differentiable, over the pixels where the bool `measured_BHW` is true.
 
-        Elsewhere both heights may have any value, even NaN: they do not count, and their gradient is 0.
+        Elsewhere both heights may have any value, even NaN: they do not count, and their gradient is 0. If
+        `total` adds up the values of each chip, they are sums_KB.
         """
 
     def value(self, sums_K: Tensor) -> Tensor:
@@ -49,13 +62,12 @@ def _filled(height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
     return height_BHW.to(precise).masked_fill(~measured_BHW, 0.0)
 
 
-def _total(values: Tensor, counted: Tensor) -> list[Tensor]:
+def _total(values: Tensor, counted: Tensor, total: Total) -> list[Tensor]:
     """Sum `values` where the bool `counted` is true, and count these, in float64.
 
     float32 counts no further than 2^24 = 16,777,216, which 4,096 chips of 64 x 64 pixels reach.
     """
-    masked = values.masked_fill(~counted, 0.0)
-    return [masked.sum(dtype=torch.float64), counted.sum(dtype=torch.float64)]
+    return [total(values.masked_fill(~counted, 0.0)), total(counted)]
 
 
 def _mean(sum_: Tensor, count: Tensor) -> Tensor:
@@ -74,11 +86,13 @@ class PixelTerm(ABC):
     def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
         """Return cost_BHW of errors in metres (predicted minus measured) at these measured heights."""
 
-    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+    def sums(
+        self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
+    ) -> Tensor:
         """Compute (sum of costs, number of pixels)."""
         height_BHW = _filled(height_BHW, measured_BHW)
         error_BHW = _filled(predicted_BHW, measured_BHW) - height_BHW
-        return torch.stack(_total(self.cost(error_BHW, height_BHW), measured_BHW))
+        return torch.stack(_total(self.cost(error_BHW, height_BHW), measured_BHW, total))
 
     def value(self, sums_K: Tensor) -> Tensor:
         """Compute the cost per pixel."""
@@ -212,13 +226,15 @@ class SiLog:
     smallest: float = _key(1e-3, ABOVE_0)
     """Height in metres below which everything counts as ground."""
 
-    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+    def sums(
+        self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
+    ) -> Tensor:
         """Compute (sum of d^2, sum of d, number of pixels)."""
         predicted_BHW = _filled(predicted_BHW, measured_BHW)
         height_BHW = _filled(height_BHW, measured_BHW).clamp(min=self.smallest)
         d_BHW = mirrored_log(predicted_BHW, self.smallest) - mirrored_log(height_BHW, self.smallest)
-        squares, count = _total(d_BHW.square(), measured_BHW)
-        return torch.stack([squares, _total(d_BHW, measured_BHW)[0], count])
+        squares, count = _total(d_BHW.square(), measured_BHW, total)
+        return torch.stack([squares, _total(d_BHW, measured_BHW, total)[0], count])
 
     def value(self, sums_K: Tensor) -> Tensor:
         """See the class."""
@@ -240,7 +256,9 @@ class Gradient:
 
     sum_count: ClassVar[int] = 2
 
-    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+    def sums(
+        self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
+    ) -> Tensor:
         """Compute (sum of absolute differences, number of pairs)."""
         # A difference of differences equals the difference of the errors.
         error_BHW = _filled(predicted_BHW, measured_BHW) - _filled(height_BHW, measured_BHW)
@@ -248,7 +266,7 @@ class Gradient:
         for axis in (1, 2):
             pairs = measured_BHW.narrow(axis, 1, max(0, measured_BHW.shape[axis] - 1))
             pairs = pairs & measured_BHW.narrow(axis, 0, pairs.shape[axis])
-            totals.append(torch.stack(_total(error_BHW.diff(dim=axis).abs(), pairs)))
+            totals.append(torch.stack(_total(error_BHW.diff(dim=axis).abs(), pairs, total)))
         return totals[0] + totals[1]
 
     def value(self, sums_K: Tensor) -> Tensor:
@@ -291,7 +309,9 @@ class PatchGradient:
     direction: float = _key(0.4, NOT_BELOW_0)
     """Weight of direction; default from the paper."""
 
-    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+    def sums(
+        self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
+    ) -> Tensor:
         """Compute seven sums for each resolution.
 
         They are (magnitude, pixels, spread in 3 x 3, patches of 3 x 3, spread in 5 x 5, patches of 5 x 5,
@@ -301,13 +321,15 @@ class PatchGradient:
         scale_sums = []
         for scale in SCALES:
             if not len(height_BHW) or min(height_BHW.shape[1:]) < scale * 3:  # Sobel needs three pixels
-                scale_sums.append(predicted_BHW.sum(dtype=torch.float64).mul(0).expand(7))
+                scale_sums.append(torch.stack([total(predicted_BHW).mul(0)] * 7))
                 continue
             predicted_bhw = mirrored_log(avg_pool2d(predicted_BHW, scale), self.smallest)
             height_bhw = avg_pool2d(height_BHW, scale).clamp(min=self.smallest)
             # The same function as above: with other rounding a perfect prediction would have a gradient.
             height_bhw = mirrored_log(height_bhw, self.smallest)
-            scale_sums.append(_edge_sums(predicted_bhw, height_bhw, _whole(measured_BHW, scale, scale)))
+            scale_sums.append(
+                _edge_sums(predicted_bhw, height_bhw, _whole(measured_BHW, scale, scale), total)
+            )
         return torch.cat(scale_sums)
 
     def value(self, sums_K: Tensor) -> Tensor:
@@ -318,7 +340,7 @@ class PatchGradient:
         return (without_direction + self.direction * _mean(direction, pixels)).mean()
 
 
-def _edge_sums(predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+def _edge_sums(predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total) -> Tensor:
     """Compute the seven sums of PatchGradient at one resolution, from log heights."""
     counted_BHW = _whole(measured_BHW, 3, 1)
     steepness, directions = [], []
@@ -326,15 +348,15 @@ def _edge_sums(predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) 
         x_BHW, y_BHW = sobel(log_BHW), sobel(log_BHW.mT).mT
         steepness.append((x_BHW.square() + y_BHW.square() + FLAT**2).sqrt())
         directions.append(torch.stack([x_BHW, y_BHW]) / steepness[-1])
-    totals = _total((steepness[0] - steepness[1]).abs(), counted_BHW)
+    totals = _total((steepness[0] - steepness[1]).abs(), counted_BHW, total)
     for side in PATCHES:
         if min(counted_BHW.shape[1:]) < side:
             totals += [torch.zeros_like(totals[0])] * 2
             continue
         spread = [max_pool2d(m_BHW, side, 1) + max_pool2d(-m_BHW, side, 1) for m_BHW in steepness]
-        totals += _total((spread[0] - spread[1]).abs(), _whole(counted_BHW, side, 1))
+        totals += _total((spread[0] - spread[1]).abs(), _whole(counted_BHW, side, 1), total)
     turned_BHW = (directions[0] - directions[1]).square().sum(0) / 2
-    return torch.stack([*totals, _total(turned_BHW, counted_BHW)[0]])
+    return torch.stack([*totals, _total(turned_BHW, counted_BHW, total)[0]])
 
 
 def sobel(values_BHW: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ from trainer.data.step_inputs import StepKey
 from trainer.fit.heights import HeightObjective
 from trainer.fit.learning import Learning
 from trainer.fit.loss import Loss
+from trainer.fit.loss_terms import Total, over_chips
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.pixel_inputs import PixelInputs
-from trainer.fit.scoring import Sums
+from trainer.fit.scoring import Sums, rounded_totals
 from trainer.fit.variant import Variant, ordinary
 from trainer.model.regressor import Regressor
 from trainer.options import AugmentOptions, ChipOptions, ObjectiveOptions
@@ -122,7 +123,9 @@ class NotebookLoss(Loss):
 
     faults: Faults = Faults()
 
-    def sums(self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor) -> Tensor:
+    def sums(
+        self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
+    ) -> Tensor:
         """See Loss."""
         if self.faults.unmasked:
             known_BHW = height_BHW.isfinite()
@@ -131,9 +134,17 @@ class NotebookLoss(Loss):
             measured_BHW = known_BHW.any((1, 2), keepdim=True).expand_as(known_BHW)
         if self.faults.clamped_loss:
             predicted_BHW = predicted_BHW.clamp(min=0)
-        sums_K = super().sums(predicted_BHW, height_BHW, measured_BHW)
-        pair = predicted_BHW.detach().clamp(min=0)[measured_BHW], height_BHW[measured_BHW]
-        return torch.cat([sums_K, _moments(*(heights_N.double() for heights_N in pair))])
+        sums_K = super().sums(predicted_BHW, height_BHW, measured_BHW, total)
+        pair = predicted_BHW.detach().clamp(min=0), height_BHW
+        if total is over_chips:
+            predicted_N, height_N = (one_BHW[measured_BHW].double() for one_BHW in pair)
+            pairs = _pairs(torch.ones_like(height_N), predicted_N, height_N)
+            return torch.cat([sums_K, torch.stack([one_N @ other_N for one_N, other_N in pairs])])
+        filled = (one_BHW.double().masked_fill(~measured_BHW, 0.0) for one_BHW in pair)
+        moments = [
+            total(one_BHW * other_BHW) for one_BHW, other_BHW in _pairs(measured_BHW.double(), *filled)
+        ]
+        return torch.cat([sums_K, torch.stack(moments)])
 
     def scores(self, sums_K: Tensor, share_done: float) -> dict[str, float]:
         """Compute what the notebook calls RMSE (in metres) and R2, over the pixels that it counts."""
@@ -146,12 +157,10 @@ class NotebookLoss(Loss):
         return super()._values(sums_K[:-_MOMENTS])
 
 
-def _moments(predicted_N: Tensor, height_N: Tensor) -> Tensor:
-    """Compute sums from which a correlation follows."""
-    ones_N = torch.ones_like(height_N)
-    pairs = ((ones_N, ones_N), (predicted_N, ones_N), (height_N, ones_N))
-    squares = ((predicted_N, predicted_N), (height_N, height_N), (predicted_N, height_N))
-    return torch.stack([one_N @ other_N for one_N, other_N in (*pairs, *squares)])
+def _pairs(one: Tensor, predicted: Tensor, height: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return pairs from whose products, added up, a correlation follows; `one` is 1 where a pixel counts."""
+    powers = [(one, one), (predicted, one), (height, one)]
+    return [*powers, (predicted, predicted), (height, height), (predicted, height)]
 
 
 @dataclass(frozen=True)
@@ -199,5 +208,5 @@ class NotebookObjective(HeightObjective):
         right = super().scored(sums, share_done)
         if not self.faults.own_scores:
             return right
-        own = self.loss.scores(sums[0], share_done)
+        own = self.loss.scores(rounded_totals(sums[0]), share_done)
         return right | {name: None if value != value else value for name, value in own.items()}

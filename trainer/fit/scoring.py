@@ -1,4 +1,8 @@
-"""One pass over chips that adds up sums, for the scores of a training and of `evaluate`."""
+"""One pass over chips that adds up sums, for the scores of a training and of `evaluate`.
+
+Sums stay on the device until the pass is over. Where they are exact (trainer.devices.exact_sums), scores are
+the same bytes for any order of chips, batches and number of ranks, as far as the predictions are.
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -8,6 +12,7 @@ from torch import Tensor
 from shards.format.schema import Schema
 from shards.read.dataset import Batch
 from trainer.data.feed import Fed, feed
+from trainer.score.exact_totals import rounded
 
 Sums = tuple[Tensor, ...]
 """Sums that scores follow from: tensors of any dtype and shape that add up over batches and ranks."""
@@ -16,11 +21,19 @@ Sums = tuple[Tensor, ...]
 def add_up(
     sums_of: Callable[[Fed], Sums], batches: Iterable[Batch], schema: Schema, device: torch.device
 ) -> Sums:
-    """Add up the sums of every batch, without gradients. There must be at least one batch."""
+    """Add up the sums of every batch, without gradients; the totals come to the CPU in the end.
+
+    There must be at least one batch.
+    """
     total: Sums = ()
     for fed in feed(batches, schema, device):
         # No inference mode: sharded weights gathered in it could not be trained on.
         with torch.no_grad():
             sums = sums_of(fed)
         total = tuple(map(torch.add, total, sums)) if total else sums
-    return total
+    return tuple(one.cpu() for one in total)
+
+
+def rounded_totals(sums_XL: Tensor) -> Tensor:
+    """Return the totals of exact sums that are on the CPU, in float64."""
+    return torch.from_numpy(rounded(sums_XL.numpy()))

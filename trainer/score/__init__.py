@@ -1,5 +1,6 @@
 """Scores of heights, of classes of pixels and of labels of tiles: arrays in, numbers out.
 
+exact_totals sums that add up exactly, rounded once
 metrics      MAE, RMSE, bias, R2, from sums
 baselines    the mean and the linear regression to beat
 ridge        ridge regression of labels on features of tiles

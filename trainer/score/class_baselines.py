@@ -40,13 +40,6 @@ class ClassBaselines:
         """Place of the commonest class."""
         return int(self.shares_K.argmax())
 
-    def linear(self, image_BCHW: NDArray[Any]) -> NDArray[np.int64]:
-        """Predict place_BHW; meaningful only where no band is missing."""
-        image_BCHW = image_BCHW[:, self.positions].astype(np.float64)
-        slopes_KC, intercepts_K = self.coefficients_KF[:, :-1], self.coefficients_KF[:, -1]
-        indicators_BKHW = np.einsum("bchw,kc->bkhw", image_BCHW, slopes_KC) + intercepts_K[:, None, None]
-        return np.asarray(indicators_BKHW.argmax(1))
-
     def to_json(self) -> dict[str, Any]:
         """Return the baselines as plain JSON values."""
         return {

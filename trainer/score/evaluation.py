@@ -67,6 +67,7 @@ def write_evaluation(url: str, evaluation: Evaluation) -> None:
 def evaluation_picture(evaluation: Evaluation) -> bytes:
     """Draw predicted against measured height as a density, and the errors by height class, as a PNG."""
     score = evaluation.first
+    assert score.density_PM is not None, "what is evaluated is drawn"
     figure = new_figure(11, 4.4)
     density_axes, class_axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
     counts = np.ma.masked_equal(score.density_PM, 0)

@@ -1,8 +1,7 @@
 """Metrics of heights: MAE, RMSE, bias and R2, overall and by height class, from sums that merge exactly.
 
-score = Score.empty()
-score.add(predicted_BHW, height_BHW)             # any number of times, on any number of ranks
-(score + other_score).all.rmse
+Score.of(sums_KSL, density_PM).all.rmse       sums of chips, as trainer.devices.score_sums makes them
+(ExactScore.empty() + other).in_metres()      sums of a map's pixels, in whole millimetres
 """
 
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.height_classes import EDGES, NAMES
+from trainer.score.exact_totals import rounded
 
 DENSITY_BINS = 140
 DENSITY_TOP_M = 35.0
 """Upper end of the density plot, whose bins are 0.25 m wide; the last bin holds what lies beyond."""
 
-_SUMS = ("count", "error", "absolute", "squared", "height", "height_squared")
+SUMS = ("count", "error", "absolute", "squared", "height", "height_squared")
+"""Kinds of sums over pixels: their number, errors, absolute and squared errors, heights and their squares."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,18 @@ class Score:
     """Sums over pixels from which metrics follow."""
 
     sums_KS: NDArray[np.float64]
-    """Sums by height class (K) and kind of sum (S, see _SUMS)."""
-    density_PM: NDArray[np.int64]
-    """Number of pixels by predicted (P) and measured (M) height."""
+    """Sums by height class (K) and kind of sum (S, see SUMS)."""
+    density_PM: NDArray[np.int64] | None = None
+    """Number of pixels by predicted (P) and measured (M) height; None if that is not to be drawn."""
 
     @classmethod
-    def empty(cls) -> "Score":
-        """Make a score of no pixels."""
-        return cls(np.zeros((len(NAMES), len(_SUMS))), np.zeros((DENSITY_BINS, DENSITY_BINS), np.int64))
+    def of(cls, sums_KSL: NDArray[np.int64], density_PM: NDArray[np.int64] | None = None) -> "Score":
+        """Make the score of exact sums over chips, batches and ranks (trainer.score.exact_totals).
 
-    def add(self, predicted: NDArray[np.floating[Any]], measured: NDArray[np.floating[Any]]) -> None:
-        """Add pixels, both in metres and of one shape; those without a height (NaN) are left out."""
-        known = np.isfinite(measured)
-        if not np.isfinite(predicted[known]).all():
-            raise FloatingPointError("a predicted height is not a number; use another checkpoint")
-        predicted_N, measured_N = predicted[known].astype(np.float64), measured[known].astype(np.float64)
-        class_N = _classes(measured_N)
-        for column, values_N in enumerate(_kinds(predicted_N, measured_N)):
-            self.sums_KS[:, column] += np.bincount(class_N, values_N, len(NAMES))
-        self.density_PM[:] += _density(predicted_N, measured_N)
-
-    def __add__(self, other: "Score") -> "Score":
-        return Score(self.sums_KS + other.sums_KS, self.density_PM + other.density_PM)
+        Raises:
+            FloatingPointError: a prediction was not a number.
+        """
+        return cls(finite(rounded(sums_KSL)), density_PM)
 
     @property
     def all(self) -> Metrics:
@@ -91,8 +82,8 @@ class ExactScore:
     @classmethod
     def empty(cls) -> "ExactScore":
         """Make a score of no pixels."""
-        score = Score.empty()
-        return cls(np.zeros(score.sums_KS.shape, object), score.density_PM)
+        density_PM = np.zeros((DENSITY_BINS, DENSITY_BINS), np.int64)
+        return cls(np.zeros((len(NAMES), len(SUMS)), object), density_PM)
 
     def add(self, predicted_N: NDArray[np.int64], measured_N: NDArray[np.int64]) -> None:
         """Add at most 2**18 pixels.
@@ -115,13 +106,24 @@ class ExactScore:
         return Score((self.sums_KS / np.array(per_S, object)).astype(np.float64), self.density_PM)
 
 
+def finite(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sums over predicted heights, or refuse them.
+
+    Raises:
+        FloatingPointError: a prediction was not a number.
+    """
+    if not np.isfinite(sums).all():
+        raise FloatingPointError("a predicted height is not a number; use another checkpoint")
+    return sums
+
+
 def error_sums(predicted_N: NDArray[np.float64], measured_N: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return sums_S from which `metrics_of` follows, of finite numbers in any unit; sums add up."""
     return np.array([values_N.sum() for values_N in _kinds(predicted_N, measured_N)])
 
 
 def _kinds(predicted_N: NDArray[Any], measured_N: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Return the values to sum, in the order of _SUMS."""
+    """Return the values to sum, in the order of SUMS."""
     error_N = predicted_N - measured_N
     return np.ones_like(error_N), error_N, abs(error_N), error_N**2, measured_N, measured_N**2
 
@@ -142,7 +144,7 @@ def _density(predicted_N: NDArray[np.float64], measured_N: NDArray[np.float64]) 
 
 
 def metrics_of(sums_S: NDArray[np.float64]) -> Metrics:
-    """Return the metrics that follow from sums (see _SUMS), in their unit."""
+    """Return the metrics that follow from sums (see SUMS), in their unit."""
     count, error, absolute, squared, height, height_squared = (float(value) for value in sums_S)
     if not count:
         return Metrics(0, *[float("nan")] * 4)

@@ -43,6 +43,7 @@ from trainer.data.feed import feed
 from trainer.decoders.features import DecoderConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
+from trainer.fit.scoring import rounded_totals
 from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
@@ -175,7 +176,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_known_pixels(dataset: Dataset, ba
     (fed,) = feed(dataset.batches(chips, chips.size), dataset.schema, torch.device("cpu"))
     with torch.no_grad():
         logits_BKHW, valid_BHW = model(fed.image_BCHW)
-        (loss_K, _) = objective.score_sums(model, fed)
+        loss_K = rounded_totals(objective.score_sums(model, fed)[0])
     known_BHW = valid_BHW & fed.height_BHW.isfinite()
     assert 0 < known_BHW.sum() < known_BHW.numel()
     true_N = torch.tensor([TRUE_OF[int(label)] for label in fed.height_BHW[known_BHW]])

@@ -38,6 +38,7 @@ from trainer.fit.learning import Learning
 from trainer.fit.sample_panel import draw_panel
 from trainer.model.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model.make import new_regressor
+from trainer.model.regressor import Regressor
 from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state_callback import StateCallback
 from trainer.score.baselines import MEAN
@@ -386,6 +387,50 @@ def test_evaluation_gives_the_scores_of_training_beside_the_baselines(
     assert scores[REGRESSOR].all.count == scores[LINEAR].all.count == scores[MEAN].all.count
     assert scores[MEAN].all.r2 < 0.01
     assert "R2" in evaluation.table().splitlines()[0]
+
+
+def without_surroundings(regressor: Regressor) -> None:
+    """Make it predict one height everywhere: other batches round a backbone's last bits otherwise."""
+    torch.nn.init.zeros_(regressor.decoder.output.weight)
+
+
+def test_any_batch_size_gives_the_same_bytes_of_an_evaluation(
+    run: Path, split_dataset: Dataset, tmp_path: Path
+) -> None:
+    constant = load_checkpoint(str(run))
+    without_surroundings(constant.regressor)
+    constant.save(str(tmp_path / "constant"))
+    for checkpoint in (str(run), str(tmp_path / "constant")):
+        folders = [tmp_path / f"{Path(checkpoint).name}-{size}" for size in (1, 3, 64)]
+        for folder in folders:
+            size = folder.name.split("-")[-1]
+            given = ["--checkpoint", checkpoint, "--data", split_dataset.url, "--out", str(folder)]
+            assert cli.run(["evaluate", *given, "--batch-size", size]) == 0
+        first, *others = (json.loads((folder / "evaluation.json").read_text()) for folder in folders)
+        for other in others:
+            assert {name: other["scores"][name] for name in (LINEAR, MEAN)} == {
+                name: first["scores"][name] for name in (LINEAR, MEAN)
+            }
+            assert other["scores"][REGRESSOR]["all"] == pytest.approx(first["scores"][REGRESSOR]["all"], 1e-4)
+        if checkpoint != str(run):
+            for name in ("evaluation.json", "evaluation.png"):
+                assert len({(folder / name).read_bytes() for folder in folders}) == 1, name
+
+
+def test_any_batch_size_gives_the_same_validation(split_dataset: Dataset, backbone: Path) -> None:
+    scores = []
+    for batch_size in (1, 7, 64):
+        config = small_config(
+            split_dataset, backbone, batch_size=batch_size, loss=("squared", "silog"), **QUICK
+        )
+        torch.manual_seed(0)
+        regressor = new_regressor(split_dataset, config.model)
+        without_surroundings(regressor)
+        chips = split_dataset.chips("val")
+        fit = fit_of(regressor, Learning(split_dataset, split_dataset.chips("train"), chips, Ranks()), config)
+        scores.append(fit.score(chips))
+    assert scores[0] == scores[1] == scores[2]
+    assert scores[0]["count"] == MEASURED_PIXELS * chips.size
 
 
 @pytest.mark.slow
