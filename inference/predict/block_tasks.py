@@ -13,6 +13,7 @@ from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.opening import bound_cache
 from shards.storage.objects import version_of
+from trainer.devices.choice import Kind
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class MapJob:
     out: str
     block: int
     """Pixels along each side of a block."""
+    device: Kind = "cpu"
+    """Kind of device that predicts."""
     quick_look: bool = False
     """Whether to write a picture beside each map."""
     stac: bool = False

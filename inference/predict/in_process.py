@@ -10,12 +10,16 @@ from inference.predict.predictor import Predictor, batch_size_that_fits
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
 from shards.errors import InputError
+from trainer.devices.choice import Kind
 
 
 class InProcess:
     """Engine that predicts in this process; see `inference.predict.engine.Engine`."""
 
     readers, maps_at_once = 1, 2
+
+    def __init__(self, device: Kind = "cpu") -> None:
+        self.device = device
 
     def batch_size(self, job: MapJob) -> int:
         """Find a batch size that fits this machine."""

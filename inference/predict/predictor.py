@@ -1,4 +1,4 @@
-"""A model in memory that predicts blocks, on this machine's GPU or CPU."""
+"""A model in memory that predicts blocks, on the device that the driver decided on."""
 
 from contextlib import suppress
 from typing import Any
@@ -15,6 +15,7 @@ from inference.predict.tile_block import predict_tile_block
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import InputError
+from trainer.devices.cards import usable
 from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
@@ -27,7 +28,7 @@ Model = Regressor | ClassModel | TileModel
 
 
 class Predictor:
-    """Predictor of blocks: one model in memory, on this machine's GPU if it has one."""
+    """Predictor of blocks: one model in memory, on the job's device."""
 
     def __init__(self, job: MapJob) -> None:
         """Load the model.
@@ -70,11 +71,11 @@ def batch_size_that_fits(job: MapJob) -> int:
 
 
 def _model_here(job: MapJob) -> Model:
-    """Load the checkpoint that the run began with, onto this machine's GPU if it has one."""
+    """Load the checkpoint that the run began with, onto the job's device."""
     model, fingerprint = _loaded(job)
     if fingerprint != job.fingerprint:
         raise InputError(f"{job.checkpoint}: has changed since this run began; run the command again")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(usable(job.device))
 
 
 def _loaded(job: MapJob) -> tuple[Model, str]:
