@@ -86,6 +86,8 @@ class BlockResult:
     seconds_predicted: float = 0.0
     seconds_waited: float = 0.0
     """Seconds that the predictor waited for pixels."""
+    batch_size: int = 0
+    """Windows at a time with which the block was computed, if there is one."""
     error: str = ""
     """Reason why there is no block; empty if there is one."""
 

@@ -78,9 +78,6 @@ def main() -> None:
             "notes": getattr(error, "__notes__", []),
             "attempts": len(attempts_of(name)),
             "left": files,
-            "epochs": len((Path(name) / "metrics.jsonl").read_text().splitlines())
-            if (Path(name) / "metrics.jsonl").exists()
-            else 0,
         }
 
     def failing(name: str, steps: list[int], memory: bool = False) -> None:
@@ -107,8 +104,7 @@ def main() -> None:
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     # Six steps in two epochs. An attempt resumes after the second step, the last with a state.
     failing("memory", [3], memory=True)
-    failing("again", [3, 1, 1, 1])
-    failing("elsewhere", [3, 2])
+    failing("again", [3, 2, 2, 2, 2])
     for name, arguments in {
         "too few": ("auto", 3),
         "shares": ("auto", 3, 0.6),
@@ -122,7 +118,6 @@ def main() -> None:
         except InputError as error:
             told[name] = str(error)
     outcome("too-few-run", lambda: launch(config_of("too-few-run").with_options(workers=3)))
-    outcome("on-cpus", lambda: launch(config_of("on-cpus", device="cpu")))
     print(json.dumps(told))
 
 

@@ -38,8 +38,8 @@ def test_the_line_names_what_was_computed_and_what_to_set(
         launch(config)
     assert str(ended.value) == (
         "cpu has too little memory (4503599627370496 bytes more were wanted) for 8 of a batch of 8 at once "
-        "(--batch-size 8, --accumulate 1); give --accumulate 2 or --recompute-activations (also with --resume "
-        "auto), or a smaller --batch-size or --bf16 (with another --out)"
+        "(--batch-size 8, --accumulate 1); give --accumulate 2 or --recompute-activations (also with "
+        "--resume auto), or a smaller --batch-size or --bf16 (with another --out)"
     )
     assert ended.value.__notes__ == ["in epoch 1, step 2"]
     # What it says is so: the run that has begun takes both.
