@@ -230,18 +230,18 @@ def _worker(options: dict[str, Any]) -> None:
 
 
 def _description(error: Exception, *notes: str) -> bytes:
-    """Describe an error with its notes; addresses in memory, which differ each time, are left out."""
-    told = [type(error).__name__, str(error), *getattr(error, "__notes__", ()), *notes]
-    return json.dumps([re.sub("0x[0-9a-f]+", "0x...", text) for text in told]).encode()
+    """Describe an error with its notes, and more of them."""
+    return json.dumps([type(error).__name__, str(error), *getattr(error, "__notes__", ()), *notes]).encode()
 
 
 def _note_failure(out: str, rank: int, error: Exception) -> None:
     """Note an error that may be gone next time; if it was there last time, at the same step, end the run."""
     url = join(out, f"{FAILING}{rank}.json")
+    noted = re.sub(rb"0x[0-9a-f]+", b"0x", _description(error))  # addresses in memory differ each time
     with suppress(InputError, OSError):  # storage that fails now must not hide the error
-        if exists(url) and read_bytes(url) == _description(error):
+        if exists(url) and read_bytes(url) == noted:
             publish(join(out, FAILED), _description(error, "it failed so twice in a row, so that is the end"))
-        publish(url, _description(error))
+        publish(url, noted)
 
 
 def _forget_failure(config: TrainConfig | PretrainConfig) -> Exception | None:

@@ -103,7 +103,8 @@ def refuse_without_kernels(cards: Sequence[Card]) -> None:
     Raises:
         InputError: says which build of torch has kernels for them, and how to install it.
     """
-    built_for = torch.cuda.get_arch_list()
+    # AMD's cards are not meant: their code has other names, and fits or not in another way.
+    built_for = [code for code in torch.cuda.get_arch_list() if code.startswith(("sm_", "compute_"))]
     for one in cards:
         if not built_for or has_kernels(built_for, one.capability):
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from in_process import treeline
 
 from cluster import cli
 from shards.errors import InputError
@@ -166,6 +167,11 @@ def test_code_runs_on_its_own_and_later_minor_versions(
     assert not any(has_kernels(built_for, one) for one in does_not)
 
 
+def test_cards_of_other_makers_are_left_to_torch(gpus: FakeGpus) -> None:
+    gpus.are(1, (9, 4), ["gfx90a", "gfx942"])
+    assert chosen_here("auto") == "cuda"
+
+
 def test_builds_hold_what_torch_says_of_its_releases() -> None:
     if torch.__version__.partition("+")[0] != "2.13.0":
         pytest.skip("another torch")
@@ -197,6 +203,28 @@ def test_every_command_that_computes_with_torch_takes_the_option(command: list[s
     assert cli.parse(name, [*rest, "--device", "cpu"]).device == "cpu"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--data", "d", "--out", "o"],
+        ["pretrain", "--data", "d", "--out", "o"],
+        ["sweep", "--data", "d", "--out", "o"],
+        ["evaluate", "--checkpoint", "c", "--data", "d"],
+        ["predict", "s.tif", "--checkpoint", "c", "--out", "o"],
+        ["embed", "d", "--checkpoint", "c", "--out", "o"],
+        ["attention", "s.tif", "--checkpoint", "c", "--out", "o"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_gpu_that_is_not_there_ends_a_command_at_once(
+    command: list[str], gpus: FakeGpus, tmp_path: Path
+) -> None:
+    done = treeline(*command, "--device", "gpu", folder=tmp_path)
+    assert done.returncode == 2
+    assert "--device gpu: " in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
 def test_nobody_but_the_driver_looks_for_a_gpu() -> None:
     """Workers are told their device: a call that looks for one stands in one file."""
     looking = set()
@@ -206,6 +234,17 @@ def test_nobody_but_the_driver_looks_for_a_gpu() -> None:
                 if isinstance(node, ast.Attribute) and node.attr in ("is_available", "device_count"):
                     looking.add(path.relative_to(ROOT).as_posix())
     assert looking == {"trainer/devices/cards.py"}
+
+
+def test_the_index_of_builds_is_named_where_it_is_needed_alone() -> None:
+    """A host outside, in the line that needs it and on the page on GPUs."""
+    host = INDEX_126.split("/")[2]
+    folders = ("shards", "ingest", "trainer", "inference", "cluster", "benchmarks", "docs", ".ci")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    files += [path for path in ROOT.iterdir() if path.is_file()]
+    text = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files if path.suffix != ".pyc"}
+    naming = {name for name, content in text.items() if host.encode() in content}
+    assert naming - {"Dockerfile"} == {"trainer/devices/cards.py", "docs/gpu.md"}
 
 
 # --- memory ---
