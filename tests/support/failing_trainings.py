@@ -102,9 +102,9 @@ def main() -> None:
         outcome(name, lambda: run_on_workers(config_of(name), attempt, "cpu"))
 
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    # Six steps in two epochs. An attempt resumes after the second step, the last with a state.
+    # Six steps in two epochs. States are saved after steps 2, 3 and 4: the attempts fail at steps 3, 4 and 4.
     failing("memory", [3], memory=True)
-    failing("again", [3, 2, 2, 2, 2])
+    failing("again", [3, 2, 1, 1])
     for name, arguments in {
         "too few": ("auto", 3),
         "shares": ("auto", 3, 0.6),
