@@ -41,6 +41,7 @@ from ingest.synthetic.synthetic_source import SyntheticSource  # noqa: E402
 from ingest.work.run import ingest  # noqa: E402
 from trainer.commands.train_on_ray import launch  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
+from trainer.devices.cards import chosen_here  # noqa: E402
 from trainer.devices.repeatable import side_by_side  # noqa: E402
 from trainer.model.checkpoint import load_checkpoint  # noqa: E402
 
@@ -85,7 +86,7 @@ def treeline(scene: Path, checkpoint: Path, out: Path, window: int, overlap: flo
     options = {"window": window, "overlap": overlap, "batch_size": BATCH * WINDOW**2 // window**2}
     config = PredictConfig((str(scene),), str(checkpoint), str(out / "maps"), **options)
     start = time.perf_counter()
-    predict(config, InProcess())
+    predict(config, InProcess(chosen_here("auto")))
     return time.perf_counter() - start
 
 

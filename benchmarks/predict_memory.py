@@ -32,6 +32,7 @@ from ingest.synthetic.synthetic_source import SyntheticSource  # noqa: E402
 from ingest.work.run import ingest  # noqa: E402
 from trainer.commands.train_on_ray import launch  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
+from trainer.devices.cards import chosen_here  # noqa: E402
 
 NODATA, TILE, SHARE = -9999, 512, 0.05
 
@@ -58,7 +59,7 @@ def write_scene(path: Path, size: int, tiled: bool) -> None:
 def run_one(scene: str, checkpoint: str, out: str) -> None:
     """Predict in this process; print seconds and GB."""
     start = time.perf_counter()
-    summary = predict(PredictConfig((scene,), checkpoint, out), InProcess())
+    summary = predict(PredictConfig((scene,), checkpoint, out), InProcess(chosen_here("auto")))
     assert not summary.failed, summary
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
     print(json.dumps([time.perf_counter() - start, int(line.split()[1]) * 1024 / 1e9]))

@@ -29,7 +29,8 @@ from shards.write.writer import DatasetWriter  # noqa: E402
 from trainer.commands.pretrain import new_fit  # noqa: E402
 from trainer.data.feed import Fed, feed  # noqa: E402
 from trainer.data.step_inputs import StepKey  # noqa: E402
-from trainer.devices.ranks import Ranks, device_here  # noqa: E402
+from trainer.devices.cards import chosen_here  # noqa: E402
+from trainer.devices.ranks import Ranks  # noqa: E402
 from trainer.fit.loop import Fit  # noqa: E402
 from trainer.pretrain_config import RECIPES, PretrainConfig  # noqa: E402
 
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = device_here()
+    device = torch.device(chosen_here("auto"))
     with tempfile.TemporaryDirectory() as scratch:
         data = write_tiles(Path(scratch) / "tiles", options.batch, options.size)
         for method in options.methods:

@@ -47,7 +47,8 @@ from torchvision.transforms import Compose, RandomHorizontalFlip, RandomResizedC
 from shards.read.dataset import open_dataset  # noqa: E402
 from trainer.data.feed import Fed, feed  # noqa: E402
 from trainer.data.step_inputs import StepKey  # noqa: E402
-from trainer.devices.ranks import Ranks, device_here  # noqa: E402
+from trainer.devices.cards import chosen_here  # noqa: E402
+from trainer.devices.ranks import Ranks  # noqa: E402
 from trainer.fit.loop import Fit  # noqa: E402
 from trainer.pretrain.distillation import centred_targets, cross_entropy_sums, next_centre  # noqa: E402
 from trainer.pretrain.objective_of_dino import GLOBAL_VIEWS  # noqa: E402
@@ -176,11 +177,11 @@ def main() -> None:
             "freeze_last_layer": 0.0,
         }
         config = PretrainConfig.of(data, scratch, **options)
-        fit = new_fit(config, Ranks(device=device_here()))
+        fit = new_fit(config, Ranks(device=torch.device(chosen_here("auto"))))
         fit.model.train()
         dataset = open_dataset(data)
         batches = dataset.batches(dataset.chips("train"), given.batch)
-        (fed,) = feed(batches, dataset.schema, device_here())
+        (fed,) = feed(batches, dataset.schema, torch.device(chosen_here("auto")))
         parts = parts_of(fit, fed, config, Lightly(fit, config, given.size))
         times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in parts}
         for number in range(given.rounds + 1):

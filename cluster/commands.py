@@ -168,16 +168,19 @@ def sweep(config: "SweepConfig") -> None:
     from cluster.options import FILE, parse
     from trainer.commands.sweep import BEST, sweep, table, trials_here
     from trainer.config import TrainConfig
+    from trainer.devices.cards import chosen_here
+    from trainer.devices.choice_on_ray import chosen_on_ray
 
     file = [f"--{FILE}", config.train_config] if config.train_config else []
     base = parse(TrainConfig, [*file, "--data", config.data, "--out", config.out], "treeline train")
+    wanted = base.device if config.device == "auto" else config.device
     with connected(config.workers):
         if config.workers:
             from trainer.commands.sweep_on_ray import trials_on_ray
 
-            trials = sweep(config, base, trials_on_ray)
+            trials = sweep(config, base, trials_on_ray, chosen_on_ray(wanted, config.workers).device)
         else:
-            trials = sweep(config, base, trials_here)
+            trials = sweep(config, base, trials_here, chosen_here(wanted))
     print(table(trials))
     print(f"treeline train --config {config.out}/{BEST} --out ...")
 
@@ -188,6 +191,8 @@ def matrix(config: "MatrixConfig") -> int:
     from cluster.options import FILE, parse, read_options
     from trainer.commands.matrix import PAGE, cells_here, check_matrix, matrix
     from trainer.config import TrainConfig
+    from trainer.devices.cards import chosen_here
+    from trainer.devices.choice_on_ray import chosen_on_ray
 
     file = [f"--{FILE}", config.train_config] if config.train_config else []
     places = ["--data", next(iter(config.data), ""), "--out", config.out]
@@ -197,14 +202,16 @@ def matrix(config: "MatrixConfig") -> int:
     places += ["--label", config.label] if config.label else []
     base = parse(TrainConfig, [*file, *places], "treeline train")
     named = read_options(config.train_config, TrainConfig, "treeline train") if file else {}
-    plan, datasets = check_matrix(config, base, named)
+    device = None if config.workers else chosen_here(config.device)
+    plan, datasets = check_matrix(config, base, named, device)
     with connected(config.workers):
-        if config.workers:
+        if device is None:
             from trainer.commands.matrix_on_ray import cells_on_ray
 
-            results = matrix(plan, datasets, cells_on_ray)
+            choice = chosen_on_ray(config.device, config.workers)
+            results = matrix(plan, datasets, cells_on_ray, choice.device)
         else:
-            results = matrix(plan, datasets, cells_here)
+            results = matrix(plan, datasets, cells_here, device)
     print(results.table())
     print(f"{config.out}/{PAGE}")
     return 1 if results.failed else 0
@@ -282,8 +289,9 @@ def predict(config: "PredictConfig") -> int:
             summary = predict(config, OnRay(config))
         else:
             from inference.predict.in_process import InProcess
+            from trainer.devices.cards import chosen_here
 
-            summary = predict(config, InProcess())
+            summary = predict(config, InProcess(chosen_here(config.device)))
     print("\n".join([*summary.maps.values(), str(summary)]))
     return 1 if summary.failed else 0
 
@@ -300,8 +308,9 @@ def embed(config: "EmbedConfig") -> None:
             print(embed(config, OnRay(config)))
         else:
             from inference.embed.in_process import InProcess
+            from trainer.devices.cards import chosen_here
 
-            print(embed(config, InProcess()))
+            print(embed(config, InProcess(chosen_here(config.device))))
 
 
 def distances(config: "DistancesConfig") -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from shards.roles import MayChange, Nothing, OnlyWith, Place, Some
+from trainer.devices.choice import Wanted
 
 Weighting = Literal["triangle", "cosine", "flat"]
 ON_DATA = OnlyWith(data=Some())
@@ -31,7 +32,9 @@ class PredictConfig:
     workers: int = 0
     """Number of Ray workers; 0 predicts in this process, without Ray."""
     gpus_per_worker: Annotated[float, OnlyWith(workers=Some())] = 1.0
-    """GPUs, or share (0..1) of one, per Ray worker; no effect on a cluster without GPUs."""
+    """Share (0..1) of a GPU per Ray worker, 0 for none; no effect on a cluster without GPUs."""
+    device: Annotated[Wanted, MayChange()] = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
 
     bands: tuple[str, ...] = ()
     """Names of the scenes' bands, in order; default: the bands' descriptions, or the bands of training."""
@@ -138,7 +141,9 @@ class EmbedConfig:
     workers: Annotated[int, MayChange()] = 0
     """Number of Ray workers; 0 embeds in this process, without Ray."""
     gpus_per_worker: Annotated[float, MayChange(), OnlyWith(workers=Some())] = 1.0
-    """GPUs, or share (0..1) of one, per Ray worker; no effect on a cluster without GPUs."""
+    """Share (0..1) of a GPU per Ray worker, 0 for none; no effect on a cluster without GPUs."""
+    device: Annotated[Wanted, MayChange()] = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +217,8 @@ class AttentionConfig:
     """Seed of the untrained backbone, and of the halves of tiles."""
     batch_size: int = 32
     """Windows per batch; bounds the memory."""
+    device: Wanted = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
 
     beside: Annotated[tuple[str, ...], Place(after_name=True)] = ()
     """Rasters to draw beside the tiles, each as NAME=PATTERN (ndvi='ndvi/*.tif'), in any CRS and size."""

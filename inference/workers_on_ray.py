@@ -1,8 +1,9 @@
-"""Number of Ray workers that a cluster has room for, and their share of its GPUs."""
+"""Number of Ray workers that a cluster has room for, and the device of each."""
 
 from typing import NamedTuple
 
-from shards.errors import InputError
+from trainer.devices.choice import Kind, Wanted
+from trainer.devices.choice_on_ray import chosen_on_ray
 
 WORKER_CPUS = 0.5
 """Two workers fit on one core; otherwise a worker restarted after losing its machine would wait forever."""
@@ -13,24 +14,19 @@ class Workers(NamedTuple):
 
     number: int
     gpus: float
-    """GPUs, or share of one, of each; 0 on a cluster without GPUs."""
+    """GPUs, or share of one, of each; 0 on CPUs."""
+    device: Kind
 
 
-def workers_that_fit(workers: int, gpus_per_worker: float) -> Workers:
+def workers_that_fit(workers: int, gpus_per_worker: float, wanted: Wanted) -> Workers:
     """Size the work to the connected cluster.
 
     Raises:
-        InputError: the cluster has GPUs, but not enough for all workers.
+        InputError: too few GPUs for all workers, none where --device wants some, or unusable ones.
     """
     import ray
 
-    resources = ray.cluster_resources()
-    gpus, wanted = resources.get("GPU", 0), workers * gpus_per_worker
-    if 0 < gpus < wanted:
-        raise InputError(
-            f"--workers {workers} --gpus-per-worker {gpus_per_worker:g}: needs {wanted:g} GPUs, and the "
-            f"cluster has {gpus:g}; give --gpus-per-worker {gpus / workers:.2g} or fewer workers"
-        )
+    choice = chosen_on_ray(wanted, workers, gpus_per_worker)
     # Workers without room would wait forever.
-    number = min(workers, max(1, int(resources.get("CPU", 0) / WORKER_CPUS)))
-    return Workers(number, gpus_per_worker if gpus else 0.0)
+    number = min(workers, max(1, int(ray.cluster_resources().get("CPU", 0) / WORKER_CPUS)))
+    return Workers(number, choice.share, choice.device)

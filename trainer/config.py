@@ -10,7 +10,8 @@ import tyro
 
 from shards.errors import InputError
 from shards.nested import Follows, flat, options_of
-from shards.roles import Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
+from shards.roles import Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
+from trainer.devices.choice import Wanted
 from trainer.options import (
     AugmentOptions,
     ChipOptions,
@@ -43,6 +44,8 @@ class TrainConfig(RunConfig):
     """"auto": resume the run at --out if there is one, with the same options; "no": refuse it."""
     workers: Annotated[int | str, MayChange()] = 0
     """Number of Ray workers, N or MIN:MAX (as many as there is room for); 0: this process, without Ray."""
+    device: Annotated[Wanted, MayChange(), Before("auto")] = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     target: TaskOptions = field(default_factory=TaskOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     tokens: Annotated[TokenOptions, Follows("lora_rank")] = field(default_factory=TokenOptions)
@@ -127,6 +130,8 @@ class EvaluateConfig:
     """Folder for evaluation.json, evaluation.png and, for tiles, predictions.parquet; default: only print."""
     batch_size: Annotated[int, ON_CHIPS] = 64
     """Chips at a time."""
+    device: Annotated[Wanted, ON_CHIPS] = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     where: Annotated[str, ON_CHIPS] = ""
     """Chips to score, as an expression over the index: "sensor == 'WV03'"; default: all of the split."""
     limit: Annotated[int | None, ON_CHIPS] = None
@@ -208,5 +213,7 @@ class SweepConfig:
     """Largest number of passes through them."""
     workers: int = 0
     """Trials at a time on Ray, where those that fall behind are stopped; 0: one by one here, to the end."""
+    device: Wanted = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     seed: int = 0
     """Seed of the options that are drawn."""

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from shards.roles import Another, MayChange, OnlyWith, OptionsFile, Place
+from shards.roles import Another, Before, MayChange, OnlyWith, OptionsFile, Place
 from trainer.config import TrainConfig
+from trainer.devices.choice import Wanted
 from trainer.options import Mode
 
 RANDOM = "random"
@@ -47,5 +48,7 @@ class MatrixConfig:
     """YAML or JSON file with the other options of treeline train; default: its defaults."""
     workers: Annotated[int, MayChange()] = 0
     """Cells at a time, as tasks on Ray; 0: one by one here."""
+    device: Annotated[Wanted, MayChange(), Before("auto")] = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     keep_checkpoints: bool = False
     """Whether to keep the training run of each cell."""

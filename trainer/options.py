@@ -13,6 +13,7 @@ from shards.errors import InputError
 from shards.nested import Follows, built, replaced
 from shards.read.read_options import ReadOptions
 from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag_of
+from trainer.devices.choice import Wanted
 
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
@@ -105,7 +106,7 @@ class ModelOptions:
     """Share (0..1) of the decoder's channels that are dropped in training."""
     upsample: Annotated[Literal[1, 2, 4], OnlyWith(task=OF_PIXELS)] = 1
     """Factor by which the image is enlarged for the backbone, so that its patches cover fewer metres."""
-    recompute_activations: Annotated[bool, BACKBONE_LEARNS, Follows("shard_model")] = False
+    recompute_activations: Annotated[bool, MayChange(), BACKBONE_LEARNS, Follows("shard_model")] = False
     """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
 
     def __post_init__(self) -> None:
@@ -230,7 +231,7 @@ class FitOptions:
     """Chips per step, over all workers."""
     batch_per_worker: int = 0
     """Chips per step and worker, so that the batch size is this times the workers; 0: --batch-size holds."""
-    accumulate: int = 1
+    accumulate: Annotated[int, MayChange()] = 1
     """Pieces in which each worker computes its share of a batch: less memory, a third more arithmetic."""
     bf16: bool = False
     """Whether to compute in bfloat16 where that is safe; weights stay float32."""
@@ -367,6 +368,7 @@ class RunConfig:
     """What the configurations of training and of pre-training have in common; their fields are their own."""
 
     workers: int | str
+    device: Wanted
     fit: FitOptions
 
     @classmethod

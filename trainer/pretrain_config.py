@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some
+from trainer.devices.choice import Wanted
 from trainer.options import (
     FitOptions,
     KeepOptions,
@@ -46,7 +47,7 @@ class EncoderOptions:
     """Numbers in a token of the tiny backbone, which has six heads."""
     depth: Annotated[int, TINY] = 4
     """Blocks of the tiny backbone."""
-    recompute_activations: bool = False
+    recompute_activations: Annotated[bool, MayChange()] = False
     """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
 
     def __post_init__(self) -> None:
@@ -317,6 +318,8 @@ class PretrainConfig(RunConfig):
     """"auto": resume the run at --out if there is one, with the same options; "no": refuse it."""
     workers: Annotated[int | str, MayChange()] = 0
     """Number of Ray workers, N or MIN:MAX (as many as there is room for); 0: this process, without Ray."""
+    device: Annotated[Wanted, MayChange(), Before("auto")] = "auto"
+    """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
     views: ViewOptions = field(default_factory=ViewOptions)
     dino: DinoOptions = field(default_factory=DinoOptions)

@@ -26,6 +26,8 @@ from shards.progress import progress
 from trainer.commands.evaluate import evaluate
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
+from trainer.devices.cards import chosen_here
+from trainer.devices.choice import Wanted
 from trainer.score.evaluation import write_evaluation
 
 
@@ -46,8 +48,15 @@ def run_demo(config: DemoConfig) -> str:
         )
         source = ScenesSource(options)
         steps.do(f"ingest {group} scenes", lambda s=source, o=options: ingest(s, o))  # type: ignore[misc]
+    # There may be fewer GPUs than workers.
+    device: Wanted = "cpu" if config.workers else "auto"
     training = TrainConfig.of(
-        str(out / "chips"), str(out / "run"), seed=config.seed, epochs=config.epochs, workers=config.workers
+        str(out / "chips"),
+        str(out / "run"),
+        seed=config.seed,
+        epochs=config.epochs,
+        workers=config.workers,
+        device=device,
     )
     with connected(config.workers):
         steps.do("train", lambda: launch(training))
@@ -55,8 +64,10 @@ def run_demo(config: DemoConfig) -> str:
         evaluation = steps.do("evaluate on unseen scenes", lambda: evaluate(unseen))
         write_evaluation(str(out / "evaluation"), evaluation)
         scenes = (f"{out}/scenes/unseen/WV02_*.tif",)
-        mapping = PredictConfig(scenes, training.out, str(out / "maps"), workers=config.workers)
-        engine = OnRay(mapping) if config.workers else InProcess()
+        mapping = PredictConfig(
+            scenes, training.out, str(out / "maps"), workers=config.workers, device=device
+        )
+        engine = OnRay(mapping) if config.workers else InProcess(chosen_here(mapping.device))
         maps = steps.do("predict unseen scenes", lambda: predict(mapping, engine).maps)
     report = steps.do("report", lambda: write_report(out, evaluation, maps, steps))
     return f"{evaluation.table()}\n{steps.total:.0f} seconds in all; look at {report}"

@@ -28,6 +28,8 @@ from ingest.work.run import ingest
 from trainer.commands.matrix import PREDICTIONS, cells_here, check_matrix, matrix
 from trainer.commands.train_on_ray import launch_pretraining
 from trainer.config import TrainConfig
+from trainer.devices.cards import chosen_here
+from trainer.devices.choice_on_ray import chosen_on_ray
 from trainer.matrix.plan import RUNS, check_choices
 from trainer.matrix.regions import ALL
 from trainer.matrix.results import Results
@@ -119,6 +121,7 @@ def matrix_config(config: DemoConfig, out: Path) -> MatrixConfig:
         limit=config.limit,
         draws=2,
         workers=config.workers,
+        device="cpu" if config.workers else "auto",  # there may be fewer GPUs than workers
         keep_checkpoints=True,
     )
 
@@ -126,13 +129,15 @@ def matrix_config(config: DemoConfig, out: Path) -> MatrixConfig:
 def _matrix(config: DemoConfig, out: Path) -> Results:
     options = matrix_config(config, out)
     base = TrainConfig.of(options.data[0], options.out, **TRAINING)
-    plan, datasets = check_matrix(options, base, TRAINING)
+    device = None if config.workers else chosen_here(options.device)
+    plan, datasets = check_matrix(options, base, TRAINING, device)
     with connected(config.workers):
-        if config.workers:
+        if device is None:
             from trainer.commands.matrix_on_ray import cells_on_ray
 
-            return matrix(plan, datasets, cells_on_ray)
-        return matrix(plan, datasets, cells_here)
+            choice = chosen_on_ray(options.device, config.workers)
+            return matrix(plan, datasets, cells_on_ray, choice.device)
+        return matrix(plan, datasets, cells_here, device)
 
 
 def _distances(results: Results, out: Path) -> list[Found]:
@@ -147,7 +152,7 @@ def _distances(results: Results, out: Path) -> list[Found]:
     for name, checkpoint in (("before", out / "pretrained"), ("after", out / "matrix" / RUNS / tuned)):
         folders.append(str(out / "embeddings" / name))
         embedding = EmbedConfig(data=str(out / "tiles"), checkpoint=str(checkpoint), out=folders[-1])
-        embed(embedding, InProcess())
+        embed(embedding, InProcess(chosen_here(embedding.device)))
     return found_distances(
         DistancesConfig(
             embeddings=tuple(folders),

@@ -15,7 +15,7 @@ from inference.config import AttentionConfig
 from shards.errors import InputError
 from shards.format.band_values import difference
 from shards.read.dataset import Dataset, open_dataset
-from trainer.devices.ranks import device_here
+from trainer.devices.cards import chosen_here
 from trainer.model.backbone import build_backbone
 from trainer.model.encoder import Encoder
 from trainer.model.load_encoder import LoadedEncoder, load_encoder
@@ -88,6 +88,7 @@ def prepared(config: AttentionConfig) -> Work:
     Raises:
         InputError: an option, the checkpoint, a tile or a raster cannot be used.
     """
+    device = chosen_here(config.device)
     loaded = load_encoder(config.checkpoint, "" if config.weights == "random" else config.weights)
     if config.weights == "random":
         encoder = untrained(loaded.encoder, config.seed)
@@ -103,7 +104,7 @@ def prepared(config: AttentionConfig) -> Work:
     dataset = _dataset(config, encoder) if config.data else None
     tiles = _chips(config, dataset) if dataset else raster_tiles(config.tiles, encoder.schema, config.bands)
     beside = _beside(config, tiles, dataset)
-    encoder.to(device_here())
+    encoder.to(device)
     looking = Looking(tiles, size, config.batch_size)
     above = _above(config.above)
     _check_measured(beside, config.classes, above)

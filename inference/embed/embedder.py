@@ -1,4 +1,4 @@
-"""An encoder in memory that embeds parts, on this machine's GPU or CPU.
+"""An encoder in memory that embeds parts, on the device that the driver decided on.
 
 A part's batches hold the same tiles in the same order whoever computes them, so its file has the same bytes.
 """
@@ -15,7 +15,8 @@ from inference.config import EmbedConfig
 from inference.embed.embeddings import PATCH_COLUMNS, Part, write_part
 from inference.embed.tiles import Tiles, numbers_of_part, open_tiles
 from shards.errors import DatasetError, InputError
-from trainer.devices.ranks import device_here
+from trainer.devices.cards import usable
+from trainer.devices.choice import Kind
 from trainer.devices.repeatable import side_by_side
 from trainer.model.encoder import Encoder, patches_valid
 from trainer.model.load_encoder import load_encoder
@@ -33,6 +34,8 @@ class EmbedJob:
     """Everything that the vectors depend on."""
     per_part: int
     """Tiles of a part."""
+    device: Kind = "cpu"
+    """Kind of device that embeds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Embedder:
         loaded = load_encoder(config.checkpoint, config.weights)
         if loaded.fingerprint != job.made_with["checkpoint"]:
             raise InputError(f"{config.checkpoint}: {CHANGED}")
-        self._encoder, self._job = loaded.encoder.to(device_here()), job
+        self._encoder, self._job = loaded.encoder.to(usable(job.device)), job
         self._tiles: Tiles = open_tiles(config, loaded.encoder.schema)
         if any(job.made_with[name] != value for name, value in self._tiles.identity.items()):
             raise InputError(f"{config.data or 'a scene'}: {CHANGED}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from inference.embed.embeddings import Part
+from trainer.devices.choice import Kind
 
 if TYPE_CHECKING:
     from inference.embed.embedder import EmbedJob
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 class Engine(Protocol):
     """Machinery that embeds, in this process or on many machines."""
+
+    device: Kind
+    """Kind of device that embeds."""
 
     def parts(self, numbers: Sequence[int], job: "EmbedJob") -> Iterator[tuple[int, Part]]:
         """Embed the parts with these numbers, in any order."""

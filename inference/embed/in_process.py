@@ -4,10 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from inference.embed.embedder import Embedder, EmbedJob
 from inference.embed.embeddings import Part
+from trainer.devices.choice import Kind
 
 
 class InProcess:
     """Engine that embeds in this process; see `inference.embed.engine.Engine`."""
+
+    def __init__(self, device: Kind = "cpu") -> None:
+        self.device = device
 
     def parts(self, numbers: Sequence[int], job: EmbedJob) -> Iterator[tuple[int, Part]]:
         """Embed part after part."""

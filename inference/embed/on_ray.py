@@ -24,9 +24,10 @@ class OnRay:
         """Size the work to the cluster.
 
         Raises:
-            InputError: the cluster has GPUs, but not enough for all workers.
+            InputError: too few GPUs for all workers, none where --device wants some, or unusable ones.
         """
-        self._workers, self._gpus = workers_that_fit(config.workers, config.gpus_per_worker)
+        fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device)
+        self._workers, self._gpus, self.device = fitting
 
     def parts(self, numbers: Sequence[int], job: "EmbedJob") -> Iterator[tuple[int, Part]]:
         """Embed the parts on workers that each hold the encoder in memory."""

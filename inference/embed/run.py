@@ -66,7 +66,7 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     remove_unfinished(config.out, below=False)
     parts = _kept(config.out, made_with, tiles, per_part)
     publish(join(config.out, PLAN), json_bytes({**made_with, **made_by_code()}))
-    job = EmbedJob(config, made_with, per_part)
+    job = EmbedJob(config, made_with, per_part, engine.device)
     _embed_missing(parts, job, tiles, engine)
     if not any(part.rows for part in parts.values()):
         raise InputError(

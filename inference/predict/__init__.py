@@ -9,6 +9,7 @@ window_batches  windows predicted in batches, row by row
 block         one block of heights: windows predicted and blended
 class_block   one block of classes of pixels
 tile_block    one block of labels of tiles
+batch_search  how many windows at a time suit a device
 predictor     a model in memory that predicts blocks
 block_tasks   a block as a task, its pixels, and its result
 ledger        which blocks and maps are done

@@ -13,6 +13,7 @@ from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.opening import bound_cache
 from shards.storage.objects import version_of
+from trainer.devices.choice import Kind
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class MapJob:
     out: str
     block: int
     """Pixels along each side of a block."""
+    device: Kind = "cpu"
+    """Kind of device that predicts."""
     quick_look: bool = False
     """Whether to write a picture beside each map."""
     stac: bool = False
@@ -83,6 +86,8 @@ class BlockResult:
     seconds_predicted: float = 0.0
     seconds_waited: float = 0.0
     """Seconds that the predictor waited for pixels."""
+    batch_size: int = 0
+    """Windows at a time with which the block was computed, if there is one."""
     error: str = ""
     """Reason why there is no block; empty if there is one."""
 

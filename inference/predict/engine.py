@@ -5,11 +5,14 @@ from typing import Protocol
 
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.scene_map import SceneMap
+from trainer.devices.choice import Kind
 
 
 class Engine(Protocol):
     """Machinery that predicts, in this process or on many machines."""
 
+    device: Kind
+    """Kind of device that predicts."""
     readers: int
     """Most blocks that are read at a time."""
     maps_at_once: int

@@ -10,12 +10,16 @@ from inference.predict.predictor import Predictor, batch_size_that_fits
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
 from shards.errors import InputError
+from trainer.devices.choice import Kind
 
 
 class InProcess:
     """Engine that predicts in this process; see `inference.predict.engine.Engine`."""
 
     readers, maps_at_once = 1, 2
+
+    def __init__(self, device: Kind = "cpu") -> None:
+        self.device = device
 
     def batch_size(self, job: MapJob) -> int:
         """Find a batch size that fits this machine."""
@@ -53,9 +57,12 @@ class InProcess:
                 if halo is None:
                     yield BlockResult(task, error=failed[task.scene])
                     continue
-                stored_CHW = predictor(task.block, halo)
-                done = BlockResult(task, seconds_read, time.perf_counter() - came, came - asked)
-                writing.append((done, writers.submit(ledger.write, task.name, task.block, stored_CHW)))
+                made = predictor(task.block, halo)
+                seconds = seconds_read, time.perf_counter() - came, came - asked
+                done = BlockResult(task, *seconds, batch_size=made.batch_size)
+                smaller = made.batch_size < job.options.batch_size
+                write = writers.submit(ledger.write, task.name, task.block, made.stored_CHW, smaller)
+                writing.append((done, write))
                 if len(writing) > 1:
                     yield _written(*writing.popleft())
             while writing:

@@ -5,6 +5,7 @@ OUT/NAME.chm.tif                     a complete map
 OUT/.predict/NAME-1a2b3c4d.made      identifies that map: the digits stand for scene and options
 OUT/.predict/NAME-1a2b3c4d/          a map in the making
     0-2048-4096-6144.block           a finished block: rows 0 to 2047, columns 4096 to 6143
+    0-2048-6144-8192-smaller.block   another, computed with fewer windows at a time for want of memory
 """
 
 import re
@@ -22,7 +23,8 @@ from shards.storage.objects import find_files, join, publish, read_bytes, remove
 
 JOURNAL = ".predict"
 _BLOCK, _MADE = ".block", ".made"
-_BLOCK_NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.block")
+_SMALLER = "-smaller"
+_BLOCK_NAME = re.compile(rf"(\d+)-(\d+)-(\d+)-(\d+)({_SMALLER})?\.block")
 _CHECKSUM_BYTES = 8
 
 
@@ -50,26 +52,37 @@ class Ledger:
         for path in find_files(join(self.out, JOURNAL)):
             name, _, file = path.rpartition("/")
             if match := _BLOCK_NAME.fullmatch(file):
-                edges = [int(edge) for edge in match.groups()]
-                entries.blocks.setdefault(name, set()).add(Block(Span(*edges[:2]), Span(*edges[2:])))
+                entries.blocks.setdefault(name, set()).add(_block_of(match))
             elif file.endswith(_MADE) and not file.startswith("."):
                 entries.made.add(file.removesuffix(_MADE))
         return entries
 
-    def write(self, name: str, block: Block, stored_CHW: NDArray[Any]) -> None:
-        """Keep the stored_CHW of a finished block, whole or not at all."""
+    def smaller_blocks(self, name: str) -> set[Block]:
+        """Return the blocks of the map `name` that were computed with fewer windows at a time."""
+        found = (_BLOCK_NAME.fullmatch(file) for file in find_files(join(self.out, JOURNAL, name)))
+        return {_block_of(match) for match in found if match and match[5]}
+
+    def write(self, name: str, block: Block, stored_CHW: NDArray[Any], smaller: bool = False) -> None:
+        """Keep the stored_CHW of a finished block, whole or not at all.
+
+        Args:
+            name: name of the map.
+            block: place of the block.
+            stored_CHW: the block.
+            smaller: whether it was computed with fewer windows at a time than the others.
+        """
         data = stored_CHW.astype(self._little).tobytes()
         # At the fastest level, since a block stays only until its map is complete.
         digest = checksum(data).to_bytes(_CHECKSUM_BYTES, "little")
-        publish(self._url(name, block), digest + zlib.compress(data, 1))
+        publish(self._url(name, block, smaller), digest + zlib.compress(data, 1))
 
-    def read(self, name: str, block: Block) -> NDArray[Any]:
-        """Read the stored_CHW of a finished block.
+    def read(self, name: str, block: Block, smaller: bool = False) -> NDArray[Any]:
+        """Read the stored_CHW of a finished block; `smaller` as it was written.
 
         Raises:
             DatasetError: the bytes are not those that were written.
         """
-        url = self._url(name, block)
+        url = self._url(name, block, smaller)
         stored = read_bytes(url)
         try:
             data = zlib.decompress(stored[_CHECKSUM_BYTES:])
@@ -97,6 +110,12 @@ class Ledger:
         """Type of the stored numbers, the same on every machine."""
         return np.dtype(self.dtype).newbyteorder("<")
 
-    def _url(self, name: str, block: Block) -> str:
+    def _url(self, name: str, block: Block, smaller: bool) -> str:
         edges = (block.rows.start, block.rows.stop, block.columns.start, block.columns.stop)
-        return join(self.out, JOURNAL, name, "-".join(map(str, edges)) + _BLOCK)
+        return join(self.out, JOURNAL, name, "-".join(map(str, edges)) + _SMALLER * smaller + _BLOCK)
+
+
+def _block_of(match: re.Match[str]) -> Block:
+    """Return the block that a file's name stands for."""
+    edges = [int(edge) for edge in match.groups()[:4]]
+    return Block(Span(*edges[:2]), Span(*edges[2:]))

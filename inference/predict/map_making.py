@@ -3,11 +3,12 @@
 A map is assembled while an engine predicts blocks of other scenes.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from inference.predict.block_tasks import BlockTask, MapJob
+from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.engine import Engine
 from inference.predict.map_folder import MapFolder
 from inference.predict.scene_map import Failed, SceneMap, beside_map, write_beside
@@ -109,6 +110,7 @@ class MapMaking:
             if done.error:
                 self._failed.setdefault(scene, done.error)
             else:
+                self._count_smaller(done)
                 self._summary.megapixels += pixels * self._job.content.tile**2 / MEGA
                 read, predicted = read + done.seconds_read, predicted + done.seconds_predicted
                 waited += done.seconds_waited
@@ -122,6 +124,20 @@ class MapMaking:
         if self._blocks:
             of_readers = engine.readers * (time.perf_counter() - start)
             self._summary.reading_waited = max(0.0, 1 - read / of_readers)
+
+    def _count_smaller(self, done: BlockResult) -> None:
+        """Count a block that memory was too small for, and say so the first time."""
+        wanted = self._job.options.batch_size
+        if not 0 < done.batch_size < wanted:
+            return
+        self._summary.smaller += 1
+        if self._summary.smaller == 1:
+            print(
+                f"treeline: {wanted} windows at a time do not fit into memory; such blocks are computed with "
+                f"{done.batch_size}, and heights differ by 1e-5 m (docs/prediction.md)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _note(self) -> str:
         note = f"{self._blocks:,} blocks, {self._complete:,} of {len(self._missing):,} maps complete"

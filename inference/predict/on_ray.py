@@ -36,9 +36,10 @@ class OnRay:
         """Size the work to the cluster.
 
         Raises:
-            InputError: the cluster has GPUs, but not enough for all workers.
+            InputError: too few GPUs for all workers, none where --device wants some, or unusable ones.
         """
-        self._workers, self._gpus = workers_that_fit(config.workers, config.gpus_per_worker)
+        fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device)
+        self._workers, self._gpus, self.device = fitting
         self.readers = READ_AT_ONCE * self._workers
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
 
@@ -89,6 +90,7 @@ class OnRay:
                 float(row["seconds_read"]),
                 float(row["seconds_predicted"]),
                 float(row["seconds_waited"]),
+                int(row["batch_size"]),
                 str(row["error"]),
             )
 
@@ -116,7 +118,8 @@ class _Steps:
             task = BlockTask.from_row(row["task"])
             shape = -1, len(task.block.rows), len(task.block.columns)
             stored_CHW = np.frombuffer(stored, self.job.content.dtype).reshape(shape)
-            self.job.ledger.write(task.name, task.block, stored_CHW)
+            smaller = row["batch_size"] < self.job.options.batch_size
+            self.job.ledger.write(task.name, task.block, stored_CHW, smaller)
         return row
 
 
@@ -139,13 +142,13 @@ class _Predict:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Replace the row's halo by the predicted block."""
         came = time.perf_counter()
-        halo, stored = row.pop("halo"), b""
+        halo, stored, batch_size = row.pop("halo"), b"", 0
         if not row["error"]:
-            block = BlockTask.from_row(row["task"]).block
-            stored = self._predictor(block, Halo.from_row(halo)).tobytes()
+            made = self._predictor(BlockTask.from_row(row["task"]).block, Halo.from_row(halo))
+            stored, batch_size = made.stored_CHW.tobytes(), made.batch_size
         waited, self._ready = came - self._ready, time.perf_counter()
         seconds = {"seconds_predicted": self._ready - came, "seconds_waited": waited}
-        return {**row, **seconds, "stored": stored}
+        return {**row, **seconds, "stored": stored, "batch_size": batch_size}
 
 
 def _with_whole_paths(job: MapJob) -> MapJob:

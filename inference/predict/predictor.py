@@ -1,6 +1,7 @@
-"""A model in memory that predicts blocks, on this machine's GPU or CPU."""
+"""A model in memory that predicts blocks, on the device that the driver decided on."""
 
-from contextlib import suppress
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from inference.config import PredictConfig
+from inference.predict.batch_search import most_windows, useful_batch
 from inference.predict.block import predict_block, predict_windows
 from inference.predict.block_tasks import MapJob
 from inference.predict.class_block import class_windows, predict_class_block
+from inference.predict.map_options import MapOptions
 from inference.predict.tile_block import predict_tile_block
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import InputError
+from trainer.devices.cards import usable
+from trainer.devices.out_of_memory import is_out_of_memory
 from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
@@ -22,12 +27,22 @@ from trainer.model.regressor import Regressor
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.model.tile_model import TileModel
 
-LARGEST_BATCH = 4096
+TRIES = 2
+"""Times that a batch is timed; the shorter one counts."""
 Model = Regressor | ClassModel | TileModel
 
 
+@dataclass(frozen=True)
+class PredictedBlock:
+    """Block of a map, and how it was computed."""
+
+    stored_CHW: NDArray[Any]
+    batch_size: int
+    """Windows at a time; fewer than the job's where those did not fit into memory."""
+
+
 class Predictor:
-    """Predictor of blocks: one model in memory, on this machine's GPU if it has one."""
+    """Predictor of blocks: one model in memory, on the job's device."""
 
     def __init__(self, job: MapJob) -> None:
         """Load the model.
@@ -37,44 +52,78 @@ class Predictor:
         """
         self._model, self._job = _model_here(job), job
 
-    def __call__(self, block: Block, halo: Halo) -> NDArray[Any]:
-        """Compute the stored_CHW of the block."""
-        model, options = self._model, self._job.options
-        if isinstance(model, TileModel):
-            return predict_tile_block(model, block, halo, options, self._job.content)
-        if isinstance(model, ClassModel):
-            return predict_class_block(model, block, halo, options)
-        return predict_block(model, block, halo, options)
+    def __call__(self, block: Block, halo: Halo) -> PredictedBlock:
+        """Compute the block; where its batches do not fit into memory, anew with batches of half the size.
+
+        Raises:
+            torch.OutOfMemoryError: not even one window fits.
+        """
+        options = self._job.options
+        while True:
+            stored_CHW = self._computed(block, halo, options)
+            if stored_CHW is not None:
+                return PredictedBlock(stored_CHW, options.batch_size)
+            options = replace(options, batch_size=options.batch_size // 2)
+
+    def _computed(self, block: Block, halo: Halo, options: MapOptions) -> NDArray[Any] | None:
+        """Compute the stored_CHW of the block; None if memory is too small for more than one window."""
+        model = self._model
+        try:
+            if isinstance(model, TileModel):
+                return predict_tile_block(model, block, halo, options, self._job.content)
+            if isinstance(model, ClassModel):
+                return predict_class_block(model, block, halo, options)
+            return predict_block(model, block, halo, options)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if options.batch_size == 1:
+                size = options.grid.size
+                raise torch.OutOfMemoryError(
+                    f"{self._job.device} has too little memory for the model and one window of {size} pixels;"
+                    " give a smaller --window, --bf16, or another --device"
+                ) from error
+        # Only now, when the error no longer holds what was computed so far.
+        if self._job.device == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
 
 def batch_size_that_fits(job: MapJob) -> int:
-    """Find a batch size: half the largest power of 2 whose windows fit on this GPU; 32 on a CPU."""
+    """Find a batch size for this GPU (see `useful_batch`); on a CPU the default."""
     model = _model_here(job)
     device = next(model.parameters()).device
     if device.type != "cuda":
         return PredictConfig.batch_size
     window = len(job.schema.bands), job.options.grid.size, job.options.grid.size
-    tried = 1
-    with suppress(torch.cuda.OutOfMemoryError):
-        while tried < 2 * LARGEST_BATCH:
-            image_BCHW = torch.from_numpy(np.zeros((2 * tried, *window), job.schema.dtype)).to(device)
+
+    def compute(size: int) -> float:
+        image_BCHW = torch.from_numpy(np.zeros((size, *window), job.schema.dtype)).to(device)
+        seconds = list[float]()
+        for _ in range(1 + TRIES):
+            torch.cuda.synchronize(device)
+            start = time.perf_counter()
             if isinstance(model, TileModel):
                 model.predict(image_BCHW)
             elif isinstance(model, ClassModel):
                 class_windows(model, image_BCHW, job.options)
             else:
                 predict_windows(model, image_BCHW, job.options)
-            tried *= 2
+            torch.cuda.synchronize(device)  # kernels fail only then
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])  # the first run also loads kernels
+
+    found = useful_batch(compute, most_windows(job.options.grid.size))
     torch.cuda.empty_cache()
-    return max(1, tried // 2)
+    return found
 
 
 def _model_here(job: MapJob) -> Model:
-    """Load the checkpoint that the run began with, onto this machine's GPU if it has one."""
+    """Load the checkpoint that the run began with, onto the job's device."""
     model, fingerprint = _loaded(job)
     if fingerprint != job.fingerprint:
         raise InputError(f"{job.checkpoint}: has changed since this run began; run the command again")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(usable(job.device))
 
 
 def _loaded(job: MapJob) -> tuple[Model, str]:

@@ -54,6 +54,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
             raise InputError(f"{flag_of(name)} {getattr(config, name)}: give {least} or more")
     bound_cache()
     job, made_with = _job(config)
+    job = replace(job, device=engine.device)
     scenes = find_scenes(config.scenes, config.asset)
     if scenes.remark:
         print(f"treeline: {scenes.remark}", file=sys.stderr, flush=True)

@@ -23,6 +23,8 @@ from shards.storage.objects import name_of, version_of
 
 OPENED_AT_ONCE = 16
 """Scenes whose headers are read at the same time, because on S3 each takes several requests."""
+SMALLER_TAG = "TREELINE_BLOCKS_WITH_SMALLER_BATCH"
+"""Metadata of a map: number of its blocks that memory was too small for with --batch-size."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,14 @@ def complete(scene_map: SceneMap, job: MapJob) -> str:
 
 def _assemble(scene_map: SceneMap, job: MapJob) -> None:
     valid, ledger = 0, job.ledger
+    smaller = ledger.smaller_blocks(scene_map.name)
     tags = {**dict(job.tags), **job.content.tags, "TREELINE_SCENE": name_of(scene_map.scene)}
+    if smaller:
+        tags[SMALLER_TAG] = str(len(smaller))
     bands = job.content.bands(job.options)
     with map_writer(scene_map.url, scene_map.grid, bands, tags) as write:
         for block in scene_map.blocks(job.block_side):
-            stored_CHW = ledger.read(scene_map.name, block)
+            stored_CHW = ledger.read(scene_map.name, block, block in smaller)
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
             write(block, stored_CHW)
         if not valid:

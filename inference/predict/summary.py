@@ -14,6 +14,8 @@ class Summary:
     before: int = 0
     """Number of maps that were there before."""
     failed: list[Failed] = field(default_factory=list)
+    smaller: int = 0
+    """Number of blocks that this run computed with fewer windows at a time, for want of memory."""
     megapixels: float = 0.0
     """Number of megapixels that this run predicted."""
     seconds: float = 0.0
@@ -31,5 +33,9 @@ class Summary:
                 f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s); "
                 f"the model waited for pixels {self.predicting_waited:.0%} of its time, "
                 f"readers for the model {self.reading_waited:.0%} of theirs"
+            )
+        if self.smaller:
+            lines.append(
+                f"{self.smaller:,} blocks did not fit into memory and were computed with a smaller batch"
             )
         return "\n".join([*lines, *(f"failed: {failed.reason}" for failed in self.failed)])

@@ -93,7 +93,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.options",
         "trainer.score",
     },
-    "trainer.matrix_config": {"shards.roles", "trainer.config", "trainer.options"},
+    "trainer.matrix_config": {"shards.roles", "trainer.config", "trainer.devices", "trainer.options"},
     "trainer.pretrain": {
         "shards.format",
         "shards.read",
@@ -105,8 +105,8 @@ ROOMS: dict[str, set[str]] = {
         "trainer.pretrain_config",
         "trainer.score",
     },
-    "trainer.pretrain_config": {"shards.roles", "trainer.options"},
-    "trainer.config": {"shards.nested", "shards.roles", "trainer.options"},
+    "trainer.pretrain_config": {"shards.roles", "trainer.devices", "trainer.options"},
+    "trainer.config": {"shards.nested", "shards.roles", "trainer.devices", "trainer.options"},
     "trainer.data": {
         "shards.format",
         "shards.read",
@@ -141,7 +141,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.options",
         "trainer.score",
     },
-    "trainer.options": {"shards.nested", "shards.read", "shards.roles"},
+    "trainer.options": {"shards.nested", "shards.read", "shards.roles", "trainer.devices"},
     "trainer.run_folder": {
         "shards.format",
         "shards.nested",
@@ -171,7 +171,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.scenes",
         "inference.tiling",
     },
-    "inference.config": {"shards.roles"},
+    "inference.config": {"shards.roles", "trainer.devices"},
     "inference.distances": {
         "shards.draw",
         "shards.format",
@@ -230,7 +230,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.maps",
     },
     "inference.tiling": {"inference.config"},
-    "inference.workers_on_ray": set(),
+    "inference.workers_on_ray": {"trainer.devices"},
     "cluster.cli": {"cluster.options"},
     "cluster.commands": {
         "shards.commands",
@@ -246,6 +246,7 @@ ROOMS: dict[str, set[str]] = {
         "ingest.work",
         "trainer.commands",
         "trainer.config",
+        "trainer.devices",
         "trainer.matrix_config",
         "trainer.model",
         "trainer.pretrain_config",
@@ -275,6 +276,7 @@ ROOMS: dict[str, set[str]] = {
         "ingest.work",
         "trainer.commands",
         "trainer.config",
+        "trainer.devices",
         "trainer.fit",
         "trainer.matrix",
         "trainer.matrix_config",

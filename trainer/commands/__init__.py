@@ -1,20 +1,21 @@
 """Run the commands on regressors.
 
-train            treeline train: what one rank does
-train_tiles      what differs where labels of whole tiles are learnt
-train_classes    what differs where classes of pixels are learnt
-pretrain         treeline pretrain: what one rank does
-export           treeline export
-begun            a run that is already there
-train_on_ray     training and pre-training on Ray workers
-sweep            treeline sweep
-sweep_on_ray     its trials on Ray Tune
-matrix           treeline matrix
-matrix_cell      one of its cells: a training and its tests
-matrix_on_ray    its cells as tasks on Ray
-evaluate         treeline evaluate, of chips
-evaluated        the chips that are scored, and what is said of them
-evaluate_tiles   treeline evaluate, of labels of whole tiles
-evaluate_classes treeline evaluate, of classes of pixels
-import_weights   treeline import
+train              treeline train: what one rank does
+train_tiles        what differs where labels of whole tiles are learnt
+train_classes      what differs where classes of pixels are learnt
+pretrain           treeline pretrain: what one rank does
+export             treeline export
+begun              a run that is already there
+too_little_memory  what to set where a device's memory is too small
+train_on_ray       training and pre-training on Ray workers
+sweep              treeline sweep
+sweep_on_ray       its trials on Ray Tune
+matrix             treeline matrix
+matrix_cell        one of its cells: a training and its tests
+matrix_on_ray      its cells as tasks on Ray
+evaluate           treeline evaluate, of chips
+evaluated          the chips that are scored, and what is said of them
+evaluate_tiles     treeline evaluate, of labels of whole tiles
+evaluate_classes   treeline evaluate, of classes of pixels
+import_weights     treeline import
 """

@@ -12,8 +12,8 @@ from trainer.commands.evaluated import (
 )
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
+from trainer.devices.cards import chosen_here
 from trainer.devices.linear import linear
-from trainer.devices.ranks import device_here
 from trainer.devices.score_sums import height_sums
 from trainer.fit.heights import measured_heights
 from trainer.fit.scoring import Sums, add_up
@@ -29,13 +29,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     Raises:
         InputError: the split is empty, or its chips are not what the regressor was trained on.
     """
+    device = torch.device(chosen_here(config.device))
     checkpoint = load_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     trained_schema = checkpoint.regressor.schema
     refuse_other_label(config.data, dataset.schema, trained_schema)
     refuse_other_images(config.data, dataset.schema, trained_schema)
     chips = chips_to_score(config, dataset)
-    device = device_here()
     regressor, baselines = checkpoint.regressor.to(device), checkpoint.baselines
     with progress("evaluate", chips.size, "chips") as advance:
 

@@ -15,8 +15,8 @@ from trainer.commands.evaluated import (
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
+from trainer.devices.cards import chosen_here
 from trainer.devices.linear import linear
-from trainer.devices.ranks import device_here
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
 from trainer.score.class_baselines import COMMONEST
@@ -69,11 +69,11 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     Raises:
         InputError: the split is empty, a label is no class, or the chips are not like those of the training.
     """
+    device = torch.device(chosen_here(config.device))
     checkpoint = load_class_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     check_chips(checkpoint, dataset)
     chips = chips_to_score(config, dataset)
-    device = device_here()
     model = checkpoint.model.to(device)
     classes = PixelClasses(model.schema, dataset)
     with progress("evaluate", chips.size, "chips") as advance:

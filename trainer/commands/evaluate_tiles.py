@@ -14,7 +14,7 @@ from trainer.commands.evaluated import about_scores, refuse_other_images
 from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
 from trainer.data.labels import TileLabels, tile_labels, with_a_label
-from trainer.devices.ranks import device_here
+from trainer.devices.cards import chosen_here
 from trainer.fit.labels import decided
 from trainer.model.encoder import band_features
 from trainer.model.tile_checkpoint import TileCheckpoint, load_tile_checkpoint
@@ -87,6 +87,7 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     """
     if config.limit is not None and config.limit < 1:
         raise InputError(f"--limit {config.limit}: give 1 or more")
+    device = torch.device(chosen_here(config.device))
     checkpoint = load_tile_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     head = checkpoint.model.head
@@ -101,7 +102,7 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
             f"another --split{' or --where' if where else ''}"
         )
     with progress("predict", tiles.size, "tiles") as advance:
-        found = predict_tiles(checkpoint, dataset, tiles, device_here(), config.batch_size, advance)
+        found = predict_tiles(checkpoint, dataset, tiles, device, config.batch_size, advance)
     about = about_scores(config, checkpoint.fingerprint, dataset, int(found.tiles.size))
     if not found.tiles.size:
         raise InputError(f"{config.data}: no tile has a valid patch; choose another --split or --where")

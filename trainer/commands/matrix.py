@@ -40,6 +40,7 @@ from trainer.commands.matrix_cell import CellJob, run_cell
 from trainer.commands.train import check
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import TrainConfig
+from trainer.devices.choice import Kind
 from trainer.matrix.cell_file import BlockSums, CellResult, block_sums, read_cell
 from trainer.matrix.page import page_of
 from trainer.matrix.plan import RUNS, SET_HERE, Cell, Init, Plan, check_choices, inits_of, refuse_set_here
@@ -67,13 +68,14 @@ RunCells = Callable[[list[CellJob], int, Done], None]
 """run(jobs, workers, done): function that runs cells, in any order."""
 
 
-def matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells) -> Results:
+def matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells, device: Kind = "cpu") -> Results:
     """Train and test what is missing of a matrix, by `run_cells`, and write what came of it.
 
     Args:
         plan: the matrix, checked.
         datasets: its datasets, opened, by URL; see `check_matrix`.
         run_cells: `cells_here`, or `trainer.commands.matrix_on_ray.cells_on_ray`.
+        device: kind of device on which cells compute.
 
     Raises:
         RuntimeError: no cell has a result.
@@ -84,7 +86,7 @@ def matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells) -> Res
         publish(join(config.out, OPTIONS), as_yaml(_stored(plan, datasets)).encode())
     missing = [cell for cell in plan.cells if not exists(join(config.out, cell.file))]
     jobs = [
-        CellJob(cell, plan.training(cell), plan.regions, config.out, config.keep_checkpoints)
+        CellJob(cell, plan.training(cell), plan.regions, config.out, config.keep_checkpoints, device)
         for cell in missing
     ]
     failed: dict[Cell, str] = {}
@@ -113,7 +115,7 @@ def cells_here(jobs: list[CellJob], workers: int, done: Done) -> None:
 
 
 def check_matrix(
-    config: MatrixConfig, base: TrainConfig, named: dict[str, object]
+    config: MatrixConfig, base: TrainConfig, named: dict[str, object], device: Kind | None = None
 ) -> tuple[Plan, dict[str, Dataset]]:
     """Find the user's mistakes before anything is started or written; return the plan and its datasets.
 
@@ -121,6 +123,7 @@ def check_matrix(
         config: the options.
         base: options that all trainings have in common.
         named: those of them that the user's file names.
+        device: kind of device on which this process is to train; None: others train.
 
     Raises:
         InputError: options that make no matrix, regions without labels, or --out is in use.
@@ -138,7 +141,7 @@ def check_matrix(
     for region in plan.regions:
         cell = next(cell for cell in plan.cells if cell.trained_on == region.name)
         for init in inits:
-            _check_model(plan.training(replace(cell, init=init.name)), datasets[region.data])
+            _check_model(plan.training(replace(cell, init=init.name)), datasets[region.data], device)
     check_writable(config.out)
     return plan, datasets
 
@@ -156,9 +159,9 @@ def _known(init: Init, names_bands: bool) -> Init:
     return replace(init, backbone=url, bands=() if names_bands else pretrained_bands(url))
 
 
-def _check_model(training: TrainConfig, dataset: Dataset) -> None:
+def _check_model(training: TrainConfig, dataset: Dataset, device: Kind | None) -> None:
     """Refuse what training itself refuses, and a backbone that does not go with the tiles."""
-    check(training)
+    check(training, device)
     options = training.model
     if options.backbone != "tiny":
         options = replace(options, backbone_weights="random")

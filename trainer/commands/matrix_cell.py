@@ -16,11 +16,14 @@ from shards.read.order import Chips
 from shards.storage.objects import join, publish, remove_folder
 from trainer.commands.evaluate_classes import check_chips, predict_classes
 from trainer.commands.evaluate_tiles import labels_for, predict_tiles
+from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train import resumed_fit
 from trainer.config import TrainConfig
 from trainer.data.feed import feed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses
-from trainer.devices.ranks import Ranks, device_here
+from trainer.devices.cards import usable
+from trainer.devices.choice import Kind
+from trainer.devices.ranks import Ranks
 from trainer.fit.heights import measured_heights
 from trainer.matrix.cell_file import PREDICTORS, CellResult, right_column
 from trainer.matrix.plan import Cell
@@ -49,6 +52,8 @@ class CellJob:
     out: str
     """Folder of the matrix."""
     keep_checkpoint: bool
+    device: Kind = "cpu"
+    """Kind of device to compute on."""
 
 
 def run_cell(job: CellJob) -> str:
@@ -94,10 +99,12 @@ class _CellWriter(RunWriter):
 
 def _trained(job: CellJob) -> dict[str, Any]:
     """Train to the end; return facts about the training."""
-    fit = resumed_fit(job.training, Ranks(device=device_here()))
-    dataset = fit.learning.dataset
-    with _CellWriter(run_options(job.training, dataset)) as writer:
-        fit.run(writer)
+    ranks = Ranks(device=usable(job.device))
+    with saying_what_to_set(job.training, ranks):
+        fit = resumed_fit(job.training, ranks)
+        dataset = fit.learning.dataset
+        with _CellWriter(run_options(job.training, dataset)) as writer:
+            fit.run(writer)
     for trouble in dataset.troubles():
         print(f"treeline: {job.cell.title}: {trouble}", file=sys.stderr, flush=True)
     best = min(fit.records, key=fit.objective.standing)
@@ -113,7 +120,7 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
         "tile-class": (load_tile_checkpoint, _labels),
     }
     load, columns_of = ways[job.training.target.task]
-    checkpoint = load(job.training.out)
+    checkpoint, device = load(job.training.out), usable(job.device)
     datasets: dict[str, Dataset] = {}
     tables = []
     for region in job.regions:
@@ -121,7 +128,7 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
             datasets[region.data] = open_dataset(region.data, job.training.reading.read_options)
         dataset = datasets[region.data]
         tiles = region.tiles(dataset, "test")
-        met, columns = columns_of(checkpoint, dataset, tiles)
+        met, columns = columns_of(checkpoint, dataset, tiles, device)
         if not met.size:
             raise DatasetError(f"{region.data}: no test tile of {region.name} can be scored; see its labels")
         facts = {
@@ -133,10 +140,12 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
     return CellResult(pa.concat_tables(tables), {"cell": vars(job.cell), **about})
 
 
-def _labels(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dict[str, Any]]:
+def _labels(
+    checkpoint: Any, dataset: Dataset, tiles: Chips, device: torch.device
+) -> tuple[Chips, dict[str, Any]]:
     """Predict labels of tiles; return those that were met, and columns of the cell's file."""
     labels = labels_for(checkpoint, dataset, tiles)
-    found = predict_tiles(checkpoint, dataset, labels.labelled(tiles), device_here(), BATCH)
+    found = predict_tiles(checkpoint, dataset, labels.labelled(tiles), device, BATCH)
     if not found.tiles.size:
         return found.tiles, {}
     values = {"truth": labels.values_N[found.tiles]}
@@ -149,9 +158,10 @@ def _labels(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dic
     return found.tiles, {**columns, "pixels": pa.array(np.ones(found.tiles.size, np.int64))}
 
 
-def _heights(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dict[str, Any]]:
+def _heights(
+    checkpoint: Any, dataset: Dataset, tiles: Chips, device: torch.device
+) -> tuple[Chips, dict[str, Any]]:
     """Add up errors of predicted heights, chip by chip; see `_labels`."""
-    device = device_here()
     regressor, baselines = checkpoint.regressor.to(device), checkpoint.baselines
     met: list[int] = []
     rows: list[dict[str, float]] = []
@@ -171,10 +181,11 @@ def _heights(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, di
     return _in_order(met, rows)
 
 
-def _classes(checkpoint: Any, dataset: Dataset, tiles: Chips) -> tuple[Chips, dict[str, Any]]:
+def _classes(
+    checkpoint: Any, dataset: Dataset, tiles: Chips, device: torch.device
+) -> tuple[Chips, dict[str, Any]]:
     """Count the pixels whose class is right, chip by chip; see `_labels`."""
     check_chips(checkpoint, dataset)
-    device = device_here()
     classes = PixelClasses(checkpoint.model.to(device).schema, dataset)
     met: list[int] = []
     rows: list[dict[str, float]] = []

@@ -13,14 +13,13 @@ from trainer.commands.train_on_ray import MAX_FAILURES, Driver
 
 def cells_on_ray(jobs: list[CellJob], workers: int, done: Done) -> None:
     """Run the cells on the cluster, `workers` at a time; see `trainer.commands.matrix.RunCells`."""
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     # A cell that loses its machine begins again elsewhere, from its last state.
-    task: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu), max_retries=MAX_FAILURES)(_cell)
+    task: Any = ray.remote(num_cpus=1, max_retries=MAX_FAILURES)(_cell)
     waiting, running, driver = jobs[::-1], dict[Any, CellJob](), Driver.here()
     while waiting or running:
         while waiting and len(running) < workers:
             job = waiting.pop()
-            running[task.remote(job, driver)] = job
+            running[task.options(num_gpus=int(job.device == "cuda")).remote(job, driver)] = job
         ended, _ = ray.wait(list(running))
         for reference in ended:
             job = running.pop(reference)

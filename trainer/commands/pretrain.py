@@ -17,7 +17,9 @@ from shards.roles import as_begun
 from shards.storage.objects import check_writable, exists, join, read_bytes
 from shards.version import made_by_code
 from trainer.commands.begun import check_resumes
-from trainer.devices.ranks import Meeting, Ranks, device_here
+from trainer.commands.too_little_memory import saying_what_to_set
+from trainer.devices.choice import Kind
+from trainer.devices.ranks import Meeting, Ranks
 from trainer.devices.repeatable import check_compiler, prepare_repeatable
 from trainer.devices.sharding import is_sharded
 from trainer.fit.learning import Learning
@@ -52,8 +54,12 @@ def as_it_began(config: PretrainConfig, given: Set[str] | None = None) -> Pretra
     return as_begun(config, yaml.safe_load(read_bytes(url)), given)
 
 
-def check(config: PretrainConfig) -> Dataset:
+def check(config: PretrainConfig, device: Kind | None = None) -> Dataset:
     """Find the user's mistakes before any process is started or anything is written.
+
+    Args:
+        config: the options.
+        device: kind of device on which this process is to train; None: others train.
 
     Raises:
         InputError: no dataset, no tile to learn from, bands that it lacks, or views that do not fit.
@@ -64,8 +70,8 @@ def check(config: PretrainConfig) -> Dataset:
         raise InputError("--shard-model: does not go together with --compile; leave one of them out")
     if fit.average:
         raise InputError("--average: pre-training has its own (the teacher's weights); leave it out")
-    if fit.compile and not config.worker_range[1]:
-        check_compiler(device_here())
+    if fit.compile and device:
+        check_compiler(torch.device(device))
     if config.keep.mlflow:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
@@ -137,7 +143,7 @@ def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
 
 def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Pre-train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    with naming_last_state(config.out), ExitStack() as stack:
+    with saying_what_to_set(config, ranks), naming_last_state(config.out), ExitStack() as stack:
         fit = resumed_fit(config, ranks)
         dataset, tiles = fit.learning.dataset, fit.learning.train_chips
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None

@@ -26,9 +26,12 @@ from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes
 from shards.version import made_by_code
+from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train import check, resumed_fit
 from trainer.config import SweepConfig, TrainConfig
-from trainer.devices.ranks import Ranks, device_here
+from trainer.devices.cards import usable
+from trainer.devices.choice import Kind
+from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
 from trainer.fit.loss import parse_loss
 from trainer.run_folder.run_writer import METRICS, RunOptions, RunWriter, config_yaml, run_options
@@ -58,8 +61,8 @@ class Ending:
 
 Done = Callable[[int, Ending], None]
 """done(place, ending): the trial at this place of the list has ended."""
-RunTrials = Callable[[SweepConfig, list[TrainConfig], Done], None]
-"""Function that runs every trial, in any order."""
+RunTrials = Callable[[SweepConfig, list[TrainConfig], Done, Kind], None]
+"""Function that runs every trial, in any order, on this kind of device."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,20 @@ class Trial:
         return {**_drawn(self.number, self.config), **how, **scores}
 
 
-def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials) -> list[Trial]:
+def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device: Kind = "cpu") -> list[Trial]:
     """Run all trials by `run_trials` and write what came of them; returns them, the best first.
 
     Args:
         config: what is searched.
         base: the options that are the same in every trial.
         run_trials: `trials_here`, or `trainer.commands.sweep_on_ray.trials_on_ray`.
+        device: kind of device on which trials train.
 
     Raises:
         InputError: a mistake in the options; found before anything is started or written.
         FloatingPointError: no trial has a score.
     """
-    dataset = check_sweep(config, base)
+    dataset = check_sweep(config, base, None if config.workers else device)
     trials = draw_trials(config, base)
     ended: dict[int, Trial] = {}
     about = {
@@ -121,7 +125,7 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials) -> list
             _write(about, trials, ended)
             advance(1, _metres(ranked(ended.values())[0]))
 
-        run_trials(config, trials, done)
+        run_trials(config, trials, done, device)
     best, *others = ranked(ended.values())
     if best.rank[0]:
         why = best.ending.why or "no height of the chips held out is measured; hold out others"
@@ -130,7 +134,7 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials) -> list
     return [best, *others]
 
 
-def check_sweep(config: SweepConfig, base: TrainConfig) -> Dataset:
+def check_sweep(config: SweepConfig, base: TrainConfig, device: Kind | None) -> Dataset:
     """Find the user's mistakes before any process is started or anything is written; returns the dataset.
 
     Raises:
@@ -155,7 +159,7 @@ def check_sweep(config: SweepConfig, base: TrainConfig) -> Dataset:
         )
     if exists(join(config.out, SWEEP)):
         raise InputError(f"{config.out}: already holds a sweep; choose another --out, or delete it first")
-    dataset = check(draw_trials(config, base)[0])
+    dataset = check(draw_trials(config, base)[0], device)
     if not dataset.manifest.samples("val"):
         raise InputError(
             f"{config.data}: no chip is held out to compare trials on; hold some out with treeline split"
@@ -191,28 +195,33 @@ def draw_trials(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
     return trials
 
 
-def trials_here(config: SweepConfig, trials: list[TrainConfig], done: Done) -> None:
+def trials_here(config: SweepConfig, trials: list[TrainConfig], done: Done, device: Kind = "cpu") -> None:
     """Run the trials in this process, one after the other, each to its end."""
     for place, trial in enumerate(trials):
-        done(place, run_trial(trial))
+        done(place, run_trial(trial, device=device))
 
 
-def run_trial(config: TrainConfig, report: Report = lambda epochs, val_rmse: None) -> Ending:
+def run_trial(
+    config: TrainConfig, report: Report = lambda epochs, val_rmse: None, device: Kind = "cpu"
+) -> Ending:
     """Train as one process, from the trial's last state if it has one.
 
     Args:
         config: the trial's options.
         report: called after every epoch but the last.
+        device: kind of device to train on.
 
     Raises:
         InputError: options that do not go together.
         DatasetError: a damaged shard.
     """
     try:
-        fit = resumed_fit(config, Ranks(device=device_here()))
-        dataset = fit.learning.dataset
-        with _TrialWriter(run_options(config, dataset), report) as writer:
-            fit.run(writer)
+        ranks = Ranks(device=usable(device))
+        with saying_what_to_set(config, ranks):
+            fit = resumed_fit(config, ranks)
+            dataset = fit.learning.dataset
+            with _TrialWriter(run_options(config, dataset), report) as writer:
+                fit.run(writer)
     except FAILURES as error:
         return Ending("failed", f"{type(error).__name__}: {error}")
     for trouble in dataset.troubles():

@@ -8,7 +8,6 @@ third of what others had after as many epochs.
 import os
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
@@ -17,6 +16,7 @@ from shards.storage.objects import whole_url
 from trainer.commands.sweep import Done, Ending, run_trial
 from trainer.commands.train_on_ray import OWN_ERRORS, Driver
 from trainer.config import SweepConfig, TrainConfig
+from trainer.devices.choice import Kind
 
 MAX_FAILURES = 3
 """Number of times that a trial resumes after losing its process or machine."""
@@ -32,7 +32,7 @@ TUNE_ENVIRONMENT = {
 }
 
 
-def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done) -> None:
+def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done, device: Kind) -> None:
     """Run the trials on the cluster, `config.workers` at a time; see `trainer.commands.sweep.RunTrials`.
 
     Raises:
@@ -40,11 +40,10 @@ def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done) ->
         DatasetError: a damaged shard.
     """
     os.environ |= TUNE_ENVIRONMENT
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    trainable = tune.with_parameters(_trial, trials=trials, driver=Driver.here())
+    trainable = tune.with_parameters(_trial, trials=trials, driver=Driver.here(), device=device)
     watcher = _Watcher(done)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1, "gpu": int(use_gpu)}),
+        tune.with_resources(trainable, {"cpu": 1, "gpu": int(device == "cuda")}),
         param_space={"place": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(
             metric="val_rmse",
@@ -75,7 +74,7 @@ def trials_on_ray(config: SweepConfig, trials: list[TrainConfig], done: Done) ->
         raise results.errors[0]
 
 
-def _trial(options: dict[str, int], trials: list[TrainConfig], driver: Driver) -> None:
+def _trial(options: dict[str, int], trials: list[TrainConfig], driver: Driver, device: Kind) -> None:
     """Run one trial, in a process of its own; its last report says how it ended, if nothing stopped it."""
     driver.follow()
 
@@ -83,7 +82,7 @@ def _trial(options: dict[str, int], trials: list[TrainConfig], driver: Driver) -
         tune.report({"epochs": epochs, "val_rmse": _number(val_rmse)})
 
     try:
-        ending = run_trial(trials[options["place"]], report)
+        ending = run_trial(trials[options["place"]], report, device)
         ended = [ending.kind, ending.why]
     except tuple(OWN_ERRORS.values()) as error:
         ended = [type(error).__name__, str(error)]  # it would come again: no failure that Tune is to repeat

@@ -15,13 +15,15 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
 from trainer.commands.begun import check_resumes
+from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import check_classes, new_class_fit
 from trainer.commands.train_tiles import check_tiles, new_tile_fit
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
 from trainer.data.choice import met_in_an_epoch, training_chips
 from trainer.data.token_filling import open_tokens
 from trainer.data.token_store import TokenPlan, check_token_options, plan_tokens
-from trainer.devices.ranks import Meeting, Ranks, device_here
+from trainer.devices.choice import Kind
+from trainer.devices.ranks import Meeting, Ranks
 from trainer.devices.repeatable import check_compiler, prepare_repeatable
 from trainer.devices.sharding import is_sharded
 from trainer.fit.flops import training_flops
@@ -77,8 +79,12 @@ def with_bands_of_backbone(config: TrainConfig, given: Set[str] | None = None) -
     return config.with_options(bands=bands)
 
 
-def check(config: TrainConfig) -> Dataset:
+def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
     """Find the user's mistakes before any process is started or anything is written.
+
+    Args:
+        config: the options.
+        device: kind of device on which this process is to train; None: others train.
 
     Raises:
         InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
@@ -99,8 +105,8 @@ def check(config: TrainConfig) -> Dataset:
             raise InputError(f"--shard-model: does not go together with {other}; leave one of them out")
     check_faithful(config)
     check_token_options(config.tokens, model.tune, config.augment)
-    if fit.compile and not config.worker_range[1]:
-        check_compiler(device_here())
+    if fit.compile and device:
+        check_compiler(torch.device(device))
     if config.keep.mlflow:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
@@ -144,7 +150,7 @@ def check(config: TrainConfig) -> Dataset:
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    with naming_last_state(config.out), ExitStack() as stack:
+    with saying_what_to_set(config, ranks), naming_last_state(config.out), ExitStack() as stack:
         fit = resumed_fit(config, ranks)
         dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import torch
 
 from shards.errors import DatasetError, InputError
 from shards.format.manifest import StoredObject
 from shards.progress import progress
 from shards.read.dataset import Dataset
-from shards.storage.objects import exists, join, publish, read_bytes, remove_file, whole_url
+from shards.storage.objects import exists, join, list_files, publish, read_bytes, remove_file, whole_url
 from shards.version import COMMIT, UNKNOWN, commit
 from trainer.commands.pretrain import (
     as_it_began as pretraining_as_it_began,
@@ -33,13 +37,21 @@ from trainer.commands.train import (
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, compute, finish
 from trainer.data.token_store import TokenFile, TokenPlan
-from trainer.devices.ranks import Ranks, device_here
+from trainer.devices.cards import chosen_here, usable
+from trainer.devices.choice import Choice, Kind
+from trainer.devices.choice_on_ray import chosen_on_ray
+from trainer.devices.ranks import Ranks
 from trainer.model.regressor import Regressor
 from trainer.pretrain_config import PretrainConfig
 
 FAILED = "failed.json"
 """File that a worker leaves whose error would come again: Ray restarts all workers, and they end at once."""
-OWN_ERRORS = {kind.__name__: kind for kind in (InputError, DatasetError, FloatingPointError)}
+FAILING = "failing-"
+"""Beginning of a file's name that a worker leaves, with its rank: the error at which it stopped at last."""
+OWN_ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (InputError, DatasetError, FloatingPointError, torch.OutOfMemoryError)
+}
+"""Errors that would come again, by name."""
 MAX_FAILURES = 20
 """Number of times that a run resumes after losing a worker or a machine. Machines that are taken away with a
 notice are not counted."""
@@ -78,48 +90,50 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
         InputError: a mistake in the options; found before anything is started.
     """
     config = with_bands_of_backbone(as_it_began(config, given), given)
-    check(config)
-    if not config.worker_range[1]:
-        train(config, Ranks(device=device_here()))
+    device = None if config.worker_range[1] else chosen_here(config.device)
+    check(config, device)
+    if device:
+        train(config, Ranks(device=torch.device(device)))
         return
+    choice = _choice(config)
     if config.tokens.token_store:
-        _fill_token_store(config, _use_gpu(config))
-    run_on_workers(config, train)
+        _fill_token_store(config, choice.device)
+    run_on_workers(config, train, choice.device)
 
 
 def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) -> None:
     """Pre-train with `config.workers` Ray workers, or in this process if that is 0; see `launch`."""
     config = pretraining_as_it_began(config, given)
-    check_pretraining(config)
-    if not config.worker_range[1]:
-        pretrain(config, Ranks(device=device_here()))
+    device = None if config.worker_range[1] else chosen_here(config.device)
+    check_pretraining(config, device)
+    if device:
+        pretrain(config, Ranks(device=torch.device(device)))
     else:
-        run_on_workers(config, pretrain)
+        run_on_workers(config, pretrain, _choice(config).device)
 
 
-def _use_gpu(config: TrainConfig | PretrainConfig) -> bool:
-    """Tell whether the cluster has a GPU for each worker."""
-    import ray
-
-    return bool(ray.cluster_resources().get("GPU", 0) >= config.worker_range[0])
+def _choice(config: TrainConfig | PretrainConfig) -> Choice:
+    """Decide on what the workers train; a GPU each for the fewest, if they are to have some."""
+    return chosen_on_ray(config.device, max(1, config.worker_range[0]))
 
 
-def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., None]) -> None:
+def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., None], device: Kind) -> None:
     """Run `train(config, ranks, notice)` on every Ray worker, and again where one is lost.
 
     Raises:
-        InputError, DatasetError, FloatingPointError: as a worker raised it.
+        InputError, DatasetError, FloatingPointError, torch.OutOfMemoryError: as a worker raised it.
+        RuntimeError: a worker failed twice in the same way, at the same step.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     least, most = config.worker_range
-    count, use_gpu = most if least == most else (least, most), _use_gpu(config)
+    count = most if least == most else (least, most)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "driver": Driver.here(), "train": train},
+        train_loop_config={"config": config, "driver": Driver.here(), "train": train, "device": device},
         # Ray 2.60 takes a pair, too, but does not say so in the type of this name.
-        scaling_config=ScalingConfig(num_workers=count, use_gpu=use_gpu),  # type: ignore[arg-type]
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=device == "cuda"),  # type: ignore[arg-type]
         run_config=RunConfig(
             name="ray",
             # Ray's own short notes: in a place that every node reaches, as the checkpoints are.
@@ -133,24 +147,27 @@ def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., No
         raise failure
 
 
-def _fill_token_store(config: TrainConfig, use_gpu: bool) -> None:
+def _fill_token_store(config: TrainConfig, device: Kind) -> None:
     """Compute what the store lacks, one task an object, on as many workers as there is room for."""
     import ray
     from ray.util import ActorPool
 
     least, most = config.worker_range
-    free = int(ray.available_resources().get("GPU" if use_gpu else "CPU", 0))
+    free = int(ray.available_resources().get("GPU" if device == "cuda" else "CPU", 0))
     # Actors: a backbone is loaded once for many objects, and its memory is free again before training.
     in_any_case: Any = ray.remote(
-        num_cpus=1, num_gpus=int(use_gpu), max_restarts=MAX_FAILURES, max_task_retries=MAX_FAILURES
+        num_cpus=1,
+        num_gpus=int(device == "cuda"),
+        max_restarts=MAX_FAILURES,
+        max_task_retries=MAX_FAILURES,
     )
     worker = in_any_case(_TokenWorker)
-    actors = [worker.remote(config, Driver.here())]
+    actors = [worker.remote(config, Driver.here(), device)]
     try:
         plan = ray.get(actors[0].plan.remote())
         pieces = begin(plan)
         count = min(max(least, min(most, free), 1), len(pieces))
-        actors += [worker.remote(config, Driver.here()) for _ in range(count - 1)]
+        actors += [worker.remote(config, Driver.here(), device) for _ in range(count - 1)]
         objects: list[StoredObject | None] = []
         with progress("tokens", sum(piece.chips for piece in pieces), "chips") as advance:
             computed = ActorPool(actors).map_unordered(
@@ -169,13 +186,13 @@ def _fill_token_store(config: TrainConfig, use_gpu: bool) -> None:
 class _TokenWorker:
     """A process with a backbone, which computes objects of a token store."""
 
-    def __init__(self, config: TrainConfig, driver: Driver) -> None:
+    def __init__(self, config: TrainConfig, driver: Driver, device: Kind) -> None:
         driver.follow()
-        self._config = config
+        self._config, self._device = config, device
 
     @cached_property
     def _prepared(self) -> tuple[Dataset, Regressor, TokenPlan]:
-        dataset, regressor = prepared(self._config, device_here())
+        dataset, regressor = prepared(self._config, usable(self._device))
         return dataset, regressor, planned_tokens(self._config, dataset, regressor)
 
     def plan(self) -> TokenPlan:
@@ -193,7 +210,8 @@ def _worker(options: dict[str, Any]) -> None:
     import ray.train.torch
 
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
+    # A worker without a GPU of its own sees all of its machine's.
+    device = ray.train.torch.get_device() if options["device"] == "cuda" else torch.device("cpu")
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     config: TrainConfig | PretrainConfig = options["config"]
     options["driver"].follow()
@@ -201,21 +219,42 @@ def _worker(options: dict[str, Any]) -> None:
     if exists(url):
         return
     try:
+        usable(device)
         options["train"](config, ranks, lambda: ray.train.get_preemption_info() is not None)
     except tuple(OWN_ERRORS.values()) as error:
-        notes = getattr(error, "__notes__", [])
-        publish(url, json.dumps([type(error).__name__, str(error), *notes]).encode())
+        publish(url, _description(error))
         raise
+    except Exception as error:
+        _note_failure(config.out, ranks.rank, error)
+        raise
+
+
+def _description(error: Exception, *notes: str) -> bytes:
+    """Describe an error with its notes, and more of them."""
+    return json.dumps([type(error).__name__, str(error), *getattr(error, "__notes__", ()), *notes]).encode()
+
+
+def _note_failure(out: str, rank: int, error: Exception) -> None:
+    """Note an error that may be gone next time; if it was there last time, at the same step, end the run."""
+    url = join(out, f"{FAILING}{rank}.json")
+    noted = re.sub(rb"0x[0-9a-f]+", b"0x", _description(error))  # addresses in memory differ each time
+    with suppress(InputError, OSError):  # storage that fails now must not hide the error
+        if exists(url) and read_bytes(url) == noted:
+            publish(join(out, FAILED), _description(error, "it failed so twice in a row, so that is the end"))
+        publish(url, noted)
 
 
 def _forget_failure(config: TrainConfig | PretrainConfig) -> Exception | None:
     """Take the error that a worker left, if one did."""
+    for path in list_files(config.out, ".json") if exists(config.out) else []:
+        if path.startswith(FAILING):
+            remove_file(join(config.out, path))
     url = join(config.out, FAILED)
     if not exists(url):
         return None
     name, text, *notes = json.loads(read_bytes(url))
     remove_file(url)
-    failure = OWN_ERRORS[name](text)
+    failure = OWN_ERRORS[name](text) if name in OWN_ERRORS else RuntimeError(f"{name}: {text}")
     for note in notes:
         failure.add_note(note)
     return failure

@@ -26,11 +26,6 @@ BATCH_NORM_APART = (
 WHOLE_ON_ONE = "treeline: --shard-model: the only worker holds the whole model; give --workers 2 or more"
 
 
-def device_here() -> torch.device:
-    """Return the device for a process that was given none: a GPU if this machine has one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @dataclass(frozen=True)
 class Ranks:
     """This process among all that train together; if there are several, the process group is open."""

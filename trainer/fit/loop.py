@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from shards.errors import DatasetError
+from shards.errors import DatasetError, InputError
 from shards.read.chip_reader import ChipReader
 from shards.read.dataset import Batch
 from shards.read.order import Chips
@@ -30,6 +30,11 @@ from trainer.fit.optimiser import Schedule, new_optimiser
 from trainer.fit.scoring import add_up
 from trainer.fit.weight_average import Average
 from trainer.options import FitOptions, OptimiserOptions
+
+IN_STEP = "in epoch "
+"""Beginning of the note that says where a training failed."""
+TELLING = (FloatingPointError, DatasetError, InputError)
+"""Errors that say so themselves."""
 
 
 class Callback(Protocol):
@@ -145,13 +150,18 @@ class Fit:
             DatasetError: a shard is damaged.
         """
         options, position = self.options, self.position
-        with repeatable(options.deterministic):
-            while position.epoch < options.epochs:
-                if options.stop_patience and position.epochs_since_best >= options.stop_patience:
-                    return
-                self._train_epoch(callback)
-                self._end_epoch(callback)
-                callback.save(self)
+        try:
+            with repeatable(options.deterministic):
+                while position.epoch < options.epochs:
+                    if options.stop_patience and position.epochs_since_best >= options.stop_patience:
+                        return
+                    self._train_epoch(callback)
+                    self._end_epoch(callback)
+                    callback.save(self)
+        except Exception as error:
+            if not isinstance(error, TELLING):
+                error.add_note(f"{IN_STEP}{position.epoch + 1}, step {position.step + 1}")
+            raise
 
     def _train_epoch(self, callback: Callback) -> None:
         """Train on the rest of the epoch's chips."""

@@ -18,7 +18,7 @@ CELLS, RUNS = "cells", "runs"
 SET_HERE = (
     *("data", "out", "task", "label", "where", "val_where", "limit", "per", "label_seed", "seed"),
     *("backbone", "backbone_weights", "tune", "deterministic", "resume", "workers", "faithful"),
-    "token_store",
+    *("token_store", "device"),
 )
 """Options of training that the matrix sets for each cell."""
 

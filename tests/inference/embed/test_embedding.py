@@ -165,6 +165,7 @@ class Stopping(InProcess):
     """Stops after some parts, as if it were killed, and notes what it was asked for."""
 
     def __init__(self, after: int) -> None:
+        super().__init__()
         self.after, self.asked = after, list[int]()
 
     def parts(self, numbers: Sequence[int], job: EmbedJob) -> Iterator[tuple[int, Part]]:

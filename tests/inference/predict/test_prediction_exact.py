@@ -100,6 +100,7 @@ class Stopping(InProcess):
     """Does blocks in an order of its own, and stops after some of them."""
 
     def __init__(self, rng: random.Random) -> None:
+        super().__init__()
         self._rng = rng
 
     def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:

@@ -80,7 +80,8 @@ cache: ''
 cache_gigabytes: 100.0
 baseline_chips: 20000
 """
-"""Written by version 0.1.0, before options were in parts."""
+"""Written by version 0.1.0, before options were in parts, and before there was --device."""
+NOW = WRITTEN.replace("deterministic: true\n", "deterministic: true\ndevice: auto\n")
 CONFIG = TrainConfig.of(
     "scenes",
     "run-tiny",
@@ -94,8 +95,8 @@ CONFIG = TrainConfig.of(
 
 
 def test_it_is_written_byte_for_byte_as_before() -> None:
-    assert config_yaml(CONFIG) == WRITTEN
-    assert list(flat(CONFIG)) == list(yaml.safe_load(WRITTEN))
+    assert config_yaml(CONFIG) == NOW
+    assert list(flat(CONFIG)) == list(yaml.safe_load(NOW))
 
 
 def test_it_is_read_as_before(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""The device that a command computes on, decided once from --device and the GPUs there are. No torch here.
+
+choice = choose("auto", workers=4, gpus=(2, 2), share=1.0)
+choice.device          for the workers, who look for nothing themselves
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shards.errors import InputError
+
+Wanted = Literal["auto", "gpu", "cpu"]
+"""Values of --device."""
+Kind = Literal["cuda", "cpu"]
+"""Kinds of device, as torch names them."""
+ROUNDING = 1e-4
+"""Step in which Ray counts shares of a GPU: three workers of 0.3333 fit on one."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Device of each worker."""
+
+    device: Kind
+    share: float
+    """GPUs, or share of one, of each worker; 0 on CPUs."""
+    remark: str = ""
+    """Line for the user; empty if there is nothing to say."""
+
+
+def choose(wanted: Wanted, workers: int, gpus: Sequence[int], share: float = 1.0) -> Choice:
+    """Decide on what the workers of a cluster compute.
+
+    Args:
+        wanted: --device.
+        workers: number of workers that there must be room for.
+        gpus: GPUs of each machine that has some.
+        share: GPUs, or share of one, of each worker.
+
+    Raises:
+        InputError: there are too few GPUs, or none where some are wanted; says what to give instead.
+    """
+    given = f"--workers {workers}" + f" --gpus-per-worker {share:g}" * (share != 1)
+    count = sum(gpus)
+    cluster = f"the cluster has {gpus_in_words(count)}"
+    if wanted != "cpu" and share > 1:
+        raise InputError(f"--gpus-per-worker {share:g}: a worker computes on one GPU; give 1 or less")
+    if wanted == "gpu" and share <= 0:
+        raise InputError(
+            f"--device gpu: {given} leaves workers no GPU; give a share above 0, or --device cpu"
+        )
+    if wanted == "cpu" or share <= 0:
+        why = "--device cpu" if wanted == "cpu" else f"--gpus-per-worker {share:g}"
+        return Choice("cpu", 0.0, f"computes on CPUs ({why}), although {cluster}" if count else "")
+    if not count:
+        if wanted == "gpu":
+            raise InputError(
+                "--device gpu: no machine of the cluster has a GPU; add some, or give --device cpu"
+            )
+        return Choice("cpu", 0.0)
+    room = sum(gpus) * int((1 + ROUNDING) / share)
+    if workers > room:
+        raise InputError(
+            f"{given}: {cluster}, room for {room} workers; give --workers {room}, or --device cpu"
+        )
+    return Choice("cuda", share)
+
+
+def gpus_in_words(count: int) -> str:
+    """Write a number of GPUs: no GPU, 1 GPU, 4 GPUs."""
+    return f"{count or 'no'} GPU{'s' if count > 1 else ''}"
