@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ SCENES = (
     "WV03_20180619_P1BS_1040010040AA3B00",
 )
 SOURCES = ("AK_IFSAR_CHM", "fairbanks_ql1_2017", "infrastructure_2011_26906")
+
+
+def pytest_configure() -> None:
+    """Let tests stop what they start: a job in a shell's background ignores SIGINT, as do its children."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

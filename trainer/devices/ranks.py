@@ -112,7 +112,7 @@ class Ranks:
             return module
         # On a GPU batch norm is synchronous, and all other buffers are constants: none need be sent around.
         on_cpu = self.device.type == "cpu"
-        parallel = DistributedDataParallel(module, broadcast_buffers=on_cpu, gradient_as_bucket_view=True)
+        parallel = DistributedDataParallel(module, forward_sync_buffers=on_cpu, gradient_as_bucket_view=True)
         parallel.register_comm_hook(self.clock, _average)
         return parallel
 
