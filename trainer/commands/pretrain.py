@@ -207,8 +207,7 @@ def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
     if label:
         probed = probe_tiles(dataset, label, config.probing.probe_tiles)
     learning = Learning(dataset, tiles, probed, ranks)
-    # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
-    device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device
+    device = ranks.device_before_wrap(config.fit.shard_model)
     model: Any
     objective: Any
     if config.method == "mae":

@@ -210,8 +210,7 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
     if config.target.task == "pixel-class":
         return new_class_fit(config, ranks)
     variant = variant or variant_of(config)
-    # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
-    device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device
+    device = ranks.device_before_wrap(config.fit.shard_model)
     dataset, regressor = prepared(config, device, variant)
     tokens = None
     if config.tokens.token_store:

@@ -48,7 +48,7 @@ def _only(shares: dict[str, float]) -> str:
 
 def new_class_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     """Make everything ready for the first step: the same weights in every process."""
-    device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device
+    device = ranks.device_before_wrap(config.fit.shard_model)
     dataset = open_dataset(config.data, config.reading.read_options)
     torch.manual_seed(config.fit.seed)
     model = new_class_model(dataset, config.model).to(device)

@@ -77,7 +77,7 @@ def check_tiles(config: TrainConfig, dataset: Dataset) -> None:
 
 def new_tile_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     """Make everything ready for the first step: the same weights in every process."""
-    device = torch.device("cpu") if config.fit.shard_model and ranks.world_size > 1 else ranks.device
+    device = ranks.device_before_wrap(config.fit.shard_model)
     dataset = open_dataset(config.data, config.reading.read_options)
     labels = labels_of(config, dataset)
     train, val = labelled_tiles(config, dataset, labels)

@@ -44,6 +44,11 @@ class Ranks:
         """Whether this is rank 0, which does what is done only once."""
         return self.rank == 0
 
+    def device_before_wrap(self, shards: bool) -> torch.device:
+        """Return the device on which a model waits for `wrap`, which shares it out over ranks if `shards`."""
+        # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
+        return torch.device("cpu") if shards and self.world_size > 1 else self.device
+
     @cached_property
     def clock(self) -> Clock:
         """Clock of this process's time."""
