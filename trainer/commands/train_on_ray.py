@@ -35,7 +35,7 @@ from trainer.commands.train import (
     with_bands_of_backbone,
 )
 from trainer.config import TrainConfig
-from trainer.data.token_filling import begin, compute, finish
+from trainer.data.token_filling import begin, by_shard, compute, finish
 from trainer.data.token_store import TokenFile, TokenPlan
 from trainer.devices.cards import chosen_here, usable
 from trainer.devices.choice import Choice, Kind
@@ -148,7 +148,7 @@ def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., No
 
 
 def _fill_token_store(config: TrainConfig, device: Kind) -> None:
-    """Compute what the store lacks, one task an object, on as many workers as there is room for."""
+    """Compute what the store lacks, one task a shard, on as many workers as there is room for."""
     import ray
     from ray.util import ActorPool
 
@@ -165,16 +165,16 @@ def _fill_token_store(config: TrainConfig, device: Kind) -> None:
     actors = [worker.remote(config, Driver.here(), device)]
     try:
         plan = ray.get(actors[0].plan.remote())
-        pieces = begin(plan)
+        pieces = by_shard(begin(plan))
         count = min(max(least, min(most, free), 1), len(pieces))
         actors += [worker.remote(config, Driver.here(), device) for _ in range(count - 1)]
         objects: list[StoredObject | None] = []
-        with progress("tokens", sum(piece.chips for piece in pieces), "chips") as advance:
+        with progress("tokens", sum(file.chips for piece in pieces for file in piece), "chips") as advance:
             computed = ActorPool(actors).map_unordered(
                 lambda actor, piece: actor.compute.remote(piece), pieces
             )
             for chips, stored in computed:
-                objects.append(stored)
+                objects += stored
                 advance(chips)
         if pieces:
             finish(plan, objects)
@@ -199,10 +199,10 @@ class _TokenWorker:
         """Say which store it is, and what it is to hold."""
         return self._prepared[2]
 
-    def compute(self, piece: TokenFile) -> tuple[int, StoredObject | None]:
-        """Compute `piece`; return the number of its chips and the stored object."""
+    def compute(self, piece: list[TokenFile]) -> tuple[int, list[StoredObject | None]]:
+        """Compute a shard's files; return the number of their chips and the stored objects."""
         dataset, regressor, plan = self._prepared
-        return piece.chips, compute(plan, piece, regressor, dataset)
+        return sum(file.chips for file in piece), list(compute(plan, piece, regressor, dataset))
 
 
 def _worker(options: dict[str, Any]) -> None:
