@@ -17,6 +17,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, list_files, publish, read_bytes, remove_file, whole_url
 from shards.version import COMMIT, UNKNOWN, commit
+from trainer.commands.batch_of_device import with_batch_of_device
 from trainer.commands.pretrain import (
     as_it_began as pretraining_as_it_began,
 )
@@ -91,11 +92,12 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
     """
     config = with_bands_of_backbone(as_it_began(config, given), given)
     device = None if config.worker_range[1] else chosen_here(config.device)
-    check(config, device)
+    dataset = check(config, device)
     if device:
-        train(config, Ranks(device=torch.device(device)))
+        train(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
     choice = _choice(config)
+    config = with_batch_of_device(config, choice.device, dataset)
     if config.tokens.token_store:
         _fill_token_store(config, choice.device)
     run_on_workers(config, train, choice.device)
@@ -105,11 +107,12 @@ def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) ->
     """Pre-train with `config.workers` Ray workers, or in this process if that is 0; see `launch`."""
     config = pretraining_as_it_began(config, given)
     device = None if config.worker_range[1] else chosen_here(config.device)
-    check_pretraining(config, device)
+    dataset = check_pretraining(config, device)
     if device:
-        pretrain(config, Ranks(device=torch.device(device)))
-    else:
-        run_on_workers(config, pretrain, _choice(config).device)
+        pretrain(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
+        return
+    choice = _choice(config)
+    run_on_workers(with_batch_of_device(config, choice.device, dataset), pretrain, choice.device)
 
 
 def _choice(config: TrainConfig | PretrainConfig) -> Choice:
