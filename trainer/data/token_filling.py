@@ -9,7 +9,7 @@ Files that are there stay, after a kill as well; a run on more chips adds what i
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -101,7 +101,7 @@ def compute(
         for file in files:
             name = plan.name_of(file)
             if (data := _there(plan, file)) is not None:
-                work = partial(StoredObject.of, name, data)
+                work: Callable[[], StoredObject | None] = partial(StoredObject.of, name, data)
             else:
                 images = images if images is not None else _images(plan, file, regressor, dataset)
                 rows_BS = _rows_of_file(plan, file, images, regressor)
