@@ -7,7 +7,7 @@ line knows them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from shards.errors import InputError
 from shards.nested import Follows, built, replaced
@@ -227,8 +227,9 @@ class FitOptions:
     """Largest number of passes through the training chips."""
     stop_patience: int = 0
     """Number of epochs without improvement after which training stops; 0 disables."""
-    batch_size: Annotated[int, OnlyWith(batch_per_worker=0)] = 16
-    """Chips per step, over all workers."""
+    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0)] = None
+    """Chips per step, over all workers; default: 16 on a CPU, more on GPUs (docs/gpu.md), and written to the
+    run's config.yaml."""
     batch_per_worker: int = 0
     """Chips per step and worker, so that the batch size is this times the workers; 0: --batch-size holds."""
     accumulate: Annotated[int, MayChange()] = 1
@@ -241,6 +242,9 @@ class FitOptions:
     """Whether each worker keeps a part of all weights (FSDP2), for large backbones; needs two workers."""
     on_nonfinite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
     """Response to a step whose loss is not a number: end the run, or leave the step out and count it."""
+
+    batch_on_cpu: ClassVar[int] = 16
+    """Chips per step where nothing says how many."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
@@ -388,4 +392,6 @@ class RunConfig:
     @property
     def global_batch(self) -> int:
         """Chips or tiles per step, over all workers."""
-        return self.fit.batch_per_worker * max(1, self.worker_range[1]) or self.fit.batch_size
+        fit = self.fit
+        size = fit.batch_on_cpu if fit.batch_size is None else fit.batch_size
+        return fit.batch_per_worker * max(1, self.worker_range[1]) or size

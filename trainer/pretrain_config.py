@@ -5,7 +5,7 @@ Precedence: the defaults < --recipe < --config FILE < flags.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -296,10 +296,13 @@ class PretrainFitOptions(FitOptions):
 
     epochs: int = 100
     """Number of passes through the tiles."""
-    batch_size: Annotated[int, OnlyWith(batch_per_worker=0)] = 64
-    """Tiles per step, over all workers."""
+    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0)] = None
+    """Tiles per step, over all workers; default: 64 on a CPU, more on GPUs (docs/gpu.md), and written to the
+    run's config.yaml."""
     stop_on_collapse: Annotated[bool, MayChange(), DINO] = False
     """Whether to end the run when the tokens collapse, instead of warning once."""
+    batch_on_cpu: ClassVar[int] = 64
+    """Tiles per step where nothing says how many."""
 
 
 @dataclass(frozen=True)

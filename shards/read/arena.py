@@ -36,6 +36,9 @@ _MAY_MOVE, _FIXED_TARGET = 1, 2
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 _FAILED = c_void_p(-1).value
 
+Memory = Callable[[int, int], NDArray[np.uint8]]
+"""memory(rows, span): return memory for that many bytes, (rows, span), contiguous."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = c_void_p
 _libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_longlong)
@@ -83,7 +86,7 @@ class Arena:
         Args:
             places: number of shards.
             place_bytes: bytes of the largest shard.
-            span: bytes to copy from each row.
+            span: bytes to copy from each row, a multiple of 512.
         """
         self.place_bytes = -(-max(place_bytes, span, 1) // _PLACE_BYTES) * _PLACE_BYTES
         self._size = max(places, 1) * self.place_bytes
@@ -155,12 +158,24 @@ class Arena:
         self._filled[place] = False
         _mmap(self._address(place), self.place_bytes, _NO_ACCESS, self._reserved | _FIXED)
 
-    def gather(self, block_numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy the `span` bytes that begin at each of these blocks, in filled places, to (rows, span)."""
+    def gather(self, block_numbers: NDArray[np.int64], memory: Memory | None = None) -> NDArray[np.uint8]:
+        """Copy the `span` bytes that begin at each of these blocks, in filled places, to (rows, span).
+
+        They go to the memory that `memory` gives; default: new memory.
+        """
         assert self._filled[block_numbers // (self.place_bytes // BLOCK)].all(), (
             "an empty place was asked for"
         )
-        return self._blocks_BS[block_numbers]
+        if memory is None:
+            return self._blocks_BS[block_numbers]
+        count, span = len(block_numbers), self._blocks_BS.shape[1]
+        rows_BS = memory(count, span)
+        # Block by block, since numpy takes into given memory from contiguous rows alone: overlapping ones it
+        # would copy first. Without mode="clip" it would go through memory of its own.
+        blocks_BK = block_numbers[:, None] + np.arange(span // BLOCK)
+        into_BKX = rows_BS.reshape(count, -1, BLOCK)
+        np.take(self._bytes.reshape(-1, BLOCK), blocks_BK, axis=0, out=into_BKX, mode="clip")
+        return rows_BS
 
     def _address(self, place: int) -> int:
         return self._start + place * self.place_bytes

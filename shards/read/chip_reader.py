@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.read.arena import Memory
 from shards.read.dataset import Batch, Dataset
 from shards.read.order import Chips, Part, RaggedEnd
 from shards.read.reader_state import ReaderState
@@ -67,16 +68,17 @@ class ChipReader:
             )
         self.state = state
 
-    def epoch(self, batches_ahead: int = 0) -> Iterator[Batch]:
+    def epoch(self, batches_ahead: int = 0, memory: Memory | None = None) -> Iterator[Batch]:
         """Yield the remaining batches of the present epoch; the state then moves to the next epoch.
 
         A thread makes up to `batches_ahead` batches before they are asked for. A batch of 64 from shards in
         memory takes 0.2 ms, less than passing it between threads: reading alone does not need the thread.
+        With `memory`, each batch's rows go to the memory that it gives, and last as long as that does.
         """
         state = self.state
         order = self.order(state.epoch)
         dataset, part = self._dataset, self._part
-        batches = dataset.batches(order, self._batch_size, part, state.seen, self._ragged)
+        batches = dataset.batches(order, self._batch_size, part, state.seen, self._ragged, memory)
         for batch in ahead(batches, batches_ahead) if batches_ahead else batches:
             self.state = replace(state, seen=batch.start + batch.size)
             yield batch

@@ -26,6 +26,7 @@ from shards.format.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest
 from shards.format.path_names import check_name
 from shards.format.statistics import Statistics
 from shards.format.tar import arrays_of
+from shards.read.arena import Memory
 from shards.read.balance import height_weights, times_met
 from shards.read.order import (
     Chips,
@@ -161,16 +162,18 @@ class Dataset:
         part: Part = Part(),
         seen: int = 0,
         ragged: RaggedEnd = "keep",
+        memory: Memory | None = None,
     ) -> Iterator[Batch]:
         """Read a part of each global batch of `batch_size` chips of `order`, after the first `seen` chips.
 
         A part is empty where the last, short batch has fewer chips than there are ranks. For a remote
         dataset, at most (shards in use + `shards_ahead`) shards are held, and only this rank's rows of each.
+        With `memory`, each batch's rows go to the memory that it gives, and last as long as that does.
         """
         if batch_size < 1:
             raise InputError(f"batches of {batch_size} chips: give 1 or more")
         self._say_if_bytes_are_shared(order, part)
-        return self._batches(order, batch_size, part, seen, ragged)
+        return self._batches(order, batch_size, part, seen, ragged, memory)
 
     def gather(self, chips: Chips) -> Batch:
         """Read these chips, in this order.
@@ -188,7 +191,13 @@ class Dataset:
         return RowStream(self.loader, shard, row, self.options.shards_ahead)
 
     def _batches(
-        self, order: Chips, batch_size: int, part: Part, seen: int, ragged: RaggedEnd
+        self,
+        order: Chips,
+        batch_size: int,
+        part: Part,
+        seen: int,
+        ragged: RaggedEnd,
+        memory: Memory | None,
     ) -> Iterator[Batch]:
         batches = list(global_batches(order, batch_size, seen, ragged))
         parts = [rank_part(batch, start, part.rank, part.world_size) for start, batch in batches]
@@ -197,7 +206,8 @@ class Dataset:
         skipped: dict[int, str] | None = {} if self.options.on_bad_shard == "skip" else None
         ends = np.cumsum([len(chips) for chips in parts])
         with self._saying_what_to_do():
-            for (start, batch), (places, rows_BS) in zip(batches, stream.pieces(ends, skipped), strict=True):
+            pieces = stream.pieces(ends, skipped, memory)
+            for (start, batch), (places, rows_BS) in zip(batches, pieces, strict=True):
                 for number, reason in (skipped or {}).items():
                     self.bad_shards[self.manifest.shards[number].name] = reason
                 yield self._batch(mine[places], rows_BS, start, len(batch))

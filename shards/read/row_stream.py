@@ -6,7 +6,7 @@ thread make batches of rows before they are asked for.
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import DatasetError
+from shards.read.arena import Memory
 from shards.read.order import Chips
 from shards.read.shard_loader import ShardLoader
 
@@ -68,12 +69,13 @@ class RowStream:
         self._block_of_chip = self._arena.first_block(shard_of_chip) + row_of_chip * blocks[shard_of_chip]
 
     def pieces(
-        self, ends: Chips, skipped: dict[int, str] | None
+        self, ends: Chips, skipped: dict[int, str] | None, memory: Memory | None = None
     ) -> Iterator[tuple[Chips, NDArray[np.uint8]]]:
         """Yield (places, rows) for each of `ends` (ascending): the places since the last end, and their rows.
 
         A shard that cannot be loaded goes to `skipped` with the reason, and its places are left out. If
-        `skipped` is None, its error is raised.
+        `skipped` is None, its error is raised. Rows go to the memory that `memory` gives; default: new
+        memory.
 
         Raises:
             DatasetError: a shard cannot be loaded.
@@ -101,7 +103,7 @@ class RowStream:
                 places = np.arange(start, end)
                 if skipped:
                     places = places[~np.isin(self._shard_of_chip[places], list(skipped))]
-                yield places, arena.gather(self._block_of_chip[places])
+                yield places, arena.gather(self._block_of_chip[places], memory)
                 for shard in schedule.leaving[left:gone].tolist():
                     loader.drop(arena, shard)
                 left, start = gone, end
@@ -122,10 +124,10 @@ def _wait_for(load: Future[None] | None, shard: int, skipped: dict[int, str] | N
         print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)
 
 
-def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+def ahead(items: Iterable[Item], depth: int) -> Generator[Item]:
     """Yield the same items in the same order; a thread makes up to `depth` of them before they are asked for.
 
-    An error in `items` is raised here. Leaving the loop early ends the thread.
+    An error in `items` is raised here, after the items before. Closing the generator ends the thread.
     """
     ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()

@@ -130,6 +130,8 @@ def check_matrix(
     """
     check_choices(config)
     refuse_set_here(named, config.train_config)
+    # The same on every device: cells are compared with one another, also with those of earlier versions.
+    base = base.with_options(batch_size=base.fit.batch_size or base.fit.batch_on_cpu)
     inits = [_known(init, "bands" in named) for init in inits_of(config)]
     datasets = {url: open_dataset(url, base.reading.read_options) for url in config.data}
     plan = Plan(config, base, regions_of(list(datasets.values()), config.region_column), inits)

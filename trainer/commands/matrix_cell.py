@@ -168,7 +168,7 @@ def _heights(
     for fed in feed(dataset.batches(tiles, BATCH), dataset.schema, device):
         predicted_BHW, valid_BHW = regressor.predict(fed.image_BCHW)
         measured_BHW = measured_heights(fed, valid_BHW).cpu().numpy()
-        linear_BHW = baselines.linear(fed.batch.image_BCHW)
+        linear_BHW = baselines.linear(fed.image_BCHW.cpu().numpy())
         compared = (predicted_BHW.cpu().numpy(), linear_BHW, np.full_like(linear_BHW, baselines.mean_height))
         for place, chip in enumerate(fed.batch.chips.tolist()):
             known_HW = np.isfinite(measured_BHW[place])

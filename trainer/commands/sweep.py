@@ -26,6 +26,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes
 from shards.version import made_by_code
+from trainer.commands.batch_of_device import with_batch_of_device
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train import check, resumed_fit
 from trainer.config import SweepConfig, TrainConfig
@@ -107,6 +108,8 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device:
         FloatingPointError: no trial has a score.
     """
     dataset = check_sweep(config, base, None if config.workers else device)
+    # As for its first trial: all have equally many chips, and each its own device.
+    base = base.with_options(batch_size=_batch_size(config, base, device, dataset))
     trials = draw_trials(config, base)
     ended: dict[int, Trial] = {}
     about = {
@@ -132,6 +135,10 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device:
         raise FloatingPointError(f"{config.out}: no trial has a score; the first: {why}")
     publish(join(config.out, BEST), _best_yaml(best, base))
     return [best, *others]
+
+
+def _batch_size(config: SweepConfig, base: TrainConfig, device: Kind, dataset: Dataset) -> int | None:
+    return with_batch_of_device(draw_trials(config, base)[0], device, dataset).fit.batch_size
 
 
 def check_sweep(config: SweepConfig, base: TrainConfig, device: Kind | None) -> Dataset:

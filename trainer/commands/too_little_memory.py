@@ -46,7 +46,7 @@ def _line(config: TrainConfig | PretrainConfig, ranks: Ranks, wanted: str, in_st
     own = -(-config.global_batch // ranks.world_size)
     piece = -(-own // fit.accumulate)
     batch = "--batch-per-worker" if fit.batch_per_worker else "--batch-size"
-    given = f"{batch} {fit.batch_per_worker or fit.batch_size}, --accumulate {fit.accumulate}"
+    given = f"{batch} {fit.batch_per_worker or config.global_batch}, --accumulate {fit.accumulate}"
     given += f", {ranks.world_size} workers" * (ranks.world_size > 1) + ", --bf16" * fit.bf16
     text += f" for {piece} of a batch of {config.global_batch} at once ({given})"
     on_resume = _savings(config, piece)

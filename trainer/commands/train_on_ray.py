@@ -17,6 +17,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, list_files, publish, read_bytes, remove_file, whole_url
 from shards.version import COMMIT, UNKNOWN, commit
+from trainer.commands.batch_of_device import with_batch_of_device
 from trainer.commands.pretrain import (
     as_it_began as pretraining_as_it_began,
 )
@@ -35,7 +36,7 @@ from trainer.commands.train import (
     with_bands_of_backbone,
 )
 from trainer.config import TrainConfig
-from trainer.data.token_filling import begin, compute, finish
+from trainer.data.token_filling import begin, by_shard, compute, finish
 from trainer.data.token_store import TokenFile, TokenPlan
 from trainer.devices.cards import chosen_here, usable
 from trainer.devices.choice import Choice, Kind
@@ -91,11 +92,12 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
     """
     config = with_bands_of_backbone(as_it_began(config, given), given)
     device = None if config.worker_range[1] else chosen_here(config.device)
-    check(config, device)
+    dataset = check(config, device)
     if device:
-        train(config, Ranks(device=torch.device(device)))
+        train(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
     choice = _choice(config)
+    config = with_batch_of_device(config, choice.device, dataset)
     if config.tokens.token_store:
         _fill_token_store(config, choice.device)
     run_on_workers(config, train, choice.device)
@@ -105,11 +107,12 @@ def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) ->
     """Pre-train with `config.workers` Ray workers, or in this process if that is 0; see `launch`."""
     config = pretraining_as_it_began(config, given)
     device = None if config.worker_range[1] else chosen_here(config.device)
-    check_pretraining(config, device)
+    dataset = check_pretraining(config, device)
     if device:
-        pretrain(config, Ranks(device=torch.device(device)))
-    else:
-        run_on_workers(config, pretrain, _choice(config).device)
+        pretrain(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
+        return
+    choice = _choice(config)
+    run_on_workers(with_batch_of_device(config, choice.device, dataset), pretrain, choice.device)
 
 
 def _choice(config: TrainConfig | PretrainConfig) -> Choice:
@@ -148,7 +151,7 @@ def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., No
 
 
 def _fill_token_store(config: TrainConfig, device: Kind) -> None:
-    """Compute what the store lacks, one task an object, on as many workers as there is room for."""
+    """Compute what the store lacks, one task a shard, on as many workers as there is room for."""
     import ray
     from ray.util import ActorPool
 
@@ -165,16 +168,16 @@ def _fill_token_store(config: TrainConfig, device: Kind) -> None:
     actors = [worker.remote(config, Driver.here(), device)]
     try:
         plan = ray.get(actors[0].plan.remote())
-        pieces = begin(plan)
+        pieces = by_shard(begin(plan))
         count = min(max(least, min(most, free), 1), len(pieces))
         actors += [worker.remote(config, Driver.here(), device) for _ in range(count - 1)]
         objects: list[StoredObject | None] = []
-        with progress("tokens", sum(piece.chips for piece in pieces), "chips") as advance:
+        with progress("tokens", sum(file.chips for piece in pieces for file in piece), "chips") as advance:
             computed = ActorPool(actors).map_unordered(
                 lambda actor, piece: actor.compute.remote(piece), pieces
             )
             for chips, stored in computed:
-                objects.append(stored)
+                objects += stored
                 advance(chips)
         if pieces:
             finish(plan, objects)
@@ -199,10 +202,10 @@ class _TokenWorker:
         """Say which store it is, and what it is to hold."""
         return self._prepared[2]
 
-    def compute(self, piece: TokenFile) -> tuple[int, StoredObject | None]:
-        """Compute `piece`; return the number of its chips and the stored object."""
+    def compute(self, piece: list[TokenFile]) -> tuple[int, list[StoredObject | None]]:
+        """Compute a shard's files; return the number of their chips and the stored objects."""
         dataset, regressor, plan = self._prepared
-        return piece.chips, compute(plan, piece, regressor, dataset)
+        return sum(file.chips for file in piece), list(compute(plan, piece, regressor, dataset))
 
 
 def _worker(options: dict[str, Any]) -> None:

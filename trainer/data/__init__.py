@@ -3,7 +3,8 @@
 choice          the chips that options choose
 labels          labels of whole tiles
 pixel_classes   labels that are a class at each pixel
-feed            batches to the device, one transfer ahead
+feed            batches on their way to the device, read ahead by a thread
+transfers       rows sent to a device from memory that is used again
 step_inputs     the key of a step's random numbers, this rank's part of a batch
 augment         flips, turns, brightness, missing bands
 token_store     a frozen backbone's tokens, kept and read

@@ -1,18 +1,39 @@
-"""Transfer of batches to the device, each from pinned memory while the device computes on the one before.
+"""Batches on their way to the device: a thread reads them, and starts their transfer, ahead of their use.
 
 A batch's stored bytes cross unchanged in one transfer. On the device they become image and height, and the
 regressor's first layer normalises them, so the host converts nothing.
+
+    buffers = buffers_for(device)
+    batches = dataset.batches(order, batch_size, memory=memory_of(buffers))
+    for fed in feed(batches, dataset.schema, device, buffers=buffers):
+        fed.image_BCHW, fed.height_BHW
+
+On a GPU rows are gathered straight into the buffers that they are sent from (trainer.data.transfers). On a
+CPU the step's own thread reads them and they stay where they are: another thread gains nothing there
+(docs/benchmarks.md).
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.format.schema import Schema
 from shards.format.tar import row_layout
+from shards.read.arena import Memory
 from shards.read.dataset import Batch
+from shards.read.row_stream import ahead
+from trainer.data.transfers import Buffers, Sent, buffers_for
+
+AHEAD = 2
+"""Number of batches that wait for their step, on a GPU; one more is being read."""
+
+Beside = Callable[[Batch, Memory | None], NDArray[np.uint8]]
+"""beside(batch, memory): read rows that go with a batch, into that memory (None: new memory)."""
 
 
 @dataclass(frozen=True)
@@ -20,46 +41,65 @@ class Fed:
     """A batch whose image and height are on the device."""
 
     batch: Batch
-    """Batch as the reader gave it, on the host."""
+    """Batch as the reader gave it. If it came through buffers, which others use now, its arrays are empty."""
     image_BCHW: Tensor
     """Image on the device, as stored."""
     height_BHW: Tensor
     """Height on the device, in metres."""
+    beside_BT: Tensor | None = None
+    """Rows on the device that were read beside the batch, such as a store's tokens."""
 
 
-def feed(batches: Iterable[Batch], schema: Schema, device: torch.device) -> Iterator[Fed]:
-    """Bring batches to `device`, in the same order; on a GPU one transfer ahead of their use.
+def feed(
+    batches: Iterable[Batch],
+    schema: Schema,
+    device: torch.device,
+    beside: Beside | None = None,
+    buffers: Buffers | None = None,
+) -> Generator[Fed]:
+    """Bring batches to `device`, in the same order.
 
-    Training has seen chips up to `fed.batch.start + fed.batch.size`; the reader itself may be a batch ahead.
+    On a GPU a thread reads them and starts their transfer ahead of their use. An error that it meets is
+    raised here, after the batches before. Training has seen chips up to `fed.batch.start + fed.batch.size`;
+    the reader itself may be batches ahead. The thread ends with this generator, also if that is closed early.
+
+    Args:
+        batches: the batches.
+        schema: format of their chips.
+        device: the device.
+        beside: reads what goes with a batch, ahead as well.
+        buffers: buffers that the batches are gathered into; default: on a GPU ones that they are copied to.
     """
-    if device.type != "cuda":
+    buffers = buffers or buffers_for(device)
+    if buffers is None:
         for batch in batches:
-            yield _fed(batch, torch.from_numpy(batch.rows_BS).to(device), schema)
+            others_BT = None if beside is None else torch.from_numpy(beside(batch, None)).to(device)
+            yield _fed(batch, torch.from_numpy(batch.rows_BS).to(device), others_BT, schema)
         return
-    transfers = torch.cuda.Stream(device)
-    waiting: tuple[Batch, Tensor, torch.cuda.Event] | None = None
+    sent = ahead(_sent(batches, beside, buffers), AHEAD)
+    with closing(sent):
+        for batch, rows, others in sent:
+            yield _fed(batch, rows.arrived(), None if others is None else others.arrived(), schema)
+
+
+def memory_of(buffers: Buffers | None) -> Memory | None:
+    """Return the memory that a reader is to gather batches into; None: new memory."""
+    return None if buffers is None else buffers.memory
+
+
+def _sent(
+    batches: Iterable[Batch], beside: Beside | None, buffers: Buffers
+) -> Iterator[tuple[Batch, Sent, Sent | None]]:
+    """Read batches and start their transfers."""
+    for_others = Buffers(buffers.link)
     for batch in batches:
-        pinned_BS = torch.from_numpy(batch.rows_BS).pin_memory()
-        with torch.cuda.stream(transfers):
-            rows_BS = pinned_BS.to(device, non_blocking=True)
-            event = transfers.record_event()
-        if waiting:
-            yield _arrived(waiting, schema)
-        waiting = batch, rows_BS, event
-    if waiting:
-        yield _arrived(waiting, schema)
+        rows = buffers.send(batch.rows_BS)
+        others = None if beside is None else for_others.send(beside(batch, for_others.memory))
+        arrays = {name: getattr(batch, name)[:0] for name in ("rows_BS", "image_BCHW", "height_BHW")}
+        yield replace(batch, **arrays), rows, others
 
 
-def _arrived(transfer: tuple[Batch, Tensor, torch.cuda.Event], schema: Schema) -> Fed:
-    batch, rows_BS, event = transfer
-    present = torch.cuda.current_stream(rows_BS.device)
-    present.wait_event(event)
-    # The memory belongs to the transfers' stream, which must not reuse it while this stream needs it.
-    rows_BS.record_stream(present)
-    return _fed(batch, rows_BS, schema)
-
-
-def _fed(batch: Batch, rows_BS: Tensor, schema: Schema) -> Fed:
+def _fed(batch: Batch, rows_BS: Tensor, others_BT: Tensor | None, schema: Schema) -> Fed:
     """View a batch's rows as image and height: `shards.format.tar.arrays_of` on any device."""
     layout = row_layout(schema)
 
@@ -69,4 +109,5 @@ def _fed(batch: Batch, rows_BS: Tensor, schema: Schema) -> Fed:
         return values_BN.view(len(rows_BS), *shape)
 
     image_BCHW = view(layout.image_offset, getattr(torch, schema.dtype), schema.image_shape)
-    return Fed(batch, image_BCHW, view(layout.height_offset, torch.float32, schema.label_shape))
+    height_BHW = view(layout.height_offset, torch.float32, schema.label_shape)
+    return Fed(batch, image_BCHW, height_BHW, others_BT)

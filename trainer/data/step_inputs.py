@@ -11,7 +11,6 @@ from shards.format.schema import Schema
 from shards.format.tar import arrays_of, row_layout
 from shards.read.dataset import Batch
 from shards.read.order import Chips, rank_part
-from trainer.data.feed import Fed
 from trainer.devices.ranks import Ranks
 
 
@@ -24,11 +23,11 @@ class StepKey(NamedTuple):
     """Chips of the epoch seen before, over all ranks."""
 
 
-def part_of(rows: NDArray[Any], fed: Fed, ranks: Ranks) -> NDArray[Any]:
+def part_of(rows: NDArray[Any], batch: Batch, ranks: Ranks) -> NDArray[Any]:
     """Take this rank's part of an array with a row for each chip of a global batch."""
-    part = rank_part(rows, fed.batch.start, ranks.rank, ranks.world_size)
+    part = rank_part(rows, batch.start, ranks.rank, ranks.world_size)
     # An empty part has a stand-in chip, which needs a row; chips that were left out need none.
-    return part[: len(fed.image_BCHW)] if len(part) else rows[:1]
+    return part[: len(batch.chips)] if len(part) else rows[:1]
 
 
 def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:
@@ -41,7 +40,8 @@ def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Itera
     rows_1S, chip_1 = np.zeros((1, row_layout(schema).span), np.uint8), chips[:1]
     for batch in batches:
         if batch.chips.size:
-            rows_1S, chip_1 = batch.rows_BS[:1], batch.chips[:1]
+            # A copy, since a batch's memory may be used again.
+            rows_1S, chip_1 = batch.rows_BS[:1].copy(), batch.chips[:1]
             yield batch
         else:
             stand_in_1S = rows_1S.copy()

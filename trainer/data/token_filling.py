@@ -1,19 +1,23 @@
 """Filling of a token store with the files that a run needs and that are not there yet, each published whole.
 
     plan = plan_tokens(regressor, dataset, options, chips, bf16=False)
-    files = begin(plan)                                                     # says how large the store is
-    stored = [compute(plan, file, regressor, dataset) for file in files]    # anywhere, in any order
+    for files in by_shard(begin(plan)):                                     # says how large the store is
+        stored += compute(plan, files, regressor, dataset)                  # anywhere, in any order
     finish(plan, stored)
 
 Files that are there stay, after a kill as well; a run on more chips adds what it needs.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.format.manifest import StoredObject, write_json
@@ -39,9 +43,10 @@ def open_tokens(plan: TokenPlan, regressor: Regressor, dataset: Dataset, ranks: 
     if ranks.is_first and (files := begin(plan)):
         with progress("tokens", sum(file.chips for file in files), "chips") as advance:
             stored = []
-            for file in files:
-                stored.append(compute(plan, file, regressor, dataset))
-                advance(file.chips)
+            for of_shard in by_shard(files):
+                for file, one in zip(of_shard, compute(plan, of_shard, regressor, dataset), strict=True):
+                    stored.append(one)
+                    advance(file.chips)
         finish(plan, stored)
     ranks.sum(torch.zeros(1))  # a barrier: nobody passes before the first rank is here
     return TokenReader(plan, stored_objects(plan), dataset, ranks.device)
@@ -71,28 +76,74 @@ def begin(plan: TokenPlan) -> list[TokenFile]:
     return missing
 
 
-def compute(plan: TokenPlan, file: TokenFile, regressor: Regressor, dataset: Dataset) -> StoredObject | None:
-    """Write `file` unless it is there.
+def by_shard(files: Iterable[TokenFile]) -> list[list[TokenFile]]:
+    """Put the files of a shard together, for `compute`."""
+    return [list(of_shard) for _, of_shard in groupby(files, key=lambda file: file.shard)]
 
-    Returns:
-        None if its shard is damaged and the dataset leaves such shards out.
+
+def compute(
+    plan: TokenPlan, files: Iterable[TokenFile], regressor: Regressor, dataset: Dataset
+) -> Iterator[StoredObject | None]:
+    """Write those of `files`, all of one shard, that are not there; yield what each has become, in order.
+
+    The shard is read once for all its variants. A file is published while the next one is computed.
+
+    Yields:
+        None if the shard is damaged and the dataset leaves such shards out.
 
     Raises:
-        DatasetError: its shard is damaged.
+        DatasetError: the shard is damaged.
         InputError: the store's type cannot hold a token.
     """
-    name, layout = plan.name_of(file), plan.layout
-    url = join(plan.url, name)
-    if exists(url) and len(data := read_bytes(url)) == plan.nbytes_of(file):
-        return StoredObject.of(name, data)
-    rows_BS, done = np.empty((file.chips, layout.stride), np.uint8), 0
+    images: list[Tensor] | None = None
+    published: Future[StoredObject | None] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="treeline-publish") as thread:
+        for file in files:
+            name = plan.name_of(file)
+            if (data := _there(plan, file)) is not None:
+                work: Callable[[], StoredObject | None] = partial(StoredObject.of, name, data)
+            else:
+                images = images if images is not None else _images(plan, file, regressor, dataset)
+                rows_BS = _rows_of_file(plan, file, images, regressor)
+                work = partial(_published, join(plan.url, name), name, rows_BS)
+            before, published = published, thread.submit(work)
+            if before is not None:
+                yield before.result()
+        if published is not None:
+            yield published.result()
+
+
+def _there(plan: TokenPlan, file: TokenFile) -> bytes | None:
+    """Return the bytes of a file that is there and whole."""
+    url = join(plan.url, plan.name_of(file))
+    data = read_bytes(url) if exists(url) else b""
+    return data if len(data) == plan.nbytes_of(file) else None
+
+
+def _images(plan: TokenPlan, file: TokenFile, regressor: Regressor, dataset: Dataset) -> list[Tensor]:
+    """Read a shard's images, in batches on the backbone's device."""
+    layout, device = plan.layout, regressor.normalise.mean_C.device
     batch_size = max(1, TOKENS_AT_A_TIME // (layout.rows * layout.columns))
-    for batch in dataset.batches(dataset.chips_of_shard(file.shard), batch_size):
-        end = done + len(batch.chips)
-        image_BCHW = torch.from_numpy(batch.image_BCHW)
+    batches = dataset.batches(dataset.chips_of_shard(file.shard), batch_size)
+    return [torch.from_numpy(batch.image_BCHW).to(device) for batch in batches]
+
+
+def _rows_of_file(
+    plan: TokenPlan, file: TokenFile, images: list[Tensor], regressor: Regressor
+) -> NDArray[np.uint8] | None:
+    """Compute a file's rows_BS; None if its shard was left out."""
+    if sum(map(len, images)) < file.chips:
+        return None
+    rows_BS, done = np.empty((file.chips, plan.layout.stride), np.uint8), 0
+    for image_BCHW in images:
+        end = done + len(image_BCHW)
         rows_BS[done:end] = _rows(plan, file.variant, image_BCHW, regressor).numpy()
         done = end
-    if done < file.chips:
+    return rows_BS
+
+
+def _published(url: str, name: str, rows_BS: NDArray[np.uint8] | None) -> StoredObject | None:
+    if rows_BS is None:
         return None
     flat_rows = rows_BS.reshape(-1)
     publish(url, flat_rows.data)
@@ -114,9 +165,8 @@ def _rows(plan: TokenPlan, variant: int, image_BCHW: Tensor, regressor: Regresso
     """Compute rows_BS of tokens from stored images, turned by the symmetry `variant`."""
     if not len(image_BCHW):
         return torch.zeros(0, plan.layout.stride, dtype=torch.uint8)
-    device = regressor.normalise.mean_C.device
+    device = image_BCHW.device
     bf16 = plan.identity["computed in"] == "bfloat16"
-    image_BCHW = image_BCHW.to(device)
     if variant:
         (image_BCHW,) = apply_symmetries(np.full(len(image_BCHW), variant), image_BCHW)
     with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():

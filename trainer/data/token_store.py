@@ -29,7 +29,7 @@ from transformers import DINOv3ViTModel, PretrainedConfig
 from shards.errors import DatasetError, InputError
 from shards.format.manifest import StoredObject, read_json
 from shards.format.tar import BLOCK
-from shards.read.arena import Arena
+from shards.read.arena import Arena, Memory
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from shards.storage.checksum import hexadecimal
@@ -254,7 +254,7 @@ def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
 
 
 class TokenReader:
-    """Reader of the tokens of any chips of a plan, in any order. Not for several threads."""
+    """Reader of the tokens of any chips of a plan, in any order. For one thread at a time."""
 
     def __init__(
         self, plan: TokenPlan, objects: dict[str, StoredObject], dataset: Dataset, device: torch.device
@@ -292,10 +292,22 @@ class TokenReader:
         if not chips.size:
             rows_BS = np.zeros((1, self._plan.layout.stride), np.uint8)
         else:
-            rows_BS = self._rows(chips, np.zeros_like(chips) if symmetries_B is None else symmetries_B)
-        return self._plan.layout.unpack(torch.from_numpy(rows_BS).to(self._device))
+            rows_BS = self.rows(chips, symmetries_B)
+        return self.unpack(torch.from_numpy(rows_BS).to(self._device))
 
-    def _rows(self, chips: Chips, symmetries_B: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def unpack(self, rows_BS: Tensor) -> Features:
+        """Return the features of rows, in float32, on the rows' device."""
+        return self._plan.layout.unpack(rows_BS)
+
+    def rows(
+        self, chips: Chips, symmetries_B: NDArray[np.int64] | None = None, memory: Memory | None = None
+    ) -> NDArray[np.uint8]:
+        """Read the rows (B, stride) of `chips`, each turned by its symmetry; see `features`.
+
+        They go to the memory that `memory` gives; default: new memory.
+        """
+        if symmetries_B is None:
+            symmetries_B = np.zeros_like(chips)
         shard_B = self._dataset.shard_of(chips)
         place_B = self._place_SV[shard_B, symmetries_B]
         if place_B.min() < 0:
@@ -310,7 +322,7 @@ class TokenReader:
         self._drop_others(needed)
         row_B = chips - self._dataset.manifest.first_chip[shard_B]
         return self._arena.gather(
-            self._arena.first_block(place_B) + row_B * (self._plan.layout.stride // BLOCK)
+            self._arena.first_block(place_B) + row_B * (self._plan.layout.stride // BLOCK), memory
         )
 
     def _bring(self, place: int) -> None:

@@ -16,7 +16,14 @@ from torch.nn.functional import interpolate
 
 from shards.errors import InputError
 from trainer.decoders.chip_dropout import ChannelDropout
-from trainer.decoders.features import Decoder, DecoderConfig, Features, as_returned, start_output
+from trainer.decoders.features import (
+    Decoder,
+    DecoderConfig,
+    Features,
+    as_returned,
+    memory_format,
+    start_output,
+)
 
 FINE_SIZES = 2
 """Number of sizes, 1/1 and 1/2, that have two convolutions instead of one, since edges lie there."""
@@ -67,7 +74,7 @@ class DetailDecoder(Decoder):
                 f"the detail decoder needs patches whose side is a power of 2 and a width for each doubling, "
                 f"not {patch} and {config.widths}"
             )
-        self.layers = (depth,)
+        self.layers, self.norm = (depth,), config.norm
         fine = config.widths[::-1][:doublings]
         bottom = fine[-1]
         widths = (*fine, bottom)
@@ -95,10 +102,11 @@ class DetailDecoder(Decoder):
 
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:
         """Return height_BHW in metres, unclamped, or maps_BKHW; see Decoder."""
-        seen = [self.entry(pixels_BCHW.contiguous(memory_format=torch.channels_last))]
+        layout = memory_format(pixels_BCHW.device, self.norm)
+        seen = [self.entry(pixels_BCHW.contiguous(memory_format=layout))]
         for fall in self.falls:
             seen.append(fall(seen[-1]))
-        tokens_BCHW = self.tokens(features.patches[-1].contiguous(memory_format=torch.channels_last))
+        tokens_BCHW = self.tokens(features.patches[-1].contiguous(memory_format=layout))
         features_BCHW = self.bottom(torch.cat((tokens_BCHW, seen.pop()), 1))
         for rise in self.rises:
             features_BCHW = rise(features_BCHW, seen.pop())

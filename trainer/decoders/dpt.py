@@ -5,6 +5,8 @@ Ranftl et al. 2021 (arXiv:2103.13413) fuse four layers of the backbone. Each pix
 as in `transformers.models.chmv2`, so Meta's weights load (trainer.model.chmv2).
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -38,7 +40,7 @@ class DptDecoder(Decoder):
         self.layers = tuple(-(-depth * part // LAYERS) for part in range(1, LAYERS + 1))
         shape = head_config(config.widths, token_width)
         self.head = CHMv2Head(shape)
-        self.features_to_depth = CHMv2FeaturesToDepth(shape)
+        self.features_to_depth = HeightsOfBins(shape)
         bins_m = mixed_log_bins(shape.number_output_channels, shape.min_depth, shape.max_depth)
         # Not in the weights: bins are constants, and Meta's weights hold none.
         self.register_buffer("bins_K", bins_m, persistent=False)
@@ -79,6 +81,22 @@ class DptDecoder(Decoder):
         layers = list(zip(features.patches, features.classes, strict=True))
         scores_BKHW: Tensor = self.head(layers, rows, columns)
         return scores_BKHW.float()  # a sum over 256 bins is too coarse in 16 bits
+
+
+class HeightsOfBins(CHMv2FeaturesToDepth):
+    """transformers' own mean over bins, which are computed once.
+
+    It computes them in every pass from numbers on the device, which it waits for twice.
+    """
+
+    def __init__(self, config: CHMv2Config) -> None:
+        super().__init__(config)
+        bins_K = super()._create_mixlog_bins(config.number_output_channels, torch.device("cpu"))
+        self.register_buffer("bins_K", bins_K, persistent=False)
+        self.bins_K: Tensor
+
+    def _create_mixlog_bins(self, n_bins: int, device: torch.device) -> Tensor:
+        return self.bins_K
 
 
 def head_config(widths: tuple[int, ...], token_width: int) -> CHMv2Config:
@@ -127,5 +145,26 @@ def _in_pixels(image_B1HW: Tensor, pixels_BCHW: Tensor) -> Tensor:
     With patches of another size, or an odd number of them, its output has another size than the pixels.
     """
     if image_B1HW.shape[-2:] != pixels_BCHW.shape[-2:]:
+        if image_B1HW.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return resampled(image_B1HW, *pixels_BCHW.shape[-2:])[:, 0]
         image_B1HW = interpolate(image_B1HW, pixels_BCHW.shape[-2:], mode="bilinear", antialias=True)
     return image_B1HW[:, 0]
+
+
+def resampled(image_BCHW: Tensor, rows: int, columns: int) -> Tensor:
+    """Resample images as `interpolate` does with antialias=True, but by products of matrices.
+
+    The backward pass of `interpolate` has no deterministic form on GPUs
+    (upsample_bilinear2d_aa_backward_out_cuda). In float64, so that no coarser arithmetic of a GPU takes part.
+    """
+    rows_RH = _resampling(image_BCHW.shape[-2], rows).to(image_BCHW.device)
+    columns_CW = _resampling(image_BCHW.shape[-1], columns).to(image_BCHW.device)
+    return (rows_RH @ image_BCHW.double() @ columns_CW.T).to(image_BCHW.dtype)
+
+
+@lru_cache(maxsize=8)
+def _resampling(before: int, after: int) -> Tensor:
+    """Return weights (after, before) of an axis: what `interpolate` makes of each place alone."""
+    with torch.inference_mode(False):  # they stay, and training uses them as well
+        each = torch.eye(before)[None, None]  # in float32, since torch's weights are as exact as the image
+        return interpolate(each, (after, before), mode="bilinear", antialias=True)[0, 0].double()

@@ -7,12 +7,16 @@ pixel (trainer.score.baselines), which travel with states and checkpoints.
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.errors import DatasetError
+from shards.read.arena import Memory
+from shards.read.dataset import Batch
 from shards.read.order import Chips
-from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey
+from trainer.data.augment import symmetries_of
+from trainer.data.feed import Beside, Fed
+from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import use_numbers
 from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.devices.score_sums import chip_sums
@@ -20,7 +24,7 @@ from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
 from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
-from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
+from trainer.fit.pixel_inputs import PixelInputs, features_of, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums, rounded_totals
 from trainer.model.checkpoint import Checkpoint, weights_of
@@ -65,6 +69,21 @@ class HeightObjective(LossDecides):
                 self.regressor.bands,
             )
 
+    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+        """See Objective: the tokens of a store, turned as the step will turn the chips."""
+        tokens, learning = self.learning.tokens, self.learning
+        if tokens is None:
+            return None
+
+        def rows(batch: Batch, memory: Memory | None) -> NDArray[np.uint8]:
+            symmetries_B = None
+            if of_epoch is not None and self.augment.flips:
+                drawn = symmetries_of(batch.size, *of_epoch, batch.start)
+                symmetries_B = part_of(drawn, batch, learning.ranks)
+            return tokens.rows(batch.chips, symmetries_B, memory)
+
+        return rows
+
     def inputs(self, fed: Fed, key: StepKey) -> PixelInputs:
         """See Objective."""
         return pixel_inputs(fed, key, self.augment, len(self.regressor.bands), self.learning)
@@ -82,9 +101,7 @@ class HeightObjective(LossDecides):
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
-        tokens = self.learning.tokens
-        features = tokens.features(fed.batch.chips) if tokens else None
-        predicted_BHW, valid_BHW = forward(fed.image_BCHW, features)
+        predicted_BHW, valid_BHW = forward(fed.image_BCHW, features_of(fed, self.learning))
         predicted_BHW = predicted_BHW.float()
         measured_BHW = valid_BHW & fed.height_BHW.isfinite()
         loss_KB = self.loss.sums(predicted_BHW, fed.height_BHW, measured_BHW, chip_totals)

@@ -118,12 +118,12 @@ class LabelObjective(LossDecides):
         augment, learning, count = self.augment, self.learning, fed.batch.size
         image_BCHW, changes_BCK = fed.image_BCHW, None
         if augment.flips:
-            symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
+            symmetries_B = part_of(symmetries_of(count, *key), fed.batch, learning.ranks)
             (image_BCHW,) = apply_symmetries(symmetries_B, image_BCHW)
         shape = count, len(self.model.encoder.bands)
         changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
         if changes is not None:
-            changes_BCK = to_device(part_of(changes, fed, learning.ranks), learning.ranks.device)
+            changes_BCK = to_device(part_of(changes, fed.batch, learning.ranks), learning.ranks.device)
         return LabelInputs(image_BCHW, self._labels_of(fed), changes_BCK)
 
     def _labels_of(self, fed: Fed) -> Tensor:

@@ -6,7 +6,7 @@ fit.run(callback)                       # every rank runs it; sums over ranks ma
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any, Protocol
@@ -18,8 +18,9 @@ from shards.errors import DatasetError, InputError
 from shards.read.chip_reader import ChipReader
 from shards.read.dataset import Batch
 from shards.read.order import Chips
-from trainer.data.feed import Fed, feed
+from trainer.data.feed import Fed, feed, memory_of
 from trainer.data.step_inputs import StepKey, never_empty
+from trainer.data.transfers import buffers_for
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.learner import Learner
 from trainer.devices.repeatable import check_compiler, in_precision, repeatable
@@ -168,19 +169,24 @@ class Fit:
         position, learning = self.position, self.learning
         self._wrapped.train()
         self.reader.state = replace(self.reader.state, epoch=position.epoch, seen=position.seen)
-        batches = never_empty(self.reader.epoch(), learning.dataset.schema, learning.train_chips)
+        device, schema = learning.ranks.device, learning.dataset.schema
+        buffers = buffers_for(device)
+        read = self.reader.epoch(memory=memory_of(buffers))
+        batches = never_empty(read, schema, learning.train_chips)
+        beside = self.objective.beside((self.options.seed, position.epoch))
         clock, chips_before = learning.ranks.clock, position.chips
         clock.restart()
         clock.start(WAITING)
-        for fed in feed(batches, learning.dataset.schema, learning.ranks.device):
-            clock.stop(WAITING)
-            clock.start(STEPPING)
-            value = self._step(fed)
-            clock.stop(STEPPING)
-            position.seen = fed.batch.start + fed.batch.size
-            position.chips += fed.batch.size
-            callback.after_step(self, fed.batch.size, value)
-            clock.start(WAITING)
+        with closing(feed(batches, schema, device, beside, buffers)) as all_fed:
+            for fed in all_fed:
+                clock.stop(WAITING)
+                clock.start(STEPPING)
+                value = self._step(fed)
+                clock.stop(STEPPING)
+                position.seen = fed.batch.start + fed.batch.size
+                position.chips += fed.batch.size
+                callback.after_step(self, fed.batch.size, value)
+                clock.start(WAITING)
         self.spent = clock.spent(position.chips - chips_before)
 
     def _step(self, fed: Fed) -> float:
@@ -305,11 +311,14 @@ class Fit:
         learning, schema = self.learning, self.learning.dataset.schema
         # In an epoch's order only one rank fetches each byte; the order does not change a score.
         order = learning.dataset.epoch(chips, self.options.seed, 0)
-        batches = learning.dataset.batches(order, self.global_batch, learning.part)
+        buffers = buffers_for(learning.ranks.device)
+        batches = learning.dataset.batches(order, self.global_batch, learning.part, memory=memory_of(buffers))
         sums = add_up(
             lambda fed: self.objective.score_sums(self._forward_alone, fed),
             never_empty(batches, schema, chips),
             schema,
             learning.ranks.device,
+            self.objective.beside(None),
+            buffers,
         )
         return self.objective.scored(tuple(map(learning.ranks.sum, sums)), self.share_done)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from shards.read.order import Chips
-from trainer.data.feed import Fed
+from trainer.data.feed import Beside, Fed
 from trainer.data.step_inputs import StepKey
 from trainer.fit.scoring import Sums
 from trainer.options import OptimiserOptions
@@ -81,6 +81,16 @@ class Objective(HasValue, Protocol[InputsT]):
 
     def prepare(self) -> None:
         """Fit the baselines, unless they were restored; only the first rank calls this."""
+
+    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+        """Return what reads rows that go with each batch, ahead of its step and in another thread.
+
+        Args:
+            of_epoch: seed and epoch of a training's steps; None: the batches are scored.
+
+        Returns:
+            None if nothing but the chips is read.
+        """
 
     def inputs(self, fed: Fed, key: StepKey) -> InputsT:
         """Augment a batch; random numbers depend on `key` alone, whatever the number of ranks."""
@@ -148,6 +158,10 @@ class LossDecides:
 
     learns_from = "chips"
     """See Objective."""
+
+    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+        """See Objective; there is nothing."""
+        return None
 
     def known_sums(self, inputs: Any) -> Tensor | None:
         """See Objective: the slope of a loss of pixels depends on all predictions."""

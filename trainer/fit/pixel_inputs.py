@@ -62,14 +62,22 @@ def pixel_inputs(
 ) -> PixelInputs:
     """Augment a batch of chips for a model of `bands` bands; random numbers depend on `key` alone."""
     count = fed.batch.size
-    image_BCHW, label_BHW, symmetries_B, changes_BCK = fed.image_BCHW, fed.height_BHW, None, None
+    image_BCHW, label_BHW, changes_BCK = fed.image_BCHW, fed.height_BHW, None
     if augment.flips:
-        symmetries_B = part_of(symmetries_of(count, *key), fed, learning.ranks)
+        symmetries_B = part_of(symmetries_of(count, *key), fed.batch, learning.ranks)
         image_BCHW, label_BHW = apply_symmetries(symmetries_B, image_BCHW, label_BHW)
     changes = band_changes((count, bands), key, augment.brightness, augment.band_dropout)
     if changes is not None:
-        changes_BCK = to_device(part_of(changes, fed, learning.ranks), learning.ranks.device)
-    numbers_B = to_device(part_of(chip_numbers(count, *key), fed, learning.ranks), learning.ranks.device)
-    tokens = learning.tokens
-    features = tokens.features(fed.batch.chips, symmetries_B) if tokens else None
-    return PixelInputs(image_BCHW, label_BHW, features, changes_BCK, numbers_B)
+        changes_BCK = to_device(part_of(changes, fed.batch, learning.ranks), learning.ranks.device)
+    numbers_B = to_device(
+        part_of(chip_numbers(count, *key), fed.batch, learning.ranks), learning.ranks.device
+    )
+    return PixelInputs(image_BCHW, label_BHW, features_of(fed, learning), changes_BCK, numbers_B)
+
+
+def features_of(fed: Fed, learning: Learning) -> Features | None:
+    """Return the features whose rows were read beside the batch; None without a token store."""
+    if learning.tokens is None:
+        return None
+    assert fed.beside_BT is not None, "the objective reads them beside each batch"
+    return learning.tokens.unpack(fed.beside_BT)

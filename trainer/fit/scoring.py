@@ -5,13 +5,15 @@ the same bytes for any order of chips, batches and number of ranks, as far as th
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from shards.format.schema import Schema
 from shards.read.dataset import Batch
-from trainer.data.feed import Fed, feed
+from trainer.data.feed import Beside, Fed, feed
+from trainer.data.transfers import Buffers
 from trainer.score.exact_totals import rounded
 
 Sums = tuple[Tensor, ...]
@@ -19,18 +21,24 @@ Sums = tuple[Tensor, ...]
 
 
 def add_up(
-    sums_of: Callable[[Fed], Sums], batches: Iterable[Batch], schema: Schema, device: torch.device
+    sums_of: Callable[[Fed], Sums],
+    batches: Iterable[Batch],
+    schema: Schema,
+    device: torch.device,
+    beside: Beside | None = None,
+    buffers: Buffers | None = None,
 ) -> Sums:
     """Add up the sums of every batch, without gradients; the totals come to the CPU in the end.
 
-    There must be at least one batch.
+    There must be at least one batch. All but `sums_of` is as for trainer.data.feed.
     """
     total: Sums = ()
-    for fed in feed(batches, schema, device):
-        # No inference mode: sharded weights gathered in it could not be trained on.
-        with torch.no_grad():
-            sums = sums_of(fed)
-        total = tuple(map(torch.add, total, sums)) if total else sums
+    with closing(feed(batches, schema, device, beside, buffers)) as all_fed:
+        for fed in all_fed:
+            # No inference mode: sharded weights gathered in it could not be trained on.
+            with torch.no_grad():
+                sums = sums_of(fed)
+            total = tuple(map(torch.add, total, sums)) if total else sums
     return tuple(one.cpu() for one in total)
 
 

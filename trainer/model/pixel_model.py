@@ -5,9 +5,9 @@ backbone    pixels_BCHW -> features of patches           (DINOv3 of transformers
 decoder     features, pixels_BCHW -> a map, or several   (trainer.decoders.features)
 """
 
+from collections.abc import Callable
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import DINOv3ViTModel
@@ -15,7 +15,7 @@ from transformers import DINOv3ViTModel
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
-from trainer.decoders.features import DecoderConfig, Features
+from trainer.decoders.features import DecoderConfig, Features, memory_format
 from trainer.decoders.make import new_decoder
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
@@ -56,7 +56,19 @@ class PixelModel(Learner):
         self.depth = int(shape.num_hidden_layers)
         patch = self.patch_size // decoder.upsample
         self.decoder = new_decoder(decoder, self.depth, shape.hidden_size, patch, len(bands))
-        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._lay_out()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the model, as `to` does; its decoder then lies in memory as suits the device."""
+        before = self.normalise.mean_C.device
+        super()._apply(fn, recurse)
+        if self.normalise.mean_C.device != before:
+            self._lay_out()
+        return self
+
+    def _lay_out(self) -> None:
+        layout = memory_format(self.normalise.mean_C.device, self.decoder_config.norm)
+        self.decoder.to(memory_format=layout)  # type: ignore[call-overload]
 
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, but keep the backbone in eval mode even if it learns.

@@ -48,7 +48,7 @@ class ViewMaker:
 
     def here(self, rows: NDArray[Any], fed: Fed) -> Tensor:
         """Take this rank's rows of a global batch's numbers, to the device."""
-        return to_device(part_of(rows, fed, self.ranks), self.ranks.device)
+        return to_device(part_of(rows, fed.batch, self.ranks), self.ranks.device)
 
     def draw(self, count: int, key: StepKey, number: int, scale: tuple[float, float]) -> Views:
         """Draw view `number` of each of `count` tiles."""

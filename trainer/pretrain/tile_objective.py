@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from transformers import DINOv3ViTModel
 
 from shards.read.order import Chips
-from trainer.data.feed import Fed
+from trainer.data.feed import Beside, Fed
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.scoring import Sums
@@ -51,6 +51,10 @@ class TileObjective:
 
     def prepare(self) -> None:
         """See Objective; there is nothing to fit."""
+
+    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+        """See Objective; there is nothing."""
+        return None
 
     def known_sums(self, inputs: Any) -> Tensor | None:
         """See Objective; by default nothing is known."""

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from regressors import fitted, local_backbone, small_config, stored_images, write_dataset
+from regressors import fitted, local_backbone, small_config, small_regressor, stored_images, write_dataset
 
 from shards.errors import InputError
 from shards.read.dataset import Dataset
 from trainer.commands.train import fit_of, resumed_fit
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
+from trainer.decoders.features import DecoderConfig, memory_format
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Callback, Fit
@@ -226,6 +227,23 @@ def test_bfloat16_stays_finite_and_near(dataset: Dataset, backbone: Path, decode
     assert half == pytest.approx(full, rel=2e-2)
     assert half != full
     assert {tensor.dtype for tensor in regressor.parameters()} == {torch.float32}
+
+
+def test_channels_lie_side_by_side_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device without memory stands for a GPU."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    formats = [memory_format(device, norm) for device in (cpu, gpu) for norm in ("batch", "group")]
+    assert formats == [*[torch.channels_last] * 3, torch.contiguous_format]
+    monkeypatch.setattr(
+        "trainer.model.pixel_model.memory_format",
+        lambda device, norm: memory_format(gpu if device.type == "meta" else device, norm),
+    )
+    for norm, side_by_side in (("batch", True), ("group", False)):
+        regressor = small_regressor(decoder=DecoderConfig((16, 8, 8, 8), norm)).to("meta")
+        wide = [weight for weight in regressor.decoder.parameters() if weight.dim() == 4]
+        wide = [weight for weight in wide if 1 not in weight.shape]
+        assert wide
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) == side_by_side for weight in wide)
 
 
 def test_channels_last_is_a_matter_of_memory(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:

@@ -338,11 +338,26 @@ def test_a_stopped_store_is_completed_with_the_bytes_of_an_undisturbed_one(
         pieces = begin(plan)
         assert len(pieces) == len(plan.files), "none is listed before all are there"
         kept = {piece: kept_at(plan, piece) for piece in pieces[:done]}
-        compute(plan, pieces[done], regressor, dataset)  # and here it is killed
+        list(compute(plan, [pieces[done]], regressor, dataset))  # and here it is killed
         assert {piece: kept_at(plan, piece) for piece in pieces[:done]} == kept
     filled(config)
     assert {piece: kept_at(plan, piece) for piece in kept} == kept, "nothing was written again"
     assert contents(config.tokens.token_store) == contents(undisturbed.tokens.token_store)
+
+
+def test_a_shard_is_read_once_for_all_its_variants(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    batches = Dataset.batches
+
+    def noting(dataset: Dataset, order: Chips, *arguments: Any, **options: Any) -> Any:
+        read.extend(order.tolist())
+        return batches(dataset, order, *arguments, **options)
+
+    monkeypatch.setattr(Dataset, "batches", noting)
+    _, dataset, _ = filled(config.with_options(token_variants=8, flips=True))
+    assert read == dataset.chips("all").tolist()
 
 
 def kept_at(plan: TokenPlan, piece: token_store.TokenFile) -> tuple[int, int]:

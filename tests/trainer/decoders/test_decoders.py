@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from dispatched import Counted
 from regressors import SCHEMA, SMALL_BACKBONE, statistics_of, stored_images, write_checkpoint, write_dataset
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CHMv2Config, CHMv2ForDepthEstimation
+from transformers.models.chmv2.modeling_chmv2 import CHMv2FeaturesToDepth
 
 from shards.errors import InputError
 from trainer.commands.evaluate import evaluate
 from trainer.commands.import_weights import import_checkpoint
 from trainer.config import EvaluateConfig, ImportConfig
-from trainer.decoders.dpt import DptDecoder
+from trainer.decoders.dpt import DptDecoder, head_config, resampled
 from trainer.decoders.features import Decoder, DecoderConfig, Features
 from trainer.decoders.make import new_decoder
 from trainer.model.backbone import build_backbone, patch_weights_for
@@ -176,6 +179,39 @@ def test_detail_is_cheap_beside_a_large_backbone() -> None:
 
 
 # --- dpt is CHMv2's ---
+
+
+@pytest.mark.parametrize(("before", "after"), [((96, 64), (80, 80)), ((5, 7), (9, 4)), ((16, 16), (40, 23))])
+def test_resampling_by_matrices_is_that_of_torch(before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Forward and backward; on a GPU only the matrices have a deterministic backward pass."""
+    torch.manual_seed(0)
+    image_BCHW = 20 * torch.rand(3, 1, *before)
+    slope_BCHW = torch.rand(3, 1, *after)
+    found = []
+    for resample in (
+        lambda image: interpolate(image, after, mode="bilinear", antialias=True),
+        lambda image: resampled(image, *after),
+    ):
+        leaf_BCHW = image_BCHW.clone().requires_grad_()
+        made_BCHW = resample(leaf_BCHW)
+        made_BCHW.backward(slope_BCHW)
+        found.append((made_BCHW, leaf_BCHW.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-5)
+
+
+def test_bins_are_computed_once_and_have_the_bits_of_transformers() -> None:
+    decoder = decoder_of("dpt")
+    assert isinstance(decoder, DptDecoder)
+    scores_BKHW = torch.randn(2, 256, 5, 5, generator=torch.Generator().manual_seed(0))
+    shape = head_config((32, 16, 16, 8), WIDTH)
+    assert torch.equal(decoder.features_to_depth(scores_BKHW), CHMv2FeaturesToDepth(shape)(scores_BKHW))
+    kernels = []
+    for of_bins in (decoder.features_to_depth, CHMv2FeaturesToDepth(shape)):
+        with Counted() as count:
+            of_bins(scores_BKHW)
+        kernels.append(count.kernels)
+    assert kernels[0] < kernels[1] - 8  # no linspace, log, exp, ...
+    assert not any("features_to_depth" in name for name in decoder.state_dict())
 
 
 def test_dpt_has_the_sizes_of_chmv2_for_its_backbone() -> None:

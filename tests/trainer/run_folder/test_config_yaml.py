@@ -91,6 +91,7 @@ CONFIG = TrainConfig.of(
     average=0.9,
     accumulate=2,
     epochs=1,
+    batch_size=16,
 )
 
 
