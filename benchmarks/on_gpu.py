@@ -64,8 +64,6 @@ CHECKS = (
 """Checks in order of worth, but for the limits, which the others are compared with."""
 DONE = ("done", "left out")
 """States of a check that is not made again."""
-START_SECONDS = 60.0
-"""Seconds that a process may take until its first check begins."""
 
 
 def main() -> int:
@@ -73,13 +71,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--out", default=Path("on-gpu"), type=Path, help="folder of the results")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script on a CPU")
     parser.add_argument("--minutes", type=float, default=8.0, help="no check begins after that many")
     parser.add_argument("--only", nargs="+", choices=[check.name for check in CHECKS], default=[])
+    parser.add_argument("--list", action="store_true", help="print the names of the checks, and end")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.list:
+        print(json.dumps([check.name for check in CHECKS]))
+        return 0
     if options.worker:
         for name in options.only:
             if not _make(_named(name), options):

@@ -104,9 +104,14 @@ def layouts(bench: Bench) -> Iterator[Finding]:
     batch = bench.of_size(128, 8)
     for norm in ("group", "batch"):
         config = bench.config(
-            bench.chips(batch * 2), bench.large, tune="frozen", precision="bf16", norm=norm, batch_size=batch,
+            bench.chips(batch * 2),
+            bench.large,
+            tune="frozen",
+            precision="bf16",
+            norm=norm,
+            batch_size=batch,
             epochs=10**6,
-        )  # fmt: skip
+        )
         fit = bench.fit(config)
         steps_of(fit, WARM_UP)
         steps = bench.of_size(10, 1)

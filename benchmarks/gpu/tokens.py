@@ -25,9 +25,14 @@ def stored_tokens(bench: Bench) -> Iterator[Finding]:
     batch = bench.of_size(256, 16)
     store = str(bench.folder / "tokens-large")
     config = bench.config(
-        bench.chips(batch * 4), bench.large, token_store=store, precision="bf16", batch_size=batch, epochs=10**6,
+        bench.chips(4 * batch),
+        bench.large,
+        token_store=store,
+        precision="bf16",
+        batch_size=batch,
+        epochs=10**6,
         **WITHOUT,
-    )  # fmt: skip
+    )
     with bench.peak() as measured:
         fit = bench.fit(config)
     held = sum(one.nbytes for one in fit.model.backbone.parameters() if one.device.type == bench.device.type)
