@@ -26,7 +26,7 @@ from trainer.devices.repeatable import check_compiler, in_precision, repeatable
 from trainer.devices.sharding import whole
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Numbers, Objective, surrogate
-from trainer.fit.optimiser import Schedule, new_optimiser
+from trainer.fit.optimiser import Schedule, by_place, new_optimiser
 from trainer.fit.scoring import add_up
 from trainer.fit.weight_average import Average
 from trainer.options import FitOptions, OptimiserOptions
@@ -100,7 +100,7 @@ class Fit:
         self._forward = in_precision(self._wrapped, ranks.device, options.bf16)
         self._forward_alone = in_precision(model, ranks.device, options.bf16)
         self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
-        self._learning = [weight for group in self.optimiser.param_groups for weight in group["params"]]
+        self._learning = list(by_place(self.optimiser).values())
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
         self.average = Average(model, options.average) if options.average else None
         self.position = Position()
