@@ -3,6 +3,7 @@
 groups = parameter_groups(regressor, options)            after trainer.model.trainable chose what learns
 optimiser = new_optimiser(groups, options, device)
 schedule = Schedule(optimiser, options, total_steps)
+step_unless(optimiser, numbers_N)                        or optimiser.step()
     schedule.after_step()                                after each step of the optimiser
     schedule.after_epoch(loss)                           after each validation
 """
@@ -12,7 +13,7 @@ from math import cos, inf, isfinite, pi
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import DINOv3ViTModel
 
@@ -150,6 +151,21 @@ def new_optimiser(groups: list[dict[str, Any]], options: OptimiserOptions, devic
     return AdamW(
         groups, options.learning_rate, eps=ADAM_EPSILON, weight_decay=options.weight_decay, fused=fused
     )
+
+
+def step_unless(optimiser: torch.optim.Optimizer, numbers_N: Tensor) -> None:
+    """Take a step, unless one of these numbers is infinite or not a number; the host need not know.
+
+    A fused AdamW leaves everything as it is where its attribute `found_inf` is 1 (torch 2.13,
+    torch/optim/adam.py, which torch.amp.GradScaler sets for it).
+    """
+    # 0 times anything that is not finite is not a number, and so is not 0.
+    found_inf = (numbers_N.sum() * 0 != 0).float()
+    vars(optimiser)["found_inf"] = found_inf
+    try:
+        optimiser.step()
+    finally:
+        del vars(optimiser)["found_inf"]
 
 
 class Schedule:

@@ -29,6 +29,8 @@ class TileObjective:
 
     learns_from = "tiles"
     """See Objective."""
+    settles_at_once = False
+    """See Objective."""
 
     def __init__(
         self, model: Masked | Dino, encoder: Encoder, learning: Learning, config: PretrainConfig

@@ -36,6 +36,8 @@ from trainer.run_folder.state_parts import StateWriter, StoredState
 class MeanOfChip:
     """Bright chips are to have large means: squared errors of a chip's mean, in hundreds of stored units."""
 
+    learns_from, settles_at_once = "chips", False
+
     def __init__(self, heights: HeightObjective) -> None:
         self.inputs, self.groups, self.met, self.steps = heights.inputs, heights.groups, 0, 0
 
