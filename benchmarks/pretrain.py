@@ -54,6 +54,7 @@ def step_of(fit: Fit, fed: Fed) -> Callable[[], None]:
 
     def step() -> None:
         fit._step(fed)
+        fit._settle()
 
     return step
 

@@ -141,7 +141,11 @@ def parts_of(fit: Fit, fed: Fed, config: PretrainConfig, theirs: Lightly) -> dic
         (total / pairs).backward()
         model.centre_K.copy_(next_centre(model.centre_K, taught_VBK.mean((0, 1)), options.centre_momentum))
 
-    made, step_on_crops = objective.crops, fit._step
+    made = objective.crops
+
+    def step_on_crops(fed: Fed) -> None:
+        fit._step(fed)
+        fit._settle()
 
     def step() -> None:
         objective.crops = lambda *_: crops

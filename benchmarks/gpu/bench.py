@@ -262,6 +262,10 @@ def steps_of(fit: "Fit", steps: int) -> list[float]:
         def __init__(self) -> None:
             super().__init__()
             self.losses = list[float]()
+            self.last = fit.position.step + steps
+
+        def may_save(self, step: int) -> bool:
+            return step >= self.last  # so that nothing of the next step is queued
 
         def after_step(self, fit: "Fit", chips: int, loss: float) -> None:
             self.losses.append(loss)

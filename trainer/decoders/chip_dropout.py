@@ -5,8 +5,13 @@ the number of workers. Here each chip has a number, drawn for its place in the g
 number, the layer and the channel decides what is dropped.
 
     chip_numbers(64, seed, epoch, seen)         for a global batch
-    use_numbers(regressor, numbers_B)           before the forward pass of some of its chips
+    dropouts = Dropouts(regressor)              once
+    dropouts.use(numbers_B)                     before the forward pass of some of its chips
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,41 +33,99 @@ class ChannelDropout(nn.Module):
     """Dropout that zeroes each channel of each chip with probability `share`, and scales up the others.
 
     Like torch's Dropout2d (Tompson et al. 2014, arXiv:1411.4280, section 3.2) it acts in train mode only;
-    it differs in the draw. Unless `use_numbers` gave the chips' numbers, torch's generator draws them.
+    it differs in the draw. Unless `Dropouts` gave factors, torch's generator draws numbers for the chips.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, channels: int) -> None:
         """Args:
         share: probability, 0 or more and below 1.
+        channels: channels of its input.
         """
         super().__init__()
-        self.share = share
-        # Not a buffer: DistributedDataParallel would copy the first rank's numbers to every rank.
-        self.numbers_B: Tensor | None = None
+        self.share, self.channels = share, channels
+        # Not a buffer: DistributedDataParallel would copy the first rank's factors to every rank.
+        self.factors_BC: Tensor | None = None
+        """Factors of the next batch's channels: 0, or 1 / (1 - share)."""
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Drop channels while training; the shape stays the same."""
         if not self.training or not self.share:
             return features_BCHW
-        count, channels = features_BCHW.shape[:2]
-        numbers_B = self.numbers_B
-        if numbers_B is None:
-            numbers_B = torch.randint(_MASK + 1, (count,), device=features_BCHW.device)
-        channel_numbers_C = _mixed(torch.arange(channels, device=features_BCHW.device))
-        drawn_BC = _mixed(numbers_B[:, None] ^ channel_numbers_C)
-        kept_BC = (drawn_BC >= int(self.share * (_MASK + 1))).to(features_BCHW.dtype) / (1 - self.share)
-        return features_BCHW * kept_BC[:, :, None, None]
+        factors_BC, device = self.factors_BC, features_BCHW.device
+        if factors_BC is None:
+            numbers_1B = torch.randint(_MASK + 1, (1, len(features_BCHW)), device=device)
+            factors_BC = _Channels.of([self], device).factors(numbers_1B).T
+        return features_BCHW * factors_BC.to(features_BCHW.dtype)[:, :, None, None]
 
     def extra_repr(self) -> str:
         """Describe the module's options for its repr."""
         return f"share={self.share}"
 
 
-def use_numbers(module: nn.Module, numbers_B: Tensor | None) -> None:
-    """Make each dropout in `module` use these numbers (B,) int64 of the next batch's chips; None: none."""
-    layers = (layer for layer in module.modules() if isinstance(layer, ChannelDropout))
-    for number, layer in enumerate(layers):
-        layer.numbers_B = None if numbers_B is None else _mixed(numbers_B + number)
+class Dropouts:
+    """All dropouts of a module, which draw together: each draw costs a GPU thirty kernels."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Find them; the module must not get others afterwards."""
+        found = (layer for layer in module.modules() if isinstance(layer, ChannelDropout))
+        numbered = [(number, layer) for number, layer in enumerate(found) if layer.share]
+        self._numbers = np.array([number for number, _ in numbered], np.int64)
+        self._layers = [layer for _, layer in numbered]
+        self._constants: tuple[Tensor, _Channels] | None = None
+
+    def use(self, numbers_B: Tensor) -> None:
+        """Draw for the next batch from its chips' numbers (B,), int64."""
+        if not self._layers:
+            return
+        if self._constants is None or self._constants[0].device != numbers_B.device:
+            device = numbers_B.device
+            self._constants = (
+                _on(self._numbers[:, None], device),
+                _Channels.of(self._layers, device),
+            )
+        number_L1, channels = self._constants
+        factors_TB = channels.factors(_mixed(numbers_B + number_L1))
+        parts = factors_TB.split([layer.channels for layer in self._layers])
+        for layer, factors_CB in zip(self._layers, parts, strict=True):
+            layer.factors_BC = factors_CB.T
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Channels of several dropouts one after another, on the device; axis T runs over all of them."""
+
+    layer_T: Tensor
+    """Place of each channel's dropout."""
+    number_T1: Tensor
+    """Hash of each channel's number within its dropout."""
+    least_T1: Tensor
+    """Least draw with which the channel is kept."""
+    factor_T1: Tensor
+    """Factor of a channel that is kept, float32."""
+
+    @classmethod
+    def of(cls, layers: Sequence[ChannelDropout], device: torch.device) -> "_Channels":
+        """Describe the channels of these dropouts."""
+        counts = [layer.channels for layer in layers]
+        shares = [layer.share for layer in layers]
+        number_T = np.concatenate([np.arange(count) for count in counts])
+        least_L = np.array([int(share * (_MASK + 1)) for share in shares])
+        factor_L = np.float32(1) / np.array([1 - share for share in shares], np.float32)
+        return cls(
+            _on(np.repeat(np.arange(len(counts)), counts), device),
+            _mixed(_on(number_T[:, None], device)),
+            _on(np.repeat(least_L, counts)[:, None], device),
+            _on(np.repeat(factor_L, counts)[:, None], device),
+        )
+
+    def factors(self, numbers_LB: Tensor) -> Tensor:
+        """Draw factors_TB from a number for each dropout and chip."""
+        drawn_TB = _mixed(numbers_LB.index_select(0, self.layer_T) ^ self.number_T1)
+        return (drawn_TB >= self.least_T1) * self.factor_T1
+
+
+def _on(array: NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device)
 
 
 def _mixed(numbers: Tensor) -> Tensor:

@@ -79,14 +79,14 @@ class DetailDecoder(Decoder):
         bottom = fine[-1]
         widths = (*fine, bottom)
         sizes = range(doublings)
-        self.tokens = nn.Sequential(nn.Conv2d(token_width, bottom, 1), ChannelDropout(config.dropout))
+        self.tokens = nn.Sequential(nn.Conv2d(token_width, bottom, 1), ChannelDropout(config.dropout, bottom))
         self.entry = _convolutions(bands, fine[0], 0, config)
         self.falls = nn.ModuleList(
             _convolutions(widths[i], widths[i + 1], i + 1, config, stride=2) for i in sizes
         )
         # Dropout at the bottom alone: the few weights above it cannot memorise, the many at it can.
         self.bottom = nn.Sequential(
-            _convolutions(2 * bottom, bottom, doublings, config), ChannelDropout(config.dropout)
+            _convolutions(2 * bottom, bottom, doublings, config), ChannelDropout(config.dropout, bottom)
         )
         self.rises = nn.ModuleList(Rise(widths[i + 1], widths[i], i, config) for i in reversed(sizes))
         self.head = nn.Conv2d(fine[0], config.outputs, 1)

@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
         self.attention = ChannelAttention(width) if attention else nn.Identity()
-        self.activation, self.dropout = nn.LeakyReLU(SLOPE), ChannelDropout(dropout)
+        self.activation, self.dropout = nn.LeakyReLU(SLOPE), ChannelDropout(dropout, width)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Apply the block; the shape stays the same."""
@@ -79,7 +79,7 @@ def _doubling(width_in: int, width: int, norm: str, dropout: float) -> nn.Sequen
         nn.ConvTranspose2d(width_in, width, 4, stride=2, padding=1),
         _norm(norm, width),
         nn.LeakyReLU(SLOPE),
-        ChannelDropout(dropout),
+        ChannelDropout(dropout, width),
     )
 
 
@@ -90,12 +90,12 @@ def _head(width: int, config: DecoderConfig) -> nn.Sequential:
         nn.Conv2d(width, wide, 3, padding=1),
         _norm(norm, wide),
         nn.LeakyReLU(SLOPE),
-        ChannelDropout(dropout),
+        ChannelDropout(dropout, wide),
         ChannelAttention(wide),
         nn.Conv2d(wide, width, 3, padding=1),
         _norm(norm, width),
         nn.LeakyReLU(SLOPE),
-        ChannelDropout(dropout),
+        ChannelDropout(dropout, width),
         nn.Conv2d(width, narrow, 3, padding=1),
         _norm(norm, narrow),
         nn.LeakyReLU(SLOPE),

@@ -1,4 +1,4 @@
-"""Transfer of small arrays to the device, without waiting for it."""
+"""Transfer of small arrays to the device and of numbers from it, without waiting for it."""
 
 from typing import Any
 
@@ -15,3 +15,22 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
         return tensor.to(device)
     # Only from pinned memory is a copy queued; torch keeps that memory until the copy is done.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class FromDevice:
+    """Numbers on their way to the host, which waits for them only when it reads them."""
+
+    def __init__(self, numbers_N: Tensor) -> None:
+        """Queue the copy, behind what computes the numbers."""
+        self._numbers_N, self._arrival = numbers_N, None
+        if numbers_N.device.type == "cuda":
+            # Only into pinned memory is a copy queued.
+            self._numbers_N = torch.empty(numbers_N.shape, dtype=numbers_N.dtype, pin_memory=True)
+            self._numbers_N.copy_(numbers_N, non_blocking=True)
+            self._arrival = torch.cuda.current_stream(numbers_N.device).record_event()
+
+    def read(self) -> list[float]:
+        """Wait until the numbers are there, and return them."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return [float(number) for number in self._numbers_N.tolist()]

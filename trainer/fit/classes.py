@@ -16,7 +16,7 @@ from shards.read.order import Chips, subset
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.data.step_inputs import StepKey
-from trainer.decoders.chip_dropout import use_numbers
+from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.fit.learning import Learning
 from trainer.fit.loss_terms import Total
@@ -49,6 +49,7 @@ class ClassObjective(LossDecides):
         """
         self.model, self.learning, self.augment = model, learning, augment
         self.baseline_chips, self.classes = baseline_chips, PixelClasses.of(learning.dataset)
+        self.dropouts = Dropouts(model)
         self.baselines: ClassBaselines | None = None
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ class ClassObjective(LossDecides):
 
     def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
         """See Objective: the sum of the pixels' losses, and their number."""
-        use_numbers(self.model, inputs.numbers_B)
+        self.dropouts.use(inputs.numbers_B)
         logits_BKHW, valid_BHW = forward(inputs.image_BCHW, None, inputs.changes_BCK)
         return _loss_sums(logits_BKHW, inputs.label_BHW.masked_fill(~valid_BHW, NO_CLASS))
 

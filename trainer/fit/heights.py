@@ -17,7 +17,7 @@ from shards.read.order import Chips
 from trainer.data.augment import symmetries_of
 from trainer.data.feed import Beside, Fed
 from trainer.data.step_inputs import StepKey, part_of
-from trainer.decoders.chip_dropout import use_numbers
+from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.devices.score_sums import chip_sums
 from trainer.fit.learning import Learning
@@ -52,6 +52,7 @@ class HeightObjective(LossDecides):
         """
         self.regressor, self.learning, self.options, self.augment = regressor, learning, options, augment
         self.loss = parse_loss(options.loss)
+        self.dropouts = Dropouts(regressor)
         self.baselines: Baselines | None = None
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ class HeightObjective(LossDecides):
 
     def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
         """See Objective."""
-        use_numbers(self.regressor, inputs.numbers_B)
+        self.dropouts.use(inputs.numbers_B)
         predicted_BHW, valid_BHW = forward(inputs.image_BCHW, inputs.features, inputs.changes_BCK)
         measured_BHW = valid_BHW & inputs.label_BHW.isfinite()
         return self.loss.sums(predicted_BHW.float(), inputs.label_BHW, measured_BHW)

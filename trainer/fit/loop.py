@@ -16,7 +16,6 @@ from torch import Tensor
 
 from shards.errors import DatasetError, InputError
 from shards.read.chip_reader import ChipReader
-from shards.read.dataset import Batch
 from shards.read.order import Chips
 from trainer.data.feed import Fed, feed, memory_of
 from trainer.data.step_inputs import StepKey, never_empty
@@ -24,10 +23,11 @@ from trainer.data.transfers import buffers_for
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.learner import Learner
 from trainer.devices.repeatable import check_compiler, in_precision, repeatable
-from trainer.devices.sharding import whole
+from trainer.devices.sharding import is_sharded, whole
+from trainer.devices.transfer import FromDevice
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Numbers, Objective, surrogate
-from trainer.fit.optimiser import Schedule, new_optimiser
+from trainer.fit.optimiser import Schedule, by_place, new_optimiser, step_unless
 from trainer.fit.scoring import add_up
 from trainer.fit.weight_average import Average
 from trainer.options import FitOptions, OptimiserOptions
@@ -42,7 +42,10 @@ class Callback(Protocol):
     """Callback of the training loop, invoked on every rank."""
 
     def after_step(self, fit: "Fit", chips: int, loss: float) -> None:
-        """React to a step over `chips` chips (of all ranks) with this loss."""
+        """React to a step over `chips` chips (of all ranks) with this loss, once that is known."""
+
+    def may_save(self, step: int) -> bool:
+        """Tell whether `after_step` may save the state or meet other ranks when `step` steps are done."""
 
     def after_epoch(self, fit: "Fit", record: dict[str, Any], is_best: bool) -> None:
         """React to an epoch that is done and scored, while the model still has the scored weights."""
@@ -71,8 +74,36 @@ class Position:
     """Epochs since that value was reached."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A step of which the host may not know yet whether it was one: its loss or gradient may be no number."""
+
+    chips: int
+    """Its chips, over all ranks."""
+    first_chips: Chips
+    """Some of this rank's."""
+    share_done: float
+    """Share (0..1) of training that was done before."""
+    sums_K: Tensor
+    """Sums of the loss over all ranks."""
+    numbers: FromDevice
+    """Loss, and the gradient's norm."""
+    is_applied: bool
+    """Whether the optimiser was asked already to change the weights, if both are finite."""
+
+
+Outcome = tuple[int, float]
+"""Chips and loss of a step, as the callback is told."""
+
+
 class Fit:
-    """A model in training, as one rank sees it."""
+    """A model in training, as one rank sees it.
+
+    Where `late` is true, the host learns what came of a step only when it has queued the next one's forward
+    pass, so that a GPU always has work. The optimiser itself leaves out a step that is none (step_unless).
+    All that the host does after a step waits until it knows: schedule, average, sums, position, callback. The
+    forward pass needs none of them. Weights, losses and states are the same either way.
+    """
 
     def __init__(
         self,
@@ -101,9 +132,15 @@ class Fit:
         self._forward = in_precision(self._wrapped, ranks.device, options.bf16)
         self._forward_alone = in_precision(model, ranks.device, options.bf16)
         self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
-        self._learning = [weight for group in self.optimiser.param_groups for weight in group["params"]]
+        self._learning = list(by_place(self.optimiser).values())
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
         self.average = Average(model, options.average) if options.average else None
+        # A sharded model settles at once: its moments are DTensors, beside which `found_inf` is none.
+        self.late = ranks.device.type == "cuda" and not objective.settles_at_once and not is_sharded(model)
+        """Whether the host learns one step late what came of a step."""
+        self._taken: Taken | None = None
+        """Step of which that is not known yet."""
+        self._callback: Callback | None = None
         self.position = Position()
         self.records: list[dict[str, Any]] = []
         """Records of the epochs so far."""
@@ -150,7 +187,7 @@ class Fit:
             FloatingPointError: a loss is not a number.
             DatasetError: a shard is damaged.
         """
-        options, position = self.options, self.position
+        options, position, self._callback = self.options, self.position, callback
         try:
             with repeatable(options.deterministic):
                 while position.epoch < options.epochs:
@@ -181,29 +218,30 @@ class Fit:
             for fed in all_fed:
                 clock.stop(WAITING)
                 clock.start(STEPPING)
-                value = self._step(fed)
-                clock.stop(STEPPING)
+                self._step(fed)
+                outcome = self._settle() if self._settles_now(callback) else None
                 position.seen = fed.batch.start + fed.batch.size
                 position.chips += fed.batch.size
-                callback.after_step(self, fed.batch.size, value)
+                clock.stop(STEPPING)
+                self._tell(outcome)
                 clock.start(WAITING)
+            self._tell(self._settle())
         self.spent = clock.spent(position.chips - chips_before)
 
-    def _step(self, fed: Fed) -> float:
-        """Take one step of the optimiser; return the loss over the whole batch, of all ranks.
+    def _settles_now(self, callback: Callback) -> bool:
+        """Tell whether the host must know what came of the last step before it queues anything else."""
+        # A state holds buffers, which the next forward pass changes. A step that is none is not counted.
+        step = self.position.step
+        return not self.late or callback.may_save(step) or callback.may_save(step + 1)
 
-        The host waits for the device once, when loss and gradient are known.
+    def _step(self, fed: Fed) -> None:
+        """Take one step of the optimiser, or all of it that comes before `_settle`.
 
         With several pieces the first pass computes the loss's sums over the batch, without gradients, because
         the gradient of a single chip may depend on them. Where the inputs tell what it depends on, there is
         only one pass.
         """
-        position, ranks, objective, share_done = (
-            self.position,
-            self.learning.ranks,
-            self.objective,
-            self.share_done,
-        )
+        position, ranks, objective = self.position, self.learning.ranks, self.objective
         count = self.options.accumulate
         if count > 1:  # ranks meet in every forward and backward pass, so all need the same number of pieces
             count = ranks.least(min(count, len(fed.image_BCHW)))
@@ -215,28 +253,52 @@ class Fit:
                 piece_sums = [objective.sums(self._forward, piece) for piece in pieces]
         else:
             piece_sums = self._backward(pieces, known_K)
+        self._tell(self._settle())
+        share_done = self.share_done
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in piece_sums]).sum(0))
         loss = objective.value(sums_all_K, share_done)
         if known_K is None:
             self._backward(pieces, sums_all_K, piece_sums if len(pieces) == 1 else None)
         length = whole(torch.nn.utils.clip_grad_norm_(self._learning, self.options.gradient_norm))
-        # The only wait for the device in a step: both numbers in one copy.
-        value, norm = map(float, torch.stack([loss.detach().double(), length.double()]).tolist())
-        if not isfinite(value) or not isfinite(norm):
+        numbers_2 = torch.stack([loss.detach().double(), length.double()])
+        first_chips, numbers = fed.batch.chips[:3].copy(), FromDevice(numbers_2)
+        self._taken = Taken(fed.batch.size, first_chips, share_done, sums_all_K, numbers, self.late)
+        if self.late:
+            objective.before_step(self.optimiser, share_done)
+            step_unless(self.optimiser, numbers_2)
             self.optimiser.zero_grad(set_to_none=True)
+
+    def _settle(self) -> Outcome | None:
+        """Learn what came of the last step, unless that is known, and do all that follows it.
+
+        This is the only wait for the device in a step.
+        """
+        taken, self._taken = self._taken, None
+        if taken is None:
+            return None
+        value, norm = taken.numbers.read()
+        is_step = isfinite(value) and isfinite(norm)
+        if not taken.is_applied:
+            if is_step:
+                self.objective.before_step(self.optimiser, taken.share_done)
+                self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        if not is_step:
             what = f"the gradient's norm is {norm}" if isfinite(value) else f"the loss is {value}"
-            self._not_a_number(fed.batch, what)
-            return value
-        objective.before_step(self.optimiser, share_done)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+            self._not_a_number(taken, what)
+            return taken.chips, value
         self.schedule.after_step()
         if self.average:
             self.average.update()
-        objective.after_step(sums_all_K, share_done)
-        self.sums_K = sums_all_K if self.sums_K is None else self.sums_K + sums_all_K
-        position.step += 1
-        return value
+        self.objective.after_step(taken.sums_K, taken.share_done)
+        self.sums_K = taken.sums_K if self.sums_K is None else self.sums_K + taken.sums_K
+        self.position.step += 1
+        return taken.chips, value
+
+    def _tell(self, outcome: Outcome | None) -> None:
+        """Tell the callback what came of a step, if there is anything new."""
+        if outcome and self._callback:
+            self._callback.after_step(self, *outcome)
 
     def _backward(
         self, pieces: Sequence[Any], sums_all_K: Tensor, made: list[Tensor] | None = None
@@ -252,19 +314,20 @@ class Fit:
         for number, piece in enumerate(pieces):
             with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._wrapped):
                 sums_K = made[number] if made else objective.sums(self._forward, piece)
+                self._tell(self._settle())
                 # Ranks average gradients; times the number of ranks, that is the sum over ranks.
                 (surrogate(objective, sums_K, sums_all_K, self.share_done) * ranks.world_size).backward()
                 piece_sums.append(sums_K.detach())
         ranks.clock.stop(COMMUNICATION)
         return piece_sums
 
-    def _not_a_number(self, batch: Batch, what: str) -> None:
+    def _not_a_number(self, taken: Taken, what: str) -> None:
         """Leave the step out, or stop; all ranks do the same, since loss and gradient are the same on all."""
         position = self.position
         if self.options.on_nonfinite == "skip":
             position.skipped += 1
             return
-        keys = self.learning.dataset.index["key"].take(batch.chips[:3]).to_pylist()
+        keys = self.learning.dataset.index["key"].take(taken.first_chips).to_pylist()
         raise FloatingPointError(
             f"{what} in epoch {position.epoch + 1}, step {position.step + 1} (rank "
             f"{self.learning.ranks.rank} has {', '.join(keys)}, ...); lower --learning-rate, or leave such "

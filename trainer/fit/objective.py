@@ -75,6 +75,8 @@ class Objective(HasValue, Protocol[InputsT]):
 
     learns_from: str
     """What it counts, in reports: chips, or tiles where a label or no label is of a whole one."""
+    settles_at_once: bool
+    """Whether `inputs` or `sums` depend on what `after_step` or the loop did after the step before."""
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """Return what learns, in groups for a torch optimiser, each with its "highest_rate"."""
@@ -157,6 +159,8 @@ class LossDecides:
     """What objectives have in common whose loss decides, and that change nothing between steps."""
 
     learns_from = "chips"
+    """See Objective."""
+    settles_at_once = False
     """See Objective."""
 
     def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:

@@ -3,6 +3,7 @@
 groups = parameter_groups(regressor, options)            after trainer.model.trainable chose what learns
 optimiser = new_optimiser(groups, options, device)
 schedule = Schedule(optimiser, options, total_steps)
+step_unless(optimiser, numbers_N)                        or optimiser.step()
     schedule.after_step()                                after each step of the optimiser
     schedule.after_epoch(loss)                           after each validation
 """
@@ -12,7 +13,7 @@ from math import cos, inf, isfinite, pi
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import DINOv3ViTModel
 
@@ -27,8 +28,8 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Devices for which torch has AdamW in one kernel (torch 2.13, torch/utils/_foreach_utils.py)."""
 LEAST_IMPROVEMENT = 1e-4
 """Share by which a loss must be below the best one to count as better, as in torch's ReduceLROnPlateau."""
-
-
+NO_DECAY = "no weight decay"
+"""End of the name of a group without weight decay."""
 Stage = tuple[str, float, dict[str, nn.Parameter]]
 """Part of a model: name, learning rate as a share of the highest, parameters by name."""
 
@@ -38,7 +39,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return what learns of a model of pixels, in groups for a torch optimiser; see `grouped`.
 
-    First comes the decoder, then its output layer, then the backbone from its embeddings to its last block.
+    First comes the decoder, then its output layer, then the backbone from its embeddings to its last block,
+    unless they share a group.
     """
     decoder = dict(model.decoder.named_parameters())
     output = set(model.decoder.output.parameters())
@@ -58,31 +60,65 @@ def grouped(
 ) -> list[dict[str, Any]]:
     """Return what learns, in groups for a torch optimiser; the order depends on the model alone.
 
-    Each stage may give two groups: with weight decay, and without. With `decay_norms` biases, norms, tokens
-    and layer scales have it, too.
+    Stages with one rate share their groups, since each group costs a kernel and its launch: one group with
+    weight decay, and one without. With `decay_norms` biases, norms, tokens and layer scales have it, too.
+    Each group has "places", which tell where `by_place` finds its parameters.
 
     Raises:
         ValueError: a parameter learns that belongs to no stage.
     """
-    groups = list[dict[str, Any]]()
+    merged = dict[tuple[float, bool], dict[str, Any]]()
+    parts = 0
     for name, factor, parameters in stages:
         learning = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
         spared = {key: not decay_norms and _is_spared(key, learning[key]) for key in learning}
         for is_spared in (False, True):
-            group = {
-                "name": f"{name}, no weight decay" if is_spared else name,
-                "params": [learning[key] for key in learning if spared[key] == is_spared],
-                "lr": options.learning_rate * factor,
-                "highest_rate": options.learning_rate * factor,
-                "weight_decay": 0.0 if is_spared else options.weight_decay,
-            }
-            if group["params"]:
-                groups.append(group)
+            weights = [learning[key] for key in learning if spared[key] == is_spared]
+            if not weights:
+                continue
+            group = merged.setdefault(
+                (factor, is_spared),
+                {
+                    "stages": [],
+                    "params": [],
+                    "places": [],
+                    "lr": options.learning_rate * factor,
+                    "highest_rate": options.learning_rate * factor,
+                    "weight_decay": 0.0 if is_spared else options.weight_decay,
+                },
+            )
+            group["stages"].append(name)
+            group["params"] += weights
+            group["places"] += [(parts, number) for number in range(len(weights))]
+            parts += 1
+    groups = [
+        {"name": _named(group.pop("stages"), is_spared), **group} for (_, is_spared), group in merged.items()
+    ]
     rated = sum(len(group["params"]) for group in groups)
     learning_in_all = sum(parameter.requires_grad for parameter in model.parameters())
     if rated != learning_in_all:
         raise ValueError(f"{learning_in_all} parameters learn, {rated} of them have a learning rate")
     return groups
+
+
+def _named(stages: list[str], is_spared: bool) -> str:
+    """Name a group after its first and last stage."""
+    name = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
+    return f"{name}, {NO_DECAY}" if is_spared else name
+
+
+def by_place(optimiser: torch.optim.Optimizer) -> dict[tuple[int, int], nn.Parameter]:
+    """Return what learns by its place: the number of a stage's part, and its own number there.
+
+    A part is what has weight decay, or has none. Norms are added up in this order, however stages share
+    groups, and states of layout 2 (trainer.run_folder.state_parts) name moments after places.
+    """
+    placed = {
+        place: weight
+        for group in optimiser.param_groups
+        for place, weight in zip(group["places"], group["params"], strict=True)
+    }
+    return dict(sorted(placed.items()))
 
 
 def backbone_stages(backbone: DINOv3ViTModel, options: OptimiserOptions) -> Iterator[Stage]:
@@ -115,6 +151,21 @@ def new_optimiser(groups: list[dict[str, Any]], options: OptimiserOptions, devic
     return AdamW(
         groups, options.learning_rate, eps=ADAM_EPSILON, weight_decay=options.weight_decay, fused=fused
     )
+
+
+def step_unless(optimiser: torch.optim.Optimizer, numbers_N: Tensor) -> None:
+    """Take a step, unless one of these numbers is infinite or not a number; the host need not know.
+
+    A fused AdamW leaves everything as it is where its attribute `found_inf` is 1 (torch 2.13,
+    torch/optim/adam.py, which torch.amp.GradScaler sets for it).
+    """
+    # 0 times anything that is not finite is not a number, and so is not 0.
+    found_inf = (numbers_N.sum() * 0 != 0).float()
+    vars(optimiser)["found_inf"] = found_inf
+    try:
+        optimiser.step()
+    finally:
+        del vars(optimiser)["found_inf"]
 
 
 class Schedule:

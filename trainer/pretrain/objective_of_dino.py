@@ -40,6 +40,8 @@ class DinoObjective(TileObjective):
     """Objective of self-distillation."""
 
     model: Dino
+    settles_at_once = True
+    """See Objective: the teacher, which a step moves, makes the inputs of the next one."""
 
     def __init__(self, model: Dino, learning: Learning, config: PretrainConfig) -> None:
         """Args:

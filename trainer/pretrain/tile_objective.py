@@ -13,6 +13,7 @@ from shards.read.order import Chips
 from trainer.data.feed import Beside, Fed
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
+from trainer.fit.optimiser import NO_DECAY
 from trainer.fit.scoring import Sums
 from trainer.model.encoder import Encoder, band_features
 from trainer.model.pretrained import Pretrained, backbone_weights
@@ -27,6 +28,8 @@ class TileObjective:
     """Part of an objective that does not depend on the method."""
 
     learns_from = "tiles"
+    """See Objective."""
+    settles_at_once = False
     """See Objective."""
 
     def __init__(
@@ -66,7 +69,7 @@ class TileObjective:
         if rates.last_weight_decay is not None:
             decay = cosine(rates.weight_decay, rates.last_weight_decay, share_done)
             for group in optimiser.param_groups:
-                if not group["name"].endswith("no weight decay"):
+                if not group["name"].endswith(NO_DECAY):
                     group["weight_decay"] = decay
 
     def after_step(self, sums_K: Tensor, share_done: float) -> None:

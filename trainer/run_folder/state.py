@@ -17,7 +17,11 @@ from shards.errors import InputError
 from shards.read.reader_state import ReaderState
 from trainer.devices.sharding import rows_of
 from trainer.fit.loop import Fit, Position
+from trainer.fit.optimiser import by_place
 from trainer.run_folder.state_parts import StoredState, TrainingState
+
+MOMENTS = "optimiser."
+"""Beginning of the names of an optimiser's moments: optimiser.PARAMETER.MOMENT."""
 
 
 def state_of(fit: Fit) -> TrainingState:
@@ -67,11 +71,13 @@ def restore(fit: Fit, state: StoredState) -> None:
     fit.objective.restore(values)
     for name, tensor in fit.model.changing().items():
         _fill(tensor, state, f"weights.{name}")
+    learning = _learning_by_name(fit)
     for name in state.shapes:
-        kind, *place = name.split(".")
-        if kind == "optimiser":
-            group, number, moment = place
-            parameter = fit.optimiser.param_groups[int(group)]["params"][int(number)]
+        if name.startswith(MOMENTS):
+            of, _, moment = name.removeprefix(MOMENTS).rpartition(".")
+            if of not in learning:
+                raise InputError(_another(state, name))
+            parameter = learning[of]
             if state.shapes[name] == tuple(parameter.shape):
                 # In the parameter's memory format: a fused optimiser walks through both in memory order.
                 value = _fill(torch.empty_like(parameter).detach(), state, name)
@@ -92,20 +98,32 @@ def _fill(tensor: Tensor, state: StoredState, name: str) -> Tensor:
     """Fill this rank's rows of `tensor` from the tensor called `name` in `state`, and return `tensor`."""
     rows = rows_of(tensor)
     if state.shapes.get(name) != rows.shape:
-        raise InputError(
-            f"{state.url}: belongs to another regressor ({name}); resume with the options of that run"
-        )
+        raise InputError(_another(state, name))
     rows.tensor.copy_(state.rows(name, rows.first, len(rows.tensor) if rows.shape else None))
     return tensor
+
+
+def _another(state: StoredState, name: str) -> str:
+    return f"{state.url}: belongs to another regressor ({name}); resume with the options of that run"
+
+
+def _learning_by_name(fit: Fit) -> dict[str, Tensor]:
+    """Return what learns by every name that moments have in states.
+
+    States of layout 2 name a parameter by its place, "3.12"; no module of ours has such a name.
+    """
+    names = {parameter: name for name, parameter in fit.model.named_parameters()}
+    placed = by_place(fit.optimiser)
+    of_places: dict[str, Tensor] = {f"{part}.{number}": one for (part, number), one in placed.items()}
+    return of_places | {names[parameter]: parameter for parameter in placed.values()}
 
 
 def _tensors(fit: Fit) -> dict[str, Tensor]:
     """Return every tensor of the state by name, sharded ones included."""
     tensors = {f"weights.{name}": value for name, value in fit.model.changing().items()}
-    for group_number, group in enumerate(fit.optimiser.param_groups):
-        for number, parameter in enumerate(group["params"]):
-            for name, value in fit.optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{group_number}.{number}.{name}"] = torch.as_tensor(value)
+    for name, parameter in fit.model.named_parameters():
+        for moment, value in fit.optimiser.state.get(parameter, {}).items():
+            tensors[f"{MOMENTS}{name}.{moment}"] = torch.as_tensor(value)
     if fit.average:
         tensors |= {f"average.{name}": value for name, value in fit.average.state_dict().items()}
     if fit.sums_K is not None:

@@ -65,6 +65,11 @@ class StateCallback:
             self._noticed = True
             self.save(fit)
 
+    def may_save(self, step: int) -> bool:
+        """See Callback."""
+        is_notice_due = step % NOTICE_STEPS == 0 and self._notice is not no_notice
+        return is_notice_due or bool(self._checkpoint_steps and step % self._checkpoint_steps == 0)
+
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """See Callback."""
         if is_sharded(fit.model):  # the first rank's panel and checkpoint need all ranks

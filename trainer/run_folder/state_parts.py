@@ -39,7 +39,9 @@ from trainer.devices.sharding import Rows
 STATE = "state.json"
 PARTS = "state"
 FORMAT = "treeline-training-state"
-VERSION = 2
+VERSION = 3
+"""Layout of states; in layout 2 the names of moments say a parameter's place instead of its name."""
+READABLE = (2, VERSION)
 PART_BYTES = 10**9
 """Bytes of a part, at most: far below the 5 GB that one request to S3 takes. Memory holds one part."""
 LONGEST_HEADER = 10**8
@@ -249,7 +251,7 @@ def read_about(out: str) -> dict[str, Any]:
     url = join(out, STATE)
     try:
         about = json.loads(read_bytes(url))
-        known = (about["format"], about["version"]) == (FORMAT, VERSION)
+        known = about["format"] == FORMAT and about["version"] in READABLE
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{url}: not a training state ({error}); delete it to start over") from error
     if not known:

@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.decoders.chip_dropout import ChannelDropout, chip_numbers, use_numbers
+from trainer.decoders.chip_dropout import ChannelDropout, Dropouts, chip_numbers
 
 CHANNELS = 512
 CHIPS = 256
 
 
 def layers(share: float, count: int = 3) -> nn.ModuleList:
-    return nn.ModuleList(ChannelDropout(share) for _ in range(count)).train()
+    return nn.ModuleList(ChannelDropout(share, CHANNELS) for _ in range(count)).train()
 
 
 def kept(modules: nn.ModuleList, numbers_B: np.ndarray) -> Tensor:
     """(layers, chips, channels): whether each channel was kept."""
-    use_numbers(modules, torch.from_numpy(numbers_B))
+    Dropouts(modules).use(torch.from_numpy(numbers_B))
     ones_BCHW = torch.ones(len(numbers_B), CHANNELS, 2, 2)
     outputs = torch.stack([module(ones_BCHW) for module in modules])
     assert torch.equal(outputs, outputs[..., :1, :1].expand_as(outputs)), "channels are dropped whole"
@@ -31,7 +31,7 @@ def test_as_many_are_dropped_as_asked_and_the_mean_stays(share: float) -> None:
     # Of 393,216 draws: five standard deviations.
     assert kept_LBC.double().mean().item() == pytest.approx(1 - share, abs=5 * 0.5 / kept_LBC.numel() ** 0.5)
     (layer,) = modules = layers(share, 1)
-    use_numbers(modules, torch.from_numpy(numbers_B))
+    Dropouts(modules).use(torch.from_numpy(numbers_B))
     values = layer(torch.ones(CHIPS, CHANNELS, 1, 1))
     assert values.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
 
@@ -73,3 +73,22 @@ def test_nothing_is_dropped_when_not_training() -> None:
     assert layer(image_BCHW).eq(0).any(), "without numbers torch's generator draws"
     modules.eval()
     assert layer(image_BCHW) is image_BCHW
+
+
+def test_what_draws_together_draws_as_it_would_alone() -> None:
+    """Dropouts of other widths and shares, or of none, in between; in half precision, too."""
+    modules = nn.ModuleList(
+        ChannelDropout(share, channels) for share, channels in ((0.3, 8), (0.0, 5), (0.6, 16))
+    ).train()
+    numbers_B = torch.from_numpy(chip_numbers(CHIPS, 0, 0, 0))
+    Dropouts(modules).use(numbers_B)
+    for number, (share, channels) in {0: (0.3, 8), 2: (0.6, 16)}.items():
+        alone = nn.ModuleList([*(ChannelDropout(0.0, 1) for _ in range(number)), modules[number]])
+        for dtype in (torch.float32, torch.bfloat16):
+            ones_BCHW = torch.ones(CHIPS, channels, 1, 1, dtype=dtype)
+            together = modules[number](ones_BCHW)
+            Dropouts(alone).use(numbers_B)
+            assert torch.equal(modules[number](ones_BCHW), together)
+            assert together.max() == ones_BCHW[0, 0, 0, 0] / (1 - share)
+    image_BCHW = torch.rand(4, 5, 2, 2)
+    assert modules[1](image_BCHW) is image_BCHW

@@ -36,10 +36,15 @@ from trainer.run_folder.state_parts import StateWriter, StoredState
 class MeanOfChip:
     """Bright chips are to have large means: squared errors of a chip's mean, in hundreds of stored units."""
 
+    learns_from, settles_at_once = "chips", False
+
     def __init__(self, heights: HeightObjective) -> None:
         self.inputs, self.groups, self.met, self.steps = heights.inputs, heights.groups, 0, 0
 
     def prepare(self) -> None:
+        pass
+
+    def beside(self, of_epoch: tuple[int, int] | None) -> None:
         pass
 
     def _errors(self, forward: Forward, image_BCHW: Tensor) -> Tensor:

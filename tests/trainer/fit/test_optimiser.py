@@ -23,7 +23,7 @@ from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
 from trainer.config import TrainConfig
-from trainer.fit.optimiser import Schedule, new_optimiser, parameter_groups
+from trainer.fit.optimiser import Schedule, by_place, new_optimiser, parameter_groups
 from trainer.fit.weight_average import Average
 from trainer.model.backbone import build_backbone
 from trainer.model.regressor import Regressor
@@ -276,7 +276,29 @@ def test_the_order_of_groups_and_parameters_is_always_the_same() -> None:
     stages = ["decoder", "decoder.output", "backbone.embeddings"]
     stages += [f"backbone.block.{number}" for number in range(BLOCKS)]
     decayed_and_not = [name for stage in stages for name in (stage, f"{stage}, no weight decay")]
-    assert [name for name, _ in order()] == [*decayed_and_not, "backbone.norm, no weight decay"]
+    # The final norm learns at the rate of the last block.
+    last = f"backbone.block.{BLOCKS - 1} to backbone.norm, no weight decay"
+    assert [name for name, _ in order()] == [*decayed_and_not[:-1], last]
+
+
+@pytest.mark.parametrize(("output_rate_factor", "groups"), [(4.0, 6), (1.0, 4)])
+def test_what_learns_at_one_rate_is_one_group(output_rate_factor: float, groups: int) -> None:
+    """However many blocks there are; each group costs a kernel and its launch."""
+    options = replace(SIXTEENTHS, output_rate_factor=output_rate_factor, layer_decay=1.0)
+    regressor = small_regressor()
+    merged = parameter_groups(regressor, options)
+    assert len(merged) == groups
+    assert merged[-1]["name"] == "backbone.embeddings to backbone.norm, no weight decay"
+    # Norms are added up stage by stage all the same, so that a loss keeps its last bit.
+    apart = parameter_groups(regressor, replace(options, layer_decay=0.5, output_rate_factor=4.0))
+    order, merged_order = (
+        [id(weight) for weight in by_place(new_optimiser(one, options, CPU)).values()]
+        for one in (apart, merged)
+    )
+    assert merged_order == order
+    names = {id(weight): name for name, weight in regressor.named_parameters()}
+    blocks = [names[weight].split(".")[3] for weight in order if "backbone.model.layer" in names[weight]]
+    assert blocks == sorted(blocks)
 
 
 def test_a_parameter_without_a_learning_rate_is_named_an_error() -> None:

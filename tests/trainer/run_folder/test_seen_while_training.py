@@ -34,6 +34,7 @@ from shards.read.dataset import Dataset
 from trainer.commands.train import new_fit
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
+from trainer.data.feed import Fed
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, TimeSpent
 from trainer.devices.ranks import Ranks
 from trainer.fit.flops import peak_flops, published_peak, training_flops
@@ -126,9 +127,9 @@ def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.Monk
 
     step = Fit._step
 
-    def slow_step(*arguments: Any) -> float:
+    def slow_step(fit: Fit, fed: Fed) -> None:
         hand.pass_by(DELAY_SECONDS)
-        return step(*arguments)
+        step(fit, fed)
 
     monkeypatch.setattr(Fit, "_step", slow_step)
     computing.run(StateCallback())

@@ -1,0 +1,43 @@
+"""States as earlier versions wrote them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from trainer.fit.loop import Fit
+from trainer.model.pixel_model import PixelModel
+from trainer.run_folder.state import state_of
+from trainer.run_folder.state_parts import STATE, StateWriter
+
+
+def write_layout_2(fit: Fit, out: Path) -> None:
+    """Write the state of a model of pixels; moments are named after groups, of which each block had two."""
+    places, state = {name: place for place, name in _layout_2_places(fit.model).items()}, state_of(fit)
+    tensors = {}
+    for name, rows in state.tensors.items():
+        kind, _, rest = name.partition(".")
+        parameter, _, moment = rest.rpartition(".")
+        tensors[f"optimiser.{places[parameter]}.{moment}" if kind == "optimiser" else name] = rows
+    StateWriter(str(out)).write(replace(state, tensors=tensors))
+    about = json.loads((out / STATE).read_text())
+    (out / STATE).write_text(json.dumps(about | {"version": 2}))
+
+
+def _layout_2_places(model: nn.Module) -> dict[str, str]:
+    """Names of parameters by group and number; within a stage, first what has weight decay."""
+    assert isinstance(model, PixelModel)
+    names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    output, backbone = set(model.decoder.output.parameters()), model.backbone
+    decoder = [parameter for parameter in model.decoder.parameters() if parameter not in output]
+    parts: list[list[nn.Parameter]] = [decoder, list(model.decoder.output.parameters())]
+    parts += [list(part.parameters()) for part in (backbone.embeddings, *backbone.model.layer, backbone.norm)]
+    places, groups = {}, 0
+    for part in parts:
+        learning = [parameter for parameter in part if parameter in names]
+        spared = {one for one in learning if one.ndim < 2 or names[one].endswith(("_token", "_tokens"))}
+        for group in ([p for p in learning if p not in spared], [p for p in learning if p in spared]):
+            places |= {f"{groups}.{number}": names[one] for number, one in enumerate(group)}
+            groups += bool(group)
+    return places
