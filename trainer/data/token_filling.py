@@ -1,6 +1,6 @@
 """Filling of a token store with the files that a run needs and that are not there yet, each published whole.
 
-    plan = plan_tokens(regressor, dataset, options, chips, bf16=False)
+    plan = plan_tokens(regressor, dataset, options, chips, precision="float32")
     for files in by_shard(begin(plan)):                                     # says how large the store is
         stored += compute(plan, files, regressor, dataset)                  # anywhere, in any order
     finish(plan, stored)
@@ -11,7 +11,6 @@ Files that are there stay, after a kill as well; a run on more chips adds what i
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
 
@@ -25,6 +24,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes, sizes_of
 from trainer.data.token_store import MANIFEST, TokenFile, TokenPlan, TokenReader, stored_objects
+from trainer.devices.precision import autocast, computing
 from trainer.devices.ranks import Ranks
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import apply_symmetries
@@ -166,10 +166,9 @@ def _rows(plan: TokenPlan, variant: int, image_BCHW: Tensor, regressor: Regresso
     if not len(image_BCHW):
         return torch.zeros(0, plan.layout.stride, dtype=torch.uint8)
     device = image_BCHW.device
-    bf16 = plan.identity["computed in"] == "bfloat16"
     if variant:
         (image_BCHW,) = apply_symmetries(np.full(len(image_BCHW), variant), image_BCHW)
-    with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+    with computing(plan.precision), autocast(plan.precision, device):
         pixels_BCHW, _ = regressor.normalise(image_BCHW)
         features = regressor.features(pixels_BCHW)
     return plan.layout.pack(features).cpu()
