@@ -52,8 +52,8 @@ class PredictConfig:
     """Whether to add a band with the standard deviation of each pixel's predictions, in centimetres."""
     precision: Annotated[Precision, OF_BF16] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
-    batch_size: int = 32
-    """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what fits (CPU: 32)."""
+    batch_size: int = 0
+    """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what suits the device."""
     block: int = 2048
     """Side of the block that is predicted at a time, in pixels; bounds the memory, changes no pixel."""
 

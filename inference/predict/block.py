@@ -13,26 +13,29 @@ from torch import Tensor
 
 from inference.maps.map_file import NODATA, MapBand
 from inference.predict.map_options import MapOptions
+from inference.predict.ready_block import ReadyBlock
 from inference.predict.window_batches import WindowBatches, mean_of
 from inference.tiling.blend import Blend, axes_of
-from inference.tiling.halo import Halo
-from inference.tiling.windows import Block
 from shards.errors import DatasetError
 from trainer.devices.precision import autocast
+from trainer.devices.transfer import to_device
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import turned, turned_back
 
+LARGEST = torch.iinfo(torch.int16).max
 
-def predict_block(regressor: Regressor, block: Block, halo: Halo, method: MapOptions) -> NDArray[np.int16]:
+
+def predict_block(regressor: Regressor, ready: ReadyBlock, method: MapOptions) -> NDArray[np.int16]:
     """Predict the block's map as stored_CHW, bands as `method.bands`; -9999 where a used band is missing."""
-    metres, valid_HW = metres_of_block(regressor, block, halo, method)
+    metres, valid_HW = metres_of_block(regressor, ready, method)
     stored = [stored_metres(values_HW, band) for values_HW, band in zip(metres, method.bands, strict=True)]
-    return np.where(valid_HW, np.stack(stored), NODATA).astype(np.int16)
+    stored_CHW: NDArray[np.int16] = torch.where(valid_HW, torch.stack(stored), NODATA).cpu().numpy()
+    return stored_CHW
 
 
 def metres_of_block(
-    regressor: Regressor, block: Block, halo: Halo, method: MapOptions
-) -> tuple[list[Tensor], NDArray[np.bool_]]:
+    regressor: Regressor, ready: ReadyBlock, method: MapOptions
+) -> tuple[list[Tensor], Tensor]:
     """Predict the block's heights and, if `method` asks for it, their spread. Heights are never below 0.
 
     Windows without a valid pixel are skipped.
@@ -41,13 +44,11 @@ def metres_of_block(
         values_HW in metres, one for each of `method.bands`, and valid_HW: whether all used bands have a
         value. Values are undefined where valid_HW is false.
     """
-    grid, device = method.grid, next(regressor.parameters()).device
-    rows, columns = axes_of(block, grid, halo.scene_shape)
-    halo = halo.reflected(rows.stop, columns.stop)
-    valid_HW = regressor.normalise.valid(halo.image_CHW)
-    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
-    if not own_valid_HW.any():
-        return [torch.zeros(own_valid_HW.shape) for _ in method.bands], own_valid_HW
+    device = next(regressor.parameters()).device
+    rows, columns = axes_of(ready.block, method.grid, ready.halo.scene_shape)
+    own_valid_HW = to_device(ready.own_valid_HW, device)
+    if not ready.own_valid_HW.any():
+        return [torch.zeros(own_valid_HW.shape, device=device) for _ in method.bands], own_valid_HW
     height = Blend(rows, columns, method.weighting, device)
     # A spread is a difference of squares, which loses half of the digits.
     moments = [
@@ -59,14 +60,14 @@ def metres_of_block(
         return torch.stack([windows.height_NSS, windows.square_NSS][: 1 + method.spread], 1)
 
     batches = WindowBatches(predict, 1 + method.spread, method, device)
-    for start, of_row_MNSS in batches.rows(halo, valid_HW, (rows, columns)):
+    for start, of_row_MNSS in batches.rows(ready, (rows, columns)):
         height.add(start, of_row_MNSS[0])
         for blend, values_NSS in zip(moments, of_row_MNSS, strict=False):
             blend.add(start, values_NSS)
     height_HW = height.mean()
-    if not height_HW.isfinite().cpu().numpy()[own_valid_HW].all():
+    if not (height_HW.isfinite() | ~own_valid_HW).all():
         raise DatasetError(
-            f"{block}: the regressor predicts heights that are not numbers; check its checkpoint"
+            f"{ready.block}: the regressor predicts heights that are not numbers; check its checkpoint"
         )
     metres = [height_HW.nan_to_num()]
     if moments:
@@ -103,8 +104,6 @@ def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions
     return Windows(mean_of(heights), mean_of(squares or heights))
 
 
-def stored_metres(values_HW: Tensor, band: MapBand) -> NDArray[np.int16]:
-    """Convert metres to the steps that the band stores."""
-    steps_HW = (values_HW * round(1 / band.scale)).clamp(0, np.iinfo(np.int16).max).cpu().numpy()
-    stored_HW: NDArray[np.int16] = np.rint(steps_HW).astype(np.int16)
-    return stored_HW
+def stored_metres(values_HW: Tensor, band: MapBand) -> Tensor:
+    """Convert metres to the steps that the band stores, int16."""
+    return (values_HW * round(1 / band.scale)).clamp(0, LARGEST).round().to(torch.int16)

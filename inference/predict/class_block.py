@@ -11,33 +11,30 @@ from torch import Tensor
 
 from inference.maps.map_file import NODATA
 from inference.predict.map_options import MapOptions
+from inference.predict.ready_block import ReadyBlock
 from inference.predict.window_batches import WindowBatches, mean_of
 from inference.tiling.blend import Blend, axes_of
-from inference.tiling.halo import Halo
-from inference.tiling.windows import Block
 from shards.errors import DatasetError
 from trainer.devices.precision import autocast
+from trainer.devices.transfer import to_device
 from trainer.model.class_model import ClassModel
 from trainer.model.symmetries import turned, turned_back
 
 
-def predict_class_block(model: ClassModel, block: Block, halo: Halo, method: MapOptions) -> NDArray[np.int16]:
+def predict_class_block(model: ClassModel, ready: ReadyBlock, method: MapOptions) -> NDArray[np.int16]:
     """Predict the block's map of class numbers as stored_1HW; NODATA where a used band is missing.
 
     Ties go to the class with the lowest number.
     """
-    grid, device = method.grid, next(model.parameters()).device
-    rows, columns = axes_of(block, grid, halo.scene_shape)
-    halo = halo.reflected(rows.stop, columns.stop)
-    valid_HW = model.normalise.valid(halo.image_CHW)
-    own_valid_HW = valid_HW[halo.place(block.rows, block.columns)]
+    device, own_valid_HW = next(model.parameters()).device, ready.own_valid_HW
+    rows, columns = axes_of(ready.block, method.grid, ready.halo.scene_shape)
     if not own_valid_HW.any():
         return np.full((1, *own_valid_HW.shape), NODATA, np.int16)
     blends = [Blend(rows, columns, method.weighting, device) for _ in model.numbers]
     batches = WindowBatches(
         lambda image_BCHW: class_windows(model, image_BCHW, method), len(blends), method, device
     )
-    for start, of_row_KNSS in batches.rows(halo, valid_HW, (rows, columns)):
+    for start, of_row_KNSS in batches.rows(ready, (rows, columns)):
         for blend, share_NSS in zip(blends, of_row_KNSS, strict=True):
             blend.add(start, share_NSS)
     best_HW = blends[0].mean()
@@ -47,12 +44,14 @@ def predict_class_block(model: ClassModel, block: Block, halo: Halo, method: Map
         is_better_HW = share_HW > best_HW
         best_HW = torch.where(is_better_HW, share_HW, best_HW)
         place_HW = torch.where(is_better_HW, place, place_HW)
-    if not best_HW.isfinite().cpu().numpy()[own_valid_HW].all():
+    valid_HW = to_device(own_valid_HW, device)
+    if not (best_HW.isfinite() | ~valid_HW).all():
         raise DatasetError(
-            f"{block}: the model predicts probabilities that are not numbers; check its checkpoint"
+            f"{ready.block}: the model predicts probabilities that are not numbers; check its checkpoint"
         )
-    number_HW = np.array(model.numbers, np.int16)[place_HW.cpu().numpy()]
-    return np.where(own_valid_HW, number_HW, np.int16(NODATA))[None]
+    number_HW = to_device(np.array(model.numbers, np.int16), device)[place_HW]
+    stored_1HW: NDArray[np.int16] = torch.where(valid_HW, number_HW, NODATA)[None].cpu().numpy()
+    return stored_1HW
 
 
 @torch.inference_mode()

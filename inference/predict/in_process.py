@@ -1,4 +1,4 @@
-"""Blocks predicted in this process, without Ray; two threads read the next block and write the last one."""
+"""Blocks predicted in this process, without Ray; threads prepare the next block and write the last one."""
 
 import time
 from collections import deque
@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
-from inference.predict.predictor import Predictor, batch_size_that_fits
+from inference.predict.map_options import BATCH_ON_CPU
+from inference.predict.predictor import Model, Predictor, batch_size_that_fits, model_here
+from inference.predict.ready_block import ReadyBlock
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
 from shards.errors import InputError
@@ -20,10 +22,14 @@ class InProcess:
 
     def __init__(self, device: Kind = "cpu") -> None:
         self.device = device
+        self._model: Model | None = None
 
     def batch_size(self, job: MapJob) -> int:
         """Find a batch size that fits this machine."""
-        return batch_size_that_fits(job)
+        if job.device == "cpu":
+            return BATCH_ON_CPU
+        self._model = model_here(job)  # which then also predicts
+        return batch_size_that_fits(job, self._model)
 
     def complete(self, scene_map: SceneMap, job: MapJob) -> str:
         """Assemble a map."""
@@ -33,31 +39,38 @@ class InProcess:
         """Predict block after block; once a scene cannot be read, skip the rest of its blocks."""
         reader, ledger = Reader(job), job.ledger
         failed: dict[str, str] = {}
+        predictor: Predictor | None = None
 
-        def read(task: BlockTask) -> tuple[Halo | None, float]:
-            start, halo = time.perf_counter(), None
+        def read(task: BlockTask) -> tuple[Halo | ReadyBlock | None, float]:
+            start = time.perf_counter()
+            pixels: Halo | ReadyBlock | None = None
             if task.scene not in failed:
                 try:
-                    halo = reader(task)
+                    pixels = reader(task)
+                    if predictor:  # it is loaded while the first block is read
+                        pixels = predictor.ready(task.block, pixels)
                 except InputError as error:
                     failed[task.scene] = str(error)
-            return halo, time.perf_counter() - start
+            return pixels, time.perf_counter() - start
 
         with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
             ahead = ((task, readers.submit(read, task)) for task in tasks)
             coming = next(ahead, None)
-            predictor = Predictor(job) if coming else None
+            if coming:
+                predictor = Predictor(job, self._model)
             writing: deque[tuple[BlockResult, Future[None]]] = deque()
             while coming and predictor:
                 asked = time.perf_counter()
                 task, reading = coming
-                halo, seconds_read = reading.result()
+                pixels, seconds_read = reading.result()
                 coming = next(ahead, None)
                 came = time.perf_counter()
-                if halo is None:
+                if pixels is None:
                     yield BlockResult(task, error=failed[task.scene])
                     continue
-                made = predictor(task.block, halo)
+                if isinstance(pixels, Halo):
+                    pixels = predictor.ready(task.block, pixels)
+                made = predictor(pixels)
                 seconds = seconds_read, time.perf_counter() - came, came - asked
                 done = BlockResult(task, *seconds, batch_size=made.batch_size)
                 smaller = made.batch_size < job.options.batch_size

@@ -9,6 +9,8 @@ from shards.errors import InputError
 from trainer.devices.choice import Precision
 
 SYMMETRY_COUNTS = (1, 8)
+BATCH_ON_CPU = 32
+"""Windows of a batch where nobody gives a number: more bring a CPU nothing."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class MapOptions:
 
     grid: WindowGrid
     weighting: Weighting = PredictConfig.weights
-    batch_size: int = PredictConfig.batch_size
+    batch_size: int = BATCH_ON_CPU
     symmetries: int = PredictConfig.symmetries
     """Number of flips and turns (1 or 8) of each window whose predictions are averaged."""
     spread: bool = PredictConfig.spread

@@ -15,6 +15,7 @@ import numpy as np
 
 from inference.config import PredictConfig
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
+from inference.predict.map_options import BATCH_ON_CPU
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
 from inference.workers_on_ray import WORKER_CPUS, workers_that_fit
@@ -45,6 +46,8 @@ class OnRay:
 
     def batch_size(self, job: MapJob) -> int:
         """Find a batch size that fits a worker's share of a GPU."""
+        if job.device == "cpu":
+            return BATCH_ON_CPU
         import ray
 
         from inference.predict.predictor import batch_size_that_fits
@@ -144,7 +147,8 @@ class _Predict:
         came = time.perf_counter()
         halo, stored, batch_size = row.pop("halo"), b"", 0
         if not row["error"]:
-            made = self._predictor(BlockTask.from_row(row["task"]).block, Halo.from_row(halo))
+            ready = self._predictor.ready(BlockTask.from_row(row["task"]).block, Halo.from_row(halo))
+            made = self._predictor(ready)
             stored, batch_size = made.stored_CHW.tobytes(), made.batch_size
         waited, self._ready = came - self._ready, time.perf_counter()
         seconds = {"seconds_predicted": self._ready - came, "seconds_waited": waited}

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.config import PredictConfig
 from inference.predict.batch_search import most_windows, useful_batch
 from inference.predict.block import predict_block, predict_windows
 from inference.predict.block_tasks import MapJob
 from inference.predict.class_block import class_windows, predict_class_block
 from inference.predict.map_options import MapOptions
+from inference.predict.ready_block import ReadyBlock, ready_block
 from inference.predict.tile_block import predict_tile_block
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
@@ -44,15 +44,22 @@ class PredictedBlock:
 class Predictor:
     """Predictor of blocks: one model in memory, on the job's device."""
 
-    def __init__(self, job: MapJob) -> None:
-        """Load the model.
+    def __init__(self, job: MapJob, model: Model | None = None) -> None:
+        """Load the model, unless it is given.
 
         Raises:
             InputError: the checkpoint is no longer the one that the run began with.
         """
-        self._model, self._job = _model_here(job), job
+        self._model, self._job = model or model_here(job), job
 
-    def __call__(self, block: Block, halo: Halo) -> PredictedBlock:
+    def ready(self, block: Block, halo: Halo) -> ReadyBlock:
+        """Prepare a block, in any thread."""
+        model, tiles = self._model, self._job.content.kind == "tiles"
+        normalise = model.encoder.normalise if isinstance(model, TileModel) else model.normalise
+        device = next(model.parameters()).device
+        return ready_block(normalise, block, halo, None if tiles else self._job.options.grid, device)
+
+    def __call__(self, ready: ReadyBlock) -> PredictedBlock:
         """Compute the block; where its batches do not fit into memory, anew with batches of half the size.
 
         Raises:
@@ -60,20 +67,20 @@ class Predictor:
         """
         options = self._job.options
         while True:
-            stored_CHW = self._computed(block, halo, options)
+            stored_CHW = self._computed(ready, options)
             if stored_CHW is not None:
                 return PredictedBlock(stored_CHW, options.batch_size)
             options = replace(options, batch_size=options.batch_size // 2)
 
-    def _computed(self, block: Block, halo: Halo, options: MapOptions) -> NDArray[Any] | None:
+    def _computed(self, ready: ReadyBlock, options: MapOptions) -> NDArray[Any] | None:
         """Compute the stored_CHW of the block; None if memory is too small for more than one window."""
         model = self._model
         try:
             if isinstance(model, TileModel):
-                return predict_tile_block(model, block, halo, options, self._job.content)
+                return predict_tile_block(model, ready, options, self._job.content)
             if isinstance(model, ClassModel):
-                return predict_class_block(model, block, halo, options)
-            return predict_block(model, block, halo, options)
+                return predict_class_block(model, ready, options)
+            return predict_block(model, ready, options)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -89,12 +96,10 @@ class Predictor:
         return None
 
 
-def batch_size_that_fits(job: MapJob) -> int:
-    """Find a batch size for this GPU (see `useful_batch`); on a CPU the default."""
-    model = _model_here(job)
+def batch_size_that_fits(job: MapJob, model: Model | None = None) -> int:
+    """Find a batch size for this GPU (see `useful_batch`), with the model if it is in memory already."""
+    model = model or model_here(job)
     device = next(model.parameters()).device
-    if device.type != "cuda":
-        return PredictConfig.batch_size
     window = len(job.schema.bands), job.options.grid.size, job.options.grid.size
 
     def compute(size: int) -> float:
@@ -118,7 +123,7 @@ def batch_size_that_fits(job: MapJob) -> int:
     return found
 
 
-def _model_here(job: MapJob) -> Model:
+def model_here(job: MapJob) -> Model:
     """Load the checkpoint that the run began with, onto the job's device."""
     model, fingerprint = _loaded(job)
     if fingerprint != job.fingerprint:

@@ -28,7 +28,7 @@ from inference.predict.map_folder import (
 )
 from inference.predict.map_header import read_map_header
 from inference.predict.map_making import MapMaking
-from inference.predict.map_options import MapOptions
+from inference.predict.map_options import BATCH_ON_CPU, MapOptions
 from inference.predict.scene_map import Failed, SceneMap, survey
 from inference.predict.summary import Summary
 from inference.scenes.scene_list import find_scenes, map_name
@@ -97,8 +97,8 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     else:
         grid = WindowGrid.with_overlap(config.window, config.overlap, checkpoint.patch_size)
     if config.batch_size < 0:
-        raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for what fits in memory")
-    batch_size = config.batch_size or PredictConfig.batch_size
+        raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for what suits the device")
+    batch_size = config.batch_size or BATCH_ON_CPU
     options = MapOptions(grid, config.weights, batch_size, config.symmetries, config.spread, config.precision)
     options.check_spread(checkpoint.has_spread)
     made_with = {

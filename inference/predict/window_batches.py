@@ -1,7 +1,10 @@
 """Windows of a block, predicted in batches of one shape and handed out row by row, in a fixed order.
 
 batches = WindowBatches(predict, maps=1, method=options, device=device)
-for start, values_MNSS in batches.rows(halo, valid_HW, axes): ...
+for start, values_MNSS in batches.rows(ready, axes): ...
+
+A block's pixels go to the device once, and the windows are cut there: one operation for each batch, and one
+or two for each row of windows, however many windows a row has.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.predict.map_options import MapOptions
+from inference.predict.ready_block import ReadyBlock
 from inference.tiling.blend import Axis
-from inference.tiling.halo import Halo
+from inference.tiling.windows import any_in_windows
 from trainer.devices.repeatable import side_by_side
-
-Place = tuple[slice, slice]
-"""Rows and columns of a window within a halo."""
+from trainer.devices.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -32,57 +34,57 @@ class WindowBatches:
     method: MapOptions
     device: torch.device
 
-    def rows(
-        self, halo: Halo, valid_HW: NDArray[np.bool_], axes: tuple[Axis, Axis]
-    ) -> Iterator[tuple[int, Tensor]]:
+    def rows(self, ready: ReadyBlock, axes: tuple[Axis, Axis]) -> Iterator[tuple[int, Tensor]]:
         """Predict row by row: (start, values_MNSS) of each row of windows with a valid pixel.
 
         Windows without any are 0.
         """
         rows, columns = axes
-        size = self.method.grid.size
-        places = {
-            (row, column): halo.place(self.method.grid.span(row), self.method.grid.span(column))
-            for row in rows.starts
-            for column in columns.starts
-        }
-        worth = {window: place for window, place in places.items() if valid_HW[place].any()}
-        predicted = self.of_places(list(worth.values()), halo)
+        size, halo = self.method.grid.size, ready.halo
+        row_R, column_K = np.array(rows.starts) - halo.row, np.array(columns.starts) - halo.column
+        worth_RK = any_in_windows(ready.valid_HW, row_R, column_K, size)
+        row_N, column_N = np.nonzero(worth_RK)
+        predicted = self.at(ready, np.stack([row_R[row_N], column_K[column_N]]))
+        place_N, met = to_device(column_N, self.device), 0
         batch_BMSS, used = torch.empty(0, self.maps, size, size), 0
-        for row in sorted({row for row, _ in worth}):
-            of_row_MNSS = torch.zeros(self.maps, len(columns.starts), size, size, device=self.device)
-            for number, column in enumerate(columns.starts):
-                if (row, column) not in worth:
-                    continue
-                if used == len(batch_BMSS):
-                    batch_BMSS, used = next(predicted), 0
-                of_row_MNSS[:, number] = batch_BMSS[used]
-                used += 1
-            yield row, of_row_MNSS
+        for start, left in zip(rows.starts, worth_RK.sum(1).tolist(), strict=True):
+            if left == len(column_K) <= len(batch_BMSS) - used:
+                yield start, batch_BMSS[used : used + left].transpose(0, 1)
+                used, met, left = used + left, met + left, 0
+            elif left:
+                of_row_MNSS = torch.zeros(self.maps, len(column_K), size, size, device=self.device)
+                while left:
+                    if used == len(batch_BMSS):
+                        batch_BMSS, used = next(predicted), 0
+                    count = min(left, len(batch_BMSS) - used)
+                    run_MNSS = batch_BMSS[used : used + count].transpose(0, 1)
+                    of_row_MNSS.index_copy_(1, place_N[met : met + count], run_MNSS)
+                    used, met, left = used + count, met + count, left - count
+                yield start, of_row_MNSS
 
-    def of_places(self, places: Sequence[Place], halo: Halo, fill: bool = False) -> Iterator[Tensor]:
-        """Predict the windows at these places of the halo, in order, a batch at a time.
+    def at(self, ready: ReadyBlock, first_2N: NDArray[np.int64]) -> Iterator[Tensor]:
+        """Predict the windows with these first rows and columns of the halo, in order, a batch at a time.
 
-        All batches have one shape, the last one filled up: results differ slightly between shapes.
-
-        Args:
-            places: the windows.
-            halo: the pixels.
-            fill: whether windows of the batch fill it up, and not zeros.
+        All batches have one shape, the last one filled up with its last window: results differ slightly
+        between shapes.
         """
-        batch_size = self.method.batch_size
+        count, batch_size, size = first_2N.shape[1], self.method.batch_size, self.method.grid.size
+        if not count:
+            return
+        image_CHW = ready.image_CHW.to(self.device, non_blocking=True)
+        dtype = image_CHW.dtype
+        if dtype == torch.uint16:  # whose elements CUDA cannot pick
+            image_CHW = image_CHW.view(torch.int16)
+        windows_HWCSS = image_CHW.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)
+        missing = -count % batch_size
+        row_N, column_N = to_device(np.pad(first_2N, ((0, 0), (0, missing)), mode="edge"), self.device)
 
         def predict(start: int) -> Tensor:
-            batch = places[start : start + batch_size]
-            shape = batch_size, len(halo.image_CHW), self.method.grid.size, self.method.grid.size
-            image_BCHW = np.zeros(shape, halo.image_CHW.dtype)
-            for number, place in enumerate(batch):
-                image_BCHW[number] = halo.image_CHW[:, *place]
-            if fill:
-                image_BCHW[len(batch) :] = image_BCHW[0]
-            return self.predict(torch.from_numpy(image_BCHW).to(self.device))[: len(batch)]
+            batch = slice(start, start + batch_size)
+            image_BCSS = windows_HWCSS[row_N[batch], column_N[batch]].contiguous().view(dtype)
+            return self.predict(image_BCSS)[: count - start]
 
-        starts = range(0, len(places), batch_size)
+        starts = range(0, count, batch_size)
         if self.device.type == "cpu":
             yield from side_by_side(predict, starts)
         else:

@@ -7,6 +7,7 @@ however the scene is cut.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,10 +51,9 @@ class Axis:
         """Number of phases: windows this many apart do not overlap."""
         return -(-self.grid.size // self.grid.step)
 
-    def total(self, weights: NDArray[np.float32], dtype: torch.dtype) -> Tensor:
+    def total(self, weights_S: NDArray[Any]) -> NDArray[Any]:
         """Sum the weights of all windows at each wanted pixel: (len(wanted),)."""
-        total = torch.zeros(self.stop - self.starts[0], dtype=dtype)
-        weights_S = torch.from_numpy(weights).to(dtype)
+        total = np.zeros(self.stop - self.starts[0], weights_S.dtype)
         for start in self.starts:
             first = start - self.starts[0]
             total[first : first + self.grid.size] += weights_S
@@ -110,8 +110,11 @@ class Blend:
         rows, columns = self._rows, self._columns
         top, left = rows.wanted.start - rows.starts[0], columns.wanted.start - columns.starts[0]
         total_HW = self._total_HW[top : top + len(rows.wanted), left : left + len(columns.wanted)]
-        of_rows, of_columns = (axis.total(self._weights, total_HW.dtype) for axis in (rows, columns))
+        weights_S = self._weights.astype(np.float64 if total_HW.dtype == torch.float64 else np.float32)
+        of_rows, of_columns = (axis.total(weights_S) for axis in (rows, columns))
         if not (of_rows.all() and of_columns.all()):
             raise AssertionError(f"{rows} {columns}: a pixel is covered by no window")
-        weights_HW = of_rows.to(total_HW.device)[:, None] * of_columns.to(total_HW.device)
-        return total_HW / weights_HW
+        of_rows_H, of_columns_W = (
+            torch.from_numpy(total).to(total_HW.device) for total in (of_rows, of_columns)
+        )
+        return total_HW / (of_rows_H[:, None] * of_columns_W)

@@ -8,6 +8,8 @@ pixels, windows of 64 at half overlap start at 0, 32, 64, 96; the last one reach
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from shards.errors import InputError
@@ -91,3 +93,12 @@ def blocks_of(height: int, width: int, size: int) -> Iterator[Block]:
         for column in range(0, width, size):
             rows = Span(row, min(row + size, height))
             yield Block(rows, Span(column, min(column + size, width)))
+
+
+def any_in_windows(
+    wanted_HW: NDArray[np.bool_], row_R: NDArray[np.int64], column_K: NDArray[np.int64], size: int
+) -> NDArray[np.bool_]:
+    """Tell which windows have a wanted pixel: any_RK, for windows with these first rows and columns."""
+    # Rows of windows first, then columns: as many reductions as both have, not one for each window.
+    any_RW = np.stack([wanted_HW[row : row + size].any(0) for row in row_R])
+    return np.stack([any_RW[:, column : column + size].any(1) for column in column_K], 1)

@@ -28,6 +28,7 @@ from inference.predict.block import metres_of_block, stored_metres
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.in_process import InProcess
 from inference.predict.map_options import MapOptions
+from inference.predict.ready_block import ready_block
 from inference.predict.run import predict
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block, Span, WindowGrid
@@ -149,10 +150,10 @@ def metres(size: Size, batch_size: int) -> NDArray[np.float32]:
     """(rows, columns) of the whole scene."""
     rows, columns = size.shape
     method = MapOptions(WindowGrid(64, 32), batch_size=batch_size)
-    block = Block(Span(0, rows), Span(0, columns))
-    (height_HW,), _ = metres_of_block(
-        small_regressor(), block, Halo(odd_scene(rows, columns), 0, 0, size.shape), method
-    )
+    regressor, block = small_regressor(), Block(Span(0, rows), Span(0, columns))
+    halo = Halo(odd_scene(rows, columns), 0, 0, size.shape)
+    ready = ready_block(regressor.normalise, block, halo, method.grid, torch.device("cpu"))
+    (height_HW,), _ = metres_of_block(regressor, ready, method)
     return height_HW.numpy()
 
 
@@ -165,7 +166,7 @@ def test_batch_sizes_differ_by_less_than_a_tenth_of_a_millimetre(size: Size) -> 
         other_HW = metres(size, batch_size)
         assert np.abs(first_HW - other_HW).max() < TIE_METRES
         stored_HW, other_stored_HW = (
-            stored_metres(torch.from_numpy(height_HW), HEIGHT) for height_HW in (first_HW, other_HW)
+            stored_metres(torch.from_numpy(height_HW), HEIGHT).numpy() for height_HW in (first_HW, other_HW)
         )
         differ_HW = stored_HW != other_stored_HW
         from_tie_N = np.abs(first_HW[differ_HW].astype(np.float64) * 10 % 1 - 0.5) / 10

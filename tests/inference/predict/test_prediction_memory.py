@@ -19,6 +19,7 @@ from inference.predict.batch_search import most_windows, useful_batch
 from inference.predict.block import metres_of_block
 from inference.predict.in_process import InProcess
 from inference.predict.map_options import MapOptions
+from inference.predict.ready_block import ready_block
 from inference.predict.run import predict
 from inference.predict.scene_map import SMALLER_TAG
 from inference.tiling.halo import Halo
@@ -116,9 +117,10 @@ def test_heights_of_halves_are_equal_to_a_hundredth_of_a_millimetre() -> None:
     image_CHW = stored_images(1, 128, 128, seed=5)[0]
     halo = Halo(image_CHW, 0, 0, (128, 128))
     block = Block(Span(0, 128), Span(0, 128))
+    grid = WindowGrid(64, 32)
+    ready = ready_block(regressor.normalise, block, halo, grid, torch.device("cpu"))
     metres = [
-        metres_of_block(regressor, block, halo, MapOptions(WindowGrid(64, 32), batch_size=size))[0][0]
-        for size in (8, 4, 2, 1)
+        metres_of_block(regressor, ready, MapOptions(grid, batch_size=size))[0][0] for size in (8, 4, 2, 1)
     ]
     assert metres[0].max() > 3
     assert all((one - metres[0]).abs().max() < 1e-5 for one in metres[1:])

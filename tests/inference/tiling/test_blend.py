@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.predict.block import predict_block
 from inference.predict.map_options import MapOptions, Weighting
+from inference.predict.ready_block import ready_block
 from inference.tiling.blend import Axis, Blend, window_weights
 from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, Span, WindowGrid, blocks_of
@@ -73,9 +74,9 @@ def stored(regressor: Regressor, image_CHW: np.ndarray, method: MapOptions) -> n
     shape = image_CHW.shape[1:]
     block = Block(Span(0, shape[0]), Span(0, shape[1]))
     read = halo_block(block, method.grid, shape)
-    return predict_block(
-        regressor, block, Halo(image_CHW, read.rows.start, read.columns.start, shape), method
-    )
+    halo = Halo(image_CHW, read.rows.start, read.columns.start, shape)
+    ready = ready_block(regressor.normalise, block, halo, method.grid, torch.device("cpu"))
+    return predict_block(regressor, ready, method)
 
 
 @pytest.mark.slow
