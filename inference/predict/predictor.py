@@ -20,6 +20,7 @@ from inference.tiling.windows import Block
 from shards.errors import InputError
 from trainer.devices.cards import suited_half, usable
 from trainer.devices.out_of_memory import is_out_of_memory
+from trainer.devices.precision import repeating
 from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
@@ -66,11 +67,12 @@ class Predictor:
             torch.OutOfMemoryError: not even one window fits.
         """
         options = self._job.options
-        while True:
-            stored_CHW = self._computed(ready, options)
-            if stored_CHW is not None:
-                return PredictedBlock(stored_CHW, options.batch_size)
-            options = replace(options, batch_size=options.batch_size // 2)
+        with repeating(options.precision):
+            while True:
+                stored_CHW = self._computed(ready, options)
+                if stored_CHW is not None:
+                    return PredictedBlock(stored_CHW, options.batch_size)
+                options = replace(options, batch_size=options.batch_size // 2)
 
     def _computed(self, ready: ReadyBlock, options: MapOptions) -> NDArray[Any] | None:
         """Compute the stored_CHW of the block; None if memory is too small for more than one window."""
@@ -118,7 +120,8 @@ def batch_size_that_fits(job: MapJob, model: Model | None = None) -> int:
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:])  # the first run also loads kernels
 
-    found = useful_batch(compute, most_windows(job.options.grid.size))
+    with repeating(job.options.precision):
+        found = useful_batch(compute, most_windows(job.options.grid.size))
     torch.cuda.empty_cache()
     return found
 

@@ -14,6 +14,7 @@ from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.devices.cards import chosen_here
 from trainer.devices.linear import linear
+from trainer.devices.precision import repeating
 from trainer.devices.score_sums import height_sums
 from trainer.fit.heights import measured_heights
 from trainer.fit.scoring import Sums, add_up
@@ -23,6 +24,7 @@ from trainer.score.evaluation import LINEAR, REGRESSOR, Evaluation
 from trainer.score.metrics import Score
 
 
+@repeating("float32")
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Score the checkpoint on the chips of a split.
 

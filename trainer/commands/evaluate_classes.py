@@ -17,6 +17,7 @@ from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.devices.cards import chosen_here
 from trainer.devices.linear import linear
+from trainer.devices.precision import repeating
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
 from trainer.score.class_baselines import COMMONEST
@@ -63,6 +64,7 @@ def predict_classes(
     return place_BHW, (predicted_BHW, linear_BHW, torch.full_like(linear_BHW, baselines.commonest))
 
 
+@repeating("float32")
 def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     """Score the checkpoint on the chips of a split.
 

@@ -15,6 +15,7 @@ from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
 from trainer.data.labels import TileLabels, tile_labels, with_a_label
 from trainer.devices.cards import chosen_here
+from trainer.devices.precision import repeating
 from trainer.fit.labels import decided
 from trainer.model.encoder import band_features
 from trainer.model.tile_checkpoint import TileCheckpoint, load_tile_checkpoint
@@ -78,6 +79,7 @@ def labels_for(checkpoint: TileCheckpoint, dataset: Dataset, tiles: Chips) -> Ti
     return tile_labels(dataset, head.label, bool(head.classes), head.classes, tiles)
 
 
+@repeating("float32")
 def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     """Score the checkpoint on the labelled tiles of a split.
 

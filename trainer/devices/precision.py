@@ -1,6 +1,7 @@
 """What a precision means: how numbers are rounded, and in which part of a command.
 
 with computing(precision):                  # around all that a command computes: settings of the process
+                                            # (repeating: with the same bits each time)
     with autocast(precision, device):       # around a forward pass, in the thread that runs it
         height_BHW = regressor(image_BCHW)
 """
@@ -60,6 +61,22 @@ def computing(precision: Precision) -> Iterator[None]:
         _allow_tf32(allowed[0], allowed[1])
         for part, found in zip(parts, before, strict=True):
             part.fp32_precision = found
+
+
+@contextmanager
+def repeating(precision: Precision) -> Iterator[None]:
+    """Compute as `computing` does, with convolutions that give the same bits each time, also on a GPU.
+
+    cuDNN's other algorithms may add in any order, and choose themselves by timing.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        with computing(precision):
+            yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _allow_tf32(matmul: bool, convolution: bool) -> None:
