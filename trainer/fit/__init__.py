@@ -12,6 +12,8 @@ classes           classes of pixels as an objective
 labels            labels of whole tiles as an objective
 loss              a loss as weighted terms, their names (TERMS), and their weights over training
 loss_terms        the terms
+loss_scale        scale of the loss in float16
+taken             a step, and what came of it, which the host may learn later
 optimiser         learning rates and schedule per parameter group
 weight_average    a running average of the weights
 flops             operations per chip, and the device's peak
