@@ -5,6 +5,7 @@ map_folder    what is at --out, and whether maps may go there
 map_options   the options that a map depends on
 map_content   what the maps of a checkpoint show
 map_header    the checkpoint's description
+ready_block   a block's pixels, prepared for the device
 window_batches  windows predicted in batches, row by row
 block         one block of heights: windows predicted and blended
 class_block   one block of classes of pixels
