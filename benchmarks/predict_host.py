@@ -5,7 +5,8 @@ python benchmarks/predict_host.py --code OTHER          # of another one
 
 On a GPU the host cuts nothing and adds nothing: it queues operations and works in numpy. So the time inside
 torch's operations is measured by a dispatch mode and taken off; the mode's own cost stays in. "prepared" is
-what a thread does for the next block meanwhile (0 in a checkout whose `Predictor` has no `ready`).
+what a thread does for the next block meanwhile (0 in a checkout whose `Predictor` has no `ready`). Times are
+CPU seconds of one thread, so that other programs hardly count.
 """
 
 import argparse
@@ -35,14 +36,14 @@ from inference.tiling.windows import Block, Span, WindowGrid  # noqa: E402
 
 
 class InOperations(TorchDispatchMode):
-    """Seconds inside torch's operations."""
+    """CPU seconds inside torch's operations."""
 
     seconds = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        start = time.perf_counter()
+        start = time.thread_time()
         result = func(*args, **(kwargs or {}))
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.thread_time() - start
         return result
 
 
@@ -67,18 +68,18 @@ def main() -> None:
     batches.side_by_side = map  # type: ignore[attr-defined]
     rounds = []
     for _ in range(1 + OPTIONS.repeats):
-        begun, ready = time.perf_counter(), None
+        begun, ready = time.thread_time(), None
         try:
             from inference.predict.ready_block import ready_block
 
             ready = ready_block(regressor.normalise, block, halo, method.grid, torch.device("cpu"))
         except ImportError:
             pass
-        prepared, start = time.perf_counter() - begun if ready else 0.0, time.perf_counter()
+        prepared, start = time.thread_time() - begun if ready else 0.0, time.thread_time()
         given: tuple[Any, ...] = (ready,) if ready else (block, halo)
         with InOperations() as operations:
             block_module.predict_block(regressor, *given, method)
-        total = time.perf_counter() - start
+        total = time.thread_time() - start
         rounds.append((prepared, total - operations.seconds, prepared + total))
     medians = [1000 * statistics.median(values) for values in zip(*rounds[1:], strict=True)]
     print("prepared {:.0f} ms, host {:.0f} ms, in all {:.0f} ms".format(*medians))
