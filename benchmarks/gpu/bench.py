@@ -95,6 +95,11 @@ def at_least(what: str, figure: float, least: float, unit: str = "") -> Finding:
     return Finding(what, figure, unit, figure >= least, f"at least {least:g}")
 
 
+def as_figure(finding: Finding) -> Finding:
+    """Return a finding without its goal, which is one for GPUs."""
+    return Finding(finding.what, finding.figure, finding.unit)
+
+
 class Left(Exception):
     """Raised by a check that cannot be made here; says why."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from benchmarks.gpu.bench import Bench, Finding, at_least, at_most, steps_of
+from benchmarks.gpu.bench import Bench, Finding, as_figure, at_least, at_most, steps_of
 
 
 def scoring(bench: Bench) -> Iterator[Finding]:
@@ -43,4 +43,5 @@ def scoring(bench: Bench) -> Iterator[Finding]:
     validation = bench.seconds(lambda: fit.score(fit.learning.val_chips), 1)
     yield Finding("training", chips / training, "chips/s")
     yield Finding("validation", chips / validation, "chips/s")
-    yield at_least("validation beside training", training / validation, 1, "x")
+    beside = at_least("validation beside training", training / validation, 1, "x")
+    yield beside if bench.on_gpu else as_figure(beside)
