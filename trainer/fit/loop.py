@@ -25,8 +25,9 @@ from trainer.devices.repeatable import check_compiler, in_precision, repeatable
 from trainer.devices.sharding import is_sharded, whole
 from trainer.devices.transfer import FromDevice
 from trainer.fit.learning import Learning
+from trainer.fit.loss_scale import LEAST, LossScale
 from trainer.fit.objective import Numbers, Objective, surrogate
-from trainer.fit.optimiser import Schedule, by_place, new_optimiser, step_unless
+from trainer.fit.optimiser import Schedule, by_place, new_optimiser, not_finite, step_unless
 from trainer.fit.scoring import add_up
 from trainer.fit.weight_average import Average
 from trainer.options import FitOptions, OptimiserOptions
@@ -67,6 +68,8 @@ class Position:
     """Chips seen since the beginning, over all ranks."""
     skipped: int = 0
     """Steps left out because their loss or gradient was not a number."""
+    overflowed: int = 0
+    """Steps left out because the loss was scaled too much for float16, which is mended by itself."""
     best: float = inf
     """Lowest value so far of the score that decides."""
     epochs_since_best: int = 0
@@ -86,7 +89,7 @@ class Taken:
     sums_K: Tensor
     """Sums of the loss over all ranks."""
     numbers: FromDevice
-    """Loss, and the gradient's norm."""
+    """Loss, the gradient's norm, and in float16 the scale of the loss."""
     is_applied: bool
     """Whether the optimiser was asked already to change the weights, if both are finite."""
 
@@ -137,6 +140,8 @@ class Fit:
         # A sharded model settles at once: its moments are DTensors, beside which `found_inf` is none.
         self.late = ranks.device.type == "cuda" and not objective.settles_at_once and not is_sharded(model)
         """Whether the host learns one step late what came of a step."""
+        self.scale = LossScale(ranks.device) if options.precision == "fp16" else None
+        """Scale of the loss in float16."""
         self._taken: Taken | None = None
         """Step of which that is not known yet."""
         self._callback: Callback | None = None
@@ -253,14 +258,19 @@ class Fit:
         loss = objective.value(sums_all_K, share_done)
         if known_K is None:
             self._backward(pieces, sums_all_K, piece_sums if len(pieces) == 1 else None)
+        if self.scale:
+            self.scale.unscale(self._learning)
         length = whole(torch.nn.utils.clip_grad_norm_(self._learning, self.options.gradient_norm))
-        numbers_2 = torch.stack([loss.detach().double(), length.double()])
-        first_chips, numbers = fed.batch.chips[:3].copy(), FromDevice(numbers_2)
+        told = (loss, length, self.scale.scale) if self.scale else (loss, length)
+        numbers_N = torch.stack([one.detach().double() for one in told])
+        first_chips, numbers = fed.batch.chips[:3].copy(), FromDevice(numbers_N)
         self._taken = Taken(fed.batch.size, first_chips, share_done, sums_all_K, numbers, self.late)
         if self.late:
             objective.before_step(self.optimiser, share_done)
-            step_unless(self.optimiser, numbers_2)
+            step_unless(self.optimiser, not_finite(numbers_N))
             self.optimiser.zero_grad(set_to_none=True)
+        if self.scale:
+            self.scale.after_step(not_finite(numbers_N))
 
     def _settle(self) -> Outcome | None:
         """Learn what came of the last step, unless that is known, and do all that follows it.
@@ -270,13 +280,16 @@ class Fit:
         taken, self._taken = self._taken, None
         if taken is None:
             return None
-        value, norm = taken.numbers.read()
+        value, norm, *scale = taken.numbers.read()
         is_step = isfinite(value) and isfinite(norm)
         if not taken.is_applied:
             if is_step:
                 self.objective.before_step(self.optimiser, taken.share_done)
                 self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
+        if isfinite(value) and not is_step and scale and scale[0] > LEAST:
+            self.position.overflowed += 1
+            return taken.chips, value
         if not is_step:
             what = f"the gradient's norm is {norm}" if isfinite(value) else f"the loss is {value}"
             self._not_a_number(taken, what)
@@ -310,7 +323,8 @@ class Fit:
                 sums_K = made[number] if made else objective.sums(self._forward, piece)
                 self._tell(self._settle())
                 # Ranks average gradients; times the number of ranks, that is the sum over ranks.
-                (surrogate(objective, sums_K, sums_all_K, self.share_done) * ranks.world_size).backward()
+                cost = surrogate(objective, sums_K, sums_all_K, self.share_done) * ranks.world_size
+                (self.scale.times(cost) if self.scale else cost).backward()
                 piece_sums.append(sums_K.detach())
         ranks.clock.stop(COMMUNICATION)
         return piece_sums
@@ -332,6 +346,11 @@ class Fit:
         """Score the model, and go to the next epoch."""
         position, learning = self.position, self.learning
         if self.sums_K is None:
+            if position.overflowed and not position.skipped:
+                raise FloatingPointError(
+                    f"all steps of epoch {position.epoch + 1} were left out, since the loss is still scaled "
+                    "too much for float16; make epochs longer (--epoch-steps), or take another --precision"
+                )
             if position.skipped:
                 raise FloatingPointError(
                     f"all steps of epoch {position.epoch + 1} were left out; lower --learning-rate"
@@ -349,6 +368,8 @@ class Fit:
         }
         if position.skipped:
             record["skipped_steps"] = position.skipped
+        if position.overflowed:
+            record["overflowed_steps"] = position.overflowed
         with self.average.swapped() if self.average else nullcontext():
             if learning.val_chips.size and self.objective.scores_after(position.epoch):
                 numbers = self.score(learning.val_chips)

@@ -3,7 +3,7 @@
 groups = parameter_groups(regressor, options)            after trainer.model.trainable chose what learns
 optimiser = new_optimiser(groups, options, device)
 schedule = Schedule(optimiser, options, total_steps)
-step_unless(optimiser, numbers_N)                        or optimiser.step()
+step_unless(optimiser, not_finite(numbers_N))            or optimiser.step()
     schedule.after_step()                                after each step of the optimiser
     schedule.after_epoch(loss)                           after each validation
 """
@@ -153,14 +153,18 @@ def new_optimiser(groups: list[dict[str, Any]], options: OptimiserOptions, devic
     )
 
 
-def step_unless(optimiser: torch.optim.Optimizer, numbers_N: Tensor) -> None:
-    """Take a step, unless one of these numbers is infinite or not a number; the host need not know.
+def not_finite(numbers_N: Tensor) -> Tensor:
+    """Return 1.0 if one of these numbers is infinite or not a number, else 0.0; the host need not know."""
+    # 0 times anything that is not finite is not a number, and so is not 0.
+    return (numbers_N.sum() * 0 != 0).float()
+
+
+def step_unless(optimiser: torch.optim.Optimizer, found_inf: Tensor) -> None:
+    """Take a step, unless `found_inf`, which is on the device, is 1.
 
     A fused AdamW leaves everything as it is where its attribute `found_inf` is 1 (torch 2.13,
     torch/optim/adam.py, which torch.amp.GradScaler sets for it).
     """
-    # 0 times anything that is not finite is not a number, and so is not 0.
-    found_inf = (numbers_N.sum() * 0 != 0).float()
     vars(optimiser)["found_inf"] = found_inf
     try:
         optimiser.step()

@@ -38,6 +38,7 @@ def state_of(fit: Fit) -> TrainingState:
         "reader": reader.to_json(),
         "schedule": fit.schedule.state_dict(),
         "records": list(fit.records),
+        **({"loss_scale": fit.scale.state()} if fit.scale else {}),
         **fit.objective.state(),
     }
     # Sorted, so that the states of a resumed run have the same bytes as those of an undisturbed one.
@@ -69,6 +70,8 @@ def restore(fit: Fit, state: StoredState) -> None:
     fit.records = list(values["records"])
     fit.schedule.load_state_dict(values["schedule"])
     fit.objective.restore(values)
+    if fit.scale and "loss_scale" in values:
+        fit.scale.restore(values["loss_scale"])
     for name, tensor in fit.model.changing().items():
         _fill(tensor, state, f"weights.{name}")
     learning = _learning_by_name(fit)

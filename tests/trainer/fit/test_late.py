@@ -23,7 +23,7 @@ from trainer.commands.pretrain import new_fit as new_pretraining
 from trainer.commands.train import new_fit
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
-from trainer.fit.optimiser import new_optimiser, step_unless
+from trainer.fit.optimiser import new_optimiser, not_finite, step_unless
 from trainer.model.pixel_model import PixelModel
 from trainer.options import OptimiserOptions
 from trainer.run_folder.state import restore, state_of
@@ -178,6 +178,6 @@ def test_the_optimiser_itself_leaves_out_a_step_that_is_none(bad: float | None) 
     weight.grad = torch.ones(3)
     for number in (1.0, bad if bad is not None else -2.0):
         before = weight.detach().clone()
-        step_unless(optimiser, torch.tensor([2.0, number], dtype=torch.float64))
+        step_unless(optimiser, not_finite(torch.tensor([2.0, number], dtype=torch.float64)))
     assert torch.equal(weight, before) == (bad is not None)
     assert optimiser.state[weight]["step"] == (1 if bad is not None else 2)

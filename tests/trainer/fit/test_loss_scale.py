@@ -1,0 +1,199 @@
+"""Training in float16, on a CPU: the loss is scaled, and a scale that is too large mends itself.
+
+- Losses stay near those of float32, whether a batch is computed at once or in pieces, in pre-training, too.
+- Small gradients, which float16 has not, are learnt from.
+- Steps that overflow are left out and counted, whatever --on-nonfinite says; at a scale of 1 it decides.
+- The scale is torch.amp.GradScaler's in every step, and travels with the state.
+- A step whose outcome is learnt late is the same.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pretrainings import config_of
+from regressors import local_backbone, small_config, write_dataset
+from stopped_runs import Stopped, Stopper, assert_equal_states
+
+from shards.read.dataset import Dataset
+from trainer.commands.pretrain import new_fit as new_pretraining
+from trainer.commands.train import new_fit
+from trainer.devices.ranks import Ranks
+from trainer.fit.loop import Fit
+from trainer.fit.loss_scale import BACKOFF, GROWTH, GROWTH_STEPS, START, LossScale
+from trainer.run_folder.state import restore, state_of
+from trainer.run_folder.state_callback import StateCallback
+from trainer.run_folder.state_parts import StoredState
+
+CPU = torch.device("cpu")
+HUGE = 2.0**40
+"""A scale at which every gradient overflows."""
+
+
+@pytest.fixture(scope="module")
+def chips(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("half") / "chips", 40, val_share=0.25)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return local_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+New = Callable[..., Fit]
+"""Makes a training in float16 with these options, always the same."""
+
+
+@pytest.fixture
+def half(chips: Dataset, backbone: Path) -> New:
+    def new(scale: float = START, **options: Any) -> Fit:
+        return in_half(
+            new_fit(small_config(chips, backbone, batch_size=4, epochs=4, **options), Ranks()), scale
+        )
+
+    return new
+
+
+def in_half(fit: Fit, scale: float = START) -> Fit:
+    forward, fit.scale = fit._forward, LossScale(CPU)
+    fit.scale.scale.fill_(scale)
+
+    def in_float16(*arguments: Any) -> Any:
+        with torch.autocast("cpu", torch.float16):
+            return forward(*arguments)
+
+    fit._forward = in_float16
+    return fit
+
+
+def losses_of(fit: Fit) -> list[float]:
+    noting = Stopper()
+    fit.run(noting)
+    return noting.losses
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_losses_are_near_those_of_float32(accumulate: int, half: New, chips: Dataset, backbone: Path) -> None:
+    whole = new_fit(small_config(chips, backbone, batch_size=4, epochs=4, accumulate=accumulate), Ranks())
+    in_half = half(scale=2.0**8, accumulate=accumulate)
+    expected, actual = losses_of(whole), losses_of(in_half)
+    assert len(actual) >= 28
+    assert in_half.position.overflowed == 0
+    assert actual == pytest.approx(expected, rel=0.05)
+    assert actual != expected
+    assert sum(actual[-7:]) < 0.7 * sum(actual[:7])
+
+
+@pytest.mark.parametrize("method", ["mae", "ibot"])
+def test_pre_training_does_so_too(method: str, chips: Dataset) -> None:
+    expected, actual = (
+        losses_of(change(new_pretraining(config_of(chips, method, epochs=2), Ranks())))
+        for change in (lambda fit: fit, lambda fit: in_half(fit, 2.0**10))
+    )
+    assert actual == pytest.approx(expected, rel=0.02)
+
+
+def test_a_scale_that_is_too_large_mends_itself_and_nothing_else_changes(half: New) -> None:
+    """Until then no weight moves, and no step is counted among those that are not a number."""
+    fit = half(scale=HUGE, epoch_steps=40)
+    before = {name: value.clone() for name, value in fit.model.state_dict().items()}
+    seen: list[tuple[int, int, bool]] = []
+
+    class Look(StateCallback):
+        def after_step(self, fit: Fit, chips: int, loss: float) -> None:
+            same = all(torch.equal(value, before[name]) for name, value in fit.model.state_dict().items())
+            seen.append((fit.position.step, fit.position.overflowed, same))
+
+    fit.run(Look())
+    overflowed = fit.position.overflowed
+    assert overflowed > 10
+    assert seen[:overflowed] == [(0, count + 1, True) for count in range(overflowed)]
+    assert seen[overflowed] == (1, overflowed, False)
+    assert fit.scale
+    assert fit.scale.state()["scale"] == HUGE * BACKOFF**overflowed
+    assert fit.position.skipped == 0
+    assert fit.records[-1]["overflowed_steps"] == overflowed
+
+
+def test_at_a_scale_of_one_a_gradient_that_is_no_number_is_one_of_its_own(half: New) -> None:
+    fit = half(epoch_steps=40)
+    weight = next(iter(fit.model.parameters()))
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError, match="the gradient's norm is nan in epoch 1, step 1"):
+        fit.run(StateCallback())
+    assert fit.position.overflowed == 16  # 2^16, halved so often, is 1
+    assert fit.scale
+    assert fit.scale.state() == {"scale": 1.0, "good_steps": 0}
+
+
+def test_an_epoch_without_a_step_is_named(half: New) -> None:
+    fit = half(scale=HUGE)
+    with pytest.raises(FloatingPointError, match=r"epoch 1 were left out, since the loss .* --precision"):
+        fit.run(StateCallback())
+
+
+def test_the_scale_is_that_of_torch() -> None:
+    ours, theirs = LossScale(CPU), torch.amp.GradScaler("cpu", START, GROWTH, BACKOFF, GROWTH_STEPS)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.SGD([weight], 0.0)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(GROWTH_STEPS + 40):
+        is_bad = step < 30 and bool(torch.rand((), generator=generator) < 0.4)
+        scaled = theirs.scale(weight.sum())
+        assert torch.equal(scaled, ours.times(weight.sum()))
+        scaled.backward()
+        assert weight.grad is not None
+        if is_bad:
+            weight.grad *= float("inf")
+        theirs.step(optimiser)
+        theirs.update()
+        ours.after_step(torch.tensor(float(is_bad)))
+        assert float(ours.scale) == theirs.get_scale()
+        optimiser.zero_grad()
+    assert float(ours.scale) != START
+
+
+def test_gradients_that_float16_has_not_are_learnt_from() -> None:
+    """The smallest number above 0 is 6e-8."""
+    scale, weight = LossScale(CPU), torch.nn.Parameter(torch.ones(4))
+
+    def loss() -> torch.Tensor:
+        return (weight.half() * 1.0).float().sum() * 1e-8
+
+    loss().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+    weight.grad = None
+    scale.times(loss()).backward()
+    scale.unscale([weight])
+    assert weight.grad is not None
+    assert weight.grad.tolist() == pytest.approx([1e-8] * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_scale_travels_with_the_state_and_late_steps_are_the_same(
+    late: bool, half: New, tmp_path: Path
+) -> None:
+    def new() -> Fit:
+        fit = half(scale=2.0**22, epoch_steps=20)
+        fit.late = late
+        return fit
+
+    undisturbed = half(scale=2.0**22, epoch_steps=20)
+    losses, stopper, rest = losses_of(undisturbed), Stopper(9, tmp_path), Stopper()
+    stopper.may_save = lambda step: True  # type: ignore[method-assign]
+    assert undisturbed.position.overflowed > 0
+    with pytest.raises(Stopped):
+        new().run(stopper)
+    again = half()
+    again.late = late
+    with StoredState(str(tmp_path)) as state:
+        restore(again, state)
+    assert again.scale
+    assert again.scale.state() == state.values["loss_scale"]
+    assert again.scale.state()["scale"] < 2.0**22
+    again.run(rest)
+    assert stopper.losses + rest.losses == losses
+    assert_equal_states(state_of(again), state_of(undisturbed))
