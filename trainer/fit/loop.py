@@ -22,7 +22,8 @@ from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey, never_empty
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.learner import Learner
-from trainer.devices.repeatable import check_compiler, in_precision, repeatable
+from trainer.devices.precision import computing, in_precision
+from trainer.devices.repeatable import check_compiler, repeatable
 from trainer.devices.sharding import whole
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Numbers, Objective, surrogate
@@ -97,8 +98,8 @@ class Fit:
         ranks = learning.ranks
         # First of all, since sharding replaces the model's parameters.
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None)
-        self._forward = in_precision(self._wrapped, ranks.device, options.bf16)
-        self._forward_alone = in_precision(model, ranks.device, options.bf16)
+        self._forward = in_precision(self._wrapped, ranks.device, options.precision)
+        self._forward_alone = in_precision(model, ranks.device, options.precision)
         self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
         self._learning = [weight for group in self.optimiser.param_groups for weight in group["params"]]
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
@@ -151,7 +152,7 @@ class Fit:
         """
         options, position = self.options, self.position
         try:
-            with repeatable(options.deterministic):
+            with repeatable(options.deterministic), computing(options.precision):
                 while position.epoch < options.epochs:
                     if options.stop_patience and position.epochs_since_best >= options.stop_patience:
                         return
