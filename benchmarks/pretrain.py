@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--methods", nargs="+", default=["mae", "dino"])
     parser.add_argument("--step-only", action="store_true", help="no other part, so memory is a step's")
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(chosen_here("auto"))
@@ -136,7 +136,7 @@ def main() -> None:
                     "depth": options.depth,
                     "width": options.width,
                     "batch_size": options.batch,
-                    "bf16": options.bf16,
+                    "precision": options.precision,
                     **more,
                 },
             )

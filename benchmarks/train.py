@@ -184,7 +184,9 @@ def config_of(options: argparse.Namespace, name: str) -> TrainConfig:
         "batch_size": options.batch_size,
         "batch_per_worker": 0,
         "tune": "frozen",
-        "bf16": "bf16" in name or (options.device == "cuda" and "notebook" not in name),
+        "precision": "bf16"
+        if "bf16" in name or (options.device == "cuda" and "notebook" not in name)
+        else "float32",
         "average": 0.0,
     }
     if "tokens" in name:

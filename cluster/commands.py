@@ -174,13 +174,16 @@ def sweep(config: "SweepConfig") -> None:
     file = [f"--{FILE}", config.train_config] if config.train_config else []
     base = parse(TrainConfig, [*file, "--data", config.data, "--out", config.out], "treeline train")
     wanted = base.device if config.device == "auto" else config.device
+    precision = base.fit.precision
     with connected(config.workers):
         if config.workers:
             from trainer.commands.sweep_on_ray import trials_on_ray
 
-            trials = sweep(config, base, trials_on_ray, chosen_on_ray(wanted, config.workers).device)
+            trials = sweep(
+                config, base, trials_on_ray, chosen_on_ray(wanted, config.workers, precision=precision).device
+            )
         else:
-            trials = sweep(config, base, trials_here, chosen_here(wanted))
+            trials = sweep(config, base, trials_here, chosen_here(wanted, precision))
     print(table(trials))
     print(f"treeline train --config {config.out}/{BEST} --out ...")
 
@@ -202,13 +205,14 @@ def matrix(config: "MatrixConfig") -> int:
     places += ["--label", config.label] if config.label else []
     base = parse(TrainConfig, [*file, *places], "treeline train")
     named = read_options(config.train_config, TrainConfig, "treeline train") if file else {}
-    device = None if config.workers else chosen_here(config.device)
+    precision = base.fit.precision
+    device = None if config.workers else chosen_here(config.device, precision)
     plan, datasets = check_matrix(config, base, named, device)
     with connected(config.workers):
         if device is None:
             from trainer.commands.matrix_on_ray import cells_on_ray
 
-            choice = chosen_on_ray(config.device, config.workers)
+            choice = chosen_on_ray(config.device, config.workers, precision=precision)
             results = matrix(plan, datasets, cells_on_ray, choice.device)
         else:
             results = matrix(plan, datasets, cells_here, device)
@@ -291,7 +295,7 @@ def predict(config: "PredictConfig") -> int:
             from inference.predict.in_process import InProcess
             from trainer.devices.cards import chosen_here
 
-            summary = predict(config, InProcess(chosen_here(config.device)))
+            summary = predict(config, InProcess(chosen_here(config.device, config.precision)))
     print("\n".join([*summary.maps.values(), str(summary)]))
     return 1 if summary.failed else 0
 
@@ -310,7 +314,7 @@ def embed(config: "EmbedConfig") -> None:
             from inference.embed.in_process import InProcess
             from trainer.devices.cards import chosen_here
 
-            print(embed(config, InProcess(chosen_here(config.device))))
+            print(embed(config, InProcess(chosen_here(config.device, config.precision))))
 
 
 def distances(config: "DistancesConfig") -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from shards.errors import InputError, one_line
 from shards.nested import draft, flat, options_of
-from shards.roles import Before, refuse_idle, roles
+from shards.roles import Before, Replaces, flag_of, refuse_idle, renewed, roles
 
 FILE = "config"
 """--config FILE, which every command takes: YAML or JSON, with the names of its options."""
@@ -45,6 +45,7 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     import tyro
 
     url, arguments = _without_file(arguments)
+    arguments = _renewed_flags(arguments, options)
     known = options_of(options)
     values = {
         name: tyro.MISSING if option.default is dataclasses.MISSING else option.default
@@ -93,6 +94,7 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
         raise InputError(f"{url}: not a YAML or JSON file ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{url}: not a list of options (key: value)")
+    values = _renewed_options(values, options, url)
     known = options_of(options)
     for name, value in values.items():
         if name not in known:
@@ -129,6 +131,29 @@ def _without_file(arguments: list[str]) -> tuple[str | None, list[str]]:
             del rest[place]
             break
     return url, rest
+
+
+def _renewed_flags(arguments: list[str], options: type) -> list[str]:
+    """Write the flags of older options as those of the options that replace them."""
+    newer = dict[str, list[str]]()
+    for name, role in roles(options, Replaces).items():
+        older = flag_of(role.older)
+        newer |= {older: [flag_of(name), role.yes], f"--no-{older[2:]}": [flag_of(name), role.no]}
+    return [word for argument in arguments for word in newer.get(argument.replace("_", "-"), [argument])]
+
+
+def _renewed_options(values: dict[str, Any], options: type, url: str) -> dict[str, Any]:
+    """Replace older options of a file.
+
+    Raises:
+        InputError: one is no yes or no, or stands beside the option that replaces it.
+    """
+    for name, role in roles(options, Replaces).items():
+        if role.older in values and name in values:
+            raise InputError(f"{url}: {role.older} is part of {name} now; leave {role.older} out")
+        if role.older in values:
+            _as_option(values[role.older], bool, f"{url}: {role.older}")
+    return renewed(options, values)
 
 
 def _flag(arguments: list[str], name: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from shards.roles import MayChange, Nothing, OnlyWith, Place, Some
-from trainer.devices.choice import Wanted
+from trainer.devices.choice import OF_BF16, Precision, Wanted
 
 Weighting = Literal["triangle", "cosine", "flat"]
 ON_DATA = OnlyWith(data=Some())
@@ -50,8 +50,8 @@ class PredictConfig:
     """Orientations of each window whose predictions are averaged: 1, or 8 with all flips and turns."""
     spread: bool = False
     """Whether to add a band with the standard deviation of each pixel's predictions, in centimetres."""
-    bf16: bool = False
-    """Whether to compute in bfloat16 where that is safe."""
+    precision: Annotated[Precision, OF_BF16] = "float32"
+    """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
     batch_size: int = 32
     """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what fits (CPU: 32)."""
     block: int = 2048
@@ -136,8 +136,8 @@ class EmbedConfig:
     """Tiles per batch; another size changes numbers by 1e-5 of a vector's length, before they are rounded."""
     tiles_per_part: int = 0
     """Tiles per Parquet file, the unit of resuming, in whole batches; 0: 1,024, or as have 65,536 patches."""
-    bf16: bool = False
-    """Whether to compute in bfloat16 where that is safe."""
+    precision: Annotated[Precision, OF_BF16] = "float32"
+    """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
     workers: Annotated[int, MayChange()] = 0
     """Number of Ray workers; 0 embeds in this process, without Ray."""
     gpus_per_worker: Annotated[float, MayChange(), OnlyWith(workers=Some())] = 1.0

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from trainer.devices.choice import Kind, Wanted
+from trainer.devices.choice import Kind, Precision, Wanted
 from trainer.devices.choice_on_ray import chosen_on_ray
 
 WORKER_CPUS = 0.5
@@ -18,7 +18,7 @@ class Workers(NamedTuple):
     device: Kind
 
 
-def workers_that_fit(workers: int, gpus_per_worker: float, wanted: Wanted) -> Workers:
+def workers_that_fit(workers: int, gpus_per_worker: float, wanted: Wanted, precision: Precision) -> Workers:
     """Size the work to the connected cluster.
 
     Raises:
@@ -26,7 +26,7 @@ def workers_that_fit(workers: int, gpus_per_worker: float, wanted: Wanted) -> Wo
     """
     import ray
 
-    choice = chosen_on_ray(wanted, workers, gpus_per_worker)
+    choice = chosen_on_ray(wanted, workers, gpus_per_worker, precision)
     # Workers without room would wait forever.
     number = min(workers, max(1, int(ray.cluster_resources().get("CPU", 0) / WORKER_CPUS)))
     return Workers(number, choice.share, choice.device)

@@ -4,6 +4,7 @@
     cache: Annotated[str, Place(), MayChange()]                a begun run may continue with another value
     lora_rank: Annotated[int, OnlyWith(tune="lora")]           refused where it is given and has no effect
     val_where: Annotated[str, Before("")]                      its value in configurations stored without it
+    precision: Annotated[str, Replaces("half", "full", "half")]     was a yes or no before, still understood
 
 Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place)`.
 """
@@ -77,6 +78,18 @@ class Before:
     """The option is younger than some stored configurations; where they lack it, it had this value."""
 
     value: Any
+
+
+@dataclass(frozen=True)
+class Replaces:
+    """The option replaces an older one, a yes or no, that flags and stored configurations may still name."""
+
+    older: str
+    """Name of the older option."""
+    no: Any
+    """Value of this option that the older one's no means."""
+    yes: Any
+    """Value of this option that the older one's yes means."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +239,7 @@ def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None =
             default.
     """
     kind = type(config)
-    options, before = options_of(kind), roles(kind, Before)
+    options, before, stored = options_of(kind), roles(kind, Before), renewed(kind, stored)
     changed = {}
     for name, value in flat(config).items():
         default = options[name].default
@@ -244,20 +257,40 @@ def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None =
 
 def differing(options: type, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """List the options that make `asked` different work from `stored`; both hold JSON values."""
-    then = _before(options) | dict(stored)
+    stored, asked = renewed(options, stored), renewed(options, asked)
+    then = _before(options) | stored
     ignored = roles(options, MayChange).keys() | RECORDED
     names = [*stored, *(name for name in asked if name not in stored)]
     return [name for name in names if name not in ignored and then.get(name) != asked.get(name)]
 
 
 def identity(options: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a fingerprint is computed from: all but options with the value of before they existed."""
-    before = _before(options)
-    return {
-        name: FIRST_VERSION if name in ("treeline", "version") else value
-        for name, value in recorded.items()
-        if name != "commit" and not (name in before and before[name] == value)
-    }
+    """Return what a fingerprint is computed from: all but options with the value of before they existed.
+
+    What an older option could say is written as that option.
+    """
+    before, replaces = _before(options), roles(options, Replaces)
+    found = dict[str, Any]()
+    for name, value in recorded.items():
+        if name == "commit" or (name in before and before[name] == value):
+            continue
+        if name in replaces and value in (replaces[name].no, replaces[name].yes):
+            found[replaces[name].older] = value == replaces[name].yes
+        else:
+            found[name] = FIRST_VERSION if name in ("treeline", "version") else value
+    return found
+
+
+def renewed(options: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored values with options in place of the older ones that they replace."""
+    newer = {role.older: (name, role) for name, role in roles(options, Replaces).items()}
+    found = dict[str, Any]()
+    for name, value in stored.items():
+        if name in newer:
+            name, role = newer[name]
+            value = role.yes if value else role.no
+        found[name] = value
+    return found
 
 
 def _before(options: type) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from shards.errors import InputError
 from shards.nested import Follows, built, replaced
 from shards.read.read_options import ReadOptions
 from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag_of
-from trainer.devices.choice import Wanted
+from trainer.devices.choice import OF_BF16, Precision, Wanted
 
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
@@ -233,8 +233,9 @@ class FitOptions:
     """Chips per step and worker, so that the batch size is this times the workers; 0: --batch-size holds."""
     accumulate: Annotated[int, MayChange()] = 1
     """Pieces in which each worker computes its share of a batch: less memory, a third more arithmetic."""
-    bf16: bool = False
-    """Whether to compute in bfloat16 where that is safe; weights stay float32."""
+    precision: Annotated[Precision, OF_BF16] = "float32"
+    """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe; weights
+    stay float32."""
     compile: Annotated[bool, MayChange()] = False
     """Whether to compile backbone and decoder with torch.compile; the first steps take minutes."""
     shard_model: Annotated[bool, MayChange()] = False

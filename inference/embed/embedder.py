@@ -17,6 +17,7 @@ from inference.embed.tiles import Tiles, numbers_of_part, open_tiles
 from shards.errors import DatasetError, InputError
 from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
+from trainer.devices.precision import autocast
 from trainer.devices.repeatable import side_by_side
 from trainer.model.encoder import Encoder, patches_valid
 from trainer.model.load_encoder import load_encoder
@@ -112,7 +113,7 @@ def vectors_of(encoder: Encoder, images: Iterable[NDArray[Any]], config: EmbedCo
 def _vectors(encoder: Encoder, image_BCHW: torch.Tensor, config: EmbedConfig) -> Vectors:
     """Embed one batch; a patch of which less than half is valid has no vector, nor a tile without patches."""
     device = next(encoder.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+    with autocast(config.precision, device):
         pixels_BCHW, valid_BHW = encoder.normalise(image_BCHW.to(device))
         valid_BN = patches_valid(valid_BHW, encoder.patch_size)
         if config.tokens == "patches":

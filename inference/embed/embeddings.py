@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from inference.config import EmbedConfig
 from shards.errors import InputError
 from shards.format.manifest import StoredObject, json_bytes, read_json
+from shards.roles import identity
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, list_files, publish, read_bytes
 
@@ -57,7 +59,7 @@ def part_name(number: int) -> str:
 
 def identity_of(made_with: dict[str, Any]) -> str:
     """Return digits that stand for what embeddings are made with."""
-    return hexadecimal(json_bytes(made_with))
+    return hexadecimal(json_bytes(identity(EmbedConfig, made_with)))
 
 
 def write_part(

@@ -26,7 +26,7 @@ class OnRay:
         Raises:
             InputError: too few GPUs for all workers, none where --device wants some, or unusable ones.
         """
-        fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device)
+        fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device, config.precision)
         self._workers, self._gpus, self.device = fitting
 
     def parts(self, numbers: Sequence[int], job: "EmbedJob") -> Iterator[tuple[int, Part]]:

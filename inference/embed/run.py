@@ -29,7 +29,7 @@ from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json, refuse_existing
 from shards.progress import progress
-from shards.roles import differing, flag_of
+from shards.roles import differing, flag_of, renewed
 from shards.storage.objects import check_writable, exists, join, publish, remove_file, remove_unfinished
 from shards.version import made_by_code
 from trainer.model.checkpoint import checkpoint_url
@@ -98,7 +98,7 @@ def _made_with(config: EmbedConfig, loaded: LoadedEncoder, tiles: Tiles, per_par
         "bands": " ".join(loaded.encoder.bands),
         **tiles.identity,
         "batch_size": config.batch_size,
-        "bf16": config.bf16,
+        "precision": config.precision,
         "tiles_per_part": per_part,
     }
 
@@ -117,6 +117,7 @@ def _is_finished(out: str, made_with: dict[str, Any]) -> bool:
             )
         return False
     there = read_about(out)["made_with"] if finished else read_json(join(out, PLAN))
+    there = renewed(EmbedConfig, there)
     if differ := differing(EmbedConfig, there, made_with):
         what = ", ".join(f"{name} ({there.get(name)} there, {made_with.get(name)} now)" for name in differ)
         raise InputError(

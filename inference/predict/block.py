@@ -18,6 +18,7 @@ from inference.tiling.blend import Blend, axes_of
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import DatasetError
+from trainer.devices.precision import autocast
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import turned, turned_back
 
@@ -86,7 +87,7 @@ class Windows:
 def predict_windows(regressor: Regressor, image_BCHW: Tensor, method: MapOptions) -> Windows:
     """Predict windows of stored pixels, on the regressor's device."""
     heights, squares = list[Tensor](), list[Tensor]()
-    with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):
+    with autocast(method.precision, image_BCHW.device):
         pixels_BCHW, _ = regressor.normalise(image_BCHW)
         for symmetry in range(method.symmetries):
             turned_BCHW = turned(pixels_BCHW, symmetry).contiguous()

@@ -16,6 +16,7 @@ from inference.tiling.blend import Blend, axes_of
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import DatasetError
+from trainer.devices.precision import autocast
 from trainer.model.class_model import ClassModel
 from trainer.model.symmetries import turned, turned_back
 
@@ -58,7 +59,7 @@ def predict_class_block(model: ClassModel, block: Block, halo: Halo, method: Map
 def class_windows(model: ClassModel, image_BCHW: Tensor, method: MapOptions) -> Tensor:
     """Predict share_BKSS, the probabilities of classes, in windows of stored pixels on the model's device."""
     found = list[Tensor]()
-    with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):
+    with autocast(method.precision, image_BCHW.device):
         pixels_BCHW, _ = model.normalise(image_BCHW)
         for symmetry in range(method.symmetries):
             turned_BCHW = turned(pixels_BCHW, symmetry).contiguous()

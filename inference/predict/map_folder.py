@@ -11,7 +11,7 @@ from inference.predict.ledger import Entries, Ledger
 from inference.scenes.scene_list import MAP_ENDINGS
 from shards.errors import InputError
 from shards.format.manifest import read_json
-from shards.roles import differing
+from shards.roles import differing, renewed
 from shards.storage.objects import exists, join, list_files
 
 MADE_WITH = "predict.json"
@@ -39,7 +39,7 @@ class MapFolder:
 def read_map_folder(url: str) -> MapFolder:
     """List the folder at `url`, which may not exist yet."""
     files = set(list_files(url, "")) if exists(url) else set()
-    made_with = read_json(join(url, MADE_WITH)) if MADE_WITH in files else {}
+    made_with = renewed(PredictConfig, read_json(join(url, MADE_WITH))) if MADE_WITH in files else {}
     return MapFolder(url, files, Ledger(url).entries(), made_with)
 
 

@@ -6,6 +6,7 @@ from inference.config import PredictConfig, Weighting
 from inference.maps.map_file import HEIGHT, SPREAD, MapBand
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
+from trainer.devices.choice import Precision
 
 SYMMETRY_COUNTS = (1, 8)
 
@@ -21,7 +22,7 @@ class MapOptions:
     """Number of flips and turns (1 or 8) of each window whose predictions are averaged."""
     spread: bool = PredictConfig.spread
     """Whether a second band has the standard deviation of each pixel's predictions."""
-    bf16: bool = PredictConfig.bf16
+    precision: Precision = PredictConfig.precision
 
     def __post_init__(self) -> None:
         """Check the options.

@@ -38,7 +38,7 @@ class OnRay:
         Raises:
             InputError: too few GPUs for all workers, none where --device wants some, or unusable ones.
         """
-        fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device)
+        fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device, config.precision)
         self._workers, self._gpus, self.device = fitting
         self.readers = READ_AT_ONCE * self._workers
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers

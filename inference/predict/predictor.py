@@ -18,7 +18,7 @@ from inference.predict.tile_block import predict_tile_block
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block
 from shards.errors import InputError
-from trainer.devices.cards import usable
+from trainer.devices.cards import suited_half, usable
 from trainer.devices.out_of_memory import is_out_of_memory
 from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
@@ -78,10 +78,10 @@ class Predictor:
             if not is_out_of_memory(error):
                 raise
             if options.batch_size == 1:
-                size = options.grid.size
+                size, half = options.grid.size, suited_half(torch.device(self._job.device))
                 raise torch.OutOfMemoryError(
-                    f"{self._job.device} has too little memory for the model and one window of {size} pixels;"
-                    " give a smaller --window, --bf16, or another --device"
+                    f"{self._job.device} has too little memory for the model and a window of {size} pixels;"
+                    f" give a smaller --window, --precision {half}, or another --device"
                 ) from error
         # Only now, when the error no longer holds what was computed so far.
         if self._job.device == "cuda":

@@ -99,7 +99,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     if config.batch_size < 0:
         raise InputError(f"--batch-size {config.batch_size}: give 1 or more, or 0 for what fits in memory")
     batch_size = config.batch_size or PredictConfig.batch_size
-    options = MapOptions(grid, config.weights, batch_size, config.symmetries, config.spread, config.bf16)
+    options = MapOptions(grid, config.weights, batch_size, config.symmetries, config.spread, config.precision)
     options.check_spread(checkpoint.has_spread)
     made_with = {
         "checkpoint": checkpoint.fingerprint,

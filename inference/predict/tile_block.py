@@ -18,6 +18,7 @@ from inference.predict.window_batches import WindowBatches
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block, Span
 from shards.errors import DatasetError
+from trainer.devices.precision import autocast
 from trainer.model.encoder import patches_valid
 from trainer.model.tile_model import TileModel
 
@@ -42,7 +43,7 @@ def predict_tile_block(
 
     @torch.inference_mode()
     def predict(image_BCHW: Tensor) -> Tensor:
-        with torch.autocast(image_BCHW.device.type, torch.bfloat16, enabled=method.bf16):
+        with autocast(method.precision, image_BCHW.device):
             outputs_BK, _ = model.predict(image_BCHW)
         return outputs_BK
 

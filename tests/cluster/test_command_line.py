@@ -19,7 +19,7 @@ from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
 from shards.errors import DatasetError, InputError
-from shards.nested import options_of
+from shards.nested import flat, options_of
 from shards.roles import flag_of
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
@@ -396,6 +396,41 @@ def test_a_group_of_commands_has_a_help_of_its_own(monkeypatch: pytest.MonkeyPat
 def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     code, out, _ = called(["--version"], monkeypatch, capsys)
     assert (code, out) == (0, f"treeline {shards.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        (["--bf16"], "bf16"),
+        (["--no-bf16"], "float32"),
+        (["--bf16", "--no_bf16"], "float32"),
+        (["--precision", "fp16", "--bf16"], "bf16"),
+        (["--bf16", "--precision", "tf32"], "tf32"),
+        ([], "float32"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "pretrain", "predict", "embed"])
+def test_the_older_flag_for_bfloat16_is_understood(name: str, flags: list[str], precision: str) -> None:
+    """Of several flags the last one counts, whatever they are called."""
+    rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
+    config = cli.parse(name, [*rest.get(name, ["--data", "d"]), "--out", "o", *flags])
+    assert flat(config)["precision"] == precision
+
+
+@pytest.mark.parametrize(("text", "precision"), [("true", "bf16"), ("false", "float32")])
+def test_a_file_may_name_the_older_option(text: str, precision: str, tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    given = ["--data", "d", "--out", "o", "--config", str(file)]
+    file.write_text(f"bf16: {text}")
+    assert cli.parsed("train", given).named == {"data": "d", "out": "o", "precision": precision}
+    assert cli.parse("train", [*given, "--precision", "fp16"]).fit.precision == "fp16"
+    for wrong, says in (
+        (f"bf16: {text}\nprecision: fp16", "bf16 is part of precision now; leave bf16 out"),
+        ("bf16: fp16", "bf16 is 'fp16', not of type bool"),
+    ):
+        file.write_text(wrong)
+        with pytest.raises(InputError, match=says):
+            cli.parse("train", given)
 
 
 def test_a_reader_that_goes_away_is_no_failure() -> None:

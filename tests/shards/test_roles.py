@@ -11,10 +11,12 @@ from shards.roles import (
     MayChange,
     Nothing,
     OnlyWith,
+    Replaces,
     as_begun,
     differing,
     identity,
     refuse_idle,
+    renewed,
     roles,
     why_idle,
 )
@@ -101,3 +103,28 @@ def test_an_option_may_need_another_one_to_be_left_out() -> None:
         refuse_idle(classes, {"lowest"})
     with pytest.raises(InputError, match="--method: does nothing with --names"):
         refuse_idle(replace(classes, method="average"), {"method"})
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """Options of which one replaces a yes or no."""
+
+    seed: int = 0
+    colour: Annotated[str, Replaces("red", no="grey", yes="red")] = "grey"
+
+
+@pytest.mark.parametrize(("older", "newer"), [(False, "grey"), (True, "red")])
+def test_a_stored_yes_or_no_is_read_as_the_option_that_replaces_it(older: bool, newer: str) -> None:
+    stored = {"seed": 3, "red": older, "last": 1}
+    config = Renewed(seed=3, colour=newer)
+    assert list(renewed(Renewed, stored).items()) == [("seed", 3), ("colour", newer), ("last", 1)]
+    assert differing(Renewed, {"seed": 3, "red": older}, vars(config)) == []
+    assert differing(Renewed, {"seed": 3, "red": older}, vars(replace(config, colour="blue"))) == ["colour"]
+    assert as_begun(Renewed(seed=3), {"seed": 3, "red": older}) == Renewed(seed=3)
+
+
+def test_a_fingerprint_keeps_the_older_option_for_what_it_could_say() -> None:
+    asked = {"version": "9.9.9", "colour": "red", "seed": 3}
+    assert list(identity(Renewed, asked).items()) == [("version", "0.1.0"), ("red", True), ("seed", 3)]
+    assert identity(Renewed, asked | {"colour": "grey"})["red"] is False
+    assert identity(Renewed, asked | {"colour": "blue"})["colour"] == "blue"

@@ -117,7 +117,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.options",
     },
     "trainer.decoders": set(),
-    "trainer.devices": {"shards.format", "trainer.score"},
+    "trainer.devices": {"shards.format", "shards.roles", "trainer.score"},
     "trainer.fit": {
         "shards.draw",
         "shards.format",

@@ -66,8 +66,9 @@ def check(config: PretrainConfig, device: Kind | None = None) -> Dataset:
     """
     fit = config.fit
     check_counts(config.global_batch, fit)
-    if fit.shard_model and fit.compile:
-        raise InputError("--shard-model: does not go together with --compile; leave one of them out")
+    for other, is_given in (("--compile", fit.compile), ("--precision fp16", fit.precision == "fp16")):
+        if fit.shard_model and is_given:
+            raise InputError(f"--shard-model: does not go together with {other}; leave one of them out")
     if fit.average:
         raise InputError("--average: pre-training has its own (the teacher's weights); leave it out")
     if fit.compile and device:

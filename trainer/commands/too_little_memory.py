@@ -11,7 +11,9 @@ import torch
 
 from shards.roles import why_idle
 from trainer.config import TrainConfig
+from trainer.devices.cards import suited_half
 from trainer.devices.out_of_memory import is_out_of_memory, wanted_memory
+from trainer.devices.precision import MEANINGS
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import IN_STEP
 from trainer.pretrain_config import PretrainConfig
@@ -47,10 +49,13 @@ def _line(config: TrainConfig | PretrainConfig, ranks: Ranks, wanted: str, in_st
     piece = -(-own // fit.accumulate)
     batch = "--batch-per-worker" if fit.batch_per_worker else "--batch-size"
     given = f"{batch} {fit.batch_per_worker or fit.batch_size}, --accumulate {fit.accumulate}"
-    given += f", {ranks.world_size} workers" * (ranks.world_size > 1) + ", --bf16" * fit.bf16
+    given += f", {ranks.world_size} workers" * (ranks.world_size > 1) + f", --precision {fit.precision}" * (
+        fit.precision != "float32"
+    )
     text += f" for {piece} of a batch of {config.global_batch} at once ({given})"
+    half = [f"--precision {suited_half(ranks.device)}"]
     on_resume = _savings(config, piece)
-    anew = [f"a smaller {batch}"] * (config.global_batch > 1) + ["--bf16"] * (not fit.bf16)
+    anew = [f"a smaller {batch}"] * (config.global_batch > 1) + half * (not MEANINGS[fit.precision].is_half)
     cures = [f"{' or '.join(on_resume)} (also with --resume auto)"] * bool(on_resume)
     cures += [f"{' or '.join(anew)} (with another --out)"] * bool(anew)
     return f"{text}; give {', or '.join(cures) or 'a smaller --backbone'}"

@@ -12,7 +12,7 @@ from shards.errors import InputError
 from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
-from shards.roles import as_begun, why_idle
+from shards.roles import as_begun, renewed, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
 from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
@@ -54,7 +54,7 @@ def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConf
     url = join(config.out, CONFIG)
     if config.resume == "no" or not exists(url):
         return config
-    stored = yaml.safe_load(read_bytes(url))
+    stored = renewed(TrainConfig, yaml.safe_load(read_bytes(url)))
     began = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     recipe, before = RECIPES[config.recipe], RECIPES_BEFORE.get(config.recipe, {})
     asked = flat(config)
@@ -100,7 +100,8 @@ def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
     parse_loss(config.objective.loss)
     if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
-    for other, is_given in (("--compile", fit.compile), ("--token-store", config.tokens.token_store)):
+    excluded = ("--compile", fit.compile), ("--token-store", config.tokens.token_store)
+    for other, is_given in (*excluded, ("--precision fp16", fit.precision == "fp16")):
         if fit.shard_model and is_given:
             raise InputError(f"--shard-model: does not go together with {other}; leave one of them out")
     check_faithful(config)
@@ -254,4 +255,4 @@ def prepared(
 
 def planned_tokens(config: TrainConfig, dataset: Dataset, regressor: Regressor) -> TokenPlan:
     """Plan the token store that `config` asks for."""
-    return plan_tokens(regressor, dataset, config.tokens, config.chips, config.fit.bf16)
+    return plan_tokens(regressor, dataset, config.tokens, config.chips, config.fit.precision)

@@ -90,7 +90,7 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
         InputError: a mistake in the options; found before anything is started.
     """
     config = with_bands_of_backbone(as_it_began(config, given), given)
-    device = None if config.worker_range[1] else chosen_here(config.device)
+    device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     check(config, device)
     if device:
         train(config, Ranks(device=torch.device(device)))
@@ -104,7 +104,7 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
 def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) -> None:
     """Pre-train with `config.workers` Ray workers, or in this process if that is 0; see `launch`."""
     config = pretraining_as_it_began(config, given)
-    device = None if config.worker_range[1] else chosen_here(config.device)
+    device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     check_pretraining(config, device)
     if device:
         pretrain(config, Ranks(device=torch.device(device)))
@@ -114,7 +114,8 @@ def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) ->
 
 def _choice(config: TrainConfig | PretrainConfig) -> Choice:
     """Decide on what the workers train; a GPU each for the fewest, if they are to have some."""
-    return chosen_on_ray(config.device, max(1, config.worker_range[0]))
+    least = max(1, config.worker_range[0])
+    return chosen_on_ray(config.device, least, precision=config.fit.precision)
 
 
 def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., None], device: Kind) -> None:

@@ -1,6 +1,6 @@
 """Filling of a token store with the files that a run needs and that are not there yet, each published whole.
 
-    plan = plan_tokens(regressor, dataset, options, chips, bf16=False)
+    plan = plan_tokens(regressor, dataset, options, chips, precision="float32")
     files = begin(plan)                                                     # says how large the store is
     stored = [compute(plan, file, regressor, dataset) for file in files]    # anywhere, in any order
     finish(plan, stored)
@@ -10,7 +10,6 @@ Files that are there stay, after a kill as well; a run on more chips adds what i
 
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes, sizes_of
 from trainer.data.token_store import MANIFEST, TokenFile, TokenPlan, TokenReader, stored_objects
+from trainer.devices.precision import autocast, computing
 from trainer.devices.ranks import Ranks
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import apply_symmetries
@@ -115,11 +115,10 @@ def _rows(plan: TokenPlan, variant: int, image_BCHW: Tensor, regressor: Regresso
     if not len(image_BCHW):
         return torch.zeros(0, plan.layout.stride, dtype=torch.uint8)
     device = regressor.normalise.mean_C.device
-    bf16 = plan.identity["computed in"] == "bfloat16"
     image_BCHW = image_BCHW.to(device)
     if variant:
         (image_BCHW,) = apply_symmetries(np.full(len(image_BCHW), variant), image_BCHW)
-    with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+    with computing(plan.precision), autocast(plan.precision, device):
         pixels_BCHW, _ = regressor.normalise(image_BCHW)
         features = regressor.features(pixels_BCHW)
     return plan.layout.pack(features).cpu()

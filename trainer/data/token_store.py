@@ -7,7 +7,7 @@ All rows have the same length. For each layer that the decoder takes, a row hold
 the class token if the decoder takes it. A batch is one gather of rows. `trainer.data.token_filling` fills a
 store.
 
-    plan = plan_tokens(regressor, dataset, options, chips, bf16=False)
+    plan = plan_tokens(regressor, dataset, options, chips, precision="float32")
     reader = TokenReader(plan, stored_objects(plan), dataset, device)
     reader.features(chips, symmetries_B)            # equals Regressor.features of these chips, turned
 """
@@ -38,6 +38,8 @@ from shards.storage.objects import exists, is_local, join, local_path
 from shards.storage.ranges import Fetcher
 from trainer.data.choice import training_chips
 from trainer.decoders.features import Features
+from trainer.devices.choice import Precision
+from trainer.devices.precision import MEANINGS, NAMED
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import SYMMETRIES
 from trainer.options import AugmentOptions, ChipOptions, TokenOptions
@@ -144,6 +146,11 @@ class TokenPlan:
     files: tuple[TokenFile, ...]
     """Files that the run needs."""
 
+    @property
+    def precision(self) -> Precision:
+        """Precision in which tokens are computed."""
+        return NAMED[self.identity["computed in"]]
+
     @cached_property
     def fingerprint(self) -> str:
         """Checksum of the identity, sixteen hexadecimal digits."""
@@ -196,12 +203,9 @@ def check_token_options(options: TokenOptions, tune: str, augment: AugmentOption
 
 
 def plan_tokens(
-    regressor: Regressor, dataset: Dataset, options: TokenOptions, chips: ChipOptions, bf16: bool
+    regressor: Regressor, dataset: Dataset, options: TokenOptions, chips: ChipOptions, precision: Precision
 ) -> TokenPlan:
-    """Plan a store for the chosen chips: training shards in all variants, validation shards unturned.
-
-    With `bf16` the tokens are computed in bfloat16.
-    """
+    """Plan a store for the chosen chips: training shards in all variants, validation shards unturned."""
     layout = _layout_of(regressor, options.token_dtype)
     train_shards = set(dataset.shard_of(training_chips(dataset, chips)).tolist())
     val_chips = dataset.chips("val", where=chips.validated_where)
@@ -226,7 +230,7 @@ def plan_tokens(
         "layers": regressor.decoder.layers,
         "class tokens": layout.classes,
         "dtype": layout.dtype,
-        "computed in": "bfloat16" if bf16 else "float32",
+        "computed in": MEANINGS[precision].name,
     }
     return TokenPlan(options.token_store, json.loads(json.dumps(identity)), layout, files)
 

@@ -12,5 +12,6 @@ exact_sums     sums that no order of chips changes
 score_sums     sums from which scores of heights follow
 linear         linear functions of a pixel's stored numbers
 out_of_memory  errors of a device that has too little memory
-repeatable     repeatable arithmetic, bfloat16, and compilation
+precision      float32, TF32, bfloat16 and float16
+repeatable     repeatable arithmetic, and compilation
 """

@@ -1,7 +1,7 @@
-"""GPUs of this machine: whether there are any, and whether the installed torch has kernels for them.
+"""GPUs of this machine: whether there are any, and whether torch and they compute what is wanted.
 
-device = chosen_here(config.device)        # a command that computes in its own process
-device = usable("cuda")                    # a worker, told by its driver
+device = chosen_here(config.device, config.precision)       # a command that computes in its own process
+device = usable("cuda")                                     # a worker, told by its driver
 """
 
 import os
@@ -14,7 +14,7 @@ from glob import glob
 import torch
 
 from shards.errors import InputError
-from trainer.devices.choice import Kind, Wanted, gpus_in_words
+from trainer.devices.choice import Kind, Precision, Wanted, gpus_in_words
 
 TORCH = "2.13.0"
 """Version of torch that constraints.txt names."""
@@ -27,6 +27,11 @@ CODE_130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120
 Source: PYTORCH_RELEASES_CODE_CC in torch/cuda/__init__.py of 2.13.0; 12.0 comes with PTX according to
 pytorch/pytorch#182849.
 """
+CPU_INSTRUCTIONS: dict[Precision, tuple[str, ...]] = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
+    "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+"""Instructions of CPUs for these precisions, as torch.cpu.get_capabilities names them: on x86, and on Arm."""
 EMBEDDED = {(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)}
 """Capabilities of embedded boards, on which code of a lower minor version does not run (source: as above)."""
 
@@ -39,13 +44,32 @@ class Card:
     capability: tuple[int, int]
     """Compute capability, major and minor."""
 
+    @property
+    def computes_bf16(self) -> bool:
+        """Whether it computes in bfloat16 and TF32 itself.
 
-def chosen_here(wanted: Wanted) -> Kind:
-    """Decide on what this process computes, and say so where GPUs stay idle.
+        As torch.cuda.is_bf16_supported(including_emulation=False) and is_tf32_supported of 2.13.0, which ask
+        of the current GPU alone; AMD's cards, whose TF32 is another matter, count as torch counts them.
+        """
+        return torch.version.hip is not None or self.capability >= (8, 0)
+
+
+def chosen_here(wanted: Wanted, precision: Precision = "float32") -> Kind:
+    """Decide on what this process computes, and say where GPUs stay idle or `precision` brings nothing.
 
     Raises:
-        InputError: there is no GPU where one is wanted, or the installed torch has no kernels for it.
+        InputError: there is no GPU where one is wanted, the installed torch has no kernels for it, or it
+            only emulates `precision`.
     """
+    kind = _kind_here(wanted)
+    if kind == "cuda":
+        refuse_emulated([card(0)], precision)
+    if remark := (on_cards([card(0)], precision) if kind == "cuda" else on_cpu(precision)):
+        _say(remark)
+    return kind
+
+
+def _kind_here(wanted: Wanted) -> Kind:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu":
         if count:
@@ -73,23 +97,29 @@ def usable(device: str | torch.device) -> torch.device:
     return there
 
 
-def why_unusable(numbers: Sequence[int] | None = None) -> str:
+def why_unusable(numbers: Sequence[int] | None = None, precision: Precision = "float32") -> str:
     """Explain in one line why torch cannot compute on GPUs of this machine; "" if it can.
 
     Args:
         numbers: the GPUs that are asked about; default: all.
+        precision: the precision that is wanted.
     """
     if not torch.cuda.is_available():
         return (
             f"{platform.node()}: {_why_none()}, but Ray counts a GPU there; mend that, or give --device cpu"
         )
     try:
-        refuse_without_kernels(
-            [card(number) for number in (range(torch.cuda.device_count()) if numbers is None else numbers)]
-        )
+        cards = all_cards() if numbers is None else [card(number) for number in numbers]
+        refuse_without_kernels(cards)
+        refuse_emulated(cards, precision)
     except InputError as error:
         return f"{platform.node()}: {error}"
     return ""
+
+
+def all_cards() -> list[Card]:
+    """Describe the GPUs of this machine."""
+    return [card(number) for number in range(torch.cuda.device_count())]
 
 
 def card(number: int) -> Card:
@@ -113,6 +143,50 @@ def refuse_without_kernels(cards: Sequence[Card]) -> None:
             f"{one.name} (compute capability {major}.{minor}): torch {torch.__version__} has no kernels for "
             f"it, only {' '.join(built_for)}; {_build_for(one)}, or give --device cpu (docs/gpu.md)"
         )
+
+
+def refuse_emulated(cards: Sequence[Card], precision: Precision) -> None:
+    """Refuse bf16 on GPUs that only emulate it: slowly, and without kernels for some convolutions.
+
+    Raises:
+        InputError: says which card, and which precision suits it.
+    """
+    for one in cards:
+        if precision == "bf16" and not one.computes_bf16:
+            major, minor = one.capability
+            raise InputError(
+                f"--precision bf16: {one.name} (compute capability {major}.{minor}) only emulates it; give "
+                "--precision fp16, or --device cpu (docs/gpu.md)"
+            )
+
+
+def on_cards(cards: Sequence[Card], precision: Precision) -> str:
+    """Say in one line where `precision` brings nothing on GPUs; "" where it does."""
+    for one in cards:
+        if precision == "tf32" and not one.computes_bf16:  # what has one has the other
+            major, minor = one.capability
+            return (
+                f"--precision tf32: {one.name} (compute capability {major}.{minor}) has no TF32 and computes "
+                "in float32"
+            )
+    return ""
+
+
+def on_cpu(precision: Precision) -> str:
+    """Say in one line where `precision` brings nothing on this machine's CPU; "" where it does."""
+    if precision == "tf32":
+        return "--precision tf32: a CPU has no TF32 and computes in float32"
+    instructions = CPU_INSTRUCTIONS.get(precision, ())
+    if instructions and not any(torch.cpu.get_capabilities().get(name) for name in instructions):
+        return f"--precision {precision}: this CPU has no instructions for it, and is slower than in float32"
+    return ""
+
+
+def suited_half(device: torch.device) -> Precision:
+    """Return the precision of 16 bits that suits the device."""
+    if device.type == "cuda" and not card(device.index or 0).computes_bf16:
+        return "fp16"
+    return "bf16"
 
 
 def _build_for(one: Card) -> str:

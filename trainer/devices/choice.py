@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shards.errors import InputError
+from shards.roles import Replaces
 
 Wanted = Literal["auto", "gpu", "cpu"]
 """Values of --device."""
 Kind = Literal["cuda", "cpu"]
 """Kinds of device, as torch names them."""
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
+"""Values of --precision; what they mean stands in trainer.devices.precision."""
+OF_BF16 = Replaces("bf16", no="float32", yes="bf16")
+"""Role of --precision, which was a yes or no before."""
 ROUNDING = 1e-4
 """Step in which Ray counts shares of a GPU: three workers of 0.3333 fit on one."""
 

@@ -1,4 +1,4 @@
-"""Ways to make torch compute: the same bits in every run, in bfloat16, or by compiled code."""
+"""Ways to make torch compute: the same bits in every run, or by compiled code."""
 
 import os
 import shutil
@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import nn
 
 from shards.errors import InputError
 
@@ -48,18 +47,6 @@ def repeatable(wanted: bool) -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(before)
         cudnn.benchmark = benchmark
-
-
-def in_precision(module: nn.Module, device: torch.device, bf16: bool) -> Callable[..., Any]:
-    """Return the forward pass of `module`, in bfloat16 where that is safe, if `bf16`."""
-    if not bf16:
-        return module
-
-    def forward(*arguments: Any) -> Any:
-        with torch.autocast(device.type, torch.bfloat16):
-            return module(*arguments)
-
-    return forward
 
 
 def check_compiler(device: torch.device) -> None:

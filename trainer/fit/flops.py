@@ -7,35 +7,58 @@ and the backward pass, once. Recomputation that saves memory does not count.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.devices.choice import Precision
 from trainer.model.pixel_model import PixelModel
 
 _CHIPS = 2
 """Number of chips to count with: batch norm needs at least two."""
 
-PEAKS = (
-    (r"H100.*HBM3|GH200", 989.4, 66.9),
-    (r"H100 PCIe", 756.0, 51.0),
-    (r"H100 NVL", 835.0, 60.0),
-    (r"H200 NVL", 836.0, 60.0),
-    (r"H200", 989.4, 66.9),
-    (r"A100", 312.0, 19.5),
-    (r"L40S", 362.05, 91.6),
-    (r"L4$", 121.0, 30.3),
-    (r"V100-SXM2", None, 15.7),
-    (r"V100-PCIE", None, 14.0),
-    (r"T4$", None, 8.1),
-)
-"""Peaks: (part of the device's name, dense TFLOP/s in bfloat16 with tensor cores, in float32 without them).
 
-A multiply-add is two operations. The figures are from NVIDIA's data sheets, where those "with sparsity" are
-twice as large: H100 (2023), H200 (2024), A100 (2021), L40S (2023), L4 (2023), V100 (2018), T4 (2019). The
-last three entries have no bfloat16.
+@dataclass(frozen=True)
+class Peak:
+    """Published peak of a GPU: dense operations in 10^12 a second, a multiply-add being two.
+
+    bfloat16, float16 and TF32 are those of tensor cores, float32 that of the others. None where the GPU
+    lacks the type.
+    """
+
+    float32: float
+    tf32: float | None
+    bf16: float | None
+    fp16: float
+
+    def of(self, precision: Precision) -> float | None:
+        """Return the peak in `precision`; TF32 that the GPU lacks is float32."""
+        if precision == "tf32" and self.tf32 is None:
+            return self.float32
+        found: float | None = getattr(self, precision)
+        return found
+
+
+PEAKS = (
+    (r"H100.*HBM3|GH200", Peak(66.9, 494.7, 989.4, 989.4)),
+    (r"H100 PCIe", Peak(51.0, 378.0, 756.0, 756.0)),
+    (r"H100 NVL", Peak(60.0, 417.5, 835.0, 835.0)),
+    (r"H200 NVL", Peak(60.0, 418.0, 836.0, 836.0)),
+    (r"H200", Peak(66.9, 494.7, 989.4, 989.4)),
+    (r"A100", Peak(19.5, 156.0, 312.0, 312.0)),
+    (r"L40S", Peak(91.6, 183.0, 362.05, 362.05)),
+    (r"L4$", Peak(30.3, 60.0, 121.0, 121.0)),
+    (r"V100-SXM2", Peak(15.7, None, None, 125.0)),
+    (r"V100-PCIE", Peak(14.0, None, None, 112.0)),
+    (r"T4$", Peak(8.1, None, None, 65.0)),
+)
+"""Peaks by a part of the device's name.
+
+The figures are from NVIDIA's data sheets, where those "with sparsity" are twice as large: H100 (2023), H200
+(2024), A100 (2021), L40S (2023), L4 (2023), V100 (2018), T4 (2019).
 """
 
 
@@ -69,21 +92,18 @@ def training_flops(model: PixelModel, stored_tokens: bool = False) -> float:
     return float(total / _CHIPS)
 
 
-def peak_flops(device: torch.device, bf16: bool) -> float | None:
-    """Return the published peak of `device` in operations a second; None for a CPU or an unlisted GPU.
-
-    In float32 cuDNN computes convolutions in TF32 where it can, which is faster than this peak.
-    """
-    return published_peak(torch.cuda.get_device_name(device), bf16) if device.type == "cuda" else None
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """Return the published peak of `device` in operations a second; None for a CPU or an unlisted GPU."""
+    return published_peak(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
-def published_peak(name: str, bf16: bool) -> float | None:
+def published_peak(name: str, precision: Precision) -> float | None:
     """Return the published peak of the GPU that CUDA calls `name`; None if it is not listed."""
     if "MIG" in name:  # a part of a GPU
         return None
-    for pattern, in_bfloat16, in_float32 in PEAKS:
+    for pattern, peak in PEAKS:
         if re.search(pattern, name):
-            tera = in_bfloat16 if bf16 else in_float32
+            tera = peak.of(precision)
             return None if tera is None else tera * 1e12
     return None
 

@@ -21,7 +21,8 @@ from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey, never_empty
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.learner import Learner
-from trainer.devices.repeatable import check_compiler, in_precision, repeatable
+from trainer.devices.precision import computing, in_precision
+from trainer.devices.repeatable import check_compiler, repeatable
 from trainer.devices.sharding import is_sharded, whole
 from trainer.devices.transfer import FromDevice
 from trainer.fit.learning import Learning
@@ -131,8 +132,8 @@ class Fit:
         ranks = learning.ranks
         # First of all, since sharding replaces the model's parameters.
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None)
-        self._forward = in_precision(self._wrapped, ranks.device, options.bf16)
-        self._forward_alone = in_precision(model, ranks.device, options.bf16)
+        self._forward = in_precision(self._wrapped, ranks.device, options.precision)
+        self._forward_alone = in_precision(model, ranks.device, options.precision)
         self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
         self._learning = list(by_place(self.optimiser).values())
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
@@ -193,7 +194,7 @@ class Fit:
         """
         options, position, self._callback = self.options, self.position, callback
         try:
-            with repeatable(options.deterministic):
+            with repeatable(options.deterministic), computing(options.precision):
                 while position.epoch < options.epochs:
                     if options.stop_patience and position.epochs_since_best >= options.stop_patience:
                         return

@@ -103,7 +103,7 @@ def check_faithful(config: TrainConfig) -> None:
         raise InputError(
             "--faithful: the faults belong to --recipe notebook; give it, or leave --faithful out"
         )
-    without = {"resume": "no", "flips": False, "brightness": 0.0, "band_dropout": 0.0, "bf16": False}
+    without = {"resume": "no", "flips": False, "brightness": 0.0, "band_dropout": 0.0, "precision": "float32"}
     given = flat(config)
     for name, value in {**without, "token_store": ""}.items():
         if given[name] != value:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
+from trainer.devices.precision import in_precision
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
@@ -62,7 +63,7 @@ class DinoObjective(TileObjective):
         self.layout = DinoSums(self.options.koleo, self.options.ibot, self.health_sums)
         check_hiding(self.options, (self.sizes[0] // model.student.patch_size) ** 2)
         self.watch = Watch(config.fit.stop_on_collapse)
-        self._taught = in_precision_of(model, learning, config)
+        self._taught = in_precision(model.taught, learning.ranks.device, config.fit.precision)
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """See Objective."""
@@ -269,13 +270,3 @@ def agreement(targets_VBK: Tensor, scores_WBK: Tensor, seen_WB: Tensor, first: i
             agree += int((known_B & (scores_BK.argmax(-1) == other_BK.argmax(-1))).sum())
             asked += int(known_B.sum())
     return agree, asked
-
-
-def in_precision_of(model: Dino, learning: Learning, config: PretrainConfig) -> Forward:
-    """Return the teacher's pass, in bfloat16 if that is asked for."""
-
-    def taught(*arguments: Any) -> Any:
-        with torch.autocast(learning.ranks.device.type, torch.bfloat16, enabled=config.fit.bf16):
-            return model.taught(*arguments)
-
-    return taught

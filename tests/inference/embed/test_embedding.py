@@ -40,10 +40,13 @@ from inference.embed.run import embed
 from shards.errors import DatasetError, InputError
 from shards.format.index import INDEX_SCHEMA
 from shards.format.key import split_of
+from shards.format.manifest import json_bytes
 from shards.format.schema import Chip, with_values
 from shards.read.dataset import Dataset, open_dataset
+from shards.storage.checksum import hexadecimal
 from shards.storage.objects import find_files, join, read_bytes
 from shards.write.writer import DatasetWriter
+from trainer.devices.choice import Precision
 from trainer.model.encoder import patches_valid
 from trainer.model.load_encoder import load_encoder
 
@@ -197,6 +200,31 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(config: EmbedConfig, t
     assert second.asked == [1, 3, 4, 5]
     assert contents(config.out) == contents(whole.out)
     assert embed(config, Stopping(0)).endswith("(was there before)")
+
+
+@pytest.mark.parametrize(("older", "precision"), [(True, "bf16"), (False, "float32")])
+def test_embeddings_begun_with_or_without_bfloat16_go_on(
+    older: bool, precision: Precision, config: EmbedConfig, tmp_path: Path
+) -> None:
+    """Their plan.json names the older option, a yes or no, and so do the digits in each part."""
+    config = replace(config, precision=precision)
+    whole = replace(config, out=str(tmp_path / "whole"))
+    embed(whole, InProcess())
+    with pytest.raises(KeyboardInterrupt):
+        embed(config, Stopping(2))
+    plan = Path(config.out) / "plan.json"
+    text = plan.read_text().replace(f'"precision": "{precision}"', f'"bf16": {str(older).lower()}')
+    plan.write_text(text)
+    stored = {name: v for name, v in json.loads(text).items() if name not in ("treeline", "commit")}
+    assert stored["bf16"] is older
+    part = pq.read_schema(Path(config.out) / "part-000000.parquet")
+    assert part.metadata[b"treeline.made_with"].decode() == hexadecimal(json_bytes(stored))
+    with pytest.raises(InputError, match=rf"another precision \({precision} there, fp16 now\)"):
+        embed(replace(config, precision="fp16"), Stopping(0))
+    second = Stopping(99)
+    embed(config, second)
+    assert second.asked == [3, 4, 5]
+    assert contents(config.out) == contents(whole.out)
 
 
 @pytest.mark.parametrize("stopped", [True, False])

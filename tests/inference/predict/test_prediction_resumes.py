@@ -1,5 +1,6 @@
 """A prediction that was killed, at whatever moment, and run again makes the maps of one that was not."""
 
+import json
 import random
 import signal
 import subprocess
@@ -23,8 +24,10 @@ from inference.predict.ledger import Ledger
 from inference.predict.run import predict
 from inference.predict.summary import Summary
 from inference.tiling.windows import Block, Span
-from shards.errors import DatasetError
+from shards.errors import DatasetError, InputError
+from shards.roles import identity
 from shards.storage.objects import find_files, join, publish, read_bytes
+from trainer.devices.choice import Precision
 
 ROOT = Path(__file__).parents[3]
 BATCH = 4
@@ -140,6 +143,42 @@ def test_only_what_is_missing_is_computed(config: PredictConfig, tmp_path: Path)
     first, second = asked
     assert first - second in (11, 12), "one more may have been under way"
     assert contents(out.out) == contents(config.out)
+
+
+@pytest.mark.parametrize(("older", "precision"), [(True, "bf16"), (False, "float32")])
+def test_maps_begun_with_or_without_bfloat16_are_finished(
+    older: bool, precision: Precision, config: PredictConfig, tmp_path: Path
+) -> None:
+    """Their predict.json names the older option, a yes or no; blocks that are done are not done again."""
+    out = replace(config, out=str(tmp_path / "maps"), precision=precision)
+    asked = []
+
+    class Stopping(InProcess):
+        """Stops after some blocks, the first time, and notes how many it was asked for."""
+
+        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+            tasks = list(tasks)
+            asked.append(len(tasks))
+            for number, done in enumerate(super().blocks(tasks, job), 1):
+                yield done
+                if number == 5 and len(asked) == 1:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(out, Stopping())
+    made_with = Path(out.out) / "predict.json"
+    text = made_with.read_text()
+    assert f'"precision": "{precision}"' in text
+    made_with.write_text(text.replace(f'"precision": "{precision}"', f'"bf16": {str(older).lower()}'))
+    with pytest.raises(InputError, match=rf"another precision \({precision} there, fp16 asked for\)"):
+        predict(replace(out, precision="fp16"), Stopping())
+    predict(out, Stopping())
+    assert asked[0] - asked[1] in (5, 6), "one more may have been under way"
+    recorded = json.loads(made_with.read_text())
+    assert recorded["precision"] == precision
+    # What names blocks and maps in the ledger is what it was before the option had other values.
+    names = [name for name in recorded if name != "commit"]
+    assert list(identity(PredictConfig, recorded)) == ["bf16" if n == "precision" else n for n in names]
 
 
 def test_what_an_older_version_began_is_finished(

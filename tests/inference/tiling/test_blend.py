@@ -14,6 +14,7 @@ from inference.tiling.blend import Axis, Blend, window_weights
 from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, Span, WindowGrid, blocks_of
 from trainer.decoders.features import DecoderConfig
+from trainer.devices.choice import Precision
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import SYMMETRIES, turned, turned_back
 
@@ -152,11 +153,12 @@ def test_windows_may_be_as_large_as_one_likes() -> None:
     assert (difference_HW == 0).mean() > 0.999
 
 
-def test_bfloat16_is_close() -> None:
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_half_precision_is_close(half: Precision) -> None:
     regressor, image_CHW = small_regressor(), stored_images(1, 96, 96)[0]
     exact, rounded = (
-        stored(regressor, image_CHW, MapOptions(WindowGrid(64, 32), bf16=bf16))[0].astype(int)
-        for bf16 in (False, True)
+        stored(regressor, image_CHW, options)[0].astype(int)
+        for options in (MapOptions(WindowGrid(64, 32)), MapOptions(WindowGrid(64, 32), precision=half))
     )
     assert (exact != rounded).any()
     assert np.abs(exact - rounded).max() <= 0.05 * exact.max()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from in_process import treeline
 from ray_machines import PATIENCE_SECONDS, wait_until
 from regressors import CHIP_SCHEMA, visible_chip
 
+from shards.errors import InputError
 from shards.read.dataset import Dataset
 from shards.write.writer import DatasetWriter
 from trainer.commands.matrix import Done, cells_here, check_matrix, matrix
@@ -284,6 +286,21 @@ def test_another_matrix_in_the_same_folder_is_refused(
     assert f"holds a matrix with other options ({says}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert before == {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_matrix_that_names_the_older_option_for_bfloat16_goes_on(
+    made: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    text = (whole / "matrix.yaml").read_text()
+    assert "  precision: float32\n" in text
+    for older, differs in (("false", False), ("true", True)):
+        (tmp_path / older).mkdir()
+        older_text = text.replace("  precision: float32\n", f"  bf16: {older}\n")
+        (tmp_path / older / "matrix.yaml").write_text(older_text)
+        with pytest.raises(InputError, match="precision of --train-config") if differs else nullcontext():
+            checked(str(tmp_path / older))
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_the_line_names_what_was_computed_and_what_to_set(
     assert str(ended.value) == (
         "cpu has too little memory (4503599627370496 bytes more were wanted) for 8 of a batch of 8 at once "
         "(--batch-size 8, --accumulate 1); give --accumulate 2 or --recompute-activations (also with "
-        "--resume auto), or a smaller --batch-size or --bf16 (with another --out)"
+        "--resume auto), or a smaller --batch-size or --precision bf16 (with another --out)"
     )
     assert ended.value.__notes__ == ["in epoch 1, step 2"]
     # What it says is so: the run that has begun takes both.
@@ -84,9 +84,9 @@ def said(config: TrainConfig | PretrainConfig, ranks: Ranks, *notes: str) -> Ite
         ({"tune": "frozen"}, ["--accumulate 2"], ["--recompute-activations"]),
         ({"norm": "batch"}, ["--recompute-activations"], ["--accumulate 2"]),
         (
-            {"accumulate": 2, "bf16": True},
-            ["--accumulate 4", "for 2 of a batch of 16", "--bf16)"],
-            ["or --bf16"],
+            {"accumulate": 2, "precision": "bf16"},
+            ["--accumulate 4", "for 2 of a batch of 16", "--precision bf16)"],
+            ["or --precision bf16"],
         ),
         ({"batch_per_worker": 4}, ["--batch-per-worker 4", "a smaller --batch-per-worker"], ["--batch-size"]),
         ({"batch_size": 1}, ["--recompute-activations"], ["--accumulate 2", "a smaller --batch-size"]),

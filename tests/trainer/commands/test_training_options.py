@@ -202,12 +202,12 @@ def test_a_deterministic_run_tells_cublas_before_a_gpu_is_used(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_deterministic_gives_the_same_bits_on_a_gpu(
-    dataset: Dataset, backbone: Path, decoder: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, backbone: Path, decoder: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    config = config_for(dataset, backbone, decoder, deterministic=True, bf16=bf16)
+    config = config_for(dataset, backbone, decoder, deterministic=True, precision=precision)
     one, again = steps_of(dataset, config, "cuda")[1], steps_of(dataset, config, "cuda")[1]
     assert one.losses == again.losses
 
@@ -220,7 +220,7 @@ def test_bfloat16_stays_finite_and_near(dataset: Dataset, backbone: Path, decode
     """It has 8 bits of precision: half a percent a number."""
     config = config_for(dataset, backbone, decoder, epochs=1)
     full = [record["loss"] for record in fitted(dataset, config)[1]]
-    regressor, records = fitted(dataset, config.with_options(bf16=True))
+    regressor, records = fitted(dataset, config.with_options(precision="bf16"))
     half = [record["loss"] for record in records]
     assert np.isfinite(half).all()
     assert half == pytest.approx(full, rel=2e-2)

@@ -251,6 +251,28 @@ def test_a_run_begun_before_goes_on_with_all_validation_chips(
     launch(config.with_options(resume="auto"))  # there is nothing left to do, and nothing to refuse
 
 
+@pytest.mark.parametrize(
+    ("older", "precision", "other"), [(True, "bf16", "fp16"), (False, "float32", "bf16")]
+)
+def test_a_run_begun_with_or_without_bfloat16_goes_on(
+    older: bool, precision: str, other: str, dataset: Dataset, backbone: Path, tmp_path: Path
+) -> None:
+    """Its config.yaml names the older option, a yes or no."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    config = small_config(dataset, backbone, batch_size=4, epochs=1, decoder="linear", precision=precision)
+    launch(config.with_options(out=str(whole)))
+    config = config.with_options(out=str(out))
+    with pytest.raises(Stopped):
+        resumed_fit(config, Ranks()).run(Stopper(1, out))
+    text = config_yaml(config)
+    assert f"precision: {precision}\n" in text
+    (out / CONFIG).write_text(text.replace(f"precision: {precision}\n", f"bf16: {str(older).lower()}\n"))
+    with pytest.raises(InputError, match=r"other options \(--precision\)"):
+        launch(config.with_options(resume="auto", precision=other))
+    launch(config.with_options(resume="auto"))
+    assert files_of(out) == files_of(whole)
+
+
 def test_an_option_without_effect_is_not_compared(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
     """It could be given once, and is refused now: a run that began with it is resumed without it."""
     config = small_config(dataset, backbone, out=str(tmp_path / "run"), epochs=1, lora_rank=4)

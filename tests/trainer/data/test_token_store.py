@@ -257,7 +257,7 @@ def other_weights(config: TrainConfig, tmp_path: Path) -> TrainConfig:
         ({"bands": ("red", "green", "blue")}, "bands"),
         ({"upsample": 2, "decoder": "detail"}, "upsample"),
         ({"decoder": "dpt"}, "layers, class tokens"),
-        ({"bf16": True}, "computed in"),
+        ({"precision": "bf16"}, "computed in"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

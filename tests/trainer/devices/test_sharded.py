@@ -133,7 +133,7 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
         told |= {
             tune: run(config.with_options(tune=tune, epochs=1), ranks)[1:] for tune in ("frozen", "lora")
         }
-        told["bf16"] = run(config.with_options(bf16=True, epochs=1), ranks)[1]
+        told["bf16"] = run(config.with_options(precision="bf16", epochs=1), ranks)[1]
     else:
         told["from-fewer"] = run(config, ranks, go_on=folder / "by-2")[1]
     return told
@@ -215,7 +215,7 @@ def test_backbones_that_learn_in_part_are_sharded_too(two: Any, config: TrainCon
 
 @pytest.mark.slow
 def test_in_bfloat16_it_learns_as_well(two: Any, config: TrainConfig) -> None:
-    _, losses, _ = run(config.with_options(bf16=True, epochs=1), Ranks())
+    _, losses, _ = run(config.with_options(precision="bf16", epochs=1), Ranks())
     for one in two:
         assert one["bf16"] == pytest.approx(losses, rel=5e-3)
 

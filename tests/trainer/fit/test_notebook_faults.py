@@ -254,7 +254,7 @@ def test_a_faithful_run_leaves_an_ordinary_regressor(
         (["--recipe", "tiny"], "belong to --recipe notebook"),
         (["--recipe", "notebook", "--resume", "auto"], "did not have --resume"),
         (["--recipe", "notebook", "--flips"], "did not have --flips"),
-        (["--recipe", "notebook", "--bf16"], "did not have --bf16"),
+        (["--recipe", "notebook", "--bf16"], "did not have --precision"),
         (["--recipe", "notebook", "--token-store", "tokens"], "did not have --token-store"),
     ],
     ids=["recipe", "resume", "flips", "bf16", "tokens"],

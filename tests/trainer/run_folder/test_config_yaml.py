@@ -80,8 +80,11 @@ cache: ''
 cache_gigabytes: 100.0
 baseline_chips: 20000
 """
-"""Written by version 0.1.0, before options were in parts, and before there was --device."""
-NOW = WRITTEN.replace("deterministic: true\n", "deterministic: true\ndevice: auto\n")
+"""Written by version 0.1.0, before options were in parts, and before there was --device, or
+--precision in place of --bf16."""
+NOW = WRITTEN.replace("deterministic: true\n", "deterministic: true\ndevice: auto\n").replace(
+    "bf16: false\n", "precision: float32\n"
+)
 CONFIG = TrainConfig.of(
     "scenes",
     "run-tiny",

@@ -242,14 +242,17 @@ def test_counting_changes_nothing_and_counts_nothing_twice(dataset: Dataset, con
 
 
 def test_a_peak_is_told_of_known_devices_alone() -> None:
-    assert published_peak("NVIDIA H100 80GB HBM3", bf16=True) == pytest.approx(989.4e12)
-    assert published_peak("NVIDIA H100 PCIe", bf16=True) == 756e12
-    assert published_peak("NVIDIA H200", bf16=True) == published_peak("NVIDIA H100 80GB HBM3", bf16=True)
-    assert published_peak("NVIDIA A100-SXM4-80GB", bf16=False) == 19.5e12
-    assert published_peak("Tesla V100-SXM2-32GB", bf16=True) is None
-    assert published_peak("NVIDIA H100 80GB HBM3 MIG 1g.10gb", bf16=True) is None
-    assert published_peak("A GPU of tomorrow", bf16=True) is None
-    assert peak_flops(torch.device("cpu"), bf16=True) is None
+    assert published_peak("NVIDIA H100 80GB HBM3", "bf16") == pytest.approx(989.4e12)
+    assert published_peak("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert published_peak("NVIDIA H200", "bf16") == published_peak("NVIDIA H100 80GB HBM3", "bf16")
+    assert published_peak("NVIDIA A100-SXM4-80GB", "float32") == 19.5e12
+    assert published_peak("NVIDIA A100-SXM4-80GB", "tf32") == 156e12
+    assert published_peak("Tesla V100-SXM2-32GB", "bf16") is None
+    assert published_peak("Tesla V100-SXM2-32GB", "fp16") == 125e12
+    assert published_peak("Tesla V100-SXM2-32GB", "tf32") == 15.7e12  # it has no TF32
+    assert published_peak("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16") is None
+    assert published_peak("A GPU of tomorrow", "bf16") is None
+    assert peak_flops(torch.device("cpu"), "bf16") is None
 
 
 def test_an_epoch_in_a_line(config: TrainConfig) -> None:
