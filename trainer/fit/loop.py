@@ -30,6 +30,7 @@ from trainer.fit.loss_scale import LEAST, LossScale
 from trainer.fit.objective import Numbers, Objective, surrogate
 from trainer.fit.optimiser import Schedule, by_place, new_optimiser, not_finite, step_unless
 from trainer.fit.scoring import add_up
+from trainer.fit.taken import Outcome, Taken
 from trainer.fit.weight_average import Average
 from trainer.options import FitOptions, OptimiserOptions
 
@@ -75,28 +76,6 @@ class Position:
     """Lowest value so far of the score that decides."""
     epochs_since_best: int = 0
     """Epochs since that value was reached."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A step of which the host may not know yet whether it was one: its loss or gradient may be no number."""
-
-    chips: int
-    """Its chips, over all ranks."""
-    first_chips: Chips
-    """Some of this rank's."""
-    share_done: float
-    """Share (0..1) of training that was done before."""
-    sums_K: Tensor
-    """Sums of the loss over all ranks."""
-    numbers: FromDevice
-    """Loss, the gradient's norm, and in float16 the scale of the loss."""
-    is_applied: bool
-    """Whether the optimiser was asked already to change the weights, if both are finite."""
-
-
-Outcome = tuple[int, float]
-"""Chips and loss of a step, as the callback is told."""
 
 
 class Fit:
