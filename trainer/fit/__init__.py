@@ -1,6 +1,7 @@
 """Training: loop, losses, optimiser.
 
 loop              the training loop
+taken             a step that was taken, and what came of it
 learning          the chips to learn from, and the ranks that share them
 scoring           one pass over chips that adds up scores
 variant           the parts of a training that variants replace
@@ -13,7 +14,6 @@ labels            labels of whole tiles as an objective
 loss              a loss as weighted terms, their names (TERMS), and their weights over training
 loss_terms        the terms
 loss_scale        scale of the loss in float16
-taken             a step, and what came of it, which the host may learn later
 optimiser         learning rates and schedule per parameter group
 weight_average    a running average of the weights
 flops             operations per chip, and the device's peak

@@ -334,9 +334,8 @@ class Fit:
         if self.sums_K is None:
             if position.overflowed and not position.skipped:
                 raise FloatingPointError(
-                    f"all steps of epoch {position.epoch + 1} were left out, since the scale of the loss is "
-                    "still too large for float16; make epochs longer (--epoch-steps), or give another "
-                    "--precision"
+                    f"all steps of epoch {position.epoch + 1} were left out, since the loss is still scaled "
+                    "too much for float16; make epochs longer (--epoch-steps), or take another --precision"
                 )
             if position.skipped:
                 raise FloatingPointError(

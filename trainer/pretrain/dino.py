@@ -40,7 +40,8 @@ class Head(nn.Module):
         """Return scores_BK, each from -1 to 1."""
         first, second, third = self.layers
         narrow_BD = third(gelu(second(gelu(first(tokens_BD)))))
-        scores_BK: Tensor = linear(normalize(narrow_BD), normalize(self.prototypes_KD))
+        # In float32, since float16 has no length as small as the one that `normalize` tells apart from 0.
+        scores_BK: Tensor = linear(normalize(narrow_BD.float()), normalize(self.prototypes_KD))
         return scores_BK
 
 
