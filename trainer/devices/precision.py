@@ -3,6 +3,7 @@
 with computing(precision):                  # around all that a command computes: settings of the process
     with autocast(precision, device):       # around a forward pass, in the thread that runs it
         height_BHW = regressor(image_BCHW)
+with predicting(precision): ...             # as the first, where nothing is learnt
 """
 
 from collections.abc import Callable, Iterator
@@ -60,6 +61,22 @@ def computing(precision: Precision) -> Iterator[None]:
         _allow_tf32(allowed[0], allowed[1])
         for part, found in zip(parts, before, strict=True):
             part.fp32_precision = found
+
+
+@contextmanager
+def predicting(precision: Precision) -> Iterator[None]:
+    """Compute in `precision`, on a GPU with such algorithms of cuDNN alone as repeat their bits.
+
+    As `torch.backends.cudnn.deterministic`; some transposed convolutions add in any order otherwise.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False  # benchmark would choose algorithms by timing them
+    try:
+        with computing(precision):
+            yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _allow_tf32(matmul: bool, convolution: bool) -> None:
