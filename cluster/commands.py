@@ -174,7 +174,8 @@ def sweep(config: "SweepConfig") -> None:
     file = [f"--{FILE}", config.train_config] if config.train_config else []
     base = parse(TrainConfig, [*file, "--data", config.data, "--out", config.out], "treeline train")
     wanted = base.device if config.device == "auto" else config.device
-    precision = base.fit.precision
+    precision = config.precision or base.fit.precision
+    base = base.with_options(precision=precision)
     with connected(config.workers):
         if config.workers:
             from trainer.commands.sweep_on_ray import trials_on_ray
@@ -205,7 +206,8 @@ def matrix(config: "MatrixConfig") -> int:
     places += ["--label", config.label] if config.label else []
     base = parse(TrainConfig, [*file, *places], "treeline train")
     named = read_options(config.train_config, TrainConfig, "treeline train") if file else {}
-    precision = base.fit.precision
+    precision = config.precision or base.fit.precision
+    base = base.with_options(precision=precision)
     device = None if config.workers else chosen_here(config.device, precision)
     plan, datasets = check_matrix(config, base, named, device)
     with connected(config.workers):

@@ -217,6 +217,8 @@ class AttentionConfig:
     """Seed of the untrained backbone, and of the halves of tiles."""
     batch_size: int = 32
     """Windows per batch; bounds the memory."""
+    precision: Precision = "float32"
+    """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
     device: Wanted = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
 

@@ -11,7 +11,7 @@ import tyro
 from shards.errors import InputError
 from shards.nested import Follows, flat, options_of
 from shards.roles import Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
-from trainer.devices.choice import Wanted
+from trainer.devices.choice import Precision, Wanted
 from trainer.options import (
     AugmentOptions,
     ChipOptions,
@@ -130,6 +130,8 @@ class EvaluateConfig:
     """Folder for evaluation.json, evaluation.png and, for tiles, predictions.parquet; default: only print."""
     batch_size: Annotated[int, ON_CHIPS] = 64
     """Chips at a time."""
+    precision: Annotated[Precision, ON_CHIPS] = "float32"
+    """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
     device: Annotated[Wanted, ON_CHIPS] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     where: Annotated[str, ON_CHIPS] = ""
@@ -213,6 +215,8 @@ class SweepConfig:
     """Largest number of passes through them."""
     workers: int = 0
     """Trials at a time on Ray, where those that fall behind are stopped; 0: one by one here, to the end."""
+    precision: Precision | None = None
+    """Numbers to compute with, as for treeline train; default: what --train-config says, or float32."""
     device: Wanted = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     seed: int = 0

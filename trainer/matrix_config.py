@@ -7,7 +7,7 @@ import tyro
 
 from shards.roles import Another, Before, MayChange, OnlyWith, OptionsFile, Place
 from trainer.config import TrainConfig
-from trainer.devices.choice import Wanted
+from trainer.devices.choice import Precision, Wanted
 from trainer.options import Mode
 
 RANDOM = "random"
@@ -48,6 +48,9 @@ class MatrixConfig:
     """YAML or JSON file with the other options of treeline train; default: its defaults."""
     workers: Annotated[int, MayChange()] = 0
     """Cells at a time, as tasks on Ray; 0: one by one here."""
+    precision: Annotated[Precision | None, Before(None)] = None
+    """Numbers to train with, as for treeline train; default: what --train-config says, or float32. Tests are
+    in float32."""
     device: Annotated[Wanted, MayChange(), Before("auto")] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     keep_checkpoints: bool = False

@@ -32,7 +32,7 @@ def map_of(regressor: "Regressor", image_CHW: np.ndarray, side: int, method: "Ma
     from inference.predict.ready_block import ready_block
     from inference.tiling.halo import Halo, halo_block
     from inference.tiling.windows import blocks_of
-    from trainer.devices.precision import repeating
+    from trainer.devices.precision import predicting
 
     shape = image_CHW.shape[1], image_CHW.shape[2]
     metres_HW = np.empty(shape, np.float32)
@@ -44,7 +44,7 @@ def map_of(regressor: "Regressor", image_CHW: np.ndarray, side: int, method: "Ma
         halo = Halo(read_CHW, needed.rows.start, needed.columns.start, shape)
         device = next(regressor.parameters()).device
         ready = ready_block(regressor.normalise, block, halo, method.grid, device)
-        with repeating(method.precision):
+        with predicting(method.precision):
             (values_HW, *_), valid_HW = metres_of_block(regressor, ready, method)
         place = slice(block.rows.start, block.rows.stop), slice(block.columns.start, block.columns.stop)
         metres_HW[place] = np.where(valid_HW.cpu().numpy(), values_HW.cpu().numpy(), np.nan)
@@ -105,11 +105,11 @@ def _beside_cpu(
 
 def flags_are_set(bench: Bench) -> Iterator[Finding]:
     """Look whether prediction forbids TF32 and asks for repeatable convolutions, and restores both."""
-    from trainer.devices.precision import repeating
+    from trainer.devices.precision import predicting
 
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.allow_tf32
-    with repeating("float32"):
+    with predicting("float32"):
         yield holds(
             "convolutions are deterministic, and not in TF32", cudnn.deterministic and not cudnn.allow_tf32
         )

@@ -18,6 +18,7 @@ from shards.read.dataset import Dataset, open_dataset
 from trainer.devices.cards import chosen_here
 from trainer.model.backbone import build_backbone
 from trainer.model.encoder import Encoder
+from trainer.model.held import held_on
 from trainer.model.load_encoder import LoadedEncoder, load_encoder
 
 
@@ -88,7 +89,7 @@ def prepared(config: AttentionConfig) -> Work:
     Raises:
         InputError: an option, the checkpoint, a tile or a raster cannot be used.
     """
-    device = chosen_here(config.device)
+    device = chosen_here(config.device, config.precision)
     loaded = load_encoder(config.checkpoint, "" if config.weights == "random" else config.weights)
     if config.weights == "random":
         encoder = untrained(loaded.encoder, config.seed)
@@ -104,8 +105,8 @@ def prepared(config: AttentionConfig) -> Work:
     dataset = _dataset(config, encoder) if config.data else None
     tiles = _chips(config, dataset) if dataset else raster_tiles(config.tiles, encoder.schema, config.bands)
     beside = _beside(config, tiles, dataset)
-    encoder.to(device)
-    looking = Looking(tiles, size, config.batch_size)
+    held_on(encoder, config.precision, torch.device(device))
+    looking = Looking(tiles, size, config.batch_size, config.precision)
     above = _above(config.above)
     _check_measured(beside, config.classes, above)
     return Work(config, loaded, looking, cuts_of(tiles, size), config.layer or depth, beside, above)

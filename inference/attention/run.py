@@ -40,6 +40,7 @@ from shards.storage.objects import (
     remove_new_folders,
 )
 from shards.version import made_by_code
+from trainer.devices.precision import predicting
 
 NUMBERS = "attention.json"
 """File with settings and numbers; written last."""
@@ -62,7 +63,8 @@ def attention(config: AttentionConfig) -> str:
     work = prepared(config)
     fitted, measured = some_of(work.cuts, MOST_FITTED), work.measured_cuts
     with tempfile.TemporaryDirectory(prefix="treeline-") as folder:
-        with progress("attention", len(work.cuts) + len(fitted) + len(measured), "windows") as advance:
+        count = len(work.cuts) + len(fitted) + len(measured)
+        with predicting(config.precision), progress("attention", count, "windows") as advance:
             components = _components(work, fitted, advance)
             sampling = Sampling(
                 work.looking.tiles, work.measured, work.encoder.bands, work.encoder.patch_size
@@ -139,6 +141,7 @@ def _write_rasters(work: Work, view: TileView, folder: Path) -> None:
             "checkpoint": work.config.checkpoint,
             "checkpoint_fingerprint": work.loaded.fingerprint,
             "weights": work.loaded.name,
+            "precision": work.config.precision,
         }.items()
     }
     name = view.tile.name
@@ -187,6 +190,7 @@ def _settings(work: Work) -> dict[str, Any]:
         "patch_size": encoder.patch_size,
         "tile_size": work.looking.size,
         "beside": list(config.beside),
+        "precision": config.precision,
         "seed": config.seed,
     }
 

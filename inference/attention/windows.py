@@ -16,6 +16,8 @@ from torch import Tensor
 from inference.attention.tiles import Tile
 from inference.tiling.windows import Block, blocks_of
 from shards.progress import Advance
+from trainer.devices.choice import Precision
+from trainer.devices.precision import autocast
 from trainer.model.class_attention import class_attention
 from trainer.model.encoder import Encoder, patches_valid
 
@@ -73,6 +75,8 @@ class Looking:
     """Pixels along each side of a window."""
     batch_size: int
     """Windows that are encoded at a time."""
+    precision: Precision = "float32"
+    """Precision in which they are encoded."""
 
     @torch.inference_mode()
     def seen(
@@ -97,7 +101,7 @@ class Looking:
             valid_BHW = valid_BHW & inside_BHW.to(device)
             attended_BN = patches_valid(valid_BHW, encoder.patch_size)
             pixels_BCHW = pixels_BCHW.masked_fill(~inside_BHW.to(device)[:, None], 0.0)
-            with class_attention(encoder.backbone, layers) as found:
+            with class_attention(encoder.backbone, layers) as found, autocast(self.precision, device):
                 tokens_BND = encoder(pixels_BCHW, attended_BN=attended_BN)[:, -attended_BN.shape[1] :]
             shared = {layer: _shared(attention, attended_BN) for layer, attention in found.items()}
             values_BCHW = values_BCHW.masked_fill(missing_BCHW, torch.nan)

@@ -17,9 +17,10 @@ from inference.embed.tiles import Tiles, numbers_of_part, open_tiles
 from shards.errors import DatasetError, InputError
 from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
-from trainer.devices.precision import autocast, repeating
+from trainer.devices.precision import autocast, predicting
 from trainer.devices.repeatable import side_by_side
 from trainer.model.encoder import Encoder, patches_valid
+from trainer.model.held import held_on
 from trainer.model.load_encoder import load_encoder
 
 CHANGED = "has changed since this run began; run the command again"
@@ -60,7 +61,8 @@ class Embedder:
         loaded = load_encoder(config.checkpoint, config.weights)
         if loaded.fingerprint != job.made_with["checkpoint"]:
             raise InputError(f"{config.checkpoint}: {CHANGED}")
-        self._encoder, self._job = loaded.encoder.to(usable(job.device)), job
+        self._encoder = held_on(loaded.encoder, config.precision, usable(job.device))
+        self._job = job
         self._tiles: Tiles = open_tiles(config, loaded.encoder.schema)
         if any(job.made_with[name] != value for name, value in self._tiles.identity.items()):
             raise InputError(f"{config.data or 'a scene'}: {CHANGED}")
@@ -70,7 +72,8 @@ class Embedder:
         job, config = self._job, self._job.config
         start, stop = numbers_of_part(number, job.per_part, self._tiles.count)
         images = self._tiles.images(start, stop, config.batch_size)
-        embedded = list(vectors_of(self._encoder, images, config))
+        with predicting(config.precision):
+            embedded = list(vectors_of(self._encoder, images, config))
         vectors_BRD = np.concatenate([one.vectors_BRD for one in embedded])
         valid_BR = np.concatenate([one.valid_BR for one in embedded])
         columns = self._tiles.columns(start, stop)

@@ -20,10 +20,11 @@ from inference.tiling.windows import Block
 from shards.errors import InputError
 from trainer.devices.cards import suited_half, usable
 from trainer.devices.out_of_memory import is_out_of_memory
-from trainer.devices.precision import repeating
+from trainer.devices.precision import autocast, predicting
 from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
+from trainer.model.held import held_on
 from trainer.model.regressor import Regressor
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.model.tile_model import TileModel
@@ -67,7 +68,7 @@ class Predictor:
             torch.OutOfMemoryError: not even one window fits.
         """
         options = self._job.options
-        with repeating(options.precision):
+        with predicting(options.precision):
             while True:
                 stored_CHW = self._computed(ready, options)
                 if stored_CHW is not None:
@@ -111,7 +112,8 @@ def batch_size_that_fits(job: MapJob, model: Model | None = None) -> int:
             torch.cuda.synchronize(device)
             start = time.perf_counter()
             if isinstance(model, TileModel):
-                model.predict(image_BCHW)
+                with autocast(job.options.precision, device):
+                    model.predict(image_BCHW)
             elif isinstance(model, ClassModel):
                 class_windows(model, image_BCHW, job.options)
             else:
@@ -120,7 +122,7 @@ def batch_size_that_fits(job: MapJob, model: Model | None = None) -> int:
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:])  # the first run also loads kernels
 
-    with repeating(job.options.precision):
+    with predicting(job.options.precision):
         found = useful_batch(compute, most_windows(job.options.grid.size))
     torch.cuda.empty_cache()
     return found
@@ -131,7 +133,7 @@ def model_here(job: MapJob) -> Model:
     model, fingerprint = _loaded(job)
     if fingerprint != job.fingerprint:
         raise InputError(f"{job.checkpoint}: has changed since this run began; run the command again")
-    return model.to(usable(job.device))
+    return held_on(model, job.options.precision, usable(job.device))
 
 
 def _loaded(job: MapJob) -> tuple[Model, str]:

@@ -14,38 +14,40 @@ from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.devices.cards import chosen_here
 from trainer.devices.linear import linear
-from trainer.devices.precision import repeating
+from trainer.devices.precision import autocast, predicting
 from trainer.devices.score_sums import height_sums
 from trainer.fit.heights import measured_heights
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.checkpoint import load_checkpoint
+from trainer.model.held import held_on
 from trainer.score.baselines import MEAN
 from trainer.score.evaluation import LINEAR, REGRESSOR, Evaluation
 from trainer.score.metrics import Score
 
 
-@repeating("float32")
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Score the checkpoint on the chips of a split.
 
     Raises:
         InputError: the split is empty, or its chips are not what the regressor was trained on.
     """
-    device = torch.device(chosen_here(config.device))
+    device = torch.device(chosen_here(config.device, config.precision))
     checkpoint = load_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     trained_schema = checkpoint.regressor.schema
     refuse_other_label(config.data, dataset.schema, trained_schema)
     refuse_other_images(config.data, dataset.schema, trained_schema)
     chips = chips_to_score(config, dataset)
-    regressor, baselines = checkpoint.regressor.to(device), checkpoint.baselines
-    with progress("evaluate", chips.size, "chips") as advance:
+    regressor = held_on(checkpoint.regressor, config.precision, device)
+    baselines = checkpoint.baselines
+    with predicting(config.precision), progress("evaluate", chips.size, "chips") as advance:
 
         def sums_of(fed: Fed) -> Sums:
-            predicted_BHW, valid_BHW = regressor.predict(fed.image_BCHW)
+            with autocast(config.precision, device):
+                predicted_BHW, valid_BHW = regressor.predict(fed.image_BCHW)
             linear_BHW = linear(fed.image_BCHW, [baselines.coefficients], baselines.positions)[:, 0]
             mean_BHW = torch.full_like(linear_BHW, baselines.mean_height)
-            compared = predicted_BHW, linear_BHW, mean_BHW
+            compared = predicted_BHW.float(), linear_BHW, mean_BHW
             advance(fed.batch.size)
             found = torch.tensor(len(fed.batch.chips))
             return found, *height_sums(compared, measured_heights(fed, valid_BHW))

@@ -16,10 +16,12 @@ from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.devices.cards import chosen_here
+from trainer.devices.choice import Precision
 from trainer.devices.linear import linear
-from trainer.devices.precision import repeating
+from trainer.devices.precision import autocast, predicting
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
+from trainer.model.held import held_on
 from trainer.score.class_baselines import COMMONEST
 from trainer.score.class_evaluation import ClassEvaluation
 from trainer.score.evaluation import LINEAR
@@ -45,7 +47,7 @@ def check_chips(checkpoint: ClassCheckpoint, dataset: Dataset) -> None:
 
 
 def predict_classes(
-    checkpoint: ClassCheckpoint, classes: PixelClasses, fed: Fed
+    checkpoint: ClassCheckpoint, classes: PixelClasses, fed: Fed, precision: Precision = "float32"
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Predict the classes of a batch's pixels; the model is on the batch's device.
 
@@ -57,31 +59,31 @@ def predict_classes(
         InputError: a label is none of the classes.
     """
     baselines = checkpoint.baselines
-    predicted_BHW, valid_BHW = checkpoint.model.predict(fed.image_BCHW)
+    with autocast(precision, fed.image_BCHW.device):
+        predicted_BHW, valid_BHW = checkpoint.model.predict(fed.image_BCHW)
     place_BHW = classes.places(fed.height_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
     coefficients_KF = baselines.coefficients_KF.tolist()
     linear_BHW = linear(fed.image_BCHW, coefficients_KF, baselines.positions).argmax(1)
     return place_BHW, (predicted_BHW, linear_BHW, torch.full_like(linear_BHW, baselines.commonest))
 
 
-@repeating("float32")
 def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     """Score the checkpoint on the chips of a split.
 
     Raises:
         InputError: the split is empty, a label is no class, or the chips are not like those of the training.
     """
-    device = torch.device(chosen_here(config.device))
+    device = torch.device(chosen_here(config.device, config.precision))
     checkpoint = load_class_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     check_chips(checkpoint, dataset)
     chips = chips_to_score(config, dataset)
-    model = checkpoint.model.to(device)
+    model = held_on(checkpoint.model, config.precision, device)
     classes = PixelClasses(model.schema, dataset)
-    with progress("evaluate", chips.size, "chips") as advance:
+    with predicting(config.precision), progress("evaluate", chips.size, "chips") as advance:
 
         def sums_of(fed: Fed) -> Sums:
-            place_BHW, compared = predict_classes(checkpoint, classes, fed)
+            place_BHW, compared = predict_classes(checkpoint, classes, fed, config.precision)
             advance(fed.batch.size)
             found = torch.tensor(len(fed.batch.chips))
             return found, *(confusion(one_BHW, place_BHW, classes.count) for one_BHW in compared)

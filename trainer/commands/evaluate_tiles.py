@@ -15,9 +15,11 @@ from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
 from trainer.data.labels import TileLabels, tile_labels, with_a_label
 from trainer.devices.cards import chosen_here
-from trainer.devices.precision import repeating
+from trainer.devices.choice import Precision
+from trainer.devices.precision import autocast, predicting
 from trainer.fit.labels import decided
 from trainer.model.encoder import band_features
+from trainer.model.held import held_on
 from trainer.model.tile_checkpoint import TileCheckpoint, load_tile_checkpoint
 from trainer.score.tile_baselines import MODEL
 from trainer.score.tile_evaluation import TileEvaluation
@@ -41,6 +43,7 @@ def predict_tiles(
     device: torch.device,
     batch_size: int = EvaluateConfig.batch_size,
     advance: Advance = lambda count: None,
+    precision: Precision = "float32",
 ) -> TilePredictions:
     """Predict the label of these tiles (numbers in the dataset, ascending); `advance` hears of each batch.
 
@@ -49,11 +52,12 @@ def predict_tiles(
         FloatingPointError: a prediction is not a number.
     """
     refuse_other_images(dataset.url, dataset.schema, checkpoint.model.encoder.schema)
-    model, head = checkpoint.model.to(device), checkpoint.model.head
+    model, head = held_on(checkpoint.model, precision, device), checkpoint.model.head
     met, found = [tiles[:0]], dict[str, list[NDArray[np.float64]]]()
-    with torch.no_grad():
+    with torch.no_grad(), predicting(precision):
         for fed in feed(dataset.batches(tiles, batch_size), dataset.schema, device):
-            outputs_BK, seen_B = model.predict(fed.image_BCHW)
+            with autocast(precision, device):
+                outputs_BK, seen_B = model.predict(fed.image_BCHW)
             features_BF = band_features(*model.encoder.normalise(fed.image_BCHW))
             if not outputs_BK[seen_B].isfinite().all():
                 raise FloatingPointError("a predicted label is not a number; use another checkpoint")
@@ -79,7 +83,6 @@ def labels_for(checkpoint: TileCheckpoint, dataset: Dataset, tiles: Chips) -> Ti
     return tile_labels(dataset, head.label, bool(head.classes), head.classes, tiles)
 
 
-@repeating("float32")
 def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     """Score the checkpoint on the labelled tiles of a split.
 
@@ -89,7 +92,7 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     """
     if config.limit is not None and config.limit < 1:
         raise InputError(f"--limit {config.limit}: give 1 or more")
-    device = torch.device(chosen_here(config.device))
+    device = torch.device(chosen_here(config.device, config.precision))
     checkpoint = load_tile_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     head = checkpoint.model.head
@@ -104,7 +107,9 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
             f"another --split{' or --where' if where else ''}"
         )
     with progress("predict", tiles.size, "tiles") as advance:
-        found = predict_tiles(checkpoint, dataset, tiles, device, config.batch_size, advance)
+        found = predict_tiles(
+            checkpoint, dataset, tiles, device, config.batch_size, advance, config.precision
+        )
     about = about_scores(config, checkpoint.fingerprint, dataset, int(found.tiles.size))
     if not found.tiles.size:
         raise InputError(f"{config.data}: no tile has a valid patch; choose another --split or --where")

@@ -73,5 +73,6 @@ def about_scores(config: EvaluateConfig, fingerprint: str, dataset: Dataset, chi
         "where": config.where,
         "limit": config.limit,
         "chips": chips,
+        "precision": config.precision,
         **made_by_code(),
     }

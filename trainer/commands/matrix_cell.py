@@ -23,6 +23,7 @@ from trainer.data.feed import feed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses
 from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
+from trainer.devices.precision import predicting
 from trainer.devices.ranks import Ranks
 from trainer.fit.heights import measured_heights
 from trainer.matrix.cell_file import PREDICTORS, CellResult, right_column
@@ -64,7 +65,9 @@ def run_cell(job: CellJob) -> str:
     """
     try:
         with _one_thread():
-            result = _tested(job, _trained(job))
+            about = _trained(job)
+            with predicting("float32"):
+                result = _tested(job, about)
     except FAILURES as error:
         return f"{type(error).__name__}: {one_line(error)}"
     except Exception as error:

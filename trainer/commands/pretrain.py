@@ -180,6 +180,7 @@ def _run_options(config: PretrainConfig, dataset: Dataset) -> RunOptions:
         "fingerprint": dataset.manifest.fingerprint,
         "where": config.tiles.where,
         "limit": config.tiles.limit,
+        "precision": config.fit.precision,
         **made_by_code(),
     }
     return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)

@@ -215,7 +215,9 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
     dataset, regressor = prepared(config, device, variant)
     tokens = None
     if config.tokens.token_store:
-        tokens = open_tokens(planned_tokens(config, dataset, regressor), regressor, dataset, ranks)
+        plan = planned_tokens(config, dataset, regressor)
+        regressor.hold_frozen(config.fit.precision)
+        tokens = open_tokens(plan, regressor, dataset, ranks)
     train_chips, val_chips = variant.choose_chips(dataset)
     train_chips = met_in_an_epoch(train_chips, config.chips, config.global_batch)
     edges = config.chips.balance_heights

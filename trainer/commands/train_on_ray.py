@@ -197,7 +197,9 @@ class _TokenWorker:
     @cached_property
     def _prepared(self) -> tuple[Dataset, Regressor, TokenPlan]:
         dataset, regressor = prepared(self._config, usable(self._device))
-        return dataset, regressor, planned_tokens(self._config, dataset, regressor)
+        plan = planned_tokens(self._config, dataset, regressor)
+        regressor.hold_frozen(self._config.fit.precision)
+        return dataset, regressor, plan
 
     def plan(self) -> TokenPlan:
         """Say which store it is, and what it is to hold."""

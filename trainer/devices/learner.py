@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from trainer.devices.choice import Precision
 from trainer.devices.sharding import Blocks
 
 
@@ -21,6 +22,9 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def compiled(self) -> Sequence[nn.Module]:
         """Name the parts that --compile compiles."""
+
+    def hold_frozen(self, precision: Precision) -> None:
+        """Hold the weights that never change as `precision` rounds them; `state_dict` stays exact."""
 
     def changing(self) -> dict[str, Tensor]:
         """Return the tensors that training changes: weights that learn or follow others, and buffers."""

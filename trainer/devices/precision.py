@@ -1,9 +1,9 @@
 """What a precision means: how numbers are rounded, and in which part of a command.
 
 with computing(precision):                  # around all that a command computes: settings of the process
-                                            # (repeating: with the same bits each time)
     with autocast(precision, device):       # around a forward pass, in the thread that runs it
         height_BHW = regressor(image_BCHW)
+with predicting(precision): ...             # as the first, where nothing is learnt
 """
 
 from collections.abc import Callable, Iterator
@@ -64,14 +64,14 @@ def computing(precision: Precision) -> Iterator[None]:
 
 
 @contextmanager
-def repeating(precision: Precision) -> Iterator[None]:
-    """Compute as `computing` does, with convolutions that give the same bits each time, also on a GPU.
+def predicting(precision: Precision) -> Iterator[None]:
+    """Compute in `precision`, on a GPU with such algorithms of cuDNN alone as repeat their bits.
 
-    cuDNN's other algorithms may add in any order, and choose themselves by timing.
+    As `torch.backends.cudnn.deterministic`; some transposed convolutions add in any order otherwise.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.deterministic, cudnn.benchmark = True, False  # benchmark would choose algorithms by timing them
     try:
         with computing(precision):
             yield

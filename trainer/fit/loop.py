@@ -110,6 +110,8 @@ class Fit:
         self.model, self.learning, self.objective, self.options = model, learning, objective, options
         self.global_batch, self.flops_per_chip = global_batch, flops_per_chip
         ranks = learning.ranks
+        if ranks.world_size == 1 or not options.shard_model:
+            model.hold_frozen(options.precision)
         # First of all, since sharding replaces the model's parameters.
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None)
         self._forward = in_precision(self._wrapped, ranks.device, options.precision)

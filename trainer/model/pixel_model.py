@@ -17,8 +17,10 @@ from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from trainer.decoders.features import DecoderConfig, Features, memory_format
 from trainer.decoders.make import new_decoder
+from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
+from trainer.model.held import hold
 from trainer.model.normalise import Normalise
 
 
@@ -83,6 +85,10 @@ class PixelModel(Learner):
     def blocks(self) -> Blocks:
         """Name the parts that are gathered one at a time when ranks share the model."""
         return Blocks(self.backbone.model.layer, self.decoder)
+
+    def hold_frozen(self, precision: Precision) -> None:
+        """See Learner."""
+        hold(self.backbone, precision, keep_exact=True)
 
     def compiled(self) -> tuple[nn.Module, ...]:
         """Name the parts that --compile compiles."""

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
+from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
 from trainer.model.class_attention import class_attention
 from trainer.model.encoder import Encoder, patches_valid
+from trainer.model.held import hold
 
 START = 0.02
 """Deviation of the output layer's first weights, over the square root of their number: a normed token's
@@ -96,6 +98,10 @@ class TileModel(Learner):
     def blocks(self) -> Blocks:
         """See Learner."""
         return Blocks(self.encoder.backbone.model.layer, self.output)
+
+    def hold_frozen(self, precision: Precision) -> None:
+        """See Learner."""
+        hold(self.encoder.backbone, precision, keep_exact=True)
 
     def compiled(self) -> Sequence[nn.Module]:
         """See Learner."""

@@ -83,6 +83,7 @@ def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
         "limit": config.chips.limit,
         "val_where": config.chips.validated_where,
         **({"per": config.chips.per, "label_seed": config.chips.label_seed} if config.chips.limit else {}),
+        "precision": config.fit.precision,
         **made_by_code(),
     }
     return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)

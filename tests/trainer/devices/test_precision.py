@@ -24,7 +24,7 @@ from trainer.devices.cards import (
     why_unusable,
 )
 from trainer.devices.choice import Precision
-from trainer.devices.precision import MEANINGS, autocast, computing, in_precision, repeating
+from trainer.devices.precision import MEANINGS, autocast, computing, in_precision, predicting
 
 V100, T4, A100 = Card("V100", (7, 0)), Card("T4", (7, 5)), Card("A100", (8, 0))
 CPU = torch.device("cpu")
@@ -217,7 +217,7 @@ def test_a_sharded_model_is_not_trained_in_fp16(command: str, tmp_path: Path) ->
 def test_predictions_repeat_themselves_and_leave_no_setting_behind(precision: Precision) -> None:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
-    with repeating(precision):
+    with predicting(precision):
         assert cudnn.deterministic
         assert not cudnn.benchmark
         assert cudnn.allow_tf32 == matmul.allow_tf32 == (precision == "tf32")

@@ -1,0 +1,182 @@
+"""A backbone that does not learn, held in 16 bits: what autocast would round in each pass is rounded once.
+
+hold(backbone, "bf16", keep_exact=True)     in place, for training: checkpoints keep the exact weights
+model = held_on(model, "bf16", device)      to compute with alone: half of the memory
+
+The numbers that come out are those of autocast. Queries, keys and values are one product of matrices, and all
+tokens turn at once, those without a place by nothing, so that a GPU is asked for fewer kernels.
+"""
+
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import DINOv3ViTModel
+
+from trainer.devices.choice import Precision
+from trainer.devices.precision import MEANINGS
+
+Module = TypeVar("Module", bound=nn.Module)
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_JOINT = ("joint_weight", "joint_bias")
+"""Names of the parameters of all three together, of which the others are rows."""
+
+
+@torch.no_grad()
+def hold(
+    backbone: DINOv3ViTModel,
+    precision: Precision,
+    keep_exact: bool = False,
+    device: torch.device | None = None,
+) -> None:
+    """Hold blocks' matrices in the type of `precision`, in place, if that has 16 bits; they must not learn.
+
+    The patch embedding stays in float32: transformers would take the type of positions from it.
+
+    Args:
+        backbone: a backbone without adapters, neither sharded nor wrapped.
+        precision: the precision in which it is called.
+        keep_exact: whether blocks that learn stay as they are and the others keep their exact weights on the
+            host, for `state_dict`. Default: all blocks are held, and their weights cannot be saved.
+        device: device for the blocks, to which they go one by one; default: where they are.
+    """
+    dtype = MEANINGS[precision].dtype
+    if dtype is None or backbone.config._attn_implementation != "sdpa":
+        return
+    turns = _Turns()
+    for block in backbone.model.layer:
+        learns = any(weight.requires_grad for weight in block.parameters())
+        if hasattr(block.attention, _JOINT[0]) or (keep_exact and learns):
+            continue
+        exact = dict[str, Tensor]()
+        for name, layer in block.named_modules():
+            if isinstance(layer, nn.Linear):
+                for part, weight in list(layer.named_parameters()):
+                    exact |= {f"{name}.{part}": weight.detach().cpu()} if keep_exact else {}
+                    setattr(layer, part, _frozen(weight.to(dtype)))
+                layer.forward = partial(_linear, layer)
+        _join(block.attention)
+        block.attention.forward = partial(_attention, block.attention, turns)
+        block.register_state_dict_post_hook(partial(_give_exact, exact))
+        if device:
+            block.to(device)
+            _share(block.attention)
+
+
+def held_on(model: Module, precision: Precision, device: torch.device) -> Module:
+    """Move a model that only computes to `device`, with its backbone held; see `hold`."""
+    for part in list(model.modules()):
+        if isinstance(part, DINOv3ViTModel):
+            hold(part, precision, device=device)
+    return model.to(device)
+
+
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)
+
+
+def _join(attention: Any) -> None:
+    """Put the weights of queries, keys and values into one tensor, of which they are rows from then on."""
+    layers = [getattr(attention, name) for name in _PROJECTIONS]
+    none_D = layers[0].weight.new_zeros(len(layers[0].weight))
+    biases = [none_D if layer.bias is None else layer.bias for layer in layers]
+    for name, parts in zip(_JOINT, ([layer.weight for layer in layers], biases), strict=True):
+        attention.register_parameter(name, _frozen(torch.cat(parts)))
+    _share(attention)
+
+
+def _share(attention: Any) -> None:
+    """Let the three layers' weights be rows of the joint ones, in the same memory."""
+    rows = zip(_PROJECTIONS, attention.joint_weight.chunk(3), attention.joint_bias.chunk(3), strict=True)
+    for name, weight_DD, bias_D in rows:
+        layer = getattr(attention, name)
+        layer.weight = _frozen(weight_DD)
+        if layer.bias is not None:
+            layer.bias = _frozen(bias_D)
+
+
+def _give_exact(
+    exact: dict[str, Tensor], block: nn.Module, values: dict[str, Any], prefix: str, metadata: Any
+) -> None:
+    """Replace the rounded weights in a `state_dict` by the exact ones.
+
+    Raises:
+        RuntimeError: they were not kept.
+    """
+    if not exact:
+        raise RuntimeError("the backbone's weights are rounded to 16 bits and cannot be saved")
+    for name in _JOINT:
+        del values[f"{prefix}attention.{name}"]
+    values.update({prefix + name: weight for name, weight in exact.items()})
+
+
+def _linear(layer: nn.Linear, input_BND: Tensor) -> Tensor:
+    """Compute a layer in its weights' type, whether or not autocast is on."""
+    return linear(input_BND.to(layer.weight.dtype), layer.weight, layer.bias)
+
+
+class _Turns:
+    """Turns of all tokens, made once for all blocks of a pass."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def of(self, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """Return cos_BN11F and sin_BN11F of all tokens; the first ones have no place and do not turn.
+
+        Args:
+            cos: cosines of the patches' angles, (N, F) or (B, 1, N, F).
+            sin: their sines.
+            tokens: number of tokens, the patches last.
+
+        Returns:
+            cosines, and sines of which the first half is negative; see `_turned`.
+        """
+        last = self._last  # another thread may replace it meanwhile
+        if last is not None and last[0] is cos and last[1].shape[1] == tokens:
+            return last[1:]
+        cos_BNF, sin_BNF = (one[:, 0] if one.dim() == 4 else one[None] for one in (cos, sin))
+        first_F, second_F = sin_BNF.chunk(2, -1)
+        count, places, width = cos_BNF.shape
+        cos_BNF = torch.cat([cos_BNF.new_ones(count, tokens - places, width), cos_BNF], 1)
+        sin_BNF = torch.cat([-first_F, second_F], -1)
+        sin_BNF = torch.cat([sin_BNF.new_zeros(count, tokens - places, width), sin_BNF], 1)
+        made = cos_BNF[:, :, None, None], sin_BNF[:, :, None, None]
+        if not torch.compiler.is_compiling():
+            self._last = cos, *made
+        return made
+
+
+def _turned(numbers_BN2HF: Tensor, cos_BN11F: Tensor, sin_BN11F: Tensor) -> Tensor:
+    """Turn pairs of numbers, one of the first half and one of the second, by angles; return the same type.
+
+    As RoPE does (Su et al. 2021, arXiv:2104.09864).
+    """
+    first, second = numbers_BN2HF.chunk(2, -1)
+    parts = numbers_BN2HF * cos_BN11F, torch.cat([second, first], -1) * sin_BN11F
+    # Added and rounded at once; nothing here has a gradient.
+    return torch.add(*parts, out=torch.empty_like(numbers_BN2HF))
+
+
+def _attention(
+    attention: Any,
+    turns: _Turns,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Compute what the attention of a DINOv3 does; the names of arguments are those of transformers."""
+    assert position_embeddings is not None
+    dtype, heads = attention.joint_weight.dtype, attention.num_heads
+    joint_BND = linear(hidden_states.to(dtype), attention.joint_weight, attention.joint_bias)
+    joint_BN3HF = joint_BND.unflatten(2, (3, heads, -1))
+    turn = turns.of(*position_embeddings, joint_BND.shape[1])
+    query_BHNF, key_BHNF = _turned(joint_BN3HF[:, :, :2], *turn).transpose(1, 3).unbind(2)
+    value_BHNF = joint_BN3HF[:, :, 2].transpose(1, 2)
+    read_BHNF = scaled_dot_product_attention(
+        query_BHNF, key_BHNF, value_BHNF, attention_mask, scale=attention.scaling
+    )
+    return attention.o_proj(read_BHNF.transpose(1, 2).flatten(2)), None
