@@ -116,7 +116,7 @@ def vectors_of(encoder: Encoder, images: Iterable[NDArray[Any]], config: EmbedCo
 def _vectors(encoder: Encoder, image_BCHW: torch.Tensor, config: EmbedConfig) -> Vectors:
     """Embed one batch; a patch of which less than half is valid has no vector, nor a tile without patches."""
     device = next(encoder.parameters()).device
-    with repeating(config.precision), autocast(config.precision, device):
+    with predicting(config.precision), autocast(config.precision, device):
         pixels_BCHW, valid_BHW = encoder.normalise(image_BCHW.to(device))
         valid_BN = patches_valid(valid_BHW, encoder.patch_size)
         if config.tokens == "patches":
