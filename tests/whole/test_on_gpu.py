@@ -31,6 +31,7 @@ def run(out: Path, *options: str, path: str = "") -> tuple[int, dict[str, dict[s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_check_is_made_and_finds_what_it_should(tmp_path: Path) -> None:
     # The check of Ray starts a cluster; `test_what_is_missing_is_left_out` looks at the rest of it.
     listed = json.loads(subprocess.check_output([sys.executable, str(SCRIPT), "--list"], text=True))
