@@ -4,6 +4,7 @@ import traceback
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -87,3 +88,41 @@ def _caller() -> str:
         if "/trainer/" in frame.filename and "/tests/" not in frame.filename:
             return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
     return "elsewhere"
+
+
+class LiveBytes(TorchDispatchMode):
+    """Watch the bytes of the tensors that are made while the mode is on, for as long as each lives.
+
+    As a device's allocator would count them: memory that tensors share counts once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        """Most bytes that lived at a time."""
+        self._made = dict[int, StorageWeakRef]()
+
+    def now(self) -> int:
+        """Return the bytes that live."""
+        total = 0
+        for key, reference in list(self._made.items()):
+            if reference.expired():
+                del self._made[key]
+            else:
+                storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+                total += storage.nbytes() if storage is not None else 0
+        return total
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        there = {_storage_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, torch.Tensor) and _storage_of(leaf) not in there:
+                reference = StorageWeakRef(leaf.untyped_storage())
+                self._made[reference.cdata] = reference
+        self.peak = max(self.peak, self.now())
+        return made
+
+
+def _storage_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata

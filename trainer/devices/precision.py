@@ -99,8 +99,8 @@ def in_precision(
     if not MEANINGS[precision].is_half:
         return forward
 
-    def cast(*arguments: Any) -> Any:
+    def cast(*arguments: Any, **named: Any) -> Any:
         with autocast(precision, device):
-            return forward(*arguments)
+            return forward(*arguments, **named)
 
     return cast

@@ -16,6 +16,7 @@ from torch.futures import Future
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.devices.choice import Precision
 from trainer.devices.clock import COMMUNICATION, Clock
 from trainer.devices.sharding import Blocks, shard
 
@@ -89,13 +90,16 @@ class Ranks:
         everyone[first : first + len(rows)] = rows
         return self.sum(everyone), first
 
-    def wrap(self, module: nn.Module, blocks: Blocks | None = None) -> nn.Module:
+    def wrap(
+        self, module: nn.Module, blocks: Blocks | None = None, precision: Precision = "float32"
+    ) -> nn.Module:
         """Make `module` average its gradients over ranks in the backward pass.
 
         Args:
             module: a module on its device; with `blocks` on the CPU, from where its parts go to their ranks.
             blocks: parts that are gathered one at a time. If given, each rank holds only a part of every
                 weight from now on; make the optimiser afterwards. Default: each rank holds all weights.
+            precision: precision in which shared-out blocks compute.
 
         Returns:
             the module to call in training.
@@ -113,7 +117,7 @@ class Ranks:
             elif self.is_first and blocks is None:
                 print(BATCH_NORM_APART, file=sys.stderr, flush=True)
         if blocks is not None:
-            shard(module, blocks, self.device)
+            shard(module, blocks, self.device, precision)
             return module
         # On a GPU batch norm is synchronous, and all other buffers are constants: none need be sent around.
         on_cpu = self.device.type == "cpu"

@@ -14,10 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from shards.errors import InputError
+from trainer.devices.choice import Precision
+from trainer.devices.precision import MEANINGS, in_precision
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class Blocks:
     """Part whose output is the module's output."""
     methods: tuple[str, ...] = ()
     """Methods that compute with the module's weights, beside its forward pass."""
+    matrices: Sequence[Sequence[nn.Module]] = ()
+    """Parts of layers, layer by layer, that compute with matrices alone, and in 16 bits where asked to."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,13 @@ class Rows:
     """Shape of the whole tensor."""
 
 
-def shard(module: nn.Module, blocks: Blocks, device: torch.device) -> None:
+def shard(module: nn.Module, blocks: Blocks, device: torch.device, precision: Precision = "float32") -> None:
     """Give each rank its part of every weight, on `device`, in place; only single blocks are ever gathered.
 
     Gradients are averaged over ranks and cut in the same way, and so are the moments of an optimiser made
-    afterwards.
+    afterwards. With a `precision` of 16 bits the layers' matrices are gathered in it, and their gradients are
+    averaged in float32. Autocast would keep rounded copies of all from the forward to the backward pass, on
+    every rank.
 
     Raises:
         InputError: the module has batch norm and runs on a CPU, where running means would differ by rank.
@@ -66,6 +77,14 @@ def shard(module: nn.Module, blocks: Blocks, device: torch.device) -> None:
     # A copy, since FSDP2 warns about outputs that are views.
     blocks.last.register_forward_hook(lambda _, __, output: output.clone())
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    dtype = MEANINGS[precision].dtype
+    if dtype is not None:
+        # What comes in stays float32: autocast rounds it for each product, as it does unsharded.
+        policy = MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for matrices in blocks.matrices:
+            for part in matrices:
+                part.forward = in_precision(part.forward, device, precision)
+            fully_shard(list(matrices), mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     for part in (*blocks.layers, blocks.last, module):
         # Reshard after the root's forward pass too. Scoring has no backward pass that would drop the gathered
         # weights, so stale ones (from before a step, or of the average) would be used again.

@@ -113,7 +113,7 @@ class Fit:
         if ranks.world_size == 1 or not options.shard_model:
             model.hold_frozen(options.precision)
         # First of all, since sharding replaces the model's parameters.
-        self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None)
+        self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None, options.precision)
         self._forward = in_precision(self._wrapped, ranks.device, options.precision)
         self._forward_alone = in_precision(model, ranks.device, options.precision)
         self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)

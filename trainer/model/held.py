@@ -7,6 +7,7 @@ The numbers that come out are those of autocast. Queries, keys and values are on
 tokens turn at once, those without a place by nothing, so that a GPU is asked for fewer kernels.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -56,13 +57,18 @@ def hold(
                 for part, weight in list(layer.named_parameters()):
                     exact |= {f"{name}.{part}": weight.detach().cpu()} if keep_exact else {}
                     setattr(layer, part, _frozen(weight.to(dtype)))
-                layer.forward = partial(_linear, layer)
+                layer.forward = partial(_linear, layer)  # type: ignore[method-assign]
         _join(block.attention)
         block.attention.forward = partial(_attention, block.attention, turns)
         block.register_state_dict_post_hook(partial(_give_exact, exact))
         if device:
             block.to(device)
             _share(block.attention)
+
+
+def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
+    """Name the parts of a DINOv3's layers that compute with matrices alone, layer by layer."""
+    return [(layer.attention, layer.mlp) for layer in layers]
 
 
 def held_on(model: Module, precision: Precision, device: torch.device) -> Module:

@@ -20,7 +20,7 @@ from trainer.decoders.make import new_decoder
 from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
-from trainer.model.held import hold
+from trainer.model.held import hold, matrices_of
 from trainer.model.normalise import Normalise
 
 
@@ -84,7 +84,8 @@ class PixelModel(Learner):
 
     def blocks(self) -> Blocks:
         """Name the parts that are gathered one at a time when ranks share the model."""
-        return Blocks(self.backbone.model.layer, self.decoder)
+        layers = self.backbone.model.layer
+        return Blocks(layers, self.decoder, matrices=matrices_of(layers))
 
     def hold_frozen(self, precision: Precision) -> None:
         """See Learner."""

@@ -17,7 +17,7 @@ from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
 from trainer.model.class_attention import class_attention
 from trainer.model.encoder import Encoder, patches_valid
-from trainer.model.held import hold
+from trainer.model.held import hold, matrices_of
 
 START = 0.02
 """Deviation of the output layer's first weights, over the square root of their number: a normed token's
@@ -97,7 +97,8 @@ class TileModel(Learner):
 
     def blocks(self) -> Blocks:
         """See Learner."""
-        return Blocks(self.encoder.backbone.model.layer, self.output)
+        layers = self.encoder.backbone.model.layer
+        return Blocks(layers, self.output, matrices=matrices_of(layers))
 
     def hold_frozen(self, precision: Precision) -> None:
         """See Learner."""

@@ -14,6 +14,7 @@ from torch.nn.functional import gelu, linear, normalize
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks, rows_of
 from trainer.model.encoder import Encoder
+from trainer.model.held import matrices_of
 
 
 class Head(nn.Module):
@@ -75,7 +76,7 @@ class Dino(Learner):
     def blocks(self) -> Blocks:
         """See Learner."""
         layers = [*self.student.backbone.model.layer, *self.teacher.backbone.model.layer]
-        return Blocks(layers, self.student_head, ("taught", "summaries"))
+        return Blocks(layers, self.student_head, ("taught", "summaries"), matrices_of(layers))
 
     def compiled(self) -> Sequence[nn.Module]:
         """See Learner."""

@@ -14,6 +14,7 @@ from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks
 from trainer.model.backbone import build_backbone
 from trainer.model.encoder import Encoder, embed, encode, patch_places, run_blocks
+from trainer.model.held import matrices_of
 
 EPSILON = 1e-6
 """Number added to a patch's variance, as in the paper's own code."""
@@ -54,7 +55,8 @@ class Masked(Learner):
     def blocks(self) -> Blocks:
         """See Learner."""
         layers = [*self.encoder.backbone.model.layer, *self.decoder.model.layer]
-        return Blocks(layers, self.output, ("summaries",))
+        matrices = matrices_of(self.encoder.backbone.model.layer)  # the decoder computes in float32
+        return Blocks(layers, self.output, ("summaries",), matrices)
 
     def compiled(self) -> Sequence[nn.Module]:
         """See Learner."""
