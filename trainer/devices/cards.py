@@ -184,7 +184,8 @@ def on_cpu(precision: Precision) -> str:
 
 def suited_half(device: torch.device) -> Precision:
     """Return the precision of 16 bits that suits the device."""
-    if device.type == "cuda" and not card(device.index or 0).computes_bf16:
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    if on_gpu and not card(device.index or 0).computes_bf16:
         return "fp16"
     return "bf16"
 
