@@ -211,3 +211,24 @@ def test_a_sharded_model_is_not_trained_in_fp16(command: str, tmp_path: Path) ->
     given = ["--shard-model", "--precision", "fp16", "--device", "cpu"]
     with pytest.raises(InputError, match="--shard-model: does not go together with --precision fp16"):
         cli.run([command, "--data", "d", "--out", str(tmp_path / "out"), *given])
+
+
+@pytest.mark.parametrize(("tune", "refused"), [("all", True), ("last", True), ("frozen", False)])
+def test_a_sharded_model_that_learns_is_not_read_at_its_attention(
+    tune: str, refused: bool, tmp_path: Path
+) -> None:
+    """Its last block's weights would be gone when gradients come; a frozen one fails later: no data."""
+    given = [
+        "--shard-model",
+        "--task",
+        "tile-value",
+        "--label",
+        "cover",
+        "--head",
+        "attention",
+        "--tune",
+        tune,
+    ]
+    with pytest.raises(InputError) as error:
+        cli.run(["train", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "out"), *given])
+    assert ("--shard-model: does not go together with --head attention" in str(error.value)) == refused
