@@ -144,7 +144,7 @@ class EvaluateConfig:
     heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
     """With --maps: height rasters in metres (with --ground: surface elevations), any CRS and pixel size."""
     ground: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
-    """With --maps: ground elevations in metres; height = --heights minus these."""
+    """With --maps: ground elevations in metres, subtracted from the surface elevations."""
 
     @property
     def scores_maps(self) -> bool:

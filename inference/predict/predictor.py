@@ -90,8 +90,8 @@ class Predictor:
             if options.batch_size == 1:
                 size, half = options.grid.size, suited_half(torch.device(self._job.device))
                 raise torch.OutOfMemoryError(
-                    f"{self._job.device} has too little memory for the model and one window of {size} pixels;"
-                    f" give a smaller --window, --precision {half}, or another --device"
+                    f"{self._job.device} has too little memory for the model and one window of {size} "
+                    f"pixels; give a smaller --window, --precision {half}, or another --device"
                 ) from error
         # Only now, when the error no longer holds what was computed so far.
         if self._job.device == "cuda":

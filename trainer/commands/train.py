@@ -100,8 +100,14 @@ def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
     parse_loss(config.objective.loss)
     if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
-    excluded = ("--compile", fit.compile), ("--token-store", config.tokens.token_store)
-    for other, is_given in (*excluded, ("--precision fp16", fit.precision == "fp16")):
+    # Attention is read beside the block, whose weights are gathered only for what comes out of it.
+    reads_attention = config.target.is_of_tiles and config.target.head == "attention"
+    for other, is_given in (
+        ("--compile", fit.compile),
+        ("--token-store", config.tokens.token_store),
+        ("--precision fp16", fit.precision == "fp16"),
+        ("--head attention", reads_attention and model.tune != "frozen"),
+    ):
         if fit.shard_model and is_given:
             raise InputError(f"--shard-model: does not go together with {other}; leave one of them out")
     check_faithful(config)

@@ -8,6 +8,7 @@ encoder            normalisation and backbone: tokens of tiles, some patches lef
 normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 trainable          choice of the backbone's weights that learn; LoRA
+held               a backbone that does not learn, in 16 bits
 checkpoint         a regressor as a folder
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out

@@ -222,3 +222,24 @@ def test_predictions_repeat_themselves_and_leave_no_setting_behind(precision: Pr
         assert not cudnn.benchmark
         assert cudnn.allow_tf32 == matmul.allow_tf32 == (precision == "tf32")
     assert before == (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+
+
+@pytest.mark.parametrize(("tune", "refused"), [("all", True), ("last", True), ("frozen", False)])
+def test_a_sharded_model_that_learns_is_not_read_at_its_attention(
+    tune: str, refused: bool, tmp_path: Path
+) -> None:
+    """Its last block's weights would be gone when gradients come; a frozen one fails later: no data."""
+    given = [
+        "--shard-model",
+        "--task",
+        "tile-value",
+        "--label",
+        "cover",
+        "--head",
+        "attention",
+        "--tune",
+        tune,
+    ]
+    with pytest.raises(InputError) as error:
+        cli.run(["train", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "out"), *given])
+    assert ("--shard-model: does not go together with --head attention" in str(error.value)) == refused
