@@ -157,7 +157,8 @@ def refuse_emulated(cards: Sequence[Card], precision: Precision) -> None:
     for one in cards:
         if precision == "bf16" and not one.computes_bf16:
             raise InputError(
-                f"--precision bf16: {one} only emulates it; give --precision fp16, or --device cpu (docs/gpu.md)"
+                f"--precision bf16: {one} only emulates it; give --precision fp16, or --device cpu "
+                "(docs/gpu.md)"
             )
 
 
