@@ -20,6 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.gpu.bench import VITL  # noqa: E402
 from benchmarks.peers import make_chips  # noqa: E402
 from shards.format.schema import Chip, Schema  # noqa: E402
 from shards.read.chip_reader import ChipReader  # noqa: E402
@@ -33,16 +34,6 @@ from trainer.model.regressor import Regressor  # noqa: E402
 
 SCHEMA = Schema(("blue", "green", "red", "nir"))
 BANDS = ("nir", "red", "green")
-VITL = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "patch_size": 16,
-    "image_size": 64,
-    "num_register_tokens": 4,
-}
-"""Shape of facebook/dinov3-vitl16-pretrain-sat493m; random weights take the same time."""
 WARM_UP_STEPS = 5
 
 

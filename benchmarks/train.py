@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.gpu.bench import VITL  # noqa: E402
 from benchmarks.ingest import write_pairs  # noqa: E402
 from ingest.config import PairsConfig  # noqa: E402
 from ingest.files.pairs_source import PairsSource  # noqa: E402
@@ -47,13 +48,7 @@ from trainer.run_folder.state_callback import StateCallback  # noqa: E402
 SHAPES = {
     "tiny": TINY,
     "vits": {**TINY, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12},
-    "vitl": {
-        **TINY,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-    },
+    "vitl": VITL,
 }
 NOTEBOOK = {
     "recipe": "notebook",

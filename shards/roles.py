@@ -4,6 +4,7 @@
     cache: Annotated[str, Place(), MayChange()]                a begun run may continue with another value
     lora_rank: Annotated[int, OnlyWith(tune="lora")]           refused where it is given and has no effect
     val_where: Annotated[str, Before("")]                      its value in configurations stored without it
+    batch_size: Annotated[int | None, Decided()] = None        kept as it was decided when the work began
     precision: Annotated[str, Replaces("half", "full", "half")]     was a yes or no before, still understood
 
 Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place)`.
@@ -78,6 +79,11 @@ class Before:
     """The option is younger than some stored configurations; where they lack it, it had this value."""
 
     value: Any
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The option is decided when work begins, where the user leaves it out; resumed work keeps that value."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +236,8 @@ def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None =
     """Take over from the `stored` options what continuing their work needs and the user did not say.
 
     An option that was not given gets the value of then if `stored` lacks it (see Before), if that value was
-    recorded when the work was last resumed, or if the option has no effect.
+    recorded when the work was last resumed, or if the option has no effect. So does one that was decided when
+    the work began.
 
     Args:
         config: the options of now.
@@ -240,6 +247,7 @@ def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None =
     """
     kind = type(config)
     options, before, stored = options_of(kind), roles(kind, Before), renewed(kind, stored)
+    decided = roles(kind, Decided)
     changed = {}
     for name, value in flat(config).items():
         default = options[name].default
@@ -248,6 +256,8 @@ def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None =
         if name in stored and why_idle(config, name):
             then = stored[name]
             changed[name] = tuple(then) if isinstance(then, list) else then
+        elif name in decided and value == default:
+            changed[name] = stored.get(name, value)
         elif name in before and stored:
             then = before[name].value
             if stored.get(name, then) == then:

@@ -171,6 +171,14 @@ def pairs_dataset(tmp_path_factory: pytest.TempPathFactory, write_dataset: Calla
 
 
 @pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small backbone with random weights; only read."""
+    from regressors import local_backbone  # with torch, which most tests of shards and ingest do without
+
+    return local_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
 def moto() -> Iterator[S3Server]:
     """An S3 server that answers ranges with status 206."""
     with moto_server() as server:

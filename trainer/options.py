@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from shards.errors import InputError
 from shards.nested import Follows, built, replaced
 from shards.read.read_options import ReadOptions
-from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some, flag_of
+from shards.roles import Another, Before, Decided, MayChange, OnlyWith, Place, Some, flag_of
 from trainer.devices.choice import OF_BF16, Precision, Wanted
 
 Mode = Literal["frozen", "last", "lora", "all"]
@@ -227,7 +227,7 @@ class FitOptions:
     """Largest number of passes through the training chips."""
     stop_patience: int = 0
     """Number of epochs without improvement after which training stops; 0 disables."""
-    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0)] = None
+    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided()] = None
     """Chips per step, over all workers; default: 16 on a CPU, more on GPUs (docs/gpu.md), and written to the
     run's config.yaml."""
     batch_per_worker: int = 0

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from shards.roles import Another, Before, MayChange, OnlyWith, Place, Some
+from shards.roles import Another, Before, Decided, MayChange, OnlyWith, Place, Some
 from trainer.devices.choice import Wanted
 from trainer.options import (
     FitOptions,
@@ -296,7 +296,7 @@ class PretrainFitOptions(FitOptions):
 
     epochs: int = 100
     """Number of passes through the tiles."""
-    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0)] = None
+    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided()] = None
     """Tiles per step, over all workers; default: 64 on a CPU, more on GPUs (docs/gpu.md), and written to the
     run's config.yaml."""
     stop_on_collapse: Annotated[bool, MayChange(), DINO] = False

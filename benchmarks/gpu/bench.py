@@ -59,7 +59,8 @@ SEVEN_BILLION = {
     "use_gated_mlp": True,
 }
 """Shape of facebook/dinov3-vit7b16-pretrain-sat493m."""
-RUN = {"flips": False, "keep_best": 1}
+FROZEN_TOKENS = {"flips": False, "brightness": 0.0, "band_dropout": 0.0, "tune": "frozen"}
+"""Options of training with stored tokens, which are those of chips as they are."""
 
 
 @dataclass(frozen=True)
@@ -157,21 +158,12 @@ class Bench:
                 writer.finish()
         return open_dataset(str(out))
 
-    def tiles(self, count: int, size: int, channels: int = 12) -> str:
-        """Write a dataset of unlabelled tiles of decibels; return its place."""
-        from shards.format.schema import Chip, Schema
-        from shards.write.writer import DatasetWriter
+    def tiles(self, count: int, size: int) -> str:
+        """Write a dataset of unlabelled tiles of 12 bands; return its place."""
+        from benchmarks.pretrain import write_tiles
 
-        out = self.folder / f"tiles-{channels}-{size}-{count}"
-        if not (out / "dataset.json").exists():
-            schema = Schema(tuple(f"b{n}" for n in range(channels)), "float32", None, size, 10.0, "", "")
-            generator = np.random.default_rng(0)
-            with DatasetWriter(str(out), schema, {"command": "benchmark"}, max(1, count // 4)) as writer:
-                for number in range(count):
-                    image_CHW = generator.normal(-12, 3, schema.image_shape).astype(np.float32)
-                    writer.add(Chip(f"tile{number:05d}", image_CHW, np.empty((0, 0), np.float32)), "train")
-                writer.finish()
-        return str(out)
+        out = self.folder / f"tiles-{size}-{count}"
+        return str(out) if (out / "dataset.json").exists() else write_tiles(out, count, size)
 
     # --- models and trainings ---
 
@@ -198,7 +190,7 @@ class Bench:
         """Return the configuration of a training of heights."""
         from trainer.config import TrainConfig
 
-        given = {"backbone": self.backbone(shape), "bands": SEEN, "average": 0.0, "device": "auto", **options}
+        given = {"backbone": self.backbone(shape), "bands": SEEN, "average": 0.0, **options}
         return TrainConfig.of(dataset.url, str(self.folder / "run"), **given)
 
     def fit(self, config: "TrainConfig", device: torch.device | None = None) -> "Fit":

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from benchmarks.gpu.bench import Bench, Finding
+from trainer.devices.precision import computing
 
 TERA, GIGA = 1e12, 1e9
 
@@ -22,7 +22,7 @@ def limits(bench: Bench) -> Iterator[Finding]:
         ("fp16", torch.float16),
     ):
         one, other = (torch.randn(side, side, device=bench.device).to(dtype) for _ in range(2))
-        with tf32(precision == "tf32"):
+        with computing(precision):
             found[precision] = 2 * side**3 / bench.seconds(lambda a=one, b=other: a @ b) / TERA
         yield Finding(f"product of {side} x {side} matrices, {precision}", found[precision], "TFLOP/s")
     source = torch.zeros(bench.of_size(2 * 10**9, 10**6), dtype=torch.uint8, device=bench.device)
@@ -42,14 +42,3 @@ def limits(bench: Bench) -> Iterator[Finding]:
     found["launch"] = bench.seconds(launches) / 1000 * 1e6
     yield Finding("launch of a small kernel from Python", found["launch"], "us")
     (bench.folder / "limits.json").write_text(json.dumps(found))
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Allow products of float32 matrices in TF32, or forbid them, for a while."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32 = before

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.gpu.bench import VITB, Bench, Finding, at_least, at_most, steps_of
+from benchmarks.gpu.bench import FROZEN_TOKENS, VITB, Bench, Finding, at_least, at_most, steps_of
 
 LIKE_FOR_LIKE = {
     "decoder": "residual",
@@ -12,11 +12,10 @@ LIKE_FOR_LIKE = {
     "tune": "frozen",
 }
 """The decoder and backbone that users trained before."""
-WITHOUT = {"flips": False, "brightness": 0.0, "band_dropout": 0.0, "tune": "frozen"}
 TRAININGS: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("like for like, frozen", LIKE_FOR_LIKE, 6000),
     ("recipe treeline, frozen", {"tune": "frozen"}, 0),
-    ("recipe treeline, stored tokens", {**WITHOUT, "token_store": "tokens"}, 40_000),
+    ("recipe treeline, stored tokens", {**FROZEN_TOKENS, "token_store": "tokens"}, 40_000),
     ("recipe treeline, LoRA", {"tune": "lora"}, 0),
     ("recipe treeline, all", {"tune": "all"}, 0),
 )

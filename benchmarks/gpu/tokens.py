@@ -5,9 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu.bench import SMALL, Bench, Finding, apart, at_most, steps_of
-
-WITHOUT = {"flips": False, "brightness": 0.0, "band_dropout": 0.0, "tune": "frozen"}
+from benchmarks.gpu.bench import FROZEN_TOKENS, SMALL, Bench, Finding, apart, at_most, steps_of
 
 
 def stored_tokens(bench: Bench) -> Iterator[Finding]:
@@ -18,7 +16,7 @@ def stored_tokens(bench: Bench) -> Iterator[Finding]:
         store = bench.folder / f"tokens-{name}"
         shutil.rmtree(store, ignore_errors=True)
         config = bench.config(
-            bench.chips(64), SMALL, token_store=str(store), batch_size=16, epochs=50, **WITHOUT
+            bench.chips(64), SMALL, token_store=str(store), batch_size=16, epochs=50, **FROZEN_TOKENS
         )
         losses.append(steps_of(bench.fit(config, device), steps))
     yield at_most("losses from stored tokens, difference from the CPU's", apart(losses[1], losses[0]), 1e-3)
@@ -31,7 +29,7 @@ def stored_tokens(bench: Bench) -> Iterator[Finding]:
         precision="bf16",
         batch_size=batch,
         epochs=10**6,
-        **WITHOUT,
+        **FROZEN_TOKENS,
     )
     with bench.peak() as measured:
         fit = bench.fit(config)

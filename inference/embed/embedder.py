@@ -72,7 +72,7 @@ class Embedder:
         job, config = self._job, self._job.config
         start, stop = numbers_of_part(number, job.per_part, self._tiles.count)
         images = self._tiles.images(start, stop, config.batch_size)
-        with predicting(config.precision):
+        with predicting(config.precision):  # settings of the process: not in the threads that compute
             embedded = list(vectors_of(self._encoder, images, config))
         vectors_BRD = np.concatenate([one.vectors_BRD for one in embedded])
         valid_BR = np.concatenate([one.valid_BR for one in embedded])
@@ -116,7 +116,7 @@ def vectors_of(encoder: Encoder, images: Iterable[NDArray[Any]], config: EmbedCo
 def _vectors(encoder: Encoder, image_BCHW: torch.Tensor, config: EmbedConfig) -> Vectors:
     """Embed one batch; a patch of which less than half is valid has no vector, nor a tile without patches."""
     device = next(encoder.parameters()).device
-    with predicting(config.precision), autocast(config.precision, device):
+    with autocast(config.precision, device):
         pixels_BCHW, valid_BHW = encoder.normalise(image_BCHW.to(device))
         valid_BN = patches_valid(valid_BHW, encoder.patch_size)
         if config.tokens == "patches":

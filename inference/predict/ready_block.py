@@ -54,11 +54,6 @@ def ready_block(
 
 def _to_copy_from(halo: Halo, device: torch.device) -> Tensor:
     """Return the pixels as a tensor on the CPU."""
-    image_CHW = halo.image_CHW
-    if device.type == "cuda":
-        dtype = torch.from_numpy(np.empty(0, image_CHW.dtype)).dtype
-        pinned_CHW = torch.empty(image_CHW.shape, dtype=dtype, pin_memory=True)
-        pinned_CHW.numpy()[:] = image_CHW
-        return pinned_CHW
     # Ray's rows are read-only, and torch warns of tensors that share such memory.
-    return torch.from_numpy(np.require(image_CHW, requirements=["C", "W"]))
+    image_CHW = torch.from_numpy(np.require(halo.image_CHW, requirements=["C", "W"]))
+    return image_CHW.pin_memory() if device.type == "cuda" else image_CHW

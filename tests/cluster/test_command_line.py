@@ -411,7 +411,7 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
 )
 @pytest.mark.parametrize("name", ["train", "pretrain", "predict", "embed"])
 def test_the_older_flag_for_bfloat16_is_understood(name: str, flags: list[str], precision: str) -> None:
-    """Of several flags the last one counts, whatever they are called."""
+    """The last of several flags counts, under the older name or the newer one."""
     rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
     config = cli.parse(name, [*rest.get(name, ["--data", "d"]), "--out", "o", *flags])
     assert flat(config)["precision"] == precision

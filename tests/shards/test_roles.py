@@ -8,6 +8,7 @@ import pytest
 from shards.errors import InputError
 from shards.roles import (
     Before,
+    Decided,
     MayChange,
     Nothing,
     OnlyWith,
@@ -65,6 +66,17 @@ def test_what_was_stored_with_an_option_keeps_it() -> None:
     assert (config.cut, config.edges) == (64, (1.0, 2.0))
     assert differing(Options, stored, asked(config)) == []
     assert differing(Options, stored, asked(Options(seed=1, size=4, workers=7))) == ["seed"]
+
+
+def test_what_was_decided_when_the_work_began_is_kept_unless_another_value_is_given() -> None:
+    @dataclass(frozen=True)
+    class WithDecided:
+        size: Annotated[int | None, Decided()] = None
+
+    assert as_begun(WithDecided(), {"size": 256}).size == 256
+    assert as_begun(WithDecided(), {}).size is None
+    assert as_begun(WithDecided(16), {"size": 256}).size == 16
+    assert as_begun(WithDecided(16), {"size": 256}, given=set()).size == 16, "a recipe's, say"
 
 
 def test_an_option_without_effect_is_taken_over_and_refused_where_it_is_given() -> None:

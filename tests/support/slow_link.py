@@ -32,7 +32,7 @@ class SlowLink:
 
     def __init__(self, seconds_of: Callable[[int], float] = lambda nbytes: 0.0, spoils: bool = True) -> None:
         """Args:
-        seconds_of: seconds that a transfer of so many bytes takes.
+        seconds_of: seconds that a transfer of this many bytes takes.
         spoils: whether to spoil memory.
         """
         self._seconds_of, self._spoils = seconds_of, spoils

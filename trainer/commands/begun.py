@@ -1,8 +1,6 @@
 """A run that is already at --out: whether it can be resumed with the options of now."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
 
 import yaml
 
@@ -12,15 +10,6 @@ from shards.storage.objects import join, read_bytes
 from trainer.config import TrainConfig
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.run_writer import CONFIG, config_yaml
-
-Config = TypeVar("Config", TrainConfig, PretrainConfig)
-
-
-def with_batch_of_then(config: Config, stored: Mapping[str, Any]) -> Config:
-    """Take the size of the batch from the run that is resumed, unless the user gave one."""
-    if config.fit.batch_size is not None or not stored.get("batch_size"):
-        return config
-    return config.with_options(batch_size=stored["batch_size"])
 
 
 def check_resumes(config: TrainConfig | PretrainConfig) -> None:

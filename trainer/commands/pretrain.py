@@ -16,7 +16,7 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun
 from shards.storage.objects import check_writable, exists, join, read_bytes
 from shards.version import made_by_code
-from trainer.commands.begun import check_resumes, with_batch_of_then
+from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.devices.choice import Kind
 from trainer.devices.ranks import Meeting, Ranks
@@ -51,8 +51,7 @@ def as_it_began(config: PretrainConfig, given: Set[str] | None = None) -> Pretra
     url = join(config.out, CONFIG)
     if config.resume == "no" or not exists(url):
         return config
-    stored = yaml.safe_load(read_bytes(url))
-    return with_batch_of_then(as_begun(config, stored, given), stored)
+    return as_begun(config, yaml.safe_load(read_bytes(url)), given)
 
 
 def check(config: PretrainConfig, device: Kind | None = None) -> Dataset:

@@ -109,7 +109,8 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device:
     """
     dataset = check_sweep(config, base, None if config.workers else device)
     # As for its first trial: all have equally many chips, and each its own device.
-    base = base.with_options(batch_size=_batch_size(config, base, device, dataset))
+    first = with_batch_of_device(draw_trials(config, base)[0], device, dataset)
+    base = base.with_options(batch_size=first.fit.batch_size)
     trials = draw_trials(config, base)
     ended: dict[int, Trial] = {}
     about = {
@@ -135,10 +136,6 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device:
         raise FloatingPointError(f"{config.out}: no trial has a score; the first: {why}")
     publish(join(config.out, BEST), _best_yaml(best, base))
     return [best, *others]
-
-
-def _batch_size(config: SweepConfig, base: TrainConfig, device: Kind, dataset: Dataset) -> int | None:
-    return with_batch_of_device(draw_trials(config, base)[0], device, dataset).fit.batch_size
 
 
 def check_sweep(config: SweepConfig, base: TrainConfig, device: Kind | None) -> Dataset:

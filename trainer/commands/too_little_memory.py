@@ -49,9 +49,8 @@ def _line(config: TrainConfig | PretrainConfig, ranks: Ranks, wanted: str, in_st
     piece = -(-own // fit.accumulate)
     batch = "--batch-per-worker" if fit.batch_per_worker else "--batch-size"
     given = f"{batch} {fit.batch_per_worker or config.global_batch}, --accumulate {fit.accumulate}"
-    given += f", {ranks.world_size} workers" * (ranks.world_size > 1) + f", --precision {fit.precision}" * (
-        fit.precision != "float32"
-    )
+    given += f", {ranks.world_size} workers" * (ranks.world_size > 1)
+    given += f", --precision {fit.precision}" * (fit.precision != "float32")
     text += f" for {piece} of a batch of {config.global_batch} at once ({given})"
     half = [f"--precision {suited_half(ranks.device)}"]
     on_resume = _savings(config, piece)

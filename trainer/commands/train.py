@@ -14,7 +14,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, renewed, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
-from trainer.commands.begun import check_resumes, with_batch_of_then
+from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import check_classes, new_class_fit
 from trainer.commands.train_tiles import check_tiles, new_tile_fit
@@ -60,7 +60,7 @@ def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConf
     asked = flat(config)
     as_recipe = [name for name in before if asked[name] == recipe[name] and name not in (given or ())]
     changed = {name: before[name] for name in as_recipe if began.get(name) == before[name]}
-    return with_batch_of_then(as_begun(config.with_options(**changed), stored, given), stored)
+    return as_begun(config.with_options(**changed), stored, given)
 
 
 def with_bands_of_backbone(config: TrainConfig, given: Set[str] | None = None) -> TrainConfig:

@@ -44,6 +44,10 @@ class Card:
     capability: tuple[int, int]
     """Compute capability, major and minor."""
 
+    def __str__(self) -> str:
+        """Name it for a message."""
+        return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
+
     @property
     def computes_bf16(self) -> bool:
         """Whether it computes in bfloat16 and TF32 itself.
@@ -138,10 +142,9 @@ def refuse_without_kernels(cards: Sequence[Card]) -> None:
     for one in cards:
         if not built_for or has_kernels(built_for, one.capability):
             continue
-        major, minor = one.capability
         raise InputError(
-            f"{one.name} (compute capability {major}.{minor}): torch {torch.__version__} has no kernels for "
-            f"it, only {' '.join(built_for)}; {_build_for(one)}, or give --device cpu (docs/gpu.md)"
+            f"{one}: torch {torch.__version__} has no kernels for it, only {' '.join(built_for)}; "
+            f"{_build_for(one)}, or give --device cpu (docs/gpu.md)"
         )
 
 
@@ -153,10 +156,9 @@ def refuse_emulated(cards: Sequence[Card], precision: Precision) -> None:
     """
     for one in cards:
         if precision == "bf16" and not one.computes_bf16:
-            major, minor = one.capability
             raise InputError(
-                f"--precision bf16: {one.name} (compute capability {major}.{minor}) only emulates it; give "
-                "--precision fp16, or --device cpu (docs/gpu.md)"
+                f"--precision bf16: {one} only emulates it; give --precision fp16, or --device cpu "
+                "(docs/gpu.md)"
             )
 
 
@@ -164,11 +166,7 @@ def on_cards(cards: Sequence[Card], precision: Precision) -> str:
     """Say in one line where `precision` brings nothing on GPUs; "" where it does."""
     for one in cards:
         if precision == "tf32" and not one.computes_bf16:  # what has one has the other
-            major, minor = one.capability
-            return (
-                f"--precision tf32: {one.name} (compute capability {major}.{minor}) has no TF32 and computes "
-                "in float32"
-            )
+            return f"--precision tf32: {one} has no TF32 and computes in float32"
     return ""
 
 

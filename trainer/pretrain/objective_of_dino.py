@@ -63,10 +63,11 @@ class DinoObjective(TileObjective):
         self.layout = DinoSums(self.options.koleo, self.options.ibot, self.health_sums)
         check_hiding(self.options, (self.sizes[0] // model.student.patch_size) ** 2)
         self.watch = Watch(config.fit.stop_on_collapse)
-        # Found when it is called, since sharding replaces the method.
-        self._taught = in_precision(
-            lambda *given: model.taught(*given), learning.ranks.device, config.fit.precision
-        )
+
+        def taught(*arguments: Any) -> Any:
+            return model.taught(*arguments)  # asked for late, since sharding replaces the method
+
+        self._taught = in_precision(taught, learning.ranks.device, config.fit.precision)
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """See Objective."""

@@ -121,26 +121,30 @@ def test_asked_to_stop_it_says_how_to_go_on(config: PredictConfig, tmp_path: Pat
     assert contents(out.out) == contents(config.out)
 
 
+class Stopping(InProcess):
+    """Stops after this many blocks, the first time, and notes how many it was asked for."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after, self.asked = after, list[int]()
+
+    def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
+        tasks = list(tasks)
+        self.asked.append(len(tasks))
+        for number, done in enumerate(super().blocks(tasks, job), 1):
+            yield done
+            if number == self.after and len(self.asked) == 1:
+                raise KeyboardInterrupt
+
+
 def test_only_what_is_missing_is_computed(config: PredictConfig, tmp_path: Path) -> None:
     out = replace(config, out=str(tmp_path / "maps"))
 
-    asked = []
-
-    class Stopping(InProcess):
-        """Stops after some blocks, the first time, and notes how many it was asked for."""
-
-        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
-            tasks = list(tasks)
-            asked.append(len(tasks))
-            for number, done in enumerate(super().blocks(tasks, job), 1):
-                yield done
-                if number == 11 and len(asked) == 1:
-                    raise KeyboardInterrupt
-
+    stopping = Stopping(11)
     with pytest.raises(KeyboardInterrupt):
-        predict(out, Stopping())
-    predict(out, Stopping())
-    first, second = asked
+        predict(out, stopping)
+    predict(out, stopping)
+    first, second = stopping.asked
     assert first - second in (11, 12), "one more may have been under way"
     assert contents(out.out) == contents(config.out)
 
@@ -151,29 +155,17 @@ def test_maps_begun_with_or_without_bfloat16_are_finished(
 ) -> None:
     """Their predict.json names the older option, a yes or no; blocks that are done are not done again."""
     out = replace(config, out=str(tmp_path / "maps"), precision=precision)
-    asked = []
-
-    class Stopping(InProcess):
-        """Stops after some blocks, the first time, and notes how many it was asked for."""
-
-        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
-            tasks = list(tasks)
-            asked.append(len(tasks))
-            for number, done in enumerate(super().blocks(tasks, job), 1):
-                yield done
-                if number == 5 and len(asked) == 1:
-                    raise KeyboardInterrupt
-
+    stopping = Stopping(5)
     with pytest.raises(KeyboardInterrupt):
-        predict(out, Stopping())
+        predict(out, stopping)
     made_with = Path(out.out) / "predict.json"
     text = made_with.read_text()
     assert f'"precision": "{precision}"' in text
     made_with.write_text(text.replace(f'"precision": "{precision}"', f'"bf16": {str(older).lower()}'))
     with pytest.raises(InputError, match=rf"another precision \({precision} there, fp16 asked for\)"):
-        predict(replace(out, precision="fp16"), Stopping())
-    predict(out, Stopping())
-    assert asked[0] - asked[1] in (5, 6), "one more may have been under way"
+        predict(replace(out, precision="fp16"), stopping)
+    predict(out, stopping)
+    assert stopping.asked[0] - stopping.asked[1] in (5, 6), "one more may have been under way"
     recorded = json.loads(made_with.read_text())
     assert recorded["precision"] == precision
     # What names blocks and maps in the ledger is what it was before the option had other values.
@@ -188,25 +180,13 @@ def test_what_an_older_version_began_is_finished(
     first, *others = sorted(Path(config.scenes[0]).parent.glob("*.tif"))
     out = replace(config, out=str(tmp_path / "maps"))
     run(replace(out, scenes=(str(first),)))
-    asked = []
-
-    class Stopping(InProcess):
-        """Stops after some blocks, the first time, and notes how many it was asked for."""
-
-        def blocks(self, tasks: Iterable[BlockTask], job: MapJob) -> Iterator[BlockResult]:
-            tasks = list(tasks)
-            asked.append(len(tasks))
-            for number, done in enumerate(super().blocks(tasks, job), 1):
-                yield done
-                if number == 5 and len(asked) == 1:
-                    raise KeyboardInterrupt
-
+    stopping = Stopping(5)
     some = replace(out, scenes=tuple(map(str, others)))
     with pytest.raises(KeyboardInterrupt):
-        predict(some, Stopping())
+        predict(some, stopping)
     monkeypatch.setattr(shards, "__version__", "7.8.9")
-    predict(some, Stopping())
-    assert asked[0] - asked[1] in (5, 6), "one more may have been under way"
+    predict(some, stopping)
+    assert stopping.asked[0] - stopping.asked[1] in (5, 6), "one more may have been under way"
     assert run(out).before == 3
 
 

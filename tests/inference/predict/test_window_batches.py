@@ -48,7 +48,7 @@ def test_what_a_block_asks_for_does_not_grow_with_the_windows_of_its_rows() -> N
 
 
 def test_each_window_is_cut_at_its_place_whatever_the_batch() -> None:
-    """Of types that CUDA cannot pick from, too; windows without a valid pixel are 0."""
+    """Also where CUDA cannot index the pixels' type. Windows without a valid pixel are 0."""
     generator = np.random.default_rng(6)
     for dtype in (np.uint8, np.int16, np.uint16, np.float32):
         image_CHW = generator.integers(0, 200, (2, 150, 170)).astype(dtype)

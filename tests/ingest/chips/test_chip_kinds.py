@@ -27,7 +27,7 @@ import torch
 import webdataset
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
-from regressors import fitted, local_backbone, small_config
+from regressors import fitted, small_config
 
 from ingest.config import PairsConfig
 from ingest.files.pairs_source import PairsSource
@@ -574,11 +574,6 @@ def test_a_listed_file_that_is_absent_is_a_counted_rejection(
 
 
 # --- training ---
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 def test_training_without_labels_is_refused_in_one_line(sar: Sar, backbone: Path, tmp_path: Path) -> None:

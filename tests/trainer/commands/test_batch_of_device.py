@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from regressors import local_backbone, small_config, write_dataset
+from regressors import small_config, write_dataset
 
 from shards.read.dataset import Dataset
 from trainer.commands.batch_of_device import LEAST_STEPS, batch_on_gpus, with_batch_of_device
@@ -19,11 +19,6 @@ from trainer.run_folder.run_writer import CONFIG
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("chips"), chips=20)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from classes import (
 )
 from gloo_ranks import in_group, run_ranks
 from in_process import treeline
-from regressors import NODATA, local_backbone, small_config, stored_images, write_dataset
+from regressors import NODATA, small_config, stored_images, write_dataset
 from stopped_runs import Stopped, Stopper, assert_equal_states
 from torch.nn.functional import cross_entropy
 
@@ -63,11 +63,6 @@ LEARNING: dict[str, Any] = {
     "learning_rate": 1e-2,
 }
 TRUE_OF = {number: place for place, (number, _) in enumerate(NAMES)}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture(scope="module")

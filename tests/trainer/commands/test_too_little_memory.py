@@ -9,7 +9,7 @@ import pytest
 import torch
 from failing_trainings import failing_at, take_too_much
 from in_process import treeline
-from regressors import local_backbone, small_config, write_dataset
+from regressors import small_config, write_dataset
 
 from shards.read.dataset import Dataset
 from trainer.commands.sweep import run_trial
@@ -23,11 +23,6 @@ from trainer.pretrain_config import PretrainConfig
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("memory") / "chips", chips=16)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 def test_the_line_names_what_was_computed_and_what_to_set(

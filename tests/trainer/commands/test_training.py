@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from gloo_ranks import in_group, run_ranks
-from regressors import CHIP_SCHEMA, fitted, local_backbone, small_config, visible_chip, write_dataset
+from regressors import CHIP_SCHEMA, fitted, small_config, visible_chip, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster import cli
@@ -61,11 +61,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def split_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Chips to train on and chips held out."""
     return write_dataset(tmp_path_factory.mktemp("split"), chips=20, val_share=0.3)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 def losses(records: list[dict[str, Any]]) -> list[float]:

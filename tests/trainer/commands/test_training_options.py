@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from regressors import fitted, local_backbone, small_config, small_regressor, stored_images, write_dataset
+from regressors import fitted, small_config, small_regressor, stored_images, write_dataset
 
 from shards.errors import InputError
 from shards.read.dataset import Dataset
@@ -37,11 +37,6 @@ DECODERS = {"detail": (16, 8, 8, 8), "residual": (16, 8, 8, 8), "dpt": (32, 16, 
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """18 chips: with batches of 8 the last one has 2."""
     return write_dataset(tmp_path_factory.mktemp("chips") / "chips", chips=18)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ import pytest
 import torch
 import yaml
 from gloo_ranks import in_group, run_ranks
-from regressors import local_backbone, small_config, write_dataset
+from regressors import small_config, write_dataset
 from stopped_runs import Stopped, Stopper, assert_equal_states
 
 from shards.errors import InputError
@@ -54,11 +54,6 @@ RICH: dict[str, Any] = {
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """17 chips or so to train on, some held out: with batches of 4 the last one is smaller."""
     return write_dataset(tmp_path_factory.mktemp("resume"), chips=22, val_share=0.2)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 def new_fit(dataset: Dataset, config: TrainConfig, ranks: Ranks | None = None) -> Fit:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from regressors import local_backbone, small_config, write_dataset
+from regressors import small_config, write_dataset
 from slow_link import SPOILT, SlowLink, Transfer
 from stopped_runs import Stopped, Stopper, assert_equal_states
 
@@ -48,11 +48,6 @@ def slow(nbytes: int) -> float:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("chips"), chips=22, val_share=0.2)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 def batches_of_changing_size(dataset: Dataset, memory: Memory | None = None) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from regressors import local_backbone, small_config, write_dataset
+from regressors import small_config, write_dataset
 
 from shards.errors import DatasetError, InputError
 from shards.read.dataset import Dataset, open_dataset
@@ -50,11 +50,6 @@ CPU = torch.device("cpu")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Chips to train on in three shards, the last one smaller, and some held out."""
     return write_dataset(tmp_path_factory.mktemp("chips"), chips=30, val_share=0.2)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture

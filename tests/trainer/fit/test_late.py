@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from pretrainings import config_of
-from regressors import local_backbone, small_config, write_dataset
+from regressors import small_config, write_dataset
 from stopped_runs import assert_equal_states
 
 from shards.read.dataset import Dataset
@@ -64,11 +64,6 @@ def spoil(fit: Fit, bad: tuple[int, ...]) -> None:
 @pytest.fixture(scope="module")
 def chips(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("late") / "chips", 34, val_share=0.25)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 New = Callable[..., Fit]

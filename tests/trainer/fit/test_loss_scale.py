@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from pretrainings import config_of
-from regressors import local_backbone, small_config, write_dataset
+from regressors import small_config, write_dataset
 from stopped_runs import Stopped, Stopper, assert_equal_states
 
 from shards.read.dataset import Dataset
@@ -35,11 +35,6 @@ HUGE = 2.0**40
 @pytest.fixture(scope="module")
 def chips(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("half") / "chips", 40, val_share=0.25)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 New = Callable[..., Fit]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from regressors import BANDS, NODATA, local_backbone, small_config, write_dataset
+from regressors import BANDS, NODATA, small_config, write_dataset
 
 from cluster.options import parse
 from shards.errors import InputError
@@ -42,11 +42,6 @@ SINGLE = {fault.name: Faults(**{fault.name: True}) for fault in fields(Faults)}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("faults"), chips=20, val_share=0.3)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture
