@@ -26,6 +26,9 @@ class Learner(nn.Module, ABC):
     def hold_frozen(self, precision: Precision) -> None:
         """Hold the weights that never change as `precision` rounds them; `state_dict` stays exact."""
 
+    def round_together(self, precision: Precision) -> None:
+        """Round the weights that learn part by part, to `precision`; see trainer.devices.rounding."""
+
     def changing(self) -> dict[str, Tensor]:
         """Return the tensors that training changes: weights that learn or follow others, and buffers."""
         weights: dict[str, Tensor] = {

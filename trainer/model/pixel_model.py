@@ -19,6 +19,7 @@ from trainer.decoders.features import DecoderConfig, Features, memory_format
 from trainer.decoders.make import new_decoder
 from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
+from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
 from trainer.model.held import hold, matrices_of
 from trainer.model.normalise import Normalise
@@ -90,6 +91,11 @@ class PixelModel(Learner):
     def hold_frozen(self, precision: Precision) -> None:
         """See Learner."""
         hold(self.backbone, precision, keep_exact=True)
+
+    def round_together(self, precision: Precision) -> None:
+        """See Learner."""
+        for part in (*self.backbone.model.layer, self.decoder):
+            round_together(part, precision)
 
     def compiled(self) -> tuple[nn.Module, ...]:
         """Name the parts that --compile compiles."""

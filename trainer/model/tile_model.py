@@ -14,6 +14,7 @@ from transformers import DINOv3ViTModel
 
 from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
+from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
 from trainer.model.class_attention import class_attention
 from trainer.model.encoder import Encoder, patches_valid
@@ -103,6 +104,11 @@ class TileModel(Learner):
     def hold_frozen(self, precision: Precision) -> None:
         """See Learner."""
         hold(self.encoder.backbone, precision, keep_exact=True)
+
+    def round_together(self, precision: Precision) -> None:
+        """See Learner."""
+        for layer in self.encoder.backbone.model.layer:
+            round_together(layer, precision)
 
     def compiled(self) -> Sequence[nn.Module]:
         """See Learner."""

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
+from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
 from trainer.model.backbone import build_backbone
 from trainer.model.encoder import Encoder, embed, encode, patch_places, run_blocks
@@ -57,6 +59,11 @@ class Masked(Learner):
         layers = [*self.encoder.backbone.model.layer, *self.decoder.model.layer]
         matrices = matrices_of(self.encoder.backbone.model.layer)  # the decoder computes in float32
         return Blocks(layers, self.output, ("summaries",), matrices)
+
+    def round_together(self, precision: Precision) -> None:
+        """See Learner."""
+        for layer in self.encoder.backbone.model.layer:
+            round_together(layer, precision)
 
     def compiled(self) -> Sequence[nn.Module]:
         """See Learner."""
