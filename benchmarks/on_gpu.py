@@ -31,7 +31,13 @@ from benchmarks.gpu.inputs import feed_under_stress, same_inputs  # noqa: E402
 from benchmarks.gpu.limits import limits  # noqa: E402
 from benchmarks.gpu.losses import losses_as_on_cpu, run_changes_device, same_bits_twice  # noqa: E402
 from benchmarks.gpu.maps import flags_are_set, same_maps  # noqa: E402
-from benchmarks.gpu.memory import seven_billion, sharded_on_one_rank, too_little_memory  # noqa: E402
+from benchmarks.gpu.memory import (  # noqa: E402
+    seven_billion,
+    sharded_on_one_rank,
+    synchronised_norm,
+    too_little_memory,
+    windows_that_do_not_fit,
+)
 from benchmarks.gpu.prediction import batch_search, block_speed  # noqa: E402
 from benchmarks.gpu.rates import pretraining_rates, training_rates  # noqa: E402
 from benchmarks.gpu.scoring import scoring  # noqa: E402
@@ -54,7 +60,9 @@ CHECKS = (
     Check("block_speed", 40, block_speed),
     Check("batch_search", 40, batch_search),
     Check("sharded_on_one_rank", 30, sharded_on_one_rank),
+    Check("synchronised_norm", 20, synchronised_norm),
     Check("too_little_memory", 30, too_little_memory),
+    Check("windows_that_do_not_fit", 30, windows_that_do_not_fit),
     Check("stored_tokens", 30, stored_tokens),
     Check("ray_workers", 30, ray_workers),
     Check("training_rates", 90, training_rates),

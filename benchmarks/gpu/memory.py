@@ -3,10 +3,17 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from benchmarks.gpu.bench import SEEN, SEVEN_BILLION, SMALL, Bench, Finding, Left, at_most, holds, steps_of
+from benchmarks.gpu.maps import scene_of
+
+if TYPE_CHECKING:
+    from trainer.devices.choice import Precision
 
 WIDE = {
     **SMALL,
@@ -17,30 +24,69 @@ WIDE = {
 }
 
 
-def sharded_on_one_rank(bench: Bench) -> Iterator[Finding]:
-    """Train a sharded model with a process group of one rank, in float32 and in bfloat16."""
-    import torch.distributed as distributed
+SHARDED: "tuple[tuple[str, Precision, Precision], ...]" = (
+    ("float32", "float32", "float32"),
+    ("bf16 by autocast alone", "float32", "bf16"),
+    ("bf16", "bf16", "bf16"),
+)
+"""Ways to train a sharded model: name, precision of gathered matrices, and precision of the pass."""
 
+
+def sharded_on_one_rank(bench: Bench) -> Iterator[Finding]:
+    """Train a sharded model with a process group of one rank; compare the memory of ways to use bfloat16."""
     from trainer.devices.precision import autocast
     from trainer.devices.sharding import shard
 
+    most = dict[str, float]()
+    with _one_rank(bench):
+        for name, gathered, computed in SHARDED:
+            regressor = bench.regressor(SMALL if bench.tiny else WIDE).cpu().train()
+            with bench.peak() as measured:
+                shard(regressor, regressor.blocks(), bench.device, gathered)
+                image_BCHW = torch.ones(8, 4, 64, 64, dtype=torch.int16, device=bench.device)
+                with autocast(computed, bench.device):
+                    height_BHW, _ = regressor(image_BCHW)
+                height_BHW.float().sum().backward()
+            known = all(one.grad is None or one.grad.isfinite().all() for one in regressor.parameters())
+            yield holds(f"sharded, {name}: gradients are numbers", bool(known))
+            most[name] = measured[0]
+            if bench.on_gpu:
+                yield Finding(f"sharded, {name}: most memory of a step", measured[0], "GB")
+    if bench.on_gpu:
+        share = most["bf16"] / most["bf16 by autocast alone"]
+        yield at_most("sharded, bf16: memory beside autocast alone", share, 0.9, "x")
+
+
+def synchronised_norm(bench: Bench) -> Iterator[Finding]:
+    """Train a step with batch norm that ranks share, on one rank, and compare it with plain batch norm."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    losses = list[float]()
+    with _one_rank(bench):
+        # torch computes batch norm of several ranks on GPUs alone.
+        for together in (False, bench.on_gpu):
+            regressor = bench.regressor(SMALL, norm="batch").train()
+            if together:
+                regressor = torch.nn.SyncBatchNorm.convert_sync_batchnorm(regressor)
+            parallel = DistributedDataParallel(regressor, gradient_as_bucket_view=True)
+            image_BCHW = torch.ones(8, 4, 64, 64, dtype=torch.int16, device=bench.device)
+            height_BHW, _ = parallel(image_BCHW)
+            loss = height_BHW.float().square().mean()
+            loss.backward()
+            losses.append(loss.item())
+    yield at_most("batch norm of ranks beside plain: loss", abs(losses[1] / losses[0] - 1), 1e-4)
+
+
+@contextmanager
+def _one_rank(bench: Bench) -> Iterator[None]:
+    """Hold a process group of one rank."""
+    import torch.distributed as distributed
+
     with tempfile.TemporaryDirectory() as scratch:
-        distributed.init_process_group(
-            "nccl" if bench.on_gpu else "gloo", init_method=f"file://{scratch}/meet", rank=0, world_size=1
-        )
+        backend = "nccl" if bench.on_gpu else "gloo"
+        distributed.init_process_group(backend, init_method=f"file://{scratch}/meet", rank=0, world_size=1)
         try:
-            for precision in ("float32", "bf16"):
-                regressor = bench.regressor(SMALL if bench.tiny else WIDE).cpu().train()
-                with bench.peak() as measured:
-                    shard(regressor, regressor.blocks(), bench.device)
-                    image_BCHW = torch.ones(8, 4, 64, 64, dtype=torch.int16, device=bench.device)
-                    with autocast(precision, bench.device):
-                        height_BHW, _ = regressor(image_BCHW)
-                    height_BHW.float().sum().backward()
-                known = all(one.grad is None or one.grad.isfinite().all() for one in regressor.parameters())
-                yield holds(f"sharded, {precision}: gradients are numbers", bool(known))
-                if bench.on_gpu:
-                    yield Finding(f"sharded, {precision}: most memory of a step", measured[0], "GB")
+            yield
         finally:
             distributed.destroy_process_group()
 
@@ -69,14 +115,63 @@ def too_little_memory(bench: Bench) -> Iterator[Finding]:
         yield at_most("memory still held afterwards", left, 0.1, "GB")
 
 
-def _filled(bench: Bench) -> torch.Tensor:
-    """Leave a gigabyte of the device's memory; on a CPU fail as if there were none."""
-    if not bench.on_gpu:
-        error = RuntimeError("not enough memory: you tried to allocate 2.00 GiB")
+def windows_that_do_not_fit(bench: Bench) -> Iterator[Finding]:
+    """Predict a block with more windows at a time than fit beside what fills the device."""
+    from inference.predict.block_tasks import MapJob
+    from inference.predict.map_content import MapContent
+    from inference.predict.map_options import MapOptions
+    from inference.predict.predictor import Predictor
+    from inference.tiling.halo import Halo
+    from inference.tiling.windows import Block, Span, WindowGrid
+
+    side, size = bench.of_size(2048, 128), bench.of_size(2048, 8)
+    regressor = bench.regressor(bench.large)
+    image_CHW, whole = scene_of(side), Span(0, side)
+    stored, sizes = [], []
+    for fills in (False, True):
+        options = MapOptions(WindowGrid(64, 32), batch_size=size)
+        job = MapJob(
+            "",
+            "",
+            regressor.schema,
+            options,
+            MapContent(),
+            (),
+            "",
+            side,
+            bench.device.type,  # type: ignore[arg-type]
+        )
+        predictor = Predictor(job, regressor)
+        ready = predictor.ready(Block(whole, whole), Halo(image_CHW, 0, 0, (side, side)))
+        filler = _filled(bench, regressor, size) if fills else None
+        predicted = predictor(ready)
+        del filler
+        stored.append(predicted.stored_CHW.astype(np.int32))
+        sizes.append(predicted.batch_size)
+    yield holds(f"windows at a time: {sizes[0]}, then {sizes[1]} that fit", sizes[0] == size > sizes[1])
+    largest = float(np.abs(stored[0] - stored[1]).max())
+    yield at_most("heights of the smaller batch, largest difference", largest, 1, "decimetres")
+
+
+def _filled(bench: Bench, regressor: Any = None, windows: int = 0) -> Any:
+    """Leave little of the device's memory.
+
+    On a CPU fail as if there were none, or let the regressor fail with more than half as many windows.
+    """
+    if bench.on_gpu:
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(bench.device)
+        return torch.empty(max(0, free - 10**9), dtype=torch.uint8, device=bench.device)
+    error = RuntimeError("not enough memory: you tried to allocate 2.00 GiB")
+    if regressor is None:
         error.add_note("in epoch 1, step 1")
         raise error
-    free, _ = torch.cuda.mem_get_info(bench.device)
-    return torch.empty(max(0, free - 10**9), dtype=torch.uint8, device=bench.device)
+
+    def refuse(module: Any, inputs: Any) -> None:
+        if len(inputs[0]) > windows // 2:
+            raise error
+
+    return regressor.normalise.register_forward_pre_hook(refuse)
 
 
 def seven_billion(bench: Bench) -> Iterator[Finding]:
