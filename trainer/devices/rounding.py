@@ -23,11 +23,11 @@ _ROUNDED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 def round_together(part: nn.Module, precision: Precision) -> None:
     """Round the weights of a part's matrices and convolutions together, if `precision` has 16 bits.
 
-    This happens in each pass under autocast. `--compile` rounds by itself, and nothing is done here while it
-    does. Where activations are recomputed, autocast rounds weights the second time.
+    This happens in each pass under autocast. Where activations are recomputed, autocast rounds weights the
+    second time.
 
     Args:
-        part: a module that is called once in a pass; neither sharded nor wrapped.
+        part: a module that is called once in a pass; neither sharded, wrapped nor compiled.
         precision: the precision in which it is called.
     """
     dtype = MEANINGS[precision].dtype
@@ -55,7 +55,7 @@ class _Swap:
     def enter(self, part: nn.Module, arguments: Any) -> None:
         """Put rounded weights there."""
         own: list[Any] = [layer._parameters[name] for layer, name in self._places]
-        if torch.compiler.is_compiling() or not torch.is_autocast_enabled(own[0].device.type):
+        if not torch.is_autocast_enabled(own[0].device.type):
             return
         rounded = _Rounded.apply(self._dtype, *own)
         self._own = own

@@ -112,7 +112,8 @@ class Fit:
         ranks = learning.ranks
         if ranks.world_size == 1 or not options.shard_model:
             model.hold_frozen(options.precision)
-            model.round_together(options.precision)
+            if not options.compile:  # which does that by itself
+                model.round_together(options.precision)
         # First of all, since sharding replaces the model's parameters.
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None, options.precision)
         self._forward = in_precision(self._wrapped, ranks.device, options.precision)

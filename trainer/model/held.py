@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import DINOv3ViTModel
+from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTAttention
 
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
@@ -57,9 +58,11 @@ def hold(
                 for part, weight in list(layer.named_parameters()):
                     exact |= {f"{name}.{part}": weight.detach().cpu()} if keep_exact else {}
                     setattr(layer, part, _frozen(weight.to(dtype)))
-                layer.forward = partial(_linear, layer)  # type: ignore[method-assign]
+                # Classes, not functions put on each layer: --compile then compiles one block for all.
+                layer.__class__ = _HeldLinear
         _join(block.attention)
-        block.attention.forward = partial(_attention, block.attention, turns)
+        block.attention.__class__ = _HeldAttention
+        block.attention.turns = turns
         block.register_state_dict_post_hook(partial(_give_exact, exact))
         if device:
             block.to(device)
@@ -118,9 +121,12 @@ def _give_exact(
     values.update({prefix + name: weight for name, weight in exact.items()})
 
 
-def _linear(layer: nn.Linear, input_BND: Tensor) -> Tensor:
-    """Compute a layer in its weights' type, whether or not autocast is on."""
-    return linear(input_BND.to(layer.weight.dtype), layer.weight, layer.bias)
+class _HeldLinear(nn.Linear):
+    """A linear layer that computes in its weights' type, whether or not autocast is on."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the layer."""
+        return linear(input.to(self.weight.dtype), self.weight, self.bias)
 
 
 class _Turns:
@@ -166,23 +172,28 @@ def _turned(numbers_BN2HF: Tensor, cos_BN11F: Tensor, sin_BN11F: Tensor) -> Tens
     return torch.add(*parts, out=torch.empty_like(numbers_BN2HF))
 
 
-def _attention(
-    attention: Any,
-    turns: _Turns,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None = None,
-    position_embeddings: tuple[Tensor, Tensor] | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Compute what the attention of a DINOv3 does; the names of arguments are those of transformers."""
-    assert position_embeddings is not None
-    dtype, heads = attention.joint_weight.dtype, attention.num_heads
-    joint_BND = linear(hidden_states.to(dtype), attention.joint_weight, attention.joint_bias)
-    joint_BN3HF = joint_BND.unflatten(2, (3, heads, -1))
-    turn = turns.of(*position_embeddings, joint_BND.shape[1])
-    query_BHNF, key_BHNF = _turned(joint_BN3HF[:, :, :2], *turn).transpose(1, 3).unbind(2)
-    value_BHNF = joint_BN3HF[:, :, 2].transpose(1, 2)
-    read_BHNF = scaled_dot_product_attention(
-        query_BHNF, key_BHNF, value_BHNF, attention_mask, scale=attention.scaling
-    )
-    return attention.o_proj(read_BHNF.transpose(1, 2).flatten(2)), None
+class _HeldAttention(DINOv3ViTAttention):
+    """The attention of a DINOv3 with one product for queries, keys and values."""
+
+    joint_weight: Tensor
+    joint_bias: Tensor
+    turns: _Turns
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        """Compute what its parent does; the names of arguments are those of transformers."""
+        assert position_embeddings is not None
+        joint_BND = linear(hidden_states.to(self.joint_weight.dtype), self.joint_weight, self.joint_bias)
+        joint_BN3HF = joint_BND.unflatten(2, (3, self.num_heads, -1))
+        turn = self.turns.of(*position_embeddings, joint_BND.shape[1])
+        query_BHNF, key_BHNF = _turned(joint_BN3HF[:, :, :2], *turn).transpose(1, 3).unbind(2)
+        value_BHNF = joint_BN3HF[:, :, 2].transpose(1, 2)
+        read_BHNF = scaled_dot_product_attention(
+            query_BHNF, key_BHNF, value_BHNF, attention_mask, scale=self.scaling
+        )
+        return self.o_proj(read_BHNF.transpose(1, 2).flatten(2)), None

@@ -98,8 +98,8 @@ class PixelModel(Learner):
             round_together(part, precision)
 
     def compiled(self) -> tuple[nn.Module, ...]:
-        """Name the parts that --compile compiles."""
-        return self.backbone, self.decoder
+        """Name the parts that --compile compiles: all blocks of the backbone are compiled as one."""
+        return *self.backbone.model.layer, self.decoder
 
     def tokens(self, pixels_BCHW: Tensor) -> Tensor:
         """Return tokens_BND after the final norm: class token, registers, then patches row by row."""

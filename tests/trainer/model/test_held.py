@@ -12,6 +12,7 @@ from dispatched import Counted
 from regressors import local_backbone, small_config, small_regressor, write_dataset
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from transformers import DINOv3ViTModel
 
 from trainer.commands.train import new_fit, train
@@ -191,3 +192,20 @@ def test_a_step_asks_for_fewer_kernels_than_in_float32(tmp_path: Path) -> None:
         kernels[precision] = counted(new_fit(config, Ranks())).kernels
     assert kernels["bf16"] < kernels["float32"]
     assert kernels["bf16"] <= 700
+
+
+def test_all_blocks_are_compiled_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More blocks than torch compiles anew before it gives up (8), which it does with a warning alone."""
+    compile_part = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda part: compile_part(part, backend="eager"))
+    shape = {**TINY, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 10, "num_channels": 3}
+    build_backbone(shape).save_pretrained(tmp_path / "deep")
+    dataset = write_dataset(tmp_path / "data", 16)
+    config = small_config(
+        dataset, tmp_path / "deep", tune="frozen", precision="bf16", decoder="linear", compile=True
+    )
+    torch._dynamo.reset()
+    counters.clear()
+    counted(new_fit(config, Ranks()))
+    assert counters["stats"]["unique_graphs"] == 2  # a block and the decoder
+    assert counters["frames"]["ok"] == counters["frames"]["total"]
