@@ -19,6 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.devices.clock import COMMUNICATION, Clock
 from trainer.devices.sharding import Blocks, shard
 
+Coming = Callable[[], Tensor]
+"""Function that waits for a sum over ranks and returns it; called once."""
+
 BATCH_NORM_APART = (
     "treeline: on a CPU, batch norm sees only its own worker's chips, so results depend on the number of "
     "workers; give --norm group"
@@ -72,6 +75,22 @@ class Ranks:
         torch.distributed.all_reduce(total)
         self.clock.stop(COMMUNICATION)
         return total.to(values.device)
+
+    def begin_sum(self, values: Tensor) -> Coming:
+        """Begin to sum all ranks' `values`; ranks compute on until they ask for the sum."""
+        if self.world_size == 1:
+            return lambda: values
+        total = values.to(self.device, copy=True)
+        adding = torch.distributed.all_reduce(total, async_op=True)
+        assert adding is not None, "this process is one of the group"
+
+        def end() -> Tensor:
+            self.clock.start(COMMUNICATION)
+            adding.wait()  # on a GPU it is the stream that waits, not the host
+            self.clock.stop(COMMUNICATION)
+            return total.to(values.device)
+
+        return end
 
     def gathered(self, rows: Tensor) -> tuple[Tensor, int]:
         """Return the rows of all ranks one after another, and the number of this rank's first one among them.

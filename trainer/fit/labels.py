@@ -23,6 +23,7 @@ from trainer.data.labels import TileLabels
 from trainer.data.pixel_classes import NO_CLASS, confusion
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.devices.exact_sums import exact_sums
+from trainer.devices.ranks import Coming
 from trainer.devices.score_sums import chip_sums
 from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
@@ -132,6 +133,14 @@ class LabelObjective(LossDecides):
         if fed.batch.stands_in:
             label_B[:] = np.nan
         return to_device(label_B, fed.image_BCHW.device)
+
+    def known_sums(self, inputs: LabelInputs) -> Coming:
+        """See Objective: the number of tiles that count."""
+        encoder = self.model.encoder
+        valid_BHW = encoder.normalise.valid_of(inputs.image_BCHW)
+        seen_B = patches_valid(valid_BHW, encoder.patch_size).any(1)
+        count = (seen_B & inputs.label_B.isfinite()).sum().float()
+        return self.learning.ranks.begin_sum(torch.stack([torch.zeros_like(count), count]))
 
     def sums(self, forward: Forward, inputs: LabelInputs) -> Tensor:
         """See Objective: the sum of the tiles' losses, and their number."""

@@ -126,8 +126,12 @@ def restoring_sums(restored_BMPC: Tensor, target_BMPC: Tensor, counts_BMPC: Tens
         counts_BMPC: values that count: hidden ones that are not missing. C may be 1.
     """
     errors_BMPC = (restored_BMPC - target_BMPC).square() * counts_BMPC
-    bands = restored_BMPC.shape[-1] // counts_BMPC.shape[-1]
-    return torch.stack([errors_BMPC.sum().double(), bands * counts_BMPC.sum().double()])
+    return torch.stack([errors_BMPC.sum().double(), restored_values(counts_BMPC, restored_BMPC.shape[-1])])
+
+
+def restored_values(counts_BMPC: Tensor, bands: int) -> Tensor:
+    """Return the number of values that count, float64; where C is 1, those of all bands."""
+    return bands // counts_BMPC.shape[-1] * counts_BMPC.sum().double()
 
 
 def normalised_patches(target_BMPC: Tensor, present_BMP: Tensor) -> Tensor:

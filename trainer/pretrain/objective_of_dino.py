@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
 from trainer.devices.precision import in_precision
+from trainer.devices.ranks import Coming
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
@@ -173,15 +174,20 @@ class DinoObjective(TileObjective):
             centre_K = torch.zeros_like(centre_K)
         return centred_targets(scores_VBK, centre_K, temperature)
 
-    def known_sums(self, inputs: DinoInputs) -> Tensor:
+    def known_sums(self, inputs: DinoInputs) -> Coming:
         """See Objective: all losses are means, of which inputs tell the numbers of terms."""
         pairs = [count_pairs(inputs.targets_VBK, crops.seen_WB, crops.first) for crops in inputs.sizes]
         of_global, masked = inputs.sizes[0], torch.zeros_like(pairs[0])
         if of_global.hidden_NP is not None:
             masked = of_global.hidden_NP.any(1).sum().double()
         counts = torch.stack([torch.stack(pairs).sum(), masked, *of_global.seen_WB.sum(1).double()])
-        counts = self.learning.ranks.sum(counts)
-        return self.layout.known(counts[0], counts[2:], counts[1])
+        coming = self.learning.ranks.begin_sum(counts)
+
+        def known() -> Tensor:
+            counts = coming()
+            return self.layout.known(counts[0], counts[2:], counts[1])
+
+        return known
 
     def sums(self, forward: Forward, inputs: DinoInputs) -> Tensor:
         """See Objective."""

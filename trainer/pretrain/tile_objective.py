@@ -59,10 +59,6 @@ class TileObjective:
         """See Objective; there is nothing."""
         return None
 
-    def known_sums(self, inputs: Any) -> Tensor | None:
-        """See Objective; by default nothing is known."""
-        return None
-
     def before_step(self, optimiser: Optimizer, share_done: float) -> None:
         """See Objective: change the weight decay."""
         rates = self.config.rates

@@ -42,7 +42,7 @@ def test_the_numbers_of_terms_are_known_before_any_pass(dataset: Dataset, case: 
     fit, fed = fit_of(dataset, **CASES[case])
     objective: Any = fit.objective
     inputs = objective.inputs(fed, StepKey(0, 0, 0))
-    known_K, sums_K = objective.known_sums(inputs), objective.sums(fit.model, inputs).detach()
+    known_K, sums_K = objective.known_sums(inputs)(), objective.sums(fit.model, inputs).detach()
     known, found = objective.layout.parts(known_K), objective.layout.parts(sums_K)
     for name in ("classes", "koleo", "ibot"):
         assert torch.equal(getattr(known, name)[1:2], getattr(found, name)[1:2]), name
