@@ -101,10 +101,10 @@ class Ranks:
             return rows, 0
         counts = torch.zeros(self.world_size, dtype=torch.int64, device=rows.device)
         counts[self.rank] = len(rows)
-        counts = self.sum(counts)
-        first = int(counts[: self.rank].sum())
+        lengths = self.sum(counts).tolist()
+        first = sum(lengths[: self.rank])
         # A sum with zeros: exact, and unlike torch's all-gather it takes parts of different lengths.
-        everyone = rows.new_zeros((int(counts.sum()), *rows.shape[1:]))
+        everyone = rows.new_zeros((sum(lengths), *rows.shape[1:]))
         everyone[first : first + len(rows)] = rows
         return self.sum(everyone), first
 

@@ -1,6 +1,6 @@
 """The masked autoencoder as an objective of the training loop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shards.read.order import Chips
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey
+from trainer.data.step_inputs import StepKey, misses_nothing
 from trainer.devices.ranks import Coming
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
@@ -42,10 +42,16 @@ class MaskedInputs:
     """Pixels that are not missing: of the hidden patches, or of all patches where bands are hidden."""
     counts_BMPC: Tensor
     """Values of these pixels that are to be restored. C may be 1."""
+    is_whole: bool
+    """Whether it is known that no pixel is missing."""
 
     def pieces(self, count: int) -> list[Self]:
         """See StepInputs."""
-        return [type(self)(*rows) for rows in pieces_of(count, *vars(self).values())]
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        pieces: list[dict[str, Any]] = [
+            dict(zip(tensors, rows, strict=True)) for rows in pieces_of(count, *tensors.values())
+        ]
+        return [replace(self, **rows) for rows in pieces]
 
 
 class MaskedObjective(TileObjective):
@@ -95,7 +101,10 @@ class MaskedObjective(TileObjective):
         else:  # hidden bands are restored in all patches
             present_BMP, is_hidden_BN = present_BNP, torch.zeros_like(valid_BN).scatter(1, hidden_BM, True)
             counts_BMPC = present_BMP[..., None] & (is_hidden_BN[..., None, None] | ~kept_BC[:, None, None])
-        return MaskedInputs(pixels_BCHW, valid_BN, shown_BV, hidden_BM, kept_BC, present_BMP, counts_BMPC)
+        is_whole = misses_nothing(fed.batch, self.learning.dataset)
+        return MaskedInputs(
+            pixels_BCHW, valid_BN, shown_BV, hidden_BM, kept_BC, present_BMP, counts_BMPC, is_whole
+        )
 
     def known_sums(self, inputs: MaskedInputs) -> Coming:
         """See Objective: the number of values to restore."""
@@ -108,11 +117,11 @@ class MaskedObjective(TileObjective):
         patches_BNF = patch_pixels(inputs.pixels_BCHW, encoder.patch_size)
         patches = encoder.grid(inputs.pixels_BCHW), inputs.valid_BN, inputs.shown_BV
         if not self.options.mask_groups:
-            restored_BMF = forward(patches_BNF, *patches, inputs.hidden_BM)
+            restored_BMF = forward(patches_BNF, *patches, inputs.hidden_BM, inputs.is_whole)
             target_BMF = take(patches_BNF, inputs.hidden_BM)
         else:
             seen_BNF = (patches_BNF.unflatten(-1, (-1, bands)) * inputs.kept_BC[:, None, None]).flatten(2)
-            restored_BMF, target_BMF = forward(seen_BNF, *patches), patches_BNF
+            restored_BMF, target_BMF = forward(seen_BNF, *patches, None, inputs.is_whole), patches_BNF
         target_BMPC = target_BMF.unflatten(-1, (-1, bands))
         if self.options.target == "patch":
             target_BMPC = normalised_patches(target_BMPC, inputs.present_BMP)

@@ -1,14 +1,15 @@
 """Crops pass in turn: two of one size at a time, forward and backward, with the gradient of the whole."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pretrainings import config_of
+from pretrainings import config_of, write_tiles
 from regressors import CHIP_SCHEMA
 
-from shards.read.dataset import Dataset
+from shards.read.dataset import Dataset, open_dataset
 from trainer.commands.pretrain import new_fit
 from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey
@@ -34,6 +35,30 @@ CASES: dict[str, dict[str, Any]] = {
     "without local crops": {"method": "ibot", "local_crops": 0},
     "balanced": {"method": "ibot", "centring": "sinkhorn"},
 }
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_host_knows_which_patches_are_valid_and_which_are_hidden(whole: bool, tmp_path: Path) -> None:
+    """So it does in each piece. Of whole tiles every patch of a crop is valid, which it need not ask."""
+    write_tiles(tmp_path, whole)
+    dataset = open_dataset(str(tmp_path))
+    fit = new_fit(config_of(dataset, "ibot", batch_size=TILES, global_scale=(0.05, 1.0)), Ranks())
+    hidden = 0
+    for fed in feed(dataset.batches(dataset.chips("train"), TILES), dataset.schema, torch.device("cpu")):
+        inputs = fit.objective.inputs(fed, StepKey(0, 0, fed.batch.start))
+        for some in (inputs, *inputs.pieces(2)):
+            for crops in some.sizes:
+                assert np.array_equal(crops.is_valid_NP, crops.valid_NP.numpy())
+                assert (crops.attended_NP is None) == crops.is_valid_NP.all()
+                assert np.array_equal(crops.hidden.is_hidden_NP, crops.hidden.mask_NP.numpy())
+                assert len(crops.hidden.weights_M) == crops.hidden.is_hidden_NP.sum()
+        hidden += len(inputs.patch_targets_MK)
+        crops = inputs.sizes[0]
+        taken = crops.hidden.tokens(torch.arange(crops.valid_NP.numel()).view(crops.valid_NP.shape))
+        assert torch.equal(taken, crops.hidden.mask_NP.flatten().nonzero()[:, 0])
+        if whole:
+            assert crops.is_valid_NP.all()
+    assert hidden > 0
 
 
 @pytest.mark.parametrize("case", CASES)
