@@ -244,6 +244,7 @@ class Fit:
         loss = objective.value(sums_all_K, share_done)
         if known is None:
             self._backward(pieces, lambda: sums_all_K, piece_sums if len(pieces) == 1 else None)
+        ranks.clock.passes_queued()
         if self.scale:
             self.scale.unscale(self._learning)
         length = whole(torch.nn.utils.clip_grad_norm_(self._learning, self.options.gradient_norm))
@@ -257,6 +258,7 @@ class Fit:
             self.optimiser.zero_grad(set_to_none=True)
         if self.scale:
             self.scale.after_step(not_finite(numbers_N))
+        ranks.clock.step_queued()
 
     def _settle(self) -> Outcome | None:
         """Learn what came of the last step, unless that is known, and do all that follows it.
