@@ -83,9 +83,10 @@ def passes_of(fit: Fit, fed: Fed) -> Callable[[], None]:
         crops = [one for piece in inputs.pieces(1) for one in piece.sizes]
 
         def passes() -> None:
-            model.taught(inputs.sizes[0].pixels_NCSS, inputs.sizes[0].places_NP2, inputs.sizes[0].valid_NP)
+            of_global = inputs.sizes[0]
+            model.taught(of_global.pixels_NCSS, of_global.places_NP2, of_global.attended_NP)
             for one in crops:  # in turn, as a step does
-                model(one.pixels_NCSS, one.places_NP2, one.valid_NP)[0].sum().backward()
+                model(one.pixels_NCSS, one.places_NP2, one.attended_NP)[0].sum().backward()
     else:
 
         def passes() -> None:

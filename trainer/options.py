@@ -233,7 +233,8 @@ class FitOptions:
     batch_per_worker: int = 0
     """Chips per step and worker, so that the batch size is this times the workers; 0: --batch-size holds."""
     accumulate: Annotated[int, MayChange()] = 1
-    """Pieces in which each worker computes its share of a batch: less memory, a third more arithmetic."""
+    """Pieces in which each worker computes its share of a batch: less memory, and with the loss silog a
+    third more arithmetic."""
     precision: Annotated[Precision, OF_BF16] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe; weights
     stay float32."""

@@ -19,7 +19,7 @@ from shards.progress import Advance
 from trainer.devices.choice import Precision
 from trainer.devices.precision import autocast
 from trainer.model.class_attention import class_attention
-from trainer.model.encoder import Encoder, patches_valid
+from trainer.model.encoder import Encoder, attended, patches_valid
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,18 @@ class Looking:
             values_BCHW, missing_BCHW = encoder.normalise.values(stored_BCHW)
             pixels_BCHW, valid_BHW = encoder.normalise(stored_BCHW)
             valid_BHW = valid_BHW & inside_BHW.to(device)
-            attended_BN = patches_valid(valid_BHW, encoder.patch_size)
+            valid_BN = patches_valid(valid_BHW, encoder.patch_size)
             pixels_BCHW = pixels_BCHW.masked_fill(~inside_BHW.to(device)[:, None], 0.0)
             with class_attention(encoder.backbone, layers) as found, autocast(self.precision, device):
-                tokens_BND = encoder(pixels_BCHW, attended_BN=attended_BN)[:, -attended_BN.shape[1] :]
-            shared = {layer: _shared(attention, attended_BN) for layer, attention in found.items()}
+                tokens_BND = encoder(pixels_BCHW, attended_BN=attended(valid_BN))[:, -valid_BN.shape[1] :]
+            shared = {layer: _shared(attention, valid_BN) for layer, attention in found.items()}
             values_BCHW = values_BCHW.masked_fill(missing_BCHW, torch.nan)
             for place, cut in enumerate(some):
                 rows, columns = len(cut.block.rows), len(cut.block.columns)
                 yield Seen(
                     cut,
                     values_BCHW[place, :, :rows, :columns].cpu().numpy(),
-                    attended_BN[place].cpu().numpy(),
+                    valid_BN[place].cpu().numpy(),
                     tokens_BND[place].float().cpu().numpy(),
                     {layer: share_BKN[place].cpu().numpy() for layer, (share_BKN, _) in shared.items()},
                     {layer: mass_BK[place].cpu().numpy() for layer, (_, mass_BK) in shared.items()},

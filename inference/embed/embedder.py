@@ -19,7 +19,7 @@ from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
 from trainer.devices.precision import autocast, predicting
 from trainer.devices.repeatable import side_by_side
-from trainer.model.encoder import Encoder, patches_valid
+from trainer.model.encoder import Encoder, attended, patches_valid
 from trainer.model.held import held_on
 from trainer.model.load_encoder import load_encoder
 
@@ -120,7 +120,7 @@ def _vectors(encoder: Encoder, image_BCHW: torch.Tensor, config: EmbedConfig) ->
         pixels_BCHW, valid_BHW = encoder.normalise(image_BCHW.to(device))
         valid_BN = patches_valid(valid_BHW, encoder.patch_size)
         if config.tokens == "patches":
-            tokens_BND = encoder(pixels_BCHW, attended_BN=valid_BN)
+            tokens_BND = encoder(pixels_BCHW, attended_BN=attended(valid_BN))
             vectors_BRD, valid_BR = tokens_BND[:, -valid_BN.shape[1] :], valid_BN
         else:
             summaries_BF = encoder.summaries(pixels_BCHW, valid_BHW)

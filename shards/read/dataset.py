@@ -151,6 +151,11 @@ class Dataset:
         weights: NDArray[np.float64] = height_weights(self._column("height_max")[chips], edges)
         return weights
 
+    def are_whole(self, chips: Chips) -> NDArray[np.bool_]:
+        """Tell which chips have every band and a label at every pixel, by the index."""
+        whole: NDArray[np.bool_] = self._column("valid_fraction")[chips] == 1
+        return whole
+
     def shard_of(self, chips: Chips) -> Chips:
         """Return the number of the shard that holds each chip."""
         return np.searchsorted(self.manifest.first_chip, chips, side="right") - 1

@@ -35,7 +35,10 @@ class OnlyMoved(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique2")
+WAITS = {
+    *("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique2"),
+    *("unique_consecutive", "bincount", "repeat_interleave"),
+}
 """Operations that bring a number or a length to the host, which waits for the device."""
 
 

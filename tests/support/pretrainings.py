@@ -54,12 +54,19 @@ METHODS["ibot"] = {**METHODS["dino"], "drop_path": 0.3, "koleo": 0.3, "ibot": 0.
 """Options under which much is to be remembered; "ibot": self-distillation with all that is optional."""
 
 
-def write_tiles(folder: Path) -> None:
-    """18 tiles or so to learn from, some with holes; with batches of 4 the last one is smaller."""
+def write_tiles(folder: Path, whole: bool = False) -> None:
+    """18 tiles or so to learn from, some with holes; with batches of 4 the last one is smaller.
+
+    Args:
+        folder: of the dataset.
+        whole: whether no pixel misses anything instead.
+    """
     with DatasetWriter(str(folder), CHIP_SCHEMA, {"command": "test"}, 10) as writer:
         for number in range(26):
             chip = visible_chip(number)
-            if number % 3 == 0:
+            if whole:
+                chip.height_HW[5:7], chip.image_CHW[:, 20:22] = 1, 1000
+            elif number % 3 == 0:
                 chip.image_CHW[:, : number % 20, :9] = CHIP_SCHEMA.nodata
             writer.add(chip, split_of(chip.key, 0.3))
         writer.finish()

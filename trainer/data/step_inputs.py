@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from shards.format.schema import Schema
 from shards.format.tar import arrays_of, row_layout
-from shards.read.dataset import Batch
+from shards.read.dataset import Batch, Dataset
 from shards.read.order import Chips, rank_part
 from trainer.devices.ranks import Ranks
 
@@ -28,6 +28,14 @@ def part_of(rows: NDArray[Any], batch: Batch, ranks: Ranks) -> NDArray[Any]:
     part = rank_part(rows, batch.start, ranks.rank, ranks.world_size)
     # An empty part has a stand-in chip, which needs a row; chips that were left out need none.
     return part[: len(batch.chips)] if len(part) else rows[:1]
+
+
+def misses_nothing(batch: Batch, dataset: Dataset) -> bool:
+    """Tell whether the index says that no pixel of these chips is missing; a stand-in has no pixels.
+
+    So the host knows it. To ask the device, it would have to wait for it.
+    """
+    return not batch.stands_in and bool(dataset.are_whole(batch.chips).all())
 
 
 def never_empty(batches: Iterator[Batch], schema: Schema, chips: Chips) -> Iterator[Batch]:

@@ -3,11 +3,15 @@
 clock = Clock(device)
 clock.restart()
 clock.start(WAITING); ...; clock.stop(WAITING)
+clock.passes_queued(); ...; clock.step_queued()
 clock.spent(chips)
 
 On a CPU a moment is a reading of the clock that is handed in, by default the machine's. A GPU runs its work
 some time after the process queued it, so there a moment is a CUDA event, which the GPU stamps when it gets
 there. A process that waits for data while its GPU still has work costs nothing, and that is not counted.
+
+No event tells how long a GPU pauses between two kernels because the process is slow to queue them. But an
+event that is not reached yet tells that the GPU lies behind, and so has work.
 """
 
 import time
@@ -35,11 +39,16 @@ class TimeSpent:
     waiting: float = 0.0
     """Seconds without work, until the next batch was on the device."""
     computing: float = 0.0
-    """Seconds in steps without communication; pauses of a GPU whose process queues work too slowly count."""
+    """Seconds in steps without communication; pauses of a GPU whose process queues work too slowly count (see
+    `busy`)."""
     communication: float = 0.0
     """Seconds that other ranks added: for sums of the loss, and for gradients, from this rank's last one
     until all are averaged. Sending while gradients are still computed takes no time; waiting for slower
     ranks does. Traffic between a sharded model's blocks counts as `computing`."""
+    busy: float | None = None
+    """Share (0..1) of steps that kept the GPU busy: when the process had queued the whole step, the GPU had
+    yet to finish the backward pass. In other steps it keeps up with the process, and pauses between kernels;
+    for how long, only a profiler tells. None on a CPU, and where no step was queued."""
 
     def share(self, seconds: float) -> float:
         """Return `seconds` as a share (0..1) of all seconds."""
@@ -59,6 +68,8 @@ class Clock:
         self._seconds = dict.fromkeys((WAITING, STEPPING, COMMUNICATION), 0.0)
         self._open: dict[str, Moment] = {}
         self._unread: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._passes: torch.cuda.Event | None = None
+        self._steps = self._busy_steps = 0
 
     def start(self, name: str) -> None:
         """Begin a span."""
@@ -76,6 +87,19 @@ class Clock:
             self._unread.append((name, start, end))
             self._read()
 
+    def passes_queued(self) -> None:
+        """Mark the end of a step's passes: what follows until `step_queued` is the optimiser's."""
+        now = self._now()
+        self._passes = now if isinstance(now, torch.cuda.Event) else None
+
+    def step_queued(self) -> None:
+        """Look whether the GPU is still busy with the passes, now that the whole step is queued."""
+        if self._passes is not None:
+            self._steps += 1
+            # It asks, and does not wait. The optimiser's work took the process far longer than a GPU's delay.
+            self._busy_steps += not self._passes.query()
+            self._passes = None
+
     def spent(self, chips: int) -> TimeSpent:
         """Return the time since `restart`, in which `chips` were seen; wait for the GPU first."""
         if self._unread:
@@ -83,7 +107,9 @@ class Clock:
             self._read()
         waiting, stepping, communication = self._seconds.values()
         seconds = self._seconds_now() - self._began
-        return TimeSpent(chips, seconds, waiting, max(0.0, stepping - communication), communication)
+        computing = max(0.0, stepping - communication)
+        busy = self._busy_steps / self._steps if self._steps else None
+        return TimeSpent(chips, seconds, waiting, computing, communication, busy)
 
     def _now(self) -> Moment:
         if self._device.type != "cuda":

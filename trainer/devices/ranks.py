@@ -20,6 +20,9 @@ from trainer.devices.choice import Precision
 from trainer.devices.clock import COMMUNICATION, Clock
 from trainer.devices.sharding import Blocks, shard
 
+Coming = Callable[[], Tensor]
+"""Function that waits for a sum over ranks and returns it; called once."""
+
 BATCH_NORM_APART = (
     "treeline: on a CPU, batch norm sees only its own worker's chips, so results depend on the number of "
     "workers; give --norm group"
@@ -74,6 +77,22 @@ class Ranks:
         self.clock.stop(COMMUNICATION)
         return total.to(values.device)
 
+    def begin_sum(self, values: Tensor) -> Coming:
+        """Begin to sum all ranks' `values`; ranks compute on until they ask for the sum."""
+        if self.world_size == 1:
+            return lambda: values
+        total = values.to(self.device, copy=True)
+        adding = torch.distributed.all_reduce(total, async_op=True)
+        assert adding is not None, "this process is one of the group"
+
+        def end() -> Tensor:
+            self.clock.start(COMMUNICATION)
+            adding.wait()  # on a GPU it is the stream that waits, not the host
+            self.clock.stop(COMMUNICATION)
+            return total.to(values.device)
+
+        return end
+
     def gathered(self, rows: Tensor) -> tuple[Tensor, int]:
         """Return the rows of all ranks one after another, and the number of this rank's first one among them.
 
@@ -83,10 +102,10 @@ class Ranks:
             return rows, 0
         counts = torch.zeros(self.world_size, dtype=torch.int64, device=rows.device)
         counts[self.rank] = len(rows)
-        counts = self.sum(counts)
-        first = int(counts[: self.rank].sum())
+        lengths = self.sum(counts).tolist()
+        first = sum(lengths[: self.rank])
         # A sum with zeros: exact, and unlike torch's all-gather it takes parts of different lengths.
-        everyone = rows.new_zeros((int(counts.sum()), *rows.shape[1:]))
+        everyone = rows.new_zeros((sum(lengths), *rows.shape[1:]))
         everyone[first : first + len(rows)] = rows
         return self.sum(everyone), first
 

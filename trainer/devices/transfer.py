@@ -17,6 +17,13 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def rows_where(values_NX: Tensor, is_kept_N: NDArray[np.bool_]) -> Tensor:
+    """Return the rows that are kept. As the host knows their number, it does not wait for the device."""
+    if is_kept_N.all():
+        return values_NX
+    return values_NX.index_select(0, to_device(np.flatnonzero(is_kept_N), values_NX.device))
+
+
 class FromDevice:
     """Numbers on their way to the host, which waits for them only when it reads them."""
 

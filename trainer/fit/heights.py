@@ -19,6 +19,7 @@ from trainer.data.feed import Beside, Fed
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
+from trainer.devices.ranks import Coming
 from trainer.devices.score_sums import chip_sums
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
@@ -88,6 +89,14 @@ class HeightObjective(LossDecides):
     def inputs(self, fed: Fed, key: StepKey) -> PixelInputs:
         """See Objective."""
         return pixel_inputs(fed, key, self.augment, len(self.regressor.bands), self.learning)
+
+    def known_sums(self, inputs: PixelInputs) -> Coming | None:
+        """See Objective: numbers of measured pixels, unless a term's slope depends on predictions."""
+        if not self.loss.counts_tell_slope:
+            return None
+        valid_BHW = self.regressor.normalise.valid_of(inputs.image_BCHW)
+        counts_K = self.loss.counts(valid_BHW & inputs.label_BHW.isfinite())
+        return self.learning.ranks.begin_sum(counts_K)
 
     def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
         """See Objective."""

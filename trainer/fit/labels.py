@@ -21,8 +21,9 @@ from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
 from trainer.data.pixel_classes import NO_CLASS, confusion
-from trainer.data.step_inputs import StepKey, part_of
+from trainer.data.step_inputs import StepKey, misses_nothing, part_of
 from trainer.devices.exact_sums import exact_sums
+from trainer.devices.ranks import Coming
 from trainer.devices.score_sums import chip_sums
 from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
@@ -52,6 +53,8 @@ class LabelInputs:
     """Value, or number of the class; NaN where there is none."""
     changes_BCK: Tensor | None
     """Augmentation of the bands; see Normalise."""
+    is_whole: bool
+    """Whether it is known that no pixel is missing."""
 
     def pieces(self, count: int) -> list[Self]:
         """See StepInputs."""
@@ -124,7 +127,8 @@ class LabelObjective(LossDecides):
         changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
         if changes is not None:
             changes_BCK = to_device(part_of(changes, fed.batch, learning.ranks), learning.ranks.device)
-        return LabelInputs(image_BCHW, self._labels_of(fed), changes_BCK)
+        is_whole = misses_nothing(fed.batch, learning.dataset)
+        return LabelInputs(image_BCHW, self._labels_of(fed), changes_BCK, is_whole)
 
     def _labels_of(self, fed: Fed) -> Tensor:
         """Return label_B of the batch's tiles; a stand-in has none."""
@@ -133,9 +137,17 @@ class LabelObjective(LossDecides):
             label_B[:] = np.nan
         return to_device(label_B, fed.image_BCHW.device)
 
+    def known_sums(self, inputs: LabelInputs) -> Coming:
+        """See Objective: the number of tiles that count."""
+        encoder = self.model.encoder
+        valid_BHW = encoder.normalise.valid_of(inputs.image_BCHW)
+        seen_B = patches_valid(valid_BHW, encoder.patch_size).any(1)
+        count = (seen_B & inputs.label_B.isfinite()).sum().float()
+        return self.learning.ranks.begin_sum(torch.stack([torch.zeros_like(count), count]))
+
     def sums(self, forward: Forward, inputs: LabelInputs) -> Tensor:
         """See Objective: the sum of the tiles' losses, and their number."""
-        outputs_BK, seen_B = forward(inputs.image_BCHW, inputs.changes_BCK)
+        outputs_BK, seen_B = forward(inputs.image_BCHW, inputs.changes_BCK, inputs.is_whole)
         return self._loss_sums(outputs_BK.float(), inputs.label_B, seen_B)
 
     def _loss_sums(self, outputs_BK: Tensor, label_B: Tensor, seen_B: Tensor) -> Tensor:
@@ -159,7 +171,8 @@ class LabelObjective(LossDecides):
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
-        outputs_BK, seen_B = forward(fed.image_BCHW)
+        is_whole = misses_nothing(fed.batch, self.learning.dataset)
+        outputs_BK, seen_B = forward(fed.image_BCHW, None, is_whole)
         outputs_BK, label_B = outputs_BK.float(), self._labels_of(fed)
         loss_B, known_B = self._losses(outputs_BK, label_B, seen_B)
         losses_KL = exact_sums(torch.stack([loss_B * known_B, known_B], 1))

@@ -23,6 +23,7 @@ from trainer.data.transfers import buffers_for
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.learner import Learner
 from trainer.devices.precision import computing, in_precision
+from trainer.devices.ranks import Coming
 from trainer.devices.repeatable import check_compiler, repeatable
 from trainer.devices.sharding import is_sharded, whole
 from trainer.devices.transfer import FromDevice
@@ -226,28 +227,28 @@ class Fit:
     def _step(self, fed: Fed) -> None:
         """Take one step of the optimiser, or all of it that comes before `_settle`.
 
-        With several pieces the first pass computes the loss's sums over the batch, without gradients, because
-        the gradient of a single chip may depend on them. Where the inputs tell what it depends on, there is
-        only one pass.
+        The gradient of a single chip may depend on the loss's sums over all chips. Then ranks meet between
+        forward and backward pass, and with several pieces a first pass computes the sums, without gradients.
+        Where the inputs tell what it depends on, neither is needed.
         """
         position, ranks, objective = self.position, self.learning.ranks, self.objective
-        count = self.options.accumulate
-        if count > 1:  # ranks meet in every forward and backward pass, so all need the same number of pieces
-            count = ranks.least(min(count, len(fed.image_BCHW)))
         key = StepKey(self.options.seed, position.epoch, position.seen)
         inputs = objective.inputs(fed, key)
-        known_K, pieces = objective.known_sums(inputs), inputs.pieces(count)
-        if known_K is None:
+        pieces = inputs.pieces(self._pieces_alike(fed))
+        # In one piece and alone there is no meeting and no other pass to spare.
+        known = objective.known_sums(inputs) if len(pieces) > 1 or ranks.world_size > 1 else None
+        if known is None:
             with nullcontext() if len(pieces) == 1 else torch.no_grad():
                 piece_sums = [objective.sums(self._forward, piece) for piece in pieces]
         else:
-            piece_sums = self._backward(pieces, known_K)
+            piece_sums = self._backward(pieces, known)
         self._tell(self._settle())
         share_done = self.share_done
         sums_all_K = ranks.sum(torch.stack([sums_K.detach() for sums_K in piece_sums]).sum(0))
         loss = objective.value(sums_all_K, share_done)
-        if known_K is None:
-            self._backward(pieces, sums_all_K, piece_sums if len(pieces) == 1 else None)
+        if known is None:
+            self._backward(pieces, lambda: sums_all_K, piece_sums if len(pieces) == 1 else None)
+        ranks.clock.passes_queued()
         if self.scale:
             self.scale.unscale(self._learning)
         length = whole(torch.nn.utils.clip_grad_norm_(self._learning, self.options.gradient_norm))
@@ -261,6 +262,7 @@ class Fit:
             self.optimiser.zero_grad(set_to_none=True)
         if self.scale:
             self.scale.after_step(not_finite(numbers_N))
+        ranks.clock.step_queued()
 
     def _settle(self) -> Outcome | None:
         """Learn what came of the last step, unless that is known, and do all that follows it.
@@ -297,21 +299,30 @@ class Fit:
         if outcome and self._callback:
             self._callback.after_step(self, *outcome)
 
+    def _pieces_alike(self, fed: Fed) -> int:
+        """Return the number of pieces of the batch: ranks meet in every pass, so all need the same number."""
+        count, ranks = self.options.accumulate, self.learning.ranks
+        if count > 1 and self.learning.dataset.options.on_bad_shard == "skip":
+            return ranks.least(min(count, len(fed.image_BCHW)))
+        return min(count, max(1, fed.batch.size // ranks.world_size))
+
     def _backward(
-        self, pieces: Sequence[Any], sums_all_K: Tensor, made: list[Tensor] | None = None
+        self, pieces: Sequence[Any], sums_of_all: Coming, made: list[Tensor] | None = None
     ) -> list[Tensor]:
         """Pass the pieces forward and backward in turn, so that memory holds one; return their sums.
 
         Args:
             pieces: pieces of this rank's part of the batch.
-            sums_all_K: sums over all ranks, at which the loss has its slope.
+            sums_of_all: sums over all ranks, at which the loss has its slope; asked for after a forward pass.
             made: sums of the pieces, if their forward pass is done.
         """
-        ranks, objective, piece_sums = self.learning.ranks, self.objective, []
+        ranks, objective, piece_sums = self.learning.ranks, self.objective, list[Tensor]()
+        sums_all_K: Tensor | None = None
         for number, piece in enumerate(pieces):
             with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._wrapped):
                 sums_K = made[number] if made else objective.sums(self._forward, piece)
                 self._tell(self._settle())
+                sums_all_K = sums_of_all() if sums_all_K is None else sums_all_K
                 # Ranks average gradients; times the number of ranks, that is the sum over ranks.
                 cost = surrogate(objective, sums_K, sums_all_K, self.share_done) * ranks.world_size
                 (self.scale.times(cost) if self.scale else cost).backward()

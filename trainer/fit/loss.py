@@ -31,7 +31,6 @@ from trainer.fit.loss_terms import (
     AsymmetricFocal,
     Charbonnier,
     Gradient,
-    PatchGradient,
     SiLog,
     SmoothL1,
     Squared,
@@ -39,6 +38,7 @@ from trainer.fit.loss_terms import (
     Total,
     over_chips,
 )
+from trainer.fit.patch_gradient import PatchGradient
 
 TERMS: dict[str, type[Term]] = {
     "squared": Squared,
@@ -101,6 +101,15 @@ class Loss:
         """
         heights = predicted_BHW, height_BHW, measured_BHW
         return torch.cat([one.term.sums(*heights, total) for one in self.terms])
+
+    @property
+    def counts_tell_slope(self) -> bool:
+        """Whether the slope of `value` depends on nothing but `counts`."""
+        return all(one.term.counts_tell_slope for one in self.terms)
+
+    def counts(self, measured_BHW: Tensor) -> Tensor:
+        """Return sums_K in which the counts of pixels are those of `sums`, and all else is 0."""
+        return torch.cat([one.term.counts(measured_BHW) for one in self.terms])
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """Compute the loss (a scalar) from all ranks' sums; 0 if nothing is measured.

@@ -123,6 +123,11 @@ class NotebookLoss(Loss):
 
     faults: Faults = Faults()
 
+    @property
+    def counts_tell_slope(self) -> bool:
+        """See Loss; here they do not: which pixels count is a fault, and the sums of R2 are no counts."""
+        return False
+
     def sums(
         self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
     ) -> Tensor:

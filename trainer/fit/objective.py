@@ -7,8 +7,9 @@ Heights are the first kind (trainer.fit.heights). Each step, on each rank:
     objective.value(sums_all_K, share_done)                   the loss, from the sums of all ranks
     surrogate(objective, sums_K, sums_all_K, share_done).backward()
 
-Where `known_sums` tells the slope of the loss before any pass, each piece of a batch goes forward and
-backward at once, and the sums of all ranks are added up afterwards. After each epoch:
+Where `known_sums` tells the slope of the loss before any pass, ranks add it up while they pass forward. Each
+piece of a batch goes forward and backward at once, and the sums of all ranks are added up afterwards. After
+each epoch:
 
     sums = add_up(..objective.score_sums.., batches, ...)   over the validation chips (trainer.fit.scoring)
     numbers = objective.scored(sums, share_done)              from the sums of all ranks
@@ -27,6 +28,7 @@ from torch.optim import Optimizer
 from shards.read.order import Chips
 from trainer.data.feed import Beside, Fed
 from trainer.data.step_inputs import StepKey
+from trainer.devices.ranks import Coming
 from trainer.fit.scoring import Sums
 from trainer.options import OptimiserOptions
 
@@ -97,10 +99,10 @@ class Objective(HasValue, Protocol[InputsT]):
     def inputs(self, fed: Fed, key: StepKey) -> InputsT:
         """Augment a batch; random numbers depend on `key` alone, whatever the number of ranks."""
 
-    def known_sums(self, inputs: InputsT) -> Tensor | None:
-        """Return the sums_K of all ranks that are known before any pass: numbers of terms; all else is 0.
+    def known_sums(self, inputs: InputsT) -> Coming | None:
+        """Begin to add up over ranks the sums_K that are known before any pass: numbers of terms.
 
-        Return None if the slope of the loss depends on more than those.
+        In the sums that come, all else is 0. Return None if the slope of the loss depends on more than those.
         """
 
     def sums(self, forward: Forward, inputs: InputsT) -> Tensor:
@@ -165,10 +167,6 @@ class LossDecides:
 
     def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
         """See Objective; there is nothing."""
-        return None
-
-    def known_sums(self, inputs: Any) -> Tensor | None:
-        """See Objective: the slope of a loss of pixels depends on all predictions."""
         return None
 
     def before_step(self, optimiser: Optimizer, share_done: float) -> None:

@@ -92,13 +92,7 @@ class Normalise(nn.Module):
         Returns:
             values_BCHW, float32, undefined where missing_BCHW is true.
         """
-        # First to floats: on a GPU torch cannot take single bands of uint16.
-        read_BSHW = image_BCHW.float()
-        if self.positions != tuple(range(image_BCHW.shape[1])):
-            read_BSHW = read_BSHW.index_select(1, self.position_S)
-        missing_BSHW = (read_BSHW - read_BSHW) != 0  # NaN and infinity; faster than isfinite
-        if self.nodata is not None:
-            missing_BSHW |= read_BSHW == self.nodata
+        read_BSHW, missing_BSHW = self._read(image_BCHW)
         if self.scale_S is not None and self.offset_S is not None:
             read_BSHW = read_BSHW * self.scale_S[:, None, None] + self.offset_S[:, None, None]
         factor_D, first_D, second_D, order_C = self.factor_D, self.first_D, self.second_D, self.order_C
@@ -109,6 +103,21 @@ class Normalise(nn.Module):
         missing_BDHW = missing_BSHW.index_select(1, first_D) | missing_BSHW.index_select(1, second_D)
         values_BCHW = torch.cat([read_BSHW, derived_BDHW], 1).index_select(1, order_C)
         return values_BCHW, torch.cat([missing_BSHW, missing_BDHW], 1).index_select(1, order_C)
+
+    def valid_of(self, image_BCHW: Tensor) -> Tensor:
+        """Return the valid_BHW of `forward` alone."""
+        return ~self._read(image_BCHW)[1].any(1)
+
+    def _read(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the stored bands that are read, as float32, and missing_BSHW."""
+        # First to floats: on a GPU torch cannot take single bands of uint16.
+        read_BSHW = image_BCHW.float()
+        if self.positions != tuple(range(image_BCHW.shape[1])):
+            read_BSHW = read_BSHW.index_select(1, self.position_S)
+        missing_BSHW = (read_BSHW - read_BSHW) != 0  # NaN and infinity; faster than isfinite
+        if self.nodata is not None:
+            missing_BSHW |= read_BSHW == self.nodata
+        return read_BSHW, missing_BSHW
 
     def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalise stored pixels.

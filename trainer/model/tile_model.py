@@ -17,7 +17,7 @@ from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
 from trainer.model.class_attention import class_attention
-from trainer.model.encoder import Encoder, patches_valid
+from trainer.model.encoder import Encoder, attended, patches_valid
 from trainer.model.held import hold, matrices_of
 
 START = 0.02
@@ -114,12 +114,15 @@ class TileModel(Learner):
         """See Learner."""
         return list(self.encoder.backbone.model.layer)
 
-    def forward(self, image_BCHW: Tensor, changes_BCK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image_BCHW: Tensor, changes_BCK: Tensor | None = None, is_whole: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute outputs from stored pixels.
 
         Args:
             image_BCHW: as stored.
             changes_BCK: augmentation of the bands; see Normalise.
+            is_whole: whether no pixel is missing; see trainer.model.encoder.attended.
 
         Returns:
             outputs_BK, float32: values in the label's unit (K = 1), or logits of classes; seen_B: tiles
@@ -127,18 +130,19 @@ class TileModel(Learner):
         """
         pixels_BCHW, valid_BHW = self.encoder.normalise(image_BCHW, changes_BCK)
         valid_BN = patches_valid(valid_BHW, self.encoder.patch_size)
-        outputs_BK = self.output(self._read(pixels_BCHW, valid_BN)).float()
+        outputs_BK = self.output(self._read(pixels_BCHW, valid_BN, is_whole)).float()
         return self.head.centre + self.head.scale * outputs_BK, valid_BN.any(1)
 
-    def _read(self, pixels_BCHW: Tensor, valid_BN: Tensor) -> Tensor:
+    def _read(self, pixels_BCHW: Tensor, valid_BN: Tensor, is_whole: bool | None) -> Tensor:
         """Return features_BF, from which the output is computed."""
+        attended_BN = attended(valid_BN, is_whole)
         if self.head.kind == "attention":
             with class_attention(self.encoder.backbone, (self.depth,)) as found:
-                self.encoder(pixels_BCHW, attended_BN=valid_BN)
+                self.encoder(pixels_BCHW, attended_BN=attended_BN)
             # A head's attention sums to 1 at most; times the patches, its numbers are about 1 as a token's.
             attention_BF: Tensor = found[self.depth].flatten(1) * valid_BN.shape[1]
             return attention_BF
-        tokens_BND: Tensor = self.encoder(pixels_BCHW, attended_BN=valid_BN).float()
+        tokens_BND: Tensor = self.encoder(pixels_BCHW, attended_BN=attended_BN).float()
         if self.head.kind == "class":
             return tokens_BND[:, 0]
         weights_BN1 = valid_BN[..., None].float()

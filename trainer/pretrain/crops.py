@@ -4,11 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.devices.transfer import rows_where
+from trainer.model.encoder import attended
 from trainer.pretrain.draw import parts_of
-from trainer.pretrain.ibot import hidden_of
+from trainer.pretrain.ibot import Hidden, hidden_of
 
 GLOBAL_VIEWS = 2
 
@@ -23,14 +27,21 @@ class Crops:
     """Coordinates of their patches."""
     valid_NP: Tensor
     """Patches that are attended to."""
+    is_valid_NP: NDArray[np.bool_]
+    """The same on the host."""
     first: int
     """Number of the first of their views among all views."""
     views: int
     """Number of views."""
     factors_NL: Tensor | None = None
     """Factors of the student's blocks (see trainer.model.encoder); None: all are 1."""
-    hidden_NP: Tensor | None = None
+    hidden: Hidden | None = None
     """Patches that the student does not see; None: there is no loss of them."""
+
+    @property
+    def attended_NP(self) -> Tensor | None:
+        """Patches to attend to; see trainer.model.encoder.attended."""
+        return attended(self.valid_NP, bool(self.is_valid_NP.all()))
 
     @property
     def seen_WB(self) -> Tensor:
@@ -38,16 +49,35 @@ class Crops:
         seen_WB: Tensor = self.valid_NP.any(1).unflatten(0, (self.views, -1))
         return seen_WB
 
+    @property
+    def is_seen_WB(self) -> NDArray[np.bool_]:
+        """The same on the host."""
+        is_seen_WB: NDArray[np.bool_] = self.is_valid_NP.any(1).reshape(self.views, -1)
+        return is_seen_WB
+
     def some(self, tiles: slice) -> Iterator[Self]:
         """Yield the crops of some tiles, a pair of views at a time."""
-        values = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         for view in range(0, self.views, GLOBAL_VIEWS):
             count = min(GLOBAL_VIEWS, self.views - view)
+            views = slice(view, view + count)
             rows = {
-                name: value.unflatten(0, (self.views, -1))[view : view + count, tiles].flatten(0, 1)
-                for name, value in values.items()
+                name: value.unflatten(0, (self.views, -1))[views, tiles].flatten(0, 1)
+                for name, value in tensors.items()
             }
-            yield replace(self, **rows, first=self.first + view, views=count)
+            hidden = None
+            if self.hidden is not None:
+                is_hidden_NP = self._rows(self.hidden.is_hidden_NP, views, tiles)
+                hidden = Hidden.of(is_hidden_NP, self.valid_NP.device)
+            is_valid_NP = self._rows(self.is_valid_NP, views, tiles)
+            first = self.first + view
+            yield replace(self, **rows, is_valid_NP=is_valid_NP, hidden=hidden, first=first, views=count)
+
+    def _rows(self, mask_NP: NDArray[np.bool_], views: slice, tiles: slice) -> NDArray[np.bool_]:
+        """Take the rows of some views of some tiles."""
+        patches = mask_NP.shape[1]
+        rows_NP: NDArray[np.bool_] = mask_NP.reshape(self.views, -1, patches)[views, tiles]
+        return rows_NP.reshape(-1, patches)
 
 
 @dataclass(frozen=True)
@@ -80,8 +110,10 @@ class DinoInputs:
 
     def _patch_targets(self, crops: Crops, tiles: slice) -> Tensor | None:
         """Take the targets of these tiles' hidden patches; local crops have none."""
-        if self.patch_targets_MK is None or crops.hidden_NP is None:
+        if self.patch_targets_MK is None or crops.hidden is None:
             return None
         if crops.first:
             return self.patch_targets_MK[:0]
-        return self.patch_targets_MK[hidden_of(crops.hidden_NP.unflatten(0, (crops.views, -1)), tiles)]
+        is_hidden_NP = crops.hidden.is_hidden_NP
+        is_hidden_VBP = is_hidden_NP.reshape(crops.views, -1, is_hidden_NP.shape[1])
+        return rows_where(self.patch_targets_MK, hidden_of(is_hidden_VBP, tiles))

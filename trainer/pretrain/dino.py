@@ -15,6 +15,7 @@ from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks, rows_of
 from trainer.model.encoder import Encoder
 from trainer.model.held import matrices_of
+from trainer.pretrain.ibot import Hidden
 
 
 class Head(nn.Module):
@@ -95,9 +96,9 @@ class Dino(Learner):
         self,
         pixels_NCSS: Tensor,
         places_NP2: Tensor,
-        valid_NP: Tensor,
+        attended_NP: Tensor | None,
         factors_NL: Tensor | None = None,
-        hidden_NP: Tensor | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the student's scores_NK, class tokens_ND and hidden patches' scores_MK for crops of a size.
 
@@ -106,34 +107,41 @@ class Dino(Learner):
         Args:
             pixels_NCSS: normalised pixels.
             places_NP2: coordinates of their patches; see trainer.model.encoder.
-            valid_NP: patches that are attended to.
+            attended_NP: patches that are attended to; None: all.
             factors_NL: factors of the blocks; see trainer.model.encoder.
-            hidden_NP: patches that are hidden, with a head for patches.
+            hidden: patches that are hidden, with a head for patches.
         """
-        tokens_NTD = self.student(pixels_NCSS, places_NP2, valid_NP, factors_NL, hidden_NP)
+        mask_NP = None if hidden is None else hidden.mask_NP
+        tokens_NTD = self.student(pixels_NCSS, places_NP2, attended_NP, factors_NL, mask_NP)
         patch_scores_MK = None
         if self.student_patch_head is not None:
-            patch_scores_MK = self.student_patch_head(_patches(tokens_NTD, hidden_NP))
+            assert hidden is not None, "with a head for patches, some are hidden"
+            patch_scores_MK = self.student_patch_head(hidden.tokens(tokens_NTD))
         return self.student_head(tokens_NTD[:, 0]), tokens_NTD[:, 0], patch_scores_MK
 
     @torch.no_grad()
     def taught(
-        self, pixels_NCSS: Tensor, places_NP2: Tensor, valid_NP: Tensor, hidden_NP: Tensor | None = None
+        self,
+        pixels_NCSS: Tensor,
+        places_NP2: Tensor,
+        attended_NP: Tensor | None,
+        hidden: Hidden | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Return the teacher's scores_NK, class tokens_ND, and scores_MK and tokens_MD of hidden patches.
 
         They are hidden from the student alone.
         """
-        tokens_NTD = self.teacher(pixels_NCSS, places_NP2, valid_NP)
+        tokens_NTD = self.teacher(pixels_NCSS, places_NP2, attended_NP)
         patches_MD = patch_scores_MK = None
         if self.teacher_patch_head is not None:
-            patches_MD = _patches(tokens_NTD, hidden_NP)
+            assert hidden is not None, "with a head for patches, some are hidden"
+            patches_MD = hidden.tokens(tokens_NTD)
             patch_scores_MK = self.teacher_patch_head(patches_MD)
         return self.teacher_head(tokens_NTD[:, 0]), tokens_NTD[:, 0], patch_scores_MK, patches_MD
 
-    def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor, is_whole: bool | None = None) -> Tensor:
         """Return summaries_BF of tiles by the teacher; see Encoder."""
-        return self.teacher.summaries(pixels_BCHW, valid_BHW)
+        return self.teacher.summaries(pixels_BCHW, valid_BHW, is_whole)
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
@@ -150,9 +158,3 @@ class Dino(Learner):
                 [rows_of(weight).tensor for weight in module.parameters()] for module in (teacher, student)
             )
             torch._foreach_lerp_(follows, leads, 1 - momentum)
-
-
-def _patches(tokens_NTD: Tensor, hidden_NP: Tensor | None) -> Tensor:
-    """Return the tokens_MD of hidden patches, which stand after class token and registers."""
-    assert hidden_NP is not None, "with a head for patches, some are hidden"
-    return tokens_NTD[:, -hidden_NP.shape[1] :][hidden_NP]

@@ -61,8 +61,10 @@ def count_pairs(targets_VBK: Tensor, seen_WB: Tensor, first: int) -> Tensor:
     """Return the number of pairs of a tile's views that are compared, float64; see `cross_entropy_sums`."""
     pairs = seen_WB.new_zeros((), dtype=torch.int64)
     for view, targets_BK in enumerate(targets_VBK):
-        others = [place for place in range(len(seen_WB)) if place + first != view]
-        pairs = pairs + (seen_WB[others] & (targets_BK.sum(-1) > 0)).sum()
+        both_WB = seen_WB & (targets_BK.sum(-1) > 0)
+        pairs = pairs + both_WB.sum()
+        if first <= view < first + len(seen_WB):
+            pairs = pairs - both_WB[view - first].sum()
     return pairs.double()
 
 
@@ -127,16 +129,18 @@ class HealthSums:
     def of(self, targets_NK: Tensor, tokens_ND: Tensor, scores_NK: Tensor) -> Tensor:
         """Return the sums over N views of tiles, float64, in one axis."""
         entropy = -(targets_NK * targets_NK.clamp(min=TINIEST).log()).sum().double()
-        used_K = torch.bincount(targets_NK.argmax(-1), minlength=self.prototypes)
+        # On a GPU torch's bincount waits for the largest number, to know its length.
+        used_K = entropy.new_zeros(self.prototypes)
+        used_K.index_add_(0, targets_NK.argmax(-1), entropy.new_ones(len(targets_NK)))
         tokens_ND = tokens_ND.double()
-        count = entropy.new_tensor(len(tokens_ND))
+        count = torch.full_like(entropy, len(tokens_ND))
         parts = (
             torch.stack([count, entropy]),
             tokens_ND.sum(0),
             (tokens_ND.mT @ tokens_ND).flatten(),
             scores_NK.double().sum(0),
             targets_NK.double().sum(0),
-            used_K.double(),
+            used_K,
         )
         return torch.cat(parts)
 
@@ -147,20 +151,16 @@ class HealthSums:
         return mean_K
 
     def health(self, sums: Tensor, centre_K: Tensor) -> Health:
-        """Return the signs that follow from the sums."""
+        """Return the signs that follow from the sums; this waits for the device, once."""
         (count, entropy), total_D, products_DD, _, targets_K, used_K = sums.split(self._lengths)
         count = count.clamp(min=1)
         mean_K, scale = targets_K / count, log(self.prototypes)
         variance_D = (products_DD.view(self.width, -1).diagonal() - total_D.square() / count) / count
         batch_entropy = -(mean_K * mean_K.clamp(min=TINIEST).log()).sum()
-        return Health(
-            float(entropy / count) / scale,
-            float(batch_entropy) / scale,
-            exp(float(batch_entropy)),
-            int((used_K > 0).sum()),
-            float(variance_D.clamp(min=0).sqrt().mean()),
-            float(centre_K.norm()),
-        )
+        spread, used = variance_D.clamp(min=0).sqrt().mean(), (used_K > 0).sum().double()
+        numbers = torch.stack([entropy / count, batch_entropy, used, spread, centre_K.norm().double()])
+        of_teacher, of_batch, used_number, *others = numbers.tolist()
+        return Health(of_teacher / scale, of_batch / scale, exp(of_batch), int(used_number), *others)
 
     def effective_rank(self, sums: Tensor) -> float:
         """Return exp(entropy) of the class token's normalised variances (Roy and Vetterli 2007)."""

@@ -4,14 +4,17 @@ The student sees some global crops with patches replaced by a mask token, and le
 target that the teacher gives the same patch of the same crop, which it sees whole.
 
     noise_BP, share_B = draw_hiding(count, patches, options, key, view)     for the global batch
-    hidden_BP = hidden_patches(noise_BP, share_B, valid_BP)                  on the device
+    is_hidden_BP = hidden_patches(noise_BP, share_B, is_valid_BP)            for this rank's crops
+    hidden = Hidden.of(is_hidden_BP, device)
 
 Single patches are hidden, at random: crops of small tiles have too few patches for blocks of them. Axis M
-runs over the hidden patches of all crops: by view, then tile, then place.
+runs over the hidden patches of all crops: by view, then tile, then place. They are chosen on the host: it
+knows how many they are, so it need not ask the device.
 """
 
+from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from torch.nn.functional import log_softmax
 
 from shards.errors import InputError
 from trainer.data.step_inputs import StepKey
+from trainer.devices.transfer import to_device
 from trainer.pretrain_config import DinoOptions
 
 HIDING = 801
@@ -29,6 +33,35 @@ TILES = 901
 """Fourth part of the seed of the choice of tiles."""
 
 PATCH_SUMS = 2
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Patches of N crops that the student does not see."""
+
+    is_hidden_NP: NDArray[np.bool_]
+    """Which they are, on the host."""
+    mask_NP: Tensor
+    """Which they are, on the device."""
+    places_2M: Tensor
+    """Their crops, and their places counted from each crop's last patch, which is -1."""
+    weights_M: Tensor
+    """1 / number of the hidden patches of their crop."""
+
+    @classmethod
+    def of(cls, is_hidden_NP: NDArray[np.bool_], device: torch.device) -> Self:
+        """Bring to `device` what is needed there; nobody waits for it."""
+        crop_M, place_M = is_hidden_NP.nonzero()
+        weights_M = np.float32(1) / is_hidden_NP.sum(1)[crop_M].astype(np.float32)
+        places_2M = np.stack([crop_M, place_M - is_hidden_NP.shape[1]])
+        return cls(
+            is_hidden_NP, *(to_device(array, device) for array in (is_hidden_NP, places_2M, weights_M))
+        )
+
+    def tokens(self, tokens_NTD: Tensor) -> Tensor:
+        """Take the tokens_MD of these patches, which stand after class token and registers."""
+        crop_M, place_M = self.places_2M
+        return tokens_NTD[crop_M, place_M]
 
 
 def check_hiding(options: DinoOptions, patches: int) -> None:
@@ -61,34 +94,40 @@ def draw_hiding(
     return noise_BP, (generator.uniform(*options.ibot_mask, count) * is_chosen_B).astype(np.float32)
 
 
-def hidden_patches(noise_BP: Tensor, share_B: Tensor, valid_BP: Tensor) -> Tensor:
-    """Return hidden_BP: at most this share of each tile's valid patches, those of the lowest noise."""
-    order_BP = torch.where(valid_BP, noise_BP, noise_BP + 1).argsort(dim=1, stable=True)
-    place_BP = order_BP.argsort(dim=1)
-    valid_B = valid_BP.sum(1)
+def hidden_patches(
+    noise_BP: NDArray[np.float32], share_B: NDArray[np.float32], is_valid_BP: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return is_hidden_BP: at most this share of each tile's valid patches, those of the lowest noise."""
+    order_BP = np.where(is_valid_BP, noise_BP, noise_BP + np.float32(1)).argsort(1, kind="stable")
+    place_BP = order_BP.argsort(1)
+    valid_B = is_valid_BP.sum(1).astype(np.float32)
     # Rounded down, and one valid patch at least is seen: as float32 a share just below 1 is 1.
-    count_B = torch.minimum((share_B * valid_B).floor(), valid_B - 1)
-    hidden_BP: Tensor = place_BP < count_B[:, None]
-    return hidden_BP
+    count_B = np.minimum(np.floor(share_B * valid_B), valid_B - 1)
+    is_hidden_BP: NDArray[np.bool_] = place_BP < count_B[:, None]
+    return is_hidden_BP
 
 
-def hidden_of(hidden_VBP: Tensor, tiles: slice) -> Tensor:
+def hidden_of(is_hidden_VBP: NDArray[np.bool_], tiles: slice) -> NDArray[np.bool_]:
     """Return is_of_M: whether a hidden patch belongs to one of these tiles."""
-    tile_M = hidden_VBP.nonzero()[:, 1]
-    is_of_M: Tensor = (tile_M >= tiles.start) & (tile_M < tiles.stop)
+    tile_M = is_hidden_VBP.nonzero()[1]
+    is_of_M: NDArray[np.bool_] = (tile_M >= tiles.start) & (tile_M < tiles.stop)
     return is_of_M
 
 
-def patch_sums(targets_MK: Tensor, scores_MK: Tensor, hidden_NP: Tensor, temperature: float) -> Tensor:
+def patch_sums(targets_MK: Tensor, scores_MK: Tensor, hidden: Hidden, temperature: float) -> Tensor:
     """Return the sum of crops' mean cross entropies, and the number of crops with hidden patches, float64.
 
     Args:
         targets_MK: the teacher's targets for the hidden patches.
         scores_MK: the student's scores for them.
-        hidden_NP: which patches of which crop they are.
+        hidden: which patches of which crop they are.
         temperature: the student's.
     """
-    count_N = hidden_NP.sum(1)
-    weight_M = 1 / count_N.repeat_interleave(count_N)
     entropy_M = -(targets_MK * log_softmax(scores_MK.float() / temperature, -1)).sum(-1)
-    return torch.stack([(entropy_M * weight_M).sum().double(), (count_N > 0).sum().double()])
+    total = (entropy_M * hidden.weights_M).sum().double()
+    return torch.stack([total, torch.full_like(total, crops_with(hidden))])
+
+
+def crops_with(hidden: Hidden) -> int:
+    """Return the number of crops with hidden patches."""
+    return int(np.count_nonzero(hidden.is_hidden_NP.any(1)))

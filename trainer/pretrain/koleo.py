@@ -8,9 +8,13 @@ Its own tokens are in it as points and as the nearest neighbours of others, and 
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from trainer.devices.transfer import rows_where, to_device
 
 CLOSEST = 1e-8
 """Distance that is told apart from 0; closer tokens count as this far apart."""
@@ -33,28 +37,29 @@ def compared(seen_V: Tensor) -> Tensor:
     return torch.where(seen_V > 1, seen_V, 0)
 
 
-def koleo_sums(tokens_VBD: Tensor, seen_VB: Tensor, gather: Gather) -> Tensor:
+def koleo_sums(tokens_VBD: Tensor, is_seen_VB: NDArray[np.bool_], gather: Gather) -> Tensor:
     """Return the sum over this rank's tiles and views, and their number, float64.
 
-    The sum has the gradient of all ranks' sum, with respect to this rank's tokens.
+    The sum has the gradient of all ranks' sum, with respect to this rank's tokens. With several ranks the
+    host waits for the device, since only the other ranks know whether their tiles have pixels.
 
     Args:
         tokens_VBD: this rank's class tokens, each view compared on its own.
-        seen_VB: whether a view has a valid patch; the others count nowhere.
+        is_seen_VB: whether a view has a valid patch; the others count nowhere.
         gather: gathers the rows of all ranks.
     """
-    total = tokens_VBD.new_zeros((), dtype=torch.float64)
-    count = torch.zeros_like(total)
-    for tokens_BD, seen_B in zip(normalize(tokens_VBD.float(), dim=-1), seen_VB, strict=True):
-        rows_NF, first = gather(torch.cat([tokens_BD.detach(), seen_B[:, None]], 1))
-        seen_N, last = rows_NF[:, -1] > 0, first + len(tokens_BD)
-        if compared(seen_N.sum()) == 0:
+    total, count = tokens_VBD.new_zeros((), dtype=torch.float64), 0
+    for tokens_BD, is_seen_B in zip(normalize(tokens_VBD.float(), dim=-1), is_seen_VB, strict=True):
+        seen_B1 = to_device(is_seen_B[:, None], tokens_BD.device)
+        rows_NF, first = gather(torch.cat([tokens_BD.detach(), seen_B1], 1))
+        last, is_alone = first + len(tokens_BD), len(rows_NF) == len(tokens_BD)
+        is_seen_N = is_seen_B if is_alone else rows_NF[:, -1].cpu().numpy() > 0
+        if np.count_nonzero(is_seen_N) < 2:
             continue
         tokens_ND = torch.cat([rows_NF[:first, :-1], tokens_BD, rows_NF[last:, :-1]])
-        is_own_N = torch.zeros_like(seen_N)
-        is_own_N[first:last] = True
-        nearness_N = nearness(tokens_ND[seen_N]).double()
+        nearness_N = nearness(rows_where(tokens_ND, is_seen_N)).double()
+        before, own = int(is_seen_N[:first].sum()), int(is_seen_B.sum())
         whole = nearness_N.sum()
-        total = total + nearness_N[is_own_N[seen_N]].sum().detach() + (whole - whole.detach())
-        count = count + seen_B.sum()
-    return torch.stack([total, count])
+        total = total + nearness_N[before : before + own].sum().detach() + (whole - whole.detach())
+        count += own
+    return torch.stack([total, torch.full_like(total, count)])

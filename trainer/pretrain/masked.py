@@ -15,7 +15,7 @@ from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
 from trainer.model.backbone import build_backbone
-from trainer.model.encoder import Encoder, embed, encode, patch_places, run_blocks
+from trainer.model.encoder import Encoder, attended, embed, encode, patch_places, run_blocks
 from trainer.model.held import matrices_of
 
 EPSILON = 1e-6
@@ -76,6 +76,7 @@ class Masked(Learner):
         valid_BN: Tensor,
         shown_BV: Tensor,
         wanted_BM: Tensor | None = None,
+        is_whole: bool | None = None,
     ) -> Tensor:
         """Return restored_BMF, float32: the pixels of the wanted patches.
 
@@ -86,24 +87,32 @@ class Masked(Learner):
             valid_BN: patches that are attended to.
             shown_BV: numbers of the patches that the encoder sees.
             wanted_BM: numbers of the patches to restore; default: all.
+            is_whole: whether no pixel is missing; see trainer.model.encoder.attended.
         """
         places_N2 = patch_places(grid, patches_BNF.device)
         shown_BVD = embed(self.encoder.backbone, take(patches_BNF, shown_BV))
-        attended_BV = valid_BN.gather(1, shown_BV)
+        attended_BV = attended(valid_BN.gather(1, shown_BV), is_whole)
         tokens_BND = encode(self.encoder.backbone, shown_BVD, places_N2[shown_BV], attended_BV)
         # In float32: with bfloat16 here, losses of long trainings become NaN (users of the paper's own code).
         with torch.autocast(patches_BNF.device.type, enabled=False):
-            decoded_BND = self._decoded(tokens_BND.float(), valid_BN, shown_BV, places_N2)
+            decoded_BND = self._decoded(tokens_BND.float(), valid_BN, shown_BV, places_N2, is_whole)
             restored_BMF: Tensor = self.output(
                 decoded_BND if wanted_BM is None else take(decoded_BND, wanted_BM)
             )
         return restored_BMF
 
-    def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    def summaries(self, pixels_BCHW: Tensor, valid_BHW: Tensor, is_whole: bool | None = None) -> Tensor:
         """Return summaries_BF of tiles by the encoder; see Encoder."""
-        return self.encoder.summaries(pixels_BCHW, valid_BHW)
+        return self.encoder.summaries(pixels_BCHW, valid_BHW, is_whole)
 
-    def _decoded(self, tokens_BND: Tensor, valid_BN: Tensor, shown_BV: Tensor, places_N2: Tensor) -> Tensor:
+    def _decoded(
+        self,
+        tokens_BND: Tensor,
+        valid_BN: Tensor,
+        shown_BV: Tensor,
+        places_N2: Tensor,
+        is_whole: bool | None,
+    ) -> Tensor:
         narrow_BND = self.narrow(tokens_BND)
         prefix = narrow_BND.shape[1] - shown_BV.shape[1]
         hidden_BND = self.decoder.embeddings.mask_token.expand(*valid_BN.shape, -1)
@@ -111,7 +120,9 @@ class Masked(Learner):
         all_BND = torch.cat(
             [narrow_BND[:, :prefix], hidden_BND.scatter(1, at_BVD, narrow_BND[:, prefix:])], 1
         )
-        attended_BN = torch.cat([valid_BN.new_ones(len(valid_BN), prefix), valid_BN], 1)
+        attended_BN = attended(valid_BN, is_whole)
+        if attended_BN is not None:
+            attended_BN = torch.cat([valid_BN.new_ones(len(valid_BN), prefix), valid_BN], 1)
         decoded_BND = run_blocks(self.decoder, all_BND, places_N2[None], attended_BN)
         return decoded_BND[:, prefix:]
 
@@ -135,8 +146,12 @@ def restoring_sums(restored_BMPC: Tensor, target_BMPC: Tensor, counts_BMPC: Tens
         counts_BMPC: values that count: hidden ones that are not missing. C may be 1.
     """
     errors_BMPC = (restored_BMPC - target_BMPC).square() * counts_BMPC
-    bands = restored_BMPC.shape[-1] // counts_BMPC.shape[-1]
-    return torch.stack([errors_BMPC.sum().double(), bands * counts_BMPC.sum().double()])
+    return torch.stack([errors_BMPC.sum().double(), restored_values(counts_BMPC, restored_BMPC.shape[-1])])
+
+
+def restored_values(counts_BMPC: Tensor, bands: int) -> Tensor:
+    """Return the number of values that count, float64; where C is 1, those of all bands."""
+    return bands // counts_BMPC.shape[-1] * counts_BMPC.sum().double()
 
 
 def normalised_patches(target_BMPC: Tensor, present_BMP: Tensor) -> Tensor:

@@ -4,13 +4,17 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey
+from trainer.data.step_inputs import StepKey, misses_nothing, part_of
 from trainer.devices.precision import in_precision
+from trainer.devices.ranks import Coming
+from trainer.devices.transfer import rows_where
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
@@ -30,7 +34,14 @@ from trainer.pretrain.distillation import (
     next_centre,
 )
 from trainer.pretrain.draw import ViewMaker, skip_rates
-from trainer.pretrain.ibot import check_hiding, draw_hiding, hidden_patches, patch_sums
+from trainer.pretrain.ibot import (
+    Hidden,
+    check_hiding,
+    crops_with,
+    draw_hiding,
+    hidden_patches,
+    patch_sums,
+)
 from trainer.pretrain.koleo import KOLEO_SUMS, koleo_sums
 from trainer.pretrain.tile_objective import TileObjective
 from trainer.pretrain.views import crop_sizes
@@ -98,7 +109,7 @@ class DinoObjective(TileObjective):
         kinds = [(GLOBAL_VIEWS, options.global_scale, global_size, 0)]
         if options.local_crops:
             kinds.append((options.local_crops, options.local_scale, local_size, GLOBAL_VIEWS))
-        sizes = []
+        made = []
         for views, scale, size, first in kinds:
             tiles, bands = len(tiles_BLHW), tiles_BLHW.shape[1] - 1
             pixels_VBCSS = tiles_BLHW.new_empty(views, tiles, bands, size, size)
@@ -106,31 +117,39 @@ class DinoObjective(TileObjective):
             for view in range(views):
                 drawn = self.views.draw(count, key, first + view, scale)
                 _, valid_VBSS[view] = self.views.make(tiles_BLHW, drawn, fed, size, pixels_VBCSS[view])
-            flat = pixels_VBCSS.flatten(0, 1), valid_VBSS.flatten(0, 1)
-            sizes.append(self._crops(*flat, views, first, fed, key))
-        return sizes
+            valid_NP = patches_valid(valid_VBSS.flatten(0, 1), self.model.student.patch_size)
+            made.append((pixels_VBCSS.flatten(0, 1), valid_NP, views, first))
+        known = self._on_host([valid_NP for _, valid_NP, _, _ in made], fed)
+        return [self._crops(*one, host_NP, fed, key) for one, host_NP in zip(made, known, strict=True)]
+
+    def _on_host(self, masks: list[Tensor], fed: Fed) -> list[NDArray[np.bool_]]:
+        """Return valid_NP of each size on the host, which waits for them only where a pixel is missing."""
+        if misses_nothing(fed.batch, self.learning.dataset):
+            return [np.ones(valid_NP.shape, np.bool_) for valid_NP in masks]
+        flat = torch.cat([valid_NP.flatten() for valid_NP in masks]).cpu().numpy()
+        parts = np.split(flat, np.cumsum([valid_NP.numel() for valid_NP in masks])[:-1])
+        return [part.reshape(valid_NP.shape) for part, valid_NP in zip(parts, masks, strict=True)]
 
     def inputs(self, fed: Fed, key: StepKey) -> DinoInputs:
         """See Objective: crop, and let the teacher look at the global crops."""
         sizes = self.crops(fed, key)
-        grid = self.model.student.grid(sizes[0].pixels_NCSS)
-        everywhere_P2 = patch_places(grid, sizes[0].pixels_NCSS.device)
+        of_global = sizes[0]
+        grid = self.model.student.grid(of_global.pixels_NCSS)
+        everywhere_P2 = patch_places(grid, of_global.pixels_NCSS.device)
         scores_NK, tokens_ND, patch_scores_MK, patches_MD = self._taught(
-            sizes[0].pixels_NCSS, everywhere_P2[None], sizes[0].valid_NP, sizes[0].hidden_NP
+            of_global.pixels_NCSS, everywhere_P2[None], of_global.attended_NP, of_global.hidden
         )
         scores_VBK = scores_NK.float().unflatten(0, (GLOBAL_VIEWS, -1))
         # A view without a valid patch counts nowhere: a tile without pixels, or one that stands in for none.
-        seen_N = sizes[0].valid_NP.any(1)
-        seen_VB = seen_N.unflatten(0, (GLOBAL_VIEWS, -1))
+        seen_VB, is_seen_N = of_global.seen_WB, of_global.is_seen_WB.ravel()
         temperature = self.temperature(key)
         targets_VBK = self._targets(scores_VBK, temperature, seen_VB, self.model.centre_K)
         targets_VBK = targets_VBK * seen_VB[..., None]
-        health = self.health_sums.of(
-            targets_VBK[seen_VB], tokens_ND.float()[seen_N], scores_NK.float()[seen_N]
-        )
+        values = targets_VBK.flatten(0, 1), tokens_ND.float(), scores_NK.float()
+        health = self.health_sums.of(*(rows_where(value_NX, is_seen_N) for value_NX in values))
         if patch_scores_MK is None:
             return DinoInputs(targets_VBK, sizes, health)
-        patch_scores_MK, seen_M = patch_scores_MK.float(), seen_N.new_ones(len(patch_scores_MK))
+        patch_scores_MK, seen_M = patch_scores_MK.float(), seen_VB.new_ones(len(patch_scores_MK))
         targets_MK = self._targets(
             patch_scores_MK[None], temperature, seen_M[None], self.model.patch_centre_K
         )[0]
@@ -138,7 +157,14 @@ class DinoObjective(TileObjective):
         return DinoInputs(targets_VBK, sizes, torch.cat([health, patch_health]), targets_MK)
 
     def _crops(
-        self, pixels_NCSS: Tensor, valid_NSS: Tensor, views: int, first: int, fed: Fed, key: StepKey
+        self,
+        pixels_NCSS: Tensor,
+        valid_NP: Tensor,
+        views: int,
+        first: int,
+        is_valid_NP: NDArray[np.bool_],
+        fed: Fed,
+        key: StepKey,
     ) -> Crops:
         """Describe the student's crops of one size, with coordinates at random scales."""
         encoder = self.model.student
@@ -147,22 +173,27 @@ class DinoObjective(TileObjective):
         count, maker, numbers = fed.batch.size, self.views, range(first, first + views)
         scales_N = torch.cat([maker.here(maker.scales(count, key, view, rescale), fed) for view in numbers])
         places_NP2 = scales_N[:, None, None] * places_P2
-        valid_NP = patches_valid(valid_NSS, encoder.patch_size)
-        factors_NL = hidden_NP = None
+        factors_NL = hidden = None
         if self.options.drop_path:
             drawn = [maker.factors(count, key, view, self.skip_rates_L) for view in numbers]
             factors_NL = torch.cat([maker.here(factors_BL, fed) for factors_BL in drawn])
         if self.options.ibot:
-            hidden_NP = self._hidden(valid_NP, views, fed, key) if first == 0 else valid_NP & False
-        return Crops(pixels_NCSS, places_NP2, valid_NP, first, views, factors_NL, hidden_NP)
+            is_hidden_NP = np.zeros_like(is_valid_NP)
+            if first == 0:
+                is_hidden_NP = self._is_hidden(is_valid_NP, views, fed, key)
+            hidden = Hidden.of(is_hidden_NP, valid_NP.device)
+        return Crops(pixels_NCSS, places_NP2, valid_NP, is_valid_NP, first, views, factors_NL, hidden)
 
-    def _hidden(self, valid_NP: Tensor, views: int, fed: Fed, key: StepKey) -> Tensor:
+    def _is_hidden(
+        self, is_valid_NP: NDArray[np.bool_], views: int, fed: Fed, key: StepKey
+    ) -> NDArray[np.bool_]:
         """Choose the patches of global crops that the student does not see."""
-        here, hidden = self.views.here, []
-        for view, valid_BP in enumerate(valid_NP.unflatten(0, (views, -1))):
-            drawn = draw_hiding(fed.batch.size, valid_BP.shape[1], self.options, key, view)
-            hidden.append(hidden_patches(here(drawn[0], fed), here(drawn[1], fed), valid_BP))
-        return torch.cat(hidden)
+        ranks, is_hidden = self.learning.ranks, []
+        for view, is_valid_BP in enumerate(np.split(is_valid_NP, views)):
+            drawn = draw_hiding(fed.batch.size, is_valid_BP.shape[1], self.options, key, view)
+            noise_BP, share_B = (part_of(numbers, fed.batch, ranks) for numbers in drawn)
+            is_hidden.append(hidden_patches(noise_BP, share_B, is_valid_BP))
+        return np.concatenate(is_hidden)
 
     def _targets(self, scores_VBK: Tensor, temperature: float, seen_VB: Tensor, centre_K: Tensor) -> Tensor:
         """Return the teacher's targets_VBK, with the guard against collapse that was asked for."""
@@ -173,15 +204,20 @@ class DinoObjective(TileObjective):
             centre_K = torch.zeros_like(centre_K)
         return centred_targets(scores_VBK, centre_K, temperature)
 
-    def known_sums(self, inputs: DinoInputs) -> Tensor:
+    def known_sums(self, inputs: DinoInputs) -> Coming:
         """See Objective: all losses are means, of which inputs tell the numbers of terms."""
         pairs = [count_pairs(inputs.targets_VBK, crops.seen_WB, crops.first) for crops in inputs.sizes]
         of_global, masked = inputs.sizes[0], torch.zeros_like(pairs[0])
-        if of_global.hidden_NP is not None:
-            masked = of_global.hidden_NP.any(1).sum().double()
+        if of_global.hidden is not None:
+            masked = torch.full_like(masked, crops_with(of_global.hidden))
         counts = torch.stack([torch.stack(pairs).sum(), masked, *of_global.seen_WB.sum(1).double()])
-        counts = self.learning.ranks.sum(counts)
-        return self.layout.known(counts[0], counts[2:], counts[1])
+        coming = self.learning.ranks.begin_sum(counts)
+
+        def known() -> Tensor:
+            counts = coming()
+            return self.layout.known(counts[0], counts[2:], counts[1])
+
+        return known
 
     def sums(self, forward: Forward, inputs: DinoInputs) -> Tensor:
         """See Objective."""
@@ -192,23 +228,20 @@ class DinoObjective(TileObjective):
         """Compute the sums of crops of one size, without those of health."""
         options, is_global = self.options, crops.first == 0
         scores_NK, tokens_ND, patch_scores_MK = forward(
-            crops.pixels_NCSS, crops.places_NP2, crops.valid_NP, crops.factors_NL, crops.hidden_NP
+            crops.pixels_NCSS, crops.places_NP2, crops.attended_NP, crops.factors_NL, crops.hidden
         )
         scores_WBK, seen_WB = scores_NK.float().unflatten(0, (crops.views, -1)), crops.seen_WB
         entropies_2 = cross_entropy_sums(
             inputs.targets_VBK, scores_WBK, seen_WB, options.student_temperature, crops.first
         )
-        agreed = agreement(inputs.targets_VBK, scores_WBK, seen_WB, crops.first)
-        parts = [entropies_2, entropies_2.new_tensor(agreed)]
+        parts = [entropies_2, agreement(inputs.targets_VBK, scores_WBK, seen_WB, crops.first)]
         if options.koleo:
             tokens_VBD, gather = tokens_ND.unflatten(0, (crops.views, -1)), self.learning.ranks.gathered
             none_2 = entropies_2.new_zeros(KOLEO_SUMS)
-            parts.append(koleo_sums(tokens_VBD, seen_WB, gather) if is_global else none_2)
-        if inputs.patch_targets_MK is not None and crops.hidden_NP is not None:
+            parts.append(koleo_sums(tokens_VBD, crops.is_seen_WB, gather) if is_global else none_2)
+        if inputs.patch_targets_MK is not None and crops.hidden is not None:
             targets_MK = inputs.patch_targets_MK if is_global else inputs.patch_targets_MK[:0]
-            parts.append(
-                patch_sums(targets_MK, patch_scores_MK, crops.hidden_NP, options.student_temperature)
-            )
+            parts.append(patch_sums(targets_MK, patch_scores_MK, crops.hidden, options.student_temperature))
         return torch.cat(parts)
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
@@ -231,9 +264,11 @@ class DinoObjective(TileObjective):
         if options.centring == "mean":
             mean_K = self.health_sums.mean_scores(sums).float()
             model.centre_K.copy_(next_centre(model.centre_K, mean_K, options.centre_momentum))
-            if options.ibot and patch_sums_K[0]:  # a step may hide no patch
+            if options.ibot:
                 mean_K = self.health_sums.mean_scores(patch_sums_K).float()
-                model.patch_centre_K.copy_(next_centre(model.patch_centre_K, mean_K, options.centre_momentum))
+                centre_K = next_centre(model.patch_centre_K, mean_K, options.centre_momentum)
+                hides_some = patch_sums_K[0] > 0  # a step may hide no patch
+                model.patch_centre_K.copy_(torch.where(hides_some, centre_K, model.patch_centre_K))
         warning = self.watch.after_step(self.health_sums.health(sums, model.centre_K))
         if warning and self.learning.ranks.is_first:
             print(f"treeline: {warning}", file=sys.stderr, flush=True)
@@ -260,17 +295,17 @@ class DinoObjective(TileObjective):
         self.watch.restore(values["watch"])
 
 
-def agreement(targets_VBK: Tensor, scores_WBK: Tensor, seen_WB: Tensor, first: int) -> tuple[int, int]:
+def agreement(targets_VBK: Tensor, scores_WBK: Tensor, seen_WB: Tensor, first: int) -> Tensor:
     """Count where the student's likeliest prototype is the teacher's for the other global view.
 
     Returns:
-        how often it is, and how often that was asked.
+        how often it is, and how often that was asked, in float64.
     """
-    agree = asked = 0
+    counts_2 = scores_WBK.new_zeros(2, dtype=torch.float64)
     for place, scores_BK in enumerate(scores_WBK):
         if place + first < len(targets_VBK):
             other_BK = targets_VBK[len(targets_VBK) - 1 - place - first]
             known_B = seen_WB[place] & (other_BK.sum(-1) > 0)
-            agree += int((known_B & (scores_BK.argmax(-1) == other_BK.argmax(-1))).sum())
-            asked += int(known_B.sum())
-    return agree, asked
+            agree_B = known_B & (scores_BK.argmax(-1) == other_BK.argmax(-1))
+            counts_2 = counts_2 + torch.stack([agree_B.sum(), known_B.sum()])
+    return counts_2

@@ -1,6 +1,6 @@
 """The masked autoencoder as an objective of the training loop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -9,14 +9,15 @@ from torch import Tensor
 
 from shards.read.order import Chips
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey
+from trainer.data.step_inputs import StepKey, misses_nothing
+from trainer.devices.ranks import Coming
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
 from trainer.model.encoder import patch_pixels, patches_valid
 from trainer.options import OptimiserOptions
 from trainer.pretrain.draw import ViewMaker, pieces_of
-from trainer.pretrain.masked import Masked, normalised_patches, restoring_sums, take
+from trainer.pretrain.masked import Masked, normalised_patches, restored_values, restoring_sums, take
 from trainer.pretrain.masking import hidden_patches, shown_count, shown_patches
 from trainer.pretrain.panel import restored_panel
 from trainer.pretrain.tile_objective import TileObjective
@@ -29,16 +30,28 @@ class MaskedInputs:
 
     pixels_BCHW: Tensor
     """Normalised pixels, all bands."""
-    valid_BHW: Tensor
-    """Pixels that are not missing; none in a tile that stands in for an empty part."""
-    noise_BN: Tensor
-    """Numbers by which patches are hidden."""
+    valid_BN: Tensor
+    """Patches that are attended to; none in a tile that stands in for an empty part."""
+    shown_BV: Tensor
+    """Numbers of the patches that the encoder sees."""
+    hidden_BM: Tensor
+    """Numbers of the others."""
     kept_BC: Tensor
     """Bands that the encoder sees; the others are to be restored everywhere."""
+    present_BMP: Tensor
+    """Pixels that are not missing: of the hidden patches, or of all patches where bands are hidden."""
+    counts_BMPC: Tensor
+    """Values of these pixels that are to be restored. C may be 1."""
+    is_whole: bool
+    """Whether it is known that no pixel is missing."""
 
     def pieces(self, count: int) -> list[Self]:
         """See StepInputs."""
-        return [type(self)(*rows) for rows in pieces_of(count, *vars(self).values())]
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        pieces: list[dict[str, Any]] = [
+            dict(zip(tensors, rows, strict=True)) for rows in pieces_of(count, *tensors.values())
+        ]
+        return [replace(self, **rows) for rows in pieces]
 
 
 class MaskedObjective(TileObjective):
@@ -76,34 +89,43 @@ class MaskedObjective(TileObjective):
         view = self.views.draw(count, key, 0, self.config.views.crop_scale)
         size = fed.image_BCHW.shape[-1]
         pixels_BCHW, valid_BHW = self.views.make(layers_BLHW, view, fed, size)
-        kept_BC = self.views.without_groups(hidden_BG)
-        here = self.views.here
-        return MaskedInputs(pixels_BCHW, valid_BHW, here(noise_BN, fed), here(kept_BC, fed))
+        here, patch = self.views.here, self.model.encoder.patch_size
+        kept_BC = here(self.views.without_groups(hidden_BG), fed)
+        valid_BN = patches_valid(valid_BHW, patch)
+        shown_BV = shown_patches(here(noise_BN, fed), valid_BN, self.shown)
+        hidden_BM = hidden_patches(shown_BV, patches)
+        present_BNP = patch_pixels(valid_BHW[:, None], patch) & valid_BN[..., None]
+        if not self.options.mask_groups:
+            present_BMP = take(present_BNP, hidden_BM)
+            counts_BMPC = present_BMP[..., None]
+        else:  # hidden bands are restored in all patches
+            present_BMP, is_hidden_BN = present_BNP, torch.zeros_like(valid_BN).scatter(1, hidden_BM, True)
+            counts_BMPC = present_BMP[..., None] & (is_hidden_BN[..., None, None] | ~kept_BC[:, None, None])
+        is_whole = misses_nothing(fed.batch, self.learning.dataset)
+        return MaskedInputs(
+            pixels_BCHW, valid_BN, shown_BV, hidden_BM, kept_BC, present_BMP, counts_BMPC, is_whole
+        )
+
+    def known_sums(self, inputs: MaskedInputs) -> Coming:
+        """See Objective: the number of values to restore."""
+        count = restored_values(inputs.counts_BMPC, inputs.pixels_BCHW.shape[1])
+        return self.learning.ranks.begin_sum(torch.stack([torch.zeros_like(count), count]))
 
     def sums(self, forward: Forward, inputs: MaskedInputs) -> Tensor:
         """See Objective."""
         encoder, bands = self.model.encoder, inputs.pixels_BCHW.shape[1]
-        patch, grid = encoder.patch_size, encoder.grid(inputs.pixels_BCHW)
-        valid_BN = patches_valid(inputs.valid_BHW, patch)
-        patches_BNF = patch_pixels(inputs.pixels_BCHW, patch)
-        present_BNP = patch_pixels(inputs.valid_BHW[:, None], patch) & valid_BN[..., None]
-        shown_BV = shown_patches(inputs.noise_BN, valid_BN, self.shown)
-        hidden_BM = hidden_patches(shown_BV, valid_BN.shape[1])
+        patches_BNF = patch_pixels(inputs.pixels_BCHW, encoder.patch_size)
+        patches = encoder.grid(inputs.pixels_BCHW), inputs.valid_BN, inputs.shown_BV
         if not self.options.mask_groups:
-            restored_BMF = forward(patches_BNF, grid, valid_BN, shown_BV, hidden_BM)
-            target_BMF, present_BMP = take(patches_BNF, hidden_BM), take(present_BNP, hidden_BM)
-            counts_BMPC = present_BMP[..., None]
-        else:  # hidden bands are restored in all patches
-            kept_B11C = inputs.kept_BC[:, None, None]
-            seen_BNF = (patches_BNF.unflatten(-1, (-1, bands)) * kept_B11C).flatten(2)
-            restored_BMF = forward(seen_BNF, grid, valid_BN, shown_BV)
-            target_BMF, present_BMP = patches_BNF, present_BNP
-            is_hidden_BN = torch.zeros_like(valid_BN).scatter(1, hidden_BM, True)
-            counts_BMPC = present_BMP[..., None] & (is_hidden_BN[..., None, None] | ~kept_B11C)
+            restored_BMF = forward(patches_BNF, *patches, inputs.hidden_BM, inputs.is_whole)
+            target_BMF = take(patches_BNF, inputs.hidden_BM)
+        else:
+            seen_BNF = (patches_BNF.unflatten(-1, (-1, bands)) * inputs.kept_BC[:, None, None]).flatten(2)
+            restored_BMF, target_BMF = forward(seen_BNF, *patches, None, inputs.is_whole), patches_BNF
         target_BMPC = target_BMF.unflatten(-1, (-1, bands))
         if self.options.target == "patch":
-            target_BMPC = normalised_patches(target_BMPC, present_BMP)
-        return restoring_sums(restored_BMF.unflatten(-1, (-1, bands)), target_BMPC, counts_BMPC)
+            target_BMPC = normalised_patches(target_BMPC, inputs.present_BMP)
+        return restoring_sums(restored_BMF.unflatten(-1, (-1, bands)), target_BMPC, inputs.counts_BMPC)
 
     def value(self, sums_K: Tensor, share_done: float) -> Tensor:
         """See Objective."""

@@ -11,6 +11,8 @@ from transformers import DINOv3ViTModel
 
 from shards.read.order import Chips
 from trainer.data.feed import Beside, Fed
+from trainer.data.step_inputs import misses_nothing
+from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import NO_DECAY
@@ -59,10 +61,6 @@ class TileObjective:
         """See Objective; there is nothing."""
         return None
 
-    def known_sums(self, inputs: Any) -> Tensor | None:
-        """See Objective; by default nothing is known."""
-        return None
-
     def before_step(self, optimiser: Optimizer, share_done: float) -> None:
         """See Objective: change the weight decay."""
         rates = self.config.rates
@@ -83,16 +81,19 @@ class TileObjective:
         """See Objective: what the probe is fitted on, each tile in the row that belongs to it."""
         assert self.probe is not None, "there are tiles to score on only with a probe"
         pixels_BCHW, valid_BHW = self.encoder.normalise(fed.image_BCHW)
-        kinds = [self.model.summaries(pixels_BCHW, valid_BHW)]
+        is_whole = misses_nothing(fed.batch, self.learning.dataset)
+        kinds = [self.model.summaries(pixels_BCHW, valid_BHW, is_whole)]
         if self._untrained is not None:  # what does not change is measured once
             kinds.append(band_features(pixels_BCHW, valid_BHW))
-            kinds.append(self._untrained.summaries(pixels_BCHW, valid_BHW))
-        rows_B = torch.from_numpy(np.searchsorted(self.learning.val_chips, fed.batch.chips))
-        sums = []
+            kinds.append(self._untrained.summaries(pixels_BCHW, valid_BHW, is_whole))
+        rows = np.searchsorted(self.learning.val_chips, fed.batch.chips)
+        rows_B, sums = to_device(rows, pixels_BCHW.device), []
         for features_BF in kinds:
-            all_NF = torch.zeros(self.learning.val_chips.size, features_BF.shape[1])
+            all_NF = torch.zeros(
+                self.learning.val_chips.size, features_BF.shape[1], device=pixels_BCHW.device
+            )
             if not fed.batch.stands_in:
-                all_NF[rows_B] = features_BF.float().cpu()
+                all_NF.index_copy_(0, rows_B, features_BF.float())
             sums.append(all_NF)
         return tuple(sums)
 

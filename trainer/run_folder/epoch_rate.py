@@ -26,6 +26,8 @@ class EpochRate:
     """Share (0..1) of the time."""
     communication: float | None
     """Share (0..1) of the time; None with one rank, or if sharded (a sharded model sends between blocks)."""
+    busy: float | None
+    """Share (0..1) of steps that kept the GPU busy; see TimeSpent."""
     gflop_per_second: float | None
     """GFLOP/s of each rank's device, over the whole time."""
     utilisation: float | None
@@ -51,6 +53,8 @@ class EpochRate:
         )
         if self.communication is not None:
             text += f", {self.communication:.0%} communication"
+        if self.busy is not None:
+            text += f"; GPU busy in {self.busy:.0%} of steps"
         if self.gflop_per_second is not None:
             text += f"; {self.gflop_per_second:,.0f} GFLOP/s"
         if self.utilisation is not None:
@@ -76,6 +80,7 @@ def epoch_rate(spent: TimeSpent, flops_per_chip: float, ranks: Ranks, options: F
         spent.share(spent.waiting),
         spent.share(spent.computing),
         spent.share(spent.communication) if ranks.world_size > 1 and not options.shard_model else None,
+        spent.busy,
         flops_per_second / 1e9 if flops_per_chip else None,
         flops_per_second / peak if flops_per_chip and peak else None,
         torch.cuda.max_memory_allocated(ranks.device) / 1e9 if on_gpu else None,

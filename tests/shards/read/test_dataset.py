@@ -82,6 +82,24 @@ def test_manifest_index_and_shards_agree(pairs_dataset: Any) -> None:
         assert in_split or split not in ("train", "val")
 
 
+def test_the_index_tells_which_chips_miss_nothing(
+    write_dataset: Callable[..., Any], new_chip: Callable[..., Chip], schema: Schema, tmp_path: Path
+) -> None:
+    """So a step of training need not look at the pixels; a chip misses a band, a label, both or nothing."""
+    chips = [new_chip(number) for number in range(4)]
+    for chip in chips:
+        chip.image_CHW[chip.image_CHW == schema.nodata] = 1
+        chip.height_HW[np.isnan(chip.height_HW)] = 1
+    chips[1].image_CHW[2, 5, 7] = schema.nodata
+    chips[2].height_HW[0, 0] = np.nan
+    chips[3].image_CHW[0], chips[3].height_HW[0] = schema.nodata, np.nan
+    dataset = write_dataset(tmp_path / "out", chips, 10).open()
+    name_of = dataset.index["key"].to_pylist()
+    assert [name_of[chip] for chip in np.flatnonzero(dataset.are_whole(dataset.chips("all")))] == [
+        chips[0].key
+    ]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("batch_size", [1, 8, 13, 100])
 @pytest.mark.parametrize("split", ["train", "val"])

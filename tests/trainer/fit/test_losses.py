@@ -2,6 +2,7 @@
 
 - Every term, as a scalar, is what its formula gives on a few pixels; the patch gradient is NumPy's too.
 - A loss is a function of sums: a batch in parts has the loss and the gradient that it has in one.
+- The counts are known without a prediction, and where a term says so, they alone tell its slope, bit for bit.
 - What is not measured costs nothing and pulls nothing, whatever stands there; no pixel is no loss and no NaN.
 - Predictions at and below 0 m keep a gradient that pulls them up, and none that outweighs a batch.
 - Weights go in straight lines over training; a word that is none is refused in one line.
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from shards.errors import InputError
 from trainer.fit.loss import TERMS, Loss, parse_loss
-from trainer.fit.loss_terms import FLAT, mirrored_log
+from trainer.fit.loss_terms import mirrored_log
 from trainer.fit.objective import surrogate
+from trainer.fit.patch_gradient import FLAT
 
 NAN = float("nan")
 LOG_2 = log(2)
@@ -235,6 +237,39 @@ def test_the_surrogate_has_the_gradient_of_the_value(words: tuple[str, ...]) -> 
     largest = float(predicted_BHW.grad.abs().max())
     assert largest > 0
     torch.testing.assert_close(by_sums_BHW, predicted_BHW.grad, rtol=1e-12, atol=1e-12 * largest)
+
+
+@pytest.mark.parametrize("side", [3, 16])
+@pytest.mark.parametrize("word", TERMS)
+def test_counts_are_known_without_a_prediction(word: str, side: int) -> None:
+    """In a chip of 3 x 3 pixels the patch gradient has no patch of 5 x 5, and nothing at half resolution."""
+    predicted_BHW, height_BHW, measured_BHW = (values[:, :side] for values in chips())
+    loss = parse_loss((word,))
+    sums_K, counts_K = loss.sums(predicted_BHW, height_BHW, measured_BHW), loss.counts(measured_BHW)
+    assert counts_K.dtype == sums_K.dtype
+    is_count_K = counts_K != 0
+    assert is_count_K.any()
+    assert torch.equal(counts_K[is_count_K], sums_K[is_count_K])
+    # What is left out is no count: with other predictions those stay, and the rest is another sum.
+    others_K = loss.sums(predicted_BHW + 1.5 * torch.rand(predicted_BHW.shape), height_BHW, measured_BHW)
+    assert not (sums_K == others_K)[~is_count_K & (sums_K != 0)].any()
+
+
+@pytest.mark.parametrize(
+    "words", [*((word,) for word in TERMS), ("squared", "gradient:0.1"), CHMV2], ids="-".join
+)
+def test_counts_alone_tell_the_slope_where_a_loss_says_so(words: tuple[str, ...]) -> None:
+    predicted_BHW, height_BHW, measured_BHW = chips()
+    loss, gradients = parse_loss(words), []
+    for counts_alone in (False, True):
+        leaf_BHW = predicted_BHW.clone().requires_grad_()
+        sums_K = loss.sums(leaf_BHW, height_BHW, measured_BHW)
+        surrogate(loss, sums_K, loss.counts(measured_BHW) if counts_alone else sums_K, 0.1).backward()
+        gradients.append(leaf_BHW.grad)
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert torch.equal(*gradients) == loss.counts_tell_slope
+    assert loss.counts_tell_slope == ("silog" not in "".join(words))
 
 
 def test_an_average_of_averages_would_differ() -> None:

@@ -1,14 +1,15 @@
 """Crops pass in turn: two of one size at a time, forward and backward, with the gradient of the whole."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pretrainings import config_of
+from pretrainings import config_of, write_tiles
 from regressors import CHIP_SCHEMA
 
-from shards.read.dataset import Dataset
+from shards.read.dataset import Dataset, open_dataset
 from trainer.commands.pretrain import new_fit
 from trainer.data.feed import Fed, feed
 from trainer.data.step_inputs import StepKey
@@ -36,13 +37,37 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_host_knows_which_patches_are_valid_and_which_are_hidden(whole: bool, tmp_path: Path) -> None:
+    """So it does in each piece. Of whole tiles every patch of a crop is valid, which it need not ask."""
+    write_tiles(tmp_path, whole)
+    dataset = open_dataset(str(tmp_path))
+    fit = new_fit(config_of(dataset, "ibot", batch_size=TILES, global_scale=(0.05, 1.0)), Ranks())
+    hidden = 0
+    for fed in feed(dataset.batches(dataset.chips("train"), TILES), dataset.schema, torch.device("cpu")):
+        inputs = fit.objective.inputs(fed, StepKey(0, 0, fed.batch.start))
+        for some in (inputs, *inputs.pieces(2)):
+            for crops in some.sizes:
+                assert np.array_equal(crops.is_valid_NP, crops.valid_NP.numpy())
+                assert (crops.attended_NP is None) == crops.is_valid_NP.all()
+                assert np.array_equal(crops.hidden.is_hidden_NP, crops.hidden.mask_NP.numpy())
+                assert len(crops.hidden.weights_M) == crops.hidden.is_hidden_NP.sum()
+        hidden += len(inputs.patch_targets_MK)
+        crops = inputs.sizes[0]
+        taken = crops.hidden.tokens(torch.arange(crops.valid_NP.numel()).view(crops.valid_NP.shape))
+        assert torch.equal(taken, crops.hidden.mask_NP.flatten().nonzero()[:, 0])
+        if whole:
+            assert crops.is_valid_NP.all()
+    assert hidden > 0
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_numbers_of_terms_are_known_before_any_pass(dataset: Dataset, case: str) -> None:
     """A number that the slope needs is the one that the sums have in the end; so is the loss's slope."""
     fit, fed = fit_of(dataset, **CASES[case])
     objective: Any = fit.objective
     inputs = objective.inputs(fed, StepKey(0, 0, 0))
-    known_K, sums_K = objective.known_sums(inputs), objective.sums(fit.model, inputs).detach()
+    known_K, sums_K = objective.known_sums(inputs)(), objective.sums(fit.model, inputs).detach()
     known, found = objective.layout.parts(known_K), objective.layout.parts(sums_K)
     for name in ("classes", "koleo", "ibot"):
         assert torch.equal(getattr(known, name)[1:2], getattr(found, name)[1:2]), name

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pretrainings import config_of
 from regressors import CHIP_SCHEMA
 from stopped_runs import Stopper
@@ -13,7 +14,7 @@ from trainer.data.feed import feed
 from trainer.data.step_inputs import StepKey
 from trainer.devices.ranks import Ranks
 from trainer.pretrain.distillation import next_centre
-from trainer.pretrain.ibot import draw_hiding, hidden_of, hidden_patches, patch_sums
+from trainer.pretrain.ibot import Hidden, draw_hiding, hidden_of, hidden_patches, patch_sums
 from trainer.pretrain_config import DinoOptions
 
 TILES, PATCHES, K = 9, 16, 6
@@ -21,13 +22,13 @@ OPTIONS = DinoOptions(ibot=1.0, ibot_tiles=0.4, ibot_mask=(0.1, 0.5))
 GENERATOR = np.random.default_rng(1)
 
 
-def hidden(key: StepKey, view: int, valid_BP: torch.Tensor) -> torch.Tensor:
+def hidden(key: StepKey, view: int, valid_BP: NDArray[np.bool_]) -> NDArray[np.bool_]:
     noise_BP, share_B = draw_hiding(len(valid_BP), PATCHES, OPTIONS, key, view)
-    return hidden_patches(torch.from_numpy(noise_BP), torch.from_numpy(share_B), valid_BP)
+    return hidden_patches(noise_BP, share_B, valid_BP)
 
 
 def test_some_tiles_hide_some_of_their_valid_patches() -> None:
-    valid_BP = torch.tensor(GENERATOR.random((TILES, PATCHES)) < 0.7)
+    valid_BP = GENERATOR.random((TILES, PATCHES)) < 0.7
     valid_BP[2] = False
     shares, chosen_of_step = [], set()
     for step in range(60):
@@ -40,24 +41,36 @@ def test_some_tiles_hide_some_of_their_valid_patches() -> None:
             assert not (hidden_BP & ~valid_BP).any()
             assert set(np.flatnonzero(hidden_BP.any(1))) <= {*chosen}
             assert (hidden_BP.sum(1) <= 0.5 * valid_BP.sum(1)).all()
-            shares += (hidden_BP.sum(1) / valid_BP.sum(1).clamp(min=1))[chosen].tolist()
-        assert not torch.equal(*views)
+            shares += (hidden_BP.sum(1) / valid_BP.sum(1).clip(min=1))[chosen].tolist()
+        assert not np.array_equal(*views)
     assert len(chosen_of_step) > 20
     assert (
         0.15 < float(np.mean(shares)) < 0.3
     )  # 0.1 to 0.5, rounded down to whole patches, and a tile without
 
 
+def test_the_host_hides_the_patches_that_a_device_hid_before() -> None:
+    """A run that began when patches were chosen by torch goes on with the same ones."""
+    for step in range(40):
+        is_valid_BP = GENERATOR.random((TILES, PATCHES)) < 0.7
+        noise_BP, share_B = draw_hiding(TILES, PATCHES, OPTIONS, StepKey(0, 0, step), 0)
+        noise, share, valid = map(torch.from_numpy, (noise_BP, share_B, is_valid_BP))
+        place_BP = torch.where(valid, noise, noise + 1).argsort(dim=1, stable=True).argsort(dim=1)
+        count_B = torch.minimum((share * valid.sum(1)).floor(), valid.sum(1) - 1)
+        expected = place_BP < count_B[:, None]
+        assert np.array_equal(hidden_patches(noise_BP, share_B, is_valid_BP), expected.numpy())
+
+
 def test_one_valid_patch_at_least_is_seen() -> None:
-    noise, valid = torch.rand(3, 16), torch.ones(3, 16, dtype=torch.bool)
+    noise, valid = GENERATOR.random((3, 16), np.float32), np.ones((3, 16), np.bool_)
     valid[1, 1:], valid[2] = False, False
-    hidden = hidden_patches(noise, torch.ones(3), valid)  # as float32, a share just below 1 is 1
+    hidden = hidden_patches(noise, np.ones(3, np.float32), valid)  # as float32, a share just below 1 is 1
     assert hidden.sum(1).tolist() == [15, 0, 0]
 
 
 def test_the_loss_is_the_mean_over_crops_of_the_mean_over_their_hidden_patches() -> None:
     """Worked out patch by patch; pieces of tiles add up to the whole."""
-    hidden_VBP = torch.tensor(GENERATOR.random((2, TILES, PATCHES)) < 0.3)
+    hidden_VBP, here = GENERATOR.random((2, TILES, PATCHES)) < 0.3, torch.device("cpu")
     hidden_VBP[:, 3], hidden_VBP[1, 4] = False, False
     targets_VBPK = GENERATOR.dirichlet(np.ones(K), (2, TILES, PATCHES))
     scores_VBPK = GENERATOR.uniform(-1, 1, (2, TILES, PATCHES, K))
@@ -70,12 +83,13 @@ def test_the_loss_is_the_mean_over_crops_of_the_mean_over_their_hidden_patches()
             total -= (targets_VBPK[crop][places] * logs_MK).sum(1).mean()
             crops += 1
     targets_MK, scores_MK = (torch.tensor(values)[hidden_VBP] for values in (targets_VBPK, scores_VBPK))
-    whole = patch_sums(targets_MK, scores_MK, hidden_VBP.flatten(0, 1), 0.1)
+    whole = patch_sums(targets_MK, scores_MK, Hidden.of(hidden_VBP.reshape(-1, PATCHES), here), 0.1)
     assert whole.tolist() == pytest.approx([total, crops], rel=1e-5)
     added = torch.zeros(2, dtype=torch.float64)
     for tiles in (slice(0, 4), slice(4, 5), slice(5, 9)):
         rows_M = hidden_of(hidden_VBP, tiles)
-        added += patch_sums(targets_MK[rows_M], scores_MK[rows_M], hidden_VBP[:, tiles].flatten(0, 1), 0.1)
+        hidden = Hidden.of(hidden_VBP[:, tiles].reshape(-1, PATCHES), here)
+        added += patch_sums(targets_MK[rows_M], scores_MK[rows_M], hidden, 0.1)
     torch.testing.assert_close(added, whole)
 
 
@@ -127,7 +141,7 @@ def test_the_patches_centre_follows_the_teachers_scores_for_them(dataset: Datase
     chips = dataset.chips("train")[:4]
     (fed,) = feed(dataset.batches(chips, 4), dataset.schema, torch.device("cpu"))
     inputs = objective.inputs(fed, StepKey(0, 0, 0))
-    hidden_NP = inputs.sizes[0].hidden_NP
+    hidden_NP = inputs.sizes[0].hidden.mask_NP
     assert len(inputs.patch_targets_MK) == int(hidden_NP.sum()) > 0
     with torch.no_grad():
         tokens_NTD = model.teacher(inputs.sizes[0].pixels_NCSS, None, inputs.sizes[0].valid_NP)
@@ -150,7 +164,7 @@ def test_a_tile_without_pixels_counts_nowhere(dataset: Dataset) -> None:
     for changed in (False, True):
         for crops in inputs.sizes:
             assert not crops.valid_NP.unflatten(0, (crops.views, -1))[:, 1].any()
-            assert not crops.hidden_NP.unflatten(0, (crops.views, -1))[:, 1].any()
+            assert not crops.hidden.mask_NP.unflatten(0, (crops.views, -1))[:, 1].any()
             if changed:
                 crops.pixels_NCSS.unflatten(0, (crops.views, -1))[:, 1] += 3.0
         sums_K = objective.sums(fit.model, inputs)

@@ -14,7 +14,7 @@ from trainer.pretrain.koleo import CLOSEST, koleo_sums, nearness
 
 VIEWS, TILES, D = 2, 7, 5
 TOKENS_VBD = torch.tensor(np.random.default_rng(3).normal(size=(VIEWS, TILES, D)), dtype=torch.float32)
-EVERY_VB = torch.ones(VIEWS, TILES, dtype=torch.bool)
+EVERY_VB = np.ones((VIEWS, TILES), np.bool_)
 
 
 def alone(rows: Tensor) -> tuple[Tensor, int]:
@@ -39,7 +39,7 @@ def brute_force(tokens_VBD: Tensor, kept: list[int]) -> Tensor:
 @pytest.mark.parametrize("kept", [list(range(TILES)), [0, 2, 3, 6], [1, 4]])
 def test_the_term_and_its_gradient_equal_brute_force(kept: list[int]) -> None:
     """Also where some tiles have no pixels, whatever their tokens are."""
-    seen_VB = torch.zeros_like(EVERY_VB)
+    seen_VB = np.zeros_like(EVERY_VB)
     seen_VB[:, kept] = True
     tokens, expected = TOKENS_VBD.clone().requires_grad_(), TOKENS_VBD.clone().requires_grad_()
     total, count = koleo_sums(tokens, seen_VB, alone)
@@ -56,7 +56,7 @@ def test_the_term_and_its_gradient_equal_brute_force(kept: list[int]) -> None:
 @pytest.mark.parametrize("bounds", [(0, 3, 7), (0, 1, 7), (0, 2, 4, 7)])
 def test_the_ranks_add_up_to_one(bounds: tuple[int, ...]) -> None:
     """Values count each tile once; each rank's gradient is the whole term's, by its own rows."""
-    seen_VB = EVERY_VB.clone()
+    seen_VB = EVERY_VB.copy()
     seen_VB[:, 5], seen_VB[1, 2] = False, False
     whole = TOKENS_VBD.clone().requires_grad_()
     sums = koleo_sums(whole, seen_VB, alone)
@@ -99,7 +99,7 @@ def test_ranks_with_unequal_parts_gather_each_other(tmp_path: Path) -> None:
 
 
 def test_a_tile_without_neighbours_has_no_term() -> None:
-    seen_VB = torch.zeros_like(EVERY_VB)
+    seen_VB = np.zeros_like(EVERY_VB)
     seen_VB[:, 3] = True
     assert koleo_sums(TOKENS_VBD, seen_VB, alone).tolist() == [0, 0]
 

@@ -1,6 +1,7 @@
 """What is seen while training runs: where the time goes, how much arithmetic it is, who is told.
 
 - Each second is counted once: waiting, computing, communication or saving; a delay shows where it is.
+- A GPU that has yet to finish a step when the next one may be queued is busy; no clock waits to learn it.
 - Operations are those of the formulas; what is computed twice to save memory is counted once.
 - Each epoch says one line, and TensorBoard and MLflow have the same numbers; metrics.jsonl has none of them.
 - MLflow: options, numbers, the same run after going on; a lost server stops nothing; no credentials.
@@ -115,6 +116,95 @@ def test_a_clock_that_nobody_handed_in_is_the_machines() -> None:
     spent = clock.spent(0)
     assert 0.02 <= spent.waiting <= spent.seconds
     assert (spent.computing, spent.communication) == (0, 0)
+
+
+class Gpu:
+    """What a clock asks of a GPU: it works off what is queued, and stamps events when it gets there."""
+
+    def __init__(self, hand: HandClock) -> None:
+        self.hand, self.free_at = hand, 0.0
+
+    def queue(self, seconds: float) -> None:
+        """Queue work that takes so long."""
+        self.free_at = max(self.hand.now, self.free_at) + seconds
+
+    def event(self) -> type:
+        """Return the kind of events that this GPU stamps."""
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                self.at = float("inf")
+
+            def record(self, stream: Any) -> None:
+                gpu.queue(0)
+                self.at = gpu.free_at
+
+            def query(self) -> bool:
+                return gpu.hand.now >= self.at
+
+            def synchronize(self) -> None:
+                gpu.hand.now = max(gpu.hand.now, self.at)
+
+            def elapsed_time(self, end: Any) -> float:
+                return 1e3 * float(end.at - self.at)
+
+        return Event
+
+
+@pytest.mark.parametrize(
+    ("of_gpu", "of_process", "busy", "waiting"),
+    [(10, 1, 1.0, 1), (1, 10, 0.0, 4), (3, 2, 1.0, 1.9)],
+    ids=["the GPU is slower", "the process is slower", "the GPU is slower than either, not than both"],
+)
+def test_a_gpu_that_lies_behind_is_busy(
+    of_gpu: int, of_process: int, busy: float, waiting: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps whose passes take the one and the other so long, in ten kernels, after a second for a batch.
+
+    A GPU that has work while the process waits for a batch does not wait.
+    """
+    hand = HandClock()
+    gpu = Gpu(hand)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    clock = Clock(torch.device("cuda"), hand)
+    for _ in range(4):
+        clock.start(WAITING)
+        hand.pass_by(1)
+        clock.stop(WAITING)
+        clock.start(STEPPING)
+        for _ in range(10):
+            hand.pass_by(of_process / 10)
+            gpu.queue(of_gpu / 10)
+        clock.passes_queued()
+        hand.pass_by(0.5)
+        clock.step_queued()
+        clock.stop(STEPPING)
+    spent = clock.spent(chips=4)
+    assert spent.busy == busy
+    assert spent.waiting == pytest.approx(waiting)
+    assert spent.seconds == pytest.approx(max(hand.now, gpu.free_at))
+    assert spent.waiting + spent.computing == pytest.approx(spent.seconds)
+    clock.restart()
+    assert clock.spent(0).busy is None
+
+
+def test_each_step_asks_once_whether_it_kept_the_gpu_busy(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the gradients are there, and when the step is queued with all its pieces; a CPU has no answer."""
+    noted = list[str]()
+    for name in ("passes_queued", "step_queued"):
+        monkeypatch.setattr(Clock, name, lambda clock, name=name: noted.append(name))
+    fit = new_fit(config.with_options(epochs=1, accumulate=2), Ranks())
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *arguments: noted.append("norm") or clip(*arguments)
+    )
+    fit.run(StateCallback())
+    assert noted == ["passes_queued", "norm", "step_queued"] * STEPS
+    assert fit.spent.busy is None
 
 
 def test_a_delay_shows_where_it_is(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,9 +357,9 @@ def test_an_epoch_in_a_line(config: TrainConfig) -> None:
     assert one_of_two.line(0, summary({"epoch": 0, "loss": 2.0}), "tiles") == (
         "epoch 1: loss 2; 1,234 tiles/s; 2% waiting for data, 5% communication; 247 GFLOP/s"
     )
-    on_gpu = replace(one_of_two, utilisation=0.38, peak_memory_gb=11.21)
+    on_gpu = replace(one_of_two, busy=0.97, utilisation=0.38, peak_memory_gb=11.21)
     assert on_gpu.line(2, summary(record), "chips").endswith(
-        "247 GFLOP/s (38% of the device's peak); 11.2 GB"
+        "5% communication; GPU busy in 97% of steps; 247 GFLOP/s (38% of the device's peak); 11.2 GB"
     )
     assert epoch_rate(spent, 4e8, Ranks(0, 2), replace(config.fit, shard_model=True)).communication is None
 
@@ -282,6 +372,8 @@ def test_a_gpu_tells_its_memory_and_its_shares(config: TrainConfig) -> None:
     fit.run(StateCallback())
     spent, rate = fit.spent, epoch_rate(fit.spent, fit.flops_per_chip, ranks, fit.options)
     assert rate.peak_memory_gb
+    assert rate.busy is not None
+    assert 0 <= rate.busy <= 1
     assert 0 < spent.computing <= spent.seconds
     assert spent.waiting + spent.computing <= 1.01 * spent.seconds
 
