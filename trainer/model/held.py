@@ -18,6 +18,7 @@ from transformers import DINOv3ViTModel
 
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
+from trainer.model.weights_file import release
 
 Module = TypeVar("Module", bound=nn.Module)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -57,6 +58,8 @@ def hold(
                 for part, weight in list(layer.named_parameters()):
                     exact |= {f"{name}.{part}": weight.detach().cpu()} if keep_exact else {}
                     setattr(layer, part, _frozen(weight.to(dtype)))
+                    if not keep_exact:
+                        release(weight)
                 layer.forward = partial(_linear, layer)  # type: ignore[method-assign]
         _join(block.attention)
         block.attention.forward = partial(_attention, block.attention, turns)
