@@ -10,6 +10,7 @@ backbone           DINOv3: random, from a folder, a file or the hub
 empty_backbone     DINOv3 without weights yet
 trainable          choice of the backbone's weights that learn; LoRA
 held               a backbone that does not learn, in 16 bits
+device_room        whether a backbone's blocks have room on a device
 streamed           a backbone whose blocks come to the device one by one
 weights_file       .safetensors files, without a second copy in memory
 checkpoint         a regressor as a folder

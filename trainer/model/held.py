@@ -18,7 +18,8 @@ from transformers import DINOv3ViTModel
 
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
-from trainer.model.streamed import bytes_held, fits, is_streamed, stream
+from trainer.model.device_room import bytes_held, fits
+from trainer.model.streamed import is_streamed, stream
 from trainer.model.weights_file import release
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -21,10 +21,11 @@ from transformers import DINOv3ViTModel
 from cluster import cli
 from trainer.devices.choice import Precision
 from trainer.devices.precision import autocast
-from trainer.model import streamed
+from trainer.model import device_room
 from trainer.model.backbone import TINY, build_backbone
 from trainer.model.class_attention import class_attention
 from trainer.model.held import held_on, hold
+from trainer.model.streamed import is_streamed
 
 CPU = torch.device("cpu")
 PRECISIONS: list[Precision] = ["float32", "bf16", "fp16"]
@@ -42,7 +43,7 @@ def pixels(count: int = 2) -> Tensor:
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device, here the CPU, on which no memory is free."""
-    monkeypatch.setattr(streamed, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(device_room, "free_bytes", lambda device: 0)
 
 
 # --- the decision ---
@@ -52,7 +53,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("shape", [{}, {"use_gated_mlp": True, "query_bias": False}], ids=["plain", "gated"])
 def test_bytes_are_those_of_held_blocks(precision: Precision, shape: dict[str, Any]) -> None:
     backbone = backbone_of(**shape).requires_grad_(False)
-    counted = streamed.bytes_held(backbone, precision)
+    counted = device_room.bytes_held(backbone, precision)
     hold(backbone, precision)
     stores = {
         one.untyped_storage().data_ptr(): one.untyped_storage() for one in backbone.model.layer.parameters()
@@ -81,8 +82,8 @@ def test_free_memory_decides(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(streamed, "free_bytes", lambda device: free)
-    assert streamed.fits(int(needed), torch.device("cuda")) == expected
+    monkeypatch.setattr(device_room, "free_bytes", lambda device: free)
+    assert device_room.fits(int(needed), torch.device("cuda")) == expected
     said = capsys.readouterr().err
     assert said.count("\n") == (not expected)
     if not expected:
@@ -91,8 +92,8 @@ def test_free_memory_decides(
 
 
 def test_a_cpu_holds_everything() -> None:
-    assert streamed.free_bytes(CPU) is None
-    assert not streamed.is_streamed(held_on(backbone_of(), "bf16", CPU))
+    assert device_room.free_bytes(CPU) is None
+    assert not is_streamed(held_on(backbone_of(), "bf16", CPU))
 
 
 # --- the same bits ---
@@ -104,7 +105,7 @@ def test_a_cpu_holds_everything() -> None:
 def test_every_layer_has_the_same_bits(precision: Precision, depth: int) -> None:
     plain = backbone_of(num_hidden_layers=depth)
     expected, found = deepcopy(plain), held_on(plain, precision, CPU)
-    assert streamed.is_streamed(found)
+    assert is_streamed(found)
     with torch.no_grad(), autocast(precision, CPU):
         for count in (2, 3, 1):
             ours, theirs = (one(pixels(count), output_hidden_states=True) for one in (found, expected))
@@ -235,7 +236,7 @@ def test_a_command_writes_the_same_bytes(
 ) -> None:
     found = []
     for name, free in (("whole", None), ("by-block", 0)):
-        monkeypatch.setattr(streamed, "free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(device_room, "free_bytes", lambda device, free=free: free)
         out = tmp_path / name
         line = f"{command.format(made=made)} --precision {precision} --out {out}"
         assert cli.run(line.split()) == 0
