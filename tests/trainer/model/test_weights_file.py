@@ -27,6 +27,7 @@ from torch import nn
 from shards.errors import InputError
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import find_files, join, publish, read_bytes, remove_folder
+from shards.storage.ranges import Fetcher
 from trainer.decoders.features import DecoderConfig
 from trainer.devices.choice import Precision
 from trainer.devices.precision import autocast
@@ -329,6 +330,22 @@ def test_a_damaged_file_is_refused(data: bytes, tmp_path: Path) -> None:
         refused = pytest.raises(InputError, match=r"model\.safetensors: not this regressor's weights")
         with refused, refusing_other_weights(url):
             read_tensors(url)
+
+
+def test_weights_that_are_written_anew_while_they_are_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = write_checkpoint(tmp_path / "best", small_regressor())
+    url = copied(str(saved), "anew")
+    read_pieces, other = Fetcher.read_pieces, small_regressor(1)
+
+    def read_while_another_writes(*arguments: Any) -> None:
+        read_pieces(*arguments)
+        publish(join(url, "model.safetensors"), save(other.state_dict()))
+
+    monkeypatch.setattr(Fetcher, "read_pieces", read_while_another_writes)
+    with pytest.raises(InputError, match=r"anew/model\.safetensors: was written anew while it was read"):
+        load_checkpoint(url)
 
 
 def test_nothing_stays_without_memory() -> None:
