@@ -126,12 +126,11 @@ def _check_measured(beside: Sequence[Layer], classes: Sequence[str], above: Iter
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
-    """Make an encoder of the same shape, with random weights and the same normalisation."""
+    """Make an encoder of the same shape on the CPU, with random weights and the same normalisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(encoder.backbone.config.to_diff_dict())
-    made = Encoder(encoder.schema, encoder.bands, encoder.statistics, backbone)
-    return made.to(next(encoder.backbone.parameters()).device).eval()
+    return Encoder(encoder.schema, encoder.bands, encoder.statistics, backbone).eval()
 
 
 def _dataset(config: AttentionConfig, encoder: Encoder) -> Dataset:

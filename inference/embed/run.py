@@ -1,6 +1,6 @@
 """`treeline embed`: vectors of tiles, as Parquet files beside what is known of the tiles.
 
-the encoder                      trainer.model.load_encoder.load_encoder
+the encoder, without weights     trainer.model.load_encoder.load_encoder
 -> tiles of a dataset or scenes  inference.embed.tiles.open_tiles
 -> what is at --out              inference.embed.embeddings
 -> missing parts, here or on Ray inference.embed.engine.Engine
@@ -47,7 +47,7 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     """
     _check(config)
     config = replace(config, checkpoint=checkpoint_url(config.checkpoint))
-    loaded = load_encoder(config.checkpoint, config.weights)
+    loaded = load_encoder(config.checkpoint, config.weights, with_weights=False)
     tiles = open_tiles(config, loaded.encoder.schema)
     if tiles.remark:
         print(f"treeline: {tiles.remark}", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 import shards.storage.s3  # noqa: F401 - makes fsspec use it for s3://
 from shards.errors import InputError
+from shards.storage.mapped import PIECE_BYTES, MappedFile
 
 Bytes = bytes | bytearray | memoryview
 
@@ -134,15 +135,36 @@ def read_bytes(url: str) -> bytes:
         return bytes(filesystem.cat_file(path))
 
 
-def read_pieces(url: str, piece_bytes: int = 16 * 2**20) -> Iterator[bytes]:
+def map_file(url: str) -> MappedFile:
+    """Map the file at a local `url` into memory.
+
+    Raises:
+        InputError: there is nothing readable.
+        ValueError: the file is empty.
+    """
+    with _reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+        return MappedFile(file)
+
+
+def size_of(url: str) -> int:
+    """Return the bytes of the object at `url`.
+
+    Raises:
+        InputError: there is no such object.
+    """
+    filesystem, path = _filesystem(url)
+    with _reading(url, "file"):
+        return int(filesystem.info(path)["size"])
+
+
+def read_pieces(url: str, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
     """Read the object at `url` piece by piece, so that this process never holds all of it.
 
     Raises:
         InputError: there is nothing readable.
     """
     filesystem, path = _filesystem(url)
-    with _reading(url, "file"):
-        size = int(filesystem.info(path)["size"])
+    size = size_of(url)
     for start in range(0, size, piece_bytes):
         with _reading(url, "file"):
             piece = bytes(filesystem.cat_file(path, start=start, end=min(start + piece_bytes, size)))

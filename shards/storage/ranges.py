@@ -7,6 +7,7 @@ Several threads read S3 with the client of `shards.storage.s3`, and other stores
     fetcher.retried                # Counter({"SlowDown": 2})
 """
 
+import io
 import os
 import random
 import threading
@@ -24,10 +25,13 @@ import urllib3.exceptions
 from numpy.typing import NDArray
 
 from shards.errors import DatasetError
+from shards.storage.objects import size_of
 from shards.storage.s3 import client
 
 PART_BYTES = 16 * 2**20
 """Size above which a piece is fetched in parts, which have this size, in parallel."""
+READ_AHEAD_BYTES = 2**20
+"""Bytes fetched where fewer are asked of a `RemoteFile`."""
 REQUESTS = 8
 """Number of requests at a time."""
 ATTEMPTS = 6
@@ -131,6 +135,41 @@ class Fetcher:
     def _s3(self) -> Any:
         with self._lock:
             return client(attempts=1)  # retried here, where it is counted
+
+
+class RemoteFile(io.BufferedReader):
+    """Remote object as an open file, of which what is read is fetched, and nothing else is held."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(_Ranged(url), READ_AHEAD_BYTES)
+
+
+class _Ranged(io.RawIOBase):
+    """Remote object whose every read is a request."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._size, self._at, self._fetcher = url, size_of(url), 0, Fetcher()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, into: Any) -> int:
+        bytes_N = np.frombuffer(into, np.uint8)[: max(0, self._size - self._at)]
+        if bytes_N.size:
+            self._fetcher.read_into(self._url, self._at, bytes_N)
+        self._at += bytes_N.size
+        return int(bytes_N.size)
+
+    def close(self) -> None:
+        self._fetcher.close()
+        super().close()
 
 
 def _read_fsspec(url: str, start: int, into: NDArray[np.uint8]) -> None:

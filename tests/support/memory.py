@@ -21,3 +21,9 @@ def _peak_bytes() -> int:
     """The most memory that this process had since it was last reset."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
     return int(line.split()[1]) * 1024
+
+
+def own_bytes() -> int:
+    """Memory of this process that is no file's."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line]
+    return int(line.split()[1]) * 1024

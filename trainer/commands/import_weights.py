@@ -16,12 +16,14 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import check_writable, exists
 from shards.version import made_by_code
 from trainer.config import WEIGHT_FILES, ImportConfig
-from trainer.model.backbone import build_backbone, read_weights
+from trainer.model.backbone import read_weights
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.chmv2 import chmv2_regressor
+from trainer.model.empty_backbone import empty_backbone
 from trainer.model.meta_weights import refuse_mismatch
 from trainer.model.notebook_weights import notebook_backbone, notebook_decoder, notebook_state_dict
 from trainer.model.regressor import Regressor
+from trainer.model.weights_file import fill
 from trainer.options import ObjectiveOptions
 from trainer.score.baselines import baselines_of
 
@@ -77,7 +79,7 @@ def _regressor(weights: Mapping[str, Tensor], dataset: Dataset, config: ImportCo
             f"reads {shape['num_channels']} bands; name as many with --bands, not {' '.join(config.bands)}"
         )
     decoder = notebook_decoder(weights)
-    regressor = Regressor(dataset.schema, config.bands, dataset.statistics, build_backbone(shape), decoder)
+    regressor = Regressor(dataset.schema, config.bands, dataset.statistics, empty_backbone(shape), decoder)
     refuse_mismatch({name: t.shape for name, t in regressor.state_dict().items()}, weights)
-    regressor.load_state_dict(dict(weights))
+    fill(regressor, weights)
     return regressor.eval()

@@ -223,7 +223,7 @@ def _check_labels(plan: Plan, datasets: dict[str, Dataset]) -> None:
 def _stored(plan: Plan, datasets: dict[str, Dataset]) -> dict[str, Any]:
     """Return the options and what they stand for, as plain YAML values."""
     started = {
-        init.name: RANDOM if init.is_random else load_encoder(init.backbone).fingerprint
+        init.name: RANDOM if init.is_random else load_encoder(init.backbone, with_weights=False).fingerprint
         for init in plan.inits
     }
     return {

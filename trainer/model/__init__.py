@@ -7,8 +7,12 @@ make               a regressor that is not trained yet, from options
 encoder            normalisation and backbone: tokens of tiles, some patches left out
 normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
+empty_backbone     DINOv3 without weights yet
 trainable          choice of the backbone's weights that learn; LoRA
 held               a backbone that does not learn, in 16 bits
+device_room        whether a backbone's blocks have room on a device
+streamed           a backbone whose blocks come to the device one by one
+weights_file       .safetensors files, without a second copy in memory
 checkpoint         a regressor as a folder
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out

@@ -5,20 +5,21 @@ Meta's own .pth files. Nothing asks the hub unless the user names a model there;
 the environment (HF_TOKEN).
 """
 
-import io
 import re
+import zipfile
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from transformers.utils.logging import disable_progress_bar
 
 from shards.errors import InputError, one_line
-from shards.storage.objects import exists, read_bytes
+from shards.storage.objects import exists, is_local, local_path, size_of
+from shards.storage.ranges import RemoteFile
 from trainer.model.meta_weights import meta_backbone
+from trainer.model.weights_file import read_tensors
 
 TINY = {
     "hidden_size": 192,
@@ -115,14 +116,9 @@ def read_weights(url: str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or it holds more than tensors and plain values.
     """
-    data = read_bytes(url)
     try:
-        values = (
-            load(data)
-            if url.endswith(".safetensors")
-            else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        )
-    except MemoryError:
+        values = read_tensors(url).tensors if url.endswith(".safetensors") else _unpacked(url)
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # torch.load fails on damaged files with many kinds of error
         refused = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
@@ -137,6 +133,16 @@ def read_weights(url: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"{url}: holds no tensors by name; torch.save a model's state dict")
     return values
+
+
+def _unpacked(url: str) -> Any:
+    """Return what torch.save wrote at `url`. A local file is mapped, another one read tensor by tensor."""
+    size_of(url)  # says in one line that there is no such file
+    if is_local(url):
+        path = local_path(url)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    with RemoteFile(url) as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def patch_weights_for(weight_DCPP: Tensor, bands: tuple[str, ...], new_band_from: str) -> Tensor:

@@ -6,7 +6,6 @@ statistics.json      statistics of the training chips, for the normalisation
 metrics.json         scores so far, and the baselines
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
@@ -24,13 +22,14 @@ from shards.format.manifest import json_bytes, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
-from shards.storage.objects import exists, join, publish, read_bytes, read_pieces
+from shards.storage.objects import exists, join, publish, read_pieces
 from trainer.decoders.features import DecoderConfig
 from trainer.devices.sharding import whole
-from trainer.model.backbone import build_backbone
+from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
 from trainer.model.regressor import Regressor
 from trainer.model.trainable import merged
+from trainer.model.weights_file import check_size, entries_of, fill, read_tensors
 from trainer.score.baselines import Baselines
 
 CONFIG = "config.json"
@@ -137,22 +136,42 @@ def checkpoint_url(url: str) -> str:
     return url
 
 
-def load_checkpoint(url: str) -> Checkpoint:
+def load_checkpoint(url: str, with_weights: bool = True) -> Checkpoint:
     """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
+
+    Args:
+        url: folder of a checkpoint or a run.
+        with_weights: whether its weights are wanted. Without them the regressor is on the device "meta": it
+            says what it is, and takes no memory.
 
     Raises:
         InputError: there is no checkpoint, or it is incomplete.
     """
     described = _described(url)
-    regressor = described.regressor(build_backbone(described.config["backbone"]))
-    weights = read_bytes(described.weights_url)
-    with refusing_other_weights(described.weights_url):
-        regressor.load_state_dict(load(weights))
+    regressor = described.regressor(empty_backbone(described.config["backbone"]))
+    checksum = load_weights(regressor, described.weights_url, with_weights)
     baselines = Baselines.from_json(described.metrics.pop("baselines"))
-    fingerprint = described.fingerprint(hexadecimal(weights))
+    fingerprint = described.fingerprint(checksum)
     return Checkpoint(
         regressor.eval(), described.config["trained_on"], described.metrics, baselines, fingerprint
     )
+
+
+def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
+    """Give a model, whose backbone is empty, the weights of the file at `url`, or only see that they fit.
+
+    Returns:
+        the file's checksum.
+
+    Raises:
+        InputError: they are another model's, or damaged.
+    """
+    if not with_weights:
+        return checksum_of_fitting(url, model)
+    with refusing_other_weights(url):
+        found = read_tensors(url, with_checksum=True)
+        fill(model, found.tensors)
+    return found.checksum
 
 
 @dataclass(frozen=True)
@@ -183,10 +202,7 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
         InputError: there is no checkpoint, or its weights are cut off, or they belong to another regressor.
     """
     described = _described(url)
-    # On "meta" a backbone takes neither memory nor time, whatever its size.
-    with torch.device("meta"):
-        backbone = build_backbone(described.config["backbone"])
-    regressor = described.regressor(backbone)
+    regressor = described.regressor(empty_backbone(described.config["backbone"]))
     digest = checksum_of_fitting(described.weights_url, regressor)
     return CheckpointHeader(
         regressor.schema,
@@ -256,46 +272,35 @@ def _described(url: str) -> _Described:
 
 
 @contextmanager
-def refusing_other_weights(url: str) -> Iterator[None]:
-    """Say in one line that the weights at `url` do not fit."""
+def refusing_other_weights(url: str, kind: str = "regressor") -> Iterator[None]:
+    """Say in one line that the weights at `url` are not those of this kind of model."""
     try:
         yield
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        raise InputError(f"{url}: not this regressor's weights ({one_line(error)[:200]})") from error
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{url}: not this {kind}'s weights ({one_line(error)[:200]})") from error
 
 
-def checksum_of_fitting(url: str, model: nn.Module) -> str:
+def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:
     """Move `model` to the device "meta"; compute the checksum of the weights at `url`, piece by piece.
+
+    Args:
+        url: the file of weights.
+        model: the model that they are to fit.
+        prefix: beginning of the names of its weights in the file; others are not looked at.
 
     Raises:
         InputError: they are cut off, or another model's.
     """
     pieces = read_pieces(url)
     first = next(pieces, b"")
-    with refusing_other_weights(url):
-        shapes, expected_bytes = _shapes_of_weights(first)
+    with refusing_other_weights(url, "backbone" if prefix else "regressor"):
+        entries = entries_of(first)
+        shapes = {
+            entry.name.removeprefix(prefix): torch.empty(entry.shape, device="meta")
+            for entry in entries
+            if entry.name.startswith(prefix)
+        }
         model.to("meta").load_state_dict(shapes)
         digest, found_bytes = hexadecimal_of_pieces(chain([first], pieces))
-        if found_bytes != expected_bytes:
-            raise ValueError(f"{found_bytes:,} bytes, not {expected_bytes:,}")
+        check_size(entries, first, found_bytes)
     return digest
-
-
-def _shapes_of_weights(first: bytes) -> tuple[dict[str, Tensor], int]:
-    """Read the shapes of the tensors and the file's size from the first bytes of a .safetensors file.
-
-    Returns:
-        tensors without memory, by name; the whole file's bytes.
-
-    Raises:
-        ValueError: the bytes do not begin as such a file does.
-    """
-    length = int.from_bytes(first[:8], "little")
-    described = json.loads(first[8 : 8 + length])
-    try:
-        tensors = [(name, values) for name, values in described.items() if name != "__metadata__"]
-        shapes = {name: torch.empty(values["shape"], device="meta") for name, values in tensors}
-        ends = [int(values["data_offsets"][1]) for _, values in tensors]
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError("its list of tensors cannot be understood") from error
-    return shapes, 8 + length + max(ends, default=0)

@@ -6,12 +6,9 @@ statistics.json      statistics of the training chips, for the normalisation
 metrics.json         scores so far, and the baselines
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from safetensors.torch import load
 from torch import nn
 from transformers import DINOv3ViTModel
 
@@ -20,17 +17,16 @@ from shards.format.manifest import json_bytes, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal
-from shards.storage.objects import exists, join, read_bytes
-from trainer.model.backbone import build_backbone
+from shards.storage.objects import exists, join
 from trainer.model.checkpoint import (
     CONFIG,
     METRICS,
     STATISTICS,
     WEIGHTS,
     checkpoint_url,
-    checksum_of_fitting,
-    refusing_other_weights,
+    load_weights,
 )
+from trainer.model.empty_backbone import empty_backbone
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,7 @@ class CheckpointFolder:
 
     def backbone(self) -> DINOv3ViTModel:
         """Build the backbone, whose weights are to be loaded."""
-        with nullcontext() if self.with_weights else torch.device("meta"):
-            return build_backbone(self.config["backbone"])
+        return empty_backbone(self.config["backbone"])
 
     def load_into(self, model: nn.Module) -> str:
         """Give a model the weights, or only see that they fit.
@@ -72,14 +67,7 @@ class CheckpointFolder:
         Raises:
             InputError: they are another model's, or damaged.
         """
-        url = join(self.url, WEIGHTS)
-        if self.with_weights:
-            weights = read_bytes(url)
-            with refusing_other_weights(url):
-                model.load_state_dict(load(weights))
-            digest = hexadecimal(weights)
-        else:
-            digest = checksum_of_fitting(url, model)
+        digest = load_weights(model, join(self.url, WEIGHTS), self.with_weights)
         described = map(hexadecimal, (json_bytes(self.config), json_bytes(self.statistics.to_json())))
         return hexadecimal("".join([*described, digest]).encode())
 

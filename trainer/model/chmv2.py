@@ -4,7 +4,7 @@ On the Hugging Face hub its weights are facebook/dinov3-vitl16-chmv2-dpt-head; n
 the user gives that name.
 """
 
-from transformers import CHMv2Config, CHMv2ForDepthEstimation, DINOv3ViTConfig, DINOv3ViTModel
+from transformers import CHMv2Config, CHMv2ForDepthEstimation, DINOv3ViTConfig
 
 from shards.errors import InputError
 from shards.format.schema import Schema
@@ -13,7 +13,9 @@ from shards.storage.objects import exists
 from trainer.decoders.dpt import LAYERS, DptDecoder, head_config
 from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import patch_weights_for, whole_model
+from trainer.model.empty_backbone import empty_backbone
 from trainer.model.regressor import Regressor
+from trainer.model.weights_file import fill
 
 _HEAD_OPTIONS = (
     "post_process_channels",
@@ -53,10 +55,10 @@ def chmv2_regressor(
     widths = tuple(model.config.post_process_channels or ())[::-1]
     _refuse_other_shapes(name, model.config, backbone_config, widths)
     shape = {**backbone_config.to_diff_dict(), "num_channels": len(bands)}
-    backbone = DINOv3ViTModel(DINOv3ViTConfig(**shape))
+    backbone = empty_backbone(shape)
     weights = model.backbone.state_dict()
     patches = "embeddings.patch_embeddings.weight"
-    backbone.load_state_dict({**weights, patches: patch_weights_for(weights[patches], bands, new_band_from)})
+    fill(backbone, {**weights, patches: patch_weights_for(weights[patches], bands, new_band_from)})
     regressor = Regressor(schema, bands, statistics, backbone, DecoderConfig(widths, kind="dpt"))
     decoder = regressor.decoder
     assert isinstance(decoder, DptDecoder)

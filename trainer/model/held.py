@@ -1,7 +1,7 @@
 """A backbone that does not learn, held in 16 bits: what autocast would round in each pass is rounded once.
 
 hold(backbone, "bf16", keep_exact=True)     in place, for training: checkpoints keep the exact weights
-model = held_on(model, "bf16", device)      to compute with alone: half of the memory
+model = held_on(model, "bf16", device)      to compute with alone: half of the memory, or block by block
 
 The numbers that come out are those of autocast. Queries, keys and values are one product of matrices, and all
 tokens turn at once, those without a place by nothing, so that a GPU is asked for fewer kernels.
@@ -19,6 +19,9 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTAttentio
 
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
+from trainer.model.device_room import bytes_held, fits
+from trainer.model.streamed import is_streamed, stream
+from trainer.model.weights_file import release
 
 Module = TypeVar("Module", bound=nn.Module)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -58,6 +61,8 @@ def hold(
                 for part, weight in list(layer.named_parameters()):
                     exact |= {f"{name}.{part}": weight.detach().cpu()} if keep_exact else {}
                     setattr(layer, part, _frozen(weight.to(dtype)))
+                    if not keep_exact:
+                        release(weight)
                 # Classes, not functions put on each layer: --compile then compiles one block for all.
                 layer.__class__ = _HeldLinear
         _join(block.attention)
@@ -75,11 +80,27 @@ def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
 
 
 def held_on(model: Module, precision: Precision, device: torch.device) -> Module:
-    """Move a model that only computes to `device`, with its backbone held; see `hold`."""
+    """Move a model that only computes to `device`, with its backbone held; see `hold`.
+
+    Where the device has no room for a backbone's blocks, they stay on the host; see `trainer.model.streamed`.
+    """
+    apart = list[tuple[DINOv3ViTModel, nn.ModuleList]]()
     for part in list(model.modules()):
-        if isinstance(part, DINOv3ViTModel):
-            hold(part, precision, device=device)
-    return model.to(device)
+        if not isinstance(part, DINOv3ViTModel):
+            continue
+        blocks = part.model.layer
+        is_there = next(blocks.parameters()).device.type == device.type != "cpu"
+        stays = is_streamed(part) or not (is_there or fits(bytes_held(part, precision), device))
+        hold(part, precision, device=None if stays else device)
+        if stays:
+            apart.append((part, blocks))
+            part.model.layer = nn.ModuleList()
+    model.to(device)
+    for part, blocks in apart:
+        part.model.layer = blocks
+        if not is_streamed(part):
+            stream(part, device)
+    return model
 
 
 def _frozen(values: Tensor) -> nn.Parameter:

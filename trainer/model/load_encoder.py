@@ -4,16 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.errors import InputError
-from shards.storage.checksum import hexadecimal
-from shards.storage.objects import join, read_bytes
-from trainer.model.checkpoint import (
-    CONFIG,
-    STATISTICS,
-    WEIGHTS,
-    Checkpoint,
-    checkpoint_url,
-    load_checkpoint,
-)
+from trainer.model.checkpoint import Checkpoint, load_checkpoint
 from trainer.model.class_checkpoint import ClassCheckpoint, is_of_classes, load_class_checkpoint
 from trainer.model.encoder import Encoder
 from trainer.model.pretrained import is_pretrained, load_pretrained
@@ -25,7 +16,7 @@ class LoadedEncoder:
     """An encoder, and what identifies it."""
 
     encoder: Encoder
-    """Encoder, on the CPU in eval mode."""
+    """Encoder, on the CPU in eval mode, or without weights on the device "meta"."""
     name: str
     """Name of the weights: "teacher" or "student" of a pre-training, "trained" otherwise."""
     fingerprint: str
@@ -34,31 +25,29 @@ class LoadedEncoder:
     """Description of the checkpoint's training data and code."""
 
 
-def load_encoder(checkpoint: str, weights: str | None = None) -> LoadedEncoder:
+def load_encoder(checkpoint: str, weights: str | None = None, with_weights: bool = True) -> LoadedEncoder:
     """Load the encoder of the checkpoint (or of the best one of the run) at `checkpoint`.
 
     Args:
         checkpoint: folder of a checkpoint or a run, of `treeline pretrain` or `treeline train`.
         weights: "teacher" or "student" of a pre-training; default: the teacher where there is one.
+        with_weights: whether weights are wanted; see `load_checkpoint`.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, it has no such weights, or its backbone sees
             enlarged images.
     """
     if is_pretrained(checkpoint):
-        pretrained = load_pretrained(checkpoint, weights)
+        pretrained = load_pretrained(checkpoint, weights, "compute" if with_weights else "describe")
         ((name, backbone),) = pretrained.backbones.items()
         encoder = Encoder(pretrained.schema, pretrained.bands, pretrained.statistics, backbone)
-        url = checkpoint_url(checkpoint)
-        files = (read_bytes(join(url, file)) for file in (CONFIG, STATISTICS, WEIGHTS))
-        fingerprint = hexadecimal("".join(map(hexadecimal, files)).encode())
-        return LoadedEncoder(encoder.eval(), name, fingerprint, pretrained.trained_on)
+        return LoadedEncoder(encoder.eval(), name, pretrained.fingerprint, pretrained.trained_on)
     if weights:
         raise InputError(f"--weights {weights}: {checkpoint} is no pre-training run; leave it out")
     if is_of_tiles(checkpoint):
-        of_tiles = load_tile_checkpoint(checkpoint)
+        of_tiles = load_tile_checkpoint(checkpoint, with_weights)
         return LoadedEncoder(of_tiles.model.encoder, "trained", of_tiles.fingerprint, of_tiles.trained_on)
-    loaded = _load_pixels(checkpoint)
+    loaded = _load_pixels(checkpoint, with_weights)
     model = loaded.regressor if isinstance(loaded, Checkpoint) else loaded.model
     if model.decoder_config.upsample > 1:
         raise InputError(
@@ -69,6 +58,7 @@ def load_encoder(checkpoint: str, weights: str | None = None) -> LoadedEncoder:
     return LoadedEncoder(encoder.eval(), "trained", loaded.fingerprint, loaded.trained_on)
 
 
-def _load_pixels(checkpoint: str) -> Checkpoint | ClassCheckpoint:
+def _load_pixels(checkpoint: str, with_weights: bool) -> Checkpoint | ClassCheckpoint:
     """Load a checkpoint of heights, or of classes of pixels."""
-    return load_class_checkpoint(checkpoint) if is_of_classes(checkpoint) else load_checkpoint(checkpoint)
+    load = load_class_checkpoint if is_of_classes(checkpoint) else load_checkpoint
+    return load(checkpoint, with_weights)

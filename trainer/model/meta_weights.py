@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
+from trainer.model.empty_backbone import empty_backbone
+from trainer.model.weights_file import fill
 
 LAYER_NORM_EPS = 1e-5
 """Epsilon of the layer norms of every published backbone ("layernormbf16" in vision_transformer.py)."""
@@ -51,16 +53,12 @@ def meta_backbone(state_dict: Mapping[str, Any]) -> DINOv3ViTModel:
     """
     given = _without_wrapping(state_dict)
     shape = _shape_of(given)
-    # On "meta" it takes no memory and draws no random numbers; every tensor is replaced below.
-    with torch.device("meta"):
-        backbone: DINOv3ViTModel = DINOv3ViTModel(DINOv3ViTConfig(**shape))
+    backbone = empty_backbone(shape)
     ours = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
     gated = shape["use_gated_mlp"]
     refuse_mismatch(_metas_shapes(ours, gated), {n: t for n, t in given.items() if not _is_no_weight(n)})
     weights = {name: _weight_of(name, given, gated).reshape(ours[name]) for name in ours}
-    backbone.load_state_dict(weights, assign=True)
-    # The rotary frequencies are computed; they are not weights.
-    backbone.rope_embeddings = type(backbone.rope_embeddings)(backbone.config)
+    fill(backbone, weights)
     backbone.eval()
     return backbone
 
@@ -193,5 +191,5 @@ def _weight_of(name: str, given: Mapping[str, Tensor], gated: bool) -> Tensor:
     if ".attn.qkv." not in theirs:
         return given[theirs].float() if theirs in given else torch.zeros(0)
     joint = _bias(int(theirs.split(".")[1]), given) if theirs.endswith(".bias") else given[theirs].float()
-    # A copy, since safetensors refuses to write tensors that share memory.
-    return joint.chunk(3)["qkv".index(name.split(".attention.")[1][0])].clone()
+    # No copy: a file of weights may be mapped, and rows of one tensor can be saved as tensors of their own.
+    return joint.chunk(3)["qkv".index(name.split(".attention.")[1][0])]

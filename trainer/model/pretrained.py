@@ -7,17 +7,17 @@ metrics.json         scores so far
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 from transformers import DINOv3ViTModel
 
-from shards.errors import InputError, one_line
+from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
+from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, read_bytes
 from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import (
@@ -27,12 +27,18 @@ from trainer.model.checkpoint import (
     STATISTICS,
     WEIGHTS,
     checkpoint_url,
+    checksum_of_fitting,
+    refusing_other_weights,
     weights_of,
 )
+from trainer.model.empty_backbone import draw_as_built, empty_backbone
+from trainer.model.weights_file import fill, read_tensors
 
 VERSION = 1
 RANDOM = "random"
 """Name that asks for a backbone as of the run, with weights that are random."""
+Purpose = Literal["train", "compute", "describe"]
+"""Purposes of a loaded backbone."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Pretrained:
     """Dataset's URL and fingerprint, choice of its tiles, and the code's version and commit."""
     metrics: dict[str, Any]
     """Scores after the checkpoint's epoch."""
+    fingerprint: str = ""
+    """Checksum of configuration, statistics and weights; empty where they are to be trained on."""
 
     def check_images(self, name: str, bands: tuple[str, ...], schema: Schema) -> None:
         """Refuse images that these backbones were not trained on.
@@ -115,13 +123,16 @@ def is_pretrained(name: str) -> bool:
     return exists(url) and read_json(url).get("format") == PRETRAINED
 
 
-def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
+def load_pretrained(name: str, weights: str | None = None, purpose: Purpose = "train") -> Pretrained:
     """Load the pre-trained backbone at `name` (or the best of the run there), on the CPU.
 
     Args:
         name: folder of a checkpoint, or of a run.
         weights: name of the backbone, or "random" for one of the same shape that starts at random; default:
             the first one, the teacher's where there is one.
+        purpose: "train": random numbers are drawn as for a random backbone, so that decoders start alike;
+            "compute": none is drawn, and the fingerprint is computed; "describe": so it is, but the backbone
+            is on the device "meta", without weights.
 
     Returns:
         the same, with that backbone alone.
@@ -130,9 +141,14 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
         InputError: it is incomplete, damaged, of another version, or has no such backbone.
     """
     url, config, chosen = _described(name, weights)
-    backbone = build_backbone(config["backbone"])
-    if chosen != RANDOM:
-        _load_weights(backbone, join(url, WEIGHTS), chosen)
+    checksum = ""
+    if chosen == RANDOM:
+        backbone = build_backbone(config["backbone"])
+    else:
+        if purpose == "train":
+            draw_as_built(config["backbone"])
+        backbone = empty_backbone(config["backbone"])
+        checksum = _load_weights(backbone, join(url, WEIGHTS), f"{chosen}.", purpose)
     return Pretrained(
         config["method"],
         Schema.from_json(config["schema"]),
@@ -141,19 +157,28 @@ def load_pretrained(name: str, weights: str | None = None) -> Pretrained:
         {chosen: backbone},
         config["trained_on"],
         read_json(join(url, METRICS)),
+        _fingerprint(url, checksum) if checksum else "",
     )
 
 
-def _load_weights(backbone: DINOv3ViTModel, url: str, name: str) -> None:
-    """Give a backbone the weights that the file at `url` holds under this name."""
-    prefix = f"{name}."
-    try:
-        tensors = load(read_bytes(url))
-        backbone.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{url}: not this backbone's weights ({one_line(error)[:200]})") from error
+def _load_weights(backbone: DINOv3ViTModel, url: str, prefix: str, purpose: Purpose) -> str:
+    """Give a backbone the weights of the file at `url` whose names begin with `prefix`.
+
+    Returns:
+        the file's checksum; "" where it is to train.
+    """
+    if purpose == "describe":
+        return checksum_of_fitting(url, backbone, prefix)
+    with refusing_other_weights(url, "backbone"):
+        found = read_tensors(url, prefix, with_checksum=purpose == "compute")
+        fill(backbone, found.tensors)
+    return found.checksum
+
+
+def _fingerprint(url: str, weights: str) -> str:
+    """Compute the fingerprint of the checkpoint at `url` from the checksum of its weights."""
+    files = (read_bytes(join(url, file)) for file in (CONFIG, STATISTICS))
+    return hexadecimal("".join([*map(hexadecimal, files), weights]).encode())
 
 
 def pretrained_bands(name: str, weights: str | None = None) -> tuple[str, ...]:

@@ -1,0 +1,51 @@
+"""Whether the blocks of a backbone that only computes have room on a device.
+
+fits(bytes_held(backbone, precision), device)
+"""
+
+import sys
+
+import torch
+from torch import nn
+from transformers import DINOv3ViTModel
+
+from trainer.devices.choice import Precision
+from trainer.devices.precision import MEANINGS
+
+MOST = 0.8
+"""Share of the free memory that weights may take. The rest is for what is computed, and for kernels."""
+BUS_BYTES = 25e9
+"""Bytes a second of PCIe 4.0 x16 (31.5e9 in its specification, less what is lost), to say what it costs."""
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a GPU; None on other devices, which hold everything."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+def bytes_held(backbone: DINOv3ViTModel, precision: Precision) -> int:
+    """Count the bytes of a backbone's blocks as `trainer.model.held.hold` leaves them."""
+    dtype = MEANINGS[precision].dtype or torch.float32
+    layers = backbone.model.layer
+    halved = {id(part) for one in layers.modules() if isinstance(one, nn.Linear) for part in one.parameters()}
+    sizes = (one.numel() * (dtype.itemsize if id(one) in halved else 4) for one in layers.parameters())
+    return sum(sizes)
+
+
+def fits(needed: int, device: torch.device) -> bool:
+    """Tell whether blocks of this many bytes may lie on the device; say in a line if they may not."""
+    free = free_bytes(device)
+    if free is None or needed <= MOST * free:
+        return True
+    seconds = needed / BUS_BYTES
+    print(
+        f"treeline: the backbone's blocks take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free on "
+        f"{device}: they stay on the host and come one by one for each batch, which takes {seconds:,.1f} s "
+        "over PCIe 4.0 (more than computing, if batches are small)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return False

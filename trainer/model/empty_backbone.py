@@ -1,0 +1,50 @@
+"""Backbones without weights yet, to be filled from a file: they take neither memory nor time.
+
+backbone = empty_backbone(config)       arguments of transformers' DINOv3ViTConfig
+draw_as_built(config)                   where decoders are to start as beside a random one
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+
+def empty_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
+    """Make a backbone on the device "meta", in no memory, whose weights are to be filled in.
+
+    Its rotary frequencies, which are computed and in no file, are there.
+    """
+    with torch.device("meta"):
+        backbone = DINOv3ViTModel(DINOv3ViTConfig(**config))
+    backbone.rope_embeddings = type(backbone.rope_embeddings)(backbone.config)
+    return backbone
+
+
+def draw_as_built(config: dict[str, Any]) -> None:
+    """Advance torch's random numbers as making a random backbone does, in the memory of its largest tensor.
+
+    What is drawn after a backbone, such as a decoder, then starts as it does where the backbone is random.
+    """
+    with _OneMemory():
+        DINOv3ViTModel(DINOv3ViTConfig(**config))
+
+
+class _OneMemory(TorchDispatchMode):
+    """Let all new tensors of a model lie in the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers_N = torch.empty(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        if func is not torch.ops.aten.empty.memory_format or dtype != torch.float32:
+            return func(*args, **kwargs)
+        count = prod(args[0])
+        if count > len(self._numbers_N):
+            self._numbers_N = func([count], **kwargs)
+        return self._numbers_N[:count].view(args[0])

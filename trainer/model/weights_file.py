@@ -1,0 +1,208 @@
+"""Weights in .safetensors files, read without a second copy in memory. Nothing is unpickled.
+
+found = read_tensors(url)         tensors by name: a local file is mapped, others are downloaded once
+fill(model, found.tensors)        parts of the model on the device "meta" take the tensors themselves
+release(tensor)                   drops what was read of a mapped tensor, once there is a copy
+
+A mapped tensor takes no memory of the process: its pages are the file's, read when they are used. A tensor of
+another store has memory of its own, which is free as soon as it is rounded or on a GPU. A temporary file to
+map would cost as much disk, which containers may not have.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shards.errors import DatasetError, InputError
+from shards.storage.checksum import hexadecimal_of_pieces
+from shards.storage.mapped import PIECE_BYTES, MappedFile
+from shards.storage.objects import Bytes, is_local, map_file, read_pieces, size_of, version_of
+from shards.storage.ranges import Fetcher
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_ADDRESSES: WeakKeyDictionary[MappedFile, int] = WeakKeyDictionary()
+"""Files that tensors lie in, with the address of their first byte. A tensor keeps its file mapped."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte in the file."""
+    end: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Tensors of a file."""
+
+    tensors: dict[str, Tensor]
+    checksum: str
+    """Checksum of the whole file; empty unless it was asked for."""
+
+
+def entries_of(first: bytes) -> list[Entry]:
+    """List a file's tensors as they follow one another, from the first bytes of a .safetensors file.
+
+    Raises:
+        ValueError: the bytes do not begin as such a file does.
+    """
+    length = int.from_bytes(first[:8], "little")
+    described = json.loads(first[8 : 8 + length])
+    entries, at = list[Entry](), 8 + length
+    try:
+        for name, values in described.items():
+            if name != "__metadata__":
+                start, end = (8 + length + int(offset) for offset in values["data_offsets"])
+                shape = tuple(map(int, values["shape"]))
+                entries.append(Entry(name, _DTYPES[values["dtype"]], shape, start, end))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError("its list of tensors cannot be understood") from error
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    for entry in entries:
+        fits = entry.end - at == entry.dtype.itemsize * prod(entry.shape) and min(entry.shape, default=0) >= 0
+        if entry.start != at or not fits:
+            raise ValueError(f"{entry.name} is not where the list of tensors says")
+        at = entry.end
+    return entries
+
+
+def check_size(entries: list[Entry], first: bytes, found_bytes: int) -> None:
+    """Refuse a file that is cut off, or longer than its tensors.
+
+    Raises:
+        ValueError: says how long it is, and how long it should be.
+    """
+    expected = entries[-1].end if entries else 8 + int.from_bytes(first[:8], "little")
+    if found_bytes != expected:
+        raise ValueError(f"{found_bytes:,} bytes, not {expected:,}")
+
+
+def read_tensors(url: str, prefix: str = "", with_checksum: bool = False) -> Found:
+    """Read the tensors of the .safetensors file at `url` whose names begin with `prefix`; names lose it.
+
+    Raises:
+        InputError: the file cannot be read.
+        ValueError: it is damaged.
+    """
+    found = (_mapped if is_local(url) else _downloaded)(url, prefix, with_checksum)
+    return Found({name.removeprefix(prefix): one for name, one in found.tensors.items()}, found.checksum)
+
+
+def _mapped(url: str, prefix: str, with_checksum: bool) -> Found:
+    file = map_file(url)
+    first = file[: 8 + int.from_bytes(file[:8], "little")]
+    entries = entries_of(first)
+    check_size(entries, first, len(file))
+    checksum = hexadecimal_of_pieces(file.pieces())[0] if with_checksum else ""
+    _ADDRESSES[file] = torch.frombuffer(file, dtype=torch.uint8).data_ptr()
+    tensors = {}
+    for entry in entries:
+        count = prod(entry.shape)
+        if entry.name.startswith(prefix):
+            if count:
+                flat_N = torch.frombuffer(file, dtype=entry.dtype, count=count, offset=entry.start)
+                tensors[entry.name] = flat_N.view(entry.shape)
+            else:  # a backbone without registers has an empty tensor of them
+                tensors[entry.name] = torch.empty(entry.shape, dtype=entry.dtype)
+    return Found(tensors, checksum)
+
+
+def _downloaded(url: str, prefix: str, with_checksum: bool) -> Found:
+    before = version_of(url)
+    first = next(read_pieces(url), b"")
+    entries = entries_of(first)
+    check_size(entries, first, size_of(url))
+    tensors = {
+        entry.name: torch.empty(entry.shape, dtype=entry.dtype)
+        for entry in entries
+        if entry.name.startswith(prefix)
+    }
+    fetcher = Fetcher()
+    try:
+        wanted = [entry for entry in entries if entry.name in tensors and entry.end > entry.start]
+        fetcher.read_pieces(url, [(entry.start, _bytes_of(tensors[entry.name])) for entry in wanted])
+        pieces = _pieces(url, fetcher, first, entries, tensors)
+        checksum = hexadecimal_of_pieces(pieces)[0] if with_checksum else ""
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    finally:
+        fetcher.close()
+    if version_of(url) != before:
+        raise InputError(f"{url}: was written anew while it was read; run the command again")
+    return Found(tensors, checksum)
+
+
+def _bytes_of(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return the bytes of a contiguous tensor, in its own memory."""
+    return tensor.view(-1).view(torch.uint8).numpy()
+
+
+def _pieces(
+    url: str, fetcher: Fetcher, first: bytes, entries: list[Entry], tensors: Mapping[str, Tensor]
+) -> Iterator[Bytes]:
+    """Read a file from start to end; its tensors that are in memory are not read again."""
+    yield first[: entries[0].start if entries else len(first)]
+    for entry in entries:
+        if entry.name in tensors:
+            yield _bytes_of(tensors[entry.name]).data
+            continue
+        for start in range(entry.start, entry.end, PIECE_BYTES):
+            piece = np.empty(min(PIECE_BYTES, entry.end - start), np.uint8)
+            fetcher.read_into(url, start, piece)
+            yield piece.data
+
+
+@torch.no_grad()
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model all of its weights, in its own types. What lies on "meta" becomes the tensors themselves.
+
+    The rest, such as a decoder, keeps its memory and layout.
+
+    Raises:
+        RuntimeError: a tensor is missing, unknown, or has another shape.
+    """
+    there = model.state_dict()
+
+    def fitted(name: str, value: Tensor) -> Tensor:
+        own = there.get(name)
+        if own is None or own.shape != value.shape:
+            return value  # load_state_dict names it
+        return value.to(own.dtype) if own.is_meta else own.copy_(value)
+
+    model.load_state_dict({name: fitted(name, value) for name, value in tensors.items()}, assign=True)
+    left = [name for name, one in (*model.named_parameters(), *model.named_buffers()) if one.is_meta]
+    if left:
+        raise RuntimeError(f"{left[0]} has no weights")
+
+
+def release(tensor: Tensor) -> None:
+    """Drop the pages of a mapped tensor, of which there is a copy now; do nothing with any other tensor.
+
+    Nothing may have been written to the tensor that is still needed.
+    """
+    for file, first in list(_ADDRESSES.items()):
+        start = tensor.data_ptr() - first
+        if tensor.device.type == "cpu" and 0 <= start < len(file):
+            file.release(start, start + tensor.nbytes)
