@@ -22,7 +22,7 @@ def hexadecimal(data: bytes | NDArray[np.uint8]) -> str:
     return f"{checksum(data):016x}"
 
 
-def hexadecimal_of_pieces(pieces: Iterable[bytes]) -> tuple[str, int]:
+def hexadecimal_of_pieces(pieces: Iterable[bytes | memoryview]) -> tuple[str, int]:
     """Compute `hexadecimal` of bytes that come piece by piece, and count them."""
     digest, count = xxhash.xxh3_64(), 0
     for piece in pieces:

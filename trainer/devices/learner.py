@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -9,9 +10,23 @@ from trainer.devices.choice import Precision
 from trainer.devices.sharding import Blocks
 
 
+@dataclass
+class Apart:
+    """Weights that never change, which a run writes once; its checkpoints leave them out until it ends."""
+
+    file: str
+    """Name of their file in the run's folder."""
+    names: frozenset[str]
+    """Names of the weights."""
+    weights: dict[str, Tensor]
+    """Weights by name, on the CPU, until they are written; only the first rank has them."""
+
+
 class Learner(nn.Module, ABC):
     """A model that learns."""
 
+    apart: Apart | None = None
+    """Weights that its checkpoints leave out; default: none."""
     followers: tuple[str, ...] = ()
     """Beginnings of the names of weights that follow others without a gradient, as a teacher's do."""
 

@@ -20,17 +20,19 @@ from shards.format.manifest import json_bytes, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal
-from shards.storage.objects import exists, join, read_bytes
+from shards.storage.objects import exists, join
 from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import (
     CONFIG,
     METRICS,
     STATISTICS,
     WEIGHTS,
+    check_files,
     checkpoint_url,
     checksum_of_fitting,
     refusing_other_weights,
 )
+from trainer.model.weights_apart import read_weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class CheckpointFolder:
         """
         url = join(self.url, WEIGHTS)
         if self.with_weights:
-            weights = read_bytes(url)
+            weights = read_weights(url)
             with refusing_other_weights(url):
                 model.load_state_dict(load(weights))
             digest = hexadecimal(weights)
@@ -103,11 +105,7 @@ def read_checkpoint_folder(name: str, kind: str, version: int, with_weights: boo
         InputError: it is incomplete, or has another format or version.
     """
     url = checkpoint_url(name)
-    for file in (CONFIG, WEIGHTS, STATISTICS, METRICS):
-        if not exists(join(url, file)):
-            raise InputError(
-                f"{url}: not a checkpoint ({file} is missing); give a folder that treeline train wrote"
-            )
+    check_files(url)
     config = read_json(join(url, CONFIG))
     if (config.get("format"), config.get("version")) != (kind, version):
         raise InputError(
