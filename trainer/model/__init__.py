@@ -10,6 +10,8 @@ backbone           DINOv3: random, from a folder, a file or the hub
 trainable          choice of the backbone's weights that learn; LoRA
 held               a backbone that does not learn, in 16 bits
 checkpoint         a regressor as a folder
+weights_apart      a frozen backbone's file in a run, to which checkpoints refer
+weights_file       bytes of files of weights, made and merged piece by piece
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder

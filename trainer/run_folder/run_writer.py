@@ -40,6 +40,7 @@ from shards.storage.objects import (
     remove_file,
     remove_folder,
     remove_unfinished,
+    sizes_of,
 )
 from shards.version import made_by_code
 from trainer.config import TrainConfig
@@ -65,6 +66,8 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 NOTE_SECONDS = 1.0
 """Seconds between two looks at the loss, since each waits for the device."""
+LARGE_BYTES = 10**9
+"""Bytes whose writing at the end of a run is worth a line."""
 STARVED, STARVED_SECONDS = 0.2, 10.0
 """Share of an epoch's time, and seconds of that epoch, above which a warning says that it waited for data."""
 _EPOCH = re.compile(r"epoch-\d+/")
@@ -186,6 +189,10 @@ class RunWriter(StateCallback):
         referring = [folder for folder in sorted(self._kept) if exists(join(self._out, folder, REFERENCE))]
         if referring and fit.model.apart:
             write_apart(self._out, fit.model.apart)
+            nbytes = sizes_of(self._out)[fit.model.apart.file]
+            if len(referring) * nbytes > LARGE_BYTES:
+                size = f"{len(referring)} x {nbytes / 1e9:,.1f} GB"
+                print(f"treeline: makes its checkpoints whole ({size})", file=sys.stderr, flush=True)
         for folder in referring:
             remove_unfinished(join(self._out, folder))
             make_whole(join(self._out, folder, WEIGHTS))
