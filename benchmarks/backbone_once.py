@@ -3,12 +3,14 @@
 python benchmarks/backbone_once.py BEFORE AFTER --turns 3      # about five minutes
 
 The backbone has the shape of ViT-B and random weights (343 MB). `treeline train` runs with few and with many
-epochs, each in a process of its own: the difference tells what an epoch takes, and what a run takes beside.
-Bytes are those that Linux counts in write calls (wchar in /proc/self/io). Both checkouts train on the same
-chips from the same token store, which BEFORE makes.
+epochs, each in a process of its own. Bytes are those that Linux counts in write calls (wchar in
+/proc/self/io): the difference tells what an epoch writes, and what a run writes beside. Seconds are the
+median time from one epoch's line to the next. Both checkouts train on the same chips from the same token
+store, which BEFORE makes.
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -55,17 +57,16 @@ def prepare(folder: Path) -> None:
 
 
 def run_one(folder: Path, epochs: int) -> None:
-    """Train in this process; print seconds, bytes written and the peak of memory."""
+    """Train in this process; print bytes written and the peak of memory."""
     from cluster import cli
 
     os.chdir(folder)
     shutil.rmtree("run", ignore_errors=True)
-    before, start = _written(), time.perf_counter()
+    before = _written()
     if cli.run([*TRAIN.split(), "--epochs", str(epochs), "--out", "run"]):
         raise SystemExit("failed")
-    seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "bytes": _written() - before, "peak": peak}))
+    print(json.dumps({"bytes": _written() - before, "peak": peak}))
 
 
 def _written() -> int:
@@ -73,15 +74,20 @@ def _written() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
 
 
-def in_checkout(checkout: Path, *arguments: str) -> str:
-    """Run this script in a checkout, with its code."""
+def in_checkout(checkout: Path, *arguments: str) -> dict[str, float]:
+    """Run this script in a checkout, with its code; return what it printed, and seconds between epochs."""
     # -P: beside this script is an ingest.py.
     command = [sys.executable, "-P", str(Path(__file__).resolve()), "--inside", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
-    done = subprocess.run(
-        command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=checkout, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
+        times = [time.perf_counter() for line in process.stderr if line.startswith("epoch ")]
+        said = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"{checkout}: failed")
+    between = [later - earlier for earlier, later in itertools.pairwise(times)]
+    told: dict[str, float] = json.loads(said.splitlines()[-1]) if len(arguments) > 1 else {}
+    return {**told, "seconds": statistics.median(between or [0.0])}
 
 
 def main() -> None:
@@ -104,24 +110,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         in_checkout(before, scratch)
         for _ in range(options.turns):
-            for checkout in (before, after):
-                for epochs in (FEW, MANY):
-                    told = json.loads(in_checkout(checkout, scratch, str(epochs)).splitlines()[-1])
-                    found.setdefault((checkout, epochs), []).append(told)
-    print(f"{'':8} {'MB an epoch':>12} {'s an epoch':>11} {'MB beside':>10} {'s beside':>9} {'peak GB':>8}")
+            for checkout, epochs in itertools.product((before, after), (FEW, MANY)):
+                found.setdefault((checkout, epochs), []).append(in_checkout(checkout, scratch, str(epochs)))
+    print(f"{'':8} {'MB an epoch':>12} {'MB beside':>10} {'s an epoch':>11} {'peak GB':>8}")
     for name, checkout in (("before", before), ("after", after)):
         few, many = (
-            {
-                key: statistics.median(one[key] for one in found[checkout, epochs])
-                for key in ("bytes", "seconds", "peak")
-            }
-            for epochs in (FEW, MANY)
+            {key: statistics.median(one[key] for one in told) for key in told[0]}
+            for told in (found[checkout, epochs] for epochs in (FEW, MANY))
         )
-        each = {key: (many[key] - few[key]) / (MANY - FEW) for key in ("bytes", "seconds")}
-        rest = {key: few[key] - FEW * each[key] for key in each}
+        each = (many["bytes"] - few["bytes"]) / (MANY - FEW)
         print(
-            f"{name:8} {each['bytes'] / 1e6:12,.1f} {each['seconds']:11.2f} {rest['bytes'] / 1e6:10,.0f} "
-            f"{rest['seconds']:9.1f} {many['peak'] / 1e9:8.2f}"
+            f"{name:8} {each / 1e6:12,.1f} {(few['bytes'] - FEW * each) / 1e6:10,.0f} "
+            f"{many['seconds']:11.2f} {many['peak'] / 1e9:8.2f}"
         )
 
 
