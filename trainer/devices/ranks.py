@@ -123,8 +123,8 @@ class Ranks:
         on_cpu = self.device.type == "cpu"
         there = *module.named_parameters(), *module.named_buffers()
         # What has no memory is not sent around either: a backbone whose tokens are stored.
-        absent = [name for name, tensor in there if tensor.is_meta]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
+        if absent := [name for name, tensor in there if tensor.is_meta]:
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
         parallel = DistributedDataParallel(module, forward_sync_buffers=on_cpu, gradient_as_bucket_view=True)
         parallel.register_comm_hook(self.clock, _average)
         return parallel

@@ -5,7 +5,7 @@
     RUN/epoch-0003/rest.safetensors              all other weights
 
 Together they are the bytes of RUN/epoch-0003/model.safetensors, which `make_whole` writes. So a checkpoint
-has the same fingerprint before and after. All functions take the URL of model.safetensors, there or not.
+has the same fingerprint before and after. What reads weights takes the URL of that file, there or not.
 """
 
 from collections.abc import Iterable, Iterator
