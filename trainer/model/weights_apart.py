@@ -8,6 +8,7 @@ Together they are the bytes of RUN/epoch-0003/model.safetensors, which `make_who
 has the same fingerprint before and after. What reads weights takes the URL of that file, there or not.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -37,7 +38,8 @@ REFERENCE = "backbone.json"
 REST = "rest.safetensors"
 FORMAT = "treeline-backbone-reference"
 VERSION = 1
-_PREFIX, _SUFFIX = "backbone-", ".safetensors"
+_NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
+"""Name of a backbone's file, with the checksum of its bytes."""
 
 
 def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
@@ -53,7 +55,7 @@ def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
     above = next(name for name, part in model.named_modules() if part is backbone)
     weights = {f"{above}.{name}": value for name, value in backbone.state_dict().items()}
     digest, _ = hexadecimal_of_pieces(pieces_of(weights))
-    model.apart = Apart(f"{_PREFIX}{digest}{_SUFFIX}", frozenset(weights), weights if keep else {})
+    model.apart = Apart(_file_of(digest), frozenset(weights), weights if keep else {})
 
 
 def write_apart(run: str, apart: Apart) -> None:
@@ -142,8 +144,12 @@ def remove_unused(run: str) -> None:
     folders = [name.removesuffix(f"/{REFERENCE}") for name in files if name.endswith(f"/{REFERENCE}")]
     used = {_file_beside(join(run, folder)) for folder in folders}
     for name in files:
-        if name.startswith(_PREFIX) and name.endswith(_SUFFIX) and "/" not in name and name not in used:
+        if _NAME.fullmatch(name) and name not in used:
             remove_file(join(run, name))
+
+
+def _file_of(digest: str) -> str:
+    return f"backbone-{digest}.safetensors"
 
 
 def _above(url: str) -> str:
@@ -170,7 +176,7 @@ def _reference_in(folder: str) -> dict[str, Any]:
     url = join(folder, REFERENCE)
     values = read_json(url)
     is_ours = (values.get("format"), values.get("version")) == (FORMAT, VERSION)
-    if not is_ours or "/" in values.get("file", "/"):
+    if not is_ours or not _NAME.fullmatch(values.get("file", "")):
         raise InputError(
             f"{url}: holds {values.get('format')} {values.get('version')}, not {FORMAT} {VERSION}; use the "
             "version of Treeline that wrote it"
@@ -184,7 +190,7 @@ def _checked(url: str) -> Iterator[bytes]:
     for piece in read_pieces(url):
         digest.update(piece)
         yield piece
-    if digest.hexdigest() not in name_of(url):
+    if name_of(url) != _file_of(digest.hexdigest()):
         raise InputError(
             f"{url}: its bytes are not those that its name tells; delete it and resume the run "
             "(treeline train --resume auto), which writes it again"

@@ -23,14 +23,14 @@ import torch
 from classes import write_class_dataset
 from gloo_ranks import in_group, run_ranks
 from in_process import treeline
-from regressors import CHIP_SCHEMA, small_config, visible_chip, write_dataset
+from regressors import CHIP_SCHEMA, SMALL_BACKBONE, small_config, visible_chip, write_dataset
 from safetensors.torch import load_file, save
 from stopped_runs import Stopped
 
 from shards.errors import InputError
 from shards.format.key import split_of
 from shards.read.dataset import Dataset, open_dataset
-from shards.storage.objects import exists, find_files, join, publish, read_bytes, sizes_of
+from shards.storage.objects import exists, find_files, join, read_bytes, sizes_of
 from shards.write.writer import DatasetWriter
 from trainer.commands import train as heights
 from trainer.commands import train_classes, train_tiles
@@ -38,6 +38,7 @@ from trainer.commands.train import new_fit, resumed_fit, train
 from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
+from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import (
     WEIGHTS,
     checkpoint_url,
@@ -436,15 +437,26 @@ def test_where_the_backbone_is_gone_or_changed_the_run_writes_it_again(
     assert not list((tmp_path / "run").glob("backbone-*"))
 
 
-def test_another_backbone_gets_a_file_of_its_own(run: TrainConfig, backbone: Path, tmp_path: Path) -> None:
-    """Where the folder of the backbone's weights has changed, older checkpoints keep what they had."""
-    before = load_checkpoint(run.out)
-    [shared] = (tmp_path / "run").glob("backbone-*")
-    publish(str(tmp_path / "run" / f"backbone-{'0' * 16}.safetensors"), shared.read_bytes())
-    assert load_checkpoint(run.out).fingerprint == before.fingerprint
-    train(run.with_options(resume="auto"), Ranks())
-    assert load_checkpoint(run.out).fingerprint == before.fingerprint
-    assert not list((tmp_path / "run").glob("backbone-*"))
+def test_another_backbone_gets_a_file_of_its_own(
+    datasets: dict[str, Dataset], backbone: Path, tmp_path: Path
+) -> None:
+    """Where --backbone has other weights when a run resumes, older checkpoints keep what they had."""
+    named = tmp_path / "backbone"
+    shutil.copytree(backbone, named)
+    config = config_of("heights", datasets, named, tmp_path / "run", keep_best=2)
+    unfinished(config, epochs=1)
+    before = load_checkpoint(config.out + "/epoch-0001")
+    torch.manual_seed(8)
+    build_backbone(SMALL_BACKBONE).save_pretrained(named)
+    unfinished(config.with_options(resume="auto"))
+    assert len(list((tmp_path / "run").glob("backbone-*"))) == 2
+    (tmp_path / "run" / "backbone-of-mine.safetensors").write_text("kept")
+    train(config.with_options(resume="auto"), Ranks())
+    assert [path.name for path in (tmp_path / "run").glob("backbone-*")] == ["backbone-of-mine.safetensors"]
+    first, second = (load_checkpoint(f"{config.out}/epoch-000{number}") for number in (1, 2))
+    assert first.fingerprint == before.fingerprint
+    tokens = [one.regressor.backbone.embeddings.cls_token for one in (first, second)]
+    assert not torch.equal(*tokens)
 
 
 @pytest.mark.parametrize("mode", ["last", "lora", "all"])
