@@ -95,7 +95,7 @@ COMMANDS = {
     "export": Command(
         "trainer.pretrain_config:ExportConfig",
         "cluster.commands:export",
-        "write a pre-trained backbone to a folder of its own",
+        "write a checkpoint, or a pre-trained backbone, to a folder of its own",
     ),
     "sweep": Command(
         "trainer.config:SweepConfig", "cluster.commands:sweep", "find training options that suit a dataset"

@@ -337,14 +337,14 @@ class PretrainConfig(RunConfig):
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write the backbone of a pre-training run to a folder of its own, for transformers or for Treeline."""
+    """Write a checkpoint to a folder of its own, whole, or a pre-trained backbone for transformers."""
 
     run: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run of treeline pretrain (its best checkpoint is taken; RUN/last: the last one), or a checkpoint."""
-    to: Literal["transformers", "checkpoint"]
-    """transformers: for DINOv3ViTModel.from_pretrained; checkpoint: for treeline train --backbone."""
+    """Run of treeline pretrain or train (its best checkpoint; RUN/last: the last one), or a checkpoint."""
     out: Annotated[str, Place()]
     """Folder or s3://... to write; nothing may be there yet."""
+    to: Literal["transformers", "checkpoint"] = "checkpoint"
+    """checkpoint: all its files; transformers: a pre-trained backbone, for DINOv3ViTModel.from_pretrained."""
     backbone_weights: Literal["teacher", "student"] | None = None
     """Weights to take; default: all for a checkpoint, else the teacher's where there is one."""
 

@@ -1,11 +1,13 @@
-"""`treeline export`: a pre-trained backbone in a folder of its own.
+"""`treeline export`: a checkpoint in a folder of its own, whole, or its pre-trained backbone.
 
+--to checkpoint      the checkpoint's files; what a run that lasts keeps beside them is put in
 --to transformers    config.json, model.safetensors as DINOv3ViTModel.from_pretrained loads them
                      treeline.json: bands, and all that normalises their pixels
---to checkpoint      the files of trainer.model.pretrained, for `treeline train --backbone DIR`
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from shards.storage.objects import (
     read_bytes,
     remove_new_folders,
 )
-from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, check_files, checkpoint_url
 from trainer.model.normalise import Normalise
 from trainer.model.pretrained import Pretrained, is_pretrained, load_pretrained
+from trainer.model.weights_apart import copy_weights
 from trainer.pretrain_config import ExportConfig
 
 BESIDE = "treeline.json"
@@ -47,29 +50,57 @@ def export(config: ExportConfig) -> str:
     """
     if exists(config.out):
         raise InputError(f"{config.out}: is there already; choose another --out or delete it first")
-    if not is_pretrained(config.run):
-        raise InputError(
-            f"{config.run}: no checkpoint of a pre-training is there; give a folder that treeline pretrain "
-            "wrote"
-        )
     url = checkpoint_url(config.run)
+    if not is_pretrained(url):
+        return _export_trained(config, url)
     pretrained = load_pretrained(url, config.backbone_weights)
     check_writable(config.out)
-    new_folders = missing_folders(config.out)
-    try:
+    with _all_or_nothing(config.out):
         if config.to == "transformers":
             _write_for_transformers(config.out, pretrained)
+        elif config.backbone_weights:
+            for name, data in pretrained.files().items():
+                publish(join(config.out, name), data)
         else:
-            _write_checkpoint(config, url, pretrained)
-    except BaseException:
-        remove_new_folders(new_folders)
-        raise
+            _copy(url, config.out)
     if config.to == "transformers":
         (name,) = pretrained.backbones
         what = f"{name} of {url}"
         return f"{config.out}: {what}, for DINOv3ViTModel.from_pretrained; {BESIDE} describes its input"
     what = f"{config.backbone_weights or 'copy'} of {url}"
     return f"{config.out}: {what}; treeline train --backbone {config.out} ..."
+
+
+def _export_trained(config: ExportConfig, url: str) -> str:
+    """Write a whole copy of a checkpoint of `treeline train`."""
+    if config.to == "transformers" or config.backbone_weights or not exists(join(url, CONFIG)):
+        raise InputError(
+            f"{config.run}: no checkpoint of a pre-training is there; give a folder that treeline pretrain "
+            "wrote" + (", or --to checkpoint alone" if exists(join(url, CONFIG)) else "")
+        )
+    check_files(url)
+    check_writable(config.out)
+    with _all_or_nothing(config.out):
+        _copy(url, config.out)
+    return f"{config.out}: copy of {url}; treeline predict ... --checkpoint {config.out}"
+
+
+@contextmanager
+def _all_or_nothing(out: str) -> Iterator[None]:
+    """Remove what was written if the block fails."""
+    new_folders = missing_folders(out)
+    try:
+        yield
+    except BaseException:
+        remove_new_folders(new_folders)
+        raise
+
+
+def _copy(url: str, out: str) -> None:
+    """Copy a checkpoint's files, its weights whole."""
+    copy_weights(join(url, WEIGHTS), join(out, WEIGHTS))
+    for name in (STATISTICS, METRICS, CONFIG):  # the last one tells that the others are there
+        publish(join(out, name), read_bytes(join(url, name)))
 
 
 def _write_for_transformers(out: str, pretrained: Pretrained) -> None:
@@ -79,16 +110,6 @@ def _write_for_transformers(out: str, pretrained: Pretrained) -> None:
         backbone.save_pretrained(scratch)
         (Path(scratch) / BESIDE).write_bytes(json_bytes(beside(pretrained)))
         publish_folder(out, scratch)
-
-
-def _write_checkpoint(config: ExportConfig, url: str, pretrained: Pretrained) -> None:
-    """Copy the checkpoint's files, or write them anew with the chosen weights alone."""
-    if config.backbone_weights:
-        for name, data in pretrained.files().items():
-            publish(join(config.out, name), data)
-        return
-    for name in (WEIGHTS, STATISTICS, METRICS, CONFIG):  # the last one tells that the others are there
-        publish(join(config.out, name), read_bytes(join(url, name)))
 
 
 def beside(pretrained: Pretrained) -> dict[str, Any]:

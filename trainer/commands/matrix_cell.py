@@ -108,6 +108,8 @@ def _trained(job: CellJob) -> dict[str, Any]:
         dataset = fit.learning.dataset
         with _CellWriter(run_options(job.training, dataset)) as writer:
             fit.run(writer)
+            if job.keep_checkpoint:
+                writer.finish(fit)
     for trouble in dataset.troubles():
         print(f"treeline: {job.cell.title}: {trouble}", file=sys.stderr, flush=True)
     best = min(fit.records, key=fit.objective.standing)

@@ -226,6 +226,7 @@ def run_trial(
             dataset = fit.learning.dataset
             with _TrialWriter(run_options(config, dataset), report) as writer:
                 fit.run(writer)
+                writer.finish(fit)
     except FAILURES as error:
         return Ending("failed", f"{type(error).__name__}: {error}")
     for trouble in dataset.troubles():

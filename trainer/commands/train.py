@@ -35,6 +35,7 @@ from trainer.fit.variant import Variant, ordinary
 from trainer.model.make import new_regressor
 from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.regressor import Regressor
+from trainer.model.weights_apart import set_apart
 from trainer.options import ModelOptions, check_counts
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
@@ -170,6 +171,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
             callback = RunWriter(run_options(config, dataset), advance, notice, states)
         stack.enter_context(callback)
         fit.run(callback)
+        callback.finish(fit)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
 
@@ -218,12 +220,13 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
         return new_class_fit(config, ranks)
     variant = variant or variant_of(config)
     device = ranks.device_before_wrap(config.fit.shard_model)
-    dataset, regressor = prepared(config, device, variant)
+    dataset, regressor = prepared(config, torch.device("cpu"), variant)
+    set_apart(regressor, regressor.backbone, keep=ranks.is_first)
     tokens = None
     if config.tokens.token_store:
-        plan = planned_tokens(config, dataset, regressor)
-        regressor.hold_frozen(config.fit.precision)
-        tokens = open_tokens(plan, regressor, dataset, ranks)
+        tokens = open_tokens(planned_tokens(config, dataset, regressor), regressor, dataset, ranks)
+        regressor.leave_backbone()
+    regressor.to(device)
     train_chips, val_chips = variant.choose_chips(dataset)
     train_chips = met_in_an_epoch(train_chips, config.chips, config.global_batch)
     edges = config.chips.balance_heights

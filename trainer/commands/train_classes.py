@@ -12,6 +12,7 @@ from trainer.fit.flops import training_flops
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.make import class_decoder, new_class_model
+from trainer.model.weights_apart import set_apart
 
 
 def check_classes(config: TrainConfig, dataset: Dataset) -> None:
@@ -51,7 +52,9 @@ def new_class_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     device = ranks.device_before_wrap(config.fit.shard_model)
     dataset = open_dataset(config.data, config.reading.read_options)
     torch.manual_seed(config.fit.seed)
-    model = new_class_model(dataset, config.model).to(device)
+    model = new_class_model(dataset, config.model)
+    set_apart(model, model.backbone, keep=ranks.is_first)
+    model.to(device)
     val_chips = dataset.chips("val", where=config.chips.validated_where)
     met = met_in_an_epoch(training_chips(dataset, config.chips), config.chips, config.global_batch)
     learning = Learning(dataset, met, val_chips, ranks)

@@ -42,6 +42,7 @@ from trainer.devices.cards import chosen_here, usable
 from trainer.devices.choice import Choice, Kind
 from trainer.devices.choice_on_ray import chosen_on_ray
 from trainer.devices.ranks import Ranks
+from trainer.model.held import held_on
 from trainer.model.regressor import Regressor
 from trainer.pretrain_config import PretrainConfig
 
@@ -196,10 +197,10 @@ class _TokenWorker:
 
     @cached_property
     def _prepared(self) -> tuple[Dataset, Regressor, TokenPlan]:
-        dataset, regressor = prepared(self._config, usable(self._device))
+        device = usable(self._device)
+        dataset, regressor = prepared(self._config, torch.device("cpu"))
         plan = planned_tokens(self._config, dataset, regressor)
-        regressor.hold_frozen(self._config.fit.precision)
-        return dataset, regressor, plan
+        return dataset, held_on(regressor, plan.precision, device), plan
 
     def plan(self) -> TokenPlan:
         """Say which store it is, and what it is to hold."""

@@ -14,6 +14,7 @@ from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.make import new_tile_model
 from trainer.model.tile_model import TileHead
+from trainer.model.weights_apart import set_apart
 
 LEAST = 2
 """Fewest labelled tiles from which anything can be learnt."""
@@ -85,7 +86,9 @@ def new_tile_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     spread = (0.0, 1.0) if classes else (float(values_M.mean()), float(values_M.std()))
     torch.manual_seed(config.fit.seed)
     head = TileHead(labels.name, config.target.head, classes, *spread)
-    model = new_tile_model(dataset, config.model, head).to(device)
+    model = new_tile_model(dataset, config.model, head)
+    set_apart(model, model.encoder.backbone, keep=ranks.is_first)
+    model.to(device)
     met = met_in_an_epoch(train, config.chips, config.global_batch)
     learning = Learning(dataset, met, val, ranks)
     objective = LabelObjective(model, learning, labels, config.augment, config.objective.baseline_chips)

@@ -140,6 +140,10 @@ class Ranks:
             return module
         # On a GPU batch norm is synchronous, and all other buffers are constants: none need be sent around.
         on_cpu = self.device.type == "cpu"
+        there = *module.named_parameters(), *module.named_buffers()
+        # What has no memory is not sent around either: a backbone whose tokens are stored.
+        if absent := [name for name, tensor in there if tensor.is_meta]:
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
         parallel = DistributedDataParallel(module, forward_sync_buffers=on_cpu, gradient_as_bucket_view=True)
         parallel.register_comm_hook(self.clock, _average)
         return parallel

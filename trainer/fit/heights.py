@@ -138,7 +138,8 @@ class HeightObjective(LossDecides):
 
     def panel(self, chips: Chips) -> Panel | None:
         """See Objective."""
-        return draw_panel(self.regressor, self.learning.dataset, chips, self.learning.ranks.device)
+        learning = self.learning
+        return draw_panel(self.regressor, learning.dataset, chips, learning.ranks.device, learning.tokens)
 
     def gather(self) -> None:
         """See Objective."""

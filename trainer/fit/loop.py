@@ -112,9 +112,7 @@ class Fit:
         self.global_batch, self.flops_per_chip = global_batch, flops_per_chip
         ranks = learning.ranks
         if ranks.world_size == 1 or not options.shard_model:
-            model.hold_frozen(options.precision)
-            if not options.compile:  # which does that by itself
-                model.round_together(options.precision)
+            model.suit(options.precision, options.compile)
         # First of all, since sharding replaces the model's parameters.
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None, options.precision)
         self._forward = in_precision(self._wrapped, ranks.device, options.precision)
@@ -232,8 +230,7 @@ class Fit:
         Where the inputs tell what it depends on, neither is needed.
         """
         position, ranks, objective = self.position, self.learning.ranks, self.objective
-        key = StepKey(self.options.seed, position.epoch, position.seen)
-        inputs = objective.inputs(fed, key)
+        inputs = objective.inputs(fed, StepKey(self.options.seed, position.epoch, position.seen))
         pieces = inputs.pieces(self._pieces_alike(fed))
         # In one piece and alone there is no meeting and no other pass to spare.
         known = objective.known_sums(inputs) if len(pieces) > 1 or ranks.world_size > 1 else None

@@ -10,19 +10,29 @@ from shards.draw.picture import coloured_heights, composite
 from shards.format.band_values import values_of
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
+from trainer.data.token_store import TokenReader
+from trainer.decoders.features import Features
 from trainer.fit.objective import Panel
 from trainer.model.regressor import Regressor
 
 
-def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: torch.device) -> Panel | None:
+def draw_panel(
+    regressor: Regressor,
+    dataset: Dataset,
+    chips: Chips,
+    device: torch.device,
+    tokens: TokenReader | None = None,
+) -> Panel | None:
     """Draw these chips; None if their shards are left out. The regressor stays in eval mode.
 
     Each chip is a row: near infrared-red-green, then measured and predicted height in the eight classes.
+    Heights are predicted from `tokens` where there are some; the backbone is not needed then.
     """
     batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
     if batch is None or not batch.chips.size:
         return None
-    predicted_BHW = predicted_heights(regressor, batch.image_BCHW, device)
+    features = tokens.features(batch.chips) if tokens else None
+    predicted_BHW = predicted_heights(regressor, batch.image_BCHW, device, features)
     rows = [
         np.concatenate(
             [
@@ -46,10 +56,18 @@ def draw_panel(regressor: Regressor, dataset: Dataset, chips: Chips, device: tor
 
 
 def predicted_heights(
-    regressor: Regressor, image_BCHW: NDArray[Any], device: torch.device
+    regressor: Regressor, image_BCHW: NDArray[Any], device: torch.device, features: Features | None = None
 ) -> NDArray[np.float32]:
-    """Predict heights in metres, NaN where pixels are missing. The regressor stays in eval mode."""
-    height_BHW, valid_BHW = regressor.eval().predict(torch.from_numpy(image_BCHW.copy()).to(device))
+    """Predict heights in metres, NaN where pixels are missing. The regressor stays in eval mode.
+
+    Args:
+        regressor: a regressor on `device`.
+        image_BCHW: pixels as stored.
+        device: device to compute on.
+        features: features of these pixels if they are known already.
+    """
+    there_BCHW = torch.from_numpy(image_BCHW.copy()).to(device)
+    height_BHW, valid_BHW = regressor.eval().predict(there_BCHW, features)
     predicted_BHW: NDArray[np.float32] = (
         height_BHW.masked_fill(~valid_BHW, float("nan")).float().cpu().numpy()
     )

@@ -14,6 +14,8 @@ device_room        whether a backbone's blocks have room on a device
 streamed           a backbone whose blocks come to the device one by one
 weights_file       .safetensors files, without a second copy in memory
 checkpoint         a regressor as a folder
+weights_apart      a frozen backbone's file in a run, to which checkpoints refer
+weights_bytes      bytes of such files, made and merged piece by piece
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder

@@ -22,14 +22,16 @@ from shards.format.manifest import json_bytes, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
-from shards.storage.objects import exists, join, publish, read_pieces
+from shards.storage.objects import exists, join, publish
 from trainer.decoders.features import DecoderConfig
+from trainer.devices.learner import Learner
 from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
 from trainer.model.regressor import Regressor
 from trainer.model.trainable import merged
-from trainer.model.weights_file import check_size, entries_of, fill, read_tensors
+from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
+from trainer.model.weights_file import check_size, entries_of, fill
 from trainer.score.baselines import Baselines
 
 CONFIG = "config.json"
@@ -93,29 +95,38 @@ def pixel_files(
         "decoder": model.decoder_config.to_json(),
         "trained_on": trained_on,
     }
-    return checkpoint_files(config, weights_of(model, model.backbone), model.statistics, metrics)
+    return checkpoint_files(config, weights_files(model, model.backbone), model.statistics, metrics)
 
 
 def checkpoint_files(
-    config: dict[str, Any], weights: dict[str, Tensor], statistics: Statistics, metrics: dict[str, Any]
+    config: dict[str, Any], weights: dict[str, bytes], statistics: Statistics, metrics: dict[str, Any]
 ) -> dict[str, bytes]:
-    """Return a checkpoint's files by name; config.json comes last."""
+    """Return a checkpoint's files by name, those of its `weights` first; config.json comes last."""
     return {
-        WEIGHTS: save(weights),
+        **weights,
         STATISTICS: json_bytes(statistics.to_json()),
         METRICS: json_bytes(metrics),
         CONFIG: json_bytes(config),
     }
 
 
+def weights_files(model: Learner, backbone: DINOv3ViTModel) -> dict[str, bytes]:
+    """Return the file of a model's weights by its name, which tells whether some are set apart."""
+    return {REST if model.apart else WEIGHTS: save(weights_of(model, backbone))}
+
+
 def weights_of(model: nn.Module, backbone: DINOv3ViTModel, keep: bool = True) -> dict[str, Tensor]:
     """Return all weights of a model, its backbone's adapters folded in, or none where `keep` is false.
 
-    If the model is sharded, every rank must call this: gathering weights takes all ranks.
+    What is set apart is left out. If the model is sharded, every rank must call this: gathering weights takes
+    all ranks.
     """
     weights = dict[str, Tensor]()
+    apart = model.apart.names if isinstance(model, Learner) and model.apart else ()
     with merged(backbone):
         for name, value in model.state_dict().items():
+            if name in apart:
+                continue
             # One by one to the CPU: a GPU has no room for all weights of a sharded model.
             gathered = whole(value)
             if keep:
@@ -169,7 +180,7 @@ def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
     if not with_weights:
         return checksum_of_fitting(url, model)
     with refusing_other_weights(url):
-        found = read_tensors(url, with_checksum=True)
+        found = read_any(url)
         fill(model, found.tensors)
     return found.checksum
 
@@ -242,11 +253,7 @@ class _Described:
 
 def _described(url: str) -> _Described:
     url = checkpoint_url(url)
-    for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
-        if not exists(join(url, name)):
-            raise InputError(
-                f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote"
-            )
+    check_files(url)
     config = read_json(join(url, CONFIG))
     if config.get("format") == PRETRAINED:
         raise InputError(
@@ -271,6 +278,20 @@ def _described(url: str) -> _Described:
     return _Described(join(url, WEIGHTS), config, statistics, read_json(join(url, METRICS)))
 
 
+def check_files(url: str) -> None:
+    """Refuse a folder that is no checkpoint, or lacks a part of it.
+
+    Raises:
+        InputError: says what is missing.
+    """
+    for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
+        file = join(url, name)
+        if not (has_weights(file) if name == WEIGHTS else exists(file)):
+            raise InputError(
+                f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote"
+            )
+
+
 @contextmanager
 def refusing_other_weights(url: str, kind: str = "regressor") -> Iterator[None]:
     """Say in one line that the weights at `url` are not those of this kind of model."""
@@ -291,7 +312,7 @@ def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:
     Raises:
         InputError: they are cut off, or another model's.
     """
-    pieces = read_pieces(url)
+    pieces = weight_pieces(url)
     first = next(pieces, b"")
     with refusing_other_weights(url, "backbone" if prefix else "regressor"):
         entries = entries_of(first)

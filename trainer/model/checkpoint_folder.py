@@ -23,6 +23,7 @@ from trainer.model.checkpoint import (
     METRICS,
     STATISTICS,
     WEIGHTS,
+    check_files,
     checkpoint_url,
     load_weights,
 )
@@ -91,11 +92,7 @@ def read_checkpoint_folder(name: str, kind: str, version: int, with_weights: boo
         InputError: it is incomplete, or has another format or version.
     """
     url = checkpoint_url(name)
-    for file in (CONFIG, WEIGHTS, STATISTICS, METRICS):
-        if not exists(join(url, file)):
-            raise InputError(
-                f"{url}: not a checkpoint ({file} is missing); give a folder that treeline train wrote"
-            )
+    check_files(url)
     config = read_json(join(url, CONFIG))
     if (config.get("format"), config.get("version")) != (kind, version):
         raise InputError(

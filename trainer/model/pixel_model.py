@@ -8,6 +8,7 @@ decoder     features, pixels_BCHW -> a map, or several   (trainer.decoders.featu
 from collections.abc import Callable
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import DINOv3ViTModel
@@ -55,16 +56,23 @@ class PixelModel(Learner):
                 f"--upsample {decoder.upsample}: does not divide the backbone's patch size, {self.patch_size}"
             )
         self.normalise = Normalise(schema, bands, statistics)
-        self.backbone = backbone
+        self.backbone, self.lacks_backbone = backbone, False
         self.depth = int(shape.num_hidden_layers)
         patch = self.patch_size // decoder.upsample
         self.decoder = new_decoder(decoder, self.depth, shape.hidden_size, patch, len(bands))
         self._lay_out()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the model, as `to` does; its decoder then lies in memory as suits the device."""
+        """Move the model, as `to` does; its decoder then lies in memory as suits the device.
+
+        A backbone without memory stays where it is.
+        """
         before = self.normalise.mean_C.device
-        super()._apply(fn, recurse)
+        if self.lacks_backbone:
+            for part in (self.normalise, self.decoder):
+                part._apply(fn, recurse)
+        else:
+            super()._apply(fn, recurse)
         if self.normalise.mean_C.device != before:
             self._lay_out()
         return self
@@ -90,7 +98,17 @@ class PixelModel(Learner):
 
     def hold_frozen(self, precision: Precision) -> None:
         """See Learner."""
-        hold(self.backbone, precision, keep_exact=True)
+        if not self.lacks_backbone:
+            hold(self.backbone, precision, keep_exact=True)
+
+    def leave_backbone(self) -> None:
+        """Put a backbone without memory, on the device "meta", in place of one that does not learn.
+
+        All that the model computes needs `features` from then on.
+        """
+        with torch.device("meta"):
+            shape = DINOv3ViTModel(self.backbone.config)
+        self.backbone, self.lacks_backbone = shape.requires_grad_(False).eval(), True
 
     def round_together(self, precision: Precision) -> None:
         """See Learner."""

@@ -7,7 +7,7 @@ from transformers import DINOv3ViTModel
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
-from trainer.decoders.features import DecoderConfig
+from trainer.decoders.features import DecoderConfig, Features
 from trainer.model.pixel_model import PixelModel
 
 
@@ -38,7 +38,10 @@ class Regressor(PixelModel):
         return self.decode(self.features(pixels_BCHW), pixels_BCHW)
 
     @torch.no_grad()
-    def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return height_BHW in metres, not below 0, and valid_BHW from stored pixels; call in eval mode."""
-        height_BHW, valid_BHW = self(image_BCHW)
+    def predict(self, image_BCHW: Tensor, features: Features | None = None) -> tuple[Tensor, Tensor]:
+        """Return height_BHW in metres, not below 0, and valid_BHW from stored pixels; call in eval mode.
+
+        The backbone does not run where its `features` of these pixels are known.
+        """
+        height_BHW, valid_BHW = self(image_BCHW, features)
         return height_BHW.clamp(min=0), valid_BHW

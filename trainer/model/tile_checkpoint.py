@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.model.checkpoint import TILES, checkpoint_files, weights_of
+from trainer.model.checkpoint import TILES, checkpoint_files, weights_files
 from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
 from trainer.model.encoder import Encoder
 from trainer.model.tile_model import TileHead, TileModel
@@ -38,7 +38,7 @@ class TileCheckpoint:
             "trained_on": self.trained_on,
         }
         metrics = {**self.metrics, "baselines": self.baselines.to_json()}
-        weights = weights_of(self.model, encoder.backbone)
+        weights = weights_files(self.model, encoder.backbone)
         return checkpoint_files(config, weights, encoder.statistics, metrics)
 
 

@@ -25,18 +25,22 @@ from shards.storage.mapped import PIECE_BYTES, MappedFile
 from shards.storage.objects import Bytes, is_local, map_file, read_pieces, size_of, version_of
 from shards.storage.ranges import Fetcher
 
-_DTYPES = {
+DTYPES = {
+    "U64": torch.uint64,
+    "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
+    "U32": torch.uint32,
     "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "U16": torch.uint16,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""Types by safetensors' names, in the order of their tensors in a file."""
 _ADDRESSES: WeakKeyDictionary[MappedFile, int] = WeakKeyDictionary()
 """Files that tensors lie in, with the address of their first byte. A tensor keeps its file mapped."""
 
@@ -76,7 +80,7 @@ def entries_of(first: bytes) -> list[Entry]:
             if name != "__metadata__":
                 start, end = (8 + length + int(offset) for offset in values["data_offsets"])
                 shape = tuple(map(int, values["shape"]))
-                entries.append(Entry(name, _DTYPES[values["dtype"]], shape, start, end))
+                entries.append(Entry(name, DTYPES[values["dtype"]], shape, start, end))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("its list of tensors cannot be understood") from error
     entries.sort(key=lambda entry: (entry.start, entry.end))

@@ -3,6 +3,7 @@
     config.yaml          the resolved options; can be fed back with --config
     checkpoints.json     names of the checkpoints: the last epoch's and the best ones
     epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
+    backbone-*           while the run lasts: weights of a frozen backbone (trainer.model.weights_apart)
     metrics.jsonl        one line an epoch
     state.json, state/   all that is needed to resume (state.py and state_parts.py in this room)
     tensorboard/         the same numbers, and the speed, for TensorBoard
@@ -29,18 +30,30 @@ from shards.nested import flat
 from shards.progress import Advance
 from shards.read.dataset import Dataset
 from shards.storage.objects import (
+    exists,
     find_files,
     is_local,
     join,
     local_path,
     publish,
     publish_folder,
+    remove_file,
     remove_folder,
+    remove_unfinished,
+    sizes_of,
 )
 from shards.version import made_by_code
 from trainer.config import TrainConfig
+from trainer.devices.learner import Apart
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import CHECKPOINTS
+from trainer.model.checkpoint import CHECKPOINTS, WEIGHTS
+from trainer.model.weights_apart import (
+    REFERENCE,
+    make_whole,
+    reference_to,
+    remove_unused,
+    write_apart,
+)
 from trainer.options import KeepOptions
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate
@@ -53,6 +66,8 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 NOTE_SECONDS = 1.0
 """Seconds between two looks at the loss, since each waits for the device."""
+LARGE_BYTES = 10**9
+"""Bytes whose writing at the end of a run is worth a line."""
 STARVED, STARVED_SECONDS = 0.2, 10.0
 """Share of an epoch's time, and seconds of that epoch, above which a warning says that it waited for data."""
 _EPOCH = re.compile(r"epoch-\d+/")
@@ -106,6 +121,7 @@ class RunWriter(StateCallback):
         # An earlier process may have been killed before it removed old checkpoints: those count, too.
         self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
         remove_leftovers(out)
+        remove_unfinished(out, below=False)
         publish(join(out, CONFIG), as_yaml(options.resolved).encode())
         mlflow = options.keep.mlflow
         self._mlflow = MlflowLog(mlflow, out, options.resolved) if mlflow else None
@@ -157,12 +173,30 @@ class RunWriter(StateCallback):
         self._print(line, rate, fit.spent.seconds)
         self._draw(fit, record["epoch"])
         best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.standing)
-        names = {"last": folder_of(record["epoch"]), "best": [folder_of(epoch) for epoch in best]}
-        files = fit.objective.checkpoint(record, self._options.trained_on)
+        folder = folder_of(record["epoch"])
+        names = {"last": folder, "best": [folder_of(epoch) for epoch in best]}
+        files, apart = fit.objective.checkpoint(record, self._options.trained_on), fit.model.apart
+        if apart:
+            files = {REFERENCE: reference_to(apart, join(self._out, folder)), **files}
         lines = "".join(json.dumps(line) + "\n" for line in fit.records)
         self._log.flush()
         # Written in one go with the state that follows, so that neither waits for the other.
-        self._first = lambda: self._write_epoch(names, files, lines)
+        self._first = lambda: self._write_epoch(names, files, lines, apart)
+
+    def finish(self, fit: Fit) -> None:
+        """Make the checkpoints whole, at the end of training; a run killed meanwhile does so when resumed."""
+        self._background.wait()
+        referring = [folder for folder in sorted(self._kept) if exists(join(self._out, folder, REFERENCE))]
+        if referring and fit.model.apart:
+            write_apart(self._out, fit.model.apart)
+            nbytes = sizes_of(self._out)[fit.model.apart.file]
+            if len(referring) * nbytes > LARGE_BYTES:
+                size = f"{len(referring)} x {nbytes / 1e9:,.1f} GB"
+                print(f"treeline: makes its checkpoints whole ({size})", file=sys.stderr, flush=True)
+        for folder in referring:
+            remove_unfinished(join(self._out, folder))
+            make_whole(join(self._out, folder, WEIGHTS))
+        remove_unused(self._out)
 
     def _print(self, line: str, rate: EpochRate, seconds: float) -> None:
         """Print the epoch's line to standard error, and a warning if it waited for data.
@@ -189,10 +223,17 @@ class RunWriter(StateCallback):
             if values_N.size:
                 self._log.add_histogram(name, values_N, epoch)
 
-    def _write_epoch(self, names: dict[str, Any], files: dict[str, bytes], lines: str) -> None:
+    def _write_epoch(
+        self, names: dict[str, Any], files: dict[str, bytes], lines: str, apart: Apart | None
+    ) -> None:
         folder = names["last"]
+        remove_unfinished(join(self._out, folder))
+        if apart:  # first of all, so that every checkpoint that is there can be read
+            write_apart(self._out, apart)
         for name, data in files.items():
             publish(join(self._out, folder, name), data)
+        if apart:  # whole weights, if an earlier version stopped in this epoch
+            remove_file(join(self._out, folder, WEIGHTS))
         publish(join(self._out, CHECKPOINTS), json_bytes(names))
         publish(join(self._out, METRICS), lines.encode())
         if self._scratch:

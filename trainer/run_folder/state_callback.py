@@ -76,6 +76,9 @@ class StateCallback:
             panel_of(fit)
             fit.objective.gather()
 
+    def finish(self, fit: Fit) -> None:
+        """Finish what is left to do when the training is at its end."""
+
     def save(self, fit: Fit) -> None:
         """Save the state in the background, unless that was done at this step already."""
         states, name = self._states, state_name(fit.position)

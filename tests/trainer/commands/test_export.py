@@ -2,6 +2,8 @@
 
 - Read by transformers, it gives the same tokens bit for bit; treeline.json alone makes the same pixels.
 - Read by Treeline, as a checkpoint, it starts the same regressor as the run.
+- A checkpoint of `treeline train` is copied; tests/trainer/run_folder/test_backbone_once.py has those of runs
+  that are not finished.
 - On disk and on S3 alike; what cannot be exported is refused in one line, and nothing is written.
 """
 
@@ -23,7 +25,7 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import exists, find_files, join, publish_folder, read_bytes
 from shards.write.writer import DatasetWriter
 from trainer.commands.train_on_ray import launch, launch_pretraining
-from trainer.model.checkpoint import checkpoint_url
+from trainer.model.checkpoint import checkpoint_url, load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.model.normalise import Normalise
 from trainer.model.pretrained import is_pretrained, load_pretrained
@@ -153,6 +155,20 @@ def test_the_run_means_its_best_checkpoint_and_others_have_names(run: str, tmp_p
     assert checkpoint_url(run) != f"{run}/epoch-0001"
 
 
+def test_a_checkpoint_of_a_training_is_copied(tmp_path: Path) -> None:
+    """Without --to; it loads as the run's best does."""
+    dataset, run, out = write_dataset(tmp_path / "chips", 6), tmp_path / "run", tmp_path / "out"
+    launch(small_config(dataset, Path("tiny"), str(run), epochs=1))
+    done = treeline("export", str(run), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{out}: copy of {run}/epoch-0001; ")
+    theirs = run / "epoch-0001"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in theirs.iterdir()
+    }
+    assert load_checkpoint(str(out)).fingerprint == load_checkpoint(str(run)).fingerprint
+
+
 def test_storage_is_read_and_written_alike(run: str, storage: str, tmp_path: Path) -> None:
     there = join(storage, "run")
     publish_folder(there, run)
@@ -183,7 +199,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run: str, tmp_path: Path
     (tmp_path / "file").write_text("")
     none = "no checkpoint of a pre-training is there; give a folder that treeline pretrain wrote"
     for source, place, more, said in (
-        (tmp_path / "regressor", out, (), none),
+        (tmp_path / "regressor", out, ("--backbone-weights", "teacher"), f"{none}, or --to checkpoint alone"),
         (tmp_path / "empty", out, (), none),
         (tmp_path / "nothing", out, (), none),
         (run, tmp_path / "empty", (), "is there already"),
@@ -197,3 +213,11 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run: str, tmp_path: Path
             assert len(done.stderr.splitlines()) == 1
             assert not exists(str(out))
     assert not list((tmp_path / "empty").iterdir())
+    done = treeline("export", str(tmp_path / "regressor"), "--to", "transformers", "--out", str(out))
+    assert done.returncode == 2
+    assert none in done.stderr
+    (tmp_path / "regressor" / "epoch-0001" / "metrics.json").unlink()
+    done = treeline("export", str(tmp_path / "regressor"), "--out", str(out))
+    assert done.returncode == 2
+    assert "not a checkpoint (metrics.json is missing)" in done.stderr
+    assert not exists(str(out))

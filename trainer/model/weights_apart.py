@@ -1,0 +1,217 @@
+"""A frozen backbone's weights, written once: checkpoints refer to their file until the run ends.
+
+    RUN/backbone-0123456789abcdef.safetensors    its weights, named after the checksum of these bytes
+    RUN/epoch-0003/backbone.json                 name of that file
+    RUN/epoch-0003/rest.safetensors              all other weights
+
+Together they are the bytes of RUN/epoch-0003/model.safetensors, which `make_whole` writes. So a checkpoint
+has the same fingerprint before and after. What reads weights takes the URL of that file, there or not.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import xxhash
+from transformers import DINOv3ViTModel
+
+from shards.errors import InputError
+from shards.format.manifest import json_bytes, read_json
+from shards.storage.checksum import hexadecimal_of_pieces
+from shards.storage.objects import (
+    exists,
+    find_files,
+    is_local,
+    join,
+    local_path,
+    name_of,
+    read_pieces,
+    remove_file,
+    staged,
+    whole_url,
+)
+from trainer.devices.learner import Apart, Learner
+from trainer.model.weights_bytes import merged_pieces, pieces_of
+from trainer.model.weights_file import Found, read_tensors
+
+REFERENCE = "backbone.json"
+REST = "rest.safetensors"
+FORMAT = "treeline-backbone-reference"
+VERSION = 1
+_NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
+"""Name of a backbone's file, with the checksum of its bytes."""
+
+
+def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
+    """Let checkpoints of `model` leave out its backbone, unless some of that learns.
+
+    Args:
+        model: a model on the CPU, neither wrapped nor sharded, whose weights are exact.
+        backbone: its backbone.
+        keep: whether the weights are kept for `write_apart`; one rank is enough.
+    """
+    if any(weight.requires_grad for weight in backbone.parameters()):
+        return
+    above = next(name for name, part in model.named_modules() if part is backbone)
+    weights = {f"{above}.{name}": value for name, value in backbone.state_dict().items()}
+    digest, _ = hexadecimal_of_pieces(pieces_of(weights))
+    model.apart = Apart(_file_of(digest), frozenset(weights), weights if keep else {})
+
+
+def write_apart(run: str, apart: Apart) -> None:
+    """Write the weights' file in the run's folder unless it is there, and let go of them."""
+    url = join(run, apart.file)
+    if not exists(url):
+        if not apart.weights:
+            raise FileNotFoundError(f"{url}: was removed while the run lasts; resume it (--resume auto)")
+        with staged(url) as path, open(path, "wb") as file:
+            for piece in pieces_of(apart.weights):
+                file.write(piece)
+    apart.weights = {}
+
+
+def reference_to(apart: Apart, checkpoint: str) -> bytes:
+    """Return the content of a checkpoint's backbone.json.
+
+    Args:
+        apart: the weights that it lacks.
+        checkpoint: its folder in the run, which a copy of it can name.
+    """
+    names = {"file": apart.file, "checkpoint": whole_url(checkpoint)}
+    return json_bytes({"format": FORMAT, "version": VERSION, **names})
+
+
+def has_weights(url: str) -> bool:
+    """Tell whether the weights at `url` are there, whole or beside their backbone's file.
+
+    Raises:
+        InputError: all are there but the backbone.
+    """
+    if exists(url):
+        return True
+    folder, backbone = _above(url), _backbone_of(url)
+    if backbone is None or not exists(_rest_of(url)):
+        return False
+    if not exists(backbone):
+        written = str(_reference_in(folder).get("checkpoint"))
+        cure = f"treeline export {written} --out DIR makes a whole copy where it was written"
+        if written == whole_url(folder):
+            cure = f"resume the run (treeline train --out {_above(folder)} --resume auto), which writes it"
+        raise InputError(f"{folder}: lacks its backbone ({backbone} is missing); {cure}")
+    return True
+
+
+def read_any(url: str) -> Found:
+    """Read the weights at `url`, whole or beside their backbone's file, with the checksum of the whole.
+
+    Raises:
+        InputError: they are not there, or not those that were written.
+        ValueError: they are damaged.
+    """
+    backbone = None if exists(url) else _backbone_of(url)
+    if backbone is None:
+        return read_tensors(url, with_checksum=True)
+    checksum, _ = hexadecimal_of_pieces(weight_pieces(url))
+    return Found(read_tensors(backbone).tensors | read_tensors(_rest_of(url)).tensors, checksum)
+
+
+def weight_pieces(url: str) -> Iterator[bytes]:
+    """Read the bytes of the weights at `url`, whole or beside their backbone's file, piece by piece.
+
+    Raises:
+        InputError: they are not there, or not those that were written.
+    """
+    backbone = None if exists(url) else _backbone_of(url)
+    if backbone is None:  # where the run has ended meanwhile, they are whole now
+        return read_pieces(url)
+    rest = _rest_of(url)
+    return _merged({backbone: _checked(backbone), rest: read_pieces(rest)})
+
+
+def copy_weights(url: str, to: str) -> None:
+    """Write the weights at `url` as one file at `to`.
+
+    Raises:
+        InputError: see `weight_pieces`; nothing is written then.
+    """
+    with staged(to) as path, open(path, "wb") as file:
+        for piece in weight_pieces(url):
+            file.write(piece)
+
+
+def make_whole(url: str) -> None:
+    """Write the weights at `url` as one file there, unless that is done, and remove what stood for it."""
+    if not exists(url):
+        copy_weights(url, url)
+    for name in (REST, REFERENCE):  # the last one tells that there is something to do
+        remove_file(join(_above(url), name))
+
+
+def remove_unused(run: str) -> None:
+    """Remove backbones' files to which no checkpoint of the run refers."""
+    files = find_files(run)
+    folders = [name.removesuffix(f"/{REFERENCE}") for name in files if name.endswith(f"/{REFERENCE}")]
+    used = {_file_beside(join(run, folder)) for folder in folders}
+    for name in files:
+        if _NAME.fullmatch(name) and name not in used:
+            remove_file(join(run, name))
+
+
+def _file_of(digest: str) -> str:
+    return f"backbone-{digest}.safetensors"
+
+
+def _above(url: str) -> str:
+    """Return the folder of a file."""
+    return url.rpartition("/")[0] or "."
+
+
+def _rest_of(url: str) -> str:
+    return join(_above(url), REST)
+
+
+def _backbone_of(url: str) -> str | None:
+    """Return the backbone's file to which the checkpoint with the weights `url` refers, if it does."""
+    folder = _above(url)
+    name = _file_beside(folder)
+    if name is None:
+        return None
+    run = str(local_path(folder).resolve().parent) if is_local(folder) else _above(folder)
+    return join(run, name)
+
+
+def _file_beside(folder: str) -> str | None:
+    """Return the name of the file to which the checkpoint `folder` refers, if it does."""
+    return str(_reference_in(folder)["file"]) if exists(join(folder, REFERENCE)) else None
+
+
+def _reference_in(folder: str) -> dict[str, Any]:
+    url = join(folder, REFERENCE)
+    values = read_json(url)
+    is_ours = (values.get("format"), values.get("version")) == (FORMAT, VERSION)
+    if not is_ours or not _NAME.fullmatch(values.get("file", "")):
+        raise InputError(
+            f"{url}: holds {values.get('format')} {values.get('version')}, not {FORMAT} {VERSION}; use the "
+            "version of Treeline that wrote it"
+        )
+    return values
+
+
+def _checked(url: str) -> Iterator[bytes]:
+    """Read a backbone's file; at its end, refuse bytes other than its name says."""
+    digest = xxhash.xxh3_64()
+    for piece in read_pieces(url):
+        digest.update(piece)
+        yield piece
+    if name_of(url) != _file_of(digest.hexdigest()):
+        raise InputError(
+            f"{url}: its bytes are not those that its name tells; delete it and resume the run "
+            "(treeline train --resume auto), which writes it again"
+        )
+
+
+def _merged(files: dict[str, Iterable[bytes]]) -> Iterator[bytes]:
+    try:
+        yield from merged_pieces(files)
+    except ValueError as error:
+        raise InputError(f"{error}; take another checkpoint of the run") from error
