@@ -53,7 +53,7 @@ def export(config: ExportConfig) -> str:
             "wrote"
         )
     url = checkpoint_url(config.run)
-    pretrained = load_pretrained(url, config.backbone_weights)
+    pretrained = load_pretrained(url, config.backbone_weights, "compute")
     check_writable(config.out)
     new_folders = missing_folders(config.out)
     try:
