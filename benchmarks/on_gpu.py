@@ -31,7 +31,12 @@ from benchmarks.gpu.inputs import feed_under_stress, same_inputs  # noqa: E402
 from benchmarks.gpu.limits import limits  # noqa: E402
 from benchmarks.gpu.losses import losses_as_on_cpu, run_changes_device, same_bits_twice  # noqa: E402
 from benchmarks.gpu.maps import flags_are_set, same_maps  # noqa: E402
-from benchmarks.gpu.memory import seven_billion, sharded_on_one_rank, too_little_memory  # noqa: E402
+from benchmarks.gpu.memory import (  # noqa: E402
+    block_by_block,
+    seven_billion,
+    sharded_on_one_rank,
+    too_little_memory,
+)
 from benchmarks.gpu.prediction import batch_search, block_speed  # noqa: E402
 from benchmarks.gpu.rates import pretraining_rates, training_rates  # noqa: E402
 from benchmarks.gpu.scoring import scoring  # noqa: E402
@@ -55,6 +60,7 @@ CHECKS = (
     Check("batch_search", 40, batch_search),
     Check("sharded_on_one_rank", 30, sharded_on_one_rank),
     Check("too_little_memory", 30, too_little_memory),
+    Check("block_by_block", 20, block_by_block),
     Check("stored_tokens", 30, stored_tokens),
     Check("ray_workers", 30, ray_workers),
     Check("training_rates", 90, training_rates),
