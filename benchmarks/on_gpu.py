@@ -32,6 +32,7 @@ from benchmarks.gpu.limits import limits  # noqa: E402
 from benchmarks.gpu.losses import losses_as_on_cpu, run_changes_device, same_bits_twice  # noqa: E402
 from benchmarks.gpu.maps import flags_are_set, same_maps  # noqa: E402
 from benchmarks.gpu.memory import (  # noqa: E402
+    block_by_block,
     seven_billion,
     sharded_on_one_rank,
     synchronised_norm,
@@ -63,6 +64,7 @@ CHECKS = (
     Check("synchronised_norm", 20, synchronised_norm),
     Check("too_little_memory", 30, too_little_memory),
     Check("windows_that_do_not_fit", 30, windows_that_do_not_fit),
+    Check("block_by_block", 20, block_by_block),
     Check("stored_tokens", 30, stored_tokens),
     Check("ray_workers", 30, ray_workers),
     Check("training_rates", 90, training_rates),

@@ -4,12 +4,24 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from benchmarks.gpu.bench import SEEN, SEVEN_BILLION, SMALL, Bench, Finding, Left, at_most, holds, steps_of
+from benchmarks.gpu.bench import (
+    SEEN,
+    SEVEN_BILLION,
+    SMALL,
+    Bench,
+    Finding,
+    Left,
+    at_least,
+    at_most,
+    holds,
+    steps_of,
+)
 from benchmarks.gpu.maps import scene_of
 
 if TYPE_CHECKING:
@@ -172,6 +184,32 @@ def _filled(bench: Bench, regressor: Any = None, windows: int = 0) -> Any:
             raise error
 
     return regressor.normalise.register_forward_pre_hook(refuse)
+
+
+def block_by_block(bench: Bench) -> Iterator[Finding]:
+    """Compute windows with blocks that come from the host one by one, and with all of them on the device."""
+    from trainer.devices.precision import autocast
+    from trainer.model.held import held_on
+
+    batch, precision = bench.of_size(256, 2), "bf16"
+    image_BCHW = torch.ones(batch, 4, 64, 64, dtype=torch.int16, device=bench.device)
+    heights, seconds, most = [], [], []
+    for by_block in (False, True):
+        regressor = bench.regressor(bench.large).cpu()
+        blocks = sum(weight.nbytes for weight in regressor.backbone.model.layer.parameters()) / 2e9
+        with bench.peak() as measured:
+            held_on(regressor, precision, bench.device, by_block)
+            with torch.inference_mode(), autocast(precision, bench.device):
+                for _ in range(2):
+                    heights.append(regressor.predict(image_BCHW)[0])
+                seconds.append(bench.seconds(partial(regressor.predict, image_BCHW), 3))
+        most.append(measured[0])
+        depth = len(regressor.backbone.model.layer)
+    yield holds("block by block: the same bits, twice", all(torch.equal(heights[0], one) for one in heights))
+    yield Finding("block by block: time beside all blocks on the device", seconds[1] / seconds[0], "x")
+    if bench.on_gpu:
+        spared = (most[0] - most[1]) / (blocks * (1 - 2 / depth))
+        yield at_least("memory spared, beside all blocks but two", spared, 0.9, "x")
 
 
 def seven_billion(bench: Bench) -> Iterator[Finding]:

@@ -53,7 +53,7 @@ def export(config: ExportConfig) -> str:
     url = checkpoint_url(config.run)
     if not is_pretrained(url):
         return _export_trained(config, url)
-    pretrained = load_pretrained(url, config.backbone_weights)
+    pretrained = load_pretrained(url, config.backbone_weights, "compute")
     check_writable(config.out)
     with _all_or_nothing(config.out):
         if config.to == "transformers":

@@ -79,18 +79,27 @@ def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
     return [(layer.attention, layer.mlp) for layer in layers]
 
 
-def held_on(model: Module, precision: Precision, device: torch.device) -> Module:
+def held_on(
+    model: Module, precision: Precision, device: torch.device, by_block: bool | None = None
+) -> Module:
     """Move a model that only computes to `device`, with its backbone held; see `hold`.
 
-    Where the device has no room for a backbone's blocks, they stay on the host; see `trainer.model.streamed`.
+    Args:
+        model: the model.
+        precision: the precision in which it is called.
+        device: the device.
+        by_block: whether the backbone's blocks stay on the host and come one by one (trainer.model.streamed).
+            Default: where the device has no room for them.
     """
     apart = list[tuple[DINOv3ViTModel, nn.ModuleList]]()
     for part in list(model.modules()):
         if not isinstance(part, DINOv3ViTModel):
             continue
         blocks = part.model.layer
-        is_there = next(blocks.parameters()).device.type == device.type != "cpu"
-        stays = is_streamed(part) or not (is_there or fits(bytes_held(part, precision), device))
+        stays = is_streamed(part) or by_block
+        if stays is None:
+            is_there = next(blocks.parameters()).device.type == device.type != "cpu"
+            stays = not (is_there or fits(bytes_held(part, precision), device))
         hold(part, precision, device=None if stays else device)
         if stays:
             apart.append((part, blocks))

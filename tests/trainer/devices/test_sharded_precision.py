@@ -57,9 +57,11 @@ def measured(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     for number, fed in enumerate(feed(batches, learning.dataset.schema, ranks.device)):
         if number == 0:
             fit._step(fed)
+            fit._settle()
             continue
         with LiveBytes() as live:
             fit._step(fed)
+            fit._settle()
         break
     dtypes = {str(rows_of(weight).tensor.dtype) for weight in fit.model.parameters()}
     return {"held": held_bytes(fit), "made": live.peak, "dtypes": sorted(dtypes)}

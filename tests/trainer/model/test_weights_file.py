@@ -337,12 +337,11 @@ def test_weights_that_are_written_anew_while_they_are_read_are_refused(
 ) -> None:
     saved = write_checkpoint(tmp_path / "best", small_regressor())
     url = copied(str(saved), "anew")
-    read_pieces = Fetcher.read_pieces
-    others = {name: value.contiguous() for name, value in small_regressor(1).state_dict().items()}
+    read_pieces, file = Fetcher.read_pieces, join(url, "model.safetensors")
 
     def read_while_another_writes(*arguments: Any) -> None:
         read_pieces(*arguments)
-        publish(join(url, "model.safetensors"), save(others))
+        publish(file, read_bytes(file))
 
     monkeypatch.setattr(Fetcher, "read_pieces", read_while_another_writes)
     with pytest.raises(InputError, match=r"anew/model\.safetensors: was written anew while it was read"):
