@@ -220,7 +220,7 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
         return new_class_fit(config, ranks)
     variant = variant or variant_of(config)
     device = ranks.device_before_wrap(config.fit.shard_model)
-    dataset, regressor = prepared(config, torch.device("cpu"), variant)
+    dataset, regressor = prepared(config, variant)
     set_apart(regressor, regressor.backbone, keep=ranks.is_first)
     tokens = None
     if config.tokens.token_store:
@@ -254,14 +254,12 @@ def fit_of(
     )
 
 
-def prepared(
-    config: TrainConfig, device: torch.device, variant: Variant | None = None
-) -> tuple[Dataset, Regressor]:
-    """Return the dataset, and the untrained regressor on `device`: the same weights in every process."""
+def prepared(config: TrainConfig, variant: Variant | None = None) -> tuple[Dataset, Regressor]:
+    """Return the dataset, and the untrained regressor on the CPU: the same weights in every process."""
     variant = variant or variant_of(config)
     dataset = open_dataset(config.data, config.reading.read_options)
     torch.manual_seed(config.fit.seed)
-    return dataset, new_regressor(dataset, variant.model, variant.pretrained_bands).to(device)
+    return dataset, new_regressor(dataset, variant.model, variant.pretrained_bands)
 
 
 def planned_tokens(config: TrainConfig, dataset: Dataset, regressor: Regressor) -> TokenPlan:

@@ -198,7 +198,7 @@ class _TokenWorker:
     @cached_property
     def _prepared(self) -> tuple[Dataset, Regressor, TokenPlan]:
         device = usable(self._device)
-        dataset, regressor = prepared(self._config, torch.device("cpu"))
+        dataset, regressor = prepared(self._config)
         plan = planned_tokens(self._config, dataset, regressor)
         return dataset, held_on(regressor, plan.precision, device), plan
 

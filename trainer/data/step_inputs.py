@@ -30,10 +30,10 @@ def part_of(rows: NDArray[Any], batch: Batch, ranks: Ranks) -> NDArray[Any]:
     return part[: len(batch.chips)] if len(part) else rows[:1]
 
 
-def misses_nothing(batch: Batch, dataset: Dataset) -> bool:
-    """Tell whether the index says that no pixel of these chips is missing; a stand-in has no pixels.
+def is_whole_batch(batch: Batch, dataset: Dataset) -> bool:
+    """Tell whether no pixel of these chips is missing, by the index; a stand-in has no pixels.
 
-    So the host knows it. To ask the device, it would have to wait for it.
+    The host reads it from the index, since it would have to wait for an answer of the device.
     """
     return not batch.stands_in and bool(dataset.are_whole(batch.chips).all())
 

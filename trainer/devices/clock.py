@@ -8,10 +8,10 @@ clock.spent(chips)
 
 On a CPU a moment is a reading of the clock that is handed in, by default the machine's. A GPU runs its work
 some time after the process queued it, so there a moment is a CUDA event, which the GPU stamps when it gets
-there. A process that waits for data while its GPU still has work costs nothing, and that is not counted.
+there. A process that waits for data while its GPU still has work costs nothing, so that is not counted.
 
-No event tells how long a GPU pauses between two kernels because the process is slow to queue them. But an
-event that is not reached yet tells that the GPU lies behind, and so has work.
+No event tells how long a GPU pauses between two kernels because the process queues them too slowly. But an
+event that the GPU has not reached tells that the GPU still has work.
 """
 
 import time
@@ -39,16 +39,16 @@ class TimeSpent:
     waiting: float = 0.0
     """Seconds without work, until the next batch was on the device."""
     computing: float = 0.0
-    """Seconds in steps without communication; pauses of a GPU whose process queues work too slowly count (see
-    `busy`)."""
+    """Seconds in steps without communication, including pauses of a GPU whose process queues work too slowly
+    (see `busy`)."""
     communication: float = 0.0
     """Seconds that other ranks added: for sums of the loss, and for gradients, from this rank's last one
     until all are averaged. Sending while gradients are still computed takes no time; waiting for slower
     ranks does. Traffic between a sharded model's blocks counts as `computing`."""
     busy: float | None = None
     """Share (0..1) of steps that kept the GPU busy: when the process had queued the whole step, the GPU had
-    yet to finish the backward pass. In other steps it keeps up with the process, and pauses between kernels;
-    for how long, only a profiler tells. None on a CPU, and where no step was queued."""
+    yet to finish the backward pass. In other steps the GPU keeps up with the process and pauses between
+    kernels; for how long, only a profiler tells. None on a CPU, and if no step was queued."""
 
     def share(self, seconds: float) -> float:
         """Return `seconds` as a share (0..1) of all seconds."""
@@ -88,15 +88,15 @@ class Clock:
             self._read()
 
     def passes_queued(self) -> None:
-        """Mark the end of a step's passes: what follows until `step_queued` is the optimiser's."""
+        """Mark the end of a step's passes; the optimiser's work follows until `step_queued`."""
         now = self._now()
         self._passes = now if isinstance(now, torch.cuda.Event) else None
 
     def step_queued(self) -> None:
-        """Look whether the GPU is still busy with the passes, now that the whole step is queued."""
+        """Note whether the GPU is still busy with the passes, now that the whole step is queued."""
         if self._passes is not None:
             self._steps += 1
-            # It asks, and does not wait. The optimiser's work took the process far longer than a GPU's delay.
+            # `query` does not wait. Queueing the optimiser's work took far longer than an event's delay.
             self._busy_steps += not self._passes.query()
             self._passes = None
 

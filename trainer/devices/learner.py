@@ -11,24 +11,24 @@ from trainer.devices.sharding import Blocks
 
 
 @dataclass
-class Apart:
-    """Weights that never change, which a run writes once; its checkpoints leave them out until it ends."""
+class WeightsApart:
+    """Weights that never change: a run writes them once, and its checkpoints leave them out until it ends."""
 
     file: str
     """Name of their file in the run's folder."""
     names: frozenset[str]
     """Names of the weights."""
     weights: dict[str, Tensor]
-    """Weights by name, on the CPU, until they are written; only the first rank has them."""
+    """Weights by name, on the CPU; empty once they are written, and on all ranks but the first."""
 
 
 class Learner(nn.Module, ABC):
     """A model that learns."""
 
-    apart: Apart | None = None
+    apart: WeightsApart | None = None
     """Weights that its checkpoints leave out; default: none."""
     followers: tuple[str, ...] = ()
-    """Beginnings of the names of weights that follow others without a gradient, as a teacher's do."""
+    """Prefixes of the names of weights that follow others without a gradient, as a teacher's do."""
 
     @abstractmethod
     def blocks(self) -> Blocks:
@@ -39,13 +39,13 @@ class Learner(nn.Module, ABC):
         """Name the parts that --compile compiles."""
 
     def hold_frozen(self, precision: Precision) -> None:
-        """Hold the weights that never change as `precision` rounds them; `state_dict` stays exact."""
+        """Keep weights that never change rounded to `precision`; `state_dict` returns the exact ones."""
 
     def round_together(self, precision: Precision) -> None:
-        """Round the weights that learn part by part, to `precision`; see trainer.devices.rounding."""
+        """Round weights that learn to `precision`, one part at a time; see trainer.devices.rounding."""
 
-    def suit(self, precision: Precision, is_compiled: bool) -> None:
-        """Prepare an unsharded model for passes in `precision`; code that is compiled rounds by itself."""
+    def set_precision(self, precision: Precision, is_compiled: bool) -> None:
+        """Prepare an unsharded model for passes in `precision`; compiled code rounds weights itself."""
         self.hold_frozen(precision)
         if not is_compiled:
             self.round_together(precision)

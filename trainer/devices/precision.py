@@ -3,7 +3,7 @@
 with computing(precision):                  # around all that a command computes: settings of the process
     with autocast(precision, device):       # around a forward pass, in the thread that runs it
         height_BHW = regressor(image_BCHW)
-with predicting(precision): ...             # as the first, where nothing is learnt
+with predicting(precision): ...             # instead of computing, where nothing is learnt
 """
 
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ NAMED: dict[str, Precision] = {meaning.name: precision for precision, meaning in
 
 @contextmanager
 def computing(precision: Precision) -> Iterator[None]:
-    """Allow TF32 where `precision` means it, and nowhere else; afterwards all is as before.
+    """Allow TF32 only if `precision` means it, and restore torch's settings afterwards.
 
     By torch's defaults convolutions use TF32 and matrix products do not.
     """
@@ -65,9 +65,9 @@ def computing(precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def predicting(precision: Precision) -> Iterator[None]:
-    """Compute in `precision`, on a GPU with such algorithms of cuDNN alone as repeat their bits.
+    """Compute in `precision`, on a GPU only with algorithms of cuDNN that repeat their bits.
 
-    As `torch.backends.cudnn.deterministic`; some transposed convolutions add in any order otherwise.
+    Without `torch.backends.cudnn.deterministic` some transposed convolutions add in any order.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
@@ -80,8 +80,8 @@ def predicting(precision: Precision) -> Iterator[None]:
 
 
 def _allow_tf32(matmul: bool, convolution: bool) -> None:
-    # The older of torch's two interfaces, because it sets the newer one (fp32_precision) as well. The newer
-    # leaves the older as it is, and asking that fails then: torch/_inductor/kernel/conv.py of 2.13.0 does.
+    # The older of torch's two interfaces sets the newer one (fp32_precision) as well. The newer one does not
+    # set the older, which then fails when it is read, as torch/_inductor/kernel/conv.py of 2.13.0 does.
     torch.backends.cuda.matmul.allow_tf32 = matmul
     torch.backends.cudnn.allow_tf32 = convolution
 
@@ -95,7 +95,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def in_precision(
     forward: Callable[..., Any], device: torch.device, precision: Precision
 ) -> Callable[..., Any]:
-    """Return the same function, computed in `precision`; see `autocast`."""
+    """Return a function that computes `forward` in `precision`; see `autocast`."""
     if not MEANINGS[precision].is_half:
         return forward
 

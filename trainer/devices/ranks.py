@@ -20,8 +20,8 @@ from trainer.devices.choice import Precision
 from trainer.devices.clock import COMMUNICATION, Clock
 from trainer.devices.sharding import Blocks, shard
 
-Coming = Callable[[], Tensor]
-"""Function that waits for a sum over ranks and returns it; called once."""
+PendingSum = Callable[[], Tensor]
+"""Function that waits for a sum over ranks and returns it; to be called once."""
 
 BATCH_NORM_APART = (
     "treeline: on a CPU, batch norm sees only its own worker's chips, so results depend on the number of "
@@ -50,7 +50,7 @@ class Ranks:
 
     def device_before_wrap(self, shards: bool) -> torch.device:
         """Return the device on which a model waits for `wrap`, which shares it out over ranks if `shards`."""
-        # What is to be sharded goes from the CPU to its ranks in parts: no GPU need have room for the whole.
+        # A model goes from the CPU to its ranks in parts: no GPU needs room for the whole.
         return torch.device("cpu") if shards and self.world_size > 1 else self.device
 
     @cached_property
@@ -77,8 +77,8 @@ class Ranks:
         self.clock.stop(COMMUNICATION)
         return total.to(values.device)
 
-    def begin_sum(self, values: Tensor) -> Coming:
-        """Begin to sum all ranks' `values`; ranks compute on until they ask for the sum."""
+    def begin_sum(self, values: Tensor) -> PendingSum:
+        """Begin to sum all ranks' `values`; ranks go on computing until they ask for the sum."""
         if self.world_size == 1:
             return lambda: values
         total = values.to(self.device, copy=True)
@@ -87,7 +87,7 @@ class Ranks:
 
         def end() -> Tensor:
             self.clock.start(COMMUNICATION)
-            adding.wait()  # on a GPU it is the stream that waits, not the host
+            adding.wait()  # on a GPU the stream waits, not the host
             self.clock.stop(COMMUNICATION)
             return total.to(values.device)
 
@@ -138,20 +138,20 @@ class Ranks:
         if blocks is not None:
             shard(module, blocks, self.device, precision)
             return module
-        # On a GPU batch norm is synchronous, and all other buffers are constants: none need be sent around.
+        # On a GPU batch norm is synchronous, and all other buffers are constants: none has to be sent.
         on_cpu = self.device.type == "cpu"
         there = *module.named_parameters(), *module.named_buffers()
-        # What has no memory is not sent around either: a backbone whose tokens are stored.
+        # Nor can tensors be sent that have no memory: those of a backbone whose tokens are stored.
         if absent := [name for name, tensor in there if tensor.is_meta]:
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
         parallel = DistributedDataParallel(module, forward_sync_buffers=on_cpu, gradient_as_bucket_view=True)
         parallel.register_comm_hook(self.clock, _average)
         return parallel
 
-    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Let gradients of a wrapped module add up on this rank for a while; the next pass averages them.
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Let a wrapped module's gradients add up on this rank alone; the next pass outside averages them.
 
-        A sharded module averages them all the same: no rank has room for all gradients.
+        A sharded module averages its gradients even so: no rank has room for all of them.
         """
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 

@@ -1,11 +1,11 @@
-"""Weights that learn, rounded to 16 bits part by part instead of one by one.
+"""Rounding of weights that learn to 16 bits: a whole part at once instead of weight by weight.
 
-round_together(block, "bf16")       before training; the block's next passes ask for far fewer kernels
+round_together(block, "bf16")       before training; the block's passes then launch far fewer kernels
 
-Autocast rounds each weight by itself and turns each gradient back by itself: two kernels for each weight and
-step. Here all weights of a part are rounded by one kernel, and their gradients come back by one. The numbers
-are the same. A part should be no larger than a block: its gradients are known together, and until then
-ranks cannot begin to exchange them.
+Autocast launches two kernels for each weight and step: one rounds the weight, one brings its gradient back to
+float32. Here one kernel rounds all weights of a part, and one brings back their gradients. The numbers are
+the same. A part should be no larger than a block: its gradients become known together, and until then ranks
+cannot begin to exchange them.
 """
 
 from typing import Any
@@ -23,8 +23,8 @@ _ROUNDED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 def round_together(part: nn.Module, precision: Precision) -> None:
     """Round the weights of a part's matrices and convolutions together, if `precision` has 16 bits.
 
-    This happens in each pass under autocast. Where activations are recomputed, autocast rounds weights the
-    second time.
+    This happens in each pass under autocast. If activations are recomputed, autocast rounds the weights in
+    the second forward pass.
 
     Args:
         part: a module that is called once in a pass; neither sharded, wrapped nor compiled.
@@ -46,14 +46,14 @@ def round_together(part: nn.Module, precision: Precision) -> None:
 
 
 class _Swap:
-    """Rounded weights in place of a part's own, while it computes."""
+    """Hooks that put rounded weights in place of a part's own while it computes."""
 
     def __init__(self, places: list[tuple[nn.Module, str]], dtype: torch.dtype) -> None:
         self._places, self._dtype = places, dtype
         self._own: list[Any] = []
 
     def enter(self, part: nn.Module, arguments: Any) -> None:
-        """Put rounded weights there."""
+        """Put rounded weights in place of the part's own, under autocast."""
         own: list[Any] = [layer._parameters[name] for layer, name in self._places]
         if not torch.is_autocast_enabled(own[0].device.type):
             return
@@ -70,7 +70,7 @@ class _Swap:
 
 
 class _Rounded(torch.autograd.Function):
-    """Tensors rounded by one kernel, whose gradients are turned back by one."""
+    """Rounding of tensors by one kernel, and of their gradients back to float32 by another."""
 
     @staticmethod
     def forward(context: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:

@@ -38,7 +38,7 @@ class Blocks:
     methods: tuple[str, ...] = ()
     """Methods that compute with the module's weights, beside its forward pass."""
     matrices: Sequence[Sequence[nn.Module]] = ()
-    """Parts of layers, layer by layer, that compute with matrices alone, and in 16 bits where asked to."""
+    """Parts of each layer that compute only with matrices, and in 16 bits if the precision has 16."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def shard(module: nn.Module, blocks: Blocks, device: torch.device, precision: Pr
     """Give each rank its part of every weight, on `device`, in place; only single blocks are ever gathered.
 
     Gradients are averaged over ranks and cut in the same way, and so are the moments of an optimiser made
-    afterwards. With a `precision` of 16 bits the layers' matrices are gathered in it, and their gradients are
-    averaged in float32. Autocast would keep rounded copies of all from the forward to the backward pass, on
-    every rank.
+    afterwards. With a `precision` of 16 bits ranks gather the layers' matrices in it, and average their
+    gradients in float32. Autocast would keep rounded copies of all matrices from the forward to the backward
+    pass, on every rank.
 
     Raises:
         InputError: the module has batch norm and runs on a CPU, where running means would differ by rank.
@@ -79,7 +79,7 @@ def shard(module: nn.Module, blocks: Blocks, device: torch.device, precision: Pr
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     dtype = MEANINGS[precision].dtype
     if dtype is not None:
-        # What comes in stays float32: autocast rounds it for each product, as it does unsharded.
+        # Inputs stay float32: autocast rounds them for each product, as in an unsharded model.
         policy = MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for matrices in blocks.matrices:
             for part in matrices:

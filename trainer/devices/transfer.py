@@ -1,4 +1,4 @@
-"""Transfer of small arrays to the device and of numbers from it, without waiting for it."""
+"""Transfer of small arrays to the device and of numbers from it, for which the host need not wait."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return the array as a tensor on `device`; on a GPU the copy is queued, and nobody waits for it."""
+    """Return the array as a tensor on `device`; the copy to a GPU is queued, and the host does not wait."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type != "cuda":
         return tensor.to(device)
@@ -18,7 +18,7 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def rows_where(values_NX: Tensor, is_kept_N: NDArray[np.bool_]) -> Tensor:
-    """Return the rows that are kept. As the host knows their number, it does not wait for the device."""
+    """Return the rows that are kept. The host knows their number, so it does not wait for the device."""
     if is_kept_N.all():
         return values_NX
     return values_NX.index_select(0, to_device(np.flatnonzero(is_kept_N), values_NX.device))

@@ -18,7 +18,7 @@ from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.data.step_inputs import StepKey
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
-from trainer.devices.ranks import Coming
+from trainer.devices.ranks import PendingSum
 from trainer.fit.learning import Learning
 from trainer.fit.loss_terms import Total
 from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
@@ -81,7 +81,7 @@ class ClassObjective(LossDecides):
         placed = Fed(fed.batch, fed.image_BCHW, place_BHW)
         return pixel_inputs(placed, key, self.augment, len(self.model.bands), self.learning)
 
-    def known_sums(self, inputs: PixelInputs) -> Coming:
+    def known_sums(self, inputs: PixelInputs) -> PendingSum:
         """See Objective: the number of pixels with a class."""
         valid_BHW = self.model.normalise.valid_of(inputs.image_BCHW)
         count = _over_chips(valid_BHW & (inputs.label_BHW != NO_CLASS))

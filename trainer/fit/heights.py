@@ -19,7 +19,7 @@ from trainer.data.feed import Beside, Fed
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
-from trainer.devices.ranks import Coming
+from trainer.devices.ranks import PendingSum
 from trainer.devices.score_sums import chip_sums
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
@@ -90,7 +90,7 @@ class HeightObjective(LossDecides):
         """See Objective."""
         return pixel_inputs(fed, key, self.augment, len(self.regressor.bands), self.learning)
 
-    def known_sums(self, inputs: PixelInputs) -> Coming | None:
+    def known_sums(self, inputs: PixelInputs) -> PendingSum | None:
         """See Objective: numbers of measured pixels, unless a term's slope depends on predictions."""
         if not self.loss.counts_tell_slope:
             return None

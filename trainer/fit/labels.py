@@ -21,9 +21,9 @@ from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
 from trainer.data.pixel_classes import NO_CLASS, confusion
-from trainer.data.step_inputs import StepKey, misses_nothing, part_of
+from trainer.data.step_inputs import StepKey, is_whole_batch, part_of
 from trainer.devices.exact_sums import exact_sums
-from trainer.devices.ranks import Coming
+from trainer.devices.ranks import PendingSum
 from trainer.devices.score_sums import chip_sums
 from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
@@ -127,7 +127,7 @@ class LabelObjective(LossDecides):
         changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
         if changes is not None:
             changes_BCK = to_device(part_of(changes, fed.batch, learning.ranks), learning.ranks.device)
-        is_whole = misses_nothing(fed.batch, learning.dataset)
+        is_whole = is_whole_batch(fed.batch, learning.dataset)
         return LabelInputs(image_BCHW, self._labels_of(fed), changes_BCK, is_whole)
 
     def _labels_of(self, fed: Fed) -> Tensor:
@@ -137,7 +137,7 @@ class LabelObjective(LossDecides):
             label_B[:] = np.nan
         return to_device(label_B, fed.image_BCHW.device)
 
-    def known_sums(self, inputs: LabelInputs) -> Coming:
+    def known_sums(self, inputs: LabelInputs) -> PendingSum:
         """See Objective: the number of tiles that count."""
         encoder = self.model.encoder
         valid_BHW = encoder.normalise.valid_of(inputs.image_BCHW)
@@ -171,7 +171,7 @@ class LabelObjective(LossDecides):
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
-        is_whole = misses_nothing(fed.batch, self.learning.dataset)
+        is_whole = is_whole_batch(fed.batch, self.learning.dataset)
         outputs_BK, seen_B = forward(fed.image_BCHW, None, is_whole)
         outputs_BK, label_B = outputs_BK.float(), self._labels_of(fed)
         loss_B, known_B = self._losses(outputs_BK, label_B, seen_B)

@@ -23,7 +23,7 @@ from trainer.data.transfers import buffers_for
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.learner import Learner
 from trainer.devices.precision import computing, in_precision
-from trainer.devices.ranks import Coming
+from trainer.devices.ranks import PendingSum
 from trainer.devices.repeatable import check_compiler, repeatable
 from trainer.devices.sharding import is_sharded, whole
 from trainer.devices.transfer import FromDevice
@@ -112,7 +112,7 @@ class Fit:
         self.global_batch, self.flops_per_chip = global_batch, flops_per_chip
         ranks = learning.ranks
         if ranks.world_size == 1 or not options.shard_model:
-            model.suit(options.precision, options.compile)
+            model.set_precision(options.precision, options.compile)
         # First of all, since sharding replaces the model's parameters.
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None, options.precision)
         self._forward = in_precision(self._wrapped, ranks.device, options.precision)
@@ -304,7 +304,7 @@ class Fit:
         return min(count, max(1, fed.batch.size // ranks.world_size))
 
     def _backward(
-        self, pieces: Sequence[Any], sums_of_all: Coming, made: list[Tensor] | None = None
+        self, pieces: Sequence[Any], sums_of_all: PendingSum, made: list[Tensor] | None = None
     ) -> list[Tensor]:
         """Pass the pieces forward and backward in turn, so that memory holds one; return their sums.
 
@@ -316,7 +316,7 @@ class Fit:
         ranks, objective, piece_sums = self.learning.ranks, self.objective, list[Tensor]()
         sums_all_K: Tensor | None = None
         for number, piece in enumerate(pieces):
-            with nullcontext() if number + 1 == len(pieces) else ranks.apart(self._wrapped):
+            with nullcontext() if number + 1 == len(pieces) else ranks.no_sync(self._wrapped):
                 sums_K = made[number] if made else objective.sums(self._forward, piece)
                 self._tell(self._settle())
                 sums_all_K = sums_of_all() if sums_all_K is None else sums_all_K

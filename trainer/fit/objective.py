@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from shards.read.order import Chips
 from trainer.data.feed import Beside, Fed
 from trainer.data.step_inputs import StepKey
-from trainer.devices.ranks import Coming
+from trainer.devices.ranks import PendingSum
 from trainer.fit.scoring import Sums
 from trainer.options import OptimiserOptions
 
@@ -99,7 +99,7 @@ class Objective(HasValue, Protocol[InputsT]):
     def inputs(self, fed: Fed, key: StepKey) -> InputsT:
         """Augment a batch; random numbers depend on `key` alone, whatever the number of ranks."""
 
-    def known_sums(self, inputs: InputsT) -> Coming | None:
+    def known_sums(self, inputs: InputsT) -> PendingSum | None:
         """Begin to add up over ranks the sums_K that are known before any pass: numbers of terms.
 
         In the sums that come, all else is 0. Return None if the slope of the loss depends on more than those.

@@ -30,7 +30,7 @@ from shards.storage.objects import (
     staged,
     whole_url,
 )
-from trainer.devices.learner import Apart, Learner
+from trainer.devices.learner import Learner, WeightsApart
 from trainer.model.weights_bytes import merged_pieces, pieces_of
 from trainer.model.weights_file import Found, read_tensors
 
@@ -55,10 +55,10 @@ def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
     above = next(name for name, part in model.named_modules() if part is backbone)
     weights = {f"{above}.{name}": value for name, value in backbone.state_dict().items()}
     digest, _ = hexadecimal_of_pieces(pieces_of(weights))
-    model.apart = Apart(_file_of(digest), frozenset(weights), weights if keep else {})
+    model.apart = WeightsApart(_file_of(digest), frozenset(weights), weights if keep else {})
 
 
-def write_apart(run: str, apart: Apart) -> None:
+def write_apart(run: str, apart: WeightsApart) -> None:
     """Write the weights' file in the run's folder unless it is there, and let go of them."""
     url = join(run, apart.file)
     if not exists(url):
@@ -70,7 +70,7 @@ def write_apart(run: str, apart: Apart) -> None:
     apart.weights = {}
 
 
-def reference_to(apart: Apart, checkpoint: str) -> bytes:
+def reference_to(apart: WeightsApart, checkpoint: str) -> bytes:
     """Return the content of a checkpoint's backbone.json.
 
     Args:

@@ -28,7 +28,7 @@ def pieces_of(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
         Entry(name, tensor.dtype, tuple(tensor.shape), 0, tensor.nbytes) for name, tensor in tensors.items()
     ]
     entries.sort(key=_place)
-    yield header_of(entries)
+    yield _header_of(entries)
     for entry in entries:
         flat = tensors[entry.name].detach().contiguous().flatten()
         yield flat.view(torch.uint8).numpy().data
@@ -39,7 +39,7 @@ def _place(entry: Entry) -> tuple[int, str]:
     return _PLACES[entry.dtype], entry.name
 
 
-def header_of(entries: Iterable[Entry]) -> bytes:
+def _header_of(entries: Iterable[Entry]) -> bytes:
     """Return the bytes before the tensors, which come in this order, wherever they lie now."""
     described, end = dict[str, Any](), 0
     for entry in entries:
@@ -66,7 +66,7 @@ def merged_pieces(files: dict[str, Iterable[bytes]]) -> Iterator[bytes]:
     streams = [_Stream(name, pieces) for name, pieces in files.items()]
     entries = [(entry, stream) for stream in streams for entry in stream.entries()]
     entries.sort(key=lambda pair: _place(pair[0]))
-    yield header_of(entry for entry, _ in entries)
+    yield _header_of(entry for entry, _ in entries)
     for entry, stream in entries:
         yield from stream.take(entry.end - entry.start)
     for stream in streams:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, misses_nothing, part_of
+from trainer.data.step_inputs import StepKey, is_whole_batch, part_of
 from trainer.devices.precision import in_precision
-from trainer.devices.ranks import Coming
+from trainer.devices.ranks import PendingSum
 from trainer.devices.transfer import rows_where
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
@@ -124,7 +124,7 @@ class DinoObjective(TileObjective):
 
     def _on_host(self, masks: list[Tensor], fed: Fed) -> list[NDArray[np.bool_]]:
         """Return valid_NP of each size on the host, which waits for them only where a pixel is missing."""
-        if misses_nothing(fed.batch, self.learning.dataset):
+        if is_whole_batch(fed.batch, self.learning.dataset):
             return [np.ones(valid_NP.shape, np.bool_) for valid_NP in masks]
         flat = torch.cat([valid_NP.flatten() for valid_NP in masks]).cpu().numpy()
         parts = np.split(flat, np.cumsum([valid_NP.numel() for valid_NP in masks])[:-1])
@@ -204,7 +204,7 @@ class DinoObjective(TileObjective):
             centre_K = torch.zeros_like(centre_K)
         return centred_targets(scores_VBK, centre_K, temperature)
 
-    def known_sums(self, inputs: DinoInputs) -> Coming:
+    def known_sums(self, inputs: DinoInputs) -> PendingSum:
         """See Objective: all losses are means, of which inputs tell the numbers of terms."""
         pairs = [count_pairs(inputs.targets_VBK, crops.seen_WB, crops.first) for crops in inputs.sizes]
         of_global, masked = inputs.sizes[0], torch.zeros_like(pairs[0])

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from shards.read.order import Chips
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, misses_nothing
-from trainer.devices.ranks import Coming
+from trainer.data.step_inputs import StepKey, is_whole_batch
+from trainer.devices.ranks import PendingSum
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
@@ -101,12 +101,12 @@ class MaskedObjective(TileObjective):
         else:  # hidden bands are restored in all patches
             present_BMP, is_hidden_BN = present_BNP, torch.zeros_like(valid_BN).scatter(1, hidden_BM, True)
             counts_BMPC = present_BMP[..., None] & (is_hidden_BN[..., None, None] | ~kept_BC[:, None, None])
-        is_whole = misses_nothing(fed.batch, self.learning.dataset)
+        is_whole = is_whole_batch(fed.batch, self.learning.dataset)
         return MaskedInputs(
             pixels_BCHW, valid_BN, shown_BV, hidden_BM, kept_BC, present_BMP, counts_BMPC, is_whole
         )
 
-    def known_sums(self, inputs: MaskedInputs) -> Coming:
+    def known_sums(self, inputs: MaskedInputs) -> PendingSum:
         """See Objective: the number of values to restore."""
         count = restored_values(inputs.counts_BMPC, inputs.pixels_BCHW.shape[1])
         return self.learning.ranks.begin_sum(torch.stack([torch.zeros_like(count), count]))

@@ -11,7 +11,7 @@ from transformers import DINOv3ViTModel
 
 from shards.read.order import Chips
 from trainer.data.feed import Beside, Fed
-from trainer.data.step_inputs import misses_nothing
+from trainer.data.step_inputs import is_whole_batch
 from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers, Panel
@@ -81,7 +81,7 @@ class TileObjective:
         """See Objective: what the probe is fitted on, each tile in the row that belongs to it."""
         assert self.probe is not None, "there are tiles to score on only with a probe"
         pixels_BCHW, valid_BHW = self.encoder.normalise(fed.image_BCHW)
-        is_whole = misses_nothing(fed.batch, self.learning.dataset)
+        is_whole = is_whole_batch(fed.batch, self.learning.dataset)
         kinds = [self.model.summaries(pixels_BCHW, valid_BHW, is_whole)]
         if self._untrained is not None:  # what does not change is measured once
             kinds.append(band_features(pixels_BCHW, valid_BHW))

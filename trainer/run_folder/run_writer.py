@@ -44,7 +44,7 @@ from shards.storage.objects import (
 )
 from shards.version import made_by_code
 from trainer.config import TrainConfig
-from trainer.devices.learner import Apart
+from trainer.devices.learner import WeightsApart
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import CHECKPOINTS, WEIGHTS
 from trainer.model.weights_apart import (
@@ -224,7 +224,7 @@ class RunWriter(StateCallback):
                 self._log.add_histogram(name, values_N, epoch)
 
     def _write_epoch(
-        self, names: dict[str, Any], files: dict[str, bytes], lines: str, apart: Apart | None
+        self, names: dict[str, Any], files: dict[str, bytes], lines: str, apart: WeightsApart | None
     ) -> None:
         folder = names["last"]
         remove_unfinished(join(self._out, folder))

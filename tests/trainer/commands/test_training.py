@@ -211,7 +211,7 @@ def test_chips_held_out_that_cannot_be_read_are_no_perfect_score(backbone: Path,
     (shard,) = (tmp_path / "data" / "val").glob("*.tar")
     shard.write_bytes(bytes([byte ^ 1 for byte in shard.read_bytes()]))
     config = small_config(dataset, backbone, str(tmp_path / "run"), epochs=1, on_bad_shard="skip")
-    dataset, regressor = prepared(config, torch.device("cpu"))
+    dataset, regressor = prepared(config)
     assert draw_panel(regressor, dataset, dataset.chips("val")[:2], torch.device("cpu")) is None
     with pytest.raises(DatasetError, match="no pixel of the validation chips has a height"):
         launch(config)

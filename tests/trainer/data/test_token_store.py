@@ -81,7 +81,7 @@ class Losses:
 
 def trained(config: TrainConfig) -> tuple[list[float], list[dict[str, Any]], Regressor]:
     """The loss of each step, the record of each epoch, the regressor; from the store if there is one."""
-    dataset, regressor = prepared(config, CPU)
+    dataset, regressor = prepared(config)
     tokens = opened(config, dataset, regressor) if config.tokens.token_store else None
     learning = Learning(dataset, dataset.chips("train"), dataset.chips("val"), Ranks(), tokens=tokens)
     fit, losses = fit_of(regressor, learning, config), Losses()
@@ -90,7 +90,7 @@ def trained(config: TrainConfig) -> tuple[list[float], list[dict[str, Any]], Reg
 
 
 def filled(config: TrainConfig) -> tuple[TokenReader, Dataset, Regressor]:
-    dataset, regressor = prepared(config, CPU)
+    dataset, regressor = prepared(config)
     return opened(config, dataset, regressor), dataset, regressor
 
 
@@ -289,7 +289,7 @@ def test_the_same_weights_from_another_folder_with_another_decoder_are_the_same_
     other = config.with_options(
         backbone=str(copied), seed=5, decoder="linear", decoder_widths=(), batch_size=2
     )
-    _, regressor = prepared(other, CPU)
+    _, regressor = prepared(other)
     assert begin(planned_tokens(other, dataset, regressor)) == []
     assert reader.features(dataset.chips("val")).patches
 
@@ -313,7 +313,7 @@ def test_options_under_which_tokens_change_are_refused_before_anything_is_writte
 
 
 def test_a_token_that_16_bits_cannot_hold_is_refused(config: TrainConfig) -> None:
-    dataset, regressor = prepared(config.with_options(token_dtype="float16"), CPU)
+    dataset, regressor = prepared(config.with_options(token_dtype="float16"))
     torch.nn.init.constant_(regressor.backbone.norm.bias, 1e5)
     with pytest.raises(InputError, match="bfloat16"):
         opened(config.with_options(token_dtype="float16"), dataset, regressor)
@@ -327,7 +327,7 @@ def test_a_stopped_store_is_completed_with_the_bytes_of_an_undisturbed_one(
 ) -> None:
     undisturbed = config.with_options(token_store=str(tmp_path / "undisturbed"))
     filled(undisturbed)
-    dataset, regressor = prepared(config, CPU)
+    dataset, regressor = prepared(config)
     plan = planned_tokens(config, dataset, regressor)
     for done in range(len(plan.files)):
         pieces = begin(plan)

@@ -19,7 +19,7 @@ from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from trainer.config import TrainConfig
 from trainer.data.feed import Fed
-from trainer.devices.ranks import Coming, Ranks
+from trainer.devices.ranks import PendingSum, Ranks
 from trainer.fit.heights import HeightObjective
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
@@ -52,7 +52,7 @@ class MeanOfChip:
         errors_B: Tensor = predicted_BHW.mean((1, 2)) - image_BCHW.float().mean((1, 2, 3)) / 100
         return errors_B.double()
 
-    def known_sums(self, inputs: PixelInputs) -> Coming | None:
+    def known_sums(self, inputs: PixelInputs) -> PendingSum | None:
         return None
 
     def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
@@ -107,7 +107,7 @@ class MeanOfChip:
 class KnownMeanOfChip(MeanOfChip):
     """The same, and it tells the number of chips before any pass."""
 
-    def known_sums(self, inputs: PixelInputs) -> Coming:
+    def known_sums(self, inputs: PixelInputs) -> PendingSum:
         return lambda: torch.tensor([0.0, len(inputs.image_BCHW)], dtype=torch.float64)
 
 
