@@ -13,6 +13,6 @@ score_sums     sums from which scores of heights follow
 linear         linear functions of a pixel's stored numbers
 out_of_memory  errors of a device that has too little memory
 precision      float32, TF32, bfloat16 and float16
-rounding       weights that learn, rounded to 16 bits together
+rounding       rounding of weights that learn to 16 bits, a part at a time
 repeatable     repeatable arithmetic, and compilation
 """

@@ -13,7 +13,7 @@ classes           classes of pixels as an objective
 labels            labels of whole tiles as an objective
 loss              a loss as weighted terms, their names (TERMS), and their weights over training
 loss_terms        the terms
-patch_gradient    the term of edges
+patch_gradient    the loss term of edges
 loss_scale        scale of the loss in float16
 optimiser         learning rates and schedule per parameter group
 weight_average    a running average of the weights

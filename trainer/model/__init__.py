@@ -7,15 +7,15 @@ make               a regressor that is not trained yet, from options
 encoder            normalisation and backbone: tokens of tiles, some patches left out
 normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
-empty_backbone     DINOv3 without weights yet
+empty_backbone     DINOv3 without weights, to be filled
 trainable          choice of the backbone's weights that learn; LoRA
 held               a backbone that does not learn, in 16 bits
-device_room        whether a backbone's blocks have room on a device
-streamed           a backbone whose blocks come to the device one by one
-weights_file       .safetensors files, without a second copy in memory
+device_room        whether a device has room for a backbone's blocks
+streamed           a backbone whose blocks are copied to the device one by one
+weights_file       .safetensors files, read without a second copy in memory
 checkpoint         a regressor as a folder
 weights_apart      a frozen backbone's file in a run, to which checkpoints refer
-weights_bytes      bytes of such files, made and merged piece by piece
+weights_bytes      bytes of .safetensors files, written and merged piece by piece
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder

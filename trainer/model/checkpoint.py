@@ -111,7 +111,7 @@ def checkpoint_files(
 
 
 def weights_files(model: Learner, backbone: DINOv3ViTModel) -> dict[str, bytes]:
-    """Return the file of a model's weights by its name, which tells whether some are set apart."""
+    """Return a model's weights as a file, by its name: `REST` if some are set apart, else `WEIGHTS`."""
     return {REST if model.apart else WEIGHTS: save(weights_of(model, backbone))}
 
 
@@ -152,8 +152,8 @@ def load_checkpoint(url: str, with_weights: bool = True) -> Checkpoint:
 
     Args:
         url: folder of a checkpoint or a run.
-        with_weights: whether its weights are wanted. Without them the regressor is on the device "meta": it
-            says what it is, and takes no memory.
+        with_weights: whether to load the weights. Without them the regressor is on the device "meta", which
+            describes it and takes no memory.
 
     Raises:
         InputError: there is no checkpoint, or it is incomplete.
@@ -247,8 +247,7 @@ class _Described:
 
     def fingerprint(self, weights: str) -> str:
         """Compute the checkpoint's fingerprint from the checksum of its weights."""
-        described = map(hexadecimal, (json_bytes(self.config), json_bytes(self.statistics.to_json())))
-        return hexadecimal("".join([*described, weights]).encode())
+        return fingerprint_of(self.config, self.statistics, weights)
 
 
 def _described(url: str) -> _Described:
@@ -269,13 +268,29 @@ def _described(url: str) -> _Described:
             f"{url}: predicts classes of {config['schema']['label']}, no heights; give a checkpoint of "
             "heights"
         )
-    if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
-        raise InputError(
-            f"{url}: holds {config.get('format')} {config.get('version')}, not {FORMAT} {VERSION}; use the "
-            "version of Treeline that wrote it, or train again"
-        )
+    check_version(url, config, FORMAT, VERSION)
     statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
     return _Described(join(url, WEIGHTS), config, statistics, read_json(join(url, METRICS)))
+
+
+def fingerprint_of(config: dict[str, Any], statistics: Statistics, weights: str) -> str:
+    """Compute a checkpoint's fingerprint; `weights` is the checksum of its weights."""
+    described = map(hexadecimal, (json_bytes(config), json_bytes(statistics.to_json())))
+    return hexadecimal("".join([*described, weights]).encode())
+
+
+def check_version(url: str, config: dict[str, Any], kind: str, version: int) -> None:
+    """Refuse the checkpoint at `url` if its config.json has another format or version.
+
+    Raises:
+        InputError: says which it has.
+    """
+    found = config.get("format"), config.get("version")
+    if found != (kind, version):
+        raise InputError(
+            f"{url}: holds {found[0]} {found[1]}, not {kind} {version}; use the version of Treeline that "
+            "wrote it, or train again"
+        )
 
 
 def check_files(url: str) -> None:
@@ -294,7 +309,11 @@ def check_files(url: str) -> None:
 
 @contextmanager
 def refusing_other_weights(url: str, kind: str = "regressor") -> Iterator[None]:
-    """Say in one line that the weights at `url` are not those of this kind of model."""
+    """Refuse in one line weights at `url` that are not those of this kind of model.
+
+    Raises:
+        InputError: the block failed because they do not fit, or are damaged.
+    """
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -307,7 +326,7 @@ def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:
     Args:
         url: the file of weights.
         model: the model that they are to fit.
-        prefix: beginning of the names of its weights in the file; others are not looked at.
+        prefix: prefix of the names of its weights in the file; others are left out.
 
     Raises:
         InputError: they are cut off, or another model's.

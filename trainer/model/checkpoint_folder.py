@@ -1,10 +1,4 @@
-"""Folders of checkpoints of classes and of tiles: their files, read and checked. Nothing is unpickled.
-
-config.json          the model's parts, its images, its training data; written last
-model.safetensors    weights
-statistics.json      statistics of the training chips, for the normalisation
-metrics.json         scores so far, and the baselines
-"""
+"""Folders of checkpoints of classes and of tiles, read and checked; see trainer.model.checkpoint for the files."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +6,9 @@ from typing import Any
 from torch import nn
 from transformers import DINOv3ViTModel
 
-from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json
+from shards.format.manifest import read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
-from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join
 from trainer.model.checkpoint import (
     CONFIG,
@@ -24,7 +16,9 @@ from trainer.model.checkpoint import (
     STATISTICS,
     WEIGHTS,
     check_files,
+    check_version,
     checkpoint_url,
+    fingerprint_of,
     load_weights,
 )
 from trainer.model.empty_backbone import empty_backbone
@@ -43,7 +37,7 @@ class CheckpointFolder:
     metrics: dict[str, Any]
     """Scores after the checkpoint's epoch, and the baselines."""
     with_weights: bool
-    """Whether its models get the weights; or else none, on the device "meta", in no memory."""
+    """Whether its models get the weights; otherwise they are on the device "meta" and take no memory."""
 
     @property
     def schema(self) -> Schema:
@@ -68,9 +62,8 @@ class CheckpointFolder:
         Raises:
             InputError: they are another model's, or damaged.
         """
-        digest = load_weights(model, join(self.url, WEIGHTS), self.with_weights)
-        described = map(hexadecimal, (json_bytes(self.config), json_bytes(self.statistics.to_json())))
-        return hexadecimal("".join([*described, digest]).encode())
+        checksum = load_weights(model, join(self.url, WEIGHTS), self.with_weights)
+        return fingerprint_of(self.config, self.statistics, checksum)
 
 
 def format_of(name: str) -> str:
@@ -86,7 +79,7 @@ def read_checkpoint_folder(name: str, kind: str, version: int, with_weights: boo
         name: folder of a checkpoint or a run.
         kind: format that it must have.
         version: version that it must have.
-        with_weights: whether the weights are wanted.
+        with_weights: whether its models get the weights.
 
     Raises:
         InputError: it is incomplete, or has another format or version.
@@ -94,10 +87,6 @@ def read_checkpoint_folder(name: str, kind: str, version: int, with_weights: boo
     url = checkpoint_url(name)
     check_files(url)
     config = read_json(join(url, CONFIG))
-    if (config.get("format"), config.get("version")) != (kind, version):
-        raise InputError(
-            f"{url}: holds {config.get('format')} {config.get('version')}, not {kind} {version}; use the "
-            "version of Treeline that wrote it, or train again"
-        )
+    check_version(url, config, kind, version)
     statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
     return CheckpointFolder(url, config, statistics, read_json(join(url, METRICS)), with_weights)

@@ -1,4 +1,4 @@
-"""Whether the blocks of a backbone that only computes have room on a device.
+"""Room for a backbone that does not learn: whether a device has memory for all of its blocks.
 
 fits(bytes_held(backbone, precision), device)
 """
@@ -12,14 +12,14 @@ from transformers import DINOv3ViTModel
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
 
-MOST = 0.8
-"""Share of the free memory that weights may take. The rest is for what is computed, and for kernels."""
+MOST_SHARE = 0.8
+"""Largest share of the free memory that weights may take; the rest is for activations and kernels."""
 BUS_BYTES = 25e9
-"""Bytes a second of PCIe 4.0 x16 (31.5e9 in its specification, less what is lost), to say what it costs."""
+"""Bytes a second over PCIe 4.0 x16 (31.5e9 by its specification, less overhead), to estimate the time."""
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the free memory of a GPU; None on other devices, which hold everything."""
+    """Return the free memory of a GPU; None on other devices, which have room for everything."""
     if device.type != "cuda":
         return None
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -36,15 +36,15 @@ def bytes_held(backbone: DINOv3ViTModel, precision: Precision) -> int:
 
 
 def fits(needed: int, device: torch.device) -> bool:
-    """Tell whether blocks of this many bytes may lie on the device; say in a line if they may not."""
+    """Tell whether blocks of this many bytes fit on the device; print a line if they do not."""
     free = free_bytes(device)
-    if free is None or needed <= MOST * free:
+    if free is None or needed <= MOST_SHARE * free:
         return True
     seconds = needed / BUS_BYTES
     print(
         f"treeline: the backbone's blocks take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free on "
-        f"{device}: they stay on the host and come one by one for each batch, which takes {seconds:,.1f} s "
-        "over PCIe 4.0 (more than computing, if batches are small)",
+        f"{device}: they stay on the host, and each batch copies them there one by one, which takes "
+        f"{seconds:,.1f} s over PCIe 4.0, so larger batches pay",
         file=sys.stderr,
         flush=True,
     )

@@ -1,7 +1,7 @@
-"""Backbones without weights yet, to be filled from a file: they take neither memory nor time.
+"""Backbones without weights, to be filled from a file: they take neither memory nor time.
 
-backbone = empty_backbone(config)       arguments of transformers' DINOv3ViTConfig
-draw_as_built(config)                   where decoders are to start as beside a random one
+backbone = empty_backbone(config)       from arguments of transformers' DINOv3ViTConfig
+draw_as_built(config)                   before it, if a decoder is to start as beside a random backbone
 """
 
 from math import prod
@@ -13,9 +13,9 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 
 def empty_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
-    """Make a backbone on the device "meta", in no memory, whose weights are to be filled in.
+    """Make a backbone on the device "meta", in no memory; see `trainer.model.weights_file.fill`.
 
-    Its rotary frequencies, which are computed and in no file, are there.
+    Only its rotary frequencies have values: they are computed, and no file has them.
     """
     with torch.device("meta"):
         backbone = DINOv3ViTModel(DINOv3ViTConfig(**config))
@@ -24,9 +24,9 @@ def empty_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
 
 
 def draw_as_built(config: dict[str, Any]) -> None:
-    """Advance torch's random numbers as making a random backbone does, in the memory of its largest tensor.
+    """Advance torch's random numbers as a random backbone would, in the memory of its largest tensor.
 
-    What is drawn after a backbone, such as a decoder, then starts as it does where the backbone is random.
+    What is drawn afterwards, such as a decoder, then starts as it does beside a random backbone.
     """
     with _OneMemory():
         DINOv3ViTModel(DINOv3ViTConfig(**config))

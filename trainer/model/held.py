@@ -1,10 +1,10 @@
-"""A backbone that does not learn, held in 16 bits: what autocast would round in each pass is rounded once.
+"""A backbone that does not learn, held in 16 bits: rounded once, where autocast would round it in each pass.
 
 hold(backbone, "bf16", keep_exact=True)     in place, for training: checkpoints keep the exact weights
-model = held_on(model, "bf16", device)      to compute with alone: half of the memory, or block by block
+model = held_on(model, "bf16", device)      only to compute, on a device: half of the memory, or by block
 
-The numbers that come out are those of autocast. Queries, keys and values are one product of matrices, and all
-tokens turn at once, those without a place by nothing, so that a GPU is asked for fewer kernels.
+Outputs are those of autocast. To launch fewer kernels, one product of matrices gives queries, keys and
+values, and all tokens are rotated at once; those without a place turn by an angle of 0.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ from trainer.model.weights_file import release
 Module = TypeVar("Module", bound=nn.Module)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _JOINT = ("joint_weight", "joint_bias")
-"""Names of the parameters of all three together, of which the others are rows."""
+"""Names of the parameters of all three projections together; those of one projection are rows of them."""
 
 
 @torch.no_grad()
@@ -36,16 +36,16 @@ def hold(
     keep_exact: bool = False,
     device: torch.device | None = None,
 ) -> None:
-    """Hold blocks' matrices in the type of `precision`, in place, if that has 16 bits; they must not learn.
+    """Hold the blocks' matrices in the type of `precision`, in place, if that has 16 bits.
 
-    The patch embedding stays in float32: transformers would take the type of positions from it.
+    The patch embedding stays in float32: transformers takes the type of positions from it.
 
     Args:
         backbone: a backbone without adapters, neither sharded nor wrapped.
         precision: the precision in which it is called.
-        keep_exact: whether blocks that learn stay as they are and the others keep their exact weights on the
+        keep_exact: whether blocks that learn stay as they are, and the others keep their exact weights on the
             host, for `state_dict`. Default: all blocks are held, and their weights cannot be saved.
-        device: device for the blocks, to which they go one by one; default: where they are.
+        device: device to which the blocks go one by one; default: they stay where they are.
     """
     dtype = MEANINGS[precision].dtype
     if dtype is None or backbone.config._attn_implementation != "sdpa":
@@ -75,23 +75,23 @@ def hold(
 
 
 def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
-    """Name the parts of a DINOv3's layers that compute with matrices alone, layer by layer."""
+    """Name the parts of a DINOv3's layers that compute only with matrices, layer by layer."""
     return [(layer.attention, layer.mlp) for layer in layers]
 
 
 def held_on(
     model: Module, precision: Precision, device: torch.device, by_block: bool | None = None
 ) -> Module:
-    """Move a model that only computes to `device`, with its backbone held; see `hold`.
+    """Move a model that does not learn to `device`, with its backbone held; see `hold`.
 
     Args:
         model: the model.
         precision: the precision in which it is called.
         device: the device.
-        by_block: whether the backbone's blocks stay on the host and come one by one (trainer.model.streamed).
-            Default: where the device has no room for them.
+        by_block: whether the backbone's blocks stay on the host and are copied to the device one by one
+            (trainer.model.streamed). Default: if the device has no room for all.
     """
-    apart = list[tuple[DINOv3ViTModel, nn.ModuleList]]()
+    staying = list[tuple[DINOv3ViTModel, nn.ModuleList]]()
     for part in list(model.modules()):
         if not isinstance(part, DINOv3ViTModel):
             continue
@@ -102,10 +102,10 @@ def held_on(
             stays = not (is_there or fits(bytes_held(part, precision), device))
         hold(part, precision, device=None if stays else device)
         if stays:
-            apart.append((part, blocks))
+            staying.append((part, blocks))
             part.model.layer = nn.ModuleList()
     model.to(device)
-    for part, blocks in apart:
+    for part, blocks in staying:
         part.model.layer = blocks
         if not is_streamed(part):
             stream(part, device)
@@ -117,7 +117,7 @@ def _frozen(values: Tensor) -> nn.Parameter:
 
 
 def _join(attention: Any) -> None:
-    """Put the weights of queries, keys and values into one tensor, of which they are rows from then on."""
+    """Join the weights of queries, keys and values in one tensor; from then on they are rows of it."""
     layers = [getattr(attention, name) for name in _PROJECTIONS]
     none_D = layers[0].weight.new_zeros(len(layers[0].weight))
     biases = [none_D if layer.bias is None else layer.bias for layer in layers]
@@ -127,7 +127,7 @@ def _join(attention: Any) -> None:
 
 
 def _share(attention: Any) -> None:
-    """Let the three layers' weights be rows of the joint ones, in the same memory."""
+    """Make the three layers' weights rows of the joint ones, in the same memory."""
     rows = zip(_PROJECTIONS, attention.joint_weight.chunk(3), attention.joint_bias.chunk(3), strict=True)
     for name, weight_DD, bias_D in rows:
         layer = getattr(attention, name)
@@ -160,13 +160,13 @@ class _HeldLinear(nn.Linear):
 
 
 class _Turns:
-    """Turns of all tokens, made once for all blocks of a pass."""
+    """Rotations of all tokens (RoPE), computed once for all blocks of a pass."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def of(self, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return cos_BN11F and sin_BN11F of all tokens; the first ones have no place and do not turn.
+        """Return cos_BN11F and sin_BN11F of all tokens; the first ones have no place and are not rotated.
 
         Args:
             cos: cosines of the patches' angles, (N, F) or (B, 1, N, F).
@@ -192,13 +192,13 @@ class _Turns:
 
 
 def _turned(numbers_BN2HF: Tensor, cos_BN11F: Tensor, sin_BN11F: Tensor) -> Tensor:
-    """Turn pairs of numbers, one of the first half and one of the second, by angles; return the same type.
+    """Rotate pairs of numbers, one of the first half and one of the second, by angles; keep their type.
 
-    As RoPE does (Su et al. 2021, arXiv:2104.09864).
+    This is RoPE (Su et al. 2021, arXiv:2104.09864).
     """
     first, second = numbers_BN2HF.chunk(2, -1)
     parts = numbers_BN2HF * cos_BN11F, torch.cat([second, first], -1) * sin_BN11F
-    # Added and rounded at once; nothing here has a gradient.
+    # `out` adds and rounds in one kernel; nothing here has a gradient.
     return torch.add(*parts, out=torch.empty_like(numbers_BN2HF))
 
 
@@ -216,7 +216,7 @@ class _HeldAttention(DINOv3ViTAttention):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **options: Any,
     ) -> tuple[Tensor, None]:
-        """Compute what its parent does; the names of arguments are those of transformers."""
+        """Compute what the parent class does; transformers names the arguments."""
         assert position_embeddings is not None
         joint_BND = linear(hidden_states.to(self.joint_weight.dtype), self.joint_weight, self.joint_bias)
         joint_BN3HF = joint_BND.unflatten(2, (3, self.num_heads, -1))

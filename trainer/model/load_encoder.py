@@ -31,7 +31,7 @@ def load_encoder(checkpoint: str, weights: str | None = None, with_weights: bool
     Args:
         checkpoint: folder of a checkpoint or a run, of `treeline pretrain` or `treeline train`.
         weights: "teacher" or "student" of a pre-training; default: the teacher where there is one.
-        with_weights: whether weights are wanted; see `load_checkpoint`.
+        with_weights: whether to load the weights; see `load_checkpoint`.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, it has no such weights, or its backbone sees

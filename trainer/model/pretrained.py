@@ -26,6 +26,7 @@ from trainer.model.checkpoint import (
     PRETRAINED,
     STATISTICS,
     WEIGHTS,
+    check_version,
     checkpoint_url,
     checksum_of_fitting,
     refusing_other_weights,
@@ -130,12 +131,12 @@ def load_pretrained(name: str, weights: str | None = None, purpose: Purpose = "t
         name: folder of a checkpoint, or of a run.
         weights: name of the backbone, or "random" for one of the same shape that starts at random; default:
             the first one, the teacher's where there is one.
-        purpose: "train": random numbers are drawn as for a random backbone, so that decoders start alike;
-            "compute": none is drawn, and the fingerprint is computed; "describe": so it is, but the backbone
-            is on the device "meta", without weights.
+        purpose: "train": draw random numbers as for a random backbone, so that decoders start alike;
+            "compute": draw none, and compute the fingerprint; "describe": the same, but with the backbone on
+            the device "meta", without weights.
 
     Returns:
-        the same, with that backbone alone.
+        the folder's content, with that backbone alone.
 
     Raises:
         InputError: it is incomplete, damaged, of another version, or has no such backbone.
@@ -194,11 +195,7 @@ def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str
     """Return the checkpoint's folder, its config.json, and the name of the backbone that is meant."""
     url = checkpoint_url(name)
     config = read_json(join(url, CONFIG))
-    if (config.get("format"), config.get("version")) != (PRETRAINED, VERSION):
-        raise InputError(
-            f"{url}: holds {config.get('format')} {config.get('version')}, not {PRETRAINED} {VERSION}; use "
-            "the version of Treeline that wrote it"
-        )
+    check_version(url, config, PRETRAINED, VERSION)
     for file in (WEIGHTS, STATISTICS, METRICS):
         if not exists(join(url, file)):
             raise InputError(f"{url}: {file} is missing; give a folder that treeline pretrain wrote")

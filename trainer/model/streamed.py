@@ -1,10 +1,11 @@
-"""A backbone whose blocks stay on the host and come to the device one by one: it need not fit on the card.
+"""A backbone whose blocks stay on the host and are copied to the device one by one: it need not fit there.
 
-stream(backbone, device)    in place, once all but its blocks is on the device
+stream(backbone, device)    in place, when everything but the blocks is on the device
 
-The device has room for two blocks. While one computes, the next is copied there by a stream of its own from
-pinned memory; after the last one the first comes for the next pass. A CPU, on which this is tested, copies at
-once. The operations and their order are the same as elsewhere, and so are the bits.
+Two blocks are on the device at a time. While one computes, a stream of its own copies the next one there from
+pinned memory; after the last block the first follows, for the next pass. A CPU, on which this is tested,
+copies without a stream. Operations and their order are those of a backbone that is on the device, and so are
+the bits.
 """
 
 import sys
@@ -20,19 +21,20 @@ from transformers import DINOv3ViTModel
 from trainer.model.weights_file import release
 
 UNPINNED = (
-    "treeline: memory of the host cannot be pinned (ulimit -l), so blocks do not come while others compute"
+    "treeline: the host's memory cannot be pinned, so no block is copied while another computes, which is "
+    "slower; raise the limit on locked memory (ulimit -l)"
 )
 _ALIGNED = 256
 """Multiple of bytes at which tensors start, as in CUDA's own allocations."""
 
 
 class _Packed:
-    """A block's weights in one piece of memory of the host, and where they lie in a piece on the device."""
+    """A block's weights in one piece of the host's memory, laid out as in a piece on the device."""
 
     def __init__(self, block: nn.Module) -> None:
         self.weights = list(block.parameters())
         spans, self.bytes, end = dict[int, int](), 0, 0
-        # Tensors that share memory, such as rows of a joint one, share it afterwards.
+        # Tensors that share memory, such as rows of a joint one, go on sharing it.
         for weight in sorted(self.weights, key=lambda one: (one.data_ptr(), -one.nbytes)):
             start = weight.data_ptr()
             if start >= end:
@@ -49,19 +51,19 @@ class _Packed:
         self.use(self.on_host)
 
     def views(self, memory_N: Tensor) -> list[Tensor]:
-        """Return the weights as they lie in a piece of memory that has their bytes."""
+        """Return the weights as views of a piece of memory that holds their bytes."""
         spans = zip(self.weights, self._starts, strict=True)
         return [memory_N[at : at + one.nbytes].view(one.dtype).view(one.shape) for one, at in spans]
 
     def use(self, views: Sequence[Tensor]) -> None:
-        """Let the block compute with weights that lie elsewhere."""
+        """Make the block compute with these views of its weights."""
         for weight, view in zip(self.weights, views, strict=True):
             weight.data = view
 
 
 def _pinned(block: _Packed) -> bool:
-    """Pin a block's memory on the host for as long as it lives; tell whether that is possible."""
-    # Not pin_memory=True, which takes the next power of two: a half more for the blocks of a 7B.
+    """Pin a block's memory on the host for as long as the block lives; tell whether that worked."""
+    # Not pin_memory=True, which takes the next power of two: half as much again for blocks of 7B.
     cuda, address = torch.cuda.cudart(), block.host_N.data_ptr()
     portable = 1  # cudaHostRegisterPortable, as torch's own pinned memory
     if int(cuda.cudaHostRegister(address, block.bytes, portable)):
@@ -71,7 +73,7 @@ def _pinned(block: _Packed) -> bool:
 
 
 class _Stream:
-    """Two pieces of memory on the device, through which blocks come."""
+    """Two pieces of memory (slots) on the device, to which blocks are copied in turn."""
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
         on_gpu = device.type == "cuda"
@@ -82,7 +84,7 @@ class _Stream:
         self.slots = [torch.empty(most, dtype=torch.uint8, device=device) for _ in range(2)]
         self._views = [[block.views(slot_N) for slot_N in self.slots] for block in self._blocks]
         self.there: list[int | None] = [None, None]
-        """Number of the block in each piece."""
+        """Number of the block in each slot."""
         self._copying = torch.cuda.Stream(device) if on_gpu else None
         self._arrived = [torch.cuda.Event() if on_gpu else None for _ in range(2)]
         for number, block in enumerate(blocks):
@@ -90,9 +92,9 @@ class _Stream:
             block.register_forward_hook(partial(self._after, number))
 
     def _before(self, number: int, *_: Any) -> None:
-        """Let a block compute on the device, and start to bring the next one."""
+        """Make a block compute on the device, and start to copy the next one."""
         if number not in self.there:
-            self._bring(number, 0)
+            self._fetch(number, 0)
         slot = self.there.index(number)
         arrived = self._arrived[slot]
         if arrived is not None:
@@ -100,19 +102,19 @@ class _Stream:
         self._blocks[number].use(self._views[number][slot])
         coming = (number + 1) % len(self._blocks)
         if coming not in self.there:
-            self._bring(coming, 1 - slot)
+            self._fetch(coming, 1 - slot)
 
     def _after(self, number: int, *_: Any) -> None:
         self._blocks[number].use(self._blocks[number].on_host)
 
-    def _bring(self, number: int, slot: int) -> None:
-        """Copy a block into a piece of memory, after all that was asked for there."""
+    def _fetch(self, number: int, slot: int) -> None:
+        """Copy a block into a slot, after all work that is queued there."""
         into_N, host_N = self.slots[slot], self._blocks[number].host_N
         copying, arrived = self._copying, self._arrived[slot]
         if copying is None or arrived is None:
             into_N[: len(host_N)].copy_(host_N)
         else:
-            # The block that was there has been asked to compute, and may not be done yet.
+            # The block that was there is queued to compute, and may not be done.
             copying.wait_stream(torch.cuda.current_stream(into_N.device))
             with torch.cuda.stream(copying):
                 into_N[: len(host_N)].copy_(host_N, non_blocking=True)
@@ -122,10 +124,10 @@ class _Stream:
 
 @torch.no_grad()
 def stream(backbone: DINOv3ViTModel, device: torch.device) -> None:
-    """Keep a backbone's blocks on the host and bring them to `device` in each pass, in place, for good."""
+    """Keep a backbone's blocks on the host and copy them to `device` in each pass, in place and for good."""
     backbone.streamed = _Stream(backbone.model.layer, device)  # type: ignore[assignment]
 
 
 def is_streamed(backbone: nn.Module) -> bool:
-    """Tell whether `stream` was called."""
+    """Tell whether `stream` was called on `backbone`."""
     return hasattr(backbone, "streamed")

@@ -1,11 +1,12 @@
-"""A frozen backbone's weights, written once: checkpoints refer to their file until the run ends.
+"""A frozen backbone's weights in a file of their own, to which a run's checkpoints refer until the run ends.
 
-    RUN/backbone-0123456789abcdef.safetensors    its weights, named after the checksum of these bytes
+    RUN/backbone-0123456789abcdef.safetensors    the backbone's weights, named after the checksum of the file
     RUN/epoch-0003/backbone.json                 name of that file
     RUN/epoch-0003/rest.safetensors              all other weights
 
-Together they are the bytes of RUN/epoch-0003/model.safetensors, which `make_whole` writes. So a checkpoint
-has the same fingerprint before and after. What reads weights takes the URL of that file, there or not.
+Together the two .safetensors files hold the bytes of RUN/epoch-0003/model.safetensors, which `make_whole`
+writes, so a checkpoint has the same fingerprint before and after. Functions that read weights take the URL of
+model.safetensors, whether that file exists or not.
 """
 
 import re
@@ -43,12 +44,12 @@ _NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
 
 
 def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
-    """Let checkpoints of `model` leave out its backbone, unless some of that learns.
+    """Let checkpoints of `model` leave out its backbone, unless a part of it learns.
 
     Args:
         model: a model on the CPU, neither wrapped nor sharded, whose weights are exact.
         backbone: its backbone.
-        keep: whether the weights are kept for `write_apart`; one rank is enough.
+        keep: whether the weights are kept for `write_apart`; only the first rank needs them.
     """
     if any(weight.requires_grad for weight in backbone.parameters()):
         return
@@ -59,11 +60,11 @@ def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
 
 
 def write_apart(run: str, apart: WeightsApart) -> None:
-    """Write the weights' file in the run's folder unless it is there, and let go of them."""
+    """Write the weights' file in the run's folder unless it exists, and free the weights."""
     url = join(run, apart.file)
     if not exists(url):
         if not apart.weights:
-            raise FileNotFoundError(f"{url}: was removed while the run lasts; resume it (--resume auto)")
+            raise FileNotFoundError(f"{url}: was removed while the run lasts; resume the run (--resume auto)")
         with staged(url) as path, open(path, "wb") as file:
             for piece in pieces_of(apart.weights):
                 file.write(piece)
@@ -74,18 +75,18 @@ def reference_to(apart: WeightsApart, checkpoint: str) -> bytes:
     """Return the content of a checkpoint's backbone.json.
 
     Args:
-        apart: the weights that it lacks.
-        checkpoint: its folder in the run, which a copy of it can name.
+        apart: the weights that the checkpoint leaves out.
+        checkpoint: folder of the checkpoint in the run; a copy names it in its error.
     """
     names = {"file": apart.file, "checkpoint": whole_url(checkpoint)}
     return json_bytes({"format": FORMAT, "version": VERSION, **names})
 
 
 def has_weights(url: str) -> bool:
-    """Tell whether the weights at `url` are there, whole or beside their backbone's file.
+    """Tell whether the weights at `url` exist, whole or with the backbone in its own file.
 
     Raises:
-        InputError: all are there but the backbone.
+        InputError: only the backbone's file is missing.
     """
     if exists(url):
         return True
@@ -102,10 +103,10 @@ def has_weights(url: str) -> bool:
 
 
 def read_any(url: str) -> Found:
-    """Read the weights at `url`, whole or beside their backbone's file, with the checksum of the whole.
+    """Read the weights at `url`, whole or with the backbone in its own file; compute the whole's checksum.
 
     Raises:
-        InputError: they are not there, or not those that were written.
+        InputError: they do not exist, or are not those that were written.
         ValueError: they are damaged.
     """
     backbone = None if exists(url) else _backbone_of(url)
@@ -116,13 +117,13 @@ def read_any(url: str) -> Found:
 
 
 def weight_pieces(url: str) -> Iterator[bytes]:
-    """Read the bytes of the weights at `url`, whole or beside their backbone's file, piece by piece.
+    """Yield the bytes of the weights at `url` as one file, piece by piece.
 
     Raises:
-        InputError: they are not there, or not those that were written.
+        InputError: they do not exist, or are not those that were written.
     """
     backbone = None if exists(url) else _backbone_of(url)
-    if backbone is None:  # where the run has ended meanwhile, they are whole now
+    if backbone is None:  # whole, perhaps because the run has ended meanwhile
         return read_pieces(url)
     rest = _rest_of(url)
     return _merged({backbone: _checked(backbone), rest: read_pieces(rest)})
@@ -140,15 +141,15 @@ def copy_weights(url: str, to: str) -> None:
 
 
 def make_whole(url: str) -> None:
-    """Write the weights at `url` as one file there, unless that is done, and remove what stood for it."""
+    """Write the weights at `url` as one file unless it exists; remove the files that stood for it."""
     if not exists(url):
         copy_weights(url, url)
-    for name in (REST, REFERENCE):  # the last one tells that there is something to do
+    for name in (REST, REFERENCE):  # the reference last: while it exists, there is something left to do
         remove_file(join(_above(url), name))
 
 
 def remove_unused(run: str) -> None:
-    """Remove backbones' files to which no checkpoint of the run refers."""
+    """Remove the backbone files to which no checkpoint of the run refers."""
     files = find_files(run)
     folders = [name.removesuffix(f"/{REFERENCE}") for name in files if name.endswith(f"/{REFERENCE}")]
     used = {_file_beside(join(run, folder)) for folder in folders}
@@ -198,14 +199,14 @@ def _reference_in(folder: str) -> dict[str, Any]:
 
 
 def _checked(url: str) -> Iterator[bytes]:
-    """Read a backbone's file; at its end, refuse bytes other than its name says."""
+    """Yield a backbone's file; at its end, refuse it if its checksum is not the one in its name."""
     digest = xxhash.xxh3_64()
     for piece in read_pieces(url):
         digest.update(piece)
         yield piece
     if name_of(url) != _file_of(digest.hexdigest()):
         raise InputError(
-            f"{url}: its bytes are not those that its name tells; delete it and resume the run "
+            f"{url}: its checksum is not the one in its name; delete it and resume the run "
             "(treeline train --resume auto), which writes it again"
         )
 

@@ -1,7 +1,7 @@
-"""Bytes of files of weights (.safetensors), piece by piece: of tensors, or of two files made one.
+"""Bytes of .safetensors files, piece by piece, without a copy in memory: made of tensors, or merged.
 
-    pieces_of(tensors)          the bytes that safetensors.torch.save returns, without a copy in memory
-    merged_pieces(files)        the bytes of one file that has the tensors of several
+    pieces_of(tensors)          the bytes that safetensors.torch.save returns
+    merged_pieces(files)        the bytes of one file with the tensors of several
 
 A file is the length of its header, the header, and the tensors' bytes. safetensors (0.8, `prepare` in
 safetensors/src/tensor.rs) orders tensors by type, then name, so a file has the same bytes whoever wrote it.
@@ -19,7 +19,7 @@ from trainer.model.weights_file import DTYPES, Entry, entries_of
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PLACES = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 _ALIGNED = 8
-"""Number of bytes of which the tensors' start is a multiple."""
+"""Multiple of bytes at which the tensors start."""
 
 
 def pieces_of(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -35,12 +35,12 @@ def pieces_of(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def _place(entry: Entry) -> tuple[int, str]:
-    """Return a tensor's place in a file, compared with others."""
+    """Return the key by which tensors are ordered in a file."""
     return _PLACES[entry.dtype], entry.name
 
 
 def _header_of(entries: Iterable[Entry]) -> bytes:
-    """Return the bytes before the tensors, which come in this order, wherever they lie now."""
+    """Return the bytes before the tensors, which follow in the order of `entries`."""
     described, end = dict[str, Any](), 0
     for entry in entries:
         start, end = end, end + entry.end - entry.start
@@ -55,25 +55,25 @@ def _header_of(entries: Iterable[Entry]) -> bytes:
 
 
 def merged_pieces(files: dict[str, Iterable[bytes]]) -> Iterator[bytes]:
-    """Yield the bytes of one file that has the tensors of several.
+    """Yield the bytes of one file with the tensors of several.
 
     Args:
-        files: bytes of each file, piece by piece, by its name for errors.
+        files: bytes of each file, piece by piece, by the file's name, which errors state.
 
     Raises:
         ValueError: one is cut off, or is no file of weights; says which.
     """
-    streams = [_Stream(name, pieces) for name, pieces in files.items()]
-    entries = [(entry, stream) for stream in streams for entry in stream.entries()]
+    sources = [_Source(name, pieces) for name, pieces in files.items()]
+    entries = [(entry, source) for source in sources for entry in source.entries()]
     entries.sort(key=lambda pair: _place(pair[0]))
     yield _header_of(entry for entry, _ in entries)
-    for entry, stream in entries:
-        yield from stream.take(entry.end - entry.start)
-    for stream in streams:
-        stream.finish()
+    for entry, source in entries:
+        yield from source.take(entry.end - entry.start)
+    for source in sources:
+        source.finish()
 
 
-class _Stream:
+class _Source:
     """A file that is read once, from its beginning."""
 
     def __init__(self, name: str, pieces: Iterable[bytes]) -> None:
@@ -100,6 +100,6 @@ class _Stream:
             yield piece
 
     def finish(self) -> None:
-        """See that nothing follows, and let the reader come to its end."""
+        """Refuse bytes behind the tensors; read to the end, where the pieces may check themselves."""
         if self._left or next(self._pieces, b""):
             raise ValueError(f"{self._name}: is longer than its list of tensors says")

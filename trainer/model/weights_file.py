@@ -1,12 +1,13 @@
-"""Weights in .safetensors files, read without a second copy in memory. Nothing is unpickled.
+"""Reading of .safetensors files without a second copy in memory. Nothing is unpickled.
 
 found = read_tensors(url)         tensors by name: a local file is mapped, others are downloaded once
 fill(model, found.tensors)        parts of the model on the device "meta" take the tensors themselves
-release(tensor)                   drops what was read of a mapped tensor, once there is a copy
+release(tensor)                   drops the pages of a mapped tensor, once there is a copy
 
-A mapped tensor takes no memory of the process: its pages are the file's, read when they are used. A tensor of
-another store has memory of its own, which is free as soon as it is rounded or on a GPU. A temporary file to
-map would cost as much disk, which containers may not have.
+A mapped tensor takes no memory of the process: its pages are the file's, and are read when they are used. A
+tensor from another store has memory of its own, which is freed as soon as it is rounded or on a GPU. A
+temporary file to map would take as much disk, which containers may not have. trainer.model.weights_bytes
+writes such files.
 """
 
 import json
@@ -42,7 +43,7 @@ DTYPES = {
 }
 """Types by safetensors' names, in the order of their tensors in a file."""
 _ADDRESSES: WeakKeyDictionary[MappedFile, int] = WeakKeyDictionary()
-"""Files that tensors lie in, with the address of their first byte. A tensor keeps its file mapped."""
+"""Mapped files, with the address of their first byte. A tensor keeps its file mapped."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Entry:
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
-    """Its first byte in the file."""
+    """Offset of its first byte in the file."""
     end: int
+    """Offset behind its last byte."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Found:
 
 
 def entries_of(first: bytes) -> list[Entry]:
-    """List a file's tensors as they follow one another, from the first bytes of a .safetensors file.
+    """List the tensors of a .safetensors file in the order of their bytes, from the file's first bytes.
 
     Raises:
         ValueError: the bytes do not begin as such a file does.
@@ -166,7 +168,7 @@ def _bytes_of(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 def _pieces(
     url: str, fetcher: Fetcher, first: bytes, entries: list[Entry], tensors: Mapping[str, Tensor]
 ) -> Iterator[Bytes]:
-    """Read a file from start to end; its tensors that are in memory are not read again."""
+    """Yield a file from start to end; tensors that are in memory are not read again."""
     yield first[: entries[0].start if entries else len(first)]
     for entry in entries:
         if entry.name in tensors:
@@ -180,9 +182,9 @@ def _pieces(
 
 @torch.no_grad()
 def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a model all of its weights, in its own types. What lies on "meta" becomes the tensors themselves.
+    """Give a model all of its weights, in its own types. Parameters on "meta" become the tensors themselves.
 
-    The rest, such as a decoder, keeps its memory and layout.
+    The others, such as a decoder's, keep their memory and layout.
 
     Raises:
         RuntimeError: a tensor is missing, unknown, or has another shape.
@@ -202,9 +204,9 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def release(tensor: Tensor) -> None:
-    """Drop the pages of a mapped tensor, of which there is a copy now; do nothing with any other tensor.
+    """Drop the pages of a mapped tensor that has been copied; do nothing with any other tensor.
 
-    Nothing may have been written to the tensor that is still needed.
+    What was written to the tensor is lost.
     """
     for file, first in list(_ADDRESSES.items()):
         start = tensor.data_ptr() - first

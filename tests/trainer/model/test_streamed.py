@@ -2,7 +2,7 @@
 
 - Free memory and the bytes that a backbone is held in decide; a line says so.
 - predict, evaluate, embed and attention write the same bytes, in float32 and in 16 bits.
-- While a block computes, the next one has come; each comes once a pass.
+- While a block computes, the next one has been copied; each is copied once a pass.
 """
 
 import json
@@ -168,7 +168,7 @@ def addresses(block: nn.Module) -> set[int]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("depth", [3, 4])
 @pytest.mark.usefixtures("full")
-def test_while_a_block_computes_the_next_has_come_and_no_other(precision: Precision, depth: int) -> None:
+def test_while_a_block_computes_the_next_is_copied_and_no_other(precision: Precision, depth: int) -> None:
     backbone = held_on(backbone_of(num_hidden_layers=depth), precision, CPU)
     blocks = backbone.model.layer
     homes = [addresses(block) for block in blocks]
@@ -178,7 +178,7 @@ def test_while_a_block_computes_the_next_has_come_and_no_other(precision: Precis
 
     def look(number: int) -> None:
         away = [place for place, block in enumerate(blocks) if addresses(block) != homes[place]]
-        assert away == [number], "one block computes, and the others' weights are at home"
+        assert away == [number], "one block computes, and the others' weights are on the host"
         slots.update(addresses(blocks[number]))
         seen.append((number, brought.sources.copy()))
 
@@ -191,10 +191,10 @@ def test_while_a_block_computes_the_next_has_come_and_no_other(precision: Precis
     assert len(slots) == 2, "there is room for two blocks"
     assert not slots & set(order)
     expected = [order[place % depth] for place in range(passes * depth + 1)]
-    assert brought.sources == expected, "each block comes once a pass, and the first again for the next"
+    assert brought.sources == expected, "each block is copied once a pass, and the first again for the next"
     for step, (number, there) in enumerate(seen):
         assert number == step % depth
-        assert len(there) == step + 2, "the next one has come, and the one after it has not"
+        assert len(there) == step + 2, "the next one has been copied, and the one after it has not"
     assert all(addresses(block) == home for block, home in zip(blocks, homes, strict=True))
 
 
@@ -240,7 +240,7 @@ def test_a_command_writes_the_same_bytes(
         out = tmp_path / name
         line = f"{command.format(made=made)} --precision {precision} --out {out}"
         assert cli.run(line.split()) == 0
-        assert ("come one by one" in capsys.readouterr().err) == (free == 0)
+        assert ("copies them there one by one" in capsys.readouterr().err) == (free == 0)
         found.append({path.name: path.read_bytes() for path in sorted(out.glob(compared))})
     assert found[0]
     assert found[0] == found[1]

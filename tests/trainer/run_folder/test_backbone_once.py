@@ -424,7 +424,7 @@ def test_where_the_backbone_is_gone_or_changed_the_run_writes_it_again(
     data[-1] ^= 1
     shared.write_bytes(data)
     for read in (load_checkpoint, read_checkpoint_header, load_encoder):
-        with pytest.raises(InputError, match=r"backbone-.*: its bytes are not those that its name tells"):
+        with pytest.raises(InputError, match=r"backbone-.*: its checksum is not the one in its name"):
             read(run.out)
     with pytest.raises(InputError, match="delete it and resume"):
         train(run.with_options(resume="auto"), Ranks())
