@@ -1,4 +1,4 @@
-"""Check everything that only a GPU can show, then measure rates; about eight minutes on one GPU.
+"""Check everything that only a GPU can show, then measure rates; an estimated eight minutes on one GPU.
 
     python benchmarks/on_gpu.py --out RESULTS          # all checks, in order of worth; again: those not done
     python benchmarks/on_gpu.py --out RESULTS --only same_maps training_rates

@@ -22,12 +22,10 @@ sys.path[:0] = [OPTIONS.code, str(ROOT / "tests" / "support")]
 
 import torch  # noqa: E402
 from dispatched import Counted  # noqa: E402
-from pretrainings import config_of  # noqa: E402
-from regressors import CHIP_SCHEMA, SMALL_BACKBONE, small_config, visible_chip  # noqa: E402
+from pretrainings import config_of, write_tiles  # noqa: E402
+from regressors import SMALL_BACKBONE, small_config  # noqa: E402
 
-from shards.format.key import split_of  # noqa: E402
 from shards.read.dataset import Dataset, open_dataset  # noqa: E402
-from shards.write.writer import DatasetWriter  # noqa: E402
 from trainer.commands import pretrain, train  # noqa: E402
 from trainer.data.feed import Fed, feed  # noqa: E402
 from trainer.devices.ranks import Ranks  # noqa: E402
@@ -45,20 +43,6 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "ibot": {"method": "ibot", "koleo": 0.0},
     "ibot, KoLeo": {"method": "ibot"},
 }
-
-
-def tiles(folder: Path, whole: bool) -> Dataset:
-    """Write tiles without or with holes."""
-    with DatasetWriter(str(folder), CHIP_SCHEMA, {"command": "count"}, 10) as writer:
-        for number in range(26):
-            chip = visible_chip(number)
-            if whole:
-                chip.height_HW[5:7], chip.image_CHW[:, 20:22] = 1, 1000
-            elif number % 3 == 0:
-                chip.image_CHW[:, : number % 20, :9] = CHIP_SCHEMA.nodata
-            writer.add(chip, split_of(chip.key, 0.3))
-        writer.finish()
-    return open_dataset(str(folder))
 
 
 def new_fit(dataset: Dataset, backbone: Path, **options: Any) -> Fit:
@@ -82,7 +66,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         backbone = Path(folder) / "backbone"
         build_backbone({**SMALL_BACKBONE, "num_hidden_layers": BLOCKS}).save_pretrained(backbone)
-        datasets = {kind: tiles(Path(folder) / kind, kind == "whole") for kind in ("whole", "holes")}
+        datasets = dict[str, Dataset]()
+        for kind in ("whole", "holes"):
+            write_tiles(Path(folder) / kind, whole=kind == "whole")
+            datasets[kind] = open_dataset(str(Path(folder) / kind))
         print("| training | tiles | `--accumulate` | kernels | waits | copies |\n|---|---|---|---|---|---|")
         for name, options in TRAININGS.items():
             for kind, dataset in datasets.items():

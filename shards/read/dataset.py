@@ -152,7 +152,7 @@ class Dataset:
         return weights
 
     def are_whole(self, chips: Chips) -> NDArray[np.bool_]:
-        """Tell which chips have every band and a label at every pixel, by the index."""
+        """Tell which chips have all bands and a label at every pixel, by the index."""
         whole: NDArray[np.bool_] = self._column("valid_fraction")[chips] == 1
         return whole
 

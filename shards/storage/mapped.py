@@ -1,7 +1,7 @@
 """Local files mapped into memory: bytes are read from the disk when they are used.
 
-Pages that were read are the system's to drop when memory is short, and ours to drop when they are of no more
-use. What is written to them stays in this process and never reaches the file.
+The system drops pages when memory is short, and `release` drops those that are no longer needed. What is
+written to pages stays in this process and never reaches the file.
 """
 
 import mmap
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 PIECE_BYTES = 16 * 2**20
+"""Bytes of a file that are read at a time."""
 _DROP = getattr(mmap, "MADV_DONTNEED", None)
 """Advice that drops pages; None on systems without it, which keep them."""
 
@@ -17,7 +18,7 @@ class MappedFile(mmap.mmap):
     """A whole file in memory."""
 
     def __new__(cls, file: BinaryIO) -> "MappedFile":
-        """Map an open file, which may be closed then.
+        """Map an open file, which may be closed afterwards.
 
         Raises:
             ValueError: the file is empty.
@@ -25,9 +26,9 @@ class MappedFile(mmap.mmap):
         return super().__new__(cls, file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def release(self, start: int, end: int) -> None:
-        """Drop the pages that lie between two bytes and were read; written ones go back to what the file has.
+        """Drop the pages between two bytes; what was written to them is lost.
 
-        Pages at the edges, which others may use, stay.
+        Pages at the edges stay, since others may use them.
         """
         start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
         if _DROP is not None and end > start:

@@ -147,7 +147,7 @@ def map_file(url: str) -> MappedFile:
 
 
 def size_of(url: str) -> int:
-    """Return the bytes of the object at `url`.
+    """Return the size of the object at `url`, in bytes.
 
     Raises:
         InputError: there is no such object.

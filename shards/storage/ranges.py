@@ -5,6 +5,7 @@ Several threads read S3 with the client of `shards.storage.s3`, and other stores
     fetcher = Fetcher()
     fetcher.read_into("s3://bucket/chips/train/000000.tar", start=0, into=buffer)
     fetcher.retried                # Counter({"SlowDown": 2})
+    RemoteFile("s3://bucket/weights.pth")       # an open file that fetches only what is read
 """
 
 import io
@@ -31,7 +32,7 @@ from shards.storage.s3 import client
 PART_BYTES = 16 * 2**20
 """Size above which a piece is fetched in parts, which have this size, in parallel."""
 READ_AHEAD_BYTES = 2**20
-"""Bytes fetched where fewer are asked of a `RemoteFile`."""
+"""Least number of bytes that a `RemoteFile` fetches at a time."""
 REQUESTS = 8
 """Number of requests at a time."""
 ATTEMPTS = 6
@@ -138,7 +139,7 @@ class Fetcher:
 
 
 class RemoteFile(io.BufferedReader):
-    """Remote object as an open file, of which what is read is fetched, and nothing else is held."""
+    """Remote object as an open file, which fetches only what is read and keeps none of it."""
 
     def __init__(self, url: str) -> None:
         super().__init__(_Ranged(url), READ_AHEAD_BYTES)

@@ -58,8 +58,8 @@ def write_tiles(folder: Path, whole: bool = False) -> None:
     """18 tiles or so to learn from, some with holes; with batches of 4 the last one is smaller.
 
     Args:
-        folder: of the dataset.
-        whole: whether no pixel misses anything instead.
+        folder: folder of the dataset.
+        whole: whether no tile has holes instead.
     """
     with DatasetWriter(str(folder), CHIP_SCHEMA, {"command": "test"}, 10) as writer:
         for number in range(26):

@@ -1,8 +1,8 @@
-"""`treeline export`: a checkpoint in a folder of its own, whole, or its pre-trained backbone.
+"""`treeline export`: a whole checkpoint, or its pre-trained backbone, in a folder of its own.
 
---to checkpoint      the checkpoint's files; what a run that lasts keeps beside them is put in
+--to checkpoint      the checkpoint's files, with the frozen backbone that an unfinished run keeps beside them
 --to transformers    config.json, model.safetensors as DINOv3ViTModel.from_pretrained loads them
-                     treeline.json: bands, and all that normalises their pixels
+                     treeline.json: bands, and everything that normalises their pixels
 """
 
 import tempfile
@@ -43,7 +43,7 @@ RULE = (
 
 
 def export(config: ExportConfig) -> str:
-    """Write the folder; returns a line that says what it is.
+    """Write the folder; return a line that says what it is.
 
     Raises:
         InputError: the run or the output cannot be used; nothing is written then.
@@ -73,10 +73,15 @@ def export(config: ExportConfig) -> str:
 
 def _export_trained(config: ExportConfig, url: str) -> str:
     """Write a whole copy of a checkpoint of `treeline train`."""
-    if config.to == "transformers" or config.backbone_weights or not exists(join(url, CONFIG)):
+    if not exists(join(url, CONFIG)):
+        raise InputError(
+            f"{config.run}: no checkpoint is there; give a folder that treeline train or treeline pretrain "
+            "wrote"
+        )
+    if config.to == "transformers" or config.backbone_weights:
         raise InputError(
             f"{config.run}: no checkpoint of a pre-training is there; give a folder that treeline pretrain "
-            "wrote" + (", or --to checkpoint alone" if exists(join(url, CONFIG)) else "")
+            "wrote, or --to checkpoint alone"
         )
     check_files(url)
     check_writable(config.out)
@@ -99,7 +104,7 @@ def _all_or_nothing(out: str) -> Iterator[None]:
 def _copy(url: str, out: str) -> None:
     """Copy a checkpoint's files, its weights whole."""
     copy_weights(join(url, WEIGHTS), join(out, WEIGHTS))
-    for name in (STATISTICS, METRICS, CONFIG):  # the last one tells that the others are there
+    for name in (STATISTICS, METRICS, CONFIG):  # config.json last: it says that the checkpoint is complete
         publish(join(out, name), read_bytes(join(url, name)))
 
 

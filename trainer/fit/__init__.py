@@ -1,7 +1,7 @@
 """Training: loop, losses, optimiser.
 
 loop              the training loop
-taken             a step that was taken, and what came of it
+taken             a step that was taken, and its outcome
 learning          the chips to learn from, and the ranks that share them
 scoring           one pass over chips that adds up scores
 variant           the parts of a training that variants replace
@@ -12,7 +12,7 @@ heights           heights as an objective
 classes           classes of pixels as an objective
 labels            labels of whole tiles as an objective
 loss              a loss as weighted terms, their names (TERMS), and their weights over training
-loss_terms        the terms
+loss_terms        the other loss terms
 patch_gradient    the loss term of edges
 loss_scale        scale of the loss in float16
 optimiser         learning rates and schedule per parameter group

@@ -91,7 +91,7 @@ class HeightObjective(LossDecides):
         return pixel_inputs(fed, key, self.augment, len(self.regressor.bands), self.learning)
 
     def known_sums(self, inputs: PixelInputs) -> PendingSum | None:
-        """See Objective: numbers of measured pixels, unless a term's slope depends on predictions."""
+        """See Objective: counts of measured pixels, unless a term's slope depends on predictions."""
         if not self.loss.counts_tell_slope:
             return None
         valid_BHW = self.regressor.normalise.valid_of(inputs.image_BCHW)

@@ -54,7 +54,7 @@ class LabelInputs:
     changes_BCK: Tensor | None
     """Augmentation of the bands; see Normalise."""
     is_whole: bool
-    """Whether it is known that no pixel is missing."""
+    """Whether no pixel is missing, by the index."""
 
     def pieces(self, count: int) -> list[Self]:
         """See StepInputs."""
@@ -152,7 +152,7 @@ class LabelObjective(LossDecides):
 
     def _loss_sums(self, outputs_BK: Tensor, label_B: Tensor, seen_B: Tensor) -> Tensor:
         loss_B, known_B = self._losses(outputs_BK, label_B, seen_B)
-        # Not only the known ones: every rank's sum must hang on the weights, also one without a label.
+        # All losses, not only known ones: each rank's sum must depend on the weights, even without labels.
         return torch.stack([(loss_B * known_B).sum(), known_B.sum().to(loss_B.dtype)])
 
     def _losses(self, outputs_BK: Tensor, label_B: Tensor, seen_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ from trainer.options import FitOptions, OptimiserOptions
 IN_STEP = "in epoch "
 """Beginning of the note that says where a training failed."""
 TELLING = (FloatingPointError, DatasetError, InputError)
-"""Errors that say so themselves."""
+"""Errors whose message already says where."""
 
 
 class Callback(Protocol):
@@ -83,10 +83,11 @@ class Position:
 class Fit:
     """A model in training, as one rank sees it.
 
-    Where `late` is true, the host learns what came of a step only when it has queued the next one's forward
-    pass, so that a GPU always has work. The optimiser itself leaves out a step that is none (step_unless).
-    All that the host does after a step waits until it knows: schedule, average, sums, position, callback. The
-    forward pass needs none of them. Weights, losses and states are the same either way.
+    If `late` is true, the host learns the outcome of a step only after it has queued the next step's forward
+    pass, so that a GPU always has work. The optimiser itself leaves out a step whose loss or gradient is not
+    a number (step_unless). Everything that the host does after a step waits for the outcome: schedule,
+    average, sums, position, callback. The forward pass needs none of them. Weights, losses and states are the
+    same either way.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Fit:
         ranks = learning.ranks
         if ranks.world_size == 1 or not options.shard_model:
             model.set_precision(options.precision, options.compile)
-        # First of all, since sharding replaces the model's parameters.
+        # Before anything takes parameters, since sharding replaces them.
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None, options.precision)
         self._forward = in_precision(self._wrapped, ranks.device, options.precision)
         self._forward_alone = in_precision(model, ranks.device, options.precision)
@@ -121,13 +122,13 @@ class Fit:
         self._learning = list(by_place(self.optimiser).values())
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
         self.average = Average(model, options.average) if options.average else None
-        # A sharded model settles at once: its moments are DTensors, beside which `found_inf` is none.
+        # A sharded model settles at once: its moments are DTensors, and `found_inf` is not.
         self.late = ranks.device.type == "cuda" and not objective.settles_at_once and not is_sharded(model)
-        """Whether the host learns one step late what came of a step."""
+        """Whether the host learns the outcome of a step one step late."""
         self.scale = LossScale(ranks.device) if options.precision == "fp16" else None
         """Scale of the loss in float16."""
         self._taken: Taken | None = None
-        """Step of which that is not known yet."""
+        """Last step, while the host does not know its outcome."""
         self._callback: Callback | None = None
         self.position = Position()
         self.records: list[dict[str, Any]] = []
@@ -217,22 +218,22 @@ class Fit:
         self.spent = clock.spent(position.chips - chips_before)
 
     def _settles_now(self, callback: Callback) -> bool:
-        """Tell whether the host must know what came of the last step before it queues anything else."""
-        # A state holds buffers, which the next forward pass changes. A step that is none is not counted.
+        """Tell whether the host must know the outcome of the last step before it queues anything else."""
+        # A state holds buffers, which the next forward pass changes. A step that is left out is not counted.
         step = self.position.step
         return not self.late or callback.may_save(step) or callback.may_save(step + 1)
 
     def _step(self, fed: Fed) -> None:
-        """Take one step of the optimiser, or all of it that comes before `_settle`.
+        """Take one step of the optimiser, up to what `_settle` does.
 
         The gradient of a single chip may depend on the loss's sums over all chips. Then ranks meet between
         forward and backward pass, and with several pieces a first pass computes the sums, without gradients.
-        Where the inputs tell what it depends on, neither is needed.
+        Neither is needed if the inputs tell those sums (`known_sums`).
         """
         position, ranks, objective = self.position, self.learning.ranks, self.objective
         inputs = objective.inputs(fed, StepKey(self.options.seed, position.epoch, position.seen))
         pieces = inputs.pieces(self._pieces_alike(fed))
-        # In one piece and alone there is no meeting and no other pass to spare.
+        # One rank with one piece has no meeting and no second pass to save.
         known = objective.known_sums(inputs) if len(pieces) > 1 or ranks.world_size > 1 else None
         if known is None:
             with nullcontext() if len(pieces) == 1 else torch.no_grad():
@@ -262,7 +263,7 @@ class Fit:
         ranks.clock.step_queued()
 
     def _settle(self) -> Outcome | None:
-        """Learn what came of the last step, unless that is known, and do all that follows it.
+        """Learn the outcome of the last step, unless it is known, and do everything that depends on it.
 
         This is the only wait for the device in a step.
         """
@@ -292,7 +293,7 @@ class Fit:
         return taken.chips, value
 
     def _tell(self, outcome: Outcome | None) -> None:
-        """Tell the callback what came of a step, if there is anything new."""
+        """Tell the callback the outcome of a step, if there is a new one."""
         if outcome and self._callback:
             self._callback.after_step(self, *outcome)
 
@@ -310,7 +311,8 @@ class Fit:
 
         Args:
             pieces: pieces of this rank's part of the batch.
-            sums_of_all: sums over all ranks, at which the loss has its slope; asked for after a forward pass.
+            sums_of_all: sums over all ranks, at which the slope of the loss is taken; called after the first
+                forward pass.
             made: sums of the pieces, if their forward pass is done.
         """
         ranks, objective, piece_sums = self.learning.ranks, self.objective, list[Tensor]()
@@ -320,7 +322,7 @@ class Fit:
                 sums_K = made[number] if made else objective.sums(self._forward, piece)
                 self._tell(self._settle())
                 sums_all_K = sums_of_all() if sums_all_K is None else sums_all_K
-                # Ranks average gradients; times the number of ranks, that is the sum over ranks.
+                # Ranks average gradients; the average times the number of ranks is the sum.
                 cost = surrogate(objective, sums_K, sums_all_K, self.share_done) * ranks.world_size
                 (self.scale.times(cost) if self.scale else cost).backward()
                 piece_sums.append(sums_K.detach())
@@ -328,7 +330,7 @@ class Fit:
         return piece_sums
 
     def _not_a_number(self, taken: Taken, what: str) -> None:
-        """Leave the step out, or stop; all ranks do the same, since loss and gradient are the same on all."""
+        """Leave the step out, or stop; all ranks do the same, since they have the same loss and gradient."""
         position = self.position
         if self.options.on_nonfinite == "skip":
             position.skipped += 1

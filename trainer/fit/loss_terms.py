@@ -6,8 +6,8 @@
     patch_gradient, in trainer.fit.patch_gradient                               edges
 
 Sums add up over batches and ranks; averages do not if the parts have unequal numbers of measured pixels. Most
-terms are such averages: their slope follows from the counts, which are known before any prediction. The
-fields of a term are its keys (`asymmetric(factor=3)`). Heights are metres; predictions are unclamped.
+terms are such averages: their slope follows from the counts, which are known before any prediction. A term's
+fields are its keys (`asymmetric(factor=3)`). Heights are metres; predictions are unclamped.
 """
 
 from abc import ABC, abstractmethod
@@ -79,7 +79,7 @@ def sum_and_count(values: Tensor, counted: Tensor, total: Total) -> list[Tensor]
 
 
 def zeros_and_counts(*counted: Tensor | None) -> Tensor:
-    """Return 0 and the count of each of these masks in turn; 0 and 0 for None."""
+    """Return 0 and the count of each of these masks in turn; for None 0 and 0."""
     counts = [None if one is None else over_chips(one) for one in counted]
     zero = next(one for one in counts if one is not None).new_zeros(())
     return torch.stack([part for one in counts for part in (zero, zero if one is None else one)])

@@ -125,7 +125,7 @@ class NotebookLoss(Loss):
 
     @property
     def counts_tell_slope(self) -> bool:
-        """See Loss; here they do not: which pixels count is a fault, and the sums of R2 are no counts."""
+        """See Loss: False, since the faults decide which pixels count, and the sums of R2 are no counts."""
         return False
 
     def sums(

@@ -4,15 +4,15 @@ Heights are the first kind (trainer.fit.heights). Each step, on each rank:
 
     inputs = objective.inputs(fed, key)                     a batch, augmented
     sums_K = objective.sums(forward, inputs)                over this rank's chips, differentiable
-    objective.value(sums_all_K, share_done)                   the loss, from the sums of all ranks
+    objective.value(sums_all_K, share_done)                 the loss, from the sums of all ranks
     surrogate(objective, sums_K, sums_all_K, share_done).backward()
 
-Where `known_sums` tells the slope of the loss before any pass, ranks add it up while they pass forward. Each
-piece of a batch goes forward and backward at once, and the sums of all ranks are added up afterwards. After
-each epoch:
+If the slope of the loss depends only on counts that are known before any pass (`known_sums`), ranks add these
+up during the forward pass. Each piece of a batch then goes forward and backward in turn, and ranks add up
+sums_K afterwards. After each epoch:
 
     sums = add_up(..objective.score_sums.., batches, ...)   over the validation chips (trainer.fit.scoring)
-    numbers = objective.scored(sums, share_done)              from the sums of all ranks
+    numbers = objective.scored(sums, share_done)            from the sums of all ranks
 """
 
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ class Objective(HasValue, Protocol[InputsT]):
     learns_from: str
     """What it counts, in reports: chips, or tiles where a label or no label is of a whole one."""
     settles_at_once: bool
-    """Whether `inputs` or `sums` depend on what `after_step` or the loop did after the step before."""
+    """Whether `inputs` or `sums` depend on what `after_step` or the loop did after the previous step."""
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """Return what learns, in groups for a torch optimiser, each with its "highest_rate"."""
@@ -100,9 +100,9 @@ class Objective(HasValue, Protocol[InputsT]):
         """Augment a batch; random numbers depend on `key` alone, whatever the number of ranks."""
 
     def known_sums(self, inputs: InputsT) -> PendingSum | None:
-        """Begin to add up over ranks the sums_K that are known before any pass: numbers of terms.
+        """Begin to add up over ranks those of sums_K that are known before any pass: counts.
 
-        In the sums that come, all else is 0. Return None if the slope of the loss depends on more than those.
+        In the sums that it returns all others are 0. Return None if the slope of the loss depends on others.
         """
 
     def sums(self, forward: Forward, inputs: InputsT) -> Tensor:

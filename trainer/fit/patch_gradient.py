@@ -1,4 +1,4 @@
-"""The term patch_gradient: edges of log heights, at several resolutions, which may be some pixels apart."""
+"""The loss term patch_gradient: edges of log heights at several resolutions; it tolerates small shifts."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -127,7 +127,7 @@ def sobel(values_BHW: Tensor) -> Tensor:
 
 
 def _is_too_small(measured_BHW: Tensor, scale: int) -> bool:
-    """Tell whether there is no chip, or not the three pixels at this resolution that Sobel needs."""
+    """Tell whether there is no chip, or fewer than the three pixels that Sobel needs at this resolution."""
     return not len(measured_BHW) or min(measured_BHW.shape[1:]) < scale * 3
 
 

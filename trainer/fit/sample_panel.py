@@ -26,7 +26,7 @@ def draw_panel(
     """Draw these chips; None if their shards are left out. The regressor stays in eval mode.
 
     Each chip is a row: near infrared-red-green, then measured and predicted height in the eight classes.
-    Heights are predicted from `tokens` where there are some; the backbone is not needed then.
+    With `tokens` heights are predicted from them, without the backbone.
     """
     batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
     if batch is None or not batch.chips.size:
@@ -64,7 +64,7 @@ def predicted_heights(
         regressor: a regressor on `device`.
         image_BCHW: pixels as stored.
         device: device to compute on.
-        features: features of these pixels if they are known already.
+        features: features of these pixels, if they are stored; default: the backbone computes them.
     """
     there_BCHW = torch.from_numpy(image_BCHW.copy()).to(device)
     height_BHW, valid_BHW = regressor.eval().predict(there_BCHW, features)

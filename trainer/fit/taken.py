@@ -1,4 +1,4 @@
-"""A step that was taken, and what came of it, which the host may learn later."""
+"""A step that was taken, and its outcome, which the host may learn later."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from trainer.devices.transfer import FromDevice
 
 @dataclass(frozen=True)
 class Taken:
-    """A step of which the host may not know yet whether it was one: its loss or gradient may be no number."""
+    """A step whose outcome the host may not know: its loss or gradient may not be a number."""
 
     chips: int
-    """Its chips, over all ranks."""
+    """Number of its chips, over all ranks."""
     first_chips: Chips
-    """Some of this rank's."""
+    """First chips of this rank's part, for errors."""
     share_done: float
     """Share (0..1) of training that was done before."""
     sums_K: Tensor
@@ -23,7 +23,7 @@ class Taken:
     numbers: FromDevice
     """Loss, the gradient's norm, and in float16 the scale of the loss."""
     is_applied: bool
-    """Whether the optimiser was asked already to change the weights, if both are finite."""
+    """Whether the optimiser has already queued the change of weights, if loss and norm are finite."""
 
 
 Outcome = tuple[int, float]

@@ -1,4 +1,4 @@
-"""Folders of checkpoints of classes and of tiles, read and checked; see trainer.model.checkpoint for the files."""
+"""Folders of checkpoints of classes and of tiles, read and checked; for their files see checkpoint.py."""
 
 from dataclasses import dataclass
 from typing import Any

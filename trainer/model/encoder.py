@@ -114,7 +114,7 @@ def attended(valid_BN: Tensor, is_whole: bool | None = None) -> Tensor | None:
 
     Args:
         valid_BN: patches that are valid.
-        is_whole: whether no pixel is missing; None: not known, so the host asks the device, and waits for it.
+        is_whole: whether no pixel is missing; None: not known, so the host waits for the device to tell.
     """
     if is_whole is None:
         is_whole = bool(valid_BN.all())

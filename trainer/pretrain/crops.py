@@ -1,4 +1,4 @@
-"""The student's crops of a step, by size, and what is learnt from them; cut into pieces that pass in turn."""
+"""Inputs of a step of self-distillation: crops by size and the teacher's targets, in pieces or whole."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +56,7 @@ class Crops:
         return is_seen_WB
 
     def some(self, tiles: slice) -> Iterator[Self]:
-        """Yield the crops of some tiles, a pair of views at a time."""
+        """Yield the crops of these tiles, a pair of views at a time."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         for view in range(0, self.views, GLOBAL_VIEWS):
             count = min(GLOBAL_VIEWS, self.views - view)

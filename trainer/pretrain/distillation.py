@@ -129,7 +129,7 @@ class HealthSums:
     def of(self, targets_NK: Tensor, tokens_ND: Tensor, scores_NK: Tensor) -> Tensor:
         """Return the sums over N views of tiles, float64, in one axis."""
         entropy = -(targets_NK * targets_NK.clamp(min=TINIEST).log()).sum().double()
-        # On a GPU torch's bincount waits for the largest number, to know its length.
+        # Not torch's bincount, which on a GPU makes the host wait for the largest number.
         used_K = entropy.new_zeros(self.prototypes)
         used_K.index_add_(0, targets_NK.argmax(-1), entropy.new_ones(len(targets_NK)))
         tokens_ND = tokens_ND.double()
@@ -151,7 +151,7 @@ class HealthSums:
         return mean_K
 
     def health(self, sums: Tensor, centre_K: Tensor) -> Health:
-        """Return the signs that follow from the sums; this waits for the device, once."""
+        """Return the signs that follow from the sums; the host waits for the device once."""
         (count, entropy), total_D, products_DD, _, targets_K, used_K = sums.split(self._lengths)
         count = count.clamp(min=1)
         mean_K, scale = targets_K / count, log(self.prototypes)

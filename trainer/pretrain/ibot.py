@@ -7,9 +7,9 @@ target that the teacher gives the same patch of the same crop, which it sees who
     is_hidden_BP = hidden_patches(noise_BP, share_B, is_valid_BP)            for this rank's crops
     hidden = Hidden.of(is_hidden_BP, device)
 
-Single patches are hidden, at random: crops of small tiles have too few patches for blocks of them. Axis M
-runs over the hidden patches of all crops: by view, then tile, then place. They are chosen on the host: it
-knows how many they are, so it need not ask the device.
+Single patches are hidden at random: crops of small tiles have too few patches for blocks of them. Axis M runs
+over the hidden patches of all crops: by view, then tile, then place. The host chooses them, so it knows their
+number and need not wait for the device.
 """
 
 from dataclasses import dataclass
@@ -40,17 +40,17 @@ class Hidden:
     """Patches of N crops that the student does not see."""
 
     is_hidden_NP: NDArray[np.bool_]
-    """Which they are, on the host."""
+    """Mask of the hidden patches, on the host."""
     mask_NP: Tensor
-    """Which they are, on the device."""
+    """The same mask on the device."""
     places_2M: Tensor
-    """Their crops, and their places counted from each crop's last patch, which is -1."""
+    """Crop of each hidden patch, and its place in the crop, counted from the last patch, which is -1."""
     weights_M: Tensor
-    """1 / number of the hidden patches of their crop."""
+    """Weight of each hidden patch: 1 / number of hidden patches in its crop."""
 
     @classmethod
     def of(cls, is_hidden_NP: NDArray[np.bool_], device: torch.device) -> Self:
-        """Bring to `device` what is needed there; nobody waits for it."""
+        """Make the masks, places and weights; their copies to `device` are queued."""
         crop_M, place_M = is_hidden_NP.nonzero()
         weights_M = np.float32(1) / is_hidden_NP.sum(1)[crop_M].astype(np.float32)
         places_2M = np.stack([crop_M, place_M - is_hidden_NP.shape[1]])
@@ -82,9 +82,9 @@ def check_hiding(options: DinoOptions, patches: int) -> None:
 def draw_hiding(
     count: int, patches: int, options: DinoOptions, key: StepKey, view: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Draw for one global view of `count` tiles by which noise_BP patches are hidden, and which share_B.
+    """Draw noise_BP, by which patches are hidden, and share_B of them, for one global view of `count` tiles.
 
-    The share is 0 in tiles of which nothing is hidden; these are the same in both views.
+    The share is 0 in tiles that hide no patch; these are the same in both views.
     """
     chosen_C = np.random.default_rng((*key, TILES)).permutation(count)[: ceil(options.ibot_tiles * count)]
     is_chosen_B = np.zeros(count, np.bool_)

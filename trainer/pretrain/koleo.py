@@ -40,13 +40,13 @@ def compared(seen_V: Tensor) -> Tensor:
 def koleo_sums(tokens_VBD: Tensor, is_seen_VB: NDArray[np.bool_], gather: Gather) -> Tensor:
     """Return the sum over this rank's tiles and views, and their number, float64.
 
-    The sum has the gradient of all ranks' sum, with respect to this rank's tokens. With several ranks the
-    host waits for the device, since only the other ranks know whether their tiles have pixels.
+    The sum has the gradient of all ranks' sum with respect to this rank's tokens. With several ranks the host
+    waits for the device, since only the other ranks know whether their tiles have pixels.
 
     Args:
         tokens_VBD: this rank's class tokens, each view compared on its own.
         is_seen_VB: whether a view has a valid patch; the others count nowhere.
-        gather: gathers the rows of all ranks.
+        gather: function that gathers the rows of all ranks.
     """
     total, count = tokens_VBD.new_zeros((), dtype=torch.float64), 0
     for tokens_BD, is_seen_B in zip(normalize(tokens_VBD.float(), dim=-1), is_seen_VB, strict=True):

@@ -93,7 +93,7 @@ class Masked(Learner):
         shown_BVD = embed(self.encoder.backbone, take(patches_BNF, shown_BV))
         attended_BV = attended(valid_BN.gather(1, shown_BV), is_whole)
         tokens_BND = encode(self.encoder.backbone, shown_BVD, places_N2[shown_BV], attended_BV)
-        # In float32: with bfloat16 here, losses of long trainings become NaN (users of the paper's own code).
+        # In float32: users of the paper's own code report that bfloat16 here makes long trainings NaN.
         with torch.autocast(patches_BNF.device.type, enabled=False):
             decoded_BND = self._decoded(tokens_BND.float(), valid_BN, shown_BV, places_N2, is_whole)
             restored_BMF: Tensor = self.output(

@@ -53,7 +53,7 @@ class DinoObjective(TileObjective):
 
     model: Dino
     settles_at_once = True
-    """See Objective: the teacher, which a step moves, makes the inputs of the next one."""
+    """See Objective: the teacher makes the inputs of a step, and the step before has moved it."""
 
     def __init__(self, model: Dino, learning: Learning, config: PretrainConfig) -> None:
         """Args:
@@ -76,7 +76,7 @@ class DinoObjective(TileObjective):
         self.watch = Watch(config.fit.stop_on_collapse)
 
         def taught(*arguments: Any) -> Any:
-            return model.taught(*arguments)  # asked for late, since sharding replaces the method
+            return model.taught(*arguments)  # looked up late, since sharding replaces the method
 
         self._taught = in_precision(taught, learning.ranks.device, config.fit.precision)
 
@@ -123,7 +123,7 @@ class DinoObjective(TileObjective):
         return [self._crops(*one, host_NP, fed, key) for one, host_NP in zip(made, known, strict=True)]
 
     def _on_host(self, masks: list[Tensor], fed: Fed) -> list[NDArray[np.bool_]]:
-        """Return valid_NP of each size on the host, which waits for them only where a pixel is missing."""
+        """Return valid_NP of each size on the host, which waits for the device only if a pixel is missing."""
         if is_whole_batch(fed.batch, self.learning.dataset):
             return [np.ones(valid_NP.shape, np.bool_) for valid_NP in masks]
         flat = torch.cat([valid_NP.flatten() for valid_NP in masks]).cpu().numpy()
@@ -205,7 +205,7 @@ class DinoObjective(TileObjective):
         return centred_targets(scores_VBK, centre_K, temperature)
 
     def known_sums(self, inputs: DinoInputs) -> PendingSum:
-        """See Objective: all losses are means, of which inputs tell the numbers of terms."""
+        """See Objective: all losses are means, and the inputs tell how many terms each has."""
         pairs = [count_pairs(inputs.targets_VBK, crops.seen_WB, crops.first) for crops in inputs.sizes]
         of_global, masked = inputs.sizes[0], torch.zeros_like(pairs[0])
         if of_global.hidden is not None:

@@ -43,7 +43,7 @@ class MaskedInputs:
     counts_BMPC: Tensor
     """Values of these pixels that are to be restored. C may be 1."""
     is_whole: bool
-    """Whether it is known that no pixel is missing."""
+    """Whether no pixel is missing, by the index."""
 
     def pieces(self, count: int) -> list[Self]:
         """See StepInputs."""

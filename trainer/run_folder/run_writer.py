@@ -67,7 +67,7 @@ TENSORBOARD = "tensorboard"
 NOTE_SECONDS = 1.0
 """Seconds between two looks at the loss, since each waits for the device."""
 LARGE_BYTES = 10**9
-"""Bytes whose writing at the end of a run is worth a line."""
+"""Bytes above which a line announces what the end of a run writes."""
 STARVED, STARVED_SECONDS = 0.2, 10.0
 """Share of an epoch's time, and seconds of that epoch, above which a warning says that it waited for data."""
 _EPOCH = re.compile(r"epoch-\d+/")
@@ -184,7 +184,7 @@ class RunWriter(StateCallback):
         self._first = lambda: self._write_epoch(names, files, lines, apart)
 
     def finish(self, fit: Fit) -> None:
-        """Make the checkpoints whole, at the end of training; a run killed meanwhile does so when resumed."""
+        """Make the checkpoints whole, at the end of training; if killed here, a run does it when resumed."""
         self._background.wait()
         referring = [folder for folder in sorted(self._kept) if exists(join(self._out, folder, REFERENCE))]
         if referring and fit.model.apart:
@@ -228,7 +228,7 @@ class RunWriter(StateCallback):
     ) -> None:
         folder = names["last"]
         remove_unfinished(join(self._out, folder))
-        if apart:  # first of all, so that every checkpoint that is there can be read
+        if apart:  # first, so that every checkpoint that exists can be read
             write_apart(self._out, apart)
         for name, data in files.items():
             publish(join(self._out, folder, name), data)

@@ -77,7 +77,7 @@ class StateCallback:
             fit.objective.gather()
 
     def finish(self, fit: Fit) -> None:
-        """Finish what is left to do when the training is at its end."""
+        """Do what is left when the training has ended."""
 
     def save(self, fit: Fit) -> None:
         """Save the state in the background, unless that was done at this step already."""

@@ -197,9 +197,10 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run: str, tmp_path: Path
         == 0
     )
     (tmp_path / "file").write_text("")
-    none = "no checkpoint of a pre-training is there; give a folder that treeline pretrain wrote"
+    none = "no checkpoint is there; give a folder that treeline train or treeline pretrain wrote"
+    trained = "no checkpoint of a pre-training is there; give a folder that treeline pretrain wrote, or --to"
     for source, place, more, said in (
-        (tmp_path / "regressor", out, ("--backbone-weights", "teacher"), f"{none}, or --to checkpoint alone"),
+        (tmp_path / "regressor", out, ("--backbone-weights", "teacher"), trained),
         (tmp_path / "empty", out, (), none),
         (tmp_path / "nothing", out, (), none),
         (run, tmp_path / "empty", (), "is there already"),
@@ -215,7 +216,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run: str, tmp_path: Path
     assert not list((tmp_path / "empty").iterdir())
     done = treeline("export", str(tmp_path / "regressor"), "--to", "transformers", "--out", str(out))
     assert done.returncode == 2
-    assert none in done.stderr
+    assert trained in done.stderr
     (tmp_path / "regressor" / "epoch-0001" / "metrics.json").unlink()
     done = treeline("export", str(tmp_path / "regressor"), "--out", str(out))
     assert done.returncode == 2
