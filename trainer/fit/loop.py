@@ -85,9 +85,8 @@ class Fit:
 
     If `late` is true, the host learns the outcome of a step only after it has queued the next step's forward
     pass, so that a GPU always has work. The optimiser itself leaves out a step whose loss or gradient is not
-    a number (step_unless). Everything that the host does after a step waits for the outcome: schedule,
-    average, sums, position, callback. The forward pass needs none of them. Weights, losses and states are the
-    same either way.
+    a number (step_unless). Schedule, average, sums, position and callback wait for the outcome; the forward
+    pass needs none of them. Weights, losses and states are the same either way.
     """
 
     def __init__(
@@ -311,8 +310,7 @@ class Fit:
 
         Args:
             pieces: pieces of this rank's part of the batch.
-            sums_of_all: sums over all ranks, at which the slope of the loss is taken; called after the first
-                forward pass.
+            sums_of_all: sums over all ranks, which give the loss its slope; asked for after a forward pass.
             made: sums of the pieces, if their forward pass is done.
         """
         ranks, objective, piece_sums = self.learning.ranks, self.objective, list[Tensor]()
