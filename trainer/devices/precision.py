@@ -25,7 +25,7 @@ class Meaning:
     dtype: torch.dtype | None
     """Type to which torch's autocast rounds what goes into matrix products and convolutions; None: none."""
     tf32: bool
-    """Whether a GPU may round what goes into float32 matrix products and convolutions to 10 bits (TF32)."""
+    """Whether a GPU may round what goes into float32 matrix products and convolutions to 11 bits (TF32)."""
 
     @property
     def is_half(self) -> bool:
