@@ -73,10 +73,14 @@ def export(config: ExportConfig) -> str:
 
 def _export_trained(config: ExportConfig, url: str) -> str:
     """Write a whole copy of a checkpoint of `treeline train`."""
-    if config.to == "transformers" or config.backbone_weights or not exists(join(url, CONFIG)):
+    if not exists(join(url, CONFIG)):
+        raise InputError(
+            f"{config.run}: no checkpoint is there; give a folder that treeline train or pretrain wrote"
+        )
+    if config.to == "transformers" or config.backbone_weights:
         raise InputError(
             f"{config.run}: no checkpoint of a pre-training is there; give a folder that treeline pretrain "
-            "wrote" + (", or --to checkpoint alone" if exists(join(url, CONFIG)) else "")
+            "wrote, or --to checkpoint alone"
         )
     check_files(url)
     check_writable(config.out)

@@ -8,6 +8,7 @@
 """
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,21 @@ def test_a_checkpoint_of_a_training_is_copied(tmp_path: Path) -> None:
     assert load_checkpoint(str(out)).fingerprint == load_checkpoint(str(run)).fingerprint
 
 
+@pytest.mark.parametrize("nbytes", [0, 100, -1, 1])
+def test_damaged_weights_are_not_copied(nbytes: int, tmp_path: Path) -> None:
+    """An empty file, a list of tensors that is cut off, a byte too few, a byte too many."""
+    dataset, run, out = write_dataset(tmp_path / "chips", 6), tmp_path / "run", tmp_path / "out"
+    launch(small_config(dataset, Path("tiny"), str(run), epochs=1))
+    weights = run / "epoch-0001" / "model.safetensors"
+    size = weights.stat().st_size
+    os.truncate(weights, nbytes if nbytes in (0, 100) else size + nbytes)
+    done = treeline("export", str(run), "--out", str(out))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"treeline: {weights}: damaged weights (")
+    assert len(done.stderr.splitlines()) == 1
+    assert not out.exists()
+
+
 def test_storage_is_read_and_written_alike(run: str, storage: str, tmp_path: Path) -> None:
     there = join(storage, "run")
     publish_folder(there, run)
@@ -197,9 +213,10 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run: str, tmp_path: Path
         == 0
     )
     (tmp_path / "file").write_text("")
-    none = "no checkpoint of a pre-training is there; give a folder that treeline pretrain wrote"
+    none = "no checkpoint is there; give a folder that treeline train or pretrain wrote"
+    other = "no checkpoint of a pre-training is there; give a folder that treeline pretrain wrote, or --to"
     for source, place, more, said in (
-        (tmp_path / "regressor", out, ("--backbone-weights", "teacher"), f"{none}, or --to checkpoint alone"),
+        (tmp_path / "regressor", out, ("--backbone-weights", "teacher"), other),
         (tmp_path / "empty", out, (), none),
         (tmp_path / "nothing", out, (), none),
         (run, tmp_path / "empty", (), "is there already"),
@@ -215,7 +232,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run: str, tmp_path: Path
     assert not list((tmp_path / "empty").iterdir())
     done = treeline("export", str(tmp_path / "regressor"), "--to", "transformers", "--out", str(out))
     assert done.returncode == 2
-    assert none in done.stderr
+    assert other in done.stderr
     (tmp_path / "regressor" / "epoch-0001" / "metrics.json").unlink()
     done = treeline("export", str(tmp_path / "regressor"), "--out", str(out))
     assert done.returncode == 2
