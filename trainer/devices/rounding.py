@@ -54,6 +54,8 @@ class _Swap:
 
     def enter(self, part: nn.Module, arguments: Any) -> None:
         """Put rounded weights in place of the part's own, under autocast."""
+        if self._own:  # Ctrl-C in a pass: torch calls no hook then
+            self._put_back()
         own: list[Any] = [layer._parameters[name] for layer, name in self._places]
         if not torch.is_autocast_enabled(own[0].device.type):
             return
@@ -64,6 +66,9 @@ class _Swap:
 
     def leave(self, part: nn.Module, arguments: Any, output: Any) -> None:
         """Put the part's own weights back, also after an error."""
+        self._put_back()
+
+    def _put_back(self) -> None:
         for (layer, name), weight in zip(self._places, self._own, strict=False):
             layer._parameters[name] = weight
         self._own = []

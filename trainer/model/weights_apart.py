@@ -11,6 +11,7 @@ model.safetensors, whether that file exists or not.
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import xxhash
@@ -33,7 +34,7 @@ from shards.storage.objects import (
 )
 from trainer.devices.learner import Learner, WeightsApart
 from trainer.model.weights_bytes import merged_pieces, pieces_of
-from trainer.model.weights_file import Found, read_tensors
+from trainer.model.weights_file import Found, check_size, entries_of, read_tensors
 
 REFERENCE = "backbone.json"
 REST = "rest.safetensors"
@@ -60,14 +61,22 @@ def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
 
 
 def write_apart(run: str, apart: WeightsApart) -> None:
-    """Write the weights' file in the run's folder unless it exists, and free the weights."""
+    """Write the weights' file in the run's folder unless it is there and intact, and free the weights."""
     url = join(run, apart.file)
-    if not exists(url):
-        if not apart.weights:
+    if not apart.weights:
+        if not exists(url):
             raise FileNotFoundError(f"{url}: was removed while the run lasts; resume the run (--resume auto)")
+    elif not (exists(url) and name_of(url) == _file_of(hexadecimal_of_pieces(read_pieces(url))[0])):
         with staged(url) as path, open(path, "wb") as file:
+            digest = xxhash.xxh3_64()
             for piece in pieces_of(apart.weights):
                 file.write(piece)
+                digest.update(piece)
+            if name_of(url) != _file_of(digest.hexdigest()):
+                raise InputError(
+                    "--backbone: the file of its weights was overwritten while the run had it open; begin "
+                    "again with another --out"
+                )
     apart.weights = {}
 
 
@@ -133,11 +142,17 @@ def copy_weights(url: str, to: str) -> None:
     """Write the weights at `url` as one file at `to`.
 
     Raises:
-        InputError: see `weight_pieces`; nothing is written then.
+        InputError: see `weight_pieces`, or they are damaged; nothing is written then.
     """
-    with staged(to) as path, open(path, "wb") as file:
-        for piece in weight_pieces(url):
-            file.write(piece)
+    pieces = weight_pieces(url)
+    first = next(pieces, b"")
+    try:
+        with staged(to) as path, open(path, "wb") as file:
+            entries = entries_of(first)
+            count = sum(map(file.write, chain([first], pieces)))
+            check_size(entries, first, count)
+    except ValueError as error:
+        raise InputError(f"{url}: damaged weights ({error}); copy them again, or take others") from error
 
 
 def make_whole(url: str) -> None:
@@ -190,7 +205,7 @@ def _reference_in(folder: str) -> dict[str, Any]:
     url = join(folder, REFERENCE)
     values = read_json(url)
     is_ours = (values.get("format"), values.get("version")) == (FORMAT, VERSION)
-    if not is_ours or not _NAME.fullmatch(values.get("file", "")):
+    if not is_ours or not _NAME.fullmatch(str(values.get("file"))):
         raise InputError(
             f"{url}: holds {values.get('format')} {values.get('version')}, not {FORMAT} {VERSION}; use the "
             "version of Treeline that wrote it"
@@ -206,8 +221,8 @@ def _checked(url: str) -> Iterator[bytes]:
         yield piece
     if name_of(url) != _file_of(digest.hexdigest()):
         raise InputError(
-            f"{url}: its checksum is not the one in its name; delete it and resume the run "
-            "(treeline train --resume auto), which writes it again"
+            f"{url}: its checksum is not the one in its name; resume the run (treeline train --resume auto), "
+            "which writes it again"
         )
 
 

@@ -59,7 +59,8 @@ class StateCallback:
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
         """See Callback."""
-        if self._checkpoint_steps and fit.position.step % self._checkpoint_steps == 0:
+        step = fit.position.step  # 0: all steps so far were left out, and the run may as well begin anew
+        if self._checkpoint_steps and step and step % self._checkpoint_steps == 0:
             self.save(fit)
         if fit.position.step % NOTICE_STEPS == 0 and not self._noticed and self._notice():
             self._noticed = True

@@ -8,6 +8,7 @@
 """
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,21 @@ def test_a_checkpoint_of_a_training_is_copied(tmp_path: Path) -> None:
         path.name: path.read_bytes() for path in theirs.iterdir()
     }
     assert load_checkpoint(str(out)).fingerprint == load_checkpoint(str(run)).fingerprint
+
+
+@pytest.mark.parametrize("nbytes", [0, 100, -1, 1])
+def test_damaged_weights_are_not_copied(nbytes: int, tmp_path: Path) -> None:
+    """An empty file, a list of tensors that is cut off, a byte too few, a byte too many."""
+    dataset, run, out = write_dataset(tmp_path / "chips", 6), tmp_path / "run", tmp_path / "out"
+    launch(small_config(dataset, Path("tiny"), str(run), epochs=1))
+    weights = run / "epoch-0001" / "model.safetensors"
+    size = weights.stat().st_size
+    os.truncate(weights, nbytes if nbytes in (0, 100) else size + nbytes)
+    done = treeline("export", str(run), "--out", str(out))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"treeline: {weights}: damaged weights (")
+    assert len(done.stderr.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_storage_is_read_and_written_alike(run: str, storage: str, tmp_path: Path) -> None:

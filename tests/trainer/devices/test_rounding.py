@@ -91,6 +91,32 @@ def test_the_weights_are_back_also_after_an_error() -> None:
     assert set(part.state_dict()) == set(own)
 
 
+class Interrupted(nn.Module):
+    """Passes its input on, but is interrupted the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        self.times += 1
+        if self.times == 1:
+            raise KeyboardInterrupt
+        return image_BCHW
+
+
+def test_after_an_interruption_the_next_pass_learns_as_before() -> None:
+    part = nn.Sequential(*part_of(), Interrupted())
+    own = dict(part.named_parameters())
+    round_together(part, "bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(KeyboardInterrupt):
+            part(torch.ones(1, 2, 8, 8))
+        part(torch.ones(1, 2, 8, 8)).float().sum().backward()
+    assert all(found is own[name] for name, found in part.named_parameters())
+    assert all(weight.grad is not None for weight in own.values())
+
+
 def test_weights_that_do_not_learn_get_no_gradient() -> None:
     part = part_of()
     part[0].requires_grad_(False)

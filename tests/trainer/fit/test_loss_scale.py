@@ -128,6 +128,20 @@ def test_an_epoch_without_a_step_is_named(half: New) -> None:
         fit.run(StateCallback())
 
 
+def test_no_state_is_saved_before_the_first_step(half: New) -> None:
+    """It would be one of an epoch that is over, from which nothing can go on."""
+    fit, saved = half(scale=HUGE), list[int]()
+
+    class Look(StateCallback):
+        def save(self, fit: Fit) -> None:
+            saved.append(fit.position.step)
+
+    with pytest.raises(FloatingPointError):
+        fit.run(Look(checkpoint_steps=1))
+    assert fit.position.overflowed
+    assert not saved
+
+
 def test_the_scale_is_that_of_torch() -> None:
     ours, theirs = LossScale(CPU), torch.amp.GradScaler("cpu", START, GROWTH, BACKOFF, GROWTH_STEPS)
     weight = torch.nn.Parameter(torch.ones(2))

@@ -49,7 +49,7 @@ from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.load_encoder import load_encoder
 from trainer.model.pixel_model import PixelModel
 from trainer.model.tile_checkpoint import load_tile_checkpoint
-from trainer.model.weights_apart import REFERENCE, REST
+from trainer.model.weights_apart import REFERENCE, REST, write_apart
 from trainer.model.weights_bytes import merged_pieces, pieces_of
 from trainer.run_folder.run_writer import RunWriter, run_options
 from trainer.run_folder.state_parts import StoredState
@@ -426,8 +426,11 @@ def test_where_the_backbone_is_gone_or_changed_the_run_writes_it_again(
     for read in (load_checkpoint, read_checkpoint_header, load_encoder):
         with pytest.raises(InputError, match=r"backbone-.*: its checksum is not the one in its name"):
             read(run.out)
-    with pytest.raises(InputError, match="delete it and resume"):
-        train(run.with_options(resume="auto"), Ranks())
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run.out, damaged)
+    train(run.with_options(resume="auto", out=str(damaged)), Ranks())
+    assert load_checkpoint(str(damaged)).fingerprint
+    assert not list(damaged.glob("backbone-*"))
     shared.unlink()
     for read in (load_checkpoint, read_checkpoint_header, load_encoder):
         with pytest.raises(InputError, match=r"lacks its backbone.*resume the run .*--out .*/run --resume"):
@@ -435,6 +438,16 @@ def test_where_the_backbone_is_gone_or_changed_the_run_writes_it_again(
     train(run.with_options(resume="auto"), Ranks())
     assert load_checkpoint(run.out).fingerprint
     assert not list((tmp_path / "run").glob("backbone-*"))
+
+
+def test_weights_that_change_before_they_are_written_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    """A mapped file that somebody overwrites in place changes the weights of the training."""
+    fit = new_fit(config, Ranks())
+    assert fit.model.apart
+    next(iter(fit.model.apart.weights.values())).data.add_(1)
+    with pytest.raises(InputError, match="was overwritten while the run had it open"):
+        write_apart(str(tmp_path / "run"), fit.model.apart)
+    assert not list((tmp_path / "run").glob("*"))
 
 
 def test_another_backbone_gets_a_file_of_its_own(
