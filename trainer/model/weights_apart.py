@@ -230,4 +230,4 @@ def _merged(files: dict[str, Iterable[bytes]]) -> Iterator[bytes]:
     try:
         yield from merged_pieces(files)
     except ValueError as error:
-        raise InputError(f"{error}; take another checkpoint of the run") from error
+        raise InputError(f"{error}; take another checkpoint of the run, and delete this one") from error

@@ -25,6 +25,7 @@ from typing import Any, Self
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+from shards.errors import InputError
 from shards.format.manifest import json_bytes
 from shards.nested import flat
 from shards.progress import Advance
@@ -193,9 +194,15 @@ class RunWriter(StateCallback):
             if len(referring) * nbytes > LARGE_BYTES:
                 size = f"{len(referring)} x {nbytes / 1e9:,.1f} GB"
                 print(f"treeline: makes its checkpoints whole ({size})", file=sys.stderr, flush=True)
+        refused = list[InputError]()
         for folder in referring:
             remove_unfinished(join(self._out, folder))
-            make_whole(join(self._out, folder, WEIGHTS))
+            try:
+                make_whole(join(self._out, folder, WEIGHTS))
+            except InputError as error:  # a damaged one is no reason to leave the others
+                refused.append(error)
+        if refused:
+            raise refused[0]
         remove_unused(self._out)
 
     def _print(self, line: str, rate: EpochRate, seconds: float) -> None:

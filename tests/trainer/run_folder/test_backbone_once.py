@@ -440,6 +440,16 @@ def test_where_the_backbone_is_gone_or_changed_the_run_writes_it_again(
     assert not list((tmp_path / "run").glob("backbone-*"))
 
 
+def test_a_damaged_checkpoint_does_not_keep_others_from_being_made_whole(
+    run: TrainConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint_url(join(run.out, "last")), tmp_path / "run" / "epoch-0001")
+    os.truncate(tmp_path / "run" / "epoch-0001" / REST, 100)
+    with pytest.raises(InputError, match=r"epoch-0001/rest\.safetensors: is cut off"):
+        train(run.with_options(resume="auto", keep_best=9), Ranks())
+    assert exists(join(checkpoint_url(join(run.out, "last")), WEIGHTS))
+
+
 def test_weights_that_change_before_they_are_written_are_refused(config: TrainConfig, tmp_path: Path) -> None:
     """A mapped file that somebody overwrites in place changes the weights of the training."""
     fit = new_fit(config, Ranks())
