@@ -199,7 +199,7 @@ class CheckpointHeader:
     trained_on: dict[str, Any]
     """Dataset's URL and fingerprint, and the code's version."""
     metrics: dict[str, Any]
-    """Scores after the checkpoint's epoch, and the baselines."""
+    """Scores after the checkpoint's epoch."""
     fingerprint: str
     """Fingerprint, the same as that of the loaded checkpoint."""
 
@@ -212,17 +212,16 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
     Raises:
         InputError: there is no checkpoint, or its weights are cut off, or they belong to another regressor.
     """
-    described = _described(url)
-    regressor = described.regressor(empty_backbone(described.config["backbone"]))
-    digest = checksum_of_fitting(described.weights_url, regressor)
+    described = load_checkpoint(url, with_weights=False)
+    regressor = described.regressor
     return CheckpointHeader(
         regressor.schema,
         regressor.patch_size,
         regressor.decoder_config,
         regressor.decoder.has_spread,
-        described.config["trained_on"],
+        described.trained_on,
         described.metrics,
-        described.fingerprint(digest),
+        described.fingerprint,
     )
 
 

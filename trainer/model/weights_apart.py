@@ -12,7 +12,7 @@ model.safetensors, whether that file exists or not.
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 from transformers import DINOv3ViTModel
@@ -40,6 +40,15 @@ REFERENCE = "backbone.json"
 REST = "rest.safetensors"
 FORMAT = "treeline-backbone-reference"
 VERSION = 1
+CHANGED = (
+    "its checksum is not the one in its name; resume the run (treeline train --resume auto), which writes it "
+    "again"
+)
+OVERWRITTEN = (
+    "--backbone: the file of its weights was overwritten while the run had it open; begin again with another "
+    "--out"
+)
+Piece = TypeVar("Piece", bytes, bytes | memoryview)
 _NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
 """Name of a backbone's file, with the checksum of its bytes."""
 
@@ -66,17 +75,10 @@ def write_apart(run: str, apart: WeightsApart) -> None:
     if not apart.weights:
         if not exists(url):
             raise FileNotFoundError(f"{url}: was removed while the run lasts; resume the run (--resume auto)")
-    elif not (exists(url) and name_of(url) == _file_of(hexadecimal_of_pieces(read_pieces(url))[0])):
+    elif not (exists(url) and apart.file == _file_of(hexadecimal_of_pieces(read_pieces(url))[0])):
         with staged(url) as path, open(path, "wb") as file:
-            digest = xxhash.xxh3_64()
-            for piece in pieces_of(apart.weights):
+            for piece in _checked(apart.file, pieces_of(apart.weights), OVERWRITTEN):
                 file.write(piece)
-                digest.update(piece)
-            if name_of(url) != _file_of(digest.hexdigest()):
-                raise InputError(
-                    "--backbone: the file of its weights was overwritten while the run had it open; begin "
-                    "again with another --out"
-                )
     apart.weights = {}
 
 
@@ -135,7 +137,8 @@ def weight_pieces(url: str) -> Iterator[bytes]:
     if backbone is None:  # whole, perhaps because the run has ended meanwhile
         return read_pieces(url)
     rest = _rest_of(url)
-    return _merged({backbone: _checked(backbone), rest: read_pieces(rest)})
+    checked = _checked(name_of(backbone), read_pieces(backbone), f"{backbone}: {CHANGED}")
+    return _merged({backbone: checked, rest: read_pieces(rest)})
 
 
 def copy_weights(url: str, to: str) -> None:
@@ -213,17 +216,14 @@ def _reference_in(folder: str) -> dict[str, Any]:
     return values
 
 
-def _checked(url: str) -> Iterator[bytes]:
-    """Yield a backbone's file; at its end, refuse it if its checksum is not the one in its name."""
+def _checked(name: str, pieces: Iterable[Piece], refusal: str) -> Iterator[Piece]:
+    """Yield the bytes of a backbone's file; at their end, refuse them unless its name has their checksum."""
     digest = xxhash.xxh3_64()
-    for piece in read_pieces(url):
+    for piece in pieces:
         digest.update(piece)
         yield piece
-    if name_of(url) != _file_of(digest.hexdigest()):
-        raise InputError(
-            f"{url}: its checksum is not the one in its name; resume the run (treeline train --resume auto), "
-            "which writes it again"
-        )
+    if name != _file_of(digest.hexdigest()):
+        raise InputError(refusal)
 
 
 def _merged(files: dict[str, Iterable[bytes]]) -> Iterator[bytes]:
