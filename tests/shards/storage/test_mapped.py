@@ -67,7 +67,7 @@ def test_what_is_written_stays_here_until_its_pages_are_dropped(tmp_path: Path) 
 
 
 def test_a_mapped_file_outlives_its_name(tmp_path: Path) -> None:
-    """As when a training replaces its best checkpoint while it is used."""
+    """A training replaces its best checkpoint in this way while the file is in use."""
     url, data = written(tmp_path, 3 * mmap.PAGESIZE)
     file = map_file(url)
     publish(url, b"another")

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Trainings whose slope follows from numbers of terms."""
 ON_RANKS = ("heights", "tile values", "mae")
-"""Those that two ranks share."""
+"""Trainings that two ranks share."""
 NEEDS_MORE = ("chips", {"loss": ("silog:1:0@0..0.9", "squared:0:1@0..0.9")})
 
 

@@ -120,7 +120,7 @@ def test_self_distillation_waits_for_its_step_and_for_the_signs_of_a_collapse(
 
 @pytest.mark.parametrize("options", [{}, {"method": "mae"}, {"method": "dino"}], ids=str)
 def test_scoring_waits_when_all_batches_are_queued(options: dict[str, Any], tmp_path: Path) -> None:
-    """As often for eight batches as for two."""
+    """Scoring waits as often for eight batches as for two."""
     waits = []
     for batch in (1, 4):
         fit = of_tiles(tmp_path / str(batch), whole=True, **options)

@@ -137,7 +137,7 @@ def test_a_pass_that_failed_leaves_nothing_behind() -> None:
 
 @pytest.mark.usefixtures("full")
 def test_a_model_that_is_held_twice_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """As a matrix does for each region that it is tested on."""
+    """A matrix holds its model again for each region that it is tested on."""
     backbone = held_on(backbone_of(), "bf16", CPU)
     with torch.no_grad(), autocast("bf16", CPU):
         expected = backbone(pixels()).last_hidden_state

@@ -150,7 +150,7 @@ def test_a_teacher_of_a_training_run_is_unwrapped(meta: dict[str, Tensor]) -> No
 
 
 def test_no_two_weights_share_their_memory(meta: dict[str, Tensor], tmp_path: Path) -> None:
-    """Those of queries, keys and values are rows of one tensor in Meta's file."""
+    """In Meta's file the weights of queries, keys and values are rows of one tensor."""
     backbone = new_backbone(saved(tmp_path / "dinov3_vit.pth", meta), RGB, "red")
     save_file(backbone.state_dict(), tmp_path / "weights.safetensors")
     written = backbone.model.layer[0].attention.q_proj.weight

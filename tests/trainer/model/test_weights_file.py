@@ -282,7 +282,7 @@ def test_a_description_says_what_the_loaded_encoder_does(
 
 
 def test_the_fingerprint_of_a_pretraining_is_that_of_its_files(tmp_path: Path) -> None:
-    """As versions before computed it; both backbones count, whichever is asked for."""
+    """Earlier versions computed it in this way; both backbones count, whichever is loaded."""
     run = of_pretraining(tmp_path)
     files = (
         read_bytes(join(run, f"{name}")) for name in ("config.json", "statistics.json", "model.safetensors")

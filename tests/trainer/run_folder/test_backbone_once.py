@@ -161,7 +161,7 @@ def weights_of(checkpoint: Any) -> dict[str, torch.Tensor]:
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    """Of all types, of all kinds of shape, one with a name that JSON escapes."""
+    """Tensors of all types and all kinds of shape, one with a name that JSON escapes."""
     kinds = ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "bool")
     generator = torch.Generator().manual_seed(1)
     found = {
