@@ -129,18 +129,18 @@ def _marked(raster: Any, nodata: float | None, url: str) -> NDArray[Any]:
     # GDAL calls the fourth of four bands of bytes alpha unless told otherwise.
     numbers = list(raster.indexes) if raster.count in KNOWN_BANDS else numbers
     marks = Missing.of(raster, numbers)
-    stored_BHW, missing_BHW = marks.read(Window(0, 0, raster.width, raster.height))
-    is_float = stored_BHW.dtype.kind == "f"
-    if not missing_BHW.any() or (nodata is None and not is_float and not marks.is_marked_apart):
-        return stored_BHW
+    values, is_missing = marks.read(Window(0, 0, raster.width, raster.height))
+    is_float = values.dtype.kind == "f"
+    if not is_missing.any() or (nodata is None and not is_float and not marks.is_marked_apart):
+        return values
     if is_float or nodata is None or math.isnan(nodata):
-        return np.where(missing_BHW, np.float32(np.nan), stored_BHW)
-    limits = np.iinfo(stored_BHW.dtype)
+        return np.where(is_missing, np.float32(np.nan), values)
+    limits = np.iinfo(values.dtype)
     if not (limits.min <= nodata <= limits.max and nodata == int(nodata)):
         own = next((value for value in raster.nodatavals if value is not None), nodata)
         raise Rejected(
             "other nodata",
-            f"{url}: {own:g} is its nodata, and {stored_BHW.dtype} holds no {nodata:g}; give --nodata {own:g}",
+            f"{url}: {own:g} is its nodata, and {values.dtype} holds no {nodata:g}; give --nodata {own:g}",
         )
-    mark(stored_BHW, missing_BHW, nodata, marks.is_marked_apart)
-    return stored_BHW
+    mark(values, is_missing, nodata, marks.is_marked_apart)
+    return values

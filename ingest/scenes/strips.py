@@ -144,7 +144,7 @@ class OpenScene:
         window = Window(left, top, right - left, bottom - top)
         image_CHW = self._image.read(self._bands, window)
         missing_CHW = self._marks.missing(image_CHW, window)
-        outside_HW, masked_HW = missing_CHW.any(0), self._masked(window)
+        outside_HW, masked_HW = np.asarray(missing_CHW.any(0)), self._masked(window)
         if self._missing is not None:
             mark(image_CHW, missing_CHW, self.schema.nodata, self._marks.is_marked_apart)
             image_CHW[:, masked_HW] = self._missing
