@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from shards.roles import MayChange, Nothing, OnlyWith, Place, Some
+from shards.roles import Before, MayChange, Nothing, OnlyWith, Place, Some
 from trainer.devices.choice import OF_BF16, Precision, Wanted
 
 Weighting = Literal["triangle", "cosine", "flat"]
@@ -38,6 +38,8 @@ class PredictConfig:
 
     bands: tuple[str, ...] = ()
     """Names of the scenes' bands, in order; default: the bands' descriptions, or the bands of training."""
+    nodata: Annotated[float | None, Before(None)] = None
+    """Value that means a missing pixel in the scenes, beside what they declare (nodata, masks, alpha)."""
     asset: str = ""
     """Key of the asset that is the image in STAC items; default: the GeoTIFF with the role "data"."""
     window: int = 64
@@ -129,6 +131,8 @@ class EmbedConfig:
     """Side of a window of --scenes, in pixels; 0: as the tiles of training. Windows lie side by side."""
     bands: Annotated[tuple[str, ...], OnlyWith(scenes=Some())] = ()
     """Names of the scenes' bands, in order; default: the bands' descriptions, or the bands of training."""
+    nodata: Annotated[float | None, Before(None), OnlyWith(scenes=Some())] = None
+    """Value that means a missing pixel in the scenes, beside what they declare (nodata, masks, alpha)."""
     asset: Annotated[str, OnlyWith(scenes=Some())] = ""
     """Key of the asset that is the image in STAC items; default: the GeoTIFF with the role "data"."""
 
@@ -208,6 +212,8 @@ class AttentionConfig:
     backbone of the same shape."""
     bands: Annotated[tuple[str, ...], OnlyWith(tiles=Some())] = ()
     """Names of the rasters' bands, in order; default: the bands' descriptions, or the bands of training."""
+    nodata: Annotated[float | None, Before(None), OnlyWith(tiles=Some())] = None
+    """Value that means a missing pixel in the rasters, beside what they declare (nodata, masks, alpha)."""
     tile_size: int = 0
     """Side of one input of the backbone, in pixels, a multiple of its patches; larger tiles are cut. 0: as
     in training."""

@@ -195,6 +195,8 @@ class ScenesConfig(IngestConfig):
     """Names of the rasters' bands in order; default: as described, or by count (4: blue green red nir)."""
     use: tuple[str, ...] = ()
     """Names of the bands to keep, in this order; default: all."""
+    nodata: Annotated[float | None, Before(None)] = None
+    """Value that means a missing pixel in the images, beside what they declare (nodata, masks, alpha)."""
     chip_size: int = Schema.chip_size
     """Pixels along each side of a chip."""
     stride: int = 0

@@ -24,9 +24,10 @@ from inference.attention.tiles import ChipTile, Tile
 from inference.tiling.windows import Block
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.raster.band_names import KNOWN_BANDS
 from shards.raster.grid import Grid, reaches
 from shards.raster.on_grid import Areas, area_means, nearest_values
-from shards.raster.opening import HEADERS, KNOWN_BANDS, OpenRasters, open_raster, read_window
+from shards.raster.opening import HEADERS, OpenRasters, open_raster, read_window
 from shards.storage.objects import each_file_once, expand
 
 RGB = ("red", "green", "blue")

@@ -103,7 +103,11 @@ def prepared(config: AttentionConfig) -> Work:
             f"--tile-size {size}: must be a multiple of the backbone's patches of {encoder.patch_size} pixels"
         )
     dataset = _dataset(config, encoder) if config.data else None
-    tiles = _chips(config, dataset) if dataset else raster_tiles(config.tiles, encoder.schema, config.bands)
+    tiles = (
+        _chips(config, dataset)
+        if dataset
+        else raster_tiles(config.tiles, encoder.schema, config.bands, config.nodata)
+    )
     beside = _beside(config, tiles, dataset)
     held_on(encoder, config.precision, torch.device(device))
     looking = Looking(tiles, size, config.batch_size, config.precision)

@@ -79,6 +79,8 @@ class RasterTile(Tile):
     schema: Schema
     bands: tuple[str, ...]
     """Names of its bands, in order; (): as the file says."""
+    nodata: float | None = None
+    """Value that means a missing pixel, beside what the file declares."""
 
     @contextmanager
     def opened(self) -> Iterator[Read]:
@@ -87,7 +89,7 @@ class RasterTile(Tile):
         Raises:
             InputError: the raster cannot be read.
         """
-        with Scene(self.source, self.schema, self.bands, needs_crs=False) as scene:
+        with Scene(self.source, self.schema, self.bands, False, self.nodata) as scene:
             yield scene.pixels
 
 
@@ -112,7 +114,9 @@ class ChipTile(Tile):
         return np.asarray(self.dataset.gather(np.array([self.chip])).height_BHW[0])
 
 
-def raster_tiles(given: tuple[str, ...], schema: Schema, bands: tuple[str, ...]) -> list[Tile]:
+def raster_tiles(
+    given: tuple[str, ...], schema: Schema, bands: tuple[str, ...], nodata: float | None = None
+) -> list[Tile]:
     """Find the rasters that are named, and read their headers.
 
     Raises:
@@ -126,10 +130,10 @@ def raster_tiles(given: tuple[str, ...], schema: Schema, bands: tuple[str, ...])
                 f"{url}: has the same name as {tiles[name].source}, and pictures are named after tiles; "
                 "rename one of them, or draw them into two folders"
             )
-        with Scene(url, schema, bands, needs_crs=False) as scene:
+        with Scene(url, schema, bands, False, nodata) as scene:
             height, width = scene.shape
             place = scene.raster.transform, scene.raster.crs
-        tiles[name] = RasterTile(name, url, height, width, *place, schema, bands)
+        tiles[name] = RasterTile(name, url, height, width, *place, schema, bands, nodata)
     return list(tiles.values())
 
 

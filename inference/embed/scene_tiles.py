@@ -52,7 +52,7 @@ class SceneTiles:
         self.size = config.tile_size or schema.chip_size
         if self.size < 1:
             raise InputError(f"--tile-size {config.tile_size}: give a number of pixels")
-        self._schema, self._bands = schema, config.bands
+        self._schema, self._bands, self._nodata = schema, config.bands, config.nodata
         scenes = find_scenes(config.scenes, config.asset)
         self.remark = scenes.remark
         self._scenes = [self._look(url) for url in scenes.urls]
@@ -69,9 +69,11 @@ class SceneTiles:
             "tile_size": self.size,
             "bands_of_scenes": " ".join(config.bands),
         }
+        if config.nodata is not None:
+            self.identity["nodata_of_scenes"] = config.nodata
 
     def _look(self, url: str) -> _Windows:
-        with Scene(url, self._schema, self._bands) as scene:
+        with Scene(url, self._schema, self._bands, nodata=self._nodata) as scene:
             rows, columns = (length // self.size for length in scene.shape)
             return _Windows(url, version_of(url), Grid.of(scene.raster), rows, columns)
 
@@ -125,7 +127,7 @@ class SceneTiles:
             raise InputError(
                 f"{windows.url}: was replaced while it was being embedded; run the command again"
             )
-        return Scene(windows.url, self._schema, self._bands)
+        return Scene(windows.url, self._schema, self._bands, nodata=self._nodata)
 
     def _places(self, start: int, stop: int) -> Iterator[tuple[_Windows, int, int]]:
         """Find the scene, and the first row and column, of each tile."""

@@ -31,6 +31,8 @@ class MapJob:
     """What the maps show."""
     bands: tuple[str, ...]
     """Names of the scenes' bands, for scenes whose files do not name them."""
+    nodata: float | None
+    """Value that means a missing pixel in the scenes, beside what they declare."""
     out: str
     block: int
     """Pixels along each side of a block."""
@@ -112,7 +114,7 @@ class Reader:
                 raise InputError(
                     f"{task.scene}: was replaced while its map was being made; run the command again"
                 )
-            self._scene = Scene(task.scene, self._job.schema, self._job.bands)
+            self._scene = Scene(task.scene, self._job.schema, self._job.bands, nodata=self._job.nodata)
         block = self._job.content.in_scene(task.block, self._scene.shape)
         return self._scene.halo(block, self._job.options.grid)
 

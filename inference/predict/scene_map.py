@@ -81,7 +81,7 @@ def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[Sce
 
     def look(scene: str) -> SceneMap | Failed:
         try:
-            with Scene(scene, job.schema, job.bands) as opened:
+            with Scene(scene, job.schema, job.bands, nodata=job.nodata) as opened:
                 version = version_of(scene)
                 identity = hexadecimal(f"{version} {made_with}".encode())[:8]
                 grid = job.content.grid(Grid.of(opened.raster))

@@ -6,13 +6,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.scenes.finding import Finding
 from inference.scenes.scene_list import MAP_ENDINGS
 from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
+from shards.format.missing import missing_values
 from shards.format.schema import Schema
-from shards.raster.opening import band_names, is_as_wide, is_scaled, open_raster, read_window
+from shards.raster.band_names import band_names, numbers_of_bands
+from shards.raster.grid import Grid
+from shards.raster.missing import Missing
+from shards.raster.opening import gdal_type, is_scaled, open_raster
+from shards.raster.pixel_size import PixelSize, turn_of, warp_command
 
 SAME_SCALE = 1e-6
 """Largest difference (as a share) between scales or offsets that are the same but for rounding to text."""
@@ -21,10 +27,28 @@ SAME_SCALE = 1e-6
 class Scene:
     """Raster that a regressor trained on chips of `schema` can read."""
 
-    def __init__(self, url: str, schema: Schema, bands: tuple[str, ...], needs_crs: bool = True) -> None:
-        """Open the raster at `url`; `bands` names its bands where the file does not.
+    findings: tuple[Finding, ...]
+    """What is unlike the chips of training, and can be told from the header."""
 
-        Without a CRS (`needs_crs` is false) the size of its pixels is unknown, and taken for granted.
+    def __init__(
+        self,
+        url: str,
+        schema: Schema,
+        bands: tuple[str, ...],
+        needs_crs: bool = True,
+        nodata: float | None = None,
+        refuse_gross: bool = True,
+    ) -> None:
+        """Open the raster at `url`.
+
+        Args:
+            url: path or s3://...
+            schema: schema of the chips of training.
+            bands: names of the raster's bands where the file does not name them, or (): as in `schema`.
+            needs_crs: whether its place matters. Without a CRS the size of its pixels is unknown, and taken
+                for granted.
+            nodata: value that means a missing pixel, beside what the file declares.
+            refuse_gross: whether a gross finding is an error.
 
         Raises:
             InputError: it is not a raster, lacks a band, or has pixels unlike the chips'.
@@ -33,27 +57,49 @@ class Scene:
         self.raster: Any = open_raster(url, needs_crs)
         try:
             names = band_names(self.raster, bands, schema.bands)
-            missing = [band for band in schema.bands if band not in names]
-            if missing and url.endswith(MAP_ENDINGS):
-                raise InputError(f"{url}: is a map made by treeline predict; name its scene instead")
-            if missing:
-                raise InputError(f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}")
-            self._band_numbers = [names.index(band) + 1 for band in schema.bands]
-            dtypes = sorted({self.raster.dtypes[number - 1] for number in self._band_numbers})
-            if dtypes != [schema.dtype]:
-                raise InputError(
-                    f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
-                )
+            try:
+                self._band_numbers = numbers_of_bands(url, names, schema.bands)
+            except InputError:
+                if url.endswith(MAP_ENDINGS):
+                    raise InputError(
+                        f"{url}: is a map made by treeline predict; name its scene instead"
+                    ) from None
+                raise
+            self._missing = Missing.of(self.raster, self._band_numbers, nodata)
             self._refuse_other_scaling()
-            if self.raster.crs is not None and not is_as_wide(self.raster, schema.pixel_size):
-                raise InputError(
-                    f"{url}: pixels are {abs(self.raster.transform.a):g} wide, not {schema.pixel_size:g} as "
-                    "in training; resample it (gdalwarp -tr)"
-                )
+            self.findings = tuple(self._of_type() + self._of_grid())
+            if gross := [found for found in self.findings if found.is_gross and refuse_gross]:
+                raise InputError(f"{url}: {gross[0]}")
         except InputError:
             self.raster.close()
             raise
         self.shape: tuple[int, int] = self.raster.shape
+
+    def _of_type(self) -> list[Finding]:
+        """Find that pixels are stored as another type than the chips'."""
+        trained, stored = self.schema.dtype, {self.raster.dtypes[n - 1] for n in self._band_numbers}
+        said = " and ".join(sorted(stored))
+        found = Finding("type", f"pixels are {said}, read as the {trained} of training")
+        return [] if stored == {trained} else [found]
+
+    def _of_grid(self) -> list[Finding]:
+        """Find what is unlike in the size and direction of pixels."""
+        if self.raster.crs is None:
+            return []
+        found, grid = list[Finding](), Grid.of(self.raster)
+        trained, own = PixelSize.of_schema(self.schema), PixelSize.of(grid)
+        if not own.is_like(trained):
+            found.append(
+                Finding(
+                    "pixel size",
+                    f"pixels are {own}, not {trained} as in training",
+                    f"resample it: {warp_command(grid, trained)}",
+                    is_gross=True,
+                )
+            )
+        if turn := turn_of(grid):
+            found.append(Finding("turned", f"the grid is turned by {turn:.3g} degrees; its map is, too"))
+        return found
 
     def _refuse_other_scaling(self) -> None:
         """Refuse a raster that states another scale or offset than the chips had; most state none."""
@@ -85,16 +131,44 @@ class Scene:
         return Halo(self.pixels(read), read.rows.start, read.columns.start, self.shape)
 
     def pixels(self, block: Block) -> NDArray[Any]:
-        """Read image_CHW of a block, as stored in training: missing pixels have the nodata value of then."""
-        image_CHW = read_window(self.raster, indexes=self._band_numbers, window=block.window)
-        own, trained = self.raster.nodata, self.schema.nodata
-        if own is not None and own != trained:
-            missing_CHW = image_CHW == own
+        """Read image_CHW of a block, as stored in training: missing pixels have the nodata value of then.
+
+        Raises:
+            InputError: the file is damaged, or a value is beyond the type of training.
+        """
+        image_CHW, missing_CHW = self._missing.read(block.window)
+        image_CHW = self._as_trained(image_CHW, missing_CHW, block)
+        trained = self.schema.nodata
+        missing_CHW &= ~missing_values(image_CHW, trained)  # what training takes for missing as it is
+        if missing_CHW.any():
             mark = trained if trained is not None and _holds(image_CHW.dtype, trained) else np.nan
             if np.isnan(mark):
                 image_CHW = image_CHW.astype(np.float32)
             image_CHW[missing_CHW] = mark
         return np.asarray(image_CHW)
+
+    def _as_trained(
+        self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], block: Block
+    ) -> NDArray[Any]:
+        """Return pixels in the type of training; whole numbers of training may also come as floats."""
+        trained = np.dtype(self.schema.dtype)
+        if image_CHW.dtype == trained:
+            return image_CHW
+        if trained.kind == "f":
+            return image_CHW.astype(trained)
+        limits = np.iinfo(trained)
+        beyond_CHW = ~missing_CHW & ((image_CHW < limits.min) | (image_CHW > limits.max))
+        if beyond_CHW.any():
+            band, row, column = np.argwhere(beyond_CHW)[0].tolist()
+            raise InputError(
+                f"{self.url}: band {self.schema.bands[band]} has {image_CHW[band, row, column]:g} at row "
+                f"{block.rows.start + row}, column {block.columns.start + column}, beyond the {trained} of "
+                f"training; if that means a missing pixel, give --nodata, else clip (gdal_translate -ot "
+                f"{gdal_type(trained.name)})"
+            )
+        if image_CHW.dtype.kind == "f":
+            return image_CHW.astype(np.float32)
+        return np.where(missing_CHW, 0, image_CHW).astype(trained)
 
 
 def _holds(dtype: np.dtype[Any], number: float) -> bool:

@@ -19,12 +19,11 @@ from rasterio.windows import Window
 
 from shards.errors import InputError
 from shards.raster.grid import Grid, reaches
+from shards.raster.missing import NODATA, Missing
 from shards.raster.on_grid import Areas, area_means
-from shards.raster.opening import HEADERS, METRES, OpenRasters, open_raster, read_window
+from shards.raster.opening import HEADERS, METRES, OpenRasters, open_raster
 from shards.storage.objects import name_of
 
-NODATA = -9999
-"""Value without measurement in a raster that states no nodata value, as when chips are made."""
 SAMPLES = 21
 """Points along each side of a rectangle that are transformed to another CRS."""
 
@@ -113,14 +112,11 @@ class HeightRasters:
     def _metres(self, url: str, window: Window) -> NDArray[np.float64]:
         """Read a window of the first band, with its scale and offset applied; NaN where it has no value."""
         raster = self._open[url]
-        stored_HW = read_window(raster, indexes=1, window=window, masked=True)
-        values_HW: NDArray[np.float64] = (
-            stored_HW.data.astype(np.float64) * raster.scales[0] + raster.offsets[0]
-        )
-        missing_HW = np.ma.getmaskarray(stored_HW) | ~np.isfinite(values_HW)
-        if raster.nodata is None:
-            missing_HW |= stored_HW.data == NODATA
-        values_HW[missing_HW] = np.nan
+        marks = Missing.of(raster, [1], NODATA if raster.nodata is None else None)
+        stored_1HW, missing_1HW = marks.read(window)
+        values_HW: NDArray[np.float64] = stored_1HW[0].astype(np.float64) * raster.scales[0]
+        values_HW += raster.offsets[0]
+        values_HW[missing_1HW[0]] = np.nan
         return values_HW
 
 

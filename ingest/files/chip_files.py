@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
+from rasterio.windows import Window
 
 from ingest.chips.check import UNREADABLE, WRONG_SHAPE, Rejected
 from ingest.files.npy import parse_npy
 from shards.errors import InputError, one_line
+from shards.raster.band_names import KNOWN_BANDS
+from shards.raster.missing import Missing, mark
 from shards.raster.opening import is_scaled
 from shards.storage.gdal import gdal_options, gdal_path
 from shards.storage.objects import is_local, read_chip_bytes
@@ -95,8 +99,7 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
             if is_scaled(raster):
                 said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
                 raise Rejected("scaled", said)
-            values = _marked(raster.read(), raster.nodata, nodata, url)
-            return values, _place(raster)
+            return _marked(raster, nodata, url), _place(raster)
     except RasterioError as error:
         said = one_line(error.__cause__ or error)
         raise Rejected(UNREADABLE, f"{url} is no raster that can be read ({said})") from error
@@ -120,21 +123,24 @@ def _place(raster: Any) -> ChipPlace | None:
     return ChipPlace(x, y, raster.crs.to_string())
 
 
-def _marked(values: NDArray[Any], own: float | None, nodata: float | None, url: str) -> NDArray[Any]:
-    """Replace `own`, the raster's value of missing pixels, by `nodata`."""
+def _marked(raster: Any, nodata: float | None, url: str) -> NDArray[Any]:
+    """Read all bands but alpha, and give `nodata` to the pixels that the raster marks as missing."""
+    numbers = [number for number, kind in enumerate(raster.colorinterp, 1) if kind != ColorInterp.alpha]
+    # GDAL calls the fourth of four bands of bytes alpha unless told otherwise.
+    numbers = list(raster.indexes) if raster.count in KNOWN_BANDS else numbers
+    marks = Missing.of(raster, numbers)
+    values, is_missing = marks.read(Window(0, 0, raster.width, raster.height))
     is_float = values.dtype.kind == "f"
-    if own is None or math.isnan(own) or (nodata is None and not is_float):
-        return values
-    with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite in it
-        is_missing = values == own
-    if own == nodata or not is_missing.any():
+    if not is_missing.any() or (nodata is None and not is_float and not marks.is_marked_apart):
         return values
     if is_float or nodata is None or math.isnan(nodata):
         return np.where(is_missing, np.float32(np.nan), values)
     limits = np.iinfo(values.dtype)
     if not (limits.min <= nodata <= limits.max and nodata == int(nodata)):
+        own = next((value for value in raster.nodatavals if value is not None), nodata)
         raise Rejected(
             "other nodata",
             f"{url}: {own:g} is its nodata, and {values.dtype} holds no {nodata:g}; give --nodata {own:g}",
         )
-    return np.where(is_missing, values.dtype.type(nodata), values)
+    mark(values, is_missing, nodata, marks.is_marked_apart)
+    return values

@@ -22,7 +22,7 @@ from shards.format.manifest import Manifest, StoredObject
 from shards.format.schema import DTYPES, Chip, Schema
 from shards.format.tar import BLOCK
 from shards.progress import progress
-from shards.raster.opening import KNOWN_BANDS
+from shards.raster.band_names import KNOWN_BANDS
 from shards.storage.objects import find_files, join, read_bytes
 from shards.write.writer import DatasetWriter
 

@@ -19,8 +19,9 @@ from ingest.labels.footprint import LabelRule
 from ingest.scenes.scene_matching import Footprints
 from shards.errors import InputError
 from shards.raster.grid import Grid
+from shards.raster.missing import Missing
 from shards.raster.on_grid import Areas, area_means, nearest_values
-from shards.raster.opening import OpenRasters, read_window
+from shards.raster.opening import OpenRasters
 
 
 class LabelRasters:
@@ -75,11 +76,9 @@ class LabelRasters:
 
     def _read(self, url: str, window: Window) -> NDArray[np.float64]:
         raster = self._raster(url)
-        stored_HW = read_window(raster, indexes=1, window=window, masked=True)
-        missing_HW = np.ma.getmaskarray(stored_HW)
-        if raster.nodata is None:
-            missing_HW = missing_HW | (stored_HW.data == HEIGHT_NODATA)
-        value_HW = self._rule.counted(stored_HW.data, missing_HW)
+        marks = Missing.of(raster, [1], HEIGHT_NODATA if raster.nodata is None else None)
+        stored_1HW, missing_1HW = marks.read(window)
+        value_HW = self._rule.counted(stored_1HW[0], missing_1HW[0])
         if self._rule.majority and (broken_N := value_HW[np.mod(value_HW, 1) > 0]).size:
             raise InputError(
                 f"{url}: has {broken_N[0]:g}, and only whole numbers have a majority; use --mean, or leave "

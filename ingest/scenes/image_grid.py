@@ -1,5 +1,6 @@
 """Rasters on an image's grid: the image itself, resampled if need be, and the rasters that serve it."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from ingest.config import ScenesConfig
 from ingest.scenes.scene_matching import Placed
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.raster.band_names import band_names, numbers_of_bands
 from shards.raster.grid import Grid
 from shards.raster.on_grid import read_on_grid, resampled
-from shards.raster.opening import band_names, open_raster
+from shards.raster.opening import gdal_type, open_raster
 from shards.storage.objects import is_local
 
 
@@ -40,9 +42,29 @@ def open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
         source.crs, crs, source.width, source.height, *source.bounds, resolution=config.pixel_size or None
     )
     grid = Grid(crs, transform, height, width)
+    nodata = _one_nodata(config, url, source)
     # Without a nodata value, only alpha shows what lies beyond the image's footprint.
-    image = resampled(source, grid, Resampling.bilinear, add_alpha=source.nodata is None)
-    return opened.enter_context(image)
+    own_alpha = ColorInterp.alpha in source.colorinterp
+    values: dict[str, Any] = {"add_alpha": nodata is None and not own_alpha}
+    if nodata is not None:
+        values |= {"src_nodata": nodata, "nodata": nodata}
+    return opened.enter_context(resampled(source, grid, Resampling.bilinear, **values))
+
+
+def _one_nodata(config: ScenesConfig, url: str, source: Any) -> float | None:
+    """Return the one value of missing pixels that resampling leaves out.
+
+    Raises:
+        InputError: there are several.
+    """
+    values = {value for value in (*source.nodatavals, config.nodata) if value is not None}
+    if len(values) > 1 and not all(map(math.isnan, values)):
+        said = " and ".join(f"{value:g}" for value in sorted(values))
+        raise InputError(
+            f"{url}: {said} mean missing pixels, and resampling leaves out one value only; make them one "
+            'first (gdalwarp -srcnodata "VALUE OF EACH BAND" -dstnodata VALUE IN.tif OUT.tif)'
+        )
+    return next(iter(values), None)
 
 
 def source_of(image: Any) -> Any:
@@ -57,13 +79,12 @@ def band_numbers(config: ScenesConfig, url: str, image: Any, schema: Schema) -> 
         InputError: the image lacks a band, or stores another type.
     """
     names = band_names(source_of(image), config.bands, schema.bands)
-    missing = [name for name in schema.bands if name not in names]
-    if missing or image.dtypes[0] != schema.dtype:
-        found = f"{image.dtypes[0]} {' '.join(names)}"
+    if image.dtypes[0] != schema.dtype:
         raise InputError(
-            f"{url}: is {found}, not {schema.dtype} {' '.join(schema.bands)} like the first image"
+            f"{url}: is {image.dtypes[0]} {' '.join(names)}, not {schema.dtype} {' '.join(schema.bands)} as "
+            f"the first image; convert it (gdal_translate -ot {gdal_type(schema.dtype)} IN.tif OUT.tif)"
         )
-    return [names.index(name) + 1 for name in schema.bands]
+    return numbers_of_bands(url, names, schema.bands)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The grid of chips starts at the image's first pixel; a chip's key is SCENE_ROW_C
 chips is in memory at a time, so the size of a scene does not matter.
 """
 
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -33,8 +32,11 @@ from ingest.scenes.strips import OpenScene
 from shards.errors import InputError
 from shards.format.key import KeyFacts, facts, key_pattern
 from shards.format.schema import DTYPES, Schema
+from shards.raster.band_names import ALPHA, band_names, numbers_of_bands
 from shards.raster.grid import Grid
-from shards.raster.opening import HEADERS, band_names, is_as_wide
+from shards.raster.missing import nodata_to_store
+from shards.raster.opening import HEADERS
+from shards.raster.pixel_size import PixelSize
 from shards.storage.objects import expand
 
 
@@ -54,13 +56,24 @@ class ScenesSource:
         config, url = self.config, _expanded(self.config.images)[0]
         with ExitStack() as opened:
             image = open_image(config, url, opened)
-            names = band_names(source_of(image), config.bands)
-            dtype, nodata, pixel_size = image.dtypes[0], _nodata(image), abs(image.transform.a)
-        if dtype not in DTYPES:
-            raise InputError(f"{url}: pixels are {dtype}; images must be one of {', '.join(DTYPES)}")
-        label = label_of(config) if config.heights else NO_LABEL
-        Schema(names).band_positions(config.use)
-        return Schema(config.use or names, dtype, nodata, config.chip_size, pixel_size, *label)
+            names = tuple(n for n in band_names(source_of(image), config.bands) if n != ALPHA)
+            dtype = image.dtypes[0]
+            if dtype not in DTYPES:
+                raise InputError(f"{url}: pixels are {dtype}; images must be one of {', '.join(DTYPES)}")
+            numbers = numbers_of_bands(url, names, config.use or names)
+            nodata = nodata_to_store(source_of(image), numbers, config.nodata)
+            size = PixelSize.of(Grid.of(image)).for_schema()
+        label, unit, classes = label_of(config) if config.heights else NO_LABEL
+        return Schema(
+            config.use or names,
+            dtype,
+            nodata,
+            config.chip_size,
+            label=label,
+            label_unit=unit,
+            class_names=classes,
+            **size,
+        )
 
     def candidates(self) -> Candidates:
         """List every chip of every image, row by row, from headers alone.
@@ -122,8 +135,8 @@ class ScenesSource:
         """
         with ExitStack() as opened:
             image = open_image(self.config, url, opened)
-            band_numbers(self.config, url, image, self.schema)
-            _refuse_other_meaning(url, image, self.schema)
+            numbers = band_numbers(self.config, url, image, self.schema)
+            _refuse_other_meaning(url, image, numbers, self.schema)
             return Grid.of(image)
 
     def _corners(self, grid: Grid) -> tuple[Integers, Integers]:
@@ -215,21 +228,19 @@ def _known(name: str, config: ScenesConfig) -> KeyFacts:
     return replace(known, scene=(pattern and known.scene) or name)
 
 
-def _nodata(image: Any) -> float | None:
-    """Return the value of missing pixels; None if there is none but NaN."""
-    if image.nodata is None or math.isnan(image.nodata):
-        return None
-    return float(image.nodata) if image.dtypes[0].startswith("float") else int(image.nodata)
-
-
-def _refuse_other_meaning(url: str, image: Any, schema: Schema) -> None:
-    """Refuse an image whose nodata or pixel size differs from the first image's."""
-    if _nodata(image) != schema.nodata:
-        raise InputError(f"{url}: nodata is {image.nodata}, not {schema.nodata} as in the first image")
-    if not is_as_wide(image, schema.pixel_size):
+def _refuse_other_meaning(url: str, image: Any, numbers: list[int], schema: Schema) -> None:
+    """Refuse an image whose missing pixels cannot be marked, or whose pixel size is not the first image's."""
+    own = nodata_to_store(source_of(image), numbers, None)
+    if schema.nodata is None and own is not None:
         raise InputError(
-            f"{url}: pixels are {abs(image.transform.a):g} wide, not {schema.pixel_size:g} as in the first "
-            "image; resample all with --pixel-size"
+            f"{url}: marks missing pixels (nodata {own:g}, or a mask), and the first image does not; give "
+            f"--nodata {own:g}"
+        )
+    size, first = PixelSize.of(Grid.of(image)), PixelSize.of_schema(schema)
+    if not size.is_like(first):
+        raise InputError(
+            f"{url}: pixels are {size}, not {first} as in the first image; resample all with --pixel-size "
+            "(and --crs where CRSs have other units)"
         )
 
 

@@ -20,11 +20,11 @@ from rasterio.windows import Window
 from ingest.chips.check import HEIGHT_NODATA, INCOMPLETE, Rejected
 from ingest.chips.source import Raw
 from ingest.config import ScenesConfig
-from ingest.scenes.image_grid import GridRaster, Layer, band_numbers, open_image, source_of, trouble
+from ingest.scenes.image_grid import GridRaster, Layer, band_numbers, open_image, trouble
 from ingest.scenes.scene_matching import Serving, scene_name
 from shards.errors import InputError
-from shards.format.missing import missing_values
 from shards.format.schema import Schema
+from shards.raster.missing import Missing, mark, of_band
 
 MASKED = "masked"
 
@@ -35,9 +35,9 @@ class Strip(NamedTuple):
     top: int
     left: int
     image_CHW: NDArray[Any]
-    """Pixels as stored; nodata (NaN for floats), if there is one, where either of the next two is true."""
+    """Pixels as stored; nodata (NaN for floats), if there is one, where one is missing or masked."""
     outside_HW: NDArray[np.bool_]
-    """Pixels beyond the footprint of a resampled image without a nodata value."""
+    """Pixels of which a band is missing."""
     masked_HW: NDArray[np.bool_]
     """Pixels that a mask makes unusable."""
     height_HW: NDArray[np.float32]
@@ -86,6 +86,7 @@ class OpenScene:
             except InputError as error:
                 raise trouble(url, error) from error
             self._image = GridRaster(url, image)
+            self._marks = Missing.of(image, self._bands, config.nodata)
             resampling = Resampling.nearest if schema.class_names else Resampling[config.height_resampling]
             self._heights = Layer(image, serving.heights, resampling, is_mask=False)
             self._ground = Layer(image, serving.ground, resampling, is_mask=False)
@@ -142,13 +143,11 @@ class OpenScene:
     def _rows(self, top: int, left: int, bottom: int, right: int) -> Strip:
         window = Window(left, top, right - left, bottom - top)
         image_CHW = self._image.read(self._bands, window)
-        outside_HW = np.zeros(image_CHW.shape[1:], np.bool_)
-        data = self._image.data
-        if data.count > source_of(data).count:  # alpha, see open_image
-            outside_HW = self._image.read(data.count, window) == 0
-        masked_HW = self._masked(window)
+        missing_CHW = self._marks.missing(image_CHW, window)
+        outside_HW, masked_HW = np.asarray(missing_CHW.any(0)), self._masked(window)
         if self._missing is not None:
-            image_CHW[:, outside_HW | masked_HW] = self._missing
+            mark(image_CHW, missing_CHW, self.schema.nodata, self._marks.is_marked_apart)
+            image_CHW[:, masked_HW] = self._missing
         height_HW, source_HW = _merged(self._heights, window)
         if self.serving.ground:
             height_HW -= _merged(self._ground, window)[0]
@@ -176,7 +175,7 @@ def _merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[
         is_open_HW = np.isnan(merged_HW[place])
         if is_open_HW.any():
             values_HW = raster.read(1, part)
-            take_HW = is_open_HW & ~missing_values(values_HW, HEIGHT_NODATA)
+            take_HW = is_open_HW & ~of_band(values_HW, [HEIGHT_NODATA])
             merged_HW[place][take_HW] = values_HW[take_HW]
             number_HW[place][take_HW] = number
     return merged_HW, number_HW

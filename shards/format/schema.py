@@ -54,6 +54,12 @@ class Schema:
     """Offset of each stored band, in the unit of its values; (): 0."""
     derived: tuple[DerivedBand, ...] = ()
     """Bands that are made of two stored ones where they are needed; their statistics are counted, too."""
+    pixel_height: float = 0.0
+    """Height of a pixel in units of the CRS; 0: as its width, pixel_size."""
+    pixel_unit: str = ""
+    """Unit of the CRS, such as "degree" or "foot"; "": metre."""
+    pixel_metres: tuple[float, ...] = ()
+    """Width and height of a pixel in metres; (): pixel_size in both directions."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -161,6 +167,9 @@ class Schema:
             "offset": list(self.offset),
             "derived": list(map(str, self.derived)),
             "class_names": {str(number): name for number, name in self.class_names},  # JSON's keys are text
+            "pixel_height": self.pixel_height,
+            "pixel_unit": self.pixel_unit,
+            "pixel_metres": list(self.pixel_metres),
         }
         values = {**asdict(self), "bands": list(self.bands), **younger}
         # Left out where they say nothing, so that datasets of before keep their bytes and fingerprints.
@@ -170,7 +179,8 @@ class Schema:
     def from_json(cls, values: dict[str, Any]) -> "Schema":
         """Make the schema that `to_json` was called on."""
         """Make the schema that `to_json` was called on."""
-        numbers = {name: tuple(values.get(name, ())) for name in ("bands", "scale", "offset")}
+        lists = ("bands", "scale", "offset", "pixel_metres")
+        numbers = {name: tuple(values.get(name, ())) for name in lists}
         derived = tuple(map(DerivedBand.parse, values.get("derived", ())))
         classes = tuple((int(number), name) for number, name in values.get("class_names", {}).items())
         return cls(**{**values, **numbers, "derived": derived, "class_names": classes})

@@ -1,6 +1,9 @@
 """Open rasters, and say where their pixels lie on the ground.
 
-grid      pixel grids on the ground
-opening   opening rasters, naming their bands
-on_grid   a raster's values on another grid
+opening      opening rasters
+grid         pixel grids on the ground
+pixel_size   size of pixels in metres
+band_names   names of bands, and their synonyms
+missing      what a raster says is missing
+on_grid      a raster's values on another grid
 """

@@ -1,12 +1,12 @@
-"""Opening of rasters (GeoTIFF and whatever GDAL reads) from any storage, and the names of their bands."""
+"""Opening of rasters (GeoTIFF and whatever GDAL reads) from any storage."""
 
-import math
 import os
 import warnings
 from collections import OrderedDict
 from typing import Any
 
 import rasterio
+from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from shards.errors import InputError, one_line
@@ -22,13 +22,6 @@ HEADERS = 16
 """Number of rasters whose headers are read at a time: with remote rasters, waiting takes the time."""
 MOST_OPEN = 64
 """Number of rasters that stay open, see `OpenRasters`."""
-PIXEL_SIZE_TOLERANCE = 0.01
-"""Largest difference (as a share) in pixel width between the images of one dataset."""
-KNOWN_BANDS = {
-    4: ("blue", "green", "red", "nir"),
-    8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
-}
-"""Bands of WorldView-2/3 images by their number, for rasters that do not name their bands."""
 
 
 def bound_cache() -> None:
@@ -43,7 +36,7 @@ def open_raster(url: str, needs_crs: bool = True) -> Any:
     """Open the raster at `url` for reading; the caller closes it.
 
     Raises:
-        InputError: there is no raster, or it has no CRS although it needs one.
+        InputError: there is no raster, its numbers are complex, or it has no place although it needs one.
     """
     path = gdal_path(url)
     try:
@@ -53,10 +46,37 @@ def open_raster(url: str, needs_crs: bool = True) -> Any:
         raise InputError(
             f"{url}: cannot be read as a raster ({one_line(error.__cause__ or error)})"
         ) from error
-    if needs_crs and raster.crs is None:
+    why = _complex(raster) or (_placeless(raster) if needs_crs else "")
+    if why:
         raster.close()
-        raise InputError(f"{url}: has no CRS, so its place is unknown; assign one (gdal_edit.py -a_srs ...)")
+        raise InputError(f"{url}: {why}")
     return raster
+
+
+def _complex(raster: Any) -> str:
+    """Say why a raster of complex numbers is refused: only their real parts would be taken."""
+    if not any("complex" in dtype for dtype in raster.dtypes):
+        return ""
+    return f"pixels are {raster.dtypes[0]}; derive one real number first (e.g. the amplitude by gdal_calc.py)"
+
+
+def _placeless(raster: Any) -> str:
+    """Say why a raster has no place on the ground; return "" if it has one."""
+    is_placed = raster.transform != Affine.identity()
+    if raster.crs is not None and is_placed:
+        return ""
+    for what, there, option in (
+        ("ground control points", raster.gcps[0], "-tps"),
+        ("rational polynomials (RPCs)", raster.rpcs, "-rpc"),
+    ):
+        if there and not is_placed:
+            return f"has {what} only, and no grid of pixels; give it one (gdalwarp {option} IN.tif OUT.tif)"
+    if raster.crs is not None:
+        return (
+            "has a CRS but no geotransform, so its place is unknown; assign its bounds "
+            "(gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM)"
+        )
+    return "has no CRS, so its place is unknown; assign one (gdal_edit.py -a_srs ...)"
 
 
 class OpenRasters:
@@ -104,32 +124,11 @@ def read_window(raster: Any, **options: Any) -> Any:
         ) from error
 
 
+def gdal_type(dtype: str) -> str:
+    """Return GDAL's name of a stored pixel type, for commands in messages."""
+    return {"uint8": "Byte", "int16": "Int16", "uint16": "UInt16", "float32": "Float32"}[dtype]
+
+
 def is_scaled(raster: Any) -> bool:
     """Tell whether a band has a scale or an offset, so that its stored values are not its values."""
     return set(raster.scales) != {1.0} or set(raster.offsets) != {0.0}
-
-
-def is_as_wide(raster: Any, pixel_size: float) -> bool:
-    """Tell whether the raster's pixels are this wide, within PIXEL_SIZE_TOLERANCE."""
-    return math.isclose(abs(raster.transform.a), pixel_size, rel_tol=PIXEL_SIZE_TOLERANCE)
-
-
-def band_names(raster: Any, given: tuple[str, ...], expected: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Name each band: by `given`, the bands' descriptions, `expected`, or WorldView's names for their number.
-
-    Raises:
-        InputError: none of these has a name for each band.
-    """
-    if all(raster.descriptions):
-        described: tuple[str, ...] = tuple(raster.descriptions)
-    else:
-        described = ()
-    for names in (given, described, expected, KNOWN_BANDS.get(raster.count, ())):
-        if len(names) == raster.count:
-            return names
-        if names is given and given:
-            break
-    wanted = f" where {len(given or expected)} are asked for ({' '.join(given or expected)})" * bool(
-        given or expected
-    )
-    raise InputError(f"{raster.name}: has {raster.count} bands{wanted}; name them with --bands")

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "shards.config": {"shards.roles"},
     "shards.draw": {"shards.format", "shards.read"},
     "shards.format": {"shards.storage"},
-    "shards.raster": {"shards.storage"},
+    "shards.raster": {"shards.format", "shards.storage"},
     "shards.read": {"shards.format", "shards.raster", "shards.storage"},
     "shards.nested": set(),
     "shards.roles": {"shards.nested"},

@@ -428,9 +428,26 @@ def test_a_scene_that_lacks_a_band_by_name_is_refused(checkpoint: Path, tmp_path
     )
 
 
-def test_other_pixels_than_in_training_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    scene = write_scene(tmp_path / "float.tif", scene_image(*ODD).astype(np.float32))
-    assert_fails(r"float\.tif.*float32", tmp_path / "maps", scene, checkpoint=checkpoint)
+@pytest.mark.parametrize("dtype", ["int32", "uint16", "float32", "float64"])
+def test_another_type_that_holds_the_same_values_gives_the_same_map(
+    checkpoint: Path, tmp_path: Path, dtype: str
+) -> None:
+    image_CHW = scene_image(*ODD)
+    nodata = 65535 if dtype == "uint16" else NODATA
+    same_CHW = np.where(image_CHW == NODATA, nodata, image_CHW).astype(dtype)
+    expected = pixels(
+        predicted_map(write_scene(tmp_path / "same.tif", image_CHW), checkpoint, tmp_path / "a")
+    )
+    scene = write_scene(tmp_path / "other.tif", same_CHW, nodata=nodata)
+    np.testing.assert_array_equal(pixels(predicted_map(scene, checkpoint, tmp_path / "b")), expected)
+
+
+def test_values_beyond_the_type_of_training_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    image_CHW = np.abs(scene_image(*ODD)).astype(np.uint16)
+    image_CHW[2, 100, 50] = 40_000
+    scene = write_scene(tmp_path / "large.tif", image_CHW, nodata=65535)
+    named = r"large\.tif: band \w+ has 40000 at row 100, column 50, beyond the int16 of training.*--nodata"
+    assert_fails(named, tmp_path / "maps", scene, checkpoint=checkpoint)
 
 
 def test_a_scene_without_a_place_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -448,7 +465,9 @@ def test_a_scene_of_other_pixels_is_refused(checkpoint: Path, tmp_path: Path) ->
     scene = write_scene(tmp_path / "fine.tif", scene_image(*ODD))
     with rasterio.open(scene, "r+") as raster:
         raster.transform = raster.transform @ raster.transform.scale(0.5)
-    assert_fails(r"pixels are 1 wide, not 2", tmp_path / "maps", scene, checkpoint=checkpoint)
+    assert_fails(
+        r"pixels are 1 x 1 m, not 2 x 2 m.*gdalwarp -tr 2 2", tmp_path / "maps", scene, checkpoint=checkpoint
+    )
     scene = write_scene(tmp_path / "scaled.tif", scene_image(*ODD))
     with rasterio.open(scene, "r+") as raster:
         raster.scales = (0.0001,) * 4

@@ -1,0 +1,152 @@
+"""What a raster says is missing: the one definition, for images, heights and masks of every command.
+
+    marks = Missing.of(raster, numbers, nodata)
+    stored_BHW, missing_BHW = marks.read(window)
+
+A pixel of a band is missing where
+
+- it has the band's own nodata value, or one that the user names (`--nodata`)
+- the file's mask says so: an internal or external mask, for all bands or for the band
+- an alpha band that is not read itself is 0
+- a float is NaN, infinite, or beyond HUGE, which no instrument measures
+
+`shards.format.missing` defines what is missing in an array, where marks are values.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.windows import Window
+
+from shards.format.missing import missing_values
+from shards.raster.on_grid import read_on_grid
+
+HUGE = 1e20
+"""Floats beyond this stand for no measurement, declared or not: -3.4e38 (the lowest float32, of Esri and
+GDAL), 9.97e36 (netCDF), 1e20 (CF conventions)."""
+NODATA = -9999
+"""Value for missing pixels where a raster marks them by a mask, as by the default of a schema."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Marks of missing pixels in the bands of an open raster that are read."""
+
+    raster: Any
+    numbers: tuple[int, ...]
+    """Numbers, from 1, of the bands that are read."""
+    values_B: tuple[tuple[float, ...], ...]
+    """Values of each band that stand for nothing."""
+    masked: tuple[int, ...]
+    """Numbers of the bands that have masks of their own."""
+    has_mask: bool
+    """Whether there is one mask for all bands."""
+    alphas: tuple[int, ...]
+    """Numbers of the alpha bands."""
+
+    @classmethod
+    def of(cls, raster: Any, numbers: Sequence[int], nodata: float | None = None) -> "Missing":
+        """Find the marks in a raster's header; `nodata` is one more value, of all bands."""
+        named = () if nodata is None else (float(nodata),)
+        values = tuple(
+            (*(() if own is None else (float(own),)), *named)
+            for own in (raster.nodatavals[number - 1] for number in numbers)
+        )
+        alphas = tuple(
+            number
+            for number, kind in enumerate(raster.colorinterp, 1)
+            if kind == ColorInterp.alpha and number not in numbers
+        )
+        flags_B = [set(raster.mask_flag_enums[number - 1]) for number in numbers]
+        no_mask = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
+        has_mask = any(MaskFlags.per_dataset in flags and not flags & no_mask for flags in flags_B)
+        masked = tuple(
+            number
+            for number, flags in zip(numbers, flags_B, strict=True)
+            if not has_mask and not flags & no_mask
+        )
+        return cls(raster, tuple(numbers), values, masked, has_mask, alphas)
+
+    @property
+    def is_marked_apart(self) -> bool:
+        """Tell whether a mask or alpha band marks pixels, whatever their values are."""
+        return bool(self.masked or self.has_mask or self.alphas)
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read stored_BHW and missing_BHW of a window.
+
+        Raises:
+            InputError: the raster's file is damaged.
+        """
+        stored_BHW = read_on_grid(self.raster, list(self.numbers), window)
+        return stored_BHW, self.missing(stored_BHW, window)
+
+    def missing(self, stored_BHW: NDArray[Any], window: Window) -> NDArray[np.bool_]:
+        """Tell which stored values of a window are missing."""
+        missing_BHW = np.stack(
+            [of_band(band_HW, values) for band_HW, values in zip(stored_BHW, self.values_B, strict=True)]
+        )
+        if self.has_mask:
+            missing_BHW |= self._mask(self.numbers[0], window)
+        for number in self.masked:
+            missing_BHW[self.numbers.index(number)] |= self._mask(number, window)
+        for number in self.alphas:
+            missing_BHW |= read_on_grid(self.raster, number, window) == 0
+        return missing_BHW
+
+    def _mask(self, number: int, window: Window) -> NDArray[np.bool_]:
+        return np.asarray(self.raster.read_masks(number, window=window) == 0)
+
+
+def of_band(stored_HW: NDArray[Any], values: Sequence[float] = ()) -> NDArray[np.bool_]:
+    """Tell which values of a band are missing, given the values that stand for nothing."""
+    missing_HW = missing_values(stored_HW, None)
+    if stored_HW.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            missing_HW |= np.abs(stored_HW) >= HUGE
+    for value in values:
+        # A float32 band that states -3.4028235e38 as text may hold a neighbour of it: HUGE has both.
+        with np.errstate(over="ignore"):
+            missing_HW |= stored_HW == value
+    return missing_HW
+
+
+def mark(
+    stored_BHW: NDArray[Any], missing_BHW: NDArray[np.bool_], nodata: float | None, is_marked_apart: bool
+) -> None:
+    """Give missing pixels the value by which `shards.format.missing` knows them, in place.
+
+    Args:
+        stored_BHW: pixels as read.
+        missing_BHW: which of them are missing.
+        nodata: value of missing pixels; floats may also be NaN.
+        is_marked_apart: whether masks mark pixels, so that `nodata` may be a measured value, too: it becomes
+            the next larger one, as in gdalwarp.
+    """
+    known_BHW = missing_values(stored_BHW, nodata)
+    is_float = stored_BHW.dtype.kind == "f"
+    if is_marked_apart and nodata is not None and not is_float:
+        stored_BHW[known_BHW & ~missing_BHW] += 1
+    stored_BHW[missing_BHW & ~known_BHW] = np.nan if is_float else nodata
+
+
+def nodata_to_store(raster: Any, numbers: Sequence[int], nodata: float | None) -> float | None:
+    """Choose the value of missing pixels in a dataset that is made of this raster.
+
+    It is what the raster declares or the user names, None if it is NaN or if nothing marks pixels; where a
+    mask marks them, -9999, or 0 where bytes or unsigned numbers hold no -9999.
+    """
+    dtype = np.dtype(raster.dtypes[numbers[0] - 1])
+    marks = Missing.of(raster, numbers, nodata)
+    for value in chain.from_iterable(marks.values_B):
+        if not math.isnan(value):
+            return value if dtype.kind == "f" else int(value)
+    if not marks.is_marked_apart or dtype.kind == "f":
+        return None
+    return NODATA if dtype.kind == "i" else 0
