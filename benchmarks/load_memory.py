@@ -134,7 +134,7 @@ def case(name: str, folder: Path) -> Callable[[], object]:
     from trainer.devices.precision import autocast
     from trainer.model.backbone import TINY, build_backbone, new_backbone
     from trainer.model.checkpoint import load_checkpoint
-    from trainer.model.held import held_on
+    from trainer.model.frozen_backbone import placed_on
     from trainer.model.load_encoder import load_encoder
     from trainer.model.pretrained import load_pretrained
 
@@ -146,7 +146,7 @@ def case(name: str, folder: Path) -> Callable[[], object]:
 
     def predict() -> object:
         precision: Any = name
-        model = held_on(load_checkpoint(str(folder / "checkpoint")).regressor, precision, device)
+        model = placed_on(load_checkpoint(str(folder / "checkpoint")).regressor, precision, device)
         with torch.no_grad(), autocast(precision, device):
             return model.backbone(image_BCHW)
 

@@ -189,7 +189,7 @@ def _filled(bench: Bench, regressor: Any = None, windows: int = 0) -> Any:
 def block_by_block(bench: Bench) -> Iterator[Finding]:
     """Compute windows with blocks that come from the host one by one, and with all of them on the device."""
     from trainer.devices.precision import autocast
-    from trainer.model.held import held_on
+    from trainer.model.frozen_backbone import placed_on
 
     batch, precision = bench.of_size(256, 2), "bf16"
     image_BCHW = torch.ones(batch, 4, 64, 64, dtype=torch.int16, device=bench.device)
@@ -198,7 +198,7 @@ def block_by_block(bench: Bench) -> Iterator[Finding]:
         regressor = bench.regressor(bench.large).cpu()
         blocks = sum(weight.nbytes for weight in regressor.backbone.model.layer.parameters()) / 2e9
         with bench.peak() as measured:
-            held_on(regressor, precision, bench.device, by_block)
+            placed_on(regressor, precision, bench.device, by_block)
             with torch.inference_mode(), autocast(precision, bench.device):
                 for _ in range(2):
                     heights.append(regressor.predict(image_BCHW)[0])

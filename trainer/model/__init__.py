@@ -9,7 +9,7 @@ normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 empty_backbone     DINOv3 without weights, to be filled
 trainable          choice of the backbone's weights that learn; LoRA
-held               a backbone that does not learn, in 16 bits
+frozen_backbone    a backbone that does not learn, rounded to 16 bits once, and its place
 device_room        whether a device has room for a backbone's blocks
 streamed           a backbone whose blocks are copied to the device one by one
 weights_file       .safetensors files, read without a second copy in memory

@@ -22,7 +22,8 @@ from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
-from trainer.model.held import hold, matrices_of
+from trainer.model.backbone import matrices_of
+from trainer.model.frozen_backbone import round_once
 from trainer.model.normalise import Normalise
 
 
@@ -96,10 +97,10 @@ class PixelModel(Learner):
         layers = self.backbone.model.layer
         return Blocks(layers, self.decoder, matrices=matrices_of(layers))
 
-    def hold_frozen(self, precision: Precision) -> None:
+    def round_frozen(self, precision: Precision) -> None:
         """See Learner."""
         if not self.lacks_backbone:
-            hold(self.backbone, precision, keep_exact=True)
+            round_once(self.backbone, precision, "apart" if self.apart else "kept")
 
     def leave_backbone(self) -> None:
         """Put a backbone without memory, on the device "meta", in place of one that does not learn.

@@ -238,10 +238,10 @@ def test_at_its_end_a_run_has_the_bytes_of_one_that_wrote_all_each_time(
     before = config.out + "-before"
     with monkeypatch.context() as patch:
         for module in (heights, train_tiles, train_classes):
-            patch.setattr(module, "set_apart", lambda model, backbone, keep: None)
+            patch.setattr(module, "set_apart", lambda model, backbone, writes: None)
         patch.setattr(PixelModel, "leave_backbone", lambda model: None)
         if config.tokens.token_store:
-            patch.setattr("trainer.data.token_filling.held_on", lambda model, precision, device: model)
+            patch.setattr("trainer.data.token_filling.placed_on", lambda model, precision, device: model)
         train(config.with_options(out=before), Ranks())
     ours, theirs = files_of(config.out), files_of(before)
     assert "epoch-0002/model.safetensors" in ours
@@ -369,7 +369,7 @@ def test_a_run_begun_by_an_earlier_version_resumes(
     config = config_of("heights", datasets, backbone, tmp_path / "run", keep_best=2)
     train(config.with_options(out=str(tmp_path / "whole")), Ranks())
     with monkeypatch.context() as patch:
-        patch.setattr(heights, "set_apart", lambda model, backbone, keep: None)
+        patch.setattr(heights, "set_apart", lambda model, backbone, writes: None)
         unfinished(config, epochs=1)
     assert (tmp_path / "run" / "epoch-0001" / WEIGHTS).exists()
     shutil.copytree(tmp_path / "run" / "epoch-0001", tmp_path / "run" / "epoch-0002")
