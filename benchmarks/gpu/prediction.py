@@ -49,7 +49,7 @@ def batch_search(bench: Bench) -> Iterator[Finding]:
     from inference.predict.map_options import MapOptions
     from inference.predict.predictor import batch_size_that_fits
     from inference.tiling.windows import WindowGrid
-    from trainer.model.checkpoint import Checkpoint, load_checkpoint
+    from trainer.model.height_checkpoint import Checkpoint, load_checkpoint
     from trainer.score.baselines import Baselines
 
     for decoder in ("detail", "dpt"):

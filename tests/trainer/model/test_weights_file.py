@@ -34,9 +34,10 @@ from trainer.devices.precision import autocast
 from trainer.devices.ranks import Ranks
 from trainer.devices.sharding import Blocks, shard
 from trainer.model.backbone import TINY, build_backbone, new_backbone, read_weights
-from trainer.model.checkpoint import load_checkpoint, refusing_other_weights
+from trainer.model.checkpoint import refusing_other_weights
 from trainer.model.empty_backbone import draw_as_built, empty_backbone
 from trainer.model.frozen_backbone import placed_on
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.load_encoder import load_encoder
 from trainer.model.pretrained import load_pretrained
 from trainer.model.regressor import Regressor

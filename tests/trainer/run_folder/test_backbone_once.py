@@ -39,13 +39,9 @@ from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import (
-    WEIGHTS,
-    checkpoint_url,
-    load_checkpoint,
-    read_checkpoint_header,
-)
+from trainer.model.checkpoint import WEIGHTS, checkpoint_url
 from trainer.model.class_checkpoint import load_class_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint, read_checkpoint_header
 from trainer.model.load_encoder import load_encoder
 from trainer.model.pixel_model import PixelModel
 from trainer.model.tile_checkpoint import load_tile_checkpoint
