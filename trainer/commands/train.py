@@ -225,7 +225,7 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
     tokens = None
     if config.tokens.token_store:
         tokens = open_tokens(planned_tokens(config, dataset, regressor), regressor, dataset, ranks)
-        regressor.leave_backbone()
+        regressor.drop_backbone()
     regressor.to(device)
     train_chips, val_chips = variant.choose_chips(dataset)
     train_chips = met_in_an_epoch(train_chips, config.chips, config.global_batch)

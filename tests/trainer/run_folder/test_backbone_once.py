@@ -235,7 +235,7 @@ def test_at_its_end_a_run_has_the_bytes_of_one_that_wrote_all_each_time(
     with monkeypatch.context() as patch:
         for module in (heights, train_tiles, train_classes):
             patch.setattr(module, "set_apart", lambda model, backbone, writes: None)
-        patch.setattr(PixelModel, "leave_backbone", lambda model: None)
+        patch.setattr(PixelModel, "drop_backbone", lambda model: None)
         if config.tokens.token_store:
             patch.setattr("trainer.data.token_filling.placed_on", lambda model, precision, device: model)
         train(config.with_options(out=before), Ranks())
