@@ -107,7 +107,8 @@ class PixelModel(Learner):
 
         All that the model computes needs `features` from then on.
         """
-        shape = empty_backbone(self.backbone.config.to_diff_dict()).to("meta")
+        shape = empty_backbone(self.backbone.config.to_diff_dict())
+        shape.to("meta")  # type: ignore[arg-type]
         self.backbone, self.lacks_backbone = shape.requires_grad_(False).eval(), True
 
     def round_together(self, precision: Precision) -> None:
