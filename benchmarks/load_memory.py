@@ -80,7 +80,7 @@ def write_weights(folder: Path, layers: int) -> None:
     from shards.storage.objects import join, publish
     from trainer.decoders.features import DecoderConfig
     from trainer.model.backbone import TINY, build_backbone
-    from trainer.model.checkpoint import Checkpoint
+    from trainer.model.height_checkpoint import Checkpoint
     from trainer.model.pretrained import Pretrained
     from trainer.model.regressor import Regressor
     from trainer.score.baselines import Baselines
@@ -133,8 +133,8 @@ def case(name: str, folder: Path) -> Callable[[], object]:
     from inference.predict.map_header import read_map_header
     from trainer.devices.precision import autocast
     from trainer.model.backbone import TINY, build_backbone, new_backbone
-    from trainer.model.checkpoint import load_checkpoint
-    from trainer.model.held import held_on
+    from trainer.model.frozen_backbone import placed_on
+    from trainer.model.height_checkpoint import load_checkpoint
     from trainer.model.load_encoder import load_encoder
     from trainer.model.pretrained import load_pretrained
 
@@ -146,7 +146,7 @@ def case(name: str, folder: Path) -> Callable[[], object]:
 
     def predict() -> object:
         precision: Any = name
-        model = held_on(load_checkpoint(str(folder / "checkpoint")).regressor, precision, device)
+        model = placed_on(load_checkpoint(str(folder / "checkpoint")).regressor, precision, device)
         with torch.no_grad(), autocast(precision, device):
             return model.backbone(image_BCHW)
 

@@ -43,7 +43,7 @@ from trainer.commands.train_on_ray import launch  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
 from trainer.devices.cards import chosen_here  # noqa: E402
 from trainer.devices.repeatable import side_by_side  # noqa: E402
-from trainer.model.checkpoint import load_checkpoint  # noqa: E402
+from trainer.model.height_checkpoint import load_checkpoint  # noqa: E402
 
 WINDOW, OVERLAP, BATCH = 64, 0.5, 32
 PIXEL_M = 2.0

@@ -14,13 +14,13 @@ def block_speed(bench: Bench) -> Iterator[Finding]:
     from inference.predict.block import predict_windows
     from inference.predict.map_options import MapOptions
     from inference.tiling.windows import Span, WindowGrid
-    from trainer.model.held import held_on
+    from trainer.model.frozen_backbone import placed_on
 
     side = bench.of_size(2048, 128)
     image_CHW = scene_of(side)
     grid = WindowGrid(64, 32)
     windows = len(grid.starts(Span(0, side), side)) ** 2
-    regressor = held_on(bench.regressor(bench.large), "bf16", bench.device)
+    regressor = placed_on(bench.regressor(bench.large), "bf16", bench.device)
     for batch in (32, 256, 1024) if not bench.tiny else (8,):
         method = MapOptions(grid, batch_size=batch, precision="bf16")
         whole = bench.seconds(lambda m=method: map_of(regressor, image_CHW, side, m), 2)
@@ -49,7 +49,7 @@ def batch_search(bench: Bench) -> Iterator[Finding]:
     from inference.predict.map_options import MapOptions
     from inference.predict.predictor import batch_size_that_fits
     from inference.tiling.windows import WindowGrid
-    from trainer.model.checkpoint import Checkpoint, load_checkpoint
+    from trainer.model.height_checkpoint import Checkpoint, load_checkpoint
     from trainer.score.baselines import Baselines
 
     for decoder in ("detail", "dpt"):

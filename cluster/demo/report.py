@@ -14,7 +14,7 @@ from shards.commands.inspect import find_out, pictures_of, text_of
 from shards.draw.html import Numeral, figure, heading, listing, page, table
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import name_of, publish, read_bytes
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.run_folder.run_writer import CONFIG, METRICS
 from trainer.score.evaluation import REGRESSOR, Evaluation, evaluation_picture
 from trainer.score.metrics import Metrics

@@ -18,7 +18,7 @@ from shards.read.dataset import Dataset, open_dataset
 from trainer.devices.cards import chosen_here
 from trainer.model.backbone import build_backbone
 from trainer.model.encoder import Encoder
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
 from trainer.model.load_encoder import LoadedEncoder, load_encoder
 
 
@@ -109,7 +109,7 @@ def prepared(config: AttentionConfig) -> Work:
         else raster_tiles(config.tiles, encoder.schema, config.bands, config.nodata)
     )
     beside = _beside(config, tiles, dataset)
-    held_on(encoder, config.precision, torch.device(device))
+    placed_on(encoder, config.precision, torch.device(device))
     looking = Looking(tiles, size, config.batch_size, config.precision)
     above = _above(config.above)
     _check_measured(beside, config.classes, above)

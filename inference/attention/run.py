@@ -41,7 +41,7 @@ from shards.storage.objects import (
 )
 from shards.version import made_by_code
 from trainer.devices.precision import predicting
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
 
 NUMBERS = "attention.json"
 """File with settings and numbers; written last."""
@@ -162,7 +162,7 @@ def _numbers(work: Work, sampling: Sampling, cuts: list[Cut], advance: Advance) 
     names = {one.name: one.class_names for one in work.measured}
     targets = targets_of(sampling.layers, work.config.classes, names, work.above)
     device = next(work.encoder.backbone.parameters()).device
-    other = held_on(untrained(work.encoder, work.config.seed), work.config.precision, device)
+    other = placed_on(untrained(work.encoder, work.config.seed), work.config.precision, device)
     for seen in work.looking.seen(other, cuts, work.measured_layers, advance):
         sampling.add_untrained(seen)
     sample: Sample = sampling.sample()

@@ -20,7 +20,7 @@ from trainer.devices.choice import Kind
 from trainer.devices.precision import autocast, predicting
 from trainer.devices.repeatable import side_by_side
 from trainer.model.encoder import Encoder, attended, patches_valid
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
 from trainer.model.load_encoder import load_encoder
 
 CHANGED = "has changed since this run began; run the command again"
@@ -61,7 +61,7 @@ class Embedder:
         loaded = load_encoder(config.checkpoint, config.weights)
         if loaded.fingerprint != job.made_with["checkpoint"]:
             raise InputError(f"{config.checkpoint}: {CHANGED}")
-        self._encoder = held_on(loaded.encoder, config.precision, usable(job.device))
+        self._encoder = placed_on(loaded.encoder, config.precision, usable(job.device))
         self._job = job
         self._tiles: Tiles = open_tiles(config, loaded.encoder.schema)
         if any(job.made_with[name] != value for name, value in self._tiles.identity.items()):

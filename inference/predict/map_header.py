@@ -7,9 +7,9 @@ from inference.maps.map_file import LARGEST_CLASS
 from inference.predict.map_content import MapContent
 from shards.errors import InputError
 from shards.format.schema import Schema
-from trainer.model.checkpoint import CLASSES, TILES, read_checkpoint_header
-from trainer.model.checkpoint_folder import format_of
+from trainer.model.checkpoint import CLASSES, TILES, format_of
 from trainer.model.class_checkpoint import load_class_checkpoint
+from trainer.model.height_checkpoint import read_checkpoint_header
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 
 

@@ -21,10 +21,10 @@ from shards.errors import InputError
 from trainer.devices.cards import suited_half, usable
 from trainer.devices.out_of_memory import is_out_of_memory
 from trainer.devices.precision import autocast, predicting
-from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.regressor import Regressor
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.model.tile_model import TileModel
@@ -133,7 +133,7 @@ def model_here(job: MapJob) -> Model:
     model, fingerprint = _loaded(job)
     if fingerprint != job.fingerprint:
         raise InputError(f"{job.checkpoint}: has changed since this run began; run the command again")
-    return held_on(model, job.options.precision, usable(job.device))
+    return placed_on(model, job.options.precision, usable(job.device))
 
 
 def _loaded(job: MapJob) -> tuple[Model, str]:

@@ -18,7 +18,7 @@ import shards
 from cluster.cli import run
 from shards.format.manifest import read_manifest
 from shards.version import COMMIT, UNKNOWN, commit, commit_of, made_by_code
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 OURS = "0123456789abcdef0123456789abcdef01234567"

@@ -29,7 +29,7 @@ from trainer.decoders.features import DecoderConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import Checkpoint
+from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.run_folder.state_callback import StateCallback

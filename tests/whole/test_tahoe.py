@@ -21,7 +21,7 @@ from ingest.work.run import ingest
 from trainer.commands.evaluate import evaluate
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.score.metrics import Metrics, Score
 
 HALF = 200

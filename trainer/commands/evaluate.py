@@ -18,8 +18,8 @@ from trainer.devices.precision import autocast, predicting
 from trainer.devices.score_sums import height_sums
 from trainer.fit.heights import measured_heights
 from trainer.fit.scoring import Sums, add_up
-from trainer.model.checkpoint import load_checkpoint
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.score.baselines import MEAN
 from trainer.score.evaluation import LINEAR, REGRESSOR, Evaluation
 from trainer.score.metrics import Score
@@ -38,7 +38,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     refuse_other_label(config.data, dataset.schema, trained_schema)
     refuse_other_images(config.data, dataset.schema, trained_schema)
     chips = chips_to_score(config, dataset)
-    regressor = held_on(checkpoint.regressor, config.precision, device)
+    regressor = placed_on(checkpoint.regressor, config.precision, device)
     baselines = checkpoint.baselines
     with predicting(config.precision), progress("evaluate", chips.size, "chips") as advance:
 

@@ -21,7 +21,7 @@ from trainer.devices.linear import linear
 from trainer.devices.precision import autocast, predicting
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
 from trainer.score.class_baselines import COMMONEST
 from trainer.score.class_evaluation import ClassEvaluation
 from trainer.score.evaluation import LINEAR
@@ -78,7 +78,7 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     dataset = open_dataset(config.data, config.reading.read_options)
     check_chips(checkpoint, dataset)
     chips = chips_to_score(config, dataset)
-    model = held_on(checkpoint.model, config.precision, device)
+    model = placed_on(checkpoint.model, config.precision, device)
     classes = PixelClasses(model.schema, dataset)
     with predicting(config.precision), progress("evaluate", chips.size, "chips") as advance:
 

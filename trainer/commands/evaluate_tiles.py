@@ -19,7 +19,7 @@ from trainer.devices.choice import Precision
 from trainer.devices.precision import autocast, predicting
 from trainer.fit.labels import decided
 from trainer.model.encoder import band_features
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
 from trainer.model.tile_checkpoint import TileCheckpoint, load_tile_checkpoint
 from trainer.score.tile_baselines import MODEL
 from trainer.score.tile_evaluation import TileEvaluation
@@ -52,7 +52,7 @@ def predict_tiles(
         FloatingPointError: a prediction is not a number.
     """
     refuse_other_images(dataset.url, dataset.schema, checkpoint.model.encoder.schema)
-    model, head = held_on(checkpoint.model, precision, device), checkpoint.model.head
+    model, head = placed_on(checkpoint.model, precision, device), checkpoint.model.head
     met, found = [tiles[:0]], dict[str, list[NDArray[np.float64]]]()
     with torch.no_grad(), predicting(precision):
         for fed in feed(dataset.batches(tiles, batch_size), dataset.schema, device):

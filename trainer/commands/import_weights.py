@@ -17,9 +17,9 @@ from shards.storage.objects import check_writable, exists
 from shards.version import made_by_code
 from trainer.config import WEIGHT_FILES, ImportConfig
 from trainer.model.backbone import read_weights
-from trainer.model.checkpoint import Checkpoint
 from trainer.model.chmv2 import chmv2_regressor
 from trainer.model.empty_backbone import empty_backbone
+from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.meta_weights import refuse_mismatch
 from trainer.model.notebook_weights import notebook_backbone, notebook_decoder, notebook_state_dict
 from trainer.model.regressor import Regressor

@@ -29,8 +29,8 @@ from trainer.fit.heights import measured_heights
 from trainer.matrix.cell_file import PREDICTORS, CellResult, right_column
 from trainer.matrix.plan import Cell
 from trainer.matrix.regions import Region, blocks_of
-from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.run_folder.epoch_rate import EpochRate
 from trainer.run_folder.run_writer import RunOptions, RunWriter, run_options

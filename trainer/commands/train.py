@@ -221,11 +221,11 @@ def new_fit(config: TrainConfig, ranks: Ranks, variant: Variant | None = None) -
     variant = variant or variant_of(config)
     device = ranks.device_before_wrap(config.fit.shard_model)
     dataset, regressor = prepared(config, variant)
-    set_apart(regressor, regressor.backbone, keep=ranks.is_first)
+    set_apart(regressor, regressor.backbone, writes=ranks.is_first)
     tokens = None
     if config.tokens.token_store:
         tokens = open_tokens(planned_tokens(config, dataset, regressor), regressor, dataset, ranks)
-        regressor.leave_backbone()
+        regressor.drop_backbone()
     regressor.to(device)
     train_chips, val_chips = variant.choose_chips(dataset)
     train_chips = met_in_an_epoch(train_chips, config.chips, config.global_batch)

@@ -53,7 +53,7 @@ def new_class_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     dataset = open_dataset(config.data, config.reading.read_options)
     torch.manual_seed(config.fit.seed)
     model = new_class_model(dataset, config.model)
-    set_apart(model, model.backbone, keep=ranks.is_first)
+    set_apart(model, model.backbone, writes=ranks.is_first)
     model.to(device)
     val_chips = dataset.chips("val", where=config.chips.validated_where)
     met = met_in_an_epoch(training_chips(dataset, config.chips), config.chips, config.global_batch)

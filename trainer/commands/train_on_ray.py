@@ -42,7 +42,7 @@ from trainer.devices.cards import chosen_here, usable
 from trainer.devices.choice import Choice, Kind
 from trainer.devices.choice_on_ray import chosen_on_ray
 from trainer.devices.ranks import Ranks
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
 from trainer.model.regressor import Regressor
 from trainer.pretrain_config import PretrainConfig
 
@@ -200,7 +200,7 @@ class _TokenWorker:
         device = usable(self._device)
         dataset, regressor = prepared(self._config)
         plan = planned_tokens(self._config, dataset, regressor)
-        return dataset, held_on(regressor, plan.precision, device), plan
+        return dataset, placed_on(regressor, plan.precision, device), plan
 
     def plan(self) -> TokenPlan:
         """Say which store it is, and what it is to hold."""

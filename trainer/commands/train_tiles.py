@@ -87,7 +87,7 @@ def new_tile_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     torch.manual_seed(config.fit.seed)
     head = TileHead(labels.name, config.target.head, classes, *spread)
     model = new_tile_model(dataset, config.model, head)
-    set_apart(model, model.encoder.backbone, keep=ranks.is_first)
+    set_apart(model, model.encoder.backbone, writes=ranks.is_first)
     model.to(device)
     met = met_in_an_epoch(train, config.chips, config.global_batch)
     learning = Learning(dataset, met, val, ranks)

@@ -1,5 +1,6 @@
-"""Help for any step of training: a key for its random numbers, and a chip for every rank."""
+"""Help for any step of training: a key for its random numbers, its parts, and a chip for every rank."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -28,6 +29,12 @@ def part_of(rows: NDArray[Any], batch: Batch, ranks: Ranks) -> NDArray[Any]:
     part = rank_part(rows, batch.start, ranks.rank, ranks.world_size)
     # An empty part has a stand-in chip, which needs a row; chips that were left out need none.
     return part[: len(batch.chips)] if len(part) else rows[:1]
+
+
+def equal_parts(count: int, rows: int) -> list[slice]:
+    """Cut a number of rows into up to `count` parts of nearly equal size."""
+    bounds = np.linspace(0, rows, min(count, rows) + 1).astype(int).tolist()
+    return [slice(first, end) for first, end in itertools.pairwise(bounds)]
 
 
 def is_whole_batch(batch: Batch, dataset: Dataset) -> bool:

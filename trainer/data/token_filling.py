@@ -26,7 +26,7 @@ from shards.storage.objects import exists, join, publish, read_bytes, sizes_of
 from trainer.data.token_store import MANIFEST, TokenFile, TokenPlan, TokenReader, stored_objects
 from trainer.devices.precision import autocast, computing
 from trainer.devices.ranks import Ranks
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import apply_symmetries
 
@@ -37,15 +37,14 @@ TOKENS_AT_A_TIME = 8192
 def open_tokens(plan: TokenPlan, regressor: Regressor, dataset: Dataset, ranks: Ranks) -> TokenReader:
     """Open the store that is planned; the first rank fills it while the others wait.
 
-    Only to fill it does the regressor go to the device; it computes as `held_on` leaves it, and its backbone
-    cannot be saved any more.
+    Only to fill it is the regressor placed on the device (`placed_on`); its backbone cannot be saved then.
 
     Raises:
         InputError: the store holds other tokens.
         DatasetError: a shard is damaged.
     """
     if ranks.is_first and (files := begin(plan)):
-        held_on(regressor, plan.precision, ranks.device)
+        placed_on(regressor, plan.precision, ranks.device)
         with progress("tokens", sum(file.chips for file in files), "chips") as advance:
             stored = []
             for of_shard in by_shard(files):

@@ -15,11 +15,11 @@ class WeightsApart:
     """Weights that never change: a run writes them once, and its checkpoints leave them out until it ends."""
 
     file: str
-    """Name of their file in the run's folder."""
+    """Name of their file in the run's folder; "" on a rank that does not write it."""
     names: frozenset[str]
     """Names of the weights."""
     weights: dict[str, Tensor]
-    """Weights by name, on the CPU; empty once they are written, and on all ranks but the first."""
+    """Weights by name, on the CPU; empty once they are written, and on a rank that does not write them."""
 
 
 class Learner(nn.Module, ABC):
@@ -38,15 +38,18 @@ class Learner(nn.Module, ABC):
     def compiled(self) -> Sequence[nn.Module]:
         """Name the parts that --compile compiles."""
 
-    def hold_frozen(self, precision: Precision) -> None:
-        """Keep weights that never change rounded to `precision`; `state_dict` returns the exact ones."""
+    def round_frozen(self, precision: Precision) -> None:
+        """Round weights that never change to `precision`, once.
+
+        `state_dict` returns the exact ones; those that are set apart have no values there.
+        """
 
     def round_together(self, precision: Precision) -> None:
         """Round weights that learn to `precision`, one part at a time; see trainer.devices.rounding."""
 
     def set_precision(self, precision: Precision, is_compiled: bool) -> None:
         """Prepare an unsharded model for passes in `precision`; compiled code rounds weights itself."""
-        self.hold_frozen(precision)
+        self.round_frozen(precision)
         if not is_compiled:
             self.round_together(precision)
 

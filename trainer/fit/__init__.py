@@ -8,6 +8,7 @@ variant           the parts of a training that variants replace
 sample_panel      sample chips as the regressor sees them
 objective         the interface of what a training minimises and reports
 pixel_inputs      inputs of a step that learns labels of pixels
+labelled          what objectives have in common that learn from labels
 heights           heights as an objective
 classes           classes of pixels as an objective
 labels            labels of whole tiles as an objective

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from shards.errors import DatasetError
-from shards.read.order import Chips, subset
+from shards.read.order import subset
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.data.step_inputs import StepKey
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.devices.ranks import PendingSum
+from trainer.fit.labelled import BATCH, MeanObjective, class_numbers
 from trainer.fit.learning import Learning
 from trainer.fit.loss_terms import Total
-from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
+from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
 from trainer.fit.scoring import Sums, rounded_totals
@@ -30,14 +31,13 @@ from trainer.model.class_checkpoint import ClassCheckpoint
 from trainer.model.class_model import ClassModel
 from trainer.options import AugmentOptions, OptimiserOptions
 from trainer.score.class_baselines import ClassBaselines, Labelled, fit_class_baselines
-from trainer.score.tile_scores import ClassScore
-
-BATCH = 64
-"""Chips at a time where nothing is learnt."""
 
 
-class ClassObjective(LossDecides):
+class ClassObjective(MeanObjective[ClassBaselines]):
     """Objective of a model of pixel classes."""
+
+    baselines_type = ClassBaselines
+    """See LabelledObjective."""
 
     def __init__(
         self, model: ClassModel, learning: Learning, augment: AugmentOptions, baseline_chips: int
@@ -51,7 +51,6 @@ class ClassObjective(LossDecides):
         self.model, self.learning, self.augment = model, learning, augment
         self.baseline_chips, self.classes = baseline_chips, PixelClasses.of(learning.dataset)
         self.dropouts = Dropouts(model)
-        self.baselines: ClassBaselines | None = None
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """See Objective."""
@@ -85,17 +84,13 @@ class ClassObjective(LossDecides):
         """See Objective: the number of pixels with a class."""
         valid_BHW = self.model.normalise.valid_of(inputs.image_BCHW)
         count = _over_chips(valid_BHW & (inputs.label_BHW != NO_CLASS))
-        return self.learning.ranks.begin_sum(torch.stack([torch.zeros_like(count), count]))
+        return self.begin_count(count)
 
     def sums(self, forward: Forward, inputs: PixelInputs) -> Tensor:
         """See Objective: the sum of the pixels' losses, and their number."""
         self.dropouts.use(inputs.numbers_B)
         logits_BKHW, valid_BHW = forward(inputs.image_BCHW, None, inputs.changes_BCK)
         return _loss_sums(logits_BKHW, inputs.label_BHW.masked_fill(~valid_BHW, NO_CLASS))
-
-    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
-        """See Objective: the mean over pixels; 0 if none has a class."""
-        return sums_K[0] / sums_K[1].clamp(min=1)
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
@@ -112,41 +107,15 @@ class ClassObjective(LossDecides):
                 f"{self.learning.dataset.url}: no pixel of the validation chips has a class; hold out "
                 "others, or none (treeline split)"
             )
-        score = ClassScore(confusion_TP.numpy())
-        return {
-            "loss": float(self.value(loss_K, share_done)),
-            "accuracy": score.accuracy,
-            "macro_f1": score.macro_f1,
-            "count": score.count,
-        }
-
-    def summary(self, record: dict[str, Any]) -> str:
-        """See Objective."""
-        name = "val_loss" if "val_loss" in record else "loss"
-        text, accuracy = f"{name} {record[name]:.4g}", record.get("val_accuracy")
-        return text if accuracy is None else f"{text}, accuracy {accuracy:.1%}"
-
-    def panel(self, chips: Chips) -> Panel | None:
-        """See Objective; there is none."""
-        return None
+        return {"loss": float(self.value(loss_K, share_done)), **class_numbers(confusion_TP)}
 
     def gather(self) -> None:
         """See Objective."""
         weights_of(self.model, self.model.backbone, keep=False)
 
-    def state(self) -> dict[str, Any]:
-        """See Objective."""
-        return {"baselines": self.baselines.to_json() if self.baselines else None}
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """See Objective."""
-        self.baselines = ClassBaselines.from_json(values["baselines"]) if values["baselines"] else None
-
     def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
         """See Objective."""
-        if self.baselines is None:
-            raise ValueError("there are no baselines yet: call `prepare` first")
-        return ClassCheckpoint(self.model, trained_on, record, self.baselines).files()
+        return ClassCheckpoint(self.model, trained_on, record, self.fitted).files()
 
 
 def _over_chips(values_BHW: Tensor) -> Tensor:

@@ -21,22 +21,27 @@ from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.devices.ranks import PendingSum
 from trainer.devices.score_sums import chip_sums
+from trainer.fit.labelled import LabelledObjective
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
-from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
+from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, features_of, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums, rounded_totals
-from trainer.model.checkpoint import Checkpoint, weights_of
+from trainer.model.checkpoint import weights_of
+from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.regressor import Regressor
 from trainer.options import AugmentOptions, ObjectiveOptions, OptimiserOptions
 from trainer.score.baselines import Baselines, baselines_of
 from trainer.score.metrics import finite, metrics_of
 
 
-class HeightObjective(LossDecides):
+class HeightObjective(LabelledObjective[Baselines]):
     """Objective of a regressor: heights of pixels."""
+
+    baselines_type = Baselines
+    """See LabelledObjective."""
 
     def __init__(
         self,
@@ -54,7 +59,6 @@ class HeightObjective(LossDecides):
         self.regressor, self.learning, self.options, self.augment = regressor, learning, options, augment
         self.loss = parse_loss(options.loss)
         self.dropouts = Dropouts(regressor)
-        self.baselines: Baselines | None = None
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """See Objective."""
@@ -130,10 +134,8 @@ class HeightObjective(LossDecides):
         return {"loss": float(self.loss.value(loss_K, share_done)), **metrics.to_json()}
 
     def summary(self, record: dict[str, Any]) -> str:
-        """See Objective."""
-        name = "val_loss" if "val_loss" in record else "loss"
-        text = f"{name} {record[name]:.4g}"
-        rmse = record.get("val_rmse")
+        """See Objective: the loss and the RMSE."""
+        text, rmse = super().summary(record), record.get("val_rmse")
         return text if rmse is None else f"{text}, RMSE {rmse:.2f} m"
 
     def panel(self, chips: Chips) -> Panel | None:
@@ -145,19 +147,9 @@ class HeightObjective(LossDecides):
         """See Objective."""
         weights_of(self.regressor, self.regressor.backbone, keep=False)
 
-    def state(self) -> dict[str, Any]:
-        """See Objective."""
-        return {"baselines": self.baselines.to_json() if self.baselines else None}
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """See Objective."""
-        self.baselines = Baselines.from_json(values["baselines"]) if values["baselines"] else None
-
     def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
         """See Objective."""
-        if self.baselines is None:
-            raise ValueError("there are no baselines yet: call `prepare` first")
-        return Checkpoint(self.regressor, trained_on, record, self.baselines).files()
+        return Checkpoint(self.regressor, trained_on, record, self.fitted).files()
 
 
 def measured_heights(fed: Fed, valid_BHW: Tensor) -> Tensor:

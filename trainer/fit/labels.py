@@ -4,7 +4,6 @@ The labels are a column of the index. Scores stand beside two baselines, the mea
 (trainer.score.tile_baselines), which travel with states and checkpoints.
 """
 
-import itertools
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -21,13 +20,14 @@ from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
 from trainer.data.pixel_classes import NO_CLASS, confusion
-from trainer.data.step_inputs import StepKey, is_whole_batch, part_of
+from trainer.data.step_inputs import StepKey, equal_parts, is_whole_batch, part_of
 from trainer.devices.exact_sums import exact_sums
 from trainer.devices.ranks import PendingSum
 from trainer.devices.score_sums import chip_sums
 from trainer.devices.transfer import to_device
+from trainer.fit.labelled import BATCH, MeanObjective, class_numbers
 from trainer.fit.learning import Learning
-from trainer.fit.objective import Forward, LossDecides, Numbers, Panel
+from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
 from trainer.fit.scoring import Sums, rounded_totals
 from trainer.model.checkpoint import weights_of
@@ -37,10 +37,7 @@ from trainer.model.tile_checkpoint import TileCheckpoint
 from trainer.model.tile_model import TileModel
 from trainer.options import AugmentOptions, OptimiserOptions
 from trainer.score.tile_baselines import TileBaselines, fit_tile_baselines
-from trainer.score.tile_scores import ClassScore, ValueScore
-
-BATCH = 64
-"""Tiles at a time where nothing is learnt."""
+from trainer.score.tile_scores import ValueScore
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,7 @@ class LabelInputs:
         """See StepInputs."""
         if count == 1:
             return [self]
-        bounds = np.linspace(0, len(self.image_BCHW), min(count, len(self.image_BCHW)) + 1).astype(int)
-        return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
+        return [self._rows(rows) for rows in equal_parts(count, len(self.image_BCHW))]
 
     def _rows(self, rows: slice) -> Self:
         return replace(
@@ -72,8 +68,11 @@ class LabelInputs:
         )
 
 
-class LabelObjective(LossDecides):
+class LabelObjective(MeanObjective[TileBaselines]):
     """Objective of a model of tiles: a number or a class for each."""
+
+    baselines_type = TileBaselines
+    """See LabelledObjective."""
 
     learns_from = "tiles"
     """See Objective."""
@@ -95,7 +94,6 @@ class LabelObjective(LossDecides):
         """
         self.model, self.learning, self.labels, self.augment = model, learning, labels, augment
         self.baseline_tiles, self.classes = baseline_tiles, len(labels.classes)
-        self.baselines: TileBaselines | None = None
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """See Objective: the output layer, then the backbone from its embeddings to its last block."""
@@ -143,7 +141,7 @@ class LabelObjective(LossDecides):
         valid_BHW = encoder.normalise.valid_of(inputs.image_BCHW)
         seen_B = patches_valid(valid_BHW, encoder.patch_size).any(1)
         count = (seen_B & inputs.label_B.isfinite()).sum().float()
-        return self.learning.ranks.begin_sum(torch.stack([torch.zeros_like(count), count]))
+        return self.begin_count(count)
 
     def sums(self, forward: Forward, inputs: LabelInputs) -> Tensor:
         """See Objective: the sum of the tiles' losses, and their number."""
@@ -164,10 +162,6 @@ class LabelObjective(LossDecides):
         else:
             loss_B = ((outputs_BK[:, 0] - target_B) / self.model.head.scale) ** 2
         return loss_B, known_B
-
-    def value(self, sums_K: Tensor, share_done: float) -> Tensor:
-        """See Objective: the mean over tiles; 0 if none has a valid patch."""
-        return sums_K[0] / sums_K[1].clamp(min=1)
 
     def score_sums(self, forward: Forward, fed: Fed) -> Sums:
         """See Objective."""
@@ -191,45 +185,21 @@ class LabelObjective(LossDecides):
             )
         numbers: Numbers = {"loss": float(self.value(loss_K, share_done))}
         if self.classes:
-            score = ClassScore(sums[1].numpy())
-            return numbers | {
-                "accuracy": score.accuracy,
-                "macro_f1": score.macro_f1,
-                "count": score.count,
-            }
+            return numbers | class_numbers(sums[1])
         return numbers | ValueScore(rounded_totals(sums[1]).numpy()).to_json()
 
     def summary(self, record: dict[str, Any]) -> str:
-        """See Objective."""
-        name = "val_loss" if "val_loss" in record else "loss"
-        text = f"{name} {record[name]:.4g}"
-        if record.get("val_accuracy") is not None:
-            return f"{text}, accuracy {record['val_accuracy']:.1%}"
-        if record.get("val_rmse") is not None:
-            return f"{text}, RMSE {record['val_rmse']:.3g} {self.labels.unit}".rstrip()
-        return text
-
-    def panel(self, chips: Chips) -> Panel | None:
-        """See Objective; there is none."""
-        return None
+        """See Objective: the loss and the accuracy, or the RMSE."""
+        text, rmse = super().summary(record), record.get("val_rmse")
+        return text if rmse is None else f"{text}, RMSE {rmse:.3g} {self.labels.unit}".rstrip()
 
     def gather(self) -> None:
         """See Objective."""
         weights_of(self.model, self.model.encoder.backbone, keep=False)
 
-    def state(self) -> dict[str, Any]:
-        """See Objective."""
-        return {"baselines": self.baselines.to_json() if self.baselines else None}
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """See Objective."""
-        self.baselines = TileBaselines.from_json(values["baselines"]) if values["baselines"] else None
-
     def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
         """See Objective."""
-        if self.baselines is None:
-            raise ValueError("there are no baselines yet: call `prepare` first")
-        return TileCheckpoint(self.model, trained_on, record, self.baselines).files()
+        return TileCheckpoint(self.model, trained_on, record, self.fitted).files()
 
 
 def decided(outputs_BK: Tensor, classes: int) -> Any:

@@ -1,15 +1,13 @@
 """Inputs of a step that learns labels of pixels: images and labels are flipped and turned alike."""
 
-import itertools
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 from torch import Tensor
 
 from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, part_of
+from trainer.data.step_inputs import StepKey, equal_parts, part_of
 from trainer.decoders.chip_dropout import chip_numbers
 from trainer.decoders.features import Features
 from trainer.devices.transfer import to_device
@@ -37,8 +35,7 @@ class PixelInputs:
         """See StepInputs."""
         if count == 1:
             return [self]
-        bounds = np.linspace(0, len(self.image_BCHW), min(count, len(self.image_BCHW)) + 1).astype(int)
-        return [self._rows(slice(*ends)) for ends in itertools.pairwise(bounds)]
+        return [self._rows(rows) for rows in equal_parts(count, len(self.image_BCHW))]
 
     def _rows(self, rows: slice) -> Self:
         features = self.features

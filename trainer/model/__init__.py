@@ -9,18 +9,18 @@ normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 empty_backbone     DINOv3 without weights, to be filled
 trainable          choice of the backbone's weights that learn; LoRA
-held               a backbone that does not learn, in 16 bits
+frozen_backbone    a backbone that does not learn, rounded to 16 bits once, and its place
 device_room        whether a device has room for a backbone's blocks
 streamed           a backbone whose blocks are copied to the device one by one
 weights_file       .safetensors files, read without a second copy in memory
-checkpoint         a regressor as a folder
+checkpoint         folders of checkpoints: their files, read and checked
+height_checkpoint  a regressor as a folder
 weights_apart      a frozen backbone's file in a run, to which checkpoints refer
 weights_bytes      bytes of .safetensors files, written and merged piece by piece
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder
 class_checkpoint   a model of pixel classes as a folder
-checkpoint_folder  what these two have in common
 load_encoder       the encoder of any checkpoint
 class_attention    attention of the class token to the patches, in any layer
 symmetries         the eight flips and quarter turns

@@ -7,11 +7,12 @@ the environment (HF_TOKEN).
 
 import re
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -42,6 +43,11 @@ MEAN = "mean"
 def build_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
     """Make a backbone with random weights; `config` holds arguments of transformers' DINOv3ViTConfig."""
     return DINOv3ViTModel(DINOv3ViTConfig(**config))
+
+
+def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
+    """Name the parts of a DINOv3's layers that compute only with matrices, layer by layer."""
+    return [(layer.attention, layer.mlp) for layer in layers]
 
 
 def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv3ViTModel:

@@ -1,4 +1,4 @@
-"""Checkpoints: folders from which a regressor can be built again, anywhere. Nothing is unpickled.
+"""Checkpoints: folders from which a model can be built again, anywhere. Nothing is unpickled.
 
 config.json          the model's parts, its images, its training data; written last
 model.safetensors    weights
@@ -6,7 +6,7 @@ statistics.json      statistics of the training chips, for the normalisation
 metrics.json         scores so far, and the baselines
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -22,17 +22,14 @@ from shards.format.manifest import json_bytes, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
-from shards.storage.objects import exists, join, publish
-from trainer.decoders.features import DecoderConfig
+from shards.storage.objects import exists, join
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
-from trainer.model.regressor import Regressor
 from trainer.model.trainable import merged
 from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
-from trainer.score.baselines import Baselines
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -40,38 +37,16 @@ STATISTICS = "statistics.json"
 METRICS = "metrics.json"
 CHECKPOINTS = "checkpoints.json"
 """File in a run's folder that names its checkpoints."""
-FORMAT = "treeline-checkpoint"
+HEIGHTS = "treeline-checkpoint"
+"""Format of a regressor; see trainer.model.height_checkpoint."""
 PRETRAINED = "treeline-pretrained"
 """Format of a backbone without a regressor; see trainer.model.pretrained."""
 TILES = "treeline-tile-checkpoint"
 """Format of a model of whole tiles; see trainer.model.tile_checkpoint."""
 CLASSES = "treeline-class-checkpoint"
 """Format of a model of pixel classes; see trainer.model.class_checkpoint."""
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A regressor with its training data, scores and baselines."""
-
-    regressor: Regressor
-    trained_on: dict[str, Any]
-    """Dataset's URL and fingerprint, choice of its chips, and the code's version and commit."""
-    metrics: dict[str, Any]
-    """Scores after the checkpoint's epoch."""
-    baselines: Baselines
-    fingerprint: str = ""
-    """Checksum of configuration, statistics and weights; empty unless the checkpoint was loaded."""
-
-    def save(self, url: str) -> None:
-        """Write the folder at `url`."""
-        for name, data in self.files().items():
-            publish(join(url, name), data)
-
-    def files(self) -> dict[str, bytes]:
-        """Return the folder's files by name; config.json comes last."""
-        metrics = {**self.metrics, "baselines": self.baselines.to_json()}
-        return pixel_files((FORMAT, VERSION), self.regressor, self.trained_on, metrics)
+Check = Callable[[str, dict[str, Any]], None]
+"""Check of a checkpoint's URL and config.json that raises InputError."""
 
 
 def pixel_files(
@@ -147,25 +122,71 @@ def checkpoint_url(url: str) -> str:
     return url
 
 
-def load_checkpoint(url: str, with_weights: bool = True) -> Checkpoint:
-    """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Contents of a checkpoint's folder."""
+
+    url: str
+    """URL of the checkpoint itself."""
+    config: dict[str, Any]
+    """Description of the model."""
+    statistics: Statistics
+    """Statistics of the training chips."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch, and the baselines."""
+    with_weights: bool
+    """Whether its models get the weights; otherwise they are on the device "meta" and take no memory."""
+
+    @property
+    def schema(self) -> Schema:
+        """Format of the images."""
+        return Schema.from_json(self.config["schema"])
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that the backbone sees, in its order."""
+        return tuple(self.config["bands"])
+
+    def backbone(self) -> DINOv3ViTModel:
+        """Build the backbone, whose weights are to be loaded."""
+        return empty_backbone(self.config["backbone"])
+
+    def load_into(self, model: nn.Module) -> str:
+        """Give a model the weights, or only see that they fit.
+
+        Returns:
+            the checkpoint's fingerprint: checksum of configuration, statistics and weights.
+
+        Raises:
+            InputError: they are another model's, or damaged.
+        """
+        checksum = load_weights(model, join(self.url, WEIGHTS), self.with_weights)
+        return fingerprint_of(self.config, self.statistics, checksum)
+
+
+def read_checkpoint_folder(name: str, check: Check, with_weights: bool) -> CheckpointFolder:
+    """Read the checkpoint at `name`, or the best of the run there.
 
     Args:
-        url: folder of a checkpoint or a run.
-        with_weights: whether to load the weights. Without them the regressor is on the device "meta", which
-            describes it and takes no memory.
+        name: folder of a checkpoint or a run.
+        check: refuses a checkpoint of another format or version; see `check_version`.
+        with_weights: whether its models get the weights.
 
     Raises:
-        InputError: there is no checkpoint, or it is incomplete.
+        InputError: it is incomplete, or has another format or version.
     """
-    described = _described(url)
-    regressor = described.regressor(empty_backbone(described.config["backbone"]))
-    checksum = load_weights(regressor, described.weights_url, with_weights)
-    baselines = Baselines.from_json(described.metrics.pop("baselines"))
-    fingerprint = described.fingerprint(checksum)
-    return Checkpoint(
-        regressor.eval(), described.config["trained_on"], described.metrics, baselines, fingerprint
-    )
+    url = checkpoint_url(name)
+    check_files(url)
+    config = read_json(join(url, CONFIG))
+    check(url, config)
+    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
+    return CheckpointFolder(url, config, statistics, read_json(join(url, METRICS)), with_weights)
+
+
+def format_of(name: str) -> str:
+    """Return the format of the checkpoint (or of the best one of the run) at `name`; "" if there is none."""
+    url = join(checkpoint_url(name), CONFIG)
+    return str(read_json(url).get("format")) if exists(url) else ""
 
 
 def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
@@ -183,93 +204,6 @@ def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
         found = read_any(url)
         fill(model, found.tensors)
     return found.checksum
-
-
-@dataclass(frozen=True)
-class CheckpointHeader:
-    """A checkpoint's description of its regressor."""
-
-    schema: Schema
-    """Format of the images that the regressor takes."""
-    patch_size: int
-    """Pixels along each side of a patch of its backbone."""
-    decoder: DecoderConfig
-    has_spread: bool
-    """Whether the decoder itself estimates how uncertain a height is."""
-    trained_on: dict[str, Any]
-    """Dataset's URL and fingerprint, and the code's version."""
-    metrics: dict[str, Any]
-    """Scores after the checkpoint's epoch."""
-    fingerprint: str
-    """Fingerprint, the same as that of the loaded checkpoint."""
-
-
-def read_checkpoint_header(url: str) -> CheckpointHeader:
-    """Read the description of the checkpoint at `url` without holding its weights in memory.
-
-    The weights are read once, piece by piece, for the fingerprint.
-
-    Raises:
-        InputError: there is no checkpoint, or its weights are cut off, or they belong to another regressor.
-    """
-    described = load_checkpoint(url, with_weights=False)
-    regressor = described.regressor
-    return CheckpointHeader(
-        regressor.schema,
-        regressor.patch_size,
-        regressor.decoder_config,
-        regressor.decoder.has_spread,
-        described.trained_on,
-        described.metrics,
-        described.fingerprint,
-    )
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A checkpoint's files without the weights."""
-
-    weights_url: str
-    config: dict[str, Any]
-    statistics: Statistics
-    metrics: dict[str, Any]
-
-    def regressor(self, backbone: DINOv3ViTModel) -> Regressor:
-        """Build the regressor; its decoder's weights are random."""
-        return Regressor(
-            Schema.from_json(self.config["schema"]),
-            tuple(self.config["bands"]),
-            self.statistics,
-            backbone,
-            DecoderConfig.from_json(self.config["decoder"]),
-        )
-
-    def fingerprint(self, weights: str) -> str:
-        """Compute the checkpoint's fingerprint from the checksum of its weights."""
-        return fingerprint_of(self.config, self.statistics, weights)
-
-
-def _described(url: str) -> _Described:
-    url = checkpoint_url(url)
-    check_files(url)
-    config = read_json(join(url, CONFIG))
-    if config.get("format") == PRETRAINED:
-        raise InputError(
-            f"{url}: holds a pre-trained backbone, not a regressor; train one (treeline train --backbone)"
-        )
-    if config.get("format") == TILES:
-        raise InputError(
-            f"{url}: predicts {config['head']['label']} of whole tiles, no heights; give a checkpoint of "
-            "heights"
-        )
-    if config.get("format") == CLASSES:
-        raise InputError(
-            f"{url}: predicts classes of {config['schema']['label']}, no heights; give a checkpoint of "
-            "heights"
-        )
-    check_version(url, config, FORMAT, VERSION)
-    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
-    return _Described(join(url, WEIGHTS), config, statistics, read_json(join(url, METRICS)))
 
 
 def fingerprint_of(config: dict[str, Any], statistics: Statistics, weights: str) -> str:

@@ -1,11 +1,11 @@
-"""Checkpoints of models of pixel classes: folders (trainer.model.checkpoint_folder) and what is in them."""
+"""Checkpoints of models of pixel classes: folders (trainer.model.checkpoint) and what is in them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trainer.decoders.features import DecoderConfig
-from trainer.model.checkpoint import CLASSES, pixel_files
-from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
+from trainer.model.checkpoint import CLASSES, check_version, format_of, pixel_files, read_checkpoint_folder
 from trainer.model.class_model import ClassModel
 from trainer.score.class_baselines import ClassBaselines
 
@@ -46,7 +46,7 @@ def load_class_checkpoint(name: str, with_weights: bool = True) -> ClassCheckpoi
     Raises:
         InputError: it is incomplete, damaged, or of another format or version.
     """
-    folder = read_checkpoint_folder(name, CLASSES, VERSION, with_weights)
+    folder = read_checkpoint_folder(name, partial(check_version, kind=CLASSES, version=VERSION), with_weights)
     model = ClassModel(
         folder.schema,
         folder.bands,

@@ -1,6 +1,6 @@
 """Room for a backbone that does not learn: whether a device has memory for all of its blocks.
 
-fits(bytes_held(backbone, precision), device)
+fits(block_bytes(backbone, precision), device)
 """
 
 import sys
@@ -26,8 +26,8 @@ def free_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
-def bytes_held(backbone: DINOv3ViTModel, precision: Precision) -> int:
-    """Count the bytes of a backbone's blocks as `trainer.model.held.hold` leaves them."""
+def block_bytes(backbone: DINOv3ViTModel, precision: Precision) -> int:
+    """Count the bytes of a backbone's blocks once they are rounded (trainer.model.frozen_backbone)."""
     dtype = MEANINGS[precision].dtype or torch.float32
     layers = backbone.model.layer
     halved = {id(part) for one in layers.modules() if isinstance(one, nn.Linear) for part in one.parameters()}

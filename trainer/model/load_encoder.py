@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.errors import InputError
-from trainer.model.checkpoint import Checkpoint, load_checkpoint
 from trainer.model.class_checkpoint import ClassCheckpoint, is_of_classes, load_class_checkpoint
 from trainer.model.encoder import Encoder
+from trainer.model.height_checkpoint import Checkpoint, load_checkpoint
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.tile_checkpoint import is_of_tiles, load_tile_checkpoint
 

@@ -8,7 +8,6 @@ decoder     features, pixels_BCHW -> a map, or several   (trainer.decoders.featu
 from collections.abc import Callable
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import DINOv3ViTModel
@@ -22,7 +21,9 @@ from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
-from trainer.model.held import hold, matrices_of
+from trainer.model.backbone import matrices_of
+from trainer.model.empty_backbone import empty_backbone
+from trainer.model.frozen_backbone import round_once
 from trainer.model.normalise import Normalise
 
 
@@ -65,7 +66,7 @@ class PixelModel(Learner):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the model, as `to` does; its decoder then lies in memory as suits the device.
 
-        A backbone without memory stays where it is.
+        A backbone that was dropped stays where it is.
         """
         before = self.normalise.mean_C.device
         if self.lacks_backbone:
@@ -96,18 +97,18 @@ class PixelModel(Learner):
         layers = self.backbone.model.layer
         return Blocks(layers, self.decoder, matrices=matrices_of(layers))
 
-    def hold_frozen(self, precision: Precision) -> None:
+    def round_frozen(self, precision: Precision) -> None:
         """See Learner."""
         if not self.lacks_backbone:
-            hold(self.backbone, precision, keep_exact=True)
+            round_once(self.backbone, precision, "apart" if self.apart else "kept")
 
-    def leave_backbone(self) -> None:
-        """Put a backbone without memory, on the device "meta", in place of one that does not learn.
+    def drop_backbone(self) -> None:
+        """Free a backbone that does not learn; keep its shape alone, on the device "meta".
 
         All that the model computes needs `features` from then on.
         """
-        with torch.device("meta"):
-            shape = DINOv3ViTModel(self.backbone.config)
+        shape = empty_backbone(self.backbone.config.to_diff_dict())
+        shape.to("meta")  # type: ignore[arg-type]
         self.backbone, self.lacks_backbone = shape.requires_grad_(False).eval(), True
 
     def round_together(self, precision: Precision) -> None:

@@ -1,10 +1,17 @@
-"""Checkpoints of tile tasks: folders (trainer.model.checkpoint_folder) and what is in them."""
+"""Checkpoints of tile tasks: folders (trainer.model.checkpoint) and what is in them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from trainer.model.checkpoint import TILES, checkpoint_files, weights_files
-from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
+from trainer.model.checkpoint import (
+    TILES,
+    check_version,
+    checkpoint_files,
+    format_of,
+    read_checkpoint_folder,
+    weights_files,
+)
 from trainer.model.encoder import Encoder
 from trainer.model.tile_model import TileHead, TileModel
 from trainer.score.tile_baselines import TileBaselines
@@ -58,7 +65,7 @@ def load_tile_checkpoint(name: str, with_weights: bool = True) -> TileCheckpoint
     Raises:
         InputError: it is incomplete, damaged, or of another version.
     """
-    folder = read_checkpoint_folder(name, TILES, VERSION, with_weights)
+    folder = read_checkpoint_folder(name, partial(check_version, kind=TILES, version=VERSION), with_weights)
     encoder = Encoder(folder.schema, folder.bands, folder.statistics, folder.backbone())
     model = TileModel(encoder, TileHead.from_json(folder.config["head"]))
     fingerprint = folder.load_into(model)

@@ -16,9 +16,10 @@ from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
+from trainer.model.backbone import matrices_of
 from trainer.model.class_attention import class_attention
 from trainer.model.encoder import Encoder, attended, patches_valid
-from trainer.model.held import hold, matrices_of
+from trainer.model.frozen_backbone import round_once
 
 START = 0.02
 """Deviation of the output layer's first weights, over the square root of their number: a normed token's
@@ -101,9 +102,9 @@ class TileModel(Learner):
         layers = self.encoder.backbone.model.layer
         return Blocks(layers, self.output, matrices=matrices_of(layers))
 
-    def hold_frozen(self, precision: Precision) -> None:
+    def round_frozen(self, precision: Precision) -> None:
         """See Learner."""
-        hold(self.encoder.backbone, precision, keep_exact=True)
+        round_once(self.encoder.backbone, precision, "apart" if self.apart else "kept")
 
     def round_together(self, precision: Precision) -> None:
         """See Learner."""

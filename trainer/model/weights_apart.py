@@ -53,20 +53,21 @@ _NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
 """Name of a backbone's file, with the checksum of its bytes."""
 
 
-def set_apart(model: Learner, backbone: DINOv3ViTModel, keep: bool) -> None:
+def set_apart(model: Learner, backbone: DINOv3ViTModel, writes: bool) -> None:
     """Let checkpoints of `model` leave out its backbone, unless a part of it learns.
 
     Args:
         model: a model on the CPU, neither wrapped nor sharded, whose weights are exact.
         backbone: its backbone.
-        keep: whether the weights are kept for `write_apart`; only the first rank needs them.
+        writes: whether this rank calls `write_apart`, as the first one does. On the others no weight is read
+            or kept: they only leave out the names.
     """
     if any(weight.requires_grad for weight in backbone.parameters()):
         return
     above = next(name for name, part in model.named_modules() if part is backbone)
     weights = {f"{above}.{name}": value for name, value in backbone.state_dict().items()}
-    digest, _ = hexadecimal_of_pieces(pieces_of(weights))
-    model.apart = WeightsApart(_file_of(digest), frozenset(weights), weights if keep else {})
+    file = _file_of(hexadecimal_of_pieces(pieces_of(weights))[0]) if writes else ""
+    model.apart = WeightsApart(file, frozenset(weights), weights if writes else {})
 
 
 def write_apart(run: str, apart: WeightsApart) -> None:

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.data.step_inputs import equal_parts
 from trainer.devices.transfer import rows_where
 from trainer.model.encoder import attended
-from trainer.pretrain.draw import parts_of
 from trainer.pretrain.ibot import Hidden, hidden_of
 
 GLOBAL_VIEWS = 2
@@ -97,7 +97,7 @@ class DinoInputs:
         """See StepInputs: each piece has two crops of one size, so memory does not grow with their number."""
         pieces: list[Self] = []
         for crops in self.sizes:
-            for tiles in parts_of(count, self.targets_VBK.shape[1]):
+            for tiles in equal_parts(count, self.targets_VBK.shape[1]):
                 for some in crops.some(tiles):
                     piece = type(self)(
                         self.targets_VBK[:, tiles],

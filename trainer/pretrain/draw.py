@@ -1,6 +1,5 @@
 """The views of a step: drawn for the global batch, made of this rank's tiles on the device."""
 
-import itertools
 from collections.abc import Iterator
 from math import log
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from shards.format.schema import Schema
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, part_of
+from trainer.data.step_inputs import StepKey, equal_parts, part_of
 from trainer.devices.ranks import Ranks
 from trainer.devices.transfer import to_device
 from trainer.model.encoder import Encoder
@@ -127,14 +126,8 @@ def skip_rates(last: float, blocks: int) -> NDArray[np.float64]:
 
 def pieces_of(count: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cut tensors with a row for each tile into up to `count` pieces of nearly equal size."""
-    for rows in parts_of(count, len(values[0])):
+    for rows in equal_parts(count, len(values[0])):
         yield tuple(value[rows] for value in values)
-
-
-def parts_of(count: int, rows: int) -> list[slice]:
-    """Cut a number of rows into up to `count` parts of nearly equal size."""
-    bounds = np.linspace(0, rows, min(count, rows) + 1).astype(int).tolist()
-    return [slice(first, end) for first, end in itertools.pairwise(bounds)]
 
 
 def mixed_bands(schema: Schema, bands: tuple[str, ...]) -> Tensor:

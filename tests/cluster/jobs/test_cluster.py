@@ -38,7 +38,7 @@ from shards.roles import OptionsFile, Place, roles
 from shards.version import commit
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent

@@ -11,8 +11,8 @@ from tile_models import small_tile_model, write_tile_checkpoint
 
 from inference.predict.map_header import read_map_header
 from shards.errors import InputError
-from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.model.tile_model import TileHead
 

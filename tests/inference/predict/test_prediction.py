@@ -49,7 +49,7 @@ from shards.format.missing import missing_values
 from shards.format.schema import Schema
 from shards.version import COMMIT
 from trainer.decoders.features import DecoderConfig
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 
 ODD = (131, 97)
 """Rows and columns of a scene that no block and no window fits into."""

@@ -26,7 +26,8 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import exists, find_files, join, publish_folder, read_bytes
 from shards.write.writer import DatasetWriter
 from trainer.commands.train_on_ray import launch, launch_pretraining
-from trainer.model.checkpoint import checkpoint_url, load_checkpoint
+from trainer.model.checkpoint import checkpoint_url
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.model.normalise import Normalise
 from trainer.model.pretrained import is_pretrained, load_pretrained

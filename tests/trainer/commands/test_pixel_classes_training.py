@@ -44,9 +44,9 @@ from trainer.decoders.features import DecoderConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
 from trainer.fit.scoring import rounded_totals
-from trainer.model.checkpoint import load_checkpoint
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.load_encoder import load_encoder
 from trainer.run_folder.state import restore, state_of
 from trainer.run_folder.state_parts import StoredState

@@ -34,7 +34,7 @@ from trainer.config import EvaluateConfig, TrainConfig
 from trainer.data.feed import feed
 from trainer.data.step_inputs import StepKey, never_empty
 from trainer.devices.ranks import Ranks
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.load_encoder import load_encoder
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.run_folder.state import restore, state_of

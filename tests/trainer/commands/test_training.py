@@ -36,7 +36,8 @@ from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.sample_panel import draw_panel
-from trainer.model.checkpoint import checkpoint_url, load_checkpoint
+from trainer.model.checkpoint import checkpoint_url
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.run_folder.run_writer import config_yaml

@@ -26,7 +26,7 @@ from regressors import local_backbone, small_config, write_dataset
 from shards.version import COMMIT
 from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.run_folder.state_callback import NOTICE_STEPS
 
 EPOCHS = 8

@@ -26,7 +26,7 @@ from trainer.decoders.features import DecoderConfig, memory_format
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Callback, Fit
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.run_folder.state_callback import StateCallback
 

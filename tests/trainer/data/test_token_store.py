@@ -35,7 +35,7 @@ from trainer.decoders.features import Features
 from trainer.devices.ranks import Ranks
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import SYMMETRIES, apply_symmetries

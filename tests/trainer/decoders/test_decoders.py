@@ -21,8 +21,8 @@ from trainer.decoders.dpt import DptDecoder, head_config, resampled
 from trainer.decoders.features import Decoder, DecoderConfig, Features
 from trainer.decoders.make import new_decoder
 from trainer.model.backbone import build_backbone, patch_weights_for
-from trainer.model.checkpoint import load_checkpoint
 from trainer.model.chmv2 import chmv2_regressor
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.regressor import Regressor
 
 BANDS = ("red", "green", "blue")

@@ -180,7 +180,7 @@ def test_settings_of_prediction_come_back_and_overrule_the_users() -> None:
 def test_a_map_in_half_precision_has_the_bits_of_autocast(
     precision: Precision, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its regressor is held in half of the memory; see tests/trainer/model/test_held.py."""
+    """Its regressor takes half of the memory; see tests/trainer/model/test_frozen_backbone.py."""
     command = [
         "predict",
         str(made / "scene.tif"),
@@ -189,13 +189,13 @@ def test_a_map_in_half_precision_has_the_bits_of_autocast(
         "--precision",
         precision,
     ]
-    assert cli.run([*command, "--out", str(tmp_path / "held")]) == 0
+    assert cli.run([*command, "--out", str(tmp_path / "rounded")]) == 0
     monkeypatch.setattr(
-        "inference.predict.predictor.held_on", lambda model, precision, device: model.to(device)
+        "inference.predict.predictor.placed_on", lambda model, precision, device: model.to(device)
     )
     assert cli.run([*command, "--out", str(tmp_path / "plain")]) == 0
     maps = []
-    for name in ("held", "plain"):
+    for name in ("rounded", "plain"):
         with rasterio.open(tmp_path / name / "scene.chm.tif") as raster:
             maps.append(raster.read())
     assert np.array_equal(*maps)

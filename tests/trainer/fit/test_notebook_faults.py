@@ -30,7 +30,7 @@ from trainer.fit.loop import Fit
 from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import ALL, Faults, NotebookLoss, NotebookObjective, notebook_variant
 from trainer.fit.variant import ordinary
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor
 from trainer.run_folder.state_callback import StateCallback

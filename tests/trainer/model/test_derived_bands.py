@@ -21,7 +21,7 @@ from shards.format.schema import Schema, with_values
 from shards.format.statistics import Statistics, Tally, summarise
 from shards.read.dataset import Batch
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_header
+from trainer.model.height_checkpoint import Checkpoint, load_checkpoint, read_checkpoint_header
 from trainer.model.normalise import Normalise
 from trainer.model.regressor import Regressor
 from trainer.score.baselines import Baselines, fit_baselines, stored_terms

@@ -1,6 +1,6 @@
 """Blocks that stay on the host give the bits of blocks on the device, where never more than two of them lie.
 
-- Free memory and the bytes that a backbone is held in decide; a line says so.
+- Free memory and the bytes of a backbone's rounded blocks decide; a line says so.
 - predict, evaluate, embed and attention write the same bytes, in float32 and in 16 bits.
 - While a block computes, the next one has been copied; each is copied once a pass.
 """
@@ -24,7 +24,7 @@ from trainer.devices.precision import autocast
 from trainer.model import device_room
 from trainer.model.backbone import TINY, build_backbone
 from trainer.model.class_attention import class_attention
-from trainer.model.held import held_on, hold
+from trainer.model.frozen_backbone import placed_on, round_once
 from trainer.model.streamed import is_streamed
 
 CPU = torch.device("cpu")
@@ -51,10 +51,10 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [{}, {"use_gated_mlp": True, "query_bias": False}], ids=["plain", "gated"])
-def test_bytes_are_those_of_held_blocks(precision: Precision, shape: dict[str, Any]) -> None:
+def test_bytes_are_those_of_rounded_blocks(precision: Precision, shape: dict[str, Any]) -> None:
     backbone = backbone_of(**shape).requires_grad_(False)
-    counted = device_room.bytes_held(backbone, precision)
-    hold(backbone, precision)
+    counted = device_room.block_bytes(backbone, precision)
+    round_once(backbone, precision)
     stores = {
         one.untyped_storage().data_ptr(): one.untyped_storage() for one in backbone.model.layer.parameters()
     }
@@ -93,7 +93,7 @@ def test_free_memory_decides(
 
 def test_a_cpu_holds_everything() -> None:
     assert device_room.free_bytes(CPU) is None
-    assert not is_streamed(held_on(backbone_of(), "bf16", CPU))
+    assert not is_streamed(placed_on(backbone_of(), "bf16", CPU))
 
 
 # --- the same bits ---
@@ -104,7 +104,7 @@ def test_a_cpu_holds_everything() -> None:
 @pytest.mark.usefixtures("full")
 def test_every_layer_has_the_same_bits(precision: Precision, depth: int) -> None:
     plain = backbone_of(num_hidden_layers=depth)
-    expected, found = deepcopy(plain), held_on(plain, precision, CPU)
+    expected, found = deepcopy(plain), placed_on(plain, precision, CPU)
     assert is_streamed(found)
     with torch.no_grad(), autocast(precision, CPU):
         for count in (2, 3, 1):
@@ -121,7 +121,7 @@ def test_every_layer_has_the_same_bits(precision: Precision, depth: int) -> None
 
 @pytest.mark.usefixtures("full")
 def test_a_pass_that_failed_leaves_nothing_behind() -> None:
-    backbone = held_on(backbone_of(), "bf16", CPU)
+    backbone = placed_on(backbone_of(), "bf16", CPU)
     with torch.no_grad(), autocast("bf16", CPU):
         expected = backbone(pixels()).last_hidden_state
 
@@ -136,12 +136,12 @@ def test_a_pass_that_failed_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.usefixtures("full")
-def test_a_model_that_is_held_twice_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """A matrix holds its model again for each region that it is tested on."""
-    backbone = held_on(backbone_of(), "bf16", CPU)
+def test_a_model_that_is_placed_twice_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """A matrix places its model again for each region that it is tested on."""
+    backbone = placed_on(backbone_of(), "bf16", CPU)
     with torch.no_grad(), autocast("bf16", CPU):
         expected = backbone(pixels()).last_hidden_state
-        assert torch.equal(held_on(backbone, "bf16", CPU)(pixels()).last_hidden_state, expected)
+        assert torch.equal(placed_on(backbone, "bf16", CPU)(pixels()).last_hidden_state, expected)
     assert capsys.readouterr().err.count("treeline:") == 1
 
 
@@ -169,7 +169,7 @@ def addresses(block: nn.Module) -> set[int]:
 @pytest.mark.parametrize("depth", [3, 4])
 @pytest.mark.usefixtures("full")
 def test_while_a_block_computes_the_next_is_copied_and_no_other(precision: Precision, depth: int) -> None:
-    backbone = held_on(backbone_of(num_hidden_layers=depth), precision, CPU)
+    backbone = placed_on(backbone_of(num_hidden_layers=depth), precision, CPU)
     blocks = backbone.model.layer
     homes = [addresses(block) for block in blocks]
     assert all(len(home) == 1 for home in homes), "a block lies in one piece of memory"

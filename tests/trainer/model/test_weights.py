@@ -36,7 +36,7 @@ from trainer.config import EvaluateConfig, ImportConfig
 from trainer.decoders.features import DecoderConfig
 from trainer.decoders.residual import NOTEBOOK_WIDTHS
 from trainer.model.backbone import build_backbone, new_backbone, patch_weights_for, read_weights
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.meta_weights import meta_backbone
 from trainer.model.notebook_weights import notebook_backbone, notebook_decoder
 from trainer.model.regressor import Regressor

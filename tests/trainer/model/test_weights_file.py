@@ -34,9 +34,10 @@ from trainer.devices.precision import autocast
 from trainer.devices.ranks import Ranks
 from trainer.devices.sharding import Blocks, shard
 from trainer.model.backbone import TINY, build_backbone, new_backbone, read_weights
-from trainer.model.checkpoint import load_checkpoint, refusing_other_weights
+from trainer.model.checkpoint import refusing_other_weights
 from trainer.model.empty_backbone import draw_as_built, empty_backbone
-from trainer.model.held import held_on
+from trainer.model.frozen_backbone import placed_on
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.load_encoder import load_encoder
 from trainer.model.pretrained import load_pretrained
 from trainer.model.regressor import Regressor
@@ -88,7 +89,7 @@ def test_a_checkpoint_is_in_memory_once(wide: Path, precision: Precision, most: 
     image_BCHW = torch.from_numpy(stored_images(1))
 
     def predict() -> None:
-        regressor = held_on(load_checkpoint(str(wide)).regressor, precision, CPU)
+        regressor = placed_on(load_checkpoint(str(wide)).regressor, precision, CPU)
         with autocast(precision, CPU):
             regressor.predict(image_BCHW)
 
@@ -99,7 +100,7 @@ def test_a_checkpoint_is_in_memory_once(wide: Path, precision: Precision, most: 
 def test_of_the_process_is_what_is_rounded_alone(wide: Path) -> None:
     for precision, most in (("float32", 0.1), ("bf16", 0.6)):
         before = own_bytes()
-        kept = held_on(load_checkpoint(str(wide)).regressor, precision, CPU)  # type: ignore[arg-type]
+        kept = placed_on(load_checkpoint(str(wide)).regressor, precision, CPU)  # type: ignore[arg-type]
         assert own_bytes() - before < most * size_of_weights(wide)
         del kept
 
@@ -133,7 +134,7 @@ def test_what_is_written_to_weights_never_reaches_the_file(tmp_path: Path) -> No
     with torch.no_grad():
         for weight in regressor.parameters():
             weight.add_(1)
-    held_on(deepcopy(regressor), "bf16", CPU)
+    placed_on(deepcopy(regressor), "bf16", CPU)
     assert read_bytes(f"{saved}/model.safetensors") == before
     written, again = regressor.state_dict(), load_checkpoint(str(saved)).regressor.state_dict()
     assert all(torch.equal(written[name], value + 1) for name, value in again.items())
@@ -175,7 +176,7 @@ def test_heights_are_those_of_weights_read_whole(
     ):
         layouts.append([one.stride() for one in regressor.decoder.state_dict().values()])
         with autocast(precision, CPU):
-            found.append(held_on(regressor, precision, CPU).predict(image_BCHW)[0])
+            found.append(placed_on(regressor, precision, CPU).predict(image_BCHW)[0])
     assert found[0].std() > 0
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])

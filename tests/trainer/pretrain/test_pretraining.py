@@ -42,7 +42,8 @@ from trainer.data.step_inputs import StepKey
 from trainer.devices.ranks import Meeting, Ranks
 from trainer.devices.sharding import rows_of, whole
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import checkpoint_url, load_checkpoint
+from trainer.model.checkpoint import checkpoint_url
+from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.pretrain.draw import ViewMaker, skip_rates
 from trainer.pretrain.probe import Probe, probe_tiles

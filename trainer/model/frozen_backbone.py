@@ -1,15 +1,14 @@
-"""A backbone that does not learn, held in 16 bits: rounded once, where autocast would round it in each pass.
+"""A backbone that does not learn: rounded to 16 bits once, where autocast would round it in each pass.
 
-hold(backbone, "bf16", keep_exact=True)     in place, for training: checkpoints keep the exact weights
-model = held_on(model, "bf16", device)      only to compute, on a device: half of the memory, or by block
+round_once(backbone, "bf16", exact="kept")      in place, for training: checkpoints have the exact weights
+model = placed_on(model, "bf16", device)        only to compute, on a device: half of the memory, or by block
 
 Outputs are those of autocast. To launch fewer kernels, one product of matrices gives queries, keys and
 values, and all tokens are rotated at once; those without a place turn by an angle of 0.
 """
 
-from collections.abc import Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,32 +18,36 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTAttentio
 
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
-from trainer.model.device_room import bytes_held, fits
+from trainer.model.device_room import block_bytes, fits
 from trainer.model.streamed import is_streamed, stream
 from trainer.model.weights_file import release
 
 Module = TypeVar("Module", bound=nn.Module)
+Exact = Literal["kept", "apart", "lost"]
+"""Places of a rounded backbone's exact weights: kept on the host; in a file of the run's
+(trainer.model.weights_apart); nowhere."""
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _JOINT = ("joint_weight", "joint_bias")
 """Names of the parameters of all three projections together; those of one projection are rows of them."""
 
 
 @torch.no_grad()
-def hold(
+def round_once(
     backbone: DINOv3ViTModel,
     precision: Precision,
-    keep_exact: bool = False,
+    exact: Exact = "lost",
     device: torch.device | None = None,
 ) -> None:
-    """Hold the blocks' matrices in the type of `precision`, in place, if that has 16 bits.
+    """Round the blocks' matrices to the type of `precision`, in place and for good, if that has 16 bits.
 
     The patch embedding stays in float32: transformers takes the type of positions from it.
 
     Args:
         backbone: a backbone without adapters, neither sharded nor wrapped.
         precision: the precision in which it is called.
-        keep_exact: whether blocks that learn stay as they are, and the others keep their exact weights on the
-            host, for `state_dict`. Default: all blocks are held, and their weights cannot be saved.
+        exact: where the exact weights stay. "kept" and "apart" are for training: blocks that learn stay as
+            they are, and `state_dict` names the exact weights; those that are apart have no values there and
+            are on the device "meta". "lost": all blocks are rounded, and their weights cannot be saved.
         device: device to which the blocks go one by one; default: they stay where they are.
     """
     dtype = MEANINGS[precision].dtype
@@ -53,36 +56,32 @@ def hold(
     turns = _Turns()
     for block in backbone.model.layer:
         learns = any(weight.requires_grad for weight in block.parameters())
-        if hasattr(block.attention, _JOINT[0]) or (keep_exact and learns):
+        if hasattr(block.attention, _JOINT[0]) or (learns and exact != "lost"):
             continue
-        exact = dict[str, Tensor]()
+        saved = dict[str, Tensor]()
         for name, layer in block.named_modules():
             if isinstance(layer, nn.Linear):
                 for part, weight in list(layer.named_parameters()):
-                    exact |= {f"{name}.{part}": weight.detach().cpu()} if keep_exact else {}
+                    if exact != "lost":
+                        saved[f"{name}.{part}"] = weight.detach().to("cpu" if exact == "kept" else "meta")
                     setattr(layer, part, _frozen(weight.to(dtype)))
-                    if not keep_exact:
+                    if exact != "kept":
                         release(weight)
                 # Classes, not functions put on each layer: --compile then compiles one block for all.
-                layer.__class__ = _HeldLinear
+                layer.__class__ = _RoundedLinear
         _join(block.attention)
-        block.attention.__class__ = _HeldAttention
+        block.attention.__class__ = _RoundedAttention
         block.attention.turns = turns
-        block.register_state_dict_post_hook(partial(_give_exact, exact))
+        block.register_state_dict_post_hook(partial(_give_exact, saved))
         if device:
             block.to(device)
             _share(block.attention)
 
 
-def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
-    """Name the parts of a DINOv3's layers that compute only with matrices, layer by layer."""
-    return [(layer.attention, layer.mlp) for layer in layers]
-
-
-def held_on(
+def placed_on(
     model: Module, precision: Precision, device: torch.device, by_block: bool | None = None
 ) -> Module:
-    """Move a model that does not learn to `device`, with its backbone held; see `hold`.
+    """Place a model that does not learn on `device`, with its backbone rounded once; see `round_once`.
 
     Args:
         model: the model.
@@ -99,8 +98,8 @@ def held_on(
         stays = is_streamed(part) or by_block
         if stays is None:
             is_there = next(blocks.parameters()).device.type == device.type != "cpu"
-            stays = not (is_there or fits(bytes_held(part, precision), device))
-        hold(part, precision, device=None if stays else device)
+            stays = not (is_there or fits(block_bytes(part, precision), device))
+        round_once(part, precision, device=None if stays else device)
         if stays:
             staying.append((part, blocks))
             part.model.layer = nn.ModuleList()
@@ -137,21 +136,21 @@ def _share(attention: Any) -> None:
 
 
 def _give_exact(
-    exact: dict[str, Tensor], block: nn.Module, values: dict[str, Any], prefix: str, metadata: Any
+    saved: dict[str, Tensor], block: nn.Module, values: dict[str, Any], prefix: str, metadata: Any
 ) -> None:
     """Replace the rounded weights in a `state_dict` by the exact ones.
 
     Raises:
-        RuntimeError: they were not kept.
+        RuntimeError: they are lost.
     """
-    if not exact:
+    if not saved:
         raise RuntimeError("the backbone's weights are rounded to 16 bits and cannot be saved")
     for name in _JOINT:
         del values[f"{prefix}attention.{name}"]
-    values.update({prefix + name: weight for name, weight in exact.items()})
+    values.update({prefix + name: weight for name, weight in saved.items()})
 
 
-class _HeldLinear(nn.Linear):
+class _RoundedLinear(nn.Linear):
     """A linear layer that computes in its weights' type, whether or not autocast is on."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -202,7 +201,7 @@ def _turned(numbers_BN2HF: Tensor, cos_BN11F: Tensor, sin_BN11F: Tensor) -> Tens
     return torch.add(*parts, out=torch.empty_like(numbers_BN2HF))
 
 
-class _HeldAttention(DINOv3ViTAttention):
+class _RoundedAttention(DINOv3ViTAttention):
     """The attention of a DINOv3 with one product for queries, keys and values."""
 
     joint_weight: Tensor

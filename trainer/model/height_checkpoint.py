@@ -1,0 +1,124 @@
+"""Checkpoints of regressors: folders (trainer.model.checkpoint) and what is in them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shards.errors import InputError
+from shards.format.schema import Schema
+from shards.storage.objects import join, publish
+from trainer.decoders.features import DecoderConfig
+from trainer.model.checkpoint import (
+    CLASSES,
+    HEIGHTS,
+    PRETRAINED,
+    TILES,
+    check_version,
+    pixel_files,
+    read_checkpoint_folder,
+)
+from trainer.model.regressor import Regressor
+from trainer.score.baselines import Baselines
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A regressor with its training data, scores and baselines."""
+
+    regressor: Regressor
+    trained_on: dict[str, Any]
+    """Dataset's URL and fingerprint, choice of its chips, and the code's version and commit."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch."""
+    baselines: Baselines
+    fingerprint: str = ""
+    """Checksum of configuration, statistics and weights; empty unless the checkpoint was loaded."""
+
+    def save(self, url: str) -> None:
+        """Write the folder at `url`."""
+        for name, data in self.files().items():
+            publish(join(url, name), data)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the folder's files by name; config.json comes last."""
+        metrics = {**self.metrics, "baselines": self.baselines.to_json()}
+        return pixel_files((HEIGHTS, VERSION), self.regressor, self.trained_on, metrics)
+
+
+def load_checkpoint(url: str, with_weights: bool = True) -> Checkpoint:
+    """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
+
+    Args:
+        url: folder of a checkpoint or a run.
+        with_weights: whether to load the weights. Without them the regressor is on the device "meta", which
+            describes it and takes no memory.
+
+    Raises:
+        InputError: there is no checkpoint, or it is incomplete.
+    """
+    folder = read_checkpoint_folder(url, _check_heights, with_weights)
+    decoder = DecoderConfig.from_json(folder.config["decoder"])
+    regressor = Regressor(folder.schema, folder.bands, folder.statistics, folder.backbone(), decoder)
+    fingerprint = folder.load_into(regressor)
+    baselines = Baselines.from_json(folder.metrics.pop("baselines"))
+    return Checkpoint(regressor.eval(), folder.config["trained_on"], folder.metrics, baselines, fingerprint)
+
+
+def _check_heights(url: str, config: dict[str, Any]) -> None:
+    """Refuse the checkpoint at `url` if it is not a regressor's; say what it is."""
+    if config.get("format") == PRETRAINED:
+        raise InputError(
+            f"{url}: holds a pre-trained backbone, not a regressor; train one (treeline train --backbone)"
+        )
+    if config.get("format") == TILES:
+        raise InputError(
+            f"{url}: predicts {config['head']['label']} of whole tiles, no heights; give a checkpoint of "
+            "heights"
+        )
+    if config.get("format") == CLASSES:
+        raise InputError(
+            f"{url}: predicts classes of {config['schema']['label']}, no heights; give a checkpoint of "
+            "heights"
+        )
+    check_version(url, config, HEIGHTS, VERSION)
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """A checkpoint's description of its regressor."""
+
+    schema: Schema
+    """Format of the images that the regressor takes."""
+    patch_size: int
+    """Pixels along each side of a patch of its backbone."""
+    decoder: DecoderConfig
+    has_spread: bool
+    """Whether the decoder itself estimates how uncertain a height is."""
+    trained_on: dict[str, Any]
+    """Dataset's URL and fingerprint, and the code's version."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch."""
+    fingerprint: str
+    """Fingerprint, the same as that of the loaded checkpoint."""
+
+
+def read_checkpoint_header(url: str) -> CheckpointHeader:
+    """Read the description of the checkpoint at `url` without holding its weights in memory.
+
+    The weights are read once, piece by piece, for the fingerprint.
+
+    Raises:
+        InputError: there is no checkpoint, or its weights are cut off, or they belong to another regressor.
+    """
+    described = load_checkpoint(url, with_weights=False)
+    regressor = described.regressor
+    return CheckpointHeader(
+        regressor.schema,
+        regressor.patch_size,
+        regressor.decoder_config,
+        regressor.decoder.has_spread,
+        described.trained_on,
+        described.metrics,
+        described.fingerprint,
+    )
