@@ -12,10 +12,14 @@ import types
 import typing
 from typing import Any, NamedTuple
 
+from cluster.help import show_help
 from shards.errors import InputError, one_line
 from shards.nested import draft, flat, options_of
 from shards.roles import Before, Replaces, flag_of, refuse_idle, renewed, roles
 
+ALL_OPTIONS = "--help-all"
+HELP = ("-h", "--help", ALL_OPTIONS)
+"""Flags that ask for help: for the usual options, or for all."""
 FILE = "config"
 """--config FILE, which every command takes: YAML or JSON, with the names of its options."""
 
@@ -59,14 +63,14 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
             raise InputError(f"--recipe {recipe}: choose {', '.join(recipes)}")
         values |= recipes[recipe] | {"recipe": recipe} if recipe else {}
     values |= {name: value for name, value in from_file.items() if name != "recipe"}
-    about = f"{options.__doc__}\n\n--config FILE: options from a YAML or JSON file; flags count more."
+    if any(flag in arguments for flag in HELP):
+        show_help(options, values, program, ALL_OPTIONS in arguments)
     config: Any = tyro.cli(
         options,
         args=arguments,
         # Flags may still replace what would be refused.
         default=draft(options, values),
         prog=program,
-        description=about,
         config=(tyro.conf.OmitArgPrefixes,),
     )
     chosen = flat(config)

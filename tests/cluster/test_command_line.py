@@ -1,5 +1,6 @@
 """What the commands say: mistakes in one line, with exit code 2 and nothing left behind; prompt help."""
 
+import dataclasses
 import pickle
 import re
 import subprocess
@@ -14,6 +15,8 @@ from ray.exceptions import RayTaskError
 
 import shards
 from cluster import cli
+from cluster.cli import _named
+from cluster.help import GROUPS, USUAL
 from ingest.config import ScenesConfig
 from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
@@ -353,10 +356,52 @@ def test_help_imports_nothing_heavy() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_is_short_and_names_what_must_be_given_first(name: str, capsys: Any) -> None:
+    """The rest is a word away, and no option is anywhere else."""
+    options = options_of(_named(cli.COMMANDS[name].options))
+    required = {option for option, its in options.items() if its.default is dataclasses.MISSING}
+    shown = [_help_of([*name.split(), flag], capsys) for flag in ("--help", "--help-all")]
+    usual, everything = (re.findall(r"^│ --([\w-]+)", said, re.MULTILINE) for said in shown)
+    assert len(shown[0].splitlines()) <= 100
+    assert set(usual) <= set(everything)
+    hidden = len(everything) - len(usual)
+    assert (f"--help-all: shows {hidden} more options" in shown[0]) == bool(hidden)
+    named = [name.replace("-", "_") for name in usual]
+    first = [option for option in named if option in required]
+    assert named[: len(first)] == first
+
+
+def test_what_help_groups_are_options() -> None:
+    known = {command: options_of(_named(its.options)) for command, its in cli.COMMANDS.items()}
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) <= {name for options in known.values() for name in options}
+    for command, names in USUAL.items():
+        assert set(names) <= set(known[command]), command
+
+
+def _help_of(command: list[str], capsys: Any) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command)
+    assert ended.value.code == 0
+    said: str = capsys.readouterr().out
+    return said
+
+
+def test_help_shows_the_defaults_of_a_recipe_and_of_a_file(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "mine.yaml").write_text("epochs: 1234\nflips: false\n")
+    given = ["--recipe", "notebook", "--config", str(tmp_path / "mine.yaml"), "--help-all"]
+    said = " ".join(_help_of(["train", *given], capsys).replace("│", "").split())
+    for default in ("residual", "1,234", "asymmetric(factor=3)", "no"):
+        assert f"(default: {default})" in said
+    assert "training chips. (default: 1,234)" in said
+
+
 @pytest.mark.parametrize(("name", "options"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])
 def test_options_in_parts_have_flags_without_the_parts(name: str, options: type, capsys: Any) -> None:
     with pytest.raises(SystemExit):
-        cli.run([name, "--help"])
+        cli.run([name, "--help-all"])
     flags = re.findall(r"^\W+ (--[^\s,]+)", capsys.readouterr().out, re.MULTILINE)
     assert sorted(flags) == sorted(map(flag_of, options_of(options)))
 

@@ -295,7 +295,8 @@ ROOMS: dict[str, set[str]] = {
         "cluster.jobs",
     },
     "cluster.jobs": {"shards.roles", "shards.version", "cluster.cli", "cluster.config", "cluster.options"},
-    "cluster.options": {"shards.nested", "shards.roles", "shards.storage"},
+    "cluster.help": {"shards.nested"},
+    "cluster.options": {"cluster.help", "shards.nested", "shards.roles", "shards.storage"},
 }
 """Room: the rooms that it imports, besides PURE. An arrow that nobody uses any more goes from here, too."""
 STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
