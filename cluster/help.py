@@ -192,8 +192,10 @@ def _shown(option: Option, value: Any, words: str) -> tuple[Any, Any]:
         help=words,
         help_behavior_hint="(required)" if is_required else _default(value),
     )
-    kind = Annotated[(option.kind, *(mark for mark in marks if mark not in own), said)]
-    return kind, dataclasses.field() if is_required else dataclasses.field(default=value)
+    shown: Any = option.kind
+    for mark in (*(mark for mark in marks if mark not in own), said):
+        shown = Annotated[shown, mark]
+    return shown, dataclasses.field() if is_required else dataclasses.field(default=value)
 
 
 def _metavar(kind: Any) -> str | None:
@@ -228,7 +230,7 @@ def _words(options: type) -> Iterator[tuple[str, str]]:
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 yield field.target.id, " ".join(str(after.value.value).split())
     for part in typing.get_type_hints(options).values():
-        if dataclasses.is_dataclass(part):
+        if isinstance(part, type) and dataclasses.is_dataclass(part):
             yield from _words(part)
 
 
