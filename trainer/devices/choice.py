@@ -26,7 +26,7 @@ ROUNDING = 1e-4
 
 OF_SIXTEEN_BITS: dict[Precision, str] = {
     "bf16": "on a CPU it may be slower than float32 (docs/gpu.md)",
-    "fp16": "on a CPU it may be far slower than float32, 50 times where it was measured (docs/gpu.md)",
+    "fp16": "on a CPU it may be far slower than float32, 30 times where it was measured (docs/gpu.md)",
 }
 """Remark on these precisions on any CPU: its instructions alone do not tell (docs/benchmarks.md)."""
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 START = 2.0**10
-"""Scale of the first step. GradScaler's 2^16 is for gradients below 1. Losses of heights are in metres: where
-trees are 15 m high the largest gradient of an untrained regressor is about 12 (recipes treeline, tiny and
-notebook; docs/benchmarks.md), so float16 bears 2^12 at most. From 2^16 four steps and more would be left out,
-which may be all of a short epoch. 2^10 leaves room for trees of 60 m."""
+"""Scale of the first step. GradScaler's 2^16 is for gradients below 1. Losses of heights are in metres: the
+largest gradient of an untrained regressor is about 12 (recipes treeline, tiny and notebook, trees of up to
+24 m; docs/benchmarks.md), so float16 bears 2^12 at most. From 2^16 four steps and more would be left out,
+which may be all of a short epoch. 2^10 leaves room for gradients five times as large."""
 GROWTH, BACKOFF, GROWTH_STEPS = 2.0, 0.5, 2000
 """Factors on the scale, and steps after which it grows."""
 LEAST = 1.0
