@@ -81,17 +81,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", default=Path("on-gpu"), type=Path, help="folder of the results")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--out", default=Path("on-gpu"), type=Path, help="folder of the results; default: %(default)s"
+    )
+    parser.add_argument("--device", default="cuda", help="as torch names it; default: %(default)s, a GPU")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script on a CPU")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no check begins after that many")
-    parser.add_argument("--only", nargs="+", choices=[check.name for check in CHECKS], default=[])
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="no check begins after that many; default: %(default)g"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[check.name for check in CHECKS],
+        default=[],
+        metavar="CHECK",
+        help="checks to make, by name (see --list); default: all",
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the checks, and end")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.list:
         print(json.dumps([check.name for check in CHECKS]))
         return 0
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(
+            f"--device {options.device}: torch {torch.__version__} finds no GPU (docs/gpu.md); to try the "
+            "script itself give --device cpu --tiny"
+        )
     if options.worker:
         for name in options.only:
             if not _make(_named(name), options):

@@ -1,6 +1,6 @@
 """Functions of the commands: each calls a stage, imported only then, and prints its result."""
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from shards.config import ConvertConfig, InspectConfig, SplitConfig, VerifyConfig
     from trainer.config import EvaluateConfig, ImportConfig, SweepConfig, TrainConfig
+    from trainer.devices.choice import Wanted
     from trainer.matrix_config import MatrixConfig
     from trainer.pretrain_config import ExportConfig, PretrainConfig
 
@@ -127,7 +128,7 @@ def train(config: "TrainConfig", given: Set[str]) -> None:
     from cluster.jobs.connection import connected
     from trainer.commands.train_on_ray import launch
 
-    with connected(config.worker_range[1]):
+    with connected(config.worker_range[1], _gpu_here(config.device)):
         launch(config, given)
     print(_best_of(config.out))
 
@@ -137,10 +138,21 @@ def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
     from cluster.jobs.connection import connected
     from trainer.commands.train_on_ray import launch_pretraining
 
-    with connected(config.worker_range[1]):
+    with connected(config.worker_range[1], _gpu_here(config.device)):
         launch_pretraining(config, given)
     print(_best_of(config.out))
     print(f"treeline train --backbone {config.out} ...")
+
+
+def _gpu_here(wanted: "Wanted") -> Callable[[], object] | None:
+    """Return a check that a cluster of this machine alone has a GPU, if one is wanted."""
+
+    def check() -> None:
+        from trainer.devices.cards import chosen_here
+
+        chosen_here("gpu")
+
+    return check if wanted == "gpu" else None
 
 
 def _best_of(run: str) -> str:
@@ -168,7 +180,7 @@ def sweep(config: "SweepConfig") -> None:
     from cluster.options import FILE, parse
     from trainer.commands.sweep import BEST, sweep, table, trials_here
     from trainer.config import TrainConfig
-    from trainer.devices.cards import chosen_here
+    from trainer.devices.cards import chosen_here, computes
     from trainer.devices.choice_on_ray import chosen_on_ray
 
     file = [f"--{FILE}", config.train_config] if config.train_config else []
@@ -176,15 +188,15 @@ def sweep(config: "SweepConfig") -> None:
     wanted = base.device if config.device == "auto" else config.device
     precision = config.precision or base.fit.precision
     base = base.with_options(precision=precision)
-    with connected(config.workers):
+    with connected(config.workers, _gpu_here(wanted)):
         if config.workers:
             from trainer.commands.sweep_on_ray import trials_on_ray
 
-            trials = sweep(
-                config, base, trials_on_ray, chosen_on_ray(wanted, config.workers, precision=precision).device
-            )
+            choice = chosen_on_ray(wanted, config.workers, precision=precision)
+            trials = sweep(config, base, trials_on_ray, choice.device, choice.computes)
         else:
-            trials = sweep(config, base, trials_here, chosen_here(wanted, precision))
+            device = chosen_here(wanted, precision)
+            trials = sweep(config, base, trials_here, device, computes(precision, device))
     print(table(trials))
     print(f"treeline train --config {config.out}/{BEST} --out ...")
 
@@ -195,7 +207,7 @@ def matrix(config: "MatrixConfig") -> int:
     from cluster.options import FILE, parse, read_options
     from trainer.commands.matrix import PAGE, cells_here, check_matrix, matrix
     from trainer.config import TrainConfig
-    from trainer.devices.cards import chosen_here
+    from trainer.devices.cards import chosen_here, computes
     from trainer.devices.choice_on_ray import chosen_on_ray
 
     file = [f"--{FILE}", config.train_config] if config.train_config else []
@@ -210,13 +222,15 @@ def matrix(config: "MatrixConfig") -> int:
     base = base.with_options(precision=precision)
     device = None if config.workers else chosen_here(config.device, precision)
     plan, datasets = check_matrix(config, base, named, device)
-    with connected(config.workers):
+    with connected(config.workers, _gpu_here(config.device)):
         if device is None:
             from trainer.commands.matrix_on_ray import cells_on_ray
 
             choice = chosen_on_ray(config.device, config.workers, precision=precision)
+            choice.computes.say()
             results = matrix(plan, datasets, cells_on_ray, choice.device)
         else:
+            computes(precision, device).say()
             results = matrix(plan, datasets, cells_here, device)
     print(results.table())
     print(f"{config.out}/{PAGE}")
@@ -288,7 +302,7 @@ def predict(config: "PredictConfig") -> int:
     from cluster.jobs.connection import connected
     from inference.predict.run import predict
 
-    with connected(config.workers):
+    with connected(config.workers, _gpu_here(config.device)):
         if config.workers:
             from inference.predict.on_ray import OnRay
 
@@ -307,7 +321,7 @@ def embed(config: "EmbedConfig") -> None:
     from cluster.jobs.connection import connected
     from inference.embed.run import embed
 
-    with connected(max(config.workers, 0)):  # embed refuses a number below 0
+    with connected(max(config.workers, 0), _gpu_here(config.device)):  # embed refuses a number below 0
         if config.workers > 0:
             from inference.embed.on_ray import OnRay
 

@@ -138,10 +138,16 @@ def _without_file(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _renewed_flags(arguments: list[str], options: type) -> list[str]:
-    """Write the flags of older options as those of the options that replace them."""
+    """Write the flags of older options as those of the options that replace them.
+
+    Raises:
+        InputError: one stands beside the option that replaces it.
+    """
     newer = dict[str, list[str]]()
     for name, role in roles(options, Replaces).items():
         older = flag_of(role.older)
+        if _is_flag(arguments, role.older) and _is_flag(arguments, name):
+            raise InputError(f"{older}: is part of {flag_of(name)} now; leave {older} out")
         newer |= {older: [flag_of(name), role.yes], f"--no-{older[2:]}": [flag_of(name), role.no]}
     return [word for argument in arguments for word in newer.get(argument.replace("_", "-"), [argument])]
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from trainer.devices.choice import Kind, Precision, Wanted
+from trainer.devices.choice import Computes, Kind, Precision, Wanted
 from trainer.devices.choice_on_ray import chosen_on_ray
 
 WORKER_CPUS = 0.5
@@ -16,6 +16,8 @@ class Workers(NamedTuple):
     gpus: float
     """GPUs, or share of one, of each; 0 on CPUs."""
     device: Kind
+    computes: Computes
+    """What the devices make of --precision."""
 
 
 def workers_that_fit(workers: int, gpus_per_worker: float, wanted: Wanted, precision: Precision) -> Workers:
@@ -29,4 +31,4 @@ def workers_that_fit(workers: int, gpus_per_worker: float, wanted: Wanted, preci
     choice = chosen_on_ray(wanted, workers, gpus_per_worker, precision)
     # Workers without room would wait forever.
     number = min(workers, max(1, int(ray.cluster_resources().get("CPU", 0) / WORKER_CPUS)))
-    return Workers(number, choice.share, choice.device)
+    return Workers(number, choice.share, choice.device, choice.computes)

@@ -24,7 +24,7 @@ SQLITE = "sqlite:///"
 """Start of a database's URL; a file's path follows."""
 FIRST_VERSION = "0.1.0"
 """Version that every fingerprint names, because the first ones did: a later version continues their work."""
-RECORDED = frozenset({"treeline", "version", "commit"})
+RECORDED = frozenset({"treeline", "version", "commit", "computed_in"})
 """What is recorded beside options, and never compared."""
 
 Role = TypeVar("Role")

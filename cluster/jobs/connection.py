@@ -2,12 +2,16 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 LOCAL_TOKEN = Path(".ray/auth_token")
 """File, below the home folder, in which Ray keeps the token that its clusters ask for."""
+CURRENT_CLUSTER = Path("ray/ray_current_cluster")
+"""File, below the folder for temporary files, in which Ray keeps the address of this machine's cluster."""
 
 
 def use_token_if_there_is_one() -> None:
@@ -19,12 +23,33 @@ def use_token_if_there_is_one() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
+def may_be_there() -> bool:
+    """Tell whether there may be a cluster to connect to, by the places that ray.init documents.
+
+    It takes no time: Ray is not imported, and no cluster is asked.
+    """
+    loaded: Any = sys.modules.get("ray")
+    if os.environ.get("RAY_ADDRESS") or (loaded and loaded.is_initialized()):
+        return True
+    # As get_default_system_temp_dir of Ray 2.60.
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(folder, CURRENT_CLUSTER).exists()
+
+
 @contextmanager
-def connected(workers: int) -> Iterator[None]:
-    """Connect to the cluster of RAY_ADDRESS or of this machine, or else start a temporary one."""
+def connected(workers: int, check_alone: Callable[[], object] | None = None) -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS or of this machine, or else start a temporary one.
+
+    Args:
+        workers: number of workers; without any nothing is connected or started.
+        check_alone: called before a temporary cluster starts, which is this machine alone: what it refuses
+            is refused at once.
+    """
     if not workers:
         yield
         return
+    if check_alone and not may_be_there():
+        check_alone()
     # Ray reads it when it is imported; a value that the user set stays.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     use_token_if_there_is_one()

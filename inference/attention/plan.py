@@ -15,7 +15,8 @@ from inference.config import AttentionConfig
 from shards.errors import InputError
 from shards.format.band_values import difference
 from shards.read.dataset import Dataset, open_dataset
-from trainer.devices.cards import chosen_here
+from trainer.devices.cards import chosen_here, computes
+from trainer.devices.choice import Precision
 from trainer.model.backbone import build_backbone
 from trainer.model.encoder import Encoder
 from trainer.model.frozen_backbone import placed_on
@@ -35,6 +36,8 @@ class Work:
     beside: list[Layer]
     above: dict[str, float | None]
     """Layers of which large numbers are to be found, with the least of them; None: above the median."""
+    computed_in: Precision
+    """Precision in which the device computes."""
 
     @property
     def encoder(self) -> Encoder:
@@ -113,7 +116,10 @@ def prepared(config: AttentionConfig) -> Work:
     looking = Looking(tiles, size, config.batch_size, config.precision)
     above = _above(config.above)
     _check_measured(beside, config.classes, above)
-    return Work(config, loaded, looking, cuts_of(tiles, size), config.layer or depth, beside, above)
+    asked = computes(config.precision, device)
+    asked.say()
+    cuts, layer = cuts_of(tiles, size), config.layer or depth
+    return Work(config, loaded, looking, cuts, layer, beside, above, asked.precision)
 
 
 def _check_measured(beside: Sequence[Layer], classes: Sequence[str], above: Iterable[str]) -> None:

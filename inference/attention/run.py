@@ -142,7 +142,7 @@ def _write_rasters(work: Work, view: TileView, folder: Path) -> None:
             "checkpoint": work.config.checkpoint,
             "checkpoint_fingerprint": work.loaded.fingerprint,
             "weights": work.loaded.name,
-            "precision": work.config.precision,
+            "precision": work.computed_in,
         }.items()
     }
     name = view.tile.name
@@ -192,7 +192,7 @@ def _settings(work: Work) -> dict[str, Any]:
         "patch_size": encoder.patch_size,
         "tile_size": work.looking.size,
         "beside": list(config.beside),
-        "precision": config.precision,
+        "precision": work.computed_in,
         "seed": config.seed,
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from inference.embed.embeddings import Part
-from trainer.devices.choice import Kind
+from trainer.devices.choice import Computes, Kind, Precision
 
 if TYPE_CHECKING:
     from inference.embed.embedder import EmbedJob
@@ -15,6 +15,9 @@ class Engine(Protocol):
 
     device: Kind
     """Kind of device that embeds."""
+
+    def computes(self, precision: Precision) -> Computes:
+        """Return what the device makes of the precision that was asked for."""
 
     def parts(self, numbers: Sequence[int], job: "EmbedJob") -> Iterator[tuple[int, Part]]:
         """Embed the parts with these numbers, in any order."""

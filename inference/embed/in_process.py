@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from inference.embed.embedder import Embedder, EmbedJob
 from inference.embed.embeddings import Part
-from trainer.devices.choice import Kind
+from trainer.devices.cards import computes
+from trainer.devices.choice import Computes, Kind, Precision
 
 
 class InProcess:
@@ -12,6 +13,10 @@ class InProcess:
 
     def __init__(self, device: Kind = "cpu") -> None:
         self.device = device
+
+    def computes(self, precision: Precision) -> Computes:
+        """Return what this machine's device makes of a precision."""
+        return computes(precision, self.device)
 
     def parts(self, numbers: Sequence[int], job: EmbedJob) -> Iterator[tuple[int, Part]]:
         """Embed part after part."""

@@ -9,6 +9,7 @@ from inference.config import EmbedConfig
 from inference.embed.embeddings import Part
 from inference.workers_on_ray import WORKER_CPUS, workers_that_fit
 from shards.roles import with_absolute_places
+from trainer.devices.choice import Computes, Precision
 
 if TYPE_CHECKING:
     from inference.embed.embedder import EmbedJob
@@ -27,7 +28,11 @@ class OnRay:
             InputError: too few GPUs for all workers, none where --device wants some, or unusable ones.
         """
         fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device, config.precision)
-        self._workers, self._gpus, self.device = fitting
+        self._workers, self._gpus, self.device, self._computes = fitting
+
+    def computes(self, precision: Precision) -> Computes:
+        """Return what the workers' devices make of the precision of the options."""
+        return self._computes
 
     def parts(self, numbers: Sequence[int], job: "EmbedJob") -> Iterator[tuple[int, Part]]:
         """Embed the parts on workers that each hold the encoder in memory."""

@@ -65,6 +65,8 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
         return _said(config.out, read_about(config.out), there=True)
     remove_unfinished(config.out, below=False)
     parts = _kept(config.out, made_with, tiles, per_part)
+    asked = engine.computes(config.precision)
+    asked.say()
     publish(join(config.out, PLAN), json_bytes({**made_with, **made_by_code()}))
     job = EmbedJob(config, made_with, per_part, engine.device)
     _embed_missing(parts, job, tiles, engine)
@@ -74,6 +76,7 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
             "other tiles"
         )
     about = _about(config, loaded, tiles, made_with, [parts[number] for number in sorted(parts)])
+    about["computed_in"] = asked.precision
     publish(join(config.out, EMBEDDINGS), json_bytes(about))
     remove_file(join(config.out, PLAN))
     return _said(config.out, about, there=False)

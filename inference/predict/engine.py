@@ -5,7 +5,7 @@ from typing import Protocol
 
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.scene_map import SceneMap
-from trainer.devices.choice import Kind
+from trainer.devices.choice import Computes, Kind, Precision
 
 
 class Engine(Protocol):
@@ -17,6 +17,9 @@ class Engine(Protocol):
     """Most blocks that are read at a time."""
     maps_at_once: int
     """Most maps that are assembled at a time, while blocks of other scenes are predicted."""
+
+    def computes(self, precision: Precision) -> Computes:
+        """Return what the device makes of the precision that was asked for."""
 
     def batch_size(self, job: MapJob) -> int:
         """Find how many windows at a time suit the machines that predict."""

@@ -12,7 +12,8 @@ from inference.predict.ready_block import ReadyBlock
 from inference.predict.scene_map import SceneMap, complete
 from inference.tiling.halo import Halo
 from shards.errors import InputError
-from trainer.devices.choice import Kind
+from trainer.devices.cards import computes
+from trainer.devices.choice import Computes, Kind, Precision
 
 
 class InProcess:
@@ -23,6 +24,10 @@ class InProcess:
     def __init__(self, device: Kind = "cpu") -> None:
         self.device = device
         self._model: Model | None = None
+
+    def computes(self, precision: Precision) -> Computes:
+        """Return what this machine's device makes of a precision."""
+        return computes(precision, self.device)
 
     def batch_size(self, job: MapJob) -> int:
         """Find a batch size that fits this machine."""

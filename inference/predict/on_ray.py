@@ -21,6 +21,7 @@ from inference.tiling.halo import Halo
 from inference.workers_on_ray import WORKER_CPUS, workers_that_fit
 from shards.errors import InputError
 from shards.storage.objects import whole_url
+from trainer.devices.choice import Computes, Precision
 
 READ_AT_ONCE = 2
 """Number of reading tasks, and of writing tasks, per worker. They ask for no core, so none waits for one."""
@@ -40,9 +41,13 @@ class OnRay:
             InputError: too few GPUs for all workers, none where --device wants some, or unusable ones.
         """
         fitting = workers_that_fit(config.workers, config.gpus_per_worker, config.device, config.precision)
-        self._workers, self._gpus, self.device = fitting
+        self._workers, self._gpus, self.device, self._computes = fitting
         self.readers = READ_AT_ONCE * self._workers
         self.maps_at_once = MAPS_FOR_EACH_WORKER * self._workers
+
+    def computes(self, precision: Precision) -> Computes:
+        """Return what the workers' devices make of the precision of the options."""
+        return self._computes
 
     def batch_size(self, job: MapJob) -> int:
         """Find a batch size that fits a worker's share of a GPU."""

@@ -77,11 +77,15 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
             maps.append(looked)
     if not maps:
         return summary
-    tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in recorded.items())
+    asked = engine.computes(config.precision)
+    told = {**recorded, "precision": asked.precision}
+    tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in told.items())
     making = MapMaking(replace(job, tags=tags), maps, folder, summary)
     if not config.overwrite:
         making.refuse_maps_of_others()
-    publish(join(config.out, MADE_WITH), json_bytes(recorded))
+    asked.say()
+    # The option stays as it was given, so that the same command goes on.
+    publish(join(config.out, MADE_WITH), json_bytes({**recorded, "computed_in": asked.precision}))
     making.run(engine)
     return summary
 

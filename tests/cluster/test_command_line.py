@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from in_process import treeline
 from ray.exceptions import RayTaskError
 
 import shards
@@ -449,17 +450,28 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         (["--bf16"], "bf16"),
         (["--no-bf16"], "float32"),
         (["--bf16", "--no_bf16"], "float32"),
-        (["--precision", "fp16", "--bf16"], "bf16"),
-        (["--bf16", "--precision", "tf32"], "tf32"),
         ([], "float32"),
     ],
 )
 @pytest.mark.parametrize("name", ["train", "pretrain", "predict", "embed"])
 def test_the_older_flag_for_bfloat16_is_understood(name: str, flags: list[str], precision: str) -> None:
-    """The last of several flags counts, under the older name or the newer one."""
+    """The last of several flags counts."""
     rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
     config = cli.parse(name, [*rest.get(name, ["--data", "d"]), "--out", "o", *flags])
     assert flat(config)["precision"] == precision
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--bf16", "--precision", "fp16"], ["--precision=tf32", "--bf16"], ["--no-bf16", "--precision", "bf16"]],
+)
+@pytest.mark.parametrize("name", ["train", "pretrain", "predict", "embed"])
+def test_the_older_flag_beside_the_newer_one_is_refused(name: str, flags: list[str], tmp_path: Path) -> None:
+    """As in a file: neither is meant to count more."""
+    rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
+    done = treeline(name, *rest.get(name, ["--data", "d"]), "--out", "o", *flags, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "treeline: --bf16: is part of --precision now; leave --bf16 out\n"
 
 
 @pytest.mark.parametrize(("text", "precision"), [("true", "bf16"), ("false", "float32")])

@@ -55,7 +55,9 @@ class Unfinished(RunWriter):
     """Writes a run's folder, and is killed before it makes checkpoints whole, or after an epoch."""
 
     def __init__(self, config: TrainConfig, fit: Fit, epochs: int = 0) -> None:
-        super().__init__(run_options(config, fit.learning.dataset), lambda count, note="": None)
+        super().__init__(
+            run_options(config, fit.learning.dataset, fit.learning.ranks.device), lambda count, note="": None
+        )
         self._epochs = epochs
 
     def save(self, fit: Fit) -> None:

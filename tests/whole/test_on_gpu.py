@@ -1,4 +1,4 @@
-"""`benchmarks/on_gpu.py` runs on a CPU with small sizes, goes on after a failure, and says what it lacks."""
+"""`benchmarks/on_gpu.py` runs on a CPU, small, if asked to; goes on after a failure; names what it lacks."""
 
 import json
 import os
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from benchmarks.gpu.bench import Bench, read_limits
+from benchmarks.gpu.limits import limits
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.py"
@@ -46,6 +50,32 @@ def test_every_check_is_made_and_finds_what_it_should(tmp_path: Path) -> None:
     assert code == 0
     table = (tmp_path / "on_gpu.md").read_text()
     assert all(f"| {name} |" in table for name in results)
+
+
+@pytest.mark.slow
+def test_a_cpu_is_measured_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--out", str(tmp_path / "out")],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--device cuda: torch " in done.stderr.splitlines()[-1]
+    assert "give --device cpu --tiny" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    helped = subprocess.check_output([sys.executable, str(SCRIPT), "--help"], text=True)
+    assert "folder of the results; default: on-gpu" in helped
+
+
+def test_what_a_cpu_has_not_is_not_measured(tmp_path: Path) -> None:
+    findings = list(limits(Bench(torch.device("cpu"), tmp_path, tiny=True)))
+    told = " ".join(finding.what for finding in findings)
+    assert "tf32" not in told
+    assert "pinned" not in told
+    assert "bf16" in told
+    assert len(findings) == 5
+    assert read_limits(tmp_path).keys() == {"float32", "bf16", "fp16", "copy", "launch"}
 
 
 @pytest.mark.slow

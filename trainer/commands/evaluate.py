@@ -12,7 +12,7 @@ from trainer.commands.evaluated import (
 )
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
-from trainer.devices.cards import chosen_here
+from trainer.devices.cards import chosen_here, computes
 from trainer.devices.linear import linear
 from trainer.devices.precision import autocast, predicting
 from trainer.devices.score_sums import height_sums
@@ -32,6 +32,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         InputError: the split is empty, or its chips are not what the regressor was trained on.
     """
     device = torch.device(chosen_here(config.device, config.precision))
+    asked = computes(config.precision, device)
     checkpoint = load_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     trained_schema = checkpoint.regressor.schema
@@ -40,6 +41,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     chips = chips_to_score(config, dataset)
     regressor = placed_on(checkpoint.regressor, config.precision, device)
     baselines = checkpoint.baselines
+    asked.say()
     with predicting(config.precision), progress("evaluate", chips.size, "chips") as advance:
 
         def sums_of(fed: Fed) -> Sums:
@@ -58,5 +60,5 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     regressors, *others = (sums_KSL.numpy() for sums_KSL in sums_PKSL)
     scores = {REGRESSOR: Score.of(regressors, density_PM.numpy())}
     scores |= {name: Score.of(one) for name, one in zip((LINEAR, MEAN), others, strict=True)}
-    about = about_scores(config, checkpoint.fingerprint, dataset, int(met))
+    about = about_scores(config, checkpoint.fingerprint, dataset, int(met), asked.precision)
     return Evaluation(scores, about)

@@ -15,7 +15,7 @@ from trainer.commands.evaluated import (
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
-from trainer.devices.cards import chosen_here
+from trainer.devices.cards import chosen_here, computes
 from trainer.devices.choice import Precision
 from trainer.devices.linear import linear
 from trainer.devices.precision import autocast, predicting
@@ -74,12 +74,14 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
         InputError: the split is empty, a label is no class, or the chips are not like those of the training.
     """
     device = torch.device(chosen_here(config.device, config.precision))
+    asked = computes(config.precision, device)
     checkpoint = load_class_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     check_chips(checkpoint, dataset)
     chips = chips_to_score(config, dataset)
     model = placed_on(checkpoint.model, config.precision, device)
     classes = PixelClasses(model.schema, dataset)
+    asked.say()
     with predicting(config.precision), progress("evaluate", chips.size, "chips") as advance:
 
         def sums_of(fed: Fed) -> Sums:
@@ -96,7 +98,7 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
         )
     names = (MODEL, LINEAR, COMMONEST)
     scores = {name: ClassScore(one.numpy()) for name, one in zip(names, confusions, strict=True)}
-    about = about_scores(config, checkpoint.fingerprint, dataset, int(met))
+    about = about_scores(config, checkpoint.fingerprint, dataset, int(met), asked.precision)
     return ClassEvaluation(
         model.schema.label, tuple(name for _, name in model.schema.class_names), scores, about
     )

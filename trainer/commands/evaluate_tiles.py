@@ -14,7 +14,7 @@ from trainer.commands.evaluated import about_scores, refuse_other_images
 from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
 from trainer.data.labels import TileLabels, tile_labels, with_a_label
-from trainer.devices.cards import chosen_here
+from trainer.devices.cards import chosen_here, computes
 from trainer.devices.choice import Precision
 from trainer.devices.precision import autocast, predicting
 from trainer.fit.labels import decided
@@ -93,6 +93,7 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
     if config.limit is not None and config.limit < 1:
         raise InputError(f"--limit {config.limit}: give 1 or more")
     device = torch.device(chosen_here(config.device, config.precision))
+    asked = computes(config.precision, device)
     checkpoint = load_tile_checkpoint(config.checkpoint)
     dataset = open_dataset(config.data, config.reading.read_options)
     head = checkpoint.model.head
@@ -106,11 +107,12 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
             f"{config.data}: no tile of the split {config.split!r}{where} has a label {head.label}; choose "
             f"another --split{' or --where' if where else ''}"
         )
+    asked.say()
     with progress("predict", tiles.size, "tiles") as advance:
         found = predict_tiles(
             checkpoint, dataset, tiles, device, config.batch_size, advance, config.precision
         )
-    about = about_scores(config, checkpoint.fingerprint, dataset, int(found.tiles.size))
+    about = about_scores(config, checkpoint.fingerprint, dataset, int(found.tiles.size), asked.precision)
     if not found.tiles.size:
         raise InputError(f"{config.data}: no tile has a valid patch; choose another --split or --where")
     about["without_pixels"] = int(tiles.size - found.tiles.size)

@@ -10,6 +10,7 @@ from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from shards.version import made_by_code
 from trainer.config import EvaluateConfig
+from trainer.devices.choice import Precision
 
 
 def refuse_other_label(name: str, theirs: Schema, ours: Schema) -> None:
@@ -53,7 +54,9 @@ def chips_to_score(config: EvaluateConfig, dataset: Dataset) -> Chips:
     return chips
 
 
-def about_scores(config: EvaluateConfig, fingerprint: str, dataset: Dataset, chips: int) -> dict[str, Any]:
+def about_scores(
+    config: EvaluateConfig, fingerprint: str, dataset: Dataset, chips: int, precision: Precision
+) -> dict[str, Any]:
     """Describe what was scored, as plain JSON values; print the dataset's troubles.
 
     Args:
@@ -61,6 +64,7 @@ def about_scores(config: EvaluateConfig, fingerprint: str, dataset: Dataset, chi
         fingerprint: the checkpoint's.
         dataset: the dataset.
         chips: number of chips that were scored.
+        precision: precision in which they were predicted.
     """
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
@@ -73,6 +77,6 @@ def about_scores(config: EvaluateConfig, fingerprint: str, dataset: Dataset, chi
         "where": config.where,
         "limit": config.limit,
         "chips": chips,
-        "precision": config.precision,
+        "precision": precision,
         **made_by_code(),
     }

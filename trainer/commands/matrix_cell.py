@@ -106,7 +106,7 @@ def _trained(job: CellJob) -> dict[str, Any]:
     with saying_what_to_set(job.training, ranks):
         fit = resumed_fit(job.training, ranks)
         dataset = fit.learning.dataset
-        with _CellWriter(run_options(job.training, dataset)) as writer:
+        with _CellWriter(run_options(job.training, dataset, ranks.device)) as writer:
             fit.run(writer)
             if job.keep_checkpoint:
                 writer.finish(fit)

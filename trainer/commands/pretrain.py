@@ -18,6 +18,7 @@ from shards.storage.objects import check_writable, exists, join, read_bytes
 from shards.version import made_by_code
 from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
+from trainer.devices.cards import computes
 from trainer.devices.choice import Kind
 from trainer.devices.ranks import Meeting, Ranks
 from trainer.devices.repeatable import check_compiler, prepare_repeatable
@@ -155,7 +156,7 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
             advance = stack.enter_context(
                 progress("pretrain", total, fit.objective.learns_from, fit.position.chips)
             )
-            callback = RunWriter(_run_options(config, dataset), advance, notice, states)
+            callback = RunWriter(_run_options(config, dataset, ranks.device), advance, notice, states)
         stack.enter_context(callback)
         fit.run(callback)
     for trouble in dataset.troubles():
@@ -173,13 +174,13 @@ def _chosen(config: PretrainConfig, tiles: int) -> str:
     return f"learns from {tiles:,} tiles"
 
 
-def _run_options(config: PretrainConfig, dataset: Dataset) -> RunOptions:
+def _run_options(config: PretrainConfig, dataset: Dataset, device: torch.device) -> RunOptions:
     trained_on = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,
         "where": config.tiles.where,
         "limit": config.tiles.limit,
-        "precision": config.fit.precision,
+        "precision": computes(config.fit.precision, device).precision,
         **made_by_code(),
     }
     return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)

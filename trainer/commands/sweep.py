@@ -31,7 +31,7 @@ from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train import check, resumed_fit
 from trainer.config import SweepConfig, TrainConfig
 from trainer.devices.cards import usable
-from trainer.devices.choice import Kind
+from trainer.devices.choice import IN_FLOAT32, Computes, Kind
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
 from trainer.fit.loss import parse_loss
@@ -94,7 +94,13 @@ class Trial:
         return {**_drawn(self.number, self.config), **how, **scores}
 
 
-def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device: Kind = "cpu") -> list[Trial]:
+def sweep(
+    config: SweepConfig,
+    base: TrainConfig,
+    run_trials: RunTrials,
+    device: Kind = "cpu",
+    computes: Computes = IN_FLOAT32,
+) -> list[Trial]:
     """Run all trials by `run_trials` and write what came of them; returns them, the best first.
 
     Args:
@@ -102,12 +108,14 @@ def sweep(config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device:
         base: the options that are the same in every trial.
         run_trials: `trials_here`, or `trainer.commands.sweep_on_ray.trials_on_ray`.
         device: kind of device on which trials train.
+        computes: what it makes of --precision, which is said once nothing is left to refuse.
 
     Raises:
         InputError: a mistake in the options; found before anything is started or written.
         FloatingPointError: no trial has a score.
     """
     dataset = check_sweep(config, base, None if config.workers else device)
+    computes.say()
     # As for its first trial: all have equally many chips, and each its own device.
     first = with_batch_of_device(draw_trials(config, base)[0], device, dataset)
     base = base.with_options(batch_size=first.fit.batch_size)
@@ -224,7 +232,7 @@ def run_trial(
         with saying_what_to_set(config, ranks):
             fit = resumed_fit(config, ranks)
             dataset = fit.learning.dataset
-            with _TrialWriter(run_options(config, dataset), report) as writer:
+            with _TrialWriter(run_options(config, dataset, ranks.device), report) as writer:
                 fit.run(writer)
                 writer.finish(fit)
     except FAILURES as error:

@@ -168,7 +168,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
             print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
             total = config.fit.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
-            callback = RunWriter(run_options(config, dataset), advance, notice, states)
+            callback = RunWriter(run_options(config, dataset, ranks.device), advance, notice, states)
         stack.enter_context(callback)
         fit.run(callback)
         callback.finish(fit)

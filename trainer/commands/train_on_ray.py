@@ -38,7 +38,7 @@ from trainer.commands.train import (
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, by_shard, compute, finish
 from trainer.data.token_store import TokenFile, TokenPlan
-from trainer.devices.cards import chosen_here, usable
+from trainer.devices.cards import chosen_here, computes, usable
 from trainer.devices.choice import Choice, Kind
 from trainer.devices.choice_on_ray import chosen_on_ray
 from trainer.devices.ranks import Ranks
@@ -95,6 +95,7 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     dataset = check(config, device)
     if device:
+        computes(config.fit.precision, device).say()
         train(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
     choice = _choice(config)
@@ -110,6 +111,7 @@ def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) ->
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     dataset = check_pretraining(config, device)
     if device:
+        computes(config.fit.precision, device).say()
         pretrain(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
     choice = _choice(config)
@@ -119,7 +121,9 @@ def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) ->
 def _choice(config: TrainConfig | PretrainConfig) -> Choice:
     """Decide on what the workers train; a GPU each for the fewest, if they are to have some."""
     least = max(1, config.worker_range[0])
-    return chosen_on_ray(config.device, least, precision=config.fit.precision)
+    choice = chosen_on_ray(config.device, least, precision=config.fit.precision)
+    choice.computes.say()
+    return choice
 
 
 def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., None], device: Kind) -> None:

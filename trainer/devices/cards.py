@@ -1,6 +1,7 @@
 """GPUs of this machine: whether there are any, and whether torch and they compute what is wanted.
 
 device = chosen_here(config.device, config.precision)       # a command that computes in its own process
+computes(config.precision, device).say()                    # once nothing is left to refuse
 device = usable("cuda")                                     # a worker, told by its driver
 """
 
@@ -14,10 +15,12 @@ from glob import glob
 import torch
 
 from shards.errors import InputError
-from trainer.devices.choice import Kind, Precision, Wanted, gpus_in_words
+from trainer.devices.choice import Computes, Kind, Precision, Wanted, gpus_in_words, on_cpu
 
 TORCH = "2.13.0"
 """Version of torch that constraints.txt names."""
+REINSTALL = f"pip install --force-reinstall torch=={TORCH}"
+"""Command that replaces any build of torch by the one on PyPI, which for Linux is that for CUDA 13.0."""
 INDEX_126 = "https://download.pytorch.org/whl/cu126"
 """Index of builds for CUDA 12.6, the last for cards below 7.5, as PyTorch's installation page names it."""
 CODE_126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -27,11 +30,6 @@ CODE_130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120
 Source: PYTORCH_RELEASES_CODE_CC in torch/cuda/__init__.py of 2.13.0; 12.0 comes with PTX according to
 pytorch/pytorch#182849.
 """
-CPU_INSTRUCTIONS: dict[Precision, tuple[str, ...]] = {
-    "bf16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
-    "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
-}
-"""Instructions of CPUs for these precisions, as torch.cpu.get_capabilities names them: on x86, and on Arm."""
 EMBEDDED = {(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)}
 """Capabilities of embedded boards, on which code of a lower minor version does not run (source: as above)."""
 
@@ -59,7 +57,7 @@ class Card:
 
 
 def chosen_here(wanted: Wanted, precision: Precision = "float32") -> Kind:
-    """Decide on what this process computes, and say where GPUs stay idle or `precision` brings nothing.
+    """Decide on what this process computes, and say where GPUs stay idle.
 
     Raises:
         InputError: there is no GPU where one is wanted, the installed torch has no kernels for it, or it
@@ -68,9 +66,13 @@ def chosen_here(wanted: Wanted, precision: Precision = "float32") -> Kind:
     kind = _kind_here(wanted)
     if kind == "cuda":
         refuse_emulated([card(0)], precision)
-    if remark := (on_cards([card(0)], precision) if kind == "cuda" else on_cpu(precision)):
-        _say(remark)
     return kind
+
+
+def computes(precision: Precision, device: str | torch.device) -> Computes:
+    """Return what a device of this machine makes of a precision."""
+    there = torch.device(device)
+    return on_cards([card(there.index or 0)], precision) if there.type == "cuda" else on_cpu(precision)
 
 
 def _kind_here(wanted: Wanted) -> Kind:
@@ -83,9 +85,11 @@ def _kind_here(wanted: Wanted) -> Kind:
         refuse_without_kernels([card(0)])
         return "cuda"
     if wanted == "gpu":
-        raise InputError(f"--device gpu: {_why_none()}; mend that, or give --device cpu")
+        why, cure = _why_none()
+        raise InputError(f"--device gpu: {why}; {cure}, or give --device cpu")
     if unseen := _unseen():
-        _say(f"computes on a CPU, although this machine has {gpus_in_words(unseen)}: {_why_none()}")
+        there = f"although this machine has {gpus_in_words(unseen)}"
+        _say("computes on a CPU, {}: {}; {}".format(there, *_why_none()))
     return "cpu"
 
 
@@ -109,9 +113,8 @@ def why_unusable(numbers: Sequence[int] | None = None, precision: Precision = "f
         precision: the precision that is wanted.
     """
     if not torch.cuda.is_available():
-        return (
-            f"{platform.node()}: {_why_none()}, but Ray counts a GPU there; mend that, or give --device cpu"
-        )
+        why, cure = _why_none()
+        return f"{platform.node()}: {why}, but Ray counts a GPU there; {cure}, or give --device cpu"
     try:
         cards = all_cards() if numbers is None else [card(number) for number in numbers]
         refuse_without_kernels(cards)
@@ -162,22 +165,13 @@ def refuse_emulated(cards: Sequence[Card], precision: Precision) -> None:
             )
 
 
-def on_cards(cards: Sequence[Card], precision: Precision) -> str:
-    """Say in one line where `precision` brings nothing on GPUs; "" where it does."""
-    for one in cards:
-        if precision == "tf32" and not one.computes_bf16:  # what has one has the other
-            return f"--precision tf32: {one} has no TF32 and computes in float32"
-    return ""
-
-
-def on_cpu(precision: Precision) -> str:
-    """Say in one line where `precision` brings nothing on this machine's CPU; "" where it does."""
-    if precision == "tf32":
-        return "--precision tf32: a CPU has no TF32 and computes in float32"
-    instructions = CPU_INSTRUCTIONS.get(precision, ())
-    if instructions and not any(torch.cpu.get_capabilities().get(name) for name in instructions):
-        return f"--precision {precision}: this CPU has no instructions for it, and is slower than in float32"
-    return ""
+def on_cards(cards: Sequence[Card], precision: Precision) -> Computes:
+    """Return what GPUs make of a precision together: where only some have TF32, results are in TF32."""
+    # What has bfloat16 has TF32.
+    without = [one for one in cards if precision == "tf32" and not one.computes_bf16]
+    remarks = [f"--precision tf32: {one} has no TF32 and computes in float32" for one in without]
+    in_float32 = without and len(without) == len(cards)
+    return Computes("float32" if in_float32 else precision, tuple(dict.fromkeys(remarks)))
 
 
 def suited_half(device: torch.device) -> Precision:
@@ -190,7 +184,7 @@ def suited_half(device: torch.device) -> Precision:
 
 def _build_for(one: Card) -> str:
     if has_kernels(CODE_130, one.capability):
-        return f"pip install --force-reinstall torch=={TORCH}"
+        return REINSTALL
     if has_kernels(CODE_126, one.capability):
         # With the build's name, or pip would be content with any build of this version.
         return f"pip install torch=={TORCH}+cu126 --index-url {INDEX_126}"
@@ -215,10 +209,12 @@ def _runs(code: str, capability: tuple[int, int]) -> bool:
     return own <= capability and (kind == "compute" or own[0] == capability[0])
 
 
-def _why_none() -> str:
+def _why_none() -> tuple[str, str]:
+    """Explain why torch has no GPU; return the cause and what to do."""
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"torch {torch.__version__} is built for CPUs alone (docs/gpu.md)"
-    return "torch finds no GPU (see nvidia-smi)"
+        cause = f"torch {torch.__version__} is built for CPUs alone"
+        return cause, f"{REINSTALL} (for older cards see docs/gpu.md)"
+    return "torch finds no GPU", "look at nvidia-smi"
 
 
 def _unseen() -> int:

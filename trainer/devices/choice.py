@@ -4,6 +4,7 @@ choice = choose("auto", workers=4, gpus=(2, 2), share=1.0)
 choice.device          for the workers, who look for nothing themselves
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,39 @@ ROUNDING = 1e-4
 """Step in which Ray counts shares of a GPU: three workers of 0.3333 fit on one."""
 
 
+OF_SIXTEEN_BITS: dict[Precision, str] = {
+    "bf16": "on a CPU it may be slower than float32 (docs/gpu.md)",
+    "fp16": "on a CPU it may be far slower than float32, 30 times where it was measured (docs/gpu.md)",
+}
+"""Remark on these precisions on any CPU: its instructions alone do not tell (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True)
+class Computes:
+    """What a device makes of the precision that was asked for."""
+
+    precision: Precision
+    """Precision in which it computes, which is what results record."""
+    remarks: tuple[str, ...] = ()
+    """Lines for the user where that is another than the one asked for, or may be slow."""
+
+    def say(self) -> None:
+        """Print the remarks, once it is certain that the work begins."""
+        for remark in self.remarks:
+            print(f"treeline: {remark}", file=sys.stderr, flush=True)
+
+
+IN_FLOAT32 = Computes("float32")
+
+
+def on_cpu(precision: Precision) -> Computes:
+    """Return what CPUs make of a precision."""
+    if precision == "tf32":
+        return Computes("float32", ("--precision tf32: a CPU has no TF32 and computes in float32",))
+    remark = OF_SIXTEEN_BITS.get(precision)
+    return Computes(precision, (f"--precision {precision}: {remark}",) if remark else ())
+
+
 @dataclass(frozen=True)
 class Choice:
     """Device of each worker."""
@@ -32,6 +66,8 @@ class Choice:
     """GPUs, or share of one, of each worker; 0 on CPUs."""
     remark: str = ""
     """Line for the user; empty if there is nothing to say."""
+    computes: Computes = IN_FLOAT32
+    """What the workers make of --precision."""
 
 
 def choose(wanted: Wanted, workers: int, gpus: Sequence[int], share: float = 1.0) -> Choice:

@@ -1,15 +1,16 @@
 """The device of Ray workers, decided in the driver from what the cluster has."""
 
 import sys
+from dataclasses import replace
 
 from shards.errors import InputError
-from trainer.devices.choice import Choice, Kind, Precision, Wanted, choose
+from trainer.devices.choice import Choice, Computes, Precision, Wanted, choose, on_cpu
 
 
 def chosen_on_ray(
     wanted: Wanted, workers: int, share: float = 1.0, precision: Precision = "float32"
 ) -> Choice:
-    """Decide on what the workers compute, and say where GPUs stay idle or `precision` brings nothing.
+    """Decide on what the workers compute, and say where GPUs stay idle.
 
     Args:
         wanted: --device.
@@ -28,15 +29,16 @@ def chosen_on_ray(
     choice = choose(wanted, workers, tuple(with_gpus.values()), share)
     if choice.remark:
         print(f"treeline: {choice.remark}", file=sys.stderr, flush=True)
-    if choice.device == "cuda":
-        _look_at(list(with_gpus), "cuda", precision)
-    elif precision != "float32":
-        _look_at(list(of_nodes), "cpu", precision)
-    return choice
+    computes = _look_at(list(with_gpus), precision) if choice.device == "cuda" else on_cpu(precision)
+    return replace(choice, computes=computes)
 
 
-def _look_at(nodes: list[str], device: Kind, precision: Precision) -> None:
-    """Look at the GPUs or CPUs of these machines before anything is started on them."""
+def _look_at(nodes: list[str], precision: Precision) -> Computes:
+    """Look at the GPUs of these machines before anything is started on them.
+
+    Returns:
+        What they make of `precision` together: where only some have TF32, results are in TF32.
+    """
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -45,29 +47,26 @@ def _look_at(nodes: list[str], device: Kind, precision: Precision) -> None:
     # otherwise it would keep the memory that looking at a GPU takes.
     look = ray.remote(num_cpus=0, num_gpus=0, max_calls=1, max_retries=0)(_looked)
     found = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            device, precision
-        )
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(precision)
         for node in nodes
     ]
-    remarks = dict[str, None]()
+    in_precisions, remarks = set[Precision](), dict[str, None]()
     for one in found:
         try:
-            why, remark = ray.get(one)
+            why, computes = ray.get(one)
         except RayError:  # the machine was lost: workers look again
             continue
         if why:
             raise InputError(why)
-        remarks |= {remark: None} if remark else {}
-    for remark in remarks:
-        print(f"treeline: {remark}", file=sys.stderr, flush=True)
+        in_precisions.add(computes.precision)
+        remarks |= dict.fromkeys(computes.remarks)
+    is_other = in_precisions and precision not in in_precisions
+    return Computes("float32" if is_other else precision, tuple(remarks))
 
 
-def _looked(device: Kind, precision: Precision) -> tuple[str, str]:
-    """Return why this machine is of no use, and what is to be said of it."""
-    from trainer.devices.cards import all_cards, on_cards, on_cpu, why_unusable  # with torch: takes seconds
+def _looked(precision: Precision) -> tuple[str, Computes]:
+    """Return why this machine's GPUs are of no use, and what they make of `precision`."""
+    from trainer.devices.cards import all_cards, on_cards, why_unusable  # with torch: takes seconds
 
-    if device == "cpu":
-        return "", on_cpu(precision)
     why = why_unusable(precision=precision)
-    return why, "" if why else on_cards(all_cards(), precision)
+    return why, Computes(precision) if why else on_cards(all_cards(), precision)

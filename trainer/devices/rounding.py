@@ -27,7 +27,8 @@ def round_together(part: nn.Module, precision: Precision) -> None:
     the second forward pass.
 
     Args:
-        part: a module that is called once in a pass; neither sharded, wrapped nor compiled.
+        part: a module that is called once in a pass, by one thread at a time; neither sharded, wrapped nor
+            compiled.
         precision: the precision in which it is called.
     """
     dtype = MEANINGS[precision].dtype

@@ -4,9 +4,10 @@
     scale.unscale(weights)                      before the gradients' norm is measured
     scale.after_step(found_inf)                 on the device: nobody waits
 
-The rule is that of torch.amp.GradScaler, and so are its numbers: halved after a step whose gradients were not
-finite, doubled after 2,000 steps in a row that were. GradScaler itself would not do: a step here is left out
-as well where the loss or the norm of finite gradients is not finite, and the scale does not fall below 1.
+The rule is that of torch.amp.GradScaler, and so are its numbers but the first: halved after a step whose
+gradients were not finite, doubled after 2,000 steps in a row that were. GradScaler itself would not do: a
+step here is left out as well where the loss or the norm of finite gradients is not finite, and the scale does
+not fall below 1.
 """
 
 from collections.abc import Iterable
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-START = 2.0**16
-"""Scale of the first step."""
+START = 2.0**10
+"""Scale of the first step. GradScaler's 2^16 is for gradients below 1. Losses of heights are in metres: the
+largest gradient of an untrained regressor is about 12 (recipes treeline, tiny and notebook, trees of up to
+24 m; docs/benchmarks.md), so float16 bears 2^12 at most. From 2^16 four steps and more would be left out,
+which may be all of a short epoch. 2^10 leaves room for gradients five times as large."""
 GROWTH, BACKOFF, GROWTH_STEPS = 2.0, 0.5, 2000
 """Factors on the scale, and steps after which it grows."""
 LEAST = 1.0

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
@@ -45,6 +46,7 @@ from shards.storage.objects import (
 )
 from shards.version import made_by_code
 from trainer.config import TrainConfig
+from trainer.devices.cards import computes
 from trainer.devices.learner import WeightsApart
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import CHECKPOINTS, WEIGHTS
@@ -90,8 +92,8 @@ class RunOptions:
     """What is kept."""
 
 
-def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
-    """Return the options that the writer needs of a training's."""
+def run_options(config: TrainConfig, dataset: Dataset, device: torch.device) -> RunOptions:
+    """Return the options that the writer needs of a training's, on this device."""
     trained_on = {
         "data": dataset.url,
         "fingerprint": dataset.manifest.fingerprint,
@@ -99,7 +101,7 @@ def run_options(config: TrainConfig, dataset: Dataset) -> RunOptions:
         "limit": config.chips.limit,
         "val_where": config.chips.validated_where,
         **({"per": config.chips.per, "label_seed": config.chips.label_seed} if config.chips.limit else {}),
-        "precision": config.fit.precision,
+        "precision": computes(config.fit.precision, device).precision,
         **made_by_code(),
     }
     return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)
@@ -155,8 +157,7 @@ class RunWriter(StateCallback):
         is_end = position.seen >= fit.learning.train_chips.size
         if is_end or time.monotonic() - self._noted >= NOTE_SECONDS:
             self._noted = time.monotonic()
-            rate = f"rate {fit.schedule.learning_rate:.1e}"
-            self._note = f"epoch {position.epoch + 1}, loss {fit.epoch_loss:.3f}, {rate}"
+            self._note = f"epoch {position.epoch + 1}, {_standing(fit)}"
         self._advance(chips, self._note)
         super().after_step(fit, chips, loss)
 
@@ -249,6 +250,18 @@ class RunWriter(StateCallback):
         for old in self._kept - {folder, *names["best"]}:
             remove_folder(join(self._out, old))
         self._kept &= {folder, *names["best"]}
+
+
+def _standing(fit: Fit) -> str:
+    """Say in a few words how the epoch goes."""
+    if fit.sums_K is not None:
+        return f"loss {fit.epoch_loss:.3f}, rate {fit.schedule.learning_rate:.1e}"
+    if fit.position.overflowed:
+        return (
+            "no step yet: the scale of the loss in float16 is being lowered, which is expected "
+            f"({fit.position.overflowed} steps left out, docs/gpu.md)"
+        )
+    return "no step yet"
 
 
 def folder_of(epoch: int) -> str:

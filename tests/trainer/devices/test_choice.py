@@ -12,6 +12,7 @@ import torch
 from in_process import treeline
 
 from cluster import cli
+from cluster.jobs.connection import may_be_there
 from shards.errors import InputError
 from trainer.devices.cards import CODE_126, CODE_130, INDEX_126, chosen_here, has_kernels, usable
 from trainer.devices.choice import Choice, choose
@@ -114,8 +115,55 @@ def test_this_machine_computes_on_its_gpu_unless_told_otherwise(gpus: FakeGpus, 
 def test_without_a_gpu_it_computes_on_its_cpu_and_says_nothing(gpus: FakeGpus, capsys: Any) -> None:
     assert (chosen_here("auto"), chosen_here("cpu")) == ("cpu", "cpu")
     assert not capsys.readouterr().err
-    with pytest.raises(InputError, match=r"^--device gpu: .*; mend that, or give --device cpu$"):
+    with pytest.raises(InputError, match=r"^--device gpu: .*, or give --device cpu$"):
         chosen_here("gpu")
+
+
+def test_a_torch_without_cuda_is_refused_with_the_command_that_replaces_it(
+    gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = {
+        None: "is built for CPUs alone; pip install --force-reinstall torch==2.13.0 (for older cards see "
+        "docs/gpu.md), or give --device cpu",
+        "13.0": "--device gpu: torch finds no GPU; look at nvidia-smi, or give --device cpu",
+    }
+    monkeypatch.setattr(torch.version, "hip", None)
+    for cuda, said in says.items():
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        with pytest.raises(InputError) as refused:
+            chosen_here("gpu")
+        assert str(refused.value).endswith(said)
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "sweep", "predict", "embed"])
+def test_workers_of_this_machine_alone_are_refused_with_the_same_cause_before_ray_starts(
+    command: str, gpus: FakeGpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
+    out = tmp_path / "out"
+    out.mkdir()
+    rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
+    given = [command, *rest.get(command, ["--data", "d"]), "--out", "o", "--device", "gpu"]
+    alone, workers = (treeline(*given, *more, folder=out) for more in ([], ["--workers", "2"]))
+    assert workers.returncode == 2
+    assert workers.stderr == alone.stderr
+    assert len(workers.stderr.splitlines()) == 1
+    assert not (tmp_path / "ray").exists()  # Ray's own notes
+
+
+def test_a_cluster_that_is_there_is_asked_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other machines may have GPUs."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert not may_be_there()
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text("10.0.0.1:6379")
+    assert may_be_there()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "other"))
+    assert not may_be_there()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert may_be_there()
 
 
 @pytest.mark.parametrize(
