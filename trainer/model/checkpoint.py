@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
-from shards.format.manifest import json_bytes, read_json
+from shards.format.manifest import json_bytes, read_json, understood
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
@@ -29,6 +29,7 @@ from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
 from trainer.model.regressor import Regressor
+from trainer.model.run_checkpoints import read_run_checkpoints
 from trainer.model.trainable import merged
 from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
@@ -38,8 +39,6 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 STATISTICS = "statistics.json"
 METRICS = "metrics.json"
-CHECKPOINTS = "checkpoints.json"
-"""File in a run's folder that names its checkpoints."""
 FORMAT = "treeline-checkpoint"
 PRETRAINED = "treeline-pretrained"
 """Format of a backbone without a regressor; see trainer.model.pretrained."""
@@ -48,6 +47,8 @@ TILES = "treeline-tile-checkpoint"
 CLASSES = "treeline-class-checkpoint"
 """Format of a model of pixel classes; see trainer.model.class_checkpoint."""
 VERSION = 1
+DAMAGED = "copy the checkpoint again, or take another"
+"""What to do about a checkpoint's file that cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,14 @@ def checkpoint_url(url: str) -> str:
     """Find the checkpoint that `url` means: `url` itself, or the best one of the training run there.
 
     RUN/best and RUN/last mean the run's best and last checkpoints.
+
+    Raises:
+        InputError: the run has no such checkpoint any more.
     """
     above, _, name = url.rstrip("/").rpartition("/")
     for run, which in ((url, "best"), (above, name)):
-        if which in ("best", "last") and exists(join(run, CHECKPOINTS)):
-            names = read_json(join(run, CHECKPOINTS))
-            return join(run, names["best"][0] if which == "best" else names["last"])
+        if which in ("best", "last") and (found := read_run_checkpoints(run)):
+            return found.url_of_best() if which == "best" else found.url_of_last()
     return url
 
 
@@ -159,13 +162,14 @@ def load_checkpoint(url: str, with_weights: bool = True) -> Checkpoint:
         InputError: there is no checkpoint, or it is incomplete.
     """
     described = _described(url)
-    regressor = described.regressor(empty_backbone(described.config["backbone"]))
-    checksum = load_weights(regressor, described.weights_url, with_weights)
-    baselines = Baselines.from_json(described.metrics.pop("baselines"))
+    with understood(join(described.url, CONFIG), DAMAGED):
+        regressor = described.regressor(empty_backbone(described.config["backbone"]))
+        trained_on = described.config["trained_on"]
+    with understood(join(described.url, METRICS), DAMAGED):
+        baselines = Baselines.from_json(described.metrics.pop("baselines"))
+    checksum = load_weights(regressor, join(described.url, WEIGHTS), with_weights)
     fingerprint = described.fingerprint(checksum)
-    return Checkpoint(
-        regressor.eval(), described.config["trained_on"], described.metrics, baselines, fingerprint
-    )
+    return Checkpoint(regressor.eval(), trained_on, described.metrics, baselines, fingerprint)
 
 
 def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
@@ -229,7 +233,7 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
 class _Described:
     """A checkpoint's files without the weights."""
 
-    weights_url: str
+    url: str
     config: dict[str, Any]
     statistics: Statistics
     metrics: dict[str, Any]
@@ -257,19 +261,26 @@ def _described(url: str) -> _Described:
         raise InputError(
             f"{url}: holds a pre-trained backbone, not a regressor; train one (treeline train --backbone)"
         )
-    if config.get("format") == TILES:
-        raise InputError(
-            f"{url}: predicts {config['head']['label']} of whole tiles, no heights; give a checkpoint of "
-            "heights"
-        )
-    if config.get("format") == CLASSES:
-        raise InputError(
-            f"{url}: predicts classes of {config['schema']['label']}, no heights; give a checkpoint of "
-            "heights"
-        )
+    if config.get("format") in (TILES, CLASSES):
+        with understood(join(url, CONFIG), DAMAGED):
+            of_tiles = config["format"] == TILES
+            label = config["head" if of_tiles else "schema"]["label"]
+        what = f"{label} of whole tiles" if of_tiles else f"classes of {label}"
+        raise InputError(f"{url}: predicts {what}, no heights; give a checkpoint of heights")
     check_version(url, config, FORMAT, VERSION)
-    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
-    return _Described(join(url, WEIGHTS), config, statistics, read_json(join(url, METRICS)))
+    statistics = read_statistics(url)
+    return _Described(url, config, statistics, read_json(join(url, METRICS)))
+
+
+def read_statistics(url: str) -> Statistics:
+    """Read the statistics of the checkpoint at `url`.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = join(url, STATISTICS)
+    with understood(file, DAMAGED):
+        return Statistics.from_json(read_json(file))
 
 
 def fingerprint_of(config: dict[str, Any], statistics: Statistics, weights: str) -> str:
@@ -285,6 +296,8 @@ def check_version(url: str, config: dict[str, Any], kind: str, version: int) -> 
         InputError: says which it has.
     """
     found = config.get("format"), config.get("version")
+    if found == (None, None):
+        raise InputError(f"{join(url, CONFIG)}: is not a checkpoint's (it names no format); {DAMAGED}")
     if found != (kind, version):
         raise InputError(
             f"{url}: holds {found[0]} {found[1]}, not {kind} {version}; use the version of Treeline that "
@@ -316,7 +329,7 @@ def refusing_other_weights(url: str, kind: str = "regressor") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{url}: not this {kind}'s weights ({one_line(error)[:200]})") from error
+        raise InputError(f"{url}: not this {kind}'s weights ({one_line(error)[:200]}); {DAMAGED}") from error
 
 
 def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:

@@ -13,13 +13,13 @@ from shards.storage.objects import exists, join
 from trainer.model.checkpoint import (
     CONFIG,
     METRICS,
-    STATISTICS,
     WEIGHTS,
     check_files,
     check_version,
     checkpoint_url,
     fingerprint_of,
     load_weights,
+    read_statistics,
 )
 from trainer.model.empty_backbone import empty_backbone
 
@@ -88,5 +88,4 @@ def read_checkpoint_folder(name: str, kind: str, version: int, with_weights: boo
     check_files(url)
     config = read_json(join(url, CONFIG))
     check_version(url, config, kind, version)
-    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
-    return CheckpointFolder(url, config, statistics, read_json(join(url, METRICS)), with_weights)
+    return CheckpointFolder(url, config, read_statistics(url), read_json(join(url, METRICS)), with_weights)

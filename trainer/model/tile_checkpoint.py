@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.model.checkpoint import TILES, checkpoint_files, weights_files
+from shards.format.manifest import understood
+from shards.storage.objects import join
+from trainer.model.checkpoint import CONFIG, DAMAGED, METRICS, TILES, checkpoint_files, weights_files
 from trainer.model.checkpoint_folder import format_of, read_checkpoint_folder
 from trainer.model.encoder import Encoder
 from trainer.model.tile_model import TileHead, TileModel
@@ -59,8 +61,11 @@ def load_tile_checkpoint(name: str, with_weights: bool = True) -> TileCheckpoint
         InputError: it is incomplete, damaged, or of another version.
     """
     folder = read_checkpoint_folder(name, TILES, VERSION, with_weights)
-    encoder = Encoder(folder.schema, folder.bands, folder.statistics, folder.backbone())
-    model = TileModel(encoder, TileHead.from_json(folder.config["head"]))
+    with understood(join(folder.url, CONFIG), DAMAGED):
+        encoder = Encoder(folder.schema, folder.bands, folder.statistics, folder.backbone())
+        model = TileModel(encoder, TileHead.from_json(folder.config["head"]))
+        trained_on = folder.config["trained_on"]
+    with understood(join(folder.url, METRICS), DAMAGED):
+        baselines = TileBaselines.from_json(folder.metrics.pop("baselines"))
     fingerprint = folder.load_into(model)
-    baselines = TileBaselines.from_json(folder.metrics.pop("baselines"))
-    return TileCheckpoint(model.eval(), folder.config["trained_on"], folder.metrics, baselines, fingerprint)
+    return TileCheckpoint(model.eval(), trained_on, folder.metrics, baselines, fingerprint)

@@ -47,7 +47,8 @@ from shards.version import made_by_code
 from trainer.config import TrainConfig
 from trainer.devices.learner import WeightsApart
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import CHECKPOINTS, WEIGHTS
+from trainer.model.checkpoint import WEIGHTS
+from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.model.weights_apart import (
     REFERENCE,
     make_whole,
