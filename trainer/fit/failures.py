@@ -50,10 +50,10 @@ def nothing_measured(position: Position, learning: Learning) -> DatasetError:
     dataset = learning.dataset
     text = f"{dataset.url}: epoch {position.epoch + 1} had nothing to learn from: "
     if dataset.bad_shards:
-        name, reason = next(iter(dataset.bad_shards.items()))
+        count, reason = len(dataset.bad_shards), next(iter(dataset.bad_shards.values()))
         return DatasetError(
-            f"{text}--on-bad-shard skip left out {len(dataset.bad_shards):,} shards ({name}: {reason}), and "
-            f"no other chip has a value; mend them (treeline verify {dataset.url} names every damaged shard)"
+            f"{text}--on-bad-shard skip left out {count:,} of its shards ({reason}), and no other chip has a "
+            f"value; mend them (treeline verify {dataset.url} names every damaged shard)"
         )
     return DatasetError(
         f"{text}no chip that was read has both an image and a value; see treeline inspect {dataset.url}"
