@@ -13,6 +13,8 @@ example index.1.parquet, and then a new manifest: at every moment there is a who
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -20,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetError, InputError, one_line
 from shards.format.path_names import check_name
 from shards.format.schema import Schema
 from shards.storage.checksum import hexadecimal
@@ -231,11 +233,36 @@ def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
         expected.check(url, data)
     try:
         values = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{url}: not a JSON file ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{url}: not a JSON file ({error}); copy it again") from error
     if not isinstance(values, dict):
-        raise InputError(f"{url}: not a JSON object")
+        raise InputError(f"{url}: not a JSON object; copy it again")
     return values
+
+
+@contextmanager
+def understood(url: str, cure: str) -> Iterator[None]:
+    """Refuse in one line what was read from `url` if the block cannot make of it what it should be.
+
+    Args:
+        url: the file, for the message.
+        cure: what to do, for the message.
+
+    Raises:
+        InputError: a value is missing, or is not what it should be.
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(f"{url}: "):
+            raise
+        raise InputError(f"{url}: {error}; {cure}") from error
+    except KeyError as error:
+        raise InputError(
+            f"{url}: cannot be understood ({error.args[0]} is missing, or unknown); {cure}"
+        ) from error
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{url}: cannot be understood ({one_line(error)[:200]}); {cure}") from error
 
 
 def refuse_existing(url: str) -> None:

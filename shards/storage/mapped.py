@@ -5,6 +5,7 @@ written to pages stays in this process and never reaches the file.
 """
 
 import mmap
+import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -23,6 +24,8 @@ class MappedFile(mmap.mmap):
         Raises:
             ValueError: the file is empty.
         """
+        if not os.fstat(file.fileno()).st_size:
+            raise ValueError("is empty")
         return super().__new__(cls, file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def release(self, start: int, end: int) -> None:

@@ -280,7 +280,11 @@ def check_writable(folder: str) -> None:
 
 @contextmanager
 def staged(url: str) -> Iterator[Path]:
-    """Provide a local path to write; its file appears at `url`, whole, if the block ends without an error."""
+    """Provide a local path to write; its file appears at `url`, whole, if the block ends without an error.
+
+    Raises:
+        OSError: it cannot be written; names `url`.
+    """
     filesystem, target = _filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         folder = Path(target).parent
@@ -290,6 +294,12 @@ def staged(url: str) -> Iterator[Path]:
         try:
             yield temporary
             os.replace(temporary, target)
+        except OSError as error:
+            # A full disk names no file, and users do not know the temporary one.
+            is_nameless = error.filename in (None, str(temporary)) and error.filename2 is None
+            if is_nameless and error.errno is not None:  # without a number Python would not show the text
+                error.filename = target
+            raise
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
+from shards.format.manifest import json_bytes, understood
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import differing, flag_of
@@ -30,12 +30,12 @@ from shards.storage.objects import (
     exists,
     join,
     publish,
-    read_bytes,
     remove_folder,
     remove_unfinished,
     staged,
 )
 from shards.version import made_by_code
+from trainer.commands.begun import DAMAGED, read_options
 from trainer.commands.matrix_cell import CellJob, run_cell
 from trainer.commands.train import check
 from trainer.commands.train_tiles import labelled_tiles, labels_of
@@ -243,8 +243,11 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
     url = join(plan.config.out, OPTIONS)
     if not exists(url):
         return
-    old, new = yaml.safe_load(read_bytes(url)), yaml.safe_load(as_yaml(_stored(plan, datasets)))
-    parts = [{name: values.pop(name) for name in ("train", "inits", "fingerprints")} for values in (old, new)]
+    old, new = read_options(url), yaml.safe_load(as_yaml(_stored(plan, datasets)))
+    with understood(url, DAMAGED):
+        parts = [
+            {name: values.pop(name) for name in ("train", "inits", "fingerprints")} for values in (old, new)
+        ]
     differ = [flag_of(name) for name in differing(MatrixConfig, old, new)]
     differ += [
         f"{name} of --train-config"

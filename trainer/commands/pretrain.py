@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from shards.errors import InputError
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun
-from shards.storage.objects import check_writable, exists, join, read_bytes
+from shards.storage.objects import check_writable, exists, join
 from shards.version import made_by_code
-from trainer.commands.begun import check_resumes
+from trainer.commands.begun import check_resumes, read_options
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.devices.cards import computes
 from trainer.devices.choice import Kind
@@ -52,7 +51,7 @@ def as_it_began(config: PretrainConfig, given: Set[str] | None = None) -> Pretra
     url = join(config.out, CONFIG)
     if config.resume == "no" or not exists(url):
         return config
-    return as_begun(config, yaml.safe_load(read_bytes(url)), given)
+    return as_begun(config, read_options(url), given)
 
 
 def check(config: PretrainConfig, device: Kind | None = None) -> Dataset:

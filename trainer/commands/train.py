@@ -6,15 +6,14 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
-import yaml
 
 from shards.errors import InputError
 from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, renewed, why_idle
-from shards.storage.objects import check_writable, exists, join, read_bytes
-from trainer.commands.begun import check_resumes
+from shards.storage.objects import check_writable, exists, join
+from trainer.commands.begun import check_resumes, read_options
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import check_classes, new_class_fit
 from trainer.commands.train_tiles import check_tiles, new_tile_fit
@@ -55,7 +54,7 @@ def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConf
     url = join(config.out, CONFIG)
     if config.resume == "no" or not exists(url):
         return config
-    stored = renewed(TrainConfig, yaml.safe_load(read_bytes(url)))
+    stored = renewed(TrainConfig, read_options(url))
     began = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     recipe, before = RECIPES[config.recipe], RECIPES_BEFORE.get(config.recipe, {})
     asked = flat(config)

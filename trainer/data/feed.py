@@ -102,6 +102,8 @@ def _sent(
 def _fed(batch: Batch, rows_BS: Tensor, others_BT: Tensor | None, schema: Schema) -> Fed:
     """View a batch's rows as image and height: `shards.format.tar.arrays_of` on any device."""
     layout = row_layout(schema)
+    if not len(rows_BS):  # all its shards were left out; such an array of numpy's has no strides to view
+        rows_BS = rows_BS.new_empty(rows_BS.shape)
 
     def view(offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         nbytes = dtype.itemsize * torch.Size(shape).numel()

@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from transformers import DINOv3ViTModel, PretrainedConfig
 
 from shards.errors import DatasetError, InputError
-from shards.format.manifest import StoredObject, read_json
+from shards.format.manifest import StoredObject, read_json, understood
 from shards.format.tar import BLOCK
 from shards.read.arena import Arena, Memory
 from shards.read.dataset import Dataset
@@ -254,7 +254,8 @@ def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
             f"{plan.url}: holds the tokens of another {', '.join(differ) or 'store'}; choose another "
             "--token-store, or delete it first"
         )
-    return {stored["name"]: StoredObject(**stored) for stored in values["objects"]}
+    with understood(where, "choose another --token-store, or delete it first"):
+        return {stored["name"]: StoredObject(**stored) for stored in values["objects"]}
 
 
 class TokenReader:

@@ -1,6 +1,8 @@
 """Training: loop, losses, optimiser.
 
 loop              the training loop
+position          how far a training is
+failures          errors that end a training
 taken             a step that was taken, and its outcome
 learning          the chips to learn from, and the ranks that share them
 scoring           one pass over chips that adds up scores

@@ -7,8 +7,8 @@ fit.run(callback)                       # every rank runs it; sums over ranks ma
 
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
-from math import inf, isfinite
+from dataclasses import replace
+from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -27,10 +27,12 @@ from trainer.devices.ranks import PendingSum
 from trainer.devices.repeatable import check_compiler, repeatable
 from trainer.devices.sharding import is_sharded, whole
 from trainer.devices.transfer import FromDevice
+from trainer.fit.failures import no_step, not_a_number, nothing_measured
 from trainer.fit.learning import Learning
 from trainer.fit.loss_scale import LEAST, LossScale
 from trainer.fit.objective import Numbers, Objective, surrogate
 from trainer.fit.optimiser import Schedule, by_place, new_optimiser, not_finite, step_unless
+from trainer.fit.position import Position
 from trainer.fit.scoring import add_up
 from trainer.fit.taken import Outcome, Taken
 from trainer.fit.weight_average import Average
@@ -56,28 +58,6 @@ class Callback(Protocol):
 
     def save(self, fit: "Fit") -> None:
         """Save the state; the loop calls this at the end of an epoch."""
-
-
-@dataclass
-class Position:
-    """Position of a training."""
-
-    epoch: int = 0
-    """Number of the epoch, from 0."""
-    seen: int = 0
-    """Chips of the epoch seen so far, over all ranks."""
-    step: int = 0
-    """Steps of the optimiser since the beginning."""
-    chips: int = 0
-    """Chips seen since the beginning, over all ranks."""
-    skipped: int = 0
-    """Steps left out because their loss or gradient was not a number."""
-    overflowed: int = 0
-    """Steps left out because the loss was scaled too much for float16, which is mended by itself."""
-    best: float = inf
-    """Lowest value so far of the score that decides."""
-    epochs_since_best: int = 0
-    """Epochs since that value was reached."""
 
 
 class Fit:
@@ -162,6 +142,11 @@ class Fit:
         )
 
     @property
+    def has_learnt_nothing(self) -> bool:
+        """Whether this epoch has steps, but no rank measured anything in any; sums of counts are 0 then."""
+        return self.sums_K is not None and not bool(self.sums_K.any())
+
+    @property
     def share_done(self) -> float:
         """Share (0..1) of all steps that are done."""
         return min(1.0, self.position.step / max(1, self.options.epochs * self.steps_per_epoch))
@@ -173,7 +158,7 @@ class Fit:
 
         Raises:
             FloatingPointError: a loss is not a number.
-            DatasetError: a shard is damaged.
+            DatasetError: a shard is damaged, or an epoch has nothing to learn from.
         """
         options, position, self._callback = self.options, self.position, callback
         try:
@@ -280,8 +265,10 @@ class Fit:
             self.position.overflowed += 1
             return taken.chips, value
         if not is_step:
-            what = f"the gradient's norm is {norm}" if isfinite(value) else f"the loss is {value}"
-            self._not_a_number(taken, what)
+            # All ranks do the same, since they have the same loss and gradient.
+            if self.options.on_nonfinite == "stop":
+                raise not_a_number(value, norm, taken.first_chips, self.position, self.learning)
+            self.position.skipped += 1
             return taken.chips, value
         self.schedule.after_step()
         if self.average:
@@ -327,35 +314,13 @@ class Fit:
         ranks.clock.stop(COMMUNICATION)
         return piece_sums
 
-    def _not_a_number(self, taken: Taken, what: str) -> None:
-        """Leave the step out, or stop; all ranks do the same, since they have the same loss and gradient."""
-        position = self.position
-        if self.options.on_nonfinite == "skip":
-            position.skipped += 1
-            return
-        keys = self.learning.dataset.index["key"].take(taken.first_chips).to_pylist()
-        raise FloatingPointError(
-            f"{what} in epoch {position.epoch + 1}, step {position.step + 1} (rank "
-            f"{self.learning.ranks.rank} has {', '.join(keys)}, ...); lower --learning-rate, or leave such "
-            "steps out with --on-nonfinite skip"
-        )
-
     def _end_epoch(self, callback: Callback) -> None:
         """Score the model, and go to the next epoch."""
         position, learning = self.position, self.learning
         if self.sums_K is None:
-            if position.overflowed and not position.skipped:
-                raise FloatingPointError(
-                    f"all steps of epoch {position.epoch + 1} were left out, since the loss is still scaled "
-                    "too much for float16; make epochs longer (--epoch-steps), or take another --precision"
-                )
-            if position.skipped:
-                raise FloatingPointError(
-                    f"all steps of epoch {position.epoch + 1} were left out; lower --learning-rate"
-                )
-            raise DatasetError(
-                f"{learning.dataset.url}: epoch {position.epoch + 1} has no step; see its shards"
-            )
+            raise no_step(position, learning)
+        if self.has_learnt_nothing:
+            raise nothing_measured(position, learning)
         loss = self.epoch_loss
         record: dict[str, Any] = {
             "epoch": position.epoch,

@@ -7,6 +7,7 @@ make               a regressor that is not trained yet, from options
 encoder            normalisation and backbone: tokens of tiles, some patches left out
 normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
+backbone_names     which names mean places, and which a model on the hub
 empty_backbone     DINOv3 without weights, to be filled
 trainable          choice of the backbone's weights that learn; LoRA
 frozen_backbone    a backbone that does not learn, rounded to 16 bits once, and its place
@@ -15,6 +16,7 @@ streamed           a backbone whose blocks are copied to the device one by one
 weights_file       .safetensors files, read without a second copy in memory
 checkpoint         folders of checkpoints: their files, read and checked
 height_checkpoint  a regressor as a folder
+run_checkpoints    the last and the best checkpoint of a run
 weights_apart      a frozen backbone's file in a run, to which checkpoints refer
 weights_bytes      bytes of .safetensors files, written and merged piece by piece
 pretrained         a pre-trained backbone as a folder

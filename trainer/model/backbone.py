@@ -7,18 +7,18 @@ the environment (HF_TOKEN).
 
 import re
 import zipfile
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from transformers.utils.logging import disable_progress_bar
 
 from shards.errors import InputError, one_line
-from shards.storage.objects import exists, is_local, local_path, size_of
+from shards.storage.objects import is_local, local_path, size_of
 from shards.storage.ranges import RemoteFile
+from trainer.model.backbone_names import check_backbone, is_place
 from trainer.model.meta_weights import meta_backbone
 from trainer.model.weights_file import read_tensors
 
@@ -43,11 +43,6 @@ MEAN = "mean"
 def build_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
     """Make a backbone with random weights; `config` holds arguments of transformers' DINOv3ViTConfig."""
     return DINOv3ViTModel(DINOv3ViTConfig(**config))
-
-
-def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
-    """Name the parts of a DINOv3's layers that compute only with matrices, layer by layer."""
-    return [(layer.attention, layer.mlp) for layer in layers]
 
 
 def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv3ViTModel:
@@ -80,9 +75,10 @@ def _read_meta_backbone(url: str) -> DINOv3ViTModel:
 
 
 def _read_transformers_backbone(name: str) -> DINOv3ViTModel:
+    check_backbone(name)
     absent = f"--backbone {name}: no DINOv3 model in this folder or on the hub, and no pre-training run"
     short = f"--backbone {name}: weights of a DINOv3 model are missing"
-    backbone: DINOv3ViTModel = whole_model(DINOv3ViTModel, name, (absent, short), not exists(name))
+    backbone: DINOv3ViTModel = whole_model(DINOv3ViTModel, name, (absent, short), not is_place(name))
     return backbone
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
-from shards.format.manifest import json_bytes, read_json
+from shards.format.manifest import json_bytes, read_json, understood
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
@@ -27,6 +27,7 @@ from trainer.devices.learner import Learner
 from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
+from trainer.model.run_checkpoints import read_run_checkpoints
 from trainer.model.trainable import merged
 from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
@@ -35,8 +36,6 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 STATISTICS = "statistics.json"
 METRICS = "metrics.json"
-CHECKPOINTS = "checkpoints.json"
-"""File in a run's folder that names its checkpoints."""
 HEIGHTS = "treeline-checkpoint"
 """Format of a regressor; see trainer.model.height_checkpoint."""
 PRETRAINED = "treeline-pretrained"
@@ -47,6 +46,8 @@ CLASSES = "treeline-class-checkpoint"
 """Format of a model of pixel classes; see trainer.model.class_checkpoint."""
 Check = Callable[[str, dict[str, Any]], None]
 """Check of a checkpoint's URL and config.json that raises InputError."""
+DAMAGED = "copy the checkpoint again, or take another"
+"""What to do about a checkpoint's file that cannot be understood."""
 
 
 def pixel_files(
@@ -113,12 +114,14 @@ def checkpoint_url(url: str) -> str:
     """Find the checkpoint that `url` means: `url` itself, or the best one of the training run there.
 
     RUN/best and RUN/last mean the run's best and last checkpoints.
+
+    Raises:
+        InputError: the run has no such checkpoint any more.
     """
     above, _, name = url.rstrip("/").rpartition("/")
     for run, which in ((url, "best"), (above, name)):
-        if which in ("best", "last") and exists(join(run, CHECKPOINTS)):
-            names = read_json(join(run, CHECKPOINTS))
-            return join(run, names["best"][0] if which == "best" else names["last"])
+        if which in ("best", "last") and (found := read_run_checkpoints(run)):
+            return found.url_of_best() if which == "best" else found.url_of_last()
     return url
 
 
@@ -179,8 +182,7 @@ def read_checkpoint_folder(name: str, check: Check, with_weights: bool) -> Check
     check_files(url)
     config = read_json(join(url, CONFIG))
     check(url, config)
-    statistics = Statistics.from_json(read_json(join(url, STATISTICS)))
-    return CheckpointFolder(url, config, statistics, read_json(join(url, METRICS)), with_weights)
+    return CheckpointFolder(url, config, read_statistics(url), read_json(join(url, METRICS)), with_weights)
 
 
 def format_of(name: str) -> str:
@@ -206,6 +208,17 @@ def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
     return found.checksum
 
 
+def read_statistics(url: str) -> Statistics:
+    """Read the statistics of the checkpoint at `url`.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = join(url, STATISTICS)
+    with understood(file, DAMAGED):
+        return Statistics.from_json(read_json(file))
+
+
 def fingerprint_of(config: dict[str, Any], statistics: Statistics, weights: str) -> str:
     """Compute a checkpoint's fingerprint; `weights` is the checksum of its weights."""
     described = map(hexadecimal, (json_bytes(config), json_bytes(statistics.to_json())))
@@ -219,6 +232,8 @@ def check_version(url: str, config: dict[str, Any], kind: str, version: int) -> 
         InputError: says which it has.
     """
     found = config.get("format"), config.get("version")
+    if found == (None, None):
+        raise InputError(f"{join(url, CONFIG)}: is not a checkpoint's (it names no format); {DAMAGED}")
     if found != (kind, version):
         raise InputError(
             f"{url}: holds {found[0]} {found[1]}, not {kind} {version}; use the version of Treeline that "
@@ -250,7 +265,7 @@ def refusing_other_weights(url: str, kind: str = "regressor") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{url}: not this {kind}'s weights ({one_line(error)[:200]})") from error
+        raise InputError(f"{url}: not this {kind}'s weights ({one_line(error)[:200]}); {DAMAGED}") from error
 
 
 def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:

@@ -13,6 +13,7 @@ from shards.storage.objects import exists
 from trainer.decoders.dpt import LAYERS, DptDecoder, head_config
 from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import patch_weights_for, whole_model
+from trainer.model.backbone_names import is_place
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.regressor import Regressor
 from trainer.model.weights_file import fill
@@ -70,10 +71,15 @@ def chmv2_regressor(
 
 
 def _read(name: str) -> CHMv2ForDepthEstimation:
+    if is_place(name) and not exists(name):
+        raise InputError(
+            f"{name}: no such folder; give one of transformers with CHMv2, a file of the notebook's weights, "
+            "or a name on the hub"
+        )
     absent = f"{name}: no CHMv2 of transformers in this folder or on the hub"
     refusals = absent, f"{name}: weights of CHMv2 are missing"
     model: CHMv2ForDepthEstimation = whole_model(
-        CHMv2ForDepthEstimation, name, refusals, not exists(name), use_safetensors=True
+        CHMv2ForDepthEstimation, name, refusals, not is_place(name), use_safetensors=True
     )
     return model
 

@@ -4,8 +4,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from shards.format.manifest import understood
+from shards.storage.objects import join
 from trainer.decoders.features import DecoderConfig
-from trainer.model.checkpoint import CLASSES, check_version, format_of, pixel_files, read_checkpoint_folder
+from trainer.model.checkpoint import (
+    CLASSES,
+    CONFIG,
+    DAMAGED,
+    METRICS,
+    check_version,
+    format_of,
+    pixel_files,
+    read_checkpoint_folder,
+)
 from trainer.model.class_model import ClassModel
 from trainer.score.class_baselines import ClassBaselines
 
@@ -47,13 +58,16 @@ def load_class_checkpoint(name: str, with_weights: bool = True) -> ClassCheckpoi
         InputError: it is incomplete, damaged, or of another format or version.
     """
     folder = read_checkpoint_folder(name, partial(check_version, kind=CLASSES, version=VERSION), with_weights)
-    model = ClassModel(
-        folder.schema,
-        folder.bands,
-        folder.statistics,
-        folder.backbone(),
-        DecoderConfig.from_json(folder.config["decoder"]),
-    )
+    with understood(join(folder.url, CONFIG), DAMAGED):
+        model = ClassModel(
+            folder.schema,
+            folder.bands,
+            folder.statistics,
+            folder.backbone(),
+            DecoderConfig.from_json(folder.config["decoder"]),
+        )
+        trained_on = folder.config["trained_on"]
+    with understood(join(folder.url, METRICS), DAMAGED):
+        baselines = ClassBaselines.from_json(folder.metrics.pop("baselines"))
     fingerprint = folder.load_into(model)
-    baselines = ClassBaselines.from_json(folder.metrics.pop("baselines"))
-    return ClassCheckpoint(model.eval(), folder.config["trained_on"], folder.metrics, baselines, fingerprint)
+    return ClassCheckpoint(model.eval(), trained_on, folder.metrics, baselines, fingerprint)

@@ -8,17 +8,26 @@ from math import prod
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+from shards.errors import one_line
 
 
 def empty_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
     """Make a backbone on the device "meta", in no memory; see `trainer.model.weights_file.fill`.
 
     Only its rotary frequencies have values: they are computed, and no file has them.
+
+    Raises:
+        ValueError: a value is of another type than transformers takes.
     """
-    with torch.device("meta"):
-        backbone = DINOv3ViTModel(DINOv3ViTConfig(**config))
+    try:
+        with torch.device("meta"):
+            backbone = DINOv3ViTModel(DINOv3ViTConfig(**config))
+    except StrictDataclassError as error:
+        raise ValueError(one_line(error)) from error
     backbone.rope_embeddings = type(backbone.rope_embeddings)(backbone.config)
     return backbone
 

@@ -7,6 +7,7 @@ Outputs are those of autocast. To launch fewer kernels, one product of matrices 
 values, and all tokens are rotated at once; those without a place turn by an angle of 0.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -226,3 +227,8 @@ class _RoundedAttention(DINOv3ViTAttention):
             query_BHNF, key_BHNF, value_BHNF, attention_mask, scale=self.scaling
         )
         return self.o_proj(read_BHNF.transpose(1, 2).flatten(2)), None
+
+
+def matrices_of(layers: Iterable[Any]) -> list[tuple[nn.Module, ...]]:
+    """Name the parts of a DINOv3's layers that compute only with matrices, layer by layer."""
+    return [(layer.attention, layer.mlp) for layer in layers]

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.errors import InputError
+from shards.format.manifest import understood
 from shards.format.schema import Schema
 from shards.storage.objects import join, publish
 from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import (
     CLASSES,
+    CONFIG,
+    DAMAGED,
     HEIGHTS,
+    METRICS,
     PRETRAINED,
     TILES,
     check_version,
@@ -58,11 +62,14 @@ def load_checkpoint(url: str, with_weights: bool = True) -> Checkpoint:
         InputError: there is no checkpoint, or it is incomplete.
     """
     folder = read_checkpoint_folder(url, _check_heights, with_weights)
-    decoder = DecoderConfig.from_json(folder.config["decoder"])
-    regressor = Regressor(folder.schema, folder.bands, folder.statistics, folder.backbone(), decoder)
+    with understood(join(folder.url, CONFIG), DAMAGED):
+        decoder = DecoderConfig.from_json(folder.config["decoder"])
+        regressor = Regressor(folder.schema, folder.bands, folder.statistics, folder.backbone(), decoder)
+        trained_on = folder.config["trained_on"]
+    with understood(join(folder.url, METRICS), DAMAGED):
+        baselines = Baselines.from_json(folder.metrics.pop("baselines"))
     fingerprint = folder.load_into(regressor)
-    baselines = Baselines.from_json(folder.metrics.pop("baselines"))
-    return Checkpoint(regressor.eval(), folder.config["trained_on"], folder.metrics, baselines, fingerprint)
+    return Checkpoint(regressor.eval(), trained_on, folder.metrics, baselines, fingerprint)
 
 
 def _check_heights(url: str, config: dict[str, Any]) -> None:
@@ -71,16 +78,12 @@ def _check_heights(url: str, config: dict[str, Any]) -> None:
         raise InputError(
             f"{url}: holds a pre-trained backbone, not a regressor; train one (treeline train --backbone)"
         )
-    if config.get("format") == TILES:
-        raise InputError(
-            f"{url}: predicts {config['head']['label']} of whole tiles, no heights; give a checkpoint of "
-            "heights"
-        )
-    if config.get("format") == CLASSES:
-        raise InputError(
-            f"{url}: predicts classes of {config['schema']['label']}, no heights; give a checkpoint of "
-            "heights"
-        )
+    if config.get("format") in (TILES, CLASSES):
+        with understood(join(url, CONFIG), DAMAGED):
+            of_tiles = config["format"] == TILES
+            label = config["head" if of_tiles else "schema"]["label"]
+        what = f"{label} of whole tiles" if of_tiles else f"classes of {label}"
+        raise InputError(f"{url}: predicts {what}, no heights; give a checkpoint of heights")
     check_version(url, config, HEIGHTS, VERSION)
 
 

@@ -21,9 +21,8 @@ from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
-from trainer.model.backbone import matrices_of
 from trainer.model.empty_backbone import empty_backbone
-from trainer.model.frozen_backbone import round_once
+from trainer.model.frozen_backbone import matrices_of, round_once
 from trainer.model.normalise import Normalise
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json
+from shards.format.manifest import json_bytes, read_json, understood
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal
@@ -22,6 +22,7 @@ from shards.storage.objects import exists, join, read_bytes
 from trainer.model.backbone import build_backbone
 from trainer.model.checkpoint import (
     CONFIG,
+    DAMAGED,
     METRICS,
     PRETRAINED,
     STATISTICS,
@@ -29,6 +30,7 @@ from trainer.model.checkpoint import (
     check_version,
     checkpoint_url,
     checksum_of_fitting,
+    read_statistics,
     refusing_other_weights,
     weights_of,
 )
@@ -143,20 +145,24 @@ def load_pretrained(name: str, weights: str | None = None, purpose: Purpose = "t
     """
     url, config, chosen = _described(name, weights)
     checksum = ""
+    with understood(join(url, CONFIG), DAMAGED):
+        schema, bands = Schema.from_json(config["schema"]), tuple(config["bands"])
+        method, trained_on = config["method"], config["trained_on"]
+        empty = empty_backbone(config["backbone"])
     if chosen == RANDOM:
         backbone = build_backbone(config["backbone"])
     else:
         if purpose == "train":
             draw_as_built(config["backbone"])
-        backbone = empty_backbone(config["backbone"])
+        backbone = empty
         checksum = _load_weights(backbone, join(url, WEIGHTS), f"{chosen}.", purpose)
     return Pretrained(
-        config["method"],
-        Schema.from_json(config["schema"]),
-        tuple(config["bands"]),
-        Statistics.from_json(read_json(join(url, STATISTICS))),
+        method,
+        schema,
+        bands,
+        read_statistics(url),
         {chosen: backbone},
-        config["trained_on"],
+        trained_on,
         read_json(join(url, METRICS)),
         _fingerprint(url, checksum) if checksum else "",
     )
@@ -188,7 +194,9 @@ def pretrained_bands(name: str, weights: str | None = None) -> tuple[str, ...]:
     Raises:
         InputError: see `load_pretrained`.
     """
-    return tuple(_described(name, weights)[1]["bands"])
+    url, config, _ = _described(name, weights)
+    with understood(join(url, CONFIG), DAMAGED):
+        return tuple(config["bands"])
 
 
 def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str]:
@@ -199,8 +207,9 @@ def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str
     for file in (WEIGHTS, STATISTICS, METRICS):
         if not exists(join(url, file)):
             raise InputError(f"{url}: {file} is missing; give a folder that treeline pretrain wrote")
-    names = config["backbones"]
-    chosen = weights or names[0]
+    with understood(join(url, CONFIG), DAMAGED):
+        names = tuple(config["backbones"])
+        chosen = weights or names[0]
     if chosen not in (*names, RANDOM):
         raise InputError(f"weights {chosen}: {url} has only {', '.join(names)}; choose one of them")
     return url, config, chosen

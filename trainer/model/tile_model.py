@@ -16,10 +16,9 @@ from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
-from trainer.model.backbone import matrices_of
 from trainer.model.class_attention import class_attention
 from trainer.model.encoder import Encoder, attended, patches_valid
-from trainer.model.frozen_backbone import round_once
+from trainer.model.frozen_backbone import matrices_of, round_once
 
 START = 0.02
 """Deviation of the output layer's first weights, over the square root of their number: a normed token's

@@ -33,11 +33,14 @@ from shards.storage.objects import (
     whole_url,
 )
 from trainer.devices.learner import Learner, WeightsApart
+from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.model.weights_bytes import merged_pieces, pieces_of
 from trainer.model.weights_file import Found, check_size, entries_of, read_tensors
 
 REFERENCE = "backbone.json"
 REST = "rest.safetensors"
+OPTIONS = "config.yaml"
+"""File with a run's options; see trainer.run_folder.run_writer."""
 FORMAT = "treeline-backbone-reference"
 VERSION = 1
 CHANGED = (
@@ -106,12 +109,34 @@ def has_weights(url: str) -> bool:
     if backbone is None or not exists(_rest_of(url)):
         return False
     if not exists(backbone):
-        written = str(_reference_in(folder).get("checkpoint"))
-        cure = f"treeline export {written} --out DIR makes a whole copy where it was written"
-        if written == whole_url(folder):
-            cure = f"resume the run (treeline train --out {_above(folder)} --resume auto), which writes it"
-        raise InputError(f"{folder}: lacks its backbone ({backbone} is missing); {cure}")
+        raise InputError(f"{folder}: lacks its backbone ({backbone} is missing); {_cure(folder, backbone)}")
     return True
+
+
+def _cure(folder: str, backbone: str) -> str:
+    """Say how the checkpoint in `folder` gets its backbone, whose file is missing.
+
+    A run writes it again where it is now, also if it was moved. A copy without its run needs that run.
+    """
+    run, written = _above(backbone), str(_reference_in(folder).get("checkpoint"))
+    options, is_moved = join(run, OPTIONS), written != whole_url(folder)
+    if exists(options) and exists(join(run, CHECKPOINTS)):
+        resume = f"treeline train --config {options} --out {run} --resume auto"
+        moved = f" where it is now, since it was moved from {_above(written)}" if is_moved else ""
+        return f"resume the run{moved} ({resume}), which writes it"
+    if _is_reachable(written):
+        return f"treeline export {written} --out DIR makes a whole copy where it was written"
+    return (
+        f"it was written as {written}, where it is no more: find that run, and treeline export "
+        f"RUN/{name_of(written)} --out DIR makes a whole copy"
+    )
+
+
+def _is_reachable(url: str) -> bool:
+    try:
+        return exists(url)
+    except InputError:  # no access from here
+        return False
 
 
 def read_any(url: str) -> Found:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.model.weights_file import DTYPES, Entry, entries_of
+from trainer.model.weights_file import DTYPES, Entry, entries_of, header_bytes
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PLACES = {dtype: place for place, dtype in enumerate(DTYPES.values())}
@@ -82,8 +82,8 @@ class _Source:
     def entries(self) -> list[Entry]:
         """Read the header."""
         length = b"".join(self.take(8))
-        first = length + b"".join(self.take(int.from_bytes(length, "little")))
         try:
+            first = length + b"".join(self.take(header_bytes(length)))
             return entries_of(first)
         except ValueError as error:
             raise ValueError(f"{self._name}: {error}") from error

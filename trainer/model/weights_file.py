@@ -42,6 +42,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """Types by safetensors' names, in the order of their tensors in a file."""
+LONGEST_HEADER = 10**8
+"""Bytes of a file's header, at most (safetensors 0.8, MAX_HEADER_SIZE)."""
 _ADDRESSES: WeakKeyDictionary[MappedFile, int] = WeakKeyDictionary()
 """Mapped files, with the address of their first byte. A tensor keeps its file mapped."""
 
@@ -74,16 +76,18 @@ def entries_of(first: bytes) -> list[Entry]:
     Raises:
         ValueError: the bytes do not begin as such a file does.
     """
-    length = int.from_bytes(first[:8], "little")
-    described = json.loads(first[8 : 8 + length])
+    length = header_bytes(first)
+    if len(first) < 8 + length:
+        raise ValueError(f"is cut off within its list of tensors, which takes {length:,} bytes")
     entries, at = list[Entry](), 8 + length
     try:
+        described = json.loads(first[8 : 8 + length])
         for name, values in described.items():
             if name != "__metadata__":
                 start, end = (8 + length + int(offset) for offset in values["data_offsets"])
                 shape = tuple(map(int, values["shape"]))
                 entries.append(Entry(name, DTYPES[values["dtype"]], shape, start, end))
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError("its list of tensors cannot be understood") from error
     entries.sort(key=lambda entry: (entry.start, entry.end))
     for entry in entries:
@@ -92,6 +96,22 @@ def entries_of(first: bytes) -> list[Entry]:
             raise ValueError(f"{entry.name} is not where the list of tensors says")
         at = entry.end
     return entries
+
+
+def header_bytes(first: Bytes) -> int:
+    """Return the length of a .safetensors file's header, in bytes, from the file's first bytes.
+
+    Raises:
+        ValueError: the file is empty or cut off, or begins with something else.
+    """
+    if len(first) < 8:
+        raise ValueError(f"is cut off after {len(first)} bytes" if first else "is empty")
+    length = int.from_bytes(first[:8], "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(
+            f"does not begin as a .safetensors file: its list of tensors would take {length:,} bytes"
+        )
+    return length
 
 
 def check_size(entries: list[Entry], first: bytes, found_bytes: int) -> None:
@@ -118,7 +138,7 @@ def read_tensors(url: str, prefix: str = "", with_checksum: bool = False) -> Fou
 
 def _mapped(url: str, prefix: str, with_checksum: bool) -> Found:
     file = map_file(url)
-    first = file[: 8 + int.from_bytes(file[:8], "little")]
+    first = file[: 8 + header_bytes(file[:8])]
     entries = entries_of(first)
     check_size(entries, first, len(file))
     checksum = hexadecimal_of_pieces(file.pieces())[0] if with_checksum else ""

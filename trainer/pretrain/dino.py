@@ -13,8 +13,8 @@ from torch.nn.functional import gelu, linear, normalize
 
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import Blocks, rows_of
-from trainer.model.backbone import matrices_of
 from trainer.model.encoder import Encoder
+from trainer.model.frozen_backbone import matrices_of
 from trainer.pretrain.ibot import Hidden
 
 

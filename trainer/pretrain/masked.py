@@ -14,8 +14,9 @@ from trainer.devices.choice import Precision
 from trainer.devices.learner import Learner
 from trainer.devices.rounding import round_together
 from trainer.devices.sharding import Blocks
-from trainer.model.backbone import build_backbone, matrices_of
+from trainer.model.backbone import build_backbone
 from trainer.model.encoder import Encoder, attended, embed, encode, patch_places, run_blocks
+from trainer.model.frozen_backbone import matrices_of
 
 EPSILON = 1e-6
 """Number added to a patch's variance, as in the paper's own code."""

@@ -10,7 +10,10 @@ from types import TracebackType
 
 
 class Background:
-    """Background thread that runs jobs in order; the next call, or the end, raises a job's error."""
+    """Background thread that runs jobs in order; the next call, or the end, raises a job's error.
+
+    `look` is a call that waits for nothing.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="treeline-write")
@@ -30,6 +33,15 @@ class Background:
         """Start `work` when the job before is done; only one runs at a time, so memory is bounded."""
         self.wait()
         self._last = self._pool.submit(work)
+
+    def look(self) -> None:
+        """Raise the error of a job that has failed, without waiting for one that runs.
+
+        Raises:
+            OSError: storage failed.
+        """
+        if self._last is not None and self._last.done():
+            self.wait()
 
     def wait(self) -> None:
         """Wait until everything is written.

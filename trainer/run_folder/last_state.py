@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from shards.errors import DatasetError, InputError
+from shards.format.manifest import understood
 from shards.storage.objects import exists, join
-from trainer.run_folder.state_parts import STATE, read_about
+from trainer.run_folder.state_parts import START_OVER, STATE, read_about
 
 
 @contextmanager
@@ -38,7 +39,8 @@ def last_state(out: str, same: bool = False) -> str:
         if same:
             return f"no state was saved in {out} yet: --resume auto begins there once that is mended"
         return f"no state was saved in {out} yet: choose another --out, or delete it first"
-    step = read_about(out)["position"]["step"]
+    with understood(url, START_OVER):
+        step = read_about(out)["position"]["step"]
     state = f"the last state, after step {step}, is {url}: --resume auto continues from it"
     if same:
         return f"{state} once that is mended"

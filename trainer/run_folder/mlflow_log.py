@@ -23,7 +23,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shards.errors import InputError, one_line
-from shards.storage.objects import exists, join, publish, read_bytes
+from shards.format.manifest import read_json, understood
+from shards.storage.objects import exists, join, publish
 
 RUN = "mlflow.json"
 EXPERIMENT = "treeline"
@@ -147,11 +148,13 @@ class MlflowLog:
         self._client = MlflowClient(self._uri)
         url = join(self._out, RUN)
         if exists(url):
-            known = json.loads(read_bytes(url))
-            if known["uri"] == self._uri:
-                self._client.update_run(known["run_id"], status="RUNNING")
+            with understood(url, "delete it to begin another MLflow run"):
+                known = read_json(url)
+                uri, run_id = str(known["uri"]), str(known["run_id"])
+            if uri == self._uri:
+                self._client.update_run(run_id, status="RUNNING")
                 self._options_sent = True
-                return str(known["run_id"])
+                return run_id
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)

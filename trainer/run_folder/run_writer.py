@@ -49,7 +49,8 @@ from trainer.config import TrainConfig
 from trainer.devices.cards import computes
 from trainer.devices.learner import WeightsApart
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import CHECKPOINTS, WEIGHTS
+from trainer.model.checkpoint import WEIGHTS
+from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.model.weights_apart import (
     REFERENCE,
     make_whole,

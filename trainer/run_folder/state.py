@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from shards.errors import InputError
+from shards.format.manifest import understood
 from shards.read.reader_state import ReaderState
 from trainer.devices.sharding import rows_of
-from trainer.fit.loop import Fit, Position
+from trainer.fit.loop import Fit
 from trainer.fit.optimiser import by_place
-from trainer.run_folder.state_parts import StoredState, TrainingState
+from trainer.fit.position import Position
+from trainer.run_folder.state_parts import START_OVER, StoredState, TrainingState
 
 MOMENTS = "optimiser."
 """Beginning of the names of an optimiser's moments: optimiser.PARAMETER.MOMENT."""
@@ -65,13 +67,16 @@ def restore(fit: Fit, state: StoredState) -> None:
         InputError: the state belongs to other chips or to another regressor.
     """
     values, device = state.values, fit.learning.ranks.device
-    fit.reader.restore(ReaderState.from_json(values["reader"]))
-    fit.position = Position(**values["position"])
-    fit.records = list(values["records"])
-    fit.schedule.load_state_dict(values["schedule"])
-    fit.objective.restore(values)
-    if fit.scale and "loss_scale" in values:
-        fit.scale.restore(values["loss_scale"])
+    with understood(state.url, START_OVER):
+        reader = ReaderState.from_json(values["reader"])
+    fit.reader.restore(reader)
+    with understood(state.url, START_OVER):
+        fit.position = Position(**values["position"])
+        fit.records = list(values["records"])
+        fit.schedule.load_state_dict(values["schedule"])
+        fit.objective.restore(values)
+        if fit.scale and "loss_scale" in values:
+            fit.scale.restore(values["loss_scale"])
     for name, tensor in fit.model.changing().items():
         _fill(tensor, state, f"weights.{name}")
     learning = _learning_by_name(fit)

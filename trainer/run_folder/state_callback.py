@@ -58,7 +58,12 @@ class StateCallback:
         self._background.__exit__(kind, error, trace)
 
     def after_step(self, fit: Fit, chips: int, loss: float) -> None:
-        """See Callback."""
+        """See Callback.
+
+        Raises:
+            OSError: storage failed since the step before.
+        """
+        self._background.look()
         step = fit.position.step  # 0: all steps so far were left out, and the run may as well begin anew
         if self._checkpoint_steps and step and step % self._checkpoint_steps == 0:
             self.save(fit)
@@ -81,9 +86,12 @@ class StateCallback:
         """Do what is left when the training has ended."""
 
     def save(self, fit: Fit) -> None:
-        """Save the state in the background, unless that was done at this step already."""
+        """Save the state in the background, unless that was done at this step already.
+
+        Nor is it saved while nothing was learnt in the epoch: once its shards are mended, all are read again.
+        """
         states, name = self._states, state_name(fit.position)
-        if states and name != self._saved:
+        if states and name != self._saved and not fit.has_learnt_nothing:
             self._background.wait()  # first, so that memory holds only one state at a time
             first, self._first = self._first, None
             state, self._saved = state_of(fit), name

@@ -35,6 +35,7 @@ from shards.storage.objects import (
 from shards.storage.ranges import Fetcher
 from trainer.devices.ranks import Meeting
 from trainer.devices.sharding import Rows
+from trainer.model.weights_file import header_bytes
 
 STATE = "state.json"
 PARTS = "state"
@@ -42,10 +43,10 @@ FORMAT = "treeline-training-state"
 VERSION = 3
 """Layout of states; in layout 2 the names of moments say a parameter's place instead of its name."""
 READABLE = (2, VERSION)
+START_OVER = "delete it to start over"
+"""What to do about a state that cannot be understood."""
 PART_BYTES = 10**9
 """Bytes of a part, at most: far below the 5 GB that one request to S3 takes. Memory holds one part."""
-LONGEST_HEADER = 10**8
-"""Bytes of a safetensors file's header, at most (safetensors 0.8, MAX_HEADER_SIZE)."""
 _ABOUT_PARTS = ("format", "version", "parts")
 _ROWS = "rows"
 _DTYPES = {
@@ -217,10 +218,10 @@ class StoredState:
     def _read_header(self, url: str) -> None:
         before = np.empty(8, np.uint8)
         self._read(url, 0, before)
-        length = int.from_bytes(before.tobytes(), "little")
-        text = np.empty(min(length, LONGEST_HEADER), np.uint8)
-        self._read(url, 8, text)
         try:
+            length = header_bytes(before.tobytes())
+            text = np.empty(length, np.uint8)
+            self._read(url, 8, text)
             header = json.loads(text.tobytes())
             rows = json.loads(header.pop("__metadata__")[_ROWS])
             for name, entry in header.items():
@@ -228,7 +229,7 @@ class StoredState:
                 start, count = 8 + length + entry["data_offsets"][0], (*entry["shape"], 1)[0]
                 found = _Stored(url, start, rows[name]["first"], count, _DTYPES[entry["dtype"]])
                 self._stored.setdefault(name, []).append(found)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise InputError(
                 f"{url}: not a part of a training state; delete {self.url} to start over"
             ) from error
@@ -252,8 +253,16 @@ def read_about(out: str) -> dict[str, Any]:
     try:
         about = json.loads(read_bytes(url))
         known = about["format"] == FORMAT and about["version"] in READABLE
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{url}: not a training state ({error}); delete it to start over") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{url}: not a training state ({_why(error)}); {START_OVER}") from error
     if not known:
-        raise InputError(f"{url}: not a training state of this version; delete it to start over")
+        raise InputError(f"{url}: not a training state of this version; {START_OVER}")
+    parts = about.get("parts")
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise InputError(f"{url}: names no parts; {START_OVER}")
     return dict(about)
+
+
+def _why(error: Exception) -> str:
+    """Say what is wrong with a state's JSON."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

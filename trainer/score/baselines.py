@@ -123,7 +123,8 @@ def fit_baselines(
     solution = least_squares(products, targets)
     slopes = solution[:-1] if mixing_FC is None else solution[:-1] @ mixing_FC
     coefficients = tuple(map(float, (*slopes, solution[-1])))
-    return Baselines(float(targets[-1] / products[-1, -1]), coefficients, chips, positions)
+    pixels = products[-1, -1]  # none if all shards were left out: training says so
+    return Baselines(float(targets[-1] / pixels) if pixels else 0.0, coefficients, chips, positions)
 
 
 def least_squares(products_FF: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:

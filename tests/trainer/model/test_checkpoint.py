@@ -30,9 +30,10 @@ from safetensors.torch import load_file, save_file
 from shards.errors import InputError
 from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import build_backbone, new_backbone
-from trainer.model.checkpoint import CHECKPOINTS, checkpoint_url
+from trainer.model.checkpoint import checkpoint_url
 from trainer.model.height_checkpoint import load_checkpoint, read_checkpoint_header
 from trainer.model.regressor import Regressor
+from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.score.baselines import Baselines
 
 FILES = {"config.json", "metrics.json", "model.safetensors", "statistics.json"}

@@ -134,7 +134,7 @@ def test_an_unfinished_run_serves_all_commands(
     encoders = [load_encoder(str(tmp_path / name)) for name in said]
     assert encoders[0].fingerprint == encoders[1].fingerprint
     again = config.with_options(out=str(tmp_path / "again"), backbone=str(tmp_path / "run"), epochs=1)
-    with pytest.raises(InputError, match="no DINOv3 model in this folder"):  # as with a whole one
+    with pytest.raises(InputError, match="holds a model of treeline train"):  # as with a whole one
         train(again, Ranks())
 
 
@@ -173,6 +173,40 @@ def test_a_checkpoint_copied_alone_is_refused_with_the_command_that_makes_it_who
     assert files_of(tmp_path / "out") == files_of(tmp_path / "run" / "epoch-0002")
 
 
+@pytest.mark.parametrize("gone", ["", "run", "epoch"])
+def test_a_moved_run_without_its_backbone_is_resumed_where_it_is_now(
+    run: TrainConfig, tmp_path: Path, gone: str
+) -> None:
+    """Copied whole, copied while the run is gone, and one checkpoint alone of a run that is gone."""
+    [shared] = (tmp_path / "run").glob("backbone-*")
+    shared.unlink()
+    moved = tmp_path / "moved"
+    if gone == "epoch":
+        shutil.copytree(tmp_path / "run" / "epoch-0002", moved / "epoch-0002")
+    else:
+        shutil.copytree(tmp_path / "run", moved)
+    if gone:
+        shutil.rmtree(tmp_path / "run")
+    done = treeline("evaluate", "--checkpoint", f"{moved}/epoch-0002", "--data", run.data)
+    assert done.returncode == 2
+    begun = f"treeline: {moved}/epoch-0002: lacks its backbone ({moved}/{shared.name} is missing); "
+    if gone == "epoch":
+        assert done.stderr == (
+            f"{begun}it was written as {tmp_path}/run/epoch-0002, where it is no more: find that run, and "
+            "treeline export RUN/epoch-0002 --out DIR makes a whole copy\n"
+        )
+        return
+    command = f"train --config {moved}/config.yaml --out {moved} --resume auto"
+    assert done.stderr == (
+        f"{begun}resume the run where it is now, since it was moved from {tmp_path}/run (treeline "
+        f"{command}), which writes it\n"
+    )
+    done = treeline(*command.split())
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(str(moved)).fingerprint
+    assert not (gone and (tmp_path / "run").exists())
+
+
 def test_where_the_backbone_is_gone_or_changed_the_run_writes_it_again(
     run: TrainConfig, tmp_path: Path
 ) -> None:
@@ -190,7 +224,9 @@ def test_where_the_backbone_is_gone_or_changed_the_run_writes_it_again(
     assert not list(damaged.glob("backbone-*"))
     shared.unlink()
     for read in (load_checkpoint, read_checkpoint_header, load_encoder):
-        with pytest.raises(InputError, match=r"lacks its backbone.*resume the run .*--out .*/run --resume"):
+        with pytest.raises(
+            InputError, match=r"resume the run \(treeline train --config .*/run/config\.yaml --out "
+        ):
             read(run.out)
     train(run.with_options(resume="auto"), Ranks())
     assert load_checkpoint(run.out).fingerprint

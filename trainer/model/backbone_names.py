@@ -1,0 +1,39 @@
+"""Names of backbones that are none of ours: which of them are places, where nothing on the hub is meant."""
+
+from shards.errors import InputError
+from shards.storage.objects import exists, join
+from trainer.model.checkpoint import format_of
+from trainer.model.run_checkpoints import CHECKPOINTS
+
+CHOICES = (
+    "give a run of treeline pretrain, a folder of transformers, a .pth file of Meta's, or a name on the hub"
+)
+"""What a backbone can be."""
+_OURS = "treeline-"
+"""Beginning of the formats of our checkpoints."""
+
+
+def is_place(name: str) -> bool:
+    """Tell whether a name can only mean a folder: the hub's names are OWNER/MODEL or MODEL."""
+    above = name.rstrip("/").rpartition("/")[0]
+    return (
+        "://" in name
+        or name.startswith(("/", "./", "../", "~"))
+        or name.rstrip("/").count("/") > 1
+        or exists(name)
+        or bool(above and exists(join(above, CHECKPOINTS)))
+    )
+
+
+def check_backbone(name: str) -> None:
+    """Refuse a place where no foreign backbone can be.
+
+    Raises:
+        InputError: nothing is there, or a checkpoint of `treeline train`.
+    """
+    if format_of(name).startswith(_OURS):
+        raise InputError(
+            f"--backbone {name}: holds a model of treeline train, not a backbone alone; {CHOICES}"
+        )
+    if is_place(name) and not exists(name):
+        raise InputError(f"--backbone {name}: no such folder; {CHOICES}")
