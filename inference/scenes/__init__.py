@@ -1,6 +1,9 @@
-"""Find and open scenes.
+"""Find and open scenes, and see whether they are what the training was.
 
 scene         a scene open for prediction
 scene_list    scenes from files, patterns, folders, lists
 stac_scenes   scenes that STAC names
+sample        a few pixels of a scene, spread over it
+values        whether a scene's values are those of the training
+finding       what does not fit, its cure, and what is said of it
 """

@@ -32,14 +32,14 @@ class Scene:
         self.url, self.schema = url, schema
         self.raster: Any = open_raster(url, needs_crs)
         try:
-            names = band_names(self.raster, bands, schema.bands)
+            self.names = names = band_names(self.raster, bands, schema.bands)
             missing = [band for band in schema.bands if band not in names]
             if missing and url.endswith(MAP_ENDINGS):
                 raise InputError(f"{url}: is a map made by treeline predict; name its scene instead")
             if missing:
                 raise InputError(f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}")
-            self._band_numbers = [names.index(band) + 1 for band in schema.bands]
-            dtypes = sorted({self.raster.dtypes[number - 1] for number in self._band_numbers})
+            self.band_numbers = [names.index(band) + 1 for band in schema.bands]
+            dtypes = sorted({self.raster.dtypes[number - 1] for number in self.band_numbers})
             if dtypes != [schema.dtype]:
                 raise InputError(
                     f"{url}: pixels are {' and '.join(dtypes)}, not {schema.dtype} as in training"
@@ -59,7 +59,7 @@ class Scene:
         """Refuse a raster that states another scale or offset than the chips had; most state none."""
         if not is_scaled(self.raster):
             return
-        for band, number in zip(self.schema.bands, self._band_numbers, strict=True):
+        for band, number in zip(self.schema.bands, self.band_numbers, strict=True):
             stated = self.raster.scales[number - 1], self.raster.offsets[number - 1]
             if not self.schema.is_scaled(band):
                 raise InputError(
@@ -84,9 +84,13 @@ class Scene:
         read = halo_block(block, grid, self.shape)
         return Halo(self.pixels(read), read.rows.start, read.columns.start, self.shape)
 
-    def pixels(self, block: Block) -> NDArray[Any]:
-        """Read image_CHW of a block, as stored in training: missing pixels have the nodata value of then."""
-        image_CHW = read_window(self.raster, indexes=self._band_numbers, window=block.window)
+    def pixels(self, block: Block, shape: tuple[int, int] | None = None) -> NDArray[Any]:
+        """Read image_CHW of a block, as stored in training: missing pixels have the nodata value of then.
+
+        With the `shape` of an overview (rows, columns) that overview is read.
+        """
+        options = {"out_shape": (len(self.band_numbers), *shape)} if shape else {}
+        image_CHW = read_window(self.raster, indexes=self.band_numbers, window=block.window, **options)
         own, trained = self.raster.nodata, self.schema.nodata
         if own is not None and own != trained:
             missing_CHW = image_CHW == own
