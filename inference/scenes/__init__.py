@@ -5,5 +5,6 @@ scene_list    scenes from files, patterns, folders, lists
 stac_scenes   scenes that STAC names
 sample        a few pixels of a scene, spread over it
 values        whether a scene's values are those of the training
+check         whether a scene is what the training was
 finding       what does not fit, its cure, and what is said of it
 """

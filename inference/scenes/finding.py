@@ -1,12 +1,12 @@
 """Something about a scene that does not fit the training, and its cure."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-OnMismatch = Literal["refuse", "note", "ignore"]
-"""What to do about findings: refuse scenes with a gross one and note the others, note all, or say nothing."""
+from inference.config import OnMismatch
+from shards.errors import InputError
+
 FINDINGS_TAG = "TREELINE_FINDINGS"
 """Tag of a map whose scene has findings: their lines by code, as JSON."""
 NAMED = 3
@@ -36,9 +36,31 @@ def refusal(url: str, findings: Iterable[Finding], on_mismatch: OnMismatch) -> s
     return f"{url}: {said}, or give --on-mismatch note"
 
 
+def refuse_or_note(found: Mapping[str, Sequence[Finding]], on_mismatch: OnMismatch) -> list[str]:
+    """Refuse scenes with gross findings, and say the others.
+
+    Args:
+        found: findings by the scene's URL.
+        on_mismatch: what to do about them.
+
+    Raises:
+        InputError: a scene is refused.
+    """
+    refused = [reason for url, findings in found.items() if (reason := refusal(url, findings, on_mismatch))]
+    if refused:
+        others = len(refused) - 1
+        raise InputError(refused[0] + f" ({others:,} other scenes are refused as well)" * bool(others))
+    return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
+
+
 def findings_json(findings: Iterable[Finding]) -> str:
     """Write findings as short JSON for a tag: lines by code."""
-    return json.dumps({finding.code: finding.line for finding in findings}, ensure_ascii=True)
+    return json.dumps(findings_by_code(findings))
+
+
+def findings_by_code(findings: Iterable[Finding]) -> dict[str, str]:
+    """Return the findings' lines by code."""
+    return {finding.code: finding.line for finding in findings}
 
 
 def noted(found: Iterable[tuple[str, Finding]], on_mismatch: OnMismatch) -> list[str]:

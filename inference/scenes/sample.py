@@ -1,7 +1,7 @@
 """A few of a scene's pixels, spread over the scene, always the same ones.
 
-An overview of suitable size is read whole. Otherwise small windows are read, at most SHARE of all pixels, and
-they lie in few of the file's blocks, because a block is fetched and decoded whole.
+They are those of an overview, or of small windows: at most SHARE of all pixels, in few of the file's blocks,
+because a block is fetched and decoded whole.
 """
 
 import math
@@ -44,21 +44,31 @@ class Sample:
     """Names of all bands of the file, in its order."""
 
 
-def sample(scene: Scene) -> Sample:
-    """Read a few pixels of an open scene.
+def overview_sample(scene: Scene) -> Sample | None:
+    """Read an overview of an open scene; None if no overview is suitable.
 
     Raises:
         InputError: its file is damaged.
     """
     shape = overview_shape(scene)
-    step = 1
-    if shape:
-        whole = Block(Span(0, scene.shape[0]), Span(0, scene.shape[1]))
-        images = [scene.pixels(whole, shape)]
-        step = math.ceil(shape[0] * shape[1] / MOST_OF_OVERVIEW)
-    else:
-        images = [scene.pixels(window) for window in windows(scene.shape, scene.raster.block_shapes[0])]
-    stored_BN = np.concatenate([image_CHW.reshape(len(image_CHW), -1) for image_CHW in images], axis=1)[:, ::step]
+    if shape is None:
+        return None
+    whole = Block(Span(0, scene.shape[0]), Span(0, scene.shape[1]))
+    step = math.ceil(math.prod(shape) / MOST_OF_OVERVIEW)
+    return _sample(scene, scene.pixels(whole, shape).reshape(len(scene.schema.bands), -1)[:, ::step])
+
+
+def windows_sample(scene: Scene) -> Sample:
+    """Read windows spread over an open scene.
+
+    Raises:
+        InputError: its file is damaged.
+    """
+    images = [scene.pixels(window) for window in windows(scene.shape, scene.raster.block_shapes[0])]
+    return _sample(scene, np.concatenate([image.reshape(len(image), -1) for image in images], axis=1))
+
+
+def _sample(scene: Scene, stored_BN: NDArray[Any]) -> Sample:
     is_missing_N = missing_values(stored_BN, scene.schema.nodata).any(0)
     return Sample(stored_BN[:, ~is_missing_N], stored_BN.shape[1], scene.names)
 

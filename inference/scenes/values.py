@@ -57,8 +57,9 @@ BETTER = 0.5
 LEAST_CONTRAST = 0.25
 """Least misfit of the bands as they are that an exchange must explain: bands that are more alike in training
 cannot be told apart."""
-SURE_CONTRAST = math.log(2)
-"""Misfit of the medians that haze does not cause, so that spreads need not confirm an exchange."""
+SURE_CONTRAST, SURE_SPREADS = math.log(2), 1.5
+"""Misfit of the medians that haze does not cause, so that spreads need not confirm an exchange: a logarithm,
+or for values below 0 a number of spreads. Decibels of one place differ by a spread from season to season."""
 PER_MOVED = 0.02
 """Misfit that each exchanged band costs, so that the simplest of like explanations is named."""
 MOST_PERMUTED = 4
@@ -87,6 +88,11 @@ class _Bands:
     """99th percentile in training."""
     most_B: NDArray[np.float64]
     """Largest value in training."""
+
+    @property
+    def are_above_0(self) -> bool:
+        """Whether values have logarithms."""
+        return bool((self.trained_BP > 0).all())
 
     def said(self, band: int) -> str:
         """Say a band's median and range."""
@@ -139,9 +145,7 @@ def _bands(
     scene_PB = np.percentile(values_BN, [int(percent) for percent in PERCENTS], axis=1)
     low_B, high_B, top_B = of_training(("1", "90", "99")).T
     most_B = np.array([one.maximum for one in trained])
-    return _Bands(
-        names, of_file, values_BN, scene_PB.T, of_training(PERCENTS), low_B, high_B, top_B, most_B
-    )
+    return _Bands(names, of_file, values_BN, scene_PB.T, of_training(PERCENTS), low_B, high_B, top_B, most_B)
 
 
 # --- a value that stands for nothing ---
@@ -181,7 +185,9 @@ def _bytes(bands: _Bands) -> Finding | None:
     is_bytes = values_BN.min() >= 0 and values_BN.max() <= LARGEST_BYTE and (values_BN % 1 == 0).all()
     fills = (np.percentile(values_BN, 99, axis=1) > LARGEST_BYTE / 2).all()
     trained_B = bands.trained_BP[:, MEDIAN]
-    is_other = (bands.top_B > 2 * LARGEST_BYTE).all() and (trained_B > LARGEST_BYTE).sum() * 2 > len(trained_B)
+    is_other = (bands.top_B > 2 * LARGEST_BYTE).all() and (trained_B > LARGEST_BYTE).sum() * 2 > len(
+        trained_B
+    )
     if not (is_bytes and fills and is_other):
         return None
     band = int(np.argmax(trained_B))
@@ -212,12 +218,14 @@ def _factor(bands: _Bands) -> Finding | None:
     medians_B = np.abs(bands.trained_BP[:, MEDIAN])
     is_flat = medians_B.max() < math.exp(FLAT) * medians_B.min()
     is_below_0 = signs[0, 0] < 0
-    if shift > 0:
-        is_gross = shift >= BRIGHTER and (is_below_0 or _is_above_all(bands, is_flat))
-        is_noted = False
+    is_noted = False
+    if is_below_0:  # decibels of water are twice those of land
+        is_gross = abs(shift) >= DARKER
+    elif shift > 0:
+        is_gross = shift >= BRIGHTER and _is_above_all(bands, is_flat)
     else:
         is_gross = -shift >= (2 if is_flat else 1) * DARKER
-        is_noted = not is_flat and not is_below_0 and -shift >= NOTED_DARKER
+        is_noted = not is_flat and -shift >= NOTED_DARKER
     if not is_gross and not is_noted:
         return None
     band = int(np.argmax(np.abs(ratio_BP[:, MEDIAN])))
@@ -288,7 +296,7 @@ def _exchanged(bands: _Bands) -> Finding | None:
 
     order = min(_orders(count), key=cost)
     moved = [place for place in as_is if order[place] != place]
-    if not moved or not _explains(scene, trained, order, moved):
+    if not moved or not _explains(scene, trained, order, moved, bands.are_above_0):
         return None
     truly = {name: bands.names[place] for name, place in zip(bands.names, order, strict=True)}
     named = [truly.get(name, name) for name in bands.of_file]
@@ -302,12 +310,14 @@ def _described(quarters_3B: NDArray[np.float64], bands: _Bands) -> NDArray[np.fl
     spread_B = quarters_3B[2] - quarters_3B[0]
     if (spread_B <= 0).any():
         return None
-    if (bands.trained_BP > 0).all():
+    if bands.are_above_0:
         if (quarters_3B[1] <= 0).any():
             return None
         level_B = np.log(quarters_3B[1])
     else:
-        level_B = quarters_3B[1] / float(np.mean(bands.trained_BP[:, -1] - bands.trained_BP[:, QUARTERS.start]))
+        level_B = quarters_3B[1] / float(
+            np.mean(bands.trained_BP[:, -1] - bands.trained_BP[:, QUARTERS.start])
+        )
     return np.stack([level_B, np.log(spread_B)])
 
 
@@ -324,7 +334,11 @@ def _orders(count: int) -> list[tuple[int, ...]]:
 
 
 def _explains(
-    scene: NDArray[np.float64], trained: NDArray[np.float64], order: tuple[int, ...], moved: Sequence[int]
+    scene: NDArray[np.float64],
+    trained: NDArray[np.float64],
+    order: tuple[int, ...],
+    moved: Sequence[int],
+    are_above_0: bool,
 ) -> bool:
     """Tell whether the order explains medians and spreads of the moved bands much better than the names do."""
 
@@ -335,8 +349,8 @@ def _explains(
     both, both_ordered = misfits(slice(0, 2))
     levels, levels_ordered = misfits(slice(0, 1))
     spreads, spreads_ordered = misfits(slice(1, 2))
-    confirmed = spreads >= LEAST_CONTRAST and spreads_ordered <= BETTER * spreads
-    is_sure = levels >= SURE_CONTRAST and levels_ordered <= BETTER * levels
+    confirmed = are_above_0 and spreads >= LEAST_CONTRAST and spreads_ordered <= BETTER * spreads
+    is_sure = levels >= (SURE_CONTRAST if are_above_0 else SURE_SPREADS) and levels_ordered <= BETTER * levels
     return both >= LEAST_CONTRAST and both_ordered <= BETTER * both and (confirmed or is_sure)
 
 

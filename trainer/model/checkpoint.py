@@ -202,6 +202,8 @@ class CheckpointHeader:
     """Scores after the checkpoint's epoch."""
     fingerprint: str
     """Fingerprint, the same as that of the loaded checkpoint."""
+    statistics: Statistics
+    """Statistics of the chips that normalise the images."""
 
 
 def read_checkpoint_header(url: str) -> CheckpointHeader:
@@ -222,6 +224,7 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
         described.trained_on,
         described.metrics,
         described.fingerprint,
+        regressor.statistics,
     )
 
 
