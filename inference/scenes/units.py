@@ -1,0 +1,134 @@
+"""Values in another unit than the training's: times a factor, stretched to bytes, power for decibels."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.scenes.compared import MEDIAN, PERCENTS, QUARTERS, Compared
+from inference.scenes.finding import Finding
+
+BRIGHTER = math.log(2.2)
+"""Logarithm of a factor common to all bands from which it is gross: sun and gain make no scene so bright."""
+ABOVE_ALL = 1.5
+"""Multiple of all that was trained on above which the brightest band of a scene that is too bright must
+reach: cloud and snow, mixed with ground, look like a factor, but that band is not much brighter in them."""
+DARKER, NOTED_DARKER = math.log(4), math.log(3)
+"""Logarithm of a factor from which a scene is too dark, and from which that is noted; a low sun makes scenes
+darker by half."""
+UNEXPLAINED_BRIGHTER, UNEXPLAINED_DARKER = 1 / 3, 1 / 4
+"""Largest share of a common factor's logarithm by which a band may differ from it."""
+FLAT = math.log(2)
+"""Logarithm of the ratio of the bands' medians in training below which any change looks like a factor: a
+gross one must then be twice as large, or each band above all that was trained on."""
+ROUND_FACTORS = (2, 4, 10, 100, 1000, 10_000)
+NEAR_ROUND = math.log(1.45)
+"""Largest logarithm of a found factor over a round one that is still named by the round one: as much as
+honest scenes differ, and less than half the way from 4 to 10."""
+LARGEST_BYTE = 255
+BEYOND = 2.0
+"""Share of the training's largest value above which a median is noted without an explanation."""
+
+
+def stretched(bands: Compared) -> Finding | None:
+    """Tell values that were stretched to bytes."""
+    values_BN = bands.values_BN
+    is_bytes = values_BN.min() >= 0 and values_BN.max() <= LARGEST_BYTE and (values_BN % 1 == 0).all()
+    fills = (np.percentile(values_BN, 99, axis=1) > LARGEST_BYTE / 2).all()
+    trained_B = bands.trained_BP[:, MEDIAN]
+    is_other = (bands.top_B > 2 * LARGEST_BYTE).all() and np.median(trained_B) > LARGEST_BYTE
+    if not (is_bytes and fills and is_other):
+        return None
+    band = int(np.argmax(trained_B))
+    line = f"{bands.said(band)}; all bands as if stretched to 0 to {LARGEST_BYTE}"
+    return Finding("bytes", line, "give the scene as it was before, in the values of the training", True)
+
+
+def power(bands: Compared) -> Finding | None:
+    """Tell power where the training has decibels."""
+    scene_B, trained_B = bands.scene_BP[:, MEDIAN], bands.trained_BP[:, MEDIAN]
+    if bands.values_BN.min() < 0 or (trained_B >= 0).any() or (scene_B <= 0).any():
+        return None
+    if np.abs(10 * np.log10(scene_B) - trained_B).max() > 10:  # within a factor of ten
+        return None
+    line = f"{bands.said(0)}; all bands as if in power instead of decibels"
+    return Finding("power", line, "convert it (10 log10)", True)
+
+
+def factor(bands: Compared) -> Finding | None:
+    """Tell a factor that all bands have in common, at two neighbouring percentiles."""
+    signs = np.sign(bands.trained_BP)
+    if not (signs == signs[0, 0]).all() or not signs[0, 0]:
+        return None
+    scene_BP = np.abs(bands.scene_BP) * (np.sign(bands.scene_BP) == signs)
+    with np.errstate(divide="ignore"):
+        ratio_BP = np.log(scene_BP) - np.log(np.abs(bands.trained_BP))
+    shift = _common_shift(ratio_BP)
+    medians_B = np.abs(bands.trained_BP[:, MEDIAN])
+    is_flat = medians_B.max() < math.exp(FLAT) * medians_B.min()
+    is_below_0 = signs[0, 0] < 0
+    is_noted = False
+    if is_below_0:  # decibels of water are twice those of land
+        is_gross = abs(shift) >= DARKER
+    elif shift > 0:
+        is_gross = shift >= BRIGHTER and _is_above_all(bands, is_flat)
+    elif _is_below_most(bands, is_flat):
+        is_gross = -shift >= (2 if is_flat else 1) * DARKER
+        is_noted = not is_flat and -shift >= NOTED_DARKER
+    else:
+        is_gross = False
+    if not is_gross and not is_noted:
+        return None
+    band = int(np.argmax(np.abs(ratio_BP[:, MEDIAN])))
+    verb, cure = ("multiplied", "divide") if shift > 0 else ("divided", "multiply")
+    by = _said_factor(abs(shift))
+    line = f"{bands.said(band)}; all bands as if {verb} by {by}"
+    return Finding("factor", line, f"{cure} the scene by {by.removeprefix('about ')}", is_gross)
+
+
+def beyond(bands: Compared) -> Finding | None:
+    """Note a median far beyond all that was trained on."""
+    for band in range(len(bands.names)):
+        most = float(bands.most_B[band])
+        if most > 0 and bands.scene_BP[band, MEDIAN] > BEYOND * most:
+            cure = "see whether it has the unit and the calibration of the training's images"
+            return Finding("beyond", f"{bands.said(band)} and none above {most:.4g}", cure)
+    return None
+
+
+def _common_shift(ratio_BP: NDArray[np.float64]) -> float:
+    """Return the logarithm of the factor that best explains two neighbouring percentiles; 0 if none does."""
+    best, least = 0.0, 1.0
+    for first in range(len(PERCENTS) - 1):
+        pair_BP = ratio_BP[:, first : first + 2]
+        low, high = float(pair_BP.min()), float(pair_BP.max())
+        shift = (low + high) / 2
+        if not np.isfinite(shift) or not shift:
+            continue
+        unexplained = (high - low) / 2 / abs(shift)
+        limit = UNEXPLAINED_BRIGHTER if shift > 0 else UNEXPLAINED_DARKER
+        if unexplained <= min(limit, least):
+            best, least = shift, unexplained
+    return best
+
+
+def _is_above_all(bands: Compared, in_all: bool) -> bool:
+    """Tell whether a twentieth of the brightest band's pixels lie above all training; or of each band's."""
+    above_B = bands.scene_95_B > ABOVE_ALL * bands.most_B.max()
+    return bool(above_B.all() if in_all else above_B[bands.brightest])
+
+
+def _is_below_most(bands: Compared, in_all: bool) -> bool:
+    """Tell whether 95 % of the brightest band's pixels are as dark as a quarter in training; or of each's.
+
+    A scene with shade or water has lit ground as well.
+    """
+    below_B = bands.scene_95_B < bands.trained_BP[:, QUARTERS.start]
+    return bool(below_B.all() if in_all else below_B[bands.brightest])
+
+
+def _said_factor(logarithm: float) -> str:
+    nearest = min(ROUND_FACTORS, key=lambda factor: abs(math.log(factor) - logarithm))
+    if abs(math.log(nearest) - logarithm) <= NEAR_ROUND:
+        return f"{nearest:,}"
+    return f"about {math.exp(logarithm):.2g}"
