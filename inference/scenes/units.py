@@ -10,9 +10,12 @@ from inference.scenes.finding import Finding
 
 BRIGHTER = math.log(2.2)
 """Logarithm of a factor common to all bands from which it is gross: sun and gain make no scene so bright."""
-ABOVE_ALL = 1.5
-"""Multiple of all that was trained on above which the brightest band of a scene that is too bright must
-reach: cloud and snow, mixed with ground, look like a factor, but that band is not much brighter in them."""
+ABOVE_ALL, FAR_ABOVE_ALL = 1.5, 2.5
+"""Multiples of the largest value in training, of any band, above which the brightest band of a scene that is
+too bright must reach: above the first where bands differ, above the second where they are alike, as cloud and
+snow are in all bands, whose mixtures with ground look like a factor."""
+ALIKE = 0.5
+"""Share of the bands' contrast in training, as a logarithm, below which bright pixels are alike."""
 DARKER, NOTED_DARKER = math.log(4), math.log(3)
 """Logarithm of a factor from which a scene is too dark, and from which that is noted; a low sun makes scenes
 darker by half."""
@@ -27,7 +30,7 @@ NEAR_ROUND = math.log(1.45)
 honest scenes differ, and less than half the way from 4 to 10."""
 LARGEST_BYTE = 255
 BEYOND = 2.0
-"""Share of the training's largest value above which a median is noted without an explanation."""
+"""Multiple of the largest value in training, of any band, above which a median is noted as it is."""
 
 
 def stretched(bands: Compared) -> Finding | None:
@@ -88,12 +91,11 @@ def factor(bands: Compared) -> Finding | None:
 
 def beyond(bands: Compared) -> Finding | None:
     """Note a median far beyond all that was trained on."""
-    for band in range(len(bands.names)):
-        most = float(bands.most_B[band])
-        if most > 0 and bands.scene_BP[band, MEDIAN] > BEYOND * most:
-            cure = "see whether it has the unit and the calibration of the training's images"
-            return Finding("beyond", f"{bands.said(band)} and none above {most:.4g}", cure)
-    return None
+    most, band = float(bands.most_B.max()), int(bands.scene_BP[:, MEDIAN].argmax())
+    if most <= 0 or bands.scene_BP[band, MEDIAN] <= BEYOND * most:
+        return None
+    cure = "see whether it has the unit and the calibration of the training's images"
+    return Finding("beyond", f"{bands.said(band)}, and none of any band above {most:.4g}", cure)
 
 
 def _common_shift(ratio_BP: NDArray[np.float64]) -> float:
@@ -114,8 +116,13 @@ def _common_shift(ratio_BP: NDArray[np.float64]) -> float:
 
 def _is_above_all(bands: Compared, in_all: bool) -> bool:
     """Tell whether a twentieth of the brightest band's pixels lie above all training; or of each band's."""
-    above_B = bands.scene_95_B > ABOVE_ALL * bands.most_B.max()
-    return bool(above_B.all() if in_all else above_B[bands.brightest])
+    most = bands.most_B.max()
+    if in_all:
+        return bool((bands.scene_95_B > ABOVE_ALL * most).all())
+    top = bands.scene_95_B[bands.brightest]
+    trained_B = bands.trained_BP[:, MEDIAN]
+    are_alike = np.ptp(np.log(bands.scene_95_B)) < ALIKE * np.ptp(np.log(trained_B))
+    return bool(top > (FAR_ABOVE_ALL if are_alike else ABOVE_ALL) * most)
 
 
 def _is_below_most(bands: Compared, in_all: bool) -> bool:
