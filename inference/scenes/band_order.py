@@ -16,22 +16,29 @@ from inference.scenes.finding import Finding
 
 BETTER = 0.5
 """Largest misfit of an explanation by exchanged bands, as a share of the misfit of the bands as they are."""
+BETTER_IN_ALL = 0.6
+"""Same for all bands together, the ones included that stay in place: lakes and forest may make two bands look
+exchanged, but not the others as they were."""
 LEAST_CONTRAST = 0.25
 """Least misfit of the bands as they are that an exchange must explain: bands that are more alike in training
 cannot be told apart."""
 SURE_CONTRAST, SURE_SPREADS = math.log(2), 1.5
 """Misfit of the medians that haze does not cause, so that spreads need not confirm an exchange: a logarithm,
 or for values below 0 a number of spreads. Decibels of one place differ by a spread from season to season."""
-PER_MOVED = 0.02
-"""Misfit that each exchanged band costs, so that the simplest of like explanations is named."""
+USUAL, UNUSUAL = 0.02, 0.1
+"""Misfit that an order costs: orders that files often have (reversed, the last band first, all but one band
+reversed), and others, so that the likelier of like explanations is named."""
 MOST_PERMUTED = 4
-"""Most bands of which all orders are tried; of more, exchanges of two and the reverse order."""
+"""Most bands of which all orders are tried; of more, the usual orders and exchanges of two."""
+
+Order = tuple[int, ...]
 
 
 def exchanged(bands: Compared) -> Finding | None:
-    """Tell bands in another order, by medians and spreads of the pixels that are no brighter than most."""
+    """Tell bands in another order, by medians and spreads of the pixels that are as bright as most."""
     count = len(bands.names)
-    is_usual_N = bands.values_BN.sum(0) <= bands.high_B.sum()
+    brightness_N = bands.values_BN.sum(0)  # the same in any order: without cloud, snow, lakes and deep shade
+    is_usual_N = (bands.trained_BP[:, 1].sum() <= brightness_N) & (brightness_N <= bands.high_B.sum())
     if count < 2 or is_usual_N.sum() < LEAST_PIXELS:
         return None
     quarters_3B = np.percentile(bands.values_BN[:, is_usual_N], (25, 50, 75), axis=1)
@@ -41,11 +48,8 @@ def exchanged(bands: Compared) -> Finding | None:
         return None
     as_is = tuple(range(count))
 
-    def cost(order: tuple[int, ...]) -> float:
-        moved = sum(place != band for place, band in enumerate(order))
-        return _misfit(scene, trained[:, list(order)], as_is) + PER_MOVED * moved
-
-    order = min(_orders(count), key=cost)
+    costs = _orders(count)
+    order = min(costs, key=lambda order: _misfit(scene, trained[:, list(order)], as_is) + costs[order])
     moved = [place for place in as_is if order[place] != place]
     if not moved or not _explains(scene, trained, order, moved, bands.are_above_0):
         return None
@@ -72,37 +76,49 @@ def _described(quarters_3B: NDArray[np.float64], bands: Compared) -> NDArray[np.
     return np.stack([level_B, np.log(spread_B)])
 
 
-def _orders(count: int) -> list[tuple[int, ...]]:
-    """List the orders of bands that are tried."""
+def _orders(count: int) -> dict[Order, float]:
+    """List the orders of bands that are tried, each with its cost."""
     as_is = tuple(range(count))
-    if count <= MOST_PERMUTED:
-        return list(itertools.permutations(as_is))
-    exchanges = [
-        tuple(second if place == first else first if place == second else place for place in as_is)
-        for first, second in itertools.combinations(as_is, 2)
+    last = count - 1
+    usual = [
+        as_is[::-1],
+        (last, *as_is[:-1]),
+        (*as_is[1:], 0),
+        (*as_is[:-1][::-1], last),
+        (0, *as_is[1:][::-1]),
     ]
-    return [as_is, *exchanges, as_is[::-1]]
+    if count <= MOST_PERMUTED:
+        orders = list(itertools.permutations(as_is))
+    else:
+        orders = [
+            tuple(second if place == first else first if place == second else place for place in as_is)
+            for first, second in itertools.combinations(as_is, 2)
+        ]
+    return dict.fromkeys(orders, UNUSUAL) | dict.fromkeys(usual, USUAL) | {as_is: 0.0}
 
 
 def _explains(
     scene: NDArray[np.float64],
     trained: NDArray[np.float64],
-    order: tuple[int, ...],
+    order: Order,
     moved: Sequence[int],
     are_above_0: bool,
 ) -> bool:
     """Tell whether the order explains the moved bands much better than their names do."""
 
-    def misfits(rows: slice) -> tuple[float, float]:
-        ordered = trained[:, list(order)]
-        return _misfit(scene[rows], trained[rows], moved), _misfit(scene[rows], ordered[rows], moved)
+    ordered = trained[:, list(order)]
 
-    both, both_ordered = misfits(slice(0, 2))
-    levels, levels_ordered = misfits(slice(0, 1))
-    spreads, spreads_ordered = misfits(slice(1, 2))
+    def misfits(places: Sequence[int], rows: slice = slice(0, 2)) -> tuple[float, float]:
+        return _misfit(scene[rows], trained[rows], places), _misfit(scene[rows], ordered[rows], places)
+
+    in_all, in_all_ordered = misfits(range(len(order)))
+    both, both_ordered = misfits(moved)
+    levels, levels_ordered = misfits(moved, slice(0, 1))
+    spreads, spreads_ordered = misfits(moved, slice(1, 2))
     confirmed = are_above_0 and spreads >= LEAST_CONTRAST and spreads_ordered <= BETTER * spreads
     is_sure = levels >= (SURE_CONTRAST if are_above_0 else SURE_SPREADS) and levels_ordered <= BETTER * levels
-    return both >= LEAST_CONTRAST and both_ordered <= BETTER * both and (confirmed or is_sure)
+    is_better = both_ordered <= BETTER * both and in_all_ordered <= BETTER_IN_ALL * in_all
+    return both >= LEAST_CONTRAST and is_better and (confirmed or is_sure)
 
 
 def _misfit(scene: NDArray[np.float64], trained: NDArray[np.float64], places: Sequence[int]) -> float:
@@ -112,7 +128,7 @@ def _misfit(scene: NDArray[np.float64], trained: NDArray[np.float64], places: Se
     return float(np.sqrt((difference**2).mean(1).sum()))
 
 
-def _said_order(names: Sequence[str], order: tuple[int, ...], moved: Sequence[int]) -> str:
+def _said_order(names: Sequence[str], order: Order, moved: Sequence[int]) -> str:
     if order == tuple(range(len(names)))[::-1] and len(names) > 2 and len(moved) >= len(names) - 1:
         return "as if the bands were in reverse order"
     if len(moved) == 2:

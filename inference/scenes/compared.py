@@ -42,8 +42,8 @@ class Compared:
 
     @property
     def are_above_0(self) -> bool:
-        """Whether values have logarithms."""
-        return bool((self.trained_BP > 0).all())
+        """Whether values have logarithms, but for a few zeros."""
+        return bool((self.low_B >= 0).all() and (self.trained_BP[:, QUARTERS] > 0).all())
 
     @property
     def brightest(self) -> int:

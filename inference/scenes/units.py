@@ -28,7 +28,8 @@ ROUND_FACTORS = (2, 4, 10, 100, 1000, 10_000)
 NEAR_ROUND = math.log(1.45)
 """Largest logarithm of a found factor over a round one that is still named by the round one: as much as
 honest scenes differ, and less than half the way from 4 to 10."""
-LARGEST_BYTE = 255
+LARGEST_BYTE, NEARLY = 255, 0.98
+"""Largest value of a byte, and the share of it that half of the bands of a stretched scene reach."""
 BEYOND = 2.0
 """Multiple of the largest value in training, of any band, above which a median is noted as it is."""
 
@@ -37,7 +38,8 @@ def stretched(bands: Compared) -> Finding | None:
     """Tell values that were stretched to bytes."""
     values_BN = bands.values_BN
     is_bytes = values_BN.min() >= 0 and values_BN.max() <= LARGEST_BYTE and (values_BN % 1 == 0).all()
-    fills = (np.percentile(values_BN, 99, axis=1) > LARGEST_BYTE / 2).all()
+    most_B = values_BN.max(1)
+    fills = (most_B > LARGEST_BYTE / 2).all() and np.median(most_B) > NEARLY * LARGEST_BYTE
     trained_B = bands.trained_BP[:, MEDIAN]
     is_other = (bands.top_B > 2 * LARGEST_BYTE).all() and np.median(trained_B) > LARGEST_BYTE
     if not (is_bytes and fills and is_other):
@@ -60,16 +62,15 @@ def power(bands: Compared) -> Finding | None:
 
 def factor(bands: Compared) -> Finding | None:
     """Tell a factor that all bands have in common, at two neighbouring percentiles."""
-    signs = np.sign(bands.trained_BP)
-    if not (signs == signs[0, 0]).all() or not signs[0, 0]:
+    is_below_0 = bool((bands.trained_BP < 0).all())
+    if not is_below_0 and not bands.are_above_0:
         return None
-    scene_BP = np.abs(bands.scene_BP) * (np.sign(bands.scene_BP) == signs)
-    with np.errstate(divide="ignore"):
-        ratio_BP = np.log(scene_BP) - np.log(np.abs(bands.trained_BP))
+    sign = -1 if is_below_0 else 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_BP = np.log(np.maximum(sign * bands.scene_BP, 0)) - np.log(sign * bands.trained_BP)
     shift = _common_shift(ratio_BP)
     medians_B = np.abs(bands.trained_BP[:, MEDIAN])
     is_flat = medians_B.max() < math.exp(FLAT) * medians_B.min()
-    is_below_0 = signs[0, 0] < 0
     is_noted = False
     if is_below_0:  # decibels of water are twice those of land
         is_gross = abs(shift) >= DARKER

@@ -24,9 +24,12 @@ LARGEST = 32_767
 
 
 @cache
-def statistics(seed: int = 41, scenes: int = 4) -> Statistics:
-    """The statistics of a training on some scenes of one summer."""
+def statistics(seed: int = 41, scenes: int = 4, is_clear: bool = False) -> Statistics:
+    """The statistics of a training on some scenes of one summer, with their small clouds or without."""
     image_NCHW = np.stack([make_landscape(seed, number, (SIDE, SIDE)).image_CHW for number in range(scenes)])
+    if is_clear:
+        cloudy_NHW = image_NCHW[:, 0] > 1500
+        image_NCHW = np.where(cloudy_NHW[:, None], np.int16(NODATA), image_NCHW)
     found = summarise(Tally.of(image_NCHW, np.zeros((scenes, SIDE, SIDE), np.float32)), SCHEMA)
     assert found
     return found
