@@ -28,8 +28,8 @@ ROUND_FACTORS = (2, 4, 10, 100, 1000, 10_000)
 NEAR_ROUND = math.log(1.45)
 """Largest logarithm of a found factor over a round one that is still named by the round one: as much as
 honest scenes differ, and less than half the way from 4 to 10."""
-LARGEST_BYTE, NEARLY = 255, 0.98
-"""Largest value of a byte, and the share of it that half of the bands of a stretched scene reach."""
+LARGEST_BYTE, NEARLY = 255, 0.95
+"""Largest value of a byte, and the share of it that a stretched scene reaches."""
 BEYOND = 2.0
 """Multiple of the largest value in training, of any band, above which a median is noted as it is."""
 
@@ -37,12 +37,11 @@ BEYOND = 2.0
 def stretched(bands: Compared) -> Finding | None:
     """Tell values that were stretched to bytes."""
     values_BN = bands.values_BN
-    is_bytes = values_BN.min() >= 0 and values_BN.max() <= LARGEST_BYTE and (values_BN % 1 == 0).all()
-    most_B = values_BN.max(1)
-    fills = (most_B > LARGEST_BYTE / 2).all() and np.median(most_B) > NEARLY * LARGEST_BYTE
+    fills = NEARLY * LARGEST_BYTE <= values_BN.max() <= LARGEST_BYTE
+    is_bytes = fills and values_BN.min() >= 0 and (values_BN % 1 == 0).all()
     trained_B = bands.trained_BP[:, MEDIAN]
     is_other = (bands.top_B > 2 * LARGEST_BYTE).all() and np.median(trained_B) > LARGEST_BYTE
-    if not (is_bytes and fills and is_other):
+    if not (is_bytes and is_other):
         return None
     band = int(np.argmax(trained_B))
     line = f"{bands.said(band)}; all bands as if stretched to 0 to {LARGEST_BYTE}"
