@@ -298,7 +298,7 @@ def _evaluate_classes(config: "EvaluateConfig") -> None:
 
 
 def predict(config: "PredictConfig") -> int:
-    """Make maps of scenes; return 1 if a scene failed."""
+    """Make maps of scenes; return 1 if a scene failed, 2 if there is no map because all are refused."""
     from cluster.jobs.connection import connected
     from inference.predict.run import predict
 
@@ -313,6 +313,8 @@ def predict(config: "PredictConfig") -> int:
 
             summary = predict(config, InProcess(chosen_here(config.device, config.precision)))
     print("\n".join([*summary.maps.values(), str(summary)]))
+    if summary.failed and not summary.maps and all(failed.is_refused for failed in summary.failed):
+        return 2
     return 1 if summary.failed else 0
 
 

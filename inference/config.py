@@ -9,6 +9,8 @@ from shards.roles import Before, MayChange, Nothing, OnlyWith, Place, Some
 from trainer.devices.choice import OF_BF16, Precision, Wanted
 
 Weighting = Literal["triangle", "cosine", "flat"]
+OnMismatch = Literal["refuse", "note", "ignore"]
+"""What to do about scenes whose values do not fit the training."""
 ON_DATA = OnlyWith(data=Some())
 
 
@@ -42,6 +44,9 @@ class PredictConfig:
     """Value that means a missing pixel in the scenes, beside what they declare (nodata, masks, alpha)."""
     asset: str = ""
     """Key of the asset that is the image in STAC items; default: the GeoTIFF with the role "data"."""
+    on_mismatch: Annotated[OnMismatch, MayChange()] = "refuse"
+    """Scenes unlike the training: refuse those with a gross difference, note each difference and refuse none,
+    or ignore them but for the maps' tags."""
     window: int = 64
     """Side of one input of the model, in pixels; a multiple of the backbone's patch size."""
     overlap: float = 0.5
@@ -135,6 +140,9 @@ class EmbedConfig:
     """Value that means a missing pixel in the scenes, beside what they declare (nodata, masks, alpha)."""
     asset: Annotated[str, OnlyWith(scenes=Some())] = ""
     """Key of the asset that is the image in STAC items; default: the GeoTIFF with the role "data"."""
+    on_mismatch: Annotated[OnMismatch, MayChange(), OnlyWith(scenes=Some())] = "refuse"
+    """Scenes unlike the training: refuse those with a gross difference, note each difference and refuse none,
+    or ignore them but for embeddings.json."""
 
     batch_size: int = 32
     """Tiles per batch; another size changes numbers by 1e-5 of a vector's length, before they are rounded."""
@@ -214,6 +222,9 @@ class AttentionConfig:
     """Names of the rasters' bands, in order; default: the bands' descriptions, or the bands of training."""
     nodata: Annotated[float | None, Before(None), OnlyWith(tiles=Some())] = None
     """Value that means a missing pixel in the rasters, beside what they declare (nodata, masks, alpha)."""
+    on_mismatch: Annotated[OnMismatch, OnlyWith(tiles=Some())] = "refuse"
+    """Rasters unlike the training: refuse those with a gross difference, note each difference and refuse
+    none, or ignore them but for attention.json."""
     tile_size: int = 0
     """Side of one input of the backbone, in pixels, a multiple of its patches; larger tiles are cut. 0: as
     in training."""

@@ -1,6 +1,7 @@
 """What is to be looked at, and with what: the options of `treeline attention`, and what they name."""
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import torch
 
 from inference.attention.beside import Layer, RasterLayer, label_layer, raster_layers
 from inference.attention.sampling import MOST_PIXELS
-from inference.attention.tiles import Tile, chip_tiles, raster_tiles
+from inference.attention.tiles import Tile, chip_tiles, raster_findings, raster_tiles
 from inference.attention.windows import Cut, Looking, cuts_of, some_of
 from inference.config import AttentionConfig
+from inference.scenes.finding import Finding, refuse_or_note
 from shards.errors import InputError
 from shards.format.band_values import difference
 from shards.read.dataset import Dataset, open_dataset
@@ -38,6 +40,8 @@ class Work:
     """Layers of which large numbers are to be found, with the least of them; None: above the median."""
     computed_in: Precision
     """Precision in which the device computes."""
+    findings: dict[str, tuple[Finding, ...]]
+    """What about rasters does not fit the training, by URL, where there is something."""
 
     @property
     def encoder(self) -> Encoder:
@@ -111,6 +115,9 @@ def prepared(config: AttentionConfig) -> Work:
         if dataset
         else raster_tiles(config.tiles, encoder.schema, config.bands, config.nodata)
     )
+    findings = raster_findings(tiles, encoder.statistics)
+    for line in refuse_or_note(findings, config.on_mismatch):
+        print(f"treeline: {line}", file=sys.stderr, flush=True)
     beside = _beside(config, tiles, dataset)
     placed_on(encoder, config.precision, torch.device(device))
     looking = Looking(tiles, size, config.batch_size, config.precision)
@@ -119,7 +126,7 @@ def prepared(config: AttentionConfig) -> Work:
     asked = computes(config.precision, device)
     asked.say()
     cuts, layer = cuts_of(tiles, size), config.layer or depth
-    return Work(config, loaded, looking, cuts, layer, beside, above, asked.precision)
+    return Work(config, loaded, looking, cuts, layer, beside, above, asked.precision, findings)
 
 
 def _check_measured(beside: Sequence[Layer], classes: Sequence[str], above: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from inference.attention.sampling import Sampling, head_name
 from inference.attention.tiles import Tile
 from inference.attention.windows import Cut, Seen, some_of
 from inference.config import AttentionConfig
+from inference.scenes.finding import findings_by_code
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json
 from shards.progress import Advance, progress
@@ -74,6 +75,8 @@ def attention(config: AttentionConfig) -> str:
             numbers = _numbers(work, sampling, measured, advance)
         about = {**_settings(work), **facts, "components_explain": components.explained_3.tolist()}
         about |= {"halved": _halved(sampling, numbers), "measured_windows": sampling.windows}
+        if work.findings:
+            about["findings"] = {url: findings_by_code(found) for url, found in work.findings.items()}
         about |= {"measured_layers": len(work.measured_layers), **made_by_code()}
         with progress("draw", len(gallery.views), "tiles") as advance:
             for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.crs import CRS
 
+from inference.scenes.check import findings_of
+from inference.scenes.finding import Finding
 from inference.scenes.scene import Scene
 from inference.scenes.scene_list import raster_urls
 from inference.tiling.windows import Block, Span
 from shards.errors import InputError
 from shards.format.path_names import check_name
 from shards.format.schema import Schema
+from shards.format.statistics import Statistics
 from shards.raster.grid import Grid
 from shards.read.dataset import Dataset
 from shards.storage.objects import stem_of
@@ -135,6 +138,21 @@ def raster_tiles(
             place = scene.raster.transform, scene.raster.crs
         tiles[name] = RasterTile(name, url, height, width, *place, schema, bands, nodata)
     return list(tiles.values())
+
+
+def raster_findings(tiles: list[Tile], statistics: Statistics) -> dict[str, tuple[Finding, ...]]:
+    """Find what about rasters does not fit the training, by URL, where there is something.
+
+    Raises:
+        InputError: a raster cannot be read.
+    """
+    found: dict[str, tuple[Finding, ...]] = {}
+    for tile in tiles:
+        if isinstance(tile, RasterTile):
+            with Scene(tile.source, tile.schema, tile.bands, False, tile.nodata) as scene:
+                if findings := findings_of(scene, statistics):
+                    found[tile.source] = findings
+    return found
 
 
 def chip_tiles(dataset: Dataset, chips: NDArray[np.int64]) -> list[Tile]:

@@ -26,6 +26,7 @@ from inference.embed.embeddings import (
 )
 from inference.embed.engine import Engine
 from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count, tiles_per_part
+from inference.scenes.finding import findings_by_code, refuse_or_note
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json, refuse_existing
 from shards.progress import progress
@@ -63,6 +64,9 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     check_writable(config.out)
     if _is_finished(config.out, made_with):
         return _said(config.out, read_about(config.out), there=True)
+    findings = tiles.findings(loaded.encoder.statistics)
+    for line in refuse_or_note(findings, config.on_mismatch):
+        print(f"treeline: {line}", file=sys.stderr, flush=True)
     remove_unfinished(config.out, below=False)
     parts = _kept(config.out, made_with, tiles, per_part)
     asked = engine.computes(config.precision)
@@ -77,6 +81,8 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
         )
     about = _about(config, loaded, tiles, made_with, [parts[number] for number in sorted(parts)])
     about["computed_in"] = asked.precision
+    if findings:
+        about["findings"] = {url: findings_by_code(of_scene) for url, of_scene in findings.items()}
     publish(join(config.out, EMBEDDINGS), json_bytes(about))
     remove_file(join(config.out, PLAN))
     return _said(config.out, about, there=False)

@@ -13,11 +13,14 @@ import shapely
 from numpy.typing import NDArray
 
 from inference.config import EmbedConfig
+from inference.scenes.check import findings_of
+from inference.scenes.finding import Finding
 from inference.scenes.scene import Scene
 from inference.scenes.scene_list import find_scenes
 from inference.tiling.windows import Block, Span, WindowGrid
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.format.statistics import Statistics
 from shards.raster.grid import Grid
 from shards.raster.opening import bound_cache
 from shards.storage.checksum import hexadecimal
@@ -76,6 +79,19 @@ class SceneTiles:
         with Scene(url, self._schema, self._bands, nodata=self._nodata) as scene:
             rows, columns = (length // self.size for length in scene.shape)
             return _Windows(url, version_of(url), Grid.of(scene.raster), rows, columns)
+
+    def findings(self, statistics: Statistics) -> dict[str, tuple[Finding, ...]]:
+        """See Tiles.
+
+        Raises:
+            InputError: a scene cannot be read.
+        """
+        found: dict[str, tuple[Finding, ...]] = {}
+        for windows in self._scenes:
+            with self._opened(windows) as scene:
+                if findings := findings_of(scene, statistics):
+                    found[windows.url] = findings
+        return found
 
     def columns(self, start: int, stop: int) -> pa.Table:
         """See Tiles."""

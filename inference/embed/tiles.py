@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from inference.config import EmbedConfig
 from inference.embed.dataset_tiles import DatasetTiles
 from inference.embed.scene_tiles import SceneTiles
+from inference.scenes.finding import Finding
 from shards.format.schema import Schema
+from shards.format.statistics import Statistics
 
 MOST_TILES, MOST_PATCHES = 1024, 65_536
 """Most tiles of a part, and most patches: a part of 65,536 patches of 768 numbers has 100 MB."""
@@ -27,6 +29,9 @@ class Tiles(Protocol):
     """What the tiles and their columns depend on."""
     remark: str
     """Line that says what was left out, and why; "" if nothing was."""
+
+    def findings(self, statistics: Statistics) -> dict[str, tuple[Finding, ...]]:
+        """Find what about scenes does not fit the training, by URL, where there is something."""
 
     def columns(self, start: int, stop: int) -> pa.Table:
         """Return the columns of tiles start, ..., stop - 1: key, split, and whatever is known of them."""

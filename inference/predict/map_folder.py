@@ -12,7 +12,7 @@ from inference.scenes.scene_list import MAP_ENDINGS
 from shards.errors import InputError
 from shards.format.manifest import read_json
 from shards.roles import differing, renewed
-from shards.storage.objects import exists, join, list_files
+from shards.storage.objects import exists, join, list_files, name_of
 
 MADE_WITH = "predict.json"
 BATCH_SIZE = "batch_size"
@@ -29,6 +29,10 @@ class MapFolder:
     """Finished blocks and maps."""
     made_with: dict[str, Any]
     """Contents of predict.json: what the maps are made with; empty if there is no such file."""
+
+    def has(self, name: str, url: str) -> bool:
+        """Tell whether the map at `url`, `name` in the ledger, is complete."""
+        return name in self.entries.made and name_of(url) in self.files
 
     @property
     def maps(self) -> set[str]:

@@ -7,6 +7,7 @@ from inference.maps.map_file import LARGEST_CLASS
 from inference.predict.map_content import MapContent
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.format.statistics import Statistics
 from trainer.model.checkpoint import CLASSES, TILES, format_of
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.height_checkpoint import read_checkpoint_header
@@ -29,6 +30,8 @@ class MapHeader:
     """Scores after the checkpoint's epoch."""
     fingerprint: str
     content: MapContent
+    statistics: Statistics
+    """Statistics of the chips that normalise the images."""
 
 
 def read_map_header(url: str) -> MapHeader:
@@ -43,7 +46,16 @@ def read_map_header(url: str) -> MapHeader:
         schema = of_classes.model.schema
         content = MapContent("pixel classes", schema.label, _in_bytes(url, schema.class_names))
         size, read = of_classes.model.patch_size, of_classes
-        return MapHeader(schema, size, False, read.trained_on, read.metrics, read.fingerprint, content)
+        return MapHeader(
+            schema,
+            size,
+            False,
+            read.trained_on,
+            read.metrics,
+            read.fingerprint,
+            content,
+            of_classes.model.statistics,
+        )
     if kind == TILES:
         of_tiles = load_tile_checkpoint(url, with_weights=False)
         encoder, head = of_tiles.model.encoder, of_tiles.model.head
@@ -57,6 +69,7 @@ def read_map_header(url: str) -> MapHeader:
             of_tiles.metrics,
             of_tiles.fingerprint,
             content,
+            encoder.statistics,
         )
     header = read_checkpoint_header(url)
     return MapHeader(
@@ -67,6 +80,7 @@ def read_map_header(url: str) -> MapHeader:
         header.metrics,
         header.fingerprint,
         MapContent(),
+        header.statistics,
     )
 
 

@@ -2,7 +2,7 @@
 
 scenes                            inference.scenes.scene_list.find_scenes
 -> what is at --out               inference.predict.map_folder.read_map_folder
--> maps to make, from headers     inference.predict.scene_map.survey
+-> maps to make, scenes checked   inference.predict.scene_map.survey
 -> their missing blocks, maps     inference.predict.map_making.MapMaking
 -> made here or on Ray            inference.predict.engine.Engine
 
@@ -31,10 +31,12 @@ from inference.predict.map_making import MapMaking
 from inference.predict.map_options import BATCH_ON_CPU, MapOptions
 from inference.predict.scene_map import Failed, SceneMap, survey
 from inference.predict.summary import Summary
+from inference.scenes.finding import noted
 from inference.scenes.scene_list import find_scenes, map_name
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
+from shards.format.statistics import Statistics
 from shards.raster.opening import bound_cache
 from shards.roles import flag_of, identity
 from shards.storage.checksum import hexadecimal
@@ -53,7 +55,7 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
         if getattr(config, name) < least:
             raise InputError(f"{flag_of(name)} {getattr(config, name)}: give {least} or more")
     bound_cache()
-    job, made_with = _job(config)
+    job, made_with, statistics = _job(config)
     job = replace(job, device=engine.device)
     scenes = find_scenes(config.scenes, config.asset)
     if scenes.remark:
@@ -70,11 +72,13 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     job = replace(job, options=replace(job.options, batch_size=made_with[BATCH_SIZE]))
     recorded = {"version": shards.__version__, "commit": commit(), **made_with}
     summary, maps = Summary(), list[SceneMap]()
-    for looked in survey(targets, job, hexadecimal(json_bytes(identity(PredictConfig, recorded)))):
+    digits = hexadecimal(json_bytes(identity(PredictConfig, recorded)))
+    for looked in survey(targets, job, digits, folder, statistics, config.on_mismatch):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
         else:
             maps.append(looked)
+    _say_findings(maps, config, summary)
     if not maps:
         return summary
     asked = engine.computes(config.precision)
@@ -90,8 +94,21 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     return summary
 
 
-def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
-    """Set up the job, and name what its maps are made with: only what their pixels depend on."""
+def _say_findings(maps: list[SceneMap], config: PredictConfig, summary: Summary) -> None:
+    """Say how the scenes to be mapped differ from the training, before the work begins."""
+    found = [(scene_map.scene, finding) for scene_map in maps for finding in scene_map.findings]
+    lines = noted(found, config.on_mismatch)
+    for line in lines:
+        print(f"treeline: {line}", file=sys.stderr, flush=True)
+    summary.noted = len({scene for scene, _ in found}) if lines else 0
+
+
+def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:
+    """Set up the job, and name what its maps are made with: only what their pixels depend on.
+
+    Returns:
+        The job, what the maps are made with, and the statistics of the training.
+    """
     url = checkpoint_url(config.checkpoint)
     checkpoint = read_map_header(url)
     content = checkpoint.content
@@ -128,4 +145,4 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
         quick_look=config.quick_look,
         stac=config.stac,
     )
-    return job, made_with
+    return job, made_with, checkpoint.statistics

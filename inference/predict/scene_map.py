@@ -2,21 +2,26 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
 from rasterio.errors import RasterioError
 from shapely.errors import ShapelyError
 
+from inference.config import OnMismatch
 from inference.maps.map_file import NODATA, map_writer
 from inference.maps.quick_look import quick_look_url, write_quick_look
 from inference.maps.stac_item import item_url, write_stac_item
 from inference.predict.block_tasks import MapJob
+from inference.predict.map_folder import MapFolder
+from inference.scenes.check import findings_of
+from inference.scenes.finding import FINDINGS_TAG, Finding, findings_json, refusal
 from inference.scenes.scene import Scene
 from inference.scenes.scene_list import map_stem
 from inference.tiling.windows import Block, blocks_of
 from shards.errors import DatasetError, InputError, one_line
+from shards.format.statistics import Statistics
 from shards.raster.grid import Grid
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import name_of, version_of
@@ -41,6 +46,8 @@ class SceneMap:
     """Version of the scene's file."""
     identity: str
     """Digits that stand for the scene's version and everything else that the map depends on."""
+    findings: tuple[Finding, ...] = ()
+    """What about the scene does not fit the training."""
 
     @property
     def stem(self) -> str:
@@ -68,15 +75,29 @@ class Failed:
 
     scene: str
     reason: str
+    is_refused: bool = False
+    """Whether it could be mapped, and is not because it is unlike the training."""
 
 
-def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[SceneMap | Failed]:
-    """Describe the map to make of each scene, in order, from the scene's header alone.
+def survey(
+    targets: dict[str, str],
+    job: MapJob,
+    made_with: str,
+    folder: MapFolder,
+    statistics: Statistics,
+    on_mismatch: OnMismatch,
+) -> Iterator[SceneMap | Failed]:
+    """Describe the map to make of each scene, in order, from the scene's header and a few of its pixels.
+
+    A scene whose map is complete is not checked again.
 
     Args:
         targets: URL of each map, by the URL of its scene.
         job: settings of the run.
         made_with: digits that stand for the checkpoint and the options.
+        folder: contents of --out.
+        statistics: statistics of the training.
+        on_mismatch: which scenes that are unlike the training are refused.
     """
 
     def look(scene: str) -> SceneMap | Failed:
@@ -85,7 +106,13 @@ def survey(targets: dict[str, str], job: MapJob, made_with: str) -> Iterator[Sce
                 version = version_of(scene)
                 identity = hexadecimal(f"{version} {made_with}".encode())[:8]
                 grid = job.content.grid(Grid.of(opened.raster))
-                return SceneMap(scene, targets[scene], grid, version, identity)
+                scene_map = SceneMap(scene, targets[scene], grid, version, identity)
+                if folder.has(scene_map.name, scene_map.url):
+                    return scene_map
+                findings = findings_of(opened, statistics)
+                if reason := refusal(scene, findings, on_mismatch):
+                    return Failed(scene, reason, is_refused=True)
+                return replace(scene_map, findings=findings)
         except InputError as error:
             return Failed(scene, str(error))
 
@@ -111,6 +138,8 @@ def _assemble(scene_map: SceneMap, job: MapJob) -> None:
     valid, ledger = 0, job.ledger
     smaller = ledger.smaller_blocks(scene_map.name)
     tags = {**dict(job.tags), **job.content.tags, "TREELINE_SCENE": name_of(scene_map.scene)}
+    if scene_map.findings:
+        tags[FINDINGS_TAG] = findings_json(scene_map.findings)
     if smaller:
         tags[SMALLER_TAG] = str(len(smaller))
     bands = job.content.bands(job.options)

@@ -14,6 +14,8 @@ class Summary:
     before: int = 0
     """Number of maps that were there before."""
     failed: list[Failed] = field(default_factory=list)
+    noted: int = 0
+    """Number of mapped scenes that differ from the training, as was said when the work began."""
     smaller: int = 0
     """Number of blocks that this run computed with fewer windows at a time, for want of memory."""
     megapixels: float = 0.0
@@ -34,6 +36,9 @@ class Summary:
                 f"the model waited for pixels {self.predicting_waited:.0%} of its time, "
                 f"readers for the model {self.reading_waited:.0%} of theirs"
             )
+        if self.noted:
+            scenes = "1 scene differs" if self.noted == 1 else f"{self.noted:,} scenes differ"
+            lines.append(f"{scenes} from the training, as was said at the beginning and maps' tags say")
         if self.smaller:
             lines.append(
                 f"{self.smaller:,} blocks did not fit into memory and were computed with a smaller batch"

@@ -1,7 +1,15 @@
-"""Find and open scenes.
+"""Find and open scenes, and see whether they are what the training was.
 
 scene         a scene open for prediction
 finding       what is found in a scene that is unlike training
 scene_list    scenes from files, patterns, folders, lists
 stac_scenes   scenes that STAC names
+sample        a few pixels of a scene, spread over it
+values        whether a scene's values are those of the training
+check         whether a scene is what the training was
+compared      percentiles of a scene beside those of the training
+filled        a value that stands for nothing
+units         values in another unit
+band_order    bands in another order
+finding       what does not fit, its cure, and what is said of it
 """

@@ -37,7 +37,6 @@ class Scene:
         bands: tuple[str, ...],
         needs_crs: bool = True,
         nodata: float | None = None,
-        refuse_gross: bool = True,
     ) -> None:
         """Open the raster at `url`.
 
@@ -48,28 +47,25 @@ class Scene:
             needs_crs: whether its place matters. Without a CRS the size of its pixels is unknown, and taken
                 for granted.
             nodata: value that means a missing pixel, beside what the file declares.
-            refuse_gross: whether a gross finding is an error.
 
         Raises:
-            InputError: it is not a raster, lacks a band, or has pixels unlike the chips'.
+            InputError: it is not a raster, or lacks a band.
         """
         self.url, self.schema = url, schema
         self.raster: Any = open_raster(url, needs_crs)
         try:
-            names = band_names(self.raster, bands, schema.bands)
+            self.names = names = band_names(self.raster, bands, schema.bands)
             try:
-                self._band_numbers = numbers_of_bands(url, names, schema.bands)
+                self.band_numbers = numbers_of_bands(url, names, schema.bands)
             except InputError:
                 if url.endswith(MAP_ENDINGS):
                     raise InputError(
                         f"{url}: is a map made by treeline predict; name its scene instead"
                     ) from None
                 raise
-            self._missing = Missing.of(self.raster, self._band_numbers, nodata)
+            self._missing = Missing.of(self.raster, self.band_numbers, nodata)
             self._refuse_other_scaling()
             self.findings = tuple(self._of_type() + self._of_grid())
-            if gross := [found for found in self.findings if found.is_gross and refuse_gross]:
-                raise InputError(f"{url}: {gross[0]}")
         except InputError:
             self.raster.close()
             raise
@@ -77,7 +73,7 @@ class Scene:
 
     def _of_type(self) -> list[Finding]:
         """Find that pixels are stored as another type than the chips'."""
-        trained, stored = self.schema.dtype, {self.raster.dtypes[n - 1] for n in self._band_numbers}
+        trained, stored = self.schema.dtype, {self.raster.dtypes[n - 1] for n in self.band_numbers}
         said = " and ".join(sorted(stored))
         found = Finding("type", f"pixels are {said}, read as the {trained} of training")
         return [] if stored == {trained} else [found]
@@ -105,7 +101,7 @@ class Scene:
         """Refuse a raster that states another scale or offset than the chips had; most state none."""
         if not is_scaled(self.raster):
             return
-        for band, number in zip(self.schema.bands, self._band_numbers, strict=True):
+        for band, number in zip(self.schema.bands, self.band_numbers, strict=True):
             stated = self.raster.scales[number - 1], self.raster.offsets[number - 1]
             if not self.schema.is_scaled(band):
                 raise InputError(
@@ -130,13 +126,15 @@ class Scene:
         read = halo_block(block, grid, self.shape)
         return Halo(self.pixels(read), read.rows.start, read.columns.start, self.shape)
 
-    def pixels(self, block: Block) -> NDArray[Any]:
+    def pixels(self, block: Block, shape: tuple[int, int] | None = None) -> NDArray[Any]:
         """Read image_CHW of a block, as stored in training: missing pixels have the nodata value of then.
+
+        With the `shape` of an overview (rows, columns) that overview is read.
 
         Raises:
             InputError: the file is damaged, or a value is beyond the type of training.
         """
-        image_CHW, missing_CHW = self._missing.read(block.window)
+        image_CHW, missing_CHW = self._missing.read(block.window, shape)
         image_CHW = self._as_trained(image_CHW, missing_CHW, block)
         trained = self.schema.nodata
         missing_CHW &= ~missing_values(image_CHW, trained)  # what training takes for missing as it is

@@ -26,6 +26,7 @@ from rasterio.windows import Window
 
 from shards.format.missing import missing_values
 from shards.raster.on_grid import read_on_grid
+from shards.raster.opening import read_window
 
 HUGE = 1e20
 """Floats beyond this stand for no measurement, declared or not: -3.4e38 (the lowest float32, of Esri and
@@ -78,30 +79,44 @@ class Missing:
         """Tell whether a mask or alpha band marks pixels, whatever their values are."""
         return bool(self.masked or self.has_mask or self.alphas)
 
-    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read(
+        self, window: Window, shape: tuple[int, int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read stored_BHW and missing_BHW of a window.
+
+        Args:
+            window: window of the raster.
+            shape: rows and columns of an overview of it that is read instead.
 
         Raises:
             InputError: the raster's file is damaged.
         """
-        stored_BHW = read_on_grid(self.raster, list(self.numbers), window)
-        return stored_BHW, self.missing(stored_BHW, window)
+        stored_BHW = self._read(list(self.numbers), window, shape)
+        return stored_BHW, self.missing(stored_BHW, window, shape)
 
-    def missing(self, stored_BHW: NDArray[Any], window: Window) -> NDArray[np.bool_]:
-        """Tell which stored values of a window are missing."""
+    def missing(
+        self, stored_BHW: NDArray[Any], window: Window, shape: tuple[int, int] | None = None
+    ) -> NDArray[np.bool_]:
+        """Tell which stored values of a window, or of its overview, are missing."""
         missing_BHW = np.stack(
             [of_band(band_HW, values) for band_HW, values in zip(stored_BHW, self.values_B, strict=True)]
         )
         if self.has_mask:
-            missing_BHW |= self._mask(self.numbers[0], window)
+            missing_BHW |= self._mask(self.numbers[0], window, shape)
         for number in self.masked:
-            missing_BHW[self.numbers.index(number)] |= self._mask(number, window)
+            missing_BHW[self.numbers.index(number)] |= self._mask(number, window, shape)
         for number in self.alphas:
-            missing_BHW |= read_on_grid(self.raster, number, window) == 0
+            missing_BHW |= self._read(number, window, shape) == 0
         return missing_BHW
 
-    def _mask(self, number: int, window: Window) -> NDArray[np.bool_]:
-        return np.asarray(self.raster.read_masks(number, window=window) == 0)
+    def _mask(self, number: int, window: Window, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
+        return np.asarray(self.raster.read_masks(number, window=window, out_shape=shape) == 0)
+
+    def _read(self, bands: int | list[int], window: Window, shape: tuple[int, int] | None) -> NDArray[Any]:
+        if shape is None:
+            return read_on_grid(self.raster, bands, window)
+        whole = shape if isinstance(bands, int) else (len(bands), *shape)
+        return np.asarray(read_window(self.raster, indexes=bands, window=window, out_shape=whole))
 
 
 def of_band(stored_HW: NDArray[Any], values: Sequence[float] = ()) -> NDArray[np.bool_]:

@@ -220,7 +220,13 @@ ROOMS: dict[str, set[str]] = {
         "inference.tiling",
         "inference.workers_on_ray",
     },
-    "inference.scenes": {"shards.format", "shards.raster", "shards.storage", "inference.tiling"},
+    "inference.scenes": {
+        "shards.format",
+        "shards.raster",
+        "shards.storage",
+        "inference.config",
+        "inference.tiling",
+    },
     "inference.score": {
         "shards.raster",
         "shards.storage",

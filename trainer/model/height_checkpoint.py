@@ -6,6 +6,7 @@ from typing import Any
 from shards.errors import InputError
 from shards.format.manifest import understood
 from shards.format.schema import Schema
+from shards.format.statistics import Statistics
 from shards.storage.objects import join, publish
 from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import (
@@ -104,6 +105,8 @@ class CheckpointHeader:
     """Scores after the checkpoint's epoch."""
     fingerprint: str
     """Fingerprint, the same as that of the loaded checkpoint."""
+    statistics: Statistics
+    """Statistics of the chips that normalise the images."""
 
 
 def read_checkpoint_header(url: str) -> CheckpointHeader:
@@ -124,4 +127,5 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
         described.trained_on,
         described.metrics,
         described.fingerprint,
+        regressor.statistics,
     )

@@ -1,0 +1,43 @@
+"""Whether a scene's values are those of the training: its nodata, its unit, the order of its bands.
+
+findings = value_findings(sample, schema, statistics)
+
+The training is known by the percentiles of each band (`shards.format.statistics`). They say nothing of how
+bands go together, so a mistake is told by what an honest scene does not do. Cloud, snow, haze, season, sun
+and water move the bands unlike each other; a factor moves all of them alike. Haze adds light, which changes
+medians and leaves spreads; exchanged bands exchange both. docs/prediction.md states the rules.
+"""
+
+from inference.scenes.band_order import exchanged
+from inference.scenes.compared import LEAST_PIXELS, compared
+from inference.scenes.filled import filled_pixels
+from inference.scenes.finding import Finding
+from inference.scenes.sample import Sample
+from inference.scenes.units import beyond, factor, power, stretched
+from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+
+RULES = (stretched, power, factor, exchanged, beyond)
+"""Rules on what values are, in the order in which one explains what the next would be misled by."""
+
+
+def value_findings(sample: Sample, schema: Schema, statistics: Statistics) -> tuple[Finding, ...]:
+    """Compare sampled pixels with the training's percentiles; the worst finding about values comes alone.
+
+    Args:
+        sample: the scene's pixels.
+        schema: the schema of the chips that the model was trained on.
+        statistics: statistics of those chips; what they lack is not checked.
+    """
+    if sample.stored_BN.shape[1] < LEAST_PIXELS:
+        return ()
+    filled = filled_pixels(sample)
+    found = [filled[1]] if filled else []
+    stored_BN = sample.stored_BN[:, ~filled[0]] if filled else sample.stored_BN
+    bands = compared(stored_BN, sample.names, schema, statistics)
+    if bands is not None:
+        for rule in RULES:
+            if finding := rule(bands):
+                found.append(finding)
+                break
+    return tuple(found)
