@@ -1,0 +1,317 @@
+"""Kinds of input that went wrong once: for each its right exit code, line and value.
+
+Each row of a table makes one input; its id names the kind.
+"""
+
+import gzip
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from in_process import treeline
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rasterio.warp import transform
+from shapely.geometry import shape
+
+from inference.maps.map_file import HEIGHT, map_writer
+from inference.maps.stac_item import stac_item
+from inference.tiling.windows import Block, Span
+from shards.raster.grid import Grid
+from shards.read.dataset import Dataset, open_dataset
+
+SIZE = 16
+
+
+def image(number: int) -> NDArray[np.int16]:
+    """A chip's pixels, (4, 16, 16); they differ from any other number's."""
+    return np.random.default_rng(number).integers(1, 3000, (4, SIZE, SIZE)).astype(np.int16)
+
+
+def height(number: int) -> NDArray[np.float32]:
+    """A chip's heights in metres, (16, 16)."""
+    return np.random.default_rng(1000 + number).uniform(0.1, 9, (SIZE, SIZE)).astype(np.float32)
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    """The array as the bytes of a .npy file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+# --- tars ---
+
+
+def tar_of(members: dict[str, bytes | str]) -> bytes:
+    """A tar of files by name; text instead of bytes makes a link: `hard:TARGET` or `symbolic:TARGET`."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                kind, info.linkname = content.split(":")
+                info.type = tarfile.LNKTYPE if kind == "hard" else tarfile.SYMTYPE
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def chips(*numbers: int, key: str = "c{}", pixels_of: int = 0) -> dict[str, bytes | str]:
+    """Members of chips; `pixels_of` is added to a chip's number where its pixels are made."""
+    members: dict[str, bytes | str] = {}
+    for number in numbers:
+        name = key.format(number)
+        members[f"{name}.image.npy"] = npy(image(number + pixels_of))
+        members[f"{name}.height.npy"] = npy(height(number + pixels_of))
+    return members
+
+
+def with_links(kind: str) -> dict[str, bytes | str]:
+    """Chips 0 and 1; the height of 1 leads, over a second link, to that of 0."""
+    folder = "" if kind == "symbolic" else "a/"
+    members = {f"a/{name}": content for name, content in chips(0, 1).items()}
+    return members | {
+        "a/c1.height.npy": f"{kind}:{folder}c2.height.npy",
+        "a/c2.height.npy": f"{kind}:{folder}c0.height.npy",
+    }
+
+
+@dataclass(frozen=True)
+class Tars:
+    """What `ingest tars` must do with some tars."""
+
+    kind: str
+    files: dict[str, bytes]
+    says: str
+    """Part of what the command says."""
+    kept: dict[str, int]
+    """Number whose image a kept key has; none: the command ends with code 2 and leaves nothing."""
+    rejected: dict[str, str]
+    """Part of reason and detail by key."""
+
+
+FULL = tar_of(chips(0, 1, 2, 3))
+OTHERS = tar_of(chips(4, 5))
+FIRST = {f"c{number}": number for number in range(4)}
+SIX = {f"c{number}": number for number in range(6)}
+SAME = dict.fromkeys(FIRST, "duplicate key: is also in train/0.tar")
+TARS = [
+    Tars(
+        "same keys with other pixels in two tars",
+        {"train/0.tar": FULL, "train/1.tar": tar_of(chips(0, 1, 2, 3, pixels_of=50) | chips(4))},
+        "4 duplicate key, first c0: is also in train/0.tar",
+        FIRST | {"c4": 4},
+        SAME,
+    ),
+    Tars(
+        "same keys with other pixels in two splits",
+        {"train/0.tar": FULL, "val/0.tar": tar_of(chips(0, 1, 2, 3, pixels_of=50))},
+        "4 duplicate key",
+        FIRST,
+        SAME,
+    ),
+    Tars(
+        "same keys with the same pixels in two splits",
+        {"train/0.tar": FULL, "val/0.tar": FULL},
+        "4 duplicate key",
+        FIRST,
+        SAME,
+    ),
+    Tars(
+        "a key that is unusable in the first tar",
+        {"0.tar": tar_of({"c0.image.npy": npy(image(0))} | chips(1)), "1.tar": tar_of(chips(0))},
+        "1 missing partner",
+        {"c0": 0, "c1": 1},
+        {"c0": "no member c0.height.npy"},
+    ),
+    Tars(
+        "compressed tars beside others",
+        {
+            "train/0.tar": FULL,
+            "train/1.tar.gz": gzip.compress(OTHERS),
+            "train/2.TGZ": b"?",
+            "a.tar.zst": b"?",
+        },
+        "left out: 3 compressed tars (first a.tar.zst); unpack to take them",
+        FIRST,
+        {},
+    ),
+    Tars("compressed tars alone", {"0.tar.xz": b"?"}, "but 1 compressed tar (first 0.tar.xz)", {}, {}),
+    Tars(
+        "a gzipped file named tar",
+        {"0.tar": FULL, "1.tar": gzip.compress(OTHERS)},
+        "1.tar: is compressed (gzip), not a plain tar; unpack it",
+        {},
+        {},
+    ),
+    Tars("a tar named in capitals", {"0.tar": FULL, "1.TAR": OTHERS}, "none rejected", SIX, {}),
+    Tars(
+        "hard links",
+        {"0.tar": tar_of(with_links("hard"))},
+        "1 missing partner, first a/c2: no member a/c2.image.npy",
+        {"a/c0": 0, "a/c1": 1},
+        {"a/c2": "no member a/c2.image.npy"},
+    ),
+    Tars(
+        "symbolic links",
+        {"0.tar": tar_of(with_links("symbolic"))},
+        "1 missing partner",
+        {"a/c0": 0, "a/c1": 1},
+        {"a/c2": "no member a/c2.image.npy"},
+    ),
+    Tars(
+        "links to nowhere, to themselves and in a circle",
+        {
+            "0.tar": tar_of(
+                chips(0)
+                | chips(1, 2, 3)
+                | {
+                    "c1.height.npy": "hard:c9.height.npy",
+                    "c2.height.npy": "symbolic:c2.height.npy",
+                    "c3.height.npy": "symbolic:c4.height.npy",
+                    "c4.height.npy": "symbolic:c3.height.npy",
+                }
+            )
+        },
+        "3 unreadable, first c1: c1.height.npy is a link to c9.height.npy, which is no file of this tar",
+        {"c0": 0},
+        {"c1": "is a link", "c2": "is a link", "c3": "is a link", "c4": "no member c4.image.npy"},
+    ),
+    Tars(
+        "a dot in some keys",
+        {"0.tar": tar_of(chips(0) | chips(1, 2, key="tile_{}.5m") | chips(0, key="c{}.new", pixels_of=9))},
+        "3 dot in key, first c0.new: a key ends at its first dot",
+        {"c0": 0},
+        {"tile_1.5m": "belong to tile_1", "tile_2.5m": "belong to tile_2", "c0.new": "belong to c0"},
+    ),
+    Tars(
+        "a dot in every key",
+        {"0.tar": tar_of(chips(1, 2, key="tile_{}.5m"))},
+        "tile_1.5m in 0.tar: a key ends at its first dot",
+        {},
+        {},
+    ),
+    Tars(
+        "a further image of a key is no chip",
+        {"0.tar": tar_of(chips(0, 1, 2, 3) | {"c0.small.image.npy": npy(image(9))})},
+        "none rejected",
+        FIRST,
+        {},
+    ),
+    Tars("a tar without members", {"0.tar": FULL, "1.tar": tar_of({})}, "none rejected", FIRST, {}),
+    Tars(
+        "a tar without a usable chip",
+        {"0.tar": FULL, "1.tar": tar_of({"c9.image.npy": b"?"})},
+        "1 unreadable",
+        FIRST,
+        {"c9": "truncated"},
+    ),
+    Tars(
+        "files of another system in a tar and beside it",
+        {
+            "0.tar": tar_of(
+                {f"./._{name}": b"Mac" for name in chips(0, 1, 2, 3)} | {".DS_Store": b""} | chips(0, 1, 2, 3)
+            ),
+            "._0.tar": b"Mac",
+        },
+        "left out: 9 members whose name begins with a dot (first 0.tar: ./._c0.image.npy)",
+        FIRST,
+        {},
+    ),
+    Tars("tars joined by cat", {"0.tar": FULL + OTHERS}, "none rejected", SIX, {}),
+    Tars(
+        "tars joined by cat, the same keys",
+        {"0.tar": FULL + tar_of(chips(0, pixels_of=50) | chips(4, 5))},
+        "1 unreadable, first c0: c0.image.npy is there twice",
+        {f"c{number}": number for number in range(1, 6)},
+        {"c0": "is there twice"},
+    ),
+    Tars(
+        "tars joined by cat, the second cut",
+        {"0.tar": FULL + OTHERS[:3000]},
+        "0.tar: cannot be read as a tar (unexpected end of data)",
+        {},
+        {},
+    ),
+    Tars(
+        "a tar and a gzipped one joined by cat",
+        {"0.tar": FULL + gzip.compress(OTHERS)},
+        f"its tar ends before byte {len(FULL):,}, and what follows is no tar",
+        {},
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize("case", TARS, ids=lambda case: case.kind.replace(" ", "-"))
+def test_tars(case: Tars, tmp_path: Path) -> None:
+    """What is kept has its own pixels, what is not is counted and named, and what was made verifies."""
+    for name, content in case.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    done = treeline("ingest", "tars", str(tmp_path))
+    assert case.says in done.stdout + done.stderr
+    if not case.kept:
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+            name.rpartition("/")[2] for name in case.files
+        }
+        return
+    assert done.returncode == 0
+    dataset = open_dataset(str(tmp_path))
+    assert_has(dataset, case.kept)
+    found = {row["key"]: f"{row['reason']}: {row['detail']}" for row in dataset.rejected.to_pylist()}
+    assert found.keys() == case.rejected.keys()
+    for key, said in case.rejected.items():
+        assert said in found[key]
+    checked = treeline("verify", str(tmp_path))
+    assert checked.returncode == 0, checked.stdout
+
+
+def assert_has(dataset: Dataset, numbers: dict[str, int]) -> None:
+    """`dataset` has these keys alone, each with the pixels of its number."""
+    keys = dataset.index["key"].to_pylist()
+    assert sorted(keys) == sorted(numbers)
+    batch = dataset.gather(dataset.chips("all"))
+    for key, image_CHW in zip(keys, batch.image_BCHW, strict=True):
+        np.testing.assert_array_equal(image_CHW, image(numbers[key]))
+
+
+# --- maps across 180 degrees ---
+
+
+@pytest.mark.parametrize("share", [0.1, 0.22, 0.6], ids=lambda share: f"{share:.0%}-west")
+@pytest.mark.parametrize(
+    ("crs", "latitude"),
+    [("EPSG:32601", 66), ("EPSG:32660", 66), ("EPSG:32760", -44)],
+    ids=["utm-1-north", "utm-60-north", "utm-60-south"],
+)
+def test_stac_items_across_180(crs: str, latitude: float, share: float, tmp_path: Path) -> None:
+    """The geometry is cut at 180 degrees, and the box goes across it (RFC 7946, 3.1.9 and 5.2)."""
+    (x,), (y,) = transform("EPSG:4326", crs, [180], [latitude])
+    size, pixels = 30, 300
+    place = Affine(size, 0, x - share * size * pixels, 0, -size, y + size * pixels / 2)
+    url = f"{tmp_path}/scene.chm.tif"
+    with map_writer(url, Grid(CRS.from_user_input(crs), place, pixels, pixels), (HEIGHT,), {}) as write:
+        write(Block(Span(0, pixels), Span(0, pixels)), np.ones((1, pixels, pixels), np.int16))
+    item = json.loads(json.dumps(stac_item(url)))
+    assert item["geometry"]["type"] == "MultiPolygon"
+    west, south, east, north = item["bbox"]
+    assert 179 < west <= 180
+    assert -180 <= east < -179
+    assert south < latitude < north
+    geometry = shape(item["geometry"])
+    assert geometry.is_valid
+    assert geometry.bounds == (-180, south, 180, north)
+    sides = sorted(geometry.geoms, key=lambda part: -part.bounds[0])
+    assert (sides[0].bounds[0], sides[-1].bounds[2]) == (west, east)
