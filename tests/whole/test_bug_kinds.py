@@ -7,12 +7,14 @@ import gzip
 import io
 import json
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from in_process import treeline
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -285,6 +287,119 @@ def assert_has(dataset: Dataset, numbers: dict[str, int]) -> None:
     batch = dataset.gather(dataset.chips("all"))
     for key, image_CHW in zip(keys, batch.image_BCHW, strict=True):
         np.testing.assert_array_equal(image_CHW, image(numbers[key]))
+
+
+# --- files of chips of which only a part would be taken ---
+
+PLACE = Affine(2, 0, 200_000, 0, -2, 1_700_000)
+
+
+def tif(array: NDArray[Any], pages: int = 1, **profile: Any) -> bytes:
+    """The bands (or one band) as a GeoTIFF of some equal pages."""
+    bands_CHW = array[None] if array.ndim == 2 else array
+    count, rows, columns = bands_CHW.shape
+    made = {"driver": "GTiff", "dtype": bands_CHW.dtype, "crs": "EPSG:3338", "transform": PLACE}
+    made |= {"count": count, "height": rows, "width": columns, **profile}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "chip.tif")
+        for page in range(pages):
+            with rasterio.open(path, "w", **made, APPEND_SUBDATASET="YES" if page else "NO") as raster:
+                raster.write(bands_CHW)
+        return path.read_bytes()
+
+
+def npz(**arrays: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+PARTS: dict[str, tuple[str, bytes, bytes, str]] = {
+    # Kind: ending, image, height, part of why the chip is rejected.
+    "image of complex numbers": (".tif", tif(image(1).astype("c8")), tif(height(1)), "holds complex numbers"),
+    "image of complex numbers with nodata": (
+        *(".tif", tif(image(1).astype("c8"), nodata=float(image(1)[0, 0, 0])), tif(height(1))),
+        "holds complex numbers",
+    ),
+    "height of complex numbers": (
+        ".tif",
+        tif(image(1)),
+        tif(height(1).astype("c8")),
+        "holds complex numbers",
+    ),
+    "height of complex whole numbers": (
+        *(".tif", tif(image(1)), tif(height(1).astype("c8"), dtype="complex_int16")),
+        "holds complex numbers",
+    ),
+    "height of two bands": (
+        *(".tif", tif(image(1)), tif(np.stack([height(1), height(2)]))),
+        "height is (2, 16, 16), not (16, 16)",
+    ),
+    "height of two pages": (".tif", tif(image(1)), tif(height(1), pages=2), "holds 2 images"),
+    "image of a further band": (
+        *(".tif", tif(np.concatenate([image(1), image(2)[:1]])), tif(height(1))),
+        "image is (5, 16, 16)",
+    ),
+    "array of complex images": (".npy", npy(image(1).astype("c16")), npy(height(1)), "image is complex128"),
+    "array of complex heights": (".npy", npy(image(1)), npy(height(1).astype("c8")), "height is complex64"),
+    "array of heights with fields": (
+        *(".npy", npy(image(1)), npy(np.zeros((SIZE, SIZE), [("m", "f4"), ("cm", "f4")]))),
+        "height is [('m', '<f4'), ('cm', '<f4')], not a number",
+    ),
+    "two arrays in a file": (".npy", npy(image(1)), npy(height(1)) + npy(height(2)), "after its array"),
+    "several arrays in an archive": (
+        *(".npz", npz(a=image(1)), npz(a=height(1), mask=height(1) > 1)),
+        "holds several arrays (a, mask)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.replace(" ", "-"))
+@pytest.mark.parametrize("by", ["folders", "table"])
+def test_no_part_of_a_chip_is_taken_for_the_whole(kind: str, by: str, tmp_path: Path) -> None:
+    """The chip is rejected with its reason, and the one beside it is kept."""
+    ending, bad_image, bad_height, says = PARTS[kind]
+    for folder, bad, good in (("images", bad_image, image(0)), ("heights", bad_height, height(0))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"bad{ending}").write_bytes(bad)
+        (tmp_path / folder / "good.npy").write_bytes(npy(good))
+    (tmp_path / "chips.csv").write_text(f"filename\nbad{ending}\ngood.npy\n")
+    table = ["--table", "chips.csv"] if by == "table" else []
+    done = treeline(
+        *("ingest", "pairs", "--images", "images", "--heights", "heights", "--out", "out", *table),
+        *("--chip-size", str(SIZE)),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert_has(dataset, {"good": 0})
+    (rejected,) = dataset.rejected.to_pylist()
+    assert rejected["key"] == "bad"
+    assert says in f"{rejected['reason']}: {rejected['detail']}"
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "says"),
+    [
+        ("image.npy", npy(image(1).astype("c8")), "image.npy is <c8"),
+        ("height.npy", npy(height(1).astype("c8")), "height.npy is <c8"),
+        ("height.npy", npy(np.zeros((SIZE, SIZE), [("m", "f4")])), "height.npy is |V4"),
+        ("height.npy", npy(np.stack([height(1), height(2)])), "height is (2, 16, 16)"),
+        ("height.npy", npy(height(1)) + npy(height(2)), "after its array"),
+    ],
+    ids=["complex-image", "complex-height", "fields", "two-bands", "two-arrays"],
+)
+def test_no_part_of_a_member_is_taken_for_the_whole(
+    ending: str, content: bytes, says: str, tmp_path: Path
+) -> None:
+    """As of files, so of members of tars."""
+    (tmp_path / "0.tar").write_bytes(tar_of(chips(0) | chips(1) | {f"c1.{ending}": content}))
+    assert treeline("ingest", "tars", str(tmp_path)).returncode == 0
+    dataset = open_dataset(str(tmp_path))
+    assert_has(dataset, {"c0": 0})
+    (rejected,) = dataset.rejected.to_pylist()
+    assert rejected["key"] == "c1"
+    assert says in rejected["detail"]
 
 
 # --- maps across 180 degrees ---
