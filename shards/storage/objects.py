@@ -27,6 +27,8 @@ from shards.storage.mapped import PIECE_BYTES, MappedFile
 
 Bytes = bytes | bytearray | memoryview
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, a used-up quota, and a file that is larger than the system allows."""
 _UNFINISHED = re.compile(r"\.treeline-[0-9a-f]{16}-(.+)")
 """Names of files while they are being written."""
 
@@ -303,10 +305,15 @@ def staged(url: str) -> Iterator[Path]:
 def publish(url: str, data: Bytes) -> None:
     """Write `data` as the object at `url`, atomically."""
     if is_local(url):
-        with staged(url) as path, open(path, "wb", buffering=0) as file:
-            view = memoryview(data)
-            while view:  # a write may take less than it is given: at most 2 GB on Linux
-                view = view[file.write(view) :]
+        try:
+            with staged(url) as path, open(path, "wb", buffering=0) as file:
+                view = memoryview(data)
+                while view:  # a write may take less than it is given: at most 2 GB on Linux
+                    view = view[file.write(view) :]
+        except OSError as error:
+            if error.errno in _NO_ROOM:  # it names no file, or the one that has no name yet
+                error.filename = url
+            raise
         return
     filesystem, target = _filesystem(url)
     filesystem.pipe_file(target, bytes(data))

@@ -6,8 +6,18 @@ Each row of a table makes one input; its id names the kind.
 import gzip
 import io
 import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
 import tarfile
 import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +30,18 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform
+from regressors import odd_scene, small_regressor, write_checkpoint, write_scene
 from shapely.geometry import shape
 
-from inference.maps.map_file import HEIGHT, map_writer
+from inference.maps.cloud_optimised import LARGE
+from inference.maps.map_file import HEIGHT, map_writer, stop_writing
 from inference.maps.stac_item import stac_item
+from inference.mosaic.combine_heights import BANDS
 from inference.tiling.windows import Block, Span
 from shards.raster.grid import Grid
 from shards.read.dataset import Dataset, open_dataset
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = 16
 
 
@@ -430,3 +444,111 @@ def test_stac_items_across_180(crs: str, latitude: float, share: float, tmp_path
     assert geometry.bounds == (-180, south, 180, north)
     sides = sorted(geometry.geoms, key=lambda part: -part.bounds[0])
     assert (sides[0].bounds[0], sides[-1].bounds[2]) == (west, east)
+
+
+# --- disks that are full, and commands that are stopped ---
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file of this process have more than `size` bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def noise(rows: int, columns: int) -> NDArray[np.int16]:
+    """Heights that can hardly be compressed, in decimetres, (1, rows, columns)."""
+    return np.random.default_rng(0).integers(0, 300, (1, rows, columns)).astype(np.int16)
+
+
+def write_map(path: Path, side: int, place: Affine = PLACE, crs: str = "EPSG:3338") -> Path:
+    """A map of `side` x `side` pixels."""
+    with map_writer(str(path), Grid(CRS.from_user_input(crs), place, side, side), (HEIGHT,), {}) as write:
+        write(Block(Span(0, side), Span(0, side)), noise(side, side))
+    return path
+
+
+@pytest.mark.parametrize("size", [10_000, 600_000], ids=["tiles", "copy"])
+def test_a_mosaic_on_a_full_disk(size: int, tmp_path: Path) -> None:
+    """One line names the mosaic and the reason, and nothing is left of it."""
+    write_map(tmp_path / "a.chm.tif", 300)
+    with largest_file(size):
+        done = treeline("mosaic", "a.chm.tif", "--out", "out/mosaic.tif", folder=tmp_path)
+    assert done.returncode == 1
+    assert_one_line(done.stderr, "out/mosaic.tif: cannot be written (File too large)")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "names"),
+    [(10_000, ".block"), (250_000, "scene.chm.tif: cannot be written")],
+    ids=["block", "map"],
+)
+def test_predict_on_a_full_disk(size: int, names: str, tmp_path: Path) -> None:
+    """One line names the file and the reason; with room, the same command makes the map."""
+    write_checkpoint(tmp_path / "run", small_regressor())
+    write_scene(tmp_path / "scene.tif", odd_scene(300, 300))
+    command = ["predict", "scene.tif", "--checkpoint", "run", "--out", "maps", "--window", "64"]
+    with largest_file(size):
+        done = treeline(*command, folder=tmp_path)
+    assert done.returncode == 1
+    assert_one_line(done.stderr, names)
+    assert_one_line(done.stderr, "File too large")
+    assert not list((tmp_path / "maps").glob("*.tif"))
+    assert treeline(*command, folder=tmp_path).returncode == 0
+    assert (tmp_path / "maps" / "scene.chm.tif").is_file()
+
+
+def assert_one_line(said: str, what: str) -> None:
+    """`what` is in the one line in which the command says why it failed."""
+    (line,) = [line for line in said.splitlines() if line.startswith("treeline: failed")]
+    assert what in line
+
+
+@pytest.mark.slow
+def test_a_mosaic_that_becomes_a_file_is_stopped_at_once(tmp_path: Path) -> None:
+    """What finishes the file is held, so that the command would never end if it waited for it."""
+    side = math.isqrt(LARGE // len(BANDS)) + 1
+    write_map(tmp_path / "a.chm.tif", side)
+    command = [sys.executable, "-m", "cluster.cli", "mosaic", "a.chm.tif", "--out", "out/mosaic.tif"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        finisher = child_of(process.pid)
+        os.kill(finisher, signal.SIGSTOP)
+        process.terminate()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGINT
+    assert "treeline: stopped" in said
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not Path(f"/proc/{finisher}").exists()
+
+
+@pytest.mark.slow
+def test_maps_of_other_threads_are_stopped_at_once(tmp_path: Path) -> None:
+    """As of predict, whose maps are finished by threads that no signal reaches."""
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write_map, tmp_path / "a.chm.tif", math.isqrt(LARGE) + 1)
+        finisher = child_of(os.getpid())
+        os.kill(finisher, signal.SIGSTOP)
+        stop_writing()
+        with pytest.raises(OSError, match=r"a\.chm\.tif: cannot be written \(was stopped\)"):
+            writing.result(timeout=120)
+    assert list(tmp_path.iterdir()) == []
+    assert not Path(f"/proc/{finisher}").exists()
+
+
+def child_of(parent: int) -> int:
+    """Wait for the process that finishes a map of `parent`; its number."""
+    while True:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                with suppress(OSError):
+                    if b"cloud_optimised" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        return int(child)
+        time.sleep(0.01)
