@@ -164,7 +164,8 @@ def _take_tar(
         offsets["image_at"].append(image_at)
         offsets["height_at"].append(height_at)
     if chips:
-        split = "val" if fnmatch.fnmatchcase(tar.name, config.val) else "train"
+        is_held_out = tar.name == config.val or fnmatch.fnmatchcase(tar.name, config.val)
+        split = "val" if is_held_out else "train"
         writer.list_shard(split, chips, [tar], **offsets)
     return bool(chips)
 

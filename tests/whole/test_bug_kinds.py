@@ -446,6 +446,73 @@ def test_stac_items_across_180(crs: str, latitude: float, share: float, tmp_path
     assert (sides[0].bounds[0], sides[-1].bounds[2]) == (west, east)
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What `mosaic` must do with maps at places near the end of a CRS."""
+
+    kind: str
+    crs: str
+    """CRS of the maps."""
+    longitudes: tuple[float, ...]
+    options: tuple[str, ...]
+    says: str = ""
+    """Part of the line that refuses them; "": the mosaic is no larger than the ground under it."""
+
+
+BOTH = (179.99, -179.99)
+TORN = "lie on both sides of the 180th meridian, or wherever {} ends"
+SIDES = [
+    Sides("degrees", "EPSG:4326", BOTH, (), TORN.format("EPSG:4326")),
+    Sides(
+        "coarse degrees",
+        *("EPSG:32601", BOTH, ("--crs", "EPSG:4326", "--resolution", "0.0005")),
+        says=TORN.format("EPSG:4326"),
+    ),
+    Sides(
+        "fine degrees",
+        *("EPSG:32601", BOTH, ("--crs", "EPSG:4326", "--resolution", "0.00002")),
+        says=TORN.format("EPSG:4326"),
+    ),
+    Sides("mercator", "EPSG:32601", BOTH, ("--crs", "EPSG:3857"), TORN.format("EPSG:3857")),
+    Sides("another end", "EPSG:32626", (-30.02, -29.98), ("--crs", "EPSG:3832"), TORN.format("EPSG:3832")),
+    Sides(
+        "one map across 180 to mercator",
+        *("EPSG:32601", (180,), ("--crs", "EPSG:3857")),
+        says="crosses the 180th meridian",
+    ),
+    Sides("utm", "EPSG:32601", BOTH, ()),
+    Sides("albers", "EPSG:32601", BOTH, ("--crs", "EPSG:3338")),
+    Sides("apart on one side", "EPSG:3857", (10, 12), ("--resolution", "200")),
+    Sides(
+        "a part of one side",
+        *("EPSG:32601", BOTH),
+        ("--crs", "EPSG:4326", "--resolution", "0.00002", "--bounds", "179.985", "65.99", "180", "66.01"),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", SIDES, ids=lambda case: case.kind.replace(" ", "-"))
+def test_mosaics_across_180(case: Sides, tmp_path: Path) -> None:
+    """No mosaic goes round the Earth because its CRS ends between two maps."""
+    maps = []
+    for number, longitude in enumerate(case.longitudes):
+        (x,), (y,) = transform("EPSG:4326", case.crs, [longitude], [66])
+        size = 2e-5 if case.crs == "EPSG:4326" else 2
+        place = Affine(size, 0, x - size * 64, 0, -size, y + size * 64)
+        maps.append(write_map(tmp_path / f"{number}.chm.tif", 128, place, case.crs).name)
+    done = treeline("mosaic", *maps, "--out", "out/mosaic.tif", *case.options, folder=tmp_path)
+    if case.says:
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert case.says in done.stderr
+        assert not (tmp_path / "out").exists()
+        return
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(tmp_path / "out" / "mosaic.tif") as raster:
+        assert raster.width * raster.height < 2_000_000
+        assert (raster.read(1) != raster.nodata).any()
+
+
 # --- disks that are full, and commands that are stopped ---
 
 
@@ -527,6 +594,15 @@ def test_a_mosaic_that_becomes_a_file_is_stopped_at_once(tmp_path: Path) -> None
     assert "treeline: stopped" in said
     assert list((tmp_path / "out").iterdir()) == []
     assert not Path(f"/proc/{finisher}").exists()
+
+
+def test_a_map_has_the_same_bytes_if_another_process_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a map is finished depends on its size alone, and shows in nothing."""
+    here = write_map(tmp_path / "here.tif", 1100).read_bytes()
+    monkeypatch.setattr("inference.maps.map_file.LARGE", 0)
+    assert write_map(tmp_path / "apart.tif", 1100).read_bytes() == here
 
 
 @pytest.mark.slow

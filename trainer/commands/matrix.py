@@ -245,6 +245,10 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
         return
     old, new = yaml.safe_load(read_bytes(url)), yaml.safe_load(as_yaml(_stored(plan, datasets)))
     parts = [{name: values.pop(name) for name in ("train", "inits", "fingerprints")} for values in (old, new)]
+    tiles = [list(part["fingerprints"].values()) for part in parts]
+    # The same datasets and weights may have other names, for example from another folder.
+    old |= {"data": new["data"]} if tiles[0] == tiles[1] else {}
+    old |= {"init": new["init"]} if parts[0]["inits"] == parts[1]["inits"] else {}
     differ = [flag_of(name) for name in differing(MatrixConfig, old, new)]
     differ += [
         f"{name} of --train-config"
@@ -253,7 +257,7 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
     ]
     if not differ:
         differ += ["the weights of --init"] if parts[0]["inits"] != parts[1]["inits"] else []
-        differ += ["the tiles of --data"] if parts[0]["fingerprints"] != parts[1]["fingerprints"] else []
+        differ += ["the tiles of --data"] if tiles[0] != tiles[1] else []
     if differ:
         raise InputError(
             f"{plan.config.out}: holds a matrix with other options ({', '.join(differ)}); give the same, or "
