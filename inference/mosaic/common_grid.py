@@ -132,8 +132,8 @@ def extent_of(maps: list[PlacedMap], grid: EndlessGrid, bounds: tuple[float, ...
         bounds: left, bottom, right and top in units of the grid's CRS; empty for all maps.
 
     Raises:
-        InputError: the bounds are not a box, hold no map, or hold too many pixels; or maps of one place lie at
-            opposite ends of the grid's CRS.
+        InputError: the bounds are not a box, hold no map, or hold too many pixels; or maps lie on both sides
+            of where the grid's CRS ends.
     """
     if bounds:
         given = f"--bounds {' '.join(f'{edge:.12g}' for edge in bounds)}"
@@ -178,11 +178,11 @@ def _refuse_apart(maps: list[PlacedMap], grid: EndlessGrid) -> None:
         longitude_N = in_crs(_mapped(grid.anchor, between_N2).T, grid.crs, _DEGREES)[0]
         # Ways over the ground turn by 180 degrees at most, which those over a pole do.
         if np.abs(half_turn(np.diff(longitude_N))).sum() > 180 + SLACK:
-            west, east = (one.map.url for one in pair)
+            (west, east), name = (one.map.url for one in pair), grid.crs.to_string()
             raise InputError(
-                f"{west} and {east}: lie on both sides of the 180th meridian, or wherever "
-                f"{grid.crs.to_string()} ends, so that the mosaic would go round the Earth; choose another --crs "
-                "(EPSG:3338, or a UTM zone of theirs) or give --bounds"
+                f"{west} and {east}: lie on both sides of the 180th meridian, or wherever {name} ends, so "
+                "that the mosaic goes round the Earth; choose another --crs (EPSG:3338, or a UTM zone), "
+                "or give --bounds"
             )
 
 

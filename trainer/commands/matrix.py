@@ -29,6 +29,7 @@ from shards.storage.objects import (
     check_writable,
     exists,
     join,
+    name_of,
     publish,
     read_bytes,
     remove_folder,
@@ -247,8 +248,11 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
     parts = [{name: values.pop(name) for name in ("train", "inits", "fingerprints")} for values in (old, new)]
     tiles = [list(part["fingerprints"].values()) for part in parts]
     # The same datasets and weights may have other names, for example from another folder.
-    old |= {"data": new["data"]} if tiles[0] == tiles[1] else {}
-    old |= {"init": new["init"]} if parts[0]["inits"] == parts[1]["inits"] else {}
+    regions = [list(map(name_of, values["data"])) for values in (old, new)]
+    if tiles[0] == tiles[1] and (len(tiles[0]) == 1 or regions[0] == regions[1]):
+        old["data"] = new["data"]
+    if parts[0]["inits"] == parts[1]["inits"]:
+        old["init"] = new["init"]
     differ = [flag_of(name) for name in differing(MatrixConfig, old, new)]
     differ += [
         f"{name} of --train-config"
