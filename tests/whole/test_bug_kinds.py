@@ -379,6 +379,39 @@ def test_no_part_of_a_chip_is_taken_for_the_whole(kind: str, by: str, tmp_path: 
     assert says in f"{rejected['reason']}: {rejected['detail']}"
 
 
+def test_compressed_chips_are_counted(tmp_path: Path) -> None:
+    """As compressed tars, they are not left out without a word."""
+    for folder, array in (("images", image(0)), ("heights", height(0))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "good.npy").write_bytes(npy(array))
+        (tmp_path / folder / f"{folder}.npy.gz").write_bytes(gzip.compress(npy(array)))
+    done = treeline(
+        *("ingest", "pairs", "--images", "images", "--heights", "heights", "--out", "out"),
+        *("--chip-size", str(SIZE)),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 compressed" in done.stdout
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert_has(dataset, {"good": 0})
+    assert [row["key"] for row in dataset.rejected.to_pylist()] == ["heights.npy.gz", "images.npy.gz"]
+
+
+def test_chips_without_a_whole_pixel_are_a_dataset_with_a_note(tmp_path: Path) -> None:
+    """Where every chip misses a band and --min-valid 0 keeps them, what was written is no mistake."""
+    for name, array in (("images", image(0).astype(np.float32)), ("heights", height(0))):
+        (tmp_path / name).mkdir()
+        array[1] = np.nan
+        np.save(tmp_path / name / "c0.npy", array)
+    done = treeline(
+        *("ingest", "pairs", "--images", "images", "--heights", "heights", "--out", "out", "--shares", "1"),
+        *("--chip-size", str(SIZE), "--dtype", "float32", "--min-valid", "0"),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note: out: no statistics, since no chip is in the training split or none has valid" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("ending", "content", "says"),
     [
