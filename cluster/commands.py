@@ -77,10 +77,12 @@ def ingest_tars(config: "TarsConfig") -> None:
     """Make a dataset of WebDataset tars as they are."""
     from ingest.files.tars import ingest_tars
 
-    manifest, rejected = ingest_tars(config)
-    counts = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
-    print(f"{config.data}: {counts}; rejected: {rejected}")
-    if not manifest.samples("val"):
+    done = ingest_tars(config)
+    counts = ", ".join(f"{count:,} {split}" for split, count in done.manifest.splits.items() if count)
+    print(f"{config.data}: {counts}; rejected: {done.rejected}")
+    for said in done.left_out:
+        print(f"left out: {said}")
+    if not done.manifest.samples("val"):
         print("note: nothing is held out for validation; see --val")
 
 

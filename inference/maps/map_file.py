@@ -4,20 +4,27 @@ with map_writer("maps/scene.chm.tif", Grid.of(raster), (HEIGHT,), tags) as write
     write(block, stored_CHW)
 """
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # GDAL's errors have no public name
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 
 from inference.maps.class_colours import MapClass
+from inference.maps.cloud_optimised import LARGE, Finish
 from inference.tiling.windows import Block
+from shards.errors import one_line
 from shards.raster.grid import Grid
 from shards.raster.opening import bound_cache
 from shards.storage.checksum import checksum
@@ -32,6 +39,8 @@ TILE = 512
 DEFLATE_LEVEL = 4
 """Compression level. GDAL's default, 6, is slower than a GPU predicts; this one takes a third of the time
 for a tenth more bytes."""
+PROBE_BYTES = 1 << 20
+"""Bytes that are written to learn why a map could not be written."""
 WriteBlock = Callable[[Block, NDArray[Any]], None]
 
 
@@ -71,9 +80,11 @@ def map_writer(
         grid: pixel grid of the map.
         bands: bands of the map, as in each `stored_CHW`.
         tags: metadata of the map.
+
+    Raises:
+        OSError: the map cannot be written, for example to a full disk; or `stop_writing` was called.
     """
     first = bands[0]
-    resampling = Resampling.mode if first.classes else Resampling.average
     profile = {
         "driver": "GTiff",
         "dtype": first.dtype,
@@ -90,12 +101,14 @@ def map_writer(
         "sparse_ok": True,
         "bigtiff": "IF_SAFER",
     }
-    options = {"GDAL_TIFF_OVR_BLOCKSIZE": TILE, "SPARSE_OK_OVERVIEW": "YES"}
     bound_cache()
-    with rasterio.Env(**options), staged(url) as path:
+    with staged(url) as path:
         tiles, written = path.with_name(f"{path.name}.tiles.tif"), list[tuple[Block, int]]()
+        _WRITING.add(tiles)
         try:
-            with rasterio.open(tiles, "w", **profile) as target:
+            with _writing(url, tiles):
+                target = rasterio.open(tiles, "w", **profile)
+            with target:
                 target.descriptions = tuple(band.name for band in bands)
                 target.units = tuple(band.unit for band in bands)
                 target.scales = tuple(band.scale for band in bands)
@@ -107,31 +120,72 @@ def map_writer(
                     if first.nodata != NODATA:
                         stored_CHW = np.where(stored_CHW == NODATA, first.nodata, stored_CHW)
                     stored_CHW = stored_CHW.astype(first.dtype, copy=False)
-                    target.write(stored_CHW, window=block.window)
+                    with _writing(url, tiles):
+                        target.write(stored_CHW, window=block.window)
                     written.append((block, checksum(stored_CHW.tobytes())))
 
                 yield write
-            # Overviews are built here, band by band: for several bands the COG driver takes memory that grows
-            # with the map.
-            with rasterio.open(tiles, "r+") as target:
-                for block, digest in written:
-                    # rasterio raises no error where the disk is full when GDAL empties its cache.
-                    if checksum(target.read(window=block.window).tobytes()) != digest:
-                        raise OSError(f"{tiles}: could not be written; is the disk full?")
-                target.build_overviews(_overviews(grid), resampling)
-            rasterio.shutil.copy(
-                tiles,
-                path,
-                driver="COG",
-                compress="deflate",
-                level=DEFLATE_LEVEL,
-                predictor="yes",
-                blocksize=TILE,
-                overview_resampling=resampling.name,
-                bigtiff="IF_SAFER",
-            )
+                with _writing(url, tiles):
+                    target.close()
+            with _writing(url, tiles):
+                _check(tiles, written)
+                resampling = Resampling.mode if first.classes else Resampling.average
+                finish = Finish(
+                    str(tiles), str(path), tuple(_overviews(grid)), resampling.name, TILE, DEFLATE_LEVEL
+                )
+                if grid.width * grid.height * len(bands) < LARGE:
+                    finish.run()
+                else:
+                    finish.run_apart(lambda: tiles in _WRITING)
         finally:
+            _WRITING.discard(tiles)
             tiles.unlink(missing_ok=True)
+
+
+_WRITING: set[Path] = set()
+"""Maps that are being written, by the files of their tiles."""
+
+
+def stop_writing() -> None:
+    """Have the maps that other threads are writing end within a second, with an error and without a file."""
+    _WRITING.clear()
+
+
+@contextmanager
+def _writing(url: str, tiles: Path) -> Iterator[None]:
+    """Raise an OSError that names `url` and the reason where the block cannot write `tiles`."""
+    try:
+        if tiles not in _WRITING:
+            raise OSError("was stopped")
+        yield
+    except (RasterioError, CPLE_BaseError, OSError) as error:
+        raise OSError(f"{url}: cannot be written ({_reason(error, tiles)})") from error
+
+
+def _reason(error: Exception, tiles: Path) -> str:
+    """Say why a file cannot be written: GDAL knows that writing failed, but not that the disk is full."""
+    try:
+        with open(tiles, "ab", buffering=0) as file:
+            file.write(bytes(PROBE_BYTES))
+            os.fsync(file.fileno())
+    except OSError as why:
+        return why.strerror or str(why)
+    if (free := shutil.disk_usage(tiles.parent).free) < tiles.stat().st_size:  # what was begun is gone again
+        return f"{os.strerror(errno.ENOSPC)}: {free / 1e6:,.0f} MB are free"
+    return one_line(error.__cause__ or error)
+
+
+def _check(tiles: Path, written: list[tuple[Block, int]]) -> None:
+    """Compare what was written with what is there.
+
+    rasterio raises no error where the disk is full when GDAL empties its cache.
+    """
+    with rasterio.open(tiles) as target:
+        for block, digest in written:
+            if tiles not in _WRITING:
+                raise OSError("was stopped")
+            if checksum(target.read(window=block.window).tobytes()) != digest:
+                raise OSError("its pixels are not those that were written; was the disk full?")
 
 
 def _overviews(grid: Grid) -> list[int]:

@@ -146,9 +146,10 @@ def _place(raster: Any) -> dict[str, Any]:
         footprint = _in_degrees(_footprint(raster), raster.crs)
     except CPLE_BaseError:
         return {"geometry": None}
-    if not (footprint.is_valid and np.isfinite(footprint.bounds).all()):
+    if footprint is None or not footprint.is_valid:
         return {"geometry": None}
-    return {"geometry": _geojson(footprint), "bbox": _bbox(footprint)}
+    turns = _cut(footprint)
+    return {"geometry": _geojson([part for parts in turns for part in parts]), "bbox": _bbox(turns)}
 
 
 def _footprint(raster: Any) -> Polygon:
@@ -170,31 +171,46 @@ def _footprint(raster: Any) -> Polygon:
     return shapely.MultiPoint(np.concatenate(corners, axis=1).T).convex_hull
 
 
-def _in_degrees(footprint: Polygon, crs: Any) -> Polygon:
-    """Bring the footprint to WGS 84, x longitude; across the 180th meridian x continues beyond +-180."""
+def _in_degrees(footprint: Polygon, crs: Any) -> Polygon | None:
+    """Bring the footprint to WGS 84, x longitude; across the 180th meridian x continues beyond +-180.
+
+    Returns:
+        None if the footprint reaches beyond the Earth or holds a pole.
+    """
     # A straight line in one CRS is a curve in another, so points are added along the sides.
     dense = shapely.segmentize(footprint, footprint.length / 64)
     x, y = dense.exterior.coords.xy
     longitudes, latitudes = transform_points(crs, "EPSG:4326", x, y)
-    return Polygon(zip(np.unwrap(longitudes, period=360), latitudes, strict=True))
+    if not np.isfinite([longitudes, latitudes]).all():
+        return None
+    longitude_N = np.unwrap(longitudes, period=360)
+    if abs(longitude_N[-1] - longitude_N[0]) > 180:  # once round a pole
+        return None
+    longitude_N[-1] = longitude_N[0]  # unwrapping rounds, and a ring that nearly closes crosses itself
+    return Polygon(zip(longitude_N, latitudes, strict=True))
 
 
-def _geojson(footprint: Polygon) -> dict[str, Any]:
-    """Convert a footprint in degrees to GeoJSON: anticlockwise, cut at 180 (RFC 7946, 3.1.6, 3.1.9)."""
-    parts: list[BaseGeometry] = []
+def _cut(footprint: Polygon) -> list[list[Polygon]]:
+    """Cut a footprint in degrees at +-180, and bring each part to -180..180: parts from west to east.
+
+    What is thinner than the last decimal place is left out.
+    """
+    turns: list[list[Polygon]] = []
     for turn in (-360, 0, 360):
         part = footprint.intersection(box(turn - 180, -90, turn + 180, 90))
-        if part.area > 0:
-            moved = shapely.transform(part, lambda xy, turn=turn: np.round(xy - (turn, 0), _DEGREES))
-            parts += shapely.get_parts(moved).tolist()
-    whole = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+        moved = shapely.transform(part, lambda xy, turn=turn: np.round(xy - (turn, 0), _DEGREES))
+        turns.append([one for one in shapely.get_parts(moved).tolist() if one.area > 0 and one.is_valid])
+    return [parts for parts in turns if parts] or [[footprint]]
+
+
+def _geojson(parts: list[Polygon]) -> dict[str, Any]:
+    """Convert parts of a footprint in degrees to GeoJSON, anticlockwise (RFC 7946, 3.1.6, 3.1.9)."""
+    whole: BaseGeometry = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
     geometry: dict[str, Any] = json.loads(shapely.to_geojson(shapely.orient_polygons(whole)))
     return geometry
 
 
-def _bbox(footprint: Polygon) -> list[float]:
+def _bbox(turns: list[list[Polygon]]) -> list[float]:
     """Return west, south, east, north in degrees; west > east across the 180th meridian (RFC 7946, 5.2)."""
-    west, south, east, north = footprint.bounds
-    west += 360 * (west < -180) - 360 * (west >= 180)
-    east -= 360 * (east > 180)
-    return [round(edge, _DEGREES) for edge in (west, south, east, north)]
+    bounds = [shapely.total_bounds(parts).tolist() for parts in turns]
+    return [bounds[0][0], min(one[1] for one in bounds), bounds[-1][2], max(one[3] for one in bounds)]

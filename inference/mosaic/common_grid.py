@@ -19,18 +19,21 @@ from rasterio.errors import CRSError
 from inference.maps.height_map import HeightMap
 from inference.tiling.windows import Block, Span
 from shards.errors import InputError
-from shards.raster.grid import Grid, in_crs
+from shards.raster.grid import Grid, half_turn, in_crs
 
 ALIGNED = 1e-3
 """Pixels by which a map's corners may miss the grid's while its pixels are still taken unchanged."""
 EDGE_POINTS = 101
 """Points along each edge of a map seen in another CRS; bulges between them are far below 1 m."""
+GAP_POINTS = 33
+"""Points between two maps at which the way from one to the other is looked at."""
 MARGIN = 2
 """Pixels added around a map that is transformed to another CRS, for what these points miss."""
 SLACK = 1e-6
 """Pixels by which --bounds may miss a pixel's edge and still mean that edge."""
 MOST_PIXELS = 2**31 - 1
 """Most pixels along a side of a raster, in GDAL."""
+_DEGREES = CRS.from_epsg(4326)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def extent_of(maps: list[PlacedMap], grid: EndlessGrid, bounds: tuple[float, ...
         bounds: left, bottom, right and top in units of the grid's CRS; empty for all maps.
 
     Raises:
-        InputError: the bounds are not a box, hold no map, or hold too many pixels.
+        InputError: the bounds are not a box, hold no map, or hold too many pixels; or maps lie on both sides
+            of where the grid's CRS ends.
     """
     if bounds:
         given = f"--bounds {' '.join(f'{edge:.12g}' for edge in bounds)}"
@@ -145,12 +149,46 @@ def extent_of(maps: list[PlacedMap], grid: EndlessGrid, bounds: tuple[float, ...
                 f"{given}: no map is there; the maps lie within {whole} of {grid.crs.to_string()}"
             )
     else:
+        _refuse_apart(maps, grid)
         extent = _around(maps)
     if max(len(extent.rows), len(extent.columns)) > MOST_PIXELS:
         raise InputError(
             f"{_bounds(extent, grid)}: too many pixels for a raster; see --resolution and --bounds"
         )
     return extent
+
+
+def _refuse_apart(maps: list[PlacedMap], grid: EndlessGrid) -> None:
+    """Refuse maps between which the grid takes the long way round the Earth, as degrees do across 180.
+
+    Raises:
+        InputError: there are such maps.
+    """
+    for axis in ("columns", "rows"):
+        ordered = sorted(maps, key=lambda one: getattr(one.place, axis).start)
+        before = ordered[0]
+        widest, pair = 0, (before, before)
+        for after in ordered[1:]:
+            gap = getattr(after.place, axis).start - getattr(before.place, axis).stop
+            if gap > widest:
+                widest, pair = gap, (before, after)
+            before = max(before, after, key=lambda one: getattr(one.place, axis).stop)
+        ends_22 = np.array([(_middle(one.place)) for one in pair])
+        between_N2 = ends_22[0] + np.linspace(0, 1, GAP_POINTS)[:, None] * (ends_22[1] - ends_22[0])
+        longitude_N = in_crs(_mapped(grid.anchor, between_N2).T, grid.crs, _DEGREES)[0]
+        # Ways over the ground turn by 180 degrees at most, which those over a pole do.
+        if np.abs(half_turn(np.diff(longitude_N))).sum() > 180 + SLACK:
+            (west, east), name = (one.map.url for one in pair), grid.crs.to_string()
+            raise InputError(
+                f"{west} and {east}: lie on both sides of the 180th meridian, or wherever {name} ends, so "
+                "that the mosaic goes round the Earth; choose another --crs (EPSG:3338, or a UTM zone), "
+                "or give --bounds"
+            )
+
+
+def _middle(place: Block) -> tuple[float, float]:
+    """Return the column and row of a block's middle."""
+    return (place.columns.start + place.columns.stop) / 2, (place.rows.start + place.rows.stop) / 2
 
 
 def _around(maps: list[PlacedMap]) -> Block:
@@ -182,14 +220,25 @@ def _mapped(affine: Affine, points_N2: NDArray[Any]) -> NDArray[np.float64]:
 def _seen(height_map: HeightMap, grid: EndlessGrid, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
     """Transform points from the map's CRS to (column, row) on the grid."""
     if height_map.crs != grid.crs:
+        middles_N2 = in_crs((points_N2[1:] + points_N2[:-1]).T / 2, height_map.crs, grid.crs).T
         points_N2 = in_crs(points_N2.T, height_map.crs, grid.crs).T
-        is_torn = grid.crs.is_geographic and np.ptp(points_N2[:, 0]) > 180
+        is_torn = _is_torn(points_N2, middles_N2)
         if is_torn or not np.isfinite(points_N2).all():
+            why = ", because it crosses the 180th meridian or another end of it" * is_torn
             raise InputError(
-                f"{height_map.url}: has no place in {grid.crs.to_string()}"
-                f"{', because it crosses the 180th meridian' * bool(is_torn)}; choose another --crs"
+                f"{height_map.url}: has no place in {grid.crs.to_string()}{why}; choose another --crs"
             )
     return _mapped(~grid.anchor, points_N2)
+
+
+def _is_torn(points_N2: NDArray[np.float64], middles_N2: NDArray[np.float64]) -> bool:
+    """Tell whether an outline jumps from one end of a CRS to the other, as degrees do at 180.
+
+    A step's middle, transformed by itself, lies between the step's ends, unless the step is such a jump.
+    """
+    step_N2 = np.diff(points_N2, axis=0)
+    missed_N2 = middles_N2 - points_N2[:-1] - step_N2 / 2
+    return bool((np.hypot(*missed_N2.T) > np.hypot(*step_N2.T) / 4).any())
 
 
 def _scales(height_map: HeightMap, grid: EndlessGrid, centre_2: NDArray[np.float64]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from inference.maps.map_file import stop_writing
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.engine import Engine
 from inference.predict.map_folder import MapFolder
@@ -78,6 +79,7 @@ class MapMaking:
                     self._settle(advance)
             self._settle()
         except BaseException as error:
+            stop_writing()
             error.add_note("finished work is kept; the same command resumes from there")
             raise
         finally:

@@ -6,5 +6,6 @@ npy                  .npy files, never unpickled
 table                tables that list files and their attributes
 huggingface_source   Hugging Face datasets
 nested               Arrow's nested lists as arrays
+tar_members          members of a tar
 tars                 other people's WebDataset tars
 """

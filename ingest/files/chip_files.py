@@ -15,7 +15,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
-from ingest.chips.check import UNREADABLE, WRONG_SHAPE, Rejected
+from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected
 from ingest.files.npy import parse_npy
 from shards.errors import InputError, one_line
 from shards.raster.band_names import KNOWN_BANDS
@@ -93,9 +93,14 @@ def _member(data: bytes, url: str, array: str) -> bytes:
 def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], ChipPlace | None]:
     try:
         with MemoryFile(data) as file, file.open() as raster:
+            if raster.subdatasets:  # GDAL reads the first alone
+                said = f"{url} holds {len(raster.subdatasets)} images; give each a file of its own"
+                raise Rejected(UNREADABLE, f"{said} (gdal_translate -sds)")
             shape = (raster.count, raster.height, raster.width)
             if math.prod(shape) > MOST_VALUES:
                 raise Rejected(WRONG_SHAPE, f"{url} is {shape}, no chip")
+            if raster.dtypes[0].startswith("complex"):
+                raise Rejected(WRONG_DTYPE, f"{url} holds complex numbers; make one number of each first")
             if is_scaled(raster):
                 said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
                 raise Rejected("scaled", said)

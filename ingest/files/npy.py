@@ -26,7 +26,7 @@ def parse_npy(data: bytes, where: str) -> Npy:
     """Return the array in `data`, as a view of these bytes.
 
     Raises:
-        Rejected: the bytes are no .npy file, or a pickled object.
+        Rejected: the bytes are no .npy file, hold more than one array, or are a pickled object.
     """
     try:
         dtype, shape, fortran_order, offset = _header(data[: _header_end(data)])
@@ -34,6 +34,10 @@ def parse_npy(data: bytes, where: str) -> Npy:
             raise Rejected(UNREADABLE, f"{where} is a pickled object, which is never loaded")
         # A view: a header that promises more bytes than there are cannot make us allocate them.
         values = np.frombuffer(data, dtype, math.prod(shape), offset)
+        if more := len(data) - offset - values.nbytes:  # np.save appends where a file is open
+            raise Rejected(
+                UNREADABLE, f"{where} has {more:,} bytes after its array; save one array in a file"
+            )
         return Npy(values.reshape(shape, order="F" if fortran_order else "C"), offset)
     except (ValueError, TypeError, KeyError, EOFError, OverflowError, TokenError) as error:
         raise Rejected(UNREADABLE, f"{where} is truncated or not .npy") from error

@@ -36,6 +36,7 @@ SAME_PLACE = 0.01
 MISSING = "missing partner"
 LOOKED_AT = 8
 """Number of chips that are read first, to check the options."""
+_PACKED = re.compile(r".+\.(npy|tiff?)\.(gz|bz2|xz|zst|lz4|z)", re.IGNORECASE)
 NAMES_AT_ONCE = 16_384
 """Number of file names held as Python objects at a time."""
 
@@ -57,14 +58,13 @@ class PairsSource:
         if config.out and config.out.rstrip("/") in (config.images.rstrip("/"), config.heights.rstrip("/")):
             raise InputError(f"--out {config.out}: holds the chips to be read; choose another folder")
         listed = read_table_of_files(config.table, config.file_column) if config.table else None
-        table, keyless = _by_key(
-            listed.names if listed else _files(config.images), config.image_name, "--image-name", "_image"
-        )
+        names, packed = (listed.names, set[str]()) if listed else _files(config.images)
+        table, keyless = _by_key(names, config.image_name, "--image-name", "_image")
         refused: list[Refused] = []
         if config.heights:
-            heights, also_keyless = _by_key(
-                _files(config.heights), config.height_name, "--height-name", "_height"
-            )
+            names, also_packed = _files(config.heights)
+            packed |= also_packed
+            heights, also_keyless = _by_key(names, config.height_name, "--height-name", "_height")
             # In a folder for both, images never match the pattern of heights, nor heights that of images.
             keyless = keyless & also_keyless if config.images == config.heights else keyless | also_keyless
             table, images_alone, heights_alone = _paired(table, heights)
@@ -74,6 +74,7 @@ class PairsSource:
             refused = [Refused(key, MISSING, f"not in {folder}") for key, folder in sorted(missing)]
         said = "see --image-name and --height-name"
         refused += [Refused(name, "no key", said) for name in sorted(keyless)]
+        refused += [Refused(name, "compressed", "unpack it") for name in sorted(packed)]
         if listed:
             table = _with_attributes(table, listed, config)
         if config.is_split_by_place and "x" not in table.column_names:
@@ -146,16 +147,17 @@ class PairsSource:
         return table
 
 
-def _files(folder: str) -> list[str]:
-    """List the names of the chips directly in a folder, sorted."""
-    found = (name for name in list_files(folder, "") if name.lower().endswith(ENDINGS))
+def _files(folder: str) -> tuple[list[str], set[str]]:
+    """List the names of the chips directly in a folder, sorted, and those of compressed ones."""
+    listed = list_files(folder, "")
+    found = (name for name in listed if name.lower().endswith(ENDINGS))
     # An index is UTF-8: a name in another encoding is written as its bytes, which make no valid key.
     names = [
         name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace") for name in found
     ]
     if not names:
         raise InputError(f"{folder}: no .npy, .npz or .tif chips in this folder")
-    return names
+    return names, {name for name in listed if _PACKED.fullmatch(name)}
 
 
 def _by_key(names: list[str], pattern: str, flag: str, column: str) -> tuple[pa.Table, set[str]]:

@@ -5,8 +5,7 @@ each array's values begin in its tar. A chip is rejected unless its arrays are s
 """
 
 import fnmatch
-import io
-import tarfile
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,94 +15,99 @@ from numpy.typing import NDArray
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.config import TarsConfig, made_by
 from ingest.files.npy import Npy, parse_npy
+from ingest.files.tar_members import Member, Members, members_of
 from shards.errors import InputError
 from shards.format.key import facts
-from shards.format.manifest import Manifest, StoredObject
+from shards.format.manifest import WITHOUT_CHIPS, Manifest, StoredObject
 from shards.format.schema import DTYPES, Chip, Schema
-from shards.format.tar import BLOCK
 from shards.progress import progress
 from shards.raster.band_names import KNOWN_BANDS
 from shards.storage.objects import find_files, join, read_bytes
 from shards.write.writer import DatasetWriter
 
+DOT = "dot in key"
+SAME_KEY = "duplicate key"
+COMPRESSED = re.compile(r".+\.(tar\.[A-Za-z0-9]{1,4}|t(gz|bz|bz2|xz|zst|lz))", re.IGNORECASE)
+"""Names of compressed tars."""
+
 
 @dataclass(frozen=True)
-class Member:
-    """An array's file in a tar."""
+class TarsIngested:
+    """Dataset made of tars, and what is to be said about it."""
 
-    data: bytes
-    offset: int
-    """Byte of the tar at which the data begin."""
-    problem: str = ""
-    """Reason why it cannot be used; "" if it can."""
-
-
-Members = dict[str, dict[str, Member]]
-"""Members of a tar by key, then by ending."""
+    manifest: Manifest
+    rejected: str
+    """Line about the rejected chips."""
+    left_out: list[str]
+    """A line for each kind of thing that was passed over."""
 
 
-def ingest_tars(config: TarsConfig) -> tuple[Manifest, str]:
-    """Index the tars; return the manifest and a line about the rejected chips.
+def ingest_tars(config: TarsConfig) -> TarsIngested:
+    """Index the tars.
 
     Raises:
         InputError: no tars, a tar that cannot be read, or no chip kept.
     """
-    names = [name for name in find_files(config.data) if name.endswith(".tar")]
-    if not names:
-        raise InputError(f"{config.data}: no .tar files in this folder or below it")
+    names, left_out = _tars_in(config.data)
     schema = _schema_of_first(config, names)
+    hidden: list[str] = []
+    without_chips: list[str] = []
+    tar_of: dict[str, str] = {}
     with (
         DatasetWriter(config.data, schema, made_by(config), shard_format="webdataset") as writer,
         progress("ingest", len(names), "tars") as advance,
     ):
         for name in names:
             data = read_bytes(join(config.data, name))
-            _take_tar(config, writer, schema, name, data)
+            members = members_of(data, join(config.data, name))
+            hidden += [f"{name}: {member}" for member in members.hidden]
+            if not _take_tar(config, writer, schema, StoredObject.of(name, data), members, tar_of):
+                without_chips.append(name)
             advance(1, f"kept {writer.kept:,}, rejected {writer.rejected.total():,}")
-        return writer.finish(), writer.describe_rejected()
+        manifest = writer.finish(record={WITHOUT_CHIPS: without_chips} if without_chips else {})
+    if hidden:
+        left_out.append(f"{_count(hidden, 'member')} whose name begins with a dot (first {hidden[0]})")
+    return TarsIngested(manifest, writer.describe_rejected(), left_out)
 
 
-def members_of(data: bytes, where: str) -> Members:
-    """List the members of a tar by key (the name up to the first dot after the last slash) and ending.
+def _tars_in(folder: str) -> tuple[list[str], list[str]]:
+    """List the tars below a folder, and a line for each kind of file that only looks like one.
 
     Raises:
-        InputError: the bytes are no tar, or its end is missing.
+        InputError: there is no tar.
     """
-    found: Members = {}
-    file = io.BytesIO(data)
-    try:
-        # An index is UTF-8: a name in another encoding is written as its bytes.
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                folder, slash, name = member.name.rpartition("/")
-                stem, _, ending = name.partition(".")
-                start, stop = member.offset_data, member.offset_data + member.size
-                members = found.setdefault(folder + slash + stem, {})
-                if ending in members:
-                    members[ending] = Member(b"", start, "is there twice")
-                elif member.issparse():
-                    members[ending] = Member(b"", start, "is stored without its holes (tar --sparse)")
-                elif stop > len(data):
-                    raise InputError(f"{where}: ends within {member.name}; copy it again")
-                else:
-                    members[ending] = Member(data[start:stop], start)
-            end = archive.offset
-    except tarfile.TarError as error:
-        raise InputError(f"{where}: cannot be read as a tar ({error})") from error
-    # tarfile takes a damaged or missing header for the end, and would silently leave out what follows.
-    if data[end : end + BLOCK] != bytes(BLOCK):
-        raise InputError(f"{where}: is damaged or cut at byte {end:,}; copy it again")
-    return found
+    found = find_files(folder)
+    packed = [name for name in found if COMPRESSED.fullmatch(name) and not _is_foreign(name)]
+    tars = [name for name in found if name.lower().endswith(".tar")]
+    names = [name for name in tars if not _is_foreign(name)]
+    left_out = []
+    if packed:
+        left_out.append(f"{_count(packed, 'compressed tar')} (first {packed[0]}); unpack to take them")
+    if foreign := [name for name in tars if _is_foreign(name)]:
+        left_out.append(f"{_count(foreign, 'file')} named ._* by another system (first {foreign[0]})")
+    if not names:
+        also = f", but {'; '.join(left_out)}" if left_out else ""
+        raise InputError(f"{folder}: no .tar files in this folder or below it{also}")
+    return names, left_out
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names):,} {what}{'s' * (len(names) != 1)}"
+
+
+def _is_foreign(name: str) -> bool:
+    """Tell whether macOS wrote this file beside one of the user's."""
+    return name.rpartition("/")[2].startswith("._")
 
 
 def _schema_of_first(config: TarsConfig, names: list[str]) -> Schema:
     """Derive the schema from the first usable image."""
-    first_unusable = f"no member ends in .{config.image}"
+    first_unusable = ""
     for name in names:
         where = join(config.data, name)
-        for key, members in members_of(read_bytes(where), where).items():
+        for key, members in members_of(read_bytes(where), where).by_key.items():
+            for dotted in _dotted(config, key, members):
+                first_unusable = first_unusable or f"{dotted} in {name}: {_dot_in(dotted)}"
             if config.image not in members:
                 continue
             try:
@@ -113,37 +117,79 @@ def _schema_of_first(config: TarsConfig, names: list[str]) -> Schema:
                 if config.bands and len(config.bands) != len(image_CHW):
                     raise Rejected(WRONG_SHAPE, f"{len(image_CHW)} bands, not the {len(config.bands)} named")
             except Rejected as rejected:
-                if first_unusable.startswith("no member"):
-                    first_unusable = f"{key} in {name}: {rejected}"
+                first_unusable = first_unusable or f"{key} in {name}: {rejected}"
                 continue
             bands = config.bands or KNOWN_BANDS.get(len(image_CHW), ())
             if not bands:
                 raise InputError(f"{where}: {key} has {len(image_CHW)} bands; name them with --bands")
             return Schema(bands, image_CHW.dtype.name, config.nodata, image_CHW.shape[1], config.pixel_size)
-    raise InputError(f"{config.data}: no image can be used ({first_unusable}); see --image and --bands")
+    said = first_unusable or f"no member ends in .{config.image}"
+    raise InputError(f"{config.data}: no image can be used ({said}); see --image and --bands")
 
 
-def _take_tar(config: TarsConfig, writer: DatasetWriter, schema: Schema, name: str, data: bytes) -> None:
+def _take_tar(
+    config: TarsConfig,
+    writer: DatasetWriter,
+    schema: Schema,
+    tar: StoredObject,
+    members: Members,
+    tar_of: dict[str, str],
+) -> bool:
+    """List a tar's chips and rejections; tell whether any chip was kept.
+
+    `tar_of` has the tar of each key that was kept so far.
+    """
     chips: list[Chip] = []
     offsets: dict[str, list[int]] = {"image_at": [], "height_at": []}
-    for key, members in members_of(data, join(config.data, name)).items():
+    for key, of_key in members.by_key.items():
+        for dotted in _dotted(config, key, of_key):
+            writer.reject(dotted, DOT, _dot_in(dotted))
+        if all(_is_of_dotted(config, ending) for ending in of_key):
+            continue
         try:
-            image, image_at = _stored(members, config.image, key, (schema.dtype,))
-            height, height_at = _stored(members, config.height, key, ("float32",))
+            image, image_at = _stored(of_key, config.image, key, (schema.dtype,))
+            height, height_at = _stored(of_key, config.height, key, ("float32",))
             if image.shape != schema.image_shape:
                 raise Rejected(WRONG_SHAPE, f"image is {image.shape}, not {schema.image_shape}")
             image_CHW, height_HW = checked(image, height, schema, Rules())
+            if key in tar_of:  # other commands would take either for the other
+                raise Rejected(SAME_KEY, f"is also in {tar_of[key]}, which comes first")
             known = facts(key)
             chip = Chip(key, image_CHW, height_HW, **vars(known))
         except Rejected as rejected:
             writer.reject(key, rejected.reason, rejected.detail)
             continue
+        tar_of[key] = tar.name
         chips.append(chip)
         offsets["image_at"].append(image_at)
         offsets["height_at"].append(height_at)
     if chips:
-        split = "val" if fnmatch.fnmatchcase(name, config.val) else "train"
-        writer.list_shard(split, chips, [StoredObject.of(name, data)], **offsets)
+        is_held_out = tar.name == config.val or fnmatch.fnmatchcase(tar.name, config.val)
+        split = "val" if is_held_out else "train"
+        writer.list_shard(split, chips, [tar], **offsets)
+    return bool(chips)
+
+
+def _is_of_dotted(config: TarsConfig, ending: str) -> bool:
+    return ending.endswith((f".{config.image}", f".{config.height}"))
+
+
+def _dotted(config: TarsConfig, key: str, members: dict[str, Member]) -> list[str]:
+    """List chips whose names have a dot, so that `key`, which ends there, is only a part of them.
+
+    Where `key` has an image of its own, image and height must both be there: one alone is a further member
+    of it.
+    """
+    stems = [
+        {ending.removesuffix(f".{wanted}") for ending in members if ending.endswith(f".{wanted}")}
+        for wanted in (config.image, config.height)
+    ]
+    found = stems[0] & stems[1] if config.image in members else stems[0] | stems[1]
+    return [f"{key}.{stem}" for stem in sorted(found)]
+
+
+def _dot_in(name: str) -> str:
+    return f"a key ends at its first dot, so its members belong to {name.partition('.')[0]}; rename them"
 
 
 def _stored(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ingest.work.plan import IngestPlan
-from shards.errors import one_line
+from shards.errors import InputError, one_line
 from shards.format.histogram import HEIGHT
 from shards.format.manifest import Manifest
 from shards.read.dataset import Dataset
@@ -60,6 +60,10 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
         )
     schema = manifest.schema
     if (schema.label, schema.label_unit) == (HEIGHT, "m") and manifest.samples("train"):
-        height = Dataset(out, manifest).statistics.height
+        try:
+            height = Dataset(out, manifest).statistics.height
+        except InputError as error:  # every training pixel misses a band or its label
+            yield f"note: {error}"
+            return
         if height is not None and height.percentiles["99"] > TALLEST_M:
             yield f"note: one height in a hundred is above {TALLEST_M:g} m: are they metres?"

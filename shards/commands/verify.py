@@ -17,7 +17,7 @@ from shards.commands.convert import chips_of_shard, splits_of_shard
 from shards.config import VerifyConfig
 from shards.errors import DatasetError, InputError
 from shards.format.index import index_rows
-from shards.format.manifest import COUNTS, FILES, MANIFEST, STATISTICS, read_json
+from shards.format.manifest import COUNTS, FILES, MANIFEST, STATISTICS, WITHOUT_CHIPS, read_json
 from shards.format.schema import Chip
 from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
@@ -148,9 +148,10 @@ def _of_unlisted(dataset: Dataset) -> Iterator[str]:
     manifest = dataset.manifest
     listed = {stored.name for shard in manifest.shards for stored in shard.objects}
     listed |= {MANIFEST, *(stored.name for stored in manifest.files.values())}
+    listed |= {*manifest.made_by.get(WITHOUT_CHIPS, ())}
     for name in find_files(dataset.url):
-        # A folder of foreign tars may hold any other files; only a tar without a chip is reported.
-        is_theirs = manifest.shard_format == "webdataset" and not name.endswith(".tar")
+        # A folder of foreign tars may hold any other files; only a tar that ingest did not see is reported.
+        is_theirs = manifest.shard_format == "webdataset" and not name.lower().endswith(".tar")
         is_hidden = name.rsplit("/", 1)[-1].startswith(".")  # files that desktops leave in folders
         if name not in listed and not (is_theirs or is_hidden):
             yield f"{join(dataset.url, name)}: is not listed in {MANIFEST}"

@@ -42,6 +42,8 @@ UNFINISHED = ".unfinished"
 """Marker of a dataset that another command is writing. Where it lies, the command may overwrite files."""
 SPLITS = ("train", "val", "test", "buffer")
 """Uses of chips. "buffer" chips are not used: they lie too near to chips of another split."""
+WITHOUT_CHIPS = "without_chips"
+"""Entry of `Manifest.made_by`: names of foreign tars from which no chip was kept."""
 
 ShardFormat = Literal["tar", "zarr", "webdataset"]
 """Format of the shards. tar: equal rows, see shards.format.tar; zarr: see shards.format.zarr_v3; webdataset:

@@ -27,6 +27,9 @@ from shards.storage.mapped import PIECE_BYTES, MappedFile
 
 Bytes = bytes | bytearray | memoryview
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, a used-up quota, and a file that is larger than the system allows."""
+_WILDCARD = re.compile(r"[*?[]")
 _UNFINISHED = re.compile(r"\.treeline-[0-9a-f]{16}-(.+)")
 """Names of files while they are being written."""
 
@@ -231,19 +234,32 @@ def version_of(url: str) -> str:
 
 
 def expand(pattern: str) -> list[str]:
-    """List the URLs that match a glob `pattern`, sorted; a name without wildcards gives itself, if it exists.
+    """List the URLs that match a glob `pattern`, sorted; a name that exists is no pattern, and gives itself.
 
     Raises:
         InputError: nothing matches.
     """
     filesystem, path = _filesystem(pattern)
-    if isinstance(filesystem, LocalFileSystem) and Path(pattern).is_file():
+    if isinstance(filesystem, LocalFileSystem) and local_path(pattern).is_file():
         return [pattern]
     with _reading(pattern, "folder"):
-        found = sorted(filesystem.glob(path))
+        if _WILDCARD.search(path) and filesystem.exists(path):
+            found = [path]
+        else:
+            found = sorted(filesystem.glob(_with_folders_as_they_are(filesystem, path)))
     if not found:
         raise InputError(f"{pattern}: no file matches")
     return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
+
+
+def _with_folders_as_they_are(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
+    """Take the wildcards of `path` for themselves up to the last folder that exists under such a name."""
+    folder = path.rpartition("/")[0]
+    while _WILDCARD.search(folder):
+        if filesystem.exists(folder):
+            return _WILDCARD.sub(r"[\g<0>]", folder) + path[len(folder) :]
+        folder = folder.rpartition("/")[0]
+    return path
 
 
 def check_writable(folder: str) -> None:
@@ -313,10 +329,15 @@ def staged(url: str) -> Iterator[Path]:
 def publish(url: str, data: Bytes) -> None:
     """Write `data` as the object at `url`, atomically."""
     if is_local(url):
-        with staged(url) as path, open(path, "wb", buffering=0) as file:
-            view = memoryview(data)
-            while view:  # a write may take less than it is given: at most 2 GB on Linux
-                view = view[file.write(view) :]
+        try:
+            with staged(url) as path, open(path, "wb", buffering=0) as file:
+                view = memoryview(data)
+                while view:  # a write may take less than it is given: at most 2 GB on Linux
+                    view = view[file.write(view) :]
+        except OSError as error:
+            if error.errno in _NO_ROOM:  # it names no file, or the one that has no name yet
+                error.filename = url
+            raise
         return
     filesystem, target = _filesystem(url)
     filesystem.pipe_file(target, bytes(data))

@@ -105,8 +105,14 @@ class DatasetWriter:
         """Count and list a rejected chip."""
         self._assembly.refuse(rejected_table([{"key": key, "reason": reason, "detail": detail}]))
 
-    def finish(self, labels: Mapping[str, Any] | None = None) -> Manifest:
-        """Write the remaining chips, the index, the statistics and, last, the manifest (with its `labels`).
+    def finish(
+        self, labels: Mapping[str, Any] | None = None, record: Mapping[str, Any] | None = None
+    ) -> Manifest:
+        """Write the remaining chips, the index, the statistics and, last, the manifest.
+
+        Args:
+            labels: as in the manifest.
+            record: further entries of the manifest's `made_by`.
 
         Raises:
             InputError: no chip was kept.
@@ -115,7 +121,7 @@ class DatasetWriter:
             self._flush(split)
         if self.kept and self._layout.shard_format != "webdataset":  # there, unlisted files are not ours
             remove_unlisted_shards(self._url, self._listed)
-        manifest = self._assembly.finish(self._made_by, self._split_rule, labels)
+        manifest = self._assembly.finish({**self._made_by, **(record or {})}, self._split_rule, labels)
         remove_file(join(self._url, UNFINISHED))
         return manifest
 

@@ -1,5 +1,7 @@
 """A run that is already at --out: its options, and whether it can be resumed with those of now."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -7,11 +9,12 @@ import yaml
 
 from shards.errors import InputError, one_line
 from shards.format.manifest import understood
-from shards.roles import differing, flag_of
-from shards.storage.objects import join, read_bytes
+from shards.roles import Place, differing, flag_of, roles
+from shards.storage.objects import exists, is_local, join, local_path, read_bytes
 from trainer.config import TrainConfig
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.run_writer import CONFIG, config_yaml
+from trainer.run_folder.state_parts import STATE, read_about
 
 DAMAGED = "copy it again, or choose another --out"
 """What to do about a file of options that cannot be understood."""
@@ -32,8 +35,14 @@ def read_options(url: str) -> dict[str, Any]:
     return values
 
 
-def check_resumes(config: TrainConfig | PretrainConfig) -> None:
+def check_resumes(config: TrainConfig | PretrainConfig, fingerprint: str = "") -> None:
     """Refuse a run that is there, unless it is to be resumed and has the same options.
+
+    A place may have another name than when the run began.
+
+    Args:
+        config: the options of now.
+        fingerprint: the dataset's; "" if its name alone says what it is.
 
     Raises:
         InputError: says which options differ, and what to do.
@@ -47,9 +56,13 @@ def check_resumes(config: TrainConfig | PretrainConfig) -> None:
     if ("method" in old) != isinstance(config, PretrainConfig):
         command = "pretrain" if "method" in old else "train"
         raise InputError(f"{config.out}: holds a run of treeline {command}; choose another --out")
-    differ = differing(type(config), old, yaml.safe_load(config_yaml(config)))
+    asked = yaml.safe_load(config_yaml(config))
     with understood(join(config.out, CONFIG), DAMAGED):
+        old = _under_names_of_now(old, asked, roles(type(config), Place), config.out)
         before = replace(config, workers=old.get("workers", 0)).global_batch
+    if fingerprint and _learned_from(config.out) == fingerprint:
+        old["data"] = asked["data"]
+    differ = differing(type(config), old, asked)
     if not differ and before != config.global_batch:
         raise InputError(
             f"{config.out}: holds a run with batches of {before} chips, not {config.global_batch}; choose "
@@ -60,3 +73,35 @@ def check_resumes(config: TrainConfig | PretrainConfig) -> None:
         raise InputError(
             f"{config.out}: holds a run with other options ({flags}); give the same, or choose another --out"
         )
+
+
+def _learned_from(out: str) -> str:
+    """Return the fingerprint of the dataset that the run at `out` has learned from; "" if it has no state."""
+    # The reader's own fingerprint begins with the dataset's; see shards.read.chip_reader.
+    return str(read_about(out)["reader"]["fingerprint"]).partition("-")[0] if exists(join(out, STATE)) else ""
+
+
+def _under_names_of_now(
+    old: dict[str, Any], asked: dict[str, Any], places: Iterable[str], out: str
+) -> dict[str, Any]:
+    """Return the options of a run with the names of now for files and folders that are the same ones."""
+    folder = _began_in(str(old.get("out", "")), out)
+    same = [name for name in places if _is_same(old.get(name), asked.get(name), folder)]
+    return old | {name: asked[name] for name in same}
+
+
+def _began_in(out_then: str, out: str) -> str:
+    """Find the folder in which a run began, from what its own folder was called there; default: this one."""
+    then, now = os.path.normpath(out_then), os.path.abspath(local_path(out)) if is_local(out) else ""
+    is_below = out_then and is_local(out_then) and not os.path.isabs(then) and not then.startswith("..")
+    return now.removesuffix(f"/{then}") if is_below and now.endswith(f"/{then}") else ""
+
+
+def _is_same(then: Any, now: Any, folder: str) -> bool:
+    """Tell whether two names, the first one as in `folder`, are of one file or folder of this machine."""
+    if not (isinstance(then, str) and isinstance(now, str) and then and now):
+        return False
+    if not (is_local(then) and is_local(now)):
+        return False
+    first, second = os.path.join(folder, local_path(then)), local_path(now)
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)

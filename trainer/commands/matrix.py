@@ -29,6 +29,7 @@ from shards.storage.objects import (
     check_writable,
     exists,
     join,
+    name_of,
     publish,
     remove_folder,
     remove_unfinished,
@@ -248,6 +249,13 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
         parts = [
             {name: values.pop(name) for name in ("train", "inits", "fingerprints")} for values in (old, new)
         ]
+        tiles = [list(part["fingerprints"].values()) for part in parts]
+        # The same datasets and weights may have other names, for example from another folder.
+        regions = [list(map(name_of, values["data"])) for values in (old, new)]
+    if tiles[0] == tiles[1] and (len(tiles[0]) == 1 or regions[0] == regions[1]):
+        old["data"] = new["data"]
+    if parts[0]["inits"] == parts[1]["inits"]:
+        old["init"] = new["init"]
     differ = [flag_of(name) for name in differing(MatrixConfig, old, new)]
     differ += [
         f"{name} of --train-config"
@@ -256,7 +264,7 @@ def _check_resumes(plan: Plan, datasets: dict[str, Dataset]) -> None:
     ]
     if not differ:
         differ += ["the weights of --init"] if parts[0]["inits"] != parts[1]["inits"] else []
-        differ += ["the tiles of --data"] if parts[0]["fingerprints"] != parts[1]["fingerprints"] else []
+        differ += ["the tiles of --data"] if tiles[0] != tiles[1] else []
     if differ:
         raise InputError(
             f"{plan.config.out}: holds a matrix with other options ({', '.join(differ)}); give the same, or "

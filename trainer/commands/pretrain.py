@@ -94,7 +94,7 @@ def check(config: PretrainConfig, device: Kind | None = None) -> Dataset:
     if config.probing.probe:
         probe_tiles(dataset, config.probing.probe, config.probing.probe_tiles)
     if exists(join(config.out, CONFIG)):
-        check_resumes(config)
+        check_resumes(config, dataset.manifest.fingerprint)
     check_writable(config.out)
     return dataset
 

@@ -148,7 +148,7 @@ def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
     if chosen.balance_heights:
         dataset.height_weights(chips, chosen.balance_heights)
     if exists(join(config.out, CONFIG)):
-        check_resumes(config)
+        check_resumes(config, dataset.manifest.fingerprint)
     check_writable(config.out)
     if config.tokens.token_store:
         check_writable(config.tokens.token_store)
