@@ -45,8 +45,7 @@ class LabelRasters:
             None where no raster overlaps the grid.
 
         Raises:
-            InputError: a raster is damaged, or has several bands, complex numbers, or (majority) values that
-                are not whole.
+            InputError: a raster is damaged or has several bands, or (majority) values that are not whole.
         """
         near = self._footprints.overlapping(grid)
         if not near:
@@ -73,8 +72,6 @@ class LabelRasters:
             raise InputError(
                 f"{url}: has {raster.count} bands, and a label has one; choose it first (gdal_translate -b 1)"
             )
-        if raster.dtypes[0].startswith("complex"):
-            raise InputError(f"{url}: holds complex numbers; make one number of each first (gdal_calc)")
         return raster
 
     def _read(self, url: str, window: Window) -> NDArray[np.float64]:

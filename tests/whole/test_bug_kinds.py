@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio.transform import Affine
 
 from shards.read.dataset import Dataset, open_dataset
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.height_checkpoint import load_checkpoint
 
 SIZE = 16
 

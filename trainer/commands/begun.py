@@ -14,7 +14,7 @@ from shards.storage.objects import exists, is_local, join, local_path, read_byte
 from trainer.config import TrainConfig
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.run_writer import CONFIG, config_yaml
-from trainer.run_folder.state_parts import STATE, read_about
+from trainer.run_folder.state_parts import START_OVER, STATE, read_about
 
 DAMAGED = "copy it again, or choose another --out"
 """What to do about a file of options that cannot be understood."""
@@ -78,7 +78,10 @@ def check_resumes(config: TrainConfig | PretrainConfig, fingerprint: str = "") -
 def _learned_from(out: str) -> str:
     """Return the fingerprint of the dataset that the run at `out` has learned from; "" if it has no state."""
     # The reader's own fingerprint begins with the dataset's; see shards.read.chip_reader.
-    return str(read_about(out)["reader"]["fingerprint"]).partition("-")[0] if exists(join(out, STATE)) else ""
+    if not exists(join(out, STATE)):
+        return ""
+    with understood(join(out, STATE), START_OVER):
+        return str(read_about(out)["reader"]["fingerprint"]).partition("-")[0]
 
 
 def _under_names_of_now(

@@ -414,7 +414,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(
         ("--raster", empty, "--as", "a", "--mean"): "25 with too few values.*see --valid and --least-covered",
         ("--raster", half, "--as", "a", "--majority"): "half.tif: has [0-9.]*5, and only whole numbers",
         ("--raster", str(tmp_path / "two.tif"), "--as", "a", "--mean"): "two.tif: has 2 bands",
-        ("--raster", waves, "--as", "a", "--mean"): "waves.tif: holds complex numbers",
+        ("--raster", waves, "--as", "a", "--mean"): "waves.tif: pixels are complex64",
         ("--raster", str(tmp_path / "scaled.tif"), "--as", "a", "--mean"): "scaled.tif: .*scaled",
         ("--raster", str(tmp_path / "none*.tif"), "--as", "a", "--mean"): "no file matches",
     }.items():
