@@ -38,13 +38,14 @@ from shards.format.manifest import json_bytes
 from shards.raster.opening import bound_cache
 from shards.roles import flag_of, identity
 from shards.storage.checksum import hexadecimal
-from shards.storage.objects import check_writable, join, name_of, publish, remove_unfinished
+from shards.storage.objects import join, name_of, publish, remove_unfinished
+from shards.storage.one_writer import one_writer
 from shards.version import commit
 from trainer.model.checkpoint import checkpoint_url
 
 
 def predict(config: PredictConfig, engine: Engine) -> Summary:
-    """Make the map of every scene that has none yet. Two runs must not write to one folder at a time.
+    """Make the map of every scene that has none yet. Only one run writes to a folder at a time.
 
     Raises:
         InputError: the checkpoint, an option or --out cannot be used, or maps at --out were made otherwise.
@@ -59,7 +60,14 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     if scenes.remark:
         print(f"treeline: {scenes.remark}", file=sys.stderr, flush=True)
     targets = {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls}
-    check_writable(config.out)
+    with one_writer(config.out):
+        return _predict(config, job, made_with, targets, engine)
+
+
+def _predict(
+    config: PredictConfig, job: MapJob, made_with: dict[str, Any], targets: dict[str, str], engine: Engine
+) -> Summary:
+    """Make the maps in a folder that only this process writes; `targets` are their URLs by scene."""
     folder = read_map_folder(config.out)
     if not config.batch_size:
         made_with[BATCH_SIZE] = batch_size_to_keep(folder, made_with)
