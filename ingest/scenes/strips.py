@@ -21,9 +21,10 @@ from ingest.chips.check import HEIGHT_NODATA, INCOMPLETE, Rejected
 from ingest.chips.source import Raw
 from ingest.config import ScenesConfig
 from ingest.scenes.image_grid import GridRaster, Layer, band_numbers, open_image, source_of, trouble
-from ingest.scenes.scene_matching import Serving, scene_name
+from ingest.scenes.scene_matching import Serving
 from shards.errors import InputError
 from shards.format.missing import missing_values
+from shards.format.scene_names import scene_name
 from shards.format.schema import Schema
 
 MASKED = "masked"

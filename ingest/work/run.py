@@ -207,18 +207,13 @@ def _present(config: IngestConfig, base: Manifest | None) -> Present:
             "convert it to tar first (treeline convert)"
         )
     keys = Dataset(config.out, base).index["key"].to_pylist()
-    numbers = {split: [_number(shard.name) for shard in base.shards_of(split)] for split in SPLITS}
+    numbers = {split: [int(stem_of(shard.name)) for shard in base.shards_of(split)] for split in SPLITS}
     return Present(
         frozenset(keys),
         SplitRule.from_json(base.split_rule) if base.split_rule else None,
         Counter({split: 1 + max(taken, default=-1) for split, taken in numbers.items()}),
         base.fingerprint,
     )
-
-
-def _number(name: str) -> int:
-    """Parse a shard's number from the name of its tar."""
-    return int(stem_of(name))
 
 
 def _joined(config: IngestConfig, base: Manifest | None, plan: IngestPlan) -> dict[str, str]:
