@@ -29,9 +29,12 @@ from inference.predict.map_folder import (
 from inference.predict.map_header import read_map_header
 from inference.predict.map_making import MapMaking
 from inference.predict.map_options import BATCH_ON_CPU, MapOptions
-from inference.predict.scene_map import Failed, SceneMap, survey
+from inference.predict.map_part import Wanted
+from inference.predict.scene_map import Failed, Outside, SceneMap, Targets, survey
 from inference.predict.summary import Summary
-from inference.scenes.scene_list import find_scenes, map_name
+from inference.scenes.area import read_area
+from inference.scenes.masks import Masks
+from inference.scenes.scene_list import SHOWN, find_scenes, map_name
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
@@ -59,30 +62,40 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     scenes = find_scenes(config.scenes, config.asset)
     if scenes.remark:
         print(f"treeline: {scenes.remark}", file=sys.stderr, flush=True)
-    targets = {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls}
+    targets = Targets(
+        {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls},
+        Masks(config.mask, scenes.urls, config.mask_drop) if config.mask else None,
+        Wanted(config.bounds, read_area(config.area) if config.area else None),
+    )
+    if targets.masks:
+        made_with["mask_drop"] = " ".join(map(str, sorted(set(config.mask_drop))))
     with one_writer(config.out):
         return _predict(config, job, made_with, targets, engine)
 
 
 def _predict(
-    config: PredictConfig, job: MapJob, made_with: dict[str, Any], targets: dict[str, str], engine: Engine
+    config: PredictConfig, job: MapJob, made_with: dict[str, Any], targets: Targets, engine: Engine
 ) -> Summary:
-    """Make the maps in a folder that only this process writes; `targets` are their URLs by scene."""
+    """Make the maps in a folder that only this process writes."""
     folder = read_map_folder(config.out)
     if not config.batch_size:
         made_with[BATCH_SIZE] = batch_size_to_keep(folder, made_with)
-    refuse_maps_made_otherwise(folder, made_with, set(map(name_of, targets.values())), config.overwrite)
+    refuse_maps_made_otherwise(folder, made_with, set(map(name_of, targets.urls.values())), config.overwrite)
     remove_unfinished(config.out, below=False)
     remove_unfinished(join(config.out, JOURNAL))
     made_with[BATCH_SIZE] = made_with[BATCH_SIZE] or engine.batch_size(job)
     job = replace(job, options=replace(job.options, batch_size=made_with[BATCH_SIZE]))
     recorded = {"version": shards.__version__, "commit": commit(), **made_with}
-    summary, maps = Summary(), list[SceneMap]()
+    summary, maps, outside = Summary(), list[SceneMap](), list[Outside]()
     for looked in survey(targets, job, hexadecimal(json_bytes(identity(PredictConfig, recorded)))):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
+        elif isinstance(looked, Outside):
+            outside.append(looked)
         else:
             maps.append(looked)
+    if outside:
+        _say_outside(outside, targets, none_left=not (maps or summary.failed))
     if not maps:
         return summary
     tags = tuple((f"TREELINE_{name.upper()}", str(value)) for name, value in recorded.items())
@@ -92,6 +105,26 @@ def _predict(
     publish(join(config.out, MADE_WITH), json_bytes(recorded))
     making.run(engine)
     return summary
+
+
+def _say_outside(outside: list[Outside], targets: Targets, none_left: bool) -> None:
+    """Name the scenes of which nothing is wanted.
+
+    Raises:
+        InputError: these are all.
+    """
+    first, count = outside[0], len(targets.urls)
+    if none_left:
+        raise InputError(
+            f"{targets.wanted}: touches none of {count:,} scenes; {name_of(first.scene)} spans {first.where}"
+        )
+    shown = ", ".join(name_of(one.scene) for one in outside[:SHOWN]) + ", ..." * (len(outside) > SHOWN)
+    print(
+        f"treeline: {targets.wanted}: touches {count - len(outside):,} of {count:,} scenes; left out: "
+        f"{shown}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:

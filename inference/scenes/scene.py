@@ -89,12 +89,19 @@ class Scene:
         image_CHW = read_window(self.raster, indexes=self._band_numbers, window=block.window)
         own, trained = self.raster.nodata, self.schema.nodata
         if own is not None and own != trained:
-            missing_CHW = image_CHW == own
-            mark = trained if trained is not None and _holds(image_CHW.dtype, trained) else np.nan
-            if np.isnan(mark):
-                image_CHW = image_CHW.astype(np.float32)
-            image_CHW[missing_CHW] = mark
+            image_CHW = with_missing(image_CHW, image_CHW == own, trained)
         return np.asarray(image_CHW)
+
+
+def with_missing(
+    image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], nodata: float | None
+) -> NDArray[Any]:
+    """Mark pixels as missing: with the nodata value of training, or as NaN where pixels cannot have that."""
+    mark = nodata if nodata is not None and _holds(image_CHW.dtype, nodata) else np.nan
+    if np.isnan(mark):
+        image_CHW = image_CHW.astype(np.float32)
+    image_CHW[missing_CHW] = mark
+    return image_CHW
 
 
 def _holds(dtype: np.dtype[Any], number: float) -> bool:
