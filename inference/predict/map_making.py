@@ -70,6 +70,12 @@ class MapMaking:
                 name_of(scene_map.url) in self._files
             ):
                 complete.append(scene_map)
+                if scene_map.part and scene_map.name in self._entries.made:
+                    print(
+                        f"treeline: {scene_map.url}: is the map of the whole scene already, and stays",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 continue
             sizes = [block.pixels for block in self._missing_blocks(scene_map)]
             self._missing[scene] = len(sizes)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyogrio
 import pytest
 import rasterio
@@ -77,7 +78,7 @@ def triangle(folder: Path, name: str = "area.geojson") -> Path:
     if path.suffix == ".gpkg":
         polygon = np.array([shapely.to_wkb(shapely.geometry.shape(degrees))], object)
         pyogrio.write_arrow(
-            __import__("pyarrow").table({"geometry": polygon}),
+            pa.table({"geometry": polygon}),
             path,
             geometry_name="geometry",
             geometry_type="Polygon",
@@ -101,7 +102,9 @@ def test_a_corner_has_the_pixels_of_the_whole_and_keeps_its_place(
         np.testing.assert_array_equal(part.read(), whole.read()[:, 25:76, 20:80])
 
 
-def test_the_whole_keeps_the_blocks_of_the_corners(config: PredictConfig, tmp_path: Path) -> None:
+def test_the_whole_keeps_the_blocks_of_the_corners(
+    config: PredictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corner = replace(config, out=str(tmp_path / "maps"), bounds=CORNER)
     _, first = run(corner)
     assert sum(block.pixels for block in first) == 51 * 60
@@ -122,6 +125,7 @@ def test_the_whole_keeps_the_blocks_of_the_corners(config: PredictConfig, tmp_pa
 
     _, none = run(corner)
     assert not none
+    assert "scene.chm.tif: is the map of the whole scene already, and stays" in capsys.readouterr().err
     assert map_of(entire).read_bytes() == map_of(config).read_bytes(), "the whole map has the corner"
 
 

@@ -7,15 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import S3Server, environment_of
 
+from shards.commands.verify import verify
+from shards.config import VerifyConfig
 from shards.errors import InputError
+from shards.read.dataset import open_dataset
 from shards.storage import lease
 from shards.storage.lease import Holder
 from shards.storage.objects import find_files, join, publish, read_bytes, remove_folder
@@ -83,6 +87,18 @@ def test_a_second_is_refused_while_the_first_lives_and_nothing_is_left(place: st
     with one_writer(place):
         publish(join(place, "map"), b"a")
     assert find_files(place) == ["map"]
+
+
+def test_what_a_killed_command_leaves_is_no_damage(
+    chip_folders: Callable[..., Any], write_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    written = write_dataset(tmp_path / "dataset", list(chip_folders(8).chips.values()))
+    with holder(written.url) as process:
+        process.kill()
+        process.wait()
+    assert HELD in find_files(written.url)
+    assert verify(VerifyConfig(data=written.url)) == []
+    assert len(open_dataset(written.url).chips("train")) > 0
 
 
 def test_a_folder_without_content_is_removed_again(tmp_path: Path) -> None:
