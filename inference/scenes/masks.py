@@ -137,10 +137,27 @@ class OpenMasks:
 
     def _dropped(self, url: str, grid: Grid, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.bool_]:
         own = Grid.of(self._open[url])
+        if (shift := _shift(grid, own)) is not None:
+            return self._dropped_there(url, own, rows + shift[0], columns + shift[1])
         middle_2HW = grid.corners(rows + 0.5, columns + 0.5, own.crs)
         everywhere_HW = np.ones((rows.size, columns.size), np.bool_)
         value_HW = nearest_values(partial(self._read, url), own, middle_2HW, everywhere_HW)
         return np.isin(value_HW, self._masks.drop)
+
+    def _dropped_there(
+        self, url: str, own: Grid, rows: NDArray[Any], columns: NDArray[Any]
+    ) -> NDArray[np.bool_]:
+        """Tell which pixels of the mask itself are dropped, False beyond its edges."""
+        dropped_HW = np.zeros((rows.size, columns.size), np.bool_)
+        row_N, column_N = (
+            np.flatnonzero((place_N >= 0) & (place_N < length))
+            for place_N, length in ((rows, own.height), (columns, own.width))
+        )
+        if row_N.size and column_N.size:
+            first_row, first_column = int(rows[row_N[0]]), int(columns[column_N[0]])
+            value_HW = self._read(url, Window(first_column, first_row, column_N.size, row_N.size))
+            dropped_HW[np.ix_(row_N, column_N)] = np.isin(value_HW, self._masks.drop)
+        return dropped_HW
 
     def _read(self, url: str, window: Window) -> NDArray[np.float64]:
         """Read values, NaN where an alpha band says that there is none.
@@ -153,3 +170,15 @@ class OpenMasks:
             alpha = raster.colorinterp.index(ColorInterp.alpha) + 1
             value_HW[read_window(raster, indexes=alpha, window=window) == 0] = np.nan
         return value_HW
+
+
+def _shift(grid: Grid, own: Grid) -> tuple[int, int] | None:
+    """Return rows and columns from a scene's first pixel to a mask's; None if their pixels do not coincide.
+
+    Most masks have their scene's pixels, and need no places on the ground.
+    """
+    (a, b, _, d, e, _), (own_a, own_b, _, own_d, own_e, _) = grid.transform[:6], own.transform[:6]
+    if own.crs != grid.crs or (a, b, d, e) != (own_a, own_b, own_d, own_e):
+        return None
+    column, row = own.pixels(np.array([[grid.transform.c], [grid.transform.f]]))[:, 0].tolist()
+    return (int(row), int(column)) if row.is_integer() and column.is_integer() else None

@@ -87,6 +87,21 @@ def test_only_the_values_of_mask_drop_drop(config: PredictConfig, tmp_path: Path
     np.testing.assert_array_equal(heights(masked)[0] == NODATA, clouds() == 1)
 
 
+@pytest.mark.parametrize("beside", [0.0, 0.4])
+def test_a_mask_may_begin_elsewhere_and_cover_a_part(
+    beside: float, config: PredictConfig, tmp_path: Path
+) -> None:
+    """It begins 7 columns left of the scene and 50 rows below; less than half a pixel changes nothing."""
+    cover_HW = np.ones((30, 40), np.uint8)
+    transform = TRANSFORM @ Affine.translation(-7 + beside, 50 + beside)
+    mask = write_mask(tmp_path / "scene_clouds.tif", cover_HW, transform)
+    masked = replace(config, mask=(mask,), out=str(tmp_path / "maps"))
+    run(masked)
+    expected_HW = np.zeros((ROWS, COLUMNS), bool)
+    expected_HW[50:80, :33] = True
+    np.testing.assert_array_equal(heights(masked)[0] == NODATA, expected_HW)
+
+
 def test_a_mask_in_another_crs_and_of_other_pixels_drops_the_same_ground(
     config: PredictConfig, tmp_path: Path
 ) -> None:
