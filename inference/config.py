@@ -47,6 +47,15 @@ class PredictConfig:
     on_mismatch: Annotated[OnMismatch, MayChange()] = "refuse"
     """Scenes unlike the training: refuse those with a gross difference, note each difference and refuse none,
     or ignore them but for the maps' tags."""
+    mask: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
+    """Cloud or quality rasters, matched with scenes by place and name; where one has a value of --mask-drop,
+    the map has no height. A scene without a mask is not mapped."""
+    mask_drop: Annotated[tuple[int, ...], OnlyWith(mask=Some())] = (1,)
+    """Values of --mask that make a pixel unusable."""
+    bounds: Annotated[tuple[float, ...], MayChange()] = ()
+    """Left, bottom, right and top in the scene's CRS: maps only that part; the whole map keeps its blocks."""
+    area: Annotated[str, Place(), MayChange()] = ""
+    """GeoPackage or GeoJSON of polygons in any CRS, to map only what lies in them."""
     window: int = 64
     """Side of one input of the model, in pixels; a multiple of the backbone's patch size."""
     overlap: float = 0.5

@@ -8,6 +8,7 @@ the encoder, without weights     trainer.model.load_encoder.load_encoder
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,19 +27,20 @@ from inference.embed.embeddings import (
 )
 from inference.embed.engine import Engine
 from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count, tiles_per_part
-from inference.scenes.finding import findings_by_code, refuse_or_note
+from inference.scenes.finding import Finding, findings_by_code, refuse_or_note
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json, refuse_existing
 from shards.progress import progress
 from shards.roles import differing, flag_of, renewed
-from shards.storage.objects import check_writable, exists, join, publish, remove_file, remove_unfinished
+from shards.storage.objects import exists, join, publish, remove_file, remove_unfinished
+from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.model.checkpoint import checkpoint_url
 from trainer.model.load_encoder import LoadedEncoder, load_encoder
 
 
 def embed(config: EmbedConfig, engine: Engine) -> str:
-    """Embed every tile that is not embedded yet. Two runs must not write to one folder at a time.
+    """Embed every tile that is not embedded yet. Only one run writes to a folder at a time.
 
     Returns:
         A line that says what is there.
@@ -61,18 +63,30 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     per_part = tiles_per_part(config, (tiles.size // patch_size) ** 2)
     made_with = _made_with(config, loaded, tiles, per_part)
     refuse_existing(config.out)
-    check_writable(config.out)
-    if _is_finished(config.out, made_with):
-        return _said(config.out, read_about(config.out), there=True)
-    findings = tiles.findings(loaded.encoder.statistics)
-    for line in refuse_or_note(findings, config.on_mismatch):
-        print(f"treeline: {line}", file=sys.stderr, flush=True)
-    remove_unfinished(config.out, below=False)
+    with one_writer(config.out):
+        if _is_finished(config.out, made_with):
+            return _said(config.out, read_about(config.out), there=True)
+        findings = tiles.findings(loaded.encoder.statistics)
+        for line in refuse_or_note(findings, config.on_mismatch):
+            print(f"treeline: {line}", file=sys.stderr, flush=True)
+        remove_unfinished(config.out, below=False)
+        job = EmbedJob(config, made_with, per_part, engine.device)
+        return _embed(job, loaded, tiles, findings, engine)
+
+
+def _embed(
+    job: EmbedJob,
+    loaded: LoadedEncoder,
+    tiles: Tiles,
+    findings: Mapping[str, Sequence[Finding]],
+    engine: Engine,
+) -> str:
+    """Embed what is missing, into a folder that only this process writes."""
+    config, made_with, per_part = job.config, job.made_with, job.per_part
     parts = _kept(config.out, made_with, tiles, per_part)
     asked = engine.computes(config.precision)
     asked.say()
     publish(join(config.out, PLAN), json_bytes({**made_with, **made_by_code()}))
-    job = EmbedJob(config, made_with, per_part, engine.device)
     _embed_missing(parts, job, tiles, engine)
     if not any(part.rows for part in parts.values()):
         raise InputError(

@@ -38,6 +38,7 @@ from shards.storage.objects import (
     name_of,
     remove_unfinished,
 )
+from shards.storage.one_writer import one_writer
 from shards.version import commit
 
 COARSEST = 1024
@@ -108,6 +109,14 @@ def mosaic(config: MosaicConfig) -> str:
         InputError: a map, an option or the output cannot be used; then nothing is left at `config.out`.
     """
     planned = plan(config)
+    with one_writer(_folder_of(config.out), of=name_of(config.out)):
+        _refuse_existing(config.out)  # another command may have made it meanwhile
+        return _make(planned)
+
+
+def _make(planned: Mosaic) -> str:
+    """Write the mosaic, which only this process does."""
+    config = planned.config
     remove_unfinished(_folder_of(config.out), below=False, of=name_of(config.out))
     grid = planned.grid.part(planned.extent)
     observed = 0
@@ -208,9 +217,13 @@ def _check_options(config: MosaicConfig) -> None:
         raise InputError(f"--resolution {config.resolution:g}: give a size above 0")
     if not config.out or config.out.endswith("/"):
         raise InputError(f"--out {config.out}: give a file, such as mosaic.tif")
-    if exists(config.out):
-        raise InputError(f"{config.out}: already exists; choose another --out or delete it first")
+    _refuse_existing(config.out)
     check_writable(_folder_of(config.out))
+
+
+def _refuse_existing(out: str) -> None:
+    if exists(out):
+        raise InputError(f"{out}: already exists; choose another --out or delete it first")
 
 
 def _folder_of(out: str) -> str:

@@ -13,6 +13,7 @@ tile_block    one block of labels of tiles
 batch_search  how many windows at a time suit a device
 predictor     a model in memory that predicts blocks
 block_tasks   a block as a task, its pixels, and its result
+map_part      part of a map that is wanted, and blocks that are there already
 ledger        which blocks and maps are done
 scene_map     one scene's map, assembled from its blocks
 map_making    missing blocks predicted, maps assembled

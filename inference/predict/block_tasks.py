@@ -1,16 +1,20 @@
 """Units of prediction: a block of a scene as a task, its pixels, and its result. Knows no model."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from inference.predict.ledger import Ledger
 from inference.predict.map_content import MapContent
 from inference.predict.map_options import MapOptions
-from inference.scenes.scene import Scene
+from inference.scenes.masks import OpenMasks, SceneMasks
+from inference.scenes.scene import Scene, with_missing
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block, Span
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.raster.grid import Grid
 from shards.raster.opening import bound_cache
 from shards.storage.objects import version_of
 from trainer.devices.choice import Kind
@@ -67,6 +71,8 @@ class BlockTask:
     name: str
     """Name of its map in the ledger."""
     block: Block
+    masks: str = ""
+    """Masks of the scene (`SceneMasks`) as JSON; "" without masks."""
 
     @classmethod
     def from_row(cls, values: dict[str, Any]) -> "BlockTask":
@@ -101,12 +107,13 @@ class Reader:
         bound_cache()
         self._job = job
         self._scene: Scene | None = None
+        self._masks: OpenMasks | None = None
 
     def __call__(self, task: BlockTask) -> Halo:
         """Read the pixels that the block is computed from.
 
         Raises:
-            InputError: the scene cannot be read, or was replaced since the run began.
+            InputError: the scene or a mask cannot be read, or was replaced since the run began.
         """
         if self._scene is None or self._scene.url != task.scene:
             self.close()
@@ -114,12 +121,27 @@ class Reader:
                 raise InputError(
                     f"{task.scene}: was replaced while its map was being made; run the command again"
                 )
+            self._masks = OpenMasks(SceneMasks.from_json(task.masks)) if task.masks else None
             self._scene = Scene(task.scene, self._job.schema, self._job.bands, nodata=self._job.nodata)
         block = self._job.content.in_scene(task.block, self._scene.shape)
-        return self._scene.halo(block, self._job.options.grid)
+        halo = self._scene.halo(block, self._job.options.grid)
+        return self._masked(halo, self._scene, self._masks) if self._masks else halo
+
+    def _masked(self, halo: Halo, scene: Scene, masks: OpenMasks) -> Halo:
+        """Mark the pixels that a mask drops as missing."""
+        _, height, width = halo.image_CHW.shape
+        read = Block(Span(halo.row, halo.row + height), Span(halo.column, halo.column + width))
+        masked_HW = masks.masked(Grid.of(scene.raster), read)
+        if not masked_HW.any():
+            return halo
+        masked_CHW = np.broadcast_to(masked_HW, halo.image_CHW.shape)
+        return replace(halo, image_CHW=with_missing(halo.image_CHW, masked_CHW, self._job.schema.nodata))
 
     def close(self) -> None:
         """Close the scene that is open."""
         if self._scene:
             self._scene.raster.close()
             self._scene = None
+        if self._masks:
+            self._masks.close()
+            self._masks = None

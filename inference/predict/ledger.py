@@ -3,7 +3,8 @@
 OUT/predict.json                     what the maps here are made with; maps made otherwise are refused
 OUT/NAME.chm.tif                     a complete map
 OUT/.predict/NAME-1a2b3c4d.made      identifies that map: the digits stand for scene and options
-OUT/.predict/NAME-1a2b3c4d/          a map in the making
+OUT/.predict/NAME-1a2b3c4d+0_9_4_8.made    identifies a map of its rows 0 to 8, columns 4 to 7 alone
+OUT/.predict/NAME-1a2b3c4d/          a map in the making; stays while only a part of it is wanted
     0-2048-4096-6144.block           a finished block: rows 0 to 2047, columns 4096 to 6143
     0-2048-6144-8192-smaller.block   another, computed with fewer windows at a time for want of memory
 """

@@ -30,9 +30,9 @@ class MapFolder:
     made_with: dict[str, Any]
     """Contents of predict.json: what the maps are made with; empty if there is no such file."""
 
-    def has(self, name: str, url: str) -> bool:
-        """Tell whether the map at `url`, `name` in the ledger, is complete."""
-        return name in self.entries.made and name_of(url) in self.files
+    def has(self, names: set[str], url: str) -> bool:
+        """Tell whether the map at `url` is complete, under one of these names in the ledger."""
+        return bool(self.entries.made & names) and name_of(url) in self.files
 
     @property
     def maps(self) -> set[str]:

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from inference.maps.map_file import stop_writing
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.engine import Engine
 from inference.predict.map_folder import MapFolder
+from inference.predict.map_part import kept_blocks
 from inference.predict.scene_map import Failed, SceneMap, beside_map, write_beside
 from inference.predict.summary import Summary
 from inference.tiling.windows import Block
@@ -27,8 +29,8 @@ class MapMaking:
 
     def __init__(self, job: MapJob, maps: list[SceneMap], folder: MapFolder, summary: Summary) -> None:
         self._job, self._summary, self._ledger = job, summary, job.ledger
-        self._maps = {scene_map.scene: scene_map for scene_map in maps}
         self._entries, self._files = folder.entries, folder.files
+        self._maps = {scene_map.scene: self._keeping(scene_map) for scene_map in maps}
         self._missing: dict[str, int] = {}
         self._finishing: dict[str, Future[str]] = {}
         self._blocks = self._complete = 0
@@ -38,6 +40,12 @@ class MapMaking:
         self._of_stem: dict[str, set[str]] = {}
         for name in self._entries.made | self._entries.blocks.keys():
             self._of_stem.setdefault(name.rpartition("-")[0], set()).add(name)
+
+    def _keeping(self, scene_map: SceneMap) -> SceneMap:
+        """Have a map take over the finished blocks of another cut."""
+        done = self._entries.blocks.get(scene_map.name, set())
+        side = 0 if scene_map.part else self._job.block_side
+        return replace(scene_map, kept=kept_blocks(done, scene_map.grid, side))
 
     def refuse_maps_of_others(self) -> None:
         """Refuse to replace a map of another scene.
@@ -58,12 +66,22 @@ class MapMaking:
         total = left = 0
         complete = list[SceneMap]()
         for scene, scene_map in self._maps.items():
-            if scene_map.name in self._entries.made and name_of(scene_map.url) in self._files:
+            # A map of the whole scene has the part, and is not replaced by it.
+            if self._entries.made & {scene_map.name, scene_map.made} and (
+                name_of(scene_map.url) in self._files
+            ):
                 complete.append(scene_map)
+                if scene_map.part and scene_map.name in self._entries.made:
+                    print(
+                        f"treeline: {scene_map.url}: is the map of the whole scene already, and stays",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 continue
             sizes = [block.pixels for block in self._missing_blocks(scene_map)]
             self._missing[scene] = len(sizes)
-            total, left = total + scene_map.pixels, left + sum(sizes)
+            total += sum(block.pixels for block in scene_map.blocks(self._job.block_side))
+            left += sum(sizes)
         start = time.perf_counter()
         threads = ThreadPoolExecutor(engine.maps_at_once)
         try:
@@ -99,8 +117,9 @@ class MapMaking:
         """Make the tasks one by one, since 10,000 scenes have a million blocks."""
         for scene in [scene for scene, missing in self._missing.items() if missing]:
             scene_map = self._maps[scene]
+            masks = scene_map.masks.to_json() if scene_map.masks else ""
             for block in self._missing_blocks(scene_map):
-                yield BlockTask(scene, scene_map.version, scene_map.name, block)
+                yield BlockTask(scene, scene_map.version, scene_map.name, block, masks)
 
     def _follow(self, engine: Engine, threads: ThreadPoolExecutor, advance: Advance) -> None:
         """Count the blocks as they come, and have each map assembled after its last one."""
@@ -166,7 +185,8 @@ class MapMaking:
         Returns:
             Why they cannot be written; empty if they are.
         """
-        if scene_map.name in self._entries.blocks:  # a run was killed before it removed them
+        is_whole = scene_map.name in self._entries.made
+        if is_whole and scene_map.name in self._entries.blocks:  # a run was killed before it removed them
             self._ledger.finish(scene_map.name, set())
         return write_beside(scene_map.url, self._job, self._files)
 
@@ -177,7 +197,8 @@ class MapMaking:
             Why it cannot be; empty if it is.
         """
         scene_map = self._maps[scene]
-        others = self._of_stem.get(scene_map.stem, set()) - {scene_map.name}
+        # The blocks of a part stay for the whole map, whose name in the ledger is theirs.
+        others = self._of_stem.get(scene_map.stem, set()) - {scene_map.name, scene_map.made}
         self._ledger.replace(others)
         # A picture or item that is there may describe the map that this one replaces.
         for url in beside_map(scene_map.url):
@@ -185,5 +206,5 @@ class MapMaking:
                 remove_file(url)
         if reason := engine.complete(scene_map, self._job):
             return reason
-        self._ledger.finish(scene_map.name, others)
+        self._ledger.finish(scene_map.made, others)
         return ""

@@ -29,10 +29,13 @@ from inference.predict.map_folder import (
 from inference.predict.map_header import read_map_header
 from inference.predict.map_making import MapMaking
 from inference.predict.map_options import BATCH_ON_CPU, MapOptions
-from inference.predict.scene_map import Failed, SceneMap, survey
+from inference.predict.map_part import Wanted
+from inference.predict.scene_map import Failed, Outside, SceneMap, Targets, survey
 from inference.predict.summary import Summary
+from inference.scenes.area import read_area
 from inference.scenes.finding import noted
-from inference.scenes.scene_list import find_scenes, map_name
+from inference.scenes.masks import Masks
+from inference.scenes.scene_list import SHOWN, find_scenes, map_name
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
@@ -40,13 +43,14 @@ from shards.format.statistics import Statistics
 from shards.raster.opening import bound_cache
 from shards.roles import flag_of, identity
 from shards.storage.checksum import hexadecimal
-from shards.storage.objects import check_writable, join, name_of, publish, remove_unfinished
+from shards.storage.objects import join, name_of, publish, remove_unfinished
+from shards.storage.one_writer import one_writer
 from shards.version import commit
 from trainer.model.checkpoint import checkpoint_url
 
 
 def predict(config: PredictConfig, engine: Engine) -> Summary:
-    """Make the map of every scene that has none yet. Two runs must not write to one folder at a time.
+    """Make the map of every scene that has none yet. Only one run writes to a folder at a time.
 
     Raises:
         InputError: the checkpoint, an option or --out cannot be used, or maps at --out were made otherwise.
@@ -60,24 +64,42 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     scenes = find_scenes(config.scenes, config.asset)
     if scenes.remark:
         print(f"treeline: {scenes.remark}", file=sys.stderr, flush=True)
-    targets = {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls}
-    check_writable(config.out)
+    targets = Targets(
+        {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls},
+        statistics,
+        Masks(config.mask, scenes.urls, config.mask_drop) if config.mask else None,
+        Wanted(config.bounds, read_area(config.area) if config.area else None),
+    )
+    if targets.masks:
+        made_with["mask_drop"] = " ".join(map(str, sorted(set(config.mask_drop))))
+    with one_writer(config.out):
+        return _predict(config, job, made_with, targets, engine)
+
+
+def _predict(
+    config: PredictConfig, job: MapJob, made_with: dict[str, Any], targets: Targets, engine: Engine
+) -> Summary:
+    """Make the maps in a folder that only this process writes."""
     folder = read_map_folder(config.out)
     if not config.batch_size:
         made_with[BATCH_SIZE] = batch_size_to_keep(folder, made_with)
-    refuse_maps_made_otherwise(folder, made_with, set(map(name_of, targets.values())), config.overwrite)
+    refuse_maps_made_otherwise(folder, made_with, set(map(name_of, targets.urls.values())), config.overwrite)
     remove_unfinished(config.out, below=False)
     remove_unfinished(join(config.out, JOURNAL))
     made_with[BATCH_SIZE] = made_with[BATCH_SIZE] or engine.batch_size(job)
     job = replace(job, options=replace(job.options, batch_size=made_with[BATCH_SIZE]))
     recorded = {"version": shards.__version__, "commit": commit(), **made_with}
-    summary, maps = Summary(), list[SceneMap]()
+    summary, maps, outside = Summary(), list[SceneMap](), list[Outside]()
     digits = hexadecimal(json_bytes(identity(PredictConfig, recorded)))
-    for looked in survey(targets, job, digits, folder, statistics, config.on_mismatch):
+    for looked in survey(targets, job, digits, folder, config.on_mismatch):
         if isinstance(looked, Failed):
             summary.failed.append(looked)
+        elif isinstance(looked, Outside):
+            outside.append(looked)
         else:
             maps.append(looked)
+    if outside:
+        _say_outside(outside, targets, none_left=not (maps or summary.failed))
     _say_findings(maps, config, summary)
     if not maps:
         return summary
@@ -101,6 +123,26 @@ def _say_findings(maps: list[SceneMap], config: PredictConfig, summary: Summary)
     for line in lines:
         print(f"treeline: {line}", file=sys.stderr, flush=True)
     summary.noted = len({scene for scene, _ in found}) if lines else 0
+
+
+def _say_outside(outside: list[Outside], targets: Targets, none_left: bool) -> None:
+    """Name the scenes of which nothing is wanted.
+
+    Raises:
+        InputError: these are all.
+    """
+    first, count = outside[0], len(targets.urls)
+    if none_left:
+        raise InputError(
+            f"{targets.wanted}: touches none of {count:,} scenes; {name_of(first.scene)} spans {first.where}"
+        )
+    shown = ", ".join(name_of(one.scene) for one in outside[:SHOWN]) + ", ..." * (len(outside) > SHOWN)
+    print(
+        f"treeline: {targets.wanted}: touches {count - len(outside):,} of {count:,} scenes; left out: "
+        f"{shown}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:

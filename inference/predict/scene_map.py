@@ -15,8 +15,10 @@ from inference.maps.quick_look import quick_look_url, write_quick_look
 from inference.maps.stac_item import item_url, write_stac_item
 from inference.predict.block_tasks import MapJob
 from inference.predict.map_folder import MapFolder
+from inference.predict.map_part import MapPart, Wanted, overlap, without
 from inference.scenes.check import findings_of
 from inference.scenes.finding import FINDINGS_TAG, Finding, findings_json, refusal
+from inference.scenes.masks import Masks, SceneMasks
 from inference.scenes.scene import Scene
 from inference.scenes.scene_list import map_stem
 from inference.tiling.windows import Block, blocks_of
@@ -48,6 +50,12 @@ class SceneMap:
     """Digits that stand for the scene's version and everything else that the map depends on."""
     findings: tuple[Finding, ...] = ()
     """What about the scene does not fit the training."""
+    masks: SceneMasks | None = None
+    """Masks of the scene."""
+    part: MapPart | None = None
+    """Part of the map that is wanted; None: the whole."""
+    kept: tuple[Block, ...] = ()
+    """Finished blocks of another cut, which take the place of those of this one."""
 
     @property
     def stem(self) -> str:
@@ -60,13 +68,20 @@ class SceneMap:
         return f"{self.stem}-{self.identity}"
 
     @property
-    def pixels(self) -> int:
-        """Number of the map's pixels."""
-        return self.grid.height * self.grid.width
+    def made(self) -> str:
+        """Name in the ledger under which the map is noted as complete; that of a part is its own."""
+        return self.name + (self.part.suffix if self.part else "")
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """Cut the map into blocks, row by row."""
-        return blocks_of(self.grid.height, self.grid.width, size)
+        """Cut what is wanted of the map into disjoint blocks: those that are kept, then others row by row."""
+        part, grid = self.part, self.grid
+        kept = [block for block in self.kept if not part or part.touches(block, grid)]
+        yield from kept
+        for block in blocks_of(grid.height, grid.width, size):
+            wanted = overlap(block, part.window) if part else block
+            for piece in without(wanted, kept) if wanted else ():
+                if not part or part.touches(piece, grid):
+                    yield piece
 
 
 @dataclass(frozen=True)
@@ -79,45 +94,72 @@ class Failed:
     """Whether it could be mapped, and is not because it is unlike the training."""
 
 
+@dataclass(frozen=True)
+class Outside:
+    """Scene of which nothing is wanted."""
+
+    scene: str
+    where: str
+    """Its bounds and CRS."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Maps that are asked for."""
+
+    urls: dict[str, str]
+    """URL of each map, by the URL of its scene."""
+    statistics: Statistics
+    """Statistics of the training."""
+    masks: Masks | None
+    """Masks of the scenes; None: they have none."""
+    wanted: Wanted
+    """Part of the maps that is wanted."""
+
+
 def survey(
-    targets: dict[str, str],
-    job: MapJob,
-    made_with: str,
-    folder: MapFolder,
-    statistics: Statistics,
-    on_mismatch: OnMismatch,
-) -> Iterator[SceneMap | Failed]:
+    targets: Targets, job: MapJob, made_with: str, folder: MapFolder, on_mismatch: OnMismatch
+) -> Iterator[SceneMap | Failed | Outside]:
     """Describe the map to make of each scene, in order, from the scene's header and a few of its pixels.
 
     A scene whose map is complete is not checked again.
 
     Args:
-        targets: URL of each map, by the URL of its scene.
+        targets: the maps.
         job: settings of the run.
         made_with: digits that stand for the checkpoint and the options.
         folder: contents of --out.
         statistics: statistics of the training.
         on_mismatch: which scenes that are unlike the training are refused.
     """
+    masks, wanted = targets.masks, targets.wanted
 
-    def look(scene: str) -> SceneMap | Failed:
+    def look(scene: str) -> SceneMap | Failed | Outside:
         try:
             with Scene(scene, job.schema, job.bands, nodata=job.nodata) as opened:
-                version = version_of(scene)
-                identity = hexadecimal(f"{version} {made_with}".encode())[:8]
-                grid = job.content.grid(Grid.of(opened.raster))
-                scene_map = SceneMap(scene, targets[scene], grid, version, identity)
-                if folder.has(scene_map.name, scene_map.url):
-                    return scene_map
-                findings = findings_of(opened, statistics)
+                version, grid = version_of(scene), Grid.of(opened.raster)
+                whole = job.content.grid(grid)
+                part = wanted.part(whole) if wanted else None
+                if wanted and part is None:
+                    bounds = " ".join(f"{edge:.10g}" for edge in grid.bounds)
+                    return Outside(scene, f"{bounds} in {grid.crs}")
+                depends_on, of_scene = f"{version} {made_with}", None
+                if masks:
+                    of_scene = masks.of(scene, grid)
+                    depends_on += f" {of_scene.names} {of_scene.versions}"
+                identity = hexadecimal(depends_on.encode())[:8]
+                found = SceneMap(scene, targets.urls[scene], whole, version, identity, (), of_scene, part)
+                if folder.has({found.name, found.made}, found.url):
+                    return found
+                findings = findings_of(opened, targets.statistics)
                 if reason := refusal(scene, findings, on_mismatch):
                     return Failed(scene, reason, is_refused=True)
-                return replace(scene_map, findings=findings)
+                return replace(found, findings=findings)
         except InputError as error:
             return Failed(scene, str(error))
 
     with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
-        yield from threads.map(look, targets)
+        yield from threads.map(look, targets.urls)
 
 
 def complete(scene_map: SceneMap, job: MapJob) -> str:
@@ -136,21 +178,29 @@ def complete(scene_map: SceneMap, job: MapJob) -> str:
 
 def _assemble(scene_map: SceneMap, job: MapJob) -> None:
     valid, ledger = 0, job.ledger
-    smaller = ledger.smaller_blocks(scene_map.name)
+    smaller = ledger.smaller_blocks(scene_map.name) & set(scene_map.blocks(job.block_side))
     tags = {**dict(job.tags), **job.content.tags, "TREELINE_SCENE": name_of(scene_map.scene)}
     if scene_map.findings:
         tags[FINDINGS_TAG] = findings_json(scene_map.findings)
     if smaller:
         tags[SMALLER_TAG] = str(len(smaller))
-    bands = job.content.bands(job.options)
-    with map_writer(scene_map.url, scene_map.grid, bands, tags) as write:
+    bands, part, grid = job.content.bands(job.options), scene_map.part, scene_map.grid
+    if part:
+        grid = part.grid(scene_map.grid)
+        tags["TREELINE_PART"] = " ".join(f"{edge:.10g}" for edge in grid.bounds)
+    if scene_map.masks:
+        tags["TREELINE_MASK"] = scene_map.masks.names
+    with map_writer(scene_map.url, grid, bands, tags) as write:
         for block in scene_map.blocks(job.block_side):
             stored_CHW = ledger.read(scene_map.name, block, block in smaller)
+            if part:
+                block, stored_CHW = part.cut(block, stored_CHW, NODATA, scene_map.grid)
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
             write(block, stored_CHW)
         if not valid:
             what = "pixel" if job.content.tile == 1 else f"whole tile of {job.content.tile} pixels"
-            raise DatasetError(f"{scene_map.scene}: no {what} has all bands that the model reads")
+            cut = " within --bounds or --area" * bool(part) + " outside its masks" * bool(scene_map.masks)
+            raise DatasetError(f"{scene_map.scene}: no {what}{cut} has all bands that the model reads")
 
 
 def write_beside(url: str, job: MapJob, there: set[str]) -> str:

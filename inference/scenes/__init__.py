@@ -1,7 +1,8 @@
 """Find and open scenes, and see whether they are what the training was.
 
 scene         a scene open for prediction
-finding       what is found in a scene that is unlike training
+masks         masks of scenes, and the pixels that they drop
+area          polygons of a vector file
 scene_list    scenes from files, patterns, folders, lists
 stac_scenes   scenes that STAC names
 sample        a few pixels of a scene, spread over it

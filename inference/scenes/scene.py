@@ -139,10 +139,7 @@ class Scene:
         trained = self.schema.nodata
         missing_CHW &= ~missing_values(image_CHW, trained)  # what training takes for missing as it is
         if missing_CHW.any():
-            mark = trained if trained is not None and _holds(image_CHW.dtype, trained) else np.nan
-            if np.isnan(mark):
-                image_CHW = image_CHW.astype(np.float32)
-            image_CHW[missing_CHW] = mark
+            image_CHW = with_missing(image_CHW, missing_CHW, trained)
         return np.asarray(image_CHW)
 
     def _as_trained(
@@ -167,6 +164,17 @@ class Scene:
         if image_CHW.dtype.kind == "f":
             return image_CHW.astype(np.float32)
         return np.where(missing_CHW, 0, image_CHW).astype(trained)
+
+
+def with_missing(
+    image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], nodata: float | None
+) -> NDArray[Any]:
+    """Mark pixels as missing: with the nodata value of training, or as NaN where pixels cannot have that."""
+    mark = nodata if nodata is not None and _holds(image_CHW.dtype, nodata) else np.nan
+    if np.isnan(mark):
+        image_CHW = image_CHW.astype(np.float32)
+    image_CHW[missing_CHW] = mark
+    return image_CHW
 
 
 def _holds(dtype: np.dtype[Any], number: float) -> bool:

@@ -16,8 +16,8 @@ from rasterio.windows import Window
 
 from ingest.chips.check import HEIGHT_NODATA
 from ingest.labels.footprint import LabelRule
-from ingest.scenes.scene_matching import Footprints
 from shards.errors import InputError
+from shards.raster.footprints import Footprints
 from shards.raster.grid import Grid
 from shards.raster.missing import Missing
 from shards.raster.on_grid import Areas, area_means, nearest_values

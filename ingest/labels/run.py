@@ -21,7 +21,8 @@ from shards.format.manifest import INDEX, Manifest
 from shards.progress import progress
 from shards.raster.opening import bound_cache
 from shards.read.dataset import Dataset, open_dataset
-from shards.storage.objects import check_writable, each_file_once, expand
+from shards.storage.objects import each_file_once, expand
+from shards.storage.one_writer import one_writer
 from shards.write.change import parquet_bytes, publish_change
 from shards.write.places import chip_grids
 
@@ -38,9 +39,15 @@ def label_chips(config: LabelsConfig) -> str:
         InputError: the column exists or has a reserved name, a raster cannot be used, or no chip gets a
             label.
     """
+    open_dataset(config.data)  # a place without a dataset is refused before it is held
+    with one_writer(config.data):
+        return _label_chips(config)
+
+
+def _label_chips(config: LabelsConfig) -> str:
+    """Add the column to a dataset that only this process writes."""
     dataset = open_dataset(config.data)
     name = _column(config, dataset.manifest)
-    check_writable(config.data)
     bound_cache()
     urls = each_file_once(url for pattern in config.raster for url in expand(pattern))
     rule = LabelRule(config.majority, config.valid, config.as_zero, config.least_covered)

@@ -1,7 +1,7 @@
 """Cut chips from scenes: images and the height rasters that match them.
 
 scenes_source    a source of images and height rasters
-scene_matching   matching of height, ground and mask rasters with images
+scene_matching   rasters that serve an image: heights, ground, masks
 scene_table      the table of candidate chips
 strips           rows of chips, read once
 image_grid       rasters on an image's grid

@@ -15,10 +15,10 @@ from rasterio.windows import Window
 
 from ingest.chips.check import HEIGHT_NODATA, UNREADABLE, Rejected
 from ingest.config import ScenesConfig
-from ingest.scenes.scene_matching import Placed
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.band_names import band_names, numbers_of_bands
+from shards.raster.footprints import Placed
 from shards.raster.grid import Grid
 from shards.raster.on_grid import read_on_grid, resampled
 from shards.raster.opening import gdal_type, open_raster

@@ -1,48 +1,16 @@
-"""Matching of height, ground and mask rasters with images: by place, by day, and masks also by name.
-
-    footprints = Footprints(urls)              # reads the header of every raster once
-    placed = footprints.overlapping(grid)      # rasters that share an area with an image, in their order
+"""Rasters that serve an image, as they are matched with it: by place, by day, and masks also by name.
 
 It happens once, when candidates are listed; `Serving` carries the result to the process that reads the image.
 """
 
 import json
-import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from rasterio.crs import CRS
-
-from shards.errors import InputError
-from shards.format.key import as_day, facts, is_valid
-from shards.raster.grid import Grid, in_crs
-from shards.raster.opening import HEADERS, open_raster
-from shards.storage.objects import name_of, stem_of
-
-LEAST_OVERLAP = 1e-3
-"""Least overlap in pixels; less is rounding, since a common edge is no overlap."""
-EDGE_POINTS = 21
-"""Points along each edge of a box that are transformed to another CRS."""
-NOWHERE = (np.nan,) * 4
-_DAY = re.compile(r"(?<!\d)(?:19|20)\d\d-?\d\d-?\d\d(?!\d)")
-
-Box = tuple[float, float, float, float]
-"""Bounds left, bottom, right, top; in degrees, left > right means across the antimeridian."""
-
-
-class Placed(NamedTuple):
-    """A raster that serves an image, and the rows and columns of the image that it can reach."""
-
-    url: str
-    top: int
-    left: int
-    bottom: int
-    right: int
+from shards.format.scene_names import day_in
+from shards.raster.footprints import Placed
+from shards.storage.objects import name_of
 
 
 @dataclass(frozen=True)
@@ -65,68 +33,6 @@ class Serving:
         )
 
 
-class Footprints:
-    """Footprints of some rasters."""
-
-    def __init__(self, urls: list[str]) -> None:
-        """Read the header of each raster.
-
-        Raises:
-            InputError: a file is no raster, does not exist, or has no CRS.
-        """
-        self.urls = urls
-        with ThreadPoolExecutor(HEADERS) as pool:
-            headers = list(pool.map(_header, urls))
-        # There are many rasters but few CRSs, which are slow to compare.
-        self._crs = list(dict.fromkeys(crs for crs, _, _ in headers))
-        number_of = {crs: number for number, crs in enumerate(self._crs)}
-        self._crs_N = np.array([number_of[crs] for crs, _, _ in headers], np.intp)
-        self._bounds_N4 = np.array([bounds for _, bounds, _ in headers]).reshape(-1, 4)
-        self._pixel_N = np.array([pixel for _, _, pixel in headers])
-        self._boxes: dict[CRS, NDArray[np.float64]] = {}
-
-    def overlapping(self, grid: Grid) -> list[Placed]:
-        """Find the rasters whose bounding boxes share an area with the image's, in the order they were given.
-
-        The smaller of image and raster is transformed to the other's CRS: half the globe has no box in UTM.
-        """
-        if not self.urls:
-            return []
-        image_N4 = np.array([_box_in(grid.crs, crs, grid.bounds) for crs in self._crs])[self._crs_N]
-        raster_N4 = self._boxes_in(grid.crs)
-        pixel = abs(grid.transform.a) or abs(grid.transform.b)
-        is_elsewhere_N = np.array([crs != grid.crs for crs in self._crs])[self._crs_N]
-        is_larger_N = is_elsewhere_N & (_area(self._bounds_N4) > _area(image_N4))
-        overlaps_N = np.where(
-            is_larger_N,
-            _overlap(image_N4, self._bounds_N4, self._pixel_N),
-            _overlap(raster_N4, np.array(grid.bounds), pixel),
-        )
-        return [
-            Placed(self.urls[n], *_reach(NOWHERE if is_larger_N[n] else tuple(raster_N4[n]), grid))
-            for n in np.flatnonzero(overlaps_N)
-        ]
-
-    def _boxes_in(self, crs: CRS) -> NDArray[np.float64]:
-        """Return the boxes (rasters, 4) in `crs`, computed once for all images in it."""
-        if crs not in self._boxes:
-            pairs = zip(self._crs_N.tolist(), self._bounds_N4.tolist(), strict=True)
-            boxes = [_box_in(self._crs[number], crs, tuple(bounds)) for number, bounds in pairs]
-            self._boxes[crs] = np.array(boxes)
-        return self._boxes[crs]
-
-
-def scene_name(url: str) -> str:
-    """Turn the file's stem into a name that a chip key may contain."""
-    return "".join(letter if is_valid(letter) else "_" for letter in stem_of(url))
-
-
-def day_in(name: str) -> str | None:
-    """Find the first day (YYYYMMDD or YYYY-MM-DD) in a name, as YYYY-MM-DD; a year alone is no day."""
-    days = (as_day(match[0]) for match in _DAY.finditer(name))
-    return next(filter(None, days), None)
-
-
 def near_in_time(placed: Iterable[Placed], day: str | None, max_days: int | None) -> tuple[Placed, ...]:
     """Keep rasters whose names have no day, or one at most `max_days` from the image's `day` (YYYY-MM-DD)."""
     if day is None or max_days is None:
@@ -138,125 +44,3 @@ def near_in_time(placed: Iterable[Placed], day: str | None, max_days: int | None
         return own is None or abs((date.fromisoformat(own) - taken).days) <= max_days
 
     return tuple(filter(is_near, placed))
-
-
-def images_of_masks(masks: Iterable[str], images: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Map each mask that is named after images to the names of these images: it serves no others.
-
-    A mask is named after an image if its name begins with the image's; the longest such name counts.
-    Otherwise it may contain sensor, day and catalogue id, as is usual in this field: then it belongs to all
-    images with the same three.
-
-    Args:
-        masks: URLs of masks.
-        images: names of images, see `scene_name`.
-    """
-    names = set(images)
-    by_scene: dict[str, set[str]] = {}
-    for name in names:
-        if scene := facts(name).scene:
-            by_scene.setdefault(scene, set()).add(name)
-    found: dict[str, frozenset[str]] = {}
-    for url in masks:
-        mask = scene_name(url)
-        # scene_12_clouds is not named after scene_1.
-        begins = (mask[:end] for end in range(len(mask), 0, -1) if not _between_digits(mask, end))
-        own = next((name for name in begins if name in names), None)
-        scene = facts(mask).scene
-        if own is not None:
-            found[url] = frozenset({own})
-        elif scene is not None:
-            found[url] = frozenset(by_scene.get(scene, ()))
-    return found
-
-
-def _between_digits(text: str, place: int) -> bool:
-    return text[place - 1].isdecimal() and text[place : place + 1].isdecimal()
-
-
-def _header(url: str) -> tuple[CRS, Box, float]:
-    """Read CRS, bounds and the width of a pixel."""
-    with open_raster(url) as raster:
-        if raster.scales[0] != 1 or raster.offsets[0] != 0:
-            raise InputError(
-                f"{url}: says that its values are to be scaled by {raster.scales[0]:g}; do it first "
-                "(gdal_translate -unscale -ot Float32)"
-            )
-        return raster.crs, tuple(raster.bounds), raster.res[0]
-
-
-def _box_in(own: CRS, crs: CRS, bounds: Box) -> Box:
-    """Transform bounds to another CRS; NOWHERE if they have no place in it.
-
-    Same as rasterio's `transform_bounds`, which takes 17 ms a call: too long for thousands of rasters.
-    """
-    if own == crs:
-        return bounds
-    left, bottom, right, top = bounds
-    along = np.linspace(0, 1, EDGE_POINTS)
-    eastward, northward = left + along * (right - left), bottom + along * (top - bottom)
-    ring_x = np.concatenate(
-        [eastward, np.full(EDGE_POINTS, right), eastward[::-1], np.full(EDGE_POINTS, left)]
-    )
-    ring_y = np.concatenate(
-        [np.full(EDGE_POINTS, bottom), northward, np.full(EDGE_POINTS, top), northward[::-1]]
-    )
-    x, y = in_crs(np.stack([ring_x, ring_y]), own, crs)
-    if not np.isfinite([x, y]).all():
-        return NOWHERE
-    if crs.is_geographic:
-        return _wrapped(np.unwrap(x, period=360), y)
-    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
-
-
-def _wrapped(x: NDArray[np.float64], y: NDArray[np.float64]) -> Box:
-    """Bound points whose longitudes may continue across the antimeridian: left > right if they do."""
-    width = float(np.ptp(x))
-    if width >= 360:
-        return -180.0, float(y.min()), 180.0, float(y.max())
-    left = (float(x.min()) + 180) % 360 - 180
-    right = left + width
-    return left, float(y.min()), right - 360 * (right > 180), float(y.max())
-
-
-def _unwrapped(boxes_N4: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Unwrap boxes so that left < right; also return the degrees to move others by, so that they meet."""
-    shift_N = np.asarray(np.where(boxes_N4[..., 0] > boxes_N4[..., 2], 360.0, 0.0))
-    unwrapped_N4 = boxes_N4.copy()
-    unwrapped_N4[..., 2] += shift_N
-    return unwrapped_N4, shift_N
-
-
-def _area(boxes_N4: NDArray[np.float64]) -> NDArray[np.float64]:
-    left, bottom, right, top = np.moveaxis(_unwrapped(boxes_N4)[0], -1, 0)
-    return np.asarray((right - left) * (top - bottom))
-
-
-def _overlap(
-    boxes_N4: NDArray[np.float64], others_N4: NDArray[np.float64], pixel_N: Any
-) -> NDArray[np.bool_]:
-    """Tell (N,) whether boxes, maybe wrapped ones, share an area with others; False where one is NOWHERE."""
-    unwrapped_N4, shift_N = _unwrapped(boxes_N4)
-    left, bottom, right, top = np.moveaxis(unwrapped_N4, -1, 0)
-    height = np.minimum(top, others_N4[..., 3]) - np.maximum(bottom, others_N4[..., 1])
-    widths = [
-        np.minimum(right, others_N4[..., 2] + by) - np.maximum(left, others_N4[..., 0] + by)
-        for by in (0.0, shift_N)
-    ]
-    return np.asarray(np.minimum(np.maximum(*widths), height) > LEAST_OVERLAP * pixel_N)
-
-
-def _reach(box: Box, grid: Grid) -> tuple[int, int, int, int]:
-    """Return top, left, bottom, right (exclusive) of the pixels in a box; the whole grid if it is unknown."""
-    left, bottom, right, top = box
-    if not left <= right:
-        return 0, 0, grid.height, grid.width
-    corners = ((left, top), (right, top), (left, bottom), (right, bottom))
-    columns_rows = np.array([~grid.transform @ corner for corner in corners])
-    low, high = columns_rows.min(0), columns_rows.max(0)
-    # The box comes from a few points of its edge, and resampling reaches beyond it.
-    margin = 2 + 0.01 * (high - low)
-    shape = (grid.width, grid.height)
-    first_column, first_row = np.clip(np.floor(low - margin), 0, shape).astype(int).tolist()
-    end_column, end_row = np.clip(np.ceil(high + margin), 0, shape).astype(int).tolist()
-    return first_row, first_column, end_row, end_column

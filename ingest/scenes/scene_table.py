@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ingest.chips.source import GROUP
-from ingest.scenes.scene_matching import Serving, scene_name
+from ingest.scenes.scene_matching import Serving
 from shards.format.key import KeyFacts
+from shards.format.scene_names import scene_name
 from shards.raster.grid import Grid
 
 Integers = NDArray[np.int64]

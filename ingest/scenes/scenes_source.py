@@ -19,20 +19,15 @@ from ingest.chips.check import Rejected
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import NO_LABEL, ScenesConfig, label_of
 from ingest.scenes.image_grid import band_numbers, open_image, source_of
-from ingest.scenes.scene_matching import (
-    Footprints,
-    Serving,
-    day_in,
-    images_of_masks,
-    near_in_time,
-    scene_name,
-)
+from ingest.scenes.scene_matching import Serving, near_in_time
 from ingest.scenes.scene_table import Integers, SceneImage, encoded, keys_of, table_of
 from ingest.scenes.strips import OpenScene
 from shards.errors import InputError
 from shards.format.key import KeyFacts, facts, key_pattern
+from shards.format.scene_names import day_in, images_of_masks, scene_name
 from shards.format.schema import DTYPES, Schema
 from shards.raster.band_names import ALPHA, band_names, numbers_of_bands
+from shards.raster.footprints import Footprints
 from shards.raster.grid import Grid
 from shards.raster.missing import nodata_to_store
 from shards.raster.opening import HEADERS

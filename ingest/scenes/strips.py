@@ -21,8 +21,9 @@ from ingest.chips.check import HEIGHT_NODATA, INCOMPLETE, Rejected
 from ingest.chips.source import Raw
 from ingest.config import ScenesConfig
 from ingest.scenes.image_grid import GridRaster, Layer, band_numbers, open_image, trouble
-from ingest.scenes.scene_matching import Serving, scene_name
+from ingest.scenes.scene_matching import Serving
 from shards.errors import InputError
+from shards.format.scene_names import scene_name
 from shards.format.schema import Schema
 from shards.raster.missing import Missing, mark, of_band
 

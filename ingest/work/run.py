@@ -43,6 +43,7 @@ from shards.storage.objects import (
     sizes_of,
     stem_of,
 )
+from shards.storage.one_writer import one_writer
 from shards.write.assembly import Assembly, Layout
 from shards.write.finished_shard import FinishedShard, rejected_table
 from shards.write.split_rule import SplitRule
@@ -70,13 +71,19 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     """
     if not config.out:
         raise InputError("--out: is empty; give a folder or s3://...")
+    check_writable(config.out)
+    new_folders = missing_folders(config.out)
+    with one_writer(config.out):
+        return _ingest(source, config, new_folders)
+
+
+def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ingested:
+    """Make the dataset at a place that only this process writes; remove `new_folders` if none comes."""
     begun = _begun_with(config)
     config = as_begun(config, begun)
     if config.append and config.shard_bytes == SHARD_BYTES:  # the default: most likely not given
         config = replace(config, shard_bytes=begun.get("shard_bytes", SHARD_BYTES))
     base = _base(config)
-    check_writable(config.out)
-    new_folders = missing_folders(config.out)
     schema = _schema(source.schema, config, base)
     candidates = source.candidates()
     candidates = replace(
@@ -200,18 +207,13 @@ def _present(config: IngestConfig, base: Manifest | None) -> Present:
             "convert it to tar first (treeline convert)"
         )
     keys = Dataset(config.out, base).index["key"].to_pylist()
-    numbers = {split: [_number(shard.name) for shard in base.shards_of(split)] for split in SPLITS}
+    numbers = {split: [int(stem_of(shard.name)) for shard in base.shards_of(split)] for split in SPLITS}
     return Present(
         frozenset(keys),
         SplitRule.from_json(base.split_rule) if base.split_rule else None,
         Counter({split: 1 + max(taken, default=-1) for split, taken in numbers.items()}),
         base.fingerprint,
     )
-
-
-def _number(name: str) -> int:
-    """Parse a shard's number from the name of its tar."""
-    return int(stem_of(name))
 
 
 def _joined(config: IngestConfig, base: Manifest | None, plan: IngestPlan) -> dict[str, str]:

@@ -16,6 +16,7 @@ from shards.format.schema import ORIGIN, Chip
 from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS, chips_in_shard
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
+from shards.storage.one_writer import one_writer
 from shards.write.writer import DatasetWriter
 
 
@@ -36,6 +37,7 @@ def convert(config: ConvertConfig) -> Manifest:
     shard_chips = chips_in_shard(old.schema, SHARD_CHIPS, SHARD_BYTES) if theirs else old.shard_chips
     even = _has_even_shards(old) and not old.split_column
     with (
+        one_writer(config.out),
         DatasetWriter(
             config.out,
             old.schema,

@@ -2,6 +2,7 @@
 
 schema           what one chip holds; the chip itself
 key              chip keys: their form, the facts in them, their split
+scene_names      what the names of scenes and masks say
 derived          scale and offset of bands, and bands made of two others, as options say them
 band_values      what the value of a stored pixel is, and of a derived band's
 manifest         dataset.json

@@ -5,6 +5,8 @@ mapped       local files mapped into memory
 s3           S3 as a file system, through boto3
 gdal         GDAL's names and options for URLs
 ranges       ranges of remote objects, in parallel, with counted retries
+one_writer   only one command at a time writes into a folder
+lease        how a folder on S3 is held
 disk_cache   a local cache of fetched bytes
 checksum     XXH3 of objects and of chips
 """

@@ -10,6 +10,8 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -33,6 +35,21 @@ READ_BYTES = 2**20
 """Bytes taken from a connection at a time; if it breaks, those taken before are kept."""
 
 _ERRORS = (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError)
+_NOT_MET = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "404", "NoSuchKey")
+"""Answers to a write whose condition does not hold; 404: the object that it is to replace is gone."""
+_NO_CONDITIONS = ("501", "NotImplemented")
+"""Answers of a server that knows no conditions of writes."""
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """An object's bytes, and what the server says of them."""
+
+    data: bytes
+    tag: str
+    """Tag (ETag) that changes with the bytes."""
+    age: float | None
+    """Seconds since it was written, by the server's own clock; None if the server does not say."""
 
 
 def client(attempts: int) -> Any:
@@ -156,6 +173,38 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         in_parts = TransferConfig(multipart_threshold=1, multipart_chunksize=UPLOAD_PART_BYTES)
         with _uploading(path):  # BytesIO shares the memory of bytes
             self._client.upload_fileobj(io.BytesIO(value), bucket, key, Config=in_parts)
+
+    def read_tagged(self, path: str) -> Tagged:
+        """Read a small object, its tag and its age."""
+        path, bucket, key = self._place(path)
+        answer = self._call("get_object", path, Bucket=bucket, Key=key)
+        now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        written, age = answer.get("LastModified"), None
+        if now and written:
+            age = (parsedate_to_datetime(now) - written).total_seconds()
+        return Tagged(answer["Body"].read(), answer["ETag"], age)
+
+    def write_if(self, path: str, value: bytes, tag: str | None) -> bool:
+        """Write a small object if the one that is there has this tag, or for None if none is there.
+
+        Returns:
+            Whether it was written. A server that knows no conditions writes in any case.
+        """
+        path, bucket, key = self._place(path)
+        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=value, **condition)
+        except botocore.exceptions.ClientError as error:
+            code = error.response["Error"].get("Code", "")
+            if code in _NO_CONDITIONS:
+                self.pipe_file(path, value)
+            elif code in _NOT_MET:
+                return False
+            else:
+                raise _as_os_error(error, path) from error
+        except botocore.exceptions.BotoCoreError as error:
+            raise _as_os_error(error, path) from error
+        return True
 
     def rm_file(self, path: str) -> None:
         """Delete the object."""

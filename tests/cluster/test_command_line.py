@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from ingest.work.run import ingest
 from shards.errors import DatasetError, InputError
 from shards.nested import flat, options_of
 from shards.roles import flag_of
+from shards.storage.one_writer import one_writer
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.model.checkpoint import checkpoint_url
@@ -183,6 +185,34 @@ def mistake(err: str) -> str:
     assert len(lines) == 1, err
     assert "Traceback" not in err
     return lines[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ingest scenes --images {0}/*-sr-02m.tif --heights {0}/*-chm-02m.tif --out {1}",
+        "ingest labels {1} --raster {0}/*-chm-02m.tif --as tall --mean",
+        "convert {0}/chips --to zarr --out {1}",
+        "train --data {0}/chips --out {1} --epochs 1",
+        "pretrain --data {0}/chips --out {1} --recipe mae-tiny --epochs 1",
+        "sweep --data {0}/chips --out {1} --trials 1 --epochs 1",
+        "predict {0}/*-sr-02m.tif --checkpoint {0}/checkpoints --out {1}",
+        "embed {0}/chips --checkpoint {0}/checkpoints --out {1}",
+    ],
+    ids=lambda command: " ".join(command.split()[:2]),
+)
+def test_the_second_command_in_a_folder_is_refused(
+    run: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    if "labels" in command:
+        shutil.copytree(run / "chips", out)
+    with one_writer(str(out)):
+        before = files_below(tmp_path)
+        code, _, said = called(command.format(run, out).split(), monkeypatch, capsys)
+        assert files_below(tmp_path) == before
+    assert code == 2
+    assert said.splitlines()[-1].startswith(f"treeline: {out}: another command writes here (process ")
 
 
 def test_defaults_then_recipe_then_file_then_flags(tmp_path: Path) -> None:

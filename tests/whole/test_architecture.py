@@ -49,7 +49,6 @@ ROOMS: dict[str, set[str]] = {
         "shards.write",
         "ingest.chips",
         "ingest.config",
-        "ingest.scenes",
     },
     "ingest.scenes": {"shards.format", "shards.raster", "shards.storage", "ingest.chips", "ingest.config"},
     "ingest.synthetic": {"shards.format", "shards.storage", "ingest.chips", "ingest.config"},

@@ -35,6 +35,7 @@ from shards.storage.objects import (
     remove_unfinished,
     staged,
 )
+from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.commands.begun import DAMAGED, read_options
 from trainer.commands.matrix_cell import CellJob, run_cell
@@ -80,7 +81,15 @@ def matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells, device
 
     Raises:
         RuntimeError: no cell has a result.
+        InputError: another command writes at --out.
     """
+    with one_writer(plan.config.out):
+        _check_resumes(plan, datasets)  # again: another command may have begun a matrix there meanwhile
+        return _matrix(plan, datasets, run_cells, device)
+
+
+def _matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells, device: Kind) -> Results:
+    """Make what is missing, in a folder that only this process writes."""
     config = plan.config
     remove_unfinished(config.out)
     if not exists(join(config.out, OPTIONS)):

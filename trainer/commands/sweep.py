@@ -25,6 +25,7 @@ from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish, read_bytes
+from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.commands.batch_of_device import with_batch_of_device
 from trainer.commands.too_little_memory import saying_what_to_set
@@ -114,6 +115,14 @@ def sweep(
         InputError: a mistake in the options; found before anything is started or written.
         FloatingPointError: no trial has a score.
     """
+    with one_writer(config.out):
+        return _sweep(config, base, run_trials, device, computes)
+
+
+def _sweep(
+    config: SweepConfig, base: TrainConfig, run_trials: RunTrials, device: Kind, computes: Computes
+) -> list[Trial]:
+    """Search in a folder that only this process writes."""
     dataset = check_sweep(config, base, None if config.workers else device)
     computes.say()
     # As for its first trial: all have equally many chips, and each its own device.

@@ -16,6 +16,7 @@ from shards.format.manifest import StoredObject
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, list_files, publish, read_bytes, remove_file, whole_url
+from shards.storage.one_writer import one_writer
 from shards.version import COMMIT, UNKNOWN, commit
 from trainer.commands.batch_of_device import with_batch_of_device
 from trainer.commands.pretrain import (
@@ -91,6 +92,12 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
     Raises:
         InputError: a mistake in the options; found before anything is started.
     """
+    with one_writer(config.out):
+        _launch(config, given)
+
+
+def _launch(config: TrainConfig, given: Set[str] | None) -> None:
+    """Train into a folder that only this process writes."""
     config = with_bands_of_backbone(as_it_began(config, given), given)
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     dataset = check(config, device)
@@ -107,6 +114,12 @@ def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
 
 def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) -> None:
     """Pre-train with `config.workers` Ray workers, or in this process if that is 0; see `launch`."""
+    with one_writer(config.out):
+        _launch_pretraining(config, given)
+
+
+def _launch_pretraining(config: PretrainConfig, given: Set[str] | None) -> None:
+    """Pre-train into a folder that only this process writes."""
     config = pretraining_as_it_began(config, given)
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     dataset = check_pretraining(config, device)

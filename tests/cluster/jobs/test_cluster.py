@@ -206,7 +206,8 @@ PLACES_OF = {
     "matrix": "--data data s3://bucket/tiles --init=data=run scratch=random --label data --out out",
     "import": "weights/best.pth --data data --out out",
     "evaluate": "--split val --checkpoint val --data data --out val --cache cache --limit 3",
-    "predict": "scenes/*.tif list.txt s3://bucket/a.tif --checkpoint run --out maps --overlap 0.25",
+    "predict": "scenes/*.tif list.txt s3://bucket/a.tif --checkpoint run --out maps --overlap 0.25 "
+    "--mask masks/*.tif s3://bucket/m.tif --area area.gpkg --bounds -1 2 3.5 4",
     "embed": "data --scenes scenes/*.tif list.txt --checkpoint run --tokens mean --out vectors --workers 2",
     "distances": "data tiles --region-column data --errors val --label data --out out",
     "attention": "tiles/*.tif --checkpoint run --out=seen --beside cover=lc/*.tif x=s3://bucket/*.tif "

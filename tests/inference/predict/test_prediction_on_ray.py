@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from in_process import treeline
 from ray_machines import PATIENCE_SECONDS, kill_all, processes_of, running, wait_until
@@ -32,11 +33,14 @@ class Scenes:
 
     folder: Path
     checkpoint: Path
+    mask: Path
+    """One raster over all scenes."""
     maps: dict[str, bytes]
 
     def command(self, out: Path, workers: int = 2) -> list[str]:
         options = ["--checkpoint", str(self.checkpoint), "--out", str(out), "--workers", str(workers)]
-        return ["predict", str(self.folder / "*.tif"), *options, "--block", "64", "--batch-size", "4"]
+        options += ["--block", "64", "--batch-size", "4", "--mask", str(self.mask)]
+        return ["predict", str(self.folder / "*.tif"), *options]
 
     def mend(self) -> None:
         for number in BROKEN:
@@ -60,10 +64,14 @@ def scenes(request: pytest.FixtureRequest, tmp_path: Path) -> Scenes:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         elif number == BROKEN[1]:
             write_scene(path, image(number)[:3])
-    config = PredictConfig((str(folder / "*.tif"),), str(checkpoint), str(tmp_path / "here"), batch_size=4)
+    clouds_1HW = np.zeros((1, *SHAPE), np.int16)
+    clouds_1HW[:, 40:90, 50:120] = 1
+    mask = write_scene(tmp_path / "clouds.tif", clouds_1HW)
+    out = str(tmp_path / "here")
+    config = PredictConfig((str(folder / "*.tif"),), str(checkpoint), out, batch_size=4, mask=(str(mask),))
     summary = predict(config, InProcess())
     assert len(summary.failed) == len(BROKEN)
-    return Scenes(folder, checkpoint, maps_in(tmp_path / "here"))
+    return Scenes(folder, checkpoint, mask, maps_in(tmp_path / "here"))
 
 
 def maps_in(out: Path) -> dict[str, bytes]:
@@ -107,7 +115,11 @@ def test_two_scenes_are_broken_and_a_worker_is_killed_halfway(
     assert returncode == 0, said
     assert f"2 maps made, {made} there before, 0 scenes failed" in said
     config = PredictConfig(
-        (str(scenes.folder / "*.tif"),), str(scenes.checkpoint), str(tmp_path / "all"), batch_size=4
+        (str(scenes.folder / "*.tif"),),
+        str(scenes.checkpoint),
+        str(tmp_path / "all"),
+        batch_size=4,
+        mask=(str(scenes.mask),),
     )
     predict(config, InProcess())
     assert maps_in(out) == maps_in(tmp_path / "all")

@@ -29,10 +29,11 @@ from cluster import cli
 from ingest.chips.check import Rejected
 from ingest.chips.source import GROUP, Raw
 from ingest.config import ScenesConfig
-from ingest.scenes.scene_matching import Footprints, day_in, images_of_masks
 from ingest.scenes.scenes_source import ScenesSource
 from ingest.work.plan import Present, make_plan
 from shards.errors import InputError
+from shards.format.scene_names import day_in, images_of_masks
+from shards.raster.footprints import Footprints
 from shards.raster.grid import Grid
 from shards.storage.objects import publish
 

@@ -610,7 +610,7 @@ MISTAKES = [
     ("--table {0}/none.csv", "none.csv: no such file"),
     ("--out {0}/images/c0000.npy", "c0000.npy: cannot be written"),
     ("--out=", "--out: is empty; give a folder"),
-    ("--out foo://x", "foo://x/dataset.json: not a URL that can be used here"),
+    ("--out foo://x", "foo://x: not a URL that can be used here"),
     ("--append", "no dataset here to add to"),
     ("--min-height 1000", "no chip was kept (8 too low, first c0"),
 ]
