@@ -99,22 +99,26 @@ def windows(shape: tuple[int, int], block_shape: tuple[int, int]) -> Iterator[Bl
     blocks = min(max(decoded // (high * wide), LEAST_BLOCKS), MOST_BLOCKS, down * across)
     each = max(min(MOST_WINDOWS, budget // WINDOW_PIXELS) // blocks, 1)
     area = max(budget // (blocks * each), 1)
-    for place in _spread(blocks, down, across):
+    for number, place in enumerate(_spread(blocks, down, across)):
         top, left = place[0] * high, place[1] * wide
         room = min(high, rows - top), min(wide, columns - left)
         side = min(math.isqrt(area), room[0])
         size = side, min(max(area // side, 1), room[1])
-        for row, column in _spread(each, room[0] - size[0] + 1, room[1] - size[1] + 1):
+        # Other places in each block: with one window a block, all would lie in one column of the scene.
+        for row, column in _spread(each, room[0] - size[0] + 1, room[1] - size[1] + 1, number * each):
             first = top + row, left + column
             yield Block(Span(first[0], first[0] + size[0]), Span(first[1], first[1] + size[1]))
 
 
-def _spread(count: int, rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return places of a grid that are spread evenly, in reading order; each at most once."""
+def _spread(count: int, rows: int, columns: int, first: int = 0) -> list[tuple[int, int]]:
+    """Return places of a grid that are spread evenly, in reading order; each at most once.
+
+    Another `first` gives other places.
+    """
     if count >= rows * columns:
         return [divmod(place, columns) for place in range(rows * columns)]
     found: dict[tuple[int, int], None] = {}
-    number = 0
+    number = first
     while len(found) < count:
         number += 1
         down, across = ((number * step + 0.5) % 1 for step in STEPS)
