@@ -20,10 +20,12 @@ SHARE = 0.005
 """Largest share of the scene's pixels that windows take, for scenes of more than LEAST_PIXELS / SHARE."""
 LEAST_PIXELS, MOST_PIXELS = 1024, 65_536
 """Fewest and most pixels of all windows: more would not change a median by much."""
-WINDOW_PIXELS, MOST_WINDOWS = 16, 256
+WINDOW_PIXELS, MOST_WINDOWS = 16, 128
 """Least pixels of a window, because neighbours say the same, and most windows: each is a call to GDAL."""
-LEAST_BLOCKS, MOST_BLOCKS = 16, 64
-"""Blocks of the file that windows lie in: a hundredth of all blocks, within these limits."""
+LEAST_BLOCKS, MOST_BLOCKS = 8, 64
+DECODED_SHARE, DECODED_PIXELS = 0.01, 1 << 18
+"""Blocks of the file that windows lie in: as many as have this share of the scene's pixels, or this many
+pixels if these are more, within the limits above."""
 LEAST_OF_OVERVIEW, MOST_OF_OVERVIEW = 16_384, 131_072
 """Fewest pixels of an overview that is read, and most, unless it has no more than SHARE of the scene's. The
 finest is taken: coarser ones have means of larger areas, where cloud and ground are one."""
@@ -93,25 +95,30 @@ def windows(shape: tuple[int, int], block_shape: tuple[int, int]) -> Iterator[Bl
     budget = min(max(int(SHARE * rows * columns), LEAST_PIXELS), MOST_PIXELS, rows * columns)
     high, wide = min(block_shape[0], rows), min(block_shape[1], columns)
     down, across = math.ceil(rows / high), math.ceil(columns / wide)
-    blocks = min(down * across, max(LEAST_BLOCKS, min(MOST_BLOCKS, down * across // 100)))
+    decoded = int(max(DECODED_SHARE * rows * columns, DECODED_PIXELS))
+    blocks = min(max(decoded // (high * wide), LEAST_BLOCKS), MOST_BLOCKS, down * across)
     each = max(min(MOST_WINDOWS, budget // WINDOW_PIXELS) // blocks, 1)
     area = max(budget // (blocks * each), 1)
-    for place in _spread(blocks, down, across):
+    for number, place in enumerate(_spread(blocks, down, across)):
         top, left = place[0] * high, place[1] * wide
         room = min(high, rows - top), min(wide, columns - left)
         side = min(math.isqrt(area), room[0])
         size = side, min(max(area // side, 1), room[1])
-        for row, column in _spread(each, room[0] - size[0] + 1, room[1] - size[1] + 1):
+        # Other places in each block: with one window a block, all would lie in one column of the scene.
+        for row, column in _spread(each, room[0] - size[0] + 1, room[1] - size[1] + 1, number * each):
             first = top + row, left + column
             yield Block(Span(first[0], first[0] + size[0]), Span(first[1], first[1] + size[1]))
 
 
-def _spread(count: int, rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return places of a grid that are spread evenly, in reading order; each at most once."""
+def _spread(count: int, rows: int, columns: int, first: int = 0) -> list[tuple[int, int]]:
+    """Return places of a grid that are spread evenly, in reading order; each at most once.
+
+    Another `first` gives other places.
+    """
     if count >= rows * columns:
         return [divmod(place, columns) for place in range(rows * columns)]
     found: dict[tuple[int, int], None] = {}
-    number = 0
+    number = first
     while len(found) < count:
         number += 1
         down, across = ((number * step + 0.5) % 1 for step in STEPS)

@@ -25,9 +25,9 @@ FLAT = math.log(2)
 """Logarithm of the ratio of the bands' medians in training below which any change looks like a factor: a
 gross one must then be twice as large, or each band above all that was trained on."""
 ROUND_FACTORS = (2, 4, 10, 100, 1000, 10_000)
-NEAR_ROUND = math.log(1.45)
-"""Largest logarithm of a found factor over a round one that is still named by the round one: as much as
-honest scenes differ, and less than half the way from 4 to 10."""
+NEAR_ROUND = math.log(1.7)
+"""Largest logarithm of a found factor over a round one that is still named by the round one: a scene may be
+as much darker or brighter than the training's mean."""
 LARGEST_BYTE, NEARLY = 255, 0.95
 """Largest value of a byte, and the share of it that a stretched scene reaches."""
 BEYOND = 2.0

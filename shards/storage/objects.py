@@ -271,7 +271,7 @@ def check_writable(folder: str) -> None:
     if not is_local(folder):
         filesystem, _ = _filesystem(folder)
         if urlsplit(folder).scheme == "s3":
-            probe_url = join(folder, f".treeline-{os.getpid()}")
+            probe_url = join(folder, f".treeline-{os.getpid()}-{secrets.token_hex(4)}")
             try:
                 publish(probe_url, b"")
                 filesystem.rm_file(probe_url)

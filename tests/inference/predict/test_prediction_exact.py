@@ -108,7 +108,7 @@ class Stopping(InProcess):
         """The first few of them, shuffled."""
         shuffled = list(tasks)
         self._rng.shuffle(shuffled)
-        yield from super().blocks(shuffled[: self._rng.randrange(1, len(shuffled))], job)
+        yield from super().blocks(shuffled[: self._rng.randrange(1, max(2, len(shuffled)))], job)
         raise KeyboardInterrupt
 
 
@@ -119,7 +119,7 @@ def test_the_bytes_do_not_depend_on_blocks(whole: Whole, tmp_path: Path, which: 
 
 
 def test_the_bytes_do_not_depend_on_order_and_interruptions(whole: Whole, tmp_path: Path) -> None:
-    """What was done of one size of blocks is of no use to another, and does no harm."""
+    """What was done of one size of blocks serves another as far as it lies in whole blocks, and does no harm."""
     rng = random.Random(6)
     for block in whole.size.interrupted:
         with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,143 @@
+"""The sample of a scene: few pixels, spread over it, always the same. An overview clears, never accuses."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from honest_scenes import SCHEMA, plain_scene, statistics, stored
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from regressors import NODATA, write_scene
+
+from inference.scenes.check import findings_of
+from inference.scenes.sample import (
+    LEAST_PIXELS,
+    MOST_BLOCKS,
+    MOST_PIXELS,
+    SHARE,
+    overview_sample,
+    windows,
+    windows_sample,
+)
+from inference.scenes.scene import Scene
+from inference.tiling.windows import Block
+
+SHAPES = [
+    ((256, 256), (4, 256)),
+    ((2048, 2048), (512, 512)),
+    ((40_000, 30_000), (256, 256)),
+    ((5, 9000), (5, 9000)),
+]
+
+
+@pytest.mark.parametrize(("shape", "block_shape"), [*SHAPES, ((1, 1), (1, 1)), ((9000, 3), (1, 3))])
+def test_windows_are_few_and_lie_apart_in_the_scene(
+    shape: tuple[int, int], block_shape: tuple[int, int]
+) -> None:
+    found = list(windows(shape, block_shape))
+    pixels = sum(block.pixels for block in found)
+    assert 0 < pixels <= min(max(SHARE * shape[0] * shape[1], LEAST_PIXELS), MOST_PIXELS)
+    assert found == list(windows(shape, block_shape))
+    assert all(0 <= block.rows.start < block.rows.stop <= shape[0] for block in found)
+    assert all(0 <= block.columns.start < block.columns.stop <= shape[1] for block in found)
+    touched = {
+        (block.rows.start // block_shape[0], block.columns.start // block_shape[1])
+        for block in found
+        if (block.rows.stop - 1) // block_shape[0] == block.rows.start // block_shape[0]
+        and (block.columns.stop - 1) // block_shape[1] == block.columns.start // block_shape[1]
+    }
+    assert len(touched) <= MOST_BLOCKS
+    assert len(touched) == len(
+        {(b.rows.start // block_shape[0], b.columns.start // block_shape[1]) for b in found}
+    )
+
+
+@pytest.mark.parametrize(("shape", "block_shape"), SHAPES[:3])
+def test_windows_reach_every_quarter_of_the_scene(
+    shape: tuple[int, int], block_shape: tuple[int, int]
+) -> None:
+    found = list(windows(shape, block_shape))
+    quarters = {(2 * b.rows.start // shape[0], 2 * b.columns.start // shape[1]) for b in found}
+    assert len(quarters) == 4
+
+
+def write_large(path: Path, fault: float = 1.0) -> Path:
+    """A scene of 1,280 x 1,280 pixels in tiles."""
+    image_CHW = np.tile(stored(plain_scene(3000) * fault), (1, 5, 5))
+    profile = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    with rasterio.open(write_scene(path, image_CHW)) as raster:
+        written = {**raster.profile, **profile}
+    with rasterio.open(path, "w", **written) as raster:
+        raster.write(image_CHW)
+    return path
+
+
+def add_overviews(path: Path) -> None:
+    with rasterio.open(path, "r+") as raster:
+        raster.build_overviews([2, 4, 8], Resampling.average)
+
+
+def findings_at(path: Path) -> list[str]:
+    with Scene(str(path), SCHEMA, ()) as scene:
+        return [finding.code for finding in findings_of(scene, statistics())]
+
+
+class Counting(Scene):
+    """Counts the pixels that are read."""
+
+    read = 0
+
+    def pixels(self, block: Block, shape: tuple[int, int] | None = None) -> NDArray[Any]:
+        """See Scene."""
+        image_CHW = super().pixels(block, shape)
+        self.read += image_CHW[0].size
+        return image_CHW
+
+
+def test_an_overview_is_read_alone(tmp_path: Path) -> None:
+    path = write_large(tmp_path / "scene.tif")
+    with Counting(str(path), SCHEMA, ()) as scene:
+        assert overview_sample(scene) is None
+        assert not findings_of(scene, statistics())
+        assert 0 < scene.read <= SHARE * 1280**2
+    add_overviews(path)
+    with Counting(str(path), SCHEMA, ()) as scene:
+        assert not findings_of(scene, statistics())
+        assert scene.read == 320**2, "the finest of 131,072 pixels or fewer"
+
+
+def test_a_fault_is_told_by_the_pixels_beside_an_overview(tmp_path: Path) -> None:
+    """Divided by 10 in both: told, with the numbers of the pixels."""
+    path = write_large(tmp_path / "scene.tif", 0.1)
+    with Scene(str(path), SCHEMA, ()) as scene:
+        without = findings_of(scene, statistics())
+    add_overviews(path)
+    with Scene(str(path), SCHEMA, ()) as scene:
+        assert findings_of(scene, statistics()) == without
+    assert [finding.code for finding in without] == ["factor"]
+
+
+def test_an_overview_accuses_no_scene(tmp_path: Path) -> None:
+    """The overviews were made when the scene was still divided by 10, and it was mended since."""
+    path = write_large(tmp_path / "scene.tif", 0.1)
+    add_overviews(path)
+    with rasterio.open(path) as raster:
+        assert raster.overviews(1) == [2, 4, 8]
+    with rasterio.open(path, "r+") as raster:  # writing leaves overviews as they are
+        raster.write(np.tile(stored(plain_scene(3000)), (1, 5, 5)))
+    with Scene(str(path), SCHEMA, ()) as scene:
+        overview = overview_sample(scene)
+        assert overview
+        assert np.median(overview.stored_BN[3]) < 500 < np.median(windows_sample(scene).stored_BN[3])
+    assert findings_at(path) == []
+
+
+def test_missing_pixels_are_seen_but_not_counted(tmp_path: Path) -> None:
+    image_CHW = stored(plain_scene(3000))
+    image_CHW[2, :128] = NODATA  # in one band
+    with Scene(str(write_scene(tmp_path / "scene.tif", image_CHW)), SCHEMA, ()) as scene:
+        sample = windows_sample(scene)
+    assert 0.35 < sample.stored_BN.shape[1] / sample.seen < 0.6
+    assert (sample.stored_BN != NODATA).all()
