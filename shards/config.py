@@ -63,13 +63,18 @@ class BandOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig(BandOptions, SplitOptions):
-    """Hold out other chips of a dataset: shards stay; index, statistics and manifest are rewritten.
+    """Hold out other chips of a dataset: index, statistics and manifest are rewritten, and shards whose chips
+    are no longer of one split move to the folder mixed.
 
-    With --derive, --scale or --offset, chips stay in their splits unless an option of the split is given.
+    With --derive, --scale, --offset or --rewrite, chips stay in their splits unless an option of the split is
+    given.
     """
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Dataset: a folder or s3://..."""
+    rewrite: bool = False
+    """Whether to write shards anew, in place of those in mixed, so that the folder of each split has all its
+    chips; tar only."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from shards.draw.chip_map import MapPanel, map_chart
 from shards.draw.html import number
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
+from shards.format.file_names import MIXED, home_name
 from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
@@ -30,6 +31,7 @@ from shards.storage.objects import (
     remove_file,
 )
 from shards.write.places import Places, footprints, places_of
+from shards.write.shard_places import are_home
 from shards.write.split_distance import shared_scenes, smallest_distances
 from shards.write.split_rule import BUFFER
 
@@ -98,7 +100,7 @@ def find_out(dataset: Dataset) -> Findings:
         **_about_values(schema),
         "label": schema.label_and_unit or "none",
         "rejected": rejected or "none",
-        "shards": f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",
+        "shards": _about_shards(dataset),
         "duplicates": _about_duplicates(duplicates),
         "positions": _about_positions(places, placed),
         "distances": _about_distances(dataset, places, placed, regions),
@@ -106,6 +108,22 @@ def find_out(dataset: Dataset) -> Findings:
     }
     url = manifest.url_of(dataset.url, STATISTICS)
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
+
+
+def _about_shards(dataset: Dataset) -> str:
+    """Say how many shards there are, and how many lie where other readers do not expect their chips."""
+    manifest = dataset.manifest
+    said = f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes"
+    homes = zip(manifest.shards, are_home(manifest, dataset.index["split"].to_pylist()), strict=True)
+    is_mixed = [(shard.name != home_name(shard.name), is_home) for shard, is_home in homes]
+    if lie_wrong := is_mixed.count((False, False)):
+        said += (
+            f"; {lie_wrong:,} of them with chips of other splits than their folder says: treeline split "
+            f"{dataset.url} moves or, with --rewrite alone, rewrites them"
+        )
+    if mixed := sum(mixed for mixed, _ in is_mixed):
+        said += f"; {mixed:,} of them in {MIXED}, with chips of several splits"
+    return said
 
 
 def _about_values(schema: Schema) -> dict[str, str]:

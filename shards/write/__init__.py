@@ -3,6 +3,8 @@
 finished_shard   one finished shard, and all that is known of it
 assembly         a dataset from finished shards; the manifest last
 change           a dataset whose shards stay, under a new manifest
+shard_places     folders of shards after a split
+rewriting        shards written anew, each with chips of one split
 writer           chips in, a dataset out, one after the other
 places           where chips lie
 split_rule       which chips are held out: by key, scene, blocks, strips or bands
