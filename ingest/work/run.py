@@ -45,7 +45,7 @@ from shards.storage.objects import (
 )
 from shards.write.assembly import Assembly, Layout
 from shards.write.finished_shard import FinishedShard, rejected_table
-from shards.write.split_rule import SplitRule
+from shards.write.split_rule import SplitRule, refuse_missing
 
 PLAN = f"{JOURNAL}/plan.json"
 SAID_EVERY = 256
@@ -64,8 +64,8 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     """Make the dataset at `config.out`, or resume making it.
 
     Raises:
-        InputError: there is nothing to read, no chip is kept, `config.out` is taken, or (strict) a chip would
-            be rejected.
+        InputError: there is nothing to read, no chip is kept, a share of the split would get no chip,
+            `config.out` is taken, or (strict) a chip would be rejected.
         OSError: storage failed; the same call resumes.
     """
     if not config.out:
@@ -91,6 +91,8 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     if config.strict and plan.refused:
         key, reason, detail = plan.refused[0]
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
+    if base is None and schema.label and (config.restart or not _unfinished(config.out)):
+        _refuse_missing(plan)
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     context = TaskContext(
@@ -254,6 +256,16 @@ def _begin(config: IngestConfig, plan: IngestPlan, base: Manifest | None) -> Non
         refuse_foreign(config.out)
     begun = {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards())}
     write_json(url, {**begun, "attributes": plan.attributes, **made_by(config)})
+
+
+def _refuse_missing(plan: IngestPlan) -> None:
+    """Refuse a plan in which a share above 0 gets no chip.
+
+    Raises:
+        InputError: names the share, and what to do.
+    """
+    splits = (split for shard in plan.shards() for split in [shard.split] * shard.rows.size)
+    refuse_missing(plan.rule, splits, plan.table["scene"].to_pylist())
 
 
 def _unfinished(out: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ingest.work.plan import IngestPlan
 from shards.errors import one_line
 from shards.format.histogram import HEIGHT
-from shards.format.manifest import Manifest
+from shards.format.manifest import SPLITS, Manifest
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
 
@@ -59,6 +59,13 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
             "--split-by scene or blocks holds out whole scenes or blocks (treeline split can do it later)"
         )
     schema = manifest.schema
+    if schema.label:
+        for split, share in zip(SPLITS, plan.rule.shares, strict=False):
+            if share and not manifest.samples(split):
+                yield (
+                    f"note: no chip is left in {split}, though --shares gives it {share:g}: all that were "
+                    f"dealt to it were refused; treeline split {out} deals anew"
+                )
     if (schema.label, schema.label_unit) == (HEIGHT, "m") and manifest.samples("train"):
         height = Dataset(out, manifest).statistics.height
         if height is not None and height.percentiles["99"] > TALLEST_M:

@@ -37,7 +37,7 @@ from shards.write.shard_places import (
     remove_leftovers,
     with_shard_names,
 )
-from shards.write.split_rule import SplitRule, assign, resolved
+from shards.write.split_rule import SplitRule, assign, refuse_missing, resolved
 
 
 def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
@@ -48,7 +48,8 @@ def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
         given: names of the options that the user gave; default: all that differ from their default.
 
     Raises:
-        InputError: the split needs positions that the dataset lacks, or a band cannot be made.
+        InputError: the split needs positions that the dataset lacks or leaves a share without chips, or a
+            band cannot be made.
         DatasetError: a shard is damaged.
     """
     dataset = open_dataset(config.data)
@@ -64,6 +65,8 @@ def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
         places = places_of(index, schema, asked.region_column)
         rule = resolved(asked, places)
         splits = [str(split) for split in assign(rule, places)]
+        if schema.label:  # tiles to learn from without labels need nothing held out
+            refuse_missing(rule, splits, places.scenes)
         manifest = replace(
             manifest, splits={split: splits.count(split) for split in SPLITS}, split_rule=rule.to_json()
         )

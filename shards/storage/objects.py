@@ -312,26 +312,6 @@ def publish(url: str, data: Bytes) -> None:
     filesystem.pipe_file(target, bytes(data))
 
 
-def copy_object(source: str, target: str) -> None:
-    """Give the object at `source` a second place at `target`, whole or not at all, in the same storage.
-
-    A local file gets a second name, or is copied where the file system has no hard links; a remote object is
-    copied by its server.
-    """
-    if not is_local(source):
-        filesystem, path = _filesystem(source)
-        filesystem.cp_file(path, _filesystem(target)[1])
-        return
-    file = local_path(source).resolve()  # a second name of a relative link would lead elsewhere
-    with staged(target) as path:
-        try:
-            os.link(file, path)
-        except FileNotFoundError:
-            raise
-        except OSError:  # no hard links there, no more of them for this file, or another file system
-            shutil.copyfile(file, path)
-
-
 def publish_folder(url: str, folder: str) -> None:
     """Publish all files below the local `folder` at the same paths below `url`."""
     for path in sorted(Path(folder).rglob("*")):

@@ -41,7 +41,8 @@ from shards.format.manifest import (
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, statistics_json
 from shards.storage.checksum import checksum
-from shards.storage.objects import Bytes, copy_object, join, publish
+from shards.storage.copies import copy_object
+from shards.storage.objects import Bytes, join, publish
 from shards.write.finished_shard import FinishedShard
 
 ROWS_PER_GROUP = 16_384

@@ -20,7 +20,8 @@ import pyarrow as pa
 from shards.format.file_names import home_name, mixed_name, remove_unlisted_shards
 from shards.format.manifest import INDEX, Manifest, Shard, StoredObject
 from shards.progress import progress
-from shards.storage.objects import copy_object, is_local, join, remove_file
+from shards.storage.copies import copy_object
+from shards.storage.objects import is_local, join, remove_file
 from shards.write.change import parquet_bytes, publish_change
 
 COPIES = 8

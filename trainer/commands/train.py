@@ -188,9 +188,13 @@ def _chosen(config: TrainConfig, learning: Learning, kind: str) -> str:
     there = f"all with a label {target.label}" if target.is_of_tiles else "all there are"
     train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
     val = f"where {options.validated_where}" if options.validated_where else there
+    said = f"trains on {np.unique(learning.train_chips).size:,} {kind} ({train or there}), validates on "
+    if learning.val_chips.size:
+        return f"{said}{learning.val_chips.size:,} ({val})"
     return (
-        f"trains on {np.unique(learning.train_chips).size:,} {kind} ({train or there}), validates on "
-        f"{learning.val_chips.size:,} ({val})"
+        f"{said}none: no {kind} are held out in {config.data}, so nothing says how good the regressor is "
+        "where it was not trained, and the training loss chooses the best epoch; "
+        f"treeline split {config.data} holds some out"
     )
 
 

@@ -320,3 +320,36 @@ def test_nothing_may_be_left_to_train_on(placed: Ingest, tmp_path: Path) -> None
     assert verify(VerifyConfig(dataset.url)) == []
     with pytest.raises(InputError, match="no chip is in the training split"):
         assert dataset.statistics
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--split-by", "scene", "--shares", "0.999", "0.001"),
+            "split by blocks or strips, or give it a larger share",
+        ),
+        (
+            ("--shares", "0.9999", "0.0001"),
+            "split by key, no chip is in val (30 chips); give it a larger share",
+        ),
+        (
+            ("--split-by", "blocks", "--block-size", "20000", "--shares", "0.5", "0.5"),
+            "give a smaller --block-size, or it a larger share",
+        ),
+        (("--split-by", "strips", "--buffer", "7000"), "in the buffer); give less --buffer than 7000"),
+    ],
+    ids=["scene", "key", "blocks", "strips"],
+)
+def test_a_share_without_chips_is_refused_with_the_cure(
+    placed: Ingest, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    placed(tmp_path / "dataset")
+    before = contents(tmp_path / "dataset")
+    done = treeline("split", str(tmp_path / "dataset"), *options)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert "or hold out nothing with --shares 1" in done.stderr
+    assert contents(tmp_path / "dataset") == before
+    assert treeline("split", str(tmp_path / "dataset"), "--shares", "1").returncode == 0
