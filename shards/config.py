@@ -7,7 +7,7 @@ import tyro
 
 from shards.roles import Before, OnlyWith, Place
 
-SplitBy = Literal["key", "scene", "blocks", "strips", "bands"]
+SplitBy = Literal["key", "scene", "blocks", "strips", "bands", "auto"]
 BY_PLACE: tuple[SplitBy, ...] = ("blocks", "strips", "bands")
 """Ways to split that need the chips' positions."""
 
@@ -18,7 +18,7 @@ class SplitOptions:
 
     split_by: SplitBy = "key"
     """Unit that is held out: single chips, scenes, square blocks of ground, strips along an axis (one for
-    each split), or many bands at an angle, dealt in turn."""
+    each split), or many bands at an angle, dealt in turn; auto: scenes, or blocks if there are under five."""
     shares: tuple[float, ...] = (0.8, 0.2)
     """Shares (0..1) of training, validation and, if there is a third, test. Keys, scenes and blocks get
     them by a stable hash, strips by position, bands in turn (0.6 0.2 0.2: train train train test val)."""

@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from ingest.chips.attributes import with_known_names
 from ingest.chips.check import Rules
 from ingest.chips.source import Source
 from ingest.config import IngestConfig, made_by
+from ingest.work.begun import PLAN, as_it_began
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
 from ingest.work.summary import CountsBefore, advice, summary
 from ingest.work.task import PARTS, TaskContext, do_task, part_name
@@ -26,10 +26,9 @@ from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
 from shards.format.schema import Schema, with_values
-from shards.format.shard_cut import SHARD_BYTES
 from shards.progress import progress
 from shards.read.dataset import Dataset
-from shards.roles import as_begun, differing, flag_of
+from shards.roles import differing, flag_of
 from shards.storage.objects import (
     check_writable,
     exists,
@@ -47,7 +46,6 @@ from shards.write.assembly import Assembly, Layout
 from shards.write.finished_shard import FinishedShard, rejected_table
 from shards.write.split_rule import SplitRule, refuse_missing
 
-PLAN = f"{JOURNAL}/plan.json"
 SAID_EVERY = 256
 """Candidates between two updates of the progress bar."""
 
@@ -70,10 +68,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     """
     if not config.out:
         raise InputError("--out: is empty; give a folder or s3://...")
-    begun = _begun_with(config)
-    config = as_begun(config, begun)
-    if config.append and config.shard_bytes == SHARD_BYTES:  # the default: most likely not given
-        config = replace(config, shard_bytes=begun.get("shard_bytes", SHARD_BYTES))
+    config = as_it_began(config)
     base = _base(config)
     check_writable(config.out)
     new_folders = missing_folders(config.out)
@@ -133,19 +128,6 @@ def _base(config: IngestConfig) -> Manifest | None:
     if not config.append and _differ(config, base):
         raise _taken(config, base)
     return base
-
-
-def _begun_with(config: IngestConfig) -> dict[str, Any]:
-    """Return the options of the ingest at --out, unfinished or complete; {} if nothing is there."""
-    options: Any = {}
-    try:
-        if exists(join(config.out, PLAN)) and not config.restart:
-            options = read_json(join(config.out, PLAN)).get("config")
-        elif exists(join(config.out, MANIFEST)):
-            options = read_manifest(config.out).made_by.get("config")
-    except InputError:  # half-written when a machine stopped; refused later, unless --restart forgets it
-        return {}
-    return options or {}
 
 
 def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[str] | None:

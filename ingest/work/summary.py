@@ -10,6 +10,7 @@ from shards.format.histogram import HEIGHT
 from shards.format.manifest import SPLITS, Manifest
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
+from shards.write.leakage import leakage
 
 TALLEST_M = 150.0
 """Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
@@ -58,7 +59,13 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
             "note: chips are held out one by one, even where other chips of their scene are trained on; "
             "--split-by scene or blocks holds out whole scenes or blocks (treeline split can do it later)"
         )
+    if plan.choice:
+        yield plan.choice
     schema = manifest.schema
+    found = leakage(out, manifest)
+    if found.are_neighbours_shared is not None:
+        said = "note: neighbours" if found.are_neighbours_shared else "no neighbours"
+        yield f"{said} of held-out chips are trained on: {found.said}"
     if schema.label:
         for split, share in zip(SPLITS, plan.rule.shares, strict=False):
             if share and not manifest.samples(split):

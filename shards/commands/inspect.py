@@ -7,7 +7,7 @@ print(describe(open_dataset("chips")))     # the words alone
 import numpy as np
 import pyarrow.compute as pc
 
-from shards.commands.inspect_bands import BandRegion, nearest_within, regions_of, unit_of
+from shards.commands.inspect_bands import BandRegion, regions_of
 from shards.commands.inspect_page import Duplicate, Findings, chips_of, page_of
 from shards.config import InspectConfig
 from shards.draw.charts import bands_chart, label_chart, sample_picture, sources_chart
@@ -30,10 +30,9 @@ from shards.storage.objects import (
     publish,
     remove_file,
 )
+from shards.write.leakage import first_crs, said_distances, said_scenes
 from shards.write.places import Places, footprints, places_of
 from shards.write.shard_places import are_home
-from shards.write.split_distance import shared_scenes, smallest_distances
-from shards.write.split_rule import BUFFER
 
 PAGE = "index.html"
 FILES = {"chips": "chips.png", "map": "map.png", "bands": "bands.png", "label": "heights.png"}
@@ -103,8 +102,8 @@ def find_out(dataset: Dataset) -> Findings:
         "shards": _about_shards(dataset),
         "duplicates": _about_duplicates(duplicates),
         "positions": _about_positions(places, placed),
-        "distances": _about_distances(dataset, places, placed, regions),
-        "scenes": _about_scenes(dataset, places),
+        "distances": said_distances(manifest, dataset.index),
+        "scenes": said_scenes(manifest, dataset.index),
     }
     url = manifest.url_of(dataset.url, STATISTICS)
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
@@ -191,47 +190,11 @@ def _about_positions(places: Places, placed: int) -> str:
 
 
 def _regions(dataset: Dataset) -> list[BandRegion]:
-    """Return the regions with bands; [] where one cannot be placed, as `_about_distances` then says."""
+    """Return the regions with bands; [] where one cannot be placed, as the line on distances then says."""
     try:
         return regions_of(dataset)
     except InputError:
         return []
-
-
-def _about_distances(dataset: Dataset, places: Places, placed: int, regions: list[BandRegion]) -> str:
-    """Say how near chips of two splits are to each other; within regions, where bands divide several."""
-    if not placed:
-        return "unknown: no positions"
-    if len(regions) > 1:
-        return nearest_within(regions)
-    crs = regions[0].grid.crs if regions else _first_crs(places)
-    try:
-        distances = smallest_distances(dataset.index["split"].to_pylist(), places, crs)
-    except InputError as error:
-        return f"unknown: {error}"
-    if not distances:
-        return "none: all chips with a position are in one split"
-    said = (f"{one}-{other} {number(metres)} {unit_of(crs)}" for (one, other), metres in distances.items())
-    several = len({name for name in places.crs if name is not None}) > 1
-    return ", ".join(said) + (f" (measured in {crs})" if several else "")
-
-
-def _about_scenes(dataset: Dataset, places: Places) -> str:
-    """Say how many chips show a scene that was trained on."""
-    held_out = [split for split in SPLITS[1:BUFFER] if dataset.manifest.samples(split)]
-    if not held_out or not dataset.manifest.samples("train"):
-        return f"none shared: no chip is {'in train' if held_out else 'held out'}"
-    if all(scene is None for scene in places.scenes):
-        return "unknown: no chip names its scene"
-    shared = shared_scenes(dataset.index["split"].to_pylist(), places.scenes)
-    told = (f"{shared[name]:,} of {dataset.manifest.samples(name):,} {name}" for name in held_out)
-    return f"{', '.join(told)} chips share a scene with train"
-
-
-def _first_crs(places: Places) -> str:
-    """Return the CRS of the first chip with a position, in which all are compared; "" if none is known."""
-    first = int(np.argmax(places.known()))
-    return places.crs[first] or ""
 
 
 def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0) -> dict[str, bytes]:
@@ -243,10 +206,10 @@ def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0)
     if panels := [region.panel for region in findings.regions]:
         pictures["map"] = map_chart(panels, seed)
     elif places.known().any():
-        crs = _first_crs(places)
+        crs = first_crs(places)
         try:
             centre_N2 = footprints(places, crs).centre_N2
-        except InputError:  # there is no such CRS: `_about_distances` says so
+        except InputError:  # there is no such CRS: the line on distances says so
             centre_N2, crs = np.stack([places.x_N, places.y_N], axis=1), ""
         pictures["map"] = map_chart([MapPanel(centre_N2, index["split"].to_pylist(), crs)], seed)
     sources = chips_of(index, "source")

@@ -37,6 +37,7 @@ from shards.write.shard_places import (
     remove_leftovers,
     with_shard_names,
 )
+from shards.write.split_auto import chosen
 from shards.write.split_rule import SplitRule, assign, refuse_missing, resolved
 
 
@@ -59,10 +60,11 @@ def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
         _refuse_rewriting(dataset)
     schema = with_values(dataset.schema, config.derive, config.scale, config.offset)
     manifest, index = replace(dataset.manifest, schema=schema), dataset.index
-    keeps_split = config.derive or config.scale or config.offset or config.rewrite
+    choice, keeps_split = "", config.derive or config.scale or config.offset or config.rewrite
     if not (keeps_split and not _asks_for_a_split(config, given)):
         asked = SplitRule.of(config)
         places = places_of(index, schema, asked.region_column)
+        asked, choice = chosen(asked, places)
         rule = resolved(asked, places)
         splits = [str(split) for split in assign(rule, places)]
         if schema.label:  # tiles to learn from without labels need nothing held out
@@ -88,7 +90,8 @@ def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
     manifest = publish_change(config.data, manifest, contents)
     manifest = moved_home(config.data, manifest, index)
     remove_leftovers(config.data, manifest)
-    return "\n".join([_said(config.data, manifest), *_about_folders(config.data, manifest, index)])
+    lines = [_said(config.data, manifest), choice, *_about_folders(config.data, manifest, index)]
+    return "\n".join(line for line in lines if line)
 
 
 def _said(url: str, manifest: Manifest) -> str:

@@ -8,6 +8,7 @@
 - blocks: by the same hash of the square block of ground that holds the chip's centre
 - strips: cuts across one coordinate; the first share of the chips is train
 - bands: many strips of equal width at an angle, dealt in turn, for each region on its own
+- auto: one of these, which `shards.write.split_auto` chooses
 
 The dataset keeps the resolved rule. With it, a chip's split follows from that chip alone, so later additions
 move no chip. Chips that lie too near to another split are "buffer": kept, but used by neither.
@@ -214,10 +215,12 @@ def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
     Raises:
         InputError: a position is unknown, there are several CRSs and none is named, or blocks are far smaller
             than chips.
-        ValueError: the rule is by strips that are not cut yet, or by bands without grids.
+        ValueError: the rule is by strips that are not cut yet, by bands without grids, or auto.
     """
     if not len(places.keys):
         return np.array([], np.str_)
+    if rule.by == "auto":
+        raise ValueError("auto: let shards.write.split_auto choose first")
     if not rule.is_spatial:
         keyed = zip(places.keys, places.scenes, strict=True)
         names = places.keys if rule.by == "key" else (key if scene is None else scene for key, scene in keyed)

@@ -9,6 +9,7 @@ from shards.format.schema import Schema
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from shards.version import made_by_code
+from shards.write.leakage import leakage
 from trainer.config import EvaluateConfig
 
 
@@ -38,7 +39,7 @@ def refuse_other_images(name: str, theirs: Schema, ours: Schema) -> None:
 
 
 def chips_to_score(config: EvaluateConfig, dataset: Dataset) -> Chips:
-    """Return the chips that the options choose, ascending.
+    """Return the chips that the options choose, ascending; say how near held-out ones are to train.
 
     Raises:
         InputError: there is none.
@@ -50,6 +51,9 @@ def chips_to_score(config: EvaluateConfig, dataset: Dataset) -> Chips:
             f"{config.data}: no chip is in the split {config.split!r}{where}; choose another --split"
             f"{' or --where' if where else ''}"
         )
+    if config.split in ("val", "test"):
+        said = leakage(dataset.url, dataset.manifest).said
+        print(f"treeline: {config.data}: {said}", file=sys.stderr, flush=True)
     return chips
 
 

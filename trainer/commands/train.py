@@ -14,6 +14,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, renewed, why_idle
 from shards.storage.objects import check_writable, exists, join, read_bytes
+from shards.write.leakage import leakage
 from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import check_classes, new_class_fit
@@ -166,6 +167,9 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         if ranks.is_first:
             kind = fit.objective.learns_from
             print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
+            if fit.learning.val_chips.size:
+                said = leakage(dataset.url, dataset.manifest).said
+                print(f"treeline: {said}", file=sys.stderr, flush=True)
             total = config.fit.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
             callback = RunWriter(run_options(config, dataset), advance, notice, states)
