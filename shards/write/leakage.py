@@ -1,6 +1,6 @@
 """How well splits are kept apart, in words: distances between them, and the scenes that they share.
 
-leakage(url, manifest).said    # "distances train-val 0 m; scenes: 12 of 85 val chips share a scene with train"
+leakage(url, manifest).said    # "distances train-val 0 m; scenes: 1 of 8 val chips share a scene with train"
 """
 
 from typing import Any, NamedTuple

@@ -324,6 +324,11 @@ def test_first_and_last_line_say_that_nothing_is_held_out(
         first = next(line for line in said.splitlines() if "trains on" in line)
         assert ("validates on none: no chips are held out" in first) == (trained_on is dataset)
         assert out.splitlines()[-1].startswith("note: nothing was held out") == (trained_on is dataset)
+        assert ("treeline: distances unknown: no positions; scenes: " in said) == (
+            trained_on is split_dataset
+        )
+    evaluate(EvaluateConfig(str(tmp_path / "run-1"), split_dataset.url))
+    assert f"treeline: {split_dataset.url}: distances unknown: no positions" in capsys.readouterr().err
 
 
 def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
