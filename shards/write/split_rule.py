@@ -251,7 +251,7 @@ def refuse_missing(rule: SplitRule, splits: Iterable[str], scenes: Iterable[str 
         if rule.by == "key"
         else "split by blocks or strips, or give it a larger share"
     )
-    why = f"{counts.total():,} chips"
+    why = f"{counts.total():,} chip{'' if counts.total() == 1 else 's'}"
     if rule.by == "scene":
         why += f" of {len(set(scenes)):,} scenes"
     if counts["buffer"]:
