@@ -10,7 +10,7 @@ from shards.format.histogram import HEIGHT
 from shards.format.manifest import SPLITS, Manifest
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
-from shards.write.leakage import leakage
+from shards.write.leakage import are_neighbours_shared, leakage
 
 TALLEST_M = 150.0
 """Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
@@ -62,10 +62,10 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
     if plan.choice:
         yield plan.choice
     schema = manifest.schema
-    found = leakage(out, manifest)
-    if found.are_neighbours_shared is not None:
-        said = "note: neighbours" if found.are_neighbours_shared else "no neighbours"
-        yield f"{said} of held-out chips are trained on: {found.said}"
+    are_shared = are_neighbours_shared(out, manifest)
+    if are_shared is not None:
+        said = "note: neighbours" if are_shared else "no neighbours"
+        yield f"{said} of held-out chips are trained on: {leakage(out, manifest)}"
     if schema.label:
         for split, share in zip(SPLITS, plan.rule.shares, strict=False):
             if share and not manifest.samples(split):

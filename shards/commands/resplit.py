@@ -114,10 +114,11 @@ def _about_folders(url: str, manifest: Manifest, index: Any) -> Iterator[str]:
         return
     mixed = [shard for shard in manifest.shards if shard.name != home_name(shard.name)]
     if mixed:
-        chips = sum(shard.samples for shard in mixed)
+        chips = f"{sum(shard.samples for shard in mixed):,} chips of several splits"
+        place = f"{len(mixed):,} of {len(manifest.shards):,} shards lie in {join(url, MIXED)}"
         cure = "treeline convert to tar and back" if manifest.shard_format == "zarr" else "--rewrite"
         yield (
-            f"note: {len(mixed):,} shards with {chips:,} chips of several splits lie in {join(url, MIXED)}: "
+            f"note: {place}, with {chips}. "
             f"Treeline reads them, others find each chip's split and shard in {INDEX}; {cure} sorts them "
             "into folders"
         )

@@ -1,9 +1,9 @@
 """How well splits are kept apart, in words: distances between them, and the scenes that they share.
 
-leakage(url, manifest).said    # "distances train-val 0 m; scenes: 1 of 8 val chips share a scene with train"
+leakage(url, manifest)    # "distances train-val 0 m; scenes: 1 of 8 val chips share a scene with train"
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,30 +19,23 @@ Near = dict[tuple[str, str], float]
 """Smallest distance between chips of two splits."""
 
 
-class Leakage(NamedTuple):
-    """Facts about how well the splits of a dataset are kept apart."""
-
-    said: str
-    """Distances and shared scenes, in one line."""
-    are_neighbours_shared: bool | None
-    """Whether a held-out chip lies nearer to a trained one than a chip's side; None: it is not known."""
-
-
-def leakage(url: str, manifest: Manifest) -> Leakage:
-    """Find out how near chips of two splits are, and how many held-out chips show a scene of train.
+def leakage(url: str, manifest: Manifest) -> str:
+    """Say in one line how near chips of two splits are, and how many held-out chips show a scene of train.
 
     Raises:
         DatasetError: the index of the dataset at `url` is not what its manifest says.
     """
-    names = ["key", "split", "scene", "x", "y", "crs"]
-    if (region := str(manifest.split_rule.get("region_column", ""))) and region not in names:
-        names.append(region)
-    index = read_table(manifest.url_of(url, INDEX), manifest.files[INDEX], names)
-    said = f"distances {said_distances(manifest, index)}; scenes: {said_scenes(manifest, index)}"
-    return Leakage(said, _are_neighbours_shared(manifest, index))
+    index = _columns(url, manifest)
+    return f"distances {said_distances(manifest, index)}; scenes: {said_scenes(manifest, index)}"
 
 
-def _are_neighbours_shared(manifest: Manifest, index: Any) -> bool | None:
+def are_neighbours_shared(url: str, manifest: Manifest) -> bool | None:
+    """Tell whether a held-out chip lies nearer to a trained one than a chip's side; None: it is not known.
+
+    Raises:
+        DatasetError: as `leakage` does.
+    """
+    index = _columns(url, manifest)
     places = places_of(index, manifest.schema)
     if not places.known().any():
         return None
@@ -52,6 +45,12 @@ def _are_neighbours_shared(manifest: Manifest, index: Any) -> bool | None:
         return None
     near = [distances[pair] for pair in PAIRS[:2] if pair in distances]
     return min(near) < places.side if near else None
+
+
+def _columns(url: str, manifest: Manifest) -> Any:
+    """Read the columns of the index that are needed here: all of it may be large."""
+    names = {"key", "split", "scene", "x", "y", "crs", manifest.split_rule.get("region_column") or "key"}
+    return read_table(manifest.url_of(url, INDEX), manifest.files[INDEX], sorted(names))
 
 
 def said_distances(manifest: Manifest, index: Any) -> str:

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     while options := shlex.split(sys.stdin.readline()):
         process = os.fork()
         if not process:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             os._exit(run(["split", *options]))
         print(process, flush=True)
         os.waitpid(process, 0)

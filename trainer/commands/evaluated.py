@@ -39,7 +39,7 @@ def refuse_other_images(name: str, theirs: Schema, ours: Schema) -> None:
 
 
 def chips_to_score(config: EvaluateConfig, dataset: Dataset) -> Chips:
-    """Return the chips that the options choose, ascending; say how near held-out ones are to train.
+    """Return the chips that the options choose, ascending.
 
     Raises:
         InputError: there is none.
@@ -51,14 +51,11 @@ def chips_to_score(config: EvaluateConfig, dataset: Dataset) -> Chips:
             f"{config.data}: no chip is in the split {config.split!r}{where}; choose another --split"
             f"{' or --where' if where else ''}"
         )
-    if config.split in ("val", "test"):
-        said = leakage(dataset.url, dataset.manifest).said
-        print(f"treeline: {config.data}: {said}", file=sys.stderr, flush=True)
     return chips
 
 
 def about_scores(config: EvaluateConfig, fingerprint: str, dataset: Dataset, chips: int) -> dict[str, Any]:
-    """Describe what was scored, as plain JSON values; print the dataset's troubles.
+    """Describe what was scored, as plain JSON values; print troubles, and how near splits are to each other.
 
     Args:
         config: the options.
@@ -68,6 +65,9 @@ def about_scores(config: EvaluateConfig, fingerprint: str, dataset: Dataset, chi
     """
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    if config.split in ("val", "test"):
+        said = leakage(dataset.url, dataset.manifest)
+        print(f"treeline: {config.data}: {said}", file=sys.stderr, flush=True)
     return {
         "checkpoint": config.checkpoint,
         "checkpoint_fingerprint": fingerprint,

@@ -168,7 +168,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
             kind = fit.objective.learns_from
             print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
             if fit.learning.val_chips.size:
-                said = leakage(dataset.url, dataset.manifest).said
+                said = leakage(dataset.url, dataset.manifest)
                 print(f"treeline: {said}", file=sys.stderr, flush=True)
             total = config.fit.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
