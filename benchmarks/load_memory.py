@@ -85,7 +85,7 @@ def write_weights(folder: Path, layers: int) -> None:
     from trainer.model.regressor import Regressor
     from trainer.score.baselines import Baselines
 
-    config = SyntheticConfig(out=str(folder / "chips"), chips=8)
+    config = SyntheticConfig(out=str(folder / "chips"), chips=8, shares=(1.0,))
     ingest(SyntheticSource(config), config)
     dataset = open_dataset(config.out)
     backbone = build_backbone({**TINY, **SHAPE, "num_hidden_layers": layers})
@@ -95,7 +95,7 @@ def write_weights(folder: Path, layers: int) -> None:
     for name, data in pretrained.files().items():
         publish(join(str(folder / "run"), name), data)
     regressor = Regressor(schema, RGB, statistics, backbone, DecoderConfig(kind="linear"))
-    baselines = Baselines(1.0, (0.0,) * (len(RGB) + 1), chips=8)
+    baselines = Baselines(1.0, (0.0,) * (len(RGB) + 1), chips=8, shares=(1.0,))
     Checkpoint(regressor, about, {"epoch": 0}, baselines).save(str(folder / "checkpoint"))
     given = backbone.state_dict()
     theirs = {

@@ -133,6 +133,8 @@ def train(config: "TrainConfig", given: Set[str]) -> None:
     with connected(config.worker_range[1], _gpu_here(config.device)):
         launch(config, given)
     print(_best_of(config.out))
+    if note := _without_validation(config.out):
+        print(note)
 
 
 def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
@@ -167,6 +169,21 @@ def _best_of(run: str) -> str:
     best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
     return f"{url}: epoch {best['epoch'] + 1}, {numbers}"
+
+
+def _without_validation(run: str) -> str:
+    """Say in one line that a run had nothing held out; "" if it had."""
+    from shards.format.manifest import read_json
+    from shards.storage.objects import join
+    from trainer.model.checkpoint import checkpoint_url
+
+    best = read_json(join(checkpoint_url(run), "metrics.json"))
+    if any(name.startswith("val_") for name in best):
+        return ""
+    return (
+        "note: nothing was held out (no chip is in val), so these numbers say nothing about chips that were "
+        "not trained on; treeline split holds some out"
+    )
 
 
 def export(config: "ExportConfig") -> None:

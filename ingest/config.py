@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from shards.config import BandOptions, SplitOptions
+from shards.config import BandOptions, SplitBy, SplitOptions
 from shards.errors import InputError
 from shards.format.histogram import HEIGHT
 from shards.format.schema import Schema
@@ -15,6 +15,7 @@ from shards.roles import (
     FIRST_VERSION,
     Another,
     Before,
+    Decided,
     MayChange,
     Nothing,
     OnlyWith,
@@ -172,6 +173,10 @@ class HuggingFaceConfig(ChipsConfig):
 class ScenesConfig(IngestConfig):
     """Make a dataset from rasters: resample heights to each image's grid, and cut both into chips."""
 
+    split_by: Annotated[SplitBy, Decided()] = "auto"
+    """Unit that is held out: single chips, scenes, square blocks of ground, strips along an axis (one for
+    each split), or many bands at an angle, dealt in turn; auto: scenes, or, of fewer than five, 20 blocks or
+    more with a chip's side as buffer."""
     images: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
     heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()

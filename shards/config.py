@@ -7,7 +7,7 @@ import tyro
 
 from shards.roles import Before, OnlyWith, Place
 
-SplitBy = Literal["key", "scene", "blocks", "strips", "bands"]
+SplitBy = Literal["key", "scene", "blocks", "strips", "bands", "auto"]
 BY_PLACE: tuple[SplitBy, ...] = ("blocks", "strips", "bands")
 """Ways to split that need the chips' positions."""
 
@@ -18,7 +18,7 @@ class SplitOptions:
 
     split_by: SplitBy = "key"
     """Unit that is held out: single chips, scenes, square blocks of ground, strips along an axis (one for
-    each split), or many bands at an angle, dealt in turn."""
+    each split), or many bands at an angle, dealt in turn; auto: scenes, or blocks if there are under five."""
     shares: tuple[float, ...] = (0.8, 0.2)
     """Shares (0..1) of training, validation and, if there is a third, test. Keys, scenes and blocks get
     them by a stable hash, strips by position, bands in turn (0.6 0.2 0.2: train train train test val)."""
@@ -63,13 +63,18 @@ class BandOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig(BandOptions, SplitOptions):
-    """Hold out other chips of a dataset: shards stay; index, statistics and manifest are rewritten.
+    """Hold out other chips of a dataset: index, statistics and manifest are rewritten, and shards whose chips
+    are no longer of one split move to the folder mixed.
 
-    With --derive, --scale or --offset, chips stay in their splits unless an option of the split is given.
+    With --derive, --scale, --offset or --rewrite, chips stay in their splits unless an option of the split is
+    given.
     """
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Dataset: a folder or s3://..."""
+    rewrite: bool = False
+    """Whether to write shards anew, in place of those in mixed, so that the folder of each split has all its
+    chips; tar only."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,13 @@ class DatasetError(Exception):
     """
 
 
+class DatasetChangedError(DatasetError):
+    """A dataset that another command changed after this one opened it.
+
+    Nothing is damaged, so no shard is left out for it.
+    """
+
+
 def one_line(text: object) -> str:
     """Collapse a text, for example a library's error, to one line."""
     return " ".join(str(text).split())

@@ -44,7 +44,11 @@ def run_demo(config: DemoConfig) -> str:
         folder = out / "scenes" / group
         images, heights = (f"{folder}/WV02_*.tif",), (f"{folder}/lidar_*.tif",)
         options = ScenesConfig(
-            images=images, heights=heights, out=str(out / chips), shares=(1 - val_share, val_share)
+            images=images,
+            heights=heights,
+            out=str(out / chips),
+            split_by="key",  # unseen scenes are the test
+            shares=(1 - val_share, val_share),
         )
         source = ScenesSource(options)
         steps.do(f"ingest {group} scenes", lambda s=source, o=options: ingest(s, o))  # type: ignore[misc]

@@ -1,6 +1,7 @@
 """Run an ingest: plan it, do its tasks here or on Ray, and sum it up.
 
 run       an ingest from beginning to end
+begun     what an ingest takes over from the one that it resumes
 plan      the candidates of each shard and the shards of each task
 task      one task of a worker: read candidates, check them, write shards
 summary   the lines that an ingest prints when it is done

@@ -24,6 +24,7 @@ from ingest.chips.attributes import SHIFTS
 from ingest.chips.registration import MIN_SIDE
 from ingest.chips.source import GROUP, PLACE, Candidates, Refused
 from ingest.config import IngestConfig, request_of
+from shards.config import SplitOptions
 from shards.errors import InputError
 from shards.format.index import ATTRIBUTE_TYPES
 from shards.format.key import FACTS, MAX_KEY, KeyFacts, facts, is_valid, key_pattern
@@ -31,6 +32,7 @@ from shards.format.manifest import SPLITS
 from shards.format.schema import ORIGIN, Schema
 from shards.format.shard_cut import chips_in_shard
 from shards.write.places import each_of, places_of
+from shards.write.split_auto import chosen
 from shards.write.split_rule import SplitRule, assign, continued, resolved
 
 SHARDS_PER_TASK = 4
@@ -71,6 +73,8 @@ class IngestPlan:
     """Chips in a full shard."""
     rule: SplitRule
     """Rule that assigns candidates to splits."""
+    choice: str
+    """Line that says which rule was chosen, with --split-by auto; "" if the user chose it."""
     attributes: dict[str, str]
     """Types of the index's further columns, by name."""
     present: int
@@ -127,6 +131,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         if name not in table.column_names:
             table = table.append_column(name, known[name])
     places = places_of(table, schema, (followed or asked).region_column)
+    asked, choice = (asked, "") if followed else chosen(asked, places)
     rule = continued(followed, places) if followed else resolved(asked, places)
     splits = np.asarray(assign(rule, places))
     shard_chips = chips_in_shard(schema, config.shard_chips, config.shard_bytes)
@@ -144,6 +149,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
         tasks=tasks,
         shard_chips=shard_chips,
         rule=rule,
+        choice=choice,
         attributes=attributes,
         present=already,
         unparsed=unparsed if table["sensor"].null_count else 0,
@@ -159,6 +165,8 @@ def _followed(asked: SplitRule, present: SplitRule) -> SplitRule | None:
 
     None: a change is asked for; `asked` is neither the default rule nor the dataset's.
     """
+    if asked.by == "auto":
+        asked = replace(asked, by=SplitOptions.split_by)
     # Without --split-by, options of blocks and strips do nothing, and may be taken over from the dataset.
     if asked == SplitRule(block_size=asked.block_size, axis=asked.axis):
         return present

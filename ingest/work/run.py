@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from ingest.chips.attributes import with_known_names
 from ingest.chips.check import Rules
 from ingest.chips.source import Source
 from ingest.config import IngestConfig, made_by
+from ingest.work.begun import PLAN, as_it_began
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
 from ingest.work.summary import CountsBefore, advice, summary
 from ingest.work.task import PARTS, TaskContext, do_task, part_name
@@ -26,10 +26,9 @@ from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
 from shards.format.schema import Schema, with_values
-from shards.format.shard_cut import SHARD_BYTES
 from shards.progress import progress
 from shards.read.dataset import Dataset
-from shards.roles import as_begun, differing, flag_of
+from shards.roles import differing, flag_of
 from shards.storage.objects import (
     check_writable,
     exists,
@@ -46,9 +45,8 @@ from shards.storage.objects import (
 from shards.storage.one_writer import one_writer
 from shards.write.assembly import Assembly, Layout
 from shards.write.finished_shard import FinishedShard, rejected_table
-from shards.write.split_rule import SplitRule
+from shards.write.split_rule import SplitRule, refuse_missing
 
-PLAN = f"{JOURNAL}/plan.json"
 SAID_EVERY = 256
 """Candidates between two updates of the progress bar."""
 
@@ -65,8 +63,8 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     """Make the dataset at `config.out`, or resume making it.
 
     Raises:
-        InputError: there is nothing to read, no chip is kept, `config.out` is taken, or (strict) a chip would
-            be rejected.
+        InputError: there is nothing to read, no chip is kept, a share of the split would get no chip,
+            `config.out` is taken, or (strict) a chip would be rejected.
         OSError: storage failed; the same call resumes.
     """
     if not config.out:
@@ -79,10 +77,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
 
 def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ingested:
     """Make the dataset at a place that only this process writes; remove `new_folders` if none comes."""
-    begun = _begun_with(config)
-    config = as_begun(config, begun)
-    if config.append and config.shard_bytes == SHARD_BYTES:  # the default: most likely not given
-        config = replace(config, shard_bytes=begun.get("shard_bytes", SHARD_BYTES))
+    config = as_it_began(config)
     base = _base(config)
     schema = _schema(source.schema, config, base)
     candidates = source.candidates()
@@ -98,6 +93,8 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ing
     if config.strict and plan.refused:
         key, reason, detail = plan.refused[0]
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
+    if base is None and schema.label and (config.restart or not _unfinished(config.out)):
+        _refuse_missing(plan)
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     context = TaskContext(
@@ -138,19 +135,6 @@ def _base(config: IngestConfig) -> Manifest | None:
     if not config.append and _differ(config, base):
         raise _taken(config, base)
     return base
-
-
-def _begun_with(config: IngestConfig) -> dict[str, Any]:
-    """Return the options of the ingest at --out, unfinished or complete; {} if nothing is there."""
-    options: Any = {}
-    try:
-        if exists(join(config.out, PLAN)) and not config.restart:
-            options = read_json(join(config.out, PLAN)).get("config")
-        elif exists(join(config.out, MANIFEST)):
-            options = read_manifest(config.out).made_by.get("config")
-    except InputError:  # half-written when a machine stopped; refused later, unless --restart forgets it
-        return {}
-    return options or {}
 
 
 def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[str] | None:
@@ -256,6 +240,16 @@ def _begin(config: IngestConfig, plan: IngestPlan, base: Manifest | None) -> Non
         refuse_foreign(config.out)
     begun = {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards())}
     write_json(url, {**begun, "attributes": plan.attributes, **made_by(config)})
+
+
+def _refuse_missing(plan: IngestPlan) -> None:
+    """Refuse a plan in which a share above 0 gets no chip.
+
+    Raises:
+        InputError: names the share, and what to do.
+    """
+    splits = (split for shard in plan.shards() for split in [shard.split] * shard.rows.size)
+    refuse_missing(plan.rule, splits, plan.table["scene"].to_pylist())
 
 
 def _unfinished(out: str) -> str:

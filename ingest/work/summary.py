@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from ingest.work.plan import IngestPlan
 from shards.errors import InputError, one_line
 from shards.format.histogram import HEIGHT
-from shards.format.manifest import Manifest
+from shards.format.manifest import SPLITS, Manifest
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
+from shards.write.leakage import are_neighbours_shared, leakage
 
 TALLEST_M = 150.0
 """Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
@@ -58,7 +59,20 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
             "note: chips are held out one by one, even where other chips of their scene are trained on; "
             "--split-by scene or blocks holds out whole scenes or blocks (treeline split can do it later)"
         )
+    if plan.choice:
+        yield plan.choice
     schema = manifest.schema
+    are_shared = are_neighbours_shared(out, manifest)
+    if are_shared is not None:
+        said = "note: neighbours" if are_shared else "no neighbours"
+        yield f"{said} of held-out chips are trained on: {leakage(out, manifest)}"
+    if schema.label:
+        for split, share in zip(SPLITS, plan.rule.shares, strict=False):
+            if share and not manifest.samples(split):
+                yield (
+                    f"note: no chip is left in {split}, though --shares gives it {share:g}: all that were "
+                    f"dealt to it were refused; treeline split {out} deals anew"
+                )
     if (schema.label, schema.label_unit) == (HEIGHT, "m") and manifest.samples("train"):
         try:
             height = Dataset(out, manifest).statistics.height

@@ -7,7 +7,7 @@ print(describe(open_dataset("chips")))     # the words alone
 import numpy as np
 import pyarrow.compute as pc
 
-from shards.commands.inspect_bands import BandRegion, nearest_within, regions_of, unit_of
+from shards.commands.inspect_bands import BandRegion, regions_of
 from shards.commands.inspect_page import Duplicate, Findings, chips_of, page_of
 from shards.config import InspectConfig
 from shards.draw.charts import bands_chart, label_chart, sample_picture, sources_chart
@@ -15,6 +15,7 @@ from shards.draw.chip_map import MapPanel, map_chart
 from shards.draw.html import number
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
+from shards.format.file_names import MIXED, home_name
 from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
@@ -29,9 +30,9 @@ from shards.storage.objects import (
     publish,
     remove_file,
 )
+from shards.write.leakage import first_crs, said_distances, said_scenes
 from shards.write.places import Places, footprints, places_of
-from shards.write.split_distance import shared_scenes, smallest_distances
-from shards.write.split_rule import BUFFER
+from shards.write.shard_places import are_home
 
 PAGE = "index.html"
 FILES = {"chips": "chips.png", "map": "map.png", "bands": "bands.png", "label": "heights.png"}
@@ -98,14 +99,30 @@ def find_out(dataset: Dataset) -> Findings:
         **_about_values(schema),
         "label": schema.label_and_unit or "none",
         "rejected": rejected or "none",
-        "shards": f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes",
+        "shards": _about_shards(dataset),
         "duplicates": _about_duplicates(duplicates),
         "positions": _about_positions(places, placed),
-        "distances": _about_distances(dataset, places, placed, regions),
-        "scenes": _about_scenes(dataset, places),
+        "distances": said_distances(manifest, dataset.index),
+        "scenes": said_scenes(manifest, dataset.index),
     }
     url = manifest.url_of(dataset.url, STATISTICS)
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
+
+
+def _about_shards(dataset: Dataset) -> str:
+    """Say how many shards there are, and how many lie where other readers do not expect their chips."""
+    manifest = dataset.manifest
+    said = f"{len(manifest.shards)}, {sum(shard.nbytes for shard in manifest.shards):,} bytes"
+    homes = zip(manifest.shards, are_home(manifest, dataset.index["split"].to_pylist()), strict=True)
+    is_mixed = [(shard.name != home_name(shard.name), is_home) for shard, is_home in homes]
+    if lie_wrong := is_mixed.count((False, False)):
+        said += (
+            f"; {lie_wrong:,} of them with chips of other splits than their folder says: treeline split "
+            f"{dataset.url} moves or, with --rewrite alone, rewrites them"
+        )
+    if mixed := sum(mixed for mixed, _ in is_mixed):
+        said += f"; {mixed:,} of them in {MIXED}, with chips of several splits"
+    return said
 
 
 def _about_values(schema: Schema) -> dict[str, str]:
@@ -173,47 +190,11 @@ def _about_positions(places: Places, placed: int) -> str:
 
 
 def _regions(dataset: Dataset) -> list[BandRegion]:
-    """Return the regions with bands; [] where one cannot be placed, as `_about_distances` then says."""
+    """Return the regions with bands; [] where one cannot be placed, as the line on distances then says."""
     try:
         return regions_of(dataset)
     except InputError:
         return []
-
-
-def _about_distances(dataset: Dataset, places: Places, placed: int, regions: list[BandRegion]) -> str:
-    """Say how near chips of two splits are to each other; within regions, where bands divide several."""
-    if not placed:
-        return "unknown: no positions"
-    if len(regions) > 1:
-        return nearest_within(regions)
-    crs = regions[0].grid.crs if regions else _first_crs(places)
-    try:
-        distances = smallest_distances(dataset.index["split"].to_pylist(), places, crs)
-    except InputError as error:
-        return f"unknown: {error}"
-    if not distances:
-        return "none: all chips with a position are in one split"
-    said = (f"{one}-{other} {number(metres)} {unit_of(crs)}" for (one, other), metres in distances.items())
-    several = len({name for name in places.crs if name is not None}) > 1
-    return ", ".join(said) + (f" (measured in {crs})" if several else "")
-
-
-def _about_scenes(dataset: Dataset, places: Places) -> str:
-    """Say how many chips show a scene that was trained on."""
-    held_out = [split for split in SPLITS[1:BUFFER] if dataset.manifest.samples(split)]
-    if not held_out or not dataset.manifest.samples("train"):
-        return f"none shared: no chip is {'in train' if held_out else 'held out'}"
-    if all(scene is None for scene in places.scenes):
-        return "unknown: no chip names its scene"
-    shared = shared_scenes(dataset.index["split"].to_pylist(), places.scenes)
-    told = (f"{shared[name]:,} of {dataset.manifest.samples(name):,} {name}" for name in held_out)
-    return f"{', '.join(told)} chips share a scene with train"
-
-
-def _first_crs(places: Places) -> str:
-    """Return the CRS of the first chip with a position, in which all are compared; "" if none is known."""
-    first = int(np.argmax(places.known()))
-    return places.crs[first] or ""
 
 
 def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0) -> dict[str, bytes]:
@@ -225,10 +206,10 @@ def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0)
     if panels := [region.panel for region in findings.regions]:
         pictures["map"] = map_chart(panels, seed)
     elif places.known().any():
-        crs = _first_crs(places)
+        crs = first_crs(places)
         try:
             centre_N2 = footprints(places, crs).centre_N2
-        except InputError:  # there is no such CRS: `_about_distances` says so
+        except InputError:  # there is no such CRS: the line on distances says so
             centre_N2, crs = np.stack([places.x_N, places.y_N], axis=1), ""
         pictures["map"] = map_chart([MapPanel(centre_N2, index["split"].to_pylist(), crs)], seed)
     sources = chips_of(index, "source")

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.draw.chip_map import MapPanel, is_geographic
+from shards.draw.chip_map import MapPanel
 from shards.draw.html import Cell, number
 from shards.format.manifest import SPLITS
 from shards.read.dataset import Dataset
+from shards.write.leakage import PAIRS, unit_of
 from shards.write.places import footprints, places_of
 from shards.write.split_bands import BandGrid
 from shards.write.split_distance import smallest_distances
 from shards.write.split_rule import SplitRule
 
-PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
 HEAD = ("region", "chips", *SPLITS, "CRS", "angle", "width of a band", *("-".join(pair) for pair in PAIRS))
 """Heads of the columns of `BandRegion.row`."""
 
@@ -73,27 +73,3 @@ def regions_of(dataset: Dataset) -> list[BandRegion]:
         distances = smallest_distances(splits, here, grid.crs)
         found.append(BandRegion(grid, panel, distances, {name: splits.count(name) for name in SPLITS}))
     return found
-
-
-def nearest_within(regions: list[BandRegion]) -> str:
-    """Say how near chips of two splits are to each other within a region, for each pair and unit."""
-    said, units = [], [unit_of(region.grid.crs) for region in regions]
-    for unit in dict.fromkeys(units):
-        same = [region for region, own in zip(regions, units, strict=True) if own == unit]
-        for one, other in PAIRS:
-            near = [region for region in same if (one, other) in region.distances]
-            if near:
-                nearest = min(near, key=lambda region: region.distances[one, other])
-                length = number(nearest.distances[one, other])
-                said.append(f"{one}-{other} {length} {unit} ({nearest.grid.region})")
-    return f"{', '.join(said)}; within regions" if said else "none: all chips of a region are in one split"
-
-
-def unit_of(crs: str) -> str:
-    """Name the unit of coordinates in `crs`, which is a CRS or "" (unknown)."""
-    from rasterio.crs import CRS
-
-    if not crs:
-        return "units"
-    unit = "degrees" if is_geographic(crs) else CRS.from_user_input(crs).linear_units
-    return "m" if unit in ("metre", "meter") else str(unit)

@@ -1,71 +1,165 @@
-"""`treeline split`: holds out other chips of a dataset, or counts derived bands. Shards stay; the index then
-says the split.
+"""`treeline split`: holds out other chips of a dataset, or counts derived bands.
 
-Index, counts and statistics are written beside the old ones; replacing the manifest then switches to them in
-one step. Pixels are read once, because statistics cover the training split. Plain WebDataset readers, which
-go by the folders of the shards, still see the old split: `treeline convert` to Zarr and back sorts chips into
-folders by the new one.
+Pixels are read first, because statistics cover the training split. Then three changes follow, each with its
+own manifest, so that there is a whole dataset at every moment, and no chip of another split in a split's
+folder (`shards.write.shard_places`):
+
+1. shards that may not stay in their folder move to the neutral one; the split is the old one
+2. index, counts and statistics of the new split, with --rewrite also of shards written anew
+3. shards that lie in the neutral folder, and whose chips are of the split they were written for, move home
 """
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import fields, replace
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from shards.commands.convert import chips_of_shard
 from shards.config import SplitConfig, SplitOptions
-from shards.format.manifest import COUNTS, INDEX, SPLITS, STATISTICS, Manifest, json_bytes
+from shards.errors import InputError
+from shards.format.file_names import MIXED, home_name
+from shards.format.manifest import COUNTS, INDEX, JOURNAL, SPLITS, STATISTICS, Manifest, json_bytes
 from shards.format.schema import Schema, with_values
 from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
-from shards.storage.objects import check_writable
+from shards.storage.objects import check_writable, exists, join
 from shards.write.assembly import split_checksum
 from shards.write.change import parquet_bytes, publish_change
 from shards.write.places import places_of
-from shards.write.split_rule import SplitRule, assign, resolved
+from shards.write.rewriting import Rewriting
+from shards.write.shard_places import (
+    are_home,
+    moved_home,
+    moved_out,
+    remove_leftovers,
+    with_shard_names,
+)
+from shards.write.split_auto import chosen
+from shards.write.split_rule import SplitRule, assign, refuse_missing, resolved
 
 
 def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
-    """Hold out other chips, and return one line with the number of chips in each split.
+    """Hold out other chips; return a line with the number of chips in each split, and notes.
 
     Args:
         config: the options.
         given: names of the options that the user gave; default: all that differ from their default.
 
     Raises:
-        InputError: the split needs positions that the dataset lacks, or a band cannot be made.
+        InputError: the split needs positions that the dataset lacks or leaves a share without chips, or a
+            band cannot be made.
         DatasetError: a shard is damaged.
     """
     dataset = open_dataset(config.data)
     check_writable(config.data)
+    _refuse_unfinished(config.data)
+    if config.rewrite:
+        _refuse_rewriting(dataset)
     schema = with_values(dataset.schema, config.derive, config.scale, config.offset)
-    manifest = replace(dataset.manifest, schema=schema)
-    if (config.derive or config.scale or config.offset) and not _asks_for_a_split(config, given):
-        splits: list[str] = dataset.index["split"].to_pylist()
-    else:
+    manifest, index = replace(dataset.manifest, schema=schema), dataset.index
+    choice, keeps_split = "", config.derive or config.scale or config.offset or config.rewrite
+    if not (keeps_split and not _asks_for_a_split(config, given)):
         asked = SplitRule.of(config)
-        places = places_of(dataset.index, schema, asked.region_column)
+        places = places_of(index, schema, asked.region_column)
+        asked, choice = chosen(asked, places)
         rule = resolved(asked, places)
         splits = [str(split) for split in assign(rule, places)]
+        if schema.label:  # tiles to learn from without labels need nothing held out
+            refuse_missing(rule, splits, places.scenes)
         manifest = replace(
-            manifest,
-            splits={split: splits.count(split) for split in SPLITS},
-            split_rule=rule.to_json(),
-            split_column=_column_checksum(dataset.manifest, splits),
+            manifest, splits={split: splits.count(split) for split in SPLITS}, split_rule=rule.to_json()
         )
-    counts = _counted(dataset, splits, schema)
-    place = dataset.index.schema.get_field_index("split")
-    index = dataset.index.set_column(place, "split", pa.array(splits))
+        index = index.set_column(index.schema.get_field_index("split"), "split", pa.array(splits))
+    rewriting = Rewriting(config.data, manifest, index) if config.rewrite else None
+    counts = _counted(dataset, index["split"].to_pylist(), schema, rewriting)
+    moved = moved_out(config.data, dataset.manifest, dataset.index, index["split"].to_pylist())
+    manifest = replace(manifest, shards=moved.shards, files=moved.files, generation=moved.generation)
+    if rewriting:
+        manifest, index = rewriting.finish(manifest)
+    else:
+        index = with_shard_names(index, manifest)
+    manifest = replace(manifest, split_column=_column_checksum(manifest, index["split"].to_pylist()))
     contents = {
         INDEX: parquet_bytes(index),
         COUNTS: counts.to_bytes(),
         STATISTICS: json_bytes(statistics_json(counts, schema)),
     }
-    publish_change(config.data, manifest, contents)
+    manifest = publish_change(config.data, manifest, contents)
+    manifest = moved_home(config.data, manifest, index)
+    remove_leftovers(config.data, manifest)
+    lines = [_said(config.data, manifest), choice, *_about_folders(config.data, manifest, index)]
+    return "\n".join(line for line in lines if line)
+
+
+def _said(url: str, manifest: Manifest) -> str:
+    """Say how many chips each split has."""
     said = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
-    derived = f"; derived bands: {', '.join(map(str, schema.derived))}" if schema.derived else ""
-    return f"{config.data}: {said}{derived}"
+    derived = ", ".join(map(str, manifest.schema.derived))
+    return f"{url}: {said}; derived bands: {derived}" if derived else f"{url}: {said}"
+
+
+def _about_folders(url: str, manifest: Manifest, index: Any) -> Iterator[str]:
+    """Yield a note where the folder of a split lacks chips, or has others, for readers that go by folders."""
+    splits = index["split"].to_pylist()
+    if manifest.shard_format == "webdataset":
+        if any(len(set(splits[chips.start : chips.stop])) > 1 for chips in _ranges(manifest)):
+            yield (
+                "note: some tars hold chips of several splits. They are your files, and stay where they are; "
+                "readers other than Treeline need the index, or a copy with a folder for each split: "
+                f"treeline convert {url} --to tar --out COPY"
+            )
+        return
+    mixed = [shard for shard in manifest.shards if shard.name != home_name(shard.name)]
+    if mixed:
+        chips = f"{sum(shard.samples for shard in mixed):,} chips of several splits"
+        place = f"{len(mixed):,} of {len(manifest.shards):,} shards lie in {join(url, MIXED)}"
+        cure = "treeline convert to tar and back" if manifest.shard_format == "zarr" else "--rewrite"
+        yield (
+            f"note: {place}, with {chips}. "
+            f"Treeline reads them, others find each chip's split and shard in {INDEX}; {cure} sorts them "
+            "into folders"
+        )
+
+
+def _ranges(manifest: Manifest) -> Iterator[range]:
+    """Yield the numbers of each shard's chips."""
+    first = manifest.first_chip.tolist()
+    yield from map(range, first[:-1], first[1:])
+
+
+def _refuse_unfinished(url: str) -> None:
+    """Refuse a dataset that an ingest is adding to: its shards would be taken for leftovers.
+
+    Raises:
+        InputError: there is such an ingest.
+    """
+    if exists(join(url, JOURNAL)):
+        raise InputError(
+            f"{url}: an ingest into it is unfinished ({JOURNAL}); finish it with the command that began it, "
+            "then split"
+        )
+
+
+def _refuse_rewriting(dataset: Dataset) -> None:
+    """Refuse to write shards anew that are no tars of ours.
+
+    Raises:
+        InputError: says what to do instead.
+    """
+    form, url = dataset.manifest.shard_format, dataset.url
+    if form == "zarr":
+        raise InputError(
+            f"--rewrite: the shards of {url} are zarr; treeline convert {url} --to tar --out COPY writes the "
+            "chips of each split to its own folder"
+        )
+    if form == "webdataset":
+        raise InputError(
+            f"--rewrite: the tars of {url} are your own files, which stay as they are; treeline convert "
+            f"{url} --to tar --out COPY writes the chips of each split to its own folder"
+        )
 
 
 def _asks_for_a_split(config: SplitConfig, given: Set[str] | None) -> bool:
@@ -82,16 +176,27 @@ def _column_checksum(manifest: Manifest, splits: list[str]) -> str:
     return "" if written == splits else split_checksum(splits)
 
 
-def _counted(dataset: Dataset, splits: list[str], schema: Schema) -> Counts:
-    """Count the pixels of all training chips, with the derived bands of `schema`."""
+def _counted(dataset: Dataset, splits: list[str], schema: Schema, rewriting: Rewriting | None) -> Counts:
+    """Count the pixels of all training chips, with the derived bands of `schema`.
+
+    `rewriting` gets the chips of the shards that may not stay in their folder.
+    """
     counts = Counts()
-    with progress("count", splits.count("train"), "chips") as advance:
-        for number in range(len(dataset.manifest.shards)):
-            numbers = dataset.chips_of_shard(number)
-            training = [splits[chip] == "train" for chip in numbers]
-            if any(training):
-                chips = chips_of_shard(dataset, number)
-                chosen = [chip for chip, is_chosen in zip(chips, training, strict=True) if is_chosen]
-                counts += Counts.of_chips(chosen, schema)
-                advance(sum(training))
+    stay = are_home(dataset.manifest, splits)
+    to_write = [rewriting is not None and not is_home for is_home in stay]
+    wanted = [
+        to_write[number] or "train" in splits[chips.start : chips.stop]
+        for number, chips in enumerate(_ranges(dataset.manifest))
+    ]
+    samples = np.diff(dataset.manifest.first_chip)
+    with progress("read", int(samples[wanted].sum()), "chips") as advance:
+        for number in np.flatnonzero(wanted).tolist():
+            chips = list(chips_of_shard(dataset, number))
+            first = int(dataset.manifest.first_chip[number])
+            counts += Counts.of_chips(
+                [chip for place, chip in enumerate(chips, first) if splits[place] == "train"], schema
+            )
+            if rewriting and to_write[number]:
+                rewriting.take(number, chips)
+            advance(len(chips))
     return counts

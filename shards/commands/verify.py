@@ -17,13 +17,13 @@ from shards.commands.convert import chips_of_shard, splits_of_shard
 from shards.config import VerifyConfig
 from shards.errors import DatasetError, InputError
 from shards.format.index import index_rows
-from shards.format.manifest import COUNTS, FILES, MANIFEST, STATISTICS, WITHOUT_CHIPS, read_json
+from shards.format.manifest import COUNTS, FILES, INDEX, MANIFEST, STATISTICS, WITHOUT_CHIPS, read_json
 from shards.format.schema import Chip
 from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.checksum import content_checksum
-from shards.storage.objects import find_files, join, read_bytes
+from shards.storage.objects import exists, find_files, join, read_bytes
 
 Problems = list[str]
 
@@ -74,6 +74,9 @@ def _of_files(dataset: Dataset) -> Iterator[str]:
             dataset.manifest.files[name].check(url, read_bytes(url))
         except (DatasetError, InputError) as error:
             yield str(error)
+    plain, current = join(dataset.url, INDEX), dataset.manifest.files.get(INDEX)
+    if current and current.name != INDEX and exists(plain) and not current.is_of(read_bytes(plain)):
+        yield f"{plain}: is not the current index, {current.name}; treeline split, for example, renews it"
 
 
 def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]:
@@ -147,7 +150,7 @@ def _of_unlisted(dataset: Dataset) -> Iterator[str]:
     """List files that look like files of the dataset but are not listed in it."""
     manifest = dataset.manifest
     listed = {stored.name for shard in manifest.shards for stored in shard.objects}
-    listed |= {MANIFEST, *(stored.name for stored in manifest.files.values())}
+    listed |= {MANIFEST, INDEX, *(stored.name for stored in manifest.files.values())}
     listed |= {*manifest.made_by.get(WITHOUT_CHIPS, ())}
     for name in find_files(dataset.url):
         # A folder of foreign tars may hold any other files; only a tar that ingest did not see is reported.

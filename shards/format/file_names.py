@@ -1,10 +1,18 @@
-"""Names of a dataset's files, and the removal of files that stopped runs left beside them."""
+"""Names of a dataset's files, and the removal of files that stopped runs left beside them.
+
+A shard is written to its split's folder, its home: train/000003.tar, train.zarr/image/c/3/0/0/0. Once its
+chips are no longer all of that split, it lies in a neutral folder: mixed/from-train/000003.tar.
+"""
 
 import re
 
 from shards.errors import InputError
-from shards.format.manifest import FILES, SPLITS, Manifest
-from shards.storage.objects import find_files, join, list_files, remove_file
+from shards.format.manifest import FILES, INDEX, SPLITS, Manifest
+from shards.storage.objects import find_files, join, list_files, remove_empty_folders, remove_file
+
+MIXED = "mixed"
+"""Folder of shards whose chips are not all of the split that the shard was written for."""
+_FROM = f"{MIXED}/from-"
 
 _ANY_FILE = re.compile(
     "|".join(rf"{stem}(\.\d+)?\.{ending}" for stem, _, ending in (name.partition(".") for name in FILES))
@@ -21,6 +29,16 @@ def name_in(name: str, generation: int) -> str:
 def tar_name(split: str, number: int) -> str:
     """Return the name of a tar shard below the dataset's URL."""
     return f"{split}/{number:06d}.tar"
+
+
+def mixed_name(home: str) -> str:
+    """Return the neutral name of a shard's object that has the name `home` in its split's folder."""
+    return f"{_FROM}{home}"
+
+
+def home_name(name: str) -> str:
+    """Return the name in its split's folder of a shard's object, wherever it lies now."""
+    return name.removeprefix(_FROM)
 
 
 def refuse_foreign(url: str, with_shards: bool = True) -> None:
@@ -40,8 +58,11 @@ def refuse_foreign(url: str, with_shards: bool = True) -> None:
 
 
 def remove_old_files(url: str, manifest: Manifest | None) -> None:
-    """Remove indexes, counts and statistics at `url` that the manifest, if any, does not list."""
-    kept = {stored.name for stored in manifest.files.values()} if manifest else set()
+    """Remove indexes, counts and statistics at `url` that the manifest, if any, does not list.
+
+    index.parquet stays: it is the current index under the name that outsiders know.
+    """
+    kept = {INDEX, *(stored.name for stored in manifest.files.values())} if manifest else set()
     for name in list_files(url, ""):
         if _ANY_FILE.fullmatch(name) and name not in kept:
             remove_file(join(url, name))
@@ -49,15 +70,19 @@ def remove_old_files(url: str, manifest: Manifest | None) -> None:
 
 def remove_unlisted_shards(url: str, listed: set[str]) -> None:
     """Remove shards below `url` that an unfinished run left and that the dataset does not list."""
-    for folder in [f"{split}{ending}" for split in SPLITS for ending in ("", ".zarr")]:
+    homes = [f"{split}{ending}" for split in SPLITS for ending in ("", ".zarr")]
+    for folder in [*homes, *map(mixed_name, homes)]:
         for name in find_files(join(url, folder)):
             if f"{folder}/{name}" not in listed and _is_shard(name):
                 remove_file(join(url, folder, name))
+        if folder.endswith(".zarr"):
+            remove_empty_folders(join(url, folder))
+    remove_empty_folders(join(url, MIXED))
 
 
 def _is_of_a_dataset(name: str) -> bool:
     """Tell whether a file of this name, below a dataset's URL, would be one of its files or shards."""
-    folder, _, rest = name.partition("/")
+    folder, _, rest = home_name(name).partition("/")
     if folder.removesuffix(".zarr") in SPLITS and rest:
         return _is_shard(rest)
     return _ANY_FILE.fullmatch(name) is not None

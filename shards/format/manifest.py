@@ -5,10 +5,12 @@
 <url>/rejected.parquet      one row per rejected chip, with the reason
 <url>/statistics.json       statistics of the training split; the counts behind them are in counts.npz
 <url>/train/000000.tar ...  <url>/val/000000.tar ...      or  <url>/train.zarr, <url>/val.zarr
+<url>/mixed/from-train/...  shards whose chips are no longer all of one split
 
 The manifest has a checksum of itself, of every file and of every shard; the index has one of every chip.
 A change (`treeline ingest --append`, `ingest labels`, `split`) writes new files beside the old ones, for
-example index.1.parquet, and then a new manifest: at every moment there is a whole dataset.
+example index.1.parquet, and then a new manifest: at every moment there is a whole dataset. index.parquet is
+always the current index, for readers who know no manifest.
 """
 
 import hashlib
@@ -91,6 +93,7 @@ class Shard:
     """Some chips that were written for one split: one tar, or one Zarr shard per array."""
 
     split: str
+    """Split that they were written for; after `treeline split` the index says which one each chip is in."""
     samples: int
     content: str
     """Checksum of keys and pixels (`shards.storage.checksum.content_checksum`), whatever the format."""
@@ -310,6 +313,14 @@ def read_manifest(url: str) -> Manifest:
         )
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def is_current(url: str, manifest: Manifest) -> bool:
+    """Tell whether the dataset at `url` still has this manifest, as far as can be known."""
+    try:
+        return read_manifest(url) == manifest
+    except (InputError, DatasetError, OSError):
+        return True
 
 
 def shard_from_json(values: dict[str, Any]) -> Shard:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetChangedError, DatasetError, InputError
 from shards.format.index import INDEX_SCHEMA, read_table
 from shards.format.manifest import INDEX, REJECTED, SPLITS, STATISTICS, Manifest, read_json, read_manifest
 from shards.format.path_names import check_name
@@ -42,7 +42,7 @@ from shards.read.order import (
 from shards.read.read_options import ReadOptions
 from shards.read.row_stream import RowStream
 from shards.read.selection import columns_named, matching
-from shards.read.shard_loader import ShardLoader
+from shards.read.shard_loader import ShardLoader, unless_changed
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import is_local
 
@@ -85,7 +85,8 @@ class Dataset:
         Raises:
             InputError: that split is empty, or has no valid pixel.
         """
-        values = read_json(self._url_of(STATISTICS), self.manifest.files[STATISTICS])
+        with unless_changed(self.url, self.manifest):
+            values = read_json(self._url_of(STATISTICS), self.manifest.files[STATISTICS])
         if not values:
             raise InputError(
                 f"{self.url}: no statistics, since no chip is in the training split or none has valid pixels"
@@ -100,7 +101,8 @@ class Dataset:
     @cached_property
     def rejected(self) -> Any:
         """Rejected chips as a pyarrow table: key, reason, detail."""
-        return read_table(self._url_of(REJECTED), self.manifest.files[REJECTED])
+        with unless_changed(self.url, self.manifest):
+            return read_table(self._url_of(REJECTED), self.manifest.files[REJECTED])
 
     def chips(self, split: str, limit: int | None = None, where: str = "") -> Chips:
         """Return the chips of a split or of "all", ascending, that match `where` (`shards.read.selection`).
@@ -222,6 +224,8 @@ class Dataset:
         """Add to an error about one shard how to find all that are damaged."""
         try:
             yield
+        except DatasetChangedError:
+            raise
         except DatasetError as error:
             error.add_note(f"treeline verify {self.url} names every damaged shard")
             raise
@@ -253,7 +257,8 @@ class Dataset:
             return self._columns[name]
 
     def _index(self, columns: list[str] | None) -> Any:
-        table = read_table(self._url_of(INDEX), self.manifest.files[INDEX], columns)
+        with unless_changed(self.url, self.manifest):
+            table = read_table(self._url_of(INDEX), self.manifest.files[INDEX], columns)
         if table.num_rows != self.manifest.first_chip[-1]:
             raise DatasetError(
                 f"{self._url_of(INDEX)}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips"

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import DatasetError
+from shards.errors import DatasetChangedError, DatasetError
 from shards.read.arena import Memory
 from shards.read.order import Chips
 from shards.read.shard_loader import ShardLoader
@@ -118,7 +118,7 @@ def _wait_for(load: Future[None] | None, shard: int, skipped: dict[int, str] | N
         if load is not None:
             load.result()
     except DatasetError as error:
-        if skipped is None:
+        if skipped is None or isinstance(error, DatasetChangedError):
             raise
         skipped[shard] = str(error)
         print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)

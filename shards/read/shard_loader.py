@@ -11,16 +11,18 @@ A shard that was fetched whole is checked against its own checksum, rows that we
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import DatasetError
+from shards.errors import DatasetChangedError, DatasetError, InputError
 from shards.format import zarr_v3
-from shards.format.manifest import Manifest, Shard, StoredObject
+from shards.format.file_names import home_name
+from shards.format.manifest import Manifest, Shard, StoredObject, is_current
 from shards.format.tar import BLOCK, arrays_of, row_layout, stride_of
 from shards.read.arena import Arena
 from shards.read.order import Chips
@@ -98,9 +100,14 @@ class ShardLoader:
         More rows than asked for may come.
 
         Raises:
+            DatasetChangedError: another command has changed the dataset since, and perhaps moved the shard.
             DatasetError: the rows cannot be read, or are not those that were written.
         """
         shard = self._manifest.shards[number]
+        with unless_changed(self._url, self._manifest):
+            self._load(arena, number, shard, rows, whole)
+
+    def _load(self, arena: Arena, number: int, shard: Shard, rows: Chips, whole: bool) -> None:
         try:
             if self._manifest.shard_format == "tar":
                 self._load_rows(arena, number, shard, rows, whole)
@@ -142,7 +149,7 @@ class ShardLoader:
                 return self._check_chips(number, rows, *arrays)
             except DatasetError:  # the cached or the stored bytes are wrong
                 for start, into in pieces:
-                    self._cache.discard(_entry(url, stored, start, into.size))
+                    self._cache.discard(self._entry(stored, start, into.size))
         self.fetcher.read_pieces(url, pieces)
         return self._check_chips(number, rows, *arrays)
 
@@ -201,12 +208,16 @@ class ShardLoader:
 
         if self._cache is None:
             return get(into)
-        name = _entry(url, stored, start, into.size)
+        name = self._entry(stored, start, into.size)
         kept = self._cache.fetch(name, into, get)
         if kept and is_whole and self._check and not stored.is_of(into):
             self._cache.discard(name)  # cached by a reader that did not check
             get(into)
         return None
+
+    def _entry(self, stored: StoredObject, start: int, size: int) -> str:
+        """Return the cache's name for these bytes, which never change, also where their shard moves."""
+        return f"{join(self._url, home_name(stored.name))} {stored.xxh3} {start} {size}"
 
     def _check_chips(
         self, number: int, rows: Chips, image_BCHW: NDArray[Any], height_BHW: NDArray[Any]
@@ -220,9 +231,22 @@ class ShardLoader:
                 raise DatasetError(f"{url}: chip {row} is not the one that was written; copy the shard again")
 
 
-def _entry(url: str, stored: StoredObject, start: int, size: int) -> str:
-    """Return the cache's name for these bytes, which never change."""
-    return f"{url} {stored.xxh3} {start} {size}"
+@contextmanager
+def unless_changed(url: str, manifest: Manifest) -> Iterator[None]:
+    """Read a part of the dataset at `url`, which was opened with `manifest`.
+
+    Raises:
+        DatasetChangedError: the part cannot be read, and another command has changed the dataset since.
+    """
+    try:
+        yield
+    except (DatasetError, InputError) as error:
+        if isinstance(error, DatasetChangedError) or is_current(url, manifest):
+            raise
+        raise DatasetChangedError(
+            f"{url}: was changed by another command (treeline split moves shards) while this one read it; "
+            "start this one again"
+        ) from error
 
 
 def _version(stored: StoredObject, url: str) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Store and fetch bytes: local disk and S3, ranges, a disk cache, checksums.
 
 objects      URLs, local or remote; objects appear whole or not at all
+copies       second places of objects in their storage
 mapped       local files mapped into memory
 s3           S3 as a file system, through boto3
 gdal         GDAL's names and options for URLs

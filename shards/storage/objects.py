@@ -360,6 +360,14 @@ def remove_file(url: str) -> None:
             Path(path).parent.rmdir()
 
 
+def remove_empty_folders(url: str) -> None:
+    """Remove local folder `url` and the folders below it where they hold no file."""
+    if is_local(url):
+        for folder, _, _ in os.walk(local_path(url), topdown=False):
+            with suppress(OSError):  # not empty
+                os.rmdir(folder)
+
+
 def missing_folders(url: str) -> list[str]:
     """List `url` and the folders above it that do not exist yet, the deepest first."""
     if not is_local(url):

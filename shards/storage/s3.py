@@ -206,6 +206,13 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
             raise _as_os_error(error, path) from error
         return True
 
+    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
+        """Let the server copy the object, in parts if it is large. The copy appears once it is complete."""
+        path, bucket, key = self._place(path1)
+        _, to_bucket, to_key = self._place(path2)
+        with _uploading(path):
+            self._client.copy({"Bucket": bucket, "Key": key}, to_bucket, to_key)
+
     def rm_file(self, path: str) -> None:
         """Delete the object."""
         path, bucket, key = self._place(path)

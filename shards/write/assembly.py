@@ -41,6 +41,7 @@ from shards.format.manifest import (
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, statistics_json
 from shards.storage.checksum import checksum
+from shards.storage.copies import copy_object
 from shards.storage.objects import Bytes, join, publish
 from shards.write.finished_shard import FinishedShard
 
@@ -234,8 +235,10 @@ def publish_files(url: str, contents: Mapping[str, Bytes], generation: int) -> d
 
 
 def replace_manifest(url: str, manifest: Manifest) -> None:
-    """Publish `manifest` at `url`; then remove files that only the manifest before listed."""
+    """Publish `manifest` at `url`, then its index as index.parquet; remove files that it does not list."""
     publish(join(url, MANIFEST), json_bytes(manifest.to_json()))
+    if manifest.files[INDEX].name != INDEX:
+        copy_object(manifest.url_of(url, INDEX), join(url, INDEX))
     remove_old_files(url, manifest)
 
 

@@ -14,8 +14,8 @@ from shards.storage.objects import Bytes
 from shards.write.assembly import ROWS_PER_GROUP, publish_files, replace_manifest
 
 
-def publish_change(url: str, changed: Manifest, contents: Mapping[str, Bytes]) -> None:
-    """Publish files of the dataset at `url`, then its manifest.
+def publish_change(url: str, changed: Manifest, contents: Mapping[str, Bytes]) -> Manifest:
+    """Publish files of the dataset at `url`, then its manifest, which is returned.
 
     Args:
         url: the dataset.
@@ -24,7 +24,9 @@ def publish_change(url: str, changed: Manifest, contents: Mapping[str, Bytes]) -
     """
     generation = changed.generation + 1
     files = publish_files(url, contents, generation)
-    replace_manifest(url, replace(changed, files=changed.files | files, generation=generation))
+    changed = replace(changed, files=changed.files | files, generation=generation)
+    replace_manifest(url, changed)
+    return changed
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

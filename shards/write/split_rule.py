@@ -8,6 +8,7 @@
 - blocks: by the same hash of the square block of ground that holds the chip's centre
 - strips: cuts across one coordinate; the first share of the chips is train
 - bands: many strips of equal width at an angle, dealt in turn, for each region on its own
+- auto: one of these, which `shards.write.split_auto` chooses
 
 The dataset keeps the resolved rule. With it, a chip's split follows from that chip alone, so later additions
 move no chip. Chips that lie too near to another split are "buffer": kept, but used by neither.
@@ -17,6 +18,7 @@ import hashlib
 import math
 import sys
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -213,10 +215,12 @@ def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
     Raises:
         InputError: a position is unknown, there are several CRSs and none is named, or blocks are far smaller
             than chips.
-        ValueError: the rule is by strips that are not cut yet, or by bands without grids.
+        ValueError: the rule is by strips that are not cut yet, by bands without grids, or auto.
     """
     if not len(places.keys):
         return np.array([], np.str_)
+    if rule.by == "auto":
+        raise ValueError("auto: let shards.write.split_auto choose first")
     if not rule.is_spatial:
         keyed = zip(places.keys, places.scenes, strict=True)
         names = places.keys if rule.by == "key" else (key if scene is None else scene for key, scene in keyed)
@@ -225,6 +229,44 @@ def assign(rule: SplitRule, places: Places) -> NDArray[np.str_]:
         return np.array(SPLITS)[_of_bands(rule, places)]
     seen = footprints(places, _crs_for(rule, places))
     return np.array(SPLITS)[_of_blocks(rule, seen) if rule.by == "blocks" else _of_strips(rule, seen)]
+
+
+def refuse_missing(rule: SplitRule, splits: Iterable[str], scenes: Iterable[str | None]) -> None:
+    """Refuse a split in which a share above 0 got no chip.
+
+    Args:
+        rule: the rule that was followed.
+        splits: split of each chip.
+        scenes: scene of each chip, for the message.
+
+    Raises:
+        InputError: names the first such split, and what to do.
+    """
+    counts = Counter(splits)
+    missing = [name for name, share in zip(SPLITS, rule.shares, strict=False) if share and not counts[name]]
+    if not missing or not counts:
+        return
+    cure = (
+        "give it a larger share"
+        if rule.by == "key"
+        else "split by blocks or strips, or give it a larger share"
+    )
+    why = f"{counts.total():,} chip{'' if counts.total() == 1 else 's'}"
+    if rule.by == "scene":
+        why += f" of {len(set(scenes)):,} scenes"
+    if counts["buffer"]:
+        why += f", {counts['buffer']:,} of them in the buffer"
+    if rule.is_spatial:
+        smaller = {"blocks": "a smaller --block-size", "bands": "more --split-bands"}.get(
+            rule.by, "--split-by blocks"
+        )
+        cure = (
+            f"give {f'less --buffer than {rule.buffer:g}' if rule.buffer else smaller}, or it a larger share"
+        )
+    raise InputError(
+        f"--shares {' '.join(f'{share:g}' for share in rule.shares)}: split by {rule.by}, no chip is in "
+        f"{missing[0]} ({why}); {cure}, or hold out nothing with --shares 1"
+    )
 
 
 def _crs_for(rule: SplitRule, places: Places) -> str:

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     scenes = [write_scene(folder, number, 0, (128, 128)) for number in range(3)]
     images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
-    options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"))
+    options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"), shares=(1.0,))
     ingest(ScenesSource(options), options)
     launch(TrainConfig.of(str(folder / "chips"), str(folder / "checkpoints"), epochs=1))
     return folder
@@ -70,7 +70,7 @@ def pair(folder: Path, image: Any, height: Any) -> list[str]:
         elif content is not None:
             np.save(folder / name / f"{KEY}.npy", content, allow_pickle=content.dtype == object)
     places = ["--images", str(folder / "images"), "--heights", str(folder / "heights")]
-    return ["ingest", "pairs", *places, "--out", str(folder / "out")]
+    return ["ingest", "pairs", *places, "--shares", "1", "--out", str(folder / "out")]
 
 
 IMAGE = np.full((4, 64, 64), 500, np.int16)

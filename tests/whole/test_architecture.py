@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "ingest.scenes": {"shards.format", "shards.raster", "shards.storage", "ingest.chips", "ingest.config"},
     "ingest.synthetic": {"shards.format", "shards.storage", "ingest.chips", "ingest.config"},
     "ingest.work": {
+        "shards.config",
         "shards.format",
         "shards.read",
         "shards.roles",
@@ -68,6 +69,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.roles",
         "shards.storage",
         "shards.version",
+        "shards.write",
         "trainer.config",
         "trainer.data",
         "trainer.devices",

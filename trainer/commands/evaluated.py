@@ -9,6 +9,7 @@ from shards.format.schema import Schema
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from shards.version import made_by_code
+from shards.write.leakage import leakage
 from trainer.config import EvaluateConfig
 from trainer.devices.choice import Precision
 
@@ -57,7 +58,7 @@ def chips_to_score(config: EvaluateConfig, dataset: Dataset) -> Chips:
 def about_scores(
     config: EvaluateConfig, fingerprint: str, dataset: Dataset, chips: int, precision: Precision
 ) -> dict[str, Any]:
-    """Describe what was scored, as plain JSON values; print the dataset's troubles.
+    """Describe what was scored, as plain JSON values; print troubles, and how near splits are to each other.
 
     Args:
         config: the options.
@@ -68,6 +69,9 @@ def about_scores(
     """
     for trouble in dataset.troubles():
         print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+    if config.split in ("val", "test"):
+        said = leakage(dataset.url, dataset.manifest)
+        print(f"treeline: {config.data}: {said}", file=sys.stderr, flush=True)
     return {
         "checkpoint": config.checkpoint,
         "checkpoint_fingerprint": fingerprint,

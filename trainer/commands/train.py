@@ -13,6 +13,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, renewed, why_idle
 from shards.storage.objects import check_writable, exists, join
+from shards.write.leakage import leakage
 from trainer.commands.begun import check_resumes, read_options
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import check_classes, new_class_fit
@@ -165,6 +166,9 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         if ranks.is_first:
             kind = fit.objective.learns_from
             print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
+            if fit.learning.val_chips.size:
+                said = leakage(dataset.url, dataset.manifest)
+                print(f"treeline: {said}", file=sys.stderr, flush=True)
             total = config.fit.epochs * train_chips.size
             advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
             callback = RunWriter(run_options(config, dataset, ranks.device), advance, notice, states)
@@ -187,9 +191,13 @@ def _chosen(config: TrainConfig, learning: Learning, kind: str) -> str:
     there = f"all with a label {target.label}" if target.is_of_tiles else "all there are"
     train = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("", None))
     val = f"where {options.validated_where}" if options.validated_where else there
+    said = f"trains on {np.unique(learning.train_chips).size:,} {kind} ({train or there}), validates on "
+    if learning.val_chips.size:
+        return f"{said}{learning.val_chips.size:,} ({val})"
     return (
-        f"trains on {np.unique(learning.train_chips).size:,} {kind} ({train or there}), validates on "
-        f"{learning.val_chips.size:,} ({val})"
+        f"{said}none: no {kind} are held out in {config.data}, so nothing says how good the regressor is "
+        "where it was not trained, and the training loss chooses the best epoch; "
+        f"treeline split {config.data} holds some out"
     )
 
 

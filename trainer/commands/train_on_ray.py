@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetChangedError, DatasetError, InputError
 from shards.format.manifest import StoredObject
 from shards.progress import progress
 from shards.read.dataset import Dataset
@@ -52,7 +52,8 @@ FAILED = "failed.json"
 FAILING = "failing-"
 """Beginning of a file's name that a worker leaves, with its rank: the error at which it stopped at last."""
 OWN_ERRORS: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (InputError, DatasetError, FloatingPointError, torch.OutOfMemoryError)
+    kind.__name__: kind
+    for kind in (InputError, DatasetError, DatasetChangedError, FloatingPointError, torch.OutOfMemoryError)
 }
 """Errors that would come again, by name."""
 MAX_FAILURES = 20

@@ -7,7 +7,7 @@ with naming_last_state(out):    # outermost: states that are being written are c
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetChangedError, DatasetError, InputError
 from shards.format.manifest import understood
 from shards.storage.objects import exists, join
 from trainer.run_folder.state_parts import START_OVER, STATE, read_about
@@ -18,6 +18,12 @@ def naming_last_state(out: str) -> Iterator[None]:
     """Add to an error about a number or a dataset what the run at `out` can be resumed from."""
     try:
         yield
+    except DatasetChangedError as error:
+        error.add_note(
+            "a run goes on with the split that it began with: split so again and give --resume auto, or "
+            "choose another --out"
+        )
+        raise
     except (FloatingPointError, DatasetError) as error:
         with suppress(InputError):  # storage that fails now must not hide the error
             error.add_note(last_state(out, same=isinstance(error, DatasetError)))

@@ -122,7 +122,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("job")
     scenes = [write_scene(folder, number, 0, (256, 256)) for number in range(2)]
     images, heights = tuple(str(s.image) for s in scenes), tuple(str(s.height) for s in scenes)
-    options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"))
+    options = ScenesConfig(images=images, heights=heights, out=str(folder / "chips"), split_by="key")
     ingest(ScenesSource(options), options)
     config = TrainConfig.of(str(folder / "chips"), str(folder / "here"), epochs=2, batch_size=7)
     launch(config)

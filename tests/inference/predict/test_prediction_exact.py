@@ -119,7 +119,7 @@ def test_the_bytes_do_not_depend_on_blocks(whole: Whole, tmp_path: Path, which: 
 
 
 def test_the_bytes_do_not_depend_on_order_and_interruptions(whole: Whole, tmp_path: Path) -> None:
-    """What was done of one size of blocks serves another as far as it lies in whole blocks, and does no harm."""
+    """Blocks of one size serve another as far as whole blocks fit, and do no harm."""
     rng = random.Random(6)
     for block in whole.size.interrupted:
         with pytest.raises(KeyboardInterrupt):

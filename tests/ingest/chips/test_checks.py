@@ -296,7 +296,7 @@ def test_a_pattern_of_ones_own_tells_what_keys_say(chip_folders: Callable[..., A
     names = [f"S1A-20210{month}15-{month:03d}-site{month % 2}" for month in range(1, 6)]
     renamed(folders, dict(zip(folders.chips, [*names, "else"], strict=True)))
     pattern = r"^(?P<sensor>\w+)-(?P<acquired>\d{8})-(?P<number>\d+)-(?P<scene>site\d)$"
-    made = run(folders, tmp_path / "out", key_pattern=pattern, split_by="scene")
+    made = run(folders, tmp_path / "out", key_pattern=pattern, split_by="scene", shares=(1.0,))
     dataset = open_dataset(str(tmp_path / "out"))
     rows = rows_by_key(dataset)
     for month, name in enumerate(names, 1):
@@ -423,7 +423,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Moved:
 
 
 def test_the_index_tells_how_far_heights_lie_off(moved: Moved, tmp_path: Path) -> None:
-    dataset = ingested(moved, tmp_path / "out", registration=True)
+    dataset = ingested(moved, tmp_path / "out", registration=True, shares=(1.0,))
     rows = rows_by_key(dataset)
     assert len(moved.shift_of) >= 5
     sure = {key for key in moved.shift_of if rows[key]["shift_score"] > 0.1}
@@ -444,14 +444,16 @@ def test_the_index_tells_how_far_heights_lie_off(moved: Moved, tmp_path: Path) -
 
 
 def test_without_the_check_there_are_no_shifts(moved: Moved, tmp_path: Path) -> None:
-    dataset = ingested(moved, tmp_path / "out")
+    dataset = ingested(moved, tmp_path / "out", shares=(1.0,))
     assert not any(name.startswith("shift") for name in dataset.index.column_names)
     with pytest.raises(InputError, match="shift_score"):
         dataset.chips("all", where="shift_score > 0.1")
 
 
 def test_without_heights_there_is_nothing_to_compare(moved: Moved, tmp_path: Path) -> None:
-    config = PairsConfig(images=str(moved.images), out=str(tmp_path / "out"), registration=True)
+    config = PairsConfig(
+        images=str(moved.images), out=str(tmp_path / "out"), registration=True, shares=(1.0,)
+    )
     with pytest.raises(InputError, match="--registration: there are no heights"):
         ingest(PairsSource(config), config)
     assert not (tmp_path / "out").exists()

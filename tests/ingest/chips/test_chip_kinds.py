@@ -169,13 +169,13 @@ def test_the_array_of_an_npz_is_chosen_by_name(new_chip: Callable[..., Any], tmp
     for name in ("a", "b"):
         (tmp_path / "heights").mkdir(exist_ok=True)
         np.savez(tmp_path / "heights" / f"{name}.npz", image=chip.height_HW)
-    dataset = opened(tmp_path, tmp_path / "heights", tmp_path / "out", array="image")
+    dataset = opened(tmp_path, tmp_path / "heights", tmp_path / "out", array="image", shares=(1.0,))
     np.testing.assert_array_equal(dataset.gather(dataset.chips("all")).image_BCHW, chip.image_CHW[None])
     (refused,) = dataset.rejected.to_pylist()
     assert (refused["key"], refused["reason"]) == ("b", "unreadable")
     assert "holds no array 'image'" in refused["detail"]
     with pytest.raises(InputError, match=r"holds several arrays \(image, height\); choose one with --array"):
-        run(tmp_path, tmp_path / "heights", tmp_path / "other", strict=True)
+        run(tmp_path, tmp_path / "heights", tmp_path / "other", strict=True, shares=(1.0,))
 
 
 def test_rasters_that_do_not_say_one_place_are_refused(new_chip: Callable[..., Any], tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_what_a_raster_says_is_missing_is_no_height(
     height_HW[:4] = mark
     save(images / "a.npy", new_chip(0).image_CHW)
     save(heights / "a.tif", height_HW, nodata=mark)
-    dataset = opened(images, heights, tmp_path / "out", min_valid=0.5)
+    dataset = opened(images, heights, tmp_path / "out", min_valid=0.5, shares=(1.0,))
     (stored_HW,) = dataset.gather(dataset.chips("all")).height_BHW
     assert np.isnan(stored_HW[:4]).all()
     np.testing.assert_array_equal(stored_HW[4:], height_HW[4:].astype(np.float32))

@@ -149,7 +149,7 @@ def test_scenes_take_the_nearest_class(tmp_path: Path, finer: int) -> None:
     class_HW[:finer, :finer] = 0
     write(tmp_path / "cover.tif", class_HW[None], PLACE @ Affine.scale(1 / finer), nodata=0)
     command = ["ingest", "scenes", "--images", "image.tif", "--bands", "vv", "vh", "--heights", "cover.tif"]
-    command += ["--chip-size", str(SIZE), "--min-valid", "0.9", *FLAGS]
+    command += ["--chip-size", str(SIZE), "--min-valid", "0.9", "--shares", "1", *FLAGS]
     for out, options in {"chips": [], "again": ["--height-resampling", "nearest"]}.items():
         done = treeline(*command, "--out", out, *options, folder=tmp_path)
         assert done.returncode == 0, done.stderr

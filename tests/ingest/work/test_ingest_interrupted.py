@@ -337,6 +337,22 @@ def test_what_an_older_version_began_is_finished(
     assert "is complete already" in run(folders, out).summary
 
 
+def test_a_share_without_chips_is_refused_unless_it_began_so(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older version began, and completed, what is refused now."""
+    out, few = str(tmp_path / "out"), {"shares": (0.999999, 0.000001)}
+    with pytest.raises(InputError, match=r"no chip is in val .* or hold out nothing with --shares 1"):
+        run(folders, out, **few)
+    assert find_files(out) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "refuse_missing", lambda *_: None)
+        steps_of(folders, out, monkeypatch, 9, **few)
+    run(folders, out, **few)
+    assert "is complete already" in run(folders, out, **few).summary
+    assert "no chip is left" not in run(folders, str(tmp_path / "all"), shares=(1.0,)).summary
+
+
 def test_the_fingerprint_of_a_request_stays() -> None:
     """An unfinished ingest is continued by every later version: this is what version 0.1.0 made of it."""
     config = SyntheticConfig(out="", chips=20, shard_bytes=0)

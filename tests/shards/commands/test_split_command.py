@@ -1,15 +1,13 @@
-"""`treeline split`: other chips are held out, and no byte of any shard changes.
+"""`treeline split`: other chips are held out, and no byte of any shard changes, wherever it then lies.
 
 - index, counts, statistics and reading are those of a dataset that was split so at once, on disk and on S3
 - states of readers and fingerprints are of one split, and the same again when the split is
 - a copy deals chips to the folders of the new split
-- the old dataset is whole until the moment in which the new one is
 - a mistake is one line, and changes nothing
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,6 @@ import numpy as np
 import pytest
 from in_process import treeline
 
-import shards.commands.resplit
-import shards.format.file_names
-import shards.write.assembly
 from ingest.config import PairsConfig
 from ingest.files.pairs_source import PairsSource
 from ingest.work.run import ingest
@@ -29,7 +24,8 @@ from shards.commands.resplit import resplit
 from shards.commands.verify import verify
 from shards.config import ConvertConfig, SplitConfig, VerifyConfig
 from shards.errors import InputError
-from shards.format.manifest import COUNTS, FILES, MANIFEST, SPLITS
+from shards.format.file_names import home_name
+from shards.format.manifest import COUNTS, FILES, INDEX, MANIFEST, SPLITS
 from shards.format.statistics import Counts
 from shards.read.chip_reader import ChipReader
 from shards.read.dataset import Dataset, open_dataset
@@ -92,9 +88,13 @@ def contents(url: Path | str) -> dict[str, bytes]:
 
 
 def shards_and_times(url: Path) -> dict[str, tuple[bytes, int, int]]:
-    """Bytes, time of change and inode of all shards."""
+    """Bytes, time of change and inode of all shards, by the names they were written under."""
     return {
-        str(path.relative_to(url)): (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino)
+        home_name(str(path.relative_to(url))): (
+            path.read_bytes(),
+            path.stat().st_mtime_ns,
+            path.stat().st_ino,
+        )
         for path in url.rglob("*.tar")
     }
 
@@ -130,7 +130,7 @@ def test_it_is_as_if_it_had_been_split_so_at_once(placed: Ingest, tmp_path: Path
     old_index, old_rejected, before = old.index, old.rejected, shards_and_times(url)
     new = split_again(url, **options)
     assert shards_and_times(url) == before
-    assert new.manifest.shards == old.manifest.shards
+    assert [shard.content for shard in new.manifest.shards] == [s.content for s in old.manifest.shards]
     assert_is_split_by(new, options)
     assert set(new.index["split"].to_pylist()) > {"train", "val"} or name in ("scene", "bands of regions")
     at_once = placed(tmp_path / "at-once", **options)
@@ -139,7 +139,9 @@ def test_it_is_as_if_it_had_been_split_so_at_once(placed: Ingest, tmp_path: Path
     assert split_of_keys(new) == split_of_keys(at_once)
     assert new.statistics == at_once.statistics
     assert counts_of(new) == counts_of(at_once)
-    assert new.index.drop_columns(["split"]).equals(old_index.drop_columns(["split"]))
+    moved = ["split", "shard"]
+    assert new.index.drop_columns(moved).equals(old_index.drop_columns(moved))
+    assert [home_name(name) for name in new.index["shard"].to_pylist()] == old_index["shard"].to_pylist()
     assert new.rejected.equals(old_rejected)
     assert verify(VerifyConfig(str(url))) == []
 
@@ -159,18 +161,17 @@ def test_it_is_the_same_on_s3(placed: Ingest, storage: str, tmp_path: Path) -> N
 def test_each_split_leaves_no_old_file_and_counts(placed: Ingest, tmp_path: Path) -> None:
     url = tmp_path / "dataset"
     assert placed(url).manifest.generation == 0
-    for generation, name in enumerate(("scene", "blocks", "bands"), 1):
+    generation = 0
+    for name in ("scene", "blocks", "bands"):
         dataset = split_again(url, **RULES[name])
-        assert dataset.manifest.generation == generation
+        # Shards that move are a change of their own.
+        assert generation < dataset.manifest.generation <= generation + 3
+        generation = dataset.manifest.generation
         beside = {name for name in contents(url) if not name.endswith(".tar")}
+        assert beside == {MANIFEST, INDEX, *(stored.name for stored in dataset.manifest.files.values())}
         # The list of refused chips is no other for another split.
-        of_split = {stem + f".{generation}." + ending for stem, ending in map(_parted, FILES)}
-        assert beside == {MANIFEST, "rejected.parquet"} | of_split - {f"rejected.{generation}.parquet"}
-
-
-def _parted(name: str) -> tuple[str, str]:
-    stem, _, ending = name.partition(".")
-    return stem, ending
+        assert dataset.manifest.files["rejected.parquet"].name == "rejected.parquet"
+        assert set(dataset.manifest.files) == set(FILES)
 
 
 def test_a_state_is_of_one_split_and_good_again_when_that_is_back(placed: Ingest, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_state_is_of_one_split_and_good_again_when_that_is_back(placed: Ingest
     with pytest.raises(InputError, match="stopped on other chips"):
         reader(other).restore(state)
     back = split_again(url, shares=(0.7, 0.3))
-    assert back.manifest.generation == 2
+    assert back.manifest.shards == first.manifest.shards
     assert back.manifest.fingerprint == first.manifest.fingerprint
     assert back.statistics == old_statistics
     assert back.index.equals(old_index)
@@ -260,69 +261,6 @@ def test_a_zarr_can_be_split_too(placed: Ingest, tmp_path: Path) -> None:
     assert verify(VerifyConfig(found[1].url)) == []
 
 
-def test_stopped_before_any_publication(
-    placed: Ingest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    placed(tmp_path / "base")
-    split_again(tmp_path / "base", **RULES["scene"])
-    old = open_dataset(str(tmp_path / "base")).manifest
-    shutil.copytree(tmp_path / "base", tmp_path / "expected")
-    new = split_again(tmp_path / "expected", **RULES["strips"]).manifest
-    expected = contents(tmp_path / "expected")
-
-    class Stopped(Exception):
-        pass
-
-    def limited(steps: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Functions that are called as often as this, all together, and then no more."""
-        left = [steps]
-
-        def wrap(do: Callable[..., Any]) -> Callable[..., Any]:
-            def step(*arguments: Any) -> Any:
-                if not left[0]:
-                    raise Stopped
-                left[0] -= 1
-                return do(*arguments)
-
-            return step
-
-        return wrap
-
-    seen, stop_at = [], 0
-    while True:
-        url = tmp_path / f"stop-{stop_at}"
-        shutil.copytree(tmp_path / "base", url)
-        wrap, stopped = limited(stop_at), False
-        with monkeypatch.context() as patch:
-            for module, name in (
-                (shards.write.assembly, "publish"),
-                (shards.format.file_names, "remove_file"),
-            ):
-                patch.setattr(module, name, wrap(getattr(module, name)))
-            try:
-                split_again(url, **RULES["strips"])
-            except Stopped:
-                stopped = True
-        found = open_dataset(str(url))
-        seen.append(found.manifest == new)
-        # Old or new, and whole: every file of it is there and is what the manifest says.
-        assert found.manifest in (old, new)
-        assert_is_split_by(found, RULES["strips"] if found.manifest == new else RULES["scene"])
-        assert found.statistics
-        assert counts_of(found)
-        if not stopped:
-            break
-        stop_at += 1
-        # The same command goes on; after the manifest, it is one change more.
-        again = split_again(url, **RULES["strips"])
-        assert again.manifest.fingerprint == new.fingerprint
-        assert verify(VerifyConfig(str(url))) == []
-        if not seen[-1]:
-            assert contents(url) == expected
-    # Three files and the manifest, then three old files; the manifest is what counts.
-    assert seen == [False] * 4 + [True] * 4
-
-
 def test_without_places_blocks_are_refused_in_one_line(placed: Ingest, tmp_path: Path) -> None:
     url = tmp_path / "dataset"
     placed(url, with_places=False)
@@ -382,3 +320,36 @@ def test_nothing_may_be_left_to_train_on(placed: Ingest, tmp_path: Path) -> None
     assert verify(VerifyConfig(dataset.url)) == []
     with pytest.raises(InputError, match="no chip is in the training split"):
         assert dataset.statistics
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--split-by", "scene", "--shares", "0.999", "0.001"),
+            "split by blocks or strips, or give it a larger share",
+        ),
+        (
+            ("--shares", "0.9999", "0.0001"),
+            "split by key, no chip is in val (30 chips); give it a larger share",
+        ),
+        (
+            ("--split-by", "blocks", "--block-size", "20000", "--shares", "0.5", "0.5"),
+            "give a smaller --block-size, or it a larger share",
+        ),
+        (("--split-by", "strips", "--buffer", "7000"), "in the buffer); give less --buffer than 7000"),
+    ],
+    ids=["scene", "key", "blocks", "strips"],
+)
+def test_a_share_without_chips_is_refused_with_the_cure(
+    placed: Ingest, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    placed(tmp_path / "dataset")
+    before = contents(tmp_path / "dataset")
+    done = treeline("split", str(tmp_path / "dataset"), *options)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert "or hold out nothing with --shares 1" in done.stderr
+    assert contents(tmp_path / "dataset") == before
+    assert treeline("split", str(tmp_path / "dataset"), "--shares", "1").returncode == 0

@@ -22,7 +22,7 @@ from gloo_ranks import in_group, run_ranks
 from regressors import CHIP_SCHEMA, fitted, small_config, visible_chip, write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster import cli
+from cluster import cli, commands
 from cluster.cli import parse
 from shards.errors import DatasetError, InputError
 from shards.format.manifest import SPLITS
@@ -309,6 +309,27 @@ def run(split_dataset: Dataset, backbone: Path, tmp_path_factory: pytest.TempPat
     out = tmp_path_factory.mktemp("runs") / "run"
     launch(small_config(split_dataset, backbone, out=str(out), epochs=3))
     return out
+
+
+def test_first_and_last_line_say_that_nothing_is_held_out(
+    dataset: Dataset,
+    split_dataset: Dataset,
+    backbone: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number, trained_on in enumerate((dataset, split_dataset)):
+        config = small_config(trained_on, backbone, out=str(tmp_path / f"run-{number}"), epochs=1, **QUICK)
+        commands.train(config, set())
+        out, said = capsys.readouterr()
+        first = next(line for line in said.splitlines() if "trains on" in line)
+        assert ("validates on none: no chips are held out" in first) == (trained_on is dataset)
+        assert out.splitlines()[-1].startswith("note: nothing was held out") == (trained_on is dataset)
+        assert ("treeline: distances unknown: no positions; scenes: " in said) == (
+            trained_on is split_dataset
+        )
+    evaluate(EvaluateConfig(str(tmp_path / "run-1"), split_dataset.url))
+    assert f"treeline: {split_dataset.url}: distances unknown: no positions" in capsys.readouterr().err
 
 
 def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
