@@ -5,4 +5,5 @@ scene_matching   matching of height, ground and mask rasters with images
 scene_table      the table of candidate chips
 strips           rows of chips, read once
 image_grid       rasters on an image's grid
+label_check      what is strange about images and heights
 """

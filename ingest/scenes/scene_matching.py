@@ -8,10 +8,11 @@ It happens once, when candidates are listed; `Serving` carries the result to the
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,31 +53,43 @@ class Serving:
     heights: tuple[Placed, ...] = ()
     ground: tuple[Placed, ...] = ()
     masks: tuple[Placed, ...] = ()
+    metres: dict[str, float] = field(default_factory=dict)
+    """Length of the unit of heights or ground, by URL, where it is not the metre."""
 
     def to_json(self) -> str:
         """Encode as text, for a column of a table."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        values = asdict(self)
+        if not self.metres:  # as it always was, so that an ingest begun before goes on
+            del values["metres"]
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Serving":
         """Decode what `to_json` made."""
-        return cls(
-            **{kind: tuple(Placed(*placed) for placed in found) for kind, found in json.loads(text).items()}
-        )
+        values = json.loads(text)
+        metres = values.pop("metres", {})
+        rasters = {kind: tuple(Placed(*placed) for placed in found) for kind, found in values.items()}
+        return cls(**rasters, metres=metres)
 
 
 class Footprints:
     """Footprints of some rasters."""
 
-    def __init__(self, urls: list[str]) -> None:
+    def __init__(self, urls: list[str], look: Callable[[str, Any], Any] | None = None) -> None:
         """Read the header of each raster.
+
+        Args:
+            urls: URLs of the rasters.
+            look: called with the URL of each raster and the open raster; `found` keeps what it returns.
 
         Raises:
             InputError: a file is no raster, does not exist, or has no CRS.
         """
         self.urls = urls
         with ThreadPoolExecutor(HEADERS) as pool:
-            headers = list(pool.map(_header, urls))
+            opened = list(pool.map(partial(_header, look=look), urls))
+        self.found = {url: found for url, (*_, found) in zip(urls, opened, strict=True)}
+        headers = [header for *header, _ in opened]
         # There are many rasters but few CRSs, which are slow to compare.
         self._crs = list(dict.fromkeys(crs for crs, _, _ in headers))
         number_of = {crs: number for number, crs in enumerate(self._crs)}
@@ -94,7 +107,7 @@ class Footprints:
             return []
         image_N4 = np.array([_box_in(grid.crs, crs, grid.bounds) for crs in self._crs])[self._crs_N]
         raster_N4 = self._boxes_in(grid.crs)
-        pixel = abs(grid.transform.a) or abs(grid.transform.b)
+        pixel = grid.sides[0]
         is_elsewhere_N = np.array([crs != grid.crs for crs in self._crs])[self._crs_N]
         is_larger_N = is_elsewhere_N & (_area(self._bounds_N4) > _area(image_N4))
         overlaps_N = np.where(
@@ -174,15 +187,16 @@ def _between_digits(text: str, place: int) -> bool:
     return text[place - 1].isdecimal() and text[place : place + 1].isdecimal()
 
 
-def _header(url: str) -> tuple[CRS, Box, float]:
-    """Read CRS, bounds and the width of a pixel."""
+def _header(url: str, look: Callable[[str, Any], Any] | None) -> tuple[CRS, Box, float, Any]:
+    """Read CRS, bounds and the width of a pixel, and what `look` finds."""
     with open_raster(url) as raster:
         if raster.scales[0] != 1 or raster.offsets[0] != 0:
             raise InputError(
                 f"{url}: says that its values are to be scaled by {raster.scales[0]:g}; do it first "
                 "(gdal_translate -unscale -ot Float32)"
             )
-        return raster.crs, tuple(raster.bounds), raster.res[0]
+        grid = Grid.of(raster)
+        return grid.crs, grid.bounds, grid.sides[0], look(url, raster) if look else None
 
 
 def _box_in(own: CRS, crs: CRS, bounds: Box) -> Box:

@@ -91,6 +91,9 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     if config.strict and plan.refused:
         key, reason, detail = plan.refused[0]
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
+    if _unfinished(config.out) != plan.fingerprint or config.restart:
+        for note in candidates.notes():
+            print(f"note: {note}", file=sys.stderr)
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     context = TaskContext(

@@ -53,8 +53,7 @@ class PixelSize:
 
         Where a projection is off the ground by more than STRETCH, its own unit does not count.
         """
-        a, b, _, d, e, _ = grid.transform[:6]
-        sides = math.hypot(a, d), math.hypot(b, e)
+        sides = grid.sides
         if grid.crs.is_geographic:
             return cls(*sides, DEGREE, _on_ground(grid) or sides)
         unit, factor = _linear_unit(grid.crs)

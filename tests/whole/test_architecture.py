@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "shards.version": set(),
     "shards.write": {"shards.config", "shards.format", "shards.raster", "shards.storage"},
     "ingest.chips": {"shards.format", "ingest.config"},
-    "ingest.config": {"shards.config", "shards.format", "shards.roles", "shards.version"},
+    "ingest.config": {"shards.config", "shards.format", "shards.raster", "shards.roles", "shards.version"},
     "ingest.files": {
         "shards.format",
         "shards.raster",
@@ -106,7 +106,13 @@ ROOMS: dict[str, set[str]] = {
         "trainer.score",
     },
     "trainer.pretrain_config": {"shards.roles", "trainer.devices", "trainer.options"},
-    "trainer.config": {"shards.nested", "shards.roles", "trainer.devices", "trainer.options"},
+    "trainer.config": {
+        "shards.nested",
+        "shards.raster",
+        "shards.roles",
+        "trainer.devices",
+        "trainer.options",
+    },
     "trainer.data": {
         "shards.format",
         "shards.read",
@@ -171,7 +177,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.scenes",
         "inference.tiling",
     },
-    "inference.config": {"shards.roles", "trainer.devices"},
+    "inference.config": {"shards.raster", "shards.roles", "trainer.devices"},
     "inference.distances": {
         "shards.draw",
         "shards.format",

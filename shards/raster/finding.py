@@ -1,0 +1,72 @@
+"""Something about a raster that is not as it should be, its cure, and whether it is refused."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shards.errors import InputError
+
+OnMismatch = Literal["refuse", "note", "ignore"]
+"""What to do about findings: refuse rasters with a gross one and note the others, note all, or none."""
+NAMED = 3
+"""Most rasters that the line of a finding names, where many have the same one."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the user should know about a raster."""
+
+    code: str
+    """Short name that never changes: "pixel size"."""
+    line: str
+    """What was found and what it looks like, without the raster's name and the cure."""
+    cure: str = ""
+    """What to do; "" if nothing needs to be done."""
+    is_gross: bool = False
+    """Whether the raster is refused unless the user wants otherwise."""
+
+    def __str__(self) -> str:
+        return f"{self.line}; {self.cure}" if self.cure else self.line
+
+
+def refuse_or_note(found: Mapping[str, Sequence[Finding]], on_mismatch: OnMismatch) -> list[str]:
+    """Refuse rasters with gross findings, and say the others.
+
+    Args:
+        found: findings by the raster's URL.
+        on_mismatch: what to do about them.
+
+    Raises:
+        InputError: a raster is refused.
+    """
+    refused = [
+        f"{url}: {'; '.join(map(str, gross))}, or give --on-mismatch note"
+        for url, findings in found.items()
+        if (gross := [finding for finding in findings if finding.is_gross])
+    ]
+    if refused and on_mismatch == "refuse":
+        others = len(refused) - 1
+        raise InputError(refused[0] + f" ({others:,} other rasters are refused as well)" * bool(others))
+    return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
+
+
+def noted(found: Iterable[tuple[str, Finding]], on_mismatch: OnMismatch) -> list[str]:
+    """Say each finding in a line, with its raster, or with the number of rasters that have the same one.
+
+    Args:
+        found: URLs of rasters that are used, each with a finding.
+        on_mismatch: "ignore" says nothing.
+    """
+    if on_mismatch == "ignore":
+        return []
+    same: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
+    for url, finding in found:
+        same.setdefault((finding.code, finding.cure), []).append((url, finding))
+    lines = []
+    for rasters in same.values():
+        url, finding = rasters[0]
+        if len(rasters) <= NAMED and len({finding.line for _, finding in rasters}) == len(rasters):
+            lines += [f"{url}: {finding}" for url, finding in rasters]
+        else:
+            lines.append(f"{len(rasters):,} rasters, such as {url}: {finding}")
+    return lines
