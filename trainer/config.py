@@ -144,13 +144,13 @@ class EvaluateConfig:
     maps: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="MAP...")] = ()
     """Canopy height maps instead, as treeline predict writes them: paths, globs or s3://..."""
     heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
-    """With --maps: height rasters (with --ground: surface elevations), any CRS, pixel size and stated unit."""
+    """With --maps: height rasters (with --ground: surface elevations), in any CRS and pixel size."""
     ground: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
     """With --maps: ground elevations, subtracted from the surface elevations."""
     height_unit: HeightUnit | None = None
     """With --maps: unit of --heights and --ground where the rasters state none: m, dm, cm or ft."""
     height_band: int | None = None
-    """With --maps: number of the band, from 1, of --heights and --ground that is taken; default: they have one."""
+    """With --maps: number of the band, from 1, of --heights and --ground; default: they have one."""
     on_mismatch: OnMismatch = "refuse"
     """With --maps: rasters whose values are no heights, such as surface elevations: refuse the gross ones and
     note the others, note all, or ignore them."""

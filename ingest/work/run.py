@@ -5,6 +5,7 @@ Whatever stops the ingest, the same command resumes it, and the same bytes come 
 dataset is left.
 """
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Container, Iterator
@@ -28,6 +29,7 @@ from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_jso
 from shards.format.schema import Schema, with_values
 from shards.format.shard_cut import SHARD_BYTES
 from shards.progress import progress
+from shards.raster.pixel_size import PixelSize
 from shards.read.dataset import Dataset
 from shards.roles import as_begun, differing, flag_of
 from shards.storage.objects import (
@@ -171,10 +173,20 @@ def _schema(stored: Schema, config: IngestConfig, base: Manifest | None) -> Sche
     if base is not None and base.schema.bands == stored.bands:
         here = base.schema
         stored = replace(stored, scale=here.scale, offset=here.offset, derived=here.derived)
+        if _have_like_pixels(stored, here):
+            pixels = ("pixel_size", "pixel_height", "pixel_unit", "pixel_metres")
+            stored = replace(stored, **{name: getattr(here, name) for name in pixels})
     asked = with_values(stored, config.derive, config.scale, config.offset)
     if base is not None and base.schema != asked:
         raise InputError(f"{config.out}: its chips are {base.schema}, not {asked}; choose another --out")
     return asked
+
+
+def _have_like_pixels(stored: Schema, here: Schema) -> bool:
+    """Tell whether pixels are as large as those of the dataset there; older ones record the width alone."""
+    if not here.pixel_metres and math.isclose(stored.pixel_size, here.pixel_size):
+        return True
+    return PixelSize.of_schema(stored).is_like(PixelSize.of_schema(here))
 
 
 def _differ(config: IngestConfig, base: Manifest) -> list[str]:

@@ -8,11 +8,9 @@ from ingest.work.plan import IngestPlan
 from shards.errors import one_line
 from shards.format.histogram import HEIGHT
 from shards.format.manifest import Manifest
+from shards.raster.height_check import TALLEST_M
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
-
-TALLEST_M = 150.0
-"""Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
 
 
 @dataclass(frozen=True)

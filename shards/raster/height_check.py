@@ -16,10 +16,11 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from shards.errors import InputError
+from shards.format.schema import DEGREE
 from shards.raster.finding import Finding
 from shards.raster.grid import Grid
 from shards.raster.height_unit import HeightUnit, UnitOfHeights, height_unit
-from shards.raster.pixel_size import DEGREE, METRE, PixelSize
+from shards.raster.pixel_size import METRE, PixelSize
 
 TALLEST_M = 120.0
 """Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""

@@ -62,7 +62,7 @@ def height_unit(url: str, raster: Any, number: int = 1, said: HeightUnit | None 
     known = _UNITS.get(stated.lower().strip())
     if stated and not known and said is None:
         raise InputError(
-            f"{url}: states its values in {stated!r}, which is no length; say their unit (--height-unit m), or "
+            f"{url}: states its values in {stated!r}, which is no length; say the unit (--height-unit m), or "
             "correct the file (rio edit-info --units m)"
         )
     if known is None:

@@ -17,6 +17,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.config",
         "shards.draw",
         "shards.format",
+        "shards.raster",
         "shards.read",
         "shards.storage",
         "shards.write",
@@ -55,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
     "ingest.synthetic": {"shards.format", "shards.storage", "ingest.chips", "ingest.config"},
     "ingest.work": {
         "shards.format",
+        "shards.raster",
         "shards.read",
         "shards.roles",
         "shards.storage",
