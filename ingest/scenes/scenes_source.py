@@ -68,7 +68,12 @@ class ScenesSource:
         config, url = self.config, _expanded(self.config.images)[0]
         with ExitStack() as opened:
             image = open_image(config, url, opened)
-            names = tuple(n for n in band_names(source_of(image), config.bands) if n != ALPHA)
+            try:
+                names = tuple(n for n in band_names(source_of(image), config.bands) if n != ALPHA)
+            except InputError as error:
+                if image.count == 1 and config.heights and not config.bands:
+                    raise InputError(f"{error}, or are --images and --heights exchanged?") from None
+                raise
             dtype = image.dtypes[0]
             if dtype not in DTYPES:
                 raise InputError(f"{url}: pixels are {dtype}; images must be one of {', '.join(DTYPES)}")

@@ -7,6 +7,7 @@ Rules on values ask only about what no vegetation shows. Heights above ground be
 at the edges of crowns; no tree is as tall as TALLEST_M. docs/heights.md states them for users.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,8 @@ TALL_WHOLE_M = 40.0
 """Height that a hundredth of whole numbers exceeds: metres of tall forest, or decimetres of shrubs."""
 REPEATED = 0.5
 """Least share of the impossible values that are one and the same where that one stands for no data."""
+SAME_VALUE = 1e-6
+"""Largest difference (as a share) that conversion to metres makes."""
 LEAST_FILLED = 0.01
 """Least share of elevations that are 0 where 0 stands for no data."""
 COARSER = 1.5
@@ -53,8 +56,8 @@ class HeightHeader:
     band: int
     """Number of the band, from 1."""
     unit: UnitOfHeights
-    is_whole: bool
-    """Whether values are stored as whole numbers."""
+    dtype: str
+    """Type that values are stored as."""
     crs: CRS
     pixel: PixelSize
 
@@ -74,8 +77,17 @@ class HeightHeader:
                 "it was drawn from"
             )
         unit = height_unit(url, raster, number, said)
-        is_whole = np.dtype(raster.dtypes[number - 1]).kind != "f"
-        return cls(number, unit, is_whole, raster.crs, PixelSize.of(Grid.of(raster)))
+        return cls(number, unit, raster.dtypes[number - 1], raster.crs, PixelSize.of(Grid.of(raster)))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether values are stored as whole numbers."""
+        return np.dtype(self.dtype).kind != "f"
+
+    @property
+    def largest(self) -> float:
+        """Largest height in metres that its type can store: in whole numbers it often means no data."""
+        return float(np.iinfo(self.dtype).max) * self.unit.metres if self.is_whole else math.inf
 
     def findings(self, image: Grid) -> list[Finding]:
         """List what the user should know of heights that serve an image of these pixels."""
@@ -131,14 +143,14 @@ def height_findings(height_N: NDArray[Any], header: HeightHeader) -> tuple[Findi
     if undeclared := _undeclared(height_N, (LOWEST_M, MOST_METRES), header):
         return (undeclared,)
     low, sunk, high = (float(value) for value in np.percentile(height_N, (1, 5, 99)))
-    if sunk < SUNK_M:
-        line = f"one value in twenty is below {sunk:.3g} m, and no height above ground is"
-        return (Finding("negative", line, "if these are elevations, give --ground", is_gross=True),)
     if low > SURFACE_M:
-        line = f"99 of 100 heights are above {low:.3g} m; is this a surface model?"
+        line = f"99 of 100 heights are above {low:.4g} m; is this a surface model?"
         return (Finding("surface", line, "give the ground's elevations (--ground)", is_gross=True),)
     if high > TALLEST_M:
         return (_too_tall(high, header),)
+    if sunk < SUNK_M:
+        line = f"one value in twenty is below {sunk:.3g} m, and no height above ground is"
+        return (Finding("negative", line, "if these are elevations, give --ground", is_gross=True),)
     if low > HIGH_M:
         line = f"99 of 100 heights are above {low:.3g} m, so no ground shows"
         return (Finding("surface", line, "if this is a surface model, give --ground"),)
@@ -176,7 +188,7 @@ def _of_differences(height_N: NDArray[Any]) -> tuple[Finding, ...]:
     """Judge heights above ground that are differences of elevations."""
     low, sunk, high = (float(value) for value in np.percentile(height_N, (1, 5, 99)))
     if sunk < SUNK_M:
-        line = f"one height above the ground in twenty is below {sunk:.3g} m"
+        line = f"one height above the ground in twenty is below {sunk:.4g} m"
     elif low > SURFACE_M:
         line = f"99 of 100 heights above the ground are above {low:.3g} m"
     elif high > TALLEST_M:
@@ -196,7 +208,8 @@ def _undeclared(
     metres_N: NDArray[Any], possible: tuple[float, float], header: HeightHeader
 ) -> Finding | None:
     """Find a value, beyond what is possible, that most of such pixels have."""
-    beyond_N = metres_N[(metres_N < possible[0]) | (metres_N > possible[1])]
+    is_largest_N = metres_N > max(TALLEST_M, header.largest * (1 - SAME_VALUE))
+    beyond_N = metres_N[(metres_N < possible[0]) | (metres_N > possible[1]) | is_largest_N]
     if not beyond_N.size:
         return None
     values, counts = np.unique(beyond_N, return_counts=True)
@@ -208,7 +221,7 @@ def _undeclared(
 
 
 def _nodata(share: float, value: float) -> Finding:
-    line = f"{max(100 * share, 0.1):.2g} % of values are {value:.7g}, which is not declared as nodata"
+    line = f"{max(100 * share, 0.1):.3g} % of values are {value:.7g}, which is not declared as nodata"
     return Finding("nodata", line, f"declare it (gdal_edit.py -a_nodata {value:.7g} FILE)", is_gross=True)
 
 
