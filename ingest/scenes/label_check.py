@@ -27,9 +27,9 @@ from shards.raster.finding import Finding
 from shards.raster.grid import Grid
 from shards.raster.height_check import HeightHeader, band_of, height_findings, surface_findings
 from shards.raster.on_grid import read_on_grid
-from shards.raster.pixel_size import PixelSize, turn_of
+from shards.raster.pixel_size import PixelSize, suitable_crs, turn_of
 
-WINDOWS, LEAST_WINDOWS = 64, 4
+WINDOWS, LEAST_WINDOWS = 25, 4
 """Windows that are read of all height rasters together, and of each at least."""
 MOST_PAIRS = 256
 """Most pairs of an image and a height raster of which values are read, evenly spread over all."""
@@ -80,7 +80,8 @@ def image_findings(config: ScenesConfig, schema: Schema, images: list[SceneImage
 def _of_grid(grid: Grid) -> list[Finding]:
     found, size = list[Finding](), PixelSize.of(grid)
     if size.is_oblong:
-        found.append(Finding("oblong", f"pixels are oblong, {size}", "--pixel-size makes them square"))
+        crs = f"--crs {suitable_crs(grid)} --pixel-size METRES" if grid.crs.is_geographic else "--pixel-size"
+        found.append(Finding("oblong", f"pixels are oblong, {size}", f"{crs} makes them square"))
     if turn_of(grid) % 90:
         line = f"the grid is turned by {turn_of(grid):.3g} degrees, and chips are, too"
         found.append(Finding("turned", line, "--pixel-size or --crs makes it upright"))

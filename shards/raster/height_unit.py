@@ -77,6 +77,11 @@ def height_unit(url: str, raster: Any, number: int = 1, said: HeightUnit | None 
     return UnitOfHeights(name, metres, is_stated=True, is_said=said is not None)
 
 
+def unit_name(stated: str) -> str:
+    """Return one name for all names of a unit of length; other units keep theirs."""
+    return _UNITS.get(stated.lower().strip(), (stated, 0.0))[0]
+
+
 def is_in_metres(raster: Any, number: int) -> bool:
     """Tell whether a band states metres, or no unit."""
     stated = str(raster.units[number - 1] or "").lower()

@@ -5,7 +5,9 @@
 - what may be meant so is noted, and chips are made; honest heights pass without a word
 """
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.enums import ColorInterp
 
+from shards.format.manifest import read_manifest
 from shards.raster.grid import Grid
 from shards.raster.height_check import HeightHeader, height_findings
 from shards.raster.opening import open_raster
 from shards.read.dataset import open_dataset
+from shards.write.change import publish_change
 
 UTM = "EPSG:32605"
 SIDE = 128
@@ -407,15 +411,12 @@ def test_a_grid_in_feet_whose_heights_have_no_unit_is_asked_about(tmp_path: Path
     assert said(ingest(tmp_path, *heights, *options, images=str(tmp_path / "scene.tif"))) == (0, [])
 
 
-def test_oblong_pixels_are_said_and_kept_in_the_dataset(tmp_path: Path) -> None:
+def test_oblong_pixels_are_said(tmp_path: Path) -> None:
     oblong = Affine(2, 0, 500_000, 0, -4, 7_200_000)
     heights = write(tmp_path / "lidar.tif", canopy(), oblong)
     done = ingest(tmp_path, "--heights", heights, images=image(tmp_path, oblong))
     assert done.returncode == 0
     assert "pixels are oblong, 2 x 4 m; --pixel-size makes them square" in done.stderr
-    assert open_dataset(str(tmp_path / "chips")).schema.pixel_sides == (2, 4)
-    shown = treeline("inspect", "chips", folder=tmp_path)
-    assert "int16, 2 x 4 m, nodata" in shown.stdout
 
 
 def test_whole_numbers_that_may_be_decimetres_are_noted(tmp_path: Path) -> None:
@@ -494,6 +495,46 @@ def test_an_ingest_is_examined_once_and_then_goes_on(tmp_path: Path, monkeypatch
     done = ingest(tmp_path, *surface)
     assert done.returncode == 0
     assert "surface model" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("crs", "grid", "recorded"),
+    [
+        (UTM, Affine(2, 0, 500_000, 0, -4, 7_200_000), "2 x 4 m"),
+        (FEET_GRID, Affine(2, 0, 6_000_000, 0, -2, 2_000_000), "2 x 2 US survey foot (0.6096 x 0.6096 m)"),
+        ("EPSG:4326", Affine(4e-5, 0, -153.01, 0, -2e-5, 64.93), "4e-05 x 2e-05 degree (1.892 x 2.23 m)"),
+    ],
+)
+def test_the_size_of_pixels_goes_with_the_dataset(
+    tmp_path: Path, crs: str, grid: Affine, recorded: str
+) -> None:
+    """Into inspect and copies, and --append compares it; a dataset of before, which has less, takes more."""
+    heights = "--heights", write(tmp_path / "lidar.tif", canopy(), grid, crs), "--height-unit", "m"
+    own = image(tmp_path, grid, crs)
+    assert ingest(tmp_path, *heights, images=own).returncode == 0
+    assert f"int16, {recorded}, nodata" in treeline("inspect", "chips", folder=tmp_path).stdout
+    schema = open_dataset(str(tmp_path / "chips")).schema
+    assert treeline("convert", "chips", "--to", "zarr", "--out", "zarr", folder=tmp_path).returncode == 0
+    assert open_dataset(str(tmp_path / "zarr")).schema == schema
+    attributes = json.loads((tmp_path / "zarr" / "train.zarr" / "zarr.json").read_text())["attributes"]
+    assert attributes["pixel_metres"] == list(schema.pixel_metres)
+    assert attributes["pixel_height"] == schema.pixel_height
+
+    again = ingest(tmp_path, *heights, images=own)
+    assert (again.returncode, "is complete already" in again.stdout) == (0, True)
+    manifest = read_manifest(str(tmp_path / "chips"))
+    bare = replace(schema, pixel_height=0.0, pixel_unit="", pixel_metres=())
+    publish_change(str(tmp_path / "chips"), replace(manifest, schema=bare), {})
+    again = ingest(tmp_path, *heights, images=own)
+    assert (again.returncode, "is complete already" in again.stdout) == (0, True)
+    other = write(tmp_path / "other.tif", np.ones((4, SIDE, SIDE), np.int16), grid, crs)
+    added = ingest(tmp_path, *heights, "--append", images=other)
+    assert added.returncode == 0, added.stderr
+    assert open_dataset(str(tmp_path / "chips")).schema == bare
+    larger = write(tmp_path / "larger.tif", np.ones((4, SIDE, SIDE), np.int16), grid @ Affine.scale(1.5), crs)
+    refused = ingest(tmp_path, *heights, "--append", images=larger)
+    assert refused.returncode == 2
+    assert "its chips are" in refused.stderr
 
 
 def test_sides_of_pixels_are_those_of_the_ground(tmp_path: Path) -> None:
