@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 
 from ingest.work.plan import IngestPlan
 from shards.errors import one_line
-from shards.format.histogram import HEIGHT
+from shards.format.histogram import CM_PER_M, HEIGHT, HIGHEST_CENTIMETRES
 from shards.format.manifest import Manifest
 from shards.raster.height_check import TALLEST_M
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
+
+MOST_COUNTED_M = HIGHEST_CENTIMETRES / CM_PER_M
+"""Height from which on statistics count all as one: 328 m, which no tree and hardly a building reaches."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,8 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
         height = Dataset(out, manifest).statistics.height
         if height is not None and height.percentiles["99"] > TALLEST_M:
             yield f"note: one height in a hundred is above {TALLEST_M:g} m: are they metres?"
+        elif height is not None and height.maximum >= MOST_COUNTED_M:
+            yield (
+                f"note: some heights are above {MOST_COUNTED_M:.0f} m: do they mean no data that no raster "
+                f"declares? --where 'height_max < {MOST_COUNTED_M:.0f}' leaves such chips out"
+            )

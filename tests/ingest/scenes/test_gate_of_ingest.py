@@ -477,6 +477,18 @@ def test_no_honest_canopy_of_forty_is_refused(tmp_path: Path) -> None:
     assert noted <= 2
 
 
+def test_a_mark_that_the_windows_missed_is_said_at_the_end(tmp_path: Path) -> None:
+    """A pixel of 9999, not declared, far from being common."""
+    height_HW = canopy(side=1024)
+    height_HW[700, 700] = 9999
+    heights = write(tmp_path / "lidar.tif", height_HW)
+    done = ingest(tmp_path, "--heights", heights, images=image(tmp_path, side=1024))
+    assert said(done) == (0, [])
+    assert "note: some heights are above 328 m: do they mean no data that no raster declares?" in done.stdout
+    dataset = open_dataset(str(tmp_path / "chips"))
+    assert dataset.chips("train", where="height_max < 328").size == dataset.chips("train").size - 1
+
+
 # --- what was begun before ---
 
 
