@@ -150,7 +150,7 @@ class EvaluateConfig:
     height_unit: HeightUnit | None = None
     """With --maps: unit of --heights and --ground where the rasters state none: m, dm, cm or ft."""
     height_band: int | None = None
-    """With --maps: number of the band, from 1, of --heights and --ground; default: they have one."""
+    """With --maps: number of the band of these rasters, from 1, that is taken; default: they have one."""
     on_mismatch: OnMismatch = "refuse"
     """With --maps: rasters whose values are no heights, such as surface elevations: refuse the gross ones and
     note the others, note all, or ignore them."""

@@ -5,7 +5,6 @@ Whatever stops the ingest, the same command resumes it, and the same bytes come 
 dataset is left.
 """
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Container, Iterator
@@ -21,15 +20,14 @@ from ingest.chips.check import Rules
 from ingest.chips.source import Source
 from ingest.config import IngestConfig, made_by
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
+from ingest.work.schema import schema_to_make
 from ingest.work.summary import CountsBefore, advice, summary
 from ingest.work.task import PARTS, TaskContext, do_task, part_name
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
-from shards.format.schema import Schema, with_values
 from shards.format.shard_cut import SHARD_BYTES
 from shards.progress import progress
-from shards.raster.pixel_size import PixelSize
 from shards.read.dataset import Dataset
 from shards.roles import as_begun, differing, flag_of
 from shards.storage.objects import (
@@ -79,7 +77,7 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     base = _base(config)
     check_writable(config.out)
     new_folders = missing_folders(config.out)
-    schema = _schema(source.schema, config, base)
+    schema = schema_to_make(source.schema, config, base)
     candidates = source.candidates()
     candidates = replace(
         candidates, table=with_known_names(candidates.table, _attributes_there(config, base))
@@ -160,33 +158,6 @@ def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[
             return ()
         return attributes
     return base.attributes if base else ()
-
-
-def _schema(stored: Schema, config: IngestConfig, base: Manifest | None) -> Schema:
-    """Return the schema of the dataset to make: as asked for, or that of the dataset at --out.
-
-    What was not asked for follows the dataset there, to which `treeline split` may have added bands.
-
-    Raises:
-        InputError: a band or a number cannot be used, or the dataset at --out has chips of another kind.
-    """
-    if base is not None and base.schema.bands == stored.bands:
-        here = base.schema
-        stored = replace(stored, scale=here.scale, offset=here.offset, derived=here.derived)
-        if _have_like_pixels(stored, here):
-            pixels = ("pixel_size", "pixel_height", "pixel_unit", "pixel_metres")
-            stored = replace(stored, **{name: getattr(here, name) for name in pixels})
-    asked = with_values(stored, config.derive, config.scale, config.offset)
-    if base is not None and base.schema != asked:
-        raise InputError(f"{config.out}: its chips are {base.schema}, not {asked}; choose another --out")
-    return asked
-
-
-def _have_like_pixels(stored: Schema, here: Schema) -> bool:
-    """Tell whether pixels are as large as those of the dataset there; older ones record the width alone."""
-    if not here.pixel_metres and math.isclose(stored.pixel_size, here.pixel_size):
-        return True
-    return PixelSize.of_schema(stored).is_like(PixelSize.of_schema(here))
 
 
 def _differ(config: IngestConfig, base: Manifest) -> list[str]:
