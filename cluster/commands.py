@@ -276,7 +276,8 @@ def evaluate(config: "EvaluateConfig") -> None:
         from inference.config import MapScoreConfig
         from inference.score.score_maps import score_maps
 
-        evaluation = score_maps(MapScoreConfig(config.maps, config.heights, config.ground))
+        rasters = config.height_unit, config.height_band, config.on_mismatch
+        evaluation = score_maps(MapScoreConfig(config.maps, config.heights, config.ground, *rasters))
     else:
         from trainer.model.class_checkpoint import is_of_classes
         from trainer.model.tile_checkpoint import is_of_tiles

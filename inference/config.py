@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from shards.raster.finding import OnMismatch
+from shards.raster.height_unit import HeightUnit
 from shards.roles import Before, MayChange, Nothing, OnlyWith, Place, Some
 from trainer.devices.choice import OF_BF16, Precision, Wanted
 
 Weighting = Literal["triangle", "cosine", "flat"]
-OnMismatch = Literal["refuse", "note", "ignore"]
-"""What to do about scenes whose values do not fit the training."""
 ON_DATA = OnlyWith(data=Some())
 
 
@@ -111,7 +111,13 @@ class MapScoreConfig:
     heights: tuple[str, ...]
     """Height rasters in metres (with `ground`: surface elevations), in any CRS and pixel size."""
     ground: tuple[str, ...] = ()
-    """Ground elevations in metres; height = `heights` minus these."""
+    """Ground elevations; height = `heights` minus these."""
+    height_unit: HeightUnit | None = None
+    """Unit of both, where the rasters state none; default: metres."""
+    height_band: int | None = None
+    """Number of the band of both that is taken; default: they have one."""
+    on_mismatch: OnMismatch = "refuse"
+    """What to do about rasters whose values are not heights of plants."""
 
 
 @dataclass(frozen=True, kw_only=True)

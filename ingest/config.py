@@ -11,6 +11,8 @@ from shards.errors import InputError
 from shards.format.histogram import HEIGHT
 from shards.format.schema import Schema
 from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS
+from shards.raster.finding import OnMismatch
+from shards.raster.height_unit import HeightUnit
 from shards.roles import (
     FIRST_VERSION,
     Another,
@@ -180,14 +182,25 @@ class ScenesConfig(IngestConfig):
     images: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
     heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
-    """Height rasters in metres (with --ground: surface elevations); default: no labels."""
+    """Height rasters, in metres if they state no unit (with --ground: of surfaces); default: no labels."""
     ground: Annotated[
         tuple[str, ...],
         Place(),
         OnlyWith(heights=Some(), class_names=QUANTITY),
         tyro.conf.arg(metavar="PATTERN..."),
     ] = ()
-    """Ground elevations in metres: height = --heights minus these."""
+    """Ground elevations: height = --heights minus these."""
+    height_unit: Annotated[
+        HeightUnit | None,
+        Before(None),
+        OnlyWith(heights=Some(), label=(HEIGHT,), label_unit=(Schema.label_unit,), class_names=QUANTITY),
+    ] = None
+    """Unit of --heights and --ground where the rasters state none: m, dm, cm or ft; they become metres."""
+    height_band: Annotated[int | None, Before(1), OnlyWith(heights=Some())] = None
+    """Number of the band, from 1, of --heights and --ground that is taken; default: they have one."""
+    on_mismatch: Annotated[OnMismatch, MayChange()] = "refuse"
+    """Rasters that are not what they are given for, such as surface elevations as heights: refuse the gross
+    ones and note the others, note all, or ignore them."""
     mask: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
     """Cloud or quality rasters; where one has a value of --mask-drop, the image counts as missing."""
     mask_drop: Annotated[tuple[int, ...], OnlyWith(mask=Some())] = (1,)

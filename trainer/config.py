@@ -10,6 +10,8 @@ import tyro
 
 from shards.errors import InputError
 from shards.nested import Follows, flat, options_of
+from shards.raster.finding import OnMismatch
+from shards.raster.height_unit import HeightUnit
 from shards.roles import Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
 from trainer.devices.choice import Precision, Wanted
 from trainer.options import (
@@ -142,9 +144,16 @@ class EvaluateConfig:
     maps: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="MAP...")] = ()
     """Canopy height maps instead, as treeline predict writes them: paths, globs or s3://..."""
     heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
-    """With --maps: height rasters in metres (with --ground: surface elevations), any CRS and pixel size."""
+    """With --maps: height rasters (with --ground: surface elevations), in any CRS and pixel size."""
     ground: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
-    """With --maps: ground elevations in metres, subtracted from the surface elevations."""
+    """With --maps: ground elevations, subtracted from the surface elevations."""
+    height_unit: HeightUnit | None = None
+    """With --maps: unit of --heights and --ground where the rasters state none: m, dm, cm or ft."""
+    height_band: int | None = None
+    """With --maps: number of the band of these rasters, from 1, that is taken; default: they have one."""
+    on_mismatch: OnMismatch = "refuse"
+    """With --maps: rasters whose values are no heights, such as surface elevations: refuse the gross ones and
+    note the others, note all, or ignore them."""
 
     @property
     def scores_maps(self) -> bool:
@@ -155,7 +164,7 @@ class EvaluateConfig:
         """
         options = options_of(type(self))
         given = {name for name, value in flat(self).items() if value != options[name].default} - {"out"}
-        of_maps = given & {"maps", "heights", "ground"}
+        of_maps = given & {"maps", "heights", "ground", "height_unit", "height_band", "on_mismatch"}
         if not of_maps and {"checkpoint", "data"} <= given:
             return False
         if of_maps == given and {"maps", "heights"} <= given:

@@ -28,7 +28,7 @@ from shards.raster.band_names import KNOWN_BANDS
 from shards.raster.grid import Grid, reaches
 from shards.raster.on_grid import Areas, area_means, nearest_values
 from shards.raster.opening import HEADERS, OpenRasters, open_raster, read_window
-from shards.storage.objects import each_file_once, expand
+from shards.storage.patterns import each_file_once, expand
 
 RGB = ("red", "green", "blue")
 RGB_BY_COUNT = {3: (1, 2, 3), 12: (4, 3, 2), 13: (4, 3, 2)}

@@ -13,9 +13,9 @@ from inference.attention.sampling import MOST_PIXELS
 from inference.attention.tiles import Tile, chip_tiles, raster_findings, raster_tiles
 from inference.attention.windows import Cut, Looking, cuts_of, some_of
 from inference.config import AttentionConfig
-from inference.scenes.finding import Finding, refuse_or_note
 from shards.errors import InputError
 from shards.format.band_values import difference
+from shards.raster.finding import Finding, refuse_or_note
 from shards.read.dataset import Dataset, open_dataset
 from trainer.devices.cards import chosen_here, computes
 from trainer.devices.choice import Precision

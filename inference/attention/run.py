@@ -24,10 +24,10 @@ from inference.attention.sampling import Sampling, head_name
 from inference.attention.tiles import Tile
 from inference.attention.windows import Cut, Seen, some_of
 from inference.config import AttentionConfig
-from inference.scenes.finding import findings_by_code
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json
 from shards.progress import Advance, progress
+from shards.raster.finding import findings_by_code
 from shards.raster.opening import bound_cache
 from shards.storage.objects import (
     check_writable,

@@ -17,7 +17,6 @@ from rasterio import Affine
 from rasterio.crs import CRS
 
 from inference.scenes.check import findings_of
-from inference.scenes.finding import Finding
 from inference.scenes.scene import Scene
 from inference.scenes.scene_list import raster_urls
 from inference.tiling.windows import Block, Span
@@ -25,6 +24,7 @@ from shards.errors import InputError
 from shards.format.path_names import check_name
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
+from shards.raster.finding import Finding
 from shards.raster.grid import Grid
 from shards.read.dataset import Dataset
 from shards.storage.objects import stem_of

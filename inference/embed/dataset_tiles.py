@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from inference.config import EmbedConfig
 from inference.embed.embeddings import PATCH_COLUMNS, VECTOR
-from inference.scenes.finding import Finding
 from shards.errors import InputError
 from shards.format.band_values import difference
 from shards.format.manifest import INDEX
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
+from shards.raster.finding import Finding
 from shards.read.dataset import open_dataset
 from shards.read.row_stream import ahead
 

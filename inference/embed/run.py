@@ -27,10 +27,10 @@ from inference.embed.embeddings import (
 )
 from inference.embed.engine import Engine
 from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count, tiles_per_part
-from inference.scenes.finding import Finding, findings_by_code, refuse_or_note
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json, refuse_existing
 from shards.progress import progress
+from shards.raster.finding import Finding, findings_by_code, refuse_or_note
 from shards.roles import differing, flag_of, renewed
 from shards.storage.objects import exists, join, publish, remove_file, remove_unfinished
 from shards.storage.one_writer import one_writer

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from inference.config import EmbedConfig
 from inference.scenes.check import findings_of
-from inference.scenes.finding import Finding
 from inference.scenes.scene import Scene
 from inference.scenes.scene_list import find_scenes
 from inference.tiling.windows import Block, Span, WindowGrid
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
+from shards.raster.finding import Finding
 from shards.raster.grid import Grid
 from shards.raster.opening import bound_cache
 from shards.storage.checksum import hexadecimal

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from inference.config import EmbedConfig
 from inference.embed.dataset_tiles import DatasetTiles
 from inference.embed.scene_tiles import SceneTiles
-from inference.scenes.finding import Finding
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
+from shards.raster.finding import Finding
 
 MOST_TILES, MOST_PATCHES = 1024, 65_536
 """Most tiles of a part, and most patches: a part of 65,536 patches of 768 numbers has 100 MB."""

@@ -10,7 +10,8 @@ from rasterio.crs import CRS
 from inference.maps.map_file import CLASSES_TAG, HEIGHT, NODATA, SPREAD, MapBand
 from shards.errors import InputError
 from shards.format.key import as_day, facts
-from shards.raster.opening import METRES, open_raster
+from shards.raster.height_unit import is_in_metres
+from shards.raster.opening import open_raster
 from shards.storage.objects import name_of
 
 TAGS = "TREELINE_"
@@ -110,7 +111,7 @@ def _is_band(raster: Any, number: int, band: MapBand) -> bool:
     return (
         raster.dtypes[place] == "int16"
         and raster.offsets[place] == 0
-        and (raster.units[place] or "").lower() in METRES
+        and is_in_metres(raster, number)
         and (scale > 0 if name == band.name else not name and scale == band.scale)
     )
 

@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from inference.maps.height_map import ACQUIRED, TAGS
 from inference.maps.quick_look import pixel_metres, quick_look_url, small_heights
 from shards.format.key import as_day, facts
+from shards.raster.grid import Grid
 from shards.raster.opening import open_raster
 from shards.storage.objects import name_of, publish, stem_of
 
@@ -110,7 +111,7 @@ def _projection(raster: Any) -> dict[str, Any]:
     return found | {
         "proj:shape": list(raster.shape),
         "proj:transform": list(raster.transform)[:6],
-        "proj:bbox": list(raster.bounds),
+        "proj:bbox": list(Grid.of(raster).bounds),
     }
 
 

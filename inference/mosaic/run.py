@@ -31,14 +31,9 @@ from inference.tiling.windows import Block, Span, blocks_of
 from shards.errors import InputError
 from shards.progress import progress
 from shards.raster.opening import HEADERS
-from shards.storage.objects import (
-    check_writable,
-    each_file_once,
-    exists,
-    name_of,
-    remove_unfinished,
-)
+from shards.storage.objects import check_writable, exists, name_of, remove_unfinished
 from shards.storage.one_writer import one_writer
+from shards.storage.patterns import each_file_once
 from shards.version import commit
 
 COARSEST = 1024

@@ -33,13 +33,13 @@ from inference.predict.map_part import Wanted
 from inference.predict.scene_map import Failed, Outside, SceneMap, Targets, survey
 from inference.predict.summary import Summary
 from inference.scenes.area import read_area
-from inference.scenes.finding import noted
 from inference.scenes.masks import Masks
 from inference.scenes.scene_list import SHOWN, find_scenes, map_name
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
 from shards.format.statistics import Statistics
+from shards.raster.finding import noted
 from shards.raster.opening import bound_cache
 from shards.roles import flag_of, identity
 from shards.storage.checksum import hexadecimal

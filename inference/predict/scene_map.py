@@ -9,7 +9,6 @@ from rasterio._err import CPLE_BaseError  # PROJ's errors have no public name
 from rasterio.errors import RasterioError
 from shapely.errors import ShapelyError
 
-from inference.config import OnMismatch
 from inference.maps.map_file import NODATA, map_writer
 from inference.maps.quick_look import quick_look_url, write_quick_look
 from inference.maps.stac_item import item_url, write_stac_item
@@ -17,13 +16,13 @@ from inference.predict.block_tasks import MapJob
 from inference.predict.map_folder import MapFolder
 from inference.predict.map_part import MapPart, Wanted, overlap, without
 from inference.scenes.check import findings_of
-from inference.scenes.finding import FINDINGS_TAG, Finding, findings_json, refusal
 from inference.scenes.masks import Masks, SceneMasks
 from inference.scenes.scene import Scene
 from inference.scenes.scene_list import map_stem
 from inference.tiling.windows import Block, blocks_of
 from shards.errors import DatasetError, InputError, one_line
 from shards.format.statistics import Statistics
+from shards.raster.finding import FINDINGS_TAG, Finding, OnMismatch, findings_json, refusal
 from shards.raster.grid import Grid
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import name_of, version_of

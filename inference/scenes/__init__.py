@@ -12,5 +12,4 @@ compared      percentiles of a scene beside those of the training
 filled        a value that stands for nothing
 units         values in another unit
 band_order    bands in another order
-finding       what does not fit, its cure, and what is said of it
 """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.scenes.compared import LEAST_PIXELS, QUARTERS, Compared
-from inference.scenes.finding import Finding
+from shards.raster.finding import Finding
 
 BETTER = 0.5
 """Largest misfit of an explanation by exchanged bands, as a share of the misfit of the bands as they are."""

@@ -1,11 +1,11 @@
 """Whether a scene is what the training was."""
 
-from inference.scenes.finding import Finding
 from inference.scenes.sample import overview_sample, windows_sample
 from inference.scenes.scene import Scene
 from inference.scenes.values import value_findings
 from shards.errors import InputError
 from shards.format.statistics import Statistics
+from shards.raster.finding import Finding
 
 
 def findings_of(scene: Scene, statistics: Statistics) -> tuple[Finding, ...]:

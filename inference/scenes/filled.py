@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.scenes.finding import Finding
 from inference.scenes.sample import Sample
+from shards.raster.finding import Finding
 
 LEAST_FILLED = 0.01
 """Share of the pixels above which a value that fills all bands at once is named."""

@@ -26,7 +26,8 @@ from shards.raster.footprints import Footprints, Placed
 from shards.raster.grid import Grid
 from shards.raster.on_grid import nearest_values
 from shards.raster.opening import OpenRasters, read_window
-from shards.storage.objects import expand, name_of, version_of, whole_url
+from shards.storage.objects import name_of, version_of, whole_url
+from shards.storage.patterns import expand
 
 ROWS_AT_ONCE = 256
 """Rows whose places are computed at a time, since each takes several times the memory of a pixel."""

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.scenes.finding import Finding
 from inference.scenes.scene_list import MAP_ENDINGS
 from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, WindowGrid
@@ -15,6 +14,7 @@ from shards.format.band_values import said_scaling
 from shards.format.missing import missing_values
 from shards.format.schema import Schema
 from shards.raster.band_names import band_names, numbers_of_bands
+from shards.raster.finding import Finding
 from shards.raster.grid import Grid
 from shards.raster.missing import Missing
 from shards.raster.opening import gdal_type, is_scaled, open_raster

@@ -23,7 +23,6 @@ from inference.scenes.stac_scenes import assets_of_items
 from shards.errors import InputError
 from shards.storage.objects import (
     exists,
-    expand,
     is_local,
     join,
     list_files,
@@ -32,6 +31,7 @@ from shards.storage.objects import (
     read_bytes,
     stem_of,
 )
+from shards.storage.patterns import expand
 
 MAP_ENDING = ".chm.tif"
 """Ending of the names of maps of canopy height."""

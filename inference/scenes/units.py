@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.scenes.compared import MEDIAN, PERCENTS, QUARTERS, Compared
-from inference.scenes.finding import Finding
+from shards.raster.finding import Finding
 
 BRIGHTER = math.log(2.2)
 """Logarithm of a factor common to all bands from which it is gross: sun and gain make no scene so bright."""

@@ -11,11 +11,11 @@ medians and leaves spreads; exchanged bands exchange both. docs/prediction.md st
 from inference.scenes.band_order import exchanged
 from inference.scenes.compared import LEAST_PIXELS, compared
 from inference.scenes.filled import filled_pixels
-from inference.scenes.finding import Finding
 from inference.scenes.sample import Sample
 from inference.scenes.units import beyond, factor, power, stretched
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
+from shards.raster.finding import Finding
 
 RULES = (stretched, power, factor, exchanged, beyond)
 """Rules on what values are, in the order in which one explains what the next would be misled by."""

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from shards.errors import InputError
 from shards.raster.grid import Grid, reaches
+from shards.raster.height_check import HeightHeader
+from shards.raster.height_unit import HeightUnit
 from shards.raster.missing import NODATA, Missing
 from shards.raster.on_grid import Areas, area_means
-from shards.raster.opening import HEADERS, METRES, OpenRasters, open_raster
+from shards.raster.opening import HEADERS, OpenRasters, open_raster
 from shards.storage.objects import name_of
 
 SAMPLES = 21
@@ -34,36 +35,35 @@ class HeightRaster:
 
     url: str
     grid: Grid
+    header: HeightHeader
 
     @classmethod
-    def at(cls, url: str) -> "HeightRaster":
+    def at(cls, url: str, band: int | None = None, said: HeightUnit | None = None) -> "HeightRaster":
         """Read the header of the raster at `url`.
 
+        Args:
+            url: path or s3://...
+            band: number of the band that holds heights; default: the only one.
+            said: unit of heights that the user says.
+
         Raises:
-            InputError: it is missing, is not a raster, has no CRS, or is not in metres.
+            InputError: it is missing, is not a raster of heights, has no CRS, or is in another unit.
         """
         with open_raster(url) as raster:
-            unit = raster.units[0] or ""
-            if unit.lower() not in METRES:
-                raise InputError(
-                    f"{url}: states its values in {unit!r}; convert it to metres first (from feet: "
-                    "gdal_calc.py -A FILE --calc 'A*0.3048' --outfile NEW), or correct the stated unit "
-                    "(rio edit-info --units m)"
-                )
-            return cls(url, Grid.of(raster))
+            return cls(url, Grid.of(raster), HeightHeader.read(url, raster, band, said))
 
 
 class HeightRasters:
     """Rasters of heights or elevations."""
 
-    def __init__(self, urls: Iterable[str]) -> None:
-        """Read the header of each raster.
+    def __init__(self, urls: Iterable[str], band: int | None = None, said: HeightUnit | None = None) -> None:
+        """Read the header of each raster; see `HeightRaster.at`.
 
         Raises:
             InputError: a raster cannot be used.
         """
         with ThreadPoolExecutor(HEADERS) as pool:
-            self.rasters = list(pool.map(HeightRaster.at, by_name(urls)))
+            self.rasters = list(pool.map(partial(HeightRaster.at, band=band, said=said), by_name(urls)))
         self._open = OpenRasters()  # closes rasters when it drops them
 
     @property
@@ -105,17 +105,18 @@ class HeightRasters:
             crs = raster.grid.crs
             if crs not in areas:
                 areas[crs] = Areas.of(grid, rows, columns, crs)
-            mean_HW = area_means(partial(self._metres, raster.url), raster.grid, areas[crs], open_HW)
+            mean_HW = area_means(partial(self._metres, raster), raster.grid, areas[crs], open_HW)
             height_HW[open_HW] = mean_HW[open_HW]
         return height_HW
 
-    def _metres(self, url: str, window: Window) -> NDArray[np.float64]:
-        """Read a window of the first band, with its scale and offset applied; NaN where it has no value."""
-        raster = self._open[url]
-        marks = Missing.of(raster, [1], NODATA if raster.nodata is None else None)
+    def _metres(self, one: HeightRaster, window: Window) -> NDArray[np.float64]:
+        """Read a window in metres, with scale and offset applied; NaN where the raster has no value."""
+        raster, place = self._open[one.url], one.header.band - 1
+        marks = Missing.of(raster, [one.header.band], NODATA if raster.nodatavals[place] is None else None)
         stored_1HW, missing_1HW = marks.read(window)
-        values_HW: NDArray[np.float64] = stored_1HW[0].astype(np.float64) * raster.scales[0]
-        values_HW += raster.offsets[0]
+        values_HW: NDArray[np.float64] = stored_1HW[0].astype(np.float64) * raster.scales[place]
+        values_HW += raster.offsets[place]
+        values_HW *= one.header.unit.metres
         values_HW[missing_1HW[0]] = np.nan
         return values_HW
 

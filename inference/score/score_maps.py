@@ -5,6 +5,7 @@ least half of it. Heights are rounded to the millimetre, so sums are exact, and 
 or on the order of files.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,9 +20,12 @@ from inference.maps.map_file import NODATA
 from inference.score.measured_heights import HeightRasters, by_name
 from shards.errors import InputError
 from shards.progress import PIXELS, Advance, progress
+from shards.raster.few_windows import few_windows
+from shards.raster.finding import Finding, refuse_or_note
 from shards.raster.grid import Grid
+from shards.raster.height_check import MOST_METRES, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
-from shards.storage.objects import each_file_once, expand
+from shards.storage.patterns import each_file_once, expand
 from shards.version import made_by_code
 from trainer.score.evaluation import Evaluation
 from trainer.score.metrics import ExactScore
@@ -31,8 +35,8 @@ BLOCK = 512
 """Largest side of the block that is scored at a time, in pixels (see ExactScore.add)."""
 MILLIMETRES = 1000
 """Millimetres in a metre."""
-MOST_METRES = 1000.0
-"""Largest plausible height: no plant comes near it. Larger values are elevations or stand for no data."""
+WINDOWS = 16
+"""Most windows of a map on which measured heights are looked at first."""
 
 
 def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
@@ -50,7 +54,14 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     with ThreadPoolExecutor(HEADERS) as pool:
         headers = dict(zip(maps, pool.map(_header_of_map, maps), strict=True))
     grids = {url: grid for url, (grid, _) in headers.items()}
-    layers = [HeightRasters(_expanded(patterns)) for patterns in (config.heights, config.ground) if patterns]
+    layers = [
+        HeightRasters(_expanded(patterns), config.height_band, config.height_unit)
+        for patterns in (config.heights, config.ground)
+        if patterns
+    ]
+    found = {url: _findings(grid, layers) for url, grid in grids.items()}
+    for note in refuse_or_note(found, config.on_mismatch):
+        print(f"note: {note}", file=sys.stderr)
     pixels = sum(grid.height * grid.width for grid in grids.values())
     with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
         scores = {url: _score(url, grid, layers, block, advance) for url, grid in grids.items()}
@@ -125,6 +136,33 @@ def _blocks(grid: Grid, size: int) -> Iterator[tuple[range, range]]:
                 range(column, min(column + step, grid.width)),
             )
             yield rows, columns
+
+
+def _findings(grid: Grid, layers: list[HeightRasters]) -> list[Finding]:
+    """Find what is strange about the measured heights on a map, from their headers and a few windows."""
+    near = [layer.near(grid, range(grid.height), range(grid.width)) for layer in layers]
+    if not all(near):
+        return []
+    of_headers = {
+        str(found): found for rasters in near for one in rasters for found in one.header.findings(grid)
+    }
+    read = []
+    for window in few_windows((0, 0, grid.height, grid.width), WINDOWS):
+        rows, columns = (range(*span) for span in window.toranges())
+        all_HW = np.ones((len(rows), len(columns)), np.bool_)
+        found = zip(layers, near, strict=True)
+        read.append([layer.heights(grid, rows, columns, among, all_HW).ravel() for layer, among in found])
+    values_LN = np.concatenate([np.stack(of_layers) for of_layers in read], axis=1)
+    values_LN = values_LN[:, np.isfinite(values_LN).all(0)]
+    headers = [rasters[0].header for rasters in near]
+    if layers[1:]:
+        strange = surface_findings(values_LN[0], headers[0], values_LN[1], headers[1])
+    else:
+        strange = height_findings(values_LN[0], headers[0])
+    return [
+        Finding(found.code, f"of the measured heights on it, {found.line}", found.cure, found.is_gross)
+        for found in (*of_headers.values(), *strange)
+    ]
 
 
 def _refuse_elevations(url: str, height_HW: NDArray[np.float64], rows: range, columns: range) -> None:

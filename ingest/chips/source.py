@@ -4,7 +4,7 @@ A source lists its candidates once, and the plan (`ingest.work.plan`) deals them
 only its options and can be sent to another machine, so any process can read any candidate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -37,6 +37,9 @@ class Candidates:
     columns (see PLACE). Every other column is an attribute for the index."""
     refused: list[Refused] = field(default_factory=list)
     """Candidates that are not in the table."""
+    notes: Callable[[], Sequence[str]] = tuple
+    """Look at a few pixels before an ingest begins, and say what the user should know; raises InputError
+    where files are not what they are given for."""
 
 
 @dataclass(frozen=True)

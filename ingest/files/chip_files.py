@@ -105,7 +105,7 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
                 said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
                 raise Rejected("scaled", said)
             return _marked(raster, nodata, url), _place(raster)
-    except RasterioError as error:
+    except (RasterioError, InputError) as error:
         said = one_line(error.__cause__ or error)
         raise Rejected(UNREADABLE, f"{url} is no raster that can be read ({said})") from error
 

@@ -19,6 +19,7 @@ from ingest.labels.footprint import LabelRule
 from shards.errors import InputError
 from shards.raster.footprints import Footprints
 from shards.raster.grid import Grid
+from shards.raster.height_unit import stated_unit, unit_name
 from shards.raster.missing import Missing
 from shards.raster.on_grid import Areas, area_means, nearest_values
 from shards.raster.opening import OpenRasters
@@ -31,10 +32,21 @@ class LabelRasters:
         """Read the header of each raster.
 
         Raises:
-            InputError: a file is no raster, does not exist, or has no CRS or a scale.
+            InputError: a file is no raster, does not exist, has no CRS, a scale or several bands, or states
+                another unit than the others.
         """
-        self._footprints, self._rule = Footprints(urls), rule
+        self._footprints, self._rule = Footprints(urls, _unit), rule
         self._open = OpenRasters()
+        first: dict[str, str] = {}
+        for url, unit in self._footprints.found.items():
+            first.setdefault(unit, url)
+        stated = [unit for unit in first if unit]
+        if len(stated) > 1:
+            one, other = stated[:2]
+            raise InputError(
+                f"{first[other]}: states its values in {other!r}, and {first[one]} in {one!r}; a column has "
+                "one unit, so convert one of them first (gdal_calc.py)"
+            )
 
     def values(self, grid: Grid) -> NDArray[np.float64] | None:
         """Compute the values (rows, columns) on the pixels of `grid`, NaN where there is none.
@@ -45,7 +57,7 @@ class LabelRasters:
             None where no raster overlaps the grid.
 
         Raises:
-            InputError: a raster is damaged or has several bands, or (majority) values that are not whole.
+            InputError: a raster is damaged, or (majority) has values that are not whole.
         """
         near = self._footprints.overlapping(grid)
         if not near:
@@ -56,7 +68,7 @@ class LabelRasters:
             open_HW = np.isnan(value_HW)
             if not open_HW.any():
                 break
-            own = Grid.of(self._raster(placed.url))
+            own = Grid.of(self._open[placed.url])
             read = partial(self._read, placed.url)
             if self._rule.majority:
                 middle_2HW = grid.corners(np.array(rows) + 0.5, np.array(columns) + 0.5, own.crs)
@@ -66,16 +78,8 @@ class LabelRasters:
             value_HW[open_HW] = found_HW[open_HW]
         return value_HW
 
-    def _raster(self, url: str) -> Any:
-        raster = self._open[url]
-        if sum(band != ColorInterp.alpha for band in raster.colorinterp) != 1:
-            raise InputError(
-                f"{url}: has {raster.count} bands, and a label has one; choose it first (gdal_translate -b 1)"
-            )
-        return raster
-
     def _read(self, url: str, window: Window) -> NDArray[np.float64]:
-        raster = self._raster(url)
+        raster = self._open[url]
         marks = Missing.of(raster, [1], HEIGHT_NODATA if raster.nodata is None else None)
         stored_1HW, missing_1HW = marks.read(window)
         value_HW = self._rule.counted(stored_1HW[0], missing_1HW[0])
@@ -85,3 +89,12 @@ class LabelRasters:
                 "such values out by --valid"
             )
         return value_HW
+
+
+def _unit(url: str, raster: Any) -> str:
+    """Return the unit that the one band of an open raster states; "" if it states none."""
+    if sum(band != ColorInterp.alpha for band in raster.colorinterp) != 1:
+        raise InputError(
+            f"{url}: has {raster.count} bands, and a label has one; choose it first (gdal_translate -b 1)"
+        )
+    return unit_name(stated_unit(raster, 1))

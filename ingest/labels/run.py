@@ -21,8 +21,8 @@ from shards.format.manifest import INDEX, Manifest
 from shards.progress import progress
 from shards.raster.opening import bound_cache
 from shards.read.dataset import Dataset, open_dataset
-from shards.storage.objects import each_file_once, expand
 from shards.storage.one_writer import one_writer
+from shards.storage.patterns import each_file_once, expand
 from shards.write.change import parquet_bytes, publish_change
 from shards.write.places import chip_grids
 

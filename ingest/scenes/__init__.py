@@ -5,4 +5,5 @@ scene_matching   rasters that serve an image: heights, ground, masks
 scene_table      the table of candidate chips
 strips           rows of chips, read once
 image_grid       rasters on an image's grid
+label_check      what is strange about images and heights
 """

@@ -1,7 +1,7 @@
 """Rasters on an image's grid: the image itself, resampled if need be, and the rasters that serve it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from shards.format.schema import Schema
 from shards.raster.band_names import band_names, numbers_of_bands
 from shards.raster.footprints import Placed
 from shards.raster.grid import Grid
+from shards.raster.height_check import band_of
 from shards.raster.on_grid import read_on_grid, resampled
 from shards.raster.opening import gdal_type, open_raster
 from shards.storage.objects import is_local
@@ -38,8 +39,15 @@ def open_image(config: ScenesConfig, url: str, opened: ExitStack) -> Any:
         crs = CRS.from_user_input(config.crs) if config.crs else source.crs
     except CRSError as error:
         raise InputError(f"--crs {config.crs}: not a CRS that GDAL knows; try EPSG:3338") from error
+    own = Grid.of(source)
+    left, bottom, right, top = own.bounds
+    # Of a grid that is turned, the default is for an upright one around it with pixels of its size.
+    around = [
+        max(1, round(length / side))
+        for length, side in zip((right - left, top - bottom), own.sides, strict=True)
+    ]
     transform, width, height = calculate_default_transform(
-        source.crs, crs, source.width, source.height, *source.bounds, resolution=config.pixel_size or None
+        source.crs, crs, *around, left, bottom, right, top, resolution=config.pixel_size or None
     )
     grid = Grid(crs, transform, height, width)
     nodata = _one_nodata(config, url, source)
@@ -95,6 +103,10 @@ class GridRaster:
     """URL of its file, for messages."""
     data: Any
     """Raster on the image's grid."""
+    band: int = 1
+    """Number of the band that is read of heights, ground and masks."""
+    metres: float = 1.0
+    """Length of the unit of its heights."""
 
     def read(self, indexes: int | list[int], window: Window) -> NDArray[Any]:
         """Read a window: (rows, columns), or with a list of bands (bands, rows, columns).
@@ -112,8 +124,27 @@ class GridRaster:
 class Layer:
     """Rasters of one kind that serve an image; each is open only while strips reach it."""
 
-    def __init__(self, image: Any, placed: tuple[Placed, ...], resampling: Resampling, is_mask: bool) -> None:
+    def __init__(
+        self,
+        image: Any,
+        placed: tuple[Placed, ...],
+        resampling: Resampling,
+        is_mask: bool,
+        band: int | None = None,
+        metres: Mapping[str, float] | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            image: the open image.
+            placed: the rasters.
+            resampling: how they come to the image's pixels.
+            is_mask: whether they are masks, and not measured values.
+            band: number of the band that holds the values; default: the only one.
+            metres: length of the unit of values, by URL, where it is not the metre.
+        """
         self.image, self.placed, self.resampling, self.is_mask = image, placed, resampling, is_mask
+        self._band, self._metres = band, metres or {}
         self._open: dict[int, tuple[ExitStack, GridRaster]] = {}
 
     def within(self, window: Window) -> Iterator[tuple[int, GridRaster, Window]]:
@@ -143,17 +174,21 @@ class Layer:
         if number not in self._open:
             url = self.placed[number].url
             with ExitStack() as opened:
-                raster = GridRaster(url, self._on_grid(_open(url, opened), opened))
-                self._open[number] = opened.pop_all(), raster
+                raster = _open(url, opened)
+                band = 1 if self.is_mask else band_of(url, raster, self._band)
+                on_grid = self._on_grid(raster, band, opened)
+                found = GridRaster(url, on_grid, band, self._metres.get(url, 1.0))
+                self._open[number] = opened.pop_all(), found
         return self._open[number][1]
 
-    def _on_grid(self, raster: Any, opened: ExitStack) -> Any:
+    def _on_grid(self, raster: Any, band: int, opened: ExitStack) -> Any:
         if self.is_mask:
             # Alpha shows what lies beyond the mask; its nodata value may itself be one of --mask-drop.
             own_alpha = ColorInterp.alpha in raster.colorinterp
             values: dict[str, Any] = {"src_nodata": None, "nodata": None, "add_alpha": not own_alpha}
         else:
-            own = HEIGHT_NODATA if raster.nodata is None else raster.nodata
+            stated = raster.nodatavals[band - 1]
+            own = HEIGHT_NODATA if stated is None else stated
             values = {"src_nodata": own, "nodata": HEIGHT_NODATA, "dtype": "float32"}
         return opened.enter_context(resampled(raster, Grid.of(self.image), self.resampling, **values))
 

@@ -5,7 +5,7 @@ It happens once, when candidates are listed; `Serving` carries the result to the
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 
 from shards.format.scene_names import day_in
@@ -20,17 +20,23 @@ class Serving:
     heights: tuple[Placed, ...] = ()
     ground: tuple[Placed, ...] = ()
     masks: tuple[Placed, ...] = ()
+    metres: dict[str, float] = field(default_factory=dict)
+    """Length of the unit of heights or ground, by URL, where it is not the metre."""
 
     def to_json(self) -> str:
         """Encode as text, for a column of a table."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        values = asdict(self)
+        if not self.metres:  # as it always was, so that an ingest begun before goes on
+            del values["metres"]
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Serving":
         """Decode what `to_json` made."""
-        return cls(
-            **{kind: tuple(Placed(*placed) for placed in found) for kind, found in json.loads(text).items()}
-        )
+        values = json.loads(text)
+        metres = values.pop("metres", {})
+        rasters = {kind: tuple(Placed(*placed) for placed in found) for kind, found in values.items()}
+        return cls(**rasters, metres=metres)
 
 
 def near_in_time(placed: Iterable[Placed], day: str | None, max_days: int | None) -> tuple[Placed, ...]:

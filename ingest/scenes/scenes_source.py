@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,15 @@ from ingest.chips.check import Rejected
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import NO_LABEL, ScenesConfig, label_of
 from ingest.scenes.image_grid import band_numbers, open_image, source_of
+from ingest.scenes.label_check import (
+    Found,
+    are_heights,
+    header_findings,
+    header_reader,
+    image_findings,
+    label_findings,
+    mask_bands,
+)
 from ingest.scenes.scene_matching import Serving, near_in_time
 from ingest.scenes.scene_table import Integers, SceneImage, encoded, keys_of, table_of
 from ingest.scenes.strips import OpenScene
@@ -27,12 +36,14 @@ from shards.format.key import KeyFacts, facts, key_pattern
 from shards.format.scene_names import day_in, images_of_masks, scene_name
 from shards.format.schema import DTYPES, Schema
 from shards.raster.band_names import ALPHA, band_names, numbers_of_bands
-from shards.raster.footprints import Footprints
+from shards.raster.finding import refuse_or_note
+from shards.raster.footprints import Footprints, Placed
 from shards.raster.grid import Grid
+from shards.raster.height_check import HeightHeader
 from shards.raster.missing import nodata_to_store
 from shards.raster.opening import HEADERS
 from shards.raster.pixel_size import PixelSize
-from shards.storage.objects import expand
+from shards.storage.patterns import expand
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,12 @@ class ScenesSource:
         config, url = self.config, _expanded(self.config.images)[0]
         with ExitStack() as opened:
             image = open_image(config, url, opened)
-            names = tuple(n for n in band_names(source_of(image), config.bands) if n != ALPHA)
+            try:
+                names = tuple(n for n in band_names(source_of(image), config.bands) if n != ALPHA)
+            except InputError as error:
+                if image.count == 1 and config.heights and not config.bands:
+                    raise InputError(f"{error}, or are --images and --heights exchanged?") from None
+                raise
             dtype = image.dtypes[0]
             if dtype not in DTYPES:
                 raise InputError(f"{url}: pixels are {dtype}; images must be one of {', '.join(DTYPES)}")
@@ -102,7 +118,22 @@ class ScenesSource:
             except Rejected as why:
                 keys = keys_of([image]).to_pylist()
                 refused += [Refused(key, why.reason, why.detail) for key in keys]
-        return Candidates(table_of(taken, self.config.chip_size), refused)
+        notes = partial(self._notes, images, taken, matching)
+        return Candidates(table_of(taken, self.config.chip_size), refused, notes)
+
+    def _notes(
+        self, images: list[SceneImage], taken: list[tuple[SceneImage, Serving]], matching: "_Matching"
+    ) -> list[str]:
+        """See Candidates.notes: a few pixels are read."""
+        config = self.config
+        found = image_findings(config, self.schema, images)
+        parts: list[Found] = [header_findings(taken, matching.headers), matching.of_masks]
+        if are_heights(config):
+            parts.append(label_findings(config, self.schema, taken, matching.headers))
+        for part in parts:
+            for url, findings in part.items():
+                found[url] = [*found.get(url, ()), *findings]
+        return refuse_or_note(found, config.on_mismatch)
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
         """Read the chips strip by strip; where a strip cannot be read whole, chip by chip."""
@@ -146,10 +177,13 @@ class _Matching:
 
     def __init__(self, config: ScenesConfig, images: list[SceneImage]) -> None:
         self.config = config
+        read = header_reader(config)
         self._heights, self._ground, self._masks = (
-            Footprints(_expanded(patterns) if patterns else [])
-            for patterns in (config.heights, config.ground, config.mask)
+            Footprints(_expanded(patterns) if patterns else [], look)
+            for patterns, look in ((config.heights, read), (config.ground, read), (config.mask, mask_bands))
         )
+        self.headers: dict[str, HeightHeader | None] = {**self._heights.found, **self._ground.found}
+        self.of_masks: Found = self._masks.found
         self._images_of_mask = images_of_masks(self._masks.urls, [image.name for image in images])
 
     def serving(self, image: SceneImage) -> Serving:
@@ -183,7 +217,16 @@ class _Matching:
         )
         if config.mask and not masks:
             raise Rejected("no mask", image.url)
-        return Serving(heights, ground, masks)
+        return Serving(heights, ground, masks, self._metres(heights + ground))
+
+    def _metres(self, rasters: tuple[Placed, ...]) -> dict[str, float]:
+        """Return the length of the unit of rasters that are not in metres."""
+        headers = {raster.url: self.headers[raster.url] for raster in rasters}
+        return {
+            url: header.unit.metres
+            for url, header in headers.items()
+            if header is not None and not header.unit.is_metre
+        }
 
 
 def _chips(scene: OpenScene, row: int, columns: list[int]) -> Iterator[Raw | Rejected]:

@@ -88,9 +88,7 @@ class OpenScene:
                 raise trouble(url, error) from error
             self._image = GridRaster(url, image)
             self._marks = Missing.of(image, self._bands, config.nodata)
-            resampling = Resampling.nearest if schema.class_names else Resampling[config.height_resampling]
-            self._heights = Layer(image, serving.heights, resampling, is_mask=False)
-            self._ground = Layer(image, serving.ground, resampling, is_mask=False)
+            self._heights, self._ground = height_layers(config, schema, image, serving)
             self._masks = Layer(image, serving.masks, Resampling.nearest, is_mask=True)
             for layer in (self._heights, self._ground, self._masks):
                 opened.callback(layer.close)
@@ -149,9 +147,9 @@ class OpenScene:
         if self._missing is not None:
             mark(image_CHW, missing_CHW, self.schema.nodata, self._marks.is_marked_apart)
             image_CHW[:, masked_HW] = self._missing
-        height_HW, source_HW = _merged(self._heights, window)
+        height_HW, source_HW = merged(self._heights, window)
         if self.serving.ground:
-            height_HW -= _merged(self._ground, window)[0]
+            height_HW -= merged(self._ground, window)[0]
         return Strip(top, left, image_CHW, outside_HW, masked_HW, height_HW, source_HW)
 
     def _masked(self, window: Window) -> NDArray[np.bool_]:
@@ -164,7 +162,17 @@ class OpenScene:
         return masked_HW
 
 
-def _merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+def height_layers(config: ScenesConfig, schema: Schema, image: Any, serving: Serving) -> tuple[Layer, Layer]:
+    """Return the heights and the ground that serve an open image; the caller closes them."""
+    resampling = Resampling.nearest if schema.class_names else Resampling[config.height_resampling]
+    heights, ground = (
+        Layer(image, placed, resampling, False, config.height_band, serving.metres)
+        for placed in (serving.heights, serving.ground)
+    )
+    return heights, ground
+
+
+def merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
     """Take each pixel from the first raster that has a value; return metres (rows, columns) and its number.
 
     Where none has a value, metres are NaN and the number is the number of rasters.
@@ -175,9 +183,9 @@ def _merged(layer: Layer, window: Window) -> tuple[NDArray[np.float32], NDArray[
         place = _place(part, window)
         is_open_HW = np.isnan(merged_HW[place])
         if is_open_HW.any():
-            values_HW = raster.read(1, part)
+            values_HW = raster.read(raster.band, part)
             take_HW = is_open_HW & ~of_band(values_HW, [HEIGHT_NODATA])
-            merged_HW[place][take_HW] = values_HW[take_HW]
+            merged_HW[place][take_HW] = values_HW[take_HW] * np.float32(raster.metres)
             number_HW[place][take_HW] = number
     return merged_HW, number_HW
 

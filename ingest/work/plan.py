@@ -139,7 +139,7 @@ def make_plan(candidates: Candidates, schema: Schema, config: IngestConfig, pres
     table = _finite(table)
     attributes = _attributes(table) | (SHIFTS if config.registration else {})
     request = _fingerprint(
-        request_of(config), schema.to_json(), _digest(candidates.table), candidates.refused
+        request_of(config), _as_begun_before(schema), _digest(candidates.table), candidates.refused
     )
     fingerprint = _fingerprint(request, present.fingerprint)
     scenes = table["scene"].drop_null()
@@ -278,6 +278,12 @@ def _attributes(table: pa.Table) -> dict[str, str]:
         for field in table.schema
         if field.name not in ORIGIN and not field.name.startswith(PLACE)
     }
+
+
+def _as_begun_before(schema: Schema) -> dict[str, Any]:
+    """Return the schema without what the places of chips decide: ingests begun before did not record it."""
+    decided = ("pixel_height", "pixel_unit", "pixel_metres")
+    return {name: value for name, value in schema.to_json().items() if name not in decided}
 
 
 def _fingerprint(*values: Any) -> str:

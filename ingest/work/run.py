@@ -20,12 +20,12 @@ from ingest.chips.source import Source
 from ingest.config import IngestConfig, made_by
 from ingest.work.begun import PLAN, as_it_began
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
+from ingest.work.schema import schema_to_make
 from ingest.work.summary import CountsBefore, advice, summary
 from ingest.work.task import PARTS, TaskContext, do_task, part_name
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
-from shards.format.schema import Schema, with_values
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.roles import differing, flag_of
@@ -79,7 +79,7 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ing
     """Make the dataset at a place that only this process writes; remove `new_folders` if none comes."""
     config = as_it_began(config)
     base = _base(config)
-    schema = _schema(source.schema, config, base)
+    schema = schema_to_make(source.schema, config, base)
     candidates = source.candidates()
     candidates = replace(
         candidates, table=with_known_names(candidates.table, _attributes_there(config, base))
@@ -95,6 +95,9 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ing
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
     if base is None and schema.label and (config.restart or not _unfinished(config.out)):
         _refuse_missing(plan)
+    if _unfinished(config.out) != plan.fingerprint or config.restart:
+        for note in candidates.notes():
+            print(f"note: {note}", file=sys.stderr)
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     context = TaskContext(
@@ -146,23 +149,6 @@ def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[
             return ()
         return attributes
     return base.attributes if base else ()
-
-
-def _schema(stored: Schema, config: IngestConfig, base: Manifest | None) -> Schema:
-    """Return the schema of the dataset to make: as asked for, or that of the dataset at --out.
-
-    What was not asked for follows the dataset there, to which `treeline split` may have added bands.
-
-    Raises:
-        InputError: a band or a number cannot be used, or the dataset at --out has chips of another kind.
-    """
-    if base is not None and base.schema.bands == stored.bands:
-        here = base.schema
-        stored = replace(stored, scale=here.scale, offset=here.offset, derived=here.derived)
-    asked = with_values(stored, config.derive, config.scale, config.offset)
-    if base is not None and base.schema != asked:
-        raise InputError(f"{config.out}: its chips are {base.schema}, not {asked}; choose another --out")
-    return asked
 
 
 def _differ(config: IngestConfig, base: Manifest) -> list[str]:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 
 from ingest.work.plan import IngestPlan
 from shards.errors import InputError, one_line
-from shards.format.histogram import HEIGHT
+from shards.format.histogram import CM_PER_M, HEIGHT, HIGHEST_CENTIMETRES
 from shards.format.manifest import SPLITS, Manifest
+from shards.raster.height_check import TALLEST_M
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
 from shards.write.leakage import are_neighbours_shared, leakage
 
-TALLEST_M = 150.0
-"""Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
+MOST_COUNTED_M = HIGHEST_CENTIMETRES / CM_PER_M
+"""Height from which on statistics count all as one: 328 m, which no tree and hardly a building reaches."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,8 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
             return
         if height is not None and height.percentiles["99"] > TALLEST_M:
             yield f"note: one height in a hundred is above {TALLEST_M:g} m: are they metres?"
+        elif height is not None and height.maximum >= MOST_COUNTED_M:
+            yield (
+                f"note: some heights are above {MOST_COUNTED_M:.0f} m: do they mean no data that no raster "
+                f"declares? --where 'height_max < {MOST_COUNTED_M:.0f}' leaves such chips out"
+            )

@@ -19,6 +19,7 @@ from shards.format.file_names import MIXED, home_name
 from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
+from shards.raster.pixel_size import PixelSize
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import (
     check_writable,
@@ -95,7 +96,7 @@ def find_out(dataset: Dataset) -> Findings:
     facts = {
         "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
         "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
-        "pixels": f"{schema.dtype}, {schema.pixel_size:g} of the CRS's units a side, nodata {schema.nodata}",
+        "pixels": f"{schema.dtype}, {PixelSize.of_schema(schema)}, nodata {schema.nodata}",
         **_about_values(schema),
         "label": schema.label_and_unit or "none",
         "rejected": rejected or "none",

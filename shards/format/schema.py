@@ -25,6 +25,10 @@ LAST_CLASS = (1 << 24 - DROPPED_BITS) - 1
 """Largest number of a class, 2047: up to here statistics count each whole float32 number (24 significant
 bits, IEEE 754) by itself."""
 
+DEGREE = "degree"
+MOST_DEGREES = 0.01
+"""Largest pixel size that is taken for degrees where no unit is recorded: 1 km, and no image of 1 cm."""
+
 AttributeValue = str | int | float | bool | None
 
 
@@ -41,7 +45,7 @@ class Schema:
     chip_size: int = 64
     """Pixels along each side."""
     pixel_size: float = 2.0
-    """Size of a pixel in units of the chips' CRS (metres unless that is geographic)."""
+    """Width of a pixel in units of the chips' CRS; its height, unless pixel_height is another."""
     label: str = "height"
     """Measured quantity: one float32 band with the image's footprint, NaN where missing. "": no label."""
     label_unit: str = "m"
@@ -107,6 +111,16 @@ class Schema:
     def label_shape(self) -> tuple[int, int]:
         """Shape of a label: (rows, columns). Without a label (0, 0): label arrays are empty, never absent."""
         return (self.chip_size, self.chip_size) if self.label else (0, 0)
+
+    @property
+    def pixel_sides(self) -> tuple[float, float]:
+        """Width and height of a pixel in units of the CRS."""
+        return self.pixel_size, self.pixel_height or self.pixel_size
+
+    @property
+    def is_in_degrees(self) -> bool:
+        """Whether the CRS's unit is the degree; where no unit is recorded, the size tells."""
+        return self.pixel_unit == DEGREE or (not self.pixel_metres and self.pixel_size <= MOST_DEGREES)
 
     @property
     def label_and_unit(self) -> str:
@@ -177,7 +191,6 @@ class Schema:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Schema":
-        """Make the schema that `to_json` was called on."""
         """Make the schema that `to_json` was called on."""
         lists = ("bands", "scale", "offset", "pixel_metres")
         numbers = {name: tuple(values.get(name, ())) for name in lists}

@@ -123,8 +123,10 @@ def _create(
         "label": schema.label,
         "label_unit": schema.label_unit,
     }
-    if classes := schema.to_json().get("class_names"):
-        attributes["class_names"] = classes
+    recorded = schema.to_json()
+    for younger in ("class_names", "pixel_height", "pixel_unit", "pixel_metres"):
+        if younger in recorded:
+            attributes[younger] = recorded[younger]
     group = zarr.create_group(MemoryStore(files), attributes=attributes)
     arrays = {}
     for array in array_names(schema):

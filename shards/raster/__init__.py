@@ -7,4 +7,8 @@ band_names   names of bands, and their synonyms
 missing      what a raster says is missing
 footprints   which rasters lie on a grid, from their headers
 on_grid      a raster's values on another grid
+height_unit  units of heights, and their lengths
+height_check whether a raster's values are heights of plants
+few_windows  a few windows, evenly spread
+finding      what is not as it should be, its cure, and whether it is refused
 """

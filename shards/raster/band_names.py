@@ -63,7 +63,8 @@ def band_names(raster: Any, given: Sequence[str], expected: Sequence[str] = ()) 
     wanted = f" where {len(given or expected)} are asked for ({' '.join(given or expected)})" * bool(
         given or expected
     )
-    raise InputError(f"{raster.name}: has {raster.count} bands{wanted}; name them with --bands")
+    number = "1 band" if raster.count == 1 else f"{raster.count} bands"
+    raise InputError(f"{raster.name}: has {number}{wanted}; name them with --bands")
 
 
 def canonical(name: str) -> str:

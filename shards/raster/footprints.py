@@ -4,7 +4,9 @@ footprints = Footprints(urls)              # reads the header of every raster on
 placed = footprints.overlapping(grid)      # rasters that share an area with an image, in their order
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,15 +40,21 @@ class Placed(NamedTuple):
 class Footprints:
     """Footprints of some rasters."""
 
-    def __init__(self, urls: list[str]) -> None:
+    def __init__(self, urls: list[str], look: Callable[[str, Any], Any] | None = None) -> None:
         """Read the header of each raster.
+
+        Args:
+            urls: URLs of the rasters.
+            look: called with the URL of each raster and the open raster; `found` keeps what it returns.
 
         Raises:
             InputError: a file is no raster, does not exist, or has no CRS.
         """
         self.urls = urls
         with ThreadPoolExecutor(HEADERS) as pool:
-            headers = list(pool.map(_header, urls))
+            opened = list(pool.map(partial(_header, look=look), urls))
+        self.found = {url: found for url, (*_, found) in zip(urls, opened, strict=True)}
+        headers = [header for *header, _ in opened]
         # There are many rasters but few CRSs, which are slow to compare.
         self._crs = list(dict.fromkeys(crs for crs, _, _ in headers))
         number_of = {crs: number for number, crs in enumerate(self._crs)}
@@ -64,7 +72,7 @@ class Footprints:
             return []
         image_N4 = np.array([_box_in(grid.crs, crs, grid.bounds) for crs in self._crs])[self._crs_N]
         raster_N4 = self._boxes_in(grid.crs)
-        pixel = abs(grid.transform.a) or abs(grid.transform.b)
+        pixel = grid.sides[0]
         is_elsewhere_N = np.array([crs != grid.crs for crs in self._crs])[self._crs_N]
         is_larger_N = is_elsewhere_N & (_area(self._bounds_N4) > _area(image_N4))
         overlaps_N = np.where(
@@ -86,15 +94,16 @@ class Footprints:
         return self._boxes[crs]
 
 
-def _header(url: str) -> tuple[CRS, Box, float]:
-    """Read CRS, bounds and the width of a pixel."""
+def _header(url: str, look: Callable[[str, Any], Any] | None) -> tuple[CRS, Box, float, Any]:
+    """Read CRS, bounds and the width of a pixel, and what `look` finds."""
     with open_raster(url) as raster:
         if raster.scales[0] != 1 or raster.offsets[0] != 0:
             raise InputError(
                 f"{url}: says that its values are to be scaled by {raster.scales[0]:g}; do it first "
                 "(gdal_translate -unscale -ot Float32)"
             )
-        return raster.crs, tuple(raster.bounds), raster.res[0]
+        grid = Grid.of(raster)
+        return grid.crs, grid.bounds, grid.sides[0], look(url, raster) if look else None
 
 
 def _box_in(own: CRS, crs: CRS, bounds: Box) -> Box:

@@ -5,6 +5,7 @@ xy_2HW = grid.corners(rows, columns, crs)    # in any CRS
 column_row_2HW = grid.pixels(xy_2HW)         # in the grid's own
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,15 @@ class Grid:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Bounds (left, bottom, right, top) in units of the CRS."""
-        left, bottom, right, top = array_bounds(self.height, self.width, self.transform)
-        return left, bottom, right, top
+        first_x, first_y, last_x, last_y = array_bounds(self.height, self.width, self.transform)
+        # Rows may go north, and columns west: then first and last are exchanged.
+        return min(first_x, last_x), min(first_y, last_y), max(first_x, last_x), max(first_y, last_y)
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Width and height of a pixel in units of the CRS: lengths of the column and row vectors."""
+        a, b, _, d, e, _ = self.transform[:6]
+        return math.hypot(a, d), math.hypot(b, e)
 
     def corners(self, rows: NDArray[Any], columns: NDArray[Any], crs: CRS) -> NDArray[np.float64]:
         """Compute (2, rows, columns) x and y in `crs` of pixels' upper left corners, or of points inside.

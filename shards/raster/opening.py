@@ -16,8 +16,6 @@ from shards.storage.gdal import gdal_options, gdal_path
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 CACHE_MB = 128
-METRES = {"", "m", "metre", "metres", "meter", "meters"}
-"""Names of a band's unit, in lower case, that mean metres; most height rasters name no unit."""
 HEADERS = 16
 """Number of rasters whose headers are read at a time: with remote rasters, waiting takes the time."""
 MOST_OPEN = 64

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rasterio.crs import CRS
 
-from shards.format.schema import Schema
+from shards.format.schema import DEGREE, Schema
 from shards.raster.grid import Grid, in_crs
 
 SAME_SIZE = 0.01
@@ -22,9 +22,7 @@ SAME_SIZE = 0.01
 STRETCH = 0.1
 """Least difference (as a share) between a projection's units and the ground that counts. UTM and conic
 projections of a region stay below; EPSG:3857 stretches by 1 / cos(latitude)."""
-MOST_DEGREES = 0.01
-"""Largest pixel size that is taken for degrees where no unit is recorded: 1 km, and no image of 1 cm."""
-METRE, DEGREE = "metre", "degree"
+METRE = "metre"
 EARTH_RADIUS_M, ECCENTRICITY_2 = 6378137.0, 0.00669437999014
 """Semi-major axis in metres and squared eccentricity of WGS 84 (NGA.STND.0036)."""
 LONGEST_STEP = 64
@@ -53,8 +51,7 @@ class PixelSize:
 
         Where a projection is off the ground by more than STRETCH, its own unit does not count.
         """
-        a, b, _, d, e, _ = grid.transform[:6]
-        sides = math.hypot(a, d), math.hypot(b, e)
+        sides = grid.sides
         if grid.crs.is_geographic:
             return cls(*sides, DEGREE, _on_ground(grid) or sides)
         unit, factor = _linear_unit(grid.crs)
@@ -67,11 +64,11 @@ class PixelSize:
     @classmethod
     def of_schema(cls, schema: Schema) -> "PixelSize":
         """Take the size that a dataset records; datasets of before record the width alone."""
-        width, height = schema.pixel_size, schema.pixel_height or schema.pixel_size
+        width, height = schema.pixel_sides
         if schema.pixel_metres:
             across, down = schema.pixel_metres
             return cls(width, height, schema.pixel_unit or METRE, (across, down))
-        if width <= MOST_DEGREES:
+        if schema.is_in_degrees:
             return cls(width, height, DEGREE, None)
         return cls(width, height, METRE, (width, height))
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,7 +29,6 @@ Bytes = bytes | bytearray | memoryview
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk, a used-up quota, and a file that is larger than the system allows."""
-_WILDCARD = re.compile(r"[*?[]")
 _UNFINISHED = re.compile(r"\.treeline-[0-9a-f]{16}-(.+)")
 """Names of files while they are being written."""
 
@@ -71,7 +70,12 @@ def whole_url(url: str) -> str:
     return str(local_path(url).absolute()) if is_local(url) else url
 
 
-def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system that a URL is on, and its path there.
+
+    Raises:
+        InputError: there is no such file system, or it is reached through another.
+    """
     if "::" in url:
         raise InputError(f"{url}: chains of file systems (::) are not followed; give a path or s3://...")
     try:
@@ -93,7 +97,7 @@ def read_chip_bytes(url: str) -> bytes:
         if is_local(url):
             with open(_local(url), "rb", buffering=0) as file:
                 return file.read()
-        filesystem, path = _filesystem(url)
+        filesystem, path = filesystem_of(url)
         return bytes(filesystem.cat_file(path))
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{url}: {error.strerror or error}") from error
@@ -104,7 +108,8 @@ def read_chip_bytes(url: str) -> bytes:
 
 
 @contextmanager
-def _reading(url: str, what: str) -> Iterator[None]:
+def reading(url: str, what: str) -> Iterator[None]:
+    """Turn errors of storage into InputError with the URL; `what` is a file or a folder."""
     try:
         yield
     except FileNotFoundError as error:
@@ -119,8 +124,8 @@ def exists(url: str) -> bool:
     Raises:
         InputError: the answer is not known, for example without access or connection.
     """
-    filesystem, path = _filesystem(url)
-    with _reading(url, "file"):
+    filesystem, path = filesystem_of(url)
+    with reading(url, "file"):
         return bool(filesystem.exists(path))
 
 
@@ -131,10 +136,10 @@ def read_bytes(url: str) -> bytes:
         InputError: there is nothing readable.
     """
     if is_local(url):  # a tenth of fsspec's time, which matters for small files
-        with _reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+        with reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
             return file.read()
-    filesystem, path = _filesystem(url)
-    with _reading(url, "file"):
+    filesystem, path = filesystem_of(url)
+    with reading(url, "file"):
         return bytes(filesystem.cat_file(path))
 
 
@@ -145,7 +150,7 @@ def map_file(url: str) -> MappedFile:
         InputError: there is nothing readable.
         ValueError: the file is empty.
     """
-    with _reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+    with reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
         return MappedFile(file)
 
 
@@ -155,8 +160,8 @@ def size_of(url: str) -> int:
     Raises:
         InputError: there is no such object.
     """
-    filesystem, path = _filesystem(url)
-    with _reading(url, "file"):
+    filesystem, path = filesystem_of(url)
+    with reading(url, "file"):
         return int(filesystem.info(path)["size"])
 
 
@@ -166,10 +171,10 @@ def read_pieces(url: str, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
     Raises:
         InputError: there is nothing readable.
     """
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     size = size_of(url)
     for start in range(0, size, piece_bytes):
-        with _reading(url, "file"):
+        with reading(url, "file"):
             piece = bytes(filesystem.cat_file(path, start=start, end=min(start + piece_bytes, size)))
         yield piece
 
@@ -180,23 +185,23 @@ def list_files(url: str, suffix: str) -> list[str]:
     Raises:
         InputError: there is no such folder.
     """
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     if isinstance(filesystem, LocalFileSystem):
         try:
             with os.scandir(path) as entries:
                 return sorted(entry.name for entry in entries if entry.name.endswith(suffix))
         except OSError as error:
             raise InputError(f"{url}: no such folder ({error.strerror})") from error
-    with _reading(url, "folder"):
+    with reading(url, "folder"):
         names = [name_of(item["name"]) for item in filesystem.ls(path, detail=True) if item["type"] == "file"]
     return sorted(name for name in names if name.endswith(suffix))
 
 
 def find_files(url: str) -> list[str]:
     """List the paths of all files below folder `url`, relative to it, sorted; [] without such a folder."""
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     base = filesystem._strip_protocol(path).rstrip("/") + "/"
-    with _reading(url, "folder"):
+    with reading(url, "folder"):
         if not filesystem.exists(path):
             return []
         return sorted(found.removeprefix(base) for found in filesystem.find(path))
@@ -204,21 +209,13 @@ def find_files(url: str) -> list[str]:
 
 def sizes_of(url: str) -> dict[str, int]:
     """Return the files below folder `url`, relative to it, with their bytes; {} without such a folder."""
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     base = filesystem._strip_protocol(path).rstrip("/") + "/"
-    with _reading(url, "folder"):
+    with reading(url, "folder"):
         if not filesystem.exists(path):
             return {}
         found = filesystem.find(path, detail=True)
     return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
-
-
-def each_file_once(urls: Iterable[str]) -> list[str]:
-    """Keep the first name of each file, in order: a local file may be named in several ways."""
-    found: dict[str, str] = {}
-    for url in urls:
-        found.setdefault(str(local_path(url).resolve()) if is_local(url) else url, url)
-    return list(found.values())
 
 
 def version_of(url: str) -> str:
@@ -227,39 +224,10 @@ def version_of(url: str) -> str:
     Raises:
         InputError: there is no such file.
     """
-    filesystem, path = _filesystem(url)
-    with _reading(url, "file"):
+    filesystem, path = filesystem_of(url)
+    with reading(url, "file"):
         info = filesystem.info(path)
     return f"{info['size']} {info.get('ETag') or info.get('mtime') or info.get('created')}"
-
-
-def expand(pattern: str) -> list[str]:
-    """List the URLs that match a glob `pattern`, sorted; a name that exists is no pattern, and gives itself.
-
-    Raises:
-        InputError: nothing matches.
-    """
-    filesystem, path = _filesystem(pattern)
-    if isinstance(filesystem, LocalFileSystem) and local_path(pattern).is_file():
-        return [pattern]
-    with _reading(pattern, "folder"):
-        if _WILDCARD.search(path) and filesystem.exists(path):
-            found = [path]
-        else:
-            found = sorted(filesystem.glob(_with_folders_as_they_are(filesystem, path)))
-    if not found:
-        raise InputError(f"{pattern}: no file matches")
-    return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
-
-
-def _with_folders_as_they_are(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
-    """Take the wildcards of `path` for themselves up to the last folder that exists under such a name."""
-    folder = path.rpartition("/")[0]
-    while _WILDCARD.search(folder):
-        if filesystem.exists(folder):
-            return _WILDCARD.sub(r"[\g<0>]", folder) + path[len(folder) :]
-        folder = folder.rpartition("/")[0]
-    return path
 
 
 def check_writable(folder: str) -> None:
@@ -269,7 +237,7 @@ def check_writable(folder: str) -> None:
         InputError: the folder cannot be created or written.
     """
     if not is_local(folder):
-        filesystem, _ = _filesystem(folder)
+        filesystem, _ = filesystem_of(folder)
         if urlsplit(folder).scheme == "s3":
             probe_url = join(folder, f".treeline-{os.getpid()}-{secrets.token_hex(4)}")
             try:
@@ -301,7 +269,7 @@ def staged(url: str) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; names `url`.
     """
-    filesystem, target = _filesystem(url)
+    filesystem, target = filesystem_of(url)
     if isinstance(filesystem, LocalFileSystem):
         folder = Path(target).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -339,7 +307,7 @@ def publish(url: str, data: Bytes) -> None:
                 error.filename = url
             raise
         return
-    filesystem, target = _filesystem(url)
+    filesystem, target = filesystem_of(url)
     filesystem.pipe_file(target, bytes(data))
 
 
@@ -352,7 +320,7 @@ def publish_folder(url: str, folder: str) -> None:
 
 def remove_file(url: str) -> None:
     """Remove one of our objects, and its folder if that is then empty."""
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     if filesystem.exists(path):
         filesystem.rm_file(path)
     if isinstance(filesystem, LocalFileSystem):
@@ -410,7 +378,7 @@ def remove_unfinished(url: str, below: bool = True, of: str = "") -> None:
 
 def remove_folder(url: str) -> None:
     """Remove folder `url`, which a failed run of ours wrote, if it exists."""
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     if isinstance(filesystem, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)
     else:

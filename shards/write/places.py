@@ -33,8 +33,6 @@ CORNERS_52 = np.array([(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)], np.float64)
 """Centre and corners of a footprint, in half sides."""
 REGION_FACTS = ("source", "sensor")
 """Columns of every index that may name a chip's region; attributes may, too."""
-MOST_DEGREES = 0.1
-"""Largest pixel in a geographic CRS, 11 km; a larger number is taken for metres."""
 _OWN = "_"
 """First letter of columns that a source of chips keeps for itself: they reach no dataset."""
 
@@ -50,7 +48,7 @@ class Places:
     y_N: NDArray[np.float64]
     crs: Sequence[str | None]
     side: float
-    """Side of a chip's square footprint, in units of its own CRS."""
+    """Side of a chip's footprint, the longer one, in units of its own CRS."""
     regions: Sequence[str | None] = ()
     """Region of each chip, where each region is split on its own; (): all are one region."""
 
@@ -112,7 +110,7 @@ def places_of(table: pa.Table, schema: Schema, region_column: str = "") -> Place
     )
     keys, scenes, crs = (_Column(column(name, pa.string())) for name in ("key", "scene", "crs"))
     regions = _Column(_regions(table, region_column)) if region_column else ()
-    return Places(keys, scenes, x_N, y_N, crs, schema.chip_size * schema.pixel_size, regions)
+    return Places(keys, scenes, x_N, y_N, crs, schema.chip_size * max(schema.pixel_sides), regions)
 
 
 def _regions(table: pa.Table, name: str) -> Any:
@@ -220,7 +218,7 @@ def chip_grids(url: str, table: pa.Table, schema: Schema) -> "Iterator[Grid | No
     places = places_of(table, schema)
     crs_of = {name: known_crs(url, name) for name in dict.fromkeys(places.crs) if name is not None}
     for name, crs in crs_of.items():
-        if crs.is_geographic and schema.pixel_size > MOST_DEGREES:
+        if crs.is_geographic and not schema.is_in_degrees:
             raise InputError(
                 f"{url}: chips have positions in degrees ({name}) and pixels of {schema.pixel_size:g}, which "
                 "must be metres, so their ground is unknown; ingest them with positions in metres"
@@ -238,5 +236,6 @@ def _chip_grid(x: float, y: float, schema: Schema, crs: "CRS") -> "Grid":
 
     from shards.raster.grid import Grid
 
-    half, pixel = schema.chip_size * schema.pixel_size / 2, schema.pixel_size
-    return Grid(crs, Affine(pixel, 0, x - half, 0, -pixel, y + half), schema.chip_size, schema.chip_size)
+    size, (width, height) = schema.chip_size, schema.pixel_sides
+    corner = x - size * width / 2, y + size * height / 2
+    return Grid(crs, Affine(width, 0, corner[0], 0, -height, corner[1]), size, size)

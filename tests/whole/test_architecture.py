@@ -17,6 +17,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.config",
         "shards.draw",
         "shards.format",
+        "shards.raster",
         "shards.read",
         "shards.storage",
         "shards.write",
@@ -32,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "shards.version": set(),
     "shards.write": {"shards.config", "shards.format", "shards.raster", "shards.storage"},
     "ingest.chips": {"shards.format", "ingest.config"},
-    "ingest.config": {"shards.config", "shards.format", "shards.roles", "shards.version"},
+    "ingest.config": {"shards.config", "shards.format", "shards.raster", "shards.roles", "shards.version"},
     "ingest.files": {
         "shards.format",
         "shards.raster",
@@ -55,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
     "ingest.work": {
         "shards.config",
         "shards.format",
+        "shards.raster",
         "shards.read",
         "shards.roles",
         "shards.storage",
@@ -107,7 +109,13 @@ ROOMS: dict[str, set[str]] = {
         "trainer.score",
     },
     "trainer.pretrain_config": {"shards.roles", "trainer.devices", "trainer.options"},
-    "trainer.config": {"shards.nested", "shards.roles", "trainer.devices", "trainer.options"},
+    "trainer.config": {
+        "shards.nested",
+        "shards.raster",
+        "shards.roles",
+        "trainer.devices",
+        "trainer.options",
+    },
     "trainer.data": {
         "shards.format",
         "shards.read",
@@ -172,7 +180,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.scenes",
         "inference.tiling",
     },
-    "inference.config": {"shards.roles", "trainer.devices"},
+    "inference.config": {"shards.raster", "shards.roles", "trainer.devices"},
     "inference.distances": {
         "shards.draw",
         "shards.format",
@@ -225,7 +233,6 @@ ROOMS: dict[str, set[str]] = {
         "shards.format",
         "shards.raster",
         "shards.storage",
-        "inference.config",
         "inference.tiling",
     },
     "inference.score": {

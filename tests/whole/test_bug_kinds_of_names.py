@@ -11,7 +11,8 @@ from in_process import treeline
 from regressors import odd_scene, small_regressor, write_checkpoint, write_dataset, write_scene
 
 from shards.errors import InputError
-from shards.storage.objects import expand, find_files, name_of, publish
+from shards.storage.objects import find_files, name_of, publish
+from shards.storage.patterns import expand
 from trainer.commands.begun import check_resumes
 from trainer.config import RECIPES, TrainConfig
 from trainer.run_folder.run_writer import CONFIG, config_yaml

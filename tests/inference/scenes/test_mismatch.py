@@ -17,13 +17,13 @@ from honest_scenes import plain_scene, statistics, stored
 from in_process import treeline
 from regressors import BANDS, small_regressor, write_checkpoint, write_scene
 
-from inference.config import OnMismatch, PredictConfig
+from inference.config import PredictConfig
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob
 from inference.predict.in_process import InProcess
 from inference.predict.run import predict
-from inference.scenes.finding import FINDINGS_TAG, Finding, noted
 from shards.errors import InputError
-from trainer.model.checkpoint import load_checkpoint
+from shards.raster.finding import FINDINGS_TAG, Finding, OnMismatch, noted
+from trainer.model.height_checkpoint import load_checkpoint
 
 LINE = "all bands as if divided by 10"
 
@@ -131,7 +131,7 @@ def test_many_scenes_with_one_finding_are_one_line() -> None:
 
     lines = noted([*scenes(10_000, "factor"), *scenes(2, "filled")], "note")
     assert lines == [
-        "10,000 scenes, such as factor-0: line of 0; cure",
+        "10,000 rasters, such as factor-0: line of 0; cure",
         "filled-0: line of 0; cure",
         "filled-1: line of 1; cure",
     ]

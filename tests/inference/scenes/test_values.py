@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from regressors import statistics_of, write_scene
 
 from inference.scenes.check import findings_of
-from inference.scenes.finding import Finding
 from inference.scenes.sample import Sample
 from inference.scenes.scene import Scene
 from inference.scenes.values import value_findings
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics, Tally, summarise
+from shards.raster.finding import Finding
 
 EACH = 5
 """Honest scenes of each kind."""

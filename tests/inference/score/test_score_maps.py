@@ -34,6 +34,7 @@ from inference.score.score_maps import ALL_MAPS, score_maps
 from inference.tiling.windows import Block, Span
 from shards.errors import InputError
 from shards.format.height_classes import EDGES, NAMES
+from shards.raster.finding import OnMismatch
 from shards.raster.grid import Grid
 from shards.raster.on_grid import area_average
 from shards.storage.objects import publish
@@ -94,10 +95,12 @@ def random_heights(shape: tuple[int, int], seed: int = 1, missing: float = 0.1) 
     return height_HW
 
 
-def score(maps: Any, heights: Any, block: int = 512, **options: Any) -> Evaluation:
-    paths = {"maps": maps, "heights": heights, **options}
-    given = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in paths.items()}
-    return score_maps(MapScoreConfig(**given), block)
+def score(
+    maps: Any, heights: Any, block: int = 512, ground: Any = (), on_mismatch: OnMismatch = "ignore"
+) -> Evaluation:
+    """The scores; most heights here are random, as no plants are."""
+    given = [(value,) if isinstance(value, str) else tuple(value) for value in (maps, heights, ground)]
+    return score_maps(MapScoreConfig(*given, on_mismatch=on_mismatch), block)
 
 
 def stored(path: str) -> NDArray[Any]:
@@ -418,6 +421,70 @@ def test_scale_offset_and_nodata_are_respected(tmp_path: Path, dtype: str, optio
     assert_scores(evaluation, ALL_MAPS, stored(chm), np.where(missing_HW, np.nan, height_HW))
 
 
+@pytest.mark.parametrize(
+    ("metres", "stated", "said"),
+    [
+        (0.3048, {"unit": "ft"}, ()),
+        (1200 / 3937, {"unit": "US survey foot"}, ()),
+        (1200 / 3937, {"crs": f"{CRS}+6360"}, ()),
+        (0.01, {"unit": "cm"}, ()),
+        (0.1, {}, ("--height-unit", "dm")),
+    ],
+)
+def test_heights_in_other_units_are_scored_in_metres(
+    tmp_path: Path, metres: float, stated: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    height_HW = random_heights(SHAPE, missing=0).astype(np.float64)
+    map_of(tmp_path / "a.chm.tif")
+    write(tmp_path / "metres.tif", height_HW, MAP_GRID)
+    write(tmp_path / "other.tif", height_HW / metres, MAP_GRID, **stated)
+    command = "evaluate", "--maps", "a.chm.tif", "--heights"
+    expected, found = (
+        treeline(*command, *options, folder=tmp_path) for options in (("metres.tif",), ("other.tif", *said))
+    )
+    assert (found.returncode, found.stdout) == (0, expected.stdout)
+    assert "converted to metres" in found.stderr
+
+
+def test_what_is_not_heights_is_not_scored_unless_meant_so(tmp_path: Path) -> None:
+    chm = map_of(tmp_path / "a.chm.tif")
+    elevation_HW = (200 + random_heights(SHAPE, missing=0)).astype(np.float32)
+    surface = write(tmp_path / "surface.tif", elevation_HW, MAP_GRID)
+    with pytest.raises(InputError, match=r"a\.chm\.tif: .* is this a surface model\?; .*--ground"):
+        score(chm, surface, on_mismatch="refuse")
+    ground = write(tmp_path / "ground.tif", np.full(SHAPE, 200, np.float32), MAP_GRID)
+    with pytest.raises(InputError, match=r"are --heights and --ground exchanged"):
+        score(chm, ground, ground=surface, on_mismatch="refuse")
+    assert score(chm, surface, on_mismatch="note").first.all.count
+    assert score(chm, surface, ground=ground, on_mismatch="refuse").first.all.count
+    picture = tmp_path / "picture.tif"
+    with rasterio.open(surface) as raster:
+        profile = raster.profile | {"count": 3}
+    with rasterio.open(picture, "w", **profile) as raster:
+        raster.write(np.stack([elevation_HW] * 3))
+    with pytest.raises(InputError, match=r"picture\.tif: has 3 bands, and heights have one.*--height-band"):
+        score(chm, str(picture))
+
+
+def test_south_up_maps_and_heights_have_the_scores_of_north_up_ones(tmp_path: Path) -> None:
+    """Also where nothing overlaps: the line of places names the lower latitude first."""
+    chm = map_of(tmp_path / "a.chm.tif")
+    heights = write(tmp_path / "lidar.tif", random_heights((122, 166)), north_up(1.0), nodata=NODATA)
+    expected = bits(score(chm, heights))
+    flipped = []
+    for number, path in enumerate((chm, heights)):
+        with rasterio.open(path) as raster:
+            grid = raster.transform @ Affine.translation(0, raster.height) @ Affine.scale(1, -1)
+            options = {"nodata": raster.nodata, "scale": raster.scales[0], "unit": raster.units[0] or ""}
+            flipped.append(write(tmp_path / f"{number}.chm.tif", raster.read(1)[::-1], grid, **options))
+    for pair in ((chm, flipped[1]), (flipped[0], heights), tuple(flipped)):
+        found = bits(score(*pair))
+        assert [figures for _, *figures in found] == [figures for _, *figures in expected]
+    far = write(tmp_path / "far.tif", np.ones(SHAPE, np.float32), north_up(2.0, 50_000, -90_000))
+    with pytest.raises(InputError, match=r"maps are at longitude .*, latitude 65\.\d+ to 65\.\d+, rasters"):
+        score(flipped[0], far)
+
+
 # --- sums ---
 
 
@@ -534,9 +601,7 @@ def spoilt(path: Path, kind: str) -> str:
     ones_HW = np.ones(SHAPE, np.float32)
     makers: dict[str, Any] = {
         "no CRS": lambda: write(path, ones_HW, MAP_GRID, None),
-        "feet": lambda: write(path, ones_HW, MAP_GRID, unit="ft"),
-        "US feet": lambda: write(path, ones_HW, MAP_GRID, unit="US survey foot"),
-        "feet by its CRS": lambda: write(path, ones_HW, MAP_GRID, f"{CRS}+6360"),
+        "no length": lambda: write(path, ones_HW, MAP_GRID, unit="dB"),
         "elevations": lambda: write(path, 2500 * ones_HW, MAP_GRID),
         "no data that is not declared": lambda: write(path, -32767 * ones_HW, MAP_GRID),
         "elsewhere": lambda: write(path, ones_HW, north_up(2.0, 50_000, -90_000)),
@@ -550,9 +615,7 @@ def spoilt(path: Path, kind: str) -> str:
     ("kind", "message"),
     [
         ("no CRS", r"spoilt\.tif: has no CRS"),
-        ("feet", r"spoilt\.tif: states its values in 'ft'; .*0\.3048"),
-        ("US feet", r"spoilt\.tif: states its values in 'US survey foot'"),
-        ("feet by its CRS", r"spoilt\.tif: states its values in 'US survey foot'"),
+        ("no length", r"spoilt\.tif: states its values in 'dB', which is no length; .*--height-unit"),
         ("elevations", r"a\.chm\.tif: at row 0, column \d+ the height rasters say 2500 m; .*--ground"),
         ("no data that is not declared", r"-32767 m; .*a_nodata"),
         (

@@ -428,6 +428,48 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     assert verify(VerifyConfig(url)) == []
 
 
+@pytest.mark.parametrize("majority", [False, True])
+def test_rasters_on_any_grid_label_the_same_ground(
+    make: Callable[..., Dataset], cover: NDArray[np.uint8], tmp_path: Path, majority: bool
+) -> None:
+    """Rows from south to north, columns from east to west, and rows for columns: the same pixels."""
+    side = SIZE * ACROSS
+    upright = by_number(
+        label(
+            make(tmp_path / "upright").url,
+            write(tmp_path / "a.tif", cover),
+            mean=not majority,
+            majority=majority,
+        )
+    )
+    assert len(set(upright)) > 2
+    south_up = OWN.transform @ Affine.translation(0, side) @ Affine.scale(1, -1)
+    east_left = OWN.transform @ Affine.translation(side, 0) @ Affine.scale(-1, 1)
+    quarter = OWN.transform @ Affine(0, 1, 0, 1, 0, 0)
+    for name, grid, values_HW in (
+        ("b.tif", south_up, cover[::-1]),
+        ("c.tif", east_left, cover[:, ::-1]),
+        ("d.tif", quarter, cover.T),
+    ):
+        raster = write(tmp_path / name, values_HW, replace(OWN, transform=grid))
+        assert (
+            by_number(label(make(tmp_path / name[0]).url, raster, mean=not majority, majority=majority))
+            == upright
+        )
+
+
+def test_rasters_in_two_units_are_not_mixed(
+    make: Callable[..., Dataset], cover: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / f"{name}.tif", cover) for name in ("m", "metre", "foot")]
+    for path in paths:
+        with rasterio.open(path, "r+") as raster:
+            raster.units = (Path(path).stem,)
+    with pytest.raises(InputError, match=r"foot\.tif: states its values in 'ft', and .*m\.tif in 'm'"):
+        label(make(tmp_path / "both").url, *paths)
+    label(make(tmp_path / "one").url, *paths[:2])
+
+
 def test_the_column_of_a_split_s_regions_is_not_replaced(
     make: Callable[..., Dataset], cover: NDArray[np.uint8], tmp_path: Path
 ) -> None:

@@ -300,7 +300,7 @@ def test_heights_in_centimetres_are_wondered_at(
     for file in (pairs / "heights").iterdir():
         np.save(file, np.load(file) * np.float32(100))
     assert cli.run(flags(pairs, tmp_path / "centimetres")) == 0
-    assert "one height in a hundred is above 150 m: are they metres?" in capsys.readouterr().out
+    assert "one height in a hundred is above 120 m: are they metres?" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["images", "heights"])

@@ -40,16 +40,8 @@ from shards.read.read_options import ReadOptions
 from shards.read.row_stream import ahead
 from shards.storage.checksum import hexadecimal
 from shards.storage.gdal import gdal_path
-from shards.storage.objects import (
-    check_writable,
-    exists,
-    expand,
-    join,
-    list_files,
-    publish,
-    read_bytes,
-    staged,
-)
+from shards.storage.objects import check_writable, exists, join, list_files, publish, read_bytes, staged
+from shards.storage.patterns import expand
 from shards.write.finished_shard import write_shard
 from shards.write.writer import DatasetWriter
 

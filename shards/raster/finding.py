@@ -1,58 +1,59 @@
-"""Something about a scene that does not fit the training, and its cure."""
+"""Something about a raster that is not as it should be, its cure, and whether it is refused."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from inference.config import OnMismatch
 from shards.errors import InputError
 
+OnMismatch = Literal["refuse", "note", "ignore"]
+"""What to do about findings: refuse rasters with a gross one and note the others, note all, or none."""
 FINDINGS_TAG = "TREELINE_FINDINGS"
 """Tag of a map whose scene has findings: their lines by code, as JSON."""
 NAMED = 3
-"""Most scenes that the line of a finding names, where many have the same one."""
+"""Most rasters that the line of a finding names, where many have the same one."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference between a scene and the training that its user should know."""
+    """One thing that the user should know about a raster."""
 
     code: str
-    """Short name that never changes, for tags and STAC items."""
+    """Short name that never changes: "pixel size"."""
     line: str
-    """What was found and what it looks like, without the scene's name and the cure."""
+    """What was found and what it looks like, without the raster's name and the cure."""
     cure: str = ""
-    """What to do about it; "" if there is nothing to do."""
+    """What to do; "" if nothing needs to be done."""
     is_gross: bool = False
-    """Whether the scene is refused unless the user wants otherwise."""
+    """Whether the raster is refused unless the user wants otherwise."""
 
     def __str__(self) -> str:
         return f"{self.line}; {self.cure}" if self.cure else self.line
 
 
 def refusal(url: str, findings: Iterable[Finding], on_mismatch: OnMismatch) -> str:
-    """Say in a line why a scene with these findings is refused; "" if it is not."""
+    """Say in a line why a raster with these findings is refused; "" if it is not."""
     gross = [finding for finding in findings if finding.is_gross]
     if on_mismatch != "refuse" or not gross:
         return ""
-    said = "; ".join(map(str, gross))
-    return f"{url}: {said}, or give --on-mismatch note"
+    return f"{url}: {'; '.join(map(str, gross))}, or give --on-mismatch note"
 
 
 def refuse_or_note(found: Mapping[str, Sequence[Finding]], on_mismatch: OnMismatch) -> list[str]:
-    """Refuse scenes with gross findings, and say the others.
+    """Refuse rasters with gross findings, and say the others.
 
     Args:
-        found: findings by the scene's URL.
+        found: findings by the raster's URL.
         on_mismatch: what to do about them.
 
     Raises:
-        InputError: a scene is refused.
+        InputError: a raster is refused.
     """
     refused = [reason for url, findings in found.items() if (reason := refusal(url, findings, on_mismatch))]
     if refused:
         others = len(refused) - 1
-        raise InputError(refused[0] + f" ({others:,} other scenes are refused as well)" * bool(others))
+        raise InputError(refused[0] + f" ({others:,} other rasters are refused as well)" * bool(others))
     return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
 
 
@@ -67,10 +68,10 @@ def findings_by_code(findings: Iterable[Finding]) -> dict[str, str]:
 
 
 def noted(found: Iterable[tuple[str, Finding]], on_mismatch: OnMismatch) -> list[str]:
-    """Say each finding in a line, with its scene, or with the number of scenes that have the same one.
+    """Say each finding in a line, with its raster, or with the number of rasters that have the same one.
 
     Args:
-        found: URLs of scenes that are used, each with a finding.
+        found: URLs of rasters that are used, each with a finding.
         on_mismatch: "ignore" says nothing.
     """
     if on_mismatch == "ignore":
@@ -79,10 +80,10 @@ def noted(found: Iterable[tuple[str, Finding]], on_mismatch: OnMismatch) -> list
     for url, finding in found:
         same.setdefault((finding.code, finding.cure), []).append((url, finding))
     lines = []
-    for scenes in same.values():
-        url, finding = scenes[0]
-        if len(scenes) <= NAMED:
-            lines += [f"{url}: {finding}" for url, finding in scenes]
+    for rasters in same.values():
+        url, finding = rasters[0]
+        if len(rasters) <= NAMED and len({finding.line for _, finding in rasters}) == len(rasters):
+            lines += [f"{url}: {finding}" for url, finding in rasters]
         else:
-            lines.append(f"{len(scenes):,} scenes, such as {url}: {finding}")
+            lines.append(f"{len(rasters):,} rasters, such as {url}: {finding}")
     return lines
