@@ -74,9 +74,17 @@ class Scene:
     def _of_type(self) -> list[Finding]:
         """Find that pixels are stored as another type than the chips'."""
         trained, stored = self.schema.dtype, {self.raster.dtypes[n - 1] for n in self.band_numbers}
+        if stored == {trained}:
+            return []
         said = " and ".join(sorted(stored))
-        found = Finding("type", f"pixels are {said}, read as the {trained} of training")
-        return [] if stored == {trained} else [found]
+        # Numbers with a scale may be stored in any unit, and of another type they most likely are.
+        if any(map(self.schema.is_scaled, self.schema.bands)) and not is_scaled(self.raster):
+            raise InputError(
+                f"{self.url}: pixels are {said}, not {trained} as in training, where numbers have a scale and "
+                "an offset; store them likewise, or state the same scale and offset (gdal_edit.py -scale "
+                "-offset)"
+            )
+        return [Finding("type", f"pixels are {said}, read as the {trained} of training")]
 
     def _of_grid(self) -> list[Finding]:
         """Find what is unlike in the size and direction of pixels."""

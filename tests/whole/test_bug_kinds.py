@@ -387,7 +387,7 @@ def test_compressed_chips_are_counted(tmp_path: Path) -> None:
         (tmp_path / folder / f"{folder}.npy.gz").write_bytes(gzip.compress(npy(array)))
     done = treeline(
         *("ingest", "pairs", "--images", "images", "--heights", "heights", "--out", "out"),
-        *("--chip-size", str(SIZE)),
+        *("--chip-size", str(SIZE), "--shares", "1"),
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr

@@ -422,8 +422,7 @@ def test_a_bucket_that_denies_writing(
                 monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
             line = the_line(treeline(*arguments), 2)
     assert line.startswith(f"treeline: {out}")
-    said = "cannot be read (access denied" if why == "wrong secret" else "cannot be written"
-    assert said in line
+    assert "cannot be written" in line
 
 
 @pytest.fixture(params=["moto", "rclone"])
