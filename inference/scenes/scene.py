@@ -80,8 +80,8 @@ class Scene:
         # Numbers with a scale may be stored in any unit, and of another type they most likely are.
         if any(map(self.schema.is_scaled, self.schema.bands)) and not is_scaled(self.raster):
             raise InputError(
-                f"{self.url}: pixels are {said}, not {trained} as in training, where numbers have a scale and "
-                "an offset; store them likewise, or state the same scale and offset (gdal_edit.py -scale "
+                f"{self.url}: pixels are {said}, not {trained} as in training, where numbers have a scale "
+                "and an offset; store them likewise, or state the same scale and offset (gdal_edit.py -scale "
                 "-offset)"
             )
         return [Finding("type", f"pixels are {said}, read as the {trained} of training")]
