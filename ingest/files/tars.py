@@ -23,6 +23,7 @@ from shards.format.schema import DTYPES, Chip, Schema
 from shards.progress import progress
 from shards.raster.band_names import KNOWN_BANDS
 from shards.storage.objects import find_files, join, read_bytes
+from shards.storage.one_writer import one_writer
 from shards.write.writer import DatasetWriter
 
 DOT = "dot in key"
@@ -48,6 +49,13 @@ def ingest_tars(config: TarsConfig) -> TarsIngested:
     Raises:
         InputError: no tars, a tar that cannot be read, or no chip kept.
     """
+    _tars_in(config.data)  # so that a name which is none is not made a folder
+    with one_writer(config.data):
+        return _index_tars(config)
+
+
+def _index_tars(config: TarsConfig) -> TarsIngested:
+    """Index the tars of a folder that only this process writes."""
     names, left_out = _tars_in(config.data)
     schema = _schema_of_first(config, names)
     hidden: list[str] = []

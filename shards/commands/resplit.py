@@ -25,7 +25,8 @@ from shards.format.schema import Schema, with_values
 from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
-from shards.storage.objects import check_writable, exists, join
+from shards.storage.objects import exists, join
+from shards.storage.one_writer import one_writer
 from shards.write.assembly import split_checksum
 from shards.write.change import parquet_bytes, publish_change
 from shards.write.places import places_of
@@ -53,8 +54,14 @@ def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
             band cannot be made.
         DatasetError: a shard is damaged.
     """
+    open_dataset(config.data)  # so that a name which is none is not made a folder
+    with one_writer(config.data):
+        return _resplit(config, given)
+
+
+def _resplit(config: SplitConfig, given: Set[str] | None) -> str:
+    """Hold out other chips of a dataset that only this process changes."""
     dataset = open_dataset(config.data)
-    check_writable(config.data)
     _refuse_unfinished(config.data)
     if config.rewrite:
         _refuse_rewriting(dataset)

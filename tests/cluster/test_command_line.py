@@ -192,6 +192,7 @@ def mistake(err: str) -> str:
     [
         "ingest scenes --images {0}/*-sr-02m.tif --heights {0}/*-chm-02m.tif --out {1}",
         "ingest labels {1} --raster {0}/*-chm-02m.tif --as tall --mean",
+        "split {1} --split-by key",
         "convert {0}/chips --to zarr --out {1}",
         "train --data {0}/chips --out {1} --epochs 1",
         "pretrain --data {0}/chips --out {1} --recipe mae-tiny --epochs 1",
@@ -205,7 +206,7 @@ def test_the_second_command_in_a_folder_is_refused(
     run: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     out = tmp_path / "out"
-    if "labels" in command:
+    if "labels" in command or "split" in command:
         shutil.copytree(run / "chips", out)
     with one_writer(str(out)):
         before = files_below(tmp_path)
