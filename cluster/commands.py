@@ -160,11 +160,12 @@ def _best_of(run: str) -> str:
     from shards.format.manifest import read_json
     from shards.storage.objects import join
     from trainer.model.checkpoint import checkpoint_url
+    from trainer.score.epochs import epoch_of
 
     url = checkpoint_url(run)
     best = read_json(join(url, "metrics.json"))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-    return f"{url}: epoch {best['epoch'] + 1}, {numbers}"
+    return f"{url}: epoch {epoch_of(best)}, {numbers}"
 
 
 def export(config: "ExportConfig") -> None:

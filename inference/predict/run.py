@@ -41,6 +41,7 @@ from shards.storage.checksum import hexadecimal
 from shards.storage.objects import check_writable, join, name_of, publish, remove_unfinished
 from shards.version import commit
 from trainer.model.checkpoint import checkpoint_url
+from trainer.score.epochs import numbering_of
 
 
 def predict(config: PredictConfig, engine: Engine) -> Summary:
@@ -108,7 +109,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any]]:
     made_with = {
         "checkpoint": checkpoint.fingerprint,
         "dataset": str(checkpoint.trained_on["fingerprint"]),
-        "epoch": checkpoint.metrics["epoch"],
+        **numbering_of(checkpoint.metrics),
         "bands": " ".join(config.bands),
         **({} if config.nodata is None else {"nodata": config.nodata}),
         "window": config.window,

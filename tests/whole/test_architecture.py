@@ -154,6 +154,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.model",
         "trainer.options",
         "trainer.pretrain_config",
+        "trainer.score",
     },
     "trainer.score": {"shards.draw", "shards.format", "shards.read", "shards.storage"},
     "inference.attention": {
@@ -214,6 +215,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.version",
         "trainer.devices",
         "trainer.model",
+        "trainer.score",
         "inference.config",
         "inference.maps",
         "inference.scenes",

@@ -40,14 +40,14 @@ class EpochRate:
         return {f"time/{name}": value for name, value in asdict(self).items() if value is not None}
 
     def line(self, epoch: int, summary: str, learnt_from: str) -> str:
-        """Write one line on epoch number `epoch` (from 0): its summary, and how fast it went.
+        """Write one line on epoch number `epoch` (from 1): its summary, and how fast it went.
 
         Args:
             epoch: number of the epoch.
             summary: its scores in a few words.
             learnt_from: what was learnt from: chips or tiles.
         """
-        text = f"epoch {epoch + 1}: {summary}"
+        text = f"epoch {epoch}: {summary}"
         text += (
             f"; {self.chips_per_second:,.0f} {learnt_from}/s; {self.waiting_for_data:.0%} waiting for data"
         )

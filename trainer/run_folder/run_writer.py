@@ -12,7 +12,6 @@
 Each object is written whole or not at all, and checkpoints.json names a checkpoint when it is complete.
 """
 
-import json
 import re
 import sys
 import tempfile
@@ -61,12 +60,13 @@ from trainer.model.weights_apart import (
 from trainer.options import KeepOptions
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate
+from trainer.run_folder.metrics_file import METRICS, metrics_lines
 from trainer.run_folder.mlflow_log import MlflowLog
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
 from trainer.run_folder.state_parts import StateWriter, remove_leftovers
+from trainer.score.epochs import EPOCH, EPOCHS_FROM, epoch_of
 
 CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 NOTE_SECONDS = 1.0
 """Seconds between two looks at the loss, since each waits for the device."""
@@ -165,23 +165,25 @@ class RunWriter(StateCallback):
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """Write the epoch's numbers and its checkpoint."""
         rate = epoch_rate(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.options)
-        numbers = {name: value for name, value in record.items() if name != "epoch"} | rate.numbers()
+        numbers = {name: value for name, value in record.items() if name not in (EPOCH, EPOCHS_FROM)}
+        numbers |= rate.numbers()
+        logged_as = record[EPOCH]  # in the run's own numbering, since logs go on when a run is resumed
         for name, value in numbers.items():
             if value is not None:
-                self._log.add_scalar(name, value, record["epoch"])
+                self._log.add_scalar(name, value, logged_as)
         if self._mlflow:
-            self._mlflow.add(numbers, record["epoch"])
+            self._mlflow.add(numbers, logged_as)
         objective = fit.objective
-        line = rate.line(record["epoch"], objective.summary(record), objective.learns_from)
+        line = rate.line(epoch_of(record), objective.summary(record), objective.learns_from)
         self._print(line, rate, fit.spent.seconds)
-        self._draw(fit, record["epoch"])
+        self._draw(fit, logged_as)
         best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.standing)
-        folder = folder_of(record["epoch"])
+        folder = folder_of(epoch_of(record))
         names = {"last": folder, "best": [folder_of(epoch) for epoch in best]}
         files, apart = fit.objective.checkpoint(record, self._options.trained_on), fit.model.apart
         if apart:
             files = {REFERENCE: reference_to(apart, join(self._out, folder)), **files}
-        lines = "".join(json.dumps(line) + "\n" for line in fit.records)
+        lines = metrics_lines(fit.records)
         self._log.flush()
         # Written in one go with the state that follows, so that neither waits for the other.
         self._first = lambda: self._write_epoch(names, files, lines, apart)
@@ -233,7 +235,7 @@ class RunWriter(StateCallback):
                 self._log.add_histogram(name, values_N, epoch)
 
     def _write_epoch(
-        self, names: dict[str, Any], files: dict[str, bytes], lines: str, apart: WeightsApart | None
+        self, names: dict[str, Any], files: dict[str, bytes], lines: bytes, apart: WeightsApart | None
     ) -> None:
         folder = names["last"]
         remove_unfinished(join(self._out, folder))
@@ -244,7 +246,7 @@ class RunWriter(StateCallback):
         if apart:  # whole weights, if an earlier version stopped in this epoch
             remove_file(join(self._out, folder, WEIGHTS))
         publish(join(self._out, CHECKPOINTS), json_bytes(names))
-        publish(join(self._out, METRICS), lines.encode())
+        publish(join(self._out, METRICS), lines)
         if self._scratch:
             publish_folder(join(self._out, TENSORBOARD), self._log_folder)
         self._kept.add(folder)
@@ -266,15 +268,15 @@ def _standing(fit: Fit) -> str:
 
 
 def folder_of(epoch: int) -> str:
-    """Return the name of the checkpoint of an epoch (from 0)."""
-    return f"epoch-{epoch + 1:04d}"
+    """Return the name of the checkpoint of an epoch (from 1)."""
+    return f"epoch-{epoch:04d}"
 
 
 def best_epochs(
     records: list[dict[str, Any]], count: int, standing: Callable[[dict[str, Any]], float]
 ) -> list[int]:
-    """Return the numbers of the best epochs by their standing, best first; ties go to the earlier."""
-    scored = sorted((standing(record), record["epoch"]) for record in records)
+    """Return the numbers (from 1) of the best epochs by standing, best first; ties go to the earlier."""
+    scored = sorted((standing(record), epoch_of(record)) for record in records)
     return [epoch for _, epoch in scored[:count]]
 
 

@@ -343,7 +343,7 @@ def test_tensorboard_shows_numbers_pictures_and_where_the_time_went(run: Path) -
 
 def test_a_line_an_epoch_and_the_best_is_the_best_of_them(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
     best = min(records, key=lambda record: float(record["val_loss"]))
     assert load_checkpoint(str(run)).metrics == best
     assert load_checkpoint(str(run / "last")).metrics == records[-1]

@@ -346,15 +346,15 @@ def test_a_peak_is_told_of_known_devices_alone() -> None:
 
 
 def test_an_epoch_in_a_line(config: TrainConfig) -> None:
-    record = {"epoch": 2, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
+    record = {"epoch": 3, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
     summary = new_fit(config, Ranks()).objective.summary
     spent = TimeSpent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
     alone = epoch_rate(spent, 1e6, Ranks(), config.fit)
-    assert alone.line(2, summary(record), "chips") == (
+    assert alone.line(3, summary(record), "chips") == (
         "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 2% waiting for data; 1 GFLOP/s"
     )
     one_of_two = epoch_rate(spent, 4e8, Ranks(0, 2), config.fit)
-    assert one_of_two.line(0, summary({"epoch": 0, "loss": 2.0}), "tiles") == (
+    assert one_of_two.line(1, summary({"epoch": 1, "loss": 2.0}), "tiles") == (
         "epoch 1: loss 2; 1,234 tiles/s; 2% waiting for data, 5% communication; 247 GFLOP/s"
     )
     on_gpu = replace(one_of_two, busy=0.97, utilisation=0.38, peak_memory_gb=11.21)
