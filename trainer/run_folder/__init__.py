@@ -8,5 +8,6 @@ last_state       the state that a run has left when its numbers are none any mor
 background       writing in the background of training
 epoch_rate       one line on an epoch's speed
 metrics_file     metrics.jsonl: a line an epoch
+verdict_file     validation.json: the best checkpoint beside the baselines
 mlflow_log       numbers and options for MLflow
 """

@@ -5,6 +5,7 @@
     epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
     backbone-*           while the run lasts: weights of a frozen backbone (trainer.model.weights_apart)
     metrics.jsonl        one line an epoch
+    validation.json      at the end: the best checkpoint beside the baselines (verdict_file.py in this room)
     state.json, state/   all that is needed to resume (state.py and state_parts.py in this room)
     tensorboard/         the same numbers, and the speed, for TensorBoard
     mlflow.json          with --mlflow: the id of the MLflow run that has them, too

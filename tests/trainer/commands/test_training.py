@@ -322,6 +322,7 @@ def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
         "state",
         "state.json",
         "tensorboard",
+        "validation.json",
     }
     assert list((run / "tensorboard").iterdir())
     assert not list(run.rglob(".*")), "nothing half written"
@@ -382,7 +383,7 @@ def test_evaluation_gives_the_scores_of_training_beside_the_baselines(
     assert scores[REGRESSOR].all.count == metrics["val_count"]
     assert scores[REGRESSOR].all.count == scores[LINEAR].all.count == scores[MEAN].all.count
     assert scores[MEAN].all.r2 < 0.01
-    assert "R2" in evaluation.table().splitlines()[0]
+    assert "R2" in evaluation.table().splitlines()[1]
 
 
 def without_surroundings(regressor: Regressor) -> None:

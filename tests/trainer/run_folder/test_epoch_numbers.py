@@ -11,9 +11,9 @@ from pretrainings import config_of as pretraining_of
 from pretrainings import write_tiles
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster.commands import _best_of
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
+from trainer.commands.last_lines import best_of
 from trainer.commands.pretrain import pretrain
 from trainer.commands.train import train
 from trainer.config import TrainConfig
@@ -86,7 +86,7 @@ def test_the_second_epoch_is_2_in_all_of_them(config: Config, capsys: pytest.Cap
         assert (metrics["epoch"], metrics["epochs_from"]) == (epoch, 1)
     assert json.loads((folder / "checkpoints.json").read_text())["last"] == "epoch-0002"
     best = json.loads((folder / "checkpoints.json").read_text())["best"][0]
-    assert f"{folder}/{best}: epoch {int(best[-1])}, " in _best_of(str(folder))
+    assert f"{folder}/{best}: epoch {int(best[-1])}, " in best_of(str(folder))
     assert read_metrics(str(folder)) == records_of(folder)
 
 
@@ -114,7 +114,7 @@ def test_a_run_that_began_with_0_goes_on_so_with_the_same_losses(
     names = [(folder / "checkpoints.json").read_text() for folder in ends]
     assert names[0] == names[1]
     assert read_metrics(str(older)) == read_metrics(str(ours)), "numbers and all scores are the same"
-    assert _best_of(str(older)) == _best_of(str(ours)).replace(str(ours), str(older))
+    assert best_of(str(older)) == best_of(str(ours)).replace(str(ours), str(older))
 
 
 def test_each_record_says_how_it_counts() -> None:
