@@ -60,7 +60,7 @@ from trainer.model.weights_apart import (
 )
 from trainer.options import KeepOptions
 from trainer.pretrain_config import PretrainConfig
-from trainer.run_folder.epoch_rate import EpochRate, epoch_rate
+from trainer.run_folder.epoch_rate import EpochRate, epoch_rate, slow_end
 from trainer.run_folder.metrics_file import METRICS, metrics_lines
 from trainer.run_folder.mlflow_log import MlflowLog
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
@@ -73,8 +73,8 @@ NOTE_SECONDS = 1.0
 """Seconds between two looks at the loss, since each waits for the device."""
 LARGE_BYTES = 10**9
 """Bytes above which a line announces what the end of a run writes."""
-STARVED, STARVED_SECONDS = 0.2, 10.0
-"""Share of an epoch's time, and seconds of that epoch, above which a warning says that it waited for data."""
+SLOW_SECONDS = 10.0
+"""Seconds of an epoch above which a line says what is slow; in shorter ones that is their beginning."""
 _EPOCH = re.compile(r"epoch-\d+/")
 
 
@@ -123,6 +123,7 @@ class RunWriter(StateCallback):
         super().__init__(notice, states or StateWriter(out), options.keep.checkpoint_steps)
         self._options, self._out, self._advance = options, out, advance
         self._note, self._noted = "", 0.0
+        self._said = set[str]()
         # An earlier process may have been killed before it removed old checkpoints: those count, too.
         self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
         remove_leftovers(out)
@@ -176,7 +177,7 @@ class RunWriter(StateCallback):
             self._mlflow.add(numbers, logged_as)
         objective = fit.objective
         line = rate.line(epoch_of(record), objective.summary(record), objective.learns_from)
-        self._print(line, rate, fit.spent.seconds)
+        self._print(line, rate, epoch_of(record), fit.spent.seconds)
         self._draw(fit, logged_as)
         best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.standing)
         folder = folder_of(epoch_of(record))
@@ -210,20 +211,16 @@ class RunWriter(StateCallback):
             raise refused[0]
         remove_unused(self._out)
 
-    def _print(self, line: str, rate: EpochRate, seconds: float) -> None:
-        """Print the epoch's line to standard error, and a warning if it waited for data.
+    def _print(self, line: str, rate: EpochRate, epoch: int, seconds: float) -> None:
+        """Print the epoch's line to standard error, and once what holds the run up, if anything does.
 
         An open progress bar stays below them.
         """
         print(line, file=sys.stderr, flush=True)
-        if rate.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
-            print(
-                f"treeline: {rate.waiting_for_data:.0%} of {line.partition(':')[0]} was spent waiting for "
-                f"{self._options.data}: reading limits training"
-                + ("" if is_local(self._options.data) else "; give --cache, or bring the dataset nearer"),
-                file=sys.stderr,
-                flush=True,
-            )
+        slow = slow_end(rate, epoch, self._options.data, self._options.resolved)
+        if slow and seconds > SLOW_SECONDS and slow.what not in self._said:
+            self._said.add(slow.what)
+            print(f"treeline: {slow.what} is slow: {slow.why}", file=sys.stderr, flush=True)
 
     def _draw(self, fit: Fit, epoch: int) -> None:
         """Log a panel of sample chips, and histograms of the values in it."""
