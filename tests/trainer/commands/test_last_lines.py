@@ -18,9 +18,9 @@ from shards.write.writer import DatasetWriter
 from trainer.commands.evaluate import evaluate
 from trainer.commands.evaluate_classes import evaluate_classes
 from trainer.commands.evaluate_tiles import evaluate_tiles
-from trainer.commands.last_lines import after_evaluation, after_training
+from trainer.commands.last_lines import after_evaluation, after_sweep, after_training
 from trainer.commands.train import train
-from trainer.config import EvaluateConfig
+from trainer.config import EvaluateConfig, SweepConfig
 from trainer.devices.ranks import Ranks
 from trainer.run_folder.verdict_file import VERDICT
 from trainer.score.compared import Compared
@@ -65,6 +65,11 @@ def test_a_regression_that_is_worse_than_the_mean_hides_nothing() -> None:
 def test_paths_are_quoted() -> None:
     line = next_step("predict", "my scenes/*.tif", "--out", "it's")
     assert line.removeprefix("next: ") == "treeline predict 'my scenes/*.tif' --out 'it'\"'\"'s'"
+
+
+def test_a_sweep_ends_with_the_training_that_it_was_for() -> None:
+    line = after_sweep(SweepConfig("chips", "my sweep/"), "best.yaml")
+    assert line == "next: treeline train --config 'my sweep/best.yaml' --out 'my sweep-best'"
 
 
 @pytest.mark.parametrize("task", ERRORS)

@@ -369,7 +369,7 @@ def test_a_class_that_the_model_does_not_know_stops_no_score_of_another_split(
 def test_reports_count_tiles(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(config_of(dataset, tmp_path / "run", epochs=1), Ranks())
     said = capsys.readouterr().err
-    assert " tiles/s; " in next(line for line in said.splitlines() if line.startswith("epoch 1: "))
+    assert " tiles/s" in next(line for line in said.splitlines() if line.startswith("epoch 1: "))
     assert "treeline: trains on " in said
     assert " tiles (all with a label tree_percent)" in said
     assert "chips" not in said
