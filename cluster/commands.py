@@ -128,24 +128,23 @@ def convert(config: "ConvertConfig") -> None:
 def train(config: "TrainConfig", given: Set[str]) -> None:
     """Train a regressor on a dataset; `given` are the options that the user named."""
     from cluster.jobs.connection import connected
+    from trainer.commands.last_lines import after_training
     from trainer.commands.train_on_ray import launch
 
     with connected(config.worker_range[1], _gpu_here(config.device)):
         launch(config, given)
-    print(_best_of(config.out))
-    if note := _without_validation(config.out):
-        print(note)
+    print(after_training(config))
 
 
 def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
     """Pre-train a backbone; `given` are the options that the user named."""
     from cluster.jobs.connection import connected
+    from trainer.commands.last_lines import after_pretraining
     from trainer.commands.train_on_ray import launch_pretraining
 
     with connected(config.worker_range[1], _gpu_here(config.device)):
         launch_pretraining(config, given)
-    print(_best_of(config.out))
-    print(f"treeline train --backbone {config.out} ...")
+    print(after_pretraining(config))
 
 
 def _gpu_here(wanted: "Wanted") -> Callable[[], object] | None:
@@ -159,33 +158,6 @@ def _gpu_here(wanted: "Wanted") -> Callable[[], object] | None:
     return check if wanted == "gpu" else None
 
 
-def _best_of(run: str) -> str:
-    """Sum up a run's best checkpoint in one line."""
-    from shards.format.manifest import read_json
-    from shards.storage.objects import join
-    from trainer.model.checkpoint import checkpoint_url
-
-    url = checkpoint_url(run)
-    best = read_json(join(url, "metrics.json"))
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-    return f"{url}: epoch {best['epoch'] + 1}, {numbers}"
-
-
-def _without_validation(run: str) -> str:
-    """Say in one line that a run had nothing held out; "" if it had."""
-    from shards.format.manifest import read_json
-    from shards.storage.objects import join
-    from trainer.model.checkpoint import checkpoint_url
-
-    best = read_json(join(checkpoint_url(run), "metrics.json"))
-    if any(name.startswith("val_") for name in best):
-        return ""
-    return (
-        "note: nothing was held out (no chip is in val), so these numbers say nothing about chips that were "
-        "not trained on; treeline split holds some out"
-    )
-
-
 def export(config: "ExportConfig") -> None:
     """Write the backbone of a pre-training run to a folder of its own."""
     from trainer.commands.export import export
@@ -197,6 +169,7 @@ def sweep(config: "SweepConfig") -> None:
     """Find training options that suit a dataset."""
     from cluster.jobs.connection import connected
     from cluster.options import FILE, parse
+    from trainer.commands.last_lines import after_sweep
     from trainer.commands.sweep import BEST, sweep, table, trials_here
     from trainer.config import TrainConfig
     from trainer.devices.cards import chosen_here, computes
@@ -217,7 +190,7 @@ def sweep(config: "SweepConfig") -> None:
             device = chosen_here(wanted, precision)
             trials = sweep(config, base, trials_here, device, computes(precision, device))
     print(table(trials))
-    print(f"treeline train --config {config.out}/{BEST} --out ...")
+    print(after_sweep(config, BEST))
 
 
 def matrix(config: "MatrixConfig") -> int:
@@ -290,31 +263,38 @@ def evaluate(config: "EvaluateConfig") -> None:
             return
 
         from trainer.commands.evaluate import evaluate
+        from trainer.commands.last_lines import after_evaluation
 
         evaluation = evaluate(config)
     print(evaluation.table())
     if config.out:
         write_evaluation(config.out, evaluation)
+    if not scores_maps:
+        print(after_evaluation(config))
 
 
 def _evaluate_tiles(config: "EvaluateConfig") -> None:
     from trainer.commands.evaluate_tiles import evaluate_tiles
+    from trainer.commands.last_lines import after_evaluation
     from trainer.score.tile_evaluation import write_tile_evaluation
 
     evaluation = evaluate_tiles(config)
     print(evaluation.table())
     if config.out:
         write_tile_evaluation(config.out, evaluation)
+    print(after_evaluation(config))
 
 
 def _evaluate_classes(config: "EvaluateConfig") -> None:
     from trainer.commands.evaluate_classes import evaluate_classes
+    from trainer.commands.last_lines import after_evaluation
     from trainer.score.class_evaluation import write_class_evaluation
 
     evaluation = evaluate_classes(config)
     print(evaluation.table())
     if config.out:
         write_class_evaluation(config.out, evaluation)
+    print(after_evaluation(config))
 
 
 def predict(config: "PredictConfig") -> int:

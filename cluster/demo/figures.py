@@ -22,6 +22,7 @@ from shards.raster.opening import open_raster, read_window
 from shards.read.dataset import Dataset
 from trainer.fit.sample_panel import predicted_heights
 from trainer.model.regressor import Regressor
+from trainer.score.epochs import epoch_of
 
 _MOST_PIXELS = 700
 
@@ -30,7 +31,7 @@ def curves(records: Sequence[dict[str, Any]]) -> bytes:
     """Draw loss and validation RMSE by epoch."""
     figure = new_figure(11, 3.4)
     loss_axes, rmse_axes = figure.subplots(1, 2)
-    epochs = [record["epoch"] + 1 for record in records]
+    epochs = [epoch_of(record) for record in records]
     for name, colour in zip(("loss", "val_loss"), SERIES, strict=False):
         if name in records[0]:
             loss_axes.plot(epochs, [record[name] for record in records], label=name, color=colour)

@@ -1,6 +1,5 @@
 """report.html: one self-contained page of what a demo did, from the files that its steps left."""
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -15,7 +14,8 @@ from shards.draw.html import Numeral, figure, heading, listing, page, table
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import name_of, publish, read_bytes
 from trainer.model.height_checkpoint import load_checkpoint
-from trainer.run_folder.run_writer import CONFIG, METRICS
+from trainer.run_folder.metrics_file import read_metrics
+from trainer.run_folder.run_writer import CONFIG
 from trainer.score.evaluation import REGRESSOR, Evaluation, evaluation_picture
 from trainer.score.metrics import Metrics
 
@@ -34,7 +34,7 @@ def write_report(out: Path, evaluation: Evaluation, maps: dict[str, str], steps:
     """
     chips, unseen = open_dataset(str(out / "chips")), open_dataset(str(out / "chips-unseen"))
     regressor = load_checkpoint(str(out / "run")).regressor
-    records = [json.loads(line) for line in read_bytes(str(out / "run" / METRICS)).splitlines()]
+    records = read_metrics(str(out / "run"))
     sections = {
         "Scores on scenes that it has not seen": _scores(evaluation)
         + figure(evaluation_picture(evaluation), "Predicted against measured height, and errors by class"),

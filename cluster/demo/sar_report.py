@@ -14,11 +14,12 @@ from inference.distances.page import Found
 from inference.distances.run import said
 from shards.draw.html import figure, listing, page, sentence
 from shards.draw.picture import SERIES, new_figure, png, tidy
-from shards.storage.objects import publish, read_bytes
+from shards.storage.objects import publish
 from trainer.matrix.curves import learning_curves
 from trainer.matrix.heat_maps import difference_maps, error_maps
 from trainer.matrix.results import Results
-from trainer.run_folder.run_writer import METRICS
+from trainer.run_folder.metrics_file import read_metrics
+from trainer.score.epochs import epoch_of
 
 
 def write_sar_report(
@@ -34,7 +35,7 @@ def write_sar_report(
         names: the region that pre-training did not see, and the label.
     """
     unseen, label = names
-    records = [json.loads(line) for line in read_bytes(str(out / "pretrained" / METRICS)).splitlines()]
+    records = read_metrics(str(out / "pretrained"))
     sections = {
         "What pre-training gained": _gained(results, unseen),
         "Pre-training": sentence(
@@ -90,10 +91,10 @@ def _probe_curve(records: Sequence[dict[str, Any]]) -> bytes:
     """Draw the loss and, where it was measured, the probe's error by epoch."""
     drawing = new_figure(11, 3.4)
     loss_axes, probe_axes = drawing.subplots(1, 2)
-    loss_axes.plot([one["epoch"] + 1 for one in records], [one["loss"] for one in records], color=SERIES[0])
+    loss_axes.plot(list(map(epoch_of, records)), [one["loss"] for one in records], color=SERIES[0])
     loss_axes.set(xlabel="epoch", ylabel="loss")
     probed = [one for one in records if "val_probe_rmse" in one]
-    epochs = [one["epoch"] + 1 for one in probed]
+    epochs = list(map(epoch_of, probed))
     for kind, name, colour in zip(
         ("probe", "untrained", "bands"),
         ("pre-trained tokens", "untrained tokens", "means and deviations of bands"),

@@ -47,6 +47,7 @@ from shards.storage.objects import join, name_of, publish, remove_unfinished
 from shards.storage.one_writer import one_writer
 from shards.version import commit
 from trainer.model.checkpoint import checkpoint_url
+from trainer.score.epochs import numbering_of
 
 
 def predict(config: PredictConfig, engine: Engine) -> Summary:
@@ -167,7 +168,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:
     made_with = {
         "checkpoint": checkpoint.fingerprint,
         "dataset": str(checkpoint.trained_on["fingerprint"]),
-        "epoch": checkpoint.metrics["epoch"],
+        **numbering_of(checkpoint.metrics),
         "bands": " ".join(config.bands),
         **({} if config.nodata is None else {"nodata": config.nodata}),
         "window": config.window,

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from inference.predict.scene_map import Failed
 
+SLOW, SLOW_SECONDS = 0.2, 10.0
+"""Share (0..1) of the model's time, and seconds of a run, above which reading is called slow."""
+
 
 @dataclass
 class Summary:
@@ -31,10 +34,11 @@ class Summary:
         lines = [f"{made:,} maps made, {self.before:,} there before, {len(self.failed):,} scenes failed"]
         if self.megapixels:
             rate = self.megapixels / max(self.seconds, 1e-9)
-            lines[0] += (
-                f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s); "
-                f"the model waited for pixels {self.predicting_waited:.0%} of its time, "
-                f"readers for the model {self.reading_waited:.0%} of theirs"
+            lines[0] += f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s)"
+        if self.predicting_waited > max(SLOW, self.reading_waited) and self.seconds > SLOW_SECONDS:
+            lines.append(
+                f"reading is slow: the model waited for pixels {self.predicting_waited:.0%} of its time; "
+                "copy the scenes to a faster disk, or let several read at a time with --workers N"
             )
         if self.noted:
             scenes = "1 scene differs" if self.noted == 1 else f"{self.noted:,} scenes differ"

@@ -1,8 +1,10 @@
-"""States as earlier versions wrote them."""
+"""States and runs as earlier versions wrote them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -20,9 +22,34 @@ def write_layout_2(fit: Fit, out: Path) -> None:
         kind, _, rest = name.partition(".")
         parameter, _, moment = rest.rpartition(".")
         tensors[f"optimiser.{places[parameter]}.{moment}" if kind == "optimiser" else name] = rows
-    StateWriter(str(out)).write(replace(state, tensors=tensors))
+    StateWriter(str(out)).write(replace(state, tensors=tensors, values=values_from_0(state.values)))
     about = json.loads((out / STATE).read_text())
     (out / STATE).write_text(json.dumps(about | {"version": 2}))
+
+
+def record_from_0(record: dict[str, Any]) -> dict[str, Any]:
+    """A record, or a checkpoint's metrics, of before epochs were numbered from 1."""
+    older = record | {"epoch": record["epoch"] - 1}
+    assert older.pop("epochs_from") == 1
+    return older
+
+
+def values_from_0(values: dict[str, Any]) -> dict[str, Any]:
+    """A state's values of before epochs were numbered from 1."""
+    older = values | {"records": list(map(record_from_0, values["records"]))}
+    assert older.pop("epochs_from") == 1
+    return older
+
+
+def make_from_0(run: Path) -> None:
+    """Turn a run's folder into one whose epochs are numbered from 0; TensorBoard's log begins anew."""
+    state, metrics = run / STATE, run / "metrics.jsonl"
+    state.write_text(json.dumps(values_from_0(json.loads(state.read_text()))))
+    lines = [record_from_0(json.loads(line)) for line in metrics.read_text().splitlines()]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for file in run.glob("epoch-*/metrics.json"):
+        file.write_text(json.dumps(record_from_0(json.loads(file.read_text()))))
+    shutil.rmtree(run / "tensorboard")
 
 
 def _layout_2_places(model: nn.Module) -> dict[str, str]:

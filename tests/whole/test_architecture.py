@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
-PURE = {"shards.errors", "shards.progress"}
+PURE = {"shards.errors", "shards.next_step", "shards.progress"}
 """Rooms that every room may import."""
 ROOMS: dict[str, set[str]] = {
     "shards.commands": {
@@ -163,6 +163,7 @@ ROOMS: dict[str, set[str]] = {
         "trainer.model",
         "trainer.options",
         "trainer.pretrain_config",
+        "trainer.score",
     },
     "trainer.score": {"shards.draw", "shards.format", "shards.read", "shards.storage"},
     "inference.attention": {
@@ -223,6 +224,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.version",
         "trainer.devices",
         "trainer.model",
+        "trainer.score",
         "inference.config",
         "inference.maps",
         "inference.scenes",
@@ -249,7 +251,6 @@ ROOMS: dict[str, set[str]] = {
     "cluster.commands": {
         "shards.commands",
         "shards.config",
-        "shards.format",
         "shards.storage",
         "ingest.chips",
         "ingest.config",

@@ -6,6 +6,7 @@ train_classes      what differs where classes of pixels are learnt
 pretrain           treeline pretrain: what one rank does
 export             treeline export
 begun              a run that is already there
+last_lines         what came out, whether it is good, and the next command
 batch_of_device    how many chips a batch has where nobody says
 too_little_memory  what to set where a device's memory is too small
 train_on_ray       training and pre-training on Ray workers

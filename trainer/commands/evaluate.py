@@ -13,10 +13,9 @@ from trainer.commands.evaluated import (
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.devices.cards import chosen_here, computes
-from trainer.devices.linear import linear
 from trainer.devices.precision import autocast, predicting
 from trainer.devices.score_sums import height_sums
-from trainer.fit.heights import measured_heights
+from trainer.fit.heights import baseline_heights, measured_heights
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.frozen_backbone import placed_on
 from trainer.model.height_checkpoint import load_checkpoint
@@ -47,9 +46,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         def sums_of(fed: Fed) -> Sums:
             with autocast(config.precision, device):
                 predicted_BHW, valid_BHW = regressor.predict(fed.image_BCHW)
-            linear_BHW = linear(fed.image_BCHW, [baselines.coefficients], baselines.positions)[:, 0]
-            mean_BHW = torch.full_like(linear_BHW, baselines.mean_height)
-            compared = predicted_BHW.float(), linear_BHW, mean_BHW
+            compared = predicted_BHW.float(), *baseline_heights(baselines, fed.image_BCHW)
             advance(fed.batch.size)
             found = torch.tensor(len(fed.batch.chips))
             return found, *height_sums(compared, measured_heights(fed, valid_BHW))

@@ -17,8 +17,8 @@ from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.devices.cards import chosen_here, computes
 from trainer.devices.choice import Precision
-from trainer.devices.linear import linear
 from trainer.devices.precision import autocast, predicting
+from trainer.fit.classes import baseline_classes
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
 from trainer.model.frozen_backbone import placed_on
@@ -58,13 +58,10 @@ def predict_classes(
     Raises:
         InputError: a label is none of the classes.
     """
-    baselines = checkpoint.baselines
     with autocast(precision, fed.image_BCHW.device):
         predicted_BHW, valid_BHW = checkpoint.model.predict(fed.image_BCHW)
     place_BHW = classes.places(fed.height_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
-    coefficients_KF = baselines.coefficients_KF.tolist()
-    linear_BHW = linear(fed.image_BCHW, coefficients_KF, baselines.positions).argmax(1)
-    return place_BHW, (predicted_BHW, linear_BHW, torch.full_like(linear_BHW, baselines.commonest))
+    return place_BHW, (predicted_BHW, *baseline_classes(checkpoint.baselines, fed.image_BCHW))
 
 
 def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:

@@ -96,7 +96,7 @@ class _CellWriter(RunWriter):
     def __init__(self, options: RunOptions) -> None:
         super().__init__(options, advance=lambda count, note="": None)
 
-    def _print(self, line: str, rate: EpochRate, seconds: float) -> None:
+    def _print(self, line: str, rate: EpochRate, epoch: int, seconds: float) -> None:
         pass
 
 

@@ -8,7 +8,6 @@ Trials are compared by the RMSE (metres) on the chips held out in their best epo
 cannot be compared.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from shards.format.manifest import json_bytes
 from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset
-from shards.storage.objects import exists, join, publish, read_bytes
+from shards.storage.objects import exists, join, publish
 from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.commands.batch_of_device import with_batch_of_device
@@ -36,7 +35,9 @@ from trainer.devices.choice import IN_FLOAT32, Computes, Kind
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
 from trainer.fit.loss import parse_loss
-from trainer.run_folder.run_writer import METRICS, RunOptions, RunWriter, config_yaml, run_options
+from trainer.run_folder.metrics_file import read_metrics
+from trainer.run_folder.run_writer import RunOptions, RunWriter, config_yaml, run_options
+from trainer.score.epochs import EPOCH
 
 SWEEP = "sweep.json"
 BEST = "best.yaml"
@@ -291,10 +292,8 @@ def _metres(trial: Trial) -> str:
 
 def _read_trial(number: int, config: TrainConfig, ending: Ending) -> Trial:
     """Read what the trial's run says of its epochs."""
-    url = join(config.out, METRICS)
-    lines = read_bytes(url).decode().splitlines() if exists(url) else []
-    records = [json.loads(line) for line in lines]
-    scores = [(one["val_rmse"], one["epoch"] + 1) for one in records if one["val_rmse"] is not None]
+    records = read_metrics(config.out)
+    scores = [(one["val_rmse"], one[EPOCH]) for one in records if one["val_rmse"] is not None]
     val_rmse, best_epoch = min(scores, default=(None, None))
     return Trial(number, config, ending, val_rmse, best_epoch, len(records))
 

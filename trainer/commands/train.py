@@ -43,6 +43,7 @@ from trainer.run_folder.run_writer import CONFIG, RunWriter, run_options
 from trainer.run_folder.state import restore
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
 from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
+from trainer.run_folder.verdict_file import write_verdict
 
 
 def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConfig:
@@ -158,23 +159,26 @@ def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
-    with saying_what_to_set(config, ranks), naming_last_state(config.out), ExitStack() as stack:
-        fit = resumed_fit(config, ranks)
-        dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
-        states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
-        callback = StateCallback(notice, states, config.keep.checkpoint_steps)
+    with saying_what_to_set(config, ranks), naming_last_state(config.out):
+        with ExitStack() as stack:
+            fit = resumed_fit(config, ranks)
+            dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
+            states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
+            callback = StateCallback(notice, states, config.keep.checkpoint_steps)
+            if ranks.is_first:
+                kind = fit.objective.learns_from
+                print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
+                if fit.learning.val_chips.size:
+                    said = leakage(dataset.url, dataset.manifest)
+                    print(f"treeline: {said}", file=sys.stderr, flush=True)
+                total = config.fit.epochs * train_chips.size
+                advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
+                callback = RunWriter(run_options(config, dataset, ranks.device), advance, notice, states)
+            stack.enter_context(callback)
+            fit.run(callback)
+            callback.finish(fit)
         if ranks.is_first:
-            kind = fit.objective.learns_from
-            print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
-            if fit.learning.val_chips.size:
-                said = leakage(dataset.url, dataset.manifest)
-                print(f"treeline: {said}", file=sys.stderr, flush=True)
-            total = config.fit.epochs * train_chips.size
-            advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
-            callback = RunWriter(run_options(config, dataset, ranks.device), advance, notice, states)
-        stack.enter_context(callback)
-        fit.run(callback)
-        callback.finish(fit)
+            write_verdict(fit, config.out)
     for trouble in dataset.troubles():
         print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
 

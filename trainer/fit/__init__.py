@@ -10,6 +10,7 @@ variant           the parts of a training that variants replace
 sample_panel      sample chips as the regressor sees them
 objective         the interface of what a training minimises and reports
 pixel_inputs      inputs of a step that learns labels of pixels
+beside_baselines  a training's model beside its baselines
 labelled          what objectives have in common that learn from labels
 heights           heights as an objective
 classes           classes of pixels as an objective

@@ -18,6 +18,7 @@ from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.data.step_inputs import StepKey
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
+from trainer.devices.linear import linear
 from trainer.devices.ranks import PendingSum
 from trainer.fit.labelled import BATCH, MeanObjective, class_numbers
 from trainer.fit.learning import Learning
@@ -30,7 +31,12 @@ from trainer.model.checkpoint import weights_of
 from trainer.model.class_checkpoint import ClassCheckpoint
 from trainer.model.class_model import ClassModel
 from trainer.options import AugmentOptions, OptimiserOptions
-from trainer.score.class_baselines import ClassBaselines, Labelled, fit_class_baselines
+from trainer.score.class_baselines import COMMONEST, ClassBaselines, Labelled, fit_class_baselines
+from trainer.score.class_report import compared_classes
+from trainer.score.compared import Compared
+from trainer.score.evaluation import LINEAR
+from trainer.score.tile_baselines import MODEL
+from trainer.score.tile_scores import ClassScore
 
 
 class ClassObjective(MeanObjective[ClassBaselines]):
@@ -109,6 +115,19 @@ class ClassObjective(MeanObjective[ClassBaselines]):
             )
         return {"loss": float(self.value(loss_K, share_done)), **class_numbers(confusion_TP)}
 
+    def baseline_sums(self, fed: Fed) -> Sums:
+        """See LabelledObjective."""
+        valid_BHW = self.model.normalise.valid_of(fed.image_BCHW)
+        place_BHW = self.classes.places(fed.height_BHW, fed.batch.chips).masked_fill(~valid_BHW, NO_CLASS)
+        compared = baseline_classes(self.fitted, fed.image_BCHW)
+        return tuple(confusion(one_BHW, place_BHW, self.classes.count) for one_BHW in compared)
+
+    def compared(self, record: dict[str, Any], sums: Sums) -> Compared:
+        """See LabelledObjective."""
+        names = zip((LINEAR, COMMONEST), sums, strict=True)
+        theirs = {name: ClassScore(confusion_TP.numpy()).error for name, confusion_TP in names}
+        return compared_classes({MODEL: 1 - record["val_accuracy"], **theirs})
+
     def gather(self) -> None:
         """See Objective."""
         weights_of(self.model, self.model.backbone, keep=False)
@@ -116,6 +135,12 @@ class ClassObjective(MeanObjective[ClassBaselines]):
     def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
         """See Objective."""
         return ClassCheckpoint(self.model, trained_on, record, self.fitted).files()
+
+
+def baseline_classes(baselines: ClassBaselines, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict the places of classes (B, H, W) by the regression per pixel, and the commonest one."""
+    linear_BHW = linear(image_BCHW, baselines.coefficients_KF.tolist(), baselines.positions).argmax(1)
+    return linear_BHW, torch.full_like(linear_BHW, baselines.commonest)
 
 
 def _over_chips(values_BHW: Tensor) -> Tensor:

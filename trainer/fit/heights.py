@@ -7,6 +7,7 @@ pixel (trainer.score.baselines), which travel with states and checkpoints.
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from trainer.data.feed import Beside, Fed
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
+from trainer.devices.linear import linear
 from trainer.devices.ranks import PendingSum
 from trainer.devices.score_sums import chip_sums
 from trainer.fit.labelled import LabelledObjective
@@ -33,7 +35,9 @@ from trainer.model.checkpoint import weights_of
 from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.regressor import Regressor
 from trainer.options import AugmentOptions, ObjectiveOptions, OptimiserOptions
-from trainer.score.baselines import Baselines, baselines_of
+from trainer.score.baselines import MEAN, Baselines, baselines_of
+from trainer.score.compared import Compared
+from trainer.score.evaluation import LINEAR, REGRESSOR, compared_heights
 from trainer.score.metrics import finite, metrics_of
 
 
@@ -133,6 +137,19 @@ class HeightObjective(LabelledObjective[Baselines]):
             )
         return {"loss": float(self.loss.value(loss_K, share_done)), **metrics.to_json()}
 
+    def baseline_sums(self, fed: Fed) -> Sums:
+        """See LabelledObjective."""
+        measured_BHW = measured_heights(fed, self.regressor.normalise.valid_of(fed.image_BCHW))
+        compared = baseline_heights(self.fitted, fed.image_BCHW)
+        return tuple(exact_sums(chip_sums(one_BHW, measured_BHW)) for one_BHW in compared)
+
+    def compared(self, record: dict[str, Any], sums: Sums) -> Compared:
+        """See LabelledObjective."""
+        errors = {REGRESSOR: float(record["val_rmse"])}
+        for name, sums_SL in zip((LINEAR, MEAN), sums, strict=True):
+            errors[name] = metrics_of(finite(rounded_totals(sums_SL).numpy())).rmse
+        return compared_heights(errors)
+
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective: the loss and the RMSE."""
         text, rmse = super().summary(record), record.get("val_rmse")
@@ -150,6 +167,12 @@ class HeightObjective(LabelledObjective[Baselines]):
     def checkpoint(self, record: dict[str, Any], trained_on: dict[str, Any]) -> dict[str, bytes]:
         """See Objective."""
         return Checkpoint(self.regressor, trained_on, record, self.fitted).files()
+
+
+def baseline_heights(baselines: Baselines, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict heights (B, H, W) in metres by the regression per pixel, and by the mean."""
+    linear_BHW = linear(image_BCHW, [baselines.coefficients], baselines.positions)[:, 0]
+    return linear_BHW, torch.full_like(linear_BHW, baselines.mean_height)
 
 
 def measured_heights(fed: Fed, valid_BHW: Tensor) -> Tensor:

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from shards.read.order import Chips
+from trainer.data.feed import Fed
 from trainer.devices.ranks import PendingSum
 from trainer.fit.learning import Learning
 from trainer.fit.objective import LossDecides, Numbers, Panel
+from trainer.fit.scoring import Sums
+from trainer.score.compared import Compared
 from trainer.score.tile_scores import ClassScore
 
 BATCH = 64
@@ -61,6 +64,19 @@ class LabelledObjective(LossDecides, Generic[BaselinesT]):
         """See Objective."""
         stored = values["baselines"]
         self.baselines = self.baselines_type.from_json(stored) if stored else None
+
+    def baseline_sums(self, fed: Fed) -> Sums:
+        """Compute sums, exact where those of the model are, from which the baselines' scores follow."""
+        raise NotImplementedError
+
+    def compared(self, record: dict[str, Any], sums: Sums) -> Compared:
+        """Compare the model of an epoch with the baselines.
+
+        Args:
+            record: scores of the epoch.
+            sums: sums over the validation chips, as `baseline_sums` makes them.
+        """
+        raise NotImplementedError
 
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective: the loss."""

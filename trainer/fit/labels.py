@@ -36,8 +36,12 @@ from trainer.model.symmetries import apply_symmetries
 from trainer.model.tile_checkpoint import TileCheckpoint
 from trainer.model.tile_model import TileModel
 from trainer.options import AugmentOptions, OptimiserOptions
-from trainer.score.tile_baselines import TileBaselines, fit_tile_baselines
-from trainer.score.tile_scores import ValueScore
+from trainer.score.baselines import MEAN
+from trainer.score.class_report import compared_classes
+from trainer.score.compared import Compared
+from trainer.score.tile_baselines import MODEL, RIDGE, TileBaselines, fit_tile_baselines
+from trainer.score.tile_evaluation import compared_values
+from trainer.score.tile_scores import ClassScore, ValueScore
 
 
 @dataclass(frozen=True)
@@ -170,11 +174,16 @@ class LabelObjective(MeanObjective[TileBaselines]):
         outputs_BK, label_B = outputs_BK.float(), self._labels_of(fed)
         loss_B, known_B = self._losses(outputs_BK, label_B, seen_B)
         losses_KL = exact_sums(torch.stack([loss_B * known_B, known_B], 1))
+        decided_B = outputs_BK.argmax(1) if self.classes else outputs_BK[:, 0]
+        return losses_KL, self._scores_of(decided_B, label_B, known_B)
+
+    def _scores_of(self, predicted_B: Tensor, label_B: Tensor, known_B: Tensor) -> Tensor:
+        """Return the sums from which the scores follow of predicted values, or numbers of classes."""
         if self.classes:
             place_B = torch.where(known_B, label_B, NO_CLASS).long()
-            return losses_KL, confusion(outputs_BK.argmax(1), place_B, self.classes)
+            return confusion(predicted_B.long(), place_B, self.classes)
         true_B = label_B.masked_fill(~known_B, torch.nan)
-        return losses_KL, exact_sums(chip_sums(outputs_BK[:, :1], true_B[:, None]))
+        return exact_sums(chip_sums(predicted_B[:, None], true_B[:, None]))
 
     def scored(self, sums: Sums, share_done: float) -> Numbers:
         """See Objective."""
@@ -187,6 +196,26 @@ class LabelObjective(MeanObjective[TileBaselines]):
         if self.classes:
             return numbers | class_numbers(sums[1])
         return numbers | ValueScore(rounded_totals(sums[1]).numpy()).to_json()
+
+    def baseline_sums(self, fed: Fed) -> Sums:
+        """See LabelledObjective."""
+        encoder, label_B = self.model.encoder, self._labels_of(fed)
+        pixels_BCHW, valid_BHW = encoder.normalise(fed.image_BCHW)
+        known_B = patches_valid(valid_BHW, encoder.patch_size).any(1) & label_B.isfinite()
+        features_BF = band_features(pixels_BCHW, valid_BHW).cpu().numpy()
+        compared = self.fitted.predicted(features_BF).values()
+        return tuple(
+            self._scores_of(to_device(one_B, label_B.device), label_B, known_B) for one_B in compared
+        )
+
+    def compared(self, record: dict[str, Any], sums: Sums) -> Compared:
+        """See LabelledObjective."""
+        theirs = zip((RIDGE, MEAN), sums, strict=True)
+        if self.classes:
+            errors = {name: ClassScore(confusion_TP.numpy()).error for name, confusion_TP in theirs}
+            return compared_classes({MODEL: 1 - record["val_accuracy"], **errors})
+        errors = {name: ValueScore(rounded_totals(sums_SL).numpy()).error for name, sums_SL in theirs}
+        return compared_values({MODEL: float(record["val_rmse"]), **errors}, self.labels.unit)
 
     def summary(self, record: dict[str, Any]) -> str:
         """See Objective: the loss and the accuracy, or the RMSE."""

@@ -37,6 +37,7 @@ from trainer.fit.scoring import add_up
 from trainer.fit.taken import Outcome, Taken
 from trainer.fit.weight_average import Average
 from trainer.options import FitOptions, OptimiserOptions
+from trainer.score.epochs import FIRST, numbered
 
 IN_STEP = "in epoch "
 """Beginning of the note that says where a training failed."""
@@ -112,6 +113,8 @@ class Fit:
         self.position = Position()
         self.records: list[dict[str, Any]] = []
         """Records of the epochs so far."""
+        self.first_epoch = FIRST
+        """Number of the run's first epoch in its records; 0 in a run that began so."""
         self.spent = TimeSpent()
         """Time that the steps of the last finished epoch took in this process."""
         self.sums_K: Tensor | None = None
@@ -323,7 +326,7 @@ class Fit:
             raise nothing_measured(position, learning)
         loss = self.epoch_loss
         record: dict[str, Any] = {
-            "epoch": position.epoch,
+            **numbered(position.epoch, self.first_epoch),
             "loss": loss,
             "learning_rate": self.schedule.learning_rate,
             "chips": position.chips,

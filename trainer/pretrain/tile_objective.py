@@ -24,6 +24,7 @@ from trainer.pretrain.distillation import cosine
 from trainer.pretrain.masked import Masked
 from trainer.pretrain.probe import Probe
 from trainer.pretrain_config import PretrainConfig
+from trainer.score.epochs import FIRST, epoch_of
 
 
 class TileObjective:
@@ -110,7 +111,7 @@ class TileObjective:
     def standing(self, record: dict[str, Any]) -> float:
         """See Objective: the probe's error where it was measured; without a probe the last epoch is best."""
         if self.probe is None:
-            return -float(record["epoch"])
+            return -float(epoch_of(record) - FIRST)
         return float(record.get(f"val_{self.probe.decides}", float("inf")))
 
     def summary(self, record: dict[str, Any]) -> str:

@@ -7,5 +7,7 @@ state_parts      that state on storage, in parts
 last_state       the state that a run has left when its numbers are none any more
 background       writing in the background of training
 epoch_rate       one line on an epoch's speed
+metrics_file     metrics.jsonl: a line an epoch
+verdict_file     validation.json: the best checkpoint beside the baselines
 mlflow_log       numbers and options for MLflow
 """

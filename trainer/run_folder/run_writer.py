@@ -5,6 +5,7 @@
     epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
     backbone-*           while the run lasts: weights of a frozen backbone (trainer.model.weights_apart)
     metrics.jsonl        one line an epoch
+    validation.json      at the end: the best checkpoint beside the baselines (verdict_file.py in this room)
     state.json, state/   all that is needed to resume (state.py and state_parts.py in this room)
     tensorboard/         the same numbers, and the speed, for TensorBoard
     mlflow.json          with --mlflow: the id of the MLflow run that has them, too
@@ -12,7 +13,6 @@
 Each object is written whole or not at all, and checkpoints.json names a checkpoint when it is complete.
 """
 
-import json
 import re
 import sys
 import tempfile
@@ -60,20 +60,21 @@ from trainer.model.weights_apart import (
 )
 from trainer.options import KeepOptions
 from trainer.pretrain_config import PretrainConfig
-from trainer.run_folder.epoch_rate import EpochRate, epoch_rate
+from trainer.run_folder.epoch_rate import EpochRate, epoch_rate, slow_end
+from trainer.run_folder.metrics_file import METRICS, metrics_lines
 from trainer.run_folder.mlflow_log import MlflowLog
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
 from trainer.run_folder.state_parts import StateWriter, remove_leftovers
+from trainer.score.epochs import EPOCH, EPOCHS_FROM, epoch_of
 
 CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 NOTE_SECONDS = 1.0
 """Seconds between two looks at the loss, since each waits for the device."""
 LARGE_BYTES = 10**9
 """Bytes above which a line announces what the end of a run writes."""
-STARVED, STARVED_SECONDS = 0.2, 10.0
-"""Share of an epoch's time, and seconds of that epoch, above which a warning says that it waited for data."""
+SLOW_SECONDS = 10.0
+"""Seconds of an epoch above which a line says what is slow; in shorter ones that is their beginning."""
 _EPOCH = re.compile(r"epoch-\d+/")
 
 
@@ -122,6 +123,7 @@ class RunWriter(StateCallback):
         super().__init__(notice, states or StateWriter(out), options.keep.checkpoint_steps)
         self._options, self._out, self._advance = options, out, advance
         self._note, self._noted = "", 0.0
+        self._said = set[str]()
         # An earlier process may have been killed before it removed old checkpoints: those count, too.
         self._kept = {name.partition("/")[0] for name in find_files(out) if _EPOCH.match(name)}
         remove_leftovers(out)
@@ -165,23 +167,25 @@ class RunWriter(StateCallback):
     def after_epoch(self, fit: Fit, record: dict[str, Any], is_best: bool) -> None:
         """Write the epoch's numbers and its checkpoint."""
         rate = epoch_rate(fit.spent, fit.flops_per_chip, fit.learning.ranks, fit.options)
-        numbers = {name: value for name, value in record.items() if name != "epoch"} | rate.numbers()
+        numbers = {name: value for name, value in record.items() if name not in (EPOCH, EPOCHS_FROM)}
+        numbers |= rate.numbers()
+        logged_as = record[EPOCH]  # in the run's own numbering, since logs go on when a run is resumed
         for name, value in numbers.items():
             if value is not None:
-                self._log.add_scalar(name, value, record["epoch"])
+                self._log.add_scalar(name, value, logged_as)
         if self._mlflow:
-            self._mlflow.add(numbers, record["epoch"])
+            self._mlflow.add(numbers, logged_as)
         objective = fit.objective
-        line = rate.line(record["epoch"], objective.summary(record), objective.learns_from)
-        self._print(line, rate, fit.spent.seconds)
-        self._draw(fit, record["epoch"])
+        line = rate.line(epoch_of(record), objective.summary(record), objective.learns_from)
+        self._print(line, rate, epoch_of(record), fit.spent.seconds)
+        self._draw(fit, logged_as)
         best = best_epochs(fit.records, self._options.keep.keep_best, fit.objective.standing)
-        folder = folder_of(record["epoch"])
+        folder = folder_of(epoch_of(record))
         names = {"last": folder, "best": [folder_of(epoch) for epoch in best]}
         files, apart = fit.objective.checkpoint(record, self._options.trained_on), fit.model.apart
         if apart:
             files = {REFERENCE: reference_to(apart, join(self._out, folder)), **files}
-        lines = "".join(json.dumps(line) + "\n" for line in fit.records)
+        lines = metrics_lines(fit.records)
         self._log.flush()
         # Written in one go with the state that follows, so that neither waits for the other.
         self._first = lambda: self._write_epoch(names, files, lines, apart)
@@ -207,20 +211,16 @@ class RunWriter(StateCallback):
             raise refused[0]
         remove_unused(self._out)
 
-    def _print(self, line: str, rate: EpochRate, seconds: float) -> None:
-        """Print the epoch's line to standard error, and a warning if it waited for data.
+    def _print(self, line: str, rate: EpochRate, epoch: int, seconds: float) -> None:
+        """Print the epoch's line to standard error, and once what holds the run up, if anything does.
 
         An open progress bar stays below them.
         """
         print(line, file=sys.stderr, flush=True)
-        if rate.waiting_for_data > STARVED and seconds > STARVED_SECONDS:
-            print(
-                f"treeline: {rate.waiting_for_data:.0%} of {line.partition(':')[0]} was spent waiting for "
-                f"{self._options.data}: reading limits training"
-                + ("" if is_local(self._options.data) else "; give --cache, or bring the dataset nearer"),
-                file=sys.stderr,
-                flush=True,
-            )
+        slow = slow_end(rate, epoch, self._options.data, self._options.resolved)
+        if slow and seconds > SLOW_SECONDS and slow.what not in self._said:
+            self._said.add(slow.what)
+            print(f"treeline: {slow.what} is slow: {slow.why}", file=sys.stderr, flush=True)
 
     def _draw(self, fit: Fit, epoch: int) -> None:
         """Log a panel of sample chips, and histograms of the values in it."""
@@ -233,7 +233,7 @@ class RunWriter(StateCallback):
                 self._log.add_histogram(name, values_N, epoch)
 
     def _write_epoch(
-        self, names: dict[str, Any], files: dict[str, bytes], lines: str, apart: WeightsApart | None
+        self, names: dict[str, Any], files: dict[str, bytes], lines: bytes, apart: WeightsApart | None
     ) -> None:
         folder = names["last"]
         remove_unfinished(join(self._out, folder))
@@ -244,7 +244,7 @@ class RunWriter(StateCallback):
         if apart:  # whole weights, if an earlier version stopped in this epoch
             remove_file(join(self._out, folder, WEIGHTS))
         publish(join(self._out, CHECKPOINTS), json_bytes(names))
-        publish(join(self._out, METRICS), lines.encode())
+        publish(join(self._out, METRICS), lines)
         if self._scratch:
             publish_folder(join(self._out, TENSORBOARD), self._log_folder)
         self._kept.add(folder)
@@ -266,15 +266,15 @@ def _standing(fit: Fit) -> str:
 
 
 def folder_of(epoch: int) -> str:
-    """Return the name of the checkpoint of an epoch (from 0)."""
-    return f"epoch-{epoch + 1:04d}"
+    """Return the name of the checkpoint of an epoch (from 1)."""
+    return f"epoch-{epoch:04d}"
 
 
 def best_epochs(
     records: list[dict[str, Any]], count: int, standing: Callable[[dict[str, Any]], float]
 ) -> list[int]:
-    """Return the numbers of the best epochs by their standing, best first; ties go to the earlier."""
-    scored = sorted((standing(record), record["epoch"]) for record in records)
+    """Return the numbers (from 1) of the best epochs by standing, best first; ties go to the earlier."""
+    scored = sorted((standing(record), epoch_of(record)) for record in records)
     return [epoch for _, epoch in scored[:count]]
 
 

@@ -3,6 +3,8 @@
     tensors: weights and buffers that change, the optimiser's moments, the average of weights
     values: position, learning rates, scores so far, and the objective's part (baselines)
 
+The position counts epochs that are done; the scores have the run's own numbering of epochs (epochs_from).
+
 It needs no random numbers: each step draws its own anew from (seed, epoch, chips seen).
 trainer.run_folder.state_parts keeps a state on storage.
 """
@@ -21,6 +23,7 @@ from trainer.fit.loop import Fit
 from trainer.fit.optimiser import by_place
 from trainer.fit.position import Position
 from trainer.run_folder.state_parts import START_OVER, StoredState, TrainingState
+from trainer.score.epochs import EPOCHS_FROM, FIRST_BEFORE
 
 MOMENTS = "optimiser."
 """Beginning of the names of an optimiser's moments: optimiser.PARAMETER.MOMENT."""
@@ -39,6 +42,7 @@ def state_of(fit: Fit) -> TrainingState:
         "position": position,
         "reader": reader.to_json(),
         "schedule": fit.schedule.state_dict(),
+        EPOCHS_FROM: fit.first_epoch,
         "records": list(fit.records),
         **({"loss_scale": fit.scale.state()} if fit.scale else {}),
         **fit.objective.state(),
@@ -73,6 +77,7 @@ def restore(fit: Fit, state: StoredState) -> None:
     with understood(state.url, START_OVER):
         fit.position = Position(**values["position"])
         fit.records = list(values["records"])
+        fit.first_epoch = int(values.get(EPOCHS_FROM, FIRST_BEFORE))
         fit.schedule.load_state_dict(values["schedule"])
         fit.objective.restore(values)
         if fit.scale and "loss_scale" in values:

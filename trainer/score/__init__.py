@@ -7,6 +7,8 @@ ridge        ridge regression of labels on features of tiles
 logistic     logistic regression of classes on features of tiles
 thresholds   best IoU and AUC of a score that is to find a class
 intervals    95 % intervals over blocks of ground and draws
+epochs       number of an epoch in a record of its scores
+compared     a model beside its baselines, in words
 evaluation   scores by name: table, JSON, picture
 tile_scores      errors of numbers, confusion of classes
 class_baselines  the commonest class and the linear regression to beat

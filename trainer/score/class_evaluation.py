@@ -25,7 +25,7 @@ class ClassEvaluation:
 
     @property
     def verdict(self) -> str:
-        """Compare the model with the best baseline, in a sentence."""
+        """Compare the model with its baselines, in a sentence."""
         return class_verdict(self.scores)
 
     def to_json(self) -> dict[str, Any]:

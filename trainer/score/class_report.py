@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from shards.draw.picture import COLOUR_MAP, SMALL, drawable
+from trainer.score.compared import Compared
 from trainer.score.tile_baselines import MODEL
 from trainer.score.tile_scores import ClassScore
 
@@ -15,25 +16,14 @@ MOST_NUMBERS = 12
 """Most classes whose counts are written into the picture."""
 
 
-def verdict(errors: Mapping[str, float], kind: str, shown: str) -> str:
-    """Compare the model with the best baseline, in a sentence.
-
-    Args:
-        errors: error of the model and of each baseline, by name.
-        kind: name of the error.
-        shown: format of an error.
-    """
-    theirs = {name: error for name, error in errors.items() if name != MODEL}
-    name, best = min(theirs.items(), key=lambda item: item[1])
-    values = f"{kind} {shown.format(errors[MODEL])} against {shown.format(best)}"
-    if errors[MODEL] < best:
-        return f"the model is better than the {name}: {values}"
-    return f"the {name} is no worse than the model: {values}"
+def compared_classes(errors: Mapping[str, float]) -> Compared:
+    """Compare models of classes by the share of wrong ones."""
+    return Compared(errors, "share of wrong classes", "{:.1%}")
 
 
 def class_verdict(scores: Mapping[str, ClassScore]) -> str:
-    """Compare the model with the best baseline by the share of wrong classes."""
-    return verdict({name: score.error for name, score in scores.items()}, "share of wrong classes", "{:.1%}")
+    """Compare the model with its baselines, in a sentence."""
+    return compared_classes({name: score.error for name, score in scores.items()}).verdict
 
 
 def class_table(

@@ -1,5 +1,6 @@
 """Results of an evaluation: scores by name, as a table, a JSON file and a picture. No torch here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from shards.draw.picture import COLOUR_MAP, EDGE, SERIES, SMALL, new_figure, png
 from shards.format.height_classes import NAMES
 from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
+from trainer.score.baselines import MEAN
+from trainer.score.compared import Compared
 from trainer.score.metrics import DENSITY_TOP_M, Metrics, Score
 
 REGRESSOR, LINEAR = "regressor", "per-pixel linear regression"
@@ -32,6 +35,13 @@ class Evaluation:
         """Score of what is evaluated."""
         return next(iter(self.scores.values()))
 
+    @property
+    def verdict(self) -> str:
+        """Compare the regressor with its baselines, in a sentence; "" for maps, which have none."""
+        if not {REGRESSOR, LINEAR, MEAN} <= self.scores.keys():
+            return ""
+        return compared_heights({name: score.all.rmse for name, score in self.scores.items()}).verdict
+
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as plain JSON values."""
         scores = {
@@ -41,17 +51,22 @@ class Evaluation:
             }
             for name, score in self.scores.items()
         }
-        return {**self.about, "scores": scores}
+        return {**self.about, **({"verdict": self.verdict} if self.verdict else {}), "scores": scores}
 
     def table(self) -> str:
-        """Return lines to print: a row for each score, then the first score by height class."""
+        """Return lines to print: the verdict, a row for each score, then the first one by height class."""
         width = max(30, *(len(name) + 2 for name in self.scores))
         head = f"{'':{width}}{'pixels':>12}{'MAE m':>9}{'RMSE m':>9}{'bias m':>9}{'R2':>9}"
         lines = [f"{_row(name, score.all, width)}{score.all.r2:9.2f}" for name, score in self.scores.items()]
         # No R2 by class: between pixels of nearly equal height there is no variance to explain.
         classes = self.first.by_class.items()
         lines += [_row(f"  {name}", metrics, width) for name, metrics in classes if metrics.count]
-        return "\n".join([head, *lines])
+        return "\n".join([*([self.verdict] if self.verdict else []), head, *lines])
+
+
+def compared_heights(errors: Mapping[str, float]) -> Compared:
+    """Compare regressors by the RMSE."""
+    return Compared(errors, "RMSE", "{:.2f} m")
 
 
 def _row(name: str, metrics: Metrics, width: int) -> str:

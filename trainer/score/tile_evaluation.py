@@ -1,6 +1,7 @@
 """Results of an evaluation on tiles: scores by name, as a table, JSON, rows and a picture. No torch here."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from shards.draw.picture import EDGE, new_figure, png, tidy
 from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
-from trainer.score.class_report import WIDTH, class_table, class_verdict, draw_confusion, verdict
+from trainer.score.class_report import WIDTH, class_table, class_verdict, draw_confusion
+from trainer.score.compared import Compared
 from trainer.score.tile_scores import ClassScore, ValueScore
 
 
@@ -53,15 +55,11 @@ class TileEvaluation:
 
     @property
     def verdict(self) -> str:
-        """Compare the model with the best baseline, in a sentence."""
+        """Compare the model with its baselines, in a sentence."""
         scores = self.scores
         if self.classes:
             return class_verdict({name: one for name, one in scores.items() if isinstance(one, ClassScore)})
-        return verdict({name: one.error for name, one in scores.items()}, "RMSE", "{:.3g}" + self._unit)
-
-    @property
-    def _unit(self) -> str:
-        return f" {self.unit}".rstrip()
+        return compared_values({name: one.error for name, one in scores.items()}, self.unit).verdict
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as plain JSON values."""
@@ -101,6 +99,11 @@ class TileEvaluation:
                 column = [None if value != value else self.classes[int(value)] for value in values_N]
             table = table.append_column(name.replace(" ", "_"), pa.array(column))
         return table
+
+
+def compared_values(errors: Mapping[str, float], unit: str) -> Compared:
+    """Compare models of a number in this unit, "" if there is none, by the RMSE."""
+    return Compared(errors, "RMSE", f"{{:.3g}} {unit}".rstrip())
 
 
 def write_tile_evaluation(url: str, evaluation: TileEvaluation) -> None:

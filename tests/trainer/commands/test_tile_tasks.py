@@ -182,8 +182,10 @@ def test_it_learns_and_its_scores_follow_from_its_rows(dataset: Dataset, run: st
         assert scores[name]["rmse"] == pytest.approx(float(np.sqrt((error**2).mean())))
         assert scores[name]["mae"] == pytest.approx(float(np.abs(error).mean()))
         assert scores[name]["r2"] == pytest.approx(1 - (error**2).sum() / ((true - true.mean()) ** 2).sum())
-    best = min(scores["ridge on bands"]["rmse"], scores["training mean"]["rmse"])
-    assert done.stdout.startswith("the model is better" if scores["model"]["rmse"] < best else "the ridge")
+    model, ridge, mean = (scores[name]["rmse"] for name in ("model", "ridge on bands", "training mean"))
+    beaten = "better than both: " if model < min(ridge, mean) else "worse than the ridge on bands: "
+    assert model < mean
+    assert done.stdout.startswith(f"{beaten}RMSE {model:.3g} % against {ridge:.3g} % (ridge on bands) and ")
     assert "tree_percent (%)" in done.stdout
     assert "chip_11" not in rows["key"], "it has no pixel"
 
@@ -197,7 +199,7 @@ def test_the_last_epochs_score_is_that_of_evaluate(dataset: Dataset, run: str) -
 def test_a_ridge_that_is_better_is_named_first(dataset: Dataset, tmp_path: Path, capsys: Any) -> None:
     train(config_of(dataset, tmp_path / "run", epochs=1, learning_rate=1e-6), Ranks())
     found = evaluate_tiles(EvaluateConfig(checkpoint=str(tmp_path / "run"), data=dataset.url))
-    assert found.verdict.startswith("the ridge on bands is no worse than the model: RMSE ")
+    assert found.verdict.startswith("worse than the ridge on bands: RMSE ")
     assert found.scores["ridge on bands"].error < found.scores["training mean"].error
 
 
@@ -367,7 +369,7 @@ def test_a_class_that_the_model_does_not_know_stops_no_score_of_another_split(
 def test_reports_count_tiles(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(config_of(dataset, tmp_path / "run", epochs=1), Ranks())
     said = capsys.readouterr().err
-    assert " tiles/s; " in next(line for line in said.splitlines() if line.startswith("epoch 1: "))
+    assert " tiles/s" in next(line for line in said.splitlines() if line.startswith("epoch 1: "))
     assert "treeline: trains on " in said
     assert " tiles (all with a label tree_percent)" in said
     assert "chips" not in said

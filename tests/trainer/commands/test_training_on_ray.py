@@ -57,7 +57,7 @@ def records_of(run: Path) -> list[dict[str, float]]:
 
 def assert_the_same(run: Path, undisturbed: list[dict[str, float]]) -> None:
     records = records_of(run)
-    assert [record["epoch"] for record in records] == list(range(EPOCHS))
+    assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
     for ours, theirs in zip(records, undisturbed, strict=True):
         assert ours["chips"] == theirs["chips"]
         for name in ("loss", "val_loss"):
@@ -209,7 +209,7 @@ def test_a_notice_that_a_machine_will_be_taken_away_saves_the_state_at_once(
     assert position["step"] % NOTICE_STEPS == 0
     assert 0 < position["seen"] < chips
     records = records_of(run)
-    assert [record["epoch"] for record in records] == list(range(epochs))
+    assert [record["epoch"] for record in records] == list(range(1, epochs + 1))
     assert [record["chips"] for record in records] == [chips * (epoch + 1) for epoch in range(epochs)]
 
 

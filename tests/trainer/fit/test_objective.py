@@ -154,12 +154,12 @@ def test_another_objective_is_learnt_scored_and_resumed(
 ) -> None:
     fit, objective = new_fit(dataset, config)
     fit.run(StateCallback())
-    names = ["epoch", "loss", "learning_rate", "chips", "met", "val_chips", "val_worst"]
+    names = ["epoch", "epochs_from", "loss", "learning_rate", "chips", "met", "val_chips", "val_worst"]
     assert [list(record) for record in fit.records] == [names] * config.fit.epochs
     worst = [record["val_worst"] for record in fit.records]
     assert worst[-1] < worst[0]
     assert fit.position.best == min(worst)
-    assert best_epochs(fit.records, config.fit.epochs, objective.standing) == list(np.argsort(worst))
+    assert best_epochs(fit.records, config.fit.epochs, objective.standing) == list(np.argsort(worst) + 1)
     assert objective.met == config.fit.epochs * dataset.chips("train").size
     assert objective.steps == fit.position.step > 0
 

@@ -56,7 +56,7 @@ def test_damaged_options_and_states_are_refused(arguments: tuple[str, ...], tmp_
 def test_every_value_of_a_state_is_asked_for(arguments: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "run" / "state.json"
     values: dict[str, Any] = json.loads(file.read_text())
-    for name in values:
+    for name in values.keys() - {"epochs_from"}:  # older states lack it
         file.write_text(json.dumps({other: value for other, value in values.items() if other != name}))
         refused(arguments, str(file), "delete it to start over")
     file.write_text(json.dumps({**values, "position": {**values["position"], "steps": 1}}))

@@ -44,6 +44,7 @@ def test_a_state_whose_moments_are_named_after_groups_is_gone_on_from(
 ) -> None:
     config = config_of(tmp_path, layer_decay=layer_decay, average=0.9)
     whole, through = new_fit(config, Ranks()), Stopper()
+    whole.first_epoch = 0  # as in the run that is gone on from
     whole.run(through)
     stopper = OlderStopper(AT, tmp_path)
     with pytest.raises(Stopped):

@@ -10,6 +10,7 @@
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ from trainer.devices.ranks import Ranks
 from trainer.fit.flops import peak_flops, published_peak, training_flops
 from trainer.fit.loop import Callback, Fit
 from trainer.model.make import new_regressor
-from trainer.run_folder.epoch_rate import epoch_rate
+from trainer.run_folder.epoch_rate import EpochRate, epoch_rate, slow_end
 from trainer.run_folder.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
 from trainer.run_folder.state_callback import StateCallback
 
@@ -346,22 +347,71 @@ def test_a_peak_is_told_of_known_devices_alone() -> None:
 
 
 def test_an_epoch_in_a_line(config: TrainConfig) -> None:
-    record = {"epoch": 2, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
+    record = {"epoch": 3, "loss": 2.0, "val_loss": 1.25, "val_rmse": 2.104}
     summary = new_fit(config, Ranks()).objective.summary
     spent = TimeSpent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
     alone = epoch_rate(spent, 1e6, Ranks(), config.fit)
-    assert alone.line(2, summary(record), "chips") == (
-        "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 2% waiting for data; 1 GFLOP/s"
+    assert alone.line(3, summary(record), "chips") == (
+        "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 1 GFLOP/s"
     )
     one_of_two = epoch_rate(spent, 4e8, Ranks(0, 2), config.fit)
-    assert one_of_two.line(0, summary({"epoch": 0, "loss": 2.0}), "tiles") == (
-        "epoch 1: loss 2; 1,234 tiles/s; 2% waiting for data, 5% communication; 247 GFLOP/s"
+    assert one_of_two.line(1, summary({"epoch": 1, "loss": 2.0}), "tiles") == (
+        "epoch 1: loss 2; 1,234 tiles/s; 247 GFLOP/s"
     )
     on_gpu = replace(one_of_two, busy=0.97, utilisation=0.38, peak_memory_gb=11.21)
     assert on_gpu.line(2, summary(record), "chips").endswith(
-        "5% communication; GPU busy in 97% of steps; 247 GFLOP/s (38% of the device's peak); 11.2 GB"
+        "1,234 chips/s; 247 GFLOP/s (38% of the device's peak); 11.2 GB"
     )
     assert epoch_rate(spent, 4e8, Ranks(0, 2), replace(config.fit, shard_model=True)).communication is None
+
+
+WELL = EpochRate(100.0, 0.02, 0.9, 0.05, 0.97, 1.0, 0.4, 8.0)
+REMOTE = "s3://bucket/chips"
+
+
+@pytest.mark.parametrize(
+    ("rate", "data", "resolved", "what", "said"),
+    [
+        ({"waiting_for_data": 0.4}, REMOTE, {"cache": ""}, "reading", "40% of epoch 3 .* --cache FOLDER"),
+        ({"waiting_for_data": 0.4}, REMOTE, {"cache": "c"}, "reading", "; bring the dataset nearer$"),
+        ({"waiting_for_data": 0.4}, "chips", {}, "reading", "waiting for chips; copy .* to a faster disk"),
+        ({"communication": 0.3}, "chips", {}, "the exchange between workers", "30% .*; give fewer --workers"),
+        ({"computing": 0.6}, "chips", {"checkpoint_steps": 5}, "saving states", "33% .* --checkpoint-steps"),
+        ({"busy": 0.4}, "chips", {}, "the process that queues work", "in 60% of .* --compile, or .*size"),
+        (
+            {"busy": 0.4},
+            "chips",
+            {"compile": True},
+            "the process that queues work",
+            "; give a larger --batch",
+        ),
+    ],
+)
+def test_what_is_slow_is_named_with_what_to_set(
+    rate: dict[str, float], data: str, resolved: dict[str, Any], what: str, said: str
+) -> None:
+    found = slow_end(replace(WELL, **rate), 3, data, resolved)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.what == what
+    assert re.search(said, found.why), found.why
+
+
+def test_nothing_is_said_of_an_epoch_that_is_well() -> None:
+    assert slow_end(WELL, 3, "chips", {"checkpoint_steps": 5}) is None
+    on_cpu = replace(WELL, communication=None, busy=None, computing=0.97)
+    assert slow_end(on_cpu, 3, REMOTE, {}) is None
+    assert slow_end(replace(WELL, computing=0.5), 3, "chips", {"checkpoint_steps": 0}) is None
+
+
+def test_what_is_slow_is_said_once(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the epochs are, and however fast they are read."""
+    monkeypatch.setattr("trainer.run_folder.run_writer.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.run_folder.epoch_rate.SLOW", 1e-6)
+    launch(config.with_options(out=str(tmp_path / "run")))
+    (slow,) = [line for line in capsys.readouterr().err.splitlines() if " is slow: " in line]
+    assert re.match(r"treeline: reading is slow: \d+% of epoch 1 was spent waiting for ", slow)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,15 @@
+"""The line in which a command, at its end, names the next one, ready to paste into a shell."""
+
+import shlex
+
+ANY_SCENE = "SCENE..."
+"""Stands for scenes that nobody has named yet."""
+
+
+def next_step(*words: str) -> str:
+    """Return the line that names the next command.
+
+    Args:
+        words: words of the command without `treeline`, with the user's own paths; they are quoted here.
+    """
+    return f"next: {shlex.join(('treeline', *words))}"

@@ -1,0 +1,57 @@
+"""The last lines of `train`, `pretrain`, `sweep` and `evaluate`: what came out, is it good, what next."""
+
+from shards.format.manifest import read_json
+from shards.next_step import ANY_SCENE, next_step
+from shards.read.dataset import Dataset, open_dataset
+from shards.storage.objects import join
+from trainer.config import EvaluateConfig, SweepConfig, TrainConfig
+from trainer.model.checkpoint import METRICS, checkpoint_url
+from trainer.pretrain_config import PretrainConfig
+from trainer.run_folder.verdict_file import read_verdict
+from trainer.score.epochs import epoch_of
+
+
+def after_training(config: TrainConfig) -> str:
+    """Say how good a training's best checkpoint is, which one it is, and how to go on with it."""
+    dataset, verdict = open_dataset(config.data), read_verdict(config.out)
+    if dataset.manifest.samples("val"):
+        words, where = ("--checkpoint", config.out, "--data", config.data), config.chips.validated_where
+        next_line = next_step("evaluate", *words, *(("--where", where) if where else ()))
+    else:
+        next_line = _prediction(config.out, dataset)
+        verdict = verdict or (
+            f"not scored: no chip of {config.data} is held out; hold some out with treeline split"
+        )
+    return "\n".join([*([verdict] if verdict else []), best_of(config.out), next_line])
+
+
+def after_pretraining(config: PretrainConfig) -> str:
+    """Say which checkpoint of a pre-training is the best, and how to train with it."""
+    out = f"{config.out.rstrip('/')}-trained"
+    words = ("train", "--data", config.data, "--backbone", config.out, "--out", out)
+    return f"{best_of(config.out)}\n{next_step(*words)}"
+
+
+def after_sweep(config: SweepConfig, best: str) -> str:
+    """Say how to train with the options in the file `best` of a sweep."""
+    return next_step("train", "--config", join(config.out, best), "--out", f"{config.out.rstrip('/')}-best")
+
+
+def after_evaluation(config: EvaluateConfig) -> str:
+    """Say how to make maps with a checkpoint that was scored on chips."""
+    return _prediction(config.checkpoint, open_dataset(config.data))
+
+
+def best_of(run: str) -> str:
+    """Sum up a run's best checkpoint in one line."""
+    url = checkpoint_url(run)
+    best = read_json(join(url, METRICS))
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
+    return f"{url}: epoch {epoch_of(best)}, {numbers}"
+
+
+def _prediction(checkpoint: str, dataset: Dataset) -> str:
+    """Name the command that maps the scenes of a dataset; some, if it was not made from scenes."""
+    images = dataset.manifest.made_by.get("config", {}).get("images")
+    scenes = images if isinstance(images, list) and images else [ANY_SCENE]
+    return next_step("predict", *scenes, "--checkpoint", checkpoint, "--out", "maps")
