@@ -564,5 +564,7 @@ def test_what_a_worker_says_about_its_error_is_said_here_too(capsys: pytest.Capt
     cli._one_line(DatasetError, wrapped, None)
     assert capsys.readouterr().err == (
         "treeline: failed: DatasetError: chips/train/000001.tar: is damaged; treeline verify chips names "
-        "every damaged shard; finished parts are kept (--debug shows where)\n"
+        "every damaged shard; finished parts are kept\n"
     )
+    cli._one_line(RuntimeError, RuntimeError("cannot be"), None)
+    assert capsys.readouterr().err == "treeline: failed: RuntimeError: cannot be (--debug shows where)\n"
