@@ -159,14 +159,17 @@ def _gpu_here(wanted: "Wanted") -> Callable[[], object] | None:
 
 def _best_of(run: str) -> str:
     """Sum up a run's best checkpoint in one line."""
-    from shards.format.manifest import read_json
+    from shards.format.manifest import read_json, understood
     from shards.storage.objects import join
-    from trainer.model.checkpoint import checkpoint_url
+    from trainer.model.checkpoint import DAMAGED, METRICS, WEIGHTS, checkpoint_url
+    from trainer.model.weights_apart import refuse_cut_off
 
     url = checkpoint_url(run)
-    best = read_json(join(url, "metrics.json"))
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-    return f"{url}: epoch {best['epoch'] + 1}, {numbers}"
+    refuse_cut_off(join(url, WEIGHTS))
+    with understood(join(url, METRICS), DAMAGED):
+        best = read_json(join(url, METRICS))
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
+        return f"{url}: epoch {best['epoch'] + 1}, {numbers}"
 
 
 def export(config: "ExportConfig") -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from inference.predict.scene_map import Failed
+from shards.progress import PIXELS, in_words
 
 
 @dataclass
@@ -30,9 +31,10 @@ class Summary:
         made = len(self.maps) - self.before
         lines = [f"{made:,} maps made, {self.before:,} there before, {len(self.failed):,} scenes failed"]
         if self.megapixels:
-            rate = self.megapixels / max(self.seconds, 1e-9)
+            pixels = 1e6 * self.megapixels
+            rate = pixels / max(self.seconds, 1e-9)
             lines[0] += (
-                f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s); "
+                f"; {in_words(pixels, PIXELS)} in {self.seconds:,.0f} s ({in_words(rate, PIXELS)}/s); "
                 f"the model waited for pixels {self.predicting_waited:.0%} of its time, "
                 f"readers for the model {self.reading_waited:.0%} of theirs"
             )

@@ -134,7 +134,7 @@ def test_damaged_validation_chips_are_said_before_an_epoch_is_spent(tmp_path: Pa
     assert done.returncode == 1
     *_, left_out, last = done.stderr.splitlines()
     assert left_out.startswith("treeline: left out a bad shard: ")
-    shards = f"left out 1 damaged shard ({next(iter(whole)).relative_to(dataset.url)}: "
+    shards = f"left out {len(whole)} damaged shards ({next(iter(whole)).relative_to(dataset.url)}: "
     assert f"DatasetError: {dataset.url}: no validation chip can be read: {shards}" in last
     assert last.endswith(f"no state was saved in {out} yet: --resume auto begins there once that is mended")
     assert not (out / "state.json").exists()
