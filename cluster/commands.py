@@ -158,16 +158,24 @@ def _gpu_here(wanted: "Wanted") -> Callable[[], object] | None:
 
 
 def _best_of(run: str) -> str:
-    """Sum up a run's best checkpoint in one line."""
+    """Sum up a run's best checkpoint in one line.
+
+    Raises:
+        InputError: a file of it is damaged: a resumed run that is done names no result that cannot be used.
+    """
+    from shards.errors import InputError
     from shards.format.manifest import read_json, understood
     from shards.storage.objects import join
-    from trainer.model.checkpoint import DAMAGED, METRICS, WEIGHTS, checkpoint_url
+    from trainer.model.checkpoint import CONFIG, DAMAGED, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+    from trainer.model.run_checkpoints import CHECKPOINTS
     from trainer.model.weights_apart import refuse_cut_off
 
     url = checkpoint_url(run)
+    if url == run:
+        raise InputError(f"{join(run, CHECKPOINTS)}: is missing; copy it again, or choose another --out")
     refuse_cut_off(join(url, WEIGHTS))
+    _, _, best = (read_json(join(url, name)) for name in (CONFIG, STATISTICS, METRICS))
     with understood(join(url, METRICS), DAMAGED):
-        best = read_json(join(url, METRICS))
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
         return f"{url}: epoch {best['epoch'] + 1}, {numbers}"
 

@@ -547,6 +547,7 @@ def test_a_result_that_is_damaged_is_named_instead_of_told(run: Path, tmp_path: 
         (weights, lambda whole: whole[:1000], "damaged weights (is cut off"),
         (weights, lambda whole: whole[:-1000], "damaged weights ("),
         (weights, lambda whole: b"", "damaged weights (is empty)"),
+        (best / "config.json", lambda whole: whole[:50], "not a JSON file"),
         (metrics, lambda whole: b"{}", "cannot be understood (epoch is missing, or unknown)"),
         (metrics, lambda whole: b'{"epoch": "x"}', "cannot be understood ("),
     ):
@@ -555,9 +556,13 @@ def test_a_result_that_is_damaged_is_named_instead_of_told(run: Path, tmp_path: 
         done = treeline(*again)
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].startswith(f"treeline: {file}: {says}")
-        assert "; copy the checkpoint again" in done.stderr
+        assert "; copy " in done.stderr
         assert not done.stdout
         file.write_bytes(whole)
+    (out / "checkpoints.json").unlink()
+    done = treeline(*again)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{out / 'checkpoints.json'}: is missing; copy it again" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_failure() -> None:
