@@ -7,7 +7,7 @@
 Nothing is downloaded: data are made, weights are random. A check that needs a package which this machine
 lacks is left out, and the table says so. Each runs in a process that a failed one does not take along:
 RESULTS/checks/NAME.json, and at the end RESULTS/on_gpu.json and the table RESULTS/on_gpu.md. The exit code is
-1 if a check failed or found what should not be.
+1 if a check failed or found what should not be, and 2 if there is no such device.
 """
 
 import argparse
@@ -84,7 +84,9 @@ def main() -> int:
     parser.add_argument(
         "--out", default=Path("on-gpu"), type=Path, help="folder of the results; default: %(default)s"
     )
-    parser.add_argument("--device", default="cuda", help="as torch names it; default: %(default)s, a GPU")
+    parser.add_argument(
+        "--device", default="cuda", help="cuda (or gpu), cuda:1, ..., or cpu; default: %(default)s"
+    )
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script on a CPU")
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="no check begins after that many; default: %(default)g"
@@ -103,11 +105,11 @@ def main() -> int:
     if options.list:
         print(json.dumps([check.name for check in CHECKS]))
         return 0
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(
-            f"--device {options.device}: torch {torch.__version__} finds no GPU (docs/gpu.md); to try the "
-            "script itself give --device cpu --tiny"
-        )
+    if options.device == "gpu":  # as Treeline's own --device
+        options.device = "cuda"
+    if why := _why_no_device(options.device):
+        print(f"on_gpu.py: --device {options.device}: {why}", file=sys.stderr)
+        return 2
     if options.worker:
         for name in options.only:
             if not _make(_named(name), options):
@@ -133,6 +135,25 @@ def main() -> int:
     (options.out / "on_gpu.md").write_text(table)
     print(table)
     return int(any(_is_bad(result) for result in results.values()))
+
+
+def _why_no_device(name: str) -> str:
+    """Explain in one line why the checks cannot be made on this device; "" if they can."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cuda", "cpu"):
+        return "is no device of the checks; give cuda, cuda:1, ..., or cpu"
+    if device.type == "cpu":
+        return ""
+    if not torch.cuda.is_available():
+        return (
+            f"torch {torch.__version__} finds no GPU (docs/gpu.md); to try the script itself give --device "
+            "cpu --tiny"
+        )
+    count = torch.cuda.device_count()
+    return f"torch finds only {count}, from cuda:0 on" if (device.index or 0) >= count else ""
 
 
 def _run(names: list[str], options: argparse.Namespace, until: float) -> list[str]:

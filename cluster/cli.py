@@ -236,8 +236,12 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
     if issubclass(kind, KeyboardInterrupt):
         print(f"treeline: stopped{_notes(error)}", file=sys.stderr)
     else:
+        from shards.errors import DatasetError
+
         said = f"{kind.__name__}: {_text(error)}{_notes(error)}"
-        print(f"treeline: failed: {said} (--debug shows where)", file=sys.stderr)
+        # Damaged data are no fault of the program, so its traceback would not help.
+        hint = "" if issubclass(kind, DatasetError) else " (--debug shows where)"
+        print(f"treeline: failed: {said}{hint}", file=sys.stderr)
 
 
 def _text(error: BaseException) -> str:

@@ -147,7 +147,12 @@ def _renewed_flags(arguments: list[str], options: type) -> list[str]:
     for name, role in roles(options, Replaces).items():
         older = flag_of(role.older)
         if _is_flag(arguments, role.older) and _is_flag(arguments, name):
-            raise InputError(f"{older}: is part of {flag_of(name)} now; leave {older} out")
+            last = [word for word in map(_flag_alone, arguments) if word in (older, f"--no-{older[2:]}")][-1]
+            means = role.yes if last == older else role.no
+            newer_flag, value = flag_of(name), _flag(arguments, name)
+            raise InputError(
+                f"{last} means {newer_flag} {means}, and {newer_flag} {value} is given too; leave {last} out"
+            )
         newer |= {older: [flag_of(name), role.yes], f"--no-{older[2:]}": [flag_of(name), role.no]}
     return [word for argument in arguments for word in newer.get(argument.replace("_", "-"), [argument])]
 
@@ -160,7 +165,11 @@ def _renewed_options(values: dict[str, Any], options: type, url: str) -> dict[st
     """
     for name, role in roles(options, Replaces).items():
         if role.older in values and name in values:
-            raise InputError(f"{url}: {role.older} is part of {name} now; leave {role.older} out")
+            means = role.yes if values[role.older] else role.no
+            raise InputError(
+                f"{url}: {role.older} means {name} {means}, and {name} {values[name]} is there too; leave "
+                f"{role.older} out"
+            )
         if role.older in values:
             _as_option(values[role.older], bool, f"{url}: {role.older}")
     return renewed(options, values)
@@ -179,9 +188,14 @@ def _flag(arguments: list[str], name: str) -> str | None:
 
 def _is_flag(arguments: list[str], name: str) -> bool:
     """Tell whether one of `arguments` is a flag of this option; tyro takes - and _ alike."""
-    words = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    words = set(map(_flag_alone, arguments))
     flag = name.replace("_", "-")
     return not words.isdisjoint({f"--{flag}", f"--no-{flag}"})
+
+
+def _flag_alone(argument: str) -> str:
+    """Return an argument without its value, with - for _."""
+    return argument.partition("=")[0].replace("_", "-")
 
 
 def _as_option(value: Any, hint: Any, where: str) -> Any:

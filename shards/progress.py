@@ -13,10 +13,12 @@ Advance = Callable[..., None]
 """advance(count, note=""): report that `count` more is done; the latest `note` is shown."""
 
 PIXELS = "pixels"
-"""Unit that is shown in millions: a scene has too many pixels to read their number."""
+"""Unit that is shown in millions where there are many: a scene has too many pixels to read their number."""
 
 _LINE_SECONDS = 10.0
 _MEGA = 1e6
+_FEW_PIXELS = 1e5
+"""Number of pixels below which all are shown: 0.1 megapixels is the least that is not shown as 0.0."""
 
 
 @contextmanager
@@ -26,19 +28,23 @@ def progress(what: str, total: int, unit: str, before: int = 0) -> Iterator[Adva
     Args:
         what: the work, e.g. "ingest".
         total: the amount of work, in `unit`.
-        unit: what is counted; PIXELS are shown in millions.
+        unit: what is counted; many PIXELS are shown in millions.
         before: the amount that an earlier process did.
     """
     shower = _bar if sys.stderr.isatty() else _lines
     yield from shower(what, total, unit, before)
 
 
-def _shown(count: float, unit: str) -> str:
-    return f"{count / _MEGA:,.1f}" if unit == PIXELS else f"{count:,.0f}"
+def in_words(count: float, unit: str) -> str:
+    """Write a count with its unit, as `progress` does."""
+    return " ".join(_shown(count, unit, count))
 
 
-def _unit(unit: str) -> str:
-    return "megapixels" if unit == PIXELS else unit
+def _shown(count: float, unit: str, of: float) -> tuple[str, str]:
+    """Return a count as it is shown, and its unit, where `of` is the largest one that is shown beside it."""
+    if unit == PIXELS and of >= _FEW_PIXELS:
+        return f"{count / _MEGA:,.1f}", "megapixels"
+    return f"{count:,.0f}", unit
 
 
 def _bar(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
@@ -48,20 +54,22 @@ def _bar(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.fields[done]}/" + _shown(total, unit)),
-        TextColumn("{task.fields[rate]} " + _unit(unit) + "/s"),
+        TextColumn("{task.fields[done]}/" + _shown(total, unit, total)[0]),
+        TextColumn("{task.fields[rate]}/s"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, completed=before, done=_shown(before, unit), rate="-", note="")
+        shown = _shown(before, unit, total)[0]
+        task = bar.add_task(what, total=total, completed=before, done=shown, rate=f"- {unit}", note="")
         done, start = 0, time.monotonic()
 
         def advance(count: int, note: str = "") -> None:
             nonlocal done
             done += count
-            rate = _shown(done / max(time.monotonic() - start, 1e-9), unit)
-            bar.update(task, advance=count, done=_shown(before + done, unit), rate=rate, note=note)
+            rate = in_words(done / max(time.monotonic() - start, 1e-9), unit)
+            shown = _shown(before + done, unit, total)[0]
+            bar.update(task, advance=count, done=shown, rate=rate, note=note)
 
         yield advance
 
@@ -74,8 +82,8 @@ def _lines(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
         seconds = max(time.monotonic() - start, 1e-9)
         rate = done / seconds
         left = f", {(total - before - done) / rate:,.0f} s left" if 0 < done < total - before else ""
-        of_all = f"{_shown(before + done, unit)} of {_shown(total, unit)} {_unit(unit)}"
-        line = f"{what}: {of_all}, {_shown(rate, unit)} {_unit(unit)}/s, {seconds:.0f} s{left}"
+        of_all = f"{_shown(before + done, unit, total)[0]} of {in_words(total, unit)}"
+        line = f"{what}: {of_all}, {in_words(rate, unit)}/s, {seconds:.0f} s{left}"
         print(line + (f", {note_now}" if note_now else ""), file=sys.stderr, flush=True)
 
     def advance(count: int, note: str = "") -> None:

@@ -268,7 +268,7 @@ def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None =
 def differing(options: type, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """List the options that make `asked` different work from `stored`; both hold JSON values."""
     stored, asked = renewed(options, stored), renewed(options, asked)
-    then = _before(options) | stored
+    then = before_options(options) | stored
     ignored = roles(options, MayChange).keys() | RECORDED
     names = [*stored, *(name for name in asked if name not in stored)]
     return [name for name in names if name not in ignored and then.get(name) != asked.get(name)]
@@ -279,7 +279,7 @@ def identity(options: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
 
     What an older option could say is written as that option.
     """
-    before, replaces = _before(options), roles(options, Replaces)
+    before, replaces = before_options(options), roles(options, Replaces)
     found = dict[str, Any]()
     for name, value in recorded.items():
         if name == "commit" or (name in before and before[name] == value):
@@ -303,7 +303,7 @@ def renewed(options: type, stored: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _before(options: type) -> dict[str, Any]:
+def before_options(options: type) -> dict[str, Any]:
     """Return the earlier values of younger options, as JSON has them."""
     return {
         name: list(role.value) if isinstance(role.value, tuple) else role.value

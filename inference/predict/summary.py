@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from inference.predict.scene_map import Failed
+from shards.progress import PIXELS, in_words
 
 SLOW, SLOW_SECONDS = 0.2, 10.0
 """Share (0..1) of the model's time, and seconds of a run, above which reading is called slow."""
@@ -33,8 +34,9 @@ class Summary:
         made = len(self.maps) - self.before
         lines = [f"{made:,} maps made, {self.before:,} there before, {len(self.failed):,} scenes failed"]
         if self.megapixels:
-            rate = self.megapixels / max(self.seconds, 1e-9)
-            lines[0] += f"; {self.megapixels:,.1f} megapixels in {self.seconds:,.0f} s ({rate:,.2f}/s)"
+            pixels = 1e6 * self.megapixels
+            rate = pixels / max(self.seconds, 1e-9)
+            lines[0] += f"; {in_words(pixels, PIXELS)} in {self.seconds:,.0f} s ({in_words(rate, PIXELS)}/s)"
         if self.predicting_waited > max(SLOW, self.reading_waited) and self.seconds > SLOW_SECONDS:
             lines.append(
                 f"reading is slow: the model waited for pixels {self.predicting_waited:.0%} of its time; "

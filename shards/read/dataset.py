@@ -192,6 +192,24 @@ class Dataset:
             _, rows_BS = next(self._stream(chips).pieces(np.array([len(chips)]), None))
         return self._batch(chips, rows_BS, 0, len(chips))
 
+    def any_can_be_read(self, chips: Chips) -> bool:
+        """Tell whether a shard of these chips can be read: the shards are tried in turn, up to the first one.
+
+        Those before it are noted in `bad_shards`. A local tar stays mapped; other shards are read again when
+        they are needed.
+        """
+        arena, shard_of_chip = self.loader.arena(), self.shard_of(chips)
+        for number in np.unique(shard_of_chip).tolist():
+            rows = np.unique(chips[shard_of_chip == number]) - self.manifest.first_chip[number]
+            try:
+                self.loader.load(arena, number, rows, whole=True)
+            except DatasetError as error:
+                self._leave_out(number, str(error))
+            else:
+                self.loader.drop(arena, number)
+                return True
+        return False
+
     def _stream(self, chips: Chips) -> RowStream:
         shard = self.shard_of(chips)
         row = chips - self.manifest.first_chip[shard]
@@ -216,8 +234,15 @@ class Dataset:
             pieces = stream.pieces(ends, skipped, memory)
             for (start, batch), (places, rows_BS) in zip(batches, pieces, strict=True):
                 for number, reason in (skipped or {}).items():
-                    self.bad_shards[self.manifest.shards[number].name] = reason
+                    self._leave_out(number, reason)
                 yield self._batch(mine[places], rows_BS, start, len(batch))
+
+    def _leave_out(self, number: int, reason: str) -> None:
+        """Note that a shard is left out, and say so unless it was said before: each epoch tries it again."""
+        name = self.manifest.shards[number].name
+        if self.bad_shards.get(name) != reason:
+            print(f"treeline: left out a bad shard: {reason}", file=sys.stderr, flush=True)
+        self.bad_shards[name] = reason
 
     @contextmanager
     def _saying_what_to_do(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ thread make batches of rows before they are asked for.
 """
 
 import queue
-import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -121,7 +120,6 @@ def _wait_for(load: Future[None] | None, shard: int, skipped: dict[int, str] | N
         if skipped is None or isinstance(error, DatasetChangedError):
             raise
         skipped[shard] = str(error)
-        print(f"treeline: left out a bad shard: {error}", file=sys.stderr, flush=True)
 
 
 def ahead(items: Iterable[Item], depth: int) -> Generator[Item]:

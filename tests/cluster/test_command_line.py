@@ -493,16 +493,27 @@ def test_the_older_flag_for_bfloat16_is_understood(name: str, flags: list[str], 
 
 
 @pytest.mark.parametrize(
-    "flags",
-    [["--bf16", "--precision", "fp16"], ["--precision=tf32", "--bf16"], ["--no-bf16", "--precision", "bf16"]],
+    ("flags", "says"),
+    [
+        (["--bf16", "--precision", "fp16"], ("--bf16", "bf16", "fp16")),
+        (["--precision=tf32", "--bf16"], ("--bf16", "bf16", "tf32")),
+        (["--no-bf16", "--precision", "bf16"], ("--no-bf16", "float32", "bf16")),
+        (["--bf16", "--no_bf16", "--precision", "fp16"], ("--no-bf16", "float32", "fp16")),
+    ],
 )
 @pytest.mark.parametrize("name", ["train", "pretrain", "predict", "embed"])
-def test_the_older_flag_beside_the_newer_one_is_refused(name: str, flags: list[str], tmp_path: Path) -> None:
+def test_the_older_flag_beside_the_newer_one_is_refused(
+    name: str, flags: list[str], says: tuple[str, str, str], tmp_path: Path
+) -> None:
     """As in a file: neither is meant to count more."""
     rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
     done = treeline(name, *rest.get(name, ["--data", "d"]), "--out", "o", *flags, folder=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "treeline: --bf16: is part of --precision now; leave --bf16 out\n"
+    older, means, newer = says
+    assert done.stderr == (
+        f"treeline: {older} means --precision {means}, and --precision {newer} is given too; leave {older} "
+        "out\n"
+    )
 
 
 @pytest.mark.parametrize(("text", "precision"), [("true", "bf16"), ("false", "float32")])
@@ -513,12 +524,46 @@ def test_a_file_may_name_the_older_option(text: str, precision: str, tmp_path: P
     assert cli.parsed("train", given).named == {"data": "d", "out": "o", "precision": precision}
     assert cli.parse("train", [*given, "--precision", "fp16"]).fit.precision == "fp16"
     for wrong, says in (
-        (f"bf16: {text}\nprecision: fp16", "bf16 is part of precision now; leave bf16 out"),
+        (
+            f"bf16: {text}\nprecision: fp16",
+            f"bf16 means precision {precision}, and precision fp16 is",
+        ),
         ("bf16: fp16", "bf16 is 'fp16', not of type bool"),
     ):
         file.write_text(wrong)
         with pytest.raises(InputError, match=says):
             cli.parse("train", given)
+
+
+def test_a_result_that_is_damaged_is_named_instead_of_told(run: Path, tmp_path: Path) -> None:
+    """A finished run that is resumed computes nothing, and says what its best checkpoint scores."""
+    out = Path(shutil.copytree(run / "checkpoints", tmp_path / "run"))
+    again = ("train", "--data", str(run / "chips"), "--out", str(out), "--epochs", "1", "--resume", "auto")
+    best = Path(checkpoint_url(str(out)))
+    done = treeline(*again)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{best}: epoch 1, ")
+    weights, metrics = best / "model.safetensors", best / "metrics.json"
+    for file, damage, says in (
+        (weights, lambda whole: whole[:1000], "damaged weights (is cut off"),
+        (weights, lambda whole: whole[:-1000], "damaged weights ("),
+        (weights, lambda whole: b"", "damaged weights (is empty)"),
+        (best / "config.json", lambda whole: whole[:50], "not a JSON file"),
+        (metrics, lambda whole: b"{}", "cannot be understood (epoch is missing, or unknown)"),
+        (metrics, lambda whole: b'{"epoch": "x"}', "cannot be understood ("),
+    ):
+        whole = file.read_bytes()
+        file.write_bytes(damage(whole))
+        done = treeline(*again)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(f"treeline: {file}: {says}")
+        assert "; copy " in done.stderr
+        assert not done.stdout
+        file.write_bytes(whole)
+    (out / "checkpoints.json").unlink()
+    done = treeline(*again)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{out / 'checkpoints.json'}: is missing; copy it again" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_failure() -> None:
@@ -565,5 +610,7 @@ def test_what_a_worker_says_about_its_error_is_said_here_too(capsys: pytest.Capt
     cli._one_line(DatasetError, wrapped, None)
     assert capsys.readouterr().err == (
         "treeline: failed: DatasetError: chips/train/000001.tar: is damaged; treeline verify chips names "
-        "every damaged shard; finished parts are kept (--debug shows where)\n"
+        "every damaged shard; finished parts are kept\n"
     )
+    cli._one_line(RuntimeError, RuntimeError("cannot be"), None)
+    assert capsys.readouterr().err == "treeline: failed: RuntimeError: cannot be (--debug shows where)\n"

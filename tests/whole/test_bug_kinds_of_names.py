@@ -79,7 +79,7 @@ def test_a_run_resumes_by_another_name_of_its_dataset(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
         done = treeline(*resumed, "../../first/others", folder=second)
         assert done.returncode == 2
-        assert "holds a run with other options (--data)" in done.stderr
+        assert "holds a run with other options: --data (" in done.stderr
 
 
 @pytest.mark.parametrize(

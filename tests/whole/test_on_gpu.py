@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.gpu.bench import Bench, read_limits
 from benchmarks.gpu.limits import limits
+from benchmarks.on_gpu import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.py"
@@ -66,6 +67,26 @@ def test_a_cpu_is_measured_only_where_it_is_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     helped = subprocess.check_output([sys.executable, str(SCRIPT), "--help"], text=True)
     assert "folder of the results; default: on-gpu" in helped
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gpu", "--device cuda: torch "),
+        ("banana", "--device banana: is no device of the checks; give cuda, cuda:1, ..., or cpu"),
+        ("mps", "--device mps: is no device of the checks; give cuda, cuda:1, ..., or cpu"),
+    ],
+)
+def test_a_device_that_is_none_is_one_line_before_anything_is_written(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "--out", str(out), "--device", name])
+    assert main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"on_gpu.py: {says}")
+    assert not out.exists()
 
 
 def test_what_a_cpu_has_not_is_not_measured(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from shards.errors import InputError, one_line
 from shards.format.manifest import understood
-from shards.roles import Place, differing, flag_of, roles
+from shards.roles import Place, before_options, differing, flag_of, renewed, roles
 from shards.storage.objects import exists, is_local, join, local_path, read_bytes
 from trainer.config import TrainConfig
 from trainer.pretrain_config import PretrainConfig
@@ -69,10 +69,20 @@ def check_resumes(config: TrainConfig | PretrainConfig, fingerprint: str = "") -
             "--batch-per-worker so that it stays, times the workers"
         )
     if differ:
-        flags = ", ".join(map(flag_of, differ))
-        raise InputError(
-            f"{config.out}: holds a run with other options ({flags}); give the same, or choose another --out"
+        there = before_options(type(config)) | renewed(type(config), old)
+        what = ", ".join(
+            f"{flag_of(name)} ({_shown(there.get(name))} there, {_shown(asked.get(name))} asked for)"
+            for name in differ
         )
+        raise InputError(
+            f"{config.out}: holds a run with other options: {what}; give the same, or choose another --out"
+        )
+
+
+def _shown(value: Any) -> str:
+    """Write an option's value as on the command line."""
+    words = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "none" if value is None or not words else words
 
 
 def _learned_from(out: str) -> str:

@@ -1,11 +1,14 @@
 """The last lines of `train`, `pretrain`, `sweep` and `evaluate`: what came out, is it good, what next."""
 
-from shards.format.manifest import read_json
+from shards.errors import InputError
+from shards.format.manifest import read_json, understood
 from shards.next_step import ANY_SCENE, next_step
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import join
 from trainer.config import EvaluateConfig, SweepConfig, TrainConfig
-from trainer.model.checkpoint import METRICS, checkpoint_url
+from trainer.model.checkpoint import CONFIG, DAMAGED, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+from trainer.model.run_checkpoints import CHECKPOINTS
+from trainer.model.weights_apart import refuse_cut_off
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.epochs import epoch_of
@@ -43,11 +46,19 @@ def after_evaluation(config: EvaluateConfig) -> str:
 
 
 def best_of(run: str) -> str:
-    """Sum up a run's best checkpoint in one line."""
+    """Sum up a run's best checkpoint in one line.
+
+    Raises:
+        InputError: a file of it is damaged: a resumed run that is done names no result that cannot be used.
+    """
     url = checkpoint_url(run)
-    best = read_json(join(url, METRICS))
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-    return f"{url}: epoch {epoch_of(best)}, {numbers}"
+    if url == run:
+        raise InputError(f"{join(run, CHECKPOINTS)}: is missing; copy it again, or choose another --out")
+    refuse_cut_off(join(url, WEIGHTS))
+    _, _, best = (read_json(join(url, name)) for name in (CONFIG, STATISTICS, METRICS))
+    with understood(join(url, METRICS), DAMAGED):
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
+        return f"{url}: epoch {epoch_of(best)}, {numbers}"
 
 
 def _prediction(checkpoint: str, dataset: Dataset) -> str:

@@ -26,6 +26,7 @@ from trainer.devices.choice import Kind
 from trainer.devices.ranks import Meeting, Ranks
 from trainer.devices.repeatable import check_compiler, prepare_repeatable
 from trainer.devices.sharding import is_sharded
+from trainer.fit.failures import refuse_unreadable_validation
 from trainer.fit.flops import training_flops
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
@@ -161,16 +162,18 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
     with saying_what_to_set(config, ranks), naming_last_state(config.out):
         with ExitStack() as stack:
-            fit = resumed_fit(config, ranks)
+            fit = restored_fit(config, ranks)
             dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
             states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
             callback = StateCallback(notice, states, config.keep.checkpoint_steps)
+            kind = fit.objective.learns_from
             if ranks.is_first:
-                kind = fit.objective.learns_from
                 print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
                 if fit.learning.val_chips.size:
                     said = leakage(dataset.url, dataset.manifest)
                     print(f"treeline: {said}", file=sys.stderr, flush=True)
+            read_first(fit)
+            if ranks.is_first:
                 total = config.fit.epochs * train_chips.size
                 advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
                 callback = RunWriter(run_options(config, dataset, ranks.device), advance, notice, states)
@@ -207,14 +210,31 @@ def _chosen(config: TrainConfig, learning: Learning, kind: str) -> str:
 
 def resumed_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     """Make everything ready for the next step of the run at `config.out`, or for its first."""
+    fit = restored_fit(config, ranks)
+    read_first(fit)
+    return fit
+
+
+def read_first(fit: Fit) -> None:
+    """Read what a fit needs of the chips before its next step.
+
+    Raises:
+        DatasetError: shards that are left out leave nothing to score.
+    """
+    if fit.position.epoch < fit.options.epochs:
+        refuse_unreadable_validation(fit.learning)
+    if fit.learning.ranks.is_first:
+        fit.objective.prepare()
+
+
+def restored_fit(config: TrainConfig, ranks: Ranks) -> Fit:
+    """Make a fit as the run at `config.out` left it, or as it begins; no chip is read."""
     if config.fit.deterministic:
         prepare_repeatable()
     fit = new_fit(config, ranks)
     if exists(join(config.out, STATE)):
         with StoredState(config.out) as state:
             restore(fit, state)
-    if ranks.is_first:
-        fit.objective.prepare()
     return fit
 
 

@@ -86,6 +86,10 @@ def _kind_here(wanted: Wanted) -> Kind:
         return "cuda"
     if wanted == "gpu":
         why, cure = _why_none()
+        if _is_for_cpus():
+            raise InputError(
+                f"--device gpu: {why}; if this machine has an NVIDIA card: {cure}, else give --device cpu"
+            )
         raise InputError(f"--device gpu: {why}; {cure}, or give --device cpu")
     if unseen := _unseen():
         there = f"although this machine has {gpus_in_words(unseen)}"
@@ -209,9 +213,14 @@ def _runs(code: str, capability: tuple[int, int]) -> bool:
     return own <= capability and (kind == "compute" or own[0] == capability[0])
 
 
+def _is_for_cpus() -> bool:
+    """Tell whether the installed torch has no code for GPUs."""
+    return torch.version.cuda is None and torch.version.hip is None
+
+
 def _why_none() -> tuple[str, str]:
     """Explain why torch has no GPU; return the cause and what to do."""
-    if torch.version.cuda is None and torch.version.hip is None:
+    if _is_for_cpus():
         cause = f"torch {torch.__version__} is built for CPUs alone"
         return cause, f"{REINSTALL} (for older cards see docs/gpu.md)"
     return "torch finds no GPU", "look at nvidia-smi"

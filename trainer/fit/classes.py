@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.errors import DatasetError
 from shards.read.order import subset
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
@@ -20,6 +19,7 @@ from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.devices.linear import linear
 from trainer.devices.ranks import PendingSum
+from trainer.fit.failures import HOLD_OUT_OTHERS, nothing_usable
 from trainer.fit.labelled import BATCH, MeanObjective, class_numbers
 from trainer.fit.learning import Learning
 from trainer.fit.loss_terms import Total
@@ -68,9 +68,8 @@ class ClassObjective(MeanObjective[ClassBaselines]):
             dataset = self.learning.dataset
             self.baselines = fit_class_baselines(self._labelled(), dataset.schema, self.model.bands)
         if self.baselines is None:
-            raise DatasetError(
-                f"{self.learning.dataset.url}: no pixel of the training chips has a class; choose others"
-            )
+            what, chips = "no pixel of the training chips has a class", self.learning.train_chips
+            raise nothing_usable(what, "choose others", chips, self.learning)
 
     def _labelled(self) -> Iterator[Labelled]:
         """Read the chips to which the baselines are fitted."""
@@ -109,10 +108,8 @@ class ClassObjective(MeanObjective[ClassBaselines]):
         """See Objective."""
         loss_K, confusion_TP = rounded_totals(sums[0]), sums[1]
         if not loss_K[1]:
-            raise DatasetError(
-                f"{self.learning.dataset.url}: no pixel of the validation chips has a class; hold out "
-                "others, or none (treeline split)"
-            )
+            what, chips = "no pixel of the validation chips has a class", self.learning.val_chips
+            raise nothing_usable(what, HOLD_OUT_OTHERS, chips, self.learning)
         return {"loss": float(self.value(loss_K, share_done)), **class_numbers(confusion_TP)}
 
     def baseline_sums(self, fed: Fed) -> Sums:

@@ -5,10 +5,15 @@ Each is one line that says what happened, where, and what to do.
 
 from math import isfinite
 
+import numpy as np
+
 from shards.errors import DatasetError
 from shards.read.order import Chips
 from trainer.fit.learning import Learning
 from trainer.fit.position import Position
+
+HOLD_OUT_OTHERS = "hold out others, or none (treeline split)"
+"""What to do about validation chips that cannot be scored."""
 
 
 def not_a_number(
@@ -49,12 +54,47 @@ def nothing_measured(position: Position, learning: Learning) -> DatasetError:
     """Return the error of an epoch whose steps had nothing to learn from: stand-ins, or missing pixels."""
     dataset = learning.dataset
     text = f"{dataset.url}: epoch {position.epoch + 1} had nothing to learn from: "
-    if dataset.bad_shards:
-        count, reason = len(dataset.bad_shards), next(iter(dataset.bad_shards.values()))
-        return DatasetError(
-            f"{text}--on-bad-shard skip left out {count:,} of its shards ({reason}), and no other chip has a "
-            f"value; mend them (treeline verify {dataset.url} names every damaged shard)"
-        )
+    if left_out := _left_out(learning, learning.train_chips):
+        return DatasetError(f"{text}{left_out}")
     return DatasetError(
         f"{text}no chip that was read has both an image and a value; see treeline inspect {dataset.url}"
     )
+
+
+def refuse_unreadable_validation(learning: Learning) -> None:
+    """Refuse, before an epoch is spent, validation chips of which --on-bad-shard skip leaves nothing.
+
+    Every rank looks at the same shards, so that all of them end.
+
+    Raises:
+        DatasetError: none of their shards can be read.
+    """
+    dataset, chips = learning.dataset, learning.val_chips
+    if dataset.options.on_bad_shard == "skip" and chips.size and not dataset.any_can_be_read(chips):
+        raise nothing_usable("no validation chip can be read", HOLD_OUT_OTHERS, chips, learning)
+
+
+def nothing_usable(what: str, cure: str, chips: Chips, learning: Learning) -> DatasetError:
+    """Return the error of chips that cannot be used.
+
+    Args:
+        what: what is missing, in a few words.
+        cure: what to do, unless damage is the cause.
+        chips: the chips that lack it.
+        learning: all chips, and the ranks.
+    """
+    if left_out := _left_out(learning, chips):
+        return DatasetError(f"{learning.dataset.url}: {what}: {left_out}, or {cure}")
+    return DatasetError(f"{learning.dataset.url}: {what}; {cure}")
+
+
+def _left_out(learning: Learning, chips: Chips) -> str:
+    """Name the shards of `chips` that this rank left out, and say what to do; "" if there are none."""
+    dataset = learning.dataset
+    names = [dataset.manifest.shards[number].name for number in np.unique(dataset.shard_of(chips)).tolist()]
+    reasons = [dataset.bad_shards[name] for name in names if name in dataset.bad_shards]
+    if not reasons:
+        return ""
+    shards = "1 damaged shard" if len(reasons) == 1 else f"{len(reasons):,} damaged shards"
+    first = reasons[0].removeprefix(f"{dataset.url}/")
+    return f"left out {shards} ({first}); mend what treeline verify {dataset.url} names"

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.errors import DatasetError
 from shards.read.arena import Memory
 from shards.read.dataset import Batch
 from shards.read.order import Chips
@@ -23,6 +22,7 @@ from trainer.devices.exact_sums import chip_totals, exact_sums
 from trainer.devices.linear import linear
 from trainer.devices.ranks import PendingSum
 from trainer.devices.score_sums import chip_sums
+from trainer.fit.failures import HOLD_OUT_OTHERS, nothing_usable
 from trainer.fit.labelled import LabelledObjective
 from trainer.fit.learning import Learning
 from trainer.fit.loss import parse_loss
@@ -131,10 +131,8 @@ class HeightObjective(LabelledObjective[Baselines]):
         loss_K, sums_S = map(rounded_totals, sums)
         metrics = metrics_of(finite(sums_S.numpy()))
         if not metrics.count:
-            raise DatasetError(
-                f"{self.learning.dataset.url}: no pixel of the validation chips has a height; hold out "
-                "others, or none (treeline split)"
-            )
+            what, chips = "no pixel of the validation chips has a height", self.learning.val_chips
+            raise nothing_usable(what, HOLD_OUT_OTHERS, chips, self.learning)
         return {"loss": float(self.loss.value(loss_K, share_done)), **metrics.to_json()}
 
     def baseline_sums(self, fed: Fed) -> Sums:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from shards.errors import DatasetError
 from shards.read.dataset import Dataset
 from shards.read.order import Chips, subset
 from trainer.data.augment import band_changes, symmetries_of
@@ -25,6 +24,7 @@ from trainer.devices.exact_sums import exact_sums
 from trainer.devices.ranks import PendingSum
 from trainer.devices.score_sums import chip_sums
 from trainer.devices.transfer import to_device
+from trainer.fit.failures import HOLD_OUT_OTHERS, nothing_usable
 from trainer.fit.labelled import BATCH, MeanObjective, class_numbers
 from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
@@ -113,9 +113,8 @@ class LabelObjective(MeanObjective[TileBaselines]):
             chosen = tiles[subset(tiles.size, self.baseline_tiles)]
             met, features_MF = tile_features(self.model, learning.dataset, chosen, learning.ranks.device)
             if not met.size:
-                raise DatasetError(
-                    f"{learning.dataset.url}: no training tile has a valid patch; choose others"
-                )
+                what = "no training tile has a valid patch"
+                raise nothing_usable(what, "choose others", tiles, learning)
             self.baselines = fit_tile_baselines(features_MF, self.labels.values_N[met], self.classes)
 
     def inputs(self, fed: Fed, key: StepKey) -> LabelInputs:
@@ -189,9 +188,8 @@ class LabelObjective(MeanObjective[TileBaselines]):
         """See Objective."""
         loss_K = rounded_totals(sums[0])
         if not loss_K[1]:
-            raise DatasetError(
-                f"{self.learning.dataset.url}: no validation tile has a valid patch; hold out others"
-            )
+            what, chips = "no validation tile has a valid patch", self.learning.val_chips
+            raise nothing_usable(what, HOLD_OUT_OTHERS, chips, self.learning)
         numbers: Numbers = {"loss": float(self.value(loss_K, share_done))}
         if self.classes:
             return numbers | class_numbers(sums[1])

@@ -29,6 +29,7 @@ from shards.storage.objects import (
     name_of,
     read_pieces,
     remove_file,
+    size_of,
     staged,
     whole_url,
 )
@@ -51,6 +52,8 @@ OVERWRITTEN = (
     "--backbone: the file of its weights was overwritten while the run had it open; begin again with another "
     "--out"
 )
+COPY_AGAIN = "copy the checkpoint again, or take another of the run"
+"""What to do about weights that are not whole."""
 Piece = TypeVar("Piece", bytes, bytes | memoryview)
 _NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
 """Name of a backbone's file, with the checksum of its bytes."""
@@ -165,6 +168,22 @@ def weight_pieces(url: str) -> Iterator[bytes]:
     rest = _rest_of(url)
     checked = _checked(name_of(backbone), read_pieces(backbone), f"{backbone}: {CHANGED}")
     return _merged({backbone: checked, rest: read_pieces(rest)})
+
+
+def refuse_cut_off(url: str) -> None:
+    """Refuse weights at `url` that are missing, or have not the length that their list of tensors says.
+
+    Raises:
+        InputError: says what is wrong, and what to do.
+    """
+    if not has_weights(url):
+        raise InputError(f"{url}: is missing; {COPY_AGAIN}")
+    for file in (url,) if exists(url) else (_rest_of(url), str(_backbone_of(url))):
+        first = next(read_pieces(file), b"")
+        try:
+            check_size(entries_of(first), first, size_of(file))
+        except ValueError as error:
+            raise InputError(f"{file}: damaged weights ({error}); {COPY_AGAIN}") from error
 
 
 def copy_weights(url: str, to: str) -> None:

@@ -195,7 +195,7 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(
     maps = predicted(config).maps
     *_, line = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
-        r"predict 2 scenes: 0\.0 of 0\.0 megapixels, [\d.]+ megapixels/s, \d+ s, "
+        r"predict 2 scenes: 13,920 of 13,920 pixels, [\d.,]+ (mega)?pixels/s, \d+ s, "
         r"2 blocks, 2 of 2 maps complete",
         line,
     )
@@ -207,6 +207,13 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(
     for scene in scenes:
         alone = predicted_map(scene, checkpoint, tmp_path / scene.stem)
         assert alone.read_bytes() == Path(maps[str(scene)]).read_bytes()
+
+
+def test_a_small_scene_is_no_map_of_0_pixels() -> None:
+    said = str(Summary(maps={"scene": "map"}, megapixels=0.016, seconds=2.0))
+    assert "; 16,000 pixels in 2 s (8,000 pixels/s); " in said
+    said = str(Summary(maps={"scene": "map"}, megapixels=400.0, seconds=100.0))
+    assert "; 400.0 megapixels in 100 s (4.0 megapixels/s); " in said
 
 
 def test_maps_in_the_folder_of_their_scenes_are_left_out_by_name(

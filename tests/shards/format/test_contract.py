@@ -132,7 +132,11 @@ class TestContract:
             assert sorted(met) == expected
             assert len(batches) == 1, "every rank has as many batches"
         assert list(dataset.bad_shards) == [bad.name]
-        assert bad.name in capsys.readouterr().err
+        said = [line for line in capsys.readouterr().err.splitlines() if "left out a bad shard" in line]
+        assert len(said) == 1, "once, however often it is met"
+        assert bad.name in said[0]
+        assert dataset.any_can_be_read(chips)
+        assert not dataset.any_can_be_read(np.flatnonzero(names == bad.name))
 
     def test_a_state_of_other_chips_is_refused(self, written: Any) -> None:
         dataset = written.open()

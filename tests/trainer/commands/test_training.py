@@ -30,7 +30,7 @@ from shards.read.balance import height_weights
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
 from trainer.commands.evaluate import evaluate
-from trainer.commands.train import as_it_began, check, fit_of, prepared
+from trainer.commands.train import as_it_began, check, fit_of, new_fit, prepared
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.devices.ranks import Ranks
@@ -214,8 +214,11 @@ def test_chips_held_out_that_cannot_be_read_are_no_perfect_score(backbone: Path,
     config = small_config(dataset, backbone, str(tmp_path / "run"), epochs=1, on_bad_shard="skip")
     dataset, regressor = prepared(config)
     assert draw_panel(regressor, dataset, dataset.chips("val")[:2], torch.device("cpu")) is None
-    with pytest.raises(DatasetError, match="no pixel of the validation chips has a height"):
+    with pytest.raises(DatasetError, match="no validation chip can be read: left out 1 damaged shard "):
         launch(config)
+    # A shard that is damaged after it was looked at.
+    with pytest.raises(DatasetError, match="validation chips has a height: left out 1 damaged shard "):
+        new_fit(config, Ranks()).run(StateCallback())
 
 
 def test_workers_that_would_change_the_batch_are_refused(

@@ -115,7 +115,7 @@ def test_this_machine_computes_on_its_gpu_unless_told_otherwise(gpus: FakeGpus, 
 def test_without_a_gpu_it_computes_on_its_cpu_and_says_nothing(gpus: FakeGpus, capsys: Any) -> None:
     assert (chosen_here("auto"), chosen_here("cpu")) == ("cpu", "cpu")
     assert not capsys.readouterr().err
-    with pytest.raises(InputError, match=r"^--device gpu: .*, or give --device cpu$"):
+    with pytest.raises(InputError, match=r"^--device gpu: .*, (or|else) give --device cpu$"):
         chosen_here("gpu")
 
 
@@ -123,8 +123,8 @@ def test_a_torch_without_cuda_is_refused_with_the_command_that_replaces_it(
     gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     says = {
-        None: "is built for CPUs alone; pip install --force-reinstall torch==2.13.0 (for older cards see "
-        "docs/gpu.md), or give --device cpu",
+        None: "is built for CPUs alone; if this machine has an NVIDIA card: pip install --force-reinstall "
+        "torch==2.13.0 (for older cards see docs/gpu.md), else give --device cpu",
         "13.0": "--device gpu: torch finds no GPU; look at nvidia-smi, or give --device cpu",
     }
     monkeypatch.setattr(torch.version, "hip", None)

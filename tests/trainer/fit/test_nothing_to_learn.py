@@ -38,9 +38,10 @@ COMMANDS = {
     "dino": (*BEFORE, "dino-tiny", "--patch-size", "8"),
     "ibot": (*BEFORE, "dino-tiny", "--patch-size", "8", "--ibot", "0.5", "--koleo", "0.3"),
 }
+BEFORE_NAMES = ("mae", "dino", "ibot")
 BASELINES_FIRST = {
-    "classes": "no pixel of the training chips has a class; choose others",
-    "tiles": "no training tile has a valid patch; choose others",
+    "classes": "no pixel of the training chips has a class",
+    "tiles": "no training tile has a valid patch",
 }
 """What is said where baselines that need chips are fitted before the first step."""
 
@@ -63,10 +64,10 @@ def dataset_for(name: str, folder: Path) -> Dataset:
     return write_labelled(folder) if name == "tiles" else write_dataset(folder, chips=24)
 
 
-def damage(dataset: Dataset, shards: slice = slice(None)) -> dict[Path, bytes]:
-    """Change a byte of each chip in these training shards; returns what they were."""
+def damage(dataset: Dataset, shards: slice = slice(None), split: str = "train") -> dict[Path, bytes]:
+    """Change a byte of each chip in these shards of a split; returns what they were."""
     whole = {}
-    for shard in dataset.manifest.shards_of("train")[shards]:
+    for shard in dataset.manifest.shards_of(split)[shards]:
         path = Path(dataset.url, shard.name)
         whole[path] = path.read_bytes()
         path.write_bytes(bytes(byte ^ 1 for byte in whole[path]))
@@ -86,12 +87,16 @@ def test_training_on_damaged_shards_alone_is_one_line_and_goes_on_once_they_are_
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"treeline: failed: DatasetError: {dataset.url}: ")
-    if name in BASELINES_FIRST:
-        assert BASELINES_FIRST[name] in last
-    else:
-        assert f"nothing to learn from: --on-bad-shard skip left out {len(whole)} of its shards (" in last
-        assert f"mend them (treeline verify {dataset.url} names every damaged shard)" in last
-    assert f"no state was saved in {out} yet: --resume auto begins there once that is mended" in last
+    what, first = BASELINES_FIRST.get(name, "nothing to learn from"), next(iter(whole))
+    shards = f"{len(whole)} damaged shards ({first.relative_to(dataset.url)}: "
+    assert f"{what}: left out {shards}" in last
+    assert f"mend what treeline verify {dataset.url} names" in last
+    assert last.count(str(dataset.url)) == 2
+    assert last.endswith(f"no state was saved in {out} yet: --resume auto begins there once that is mended")
+    said = [line for line in done.stderr.splitlines() if "left out a bad shard" in line]
+    assert len(said) == len(set(said)) == len(whole)
+    if name not in BEFORE_NAMES:
+        assert done.stderr.index("trains on") < done.stderr.index(said[0])
     assert not (out / "checkpoints.json").exists()
     for path, data in whole.items():
         path.write_bytes(data)
@@ -120,6 +125,24 @@ def test_a_second_epoch_of_damaged_shards_goes_on_from_the_end_of_the_first(tmp_
     records = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("run", "undisturbed")]
     assert len(records[0].splitlines()) == 2
     assert json.loads(records[0].splitlines()[1])["chips"] == 48
+
+
+def test_damaged_validation_chips_are_said_before_an_epoch_is_spent(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "chips", 24, val_share=0.4)
+    whole, out = damage(dataset, split="val"), tmp_path / "run"
+    done = treeline(*HEIGHTS, *SMALL, "--data", dataset.url, "--out", str(out), "--resume", "auto")
+    assert done.returncode == 1
+    *_, left_out, last = done.stderr.splitlines()
+    assert left_out.startswith("treeline: left out a bad shard: ")
+    shards = f"left out {len(whole)} damaged shards ({next(iter(whole)).relative_to(dataset.url)}: "
+    assert f"DatasetError: {dataset.url}: no validation chip can be read: {shards}" in last
+    assert last.endswith(f"no state was saved in {out} yet: --resume auto begins there once that is mended")
+    assert not (out / "state.json").exists()
+    assert "epoch 1" not in done.stderr
+    for path, data in whole.items():
+        path.write_bytes(data)
+    done = treeline(*HEIGHTS, *SMALL, "--data", dataset.url, "--out", str(out), "--resume", "auto")
+    assert done.returncode == 0, done.stderr
 
 
 def test_one_whole_shard_is_enough(tmp_path: Path) -> None:

@@ -496,7 +496,7 @@ def test_a_run_begun_before_some_options_existed_goes_on(dataset: Dataset, tmp_p
         del values[name]
     stored.write_text(yaml.safe_dump(values))
     check_resumes(config)
-    with pytest.raises(InputError, match=r"holds a run with other options \(--drop-path\)"):
+    with pytest.raises(InputError, match=r"other options: --drop-path \(0.0 there, 0.1 asked for\); give"):
         check_resumes(config.with_options(drop_path=0.1))
 
 

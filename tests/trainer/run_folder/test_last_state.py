@@ -57,7 +57,8 @@ def test_what_is_said_can_be_done(dataset: Dataset, tmp_path: Path) -> None:
     again = arguments("mae", dataset, out, "--checkpoint-steps", "1", "--resume", "auto")
     lower = treeline(*again, "--learning-rate", "1e-4")
     assert lower.returncode == 2
-    assert "holds a run with other options (--learning-rate)" in lower.stderr
+    assert " there, 0.0001 asked for); give the same" in lower.stderr
+    assert "holds a run with other options: --learning-rate (" in lower.stderr
     same = treeline(*again)
     assert same.returncode == 1, "it stops where it stopped"
     assert "in epoch 1, step 2" in same.stderr

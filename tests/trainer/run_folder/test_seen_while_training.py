@@ -354,6 +354,8 @@ def test_an_epoch_in_a_line(config: TrainConfig) -> None:
     assert alone.line(3, summary(record), "chips") == (
         "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 1 GFLOP/s"
     )
+    slow = epoch_rate(spent, 1e4, Ranks(), config.fit)
+    assert slow.line(2, summary(record), "chips").endswith("; 0.012 GFLOP/s")
     one_of_two = epoch_rate(spent, 4e8, Ranks(0, 2), config.fit)
     assert one_of_two.line(1, summary({"epoch": 1, "loss": 2.0}), "tiles") == (
         "epoch 1: loss 2; 1,234 tiles/s; 247 GFLOP/s"
