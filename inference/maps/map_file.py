@@ -104,9 +104,7 @@ def map_writer(
                     target.write_colormap(1, {one.number: one.colour for one in first.classes})
 
                 def write(block: Block, stored_CHW: NDArray[Any]) -> None:
-                    if first.nodata != NODATA:
-                        stored_CHW = np.where(stored_CHW == NODATA, first.nodata, stored_CHW)
-                    stored_CHW = stored_CHW.astype(first.dtype, copy=False)
+                    stored_CHW = as_stored(stored_CHW, first)
                     target.write(stored_CHW, window=block.window)
                     written.append((block, checksum(stored_CHW.tobytes())))
 
@@ -132,6 +130,13 @@ def map_writer(
             )
         finally:
             tiles.unlink(missing_ok=True)
+
+
+def as_stored(stored_CHW: NDArray[Any], band: MapBand) -> NDArray[Any]:
+    """Return numbers as a file of this band has them, with its own nodata value instead of NODATA."""
+    if band.nodata != NODATA:
+        stored_CHW = np.where(stored_CHW == NODATA, band.nodata, stored_CHW)
+    return stored_CHW.astype(band.dtype, copy=False)
 
 
 def _overviews(grid: Grid) -> list[int]:
