@@ -34,6 +34,7 @@ from tile_models import small_tile_model, write_tile_checkpoint
 from torch.utils.data import DataLoader
 
 import treeline
+from cluster.jobs.submit import _copy_packages
 from inference.config import EmbedConfig, PredictConfig, Weighting
 from inference.embed.embeddings import read_embeddings
 from inference.maps.map_file import HEIGHT, SPREAD
@@ -124,6 +125,12 @@ def test_a_folder_of_its_name_does_not_hide_it(tmp_path: Path) -> None:
     assert project["tool"]["setuptools"]["package-dir"] == {"": "."}
 
 
+def test_a_submitted_job_takes_it_along(tmp_path: Path) -> None:
+    _copy_packages(tmp_path)
+    said = said_by("import shards, treeline; print(treeline.__file__, shards.__file__)", tmp_path)
+    assert said == f"{tmp_path / 'treeline.py'} {tmp_path / 'shards' / '__init__.py'}"
+
+
 def test_its_names_are_there_and_others_are_not() -> None:
     assert {name for name in treeline.__all__ if getattr(treeline, name).__name__ == name} == {
         *treeline.__all__
@@ -169,9 +176,11 @@ def test_a_map_is_the_file_that_the_command_writes(
     tmp_path: Path,
 ) -> None:
     of_heights, of_pixels = kind == "heights", kind in ("heights", "pixel classes")
-    options: dict[str, Any] = {"window": 64, "overlap": 0.25, "weights": "cosine"} if of_pixels else {}
-    options |= {"spread": True, "symmetries": 8} if of_heights else {}
-    flags = [f"--{name} {value}" if value is not True else f"--{name}" for name, value in options.items()]
+    options: dict[str, Any] = {"window": 64, "overlap": 0.25, "batch_size": 4} if of_pixels else {}
+    options |= {"spread": True, "symmetries": 8, "weights": "cosine"} if of_heights else {}
+    flags = [
+        f"--{name}".replace("_", "-") + f" {value}" * (value is not True) for name, value in options.items()
+    ]
     checkpoint, out = checkpoints[kind], tmp_path / "maps"
     given = ["--checkpoint", str(checkpoint), "--out", str(out), *" ".join(flags).split()]
     done = command("predict", str(scene), *given)
