@@ -279,10 +279,18 @@ def test_one_scene_at_a_time(checkpoints: dict[str, Path], scene: Path, tmp_path
 # --- vectors ---
 
 
-@pytest.mark.parametrize("tokens", ["class", "patches"])
-@pytest.mark.parametrize("kind", ["heights", "tile values"])
+@pytest.mark.parametrize(
+    ("tokens", "kind", "precision"),
+    [
+        ("class", "heights", "float32"),
+        ("patches", "heights", "bf16"),
+        ("mean", "tile values", "bf16"),
+        ("patches", "pixel classes", "float32"),
+    ],
+)
 def test_vectors_are_those_that_the_command_writes(
     tokens: Any,
+    precision: Precision,
     kind: str,
     checkpoints: dict[str, Path],
     scene: Path,
@@ -291,10 +299,10 @@ def test_vectors_are_those_that_the_command_writes(
 ) -> None:
     checkpoint, out = str(checkpoints[kind]), str(tmp_path / "vectors")
     given = ("--checkpoint", checkpoint, "--tokens", tokens, "--tile-size", "32", "--batch-size", "4")
-    done = command("embed", "--scenes", str(scene), *given, "--out", out)
+    done = command("embed", "--scenes", str(scene), *given, "--out", out, "--precision", precision)
     assert done.returncode == 0, done.stderr
     expected = read_embeddings(out)
-    model = treeline.load(checkpoint)
+    model = treeline.load(checkpoint, precision=precision)
     model.predict(np.full((4, 64, 64), 500, np.int16))  # the encoder shares the model's weights
     of_scene = model.embed(scene, tokens=tokens, tile_size=32, batch_size=4)
     of_array = model.embed(image_CHW, tokens=tokens, tile_size=32, batch_size=4)
