@@ -237,64 +237,29 @@ def import_(config: "ImportConfig") -> None:
 
 
 def evaluate(config: "EvaluateConfig") -> None:
-    """Score a regressor, or maps."""
+    """Score a model on chips, or maps."""
     scores_maps = config.scores_maps  # refuses wrong options before the imports, which take seconds
 
     from shards.storage.objects import check_writable
-    from trainer.score.evaluation import write_evaluation
+    from trainer.commands.evaluate_any import AnyEvaluation, evaluate_any, write_any
 
     if config.out:
         check_writable(config.out)
+    evaluation: AnyEvaluation
     if scores_maps:
         from inference.config import MapScoreConfig
         from inference.score.score_maps import score_maps
 
-        rasters = config.height_unit, config.height_band, config.on_mismatch
-        evaluation = score_maps(MapScoreConfig(config.maps, config.heights, config.ground, *rasters))
+        evaluation = score_maps(MapScoreConfig.of(config))
     else:
-        from trainer.model.class_checkpoint import is_of_classes
-        from trainer.model.tile_checkpoint import is_of_tiles
-
-        if is_of_tiles(config.checkpoint):
-            _evaluate_tiles(config)
-            return
-        if is_of_classes(config.checkpoint):
-            _evaluate_classes(config)
-            return
-
-        from trainer.commands.evaluate import evaluate
+        evaluation = evaluate_any(config)
+    print(evaluation.table())
+    if config.out:
+        write_any(config.out, evaluation)
+    if not scores_maps:
         from trainer.commands.last_lines import after_evaluation
 
-        evaluation = evaluate(config)
-    print(evaluation.table())
-    if config.out:
-        write_evaluation(config.out, evaluation)
-    if not scores_maps:
         print(after_evaluation(config))
-
-
-def _evaluate_tiles(config: "EvaluateConfig") -> None:
-    from trainer.commands.evaluate_tiles import evaluate_tiles
-    from trainer.commands.last_lines import after_evaluation
-    from trainer.score.tile_evaluation import write_tile_evaluation
-
-    evaluation = evaluate_tiles(config)
-    print(evaluation.table())
-    if config.out:
-        write_tile_evaluation(config.out, evaluation)
-    print(after_evaluation(config))
-
-
-def _evaluate_classes(config: "EvaluateConfig") -> None:
-    from trainer.commands.evaluate_classes import evaluate_classes
-    from trainer.commands.last_lines import after_evaluation
-    from trainer.score.class_evaluation import write_class_evaluation
-
-    evaluation = evaluate_classes(config)
-    print(evaluation.table())
-    if config.out:
-        write_class_evaluation(config.out, evaluation)
-    print(after_evaluation(config))
 
 
 def predict(config: "PredictConfig") -> int:

@@ -1,7 +1,7 @@
 """Options of `predict`, `mosaic`, `evaluate --maps`, `embed`, `distances` and `attention`."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -118,6 +118,11 @@ class MapScoreConfig:
     """Number of the band of both that is taken; default: they have one."""
     on_mismatch: OnMismatch = "refuse"
     """What to do about rasters whose values are not heights of plants."""
+
+    @classmethod
+    def of(cls, options: Any) -> "MapScoreConfig":
+        """Take the options of the same names from those of `treeline evaluate`."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """`treeline submit -- COMMAND`: the same command as a job of a Ray cluster.
 
-The five packages travel with the job; the cluster's machines must have the dependencies. The command's
-options are read and checked here. Those that flags or the user's own file name travel as a file, with
-absolute places. Defaults and recipes apply on the cluster as they do here. The job carries no credentials:
-the cluster's machines use their own.
+The five packages and treeline.py travel with the job; the cluster's machines must have the dependencies.
+The command's options are read and checked here. Those that flags or the user's own file name travel as a
+file, with absolute places. Defaults and recipes apply on the cluster as they do here. The job carries no
+credentials: the cluster's machines use their own.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ from shards.roles import OptionsFile, roles, with_absolute_places
 from shards.version import COMMIT, commit
 
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
+FRONT = "treeline.py"
+"""Module that Python code imports, also where a job runs it."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 OPTIONS = "options.yaml"
 """File of a job's options, beside the packages in the job's folder."""
@@ -111,6 +113,7 @@ def _copy_packages(folder: Path) -> None:
     root = Path(shards.__file__).parent.parent
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / FRONT, folder / FRONT)
 
 
 async def _show_log(client: Any, job: str) -> None:

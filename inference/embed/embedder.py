@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -51,19 +52,15 @@ class Vectors:
 class Embedder:
     """Encoder and tiles, ready to embed any part."""
 
-    def __init__(self, job: EmbedJob) -> None:
-        """Load the encoder, and open the tiles.
+    def __init__(self, job: EmbedJob, encoder: Encoder | None = None) -> None:
+        """Load the encoder, unless it is given, and open the tiles.
 
         Raises:
             InputError: they are no longer those that the run began with.
         """
         config = job.config
-        loaded = load_encoder(config.checkpoint, config.weights)
-        if loaded.fingerprint != job.made_with["checkpoint"]:
-            raise InputError(f"{config.checkpoint}: {CHANGED}")
-        self._encoder = placed_on(loaded.encoder, config.precision, usable(job.device))
-        self._job = job
-        self._tiles: Tiles = open_tiles(config, loaded.encoder.schema)
+        self._encoder, self._job = encoder or _encoder_here(job), job
+        self._tiles: Tiles = open_tiles(config, self._encoder.schema)
         if any(job.made_with[name] != value for name, value in self._tiles.identity.items()):
             raise InputError(f"{config.data or 'a scene'}: {CHANGED}")
 
@@ -71,26 +68,54 @@ class Embedder:
         """Embed the tiles of a part, and write its file."""
         job, config = self._job, self._job.config
         start, stop = numbers_of_part(number, job.per_part, self._tiles.count)
-        images = self._tiles.images(start, stop, config.batch_size)
-        with predicting(config.precision):  # settings of the process: not in the threads that compute
-            embedded = list(vectors_of(self._encoder, images, config))
-        vectors_BRD = np.concatenate([one.vectors_BRD for one in embedded])
-        valid_BR = np.concatenate([one.valid_BR for one in embedded])
-        columns = self._tiles.columns(start, stop)
-        with np.errstate(over="ignore"):  # refused by the next line
-            vectors_ND = vectors_BRD[valid_BR].astype(np.float16)
-        if not np.isfinite(vectors_ND).all():
-            raise DatasetError(
-                f"{config.checkpoint}: its tokens are no numbers of float16; check the checkpoint"
-            )
-        tile_N, patch_N = np.nonzero(valid_BR)
-        columns = columns.take(tile_N)
-        if config.tokens == "patches":
-            per_side = self._tiles.size // self._encoder.patch_size
-            for name, values_N in zip(PATCH_COLUMNS, divmod(patch_N, per_side), strict=True):
-                columns = columns.append_column(name, [values_N])
-        stored = write_part(config.out, number, columns, vectors_ND, job.made_with)
-        return Part(stored, len(vectors_ND), int((~valid_BR.any(1)).sum()))
+        rows = rows_of(self._encoder, self._tiles, (start, stop), config)
+        stored = write_part(config.out, number, rows.columns, rows.vectors_ND, job.made_with)
+        return Part(stored, len(rows.vectors_ND), rows.left_out)
+
+
+def _encoder_here(job: EmbedJob) -> Encoder:
+    """Load the encoder that the run began with, onto the job's device."""
+    config = job.config
+    loaded = load_encoder(config.checkpoint, config.weights)
+    if loaded.fingerprint != job.made_with["checkpoint"]:
+        raise InputError(f"{config.checkpoint}: {CHANGED}")
+    return placed_on(loaded.encoder, config.precision, usable(job.device))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Vectors of tiles or of their patches, beside what is known of them."""
+
+    columns: pa.Table
+    vectors_ND: NDArray[np.float16]
+    left_out: int
+    """Number of tiles that have no valid patch, and so no row."""
+
+
+def rows_of(encoder: Encoder, tiles: Tiles, numbers: tuple[int, int], config: EmbedConfig) -> Rows:
+    """Embed tiles numbers[0], ..., numbers[1] - 1.
+
+    Raises:
+        DatasetError: a token is no number.
+    """
+    start, stop = numbers
+    images = tiles.images(start, stop, config.batch_size)
+    with predicting(config.precision):  # settings of the process: not in the threads that compute
+        embedded = list(vectors_of(encoder, images, config))
+    vectors_BRD = np.concatenate([one.vectors_BRD for one in embedded])
+    valid_BR = np.concatenate([one.valid_BR for one in embedded])
+    columns = tiles.columns(start, stop)
+    with np.errstate(over="ignore"):  # refused by the next line
+        vectors_ND = vectors_BRD[valid_BR].astype(np.float16)
+    if not np.isfinite(vectors_ND).all():
+        raise DatasetError(f"{config.checkpoint}: its tokens are no numbers of float16; check the checkpoint")
+    tile_N, patch_N = np.nonzero(valid_BR)
+    columns = columns.take(tile_N)
+    if config.tokens == "patches":
+        per_side = tiles.size // encoder.patch_size
+        for name, values_N in zip(PATCH_COLUMNS, divmod(patch_N, per_side), strict=True):
+            columns = columns.append_column(name, [values_N])
+    return Rows(columns, vectors_ND, int((~valid_BR.any(1)).sum()))
 
 
 def vectors_of(encoder: Encoder, images: Iterable[NDArray[Any]], config: EmbedConfig) -> Iterator[Vectors]:

@@ -48,18 +48,14 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     Raises:
         InputError: the checkpoint, the tiles, an option or --out cannot be used.
     """
-    _check(config)
+    check_options(config)
     config = replace(config, checkpoint=checkpoint_url(config.checkpoint))
     loaded = load_encoder(config.checkpoint, config.weights, with_weights=False)
     tiles = open_tiles(config, loaded.encoder.schema)
     if tiles.remark:
         print(f"treeline: {tiles.remark}", file=sys.stderr, flush=True)
     patch_size = loaded.encoder.patch_size
-    if tiles.size % patch_size:
-        raise InputError(
-            f"{config.data or '--tile-size'}: tiles of {tiles.size} pixels are no multiple of the backbone's "
-            f"patches of {patch_size} pixels"
-        )
+    check_tile_size(tiles.size, patch_size, config.data or "--tile-size")
     per_part = tiles_per_part(config, (tiles.size // patch_size) ** 2)
     made_with = _made_with(config, loaded, tiles, per_part)
     refuse_existing(config.out)
@@ -102,7 +98,24 @@ def _embed(
     return _said(config.out, about, there=False)
 
 
-def _check(config: EmbedConfig) -> None:
+def check_tile_size(size: int, patch_size: int, what: str) -> None:
+    """Refuse tiles that patches do not cover; `what` names who chose them.
+
+    Raises:
+        InputError: says both sizes.
+    """
+    if size % patch_size:
+        raise InputError(
+            f"{what}: tiles of {size} pixels are no multiple of the backbone's patches of {patch_size} pixels"
+        )
+
+
+def check_options(config: EmbedConfig) -> None:
+    """Refuse options that are out of range, or of which one rules out the other.
+
+    Raises:
+        InputError: says which.
+    """
     if bool(config.data) == bool(config.scenes):
         raise InputError("give DATASET to embed its tiles, or --scenes to embed windows of scenes, not both")
     for name, least in (("batch_size", 1), ("tiles_per_part", 0), ("workers", 0), ("gpus_per_worker", 0)):

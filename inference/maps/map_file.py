@@ -117,9 +117,7 @@ def map_writer(
                     target.write_colormap(1, {one.number: one.colour for one in first.classes})
 
                 def write(block: Block, stored_CHW: NDArray[Any]) -> None:
-                    if first.nodata != NODATA:
-                        stored_CHW = np.where(stored_CHW == NODATA, first.nodata, stored_CHW)
-                    stored_CHW = stored_CHW.astype(first.dtype, copy=False)
+                    stored_CHW = as_stored(stored_CHW, first)
                     with _writing(url, tiles):
                         target.write(stored_CHW, window=block.window)
                     written.append((block, checksum(stored_CHW.tobytes())))
@@ -186,6 +184,13 @@ def _check(tiles: Path, written: list[tuple[Block, int]]) -> None:
                 raise OSError("was stopped")
             if checksum(target.read(window=block.window).tobytes()) != digest:
                 raise OSError("its pixels are not those that were written; was the disk full?")
+
+
+def as_stored(stored_CHW: NDArray[Any], band: MapBand) -> NDArray[Any]:
+    """Return numbers as a file of this band has them, with its own nodata value instead of NODATA."""
+    if band.nodata != NODATA:
+        stored_CHW = np.where(stored_CHW == NODATA, band.nodata, stored_CHW)
+    return stored_CHW.astype(band.dtype, copy=False)
 
 
 def _overviews(grid: Grid) -> list[int]:

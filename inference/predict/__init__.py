@@ -18,7 +18,9 @@ ledger        which blocks and maps are done
 scene_map     one scene's map, assembled from its blocks
 map_making    missing blocks predicted, maps assembled
 engine        what predicts: this process or Ray
+array_map     an array's map, in memory
 in_process    blocks predicted in this process
+in_memory     maps of a model in memory, for Python
 on_ray        blocks predicted on Ray Data
 summary       what the command prints at the end
 """

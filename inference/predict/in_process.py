@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from inference.predict.block_tasks import BlockResult, BlockTask, MapJob, Reader
-from inference.predict.map_options import BATCH_ON_CPU
+from inference.predict.map_options import BATCH_ON_CPU, MapOptions
 from inference.predict.predictor import Model, Predictor, batch_size_that_fits, model_here
 from inference.predict.ready_block import ReadyBlock
 from inference.predict.scene_map import SceneMap, complete
@@ -21,9 +21,11 @@ class InProcess:
 
     readers, maps_at_once = 1, 2
 
-    def __init__(self, device: Kind = "cpu") -> None:
-        self.device = device
-        self._model: Model | None = None
+    def __init__(self, device: Kind = "cpu", model: Model | None = None) -> None:
+        """Predict on `device`, with `model` if it is in memory there already."""
+        self.device, self.model = device, model
+        self._found: dict[MapOptions, int] = {}
+        """Batch sizes that were found, by what was asked for."""
 
     def computes(self, precision: Precision) -> Computes:
         """Return what this machine's device makes of a precision."""
@@ -33,8 +35,10 @@ class InProcess:
         """Find a batch size that fits this machine."""
         if job.device == "cpu":
             return BATCH_ON_CPU
-        self._model = model_here(job)  # which then also predicts
-        return batch_size_that_fits(job, self._model)
+        self.model = self.model or model_here(job)  # which then also predicts
+        if job.options not in self._found:
+            self._found[job.options] = batch_size_that_fits(job, self.model)
+        return self._found[job.options]
 
     def complete(self, scene_map: SceneMap, job: MapJob) -> str:
         """Assemble a map."""
@@ -62,7 +66,7 @@ class InProcess:
             ahead = ((task, readers.submit(read, task)) for task in tasks)
             coming = next(ahead, None)
             if coming:
-                predictor = Predictor(job, self._model)
+                predictor = Predictor(job, self.model)
             writing: deque[tuple[BlockResult, Future[None]]] = deque()
             while coming and predictor:
                 asked = time.perf_counter()

@@ -21,12 +21,10 @@ from shards.errors import InputError
 from trainer.devices.cards import suited_half, usable
 from trainer.devices.out_of_memory import is_out_of_memory
 from trainer.devices.precision import autocast, predicting
-from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.class_model import ClassModel
 from trainer.model.frozen_backbone import placed_on
-from trainer.model.height_checkpoint import load_checkpoint
+from trainer.model.load_any import load_model
 from trainer.model.regressor import Regressor
-from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.model.tile_model import TileModel
 
 TRIES = 2
@@ -130,19 +128,7 @@ def batch_size_that_fits(job: MapJob, model: Model | None = None) -> int:
 
 def model_here(job: MapJob) -> Model:
     """Load the checkpoint that the run began with, onto the job's device."""
-    model, fingerprint = _loaded(job)
+    model, fingerprint = load_model(job.checkpoint)
     if fingerprint != job.fingerprint:
         raise InputError(f"{job.checkpoint}: has changed since this run began; run the command again")
     return placed_on(model, job.options.precision, usable(job.device))
-
-
-def _loaded(job: MapJob) -> tuple[Model, str]:
-    """Return the model and its checkpoint's fingerprint."""
-    if job.content.kind == "tiles":
-        of_tiles = load_tile_checkpoint(job.checkpoint)
-        return of_tiles.model, of_tiles.fingerprint
-    if job.content.kind == "pixel classes":
-        of_classes = load_class_checkpoint(job.checkpoint)
-        return of_classes.model, of_classes.fingerprint
-    checkpoint = load_checkpoint(job.checkpoint)
-    return checkpoint.regressor, checkpoint.fingerprint

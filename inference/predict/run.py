@@ -189,3 +189,14 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:
         stac=config.stac,
     )
     return job, made_with, checkpoint.statistics
+
+
+def map_job(config: PredictConfig) -> MapJob:
+    """Set up the job of a prediction whose pixels do not come from scenes.
+
+    Raises:
+        InputError: the checkpoint or an option cannot be used.
+    """
+    if config.block < 1:
+        raise InputError(f"--block {config.block}: give 1 or more")
+    return _job(config)[0]

@@ -3,6 +3,7 @@
 scene         a scene open for prediction
 masks         masks of scenes, and the pixels that they drop
 area          polygons of a vector file
+array_pixels  an array as the pixels of a scene
 scene_list    scenes from files, patterns, folders, lists
 stac_scenes   scenes that STAC names
 sample        a few pixels of a scene, spread over it

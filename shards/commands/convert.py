@@ -12,10 +12,11 @@ from shards.config import ConvertConfig
 from shards.errors import DatasetError, InputError
 from shards.format.key import check_key
 from shards.format.manifest import SPLITS, Manifest
-from shards.format.schema import ORIGIN, Chip
+from shards.format.schema import Chip
 from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS, chips_in_shard
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
+from shards.read.whole_chips import whole_chips
 from shards.storage.one_writer import one_writer
 from shards.write.writer import DatasetWriter
 
@@ -69,20 +70,8 @@ def convert(config: ConvertConfig) -> Manifest:
 
 
 def chips_of_shard(dataset: Dataset, number: int) -> Iterator[Chip]:
-    """Yield the chips of a shard, with all their facts, in their order."""
-    numbers = dataset.chips_of_shard(number)
-    batch = dataset.gather(numbers)
-    names = list(dataset.manifest.attributes)
-    rows = dataset.index.select([*ORIGIN, *names]).slice(int(numbers[0]), len(numbers)).to_pylist()
-    for place, row in enumerate(rows):
-        # A null is an attribute that the chip was added without.
-        attributes = {name: value for name in names if (value := row.pop(name)) is not None}
-        yield Chip(
-            image_CHW=batch.image_BCHW[place],
-            height_HW=batch.height_BHW[place],
-            attributes=attributes,
-            **row,
-        )
+    """Read the chips of a shard, with all their facts, in their order."""
+    return whole_chips(dataset, dataset.chips_of_shard(number))
 
 
 def splits_of_shard(dataset: Dataset, number: int) -> list[str]:

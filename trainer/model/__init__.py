@@ -24,6 +24,7 @@ tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder
 class_checkpoint   a model of pixel classes as a folder
 load_encoder       the encoder of any checkpoint
+load_any           the model of a checkpoint of any task
 class_attention    attention of the class token to the patches, in any layer
 symmetries         the eight flips and quarter turns
 meta_weights       Meta's own files as a backbone

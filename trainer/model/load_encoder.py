@@ -7,8 +7,10 @@ from shards.errors import InputError
 from trainer.model.class_checkpoint import ClassCheckpoint, is_of_classes, load_class_checkpoint
 from trainer.model.encoder import Encoder
 from trainer.model.height_checkpoint import Checkpoint, load_checkpoint
+from trainer.model.pixel_model import PixelModel
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.tile_checkpoint import is_of_tiles, load_tile_checkpoint
+from trainer.model.tile_model import TileModel
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,24 @@ def load_encoder(checkpoint: str, weights: str | None = None, with_weights: bool
         of_tiles = load_tile_checkpoint(checkpoint, with_weights)
         return LoadedEncoder(of_tiles.model.encoder, "trained", of_tiles.fingerprint, of_tiles.trained_on)
     loaded = _load_pixels(checkpoint, with_weights)
-    model = loaded.regressor if isinstance(loaded, Checkpoint) else loaded.model
+    encoder = encoder_of(checkpoint, loaded.regressor if isinstance(loaded, Checkpoint) else loaded.model)
+    return LoadedEncoder(encoder, "trained", loaded.fingerprint, loaded.trained_on)
+
+
+def encoder_of(checkpoint: str, model: PixelModel | TileModel) -> Encoder:
+    """Return the encoder of the model of `checkpoint`, which shares the model's weights.
+
+    Raises:
+        InputError: its backbone sees enlarged images.
+    """
+    if isinstance(model, TileModel):
+        return model.encoder
     if model.decoder_config.upsample > 1:
         raise InputError(
             f"{checkpoint}: was trained with --upsample {model.decoder_config.upsample}, so its tokens are "
             "those of enlarged images; give a checkpoint that was trained without"
         )
-    encoder = Encoder(model.schema, model.bands, model.statistics, model.backbone)
-    return LoadedEncoder(encoder.eval(), "trained", loaded.fingerprint, loaded.trained_on)
+    return Encoder(model.schema, model.bands, model.statistics, model.backbone).eval()
 
 
 def _load_pixels(checkpoint: str, with_weights: bool) -> Checkpoint | ClassCheckpoint:
