@@ -5,9 +5,9 @@ model = treeline.load("run")
 heights = model.predict("scene.tif")
 print(treeline.evaluate(checkpoint="run", data="chips").table())
 
-Options have the names and the defaults of the commands', with _ instead of -; `treeline COMMAND --help-all`
-explains them. Importing this module loads neither numpy nor torch; torch comes with what computes, and Ray
-never. docs/python.md shows more.
+Options have the names and the defaults of the commands', with _ instead of - (`treeline COMMAND --help-all`).
+Importing this module loads neither numpy nor torch; torch comes with what computes, and Ray never. See
+docs/python.md.
 """
 
 from __future__ import annotations
@@ -389,11 +389,7 @@ def evaluate(**options: Unpack[ScoreOptions]) -> AnyEvaluation:
 
 
 def _check(options: Any, known: Any) -> dict[str, Any]:
-    """Return options as the commands take them, with lists as tuples.
-
-    Raises:
-        InputError: one is unknown here.
-    """
+    """Return options as the commands take them, with lists as tuples; refuse unknown ones."""
     names = sorted(known.__optional_keys__)
     for name in options:
         if name not in names:

@@ -279,7 +279,6 @@ ROOMS: dict[str, set[str]] = {
         "trainer.config",
         "trainer.devices",
         "trainer.matrix_config",
-        "trainer.model",
         "trainer.pretrain_config",
         "inference.attention",
         "inference.config",
