@@ -11,7 +11,6 @@ model.safetensors, whether that file exists or not.
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -180,8 +179,7 @@ def refuse_cut_off(url: str) -> None:
     if not has_weights(url):
         raise InputError(f"{url}: is missing; {COPY_AGAIN}")
     for file in (url,) if exists(url) else (_rest_of(url), str(_backbone_of(url))):
-        with closing(read_pieces(file)) as pieces:
-            first = next(pieces, b"")
+        first = next(read_pieces(file), b"")
         try:
             check_size(entries_of(first), first, size_of(file))
         except ValueError as error:
