@@ -92,9 +92,11 @@ def _left_out(learning: Learning, chips: Chips) -> str:
     """Name the shards of `chips` that this rank left out, and say what to do; "" if there are none."""
     dataset = learning.dataset
     names = [dataset.manifest.shards[number].name for number in np.unique(dataset.shard_of(chips)).tolist()]
-    reasons = [dataset.bad_shards[name] for name in names if name in dataset.bad_shards]
-    if not reasons:
+    bad = [name for name in names if name in dataset.bad_shards]
+    if not bad:
         return ""
-    shards = "1 damaged shard" if len(reasons) == 1 else f"{len(reasons):,} damaged shards"
-    first = reasons[0].removeprefix(f"{dataset.url}/")
-    return f"left out {shards} ({first}); mend what treeline verify {dataset.url} names"
+    # What is wrong with each was said when it was met.
+    shards = (
+        f"1 damaged shard ({bad[0]})" if len(bad) == 1 else f"{len(bad):,} damaged shards ({bad[0]}, ...)"
+    )
+    return f"left out {shards}; mend what treeline verify {dataset.url} names"

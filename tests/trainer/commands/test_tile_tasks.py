@@ -409,5 +409,5 @@ def test_other_commands_name_what_they_cannot_use(dataset: Dataset, run: str, tm
 
 def test_it_resumes_only_the_same_task(dataset: Dataset, tmp_path: Path) -> None:
     launch(config_of(dataset, tmp_path / "run", epochs=1))
-    with pytest.raises(InputError, match=r"other options \(--head\)"):
+    with pytest.raises(InputError, match=r"other options: --head \("):
         launch(config_of(dataset, tmp_path / "run", epochs=1, head="class", resume="auto"))
