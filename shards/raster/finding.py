@@ -29,7 +29,9 @@ class Finding:
     """Whether the raster is refused unless the user wants otherwise."""
 
     def __str__(self) -> str:
-        return f"{self.line}; {self.cure}" if self.cure else self.line
+        if not self.cure:
+            return self.line
+        return f"{self.line}{'' if self.line.endswith('?') else ';'} {self.cure}"
 
 
 def refusal(url: str, findings: Iterable[Finding], on_mismatch: OnMismatch) -> str:

@@ -273,6 +273,6 @@ def test_zeros_that_nobody_declares_are_asked_about(checkpoint: str, tmp_path: P
     done = mapped(tmp_path, checkpoint)
     assert done.returncode == 0
     assert re.search(r"\d+ % of pixels are 0 in all bands; is 0 nodata\?", said_of(done))
-    assert "--nodata 0" in said_of(done)
+    assert "is 0 nodata? if so, give --nodata 0" in said_of(done)
     with rasterio.open(tmp_path / "maps" / "scene.chm.tif") as raster:
         assert "is 0 nodata?" in raster.tags()["TREELINE_FINDINGS"]
