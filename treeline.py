@@ -66,7 +66,7 @@ class Selection(TypedDict, total=False):
     seed: int | None
     """Seed of the order; default: chips come as they are stored."""
     epoch: int
-    """Number of the epoch, from 0: each has an order of its own."""
+    """Number of a pass over the chips, from 0: each has an order of its own."""
     part: Part
     """Part of every batch that this process reads: `shards.Part(rank, world_size)`; default: all."""
 

@@ -9,12 +9,13 @@ from inference.predict.ledger import Ledger
 from inference.predict.map_content import MapContent
 from inference.predict.map_options import MapOptions
 from inference.scenes.masks import OpenMasks, SceneMasks
-from inference.scenes.scene import Scene, with_missing
+from inference.scenes.scene import Scene
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block, Span
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.grid import Grid
+from shards.raster.missing import mark
 from shards.raster.opening import bound_cache
 from shards.storage.objects import version_of
 from trainer.devices.choice import Kind
@@ -135,7 +136,7 @@ class Reader:
         if not masked_HW.any():
             return halo
         masked_CHW = np.broadcast_to(masked_HW, halo.image_CHW.shape)
-        return replace(halo, image_CHW=with_missing(halo.image_CHW, masked_CHW, self._job.schema.nodata))
+        return replace(halo, image_CHW=mark(halo.image_CHW, masked_CHW, self._job.schema.nodata))
 
     def close(self) -> None:
         """Close the scene that is open."""

@@ -11,12 +11,11 @@ from inference.tiling.halo import Halo, halo_block
 from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
-from shards.format.missing import missing_values
 from shards.format.schema import Schema
 from shards.raster.band_names import band_names, numbers_of_bands
 from shards.raster.finding import Finding
 from shards.raster.grid import Grid
-from shards.raster.missing import Missing
+from shards.raster.missing import Missing, mark
 from shards.raster.opening import gdal_type, is_scaled, open_raster
 from shards.raster.pixel_size import PixelSize, turn_of, warp_command
 
@@ -144,11 +143,7 @@ class Scene:
         """
         image_CHW, missing_CHW = self._missing.read(block.window, shape)
         image_CHW = self._as_trained(image_CHW, missing_CHW, block)
-        trained = self.schema.nodata
-        missing_CHW &= ~missing_values(image_CHW, trained)  # what training takes for missing as it is
-        if missing_CHW.any():
-            image_CHW = with_missing(image_CHW, missing_CHW, trained)
-        return np.asarray(image_CHW)
+        return mark(image_CHW, missing_CHW, self.schema.nodata, self._missing.is_marked_apart)
 
     def _as_trained(
         self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], block: Block
@@ -172,22 +167,3 @@ class Scene:
         if image_CHW.dtype.kind == "f":
             return image_CHW.astype(np.float32)
         return np.where(missing_CHW, 0, image_CHW).astype(trained)
-
-
-def with_missing(
-    image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], nodata: float | None
-) -> NDArray[Any]:
-    """Mark pixels as missing: with the nodata value of training, or as NaN where pixels cannot have that."""
-    mark = nodata if nodata is not None and _holds(image_CHW.dtype, nodata) else np.nan
-    if np.isnan(mark):
-        image_CHW = image_CHW.astype(np.float32)
-    image_CHW[missing_CHW] = mark
-    return image_CHW
-
-
-def _holds(dtype: np.dtype[Any], number: float) -> bool:
-    """Tell whether pixels of this type can have this value: bytes cannot be -9999, the default nodata."""
-    if dtype.kind == "f":
-        return True
-    limits = np.iinfo(dtype)
-    return number == int(number) and limits.min <= number <= limits.max

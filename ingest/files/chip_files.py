@@ -147,5 +147,4 @@ def _marked(raster: Any, nodata: float | None, url: str) -> NDArray[Any]:
             "other nodata",
             f"{url}: {own:g} is its nodata, and {values.dtype} holds no {nodata:g}; give --nodata {own:g}",
         )
-    mark(values, is_missing, nodata, marks.is_marked_apart)
-    return values
+    return mark(values, is_missing, nodata, marks.is_marked_apart)

@@ -145,7 +145,7 @@ class OpenScene:
         missing_CHW = self._marks.missing(image_CHW, window)
         outside_HW, masked_HW = np.asarray(missing_CHW.any(0)), self._masked(window)
         if self._missing is not None:
-            mark(image_CHW, missing_CHW, self.schema.nodata, self._marks.is_marked_apart)
+            image_CHW = mark(image_CHW, missing_CHW, self.schema.nodata, self._marks.is_marked_apart)
             image_CHW[:, masked_HW] = self._missing
         height_HW, source_HW = merged(self._heights, window)
         if self.serving.ground:

@@ -1,4 +1,4 @@
-"""The one definition of a missing pixel, for ingest, statistics, baselines and pictures.
+"""What is missing in an array: the one definition, for ingest, statistics, baselines and pictures.
 
 `trainer.model.normalise` applies the same definition to tensors.
 """

@@ -100,11 +100,11 @@ class HeightHeader:
         if self.crs.is_geographic != image.crs.is_geographic:
             own, others = (_kind(crs) for crs in (self.crs, image.crs))
             found.append(
-                Finding("crs", f"is in {own} and images in {others}, to whose pixels it is resampled")
+                Finding("crs", f"is in {own} and under pixels in {others}, to which it is resampled")
             )
         if self.pixel.metres and size.metres and max(self.pixel.metres) > COARSER * max(size.metres):
-            line = f"has pixels of {self.pixel} and images of {size}, so that neighbours share a height"
-            found.append(Finding("coarse", line, "--pixel-size resamples images to larger pixels"))
+            line = f"has pixels of {self.pixel} under pixels of {size}, so that neighbours share a height"
+            found.append(Finding("coarse", line, "larger pixels would have heights of their own"))
         return found
 
 

@@ -84,8 +84,7 @@ def unit_name(stated: str) -> str:
 
 def is_in_metres(raster: Any, number: int) -> bool:
     """Tell whether a band states metres, or no unit."""
-    stated = str(raster.units[number - 1] or "").lower()
-    return not stated or _UNITS.get(stated, ("", 0.0))[0] == "m"
+    return unit_name(stated_unit(raster, number)) in ("", "m")
 
 
 def stated_unit(raster: Any, number: int) -> str:

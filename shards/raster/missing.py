@@ -1,4 +1,4 @@
-"""What a raster says is missing: the one definition, for images, heights and masks of every command.
+"""What is missing in a raster: the one definition, for images, heights and masks of every command.
 
     marks = Missing.of(raster, numbers, nodata)
     stored_BHW, missing_BHW = marks.read(window)
@@ -133,22 +133,40 @@ def of_band(stored_HW: NDArray[Any], values: Sequence[float] = ()) -> NDArray[np
 
 
 def mark(
-    stored_BHW: NDArray[Any], missing_BHW: NDArray[np.bool_], nodata: float | None, is_marked_apart: bool
-) -> None:
-    """Give missing pixels the value by which `shards.format.missing` knows them, in place.
+    stored_BHW: NDArray[Any],
+    missing_BHW: NDArray[np.bool_],
+    nodata: float | None,
+    is_marked_apart: bool = False,
+) -> NDArray[Any]:
+    """Give missing pixels the value by which `shards.format.missing` knows them; `stored_BHW` may change.
 
     Args:
         stored_BHW: pixels as read.
         missing_BHW: which of them are missing.
-        nodata: value of missing pixels; floats may also be NaN.
+        nodata: value of missing pixels. Where whole numbers cannot have it, they become floats, and NaN.
         is_marked_apart: whether masks mark pixels, so that `nodata` may be a measured value, too: it becomes
-            the next larger one, as in gdalwarp.
+            the next one, as in gdalwarp.
     """
-    known_BHW = missing_values(stored_BHW, nodata)
-    is_float = stored_BHW.dtype.kind == "f"
-    if is_marked_apart and nodata is not None and not is_float:
-        stored_BHW[known_BHW & ~missing_BHW] += 1
-    stored_BHW[missing_BHW & ~known_BHW] = np.nan if is_float else nodata
+    known_BHW, dtype = missing_values(stored_BHW, nodata), stored_BHW.dtype
+    if is_marked_apart and nodata is not None and dtype.kind != "f" and _holds(dtype, nodata):
+        next_one = nodata - 1 if nodata == np.iinfo(dtype).max else nodata + 1
+        stored_BHW[known_BHW & ~missing_BHW] = next_one
+    left_BHW = missing_BHW & ~known_BHW
+    if not left_BHW.any():
+        return stored_BHW
+    value = nodata if nodata is not None and _holds(dtype, nodata) else np.nan
+    if np.isnan(value):
+        stored_BHW = stored_BHW.astype(np.float32, copy=False)
+    stored_BHW[left_BHW] = value
+    return stored_BHW
+
+
+def _holds(dtype: np.dtype[Any], number: float) -> bool:
+    """Tell whether pixels of this type can have this value: bytes cannot be -9999, the default nodata."""
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return number == int(number) and limits.min <= number <= limits.max
 
 
 def nodata_to_store(raster: Any, numbers: Sequence[int], nodata: float | None) -> float | None:

@@ -204,11 +204,10 @@ class _Lease:
     def _refused(self, holder: Holder, there: Tagged) -> InputError:
         age = there.age or 0.0
         ends = time.strftime("%H:%M:%S", time.gmtime(time.time() + ENDS_AFTER - age))
-        minutes = f"{ENDS_AFTER / 60:g} minutes"
         return InputError(
             f"{self.folder}: another command writes here ({holder}, last heard of {age:.0f} s ago); wait "
-            f"until it has ended, or choose another place; if it is killed, its hold ends {minutes} "
-            f"after it was last heard of (now {ends} UTC), or when {self.url} is removed"
+            f"until it has ended, or choose another place; if it was killed, its hold ends at {ends} UTC, or "
+            f"when {self.url} is removed"
         )
 
 

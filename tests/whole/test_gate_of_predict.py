@@ -22,6 +22,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from regressors import NODATA, small_regressor, write_checkpoint
 
+from inference.scenes.scene import Scene
+from inference.tiling.windows import Block, Span
+from shards.format.schema import Schema
+
 SIDE = 96
 UTM = "EPSG:32606"
 PLACE = Affine(2, 0, 500_000, 0, -2, 7_200_000)
@@ -276,3 +280,17 @@ def test_zeros_that_nobody_declares_are_asked_about(checkpoint: str, tmp_path: P
     assert "is 0 nodata? if so, give --nodata 0" in said_of(done)
     with rasterio.open(tmp_path / "maps" / "scene.chm.tif") as raster:
         assert "is 0 nodata?" in raster.tags()["TREELINE_FINDINGS"]
+
+
+def test_a_measured_value_that_training_takes_for_missing_is_measured_under_a_mask(tmp_path: Path) -> None:
+    """As ingest stores it: the next value."""
+    image_CHW = (1 + image() % 200).astype(np.uint8)
+    image_CHW[:, 0] = 0
+    write(tmp_path / "scene.tif", image_CHW)
+    with rasterio.open(tmp_path / "scene.tif", "r+") as raster:
+        raster.write_mask(~hole())
+    schema = Schema(BANDS_OF_SCENE, "uint8", 0)
+    with Scene(str(tmp_path / "scene.tif"), schema, ()) as scene:
+        found_CHW = scene.pixels(Block(Span(0, SIDE), Span(0, SIDE)))
+    np.testing.assert_array_equal(found_CHW == 0, np.broadcast_to(hole(), found_CHW.shape))
+    assert (found_CHW[:, 0] == 1).all()

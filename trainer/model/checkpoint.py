@@ -256,7 +256,7 @@ def check_files(url: str) -> None:
 
 
 @contextmanager
-def refusing_other_weights(url: str, kind: str = "regressor") -> Iterator[None]:
+def refusing_other_weights(url: str, kind: str = "model") -> Iterator[None]:
     """Refuse in one line weights at `url` that are not those of this kind of model.
 
     Raises:
@@ -281,7 +281,7 @@ def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:
     """
     pieces = weight_pieces(url)
     first = next(pieces, b"")
-    with refusing_other_weights(url, "backbone" if prefix else "regressor"):
+    with refusing_other_weights(url, "backbone" if prefix else "model"):
         entries = entries_of(first)
         shapes = {
             entry.name.removeprefix(prefix): torch.empty(entry.shape, device="meta")

@@ -57,5 +57,5 @@ def test_truncated_weights_are_refused(kind: str, kept: int, tmp_path: Path) -> 
     saved = written(kind, tmp_path / kind)
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(InputError, match=f"{kind}/model.safetensors: not this regressor's weights"):
+    with pytest.raises(InputError, match=f"{kind}/model.safetensors: not this model's weights"):
         read_map_header(str(saved))

@@ -390,7 +390,7 @@ def test_coarse_heights_and_other_kinds_of_crs_are_said_once(tmp_path: Path) -> 
     assert done.returncode == 0
     assert len(said(done)[1]) == 1
     assert "5 rasters, such as " in done.stderr
-    assert "has pixels of 2 x 2 m and images of 1 x 1 m, so that neighbours share a height" in done.stderr
+    assert "has pixels of 2 x 2 m under pixels of 1 x 1 m, so that neighbours share a height" in done.stderr
 
 
 def test_heights_in_degrees_under_an_image_in_metres_are_said(tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_heights_in_degrees_under_an_image_in_metres_are_said(tmp_path: Path) ->
     heights = write(tmp_path / "lidar.tif", canopy(side=1024), degrees, "EPSG:4326")
     done = ingest(tmp_path, "--heights", heights)
     assert done.returncode == 0
-    assert "is in degrees and images in projected coordinates" in done.stderr
+    assert "is in degrees and under pixels in projected coordinates" in done.stderr
 
 
 def test_a_grid_in_feet_whose_heights_have_no_unit_is_asked_about(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_mask_becomes_a_value_that_no_measured_pixel_has(dtype: str, nodata: i
         marks = Missing.of(raster, [1, 2, 3, 4])
         stored_BHW, missing_BHW = marks.read(WHOLE)
         assert nodata_to_store(raster, [1, 2, 3, 4], None) == nodata
-        mark(stored_BHW, missing_BHW, nodata, marks.is_marked_apart)
+        stored_BHW = mark(stored_BHW, missing_BHW, nodata, marks.is_marked_apart)
     np.testing.assert_array_equal(missing_values(stored_BHW, nodata), missing_BHW)
     assert (stored_BHW[1, 8] == nodata + 1).all()
     stored_BHW[1, 8] = nodata

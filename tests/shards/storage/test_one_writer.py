@@ -177,7 +177,7 @@ def test_a_holder_on_another_machine_is_seen_to_live(bucket: str, monkeypatch: p
     with one_writer(bucket):
         with pytest.raises(InputError, match="last heard of ") as refused:
             one_writer(bucket).__enter__()
-        assert "its hold ends 0.05 minutes after it was last heard of" in str(refused.value)
+        assert "if it was killed, its hold ends at " in str(refused.value)
         assert join(bucket, HELD) in str(refused.value)
         time.sleep(3.5)  # renewed, so still held
         with pytest.raises(InputError, match="another command writes here"):

@@ -172,7 +172,7 @@ def test_a_list_of_tensors_with_another_value_is_refused(
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
     for load in (load_checkpoint, read_checkpoint_header):
         text = refusal(load, folder)
-        assert text.startswith(f"{folder}/model.safetensors: not this regressor's weights (")
+        assert text.startswith(f"{folder}/model.safetensors: not this model's weights (")
         assert "list of tensors" in text
 
 

@@ -328,7 +328,7 @@ def test_a_damaged_file_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(data)
     publish(f"{STORE}/model.safetensors", data)
     for url in (str(tmp_path / "model.safetensors"), f"{STORE}/model.safetensors"):
-        refused = pytest.raises(InputError, match=r"model\.safetensors: not this regressor's weights")
+        refused = pytest.raises(InputError, match=r"model\.safetensors: not this model's weights")
         with refused, refusing_other_weights(url):
             read_tensors(url)
 
