@@ -53,16 +53,26 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Split": (
         *("split_by", "shares", "block_size", "split_axis", "split_bands", "split_angle", "region_column"),
-        *("buffer", "split_crs"),
+        *("buffer", "split_crs", "rewrite"),
     ),
     "Task": ("task", "head", "method"),
     "Model": (
-        *("recipe", "faithful", "backbone", "backbone_weights", "new_band_from", "tune", "tune_blocks"),
+        *(
+            "checkpoint",
+            "recipe",
+            "faithful",
+            "backbone",
+            "backbone_weights",
+            "new_band_from",
+            "tune",
+            "tune_blocks",
+        ),
         *("lora_rank", "decoder", "decoder_widths", "norm", "dropout", "upsample", "patch_size", "registers"),
         *("width", "depth", "weights", "tokens"),
     ),
     "Prediction": (
-        *("window", "overlap", "symmetries", "spread", "layer", "layers", "beside", "classes", "above"),
+        *("window", "overlap", "symmetries", "spread", "bounds", "area", "layer", "layers", "beside"),
+        *("classes", "above"),
     ),
     "Optimiser": (
         *("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "warm_up", "stop_patience"),
@@ -100,7 +110,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     ),
     "predict": (
         *("scenes", "checkpoint", "out", "bands", "nodata", "window", "overlap", "symmetries", "spread"),
-        *("precision", "workers", "device", "stac", "quick_look"),
+        *("mask", "bounds", "on_mismatch", "precision", "workers", "device", "stac", "quick_look"),
     ),
     "embed": (
         *("data", "scenes", "checkpoint", "out", "weights", "tokens", "split", "where", "limit"),
