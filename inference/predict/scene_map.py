@@ -151,6 +151,8 @@ def survey(
                 if folder.has({found.name, found.made}, found.url):
                     return found
                 findings = findings_of(opened, targets.statistics)
+                if masks and of_scene:
+                    findings += masks.findings(of_scene)
                 if reason := refusal(scene, findings, on_mismatch):
                     return Failed(scene, reason, is_refused=True)
                 return replace(found, findings=findings)

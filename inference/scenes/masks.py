@@ -10,7 +10,7 @@ on its place alone. Where no mask reaches, nothing is dropped.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,10 @@ from rasterio.windows import Window
 from inference.tiling.windows import Block
 from shards.errors import InputError
 from shards.format.scene_names import images_of_masks, scene_name
+from shards.raster.finding import Finding
 from shards.raster.footprints import Footprints, Placed
 from shards.raster.grid import Grid
+from shards.raster.mask_check import mask_findings
 from shards.raster.on_grid import nearest_values
 from shards.raster.opening import OpenRasters, read_window
 from shards.storage.objects import name_of, version_of, whole_url
@@ -71,9 +73,18 @@ class Masks:
             InputError: a pattern matches no file, or a mask cannot be used.
         """
         urls = list(dict.fromkeys(whole_url(url) for pattern in patterns for url in expand(pattern)))
-        self._footprints, self._drop = Footprints(urls), tuple(sorted(set(drop)))
+        self._drop = tuple(sorted(set(drop)))
+        self._footprints = Footprints(urls, lambda _, raster: mask_findings(raster, self._drop))
         self._images_of_mask = images_of_masks(urls, map(scene_name, scenes))
         self._versions: dict[str, str] = {}
+
+    def findings(self, masks: SceneMasks) -> tuple[Finding, ...]:
+        """Find what is strange about the masks of a scene."""
+        return tuple(
+            replace(found, line=f"its mask {name_of(mask.url)} {found.line}")
+            for mask in masks.placed
+            for found in self._footprints.found[mask.url]
+        )
 
     def of(self, scene: str, grid: Grid) -> SceneMasks:
         """Find the masks of a scene.

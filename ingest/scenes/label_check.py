@@ -61,15 +61,6 @@ def header_reader(config: ScenesConfig) -> Callable[[str, Any], HeightHeader | N
     return read
 
 
-def mask_bands(url: str, raster: Any) -> list[Finding]:
-    """Find that a mask has several bands, of which one is read."""
-    count = sum(kind != ColorInterp.alpha for kind in raster.colorinterp)
-    line = f"has {count} bands, of which the first is the mask"
-    return [Finding("mask", line, "if that is another one, choose it first (gdal_translate -b)")] * (
-        count > 1
-    )
-
-
 def image_findings(config: ScenesConfig, schema: Schema, images: list[SceneImage]) -> Found:
     """Find what is strange about images: pixels that are oblong, a grid that is turned, alpha as a band."""
     found: Found = {image.url: _of_grid(image.grid) for image in images}

@@ -26,7 +26,6 @@ from ingest.scenes.label_check import (
     header_reader,
     image_findings,
     label_findings,
-    mask_bands,
 )
 from ingest.scenes.scene_matching import Serving, near_in_time
 from ingest.scenes.scene_table import Integers, SceneImage, encoded, keys_of, table_of
@@ -36,10 +35,11 @@ from shards.format.key import KeyFacts, facts, key_pattern
 from shards.format.scene_names import day_in, images_of_masks, scene_name
 from shards.format.schema import DTYPES, Schema
 from shards.raster.band_names import ALPHA, band_names, numbers_of_bands
-from shards.raster.finding import refuse_or_note
+from shards.raster.finding import Finding, refuse_or_note
 from shards.raster.footprints import Footprints, Placed
 from shards.raster.grid import Grid
 from shards.raster.height_check import HeightHeader
+from shards.raster.mask_check import mask_findings
 from shards.raster.missing import nodata_to_store
 from shards.raster.opening import HEADERS
 from shards.raster.pixel_size import PixelSize
@@ -178,9 +178,13 @@ class _Matching:
     def __init__(self, config: ScenesConfig, images: list[SceneImage]) -> None:
         self.config = config
         read = header_reader(config)
+
+        def of_mask(_: str, raster: Any) -> list[Finding]:
+            return mask_findings(raster, config.mask_drop)
+
         self._heights, self._ground, self._masks = (
             Footprints(_expanded(patterns) if patterns else [], look)
-            for patterns, look in ((config.heights, read), (config.ground, read), (config.mask, mask_bands))
+            for patterns, look in ((config.heights, read), (config.ground, read), (config.mask, of_mask))
         )
         self.headers: dict[str, HeightHeader | None] = {**self._heights.found, **self._ground.found}
         self.of_masks: Found = self._masks.found

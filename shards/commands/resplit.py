@@ -29,6 +29,7 @@ from shards.storage.objects import exists, join
 from shards.storage.one_writer import one_writer
 from shards.write.assembly import split_checksum
 from shards.write.change import parquet_bytes, publish_change
+from shards.write.leakage import leakage
 from shards.write.places import places_of
 from shards.write.rewriting import Rewriting
 from shards.write.shard_places import (
@@ -98,6 +99,8 @@ def _resplit(config: SplitConfig, given: Set[str] | None) -> str:
     manifest = moved_home(config.data, manifest, index)
     remove_leftovers(config.data, manifest)
     lines = [_said(config.data, manifest), choice, *_about_folders(config.data, manifest, index)]
+    if schema.label and not keeps_split:
+        lines.append(leakage(config.data, manifest))
     return "\n".join(line for line in lines if line)
 
 

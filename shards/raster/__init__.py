@@ -5,6 +5,7 @@ grid         pixel grids on the ground
 pixel_size   size of pixels in metres
 band_names   names of bands, and their synonyms
 missing      what a raster says is missing
+mask_check   what is strange about a mask
 footprints   which rasters lie on a grid, from their headers
 on_grid      a raster's values on another grid
 height_unit  units of heights, and their lengths

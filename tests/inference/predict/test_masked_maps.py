@@ -156,3 +156,23 @@ def test_a_map_depends_on_its_masks(config: PredictConfig, tmp_path: Path) -> No
         run(masked)
     run(replace(masked, overwrite=True))
     assert heights(masked)[0][0, 0] == NODATA
+
+
+def test_a_mask_that_drops_nothing_it_shows_is_noted(
+    config: PredictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask_HW = np.where(clouds() == 1, 4, 0)
+    mask = write_mask(tmp_path / "scene_clouds.tif", mask_HW)
+    for drop, is_noted in (((1,), True), ((4,), False)):
+        asked = replace(config, mask=(mask,), mask_drop=drop, out=str(tmp_path / f"maps-{drop[0]}"))
+        run(asked)
+        said = "scene_clouds.tif has no value of --mask-drop 1 in the pixels looked at, which hold 4"
+        assert (said in capsys.readouterr().err) == is_noted
+
+
+def test_a_mask_without_a_cloud_is_not_noted(
+    config: PredictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = write_mask(tmp_path / "scene_clouds.tif", np.zeros((ROWS, COLUMNS)))
+    run(replace(config, mask=(mask,), out=str(tmp_path / "maps")))
+    assert "mask" not in capsys.readouterr().err
