@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
-from shards.storage.objects import check_writable
 from shards.storage.s3 import S3FileSystem, Tagged
 
 RENEWED_EVERY = 30.0
@@ -91,9 +90,12 @@ def leased(folder: str, url: str) -> Iterator[None]:
         InputError: another command holds it, or it cannot be written.
         OSError: storage failed, or another command took the folder over, since this one was not heard of.
     """
-    check_writable(folder)
     lease = _Lease(folder, url)
-    lease.take()
+    try:
+        lease.take()
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"{folder}: cannot be written ({why}); choose another output") from error
     keeper = threading.Thread(target=lease.keep, name="lease", daemon=True)
     keeper.start()
     try:

@@ -542,7 +542,7 @@ def test_a_result_that_is_damaged_is_named_instead_of_told(run: Path, tmp_path: 
     best = Path(checkpoint_url(str(out)))
     done = treeline(*again)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{best}: epoch 1, ")
+    assert f"\n{best}: epoch 1, " in done.stdout
     weights, metrics = best / "model.safetensors", best / "metrics.json"
     for file, damage, says in (
         (weights, lambda whole: whole[:1000], "damaged weights (is cut off"),
@@ -580,7 +580,7 @@ def test_every_command_takes_a_file_of_options(tmp_path: Path) -> None:
     file = tmp_path / "options.json"
     file.write_text('{"chips": 12, "shares": [0.6, 0.4], "min_height": null}')
     config = cli.parse("ingest synthetic", ["--out", "o", f"--config={file}", "--seed", "3"])
-    assert (config.chips, config.seed, config.shares, config.min_height) == (12, 3, (0.6, 0.4), None)
+    assert (config.chips, config.fit.seed, config.shares, config.min_height) == (12, 3, (0.6, 0.4), None)
     file.write_text('{"split_by": "moon", "chips": 1}')
     with pytest.raises(InputError, match="split_by is 'moon', not one of key, scene"):
         cli.parse("ingest synthetic", ["--out", "o", "--config", str(file)])

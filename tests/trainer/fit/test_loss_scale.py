@@ -210,7 +210,7 @@ def test_gradients_that_float16_has_not_are_learnt_from() -> None:
     scale.times(loss()).backward()
     scale.unscale([weight])
     assert weight.grad is not None
-    assert weight.grad.tolist() == pytest.approx([1e-8] * 4, rel=1e-3)
+    assert weight.grad.tolist() == pytest.approx([1e-8] * 4, rel=1e-2)
 
 
 @pytest.mark.parametrize("late", [False, True])
