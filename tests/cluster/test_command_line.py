@@ -580,7 +580,7 @@ def test_every_command_takes_a_file_of_options(tmp_path: Path) -> None:
     file = tmp_path / "options.json"
     file.write_text('{"chips": 12, "shares": [0.6, 0.4], "min_height": null}')
     config = cli.parse("ingest synthetic", ["--out", "o", f"--config={file}", "--seed", "3"])
-    assert (config.chips, config.fit.seed, config.shares, config.min_height) == (12, 3, (0.6, 0.4), None)
+    assert (config.chips, config.seed, config.shares, config.min_height) == (12, 3, (0.6, 0.4), None)
     file.write_text('{"split_by": "moon", "chips": 1}')
     with pytest.raises(InputError, match="split_by is 'moon', not one of key, scene"):
         cli.parse("ingest synthetic", ["--out", "o", "--config", str(file)])
