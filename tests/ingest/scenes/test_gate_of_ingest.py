@@ -236,6 +236,30 @@ def test_whoever_means_it_so_says_on_mismatch(tmp_path: Path, answer: str) -> No
         np.testing.assert_array_equal(height_HW, cut(surface_HW, key))
 
 
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("heights", "ground", "line"),
+    [
+        ("highesthit", "", "is this a surface model?; give the ground's elevations (--ground)"),
+        ("bareearth", "highesthit", "are --heights and --ground exchanged"),
+        ("highesthit", "bareearth", ""),
+    ],
+)
+def test_real_surfaces_give_heights_only_above_their_ground(
+    tahoe: Path, tmp_path: Path, heights: str, ground: str, line: str
+) -> None:
+    options = ["--bands", "nir", "red", "green", "--heights", str(tahoe / f"tahoe_lidar_{heights}.tif")]
+    if ground:
+        options += ["--ground", str(tahoe / f"tahoe_lidar_{ground}.tif")]
+    done = ingest(tmp_path, *options, images=str(tahoe / "tahoe_highrez.tif"))
+    assert done.returncode == (2 if line else 0)
+    assert line in done.stderr
+    if not line:
+        note = "pixels are oblong, 5.473e-06 x 5.473e-06 degree (0.4722 x 0.6076 m); --crs EPSG:32611 --pixel"
+        assert note in done.stderr
+        assert len(said(done)[1]) == 1
+
+
 # --- units and bands ---
 
 
