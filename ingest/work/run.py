@@ -8,7 +8,7 @@ dataset is left.
 import sys
 from collections import Counter
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,9 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     if not config.out:
         raise InputError("--out: is empty; give a folder or s3://...")
     begun = _begun_with(config)
-    config = as_begun(config, begun)
+    asked, config = config, as_begun(config, begun)
+    if config != asked:
+        source = _as_begun_with(source, config)
     if config.append and config.shard_bytes == SHARD_BYTES:  # the default: most likely not given
         config = replace(config, shard_bytes=begun.get("shard_bytes", SHARD_BYTES))
     base = _base(config)
@@ -113,6 +115,15 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     except BaseException as error:
         error.add_note("complete shards are kept: the same command resumes from there")
         raise
+
+
+def _as_begun_with(source: Any, config: IngestConfig) -> Source:
+    """Return the source with the options that its work began with."""
+    begun: Any = source
+    if is_dataclass(source) and hasattr(source, "config"):
+        begun = replace(begun, config=config)
+    found: Source = begun
+    return found
 
 
 def _tars(out: str) -> dict[str, int]:

@@ -516,6 +516,20 @@ def test_a_mark_that_the_windows_missed_is_said_at_the_end(tmp_path: Path) -> No
 # --- what was begun before ---
 
 
+def test_a_dataset_of_the_first_of_several_bands_is_known_again(tmp_path: Path) -> None:
+    """Before there was --height-band, the first band was taken without a word."""
+    heights = "--heights", write(tmp_path / "lidar.tif", np.stack([canopy(), ground()]))
+    assert ingest(tmp_path, *heights, "--height-band", "1").returncode == 0
+    manifest = read_manifest(str(tmp_path / "chips"))
+    younger = ("height_band", "height_unit", "on_mismatch")
+    options = {name: value for name, value in manifest.made_by["config"].items() if name not in younger}
+    before = replace(manifest, made_by={**manifest.made_by, "config": options})
+    publish_change(str(tmp_path / "chips"), before, {})
+    again = ingest(tmp_path, *heights)
+    assert (again.returncode, "is complete already" in again.stdout) == (0, True)
+    assert ingest(tmp_path, *heights, "--out", "new").returncode == 2
+
+
 def test_an_ingest_is_examined_once_and_then_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that began before there were checks is not refused in the middle."""
     surface = "--heights", write(tmp_path / "surface.tif", ground() + canopy())
