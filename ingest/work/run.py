@@ -8,7 +8,8 @@ dataset is left.
 import sys
 from collections import Counter
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +78,9 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
 
 def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ingested:
     """Make the dataset at a place that only this process writes; remove `new_folders` if none comes."""
-    config = as_it_began(config)
+    asked, config = config, as_it_began(config)
+    if config != asked:
+        source = _as_begun_with(source, config)
     base = _base(config)
     schema = schema_to_make(source.schema, config, base)
     candidates = source.candidates()
@@ -117,6 +120,15 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ing
     except BaseException as error:
         error.add_note("complete shards are kept: the same command resumes from there")
         raise
+
+
+def _as_begun_with(source: Any, config: IngestConfig) -> Source:
+    """Return the source with the options that its work began with."""
+    begun: Any = source
+    if is_dataclass(source) and hasattr(source, "config"):
+        begun = replace(begun, config=config)
+    found: Source = begun
+    return found
 
 
 def _tars(out: str) -> dict[str, int]:

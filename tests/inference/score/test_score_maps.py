@@ -450,7 +450,7 @@ def test_what_is_not_heights_is_not_scored_unless_meant_so(tmp_path: Path) -> No
     chm = map_of(tmp_path / "a.chm.tif")
     elevation_HW = (200 + random_heights(SHAPE, missing=0)).astype(np.float32)
     surface = write(tmp_path / "surface.tif", elevation_HW, MAP_GRID)
-    with pytest.raises(InputError, match=r"a\.chm\.tif: .* is this a surface model\?; .*--ground"):
+    with pytest.raises(InputError, match=r"a\.chm\.tif: .* is this a surface model\? .*--ground"):
         score(chm, surface, on_mismatch="refuse")
     ground = write(tmp_path / "ground.tif", np.full(SHAPE, 200, np.float32), MAP_GRID)
     with pytest.raises(InputError, match=r"are --heights and --ground exchanged"):

@@ -136,10 +136,10 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[str, ...]], str]] = {
         _alone(np.ones((SIDE, SIDE), np.uint8), photometric="palette"),
         "is a picture whose values are numbers of colours",
     ),
-    "a surface model of hills": (_alone(ground() + canopy()), "is this a surface model?; give the ground's"),
+    "a surface model of hills": (_alone(ground() + canopy()), "is this a surface model? give the ground's"),
     "a surface model of mountains, alike everywhere": (
         _alone(np.full((SIDE, SIDE), 2500, np.float32)),
-        "99 of 100 heights are above 2500 m; is this a surface model?; give the ground's elevations",
+        "99 of 100 heights are above 2500 m; is this a surface model? give the ground's elevations",
     ),
     "a surface model down to the sea": (
         _alone(ground(-1, 300) + canopy()),
@@ -213,9 +213,7 @@ def test_a_band_that_only_marks_pixels_is_not_learned_from_as_nir(tmp_path: Path
     rgba = write(tmp_path / "rgba.tif", bytes_CHW, colors=colors)
     done = ingest(tmp_path, *heights, images=rgba)
     assert done.returncode == 2
-    assert (
-        "band 4, taken as nir, has only 0 and 255; is it alpha?; if so, name the other bands" in done.stderr
-    )
+    assert "band 4, taken as nir, has only 0 and 255; is it alpha? if so, name the other bands" in done.stderr
     done = ingest(tmp_path, *heights, "--bands", "red", "green", "blue", images=rgba)
     assert said(done) == (0, [])
     assert open_dataset(str(tmp_path / "chips")).schema.bands == ("red", "green", "blue")
@@ -234,6 +232,30 @@ def test_whoever_means_it_so_says_on_mismatch(tmp_path: Path, answer: str) -> No
     )
     for key, height_HW in heights_of(tmp_path).items():
         np.testing.assert_array_equal(height_HW, cut(surface_HW, key))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("heights", "ground", "line"),
+    [
+        ("highesthit", "", "is this a surface model? give the ground's elevations (--ground)"),
+        ("bareearth", "highesthit", "are --heights and --ground exchanged"),
+        ("highesthit", "bareearth", ""),
+    ],
+)
+def test_real_surfaces_give_heights_only_above_their_ground(
+    tahoe: Path, tmp_path: Path, heights: str, ground: str, line: str
+) -> None:
+    options = ["--bands", "nir", "red", "green", "--heights", str(tahoe / f"tahoe_lidar_{heights}.tif")]
+    if ground:
+        options += ["--ground", str(tahoe / f"tahoe_lidar_{ground}.tif")]
+    done = ingest(tmp_path, *options, images=str(tahoe / "tahoe_highrez.tif"))
+    assert done.returncode == (2 if line else 0)
+    assert line in done.stderr
+    if not line:
+        note = "pixels are oblong, 5.473e-06 x 5.473e-06 degree (0.4722 x 0.6076 m); --crs EPSG:32611 --pixel"
+        assert note in done.stderr
+        assert len(said(done)[1]) == 1
 
 
 # --- units and bands ---
@@ -490,6 +512,20 @@ def test_a_mark_that_the_windows_missed_is_said_at_the_end(tmp_path: Path) -> No
 
 
 # --- what was begun before ---
+
+
+def test_a_dataset_of_the_first_of_several_bands_is_known_again(tmp_path: Path) -> None:
+    """Before there was --height-band, the first band was taken without a word."""
+    heights = "--heights", write(tmp_path / "lidar.tif", np.stack([canopy(), ground()]))
+    assert ingest(tmp_path, *heights, "--height-band", "1").returncode == 0
+    manifest = read_manifest(str(tmp_path / "chips"))
+    younger = ("height_band", "height_unit", "on_mismatch")
+    options = {name: value for name, value in manifest.made_by["config"].items() if name not in younger}
+    before = replace(manifest, made_by={**manifest.made_by, "config": options})
+    publish_change(str(tmp_path / "chips"), before, {})
+    again = ingest(tmp_path, *heights)
+    assert (again.returncode, "is complete already" in again.stdout) == (0, True)
+    assert ingest(tmp_path, *heights, "--out", "new").returncode == 2
 
 
 def test_an_ingest_is_examined_once_and_then_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
