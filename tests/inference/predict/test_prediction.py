@@ -213,7 +213,7 @@ def test_a_small_scene_is_no_map_of_0_pixels() -> None:
     said = str(Summary(maps={"scene": "map"}, megapixels=0.016, seconds=2.0))
     assert "; 16,000 pixels in 2 s (8,000 pixels/s)" in said
     said = str(Summary(maps={"scene": "map"}, megapixels=400.0, seconds=100.0))
-    assert "; 400.0 megapixels in 100 s (4.0 megapixels/s); " in said
+    assert "; 400.0 megapixels in 100 s (4.0 megapixels/s)" in said
 
 
 def test_maps_in_the_folder_of_their_scenes_are_left_out_by_name(
