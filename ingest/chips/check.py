@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from ingest.config import IngestConfig
 from shards.errors import InputError
 from shards.format.histogram import HEIGHT
-from shards.format.missing import missing_pixels, missing_values
+from shards.format.missing import NODATA, missing_pixels, missing_values
 from shards.format.schema import Schema
 
-HEIGHT_NODATA = -9999.0
+HEIGHT_NODATA = float(NODATA)
 """Value that marks missing heights in this field's rasters and chips, besides NaN."""
 
 INCOMPLETE = "incomplete"

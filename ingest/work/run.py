@@ -96,9 +96,10 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ing
     if config.strict and plan.refused:
         key, reason, detail = plan.refused[0]
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
-    if base is None and schema.label and (config.restart or not _unfinished(config.out)):
+    unfinished = "" if config.restart else _unfinished(config.out)
+    if base is None and schema.label and not unfinished:
         _refuse_missing(plan)
-    if _unfinished(config.out) != plan.fingerprint or config.restart:
+    if unfinished != plan.fingerprint:
         for note in candidates.notes():
             print(f"note: {note}", file=sys.stderr)
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))

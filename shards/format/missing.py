@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+NODATA = -9999
+"""Value that means "no measurement" in images and heights of this field, unless something else is said."""
+
 
 def missing_values(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     """Tell which values are missing: those equal to `nodata` and, among floats, NaN and infinity."""

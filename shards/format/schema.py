@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.format.derived import DerivedBand, check_derived, check_numbers, numbers_of_bands
 from shards.format.histogram import DROPPED_BITS, HEIGHT
+from shards.format.missing import NODATA
 
 EXACT_DTYPES = ("uint8", "int16", "uint16")
 """Stored pixel types whose values can each be counted, so that statistics are exact."""
@@ -40,7 +41,7 @@ class Schema:
     """Band names in stored order."""
     dtype: str = "int16"
     """Stored type of the image's pixels."""
-    nodata: float | None = -9999
+    nodata: float | None = NODATA
     """Stored value that means "no measurement", if any; in float32, NaN also means it."""
     chip_size: int = 64
     """Pixels along each side."""

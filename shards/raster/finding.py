@@ -22,7 +22,7 @@ class Finding:
     code: str
     """Short name that never changes: "pixel size"."""
     line: str
-    """What was found and what it looks like, without the raster's name and the cure."""
+    """Description of what was found, without the raster's name and the cure."""
     cure: str = ""
     """What to do; "" if nothing needs to be done."""
     is_gross: bool = False

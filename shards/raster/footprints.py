@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from shards.errors import InputError
-from shards.raster.grid import Grid, in_crs
+from shards.raster.grid import Grid, half_turn, in_crs
 from shards.raster.opening import HEADERS, open_raster
 
 LEAST_OVERLAP = 1e-3
@@ -135,7 +135,7 @@ def _wrapped(x: NDArray[np.float64], y: NDArray[np.float64]) -> Box:
     width = float(np.ptp(x))
     if width >= 360:
         return -180.0, float(y.min()), 180.0, float(y.max())
-    left = (float(x.min()) + 180) % 360 - 180
+    left = float(half_turn(x.min()))
     right = left + width
     return left, float(y.min()), right - 360 * (right > 180), float(y.max())
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
+from shards.format.missing import NODATA as NODATA
 from shards.format.missing import missing_values
 from shards.raster.on_grid import read_on_grid
 from shards.raster.opening import read_window
@@ -31,8 +32,6 @@ from shards.raster.opening import read_window
 HUGE = 1e20
 """Floats beyond this stand for no measurement, declared or not: -3.4e38 (the lowest float32, of Esri and
 GDAL), 9.97e36 (netCDF), 1e20 (CF conventions)."""
-NODATA = -9999
-"""Value for missing pixels where a raster marks them by a mask, as by the default of a schema."""
 
 
 @dataclass(frozen=True)

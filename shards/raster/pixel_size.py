@@ -15,7 +15,7 @@ import numpy as np
 from rasterio.crs import CRS
 
 from shards.format.schema import DEGREE, Schema
-from shards.raster.grid import Grid, in_crs
+from shards.raster.grid import Grid, half_turn, in_crs
 
 SAME_SIZE = 0.01
 """Largest difference (as a share) between sides of pixels that are of one size."""
@@ -182,7 +182,7 @@ def _on_ground(grid: Grid) -> tuple[float, float] | None:
     east_m = math.radians(EARTH_RADIUS_M / math.sqrt(bent) * math.cos(latitude))
     sides = []
     for place in (1, 2):
-        east = (degrees_23[0, place] - degrees_23[0, 0] + 180) % 360 - 180
-        north = degrees_23[1, place] - degrees_23[1, 0]
+        east, north = degrees_23[:, place] - degrees_23[:, 0]
+        east = float(half_turn(east))
         sides.append(math.hypot(east * east_m, north * north_m) / steps)
     return (sides[0], sides[1]) if min(sides) > 0 else None

@@ -122,7 +122,7 @@ class _Lease:
     def __init__(self, folder: str, url: str) -> None:
         self.folder, self.url = folder, url
         self.lost: Holder | None = None
-        """Who took the lease from this process."""
+        """Holder that took the lease from this process; None while it has it."""
         self.ended = threading.Event()
         self._storage, self._own, self._renewals = S3FileSystem(), Holder.here(), 0
 

@@ -505,7 +505,7 @@ def test_the_older_flag_for_bfloat16_is_understood(name: str, flags: list[str], 
 def test_the_older_flag_beside_the_newer_one_is_refused(
     name: str, flags: list[str], says: tuple[str, str, str], tmp_path: Path
 ) -> None:
-    """As in a file: neither is meant to count more."""
+    """Neither counts more than the other, just as in a file."""
     rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
     done = treeline(name, *rest.get(name, ["--data", "d"]), "--out", "o", *flags, folder=tmp_path)
     assert done.returncode == 2

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from regressors import CHIP_SCHEMA, small_config, visible_chip
+from classes import write_class_dataset
+from regressors import CHIP_SCHEMA, small_config, visible_chip, write_dataset
 from stopped_runs import Stopped
 
 from shards.format.key import split_of
@@ -36,6 +37,15 @@ def write_tiles(folder: Path) -> Dataset:
             writer.add(chip, split_of(chip.key, 0.2))
         writer.finish()
     return open_dataset(str(folder))
+
+
+def write_datasets(folder: Path) -> dict[str, Dataset]:
+    """Write a dataset for each task; all tasks without one learn from heights."""
+    return {
+        "heights": write_dataset(folder / "heights", chips=22, val_share=0.2),
+        "tiles": write_tiles(folder / "tiles"),
+        "classes": write_class_dataset(folder / "classes", 24, 0.25),
+    }
 
 
 def config_of(

@@ -4,15 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stopping_steps import Stopped as Stopped
 
 from trainer.fit.loop import Fit
 from trainer.run_folder.state import state_of
 from trainer.run_folder.state_callback import StateCallback
 from trainer.run_folder.state_parts import StateWriter, TrainingState
-
-
-class Stopped(Exception):
-    """What stands for a kill."""
 
 
 class Stopper(StateCallback):

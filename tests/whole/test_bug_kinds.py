@@ -380,7 +380,7 @@ def test_no_part_of_a_chip_is_taken_for_the_whole(kind: str, by: str, tmp_path: 
 
 
 def test_compressed_chips_are_counted(tmp_path: Path) -> None:
-    """As compressed tars, they are not left out without a word."""
+    """They are not left out without a word, just as compressed tars are not."""
     for folder, array in (("images", image(0)), ("heights", height(0))):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "good.npy").write_bytes(npy(array))
@@ -426,7 +426,7 @@ def test_chips_without_a_whole_pixel_are_a_dataset_with_a_note(tmp_path: Path) -
 def test_no_part_of_a_member_is_taken_for_the_whole(
     ending: str, content: bytes, says: str, tmp_path: Path
 ) -> None:
-    """As of files, so of members of tars."""
+    """Members of tars are rejected as files are."""
     (tmp_path / "0.tar").write_bytes(tar_of(chips(0) | chips(1) | {f"c1.{ending}": content}))
     assert treeline("ingest", "tars", str(tmp_path)).returncode == 0
     dataset = open_dataset(str(tmp_path))

@@ -14,13 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stopping_steps import stopped_before
 
 import ingest.work.run as driver
 import ingest.work.task as worker
@@ -175,37 +174,20 @@ def test_killed_at_random_moments(
     assert "begun" in states, f"no kill fell into the work ({states})"
 
 
-class Stopped(Exception):
-    """What stands for a kill, at a chosen step."""
-
-
 def steps_of(
     folders: Path, out: str, monkeypatch: pytest.MonkeyPatch, stop_at: int | None, **options: Any
 ) -> list[str]:
     """Ingest, and stop before the step of that number: each thing that is published or removed is a step."""
-    steps: list[str] = []
-
-    def counted(name: str, do: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any) -> Any:
-            if len(steps) == stop_at:
-                raise Stopped
-            steps.append(f"{name} {arguments[0]}")
-            return do(*arguments)
-
-        return step
-
-    with monkeypatch.context() as patch:
-        for module, name in (
-            (shards.write.finished_shard, "publish"),
-            (worker, "publish"),
-            (shards.write.assembly, "publish"),
-            (driver, "write_json"),
-            (driver, "remove_folder"),
-            (driver, "remove_unlisted_shards"),
-        ):
-            patch.setattr(module, name, counted(name, getattr(module, name)))
-        with suppress(Stopped):
-            run(folders, out, **options)
+    functions = (
+        (shards.write.finished_shard, "publish"),
+        (worker, "publish"),
+        (shards.write.assembly, "publish"),
+        (driver, "write_json"),
+        (driver, "remove_folder"),
+        (driver, "remove_unlisted_shards"),
+    )
+    with stopped_before(stop_at, functions, monkeypatch) as steps:
+        run(folders, out, **options)
     return steps
 
 

@@ -37,7 +37,7 @@ def write_scene(folder: Path, number: int) -> None:
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """Of an ingest of two scenes; --out is to follow."""
+    """Words of an ingest of two scenes, to which the place for --out is added."""
     for number in range(2):
         write_scene(tmp_path / "scenes", number)
     scenes = str(tmp_path / "scenes")
@@ -81,7 +81,7 @@ def test_additions_follow_what_was_chosen(command: list[str], tmp_path: Path) ->
 
 
 def test_what_was_begun_by_key_goes_on_by_key(command: list[str], tmp_path: Path) -> None:
-    """As the default was: an older version recorded it like an option that was given."""
+    """It was the default, which an older version recorded like an option that was given."""
     whole, half = tmp_path / "whole", tmp_path / "half"
     assert treeline(*command, str(whole), "--split-by", "key").returncode == 0
     expected = {path.name: path.read_bytes() for path in whole.rglob("*.tar")}

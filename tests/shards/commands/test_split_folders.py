@@ -36,6 +36,7 @@ import webdataset
 from botocore.config import Config
 from in_process import treeline
 from servers import S3Server, environment_of, proxy
+from stopping_steps import stopped_before
 
 import shards.format.file_names
 import shards.write.assembly
@@ -65,9 +66,9 @@ from shards.storage.objects import (
 
 CHIPS = 30
 IN_THREE: dict[str, Any] = {"shares": (0.65, 0.25, 0.1)}
-"""Of the shards in train, some stay as they are."""
+"""A split after which some shards of train stay as they are."""
 BY_SCENE: dict[str, Any] = {"split_by": "scene", "shares": (0.4, 0.6)}
-"""No shard stays as it is."""
+"""A split after which no shard stays as it is."""
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "tests" / "support" / "splitting.py"
 IN_PLACE_OR_NOT = pytest.mark.parametrize("rewrite", [False, True], ids=["in place", "rewrite"])
@@ -282,35 +283,18 @@ def test_what_an_older_version_split_in_place_is_read_and_mended(
     assert "of them in mixed, with chips of several splits" in describe(new)
 
 
-class Stopped(Exception):
-    """What stands for a kill, at a chosen step."""
-
-
 def steps_of(url: str, monkeypatch: pytest.MonkeyPatch, stop_at: int | None, **options: Any) -> list[str]:
     """Split, and stop before the step of that number: whatever is written, copied or removed is a step."""
-    steps: list[str] = []
-
-    def counted(name: str, do: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any) -> Any:
-            if len(steps) == stop_at:
-                raise Stopped
-            steps.append(f"{name} {arguments[0]}")
-            return do(*arguments)
-
-        return step
-
-    with monkeypatch.context() as patch:
-        for module, name in (
-            (shards.write.assembly, "publish"),
-            (shards.write.assembly, "copy_object"),
-            (shards.write.rewriting, "publish"),
-            (shards.write.shard_places, "copy_object"),
-            (shards.write.shard_places, "remove_file"),
-            (shards.format.file_names, "remove_file"),
-        ):
-            patch.setattr(module, name, counted(name, getattr(module, name)))
-        with suppress(Stopped):
-            split_again(url, **options)
+    functions = (
+        (shards.write.assembly, "publish"),
+        (shards.write.assembly, "copy_object"),
+        (shards.write.rewriting, "publish"),
+        (shards.write.shard_places, "copy_object"),
+        (shards.write.shard_places, "remove_file"),
+        (shards.format.file_names, "remove_file"),
+    )
+    with stopped_before(stop_at, functions, monkeypatch) as steps:
+        split_again(url, **options)
     return steps
 
 

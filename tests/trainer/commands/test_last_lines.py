@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from classes import write_class_dataset
-from frozen_runs import config_of, write_tiles
-from regressors import CHIP_SCHEMA, local_backbone, small_config, visible_chip, write_dataset
+from frozen_runs import config_of, write_datasets
+from regressors import CHIP_SCHEMA, local_backbone, small_config, visible_chip
 
 from cluster import cli
 from shards.errors import InputError
@@ -35,12 +34,7 @@ ERRORS = {
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
-    folder = tmp_path_factory.mktemp("my data")
-    return {
-        "heights": write_dataset(folder / "heights", chips=22, val_share=0.2),
-        "tiles": write_tiles(folder / "tiles"),
-        "classes": write_class_dataset(folder / "classes", 24, 0.25),
-    }
+    return write_datasets(tmp_path_factory.mktemp("my data"))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-from classes import write_class_dataset
-from frozen_runs import TASKS, config_of, write_tiles
-from regressors import write_dataset
+from frozen_runs import TASKS, config_of, write_datasets
 
 from shards.read.dataset import Dataset
 from trainer.config import TrainConfig
@@ -14,12 +12,7 @@ from trainer.config import TrainConfig
 @pytest.fixture(scope="package")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
     """Datasets by task; all tasks without one learn from heights."""
-    folder = tmp_path_factory.mktemp("datasets")
-    return {
-        "heights": write_dataset(folder / "heights", chips=22, val_share=0.2),
-        "tiles": write_tiles(folder / "tiles"),
-        "classes": write_class_dataset(folder / "classes", 24, 0.25),
-    }
+    return write_datasets(tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture(params=TASKS)
