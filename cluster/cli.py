@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Set
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,9 @@ COMMANDS = {
     "mosaic": Command(
         "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
     ),
+    "run": Command(
+        "cluster.config:StepsConfig", "cluster.commands:run", "run the steps of a file, from data to maps"
+    ),
     "submit": Command(
         "cluster.config:SubmitConfig", "cluster.commands:submit", "run a command as a job on a Ray cluster"
     ),
@@ -184,8 +188,19 @@ def run(arguments: list[str]) -> int:
         config = parse(name, options)
         return int(_named(command.run)(config, job) or 0)
     config, named = parsed(name, rest)
-    given = [named.keys()] if command.asks_what_was_given else []
-    return int(_named(command.run)(config, *given) or 0)
+    return call(name, config, named.keys())
+
+
+def call(name: str, config: Any, given: Set[str]) -> int:
+    """Call the function of command `name`; return the exit code.
+
+    Args:
+        name: name of the command.
+        config: its options.
+        given: names of the options that the user gave.
+    """
+    command = COMMANDS[name]
+    return int(_named(command.run)(config, *([given] if command.asks_what_was_given else [])) or 0)
 
 
 def parse(name: str, arguments: list[str]) -> Any:
@@ -202,7 +217,13 @@ def parsed(name: str, arguments: list[str]) -> "Parsed":
     """Read the options of command `name`, and tell which ones were given; see `parse`."""
     from cluster.options import parsed as parsed_options
 
-    return parsed_options(_named(COMMANDS[name].options), arguments, f"treeline {name}")
+    return parsed_options(options_of(name), arguments, f"treeline {name}")
+
+
+def options_of(name: str) -> type:
+    """Return the class of the options of command `name`."""
+    kind: type = _named(COMMANDS[name].options)
+    return kind
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cluster.config import DemoConfig, SubmitConfig
+    from cluster.config import DemoConfig, StepsConfig, SubmitConfig
     from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
     from ingest.chips.source import Source
     from ingest.config import (
@@ -319,6 +319,13 @@ def attention(config: "AttentionConfig") -> None:
     from inference.attention.run import attention
 
     print(attention(config))
+
+
+def run(config: "StepsConfig") -> int:
+    """Run the steps of a file; return the exit code of the one that failed, or 0."""
+    from cluster.steps.run import run_steps
+
+    return run_steps(config)
 
 
 def submit(config: "SubmitConfig", command: list[str]) -> int:

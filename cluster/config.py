@@ -1,4 +1,4 @@
-"""Options of `treeline demo` and `treeline submit`, each with its unit and default."""
+"""Options of `treeline demo`, `run` and `submit`, each with its unit and default."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -39,6 +39,25 @@ class DemoConfig:
     """Number of passes of pre-training through the training tiles of three regions."""
     workers: int = 0
     """Ray workers for training and prediction, with --sar for trainings at a time; 0: in this process."""
+
+
+@dataclass(frozen=True)
+class StepsConfig:
+    """Run the steps of a file one after another, from one's own data to maps: treeline run steps.yaml.
+
+    The same command goes on where it was stopped. A step is skipped if its result is there and was made with
+    the same options from the same input.
+    """
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STEPS.yaml")] = ""
+    """YAML file of steps, each a command with its options; see docs/run.md."""
+    redo: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STEP...")] = ()
+    """Steps to make anew, as is what later steps made of them; without it no dataset or training is
+    replaced."""
+    dry_run: bool = False
+    """Whether only to print the steps as commands, and which would be skipped and why."""
+    example: bool = False
+    """Whether to print a file of steps to start from: treeline run --example > steps.yaml."""
 
 
 @dataclass(frozen=True)

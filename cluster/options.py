@@ -7,14 +7,16 @@ config = parse(TrainConfig, ["--config", "options.yaml", "--epochs", "9"], "tree
 """
 
 import dataclasses
+import difflib
 import importlib
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cluster.help import show_help
 from shards.errors import InputError, one_line
-from shards.nested import draft, flat, options_of
+from shards.nested import built, draft, flat, options_of
 from shards.roles import Before, Replaces, flag_of, refuse_idle, renewed, roles
 
 ALL_OPTIONS = "--help-all"
@@ -51,18 +53,9 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     url, arguments = _without_file(arguments)
     arguments = _renewed_flags(arguments, options)
     known = options_of(options)
-    values = {
-        name: tyro.MISSING if option.default is dataclasses.MISSING else option.default
-        for name, option in known.items()
-    }
     from_file = read_options(url, options, program) if url is not None else {}
-    if "recipe" in known:
-        recipe = _flag(arguments, "recipe") or from_file.get("recipe")
-        recipes = importlib.import_module(options.__module__).RECIPES
-        if recipe is not None and recipe not in recipes:
-            raise InputError(f"--recipe {recipe}: choose {', '.join(recipes)}")
-        values |= recipes[recipe] | {"recipe": recipe} if recipe else {}
-    values |= {name: value for name, value in from_file.items() if name != "recipe"}
+    values = _values(options, from_file, _flag(arguments, "recipe"))
+    values = {name: tyro.MISSING if value is dataclasses.MISSING else value for name, value in values.items()}
     if any(flag in arguments for flag in HELP):
         show_help(options, values, program, ALL_OPTIONS in arguments)
     config: Any = tyro.cli(
@@ -82,6 +75,45 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     return Parsed(config, {name: chosen[name] for name in known if name in flags or name in from_file})
 
 
+def of_values(options: type, values: Mapping[str, Any], where: str) -> Parsed:
+    """Make an instance of `options` from values alone, as from a file that names just these.
+
+    Args:
+        options: the command's configuration.
+        values: values of its options, as `as_options` returns them.
+        where: what has the values, for messages.
+
+    Raises:
+        InputError: an option lacks its value, is out of range, or has no effect among the others.
+    """
+    every = _values(options, values, None)
+    if missing := [name for name, value in every.items() if value is dataclasses.MISSING]:
+        raise InputError(f"{where}: {' and '.join(missing)} must be given")
+    try:
+        config: Any = built(options, every)
+        refuse_idle(config, set() if _is_whole(values, options) else values.keys())
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return Parsed(config, {name: every[name] for name in options_of(options) if name in values})
+
+
+def _values(options: type, from_file: Mapping[str, Any], recipe: str | None) -> dict[str, Any]:
+    """Return defaults, overridden by a recipe, overridden by a file's values.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    known = options_of(options)
+    values = {name: option.default for name, option in known.items()}
+    if "recipe" in known:
+        recipe = recipe or from_file.get("recipe")
+        recipes = importlib.import_module(options.__module__).RECIPES
+        if recipe is not None and recipe not in recipes:
+            raise InputError(f"--recipe {recipe}: choose {', '.join(recipes)}")
+        values |= recipes[recipe] | {"recipe": recipe} if recipe else {}
+    return values | {name: value for name, value in from_file.items() if name != "recipe"}
+
+
 def read_options(url: str, options: type, program: str) -> dict[str, Any]:
     """Read the options in the file at `url`, checked against the options there are.
 
@@ -98,16 +130,39 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
         raise InputError(f"{url}: not a YAML or JSON file ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{url}: not a list of options (key: value)")
-    values = _renewed_options(values, options, url)
+    return as_options(values, options, url, program)
+
+
+def as_options(values: Mapping[str, Any], options: type, where: str, program: str) -> dict[str, Any]:
+    """Convert values, as YAML has them, to those of options.
+
+    Args:
+        values: values by the options' names, or by those of older options.
+        options: the command's configuration.
+        where: what has the values, for messages.
+        program: name of the command, with "treeline" before it.
+
+    Raises:
+        InputError: there is a name or a value that is no option's.
+    """
+    values = _renewed_options(dict(values), options, where)
     known = options_of(options)
     for name, value in values.items():
         if name not in known:
-            raise InputError(f"{url}: no option is called {name!r}; see {program} --help")
-        values[name] = _as_option(value, known[name].kind, f"{url}: {name}")
+            raise InputError(
+                f"{where}: no option is called {name!r}; {nearest(name, known)}see {program} --help-all"
+            )
+        values[name] = _as_option(value, known[name].kind, f"{where}: {name}")
     return values
 
 
-def _is_whole(from_file: dict[str, Any], options: type) -> bool:
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Ask whether the known name that is most like `name` is meant; "" if none is like it."""
+    close = difflib.get_close_matches(str(name), list(known), 1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def _is_whole(from_file: Mapping[str, Any], options: type) -> bool:
     """Tell whether a run wrote this file: it names every option that has a default, but for younger ones."""
     younger = roles(options, Before)
     return all(
@@ -214,7 +269,7 @@ def _as_option(value: Any, hint: Any, where: str) -> Any:
         return value
     if kind is tuple:
         if not isinstance(value, list):
-            raise InputError(f"{where} is {value!r}, not a list")
+            raise InputError(f"{where} is {value!r}, not a list; write [{value}]")
         return tuple(_as_option(one, typing.get_args(hint)[0], where) for one in value)
     if hint is float and not isinstance(value, bool):
         try:

@@ -30,11 +30,11 @@ class PredictConfig:
     out: Annotated[str, Place()]
     """Folder or s3://... for the maps, SCENE.chm.tif (or .classes.tif, .tiles.tif). The same command resumes
     a stopped run."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, MayChange()] = False
     """Whether to replace maps in --out that show other scenes or were made with other options."""
-    workers: int = 0
+    workers: Annotated[int, MayChange()] = 0
     """Number of Ray workers; 0 predicts in this process, without Ray."""
-    gpus_per_worker: Annotated[float, OnlyWith(workers=Some())] = 1.0
+    gpus_per_worker: Annotated[float, MayChange(), OnlyWith(workers=Some())] = 1.0
     """Share (0..1) of a GPU per Ray worker, 0 for none; no effect on a cluster without GPUs."""
     device: Annotated[Wanted, MayChange()] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
@@ -53,9 +53,9 @@ class PredictConfig:
     the map has no height. A scene without a mask is not mapped."""
     mask_drop: Annotated[tuple[int, ...], OnlyWith(mask=Some())] = (1,)
     """Values of --mask that make a pixel unusable."""
-    bounds: Annotated[tuple[float, ...], MayChange()] = ()
+    bounds: Annotated[tuple[float, ...], MayChange(adds=True)] = ()
     """Left, bottom, right and top in the scene's CRS: maps only that part; the whole map keeps its blocks."""
-    area: Annotated[str, Place(), MayChange()] = ""
+    area: Annotated[str, Place(), MayChange(adds=True)] = ""
     """GeoPackage or GeoJSON of polygons in any CRS, to map only what lies in them."""
     window: int = 64
     """Side of one input of the model, in pixels; a multiple of the backbone's patch size."""
@@ -71,12 +71,12 @@ class PredictConfig:
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
     batch_size: int = 0
     """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what suits the device."""
-    block: int = 2048
+    block: Annotated[int, MayChange()] = 2048
     """Side of the block that is predicted at a time, in pixels; bounds the memory, changes no pixel."""
 
-    stac: bool = False
+    stac: Annotated[bool, MayChange(adds=True)] = False
     """Whether to write a STAC item beside each map: SCENE.chm.json."""
-    quick_look: bool = False
+    quick_look: Annotated[bool, MayChange(adds=True)] = False
     """Whether to write a picture beside each map: a .png of the same name."""
     palette: Palette = "continuous"
     """Colours of heights in the files beside each map (.qml for QGIS, .png): from 0 to what suits the map, or
@@ -102,7 +102,7 @@ class MosaicConfig:
     of the newest map, or the height with the smallest spread."""
     feather: Annotated[int, OnlyWith(method="weighted")] = 256
     """Distance from a map's edges and holes over which its weight rises, in pixels (--method weighted)."""
-    block: int = 1024
+    block: Annotated[int, MayChange()] = 1024
     """Side of the block that is made at a time, in pixels; bounds the memory, changes no height."""
     palette: Palette = "continuous"
     """Colours of heights in the .qml for QGIS beside the mosaic: from 0 to what suits it, or the notebook's
@@ -239,7 +239,7 @@ class AttentionConfig:
     """Most tiles of the dataset, the same ones in each call; 0: all."""
     keys: Annotated[tuple[str, ...], ON_DATA] = ()
     """Keys of the dataset's tiles to draw, among those of --split and --where; default: see --limit."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, MayChange()] = False
     """Whether to replace what an earlier call left at --out."""
 
     weights: Literal["", "teacher", "student", "random"] = ""
@@ -263,7 +263,7 @@ class AttentionConfig:
     """Windows per batch; bounds the memory."""
     precision: Precision = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
-    device: Wanted = "auto"
+    device: Annotated[Wanted, MayChange()] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
 
     beside: Annotated[tuple[str, ...], Place(after_name=True)] = ()

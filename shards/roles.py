@@ -2,6 +2,7 @@
 
     data: Annotated[str, Place()]                              `submit` makes it absolute
     cache: Annotated[str, Place(), MayChange()]                a begun run may continue with another value
+    bounds: Annotated[tuple, MayChange(adds=True)]             the same, and it says how much is made
     lora_rank: Annotated[int, OnlyWith(tune="lora")]           refused where it is given and has no effect
     val_where: Annotated[str, Before("")]                      its value in configurations stored without it
     batch_size: Annotated[int | None, Decided()] = None        kept as it was decided when the work began
@@ -41,6 +42,8 @@ class Place:
     """Names that are no places even where a file or folder is called the same."""
     after_name: bool = False
     """Whether the option has the form NAME=PLACE."""
+    fills: bool = False
+    """Whether the command itself fills the place, to read from it later."""
 
     def absolute(self, value: Any) -> Any:
         """Make a place, or several, mean the same in any folder; URLs and names stay as they are."""
@@ -71,7 +74,10 @@ class OptionsFile:
 
 @dataclass(frozen=True)
 class MayChange:
-    """The option may change on resume: the result does not depend on it."""
+    """The option may change on resume: what is finished does not depend on it."""
+
+    adds: bool = False
+    """Whether it says how much is made, so that finished work goes on where the option changes."""
 
 
 @dataclass(frozen=True)

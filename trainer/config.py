@@ -134,7 +134,7 @@ class EvaluateConfig:
     """Chips at a time."""
     precision: Annotated[Precision, ON_CHIPS] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
-    device: Annotated[Wanted, ON_CHIPS] = "auto"
+    device: Annotated[Wanted, MayChange(), ON_CHIPS] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     where: Annotated[str, ON_CHIPS] = ""
     """Chips to score, as an expression over the index: "sensor == 'WV03'"; default: all of the split."""

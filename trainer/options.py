@@ -118,7 +118,7 @@ class ModelOptions:
 class TokenOptions:
     """Store of a frozen backbone's tokens."""
 
-    token_store: Annotated[str, Place(), OF_HEIGHTS] = ""
+    token_store: Annotated[str, Place(fills=True), OF_HEIGHTS] = ""
     """Folder or s3://... of a frozen backbone's tokens, computed once and read instead; default: none."""
     token_dtype: Annotated[Literal["bfloat16", "float16", "float32"], OnlyWith(token_store=Some())] = (
         "bfloat16"

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
@@ -209,13 +210,7 @@ def find_files(url: str) -> list[str]:
 
 def sizes_of(url: str) -> dict[str, int]:
     """Return the files below folder `url`, relative to it, with their bytes; {} without such a folder."""
-    filesystem, path = filesystem_of(url)
-    base = filesystem._strip_protocol(path).rstrip("/") + "/"
-    with reading(url, "folder"):
-        if not filesystem.exists(path):
-            return {}
-        found = filesystem.find(path, detail=True)
-    return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
+    return {name: int(version.split()[0]) for name, version in versions_of(url).items()}
 
 
 def version_of(url: str) -> str:
@@ -226,7 +221,24 @@ def version_of(url: str) -> str:
     """
     filesystem, path = filesystem_of(url)
     with reading(url, "file"):
-        info = filesystem.info(path)
+        return _version(filesystem.info(path))
+
+
+def versions_of(url: str) -> dict[str, str]:
+    """Return the files below folder `url`, relative to it, with their versions (see `version_of`).
+
+    A file has itself, as "". Where there is nothing, neither is there a version.
+    """
+    filesystem, path = filesystem_of(url)
+    base = filesystem._strip_protocol(path).rstrip("/")
+    with reading(url, "folder"):
+        if not filesystem.exists(path):
+            return {}
+        found = filesystem.find(path, detail=True)
+    return {name.removeprefix(base).lstrip("/"): _version(info) for name, info in found.items()}
+
+
+def _version(info: dict[str, Any]) -> str:
     return f"{info['size']} {info.get('ETag') or info.get('mtime') or info.get('created')}"
 
 

@@ -1,0 +1,142 @@
+"""Whether a step is skipped, run or made anew: decided from its record and from what is there now."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from typing import Any, Literal
+
+from cluster.steps.chain import result_of
+from cluster.steps.content import Content, difference, only_adds
+from cluster.steps.records import Record
+from cluster.steps.steps_file import Step
+from shards.errors import InputError
+from shards.nested import flat, options_of
+from shards.roles import MayChange, OptionsFile, Place, differing, roles
+
+Action = Literal["skip", "run", "make anew"]
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a decision about a step depends on, beside its record."""
+
+    inputs: Mapping[str, Content]
+    """What lies at the places that it reads, by option, as far as that is settled."""
+    waits_for: tuple[str, ...] = ()
+    """Earlier steps that are to be run, and whose results it reads."""
+    follows: tuple[str, ...] = ()
+    """Those of them that are to be made anew."""
+    is_there: bool = True
+    """Whether its result lies at its place, as it was left."""
+    is_moved: bool = False
+    """Whether its place is another one than that of the record."""
+    is_asked: bool = False
+    """Whether --redo names it."""
+    may_replace: bool = False
+    """Whether --redo names it or an earlier step."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do about a step, and why."""
+
+    action: Action
+    why: str
+
+
+def options_to_compare(config: Any) -> dict[str, Any]:
+    """Return the options on which a result depends, as JSON has them. Places are known by their content."""
+    kind = type(config)
+    places = roles(kind, Place).keys() | roles(kind, OptionsFile).keys()
+    free = {name for name, role in roles(kind, MayChange).items() if not role.adds}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in flat(config).items()
+        if name not in places | free
+    }
+
+
+def places_to_read(step: Step) -> dict[str, Any]:
+    """Return the places that a step reads, by option; not those that it fills itself."""
+    kind, result = type(step.config), result_of(step.command)
+    may_change = roles(kind, MayChange)
+    places = {
+        name
+        for name, role in roles(kind, Place).items()
+        if name != "out" and not role.fills and (name not in may_change or may_change[name].adds)
+    } | roles(kind, OptionsFile).keys()
+    if result.is_in_place:
+        places.add(result.option)
+    return {name: value for name, value in flat(step.config).items() if name in places and value}
+
+
+def decide(step: Step, record: Record | None, now: Now) -> Decision:
+    """Decide what to do about a step.
+
+    Raises:
+        InputError: something costly would be replaced, and --redo does not say so.
+    """
+    decision = _decide(step, record, now)
+    result = result_of(step.command)
+    is_allowed = now.may_replace or (record is not None and record.state == "being removed")
+    if decision.action != "make anew" or not result.is_costly or is_allowed:
+        return decision
+    redo = shlex.quote(now.follows[0] if now.follows else step.name)
+    raise InputError(
+        f"{step.name}: {step.place} would be made anew: {decision.why}; undo that, give this step another "
+        f"out, or allow it with --redo {redo}"
+    )
+
+
+def _decide(step: Step, record: Record | None, now: Now) -> Decision:
+    if record is None or record.command != step.command:
+        return Decision("run", "was not run yet")
+    if now.is_moved:
+        return Decision("run", f"was not run yet with this {result_of(step.command).option}")
+    if record.state == "being removed":
+        return Decision("make anew", "was about to be made anew")
+    if now.is_asked:
+        return Decision("make anew", "--redo names it")
+    others, more = _changed_options(step, record)
+    changed = {
+        name: difference(record.inputs.get(name, {}), content)
+        for name, content in now.inputs.items()
+        if record.inputs.get(name, {}) != content
+    }
+    grows = step.command == "predict" and all(
+        only_adds(record.inputs.get(name, {}), now.inputs[name]) for name in changed
+    )
+    said = [*others, *(f"{name} ({what})" for name, what in changed.items())]
+    if others or (changed and not grows):
+        return Decision("make anew", f"changed: {', '.join(said)}")
+    if now.follows:
+        return Decision("make anew", f"{now.follows[0]} is made anew")
+    if record.state == "begun":
+        return Decision("run", "was stopped")
+    if more or changed:
+        return Decision("run", f"goes on: {', '.join([*more, *said])}")
+    if not now.is_there:
+        return Decision("run", f"{step.place} is not there as it was left")
+    if now.waits_for:
+        return Decision("run", f"if {now.waits_for[0]} makes something else than before")
+    return Decision("skip", "is done, with the same options")
+
+
+def _changed_options(step: Step, record: Record) -> tuple[list[str], list[str]]:
+    """List the options that make other work of a step, and those that add to it, with both values."""
+    kind, asked = type(step.config), options_to_compare(step.config)
+    # An option that is younger than the record had its default.
+    defaults = {
+        name: list(its.default) if isinstance(its.default, tuple) else its.default
+        for name, its in options_of(kind).items()
+        if name in asked and its.default is not MISSING
+    }
+    then = defaults | dict(record.options)
+    others = differing(kind, then, asked)
+    adds = [name for name, role in roles(kind, MayChange).items() if role.adds and name in asked]
+    more = [name for name in adds if then.get(name) != asked[name]]
+
+    def said(name: str) -> str:
+        return f"{name} ({then.get(name)} there, {asked.get(name)} asked for)"
+
+    return list(map(said, others)), list(map(said, more))

@@ -1,0 +1,272 @@
+"""`treeline run`: the steps of a file, each by the function that its command calls, in this process.
+
+the file, all options checked          cluster.steps.steps_file.read_steps
+-> what is there, what was done        cluster.steps.content, cluster.steps.records
+-> skipped, run or made anew           cluster.steps.decision.decide
+-> the commands, one after another     _run (here)
+
+One run at a time works in a folder. A record is written before a step begins and after it has ended, so that
+the same command goes on wherever it was stopped.
+"""
+
+import shlex
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster import cli
+from cluster.config import StepsConfig
+from cluster.options import nearest
+from cluster.steps.chain import result_of
+from cluster.steps.command_line import command_line
+from cluster.steps.content import Content, content_of, content_of_places, holds
+from cluster.steps.decision import Decision, Now, decide, options_to_compare, places_to_read
+from cluster.steps.example import example
+from cluster.steps.records import RECORDS, Record, Records
+from cluster.steps.steps_file import Step, StepsFile, absolute, read_steps
+from shards.errors import InputError
+from shards.roles import Place, roles
+from shards.storage.objects import (
+    exists,
+    join,
+    remove_empty_folders,
+    remove_file,
+    versions_of,
+)
+from shards.storage.one_writer import one_writer
+
+
+def run_steps(config: StepsConfig) -> int:
+    """Run the steps of a file; return the exit code of the one that failed, or 0.
+
+    Raises:
+        InputError: the file or a step cannot be used. Nothing is begun if that is known beforehand.
+    """
+    if config.example:
+        print(example(), end="")
+        return 0
+    if not config.file:
+        raise InputError(
+            "give a file of steps: treeline run STEPS.yaml; treeline run --example > steps.yaml makes one"
+        )
+    file = read_steps(config.file)
+    names = [step.name for step in file.steps]
+    for name in config.redo:
+        if name not in names:
+            raise InputError(
+                f"--redo {name}: {config.file} has no such step; {nearest(name, names)}"
+                f"there are {', '.join(names)}"
+            )
+    if config.dry_run:
+        run = Run(file, Records(file.out), config.redo)
+        for step, decision in run.decisions():
+            print(f"# {step.name}: {_said(decision)}\n{command_line(step)}")
+        return 0
+    with one_writer(file.out, of=RECORDS):
+        run = Run(file, Records(file.out), config.redo)
+        list(run.decisions())  # refuses before anything is begun
+        return run.run()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Steps, and what is known about them."""
+
+    file: StepsFile
+    records: Records
+    redo: tuple[str, ...] = ()
+
+    def decisions(self) -> Iterator[tuple[Step, Decision]]:
+        """Yield each step with what is to be done about it, as far as that can be known before.
+
+        Raises:
+            InputError: something costly would be replaced without --redo, or a place is empty.
+        """
+        decided: dict[str, Decision] = {}
+        for step in self.file.steps:
+            decided[step.name] = self.decision(step, decided)
+            yield step, decided[step.name]
+
+    def run(self) -> int:
+        """Run the steps; return the exit code of the first that fails, or 0."""
+        count, redone = len(self.file.steps), set[str]()
+        for number, step in enumerate(self.file.steps, 1):
+            decision = self.decision(step, {}, redone)
+            print(f"--- {number} of {count}: {step.name}: {_said(decision)}", flush=True)
+            if decision.action == "skip":
+                continue
+            try:
+                code = self._run(step, decision)
+            except InputError as error:
+                raise InputError(f"{step.name}: {error}; then go on with {self._again}") from error
+            except BaseException as error:
+                error.add_note(f"step {number} of {count}, {step.name}; go on with {self._again}")
+                raise
+            if code:
+                print(f"treeline: {step.name} failed; go on with {self._again}", file=sys.stderr)
+                return code
+            redone.add(step.name)
+        return 0
+
+    def decision(self, step: Step, decided: dict[str, Decision], done: set[str] | None = None) -> Decision:
+        """Decide about one step.
+
+        Args:
+            step: the step.
+            decided: what is to be done about earlier steps, and is not done yet.
+            done: names of the steps that this process has run.
+        """
+        steps = self.file.steps[: self.file.steps.index(step)]
+        record = self.records.get(step.name)
+        names = {source.name for source in self._sources(step).values()}
+        waits = [one for one, its in decided.items() if one in names and its.action != "skip"]
+        follows = [name for name in waits if decided[name].action == "make anew"]
+        inputs = self._inputs(step, waits)
+        now = Now(
+            inputs,
+            waits_for=tuple(waits),
+            follows=tuple(follows),
+            is_there=record is None or self._is_there(step, record),
+            is_moved=record is not None and self._is_moved(step, record),
+            is_asked=step.name in self.redo and step.name not in (done or ()),
+            may_replace=not {step.name, *(one.name for one in steps)}.isdisjoint(self.redo),
+        )
+        return decide(step, record, now)
+
+    def _inputs(self, step: Step, but: Collection[str] = ()) -> dict[str, Content]:
+        """Tell what lies at the places that a step reads, by option, but for what the steps `but` make.
+
+        Raises:
+            InputError: nothing lies there.
+        """
+        inputs, sources, result = dict[str, Content](), self._sources(step), result_of(step.command)
+        for option, value in places_to_read(step).items():
+            if option not in sources:
+                if not (result.is_in_place and option == result.option):  # it was changed by the step itself
+                    inputs[option] = _outside(step, option, value)
+            elif sources[option].name not in but and (source := self.records.get(sources[option].name)):
+                inputs[option] = source.result
+        return inputs
+
+    def _sources(self, step: Step) -> dict[str, Step]:
+        """Return the last earlier steps that make what this one reads, by option."""
+        found: dict[str, Step] = {}
+        earlier = self.file.steps[: self.file.steps.index(step)]
+        for option, value in places_to_read(step).items():
+            places = [absolute(place) for place in _listed(value)]
+            for other in earlier:
+                if other.place and any(f"{place}/".startswith(f"{other.place}/") for place in places):
+                    found[option] = other
+        return found
+
+    def _is_there(self, step: Step, record: Record) -> bool:
+        """Tell whether a step's result lies where it says, as it was left."""
+        if not step.place or record.state != "done":
+            return True
+        later = [one for one in self.file.steps if one.place == step.place][-1]
+        if later != step and self.records.get(later.name):
+            return exists(step.place)  # a later step has changed it in place
+        if record.described:
+            return content_of(step.place) == record.described
+        return holds(step.place, record.files)
+
+    def _is_moved(self, step: Step, record: Record) -> bool:
+        """Tell whether a step makes its result at another place than it did."""
+        return not result_of(step.command).is_in_place and record.place != self._place(step)
+
+    def _place(self, step: Step) -> str:
+        """Return a step's place as it is recorded: the run's folder may be moved as a whole."""
+        return step.place.removeprefix(f"{absolute(self.file.out)}/")
+
+    def _run(self, step: Step, decision: Decision) -> int:
+        """Run a step, with its record before and after; return its exit code."""
+        before = self.records.get(step.name)
+        result = result_of(step.command)
+        is_new = before is None or before.command != step.command or self._is_moved(step, before)
+        if before and not is_new and not result.is_in_place:
+            own = result.again == "refuses" and before.state == "begun"
+            if own or (decision.action == "make anew" and result.again != "replaces"):
+                self._remove(step, before)
+        record = self._begun(step, before if before and not is_new and decision.action == "run" else None)
+        self.records.keep(step.name, record)
+        try:
+            code = _call(step)
+        except InputError:
+            if is_new:  # the command may have refused what it found there
+                self.records.keep(step.name, None)
+            raise
+        if not code:
+            self.records.keep(step.name, self._done(step, record))
+        return code
+
+    def _begun(self, step: Step, before: Record | None) -> Record:
+        """Describe a step that begins, or goes on."""
+        there = before.before if before else tuple(versions_of(step.place)) if _makes_files(step) else ()
+        return Record(
+            step.command,
+            "begun",
+            options_to_compare(step.config),
+            self._inputs(step),
+            self._place(step),
+            before=there,
+        )
+
+    def _done(self, step: Step, record: Record) -> Record:
+        """Describe a step that has ended."""
+        files: dict[str, str] = {}
+        if _makes_files(step):
+            there = versions_of(step.place)
+            files = {name: version for name, version in there.items() if name not in record.before}
+        content = content_of(step.place) if step.place else None
+        described = content if isinstance(content, str) else ""
+        return replace(record, state="done", files=files, described=described)
+
+    def _remove(self, step: Step, record: Record) -> None:
+        """Remove what a step made, and nothing else that lies there."""
+        if record.state == "begun":
+            there = versions_of(step.place)
+            record = replace(record, files={name: "" for name in there if name not in record.before})
+        self.records.keep(step.name, replace(record, state="being removed"))
+        for name in record.files:
+            remove_file(join(step.place, name) if name else step.place)
+        remove_empty_folders(step.place)
+
+    @property
+    def _again(self) -> str:
+        """Command that goes on."""
+        return shlex.join(["treeline", "run", self.file.url])
+
+
+def _said(decision: Decision) -> str:
+    return f"{decision.action}, {decision.why}" if decision.action != "skip" else f"skipped, {decision.why}"
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, tuple | list) else (str(value),)
+
+
+def _makes_files(step: Step) -> bool:
+    """Tell whether a step leaves files of its own at its place."""
+    return bool(step.place) and not result_of(step.command).is_in_place
+
+
+def _outside(step: Step, option: str, value: Any) -> Content:
+    """Tell what lies at places that no earlier step makes.
+
+    Raises:
+        InputError: nothing does.
+    """
+    role = roles(type(step.config), Place).get(option, Place())
+    places = _listed(value)
+    if role.after_name:
+        places = tuple(place.partition("=")[2] or place for place in places)
+    names = tuple(place for place in places if place in role.reserved or (role.or_name and not exists(place)))
+    if names:
+        return " ".join(places)
+    return content_of_places(places, f"{step.name}: {option}")
+
+
+def _call(step: Step) -> int:
+    """Call the function of a step's command as the command does."""
+    return cli.call(step.command, step.config, step.named.keys())
