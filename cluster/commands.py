@@ -147,8 +147,10 @@ def convert(config: "ConvertConfig") -> None:
     from shards.commands.convert import convert
 
     manifest = convert(config)
+    count = sum(shard.samples for shard in manifest.shards)
     size = f"{sum(shard.nbytes for shard in manifest.shards) / 1e6:,.1f} MB"
-    said = f"{config.out}: {len(manifest.shards):,} shards, {size}, fingerprint {manifest.fingerprint}"
+    said = f"{config.out}: {count:,} chips in {len(manifest.shards):,} shards, {size}"
+    said += f", fingerprint {manifest.fingerprint}"
     _say(said, after_convert(config.out))
 
 

@@ -11,6 +11,7 @@ from cluster.cli import COMMANDS
 from shards.format.manifest import SPLITS
 from shards.next_step import ANY_SCENE, next_step
 from shards.read.dataset import Dataset, open_dataset
+from shards.read.label_to_learn import label_options
 from shards.write.leakage import are_neighbours_shared
 from shards.write.split_advice import split_advice
 
@@ -164,7 +165,8 @@ def readiness(dataset: Dataset) -> list[str]:
     """
     manifest, url = dataset.manifest, dataset.url
     train, held_out = (manifest.samples(split) for split in SPLITS[:2])
-    if not manifest.schema.label and not manifest.labels:
+    learns = label_options(manifest)
+    if learns is None:
         words = ("pretrain", "--data", url, "--out", beside(url, "backbone"))
         return ["no labels: ready to pre-train a backbone", next_step(*words)]
     advised = split_advice(manifest, dataset.index)
@@ -182,19 +184,10 @@ def readiness(dataset: Dataset) -> list[str]:
         said = "ready to train, but held-out chips lie beside trained ones, so that scores will be too good"
     else:
         said = "ready to train"
-    return [f"{said}: {train:,} chips to learn from, {held_out:,} to score with", _training(dataset)]
-
-
-def _training(dataset: Dataset) -> str:
-    """Name the command that learns the labels of a dataset: of its pixels, or the newest one of its tiles."""
-    schema, words = dataset.manifest.schema, ("train", "--data", dataset.url)
-    if schema.class_names:
-        words += ("--task", "pixel-class")
-    elif not schema.label:
-        name = [*dataset.manifest.labels][-1]
-        is_number = dataset.manifest.labels[name].get("config", {}).get("mean")
-        words += ("--task", "tile-value" if is_number else "tile-class", "--label", name)
-    return next_step(*words, "--out", beside(dataset.url, "run"))
+    return [
+        f"{said}: {train:,} chips to learn from, {held_out:,} to score with",
+        next_step("train", "--data", url, *learns, "--out", beside(url, "run")),
+    ]
 
 
 def beside(url: str, what: str) -> str:
