@@ -1,7 +1,25 @@
 """Functions of the commands: each calls a stage, imported only then, and prints its result."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING
+
+from cluster.last_lines import (
+    after_attention,
+    after_convert,
+    after_distances,
+    after_embedding,
+    after_export,
+    after_import,
+    after_ingest,
+    after_inspect,
+    after_labels,
+    after_matrix,
+    after_mosaic,
+    after_prediction,
+    after_run,
+    after_split,
+    after_verify,
+)
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, StepsConfig, SubmitConfig
@@ -70,7 +88,13 @@ def _ingest(source: "Source", config: "IngestConfig") -> None:
     from ingest.work.run import ingest
 
     with connected(config.workers):
-        print(ingest(source, config).summary)
+        summary = ingest(source, config).summary
+    _say(summary, after_ingest(config.out))
+
+
+def _say(summary: str, last: Sequence[str]) -> None:
+    """Print what came out and the last lines of a command."""
+    print("\n".join([summary, *last]))
 
 
 def ingest_tars(config: "TarsConfig") -> None:
@@ -84,20 +108,21 @@ def ingest_tars(config: "TarsConfig") -> None:
         print(f"left out: {said}")
     if not done.manifest.samples("val"):
         print("note: nothing is held out for validation; see --val")
+    print("\n".join(after_ingest(config.data)))
 
 
 def ingest_labels(config: "LabelsConfig") -> None:
     """Label the chips of a dataset with what rasters show there."""
     from ingest.labels.run import label_chips
 
-    print(label_chips(config))
+    _say(label_chips(config), after_labels(config.data, config.column, config.mean))
 
 
 def inspect(config: "InspectConfig") -> None:
     """Show what a dataset holds."""
     from shards.commands.inspect import inspect
 
-    print(inspect(config))
+    _say(inspect(config), after_inspect(config))
 
 
 def verify(config: "VerifyConfig") -> int:
@@ -105,7 +130,8 @@ def verify(config: "VerifyConfig") -> int:
     from shards.commands.verify import verify
 
     problems = verify(config)
-    print("\n".join(problems) or f"{config.data}: everything is as it was written")
+    said = "\n".join(problems) or f"{config.data}: everything is as it was written"
+    _say(said, after_verify(config.data, problems))
     return 1 if problems else 0
 
 
@@ -113,7 +139,7 @@ def split(config: "SplitConfig", given: Set[str]) -> None:
     """Hold out other chips of a dataset, or count bands; `given` are the options that the user named."""
     from shards.commands.resplit import resplit
 
-    print(resplit(config, given))
+    _say(resplit(config, given), after_split(config.data))
 
 
 def convert(config: "ConvertConfig") -> None:
@@ -121,8 +147,11 @@ def convert(config: "ConvertConfig") -> None:
     from shards.commands.convert import convert
 
     manifest = convert(config)
+    count = sum(shard.samples for shard in manifest.shards)
     size = f"{sum(shard.nbytes for shard in manifest.shards) / 1e6:,.1f} MB"
-    print(f"{config.out}: {len(manifest.shards):,} shards, {size}, fingerprint {manifest.fingerprint}")
+    said = f"{config.out}: {count:,} chips in {len(manifest.shards):,} shards, {size}"
+    said += f", fingerprint {manifest.fingerprint}"
+    _say(said, after_convert(config.out))
 
 
 def train(config: "TrainConfig", given: Set[str]) -> None:
@@ -161,8 +190,10 @@ def _gpu_here(wanted: "Wanted") -> Callable[[], object] | None:
 def export(config: "ExportConfig") -> None:
     """Write the backbone of a pre-training run to a folder of its own."""
     from trainer.commands.export import export
+    from trainer.model.pretrained import is_pretrained
 
-    print(export(config))
+    said = export(config)
+    _say(said, after_export(config, is_pretrained(config.out)))
 
 
 def sweep(config: "SweepConfig") -> None:
@@ -225,7 +256,7 @@ def matrix(config: "MatrixConfig") -> int:
             computes(precision, device).say()
             results = matrix(plan, datasets, cells_here, device)
     print(results.table())
-    print(f"{config.out}/{PAGE}")
+    _say(f"{config.out}/{PAGE}", after_matrix(config))
     return 1 if results.failed else 0
 
 
@@ -233,7 +264,7 @@ def import_(config: "ImportConfig") -> None:
     """Make a checkpoint of weights trained elsewhere."""
     from trainer.commands.import_weights import import_checkpoint
 
-    print(import_checkpoint(config))
+    _say(import_checkpoint(config), after_import(config))
 
 
 def evaluate(config: "EvaluateConfig") -> None:
@@ -259,7 +290,7 @@ def evaluate(config: "EvaluateConfig") -> None:
     if not scores_maps:
         from trainer.commands.last_lines import after_evaluation
 
-        print(after_evaluation(config))
+        _say(after_evaluation(config), after_run(config.checkpoint))
 
 
 def predict(config: "PredictConfig") -> int:
@@ -277,7 +308,8 @@ def predict(config: "PredictConfig") -> int:
             from trainer.devices.cards import chosen_here
 
             summary = predict(config, InProcess(chosen_here(config.device, config.precision)))
-    print("\n".join([*summary.maps.values(), str(summary)]))
+    maps = list(summary.maps.values())
+    _say("\n".join([*maps, str(summary)]), after_prediction(config, maps))
     if summary.failed and not summary.maps and all(failed.is_refused for failed in summary.failed):
         return 2
     return 1 if summary.failed else 0
@@ -292,33 +324,34 @@ def embed(config: "EmbedConfig") -> None:
         if config.workers > 0:
             from inference.embed.on_ray import OnRay
 
-            print(embed(config, OnRay(config)))
+            said = embed(config, OnRay(config))
         else:
             from inference.embed.in_process import InProcess
             from trainer.devices.cards import chosen_here
 
-            print(embed(config, InProcess(chosen_here(config.device, config.precision))))
+            said = embed(config, InProcess(chosen_here(config.device, config.precision)))
+    _say(said, after_embedding(config))
 
 
 def distances(config: "DistancesConfig") -> None:
     """Measure how far regions lie apart in embeddings."""
     from inference.distances.run import distances
 
-    print(distances(config))
+    _say(distances(config), after_distances(config))
 
 
 def mosaic(config: "MosaicConfig") -> None:
     """Merge overlapping maps into one."""
     from inference.mosaic.run import mosaic
 
-    print(mosaic(config))
+    _say(mosaic(config), after_mosaic(config.out))
 
 
 def attention(config: "AttentionConfig") -> None:
     """Draw and measure where a backbone's class token looks."""
     from inference.attention.run import attention
 
-    print(attention(config))
+    _say(attention(config), after_attention(config))
 
 
 def run(config: "StepsConfig") -> int:

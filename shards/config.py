@@ -85,7 +85,8 @@ class InspectConfig:
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Dataset: a folder or s3://..."""
     out: Annotated[str, Place()] = ""
-    """Folder for index.html and its pictures; default: DATASET-inspect beside it, or here if it is remote."""
+    """Folder for index.html and its pictures; default: DATASET-inspect beside it, or here if remote (with
+    digits of its URL if another dataset has its page there)."""
     chips: int = 12
     """Number of sample chips to draw."""
     seed: int = 0

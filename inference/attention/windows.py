@@ -105,6 +105,7 @@ class Looking:
                 tokens_BND = encoder(pixels_BCHW, attended_BN=attended(valid_BN))[:, -valid_BN.shape[1] :]
             shared = {layer: _shared(attention, valid_BN) for layer, attention in found.items()}
             values_BCHW = values_BCHW.masked_fill(missing_BCHW, torch.nan)
+            advance(len(some))  # before they are handed on: whoever has the last one asks for no more
             for place, cut in enumerate(some):
                 rows, columns = len(cut.block.rows), len(cut.block.columns)
                 yield Seen(
@@ -115,7 +116,6 @@ class Looking:
                     {layer: share_BKN[place].cpu().numpy() for layer, (share_BKN, _) in shared.items()},
                     {layer: mass_BK[place].cpu().numpy() for layer, (_, mass_BK) in shared.items()},
                 )
-            advance(len(some))
 
     def _batches(self, cuts: list[Cut]) -> Iterator[tuple[list[Cut], Tensor, Tensor]]:
         """Read windows; yield them with image_BCHW as stored, in float32, and inside_BHW."""

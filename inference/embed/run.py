@@ -217,8 +217,11 @@ def _about(
 
 def _said(out: str, about: dict[str, Any], there: bool) -> str:
     """Say in a line what is at --out."""
-    kind = {"class": "class tokens", "mean": "mean tokens", "patches": "patch tokens"}[about["tokens"]]
-    line = f"{out}: {about['rows']:,} {kind} of {about['width']:,} numbers, of {about['tiles']:,} tiles"
+    width, tokens = f"{about['width']:,} numbers", f"({about['tokens']} token)"
+    if about["tokens"] == "patches":
+        line = f"{out}: {about['tiles']:,} tiles, {about['rows']:,} patches of them as {width} each"
+    else:
+        line = f"{out}: {about['rows']:,} of {about['tiles']:,} tiles, each as {width} {tokens}"
     if about["without_pixels"]:
         line += f"; {about['without_pixels']:,} tiles without a valid patch are left out"
     return line + " (was there before)" * there

@@ -41,6 +41,7 @@ COARSEST = 1024
 """Most pixels of a map along one pixel of the mosaic, because all of them are read at once."""
 WIDEST_FEATHER = 4096
 """Largest feather, in pixels; each block is read with this many pixels around it."""
+CM_PER_M = 100
 MAPS_TAG = "TREELINE_MAPS"
 """Tag that only a mosaic has: the maps it was made from."""
 LEAST = -float(np.finfo(np.float32).max)
@@ -115,7 +116,7 @@ def _make(planned: Mosaic) -> str:
     config = planned.config
     remove_unfinished(_folder_of(config.out), below=False, of=name_of(config.out))
     grid = planned.grid.part(planned.extent)
-    observed = 0
+    observed, several, spread_cm = 0, 0, 0
     with (
         OpenMaps(planned.grid) as maps,
         map_writer(config.out, grid, BANDS, planned.tags()) as write,
@@ -126,9 +127,17 @@ def _make(planned: Mosaic) -> str:
                 stored_CHW = mosaic_block(planned, maps, planned.on_grid(block), touching)
                 write(block, stored_CHW)
                 observed += int((stored_CHW[1] != NODATA).sum())
+                are_several_HW = stored_CHW[1] > 1
+                several += int(are_several_HW.sum())
+                spread_cm += int(stored_CHW[2][are_several_HW].sum(dtype=np.int64))
             advance(1)
     write_style(config.out, config.palette)
     share = f"{100 * observed / (grid.height * grid.width):.1f}% with a height"
+    if several:
+        share += (
+            f"; {100 * several / observed:.1f}% of these from several maps, whose heights differ there by "
+            f"{spread_cm / several / CM_PER_M:.2f} m (standard deviation)"
+        )
     return f"{config.out}: {len(planned.maps)} maps, {grid.height:,} x {grid.width:,} pixels, {share}"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from shards.commands.inspect_bands import BandRegion, regions_of
+from shards.commands.inspect_folder import PAGE, default_folder
 from shards.commands.inspect_page import Duplicate, Findings, chips_of, page_of
 from shards.config import InspectConfig
 from shards.draw.charts import bands_chart, label_chart, sample_picture, sources_chart
@@ -27,7 +28,6 @@ from shards.storage.objects import (
     is_local,
     join,
     local_path,
-    name_of,
     publish,
     remove_file,
 )
@@ -35,7 +35,6 @@ from shards.write.leakage import first_crs, said_distances, said_scenes
 from shards.write.places import Places, footprints, places_of
 from shards.write.shard_places import are_home
 
-PAGE = "index.html"
 FILES = {"chips": "chips.png", "map": "map.png", "bands": "bands.png", "label": "heights.png"}
 FILES |= {"sources": "sources.png"}
 """File of each picture, below the folder."""
@@ -65,16 +64,6 @@ def inspect(config: InspectConfig) -> str:
             remove_file(join(url, file))
     publish(join(url, PAGE), page_of(dataset, findings, pictures).encode())
     return f"{text_of(dataset, findings)}\n{'page':12}{join(url, PAGE)}"
-
-
-def default_folder(data: str) -> str:
-    """Return the page's folder: beside the dataset, never in it; here for a remote one."""
-    name = name_of(data)
-    if not is_local(data):
-        return f"{name}-inspect"
-    # "." has no name to add to.
-    beside = data.rstrip("/") if name.strip(".") else str(local_path(data).resolve())
-    return f"{beside}-inspect"
 
 
 def describe(dataset: Dataset) -> str:

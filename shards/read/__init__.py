@@ -9,6 +9,7 @@ arena          shards in one range of addresses, so that a batch is one gather
 shard_loader   one shard mapped, fetched or decoded, and checked
 row_stream     shards loaded ahead of need and dropped after use
 dataset        a dataset open for reading: chips and batches
+label_to_learn what a dataset has labels for
 whole_chips    single chips with all their facts
 chip_reader    chips epoch after epoch, resumable
 """

@@ -8,6 +8,7 @@ rewriting        shards written anew, each with chips of one split
 writer           chips in, a dataset out, one after the other
 places           where chips lie
 split_rule       which chips are held out: by key, scene, blocks, strips or bands
+split_advice     the split that would keep held-out chips apart
 split_auto       the way to split that suits the chips
 split_bands      bands at an angle: where they lie, and which chips are in them
 split_turn       the turn in which bands are dealt to splits

@@ -91,7 +91,7 @@ def _moved(url: str, manifest: Manifest, index: Any, new_name: Callable[[int, st
     }
     if not moves:
         return manifest
-    with progress("move", len(moves), "objects of shards") as advance:
+    with progress("move", len(moves), "files") as advance:
         for _ in _copied(url, moves):
             advance(1)
     changed = publish_change(url, changed, {INDEX: parquet_bytes(with_shard_names(index, changed))})

@@ -41,7 +41,7 @@ def chosen(asked: SplitRule, places: Places) -> tuple[SplitRule, str]:
         if _least_met(rule, assign(rule, places)) > 0:
             return rule, f"split (auto): by scene; {why}"
         why += ", and by scene a share gets none"
-    if found := _blocks(asked, places):
+    if found := blocks_that_suit(asked, places):
         rule, blocks = found
         return rule, (
             f"split (auto): by blocks, {blocks:,} of them, as with --block-size {rule.block_size:g} --buffer "
@@ -53,7 +53,7 @@ def chosen(asked: SplitRule, places: Places) -> tuple[SplitRule, str]:
     )
 
 
-def _blocks(asked: SplitRule, places: Places) -> tuple[SplitRule, int] | None:
+def blocks_that_suit(asked: SplitRule, places: Places) -> tuple[SplitRule, int] | None:
     """Return the rule by blocks that meets the shares best, and its number of blocks; None if none does."""
     if not len(places.keys) or not places.known().all():
         return None

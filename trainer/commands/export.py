@@ -68,7 +68,7 @@ def export(config: ExportConfig) -> str:
         what = f"{name} of {url}"
         return f"{config.out}: {what}, for DINOv3ViTModel.from_pretrained; {BESIDE} describes its input"
     what = f"{config.backbone_weights or 'copy'} of {url}"
-    return f"{config.out}: {what}; treeline train --backbone {config.out} ..."
+    return f"{config.out}: {what}"
 
 
 def _export_trained(config: ExportConfig, url: str) -> str:
@@ -87,7 +87,7 @@ def _export_trained(config: ExportConfig, url: str) -> str:
     check_writable(config.out)
     with _all_or_nothing(config.out):
         _copy(url, config.out)
-    return f"{config.out}: copy of {url}; treeline predict ... --checkpoint {config.out}"
+    return f"{config.out}: copy of {url}"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from shards.errors import InputError
 from shards.format.manifest import read_json, understood
 from shards.next_step import ANY_SCENE, next_step
 from shards.read.dataset import Dataset, open_dataset
+from shards.read.label_to_learn import label_options
 from shards.storage.objects import join
 from trainer.config import EvaluateConfig, SweepConfig, TrainConfig
 from trainer.model.checkpoint import CONFIG, DAMAGED, METRICS, STATISTICS, WEIGHTS, checkpoint_url
@@ -12,6 +13,11 @@ from trainer.model.weights_apart import refuse_cut_off
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.epochs import epoch_of
+
+HELD_OUT = "val_"
+"""Beginning of the names of scores on validation chips."""
+WRITTEN = {"mae": "MAE", "rmse": "RMSE", "r2": "R2", "iou": "IoU"}
+"""Scores whose names are written otherwise."""
 
 
 def after_training(config: TrainConfig) -> str:
@@ -29,9 +35,12 @@ def after_training(config: TrainConfig) -> str:
 
 
 def after_pretraining(config: PretrainConfig) -> str:
-    """Say which checkpoint of a pre-training is the best, and how to train with it."""
-    out = f"{config.out.rstrip('/')}-trained"
-    words = ("train", "--data", config.data, "--backbone", config.out, "--out", out)
+    """Say which checkpoint of a pre-training is the best, and how to train or embed with it."""
+    learns, out = label_options(open_dataset(config.data).manifest), config.out.rstrip("/")
+    if learns is None:
+        words = ("embed", config.data, "--checkpoint", config.out, "--out", f"{out}-embeddings")
+    else:
+        words = ("train", "--data", config.data, *learns, "--backbone", config.out, "--out", f"{out}-trained")
     return f"{best_of(config.out)}\n{next_step(*words)}"
 
 
@@ -57,8 +66,14 @@ def best_of(run: str) -> str:
     refuse_cut_off(join(url, WEIGHTS))
     _, _, best = (read_json(join(url, name)) for name in (CONFIG, STATISTICS, METRICS))
     with understood(join(url, METRICS), DAMAGED):
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if isinstance(value, float))
-        return f"{url}: epoch {epoch_of(best)}, {numbers}"
+        scores = {name: value for name, value in best.items() if isinstance(value, float)}
+        held_out = {name: value for name, value in scores.items() if name.startswith(HELD_OUT)}
+        said = ", ".join(
+            f"{WRITTEN.get(name.removeprefix(HELD_OUT), name.removeprefix(HELD_OUT))} {value:.4g}"
+            for name, value in (held_out or scores).items()
+            if name != "learning_rate"
+        )
+        return f"{url}: epoch {epoch_of(best)}, {'on validation chips ' if held_out else ''}{said}"
 
 
 def _prediction(checkpoint: str, dataset: Dataset) -> str:

@@ -57,11 +57,8 @@ class EpochRate:
         """
         text = f"epoch {epoch}: {summary}"
         text += f"; {self.chips_per_second:,.0f} {learnt_from}/s"
-        if self.gflop_per_second is not None:
-            few = self.gflop_per_second < 1
-            text += f"; {self.gflop_per_second:{'.2g' if few else ',.0f'}} GFLOP/s"
-        if self.utilisation is not None:
-            text += f" ({self.utilisation:.0%} of the device's peak)"
+        if self.utilisation is not None:  # a number of operations says nothing without the most there can be
+            text += f"; {self.gflop_per_second:,.0f} GFLOP/s ({self.utilisation:.0%} of the device's peak)"
         return text if self.peak_memory_gb is None else f"{text}; {self.peak_memory_gb:.1f} GB"
 
 

@@ -256,7 +256,7 @@ class RunWriter(StateCallback):
 def _standing(fit: Fit) -> str:
     """Say in a few words how the epoch goes."""
     if fit.sums_K is not None:
-        return f"loss {fit.epoch_loss:.3f}, rate {fit.schedule.learning_rate:.1e}"
+        return f"loss {fit.epoch_loss:.3f}, learning rate {fit.schedule.learning_rate:.2g}"
     if fit.position.overflowed:
         return (
             "no step yet: the scale of the loss in float16 is being lowered, which is expected "

@@ -311,7 +311,7 @@ def test_windows_of_a_scene_are_tiles(run: str, tmp_path: Path, capsys: pytest.C
     config = EmbedConfig(scenes=(pattern,), tile_size=32, checkpoint=run, out=out, **SMALL)
     said = embed(config, InProcess())
     assert capsys.readouterr().err.count("treeline: left out as maps: 1 of 2 rasters (scene_1.chm.tif)") == 1
-    assert said == f"{out}: 6 class tokens of 32 numbers, of 6 tiles"
+    assert said == f"{out}: 6 of 6 tiles, each as 32 numbers (class token)"
     found = read_embeddings(out)
     places = [(row, column) for row in (0, 32) for column in (0, 32, 64)]
     assert found.columns["key"].to_pylist() == [f"scene_1:{row}:{column}" for row, column in places]

@@ -17,6 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,7 +25,8 @@ from browser import NARROW, laid_out, needs_browser
 from markupsafe import escape
 from matplotlib.image import imread
 
-from shards.commands.inspect import default_folder, describe, inspect
+from shards.commands.inspect import describe, inspect
+from shards.commands.inspect_folder import default_folder
 from shards.commands.inspect_page import chips_of
 from shards.config import InspectConfig
 from shards.draw.chip_map import MOST_POINTS, MapPanel, map_chart
@@ -355,6 +357,26 @@ def test_the_folder_is_beside_the_dataset(tmp_path: Path, monkeypatch: pytest.Mo
     assert default_folder("data/chips/") == "data/chips-inspect"
     assert default_folder("s3://bucket/chips/") == "chips-inspect"
     assert default_folder(".") == f"{tmp_path}-inspect"
+
+
+def test_two_datasets_of_one_name_have_two_pages(
+    new_chip: NewChip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pages = dict[str, str]()
+    for place in ("memory://first-bucket/the chips", "memory://second-bucket/the chips/", "the chips"):
+        write(place, [new_chip(0, PAN)], ["train"], PAN)
+        pages[place] = inspect(InspectConfig(place, chips=1)).splitlines()[-1].split(maxsplit=1)[1]
+    first, second, local = pages.values()
+    assert first == "the chips-inspect/index.html", "as it was for one dataset"
+    assert re.fullmatch("the chips-[0-9a-f]{6}-inspect/index.html", second)
+    assert len({first, second, local}) == 3
+    for place, page in pages.items():
+        assert f"{default_folder(place)}/index.html" == page, "which is replaced when it is made again"
+        assert f"{place} (fingerprint" in (tmp_path / page).read_text()
+    assert len(list(tmp_path.glob("*-inspect"))) == 3
+    for bucket in ("first-bucket", "second-bucket"):
+        fsspec.filesystem("memory").rm(f"memory://{bucket}", recursive=True)
 
 
 def test_pictures_of_an_earlier_state_are_removed(made: Made, new_chip: NewChip, tmp_path: Path) -> None:

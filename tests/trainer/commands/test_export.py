@@ -163,7 +163,7 @@ def test_a_checkpoint_of_a_training_is_copied(tmp_path: Path) -> None:
     launch(small_config(dataset, Path("tiny"), str(run), epochs=1))
     done = treeline("export", str(run), "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{out}: copy of {run}/epoch-0001; ")
+    assert done.stdout.startswith(f"{out}: copy of {run}/epoch-0001\n")
     theirs = run / "epoch-0001"
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         path.name: path.read_bytes() for path in theirs.iterdir()

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 from frozen_runs import config_of, write_datasets
 from regressors import CHIP_SCHEMA, local_backbone, small_config, visible_chip
@@ -133,3 +134,20 @@ def test_without_validation_chips_that_is_said_first(tmp_path: Path) -> None:
     expected = f"next: treeline predict 'my scenes/*.tif' more.tif --checkpoint {training.out} --out maps"
     assert last == expected
     assert after_evaluation(EvaluateConfig(training.out, dataset.url)) == expected
+
+
+def test_a_pretraining_on_tiles_without_labels_is_not_followed_by_a_training(tmp_path: Path) -> None:
+    done = in_process.treeline(
+        *("ingest", "synthetic", "--sar", "seasonal", "--chips", "16", "--chip-size", "32"),
+        *("--regions", "1", "--out", "tiles"),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    done = in_process.treeline(
+        *("pretrain", "--data", "tiles", "--out", "my run", "--epochs", "1", "--width", "24", "--depth", "1"),
+        folder=tmp_path,
+    )
+    line = done.stdout.splitlines()[-1]
+    assert line == "next: treeline embed tiles --checkpoint 'my run' --out 'my run-embeddings'"
+    done = in_process.treeline(*shlex.split(line.removeprefix("next: treeline ")), folder=tmp_path)
+    assert "16 of 16 tiles, each as 24 numbers (class token)" in done.stdout

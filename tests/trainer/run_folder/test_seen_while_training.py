@@ -351,14 +351,10 @@ def test_an_epoch_in_a_line(config: TrainConfig) -> None:
     summary = new_fit(config, Ranks()).objective.summary
     spent = TimeSpent(chips=2468, seconds=2.0, waiting=0.04, computing=1.5, communication=0.1)
     alone = epoch_rate(spent, 1e6, Ranks(), config.fit)
-    assert alone.line(3, summary(record), "chips") == (
-        "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s; 1 GFLOP/s"
-    )
-    slow = epoch_rate(spent, 1e4, Ranks(), config.fit)
-    assert slow.line(2, summary(record), "chips").endswith("; 0.012 GFLOP/s")
+    assert alone.line(3, summary(record), "chips") == "epoch 3: val_loss 1.25, RMSE 2.10 m; 1,234 chips/s"
     one_of_two = epoch_rate(spent, 4e8, Ranks(0, 2), config.fit)
     assert one_of_two.line(1, summary({"epoch": 1, "loss": 2.0}), "tiles") == (
-        "epoch 1: loss 2; 1,234 tiles/s; 247 GFLOP/s"
+        "epoch 1: loss 2; 1,234 tiles/s"
     )
     on_gpu = replace(one_of_two, busy=0.97, utilisation=0.38, peak_memory_gb=11.21)
     assert on_gpu.line(2, summary(record), "chips").endswith(
@@ -441,7 +437,7 @@ def test_each_epoch_says_a_line_and_metrics_stay_the_same_in_every_run(
         launch(config.with_options(out=str(run)))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2"] * 2
-    assert all("chips/s" in line and "GFLOP/s" in line for line in lines)
+    assert all(line.endswith(" chips/s") for line in lines), "nothing says what no option can change"
     one, two = ((run / "metrics.jsonl").read_bytes() for run in runs)
     assert one == two
     log = EventAccumulator(str(runs[0] / "tensorboard"))
