@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from cluster.help import show_help
 from shards.errors import InputError, one_line
 from shards.nested import draft, flat, options_of
-from shards.roles import Before, Replaces, flag_of, refuse_idle, renewed, roles
+from shards.roles import OWN_PARTS, Before, Replaces, flag_of, refuse_idle, renewed, roles
 
 ALL_OPTIONS = "--help-all"
 HELP = ("-h", "--help", ALL_OPTIONS)
@@ -99,6 +99,7 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{url}: not a list of options (key: value)")
     values = _renewed_options(values, options, url)
+    values = {name: value for name, value in values.items() if name != OWN_PARTS}
     known = options_of(options)
     for name, value in values.items():
         if name not in known:
