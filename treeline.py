@@ -198,6 +198,7 @@ class LoadOptions(TypedDict, total=False):
     device: Wanted
     precision: Precision
     weights: Literal["teacher", "student"] | None
+    trust: str
 
 
 class SceneOptions(TypedDict, total=False):
@@ -253,13 +254,14 @@ class Model:
         from inference.config import PredictConfig
         from trainer.model.tile_model import TileModel
 
-        self._model, self._options = model, options
+        self._model, self._weights = model, options.get("weights")
         self.url = url
         """Folder of the checkpoint itself."""
         self.device = device
         """Device that it computes on."""
         self.precision: Precision = options.get("precision", PredictConfig.precision)
         """Numbers that it computes with."""
+        self._fixed = {"precision": self.precision, "trust": options.get("trust", "")}
         self.schema: Schema = model.encoder.schema if isinstance(model, TileModel) else model.schema
         """Format of the images that it takes."""
 
@@ -315,14 +317,14 @@ class Model:
                 f"{self.url}: only its encoder is loaded, which predicts nothing; train a model on it "
                 "(treeline train --backbone)"
             )
-        return MapMaker(self.url, self._model, self.device, self.precision)
+        return MapMaker(self.url, self._model, self.device, self._fixed)
 
     @cached_property
     def _vector_maker(self) -> VectorMaker:
         from inference.embed.in_memory import VectorMaker
 
-        options = {"precision": self.precision, "weights": self._options.get("weights")}
-        return VectorMaker(self.url, self._model, self.device, options)
+        fixed = self._fixed | {"weights": self._weights}
+        return VectorMaker(self.url, self._model, self.device, fixed)
 
 
 def load(run: str | os.PathLike[str], **options: Unpack[LoadOptions]) -> Model:
@@ -341,7 +343,7 @@ def load(run: str | os.PathLike[str], **options: Unpack[LoadOptions]) -> Model:
     url = checkpoint_url(os.fspath(run))
     precision = options.get("precision", PredictConfig.precision)
     device = chosen_here(options.get("device", PredictConfig.device), precision)
-    model = load_any(url, options.get("weights"))
+    model = load_any(url, options.get("weights"), options.get("trust", ""))
     computes(precision, device).say()
     return Model(url, placed_on(model, precision, usable(device)), device, options)
 
@@ -357,6 +359,7 @@ class ScoreOptions(TypedDict, total=False):
     batch_size: int
     precision: Precision
     device: Wanted
+    trust: str
     maps: tuple[str, ...]
     heights: tuple[str, ...]
     ground: tuple[str, ...]

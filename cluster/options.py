@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from cluster.help import show_help
 from shards.errors import InputError, one_line
 from shards.nested import built, draft, flat, options_of
-from shards.roles import Before, Replaces, flag_of, refuse_idle, renewed, roles
+from shards.roles import OWN_PARTS, Before, Replaces, flag_of, refuse_idle, renewed, roles
 
 ALL_OPTIONS = "--help-all"
 HELP = ("-h", "--help", ALL_OPTIONS)
@@ -146,6 +146,7 @@ def as_options(values: Mapping[str, Any], options: type, where: str, program: st
         InputError: there is a name or a value that is no option's.
     """
     values = _renewed_options(dict(values), options, where)
+    values = {name: value for name, value in values.items() if name != OWN_PARTS}
     known = options_of(options)
     for name, value in values.items():
         if name not in known:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.draw.colours import Palette
+from shards.own_parts import TrustOptions
 from shards.raster.finding import OnMismatch
 from shards.raster.height_unit import HeightUnit
 from shards.roles import Before, MayChange, Nothing, OnlyWith, Place, Some
@@ -16,7 +17,7 @@ ON_DATA = OnlyWith(data=Some())
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(TrustOptions):
     """Make a map of each scene, a Cloud-Optimised GeoTIFF on the scene's own grid.
 
     It has what the checkpoint was trained on: canopy heights (int16, decimetres), classes of pixels (bytes),
@@ -133,7 +134,7 @@ class MapScoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(TrustOptions):
     """Describe tiles by vectors: the tokens of a checkpoint's encoder, in Parquet files.
 
     Tiles are the chips of DATASET, or with --scenes windows of whole scenes.
@@ -214,7 +215,7 @@ class DistancesConfig:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
+class AttentionConfig(TrustOptions):
     """Draw where the class token looks: rasters, pictures and numbers of a backbone's attention."""
 
     checkpoint: Annotated[str, Place()]

@@ -7,12 +7,14 @@
     val_where: Annotated[str, Before("")]                      its value in configurations stored without it
     batch_size: Annotated[int | None, Decided()] = None        kept as it was decided when the work began
     precision: Annotated[str, Replaces("half", "full", "half")]     was a yes or no before, still understood
+    loss: Annotated[tuple[str, ...], Imports()]                a word may name code of the user's own
 
 Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place)`.
 """
 
 import os
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
@@ -25,8 +27,12 @@ SQLITE = "sqlite:///"
 """Start of a database's URL; a file's path follows."""
 FIRST_VERSION = "0.1.0"
 """Version that every fingerprint names, because the first ones did: a later version continues their work."""
-RECORDED = frozenset({"treeline", "version", "commit", "computed_in"})
+OWN_PARTS = "own_parts"
+"""Name under which results record parts of the user's own, with their versions; see shards.own_parts."""
+RECORDED = frozenset({"treeline", "version", "commit", "computed_in", OWN_PARTS})
 """What is recorded beside options, and never compared."""
+
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 Role = TypeVar("Role")
 Config = TypeVar("Config")
@@ -102,6 +108,16 @@ class Replaces:
     """Value of this option that the older one's no means."""
     yes: Any
     """Value of this option that the older one's yes means."""
+
+
+@dataclass(frozen=True)
+class Imports:
+    """The option, or each word of it, may name a part of the user's own by its import path."""
+
+    def paths(self, value: Any) -> Iterable[str]:
+        """Yield the import paths that the option's value names."""
+        words = value if isinstance(value, tuple | list) else [value or ""]
+        return filter(None, (own_path(part) for word in words for part in str(word).split()))
 
 
 @dataclass(frozen=True)
@@ -203,6 +219,12 @@ def roles(options: type, kind: type[Role]) -> dict[str, Role]:
         for mark in option.marks
         if isinstance(mark, kind)
     }
+
+
+def own_path(word: str) -> str:
+    """Return the import path that a word begins with, package.module.name; "" if there is none."""
+    found = _IMPORT_PATH.match(word)
+    return found[0] if found else ""
 
 
 def flag_of(name: str) -> str:

@@ -10,24 +10,24 @@ import tyro
 
 from shards.errors import InputError
 from shards.nested import Follows, flat, options_of
+from shards.own_parts import TrustOptions
 from shards.raster.finding import OnMismatch
 from shards.raster.height_unit import HeightUnit
-from shards.roles import Before, Ending, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
+from shards.roles import Before, Ending, Imports, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
 from trainer.devices.choice import Precision, Wanted
 from trainer.options import (
     AugmentOptions,
     ChipOptions,
-    DecoderKind,
     FitOptions,
     KeepOptions,
     ModelOptions,
     ObjectiveOptions,
     OptimiserOptions,
     ReadingOptions,
-    RunConfig,
     TaskOptions,
     TokenOptions,
 )
+from trainer.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ ON_CHIPS = OnlyWith(checkpoint=Some())
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(TrustOptions):
     """Score a model on the chips of a dataset, beside simple baselines.
 
     Or score maps where height rasters cover them: with --maps and --heights.
@@ -214,9 +214,9 @@ class SweepConfig:
     """Number of trainings with options drawn at random."""
     learning_rate: tuple[float, float] = (1e-4, 1e-2)
     """Lowest and highest learning rate; draws are even on a logarithmic scale."""
-    loss_choices: tuple[str, ...] = ("squared", "asymmetric(factor=1.3)")
+    loss_choices: Annotated[tuple[str, ...], Imports()] = ("squared", "asymmetric(factor=1.3)")
     """Losses to draw from, each as for treeline train --loss; several words of one: in one pair of quotes."""
-    decoder_choices: tuple[DecoderKind, ...] = ("detail", "residual")
+    decoder_choices: Annotated[tuple[str, ...], Imports()] = ("detail", "residual")
     """Decoders to draw from."""
     limit: int | None = 10_000
     """Chips that each trial trains on; all are scored on all validation chips."""

@@ -7,17 +7,36 @@ line knows them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import tyro
 
 from shards.errors import InputError
-from shards.nested import Follows, built, replaced
+from shards.nested import Follows
 from shards.read.read_options import ReadOptions
-from shards.roles import Another, Before, Decided, MayChange, OnlyWith, Place, Some, flag_of
-from trainer.devices.choice import OF_BF16, Precision, Wanted
+from shards.roles import (
+    Another,
+    Before,
+    Decided,
+    Imports,
+    MayChange,
+    OnlyWith,
+    Place,
+    Some,
+    flag_of,
+    own_path,
+)
+from trainer.devices.choice import OF_BF16, Precision
 
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
 DecoderKind = Literal["detail", "residual", "dpt", "linear"]
+DecoderName = Annotated[
+    str,
+    Imports(),
+    tyro.conf.arg(metavar="|".join((*get_args(DecoderKind), "package.module.Class"))),
+]
+"""Kind of decoder, or the import path of one of the user's own."""
 Task = Literal["height", "tile-value", "tile-class", "pixel-class"]
 """What is learnt: heights of pixels, a number or a class for each tile, or a class for each pixel."""
 HeadKind = Literal["class", "mean", "attention"]
@@ -28,7 +47,7 @@ OF_PIXELS: tuple[Task, ...] = ("height", "pixel-class")
 """Tasks whose tokens a decoder turns into pixels."""
 BACKBONE_LEARNS = OnlyWith(tune=("last", "lora", "all"))
 PLATEAU = OnlyWith(schedule="plateau")
-WITH_NORM = OnlyWith(decoder=("detail", "residual"), task=OF_PIXELS)
+WITH_NORM = OnlyWith(decoder=Another(("dpt", "linear")), task=OF_PIXELS)
 
 
 def refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) -> None:
@@ -40,18 +59,6 @@ def refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) ->
     for name, (is_good, instead) in checks.items():
         if not is_good:
             raise InputError(f"{flag_of(name)} {getattr(options, name)}: choose {instead}")
-
-
-def worker_range(workers: int | str) -> tuple[int, int]:
-    """Return the fewest and most Ray workers that --workers N or MIN:MAX allows.
-
-    Raises:
-        InputError: it is neither.
-    """
-    least, _, most = str(workers).partition(":")
-    if not least.isdecimal() or not (most or least).isdecimal() or int(least) > int(most or least):
-        raise InputError(f"--workers {workers}: give N, or MIN:MAX with MIN not above MAX")
-    return int(least), int(most or least)
 
 
 @dataclass(frozen=True)
@@ -94,11 +101,10 @@ class ModelOptions:
     """Blocks that learn with --tune last."""
     lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
     """Rank of the adapters with --tune lora."""
-    decoder: Annotated[DecoderKind, OnlyWith(task=OF_PIXELS)] = "detail"
-    """Kind of decoder, which turns the backbone's tokens into pixels; dpt has heights alone."""
-    decoder_widths: Annotated[
-        tuple[int, ...], OnlyWith(decoder=("detail", "residual", "dpt"), task=OF_PIXELS)
-    ] = ()
+    decoder: Annotated[DecoderName, OnlyWith(task=OF_PIXELS)] = "detail"
+    """Kind of decoder, which turns the backbone's tokens into pixels; dpt has heights alone. Or a class of
+    your own (docs/own-parts.md)."""
+    decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=Another(("linear",)), task=OF_PIXELS)] = ()
     """Channels of the decoder's stages, from patches to pixels; default: the decoder's own."""
     norm: Annotated[Literal["batch", "group"], WITH_NORM] = "group"
     """Normalisation in the decoder; with "group" a chip's height does not depend on its batch."""
@@ -112,6 +118,20 @@ class ModelOptions:
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
         refuse_out_of_range(self, {"dropout": (0 <= self.dropout < 1, "0 or more and below 1")})
+        check_decoder(self.decoder)
+
+
+def check_decoder(name: str) -> None:
+    """Refuse a name that is neither a decoder's nor an import path; nothing is imported.
+
+    Raises:
+        InputError: says which names there are.
+    """
+    if name not in get_args(DecoderKind) and own_path(name) != name:
+        raise InputError(
+            f"--decoder {name}: no such decoder; choose one of {', '.join(get_args(DecoderKind))}, or name "
+            "your own, package.module.Class"
+        )
 
 
 @dataclass(frozen=True)
@@ -132,8 +152,9 @@ class TokenOptions:
 class ObjectiveOptions:
     """Loss and baselines."""
 
-    loss: Annotated[tuple[str, ...], OF_HEIGHTS] = ("asymmetric(factor=1.3)",)
-    """Losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM[..TO]]; see docs/training.md."""
+    loss: Annotated[tuple[str, ...], Imports(), OF_HEIGHTS] = ("asymmetric(factor=1.3)",)
+    """Losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM[..TO]]; see docs/training.md. NAME may
+    be package.module.function, of your own (docs/own-parts.md)."""
     baseline_chips: Annotated[int, Follows("cache_gigabytes")] = 20_000
     """Training chips to which the two baselines (mean or commonest class, regression) are fitted."""
 
@@ -368,32 +389,3 @@ class ReadingOptions:
             cache=self.cache,
             cache_bytes=round(self.cache_gigabytes * 1e9),
         )
-
-
-class RunConfig:
-    """What the configurations of training and of pre-training have in common; their fields are their own."""
-
-    workers: int | str
-    device: Wanted
-    fit: FitOptions
-
-    @classmethod
-    def of(cls, data: str, out: str, **options: Any) -> Self:
-        """Make a configuration of options by name, whatever part they stand in."""
-        return built(cls, {"data": data, "out": out, **options})
-
-    def with_options(self, **options: Any) -> Self:
-        """Return the same configuration with other values of these options."""
-        return replaced(self, options)
-
-    @property
-    def worker_range(self) -> tuple[int, int]:
-        """Fewest and most Ray workers; see `worker_range`."""
-        return worker_range(self.workers)
-
-    @property
-    def global_batch(self) -> int:
-        """Chips or tiles per step, over all workers."""
-        fit = self.fit
-        size = fit.batch_on_cpu if fit.batch_size is None else fit.batch_size
-        return fit.batch_per_worker * max(1, self.worker_range[1]) or size

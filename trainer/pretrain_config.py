@@ -16,9 +16,9 @@ from trainer.options import (
     KeepOptions,
     OptimiserOptions,
     ReadingOptions,
-    RunConfig,
     refuse_out_of_range,
 )
+from trainer.run_config import RunConfig
 
 DINO, MAE = OnlyWith(method="dino"), OnlyWith(method="mae")
 TINY = OnlyWith(backbone="tiny")

@@ -97,7 +97,8 @@ def prepared(config: AttentionConfig) -> Work:
         InputError: an option, the checkpoint, a tile or a raster cannot be used.
     """
     device = chosen_here(config.device, config.precision)
-    loaded = load_encoder(config.checkpoint, "" if config.weights == "random" else config.weights)
+    weights = "" if config.weights == "random" else config.weights
+    loaded = load_encoder(config.checkpoint, weights, trust=config.trust)
     if config.weights == "random":
         encoder = untrained(loaded.encoder, config.seed)
         loaded = LoadedEncoder(encoder, "random", loaded.fingerprint, loaded.trained_on)

@@ -76,7 +76,7 @@ class Embedder:
 def _encoder_here(job: EmbedJob) -> Encoder:
     """Load the encoder that the run began with, onto the job's device."""
     config = job.config
-    loaded = load_encoder(config.checkpoint, config.weights)
+    loaded = load_encoder(config.checkpoint, config.weights, trust=config.trust)
     if loaded.fingerprint != job.made_with["checkpoint"]:
         raise InputError(f"{config.checkpoint}: {CHANGED}")
     return placed_on(loaded.encoder, config.precision, usable(job.device))

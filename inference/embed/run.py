@@ -50,7 +50,7 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
     """
     check_options(config)
     config = replace(config, checkpoint=checkpoint_url(config.checkpoint))
-    loaded = load_encoder(config.checkpoint, config.weights, with_weights=False)
+    loaded = load_encoder(config.checkpoint, config.weights, False, config.trust)
     tiles = open_tiles(config, loaded.encoder.schema)
     if tiles.remark:
         print(f"treeline: {tiles.remark}", file=sys.stderr, flush=True)

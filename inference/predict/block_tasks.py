@@ -50,6 +50,8 @@ class MapJob:
     """Whether to write a picture beside each map."""
     stac: bool = False
     """Whether to write a STAC item beside each map."""
+    trust: str = ""
+    """Import path of the checkpoint's own decoder; "" if its decoder is built in."""
     tags: tuple[tuple[str, str], ...] = ()
     """Metadata of every map: names and values."""
 

@@ -21,7 +21,7 @@ from inference.predict.run import map_job, predict
 from inference.scenes.array_pixels import array_pixels
 from inference.scenes.scene_list import find_scenes
 from shards.errors import InputError
-from trainer.devices.choice import Kind, Precision
+from trainer.devices.choice import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +83,16 @@ class Map:
 class MapMaker:
     """Maps of one model in memory. Its checkpoint must stay where it is."""
 
-    def __init__(self, checkpoint: str, model: Model, device: Kind, precision: Precision) -> None:
-        """Take a model that is on the device, and the URL of its checkpoint."""
-        self._checkpoint, self._model, self._precision = checkpoint, model, precision
+    def __init__(self, checkpoint: str, model: Model, device: Kind, fixed: dict[str, Any]) -> None:
+        """Take a model that is on the device.
+
+        Args:
+            checkpoint: URL of its checkpoint.
+            model: the model.
+            device: the device.
+            fixed: options of predict that stay, such as the precision.
+        """
+        self._checkpoint, self._model, self._fixed = checkpoint, model, fixed
         self._engine = InProcess(device, model)
         self._jobs: dict[PredictConfig, MapJob] = {}
         """Settings by options; kept, since making them reads the weights."""
@@ -122,7 +129,7 @@ class MapMaker:
         return Map.of(as_stored(stored_CHW, job.content.bands(job.options)[0]), job, None, None)
 
     def _config(self, options: dict[str, Any], scene: str, out: str) -> PredictConfig:
-        return PredictConfig((scene,), self._checkpoint, out, precision=self._precision, **options)
+        return PredictConfig((scene,), self._checkpoint, out, **self._fixed, **options)
 
     def _job(self, options: dict[str, Any]) -> MapJob:
         """Return the settings of maps with these options, wherever the pixels come from."""

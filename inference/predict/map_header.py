@@ -34,15 +34,17 @@ class MapHeader:
     """Statistics of the chips that normalise the images."""
 
 
-def read_map_header(url: str) -> MapHeader:
+def read_map_header(url: str, trust: str = "") -> MapHeader:
     """Read the description of the checkpoint at `url` without holding its weights in memory.
+
+    For `trust` see trainer.model.trust.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, or its classes do not fit into a map.
     """
     kind = format_of(url)
     if kind == CLASSES:
-        of_classes = load_class_checkpoint(url, with_weights=False)
+        of_classes = load_class_checkpoint(url, with_weights=False, trust=trust)
         schema = of_classes.model.schema
         content = MapContent("pixel classes", schema.label, _in_bytes(url, schema.class_names))
         size, read = of_classes.model.patch_size, of_classes
@@ -57,7 +59,7 @@ def read_map_header(url: str) -> MapHeader:
             of_classes.model.statistics,
         )
     if kind == TILES:
-        of_tiles = load_tile_checkpoint(url, with_weights=False)
+        of_tiles = load_tile_checkpoint(url, with_weights=False, trust=trust)
         encoder, head = of_tiles.model.encoder, of_tiles.model.head
         classes = _in_bytes(url, numbered(head.classes)) if head.classes else ()
         content = MapContent("tiles", head.label, classes, head.unit, encoder.schema.chip_size)
@@ -71,7 +73,7 @@ def read_map_header(url: str) -> MapHeader:
             content,
             encoder.statistics,
         )
-    header = read_checkpoint_header(url)
+    header = read_checkpoint_header(url, trust)
     return MapHeader(
         header.schema,
         header.patch_size,

@@ -128,7 +128,7 @@ def batch_size_that_fits(job: MapJob, model: Model | None = None) -> int:
 
 def model_here(job: MapJob) -> Model:
     """Load the checkpoint that the run began with, onto the job's device."""
-    model, fingerprint = load_model(job.checkpoint)
+    model, fingerprint = load_model(job.checkpoint, job.trust)
     if fingerprint != job.fingerprint:
         raise InputError(f"{job.checkpoint}: has changed since this run began; run the command again")
     return placed_on(model, job.options.precision, usable(job.device))

@@ -153,7 +153,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:
         The job, what the maps are made with, and the statistics of the training.
     """
     url = checkpoint_url(config.checkpoint)
-    checkpoint = read_map_header(url)
+    checkpoint = read_map_header(url, config.trust)
     content = checkpoint.content
     refuse_without_effect(config, content)
     if content.kind == "tiles":
@@ -188,6 +188,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:
         palette=config.palette,
         quick_look=config.quick_look,
         stac=config.stac,
+        trust=config.trust,
     )
     return job, made_with, checkpoint.statistics
 

@@ -357,7 +357,7 @@ def test_an_option_that_can_do_nothing_is_refused_in_a_file_of_the_users_alone(
         cli.parse("train", [*TRAIN[1:], "--config", str(mine)])
     written = ["--config", str(run / "checkpoints" / "config.yaml"), "--out", "o"]
     assert cli.parse("train", [*written, "--decoder", "dpt"]).model.norm == "group"
-    with pytest.raises(InputError, match="--norm: does nothing without --decoder detail or residual"):
+    with pytest.raises(InputError, match="--norm: does nothing with --decoder dpt"):
         cli.parse("train", [*written, "--decoder", "dpt", "--norm", "group"])
     assert cli.parse("train", [*TRAIN[1:], "--recipe", "notebook", "--decoder", "dpt"]).model.norm == "batch"
 

@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "shards.raster": {"shards.format", "shards.storage"},
     "shards.read": {"shards.format", "shards.raster", "shards.storage"},
     "shards.nested": set(),
+    "shards.own_parts": {"shards.nested", "shards.roles"},
     "shards.roles": {"shards.nested"},
     "shards.storage": set(),
     "shards.version": set(),
@@ -69,6 +70,7 @@ ROOMS: dict[str, set[str]] = {
     "trainer.commands": {
         "shards.format",
         "shards.nested",
+        "shards.own_parts",
         "shards.read",
         "shards.roles",
         "shards.storage",
@@ -110,13 +112,20 @@ ROOMS: dict[str, set[str]] = {
         "trainer.pretrain_config",
         "trainer.score",
     },
-    "trainer.pretrain_config": {"shards.roles", "trainer.devices", "trainer.options"},
+    "trainer.pretrain_config": {
+        "shards.roles",
+        "trainer.devices",
+        "trainer.options",
+        "trainer.run_config",
+    },
     "trainer.config": {
         "shards.nested",
+        "shards.own_parts",
         "shards.raster",
         "shards.roles",
         "trainer.devices",
         "trainer.options",
+        "trainer.run_config",
     },
     "trainer.data": {
         "shards.format",
@@ -127,12 +136,15 @@ ROOMS: dict[str, set[str]] = {
         "trainer.model",
         "trainer.options",
     },
-    "trainer.decoders": set(),
+    "trainer.decoders": {
+        "shards.own_parts",
+    },
     "trainer.devices": {"shards.format", "shards.roles", "trainer.score"},
     "trainer.fit": {
         "shards.draw",
         "shards.format",
         "shards.nested",
+        "shards.own_parts",
         "shards.read",
         "shards.roles",
         "trainer.config",
@@ -145,7 +157,9 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer.model": {
         "shards.format",
+        "shards.own_parts",
         "shards.read",
+        "shards.roles",
         "shards.storage",
         "trainer.decoders",
         "trainer.devices",
@@ -153,9 +167,11 @@ ROOMS: dict[str, set[str]] = {
         "trainer.score",
     },
     "trainer.options": {"shards.nested", "shards.read", "shards.roles", "trainer.devices"},
+    "trainer.run_config": {"shards.nested", "trainer.devices", "trainer.options"},
     "trainer.run_folder": {
         "shards.format",
         "shards.nested",
+        "shards.own_parts",
         "shards.read",
         "shards.storage",
         "shards.version",
@@ -183,7 +199,13 @@ ROOMS: dict[str, set[str]] = {
         "inference.scenes",
         "inference.tiling",
     },
-    "inference.config": {"shards.draw", "shards.raster", "shards.roles", "trainer.devices"},
+    "inference.config": {
+        "shards.draw",
+        "shards.own_parts",
+        "shards.raster",
+        "shards.roles",
+        "trainer.devices",
+    },
     "inference.distances": {
         "shards.draw",
         "shards.format",
@@ -350,7 +372,7 @@ STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
 LIBRARY_ROOMS = {"ray": {"cluster.jobs"}} | {name: {"shards.storage"} for name in STORAGE_LIBRARIES}
 """Library: the rooms that import it. Ray is also imported in files named on_ray.py or ..._on_ray.py."""
 WITHOUT_TORCH = {
-    *("shards", "ingest", "trainer.score", "trainer.config", "trainer.options"),
+    *("shards", "ingest", "trainer.score", "trainer.config", "trainer.options", "trainer.run_config"),
     "inference.distances",
     *("trainer.matrix", "trainer.matrix_config"),
 }

@@ -143,7 +143,7 @@ def test_its_names_are_there_and_others_are_not() -> None:
 
 OF_FILES = {"scenes", "checkpoint", "out", "overwrite", "stac", "quick_look", "palette"}
 OF_RAY = {"workers", "gpus_per_worker"}
-OF_LOAD = {"device", "precision"}
+OF_LOAD = {"device", "precision", "trust"}
 OF_DATASETS = {"data", "split", "where", "limit", "tiles_per_part"}
 
 
@@ -164,7 +164,7 @@ def test_options_are_the_commands(options: Any, config: Any, others: set[str]) -
     assert asked.keys() == fields.keys() - others
     assert {name: fields[name] for name in asked} == asked
     of_load = get_type_hints(treeline.LoadOptions, localns=names)
-    assert all(fields[name] == of_load[name] for name in ("device", "precision"))
+    assert all(fields[name] == of_load[name] for name in OF_LOAD)
 
 
 # --- maps ---

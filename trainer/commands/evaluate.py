@@ -32,7 +32,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     device = torch.device(chosen_here(config.device, config.precision))
     asked = computes(config.precision, device)
-    checkpoint = load_checkpoint(config.checkpoint)
+    checkpoint = load_checkpoint(config.checkpoint, trust=config.trust)
     dataset = open_dataset(config.data, config.reading.read_options)
     trained_schema = checkpoint.regressor.schema
     refuse_other_label(config.data, dataset.schema, trained_schema)

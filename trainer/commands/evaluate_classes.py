@@ -72,7 +72,7 @@ def evaluate_classes(config: EvaluateConfig) -> ClassEvaluation:
     """
     device = torch.device(chosen_here(config.device, config.precision))
     asked = computes(config.precision, device)
-    checkpoint = load_class_checkpoint(config.checkpoint)
+    checkpoint = load_class_checkpoint(config.checkpoint, trust=config.trust)
     dataset = open_dataset(config.data, config.reading.read_options)
     check_chips(checkpoint, dataset)
     chips = chips_to_score(config, dataset)

@@ -94,7 +94,7 @@ def evaluate_tiles(config: EvaluateConfig) -> TileEvaluation:
         raise InputError(f"--limit {config.limit}: give 1 or more")
     device = torch.device(chosen_here(config.device, config.precision))
     asked = computes(config.precision, device)
-    checkpoint = load_tile_checkpoint(config.checkpoint)
+    checkpoint = load_tile_checkpoint(config.checkpoint, trust=config.trust)
     dataset = open_dataset(config.data, config.reading.read_options)
     head = checkpoint.model.head
     tiles = with_a_label(dataset, head.label, dataset.chips(config.split, where=config.where))

@@ -13,6 +13,7 @@ import torch
 from shards.errors import DatasetError, InputError, one_line
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
+from shards.roles import own_path
 from shards.storage.objects import join, publish, remove_folder
 from trainer.commands.evaluate_classes import check_chips, predict_classes
 from trainer.commands.evaluate_tiles import labels_for, predict_tiles
@@ -125,7 +126,8 @@ def _tested(job: CellJob, about: dict[str, Any]) -> CellResult:
         "tile-class": (load_tile_checkpoint, _labels),
     }
     load, columns_of = ways[job.training.target.task]
-    checkpoint, device = load(job.training.out), usable(job.device)
+    trust = own_path(job.training.model.decoder)  # it was trained here, with this decoder
+    checkpoint, device = load(job.training.out, trust=trust), usable(job.device)
     datasets: dict[str, Dataset] = {}
     tables = []
     for region in job.regions:

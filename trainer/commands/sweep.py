@@ -21,6 +21,7 @@ import yaml
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
 from shards.nested import flat
+from shards.own_parts import recorded
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join, publish
@@ -35,6 +36,7 @@ from trainer.devices.choice import IN_FLOAT32, Computes, Kind
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
 from trainer.fit.loss import parse_loss
+from trainer.model.make import check_own_decoder
 from trainer.run_folder.metrics_file import read_metrics
 from trainer.run_folder.run_writer import RunOptions, RunWriter, config_yaml, run_options
 from trainer.score.epochs import EPOCH
@@ -137,6 +139,7 @@ def _sweep(
         "val_where": base.chips.validated_where,
         "limit": config.limit,
         **made_by_code(),
+        **recorded(config),
         "config": asdict(config),
     }
     _write(about, trials, ended)
@@ -174,6 +177,8 @@ def check_sweep(config: SweepConfig, base: TrainConfig, device: Kind | None) -> 
             raise InputError(f"--{name.replace('_', '-')}: is empty; give one or more")
     for choice in config.loss_choices:
         parse_loss(tuple(choice.split()))
+    for decoder in config.decoder_choices:
+        check_own_decoder(base.with_options(decoder=decoder).model)
     if base.target.task != "height":
         raise InputError(
             f"{config.train_config}: task is {base.target.task}; a sweep compares heights alone, by their "

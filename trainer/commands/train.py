@@ -9,6 +9,7 @@ import torch
 
 from shards.errors import InputError
 from shards.nested import flat
+from shards.own_parts import note_changes, recorded
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, renewed, why_idle
@@ -33,7 +34,7 @@ from trainer.fit.loop import Fit
 from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import check_faithful, notebook_variant
 from trainer.fit.variant import Variant, ordinary
-from trainer.model.make import new_regressor
+from trainer.model.make import check_own_decoder, new_regressor
 from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.regressor import Regressor
 from trainer.model.weights_apart import set_apart
@@ -148,10 +149,13 @@ def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
         check_tiles(config, dataset)
     if config.target.task == "pixel-class":
         check_classes(config, dataset)
+    if not of_tiles:
+        check_own_decoder(model, max(1, len(dataset.schema.class_names)))
     if chosen.balance_heights:
         dataset.height_weights(chips, chosen.balance_heights)
     if exists(join(config.out, CONFIG)):
         check_resumes(config, dataset.manifest.fingerprint)
+        note_changes(read_options(join(config.out, CONFIG)), recorded(config), config.out)
     check_writable(config.out)
     if config.tokens.token_store:
         check_writable(config.tokens.token_store)

@@ -6,5 +6,6 @@ detail         a thin U-Net over the pixels, with the tokens at its bottom
 residual       four doublings with residual blocks
 dpt            CHMv2's head and height bins
 linear         one linear layer
+own            a decoder of the user's own
 chip_dropout   dropout from random numbers of each chip's own
 """

@@ -4,6 +4,7 @@
     detail     a thin U-Net over the pixels, with the tokens at its bottom      (trainer.decoders.detail)
     dpt        CHMv2's: four layers fused, each pixel a mean over height bins  (trainer.decoders.dpt)
     linear     each patch's heights a linear function of its token             (trainer.decoders.linear)
+    a.b.Class  the user's own, by its import path                              (trainer.decoders.own)
 
 `trainer.decoders.make` makes them.
 """
@@ -38,7 +39,7 @@ class DecoderConfig:
     dropout: float = 0.0
     """Share (0..1) of channels dropped while training."""
     kind: str = "residual"
-    """Name in the list above."""
+    """Name in the list above, or an import path."""
     upsample: int = 1
     """Factor by which the image is enlarged for the backbone, so that patches cover fewer metres."""
     outputs: int = 1

@@ -10,6 +10,7 @@ from shards.errors import InputError
 from trainer.decoders.detail import DetailDecoder
 from trainer.decoders.features import Decoder, DecoderConfig
 from trainer.decoders.linear import LinearDecoder
+from trainer.decoders.own import own_decoder
 from trainer.decoders.residual import ResidualDecoder
 
 OWN_WIDTHS = {"residual": (64, 32, 16, 8), "detail": (64, 48, 32, 16), "dpt": (), "linear": ()}
@@ -29,9 +30,14 @@ def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int,
     Raises:
         InputError: there is no such decoder, or it cannot turn such patches back into pixels.
     """
+    if "." in config.kind:
+        return own_decoder(config, depth, token_width, patch, bands)
     if config.kind not in OWN_WIDTHS:
         names = ", ".join(OWN_WIDTHS)
-        raise InputError(f"--decoder {config.kind}: no such decoder; choose one of {names}")
+        raise InputError(
+            f"--decoder {config.kind}: no such decoder; choose one of {names}, or name your own, "
+            "package.module.Class"
+        )
     config = replace(config, widths=config.widths or own_widths(config.kind, token_width))
     if config.kind == "detail":
         return DetailDecoder(config, depth, token_width, patch, bands)

@@ -18,6 +18,7 @@ labels            labels of whole tiles as an objective
 loss              a loss as weighted terms, their names (TERMS), and their weights over training
 loss_terms        the other loss terms
 patch_gradient    the loss term of edges
+own_term          a loss term of the user's own
 loss_scale        scale of the loss in float16
 optimiser         learning rates and schedule per parameter group
 weight_average    a running average of the weights

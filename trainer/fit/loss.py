@@ -9,7 +9,8 @@
 A term is a word, NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO, in which all but the name is optional. The
 weight is WEIGHT (default 1). With END_WEIGHT it changes in a straight line from WEIGHT at FROM (default 0) to
 END_WEIGHT at TO (default 1), and stays there. Before FROM the term is off. FROM and TO are shares of the
-whole training. The words above are the stages of CHMv2 (arXiv:2603.06382, section 2.6).
+whole training. The words above are the stages of CHMv2 (arXiv:2603.06382, section 2.6). A name with a dot is
+the import path of a term of the user's own (trainer.fit.own_term).
 """
 
 import re
@@ -23,6 +24,7 @@ from torch import Tensor
 from shards.errors import InputError
 from trainer.fit.loss_terms import (
     ABOVE_0,
+    FINITE,
     MUST_BE,
     NOT_BELOW_0,
     SHARE,
@@ -38,6 +40,7 @@ from trainer.fit.loss_terms import (
     Total,
     over_chips,
 )
+from trainer.fit.own_term import own_kind
 from trainer.fit.patch_gradient import PatchGradient
 
 TERMS: dict[str, type[Term]] = {
@@ -55,7 +58,7 @@ _WORD = re.compile(
     r"(?P<name>[^(:@]*)(\((?P<keys>[^()]*)\))?"
     r"(:(?P<weight>[^:@]*))?(:(?P<end>[^:@]*))?(@(?P<start>.*?)(\.\.(?P<stop>.*))?)?"
 )
-_BOUNDS = {ABOVE_0: (5e-324, inf), NOT_BELOW_0: (0.0, inf), SHARE: (0.0, 1.0)}
+_BOUNDS = {ABOVE_0: (5e-324, inf), NOT_BELOW_0: (0.0, inf), SHARE: (0.0, 1.0), FINITE: (-inf, inf)}
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,11 @@ def _parse_word(word: str) -> Weighted:
         form = "NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO"
         raise InputError(f"--loss {word}: cannot be read; write {form}, where only NAME is required")
     name, weight, end = found["name"], found["weight"], found["end"]
-    if name not in TERMS:
-        raise InputError(f"--loss {word}: there is no term {name!r}; choose one of {', '.join(TERMS)}")
+    if name not in TERMS and "." not in name:
+        raise InputError(
+            f"--loss {word}: there is no term {name!r}; choose one of {', '.join(TERMS)}, or name your own, "
+            "package.module.function"
+        )
     term = _new_term(word, name, found["keys"])
     first = _number(word, "the weight", weight, NOT_BELOW_0, 1.0)
     last = _number(word, "the end weight", end, NOT_BELOW_0, first)
@@ -176,8 +182,12 @@ def _parse_word(word: str) -> Weighted:
 
 def _new_term(word: str, name: str, keys: str | None) -> Term:
     """Make the term; `keys` is the text between the brackets, None without brackets."""
-    kind = TERMS[name]
-    must_be = {key.name: key.metadata[MUST_BE] for key in fields(kind)}  # type: ignore[arg-type]
+    own = own_kind(word, name) if name not in TERMS else None
+    must_be = (
+        dict.fromkeys(own.keys, FINITE)
+        if own
+        else {key.name: key.metadata[MUST_BE] for key in fields(TERMS[name])}  # type: ignore[arg-type]
+    )
     numbers: dict[str, float] = {}
     for pair in keys.split(",") if keys else ():
         key, _, text = (part.strip() for part in pair.partition("="))
@@ -189,7 +199,7 @@ def _new_term(word: str, name: str, keys: str | None) -> Term:
         if key in numbers:
             raise InputError(f"--loss {word}: {key} is given twice; give it once")
         numbers[key] = _number(word, key, text, must_be[key], 0.0)
-    return kind(**numbers)
+    return own.term(numbers) if own else TERMS[name](**numbers)
 
 
 def _number(word: str, what: str, text: str | None, must_be: str, default: float) -> float:

@@ -4,6 +4,7 @@
     silog                                                                       logarithms of heights
     gradient                                                                    differences of neighbours
     patch_gradient, in trainer.fit.patch_gradient                               edges
+    a user's own, in trainer.fit.own_term
 
 Sums add up over batches and ranks; averages do not if the parts have unequal numbers of measured pixels. Most
 terms are such averages: their slope follows from the counts, which are known before any prediction. A term's
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-ABOVE_0, NOT_BELOW_0, SHARE = "above 0", "of 0 or more", "from 0 to 1"
+ABOVE_0, NOT_BELOW_0, SHARE, FINITE = "above 0", "of 0 or more", "from 0 to 1", "that is finite"
 MUST_BE = "must be"
-"""Key in a field's metadata for the one of these three that its number must be."""
+"""Key in a field's metadata for the one of these that its number must be."""
 
 
 Total = Callable[[Tensor], Tensor]
@@ -93,23 +94,22 @@ def mean(sum_: Tensor, count: Tensor) -> Tensor:
 # --- errors of single pixels ---
 
 
-class PixelTerm(ABC):
+class MeanCost(ABC):
     """Mean over pixels of each pixel's cost."""
 
     sum_count: ClassVar[int] = 2
     counts_tell_slope: ClassVar[bool] = True
 
     @abstractmethod
-    def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
-        """Return cost_BHW of errors in metres (predicted minus measured) at these measured heights."""
+    def cost_at(self, predicted_BHW: Tensor, height_BHW: Tensor) -> Tensor:
+        """Return cost_BHW of predicted heights where these are measured, in metres."""
 
     def sums(
         self, predicted_BHW: Tensor, height_BHW: Tensor, measured_BHW: Tensor, total: Total = over_chips
     ) -> Tensor:
         """Compute (sum of costs, number of pixels)."""
-        height_BHW = filled(height_BHW, measured_BHW)
-        error_BHW = filled(predicted_BHW, measured_BHW) - height_BHW
-        return torch.stack(sum_and_count(self.cost(error_BHW, height_BHW), measured_BHW, total))
+        cost_BHW = self.cost_at(filled(predicted_BHW, measured_BHW), filled(height_BHW, measured_BHW))
+        return torch.stack(sum_and_count(cost_BHW, measured_BHW, total))
 
     def counts(self, measured_BHW: Tensor) -> Tensor:
         """See Term."""
@@ -118,6 +118,18 @@ class PixelTerm(ABC):
     def value(self, sums_K: Tensor) -> Tensor:
         """Compute the cost per pixel."""
         return mean(sums_K[0], sums_K[1])
+
+
+class PixelTerm(MeanCost):
+    """Mean over pixels of a cost that depends on the error, and perhaps on the measured height."""
+
+    @abstractmethod
+    def cost(self, error_BHW: Tensor, height_BHW: Tensor) -> Tensor:
+        """Return cost_BHW of errors in metres (predicted minus measured) at these measured heights."""
+
+    def cost_at(self, predicted_BHW: Tensor, height_BHW: Tensor) -> Tensor:
+        """See MeanCost."""
+        return self.cost(predicted_BHW - height_BHW, height_BHW)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
 from trainer.model.run_checkpoints import read_run_checkpoints
 from trainer.model.trainable import merged
+from trainer.model.trust import check_trust
 from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
 
@@ -167,21 +168,23 @@ class CheckpointFolder:
         return fingerprint_of(self.config, self.statistics, checksum)
 
 
-def read_checkpoint_folder(name: str, check: Check, with_weights: bool) -> CheckpointFolder:
+def read_checkpoint_folder(name: str, check: Check, with_weights: bool, trust: str = "") -> CheckpointFolder:
     """Read the checkpoint at `name`, or the best of the run there.
 
     Args:
         name: folder of a checkpoint or a run.
         check: refuses a checkpoint of another format or version; see `check_version`.
         with_weights: whether its models get the weights.
+        trust: import path of its decoder, if that is the user's own; see trainer.model.trust.
 
     Raises:
-        InputError: it is incomplete, or has another format or version.
+        InputError: it is incomplete, has another format or version, or names code that is not trusted.
     """
     url = checkpoint_url(name)
     check_files(url)
     config = read_json(join(url, CONFIG))
     check(url, config)
+    check_trust(url, config, trust)
     return CheckpointFolder(url, config, read_statistics(url), read_json(join(url, METRICS)), with_weights)
 
 

@@ -47,17 +47,20 @@ def is_of_classes(name: str) -> bool:
     return format_of(name) == CLASSES
 
 
-def load_class_checkpoint(name: str, with_weights: bool = True) -> ClassCheckpoint:
+def load_class_checkpoint(name: str, with_weights: bool = True, trust: str = "") -> ClassCheckpoint:
     """Load the checkpoint at `name` (or the best of the run there), on the CPU, in eval mode.
 
     Args:
         name: folder of a checkpoint or a run.
         with_weights: whether its weights are wanted; see `load_tile_checkpoint`.
+        trust: import path of its decoder, if that is the user's own; see trainer.model.trust.
 
     Raises:
         InputError: it is incomplete, damaged, or of another format or version.
     """
-    folder = read_checkpoint_folder(name, partial(check_version, kind=CLASSES, version=VERSION), with_weights)
+    folder = read_checkpoint_folder(
+        name, partial(check_version, kind=CLASSES, version=VERSION), with_weights, trust
+    )
     with understood(join(folder.url, CONFIG), DAMAGED):
         model = ClassModel(
             folder.schema,

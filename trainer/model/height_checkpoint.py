@@ -51,18 +51,19 @@ class Checkpoint:
         return pixel_files((HEIGHTS, VERSION), self.regressor, self.trained_on, metrics)
 
 
-def load_checkpoint(url: str, with_weights: bool = True) -> Checkpoint:
+def load_checkpoint(url: str, with_weights: bool = True, trust: str = "") -> Checkpoint:
     """Load the checkpoint at `url` (or the best of the run there), on the CPU, in eval mode.
 
     Args:
         url: folder of a checkpoint or a run.
         with_weights: whether to load the weights. Without them the regressor is on the device "meta", which
             describes it and takes no memory.
+        trust: import path of its decoder, if that is the user's own; see trainer.model.trust.
 
     Raises:
-        InputError: there is no checkpoint, or it is incomplete.
+        InputError: there is no checkpoint, or it is incomplete or not trusted.
     """
-    folder = read_checkpoint_folder(url, _check_heights, with_weights)
+    folder = read_checkpoint_folder(url, _check_heights, with_weights, trust)
     with understood(join(folder.url, CONFIG), DAMAGED):
         decoder = DecoderConfig.from_json(folder.config["decoder"])
         regressor = Regressor(folder.schema, folder.bands, folder.statistics, folder.backbone(), decoder)
@@ -109,7 +110,7 @@ class CheckpointHeader:
     """Statistics of the chips that normalise the images."""
 
 
-def read_checkpoint_header(url: str) -> CheckpointHeader:
+def read_checkpoint_header(url: str, trust: str = "") -> CheckpointHeader:
     """Read the description of the checkpoint at `url` without holding its weights in memory.
 
     The weights are read once, piece by piece, for the fingerprint.
@@ -117,7 +118,7 @@ def read_checkpoint_header(url: str) -> CheckpointHeader:
     Raises:
         InputError: there is no checkpoint, or its weights are cut off, or they belong to another regressor.
     """
-    described = load_checkpoint(url, with_weights=False)
+    described = load_checkpoint(url, with_weights=False, trust=trust)
     regressor = described.regressor
     return CheckpointHeader(
         regressor.schema,

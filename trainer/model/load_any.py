@@ -14,18 +14,20 @@ from trainer.model.tile_model import TileModel
 AnyModel = Regressor | ClassModel | TileModel | Encoder
 
 
-def load_any(url: str, weights: str | None = None) -> AnyModel:
+def load_any(url: str, weights: str | None = None, trust: str = "") -> AnyModel:
     """Load what is at `url`, on the CPU; `weights` are "teacher" or "student" of a pre-training.
+
+    For `trust` see trainer.model.trust.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, or it has no such weights.
     """
     if weights or is_pretrained(url):
-        return load_encoder(url, weights).encoder
-    return load_model(url)[0]
+        return load_encoder(url, weights, trust=trust).encoder
+    return load_model(url, trust)[0]
 
 
-def load_model(url: str) -> tuple[Regressor | ClassModel | TileModel, str]:
+def load_model(url: str, trust: str = "") -> tuple[Regressor | ClassModel | TileModel, str]:
     """Load a model that predicts, on the CPU; return it and its checkpoint's fingerprint.
 
     Raises:
@@ -33,10 +35,10 @@ def load_model(url: str) -> tuple[Regressor | ClassModel | TileModel, str]:
     """
     kind = format_of(url)
     if kind == TILES:
-        of_tiles = load_tile_checkpoint(url)
+        of_tiles = load_tile_checkpoint(url, trust=trust)
         return of_tiles.model, of_tiles.fingerprint
     if kind == CLASSES:
-        of_classes = load_class_checkpoint(url)
+        of_classes = load_class_checkpoint(url, trust=trust)
         return of_classes.model, of_classes.fingerprint
-    of_heights = load_checkpoint(url)
+    of_heights = load_checkpoint(url, trust=trust)
     return of_heights.regressor, of_heights.fingerprint

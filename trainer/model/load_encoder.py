@@ -27,19 +27,24 @@ class LoadedEncoder:
     """Description of the checkpoint's training data and code."""
 
 
-def load_encoder(checkpoint: str, weights: str | None = None, with_weights: bool = True) -> LoadedEncoder:
+def load_encoder(
+    checkpoint: str, weights: str | None = None, with_weights: bool = True, trust: str = ""
+) -> LoadedEncoder:
     """Load the encoder of the checkpoint (or of the best one of the run) at `checkpoint`.
 
     Args:
         checkpoint: folder of a checkpoint or a run, of `treeline pretrain` or `treeline train`.
         weights: "teacher" or "student" of a pre-training; default: the teacher where there is one.
         with_weights: whether to load the weights; see `load_checkpoint`.
+        trust: import path of the decoder beside it, if that is the user's own; see trainer.model.trust.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, it has no such weights, or its backbone sees
             enlarged images.
     """
     if is_pretrained(checkpoint):
+        if trust:
+            raise InputError(f"--trust {trust}: {checkpoint} has no decoder; leave it out")
         pretrained = load_pretrained(checkpoint, weights, "compute" if with_weights else "describe")
         ((name, backbone),) = pretrained.backbones.items()
         encoder = Encoder(pretrained.schema, pretrained.bands, pretrained.statistics, backbone)
@@ -47,9 +52,9 @@ def load_encoder(checkpoint: str, weights: str | None = None, with_weights: bool
     if weights:
         raise InputError(f"--weights {weights}: {checkpoint} is no pre-training run; leave it out")
     if is_of_tiles(checkpoint):
-        of_tiles = load_tile_checkpoint(checkpoint, with_weights)
+        of_tiles = load_tile_checkpoint(checkpoint, with_weights, trust)
         return LoadedEncoder(of_tiles.model.encoder, "trained", of_tiles.fingerprint, of_tiles.trained_on)
-    loaded = _load_pixels(checkpoint, with_weights)
+    loaded = _load_pixels(checkpoint, with_weights, trust)
     encoder = encoder_of(checkpoint, loaded.regressor if isinstance(loaded, Checkpoint) else loaded.model)
     return LoadedEncoder(encoder, "trained", loaded.fingerprint, loaded.trained_on)
 
@@ -70,7 +75,7 @@ def encoder_of(checkpoint: str, model: PixelModel | TileModel) -> Encoder:
     return Encoder(model.schema, model.bands, model.statistics, model.backbone).eval()
 
 
-def _load_pixels(checkpoint: str, with_weights: bool) -> Checkpoint | ClassCheckpoint:
+def _load_pixels(checkpoint: str, with_weights: bool, trust: str) -> Checkpoint | ClassCheckpoint:
     """Load a checkpoint of heights, or of classes of pixels."""
     load = load_class_checkpoint if is_of_classes(checkpoint) else load_checkpoint
-    return load(checkpoint, with_weights)
+    return load(checkpoint, with_weights, trust)

@@ -5,14 +5,17 @@ regressor = new_regressor(dataset, ModelOptions(decoder="residual"))
 """
 
 from dataclasses import replace
+from typing import Any
 
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
 from shards.format.statistics import Statistics
 from shards.read.dataset import Dataset
+from shards.roles import own_path
 from trainer.decoders.features import DecoderConfig
-from trainer.model.backbone import new_backbone
+from trainer.decoders.own import own_decoder, own_kind
+from trainer.model.backbone import TINY, new_backbone
 from trainer.model.class_model import ClassModel
 from trainer.model.encoder import Encoder
 from trainer.model.pretrained import is_pretrained, load_pretrained
@@ -43,6 +46,26 @@ def new_regressor(
     return Regressor(dataset.schema, options.bands, statistics, backbone, _decoder(options))
 
 
+def check_own_decoder(options: ModelOptions, outputs: int = 1) -> None:
+    """Refuse a decoder of the user's own that cannot be used; where the backbone's shape is known, try it.
+
+    Raises:
+        InputError: says what is wrong; see trainer.decoders.own.
+    """
+    if not own_path(options.decoder):
+        return
+    own_kind(options.decoder)
+    shape = dict[str, Any]()
+    if options.backbone == "tiny":
+        shape = TINY
+    elif is_pretrained(options.backbone):
+        described = load_pretrained(options.backbone, options.backbone_weights, "describe")
+        shape = next(iter(described.backbones.values())).config.to_dict()
+    if shape and shape["patch_size"] % options.upsample == 0:
+        patch, config = shape["patch_size"] // options.upsample, _decoder(options, outputs)
+        own_decoder(config, shape["num_hidden_layers"], shape["hidden_size"], patch, len(options.bands))
+
+
 def _decoder(options: ModelOptions, outputs: int = 1) -> DecoderConfig:
     return DecoderConfig(
         options.decoder_widths, options.norm, options.dropout, options.decoder, options.upsample, outputs
@@ -55,7 +78,7 @@ def class_decoder(options: ModelOptions, classes: int) -> DecoderConfig:
     Raises:
         InputError: decoders of this kind compute heights alone.
     """
-    if options.decoder not in CLASS_DECODERS:
+    if options.decoder not in CLASS_DECODERS and not own_path(options.decoder):
         raise InputError(
             f"--decoder {options.decoder}: computes heights, no classes; choose "
             f"{', '.join(CLASS_DECODERS[:-1])} or {CLASS_DECODERS[-1]}"

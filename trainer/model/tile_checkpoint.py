@@ -59,18 +59,21 @@ def is_of_tiles(name: str) -> bool:
     return format_of(name) == TILES
 
 
-def load_tile_checkpoint(name: str, with_weights: bool = True) -> TileCheckpoint:
+def load_tile_checkpoint(name: str, with_weights: bool = True, trust: str = "") -> TileCheckpoint:
     """Load the checkpoint at `name` (or the best of the run there), on the CPU, in eval mode.
 
     Args:
         name: folder of a checkpoint or a run.
         with_weights: whether its weights are wanted. Without them the model is on the device "meta": it says
             what it is, and takes no memory.
+        trust: import path that the user names; a model of tiles has no decoder, so none is right.
 
     Raises:
         InputError: it is incomplete, damaged, or of another version.
     """
-    folder = read_checkpoint_folder(name, partial(check_version, kind=TILES, version=VERSION), with_weights)
+    folder = read_checkpoint_folder(
+        name, partial(check_version, kind=TILES, version=VERSION), with_weights, trust
+    )
     with understood(join(folder.url, CONFIG), DAMAGED):
         encoder = Encoder(folder.schema, folder.bands, folder.statistics, folder.backbone())
         model = TileModel(encoder, TileHead.from_json(folder.config["head"]))

@@ -29,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from shards.errors import InputError
 from shards.format.manifest import json_bytes
 from shards.nested import flat
+from shards.own_parts import recorded
 from shards.progress import Advance
 from shards.read.dataset import Dataset
 from shards.storage.objects import (
@@ -105,8 +106,9 @@ def run_options(config: TrainConfig, dataset: Dataset, device: torch.device) -> 
         **({"per": config.chips.per, "label_seed": config.chips.label_seed} if config.chips.limit else {}),
         "precision": computes(config.fit.precision, device).precision,
         **made_by_code(),
+        **recorded(config),
     }
-    return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)
+    return RunOptions(config.out, config.data, plain(config) | recorded(config), trained_on, config.keep)
 
 
 class RunWriter(StateCallback):

@@ -1,0 +1,49 @@
+"""What the configurations of training and of pre-training have in common."""
+
+from typing import Any, Self
+
+from shards.errors import InputError
+from shards.nested import built, replaced
+from trainer.devices.choice import Wanted
+from trainer.options import FitOptions
+
+
+def worker_range(workers: int | str) -> tuple[int, int]:
+    """Return the fewest and most Ray workers that --workers N or MIN:MAX allows.
+
+    Raises:
+        InputError: it is neither.
+    """
+    least, _, most = str(workers).partition(":")
+    if not least.isdecimal() or not (most or least).isdecimal() or int(least) > int(most or least):
+        raise InputError(f"--workers {workers}: give N, or MIN:MAX with MIN not above MAX")
+    return int(least), int(most or least)
+
+
+class RunConfig:
+    """What the configurations of training and of pre-training have in common; their fields are their own."""
+
+    workers: int | str
+    device: Wanted
+    fit: FitOptions
+
+    @classmethod
+    def of(cls, data: str, out: str, **options: Any) -> Self:
+        """Make a configuration of options by name, whatever part they stand in."""
+        return built(cls, {"data": data, "out": out, **options})
+
+    def with_options(self, **options: Any) -> Self:
+        """Return the same configuration with other values of these options."""
+        return replaced(self, options)
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most Ray workers; see `worker_range`."""
+        return worker_range(self.workers)
+
+    @property
+    def global_batch(self) -> int:
+        """Chips or tiles per step, over all workers."""
+        fit = self.fit
+        size = fit.batch_on_cpu if fit.batch_size is None else fit.batch_size
+        return fit.batch_per_worker * max(1, self.worker_range[1]) or size
