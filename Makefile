@@ -1,4 +1,4 @@
-# make demo | demo-sar | check | test | check-long | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
+# make demo | demo-sar | docs | check | test | check-long | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Two processes on one thread each are faster than one on two, and the Ray tests wait while others compute.
@@ -6,7 +6,7 @@ JOBS ?= 2
 # Tests start hundreds of processes: with their bytecode kept, none compiles the packages again.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS)
 
-.PHONY: demo demo-sar static quick check test check-long format
+.PHONY: demo demo-sar docs static quick check test check-long format
 
 demo: .venv/installed
 	$(BIN)/treeline demo demo-out
@@ -14,6 +14,10 @@ demo: .venv/installed
 # Pre-training without labels on synthetic radar images, and how far it carries.
 demo-sar: .venv/installed
 	$(BIN)/treeline demo demo-sar-out --sar --workers 2
+
+# The documentation, into site/; each warning is an error. tests/whole/test_site.py builds it as well.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Format, lint and types.
 static: .venv/installed
