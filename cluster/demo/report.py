@@ -15,7 +15,7 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import name_of, publish, read_bytes
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.run_folder.metrics_file import read_metrics
-from trainer.run_folder.run_writer import CONFIG
+from trainer.run_folder.options_file import CONFIG
 from trainer.score.evaluation import REGRESSOR, Evaluation, evaluation_picture
 from trainer.score.metrics import Metrics
 

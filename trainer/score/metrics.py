@@ -40,6 +40,11 @@ class Metrics:
         """Return the metrics as plain JSON values; NaN becomes null."""
         return {name: None if value != value else value for name, value in vars(self).items()}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Metrics":
+        """Undo `to_json`."""
+        return cls(**{name: float("nan") if value is None else value for name, value in values.items()})
+
 
 @dataclass(frozen=True)
 class Score:
