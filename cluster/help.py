@@ -95,7 +95,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Output": (
         *("out", "resume", "overwrite", "append", "restart", "strict", "checkpoint_steps", "keep_best"),
-        *("mlflow", "stac", "quick_look"),
+        *("mlflow", "stac", "quick_look", "palette"),
     ),
 }
 """Group of an option by its name; a part of options that none of these names has its own title."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from shards.draw.colours import Palette
 from shards.raster.finding import OnMismatch
 from shards.raster.height_unit import HeightUnit
 from shards.roles import Before, MayChange, Nothing, OnlyWith, Place, Some
@@ -77,6 +78,9 @@ class PredictConfig:
     """Whether to write a STAC item beside each map: SCENE.chm.json."""
     quick_look: bool = False
     """Whether to write a picture beside each map: a .png of the same name."""
+    palette: Palette = "continuous"
+    """Colours of heights in the files beside each map (.qml for QGIS, .png): from 0 to what suits the map, or
+    the notebook's eight classes."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,9 @@ class MosaicConfig:
     """Distance from a map's edges and holes over which its weight rises, in pixels (--method weighted)."""
     block: int = 1024
     """Side of the block that is made at a time, in pixels; bounds the memory, changes no height."""
+    palette: Palette = "continuous"
+    """Colours of heights in the .qml for QGIS beside the mosaic: from 0 to what suits it, or the notebook's
+    eight classes."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from shards.draw.colours import Palette
 from shards.roles import Before, OnlyWith, Place
 
 SplitBy = Literal["key", "scene", "blocks", "strips", "bands", "auto"]
@@ -89,6 +90,8 @@ class InspectConfig:
     """Number of sample chips to draw."""
     seed: int = 0
     """Seed for choosing the sample chips."""
+    palette: Palette = "continuous"
+    """Colours of heights: from 0 to what suits the chips, or the notebook's eight classes."""
 
 
 @dataclass(frozen=True)

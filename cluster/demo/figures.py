@@ -8,11 +8,11 @@ import torch
 from rasterio.enums import Resampling
 
 from inference.maps.quick_look import small_heights
+from shards.draw.colours import height_scale
 from shards.draw.picture import (
     SERIES,
-    coloured_heights,
     composite,
-    draw_classes,
+    draw_height_legend,
     new_figure,
     png,
     show,
@@ -51,16 +51,17 @@ def sample_panels(dataset: Dataset, regressor: Regressor, count: int) -> bytes:
     every = dataset.chips("all")
     batch = dataset.gather(every[np.linspace(0, every.size - 1, count).astype(int)])
     predicted_BHW = predicted_heights(regressor, batch.image_BCHW, torch.device("cpu"))
-    figure = new_figure(1.8 * count, 5.8)
+    scale = height_scale(batch.height_BHW)
+    figure = new_figure(1.8 * count, 6.1)
     axes = figure.subplots(3, count, squeeze=False)
     for column in range(count):
         measured_HW, predicted_HW = batch.height_BHW[column], predicted_BHW[column]
         rgb_HW3 = composite(batch.image_BCHW[column], dataset.schema.bands, dataset.schema.nodata)
         show(axes[0, column], rgb_HW3, "near infrared, red, green")
-        show(axes[1, column], coloured_heights(measured_HW), f"measured, to {np.nanmax(measured_HW):.1f} m")
+        show(axes[1, column], scale.rgb(measured_HW), f"measured, to {np.nanmax(measured_HW):.1f} m")
         highest = f"predicted, to {np.nanmax(predicted_HW):.1f} m"
-        show(axes[2, column], coloured_heights(predicted_HW), highest)
-    draw_classes(figure)
+        show(axes[2, column], scale.rgb(predicted_HW), highest)
+    draw_height_legend(figure, axes.ravel().tolist(), scale)
     return png(figure)
 
 
@@ -71,10 +72,12 @@ def scene_and_map(image: str, heights: str, height_map: str, bands: tuple[str, .
         shape = (scene.count, *metres[0].shape)
         image_CHW = read_window(scene, out_shape=shape, resampling=Resampling.nearest)
         rgb_HW3 = composite(image_CHW, bands, scene.nodata)
-    pictures = (rgb_HW3, *map(coloured_heights, metres))
-    figure = new_figure(13, 4.9)
+    scale = height_scale(metres[0])
+    pictures = (rgb_HW3, *map(scale.rgb, metres))
+    figure = new_figure(13, 5.2)
+    panels = figure.subplots(1, 3)
     titles = ("scene", "measured heights", "predicted heights")
-    for axes, picture_HW3, title in zip(figure.subplots(1, 3), pictures, titles, strict=True):
+    for axes, picture_HW3, title in zip(panels, pictures, titles, strict=True):
         show(axes, picture_HW3, title)
-    draw_classes(figure)
+    draw_height_legend(figure, panels.tolist(), scale)
     return png(figure)

@@ -10,6 +10,7 @@ import shards
 from cluster.demo import figures
 from cluster.demo.steps import Steps
 from shards.commands.inspect import find_out, pictures_of, text_of
+from shards.config import InspectConfig
 from shards.draw.html import Numeral, figure, heading, listing, page, table
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import name_of, publish, read_bytes
@@ -87,7 +88,7 @@ def _maps(maps: dict[str, str], unseen: Dataset) -> Markup:
 
 def _dataset(chips: Dataset) -> Markup:
     findings = find_out(chips)
-    pictures = pictures_of(chips, findings, _CHIPS)
+    pictures = pictures_of(chips, findings, InspectConfig(chips.url, chips=_CHIPS))
     alts = {"bands": "Histogram of each band", "label": "Histogram of heights", "chips": "Sampled chips"}
     drawn = (figure(pictures[name], alt) for name, alt in alts.items())
     return listing(text_of(chips, findings)) + Markup().join(drawn)

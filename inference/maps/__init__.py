@@ -6,4 +6,5 @@ class_colours  colours of a map's classes
 height_map   what counts as a height map, and its header
 stac_item    the STAC item beside a map
 quick_look   the picture beside a map
+style        the colours beside a map, for QGIS
 """

@@ -17,6 +17,7 @@ from rasterio.errors import CRSError
 
 from inference.maps.class_colours import MapClass
 from inference.maps.map_file import CLASSES_TAG
+from shards.draw.colours import Palette, height_scale
 from shards.draw.picture import (
     BLANK,
     EDGE,
@@ -24,9 +25,8 @@ from shards.draw.picture import (
     PIXELS_PER_INCH,
     bare_scale,
     colour_limits,
-    coloured_heights,
     coloured_values,
-    draw_class_bar,
+    draw_height_bar,
     drawable,
     new_figure,
     png,
@@ -60,23 +60,24 @@ def quick_look_url(map_url: str) -> str:
     return map_url.removesuffix(name_of(map_url)) + stem_of(map_url) + ENDING
 
 
-def write_quick_look(map_url: str) -> str:
+def write_quick_look(map_url: str, palette: Palette = "continuous") -> str:
     """Write the quick look of the map at `map_url` beside it, and return its URL."""
     url = quick_look_url(map_url)
-    publish(url, quick_look(map_url))
+    publish(url, quick_look(map_url, palette))
     return url
 
 
-def quick_look(map_url: str) -> bytes:
-    """Draw the map at `map_url` as a PNG, at most MOST_PIXELS plus margins and legend; nodata is white.
+def quick_look(map_url: str, palette: Palette = "continuous") -> bytes:
+    """Draw the map at `map_url` as a PNG, at most MOST_PIXELS plus margins and legend.
 
+    Pixels without a height are grey, as the legend says; in maps of classes and numbers they are white.
     The same map gives the same bytes.
 
     Raises:
         InputError: the map cannot be read.
     """
     with open_raster(map_url) as raster:
-        rgb_HW3, legend = _coloured(raster)
+        rgb_HW3, legend = _coloured(raster, palette)
         metres_per_pixel = pixel_metres(raster) * raster.width / rgb_HW3.shape[1]
     squares = max(1, FEWEST_PIXELS // max(rgb_HW3.shape))
     rgb_HW3 = rgb_HW3.repeat(squares, 0).repeat(squares, 1)
@@ -87,7 +88,7 @@ def quick_look(map_url: str) -> bytes:
 class Legend:
     """Explanation of a picture's colours."""
 
-    draw: Callable[["Axes"], None] | None = draw_class_bar
+    draw: Callable[["Axes"], None] | None = None
     """Function that fills small axes with a bar of colours."""
     classes: tuple[MapClass, ...] = ()
     """Classes, each with a patch of its colour; there is no bar then."""
@@ -98,13 +99,14 @@ class Legend:
         return -(-len(self.classes) // _PATCHES)
 
 
-def _coloured(raster: Any) -> tuple[NDArray[np.uint8], Legend]:
+def _coloured(raster: Any, palette: Palette) -> tuple[NDArray[np.uint8], Legend]:
     """Read an open map in at most MOST_PIXELS a side: rgb_HW3, and what its colours mean."""
     if CLASSES_TAG in raster.tags():
         return _coloured_classes(raster)
     value_HW = small_heights(raster, MOST_PIXELS)
     if raster.dtypes[0] == "int16":
-        return coloured_heights(value_HW), Legend()
+        scale = height_scale(value_HW, palette)
+        return scale.rgb(value_HW), Legend(lambda axes: draw_height_bar(axes, scale))
     limits, name = colour_limits(value_HW), f"{raster.descriptions[0]} {raster.units[0] or ''}".strip()
     return coloured_values(value_HW, limits), Legend(lambda axes: _draw_values(axes, limits, name))
 

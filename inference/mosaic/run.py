@@ -22,6 +22,7 @@ import shards
 from inference.config import MosaicConfig
 from inference.maps.height_map import ACQUIRED, TAGS, height_map, map_order
 from inference.maps.map_file import NODATA, map_writer
+from inference.maps.style import write_style
 from inference.mosaic.combine_heights import BANDS, Observation, combine
 from inference.mosaic.common_grid import EndlessGrid, PlacedMap, endless_grid, extent_of, meet, placed
 from inference.mosaic.edge_distance import edge_distance
@@ -126,6 +127,7 @@ def _make(planned: Mosaic) -> str:
                 write(block, stored_CHW)
                 observed += int((stored_CHW[1] != NODATA).sum())
             advance(1)
+    write_style(config.out, config.palette)
     share = f"{100 * observed / (grid.height * grid.width):.1f}% with a height"
     return f"{config.out}: {len(planned.maps)} maps, {grid.height:,} x {grid.width:,} pixels, {share}"
 

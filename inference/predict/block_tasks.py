@@ -12,6 +12,7 @@ from inference.scenes.masks import OpenMasks, SceneMasks
 from inference.scenes.scene import Scene
 from inference.tiling.halo import Halo
 from inference.tiling.windows import Block, Span
+from shards.draw.colours import Palette
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.grid import Grid
@@ -43,6 +44,8 @@ class MapJob:
     """Pixels along each side of a block."""
     device: Kind = "cpu"
     """Kind of device that predicts."""
+    palette: Palette = "continuous"
+    """Colours of heights, in the style and the picture beside each map."""
     quick_look: bool = False
     """Whether to write a picture beside each map."""
     stac: bool = False

@@ -185,6 +185,7 @@ def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:
         nodata=config.nodata,
         out=config.out,
         block=config.block,
+        palette=config.palette,
         quick_look=config.quick_look,
         stac=config.stac,
     )

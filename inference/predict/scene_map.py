@@ -12,6 +12,7 @@ from shapely.errors import ShapelyError
 from inference.maps.map_file import NODATA, map_writer
 from inference.maps.quick_look import quick_look_url, write_quick_look
 from inference.maps.stac_item import item_url, write_stac_item
+from inference.maps.style import style_url, write_style
 from inference.predict.block_tasks import MapJob
 from inference.predict.map_folder import MapFolder
 from inference.predict.map_part import MapPart, Wanted, overlap, without
@@ -210,17 +211,19 @@ def write_beside(url: str, job: MapJob, there: set[str]) -> str:
     Returns:
         Why they cannot be written, in one line; empty if they are.
     """
-    picture, item = (name_of(beside) not in there for beside in beside_map(url))
+    picture, item, colours = (name_of(beside) not in there for beside in beside_map(url))
     try:
+        if colours:
+            write_style(url, job.palette)
         if job.quick_look and picture:
-            write_quick_look(url)
+            write_quick_look(url, job.palette)
         if job.stac and (item or (job.quick_look and picture)):  # an item names the picture
             write_stac_item(url, job.quick_look)
     except (InputError, RasterioError, CPLE_BaseError, ShapelyError, ValueError) as error:
-        return f"{url}: its picture or STAC item cannot be written ({one_line(error)})"
+        return f"{url}: its style, picture or STAC item cannot be written ({one_line(error)})"
     return ""
 
 
-def beside_map(url: str) -> tuple[str, str]:
-    """Return the URLs of the picture and of the STAC item beside the map at `url`."""
-    return quick_look_url(url), item_url(url)
+def beside_map(url: str) -> tuple[str, str, str]:
+    """Return the URLs of the picture, of the STAC item and of the style beside the map at `url`."""
+    return quick_look_url(url), item_url(url), style_url(url)

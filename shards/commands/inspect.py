@@ -57,7 +57,7 @@ def inspect(config: InspectConfig) -> str:
     _refuse_inside(url, config.data)
     check_writable(url)
     findings = find_out(dataset)
-    pictures = pictures_of(dataset, findings, config.chips, config.seed)
+    pictures = pictures_of(dataset, findings, config)
     for name, file in FILES.items():
         if name in pictures:
             publish(join(url, file), pictures[name])
@@ -198,21 +198,21 @@ def _regions(dataset: Dataset) -> list[BandRegion]:
         return []
 
 
-def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0) -> dict[str, bytes]:
-    """Draw everything there is to draw: PNG files by name (FILES), one of them of this many sampled chips."""
+def pictures_of(dataset: Dataset, findings: Findings, config: InspectConfig) -> dict[str, bytes]:
+    """Draw everything there is to draw: PNG files by name (FILES), one of them of sampled chips."""
     manifest, schema, index = dataset.manifest, dataset.schema, dataset.index
     statistics = findings.statistics
-    pictures = {"chips": sample_picture(dataset, chips, seed)}
+    pictures = {"chips": sample_picture(dataset, config.chips, config.seed, config.palette)}
     places = places_of(index, schema)
     if panels := [region.panel for region in findings.regions]:
-        pictures["map"] = map_chart(panels, seed)
+        pictures["map"] = map_chart(panels, config.seed)
     elif places.known().any():
         crs = first_crs(places)
         try:
             centre_N2 = footprints(places, crs).centre_N2
         except InputError:  # there is no such CRS: the line on distances says so
             centre_N2, crs = np.stack([places.x_N, places.y_N], axis=1), ""
-        pictures["map"] = map_chart([MapPanel(centre_N2, index["split"].to_pylist(), crs)], seed)
+        pictures["map"] = map_chart([MapPanel(centre_N2, index["split"].to_pylist(), crs)], config.seed)
     sources = chips_of(index, "source")
     if len(sources) > 1:
         first = dict(list(sources.items())[:MOST_SOURCES])
@@ -227,7 +227,7 @@ def pictures_of(dataset: Dataset, findings: Findings, chips: int, seed: int = 0)
     assert tally is not None, "there are statistics"
     pictures["bands"] = bands_chart(schema, summaries, tally)
     if summaries.height:
-        pictures["label"] = label_chart(schema, summaries.height, tally.height)
+        pictures["label"] = label_chart(schema, summaries.height, tally.height, config.palette)
     return pictures
 
 

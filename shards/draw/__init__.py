@@ -1,5 +1,6 @@
 """Draw pictures, charts and pages.
 
+colours   colours of heights and of their differences
 picture   composites, coloured heights, PNG
 charts    the charts of inspect
 chip_map  its map of the chips

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.draw.colours import NOTEBOOK, Palette, height_scale
 from shards.draw.picture import (
     BLUE,
     EDGE,
@@ -20,11 +21,10 @@ from shards.draw.picture import (
     SMALL,
     VERMILION,
     colour_limits,
-    coloured_heights,
     coloured_values,
     composite,
-    draw_classes,
     draw_colour_bar,
+    draw_height_legend,
     drawable,
     legend_below,
     new_figure,
@@ -34,7 +34,6 @@ from shards.draw.picture import (
     tidy,
 )
 from shards.format.band_values import values_of
-from shards.format.height_classes import COLOURS
 from shards.format.histogram import CM_PER_M, HEIGHT, Histogram
 from shards.format.schema import Schema
 from shards.format.statistics import LabelSummary, Statistics, Tally, band_counts
@@ -89,7 +88,9 @@ def bands_chart(schema: Schema, statistics: Statistics, tally: Tally) -> bytes:
     return png(figure)
 
 
-def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> bytes:
+def label_chart(
+    schema: Schema, summary: LabelSummary, histogram: Histogram, palette: Palette = "continuous"
+) -> bytes:
     """Draw how often a label's values occur, on a log scale; for heights also the share of each class.
 
     Draw the shares alone where classes are all there is.
@@ -114,7 +115,7 @@ def label_chart(schema: Schema, summary: LabelSummary, histogram: Histogram) -> 
     axes.set_ylabel("pixels", fontsize=9)
     tidy(axes)
     for panel in others:
-        _draw_shares(panel, summary.classes, COLOURS)
+        _draw_shares(panel, summary.classes, NOTEBOOK if palette == "notebook" else FILL)
     return png(figure)
 
 
@@ -152,8 +153,8 @@ def sources_chart(chips: dict[str, int], means: dict[str, float], label: str) ->
     return png(figure)
 
 
-def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
-    """Draw `count` chips, each beside its label if it has one; heights in the colours of their classes."""
+def sample_picture(dataset: Dataset, count: int, seed: int, palette: Palette = "continuous") -> bytes:
+    """Draw `count` chips, each beside its label if it has one."""
     every = dataset.chips("all")
     chosen = np.sort(np.random.default_rng(seed).permutation(every)[:count])
     batch, schema = dataset.gather(chosen), dataset.schema
@@ -165,7 +166,7 @@ def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
     for empty in panels:
         empty.set_axis_off()
     keys = dataset.index["key"].take(chosen).to_pylist()
-    limits = colour_limits(batch.height_BHW)
+    limits, scale = colour_limits(batch.height_BHW), height_scale(batch.height_BHW, palette)
     for place, key in enumerate(keys):
         values_CHW = values_of(batch.image_BCHW[place], schema, schema.all_bands)
         rgb_HW3 = composite(values_CHW, schema.all_bands, None)
@@ -173,10 +174,10 @@ def sample_picture(dataset: Dataset, count: int, seed: int) -> bytes:
         if schema.label:
             label_HW = batch.height_BHW[place]
             is_height = schema.label == HEIGHT
-            rgb_HW3 = coloured_heights(label_HW) if is_height else coloured_values(label_HW, limits)
+            rgb_HW3 = scale.rgb(label_HW) if is_height else coloured_values(label_HW, limits)
             show(panels[2 * place + 1], rgb_HW3, _highest(label_HW, schema))
     if schema.label == HEIGHT:
-        draw_classes(figure)
+        draw_height_legend(figure, panels.tolist(), scale)
     elif schema.label:
         draw_colour_bar(figure, panels, limits, schema.label_and_unit)
     return png(figure)

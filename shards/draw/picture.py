@@ -1,8 +1,9 @@
-"""Drawing for every figure: chips and heights as RGB arrays, their colour scales, one style, and the PNG.
+"""Drawing for every figure: chips and values as RGB arrays, their legends, one style, and the PNG.
 
     figure = new_figure(8, 4)
-    show(figure.subplots(), composite(image_CHW, bands, nodata), "near infrared, red, green")
-    draw_classes(figure)
+    panel = figure.subplots()
+    show(panel, scale.rgb(height_HW), "measured")
+    draw_height_legend(figure, [panel], scale)
     png(figure)
 
 Line, bar and dot colours are from Okabe and Ito, so that the colour-blind can tell them apart
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.format.height_classes import COLOURS, EDGES, NAMES
+from shards.draw.colours import NO_VALUE, NO_VALUE_NAME, ColourScale, hexadecimal
 from shards.format.missing import missing_values
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 COMPOSITE_BANDS = ("nir", "red", "green")
@@ -44,6 +46,8 @@ PIXELS_PER_INCH = 110
 SMALL = 8
 """Size of type in titles, legends and ticks, in points."""
 
+_BAR_COLOURS, _BAR_END, _PATCH_AT = 256, 0.8, 0.93
+"""Colours of a small bar; where it ends, and the middle of the patch after it, as shares of the width."""
 _LARGEST_LETTER = 0x52F  # Latin, Greek, Cyrillic: what matplotlib's own font holds
 
 
@@ -64,16 +68,6 @@ def composite_bands(bands: tuple[str, ...]) -> list[str]:
     """Return the three bands that a composite shows as red, green and blue."""
     chosen = [band for band in COMPOSITE_BANDS if band in bands]
     return chosen if len(chosen) == 3 else [*bands, *bands, *bands][:3]
-
-
-def coloured_heights(height_HW: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Return rgb_HW3 of heights in metres, coloured by class; NaN is white."""
-    palette_K3 = np.array(
-        [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS] + [[BLANK] * 3], np.uint8
-    )
-    class_HW = np.searchsorted(EDGES[1:-1], height_HW, side="right")
-    class_HW[np.isnan(height_HW)] = len(COLOURS)
-    return palette_K3[class_HW]
 
 
 def coloured_values(value_HW: NDArray[np.floating[Any]], limits: tuple[float, float]) -> NDArray[np.uint8]:
@@ -141,22 +135,38 @@ def legend_below(figure: "Figure", handles: Sequence["Artist"], **style: Any) ->
     figure.legend(handles=handles, loc="outside lower center", **style)
 
 
-def draw_classes(figure: "Figure") -> None:
-    """Put a legend of the height classes at the figure's foot."""
+def draw_height_legend(figure: "Figure", panels: Sequence["Axes"], scale: ColourScale) -> None:
+    """Put the scale of heights below the panels that show them, and what the colour without a value means."""
     from matplotlib.patches import Patch
 
-    legend_below(
-        figure, [Patch(color=colour, label=name) for colour, name in zip(COLOURS, NAMES, strict=True)]
+    classes = zip(scale.colours, scale.names, strict=True) if scale.names else ()
+    patches = [Patch(color=hexadecimal(colour), label=name) for colour, name in classes]
+    patches.append(Patch(facecolor=hexadecimal(NO_VALUE), edgecolor=EDGE, linewidth=0.5, label=NO_VALUE_NAME))
+    legend_below(figure, patches)
+    if not scale.names:
+        _draw_bar(figure, panels, _mappable(scale), "canopy height (m)", "max")
+
+
+def draw_height_bar(axes: "Axes", scale: ColourScale) -> None:
+    """Fill small axes with a bar of the colours of heights, and a patch of the colour without a value.
+
+    Classes are equally wide, and their edges stand below.
+    """
+    ends = np.linspace(scale.low, scale.high, _BAR_COLOURS) if not scale.names else (scale.low, *scale.edges)
+    axes.imshow(
+        scale.rgb(np.array(ends))[None], extent=(0, _BAR_END, 0, 1), aspect="auto", interpolation="none"
     )
-
-
-def draw_class_bar(axes: "Axes") -> None:
-    """Fill small axes with a bar of the height classes, each as wide as the others, edges below."""
-    palette_K3 = coloured_heights(np.array(EDGES[:-1], np.float32))
-    axes.imshow(palette_K3[None], extent=(0, len(COLOURS), 0, 1), aspect="auto", interpolation="none")
-    # The first class is bare ground, 0 m: its middle is marked rather than its end at a millimetre.
-    places = [0.5, *range(2, len(COLOURS))]
-    axes.set_xticks(places, [f"{edge:g}" for edge in (0, *EDGES[2:-1])])
+    blank = np.array([[NO_VALUE]], np.uint8)
+    axes.imshow(blank, extent=(_PATCH_AT - 0.03, _PATCH_AT + 0.03, 0, 1), aspect="auto")
+    axes.set_xlim(0, 1)
+    ticks = {0.0: "0", _BAR_END / 2: f"{scale.high / 2:g}", _BAR_END: f"{scale.high:g}+"}
+    if scale.names:
+        # The first class is bare ground, 0 m: its middle is marked rather than its end at a millimetre.
+        width = _BAR_END / len(scale.names)
+        ticks = {width / 2: "0"} | {
+            width * place: f"{scale.edges[place - 1]:g}" for place in range(2, len(ends))
+        }
+    axes.set_xticks([*ticks, _PATCH_AT], [*ticks.values(), NO_VALUE_NAME])
     bare_scale(axes, "canopy height (m)")
 
 
@@ -165,14 +175,21 @@ def draw_colour_bar(figure: "Figure", panels: Any, limits: tuple[float, float], 
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(*limits), COLOUR_MAP),
-        ax=panels.tolist(),
-        location="bottom",
-        shrink=0.4,
-        aspect=50,
-        extend="both",
-    )
+    _draw_bar(figure, panels.tolist(), ScalarMappable(Normalize(*limits), COLOUR_MAP), name, "both")
+
+
+def _mappable(scale: ColourScale) -> "ScalarMappable":
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    colours = ListedColormap([hexadecimal(colour) for colour in scale.colours])
+    return ScalarMappable(Normalize(scale.low, scale.high), colours)
+
+
+def _draw_bar(
+    figure: "Figure", panels: Sequence["Axes"], colours: "ScalarMappable", name: str, extend: str
+) -> None:
+    bar = figure.colorbar(colours, ax=list(panels), location="bottom", shrink=0.4, aspect=50, extend=extend)
     bar.set_label(drawable(name), fontsize=9)
     bar.ax.tick_params(labelsize=SMALL)
 

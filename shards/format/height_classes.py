@@ -1,12 +1,10 @@
-"""The eight height classes of the treeline maps: edges in metres and their colours."""
+"""The eight height classes of the treeline maps: edges in metres and names."""
 
 from itertools import pairwise
 
 EDGES = (0.0, 0.001, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 35.0)
 """Edges of the classes in metres. Class i is EDGES[i] <= height < EDGES[i + 1]; lower heights count to the
 first class, higher ones to the last."""
-
-COLOURS = ("#636363", "#fc8d59", "#fee08b", "#ffffbf", "#d9ef8b", "#91cf60", "#1a9850", "#005a32")
 
 NAMES = (
     "0 m",

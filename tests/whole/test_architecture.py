@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.storage",
         "shards.write",
     },
-    "shards.config": {"shards.roles"},
+    "shards.config": {"shards.draw", "shards.roles"},
     "shards.draw": {"shards.format", "shards.read"},
     "shards.format": {"shards.storage"},
     "shards.raster": {"shards.format", "shards.storage"},
@@ -183,7 +183,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.scenes",
         "inference.tiling",
     },
-    "inference.config": {"shards.raster", "shards.roles", "trainer.devices"},
+    "inference.config": {"shards.draw", "shards.raster", "shards.roles", "trainer.devices"},
     "inference.distances": {
         "shards.draw",
         "shards.format",
@@ -219,6 +219,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.tiling",
     },
     "inference.predict": {
+        "shards.draw",
         "shards.format",
         "shards.raster",
         "shards.roles",
@@ -295,6 +296,7 @@ ROOMS: dict[str, set[str]] = {
     "cluster.config": {"shards.roles"},
     "cluster.demo": {
         "shards.commands",
+        "shards.config",
         "shards.draw",
         "shards.raster",
         "shards.read",

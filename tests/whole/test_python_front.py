@@ -141,7 +141,7 @@ def test_its_names_are_there_and_others_are_not() -> None:
         treeline.nothing  # noqa: B018
 
 
-OF_FILES = {"scenes", "checkpoint", "out", "overwrite", "stac", "quick_look"}
+OF_FILES = {"scenes", "checkpoint", "out", "overwrite", "stac", "quick_look", "palette"}
 OF_RAY = {"workers", "gpus_per_worker"}
 OF_LOAD = {"device", "precision"}
 OF_DATASETS = {"data", "split", "where", "limit", "tiles_per_part"}

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards.draw.picture import coloured_heights, composite
+from shards.draw.colours import height_scale
+from shards.draw.picture import composite
 from shards.format.band_values import values_of
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
@@ -25,7 +26,8 @@ def draw_panel(
 ) -> Panel | None:
     """Draw these chips; None if their shards are left out. The regressor stays in eval mode.
 
-    Each chip is a row: near infrared-red-green, then measured and predicted height in the eight classes.
+    Each chip is a row: near infrared-red-green, then measured and predicted height. Colours are those that
+    suit the measured heights, so they stay the same as the training goes on.
     With `tokens` heights are predicted from them, without the backbone.
     """
     batch, schema = next(dataset.batches(chips, chips.size), None), dataset.schema
@@ -33,12 +35,13 @@ def draw_panel(
         return None
     features = tokens.features(batch.chips) if tokens else None
     predicted_BHW = predicted_heights(regressor, batch.image_BCHW, device, features)
+    scale = height_scale(batch.height_BHW)
     rows = [
         np.concatenate(
             [
                 composite(values_of(image_CHW, schema, schema.all_bands), schema.all_bands, None),
-                coloured_heights(measured_HW),
-                coloured_heights(predicted_HW),
+                scale.rgb(measured_HW),
+                scale.rgb(predicted_HW),
             ],
             axis=1,
         )

@@ -16,7 +16,7 @@ from rasterio.transform import Affine, from_origin
 from inference.maps.map_file import HEIGHT, NODATA, SPREAD, map_writer
 from inference.maps.quick_look import LEGEND_PIXELS, MOST_PIXELS, pixel_metres, quick_look, small_heights
 from inference.tiling.windows import Block, Span
-from shards.draw.picture import coloured_heights
+from shards.draw.colours import NO_VALUE, height_scale
 from shards.raster.grid import Grid
 from shards.raster.opening import open_raster
 
@@ -65,14 +65,14 @@ def test_each_pixel_of_the_map_is_one_of_the_picture(tmp_path: Path, shape: tupl
     stored_HW = decimetres(*shape)
     metres_HW = np.where(stored_HW == NODATA, np.nan, stored_HW * np.float32(0.1))
     picture_HW3 = decoded(quick_look(write_map(tmp_path / "a.chm.tif", stored_HW, decimetres(*shape, 1))))
-    assert within(coloured_heights(metres_HW), picture_HW3)
+    assert within(height_scale(metres_HW).rgb(metres_HW), picture_HW3)
 
 
 def test_pixels_of_a_small_map_are_squares(tmp_path: Path) -> None:
     stored_HW = decimetres(80, 47)
     metres_HW = np.where(stored_HW == NODATA, np.nan, stored_HW * np.float32(0.1))
     picture_HW3 = decoded(quick_look(write_map(tmp_path / "a.chm.tif", stored_HW)))
-    assert within(coloured_heights(metres_HW).repeat(6, 0).repeat(6, 1), picture_HW3)
+    assert within(height_scale(metres_HW).rgb(metres_HW).repeat(6, 0).repeat(6, 1), picture_HW3)
 
 
 @pytest.mark.parametrize("shape", [(2500, 300), (300, 2500), (1025, 200), (1, 1)])
@@ -127,12 +127,12 @@ def _means_of_four(metres_HW: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
 
 
-def test_the_same_map_gives_the_same_bytes_and_nothing_gives_white(tmp_path: Path) -> None:
+def test_the_same_map_gives_the_same_bytes_and_nothing_gives_grey(tmp_path: Path) -> None:
     url = write_map(tmp_path / "a $^$.chm.tif", np.full((100, 200), NODATA, np.int16))
     picture = quick_look(url)
     assert quick_look(url) == picture
     rgb_HW3 = decoded(picture)
-    assert (rgb_HW3[40:-70, 70:-70] == 255).all()
+    assert (rgb_HW3[40:-70, 70:-70] == NO_VALUE).all()
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def made(out: Path, *maps: Path, **options: Any) -> Path:
     """The mosaic of these maps, which is all that is in its folder."""
     path = out / "mosaic.tif"
     mosaic(MosaicConfig(tuple(map(str, maps)), str(path), **options))
-    assert list(out.iterdir()) == [path]
+    assert sorted(out.iterdir()) == [path.with_suffix(".qml"), path]
     return path
 
 
@@ -524,7 +524,7 @@ def test_maps_in_a_list_or_a_folder(maps: list[Path], tmp_path: Path) -> None:
         left.touch()
         mosaic(MosaicConfig((str(given),), str(out)))
         assert out.read_bytes() == expected.read_bytes()
-        assert list(out.parent.iterdir()) == [out]
+        assert sorted(out.parent.iterdir()) == sorted((out, out.with_suffix(".qml")))
 
 
 def test_a_map_that_is_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,7 +546,7 @@ def test_on_s3_as_on_disk(maps: list[Path], tmp_path: Path, moto: S3Server) -> N
             ("s3://bucket/mosaic/maps/*.tif",), "s3://bucket/mosaic/out/mosaic.tif", block=50
         )
         mosaic(options)
-        assert find_files("s3://bucket/mosaic/out") == ["mosaic.tif"]
+        assert find_files("s3://bucket/mosaic/out") == ["mosaic.qml", "mosaic.tif"]
         assert read_bytes(options.out) == local.read_bytes()
         with pytest.raises(InputError, match="already exists"):
             mosaic(options)

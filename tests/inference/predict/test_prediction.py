@@ -82,7 +82,9 @@ def predicted_map(scene: Path, checkpoint: Path, out: Path, **options: Any) -> P
     assert not summary.failed
     assert list(summary.maps) == [str(scene)]
     path = Path(summary.maps[str(scene)])
-    assert sorted(path.parent.iterdir()) == sorted((path, out / "predict.json", out / ".predict"))
+    assert sorted(path.parent.iterdir()) == sorted(
+        (path, path.with_suffix(".qml"), out / "predict.json", out / ".predict")
+    )
     assert [name.suffix for name in (out / ".predict").iterdir()] == [".made"], "nothing else is left"
     return path
 
