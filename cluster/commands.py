@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
-    from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
+    from inference.config import (
+        AttentionConfig,
+        DistancesConfig,
+        EmbedConfig,
+        MosaicConfig,
+        PredictConfig,
+        ReportConfig,
+    )
     from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
@@ -312,6 +319,13 @@ def mosaic(config: "MosaicConfig") -> None:
     from inference.mosaic.run import mosaic
 
     print(mosaic(config))
+
+
+def report(config: "ReportConfig") -> None:
+    """Show a run and its maps on one page."""
+    from inference.report.run import report
+
+    print(report(config))
 
 
 def attention(config: "AttentionConfig") -> None:

@@ -98,7 +98,7 @@ class ChipScores:
             return {}
 
         def added(values_N: NDArray[Any]) -> NDArray[np.float64]:
-            return np.bincount(place_N, values_N[there_N].astype(np.float64), len(blocks))
+            return np.asarray(np.bincount(place_N, values_N[there_N], len(blocks)), np.float64)
 
         counts_B = added(self.pixels_N)
         columns = zip(names, (OWN, LINEAR, MEAN), strict=True)

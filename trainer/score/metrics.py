@@ -43,7 +43,8 @@ class Metrics:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Metrics":
         """Undo `to_json`."""
-        return cls(**{name: float("nan") if value is None else value for name, value in values.items()})
+        read: dict[str, Any] = {n: float("nan") if v is None else v for n, v in values.items()}
+        return cls(**read)
 
 
 @dataclass(frozen=True)
