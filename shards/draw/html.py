@@ -3,7 +3,8 @@
     page("Dataset chips", {"In short": table(("", ""), rows) + figure(png_bytes, "Some chips")})
 
 Pieces are Markup: the template escapes every title, name and cell, and a plain string added to a piece is
-escaped too. The page's policy is a second wall: a browser runs no script and fetches nothing.
+escaped too. The page's policy is a second wall: a browser fetches nothing, and runs
+only scripts that it names.
 """
 
 import base64
@@ -17,6 +18,8 @@ from markupsafe import Markup
 
 TEMPLATE = "page.html.j2"
 
+_NOTHING = Markup()
+
 Cell = str | int | float | None
 """Content of a table's cell; None leaves it empty."""
 
@@ -27,7 +30,14 @@ class Numeral(str):
     __slots__ = ()
 
 
-def page(title: str, sections: Mapping[str, Markup], lead: str = "", footer: str = "") -> str:
+def page(
+    title: str,
+    sections: Mapping[str, Markup],
+    lead: str = "",
+    footer: str = "",
+    head: Markup = _NOTHING,
+    script_source: str = "",
+) -> str:
     """Return the whole page.
 
     Args:
@@ -35,8 +45,10 @@ def page(title: str, sections: Mapping[str, Markup], lead: str = "", footer: str
         sections: content of each section by its heading, in order.
         lead: a sentence below the title.
         footer: a sentence at the end.
+        head: styles and scripts for the page's head.
+        script_source: which scripts the page's policy allows, such as 'sha256-...'; default: none.
     """
-    return f"{_pieces().page(title, sections, lead, footer)}\n"
+    return f"{_pieces().page(title, sections, lead, footer, head, script_source)}\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], strong: int | None = None) -> Markup:

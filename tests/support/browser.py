@@ -15,8 +15,8 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium on th
 NARROW = 500
 """Width of a small screen, in pixels; headless Chromium makes no narrower window."""
 
-_QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-_QUIET += ("--disable-background-networking", "--disable-component-update")
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+QUIET += ("--disable-background-networking", "--disable-component-update")
 _ASKING = """<script>addEventListener('load', () => { document.body.innerHTML = 'found ' + JSON.stringify({
   picture_widths: [...document.images].map(i => i.naturalWidth),
   page_width: document.documentElement.scrollWidth,
@@ -39,7 +39,7 @@ def dom(page: str, folder: Path, *options: str) -> str:
     copy = folder / "copy.html"
     copy.write_text(page)
     profile = f"--user-data-dir={folder / 'profile'}"
-    command = [str(BROWSER), *_QUIET, profile, *options, "--dump-dom", copy.as_uri()]
+    command = [str(BROWSER), *QUIET, profile, *options, "--dump-dom", copy.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 

@@ -266,6 +266,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.maps",
     },
     "inference.tiling": {"inference.config"},
+    "inference.view": {"shards.draw", "shards.raster", "inference.maps"},
     "inference.workers_on_ray": {"trainer.devices"},
     FRONT: {
         "shards.format",

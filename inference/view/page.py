@@ -1,0 +1,71 @@
+"""Page around maps: their style and script, whole pages, and the policy that lets nothing else in.
+
+The style and the script (map_view.css, map_view.js) stand in the page itself or are served beside it.
+"""
+
+import base64
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+TEMPLATE, STYLE, SCRIPT = "map_view.html.j2", "map_view.css", "map_view.js"
+
+_HERE = Path(__file__).parent
+
+
+@cache
+def source(name: str) -> str:
+    """Read the style or the script."""
+    return (_HERE / name).read_text()
+
+
+def head_in_page() -> Markup:
+    """Return style and script as elements for a page's head; one of each serves all maps of the page."""
+    return Markup("<style>{}</style>\n<script>{}</script>").format(
+        *map(_raw, (source(STYLE), source(SCRIPT)))
+    )
+
+
+def script_source() -> str:
+    """Name the script of `head_in_page` for the script-src of a Content-Security-Policy."""
+    digest = hashlib.sha256(source(SCRIPT).encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def map_element(about: dict[str, Any], label: str, is_alone: bool = False) -> Markup:
+    """Return the element of a map.
+
+    Args:
+        about: its description, see `description`.
+        label: name of the map for those who do not see it.
+        is_alone: whether it fills the window.
+    """
+    # Text in a script element ends at </, whatever is written there.
+    text = json.dumps({**about, "is_alone": is_alone}, separators=(",", ":")).replace("<", "\\u003c")
+    return Markup(_pieces().map(_raw(text), label, is_alone))
+
+
+def whole_page(title: str, content: Markup, head: Markup, policy: str = "") -> str:
+    """Return a page; `policy` is its Content-Security-Policy, if the server does not send it."""
+    return f"{str(_pieces().page(title, content, head, policy)).lstrip()}\n"
+
+
+def _raw(text: str) -> Markup:
+    return Markup(text)  # our own files, and JSON without "<"
+
+
+@cache
+def _pieces() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).module
