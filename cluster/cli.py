@@ -130,6 +130,11 @@ COMMANDS = {
         "cluster.commands:attention",
         "draw and measure where a backbone's class token looks",
     ),
+    "report": Command(
+        "inference.config:ReportConfig",
+        "cluster.commands:report",
+        "show a run and its maps on one page: how good it is, how it learnt, where it errs",
+    ),
     "mosaic": Command(
         "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
     ),

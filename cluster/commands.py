@@ -23,7 +23,14 @@ from cluster.last_lines import (
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, StepsConfig, SubmitConfig
-    from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
+    from inference.config import (
+        AttentionConfig,
+        DistancesConfig,
+        EmbedConfig,
+        MosaicConfig,
+        PredictConfig,
+        ReportConfig,
+    )
     from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
@@ -345,6 +352,13 @@ def mosaic(config: "MosaicConfig") -> None:
     from inference.mosaic.run import mosaic
 
     _say(mosaic(config), after_mosaic(config.out))
+
+
+def report(config: "ReportConfig") -> None:
+    """Show a run and its maps on one page."""
+    from inference.report.run import report
+
+    print(report(config))
 
 
 def attention(config: "AttentionConfig") -> None:

@@ -1,4 +1,4 @@
-"""Options of `predict`, `mosaic`, `evaluate --maps`, `embed`, `distances` and `attention`."""
+"""Options of `predict`, `mosaic`, `evaluate --maps`, `embed`, `distances`, `attention` and `report`."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -278,3 +278,28 @@ class AttentionConfig(TrustOptions):
     NAME=NUMBER."""
     layers: Literal["one", "all"] = "one"
     """Layers whose heads are measured: that of --layer, or all."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Show a run and its maps on one page: how good it is, how it learnt, where it errs.
+
+    The page reads what train, evaluate and predict left, and says what is missing.
+    """
+
+    run: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder or s3://... of a run: the --out of treeline train or pretrain."""
+    maps: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="MAP...")] = ()
+    """Maps to show, as treeline predict or mosaic writes them: paths, globs or s3://..."""
+    image: Annotated[tuple[str, ...], Place(), OnlyWith(maps=Some()), tyro.conf.arg(metavar="SCENE...")] = ()
+    """Scenes to show beside their maps."""
+    heights: Annotated[
+        tuple[str, ...], Place(), OnlyWith(maps=Some()), tyro.conf.arg(metavar="RASTER...")
+    ] = ()
+    """Rasters of measured heights to show beside the maps."""
+    data: Annotated[str, Place()] = ""
+    """Dataset of the scored chips, where it has moved; default: where treeline evaluate read it."""
+    evaluation: Annotated[str, Place()] = ""
+    """Folder that treeline evaluate wrote; default: RUN/evaluation."""
+    out: Annotated[str, Place()] = ""
+    """File of the page; default: RUN/report.html."""

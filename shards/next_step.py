@@ -12,4 +12,9 @@ def next_step(*words: str) -> str:
     Args:
         words: words of the command without `treeline`, with the user's own paths; they are quoted here.
     """
-    return f"next: {shlex.join(('treeline', *words))}"
+    return f"next: {command_line(*words)}"
+
+
+def command_line(*words: str) -> str:
+    """Write a command ready to paste into a shell; its words come without `treeline`."""
+    return shlex.join(("treeline", *words))

@@ -129,7 +129,7 @@ class EvaluateConfig(TrustOptions):
     split: Annotated[Literal["train", "val", "test", "buffer", "all"], ON_CHIPS] = "val"
     """Split whose chips are scored."""
     out: Annotated[str, Place()] = ""
-    """Folder for evaluation.json, evaluation.png and, for tiles, predictions.parquet; default: only print."""
+    """Folder for scores, a picture and a row for each chip or tile (docs/report.md); default: only print."""
     batch_size: Annotated[int, ON_CHIPS] = 64
     """Chips at a time."""
     precision: Annotated[Precision, ON_CHIPS] = "float32"

@@ -2,7 +2,6 @@
 
 run         treeline demo: one step after another
 report      report.html, the page of a demo's results
-figures     the report's figures; `report` says where each goes
 sar         treeline demo --sar
 sar_report  its report.html
 steps       what both demos have in common

@@ -73,7 +73,7 @@ def run_demo(config: DemoConfig) -> str:
         )
         engine = OnRay(mapping) if config.workers else InProcess(chosen_here(mapping.device))
         maps = steps.do("predict unseen scenes", lambda: predict(mapping, engine).maps)
-    report = steps.do("report", lambda: write_report(out, evaluation, maps, steps))
+    report = steps.do("report", lambda: write_report(out, maps, steps))
     return f"{evaluation.table()}\n{steps.total:.0f} seconds in all; look at {report}"
 
 

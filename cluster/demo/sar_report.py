@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -12,14 +11,13 @@ from cluster.demo.steps import Steps
 from inference.distances import figures
 from inference.distances.page import Found
 from inference.distances.run import said
+from inference.report.figures import curves
 from shards.draw.html import figure, listing, page, sentence
-from shards.draw.picture import SERIES, new_figure, png, tidy
 from shards.storage.objects import publish
 from trainer.matrix.curves import learning_curves
 from trainer.matrix.heat_maps import difference_maps, error_maps
 from trainer.matrix.results import Results
 from trainer.run_folder.metrics_file import read_metrics
-from trainer.score.epochs import epoch_of
 
 
 def write_sar_report(
@@ -42,7 +40,7 @@ def write_sar_report(
             "Error of a ridge regression on tokens, on validation tiles that nothing learns from, beside the "
             "same on an untrained backbone and on means and deviations of bands."
         )
-        + figure(_probe_curve(records), "Loss and probe by epoch"),
+        + figure(curves(records, None, "%"), "Loss and probe by epoch"),
         "How far regions lie apart": _apart(found, label),
         "Where the class token looks": _looked(out / "attention"),
         "What was run": steps.table(),
@@ -85,26 +83,3 @@ def _looked(folder: Path) -> Markup:
     about = json.loads((folder / "attention.json").read_text())
     pictures = (folder / f"{tile['name']}.png" for tile in about["tiles"])
     return Markup().join(figure(picture.read_bytes(), picture.stem) for picture in pictures)
-
-
-def _probe_curve(records: Sequence[dict[str, Any]]) -> bytes:
-    """Draw the loss and, where it was measured, the probe's error by epoch."""
-    drawing = new_figure(11, 3.4)
-    loss_axes, probe_axes = drawing.subplots(1, 2)
-    loss_axes.plot(list(map(epoch_of, records)), [one["loss"] for one in records], color=SERIES[0])
-    loss_axes.set(xlabel="epoch", ylabel="loss")
-    probed = [one for one in records if "val_probe_rmse" in one]
-    epochs = list(map(epoch_of, probed))
-    for kind, name, colour in zip(
-        ("probe", "untrained", "bands"),
-        ("pre-trained tokens", "untrained tokens", "means and deviations of bands"),
-        SERIES,
-        strict=True,
-    ):
-        probe_axes.plot(epochs, [one[f"val_{kind}_rmse"] for one in probed], ".-", label=name, color=colour)
-    probe_axes.set(xlabel="epoch", ylabel="RMSE of tree cover (%)")
-    probe_axes.legend(frameon=False)
-    for axes in (loss_axes, probe_axes):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        tidy(axes)
-    return png(drawing)

@@ -82,6 +82,16 @@ def sentence(text: str) -> Markup:
     return _piece("sentence", text)
 
 
+def statement(text: str) -> Markup:
+    """Make a paragraph of larger type, for what matters most."""
+    return _piece("statement", text)
+
+
+def folded(text: str, content: Markup) -> Markup:
+    """Hide content until a reader opens it by its title, `text`."""
+    return _piece("folded", text, content)
+
+
 def listing(text: str) -> Markup:
     """Show text with its line breaks and spaces."""
     return _piece("listing", text)

@@ -178,6 +178,11 @@ def draw_colour_bar(figure: "Figure", panels: Any, limits: tuple[float, float], 
     _draw_bar(figure, panels.tolist(), ScalarMappable(Normalize(*limits), COLOUR_MAP), name, "both")
 
 
+def draw_difference_bar(figure: "Figure", panels: Sequence["Axes"], scale: ColourScale, name: str) -> None:
+    """Put a scale of differences below the panels that show them."""
+    _draw_bar(figure, panels, _mappable(scale), name, "both")
+
+
 def _mappable(scale: ColourScale) -> "ScalarMappable":
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize

@@ -63,7 +63,7 @@ def blocks_that_suit(asked: SplitRule, places: Places) -> tuple[SplitRule, int] 
     best: tuple[float, SplitRule, int] | None = None
     tried = 0
     try:
-        for size, blocks in _sizes(places, crs):
+        for size, blocks in block_sizes(places, crs):
             rule = replace(asked, by="blocks", block_size=size, buffer=places.side, crs=crs)
             met = _least_met(rule, assign(rule, places))
             if met > 0 and (best is None or met > best[0]):
@@ -76,7 +76,7 @@ def blocks_that_suit(asked: SplitRule, places: Places) -> tuple[SplitRule, int] 
     return best and (best[1], best[2])
 
 
-def _sizes(places: Places, crs: str) -> Iterator[tuple[float, int]]:
+def block_sizes(places: Places, crs: str) -> Iterator[tuple[float, int]]:
     """Yield sides of blocks, the largest first, with the number of blocks that have chips: enough of them."""
     seen = footprints(places, crs)
     extent = float((seen.high_N2.max(axis=0) - seen.low_N2.min(axis=0)).max())

@@ -55,7 +55,9 @@ def rasters_of_attention(folder: Path, demo: Path) -> None:
     write(folder / "s2" / "tile.tif", optical_CHW, place, ("red", "green", "blue"), crs="EPSG:32633")
     ndvi_1HW = rng.uniform(0, 1, (1, 64, 64)).astype(np.float32)
     write(folder / "ndvi" / "tile.tif", ndvi_1HW, place, crs="EPSG:32633")
-    write(folder / "lc" / "tile.tif", rng.integers(1, 6, (1, 64, 64)).astype(np.uint8), place, crs="EPSG:32633")
+    write(
+        folder / "lc" / "tile.tif", rng.integers(1, 6, (1, 64, 64)).astype(np.uint8), place, crs="EPSG:32633"
+    )
 
 
 def write(

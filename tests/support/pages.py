@@ -1,6 +1,6 @@
 """Pages of the documentation, the blocks in them, and a process that runs these.
 
-    <!-- not run: a GPU -->      a comment right above a block: why the tests do not run it
+<!-- not run: a GPU -->      a comment right above a block: why the tests do not run it
 """
 
 import os

@@ -256,6 +256,23 @@ ROOMS: dict[str, set[str]] = {
         "inference.tiling",
         "inference.workers_on_ray",
     },
+    "inference.report": {
+        "shards.draw",
+        "shards.format",
+        "shards.nested",
+        "shards.raster",
+        "shards.read",
+        "shards.roles",
+        "shards.storage",
+        "shards.write",
+        "trainer.config",
+        "trainer.model",
+        "trainer.pretrain_config",
+        "trainer.run_folder",
+        "trainer.score",
+        "inference.config",
+        "inference.maps",
+    },
     "inference.scenes": {
         "shards.format",
         "shards.raster",
@@ -311,6 +328,7 @@ ROOMS: dict[str, set[str]] = {
         "inference.embed",
         "inference.mosaic",
         "inference.predict",
+        "inference.report",
         "inference.score",
         "cluster.config",
         "cluster.demo",
@@ -321,9 +339,7 @@ ROOMS: dict[str, set[str]] = {
     "cluster.config": {"shards.roles"},
     "cluster.demo": {
         "shards.commands",
-        "shards.config",
         "shards.draw",
-        "shards.raster",
         "shards.read",
         "shards.storage",
         "ingest.config",
@@ -333,10 +349,8 @@ ROOMS: dict[str, set[str]] = {
         "trainer.commands",
         "trainer.config",
         "trainer.devices",
-        "trainer.fit",
         "trainer.matrix",
         "trainer.matrix_config",
-        "trainer.model",
         "trainer.options",
         "trainer.pretrain_config",
         "trainer.run_folder",
@@ -345,8 +359,8 @@ ROOMS: dict[str, set[str]] = {
         "inference.config",
         "inference.distances",
         "inference.embed",
-        "inference.maps",
         "inference.predict",
+        "inference.report",
         "cluster.config",
         "cluster.jobs",
     },
@@ -373,7 +387,7 @@ LIBRARY_ROOMS = {"ray": {"cluster.jobs"}} | {name: {"shards.storage"} for name i
 """Library: the rooms that import it. Ray is also imported in files named on_ray.py or ..._on_ray.py."""
 WITHOUT_TORCH = {
     *("shards", "ingest", "trainer.score", "trainer.config", "trainer.options", "trainer.run_config"),
-    "inference.distances",
+    *("inference.distances", "inference.report"),
     *("trainer.matrix", "trainer.matrix_config"),
 }
 """Packages and rooms that neither import torch nor anything of ours that does."""
@@ -499,12 +513,13 @@ def test_packages_go_one_way() -> None:
 
 
 def test_of_the_trainer_inference_knows_regressors_scores_and_devices() -> None:
-    known = {needed for room, needs in ROOMS.items() if room.startswith("inference.") for needed in needs}
-    assert {room for room in known if room.startswith("trainer.")} <= {
-        "trainer.model",
-        "trainer.score",
-        "trainer.devices",
-    }
+    allowed = {"trainer.model", "trainer.score", "trainer.devices"}
+    # A report is of a training: what that left, and the options that it had.
+    of_a_run = {"trainer.run_folder", "trainer.config", "trainer.pretrain_config"}
+    for room, needs in ROOMS.items():
+        if room.startswith("inference."):
+            known = {needed for needed in needs if needed.startswith("trainer.")}
+            assert known <= allowed | (of_a_run if room == "inference.report" else set()), room
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.replace("_", "-"))

@@ -7,32 +7,15 @@ from typing import Any
 
 import yaml
 
-from shards.errors import InputError, one_line
+from shards.errors import InputError
 from shards.format.manifest import understood
 from shards.roles import Place, before_options, differing, flag_of, renewed, roles
-from shards.storage.objects import exists, is_local, join, local_path, read_bytes
+from shards.storage.objects import exists, is_local, join, local_path
 from trainer.config import TrainConfig
 from trainer.pretrain_config import PretrainConfig
-from trainer.run_folder.run_writer import CONFIG, config_yaml
+from trainer.run_folder.options_file import CONFIG, DAMAGED, read_options
+from trainer.run_folder.run_writer import config_yaml
 from trainer.run_folder.state_parts import START_OVER, STATE, read_about
-
-DAMAGED = "copy it again, or choose another --out"
-"""What to do about a file of options that cannot be understood."""
-
-
-def read_options(url: str) -> dict[str, Any]:
-    """Read the options that a command left in the YAML file at `url`.
-
-    Raises:
-        InputError: there is no such file, or it is damaged.
-    """
-    try:
-        values = yaml.safe_load(read_bytes(url))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{url}: not a YAML file ({one_line(error)[:200]}); {DAMAGED}") from error
-    if not isinstance(values, dict) or not values or not all(isinstance(name, str) for name in values):
-        raise InputError(f"{url}: holds no options; {DAMAGED}")
-    return values
 
 
 def check_resumes(config: TrainConfig | PretrainConfig, fingerprint: str = "") -> None:

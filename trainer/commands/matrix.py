@@ -37,7 +37,6 @@ from shards.storage.objects import (
 )
 from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
-from trainer.commands.begun import DAMAGED, read_options
 from trainer.commands.matrix_cell import CellJob, run_cell
 from trainer.commands.train import check
 from trainer.commands.train_tiles import labelled_tiles, labels_of
@@ -56,6 +55,7 @@ from trainer.model.make import new_class_model, new_regressor, new_tile_model
 from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.tile_model import TileHead, unit_of
 from trainer.options import OF_TILES
+from trainer.run_folder.options_file import DAMAGED, read_options
 from trainer.run_folder.run_writer import as_yaml, plain
 from trainer.score.baselines import MEAN
 from trainer.score.class_baselines import COMMONEST

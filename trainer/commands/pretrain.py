@@ -15,7 +15,7 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun
 from shards.storage.objects import check_writable, exists, join
 from shards.version import made_by_code
-from trainer.commands.begun import check_resumes, read_options
+from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.devices.cards import computes
 from trainer.devices.choice import Kind
@@ -40,7 +40,8 @@ from trainer.pretrain.views import crop_sizes
 from trainer.pretrain_config import DinoOptions, EncoderOptions, PretrainConfig
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
-from trainer.run_folder.run_writer import CONFIG, RunOptions, RunWriter, plain
+from trainer.run_folder.options_file import CONFIG, read_options
+from trainer.run_folder.run_writer import RunOptions, RunWriter, plain
 from trainer.run_folder.state import restore
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
 from trainer.run_folder.state_parts import STATE, StateWriter, StoredState

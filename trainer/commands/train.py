@@ -15,7 +15,7 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, renewed, why_idle
 from shards.storage.objects import check_writable, exists, join
 from shards.write.leakage import leakage
-from trainer.commands.begun import check_resumes, read_options
+from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import check_classes, new_class_fit
 from trainer.commands.train_tiles import check_tiles, new_tile_fit
@@ -41,11 +41,12 @@ from trainer.model.weights_apart import set_apart
 from trainer.options import ModelOptions, check_counts
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
-from trainer.run_folder.run_writer import CONFIG, RunWriter, run_options
+from trainer.run_folder.options_file import CONFIG, read_options
+from trainer.run_folder.run_writer import RunWriter, run_options
 from trainer.run_folder.state import restore
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
 from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
-from trainer.run_folder.verdict_file import write_verdict
+from trainer.run_folder.verdict_writer import write_verdict
 
 
 def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConfig:

@@ -10,7 +10,7 @@ from shards.storage.objects import exists, join
 
 CHECKPOINTS = "checkpoints.json"
 """File in a run's folder that names its checkpoints."""
-_COMPLETE = "config.json"
+COMPLETE = "config.json"
 """File that is the last of a checkpoint to be written; see trainer.model.checkpoint."""
 
 
@@ -57,7 +57,7 @@ class RunCheckpoints:
         )
 
     def _is_there(self, name: str) -> bool:
-        return exists(join(self.run, name, _COMPLETE))
+        return exists(join(self.run, name, COMPLETE))
 
 
 def read_run_checkpoints(run: str) -> RunCheckpoints | None:

@@ -9,5 +9,7 @@ background       writing in the background of training
 epoch_rate       one line on an epoch's speed
 metrics_file     metrics.jsonl: a line an epoch
 verdict_file     validation.json: the best checkpoint beside the baselines
+verdict_writer   writes it
+options_file     config.yaml: the resolved options
 mlflow_log       numbers and options for MLflow
 """

@@ -64,11 +64,11 @@ from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate, slow_end
 from trainer.run_folder.metrics_file import METRICS, metrics_lines
 from trainer.run_folder.mlflow_log import MlflowLog
+from trainer.run_folder.options_file import CONFIG
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
 from trainer.run_folder.state_parts import StateWriter, remove_leftovers
 from trainer.score.epochs import EPOCH, EPOCHS_FROM, epoch_of
 
-CONFIG = "config.yaml"
 TENSORBOARD = "tensorboard"
 NOTE_SECONDS = 1.0
 """Seconds between two looks at the loss, since each waits for the device."""

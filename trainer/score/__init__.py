@@ -10,6 +10,8 @@ intervals    95 % intervals over blocks of ground and draws
 epochs       number of an epoch in a record of its scores
 compared     a model beside its baselines, in words
 evaluation   scores by name: table, JSON, picture
+chip_scores  sums of single chips: chips.parquet
+examples     predictions of the worst, middle and best chips: examples.npz
 tile_scores      errors of numbers, confusion of classes
 class_baselines  the commonest class and the linear regression to beat
 class_report     what reports of classes have in common: verdict, table, confusion

@@ -7,6 +7,7 @@ from shards.draw.picture import new_figure, png, tidy
 from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
 from trainer.score.class_report import class_table, class_verdict, draw_confusion
+from trainer.score.evaluation import PICTURE, SCORES
 from trainer.score.tile_scores import ClassScore
 
 
@@ -45,8 +46,8 @@ class ClassEvaluation:
 
 def write_class_evaluation(url: str, evaluation: ClassEvaluation) -> None:
     """Write evaluation.json and evaluation.png below `url`."""
-    publish(join(url, "evaluation.png"), class_picture(evaluation))
-    write_json(join(url, "evaluation.json"), evaluation.to_json())
+    publish(join(url, PICTURE), class_picture(evaluation))
+    write_json(join(url, SCORES), evaluation.to_json())
 
 
 def class_picture(evaluation: ClassEvaluation) -> bytes:

@@ -11,10 +11,14 @@ from shards.format.height_classes import NAMES
 from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
 from trainer.score.baselines import MEAN
+from trainer.score.chip_scores import CHIPS, ChipScores
 from trainer.score.compared import Compared
+from trainer.score.examples import EXAMPLES, Examples
 from trainer.score.metrics import DENSITY_TOP_M, Metrics, Score
 
 REGRESSOR, LINEAR = "regressor", "per-pixel linear regression"
+SCORES, PICTURE = "evaluation.json", "evaluation.png"
+"""Files of an evaluation, of heights, classes or tiles."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Evaluation:
     scores: dict[str, Score]
     about: dict[str, Any]
     """Description of what was scored, as plain JSON values."""
+    by_chip: ChipScores | None = None
+    """Sums of each chip; None for maps."""
+    examples: Examples | None = None
+    """Predictions of a few chips; None for maps."""
 
     @property
     def chips(self) -> int:
@@ -74,9 +82,13 @@ def _row(name: str, metrics: Metrics, width: int) -> str:
 
 
 def write_evaluation(url: str, evaluation: Evaluation) -> None:
-    """Write evaluation.json and evaluation.png below `url`."""
-    write_json(join(url, "evaluation.json"), evaluation.to_json())
-    publish(join(url, "evaluation.png"), evaluation_picture(evaluation))
+    """Write evaluation.json and evaluation.png below `url`, and of chips chips.parquet and examples.npz."""
+    if evaluation.by_chip:
+        publish(join(url, CHIPS), evaluation.by_chip.to_bytes())
+    if evaluation.examples:
+        publish(join(url, EXAMPLES), evaluation.examples.to_bytes())
+    publish(join(url, PICTURE), evaluation_picture(evaluation))
+    write_json(join(url, SCORES), evaluation.to_json())
 
 
 def evaluation_picture(evaluation: Evaluation) -> bytes:

@@ -40,6 +40,12 @@ class Metrics:
         """Return the metrics as plain JSON values; NaN becomes null."""
         return {name: None if value != value else value for name, value in vars(self).items()}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Metrics":
+        """Undo `to_json`."""
+        read: dict[str, Any] = {n: float("nan") if v is None else v for n, v in values.items()}
+        return cls(**read)
+
 
 @dataclass(frozen=True)
 class Score:

@@ -15,7 +15,11 @@ from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
 from trainer.score.class_report import WIDTH, class_table, class_verdict, draw_confusion
 from trainer.score.compared import Compared
+from trainer.score.evaluation import PICTURE, SCORES
 from trainer.score.tile_scores import ClassScore, ValueScore
+
+PREDICTIONS = "predictions.parquet"
+"""File with a row for each tile."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,9 @@ def write_tile_evaluation(url: str, evaluation: TileEvaluation) -> None:
     """Write evaluation.json, evaluation.png and predictions.parquet below `url`."""
     rows = io.BytesIO()
     pq.write_table(evaluation.rows(), rows)
-    publish(join(url, "predictions.parquet"), rows.getvalue())
-    publish(join(url, "evaluation.png"), tile_picture(evaluation))
-    write_json(join(url, "evaluation.json"), evaluation.to_json())
+    publish(join(url, PREDICTIONS), rows.getvalue())
+    publish(join(url, PICTURE), tile_picture(evaluation))
+    write_json(join(url, SCORES), evaluation.to_json())
 
 
 def tile_picture(evaluation: TileEvaluation) -> bytes:

@@ -1,0 +1,142 @@
+"""The figures of a report, as PNG bytes: curves of a training, chips, scenes beside their maps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from inference.maps.quick_look import small_heights
+from shards.draw.colours import difference_scale, height_scale
+from shards.draw.picture import (
+    GREY,
+    SERIES,
+    SMALL,
+    composite,
+    draw_difference_bar,
+    draw_height_legend,
+    new_figure,
+    png,
+    show,
+    tidy,
+)
+from shards.raster.opening import open_raster, read_window
+from trainer.score.epochs import epoch_of
+
+MOST_PIXELS = 700
+"""Most pixels along a side of a scene or a map."""
+LOSSES = {"loss": "training", "val_loss": "validation"}
+SCORES: tuple[tuple[str, Mapping[str, str]], ...] = (
+    ("RMSE of validation{unit}", {"val_rmse": "model"}),
+    ("accuracy of validation", {"val_accuracy": "model"}),
+    (
+        "RMSE of the probe{unit}",
+        {
+            "val_probe_rmse": "pre-trained tokens",
+            "val_untrained_rmse": "untrained tokens",
+            "val_bands_rmse": "means and deviations of bands",
+        },
+    ),
+    (
+        "wrong classes of the probe",
+        {
+            "val_probe_error": "pre-trained tokens",
+            "val_untrained_error": "untrained tokens",
+            "val_bands_error": "means and deviations of bands",
+        },
+    ),
+)
+"""Title of a panel, and its lines by their names in a record. The first one that a run has is drawn."""
+TITLES = ("measured", "predicted", "predicted - measured")
+
+
+@dataclass(frozen=True, eq=False)
+class ChipPicture:
+    """What is shown of a chip."""
+
+    image_CHW: NDArray[Any]
+    """Values of all bands."""
+    measured_HW: NDArray[np.float32]
+    predicted_HW: NDArray[np.floating[Any]]
+    title: str
+
+
+def curves(records: Sequence[dict[str, Any]], best: int | None = None, unit: str = "") -> bytes:
+    """Draw loss and validation score by epoch, numbered from 1.
+
+    Args:
+        records: record of each epoch.
+        best: number of the best epoch, which gets a line.
+        unit: unit of the score, for its axis.
+    """
+    epochs = [epoch_of(record) for record in records]
+    scored = next((one for one in SCORES if any(name in r for name in one[1] for r in records)), None)
+    panels = [("loss", LOSSES), *([scored] if scored else [])]
+    figure = new_figure(5.5 * len(panels), 3.4)
+    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        drawn = []
+        for (name, label), colour in zip(names.items(), SERIES, strict=False):
+            values = [_number(record.get(name)) for record in records]
+            known = [(x, y) for x, y in zip(epochs, values, strict=True) if not math.isnan(y)]
+            if known:
+                axes.plot(*zip(*known, strict=True), ".-", markersize=4, label=label, color=colour)
+                drawn += [y for _, y in known]
+        if best is not None and drawn:
+            axes.axvline(best, color=GREY, linewidth=1, linestyle="dotted", label=f"best epoch: {best}")
+        if title == "loss" and drawn and min(drawn) > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}" if max(drawn) < 20 * min(drawn) else "")
+            axes.tick_params(which="minor", labelsize=SMALL)
+        axes.set(xlabel="epoch", ylabel=title.format(unit=f" ({unit})" if unit else ""))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False, fontsize=SMALL)
+        tidy(axes)
+    return png(figure)
+
+
+def chip_pictures(chips: Sequence[ChipPicture], bands: tuple[str, ...]) -> bytes:
+    """Draw chips side by side: image, measured and predicted heights, and their difference."""
+    count = len(chips)
+    differences = [chip.predicted_HW.astype(np.float32) - chip.measured_HW for chip in chips]
+    scale = height_scale(
+        np.concatenate([c.ravel() for chip in chips for c in (chip.measured_HW, chip.predicted_HW)])
+    )
+    apart = difference_scale(np.concatenate([one.ravel() for one in differences]))
+    figure = new_figure(max(2.1 * count, 4.5), 10)
+    axes = figure.subplots(4, count, squeeze=False)
+    for column, (chip, difference_HW) in enumerate(zip(chips, differences, strict=True)):
+        rgb_HW3 = composite(chip.image_CHW, bands, None)
+        show(axes[0, column], rgb_HW3, chip.title)
+        rows = (scale.rgb(chip.measured_HW), scale.rgb(chip.predicted_HW), apart.rgb(difference_HW))
+        for row, (picture_HW3, title) in enumerate(zip(rows, TITLES, strict=True), 1):
+            show(axes[row, column], picture_HW3, title)
+    draw_height_legend(figure, axes[1:3].ravel().tolist(), scale)
+    draw_difference_bar(figure, axes[3:].ravel().tolist(), apart, f"{TITLES[-1]} (m)")
+    return png(figure)
+
+
+def scene_and_map(image: str, heights: str, height_map: str, bands: tuple[str, ...]) -> bytes:
+    """Draw a scene, its measured heights, and its map side by side, read at the size that is shown."""
+    with open_raster(image) as scene, open_raster(heights) as measured, open_raster(height_map) as predicted:
+        metres = [small_heights(raster, MOST_PIXELS) for raster in (measured, predicted)]
+        shape = (scene.count, *metres[0].shape)
+        image_CHW = read_window(scene, out_shape=shape, resampling=Resampling.nearest)
+        rgb_HW3 = composite(image_CHW, bands, scene.nodata)
+    scale = height_scale(metres[0])
+    pictures = (rgb_HW3, *map(scale.rgb, metres))
+    figure = new_figure(13, 5.6)
+    panels = figure.subplots(1, 3)
+    titles = ("scene", "measured heights", "predicted heights")
+    for axes, picture_HW3, title in zip(panels, pictures, titles, strict=True):
+        show(axes, picture_HW3, title)
+    draw_height_legend(figure, panels.tolist(), scale)
+    return png(figure)
+
+
+def _number(value: Any) -> float:
+    """Return a record's number; NaN where it has none."""
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,186 @@
+"""What train, evaluate and predict left of a run, and what is missing, with the command that makes it.
+
+left = read_left(ReportConfig("run", maps=("maps/*.tif",)))
+left.evaluation["verdict"], left.missing
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from inference.config import ReportConfig
+from shards.errors import DatasetError, InputError
+from shards.format.manifest import read_json, understood
+from shards.next_step import ANY_SCENE, command_line
+from shards.read.dataset import Dataset, open_dataset
+from shards.roles import renewed
+from shards.storage.objects import exists, join, read_bytes
+from shards.storage.patterns import each_file_once, expand
+from trainer.config import TrainConfig
+from trainer.model.run_checkpoints import COMPLETE, RunCheckpoints, read_run_checkpoints
+from trainer.pretrain_config import PretrainConfig
+from trainer.run_folder.metrics_file import METRICS, read_metrics
+from trainer.run_folder.options_file import CONFIG, read_options
+from trainer.run_folder.verdict_file import read_verdict
+from trainer.score.chip_scores import CHIPS, ChipScores, read_chip_scores
+from trainer.score.evaluation import PICTURE, SCORES
+from trainer.score.examples import EXAMPLES, Examples, read_examples
+
+EVALUATION = "evaluation"
+"""Folder of the scores below a run's."""
+AGAIN = "copy it again, or evaluate again"
+"""What to do about an evaluation that cannot be understood."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """All that a report shows."""
+
+    run: str
+    options: dict[str, Any]
+    """Options of the run, under their names of now."""
+    records: list[dict[str, Any]]
+    """Scores of each epoch, numbered from 1."""
+    checkpoints: RunCheckpoints | None
+    validation: str
+    """What the training itself said of its best checkpoint; "" if it said nothing."""
+    folder: str
+    """Folder of the evaluation."""
+    data: str
+    """Dataset of the scored chips, as it is called now; the training's if there are no scores."""
+    maps: list[str]
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """Content of evaluation.json; {} if there is none."""
+    picture: bytes = b""
+    """PNG of the scores; empty if there is none."""
+    chips: ChipScores | None = None
+    examples: Examples | None = None
+    missing: list[str] = field(default_factory=list)
+    """What is missing, each in one line with its cure."""
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the run learnt without labels."""
+        return "method" in self.options
+
+    @property
+    def kind(self) -> type:
+        """Class of the run's options."""
+        return PretrainConfig if self.is_pretraining else TrainConfig
+
+    @property
+    def is_of_heights(self) -> bool:
+        """Whether the run learnt heights of pixels."""
+        return not self.is_pretraining and self.options.get("task", "height") == "height"
+
+    @cached_property
+    def dataset(self) -> Dataset | None:
+        """Dataset of the scored chips; None if it is not there."""
+        return opened(self.data)
+
+    def evaluating(self) -> tuple[str, ...]:
+        """Return the words of the command that makes the evaluation."""
+        words = ("evaluate", "--checkpoint", self.run, "--data", self.data)
+        if self.evaluation:
+            asked = {name: self.evaluation.get(name) for name in ("split", "where", "limit")}
+        else:
+            chosen = self.options.get("val_where")
+            asked = {"where": self.options.get("where") if chosen is None else chosen}
+        said = [word for name, value in asked.items() if value for word in (f"--{name}", str(value))]
+        return (*words, *said, "--out", self.folder)
+
+
+def opened(url: str) -> Dataset | None:
+    """Open the dataset at `url`; None if there is none, or a damaged one."""
+    try:
+        return open_dataset(url)
+    except (InputError, DatasetError, OSError):
+        return None
+
+
+def read_left(config: ReportConfig) -> Left:
+    """Read what there is of a run.
+
+    Raises:
+        InputError: there is no run, no dataset at --data, no map of such a name, or a file is damaged.
+        DatasetError: chips.parquet is damaged.
+    """
+    run = config.run
+    if not exists(join(run, CONFIG)):
+        if exists(join(run, COMPLETE)):
+            raise InputError(f"{run}: is a checkpoint, not a run; give the folder that holds its {CONFIG}")
+        raise InputError(
+            f"{run}: no run here ({CONFIG} is missing); give the --out of treeline train or pretrain"
+        )
+    if config.data:
+        open_dataset(config.data)  # what is asked for has to be there
+    stored = read_options(join(run, CONFIG))
+    options = renewed(PretrainConfig if "method" in stored else TrainConfig, stored)
+    folder = config.evaluation or join(run, EVALUATION)
+    evaluation = _evaluation(folder)
+    left = Left(
+        run,
+        options,
+        read_metrics(run),
+        read_run_checkpoints(run),
+        read_verdict(run),
+        folder,
+        config.data or str(evaluation.get("data") or options.get("data", "")),
+        each_file_once(url for pattern in config.maps for url in expand(pattern)),
+        evaluation,
+    )
+    return _with_scores(left)
+
+
+def _evaluation(folder: str) -> dict[str, Any]:
+    """Read evaluation.json; {} if there is none of a checkpoint."""
+    url = join(folder, SCORES)
+    if not exists(url):
+        return {}
+    with understood(url, AGAIN):
+        values = read_json(url)
+        return values if "checkpoint" in values and values["scores"] else {}
+
+
+def _with_scores(left: Left) -> Left:
+    """Read what an evaluation left beside its numbers, and note what is missing."""
+    missing = []
+    if not left.records:
+        words = ("pretrain" if left.is_pretraining else "train", "--config", join(left.run, CONFIG))
+        missing.append(_missing(METRICS, (*words, "--resume", "auto"), "no epoch is finished"))
+    found: dict[str, Any] = {}
+    if left.is_pretraining:
+        return replace(left, missing=missing)
+    if not left.evaluation:
+        missing.append(_missing(SCORES, left.evaluating(), "the scores below are of the training"))
+    else:
+        if exists(join(left.folder, PICTURE)):
+            found["picture"] = read_bytes(join(left.folder, PICTURE))
+        else:
+            missing.append(_missing(PICTURE, left.evaluating()))
+        if left.is_of_heights:
+            missing += _chips(left, found)
+    if not left.maps:
+        words = ("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
+        cure = f"run {command_line(*words)}, then give --maps 'maps/*.tif'"
+        missing.append(f"no maps: {cure}")
+    return replace(left, missing=missing, **found)
+
+
+def _chips(left: Left, found: dict[str, Any]) -> list[str]:
+    """Read the sums of chips, and the examples; return what is missing."""
+    for name in (CHIPS, EXAMPLES):
+        if not exists(join(left.folder, name)):
+            return [_missing(name, left.evaluating(), "an earlier version evaluated")]
+    chips = read_chip_scores(left.folder)
+    if chips.rows.num_rows != left.evaluation["chips"]:
+        return [_missing(f"{CHIPS} of these scores", left.evaluating(), "it is of another evaluation")]
+    found["chips"], found["examples"] = chips, read_examples(left.folder)
+    if left.dataset is None:
+        return [f"no pixels of the chips: {left.data} is no dataset here; give its place with --data"]
+    return []
+
+
+def _missing(what: str, words: Sequence[str], why: str = "") -> str:
+    return f"no {what}{f' ({why})' if why else ''}: run {command_line(*words)}"

@@ -1,0 +1,27 @@
+"""config.yaml in a run's folder: the resolved options, to be fed back with --config. No torch here."""
+
+from typing import Any
+
+import yaml
+
+from shards.errors import InputError, one_line
+from shards.storage.objects import read_bytes
+
+CONFIG = "config.yaml"
+DAMAGED = "copy it again, or choose another --out"
+"""What to do about a file of options that cannot be understood."""
+
+
+def read_options(url: str) -> dict[str, Any]:
+    """Read the options that a command left in the YAML file at `url`.
+
+    Raises:
+        InputError: there is no such file, or it is damaged.
+    """
+    try:
+        values = yaml.safe_load(read_bytes(url))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{url}: not a YAML file ({one_line(error)[:200]}); {DAMAGED}") from error
+    if not isinstance(values, dict) or not values or not all(isinstance(name, str) for name in values):
+        raise InputError(f"{url}: holds no options; {DAMAGED}")
+    return values
