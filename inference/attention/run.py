@@ -27,7 +27,7 @@ from inference.config import AttentionConfig
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json
 from shards.progress import Advance, progress
-from shards.raster.finding import findings_by_code
+from shards.raster.finding import findings_by_url
 from shards.raster.opening import bound_cache
 from shards.storage.objects import (
     check_writable,
@@ -75,8 +75,8 @@ def attention(config: AttentionConfig) -> str:
             numbers = _numbers(work, sampling, measured, advance)
         about = {**_settings(work), **facts, "components_explain": components.explained_3.tolist()}
         about |= {"halved": _halved(sampling, numbers), "measured_windows": sampling.windows}
-        if work.findings:
-            about["findings"] = {url: findings_by_code(found) for url, found in work.findings.items()}
+        if recorded := findings_by_url(work.findings):
+            about["findings"] = recorded
         about |= {"measured_layers": len(work.measured_layers), **made_by_code()}
         with progress("draw", len(gallery.views), "tiles") as advance:
             for view, picture in zip(gallery.views, gallery.of_tiles(), strict=True):

@@ -150,7 +150,7 @@ def raster_findings(tiles: list[Tile], statistics: Statistics) -> dict[str, tupl
     for tile in tiles:
         if isinstance(tile, RasterTile):
             with Scene(tile.source, tile.schema, tile.bands, False, tile.nodata) as scene:
-                if findings := findings_of(scene, statistics):
+                if findings := findings_of(scene, statistics) + scene.assumed:
                     found[tile.source] = findings
     return found
 

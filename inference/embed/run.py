@@ -30,7 +30,7 @@ from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json, refuse_existing
 from shards.progress import progress
-from shards.raster.finding import Finding, findings_by_code, refuse_or_note
+from shards.raster.finding import Finding, findings_by_url, refuse_or_note
 from shards.roles import differing, flag_of, renewed
 from shards.storage.objects import exists, join, publish, remove_file, remove_unfinished
 from shards.storage.one_writer import one_writer
@@ -91,8 +91,8 @@ def _embed(
         )
     about = _about(config, loaded, tiles, made_with, [parts[number] for number in sorted(parts)])
     about["computed_in"] = asked.precision
-    if findings:
-        about["findings"] = {url: findings_by_code(of_scene) for url, of_scene in findings.items()}
+    if recorded := findings_by_url(findings):
+        about["findings"] = recorded
     publish(join(config.out, EMBEDDINGS), json_bytes(about))
     remove_file(join(config.out, PLAN))
     return _said(config.out, about, there=False)

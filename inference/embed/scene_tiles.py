@@ -89,7 +89,7 @@ class SceneTiles:
         found: dict[str, tuple[Finding, ...]] = {}
         for windows in self._scenes:
             with self._opened(windows) as scene:
-                if findings := findings_of(scene, statistics):
+                if findings := findings_of(scene, statistics) + scene.assumed:
                     found[windows.url] = findings
         return found
 

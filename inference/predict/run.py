@@ -123,7 +123,10 @@ def _say_findings(maps: list[SceneMap], config: PredictConfig, summary: Summary)
     lines = noted(found, config.on_mismatch)
     for line in lines:
         print(f"treeline: {line}", file=sys.stderr, flush=True)
-    summary.noted = len({scene for scene, _ in found}) if lines else 0
+    if lines:
+        recorded = [(scene, finding) for scene, finding in found if finding.is_recorded]
+        summary.noted = len({scene for scene, _ in recorded})
+        summary.differing = len({scene for scene, finding in recorded if finding.is_gross})
 
 
 def _say_outside(outside: list[Outside], targets: Targets, none_left: bool) -> None:

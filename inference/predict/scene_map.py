@@ -1,5 +1,6 @@
 """Map of one scene: where it goes, its blocks, and how they are assembled once all are done."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from inference.scenes.scene_list import map_stem
 from inference.tiling.windows import Block, blocks_of
 from shards.errors import DatasetError, InputError, one_line
 from shards.format.statistics import Statistics
-from shards.raster.finding import FINDINGS_TAG, Finding, OnMismatch, findings_json, refusal
+from shards.raster.finding import FINDINGS_TAG, Finding, OnMismatch, findings_by_code, refusal
 from shards.raster.grid import Grid
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import name_of, version_of
@@ -151,7 +152,7 @@ def survey(
                 found = SceneMap(scene, targets.urls[scene], whole, version, identity, (), of_scene, part)
                 if folder.has({found.name, found.made}, found.url):
                     return found
-                findings = findings_of(opened, targets.statistics)
+                findings = findings_of(opened, targets.statistics) + opened.assumed
                 if masks and of_scene:
                     findings += masks.findings(of_scene)
                 if reason := refusal(scene, findings, on_mismatch):
@@ -182,8 +183,8 @@ def _assemble(scene_map: SceneMap, job: MapJob) -> None:
     valid, ledger = 0, job.ledger
     smaller = ledger.smaller_blocks(scene_map.name) & set(scene_map.blocks(job.block_side))
     tags = {**dict(job.tags), **job.content.tags, "TREELINE_SCENE": name_of(scene_map.scene)}
-    if scene_map.findings:
-        tags[FINDINGS_TAG] = findings_json(scene_map.findings)
+    if recorded := findings_by_code(scene_map.findings):
+        tags[FINDINGS_TAG] = json.dumps(recorded)
     if smaller:
         tags[SMALLER_TAG] = str(len(smaller))
     bands, part, grid = job.content.bands(job.options), scene_map.part, scene_map.grid

@@ -19,7 +19,9 @@ class Summary:
     """Number of maps that were there before."""
     failed: list[Failed] = field(default_factory=list)
     noted: int = 0
-    """Number of mapped scenes that differ from the training, as was said when the work began."""
+    """Number of mapped scenes with findings, which were said when the work began."""
+    differing: int = 0
+    """Number of mapped scenes that differ from the training, and would be refused by default."""
     smaller: int = 0
     """Number of blocks that this run computed with fewer windows at a time, for want of memory."""
     megapixels: float = 0.0
@@ -42,9 +44,13 @@ class Summary:
                 f"reading is slow: the model waited for pixels {self.predicting_waited:.0%} of its time; "
                 "copy the scenes to a faster disk, or let several read at a time with --workers N"
             )
-        if self.noted:
-            scenes = "1 scene differs" if self.noted == 1 else f"{self.noted:,} scenes differ"
+        if self.differing:
+            scenes = "1 scene differs" if self.differing == 1 else f"{self.differing:,} scenes differ"
             lines.append(f"{scenes} from the training, as was said at the beginning and maps' tags say")
+        if notes := self.noted - self.differing:
+            lines.append(
+                f"notes on {notes:,} scene{'s' * (notes > 1)}, said at the beginning, are in the maps' tags"
+            )
         if self.smaller:
             lines.append(
                 f"{self.smaller:,} blocks did not fit into memory and were computed with a smaller batch"

@@ -10,7 +10,6 @@ sample        a few pixels of a scene, spread over it
 values        whether a scene's values are those of the training
 check         whether a scene is what the training was
 compared      percentiles of a scene beside those of the training
-filled        a value that stands for nothing
 units         values in another unit
 band_order    bands in another order
 """

@@ -1,49 +1,41 @@
-"""A few of a scene's pixels, spread over the scene, always the same ones.
-
-They are those of an overview, or of small windows: at most SHARE of all pixels, in few of the file's blocks,
-because a block is fetched and decoded whole.
-"""
+"""A few of a scene's pixels: those of an overview, or of small windows (`shards.raster.sample_windows`)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.windows import Window
 
 from inference.scenes.scene import Scene
 from inference.tiling.windows import Block, Span
 from shards.format.missing import missing_values
+from shards.format.schema import Schema
+from shards.raster.filled import SomePixels
+from shards.raster.sample_windows import MOST_PIXELS, SHARE, edge_windows, sample_windows
 
-SHARE = 0.005
-"""Largest share of the scene's pixels that windows take, for scenes of more than LEAST_PIXELS / SHARE."""
-LEAST_PIXELS, MOST_PIXELS = 1024, 65_536
-"""Fewest and most pixels of all windows: more would not change a median by much."""
-WINDOW_PIXELS, MOST_WINDOWS = 16, 128
-"""Least pixels of a window, because neighbours say the same, and most windows: each is a call to GDAL."""
-LEAST_BLOCKS, MOST_BLOCKS = 8, 64
-DECODED_SHARE, DECODED_PIXELS = 0.01, 1 << 18
-"""Blocks of the file that windows lie in: as many as have this share of the scene's pixels, or this many
-pixels if these are more, within the limits above."""
 LEAST_OF_OVERVIEW, MOST_OF_OVERVIEW = 16_384, 131_072
 """Fewest pixels of an overview that is read, and most, unless it has no more than SHARE of the scene's. The
 finest is taken: coarser ones have means of larger areas, where cloud and ground are one."""
-STEPS = 0.7548776662466927, 0.5698402909980532
-"""Steps of a sequence that fills a square evenly, however long it is: 1/p and 1/p^2 for the plastic number p
-(M. Roberts, "The Unreasonable Effectiveness of Quasirandom Sequences", 2018)."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pixels of a scene that have all bands."""
+    """Pixels of a scene that have all bands: stored numbers of the training's bands, in their order."""
 
-    stored_BN: NDArray[Any]
-    """Stored numbers of the training's bands, in their order."""
-    seen: int
-    """Number of pixels that were read, those included of which a band is missing."""
+    spread: SomePixels
+    """Pixels spread over the scene."""
     names: tuple[str, ...]
     """Names of all bands of the file, in its order."""
+    edges: tuple[SomePixels, ...] = ()
+    """Pixels at its edges, which show what is missing there and no more."""
+
+    @property
+    def stored_BN(self) -> NDArray[Any]:
+        """Stored numbers of the pixels that are spread."""
+        return self.spread.stored_BN
 
 
 def overview_sample(scene: Scene) -> Sample | None:
@@ -57,22 +49,35 @@ def overview_sample(scene: Scene) -> Sample | None:
         return None
     whole = Block(Span(0, scene.shape[0]), Span(0, scene.shape[1]))
     step = math.ceil(math.prod(shape) / MOST_OF_OVERVIEW)
-    return _sample(scene, scene.pixels(whole, shape).reshape(len(scene.schema.bands), -1)[:, ::step])
+    pixels_BN = scene.pixels(whole, shape).reshape(len(scene.schema.bands), -1)[:, ::step]
+    return Sample(_complete([pixels_BN], scene.schema), scene.names)
 
 
 def windows_sample(scene: Scene) -> Sample:
-    """Read windows spread over an open scene.
+    """Read windows spread over an open scene, and along its edges.
 
     Raises:
         InputError: its file is damaged.
     """
-    images = [scene.pixels(window) for window in windows(scene.shape, scene.raster.block_shapes[0])]
-    return _sample(scene, np.concatenate([image.reshape(len(image), -1) for image in images], axis=1))
+    spread = windows(scene.shape, scene.raster.block_shapes[0])
+    edges = tuple(
+        _complete(map(scene.pixels, map(_block, of_edge)), scene.schema, share)
+        for of_edge, share in edge_windows(scene.shape)
+    )
+    return Sample(_complete(map(scene.pixels, spread), scene.schema), scene.names, edges)
 
 
-def _sample(scene: Scene, stored_BN: NDArray[Any]) -> Sample:
-    is_missing_N = missing_values(stored_BN, scene.schema.nodata).any(0)
-    return Sample(stored_BN[:, ~is_missing_N], stored_BN.shape[1], scene.names)
+def array_sample(image_CHW: NDArray[Any], schema: Schema) -> Sample:
+    """Take pixels of an array at even steps, so that its edges are among them."""
+    step = math.ceil(math.sqrt(image_CHW[0].size / MOST_PIXELS)) or 1
+    return Sample(_complete([image_CHW[:, ::step, ::step]], schema), schema.bands)
+
+
+def _complete(images: Iterable[NDArray[Any]], schema: Schema, share: float = 1.0) -> SomePixels:
+    """Keep the pixels that have all bands."""
+    stored_BN = np.concatenate([image.reshape(len(image), -1) for image in images], axis=1)
+    is_missing_N = missing_values(stored_BN, schema.nodata).any(0)
+    return SomePixels(stored_BN[:, ~is_missing_N], stored_BN.shape[1], share)
 
 
 def overview_shape(scene: Scene) -> tuple[int, int] | None:
@@ -85,42 +90,10 @@ def overview_shape(scene: Scene) -> tuple[int, int] | None:
 
 
 def windows(shape: tuple[int, int], block_shape: tuple[int, int]) -> Iterator[Block]:
-    """Place windows over a scene: in blocks spread over it, and spread over each of these.
-
-    Args:
-        shape: rows and columns of the scene.
-        block_shape: rows and columns of a block of its file.
-    """
-    rows, columns = shape
-    budget = min(max(int(SHARE * rows * columns), LEAST_PIXELS), MOST_PIXELS, rows * columns)
-    high, wide = min(block_shape[0], rows), min(block_shape[1], columns)
-    down, across = math.ceil(rows / high), math.ceil(columns / wide)
-    decoded = int(max(DECODED_SHARE * rows * columns, DECODED_PIXELS))
-    blocks = min(max(decoded // (high * wide), LEAST_BLOCKS), MOST_BLOCKS, down * across)
-    each = max(min(MOST_WINDOWS, budget // WINDOW_PIXELS) // blocks, 1)
-    area = max(budget // (blocks * each), 1)
-    for number, place in enumerate(_spread(blocks, down, across)):
-        top, left = place[0] * high, place[1] * wide
-        room = min(high, rows - top), min(wide, columns - left)
-        side = min(math.isqrt(area), room[0])
-        size = side, min(max(area // side, 1), room[1])
-        # Other places in each block: with one window a block, all would lie in one column of the scene.
-        for row, column in _spread(each, room[0] - size[0] + 1, room[1] - size[1] + 1, number * each):
-            first = top + row, left + column
-            yield Block(Span(first[0], first[0] + size[0]), Span(first[1], first[1] + size[1]))
+    """Place the windows that are spread over a scene."""
+    return map(_block, sample_windows(shape, block_shape))
 
 
-def _spread(count: int, rows: int, columns: int, first: int = 0) -> list[tuple[int, int]]:
-    """Return places of a grid that are spread evenly, in reading order; each at most once.
-
-    Another `first` gives other places.
-    """
-    if count >= rows * columns:
-        return [divmod(place, columns) for place in range(rows * columns)]
-    found: dict[tuple[int, int], None] = {}
-    number = first
-    while len(found) < count:
-        number += 1
-        down, across = ((number * step + 0.5) % 1 for step in STEPS)
-        found[int(down * rows), int(across * columns)] = None
-    return sorted(found)
+def _block(window: Window) -> Block:
+    top, left = window.row_off, window.col_off
+    return Block(Span(top, top + window.height), Span(left, left + window.width))

@@ -12,7 +12,7 @@ from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
 from shards.format.schema import Schema
-from shards.raster.band_names import band_names, numbers_of_bands
+from shards.raster.band_names import named_bands, numbers_of_bands
 from shards.raster.finding import Finding
 from shards.raster.grid import Grid
 from shards.raster.missing import Missing, mark
@@ -28,6 +28,8 @@ class Scene:
 
     findings: tuple[Finding, ...]
     """What is unlike the chips of training, and can be told from the header."""
+    assumed: tuple[Finding, ...]
+    """What is taken for granted about the names of bands."""
 
     def __init__(
         self,
@@ -53,9 +55,10 @@ class Scene:
         self.url, self.schema = url, schema
         self.raster: Any = open_raster(url, needs_crs)
         try:
-            self.names = names = band_names(self.raster, bands, schema.bands)
+            named = named_bands(self.raster, bands, schema.bands)
+            self.names, self.assumed = named.names, named.findings()
             try:
-                self.band_numbers = numbers_of_bands(url, names, schema.bands)
+                self.band_numbers = numbers_of_bands(url, self.names, schema.bands)
             except InputError:
                 if url.endswith(MAP_ENDINGS):
                     raise InputError(

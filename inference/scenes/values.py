@@ -10,11 +10,11 @@ medians and leaves spreads; exchanged bands exchange both. docs/prediction.md st
 
 from inference.scenes.band_order import exchanged
 from inference.scenes.compared import LEAST_PIXELS, compared
-from inference.scenes.filled import filled_pixels
 from inference.scenes.sample import Sample
 from inference.scenes.units import beyond, factor, power, stretched
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
+from shards.raster.filled import filled_by
 from shards.raster.finding import Finding
 
 RULES = (stretched, power, factor, exchanged, beyond)
@@ -31,9 +31,11 @@ def value_findings(sample: Sample, schema: Schema, statistics: Statistics) -> tu
     """
     if sample.stored_BN.shape[1] < LEAST_PIXELS:
         return ()
-    filled = filled_pixels(sample)
-    found = [filled[1]] if filled else []
-    stored_BN = sample.stored_BN[:, ~filled[0]] if filled else sample.stored_BN
+    filled = filled_by(sample.spread, sample.edges)
+    found, stored_BN = list[Finding](), sample.stored_BN
+    if filled:
+        found.append(filled[1])
+        stored_BN = stored_BN[:, (stored_BN != filled[0]).any(0)]
     bands = compared(stored_BN, sample.names, schema, statistics)
     if bands is not None:
         for rule in RULES:

@@ -23,7 +23,7 @@ from shards.progress import PIXELS, Advance, progress
 from shards.raster.few_windows import few_windows
 from shards.raster.finding import Finding, refuse_or_note
 from shards.raster.grid import Grid
-from shards.raster.height_check import MOST_METRES, height_findings, surface_findings
+from shards.raster.height_check import MOST_METRES, asked_once, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
 from shards.storage.patterns import each_file_once, expand
 from shards.version import made_by_code
@@ -161,7 +161,7 @@ def _findings(grid: Grid, layers: list[HeightRasters]) -> list[Finding]:
         strange = height_findings(values_LN[0], headers[0])
     return [
         Finding(found.code, f"of the measured heights on it, {found.line}", found.cure, found.is_gross)
-        for found in (*of_headers.values(), *strange)
+        for found in asked_once([*of_headers.values(), *strange])
     ]
 
 

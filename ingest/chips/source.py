@@ -4,7 +4,7 @@ A source lists its candidates once, and the plan (`ingest.work.plan`) deals them
 only its options and can be sent to another machine, so any process can read any candidate.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ingest.chips.check import Rejected
 from shards.format.schema import AttributeValue, Schema
+from shards.raster.finding import Found, OnMismatch
 
 PLACE = "_"
 """First letter of columns that say where a candidate is read: the source's own, which reach no dataset."""
@@ -37,9 +38,11 @@ class Candidates:
     columns (see PLACE). Every other column is an attribute for the index."""
     refused: list[Refused] = field(default_factory=list)
     """Candidates that are not in the table."""
-    notes: Callable[[], Sequence[str]] = tuple
-    """Look at a few pixels before an ingest begins, and say what the user should know; raises InputError
-    where files are not what they are given for."""
+    on_mismatch: OnMismatch = "refuse"
+    """What to do about findings."""
+    findings: Callable[[], Found] = dict
+    """Look at a few pixels before an ingest begins, and find what the user should know, by URL; raises
+    InputError where files are not what they are given for."""
 
 
 @dataclass(frozen=True)

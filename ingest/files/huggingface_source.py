@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ingest.chips.attributes import as_attribute, attribute_name, plain_values
 from ingest.chips.check import UNREADABLE, Rejected
+from ingest.chips.filled_chips import candidates_looked_at
 from ingest.chips.source import GROUP, Candidates, Raw, Refused
 from ingest.config import HuggingFaceConfig
 from ingest.files.nested import as_stored, nested_array, pixel_type
@@ -35,6 +36,8 @@ from shards.format.key import MAX_KEY, as_day
 from shards.format.schema import Schema
 from shards.storage.objects import find_files, is_local, join, local_path, read_bytes, read_chip_bytes
 
+LOOKED_AT = 8
+"""Chips that are looked at before an ingest: each costs its whole group."""
 SPLIT = "saved_split"
 """Attribute for the split of a DatasetDict that a row was in."""
 
@@ -113,7 +116,8 @@ class HuggingFaceSource:
         refused = [
             Refused(f"row {row}", "unusable key", "--key-column is empty") for row in np.flatnonzero(~keyed)
         ]
-        return Candidates(table.filter(pa.array(keyed)) if refused else table, refused)
+        table = table.filter(pa.array(keyed)) if refused else table
+        return candidates_looked_at(self, table, refused, self.config.data, LOOKED_AT)
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
         """Read images and labels of rows of the candidates' table, in one pass if they ascend as there.

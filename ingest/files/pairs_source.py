@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
+from ingest.chips.filled_chips import candidates_looked_at
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import PairsConfig
 from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
@@ -80,7 +81,7 @@ class PairsSource:
         if config.is_split_by_place and "x" not in table.column_names:
             table = self._with_places(table)
         self._look_at_some(table)
-        return Candidates(table, refused)
+        return candidates_looked_at(self, table, refused, config.images)
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
         """Read the pairs: one file after the other, or many at a time from remote storage."""

@@ -5,5 +5,6 @@ scene_matching   rasters that serve an image: heights, ground, masks
 scene_table      the table of candidate chips
 strips           rows of chips, read once
 image_grid       rasters on an image's grid
-label_check      what is strange about images and heights
+image_check      what is strange about images
+label_check      what is strange about heights
 """

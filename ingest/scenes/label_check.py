@@ -1,4 +1,4 @@
-"""What is strange about images, and about the heights that they get, before any chip is made of them.
+"""What is strange about the heights that images get, before any chip is made of them.
 
 Headers are known when candidates are listed. Of the heights a few windows are read on the images' own grids,
 as they would be learned from: converted to metres, minus the ground.
@@ -11,33 +11,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
 
 from ingest.chips.check import Rejected
 from ingest.config import ScenesConfig
-from ingest.scenes.image_grid import open_image, source_of
+from ingest.scenes.image_grid import open_image
 from ingest.scenes.scene_matching import Serving
 from ingest.scenes.scene_table import SceneImage
 from ingest.scenes.strips import height_layers, merged
 from shards.format.histogram import HEIGHT
 from shards.format.schema import Schema
-from shards.raster.band_names import ALPHA, band_names
 from shards.raster.few_windows import few_windows
-from shards.raster.finding import Finding
+from shards.raster.finding import Finding, Found
 from shards.raster.footprints import Placed
-from shards.raster.grid import Grid
 from shards.raster.height_check import HeightHeader, band_of, height_findings, surface_findings
-from shards.raster.on_grid import read_on_grid
-from shards.raster.pixel_size import PixelSize, suitable_crs, turn_of
 
 WINDOWS, LEAST_WINDOWS = 25, 4
 """Windows that are read of all height rasters together, and of each at least."""
 MOST_PAIRS = 256
 """Most pairs of an image and a height raster of which values are read, evenly spread over all."""
-OPAQUE = (0, 255)
-"""Values of an alpha band of bytes, where no pixel is half transparent."""
-
-Found = dict[str, Sequence[Finding]]
 
 
 def are_heights(config: ScenesConfig) -> bool:
@@ -61,52 +52,11 @@ def header_reader(config: ScenesConfig) -> Callable[[str, Any], HeightHeader | N
     return read
 
 
-def image_findings(config: ScenesConfig, schema: Schema, images: list[SceneImage]) -> Found:
-    """Find what is strange about images: pixels that are oblong, a grid that is turned, alpha as a band."""
-    found: Found = {image.url: _of_grid(image.grid) for image in images}
-    for image in images[:1]:
-        found[image.url] = [*found[image.url], *_alpha_as_band(config, schema, image.url)]
-    return found
-
-
-def _of_grid(grid: Grid) -> list[Finding]:
-    found, size = list[Finding](), PixelSize.of(grid)
-    if size.is_oblong:
-        crs = f"--crs {suitable_crs(grid)} --pixel-size METRES" if grid.crs.is_geographic else "--pixel-size"
-        found.append(Finding("oblong", f"pixels are oblong, {size}", f"{crs} makes them square"))
-    if turn_of(grid) % 90:
-        line = f"the grid is turned by {turn_of(grid):.3g} degrees, and chips are, too"
-        found.append(Finding("turned", line, "--pixel-size or --crs makes it upright"))
-    return found
-
-
-def _alpha_as_band(config: ScenesConfig, schema: Schema, url: str) -> list[Finding]:
-    """Find that a band that only marks pixels is taken for a measured one: GDAL calls a fourth byte alpha."""
-    with ExitStack() as opened:
-        image = open_image(config, url, opened)
-        names, kinds = band_names(source_of(image), config.bands, schema.bands), image.colorinterp
-        places = [
-            place
-            for place, (name, kind) in enumerate(zip(names, kinds, strict=False))
-            if kind == ColorInterp.alpha and name != ALPHA and name in schema.bands
-        ]
-        if config.bands or image.dtypes[0] != "uint8" or not places:
-            return []
-        windows = few_windows((0, 0, *image.shape), WINDOWS)
-        seen = [read_on_grid(image, places[0] + 1, window) for window in windows]
-        if not np.isin(np.concatenate([part.ravel() for part in seen]), OPAQUE).all():
-            return []
-    others = " ".join(name for place, name in enumerate(names) if place != places[0])
-    line = f"band {places[0] + 1}, taken as {names[places[0]]}, has only 0 and 255; is it alpha?"
-    cure = f"if so, name the other bands (--bands {others}), if not all ({' '.join(names)})"
-    return [Finding("alpha", line, cure, is_gross=True)]
-
-
 def header_findings(
     taken: list[tuple[SceneImage, Serving]], headers: Mapping[str, HeightHeader | None]
 ) -> Found:
     """Find what headers of heights and ground say that the user should know, once for each raster."""
-    found: Found = {}
+    found: dict[str, Sequence[Finding]] = {}
     for image, serving in taken:
         for url, *_ in (*serving.heights, *serving.ground):
             header = headers[url]

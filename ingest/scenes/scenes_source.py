@@ -18,15 +18,9 @@ import pyarrow as pa
 from ingest.chips.check import Rejected
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import NO_LABEL, ScenesConfig, label_of
+from ingest.scenes.image_check import image_findings
 from ingest.scenes.image_grid import band_numbers, open_image, source_of
-from ingest.scenes.label_check import (
-    Found,
-    are_heights,
-    header_findings,
-    header_reader,
-    image_findings,
-    label_findings,
-)
+from ingest.scenes.label_check import are_heights, header_findings, header_reader, label_findings
 from ingest.scenes.scene_matching import Serving, near_in_time
 from ingest.scenes.scene_table import Integers, SceneImage, encoded, keys_of, table_of
 from ingest.scenes.strips import OpenScene
@@ -35,10 +29,10 @@ from shards.format.key import KeyFacts, facts, key_pattern
 from shards.format.scene_names import day_in, images_of_masks, scene_name
 from shards.format.schema import DTYPES, Schema
 from shards.raster.band_names import ALPHA, band_names, numbers_of_bands
-from shards.raster.finding import Finding, refuse_or_note
+from shards.raster.finding import Finding, Found
 from shards.raster.footprints import Footprints, Placed
 from shards.raster.grid import Grid
-from shards.raster.height_check import HeightHeader
+from shards.raster.height_check import HeightHeader, asked_once
 from shards.raster.mask_check import mask_findings
 from shards.raster.missing import nodata_to_store
 from shards.raster.opening import HEADERS
@@ -118,22 +112,23 @@ class ScenesSource:
             except Rejected as why:
                 keys = keys_of([image]).to_pylist()
                 refused += [Refused(key, why.reason, why.detail) for key in keys]
-        notes = partial(self._notes, images, taken, matching)
-        return Candidates(table_of(taken, self.config.chip_size), refused, notes)
+        grids_by_url = {image.url: image.grid for image in images}
+        findings = partial(self._findings, grids_by_url, taken, matching)
+        return Candidates(table_of(taken, self.config.chip_size), refused, self.config.on_mismatch, findings)
 
-    def _notes(
-        self, images: list[SceneImage], taken: list[tuple[SceneImage, Serving]], matching: "_Matching"
-    ) -> list[str]:
-        """See Candidates.notes: a few pixels are read."""
+    def _findings(
+        self, grids: dict[str, Grid], taken: list[tuple[SceneImage, Serving]], matching: "_Matching"
+    ) -> Found:
+        """See Candidates.findings: a few pixels are read."""
         config = self.config
-        found = image_findings(config, self.schema, images)
+        found = image_findings(config, self.schema, grids)
         parts: list[Found] = [header_findings(taken, matching.headers), matching.of_masks]
         if are_heights(config):
             parts.append(label_findings(config, self.schema, taken, matching.headers))
         for part in parts:
             for url, findings in part.items():
-                found[url] = [*found.get(url, ()), *findings]
-        return refuse_or_note(found, config.on_mismatch)
+                found[url] = asked_once([*found.get(url, ()), *findings])
+        return found
 
     def read(self, table: pa.Table) -> Iterator[Raw | Rejected]:
         """Read the chips strip by strip; where a strip cannot be read whole, chip by chip."""

@@ -28,6 +28,8 @@ from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
 from shards.progress import progress
+from shards.raster.filled import FILLED
+from shards.raster.finding import FINDINGS, Found, OnMismatch, noted_by_code, refuse_or_note
 from shards.read.dataset import Dataset
 from shards.roles import differing, flag_of
 from shards.storage.objects import (
@@ -99,21 +101,23 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ing
     unfinished = "" if config.restart else _unfinished(config.out)
     if base is None and schema.label and not unfinished:
         _refuse_missing(plan)
+    findings: Found = {}
     if unfinished != plan.fingerprint:
-        for note in candidates.notes():
+        findings = candidates.findings()
+        for note in refuse_or_note(findings, candidates.on_mismatch):
             print(f"note: {note}", file=sys.stderr)
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     context = TaskContext(
         source, config.out, layout, rules, config.registration, config.strict, plan.fingerprint
     )
-    _begin(config, plan, base)
+    _begin(config, plan, base, noted_by_code(findings))
     pa.default_memory_pool().release_unused()  # listing and planning needed it for a moment
     try:
         _do_what_is_missing(config, context, plan)
         if base is None:  # its rows are read, and take as much memory as the index
             plan = replace(plan, table=plan.table.schema.empty_table())
-        return _assemble(config, layout, plan, base)
+        return _assemble(config, layout, plan, base, candidates.on_mismatch)
     except NothingToKeepError:
         _discard(config.out, base)
         remove_new_folders(new_folders)
@@ -222,7 +226,9 @@ def _done_before(config: IngestConfig, base: Manifest) -> Ingested:
     return Ingested(base, f"{config.out}: is complete already, from the same files and options: {counts}")
 
 
-def _begin(config: IngestConfig, plan: IngestPlan, base: Manifest | None) -> None:
+def _begin(
+    config: IngestConfig, plan: IngestPlan, base: Manifest | None, findings: dict[str, list[str]]
+) -> None:
     """Write plan.json to the journal, unless it is there; refuse an unfinished ingest of another plan."""
     url = join(config.out, PLAN)
     if unfinished := _unfinished(config.out):
@@ -238,7 +244,8 @@ def _begin(config: IngestConfig, plan: IngestPlan, base: Manifest | None) -> Non
     elif base is None:
         refuse_foreign(config.out)
     begun = {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards())}
-    write_json(url, {**begun, "attributes": plan.attributes, **made_by(config)})
+    found = {FINDINGS: findings} if findings else {}
+    write_json(url, {**begun, "attributes": plan.attributes, **found, **made_by(config)})
 
 
 def _refuse_missing(plan: IngestPlan) -> None:
@@ -357,7 +364,9 @@ def _part(out: str, plan: IngestPlan, shard: ShardPlan) -> FinishedShard:
     return FinishedShard.from_bytes(read_bytes(url), url)
 
 
-def _assemble(config: IngestConfig, layout: Layout, plan: IngestPlan, base: Manifest | None) -> Ingested:
+def _assemble(
+    config: IngestConfig, layout: Layout, plan: IngestPlan, base: Manifest | None, on_mismatch: OnMismatch
+) -> Ingested:
     """Assemble the dataset from the parts, and remove the journal."""
     with Assembly(config.out, layout, base) as assembly:
         before = CountsBefore()
@@ -373,11 +382,16 @@ def _assemble(config: IngestConfig, layout: Layout, plan: IngestPlan, base: Mani
             said = assembly.describe_rejected()
             raise NothingToKeepError(f"{config.out}: {said}; nothing written (--strict)")
         record = {**made_by(config), "request": plan.request, "plan": plan.fingerprint}
+        findings = read_json(join(config.out, PLAN)).get(FINDINGS, {})
+        if findings:
+            record[FINDINGS] = findings
         if base is not None:
             record["before"] = base.made_by
         manifest = assembly.finish(record, plan.rule.to_json())
         _discard(config.out, manifest)
         lines = [config.out, *summary(plan, assembly, manifest, before), *advice(plan, manifest, config.out)]
+        if on_mismatch != "ignore":
+            lines += [f"note: {line}" for line in findings.get(FILLED, ())]
         return Ingested(manifest, "\n".join(lines))
 
 

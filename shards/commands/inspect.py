@@ -20,6 +20,8 @@ from shards.format.file_names import MIXED, home_name
 from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
+from shards.raster.filled import LOOKED_AT, filled_chips
+from shards.raster.finding import FINDINGS
 from shards.raster.pixel_size import PixelSize
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import (
@@ -94,9 +96,24 @@ def find_out(dataset: Dataset) -> Findings:
         "positions": _about_positions(places, placed),
         "distances": said_distances(manifest, dataset.index),
         "scenes": said_scenes(manifest, dataset.index),
+        **_about_findings(dataset),
     }
     url = manifest.url_of(dataset.url, STATISTICS)
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
+
+
+def _about_findings(dataset: Dataset) -> dict[str, str]:
+    """Say what was found when the dataset was made, and what fills its pixels, if anything."""
+    said, made_by = list[str](), dataset.manifest.made_by
+    while made_by:
+        said += [line for lines in made_by.get(FINDINGS, {}).values() for line in lines]
+        made_by = made_by.get("before", {})
+    count = int(dataset.manifest.first_chip[-1])
+    numbers = np.unique(np.linspace(0, count - 1, LOOKED_AT).astype(np.int64))[:count]
+    found = filled_chips(dataset.gather(numbers).image_BCHW, dataset.schema.nodata) if count else None
+    if found and not any(found.cure in line for line in said):
+        said.append(f"{found.line} if so, ingest again with --nodata {found.cure.split()[-1]}")
+    return {"findings": "; ".join(dict.fromkeys(said))} if said else {}
 
 
 def _about_shards(dataset: Dataset) -> str:

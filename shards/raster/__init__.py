@@ -10,6 +10,8 @@ footprints   which rasters lie on a grid, from their headers
 on_grid      a raster's values on another grid
 height_unit  units of heights, and their lengths
 height_check whether a raster's values are heights of plants
+sample_windows small windows, spread and along the edges
+filled       a value that stands for nothing
 few_windows  a few windows, evenly spread
 finding      what is not as it should be, its cure, and whether it is refused
 """

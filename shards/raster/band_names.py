@@ -1,18 +1,22 @@
 """Names of a raster's bands: those it states, those the user gives, and what other producers call the same.
 
-    names = band_names(raster, given, expected)
+    names, assumed = named_bands(raster, given, expected)
     numbers = numbers_of_bands(url, names, wanted)
 
-Names are alike regardless of case, spaces and punctuation, and by the synonyms of SYNONYMS.
+A band is named by the user, by its description, by its colour interpretation, or by its place alone: then the
+name is assumed, and that is said. Names are alike regardless of case, spaces and punctuation, and by the
+synonyms of SYNONYMS.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from itertools import compress
+from typing import Any, NamedTuple
 
 from rasterio.enums import ColorInterp
 
 from shards.errors import InputError
+from shards.raster.finding import Finding
 
 ALPHA = "alpha"
 KNOWN_BANDS = {
@@ -20,6 +24,8 @@ KNOWN_BANDS = {
     8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
 }
 """Bands of WorldView-2/3 images by their number, for rasters that do not name their bands."""
+COLOURS = ("coastal", "blue", "green", "red", "rededge", "nir", "swir", "pan")
+"""Colour interpretations that name a band of an image; yellow is a printer's."""
 SYNONYMS = {
     "coastal": ("c", "bandc", "coastalblue", "coastalaerosol", "aerosol"),
     "blue": ("b", "bandb"),
@@ -36,35 +42,113 @@ _NUMBERED = re.compile(r"(band|layer|b)?[\s_-]*\d+", re.IGNORECASE)
 """A description that says nothing: "Band 1", "B2", which differs between sensors."""
 
 
-def band_names(raster: Any, given: Sequence[str], expected: Sequence[str] = ()) -> tuple[str, ...]:
-    """Name each band: by `given`, the bands' descriptions, `expected`, or WorldView's names for their number.
+class NamedBands(NamedTuple):
+    """Names of all bands of a raster, in its order."""
 
-    An alpha band needs no name, and is ALPHA then.
+    names: tuple[str, ...]
+    assumed: str = ""
+    """What is said of names that neither the user nor the file states; "" if all are stated."""
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Say that names are assumed; pixels are those of named bands, so no tag says it."""
+        if not self.assumed:
+            return ()
+        return (Finding("bands", self.assumed, "if they are others, give --bands", is_recorded=False),)
+
+
+def band_names(raster: Any, given: Sequence[str], expected: Sequence[str] = ()) -> tuple[str, ...]:
+    """Name each band; see `named_bands`."""
+    return named_bands(raster, given, expected).names
+
+
+def named_bands(raster: Any, given: Sequence[str], expected: Sequence[str] = ()) -> NamedBands:
+    """Name each band: by `given`, descriptions, colours, `expected`, or WorldView's names for their number.
+
+    An alpha band needs no name, and is ALPHA then. Colours count if the bands that are expected are among
+    them.
 
     Raises:
         InputError: none of these has a name for each band.
     """
-    kinds = raster.colorinterp
     # GDAL calls the fourth of four bands of bytes alpha unless told otherwise, so it may have a name.
-    colours = [place for place, kind in enumerate(kinds) if kind != ColorInterp.alpha]
-    described = [raster.descriptions[place] or "" for place in range(raster.count)]
+    is_colour = [kind != ColorInterp.alpha for kind in raster.colorinterp]
+    described = [name or "" for name in raster.descriptions]
     if any(_NUMBERED.fullmatch(name.strip()) for name in described):
         described = [""] * raster.count
-    own = described if all(described) else [described[place] for place in colours]
-    known = (KNOWN_BANDS.get(count, ()) for count in (raster.count, len(colours)))
-    for names in (given, own if all(own) else (), expected, *known):
-        if len(names) == raster.count:
-            return tuple(names)
-        if names and len(names) == len(colours):
-            named = dict(zip(colours, names, strict=True))
-            return tuple(named.get(place, ALPHA) for place in range(raster.count))
-        if names is given and given:
-            break
+    own = described if all(described) else list(compress(described, is_colour))
+    if names := _placed(given or (own if all(own) else ()), is_colour):
+        return NamedBands(names)
+    known = (KNOWN_BANDS.get(count, ()) for count in (raster.count, sum(is_colour)))
+    guesses = [] if given else [names for names in (expected, *known) if _placed(names, is_colour)]
+    colours = _colours(raster)
+    by_colour = () if given else _by_colour(colours, is_colour, expected, guesses)
+    if by_colour:
+        # GDAL calls three or four bands of bytes red, green and blue unless told otherwise.
+        is_sure = raster.dtypes[0] != "uint8" or by_colour == _placed(expected, is_colour)
+        if is_sure and all(map(_said_by, by_colour, colours)):
+            return NamedBands(by_colour)
+        taken = " ".join(name for name in by_colour if name != ALPHA)
+        return NamedBands(by_colour, f"bands have no names; taken as {taken} by their colours")
+    if guesses and (guesses[0] is expected or not any(colours)):
+        names = _placed(guesses[0], is_colour)
+        taken = " ".join(name for name in names if name != ALPHA)
+        said = f"bands have no names; taken as {taken} in this order"
+        but = f", although their colours are {' '.join(filter(None, colours))}" * any(colours)
+        return NamedBands(names, said + but)
     wanted = f" where {len(given or expected)} are asked for ({' '.join(given or expected)})" * bool(
         given or expected
     )
     number = "1 band" if raster.count == 1 else f"{raster.count} bands"
     raise InputError(f"{raster.name}: has {number}{wanted}; name them with --bands")
+
+
+def _placed(names: Sequence[str], is_colour: Sequence[bool]) -> tuple[str, ...]:
+    """Give names to all bands, or to all but alpha bands; () where there are more or fewer names."""
+    if len(names) == len(is_colour):
+        return tuple(names)
+    if not names or len(names) != sum(is_colour):
+        return ()
+    left = iter(names)
+    return tuple(next(left) if is_named else ALPHA for is_named in is_colour)
+
+
+def _colours(raster: Any) -> list[str]:
+    """Return the names that the colour interpretation has for bands, "" for others; [] if one comes twice."""
+    found = [kind.name if kind.name in COLOURS else "" for kind in raster.colorinterp]
+    stated = list(filter(None, found))
+    return found if len(set(stated)) == len(stated) else []
+
+
+def _by_colour(
+    colours: Sequence[str],
+    is_colour: Sequence[bool],
+    expected: Sequence[str],
+    guesses: Sequence[Sequence[str]],
+) -> tuple[str, ...]:
+    """Name bands by their colours, and those that have none by what is left of a guess; () if that fails."""
+    stated, wanted = set(filter(None, colours)), set(map(canonical, expected))
+    if not stated:
+        return ()
+    free = [place for place, name in enumerate(colours) if not name]
+    unnamed = [place for place in free if is_colour[place]]
+    if not free and wanted <= stated:
+        return tuple(colours)
+    for guess in guesses:
+        placed = _placed(guess, is_colour)
+        if all(not colour or _said_by(name, colour) for name, colour in zip(placed, colours, strict=True)):
+            return placed
+        others = {canonical(name) for name in guess}
+        left = others - stated
+        last = unnamed or free
+        if len(left) == len(last) == 1 and stated < others and wanted <= others:
+            return tuple(
+                name or (*left,)[0] if n in last or name else ALPHA for n, name in enumerate(colours)
+            )
+    return tuple(name or ALPHA for name in colours) if not unnamed and wanted <= stated else ()
+
+
+def _said_by(name: str, colour: str) -> bool:
+    return name == ALPHA or canonical(name) == colour
 
 
 def canonical(name: str) -> str:

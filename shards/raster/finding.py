@@ -1,6 +1,5 @@
 """Something about a raster that is not as it should be, its cure, and whether it is refused."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,8 @@ OnMismatch = Literal["refuse", "note", "ignore"]
 """What to do about findings: refuse rasters with a gross one and note the others, note all, or none."""
 FINDINGS_TAG = "TREELINE_FINDINGS"
 """Tag of a map whose scene has findings: their lines by code, as JSON."""
+FINDINGS = "findings"
+"""Key of the findings in a record of how a dataset was made: lines by code."""
 NAMED = 3
 """Most rasters that the line of a finding names, where many have the same one."""
 
@@ -27,11 +28,17 @@ class Finding:
     """What to do; "" if nothing needs to be done."""
     is_gross: bool = False
     """Whether the raster is refused unless the user wants otherwise."""
+    is_recorded: bool = True
+    """Whether what is made of the raster says so in its tags, and not only the command."""
 
     def __str__(self) -> str:
         if not self.cure:
             return self.line
         return f"{self.line}{'' if self.line.endswith('?') else ';'} {self.cure}"
+
+
+Found = Mapping[str, Sequence[Finding]]
+"""Findings by the URL of their raster."""
 
 
 def refusal(url: str, findings: Iterable[Finding], on_mismatch: OnMismatch) -> str:
@@ -42,7 +49,7 @@ def refusal(url: str, findings: Iterable[Finding], on_mismatch: OnMismatch) -> s
     return f"{url}: {'; '.join(map(str, gross))}, or give --on-mismatch note"
 
 
-def refuse_or_note(found: Mapping[str, Sequence[Finding]], on_mismatch: OnMismatch) -> list[str]:
+def refuse_or_note(found: Found, on_mismatch: OnMismatch) -> list[str]:
     """Refuse rasters with gross findings, and say the others.
 
     Args:
@@ -59,14 +66,23 @@ def refuse_or_note(found: Mapping[str, Sequence[Finding]], on_mismatch: OnMismat
     return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
 
 
-def findings_json(findings: Iterable[Finding]) -> str:
-    """Write findings as short JSON for a tag: lines by code."""
-    return json.dumps(findings_by_code(findings))
-
-
 def findings_by_code(findings: Iterable[Finding]) -> dict[str, str]:
-    """Return the findings' lines by code."""
-    return {finding.code: finding.line for finding in findings}
+    """Return the lines by code of the findings that are recorded."""
+    return {finding.code: finding.line for finding in findings if finding.is_recorded}
+
+
+def findings_by_url(found: Mapping[str, Iterable[Finding]]) -> dict[str, dict[str, str]]:
+    """Return the recorded lines by code, by URL of the rasters that have any."""
+    return {url: lines for url, findings in found.items() if (lines := findings_by_code(findings))}
+
+
+def noted_by_code(found: Found) -> dict[str, list[str]]:
+    """Say all findings as `noted` does, by code."""
+    by_code: dict[str, list[tuple[str, Finding]]] = {}
+    for url, findings in found.items():
+        for finding in findings:
+            by_code.setdefault(finding.code, []).append((url, finding))
+    return {code: noted(same, "note") for code, same in by_code.items()}
 
 
 def noted(found: Iterable[tuple[str, Finding]], on_mismatch: OnMismatch) -> list[str]:

@@ -8,6 +8,7 @@ at the edges of crowns; no tree is as tall as TALLEST_M. docs/heights.md states 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ SAME_VALUE = 1e-6
 """Largest difference (as a share) that conversion to metres makes."""
 LEAST_FILLED = 0.01
 """Least share of elevations that are 0 where 0 stands for no data."""
+UNIT, NO_UNIT = "unit", "no unit"
+"""Codes of findings on the unit of heights, and of that they are taken as metres for want of one."""
 COARSER = 1.5
 """Factor by which heights have longer pixels than images where that is said."""
 
@@ -89,14 +92,19 @@ class HeightHeader:
         """Largest height in metres that its type can store: in whole numbers it often means no data."""
         return float(np.iinfo(self.dtype).max) * self.unit.metres if self.is_whole else math.inf
 
+    def _of_no_unit(self) -> Finding:
+        if self.pixel.unit in (METRE, DEGREE):
+            return Finding(NO_UNIT, "heights: no unit in the raster; taken as metres (--height-unit)")
+        line = f"states no unit of heights, and the unit of its CRS is the {self.pixel.unit}"
+        return Finding(UNIT, line, "if heights are not in metres, give --height-unit ft")
+
     def findings(self, image: Grid) -> list[Finding]:
         """List what the user should know of heights that serve an image of these pixels."""
         found, size, unit = list[Finding](), PixelSize.of(image), self.unit
         if not unit.is_metre:
-            found.append(Finding("unit", f"heights are in {unit.name}, converted to metres"))
-        elif not (unit.is_stated or unit.is_said) and self.pixel.unit not in (METRE, DEGREE):
-            line = f"states no unit of heights, and the unit of its CRS is the {self.pixel.unit}"
-            found.append(Finding("unit", line, "if heights are not in metres, give --height-unit ft"))
+            found.append(Finding(UNIT, f"heights are in {unit.name}, converted to metres"))
+        elif not (unit.is_stated or unit.is_said):
+            found.append(self._of_no_unit())
         if self.crs.is_geographic != image.crs.is_geographic:
             own, others = (_kind(crs) for crs in (self.crs, image.crs))
             found.append(
@@ -131,6 +139,12 @@ def band_of(url: str, raster: Any, band: int | None = None) -> int:
     return numbers[0]
 
 
+def asked_once(found: Sequence[Finding]) -> list[Finding]:
+    """Leave out that a raster's heights are taken as metres where another finding asks about their unit."""
+    is_asked = any(finding.code == UNIT for finding in found)
+    return [finding for finding in found if not (is_asked and finding.code == NO_UNIT)]
+
+
 def height_findings(height_N: NDArray[Any], header: HeightHeader) -> tuple[Finding, ...]:
     """Find what is strange about some heights above ground; the worst alone.
 
@@ -157,7 +171,7 @@ def height_findings(height_N: NDArray[Any], header: HeightHeader) -> tuple[Findi
     is_unknown = not (header.unit.is_stated or header.unit.is_said)
     if header.is_whole and is_unknown and high > TALL_WHOLE_M:
         line = f"heights are whole numbers taken as metres, one in 100 above {high:.3g}"
-        return (Finding("unit", line, "if they are in another unit, give --height-unit dm or cm, else m"),)
+        return (Finding(UNIT, line, "if they are in another unit, give --height-unit dm or cm, else m"),)
     return ()
 
 
@@ -237,4 +251,4 @@ def _too_tall(high: float, header: HeightHeader) -> Finding:
         cure = "are these decimetres or centimetres? --height-unit dm or cm; if elevations, give --ground"
     else:
         cure = "if these are elevations, give --ground; if they are in another unit, --height-unit cm or ft"
-    return Finding("unit", line, cure, is_gross=True)
+    return Finding(UNIT, line, cure, is_gross=True)

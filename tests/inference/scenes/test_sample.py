@@ -12,17 +12,10 @@ from rasterio.enums import Resampling
 from regressors import NODATA, write_scene
 
 from inference.scenes.check import findings_of
-from inference.scenes.sample import (
-    LEAST_PIXELS,
-    MOST_BLOCKS,
-    MOST_PIXELS,
-    SHARE,
-    overview_sample,
-    windows,
-    windows_sample,
-)
+from inference.scenes.sample import overview_sample, windows, windows_sample
 from inference.scenes.scene import Scene
 from inference.tiling.windows import Block
+from shards.raster.sample_windows import LEAST_PIXELS, MOST_BLOCKS, MOST_PIXELS, SHARE, edge_windows
 
 SHAPES = [
     ((256, 256), (4, 256)),
@@ -139,5 +132,65 @@ def test_missing_pixels_are_seen_but_not_counted(tmp_path: Path) -> None:
     image_CHW[2, :128] = NODATA  # in one band
     with Scene(str(write_scene(tmp_path / "scene.tif", image_CHW)), SCHEMA, ()) as scene:
         sample = windows_sample(scene)
-    assert 0.35 < sample.stored_BN.shape[1] / sample.seen < 0.6
+    assert 0.35 < sample.stored_BN.shape[1] / sample.spread.seen < 0.6
     assert (sample.stored_BN != NODATA).all()
+
+
+# --- what is missing at the edges ---
+
+
+def wedge(shape: tuple[int, int], kind: str) -> NDArray[np.bool_]:
+    """Pixels of a narrow piece at an edge, 1.5 to 4 % of all."""
+    row_HW, column_HW = np.indices(shape)
+    down_HW, across_HW = row_HW / shape[0], column_HW / shape[1]
+    return {
+        "strip above": down_HW < 0.02,
+        "strip on the right": across_HW >= 0.98,
+        "wedge on the left": across_HW < 0.05 * down_HW,
+        "wedge below": 1 - down_HW < 0.06 * across_HW,
+        "four wedges, as of a turned scene": np.minimum(
+            np.minimum(down_HW - 0.02 * across_HW, 1 - down_HW - 0.02 * (1 - across_HW)),
+            np.minimum(across_HW - 0.02 * (1 - down_HW), 1 - across_HW - 0.02 * down_HW),
+        )
+        < 0,
+        "a corner": down_HW + across_HW < 0.2,
+    }[kind]
+
+
+KINDS = (
+    *("strip above", "strip on the right", "wedge on the left", "wedge below"),
+    *("four wedges, as of a turned scene", "a corner"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["strips", "tiles", "overviews"])
+def test_narrow_wedges_of_zeros_are_named(kind: str, form: str, tmp_path: Path) -> None:
+    path = tmp_path / "scene.tif"
+    image_CHW = np.tile(np.maximum(stored(plain_scene(3000)), 1), (1, 5, 5))
+    is_zero_HW = wedge(image_CHW.shape[1:], kind)
+    image_CHW[:, is_zero_HW] = 0
+    tiles = {} if form == "strips" else {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    with rasterio.open(write_scene(path, image_CHW, nodata=None)) as raster:
+        written = {**raster.profile, **({"tiled": False} | tiles)}
+    with rasterio.open(path, "w", **written) as raster:
+        raster.write(image_CHW)
+    if form == "overviews":
+        add_overviews(path)
+    with Counting(str(path), SCHEMA, ()) as scene:
+        (finding,) = findings_of(scene, statistics())
+        assert form == "overviews" or scene.read <= SHARE * 1280**2
+    share = float(finding.line.partition(" %")[0])
+    assert finding.code == "filled"
+    assert share == pytest.approx(100 * is_zero_HW.mean(), abs=2.0)
+
+
+def test_windows_at_edges_reach_from_them_and_stand_for_their_part() -> None:
+    assert edge_windows((15, 400)) == []
+    for rows, columns in ((16, 16), (1024, 700), (9000, 30)):
+        found = edge_windows((rows, columns))
+        shares = [share for _, share in found]
+        assert shares == [found[0][0][0].height / rows] * 2 + [found[2][0][0].width / columns] * 2
+        tops = {(window.row_off, window.row_off + window.height) for window in found[1][0]}
+        assert {stop for _, stop in tops} == {rows}
+        assert all(window.col_off == 0 for window in found[2][0])

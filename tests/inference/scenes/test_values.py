@@ -25,6 +25,7 @@ from inference.scenes.scene import Scene
 from inference.scenes.values import value_findings
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics, Tally, summarise
+from shards.raster.filled import SomePixels
 from shards.raster.finding import Finding
 
 EACH = 5
@@ -126,7 +127,9 @@ def test_real_pixels_are_left_alone(tahoe: Path) -> None:
 
         def found(image_CHW: NDArray[Any], trained: Statistics = trained) -> tuple[Finding, ...]:
             pixels_BN = image_CHW.reshape(3, -1)
-            return value_findings(Sample(pixels_BN, pixels_BN.shape[1], schema.bands), schema, trained)
+            return value_findings(
+                Sample(SomePixels(pixels_BN, pixels_BN.shape[1]), schema.bands), schema, trained
+            )
 
         for gain in (0.7, 0.85, 1, 1.15):
             assert not found(np.clip(other_CHW * gain, 0, 255).astype(np.uint8))
@@ -164,7 +167,7 @@ def test_decibels_have_no_logarithms(fault: Callable[[Any], Any], said: str) -> 
         Tally.of(decibels(0).reshape(1, 2, 40, 100), np.zeros((1, 40, 100), np.float32)), RADAR
     )
     assert trained
-    found = value_findings(Sample(fault(decibels(1)), 4000, RADAR.bands), RADAR, trained)
+    found = value_findings(Sample(SomePixels(fault(decibels(1)), 4000), RADAR.bands), RADAR, trained)
     assert [said in one.line and one.is_gross for one in found] == [True] * bool(said)
 
 
@@ -173,7 +176,7 @@ def test_decibels_have_no_logarithms(fault: Callable[[Any], Any], said: str) -> 
 
 def of_pixels(stored_BN: NDArray[Any], seen: int = 0) -> list[str]:
     """Codes of what is found in these pixels, without a training."""
-    sample = Sample(stored_BN, seen or stored_BN.shape[1], SCHEMA.bands)
+    sample = Sample(SomePixels(stored_BN, seen or stored_BN.shape[1]), SCHEMA.bands)
     return [one.code for one in value_findings(sample, SCHEMA, Statistics({}, None))]
 
 
@@ -185,7 +188,7 @@ def dark_pixels(count: int = 4000) -> NDArray[np.int16]:
 def test_a_value_that_fills_all_bands_is_named(value: int) -> None:
     stored_BN = dark_pixels()
     stored_BN[:, :1520] = value
-    sample = Sample(stored_BN, 4000, SCHEMA.bands)
+    sample = Sample(SomePixels(stored_BN, 4000), SCHEMA.bands)
     (finding,) = value_findings(sample, SCHEMA, Statistics({}, None))
     assert finding == Finding(
         "filled",

@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,11 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.enums import ColorInterp
 
-from shards.format.manifest import read_manifest
+from ingest.config import ScenesConfig
+from ingest.scenes.scenes_source import ScenesSource
+from ingest.work import run
+from ingest.work.run import ingest as ingest_at
+from shards.format.manifest import MANIFEST, read_manifest
 from shards.raster.grid import Grid
 from shards.raster.height_check import HeightHeader, height_findings
 from shards.raster.opening import open_raster
@@ -32,13 +37,19 @@ NORTH_UP = Affine(2, 0, 500_000, 0, -2, 7_200_000)
 FEET_GRID = "EPSG:2225"
 """NAD83 / California zone 1, in US survey feet."""
 
+BANDS = ("blue", "green", "red", "nir")
+
 Values = NDArray[Any]
 
 
 def write(path: Path, values: Values, grid: Affine = NORTH_UP, crs: str = UTM, **said: Any) -> str:
-    """A GeoTIFF of (rows, columns) or (bands, rows, columns); `said`: unit, colors, nodata and the like."""
+    """A GeoTIFF of (rows, columns) or (bands, rows, columns); `said`: unit, colors, nodata and the like.
+
+    One band is in metres and four bands have names, unless it is said otherwise.
+    """
     values_CHW = values if values.ndim == 3 else values[None]
-    unit, colors, names = said.pop("unit", ""), said.pop("colors", ()), said.pop("names", ())
+    unit, colors = said.pop("unit", "" if len(values_CHW) > 1 else "m"), said.pop("colors", ())
+    names = said.pop("names", BANDS if len(values_CHW) == 4 else ())
     count, height, width = values_CHW.shape
     shape = {"height": height, "width": width, "count": count, "dtype": values_CHW.dtype.name}
     with rasterio.open(path, "w", driver="GTiff", crs=crs, transform=grid, **shape, **said) as raster:
@@ -146,14 +157,17 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[str, ...]], str]] = {
         "no tree is above 120 m; if these are elevations, give --ground",
     ),
     "depths": (_alone(ground(-90, -20)), "no height above ground is; if these are elevations, give --ground"),
-    "centimetres": (_alone((100 * canopy()).astype(np.int16)), "are these centimetres? --height-unit cm"),
-    "centimetres as floats": (_alone(100 * canopy()), "--height-unit cm or ft"),
+    "centimetres": (
+        _alone((100 * canopy()).astype(np.int16), unit=""),
+        "are these centimetres? --height-unit cm",
+    ),
+    "centimetres as floats": (_alone(100 * canopy(), unit=""), "--height-unit cm or ft"),
     "decimetres": (
-        _alone((10 * canopy()).clip(0).astype(np.uint16)),
+        _alone((10 * canopy()).clip(0).astype(np.uint16), unit=""),
         "decimetres or centimetres? --height-unit",
     ),
     "centimetres of shrubs": (
-        _alone((100 * canopy(2)).clip(0).astype(np.uint16)),
+        _alone((100 * canopy(2)).clip(0).astype(np.uint16), unit=""),
         "decimetres or centimetres? --height-unit dm or cm",
     ),
     "centimetres that the file calls metres": (
@@ -171,7 +185,9 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[str, ...]], str]] = {
     ),
     "undeclared 9999": (_alone(holed(canopy(), 9999)), "gdal_edit.py -a_nodata 9999 FILE"),
     "undeclared 65535, in centimetres": (
-        _alone(holed((100 * canopy()).clip(0).astype(np.uint16), 65535), options=("--height-unit", "cm")),
+        _alone(
+            holed((100 * canopy()).clip(0).astype(np.uint16), 65535), unit="", options=("--height-unit", "cm")
+        ),
         "gdal_edit.py -a_nodata 65535 FILE",
     ),
     "surface and ground exchanged": (
@@ -255,7 +271,9 @@ def test_real_surfaces_give_heights_only_above_their_ground(
     if not line:
         note = "pixels are oblong, 5.473e-06 x 5.473e-06 degree (0.4722 x 0.6076 m); --crs EPSG:32611 --pixel"
         assert note in done.stderr
-        assert len(said(done)[1]) == 1
+        note = "2 rasters, such as {}: heights: no unit in the raster; taken as metres (--height-unit)"
+        assert f"note: {note.format(options[5])}" in said(done)[1]
+        assert len(said(done)[1]) == 2
 
 
 # --- units and bands ---
@@ -267,11 +285,11 @@ def test_real_surfaces_give_heights_only_above_their_ground(
         (0.3048, "ft", {"unit": "ft"}, ()),
         (0.3048, "ft", {"unit": "foot"}, ("--height-unit", "ft")),
         (1200 / 3937, "US survey ft", {"unit": "US survey foot"}, ()),
-        (1200 / 3937, "US survey ft", {"crs": f"{UTM}+6360"}, ()),
+        (1200 / 3937, "US survey ft", {"crs": f"{UTM}+6360", "unit": ""}, ()),
         (0.01, "cm", {"unit": "centimetre"}, ()),
-        (0.1, "dm", {}, ("--height-unit", "dm")),
+        (0.1, "dm", {"unit": ""}, ("--height-unit", "dm")),
         (1.0, "", {"unit": "Metre"}, ()),
-        (1.0, "", {}, ("--height-unit", "m")),
+        (1.0, "", {"unit": ""}, ("--height-unit", "m")),
     ],
 )
 def test_heights_become_metres_and_that_is_said(
@@ -296,7 +314,7 @@ def test_surface_and_ground_have_units_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_band_that_is_chosen_gives_the_heights(tmp_path: Path) -> None:
-    stack = write(tmp_path / "lidar.tif", np.stack([ground(), canopy()]))
+    stack = write(tmp_path / "lidar.tif", np.stack([ground(), canopy()]), unit="m")
     done = ingest(tmp_path, "--heights", stack, "--height-band", "2")
     assert said(done) == (0, [])
     for key, height_HW in heights_of(tmp_path).items():
@@ -425,7 +443,7 @@ def test_heights_in_degrees_under_an_image_in_metres_are_said(tmp_path: Path) ->
 
 def test_a_grid_in_feet_whose_heights_have_no_unit_is_asked_about(tmp_path: Path) -> None:
     grid = Affine(6, 0, 6_000_000, 0, -6, 2_000_000)
-    heights = "--heights", write(tmp_path / "lidar.tif", canopy(), grid, FEET_GRID)
+    heights = "--heights", write(tmp_path / "lidar.tif", canopy(), grid, FEET_GRID, unit="")
     done = ingest(tmp_path, *heights, images=image(tmp_path, grid, FEET_GRID))
     assert done.returncode == 0
     assert "the unit of its CRS is the US survey foot; if heights are not in metres, give" in done.stderr
@@ -442,7 +460,7 @@ def test_oblong_pixels_are_said(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_that_may_be_decimetres_are_noted(tmp_path: Path) -> None:
-    heights = "--heights", write(tmp_path / "lidar.tif", canopy(60).clip(0).astype(np.uint8))
+    heights = "--heights", write(tmp_path / "lidar.tif", canopy(60).clip(0).astype(np.uint8), unit="")
     done = ingest(tmp_path, *heights)
     assert done.returncode == 0
     assert "whole numbers taken as metres" in done.stderr
@@ -591,3 +609,143 @@ def test_sides_of_pixels_are_those_of_the_ground(tmp_path: Path) -> None:
         left, bottom, right, top = Grid(None, grid, SIDE, SIDE).bounds
         assert left < right
         assert bottom < top
+
+
+def test_heights_without_a_unit_are_taken_as_metres_and_that_is_said_once(tmp_path: Path) -> None:
+    """A question about the unit takes the place of the note."""
+    for number in range(2):
+        write(tmp_path / f"lidar_{number}.tif", canopy(), unit="")
+    taken = "heights: no unit in the raster; taken as metres (--height-unit)"
+    done = ingest(tmp_path, "--heights", "lidar_*.tif")
+    assert said(done) == (0, [f"note: 2 rasters, such as {tmp_path}/lidar_0.tif: {taken}"])
+    surface = write(tmp_path / "surface.tif", ground() + canopy(), unit="")
+    options = "--heights", surface, "--ground", write(tmp_path / "ground.tif", ground(), unit="")
+    done = ingest(tmp_path, *options, "--out", "above")
+    assert said(done) == (0, [f"note: 2 rasters, such as {surface}: {taken}"])
+    whole = write(tmp_path / "whole.tif", canopy(60).clip(0).astype(np.uint8), unit="")
+    done = ingest(tmp_path, "--heights", whole, "--out", "whole")
+    assert len(said(done)[1]) == 1
+    assert "whole numbers taken as metres" in done.stderr
+
+
+# --- names of bands ---
+
+
+def coloured(folder: Path, name: str, colors: tuple[ColorInterp, ...]) -> str:
+    values_CHW = np.random.default_rng(0).integers(100, 2000, (4, SIDE, SIDE)).astype(np.int16)
+    return write(folder / name, values_CHW, names=(None,) * 4, colors=colors)
+
+
+RED_FIRST = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined)
+
+
+def test_unnamed_bands_are_named_by_their_colours_and_what_is_assumed_is_said(tmp_path: Path) -> None:
+    heights = "--heights", write(tmp_path / "lidar.tif", canopy())
+    red_first = coloured(tmp_path, "red_first.tif", RED_FIRST)
+    done = ingest(tmp_path, *heights, images=red_first)
+    line = "bands have no names; taken as {} {}; if they are others, give --bands"
+    by_colours = line.format("red green blue nir", "by their colours")
+    assert said(done) == (0, [f"note: {red_first}: {by_colours}"])
+    dataset = open_dataset(str(tmp_path / "chips"))
+    assert dataset.schema.bands == ("red", "green", "blue", "nir")
+    assert dataset.manifest.made_by["findings"] == {"bands": [f"{red_first}: {by_colours}"]}
+    for number in range(2):
+        coloured(tmp_path, f"grey_{number}.tif", (ColorInterp.undefined,) * 4)
+    done = ingest(tmp_path, *heights, "--out", "grey", images="grey_*.tif")
+    assumed = line.format("blue green red nir", "in this order")
+    assert said(done) == (0, [f"note: 2 rasters, such as {tmp_path}/grey_0.tif: {assumed}"])
+    done = ingest(tmp_path, *heights, "--bands", "a", "b", "c", "d", "--out", "named", images=red_first)
+    assert said(done) == (0, [])
+
+
+# --- undeclared zeros ---
+
+ZEROS = r"note: .*{}.*: {} % of pixels are 0 in all bands; is 0 nodata\? if so, give --nodata 0"
+
+
+def filled_image(folder: Path, kind: str) -> str:
+    """An image of which the left third is 0, or a wedge of a thirtieth at its lower edge."""
+    values_CHW = np.random.default_rng(0).integers(100, 2000, (4, SIDE, SIDE)).astype(np.int16)
+    row_HW, column_HW = np.indices((SIDE, SIDE))
+    is_zero_HW = column_HW < SIDE / 3 if kind == "third" else SIDE - row_HW < column_HW / 16
+    values_CHW[:, is_zero_HW] = 0
+    return write(folder / "scene.tif", values_CHW)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("third", "3[0-9]"), ("wedge", "[2-5]")])
+def test_zeros_that_nobody_declares_are_asked_about(tmp_path: Path, kind: str, share: str) -> None:
+    """At the beginning, in the summary, in the manifest, and by inspect; not once they are declared."""
+    scene, heights = filled_image(tmp_path, kind), ("--heights", write(tmp_path / "lidar.tif", canopy()))
+    done = ingest(tmp_path, *heights, images=scene)
+    asked = re.compile(ZEROS.format("scene.tif", share))
+    assert done.returncode == 0
+    assert [bool(asked.fullmatch(line)) for line in said(done)[1]] == [True]
+    assert asked.fullmatch(done.stdout.splitlines()[-1])
+    (line,) = open_dataset(str(tmp_path / "chips")).manifest.made_by["findings"]["filled"]
+    assert f"note: {line}" == done.stdout.splitlines()[-1]
+    assert f"{'findings':12}{line}" in treeline("inspect", "chips", folder=tmp_path).stdout.splitlines()
+    ignored = ingest(tmp_path, *heights, "--on-mismatch", "ignore", "--out", "ignored", images=scene)
+    assert "is 0 nodata" not in ignored.stdout + ignored.stderr
+    assert "is 0 nodata" in treeline("inspect", "ignored", folder=tmp_path).stdout
+    done = ingest(tmp_path, *heights, "--nodata", "0", "--out", "declared", images=scene)
+    assert said(done) == (0, [])
+    assert "findings" not in treeline("inspect", "declared", folder=tmp_path).stdout
+
+
+def test_zeros_in_pairs_of_chips_are_asked_about(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for folder in ("images", "heights"):
+        (tmp_path / folder).mkdir()
+    for number in range(20):
+        image_CHW = generator.integers(100, 2000, (4, 64, 64)).astype(np.int16)
+        image_CHW[:, :, : 4 * number] = 0
+        np.save(tmp_path / "images" / f"{number}.npy", image_CHW)
+        np.save(tmp_path / "heights" / f"{number}.npy", canopy(side=64))
+
+    def pairs(*options: str) -> Any:
+        folders = "--images", "images", "--heights", "heights", "--shares", "1"
+        return treeline("ingest", "pairs", *folders, *options, folder=tmp_path)
+
+    done = pairs("--out", "chips")
+    asked = re.compile(ZEROS.format("images", "5[0-9]"))
+    assert [bool(asked.fullmatch(line)) for line in said(done)[1]] == [True]
+    assert asked.fullmatch(done.stdout.splitlines()[-1])
+    assert "findings" in treeline("inspect", "chips", folder=tmp_path).stdout
+    assert said(pairs("--out", "declared", "--nodata", "0")) == (0, [])
+    assert "findings" not in treeline("inspect", "declared", folder=tmp_path).stdout
+
+
+def test_zeros_in_a_dataset_that_was_made_without_a_word_are_found_by_inspect(tmp_path: Path) -> None:
+    heights = "--heights", write(tmp_path / "lidar.tif", canopy())
+    ingest(tmp_path, *heights, images=filled_image(tmp_path, "third"))
+    manifest = read_manifest(str(tmp_path / "chips"))
+    silent = {name: value for name, value in manifest.made_by.items() if name != "findings"}
+    publish_change(str(tmp_path / "chips"), replace(manifest, made_by=silent), {})
+    said_by = treeline("inspect", "chips", folder=tmp_path).stdout
+    assert re.search(
+        r"findings +3\d % of pixels are 0 in all bands; is 0 nodata\? if so, ingest again", said_by
+    )
+
+
+@pytest.mark.parametrize("when", ["planned", "done"])
+def test_findings_are_kept_by_an_ingest_that_is_resumed(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes, whenever it stops."""
+    scene, heights = filled_image(tmp_path, "third"), write(tmp_path / "lidar.tif", canopy())
+    config = ScenesConfig(
+        images=(scene,), heights=(heights,), out=str(tmp_path / "chips"), chip_size=32, shares=(1.0,)
+    )
+    ingest_at(ScenesSource(config), config)
+    expected = (tmp_path / "chips" / MANIFEST).read_bytes()
+    again = replace(config, out=str(tmp_path / "again"))
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_do_what_is_missing" if when == "planned" else "_assemble", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ingest_at(ScenesSource(again), again)
+    ingest_at(ScenesSource(again), again)
+    assert (tmp_path / "again" / MANIFEST).read_bytes() == expected

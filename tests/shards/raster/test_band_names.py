@@ -9,7 +9,7 @@ from rasterio import Affine
 from rasterio.enums import ColorInterp
 
 from shards.errors import InputError
-from shards.raster.band_names import band_names, numbers_of_bands
+from shards.raster.band_names import band_names, named_bands, numbers_of_bands
 from shards.raster.opening import open_raster
 
 WANTED = ("blue", "green", "red", "nir")
@@ -77,3 +77,73 @@ def test_bands_are_named_by_the_file_or_by_their_number(
 ) -> None:
     with open_raster(raster_of(tmp_path / "a.tif", descriptions, alpha)) as raster:
         assert band_names(raster, ()) == names
+
+
+def coloured(path: Path, colours: str, dtype: str = "int16", descriptions: tuple[str, ...] = ()) -> str:
+    """A raster whose bands have these colour interpretations: "r g b u a" and the like."""
+    kinds = {"r": "red", "g": "green", "b": "blue", "n": "nir", "u": "undefined", "a": "alpha"}
+    named = [ColorInterp[kinds[letter]] for letter in colours.split()]
+    place = {"crs": "EPSG:3338", "transform": Affine(2, 0, 0, 0, -2, 0)}
+    shape = {"count": len(named), "height": 4, "width": 4, "dtype": dtype}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place) as raster:
+        raster.colorinterp = named
+        if descriptions:
+            raster.descriptions = descriptions
+        raster.write(np.ones((len(named), 4, 4), dtype))
+    return str(path)
+
+
+ORDER = ("red", "green", "blue", "nir")
+BY_COLOURS = "bands have no names; taken as red green blue nir by their colours"
+
+
+@pytest.mark.parametrize(
+    ("colours", "dtype", "expected", "names", "assumed"),
+    [
+        ("r g b", "int16", (), ORDER[:3], ""),
+        ("r g b u", "int16", (), ORDER, BY_COLOURS),
+        ("r g b u", "int16", WANTED, ORDER, BY_COLOURS),
+        ("r g b u a", "int16", WANTED, (*ORDER, "alpha"), BY_COLOURS),
+        ("r g b n", "int16", WANTED, ORDER, ""),
+        ("n r g", "int16", ("NIR1", "red", "green"), ("nir", "red", "green"), ""),
+        ("r g b a", "uint8", (), ORDER, BY_COLOURS),  # as GDAL calls any four bands of bytes
+        ("r g b a", "uint8", ORDER[:3], (*ORDER[:3], "alpha"), ""),
+        ("b g r u", "int16", (), WANTED, "bands have no names; taken as blue green red nir by their colours"),
+        (
+            "r g b",
+            "uint8",
+            ("nir", "red", "green"),
+            ("nir", "red", "green"),
+            "bands have no names; taken as nir red green in this order, although their colours are red green "
+            "blue",
+        ),
+        ("u u u u", "int16", (), WANTED, "bands have no names; taken as blue green red nir in this order"),
+        ("u u", "int16", ("vv", "vh"), ("vv", "vh"), "bands have no names; taken as vv vh in this order"),
+        ("r r b u", "int16", (), WANTED, "bands have no names; taken as blue green red nir in this order"),
+    ],
+)
+def test_bands_without_names_are_named_by_their_colours(
+    tmp_path: Path,
+    colours: str,
+    dtype: str,
+    expected: tuple[str, ...],
+    names: tuple[str, ...],
+    assumed: str,
+) -> None:
+    """What neither the user nor the file states is said."""
+    with open_raster(coloured(tmp_path / "a.tif", colours, dtype)) as raster:
+        assert named_bands(raster, (), expected) == (names, assumed)
+        assert named_bands(raster, tuple("abcde")[: raster.count]).assumed == ""
+
+
+def test_descriptions_come_before_colours(tmp_path: Path) -> None:
+    with open_raster(coloured(tmp_path / "a.tif", "r g b", "uint8", ("nir", "red", "green"))) as raster:
+        assert named_bands(raster, ()) == (("nir", "red", "green"), "")
+
+
+def test_colours_that_contradict_the_usual_order_leave_names_to_the_user(tmp_path: Path) -> None:
+    with (
+        open_raster(coloured(tmp_path / "a.tif", "r g b u u u u u")) as raster,
+        pytest.raises(InputError, match="8 bands; name them with --bands"),
+    ):
+        named_bands(raster, ())

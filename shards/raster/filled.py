@@ -1,0 +1,90 @@
+"""A value that stands for nothing, although the file does not say so."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.format.missing import missing_values
+from shards.raster.finding import Finding
+
+FILLED = "filled"
+"""Code of the finding."""
+LEAST_FILLED = 0.01
+"""Share of the pixels above which a value that fills all bands at once is named."""
+FILLED_TOGETHER = 0.9
+"""Least share of pixels with that value in all bands, of those with it in any band, and of those with any
+value in all bands: a dark or saturated pixel is so in one band before it is in the next, and in a grey image
+all pixels have one value in all bands."""
+LOOKED_AT = 64
+"""Chips of a dataset that are looked at, evenly spread over it."""
+EACH_CHIP = 1024
+"""Pixels of a chip that are looked at, about."""
+ALONE = 0.1
+"""Share of the values' range that the largest one must lie above the next to be no saturated pixel's."""
+
+
+@dataclass(frozen=True)
+class SomePixels:
+    """Pixels of a raster that have all bands, out of some that were read."""
+
+    stored_BN: NDArray[Any]
+    seen: int
+    """Number of pixels that were read, those included of which a band is missing."""
+    share: float = 1.0
+    """Share of the raster's pixels that they stand for."""
+
+
+def filled_by(spread: SomePixels, edges: tuple[SomePixels, ...] = ()) -> tuple[Any, Finding] | None:
+    """Find the value that most pixels have in all bands at once, where it is one that is missing.
+
+    Args:
+        spread: pixels spread over the raster.
+        edges: pixels along its edges, which show a narrow wedge that the others miss.
+    """
+    every_BN = np.concatenate([spread.stored_BN, *(edge.stored_BN for edge in edges)], axis=1)
+    for parts in ((spread,), edges):
+        if parts and (found := _filled_by(parts, every_BN)):
+            return found
+    return None
+
+
+def filled_chips(images: Iterable[NDArray[Any]], nodata: float | None) -> Finding | None:
+    """Find a value that fills chips, image_CHW each, and is missing although `nodata` is another."""
+    parts = []
+    for image_CHW in images:
+        step = max(1, math.isqrt(image_CHW[0].size // EACH_CHIP))
+        parts.append(image_CHW[:, ::step, ::step].reshape(len(image_CHW), -1))
+    if not parts:
+        return None
+    stored_BN = np.concatenate(parts, axis=1)
+    is_whole_N = ~missing_values(stored_BN, nodata).any(0)
+    found = filled_by(SomePixels(stored_BN[:, is_whole_N], stored_BN.shape[1]))
+    return found[1] if found else None
+
+
+def _filled_by(parts: tuple[SomePixels, ...], every_BN: NDArray[Any]) -> tuple[Any, Finding] | None:
+    stored_BN = np.concatenate([part.stored_BN for part in parts], axis=1)
+    alike_N = (stored_BN == stored_BN[0]).all(0)
+    if len(stored_BN) < 2 or not alike_N.any():
+        return None
+    values, counts = np.unique(stored_BN[0, alike_N], return_counts=True)
+    value, count = values[counts.argmax()], int(counts.max())
+    share = sum(part.share * int((part.stored_BN == value).all(0).sum()) / part.seen for part in parts)
+    others = max(int((stored_BN == value).any(0).sum()), int(alike_N.sum()))
+    if share <= LEAST_FILLED or count < FILLED_TOGETHER * others or _is_saturation(every_BN, value):
+        return None
+    said = f"{value:.7g}" if stored_BN.dtype.kind == "f" else str(value)
+    line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
+    return value, Finding(FILLED, line, f"if so, give --nodata {said}")
+
+
+def _is_saturation(stored_BN: NDArray[Any], value: Any) -> bool:
+    """Tell a largest value below which there are others from one that stands alone."""
+    if value < stored_BN.max():
+        return False
+    others = stored_BN[stored_BN < value].astype(np.float64)
+    return bool(others.size and value - others.max() < ALONE * (value - others.min()))
