@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
-    from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
+    from inference.config import (
+        AttentionConfig,
+        DistancesConfig,
+        EmbedConfig,
+        MosaicConfig,
+        PredictConfig,
+        ViewConfig,
+    )
     from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
@@ -312,6 +319,13 @@ def mosaic(config: "MosaicConfig") -> None:
     from inference.mosaic.run import mosaic
 
     print(mosaic(config))
+
+
+def view(config: "ViewConfig") -> None:
+    """Show maps in a browser, until Ctrl-C."""
+    from inference.view.run import view
+
+    view(config)
 
 
 def attention(config: "AttentionConfig") -> None:
