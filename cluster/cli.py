@@ -138,6 +138,7 @@ COMMANDS = {
     "mosaic": Command(
         "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
     ),
+    "view": Command("inference.config:ViewConfig", "cluster.commands:view", "look at maps in a browser"),
     "run": Command(
         "cluster.config:StepsConfig", "cluster.commands:run", "run the steps of a file, from data to maps"
     ),
