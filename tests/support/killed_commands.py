@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from shards.version import COMMIT, commit
+
 ROOT = Path(__file__).parents[2]
 IMPORTED = (
     "cluster.commands",
@@ -43,7 +45,8 @@ class Killer:
         path = os.pathsep.join(map(str, (ROOT, *sys.path)))
         self._process = subprocess.Popen(
             [sys.executable, __file__],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            # Each child would read anew what is checked out.
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", COMMIT: commit()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

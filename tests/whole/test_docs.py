@@ -38,11 +38,16 @@ MEASURED = re.compile(r"-?\d+\.\d+")
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", ["splits", "training", "prediction", "sar-landscape", "pretraining"])
+@pytest.mark.parametrize("page", ["splits", "training", "prediction", "run", "sar-landscape", "pretraining"])
 def test_the_commands_of_a_page(page: str, tmp_path: Path) -> None:
-    """One process runs them all: starting one for each took longer than most commands do."""
+    """One process runs them all: starting one for each took longer than most commands do.
+
+    Files that a page shows under a title are there.
+    """
+    for name, content in re.findall(r'^```yaml title="(.+?)"\n(.*?)^```', text_of(page), re.S | re.M):
+        (tmp_path / name).write_text(content)
     commands = [line for block in blocks_of(page, "sh") for line in block.splitlines()]
-    assert len(commands) > 4
+    assert len(commands) > 3
     run_alone(RUN, "\n".join(commands) + "\n", tmp_path)
 
 
@@ -63,8 +68,12 @@ def test_the_page_about_python_prints_what_it_shows(tmp_path: Path) -> None:
 
 def blocks_of(page: str, language: str) -> list[str]:
     """The blocks of a page in this language, in their order."""
-    text = (ROOT / "docs" / f"{page}.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.S | re.M)
+
+
+def text_of(page: str) -> str:
+    """The text of a page."""
+    return (ROOT / "docs" / f"{page}.md").read_text()
 
 
 def run_alone(code: str, given: str, folder: Path) -> str:

@@ -129,7 +129,7 @@ def test_steps_take_what_earlier_ones_made(tmp_path: Path, monkeypatch: pytest.M
     assert steps["train"]["backbone"] == "land/pretrained"
     assert (steps["train"]["resume"], steps["pretrain"]["resume"]) == ("auto", "auto")
     assert steps["predict"]["scenes"] == ("scenes/*.tif",)
-    assert steps["mosaic"]["maps"] == steps["evaluate maps"]["maps"] == ("land/maps",)
+    assert steps["mosaic"]["maps"] == steps["evaluate maps"]["maps"] == ("land/maps/*.tif",)
     assert (steps["evaluate maps"]["data"], steps["evaluate maps"]["checkpoint"]) == ("", "")
     assert steps["train"]["decoder"] == "residual", "of the recipe"
     assert steps["train"]["learning_rate"] == 2e-5
