@@ -2,8 +2,8 @@
 
 The five packages and treeline.py travel with the job; the cluster's machines must have the dependencies.
 The command's options are read and checked here. Those that flags or the user's own file name travel as a
-file, with absolute places. Defaults and recipes apply on the cluster as they do here. The job carries no
-credentials: the cluster's machines use their own.
+file, with absolute places; so do the steps of `treeline run`. Defaults and recipes apply on the cluster as
+they do here. The job carries no credentials: the cluster's machines use their own.
 """
 
 import asyncio
@@ -20,9 +20,10 @@ import yaml
 
 import shards
 from cluster import cli
-from cluster.config import SubmitConfig
+from cluster.config import StepsConfig, SubmitConfig
 from cluster.jobs.connection import use_token_if_there_is_one
 from cluster.options import FILE, read_options
+from cluster.steps.steps_file import read_steps
 from shards.errors import InputError
 from shards.roles import OptionsFile, roles, with_absolute_places
 from shards.version import COMMIT, commit
@@ -33,6 +34,8 @@ FRONT = "treeline.py"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 OPTIONS = "options.yaml"
 """File of a job's options, beside the packages in the job's folder."""
+STEPS = "steps.yaml"
+"""File of a job's steps, beside that."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ def job_of(command: list[str]) -> Job:
     config, named = cli.parsed(name, arguments)
     options = with_absolute_places(type(config), named)
     files = {OPTIONS: options}
+    if isinstance(config, StepsConfig) and config.file:
+        files[STEPS] = read_steps(config.file).resolved()
+        options["file"] = STEPS
     for option, role in roles(type(config), OptionsFile).items():
         if options.get(option):
             inner = read_options(options[option], role.options, f"treeline {name}")

@@ -80,6 +80,8 @@ def difference(before: Content, now: Content) -> str:
     """Say how what lies at a place has changed."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return "other content"
+    # Names that begin with a dot are the commands' own notes.
+    before, now = ({name: one[name] for name in one if name[:1] != "."} for one in (before, now))
     added, gone = now.keys() - before.keys(), before.keys() - now.keys()
     changed = {name for name in now.keys() & before.keys() if now[name] != before[name]}
     said = [
@@ -87,7 +89,7 @@ def difference(before: Content, now: Content) -> str:
         for what, names in (("added", added), ("removed", gone), ("written again", changed))
         if names
     ]
-    return " and ".join(said)
+    return ", ".join(said) or "other content"
 
 
 def only_adds(before: Content, now: Content) -> bool:

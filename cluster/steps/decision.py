@@ -81,10 +81,10 @@ def decide(step: Step, record: Record | None, now: Now) -> Decision:
     is_allowed = now.may_replace or (record is not None and record.state == "being removed")
     if decision.action != "make anew" or not result.is_costly or is_allowed:
         return decision
-    redo = shlex.quote(now.follows[0] if now.follows else step.name)
+    place, redo = flat(step.config)[result.option], now.follows[0] if now.follows else step.name
     raise InputError(
-        f"{step.name}: {step.place} would be made anew: {decision.why}; undo that, give this step another "
-        f"out, or allow it with --redo {redo}"
+        f"{step.name}: {place} would be made anew: {decision.why}; undo that, give this step another out, or "
+        f"allow it with --redo {shlex.quote(redo)}"
     )
 
 
@@ -116,7 +116,7 @@ def _decide(step: Step, record: Record | None, now: Now) -> Decision:
     if more or changed:
         return Decision("run", f"goes on: {', '.join([*more, *said])}")
     if not now.is_there:
-        return Decision("run", f"{step.place} is not there as it was left")
+        return Decision("run", "its result is not there as it was left")
     if now.waits_for:
         return Decision("run", f"if {now.waits_for[0]} makes something else than before")
     return Decision("skip", "is done, with the same options")

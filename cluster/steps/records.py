@@ -53,8 +53,8 @@ class Records:
                 self._of = {name: _record(step) for name, step in steps.items()}
             except (InputError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{self._url}: cannot be understood; copy it again, or delete it: then the command of each "
-                    "step decides what to do about results that are there"
+                    f"{self._url}: cannot be understood; copy it again, or delete it: then the command of "
+                    "each step decides what to do about results that are there"
                 ) from error
 
     def get(self, name: str) -> Record | None:

@@ -107,6 +107,7 @@ class Run:
                 print(f"treeline: {step.name} failed; go on with {self._again}", file=sys.stderr)
                 return code
             redone.add(step.name)
+        print(f"{self.file.out}: all {count} steps are done")
         return 0
 
     def decision(self, step: Step, decided: dict[str, Decision], done: set[str] | None = None) -> Decision:

@@ -99,7 +99,8 @@ def read_steps(url: str) -> StepsFile:
         found.append(step)
         chosen = flat(step.config)
         if place := chosen.get(result_of(step.command).option):
-            made.append(Made(result_of(step.command).kind, place))
+            result = result_of(step.command)
+            made.append(Made(result.kind, join(place, result.files) if result.files else place))
         made += scenes_of(step.command, chosen)
     return StepsFile(url, out, tuple(found))
 

@@ -1,6 +1,7 @@
 """Pages of the documentation, the blocks in them, and a process that runs these.
 
 <!-- not run: a GPU -->      a comment right above a block: why the tests do not run it
+```yaml title="a.yaml"       a block that is the content of a file
 """
 
 import os
@@ -21,7 +22,8 @@ PAGES = {"README": ROOT / "README.md", "CONTRIBUTING": ROOT / "CONTRIBUTING.md"}
 }
 """Every page by its name: its path below docs/, without the ending."""
 _BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?(?P<indent> *)```(?P<language>\w*)"
+    r'(?: title="(?P<title>[\w.-]+)")?\n(?P<text>.*?)^(?P=indent)```$',
     re.S | re.M,
 )
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*=")
@@ -36,6 +38,8 @@ class Block(NamedTuple):
     """Line of the page on which it begins."""
     reason: str
     """Why it is not run; "" if it is."""
+    title: str = ""
+    """Name of the file that it is the content of; "" if none."""
 
 
 def blocks_of(page: str) -> list[Block]:
@@ -47,6 +51,7 @@ def blocks_of(page: str) -> list[Block]:
             textwrap.dedent(found["text"]),
             text.count("\n", 0, found.start("language")) + 1,
             found["reason"] or "",
+            found["title"] or "",
         )
         for found in _BLOCK.finditer(text)
     ]

@@ -91,6 +91,8 @@ def test_a_page_runs_and_prints_what_it_shows(
         if block.language == "text" and before:
             assert_shows(block, *before)
         before = None
+        if block.title:
+            (tmp_path / block.title).write_text(block.text)
         if block.language not in ("sh", "python") or block.reason:
             continue
         said, given = "", block

@@ -25,6 +25,7 @@ from servers import free_port
 
 from cluster import cli
 from cluster.jobs.submit import job_of
+from cluster.steps.steps_file import read_steps
 from inference.config import PredictConfig
 from inference.predict.in_process import InProcess
 from inference.predict.run import predict
@@ -266,7 +267,7 @@ def sent(command: list[str], there: Path, monkeypatch: pytest.MonkeyPatch) -> An
         return cli.parse(name, arguments)
 
 
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"submit"}))
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"run", "submit"}))
 def test_a_job_has_the_options_of_the_command_with_absolute_places(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +323,49 @@ def test_every_text_is_a_place_or_known_to_be_none() -> None:
         and option not in roles(options, Place) | roles(options, OptionsFile)
     }
     assert {option for _, option in texts} <= NO_PLACES
+
+
+def test_a_file_of_steps_is_read_where_the_job_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent with all that steps take from one another, and with the places as they are here."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "options.yaml").write_text("epochs: 7\n")
+    (tmp_path / "mine.yaml").write_text(
+        "steps:\n"
+        "  ingest scenes: {images: [a/*.tif, 's3://bucket/*.tif'], workers: 2}\n"
+        "  train: {recipe: notebook, config: options.yaml, backbone: facebook/vit, workers: 2}\n"
+        "  predict: {overlap: 0.25}\n"
+    )
+    there = sent(["run", "mine.yaml", "--redo", "train"], tmp_path / "there", monkeypatch)
+    assert (there.file, there.redo) == ("steps.yaml", ("train",))
+    steps = read_steps(str(tmp_path / "there" / there.file))
+    assert steps.out == f"{tmp_path}/mine"
+    chips, train, maps = (flat(step.config) for step in steps.steps)
+    assert chips["images"] == maps["scenes"] == (f"{tmp_path}/a/*.tif", "s3://bucket/*.tif")
+    assert chips["out"] == train["data"] == f"{tmp_path}/mine/chips"
+    assert (train["epochs"], train["norm"], train["backbone"]) == (7, "batch", "facebook/vit")
+    assert (train["out"], maps["checkpoint"]) == (f"{tmp_path}/mine/run", f"{tmp_path}/mine/run")
+    assert (train["workers"], maps["overlap"]) == (2, 0.25)
+
+
+@pytest.mark.ray
+def test_steps_submitted_on_ray_are_run_there_and_known_here(
+    cluster: Cluster, trained: Trained, tmp_path: Path
+) -> None:
+    (tmp_path / "steps.yaml").write_text(
+        "steps:\n"
+        f"  predict: {{scenes: ['{trained.scene}'], checkpoint: '{trained.run}', overlap: 0}}\n"
+        "  mosaic:\n"
+    )
+    done = cluster.treeline(
+        "submit", "--address", cluster.address, "--", "run", "steps.yaml", folder=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "steps" / "mosaic.tif").exists()
+    done = cluster.treeline("run", "steps.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("skipped, is done, with the same options") == 2
 
 
 def test_maps_to_be_scored_are_sent_with_absolute_places(
