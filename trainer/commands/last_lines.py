@@ -37,9 +37,8 @@ def after_training(config: TrainConfig) -> str:
 def after_pretraining(config: PretrainConfig) -> str:
     """Say which checkpoint of a pre-training is the best, and how to train or embed with it."""
     learns, out = label_options(open_dataset(config.data).manifest), config.out.rstrip("/")
-    if learns is None:
-        words = ("embed", config.data, "--checkpoint", config.out, "--out", f"{out}-embeddings")
-    else:
+    words: tuple[str, ...] = ("embed", config.data, "--checkpoint", config.out, "--out", f"{out}-embeddings")
+    if learns is not None:
         words = ("train", "--data", config.data, *learns, "--backbone", config.out, "--out", f"{out}-trained")
     return f"{best_of(config.out)}\n{next_step(*words)}"
 

@@ -26,7 +26,7 @@ from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.backbone import TINY, build_backbone, new_backbone
 from trainer.model.encoder import Encoder
-from trainer.model.pretrained import is_pretrained, load_pretrained
+from trainer.model.pretrained import check_start, is_pretrained, load_pretrained
 from trainer.model.trainable import recompute_activations
 from trainer.options import check_counts
 from trainer.pretrain.dino import Dino, Head
@@ -78,6 +78,7 @@ def check(config: PretrainConfig, device: Kind | None = None) -> Dataset:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
     bands = bands_of(config.encoder, dataset)
+    check_start(config.encoder.backbone)
     if not dataset.manifest.samples("train"):
         raise InputError(
             f"{config.data}: no tile is in the training split; give it a share with treeline split"

@@ -35,7 +35,7 @@ from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import check_faithful, notebook_variant
 from trainer.fit.variant import Variant, ordinary
 from trainer.model.make import check_own_decoder, new_regressor
-from trainer.model.pretrained import is_pretrained, pretrained_bands
+from trainer.model.pretrained import check_start, is_pretrained, pretrained_bands
 from trainer.model.regressor import Regressor
 from trainer.model.weights_apart import set_apart
 from trainer.options import ModelOptions, check_counts
@@ -123,6 +123,7 @@ def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
     dataset.schema.check_counted(model.bands)
+    check_start(model.backbone)
     if config.target.task == "height" and not dataset.schema.label:
         raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
     if config.target.task == "height" and dataset.schema.class_names:

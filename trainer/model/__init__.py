@@ -8,6 +8,7 @@ encoder            normalisation and backbone: tokens of tiles, some patches lef
 normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 backbone_names     which names mean places, and which a model on the hub
+hub                whether the hub has a model, asked once and briefly
 empty_backbone     DINOv3 without weights, to be filled
 trainable          choice of the backbone's weights that learn; LoRA
 frozen_backbone    a backbone that does not learn, rounded to 16 bits once, and its place

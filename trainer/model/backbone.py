@@ -19,6 +19,7 @@ from shards.errors import InputError, one_line
 from shards.storage.objects import is_local, local_path, size_of
 from shards.storage.ranges import RemoteFile
 from trainer.model.backbone_names import check_backbone, is_place
+from trainer.model.hub import not_in_cache
 from trainer.model.meta_weights import meta_backbone
 from trainer.model.weights_file import read_tensors
 
@@ -75,10 +76,12 @@ def _read_meta_backbone(url: str) -> DINOv3ViTModel:
 
 
 def _read_transformers_backbone(name: str) -> DINOv3ViTModel:
-    check_backbone(name)
+    from_hub = check_backbone(name)
     absent = f"--backbone {name}: no DINOv3 model in this folder or on the hub, and no pre-training run"
+    if not from_hub and not is_place(name):
+        absent = not_in_cache(f"--backbone {name}")
     short = f"--backbone {name}: weights of a DINOv3 model are missing"
-    backbone: DINOv3ViTModel = whole_model(DINOv3ViTModel, name, (absent, short), not is_place(name))
+    backbone: DINOv3ViTModel = whole_model(DINOv3ViTModel, name, (absent, short), from_hub)
     return backbone
 
 

@@ -3,6 +3,7 @@
 from shards.errors import InputError
 from shards.storage.objects import exists, join
 from trainer.model.checkpoint import format_of
+from trainer.model.hub import is_on_hub
 from trainer.model.run_checkpoints import CHECKPOINTS
 
 CHOICES = (
@@ -25,15 +26,21 @@ def is_place(name: str) -> bool:
     )
 
 
-def check_backbone(name: str) -> None:
-    """Refuse a place where no foreign backbone can be.
+def check_backbone(name: str) -> bool:
+    """Refuse a name under which no foreign backbone can be.
+
+    Returns:
+        whether to take it from the hub.
 
     Raises:
-        InputError: nothing is there, or a checkpoint of `treeline train`.
+        InputError: nothing is there, also on the hub, or a checkpoint of `treeline train`.
     """
     if format_of(name).startswith(_OURS):
         raise InputError(
             f"--backbone {name}: holds a model of treeline train, not a backbone alone; {CHOICES}"
         )
-    if is_place(name) and not exists(name):
-        raise InputError(f"--backbone {name}: no such folder; {CHOICES}")
+    if is_place(name):
+        if not exists(name):
+            raise InputError(f"--backbone {name}: no such folder; {CHOICES}")
+        return False
+    return is_on_hub(name, f"--backbone {name}")

@@ -18,8 +18,9 @@ from shards.format.manifest import json_bytes, read_json, understood
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal
-from shards.storage.objects import exists, join, read_bytes
+from shards.storage.objects import exists, join, read_bytes, size_of
 from trainer.model.backbone import build_backbone
+from trainer.model.backbone_names import check_backbone
 from trainer.model.checkpoint import (
     CONFIG,
     DAMAGED,
@@ -124,6 +125,20 @@ def is_pretrained(name: str) -> bool:
     """Tell whether a folder is a pre-training run, or one of its checkpoints."""
     url = join(checkpoint_url(name), CONFIG)
     return exists(url) and read_json(url).get("format") == PRETRAINED
+
+
+def check_start(name: str) -> None:
+    """Refuse a backbone that training cannot start from, as far as can be known without reading its weights.
+
+    Raises:
+        InputError: nothing is there, on the hub either, or it cannot be had from there.
+    """
+    if name == "tiny" or is_pretrained(name):
+        return
+    if name.endswith(".pth"):
+        size_of(name)
+    else:
+        check_backbone(name)
 
 
 def load_pretrained(name: str, weights: str | None = None, purpose: Purpose = "train") -> Pretrained:
