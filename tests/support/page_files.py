@@ -14,8 +14,8 @@ RADAR = tuple(f"{polarisation}_{season}" for season in SEASONS for polarisation 
 
 
 def own_scenes(folder: Path, demo: Path) -> None:
-    """scenes/ and lidar/, as in the README."""
-    for name, pattern in (("scenes", "WV02_*.tif"), ("lidar", "lidar_*.tif")):
+    """scenes/ and lidar/, as in the README: one of each, since it trains for thirty epochs."""
+    for name, pattern in (("scenes", "WV02_20200826_*.tif"), ("lidar", "lidar_20200826_*.tif")):
         (folder / name).mkdir()
         for path in (demo / "scenes" / "train").glob(pattern):
             shutil.copy(path, folder / name)
@@ -55,7 +55,9 @@ def rasters_of_attention(folder: Path, demo: Path) -> None:
     write(folder / "s2" / "tile.tif", optical_CHW, place, ("red", "green", "blue"), crs="EPSG:32633")
     ndvi_1HW = rng.uniform(0, 1, (1, 64, 64)).astype(np.float32)
     write(folder / "ndvi" / "tile.tif", ndvi_1HW, place, crs="EPSG:32633")
-    write(folder / "lc" / "tile.tif", rng.integers(1, 6, (1, 64, 64)).astype(np.uint8), place, crs="EPSG:32633")
+    write(
+        folder / "lc" / "tile.tif", rng.integers(1, 6, (1, 64, 64)).astype(np.uint8), place, crs="EPSG:32633"
+    )
 
 
 def write(

@@ -1,6 +1,6 @@
 """Pages of the documentation, the blocks in them, and a process that runs these.
 
-    <!-- not run: a GPU -->      a comment right above a block: why the tests do not run it
+<!-- not run: a GPU -->      a comment right above a block: why the tests do not run it
 """
 
 import os
@@ -21,7 +21,8 @@ PAGES = {"README": ROOT / "README.md", "CONTRIBUTING": ROOT / "CONTRIBUTING.md"}
 }
 """Every page by its name: its path below docs/, without the ending."""
 _BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?"
+    r"(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.S | re.M,
 )
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*=")
@@ -36,6 +37,11 @@ class Block(NamedTuple):
     """Line of the page on which it begins."""
     reason: str
     """Why it is not run; "" if it is."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether the tests run it."""
+        return self.language in ("sh", "python") and not self.reason
 
 
 def blocks_of(page: str) -> list[Block]:
