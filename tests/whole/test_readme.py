@@ -1,4 +1,4 @@
-"""The README's table names the rooms there are, and its walks name what exists; test_docs.py runs its blocks."""
+"""The README's table names the rooms there are, and its walks name what exists."""
 
 import re
 from importlib import import_module
