@@ -372,8 +372,8 @@ def evaluate(**options: Unpack[ScoreOptions]) -> AnyEvaluation:
     """Score a model on the chips of a dataset, or maps where height rasters cover them.
 
     Returns:
-        Scores and those of simple baselines; `table()` is what `treeline evaluate` prints, `to_json()` what it
-        writes.
+        Scores and those of simple baselines; `table()` is what `treeline evaluate` prints, `to_json()` what
+        it writes.
 
     Raises:
         InputError: an option cannot be used, or nothing can be scored.

@@ -14,8 +14,8 @@ RADAR = tuple(f"{polarisation}_{season}" for season in SEASONS for polarisation 
 
 
 def own_scenes(folder: Path, demo: Path) -> None:
-    """scenes/ and lidar/, as in the README."""
-    for name, pattern in (("scenes", "WV02_*.tif"), ("lidar", "lidar_*.tif")):
+    """scenes/ and lidar/, as in the README: one of each, since it trains for thirty epochs."""
+    for name, pattern in (("scenes", "WV02_20200826_*.tif"), ("lidar", "lidar_20200826_*.tif")):
         (folder / name).mkdir()
         for path in (demo / "scenes" / "train").glob(pattern):
             shutil.copy(path, folder / name)

@@ -41,6 +41,11 @@ class Block(NamedTuple):
     title: str = ""
     """Name of the file that it is the content of; "" if none."""
 
+    @property
+    def runs(self) -> bool:
+        """Whether the tests run it."""
+        return self.language in ("sh", "python") and not self.reason
+
 
 def blocks_of(page: str) -> list[Block]:
     """The blocks of a page, in their order."""

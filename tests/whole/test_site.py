@@ -22,10 +22,8 @@ import yaml
 from pages import DOCS, PAGES, ROOT
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+QUIET += ["--disable-background-networking", "--disable-component-update"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -89,7 +87,9 @@ class Loaded(HTMLParser):
         *(("script", "src"), ("img", "src"), ("img", "srcset"), ("iframe", "src"), ("source", "src")),
         *(("source", "srcset"), ("video", "src"), ("audio", "src"), ("embed", "src"), ("object", "data")),
     )
-    LINKS_THAT_LOAD = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "manifest"}
+    LINKS_THAT_LOAD = frozenset(
+        ("stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "manifest")
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,29 @@ def turned_back(of: Places, angle: float) -> tuple[NDArray[Any], NDArray[Any]]:
     back = np.exp(-1j * np.radians(angle))
     centre_N = of.x_N + 1j * of.y_N
     return (centre_N * back).imag, ((centre_N[:, None] + corners_4) * back).imag
+
+
+def rows_of_page() -> list[list[str]]:
+    """Rows of the table in docs/splits.md on what a buffer costs."""
+    text = (Path(__file__).parents[3] / "docs" / "splits.md").read_text()
+    table = text.partition("| tiles of 4.48 km |")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("row", rows_of_page(), ids=lambda row: row[0])
+def test_a_buffer_costs_what_the_page_says(row: list[str]) -> None:
+    columns, rows = map(int, row[0].split(" x "))
+    chips, shares = grid(columns, rows, side=4480.0), []
+    for buffer in (0.0, 1.0, 1000.0, 5000.0):
+        try:
+            rule = resolved(bands(count=int(row[1]), angle=15.0, buffer=buffer), chips)
+        except InputError:
+            shares.append("refused")
+        else:
+            shares.append(f"{100 * np.mean(assign(rule, chips) == 'buffer'):.1f}".removesuffix(".0") + " %")
+    assert shares == row[3:]
+    low, high = np.sin(np.radians(15)) * columns, np.cos(np.radians(15)) * rows
+    assert f"{4.48 * (low + high) / int(row[1]):.1f} km" == row[2]
 
 
 def test_sixty_bands_are_dealt_three_one_one_in_turn() -> None:

@@ -69,6 +69,12 @@ def test_few_scenes_are_split_by_blocks_with_a_chip_between(
     )
 
 
+@pytest.mark.parametrize(("side", "percent"), [(16, 40), (64, 14), (100, 5)])
+def test_the_buffer_takes_what_the_page_on_splits_says(side: int, percent: int) -> None:
+    places = grid(side, side, 1)
+    assert round(100 * np.mean(assign(auto(places)[0], places) == "buffer")) == percent
+
+
 def test_five_scenes_are_held_out_whole_unless_a_share_gets_none() -> None:
     eight = grid(40, 10, 8)
     rule, said = auto(eight, 0.5, 0.5)
