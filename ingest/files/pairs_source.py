@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
+from ingest.chips.check import NO_KEY, UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.chips.filled_chips import candidates_looked_at
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import PairsConfig
@@ -74,7 +74,7 @@ class PairsSource:
             missing += [] if listed else [(key, config.images) for key in heights_alone]
             refused = [Refused(key, MISSING, f"not in {folder}") for key, folder in sorted(missing)]
         said = "see --image-name and --height-name"
-        refused += [Refused(name, "no key", said) for name in sorted(keyless)]
+        refused += [Refused(name, NO_KEY, said) for name in sorted(keyless)]
         refused += [Refused(name, "compressed", "unpack it") for name in sorted(packed)]
         if listed:
             table = _with_attributes(table, listed, config)
