@@ -22,6 +22,7 @@ from shards.errors import InputError
 from shards.progress import PIXELS, Advance, progress
 from shards.raster.few_windows import few_windows
 from shards.raster.finding import FINDINGS, Finding, findings_in, noted, noted_by_code, refuse_or_note
+from shards.raster.gdal_advice import declare_nodata
 from shards.raster.grid import Grid
 from shards.raster.height_check import MOST_METRES, asked_once, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
@@ -177,7 +178,7 @@ def _refuse_elevations(url: str, height_HW: NDArray[np.float64], rows: range, co
         raise InputError(
             f"{url}: at row {rows[row]}, column {columns[column]} the height rasters say "
             f"{height_HW[row, column]:g} m; if these are elevations, give the ground with --ground; if this "
-            "value means no data, say so in the raster (gdal_edit.py -a_nodata ...)"
+            f"value means no data, say so in the raster ({declare_nodata('VALUE')})"
         )
 
 

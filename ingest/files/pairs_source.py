@@ -26,6 +26,7 @@ from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
 from ingest.files.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.raster.gdal_advice import assign_crs
 from shards.raster.grid import in_crs, known_crs
 from shards.storage.objects import exists, is_local, join, list_files, stem_of
 from shards.write.places import each_of
@@ -99,9 +100,7 @@ class PairsSource:
         try:
             image_array, place = read_chip_file(_below(config.images, image), config.array, config.nodata)
             if place is None and image.lower().endswith((".tif", ".tiff")):
-                raise Rejected(
-                    "no CRS", f"{image}: its place is unknown; assign one (gdal_edit.py -a_srs ...)"
-                )
+                raise Rejected("no CRS", f"{image}: its place is unknown; assign one ({assign_crs()})")
             height_array = None
             if height is not None:
                 height_array, of_height = read_chip_file(join(config.heights, height), config.array, math.nan)
