@@ -207,11 +207,13 @@ class SceneOptions(TypedDict, total=False):
     bands: tuple[str, ...]
     nodata: float | None
     asset: str
-    on_mismatch: OnMismatch
 
 
 class MapOptions(TypedDict, total=False):
     """What a map depends on: options of `treeline predict`."""
+
+    on_mismatch: OnMismatch
+    """What to do about an image that is unlike the training: refuse it, note it, or ignore it."""
 
     window: int
     overlap: float
@@ -233,6 +235,8 @@ class SceneMapOptions(MapOptions, SceneOptions, total=False):
 
 class VectorOptions(TypedDict, total=False):
     """What the vectors of tiles depend on: options of `treeline embed`."""
+
+    on_mismatch: OnMismatch
 
     tokens: Literal["class", "mean", "patches"]
     tile_size: int
@@ -283,7 +287,8 @@ class Model:
             options: see `SceneMapOptions`, for an array `MapOptions`.
 
         Raises:
-            InputError: the image or an option cannot be used, or the model predicts nothing.
+            InputError: the image or an option cannot be used, the image is unlike the training (see
+                `on_mismatch`), or the model predicts nothing.
         """
         if isinstance(image, (str, os.PathLike)):
             return self._map_maker.of_scene(os.fspath(image), _check(options, SceneMapOptions))
@@ -301,7 +306,7 @@ class Model:
             options: see `SceneVectorOptions`, for an array `VectorOptions`.
 
         Raises:
-            InputError: the image or an option cannot be used.
+            InputError: the image or an option cannot be used, or the image is unlike the training.
         """
         if isinstance(image, (str, os.PathLike)):
             return self._vector_maker.of_scene(os.fspath(image), _check(options, SceneVectorOptions))

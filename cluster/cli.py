@@ -163,7 +163,7 @@ def main() -> None:
         code = run(arguments)
         sys.stdout.flush()
     except InputError as error:
-        print(f"treeline: {_text(error)}", file=sys.stderr)
+        print(f"{getattr(error, 'program', 'treeline')}: {_text(error)}", file=sys.stderr)
         code = USER_MISTAKE
     except BrokenPipeError:
         if not _nobody_reads():
@@ -213,8 +213,9 @@ def parse(name: str, arguments: list[str]) -> Any:
     """Read the options of command `name`: defaults < --recipe < --config FILE < flags.
 
     Raises:
-        InputError: the file has an unknown option or a wrong value, or an option would have no effect.
-        SystemExit: a flag is wrong (code 2), or help was requested (code 0).
+        InputError: a flag is wrong, the file has an unknown option or a wrong value, or an option would have
+            no effect.
+        SystemExit: help was requested (code 0).
     """
     return parsed(name, arguments).config
 

@@ -9,12 +9,15 @@ config = parse(TrainConfig, ["--config", "options.yaml", "--epochs", "9"], "tree
 import dataclasses
 import difflib
 import importlib
+import io
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NamedTuple
 
 from cluster.help import show_help
+from cluster.wrong_flags import wrong_flags
 from shards.errors import InputError, one_line
 from shards.nested import built, draft, flat, options_of
 from shards.roles import OWN_PARTS, Before, Replaces, flag_of, refuse_idle, renewed, roles
@@ -44,9 +47,9 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     """Make an instance of `options`, and tell what was named.
 
     Raises:
-        InputError: the file has a key or a value that is no option's, or an option that was given has no
-            effect among the others.
-        SystemExit: a flag is wrong (code 2) or help was asked for (code 0).
+        InputError: a flag is wrong, the file has a key or a value that is no option's, or an option that was
+            given has no effect among the others.
+        SystemExit: help was asked for (code 0).
     """
     import tyro
 
@@ -58,14 +61,19 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     values = {name: tyro.MISSING if value is dataclasses.MISSING else value for name, value in values.items()}
     if any(flag in arguments for flag in HELP):
         show_help(options, values, program, ALL_OPTIONS in arguments)
-    config: Any = tyro.cli(
-        options,
-        args=arguments,
-        # Flags may still replace what would be refused.
-        default=draft(options, values),
-        prog=program,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            config: Any = tyro.cli(
+                options,
+                args=arguments,
+                # Flags may still replace what would be refused.
+                default=draft(options, values),
+                prog=program,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as wrong:
+        raise wrong_flags(said.getvalue(), arguments, known, program) from wrong
     chosen = flat(config)
     flags = {name for name in known if _is_flag(arguments, name)}
     # Positional options have no flag; a changed value shows that they were given.

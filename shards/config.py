@@ -67,8 +67,8 @@ class SplitConfig(BandOptions, SplitOptions):
     """Hold out other chips of a dataset: index, statistics and manifest are rewritten, and shards whose chips
     are no longer of one split move to the folder mixed.
 
-    With --derive, --scale, --offset or --rewrite, chips stay in their splits unless an option of the split is
-    given.
+    Chips stay in their splits unless an option of the split is given; without --split-by, they are dealt in
+    the way that the dataset records.
     """
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]

@@ -25,6 +25,7 @@ from inference.tiling.windows import Block
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.band_names import KNOWN_BANDS
+from shards.raster.gdal_advice import take_band
 from shards.raster.grid import Grid, reaches
 from shards.raster.on_grid import Areas, area_means, nearest_values
 from shards.raster.opening import HEADERS, OpenRasters, open_raster, read_window
@@ -211,7 +212,7 @@ def _header(url: str) -> _Header:
         if len(bands) == 2:
             raise InputError(
                 f"{url}: has 2 bands; a layer beside has one, or red, green and blue; choose one "
-                "(gdal_translate -b 1)"
+                f"({take_band()})"
             )
         if len(bands) > 1:
             numbers = _rgb(raster, len(bands))

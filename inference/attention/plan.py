@@ -1,7 +1,6 @@
 """What is to be looked at, and with what: the options of `treeline attention`, and what they name."""
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from inference.attention.windows import Cut, Looking, cuts_of, some_of
 from inference.config import AttentionConfig
 from shards.errors import InputError
 from shards.format.band_values import difference
-from shards.raster.finding import Finding, refuse_or_note
+from shards.raster.finding import Finding, say_findings
 from shards.read.dataset import Dataset, open_dataset
 from trainer.devices.cards import chosen_here, computes
 from trainer.devices.choice import Precision
@@ -117,8 +116,7 @@ def prepared(config: AttentionConfig) -> Work:
         else raster_tiles(config.tiles, encoder.schema, config.bands, config.nodata)
     )
     findings = raster_findings(tiles, encoder.statistics)
-    for line in refuse_or_note(findings, config.on_mismatch):
-        print(f"treeline: {line}", file=sys.stderr, flush=True)
+    say_findings(findings, config.on_mismatch)
     beside = _beside(config, tiles, dataset)
     placed_on(encoder, config.precision, torch.device(device))
     looking = Looking(tiles, size, config.batch_size, config.precision)

@@ -25,6 +25,7 @@ from shards.format.path_names import check_name
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.raster.finding import Finding
+from shards.raster.gdal_advice import assign_crs
 from shards.raster.grid import Grid
 from shards.read.dataset import Dataset
 from shards.storage.objects import stem_of
@@ -66,8 +67,8 @@ class Tile(ABC):
         """
         if self.crs is None:
             raise InputError(
-                f"{self.source}: has no CRS, so no raster can be laid beside it; assign one (gdal_edit.py "
-                "-a_srs ...), or leave out --beside"
+                f"{self.source}: has no CRS, so no raster can be laid beside it; assign one "
+                f"({assign_crs()}), or leave out --beside"
             )
         rows, columns = len(block.rows), len(block.columns)
         height, width = shape or (rows, columns)

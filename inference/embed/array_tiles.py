@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from inference.scenes.array_pixels import array_pixels
+from inference.scenes.array_pixels import array_findings, array_pixels
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
@@ -25,6 +25,7 @@ class ArrayTiles:
         Raises:
             InputError: the array is not like the images of the schema, or holds no square tile.
         """
+        self._schema = schema
         image, said = array_pixels(image, schema, may_be_tiles=True), f"an array of shape {image.shape}"
         self._image_BCHW, self._per_row = image, 0
         if image.ndim == 3:
@@ -41,8 +42,10 @@ class ArrayTiles:
         self.identity: dict[str, Any] = {}
 
     def findings(self, statistics: Statistics) -> dict[str, tuple[Finding, ...]]:
-        """See Tiles; the values of an array are taken for granted."""
-        return {}
+        """See Tiles."""
+        bands = self._image_BCHW.shape[1]
+        side_by_side_CHW = self._image_BCHW.transpose(1, 0, 2, 3).reshape(bands, -1, self.size)
+        return array_findings(side_by_side_CHW, self._schema, statistics)
 
     def columns(self, start: int, stop: int) -> pa.Table:
         """See Tiles; windows have the row and the column of their first pixel, others their number."""

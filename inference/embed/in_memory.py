@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from inference.embed.embedder import rows_of
 from inference.embed.embeddings import read_embeddings
 from inference.embed.in_process import InProcess
 from inference.embed.run import check_options, check_tile_size, embed
+from inference.scenes.array_pixels import NAME
+from shards.raster.finding import FINDINGS, findings_by_code, say_findings
 from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
 from trainer.model.encoder import Encoder
@@ -30,6 +32,8 @@ class Vectors:
     vectors_ND: NDArray[np.float16]
     columns: pa.Table
     """What is known of each: the columns that `treeline embed` writes, or the place in the array."""
+    findings: dict[str, str] = field(default_factory=dict)
+    """What about the image does not fit the training: lines by code."""
 
 
 class VectorMaker:
@@ -64,17 +68,20 @@ class VectorMaker:
             config = EmbedConfig(scenes=(scene,), out=out, **self._fixed, **options)
             embed(config, InProcess(self._device, self._encoder))
             found = read_embeddings(out)
-        return Vectors(found.vectors_ND, found.columns)
+        of_scene: dict[str, dict[str, str]] = found.about.get(FINDINGS, {})
+        return Vectors(found.vectors_ND, found.columns, next(iter(of_scene.values()), {}))
 
     def of_array(self, image: NDArray[Any], options: dict[str, Any]) -> Vectors:
         """Embed the tiles of an array; see `ArrayTiles`.
 
         Raises:
-            InputError: the array or an option cannot be used.
+            InputError: the array or an option cannot be used, or the array is unlike the training.
         """
         config = EmbedConfig(scenes=("an array",), out="", **self._fixed, **options)
         check_options(config)
         tiles = ArrayTiles(image, self._encoder.schema, config.tile_size)
         check_tile_size(tiles.size, self._encoder.patch_size, "tile_size")
+        findings = tiles.findings(self._encoder.statistics)
+        say_findings(findings, config.on_mismatch)
         rows = rows_of(self._encoder, tiles, (0, tiles.count), config)
-        return Vectors(rows.vectors_ND, rows.columns)
+        return Vectors(rows.vectors_ND, rows.columns, findings_by_code(findings.get(NAME, ())))

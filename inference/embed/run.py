@@ -30,7 +30,7 @@ from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json, refuse_existing
 from shards.progress import progress
-from shards.raster.finding import Finding, findings_by_url, refuse_or_note
+from shards.raster.finding import Finding, findings_by_url, say_findings
 from shards.roles import differing, flag_of, renewed
 from shards.storage.objects import exists, join, publish, remove_file, remove_unfinished
 from shards.storage.one_writer import one_writer
@@ -63,8 +63,7 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
         if _is_finished(config.out, made_with):
             return _said(config.out, read_about(config.out), there=True)
         findings = tiles.findings(loaded.encoder.statistics)
-        for line in refuse_or_note(findings, config.on_mismatch):
-            print(f"treeline: {line}", file=sys.stderr, flush=True)
+        say_findings(findings, config.on_mismatch)
         remove_unfinished(config.out, below=False)
         job = EmbedJob(config, made_with, per_part, engine.device)
         return _embed(job, loaded, tiles, findings, engine)

@@ -31,6 +31,7 @@ from inference.scenes.scene_list import raster_urls
 from inference.tiling.windows import Block, Span, blocks_of
 from shards.errors import InputError
 from shards.progress import progress
+from shards.raster.finding import FINDINGS_TAG, Finding, findings_in, noted, noted_by_code
 from shards.raster.opening import HEADERS
 from shards.storage.objects import check_writable, exists, name_of, remove_unfinished
 from shards.storage.one_writer import one_writer
@@ -82,6 +83,10 @@ class Mosaic:
             Span(block.columns.start + column, block.columns.stop + column),
         )
 
+    def findings(self) -> dict[str, list[Finding]]:
+        """Read what the maps' tags say about their scenes, by the map's URL, where they say something."""
+        return {one.map.url: found for one in self.maps if (found := findings_in(one.map.tags))}
+
     def tags(self) -> dict[str, str]:
         """List the mosaic's metadata: what it was made from and how, limited to what its pixels depend on."""
         maps = [
@@ -89,18 +94,21 @@ class Mosaic:
             | {name.removeprefix(TAGS).lower(): value for name, value in one.map.tags.items()}
             for one in self.maps
         ]
+        lines = noted_by_code({name_of(url): found for url, found in self.findings().items()})
+        findings = {FINDINGS_TAG: json.dumps({code: "; ".join(of) for code, of in lines.items()})}
         feather = {"TREELINE_FEATHER": str(self.config.feather)} if self.config.method == "weighted" else {}
         return {
             "TREELINE_VERSION": shards.__version__,
             "TREELINE_COMMIT": commit(),
             "TREELINE_METHOD": self.config.method,
             **feather,
+            **(findings if lines else {}),
             MAPS_TAG: json.dumps(maps, separators=(",", ":")),
         }
 
 
 def mosaic(config: MosaicConfig) -> str:
-    """Make the mosaic, and return the line that the command prints.
+    """Make the mosaic, and return the lines that the command prints.
 
     Raises:
         InputError: a map, an option or the output cannot be used; then nothing is left at `config.out`.
@@ -138,7 +146,9 @@ def _make(planned: Mosaic) -> str:
             f"; {100 * several / observed:.1f}% of these from several maps, whose heights differ there by "
             f"{spread_cm / several / CM_PER_M:.2f} m (standard deviation)"
         )
-    return f"{config.out}: {len(planned.maps)} maps, {grid.height:,} x {grid.width:,} pixels, {share}"
+    lines = [f"{config.out}: {len(planned.maps)} maps, {grid.height:,} x {grid.width:,} pixels, {share}"]
+    found = [(url, finding) for url, findings in planned.findings().items() for finding in findings]
+    return "\n".join([*lines, *(f"note: {line}" for line in noted(found, "note"))])
 
 
 def plan(config: MosaicConfig) -> Mosaic:

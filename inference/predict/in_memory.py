@@ -1,8 +1,10 @@
 """Maps in memory, of scenes and of arrays, with the numbers of the map files."""
 
+import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ from inference.maps.map_file import HEIGHT, as_stored
 from inference.predict.array_map import map_of_array
 from inference.predict.block_tasks import MapJob
 from inference.predict.in_process import InProcess
+from inference.predict.map_header import read_map_header
 from inference.predict.predictor import Model, Predictor
 from inference.predict.run import map_job, predict
-from inference.scenes.array_pixels import array_pixels
+from inference.scenes.array_pixels import NAME, array_findings, array_pixels
 from inference.scenes.scene_list import find_scenes
 from shards.errors import InputError
+from shards.format.statistics import Statistics
+from shards.raster.finding import FINDINGS_TAG, findings_by_code, say_findings
 from trainer.devices.choice import Kind
 
 
@@ -44,6 +49,8 @@ class Map:
     """CRS of the map; None for the map of an array."""
     transform: Affine | None = None
     """Places of the pixels: x, y = transform @ (column, row); None for the map of an array."""
+    findings: dict[str, str] = field(default_factory=dict)
+    """What about the image does not fit the training: lines by code, as in the tag of a map file."""
 
     @property
     def height_HW(self) -> NDArray[np.float32]:
@@ -59,7 +66,14 @@ class Map:
         return self.values_HW
 
     @classmethod
-    def of(cls, stored_CHW: NDArray[Any], job: MapJob, crs: CRS | None, transform: Affine | None) -> "Map":
+    def of(
+        cls,
+        stored_CHW: NDArray[Any],
+        job: MapJob,
+        findings: dict[str, str],
+        crs: CRS | None = None,
+        transform: Affine | None = None,
+    ) -> "Map":
         """Convert the numbers that a map file of `job` stores."""
         bands = job.content.bands(job.options)
         valid_HW = stored_CHW[0] != bands[0].nodata
@@ -77,6 +91,7 @@ class Map:
             values[1] if len(values) > 1 else None,
             crs,
             transform,
+            findings,
         )
 
 
@@ -113,20 +128,31 @@ class MapMaker:
                 raise InputError(summary.failed[0].reason)
             (url,) = summary.maps.values()
             with rasterio.open(url) as raster:
-                return Map.of(raster.read(), self._job(options), raster.crs, raster.transform)
+                findings = json.loads(raster.tags().get(FINDINGS_TAG, "{}"))
+                return Map.of(raster.read(), self._job(options), findings, raster.crs, raster.transform)
 
     def of_array(self, image: NDArray[Any], options: dict[str, Any]) -> Map:
         """Predict the map of an array; see `array_pixels`. It may be without a valid pixel.
 
         Raises:
-            InputError: the array or an option cannot be used.
+            InputError: the array or an option cannot be used, or the array is unlike the training.
         """
         job = self._job(options)
         image_CHW = array_pixels(image, job.schema)
+        found = array_findings(image_CHW, job.schema, self._statistics)
+        say_findings(found, self._config(options, "", "").on_mismatch)
         if not options.get("batch_size"):
             job = replace(job, options=replace(job.options, batch_size=self._engine.batch_size(job)))
         stored_CHW = map_of_array(image_CHW, job, Predictor(job, self._model))
-        return Map.of(as_stored(stored_CHW, job.content.bands(job.options)[0]), job, None, None)
+        return Map.of(
+            as_stored(stored_CHW, job.content.bands(job.options)[0]),
+            job,
+            findings_by_code(found.get(NAME, ())),
+        )
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        return read_map_header(self._checkpoint).statistics
 
     def _config(self, options: dict[str, Any], scene: str, out: str) -> PredictConfig:
         return PredictConfig((scene,), self._checkpoint, out, **self._fixed, **options)

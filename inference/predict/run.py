@@ -37,7 +37,7 @@ from inference.scenes.masks import Masks
 from inference.scenes.scene_list import SHOWN, find_scenes, map_name
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
+from shards.format.manifest import json_bytes, write_json
 from shards.format.statistics import Statistics
 from shards.raster.finding import noted
 from shards.raster.opening import bound_cache
@@ -48,6 +48,9 @@ from shards.storage.one_writer import one_writer
 from shards.version import commit
 from trainer.model.checkpoint import checkpoint_url
 from trainer.score.epochs import numbering_of
+
+FAILED = "failed.json"
+"""File at --out with the reason of each scene that has no map, where several failed alike."""
 
 
 def predict(config: PredictConfig, engine: Engine) -> Summary:
@@ -74,7 +77,11 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     if targets.masks:
         made_with["mask_drop"] = " ".join(map(str, sorted(set(config.mask_drop))))
     with one_writer(config.out):
-        return _predict(config, job, made_with, targets, engine)
+        summary = _predict(config, job, made_with, targets, engine)
+        if len(summary.failed_alike) < len(summary.failed):
+            summary.all_failed = join(config.out, FAILED)
+            write_json(summary.all_failed, {failed.scene: failed.reason for failed in summary.failed})
+        return summary
 
 
 def _predict(

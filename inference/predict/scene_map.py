@@ -92,7 +92,7 @@ class Failed:
     scene: str
     reason: str
     is_refused: bool = False
-    """Whether it could be mapped, and is not because it is unlike the training."""
+    """Whether this was known before the work began: it cannot be mapped, or is unlike the training."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def survey(
                     return Failed(scene, reason, is_refused=True)
                 return replace(found, findings=findings)
         except InputError as error:
-            return Failed(scene, str(error))
+            return Failed(scene, str(error), is_refused=True)
 
     with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
         yield from threads.map(look, targets.urls)

@@ -1,5 +1,6 @@
 """Summary of a prediction: what its command prints at the end."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from inference.predict.scene_map import Failed
@@ -18,6 +19,8 @@ class Summary:
     before: int = 0
     """Number of maps that were there before."""
     failed: list[Failed] = field(default_factory=list)
+    all_failed: str = ""
+    """URL of the file that names them all, where lines name only the first of several alike."""
     noted: int = 0
     """Number of mapped scenes with findings, which were said when the work began."""
     differing: int = 0
@@ -55,4 +58,21 @@ class Summary:
             lines.append(
                 f"{self.smaller:,} blocks did not fit into memory and were computed with a smaller batch"
             )
-        return "\n".join([*lines, *(f"failed: {failed.reason}" for failed in self.failed)])
+        return "\n".join([*lines, *self._about_failed()])
+
+    @property
+    def failed_alike(self) -> dict[str, list[Failed]]:
+        """Scenes that failed, by what is said of each but for its URL."""
+        alike: dict[str, list[Failed]] = {}
+        for failed in self.failed:
+            alike.setdefault(failed.reason.removeprefix(f"{failed.scene}: "), []).append(failed)
+        return alike
+
+    def _about_failed(self) -> Iterator[str]:
+        for said, failed in self.failed_alike.items():
+            if len(failed) == 1:
+                yield f"failed: {failed[0].reason}"
+            else:
+                yield f"failed: {len(failed):,} scenes, such as {failed[0].scene}: {said}"
+        if self.all_failed:
+            yield f"all scenes that failed: {self.all_failed}"

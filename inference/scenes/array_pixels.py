@@ -1,12 +1,21 @@
-"""An array as the pixels of a scene."""
+"""An array as the pixels of a scene, and what about it does not fit the training."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.scenes.sample import array_sample
+from inference.scenes.values import value_findings
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.format.statistics import Statistics
+from shards.raster.filled import FILLED
+from shards.raster.finding import Finding
+
+NAME = "the array"
+"""Name of an array in messages."""
 
 
 def array_pixels(image: NDArray[Any], schema: Schema, may_be_tiles: bool = False) -> NDArray[Any]:
@@ -33,3 +42,13 @@ def array_pixels(image: NDArray[Any], schema: Schema, may_be_tiles: bool = False
     if isinstance(array, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(array), np.nan, array.data).astype(np.float32)
     return array if array.dtype == schema.dtype else array.astype(np.float32)
+
+
+def array_findings(
+    image_CHW: NDArray[Any], schema: Schema, statistics: Statistics
+) -> dict[str, tuple[Finding, ...]]:
+    """Compare the pixels of an array with the training, as those of a scene are; {} if they are alike."""
+    found = value_findings(array_sample(image_CHW, schema), schema, statistics)
+    hidden = "if so, make them NaN, or hide them by a numpy mask"
+    said = tuple(replace(one, cure=hidden) if one.code == FILLED else one for one in found)
+    return {NAME: said} if said else {}

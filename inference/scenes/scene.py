@@ -14,10 +14,11 @@ from shards.format.band_values import said_scaling
 from shards.format.schema import Schema
 from shards.raster.band_names import named_bands, numbers_of_bands
 from shards.raster.finding import Finding
+from shards.raster.gdal_advice import convert_to
 from shards.raster.grid import Grid
 from shards.raster.missing import Missing, mark
-from shards.raster.opening import gdal_type, is_scaled, open_raster
-from shards.raster.pixel_size import PixelSize, turn_of, warp_command
+from shards.raster.opening import is_scaled, open_raster
+from shards.raster.pixel_size import PixelSize, angle_of, warp_command
 
 SAME_SCALE = 1e-6
 """Largest difference (as a share) between scales or offsets that are the same but for rounding to text."""
@@ -103,7 +104,7 @@ class Scene:
                     is_gross=True,
                 )
             )
-        if turn := turn_of(grid):
+        if turn := angle_of(grid):
             found.append(Finding("turned", f"the grid is turned by {turn:.3g} degrees; its map is, too"))
         return found
 
@@ -164,8 +165,8 @@ class Scene:
             raise InputError(
                 f"{self.url}: band {self.schema.bands[band]} has {image_CHW[band, row, column]:g} at row "
                 f"{block.rows.start + row}, column {block.columns.start + column}, beyond the {trained} of "
-                f"training; if that means a missing pixel, give --nodata, else clip (gdal_translate -ot "
-                f"{gdal_type(trained.name)})"
+                f"training; if that means a missing pixel, give --nodata, else clip "
+                f"({convert_to(trained.name)})"
             )
         if image_CHW.dtype.kind == "f":
             return image_CHW.astype(np.float32)

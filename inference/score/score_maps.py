@@ -21,7 +21,8 @@ from inference.score.measured_heights import HeightRasters, by_name
 from shards.errors import InputError
 from shards.progress import PIXELS, Advance, progress
 from shards.raster.few_windows import few_windows
-from shards.raster.finding import Finding, refuse_or_note
+from shards.raster.finding import FINDINGS, Finding, findings_in, noted, noted_by_code, refuse_or_note
+from shards.raster.gdal_advice import declare_nodata
 from shards.raster.grid import Grid
 from shards.raster.height_check import MOST_METRES, asked_once, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
@@ -62,6 +63,9 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     found = {url: _findings(grid, layers) for url, grid in grids.items()}
     for note in refuse_or_note(found, config.on_mismatch):
         print(f"note: {note}", file=sys.stderr)
+    of_maps = {url: in_tags for url, (_, tags) in headers.items() if (in_tags := findings_in(tags))}
+    said = [(url, finding) for url, in_tags in of_maps.items() for finding in in_tags]
+    findings = noted_by_code({url: [*found[url], *of_maps.get(url, ())] for url in maps})
     pixels = sum(grid.height * grid.width for grid in grids.values())
     with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
         scores = {url: _score(url, grid, layers, block, advance) for url, grid in grids.items()}
@@ -73,8 +77,10 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
             "made_by": {url: tags for url, (_, tags) in headers.items()},
             "heights": layers[0].urls,
             "ground": layers[1].urls if layers[1:] else [],
+            **({FINDINGS: findings} if findings else {}),
             **made_by_code(),
         },
+        tuple(noted(said, config.on_mismatch)),
     )
     if not evaluation.first.all.count:
         rasters = (raster.grid for layer in layers for raster in layer.rasters)
@@ -172,7 +178,7 @@ def _refuse_elevations(url: str, height_HW: NDArray[np.float64], rows: range, co
         raise InputError(
             f"{url}: at row {rows[row]}, column {columns[column]} the height rasters say "
             f"{height_HW[row, column]:g} m; if these are elevations, give the ground with --ground; if this "
-            "value means no data, say so in the raster (gdal_edit.py -a_nodata ...)"
+            f"value means no data, say so in the raster ({declare_nodata('VALUE')})"
         )
 
 

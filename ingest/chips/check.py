@@ -21,8 +21,11 @@ NO_HEIGHT = "no positive height"
 UNREADABLE = "unreadable"
 WRONG_DTYPE = "wrong dtype"
 WRONG_SHAPE = "wrong shape"
-"""Reason that more than one module gives, as the four above."""
 UNKNOWN_CLASS = "unknown class"
+TOO_LOW = "too low"
+NO_DATE, OUT_OF_SEASON, NOT_IN_TIME = "no date", "out of season", "no height raster in time"
+NO_MASK, NO_KEY = "no mask", "no key"
+"""Reasons that more than one module names, as those above."""
 
 
 class Rejected(Exception):
@@ -70,9 +73,7 @@ def checked(
     elif schema.label and rules.min_height is not None and not highest > rules.min_height:
         if schema.label == HEIGHT and rules.min_height == 0:
             raise Rejected(NO_HEIGHT)
-        raise Rejected(
-            "too low", f"no {schema.label} above {rules.min_height:g} {schema.label_unit}".rstrip()
-        )
+        raise Rejected(TOO_LOW, f"no {schema.label} above {rules.min_height:g} {schema.label_unit}".rstrip())
     return image_CHW, height_HW
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
+from ingest.chips.check import NO_KEY, UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.chips.filled_chips import candidates_looked_at
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import PairsConfig
@@ -26,6 +26,7 @@ from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
 from ingest.files.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.format.schema import Schema
+from shards.raster.gdal_advice import assign_crs
 from shards.raster.grid import in_crs, known_crs
 from shards.storage.objects import exists, is_local, join, list_files, stem_of
 from shards.write.places import each_of
@@ -74,7 +75,7 @@ class PairsSource:
             missing += [] if listed else [(key, config.images) for key in heights_alone]
             refused = [Refused(key, MISSING, f"not in {folder}") for key, folder in sorted(missing)]
         said = "see --image-name and --height-name"
-        refused += [Refused(name, "no key", said) for name in sorted(keyless)]
+        refused += [Refused(name, NO_KEY, said) for name in sorted(keyless)]
         refused += [Refused(name, "compressed", "unpack it") for name in sorted(packed)]
         if listed:
             table = _with_attributes(table, listed, config)
@@ -99,9 +100,7 @@ class PairsSource:
         try:
             image_array, place = read_chip_file(_below(config.images, image), config.array, config.nodata)
             if place is None and image.lower().endswith((".tif", ".tiff")):
-                raise Rejected(
-                    "no CRS", f"{image}: its place is unknown; assign one (gdal_edit.py -a_srs ...)"
-                )
+                raise Rejected("no CRS", f"{image}: its place is unknown; assign one ({assign_crs()})")
             height_array = None
             if height is not None:
                 height_array, of_height = read_chip_file(join(config.heights, height), config.array, math.nan)

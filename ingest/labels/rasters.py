@@ -18,6 +18,7 @@ from ingest.chips.check import HEIGHT_NODATA
 from ingest.labels.footprint import LabelRule
 from shards.errors import InputError
 from shards.raster.footprints import Footprints
+from shards.raster.gdal_advice import take_band
 from shards.raster.grid import Grid
 from shards.raster.height_unit import stated_unit, unit_name
 from shards.raster.missing import Missing
@@ -95,6 +96,6 @@ def _unit(url: str, raster: Any) -> str:
     """Return the unit that the one band of an open raster states; "" if it states none."""
     if sum(band != ColorInterp.alpha for band in raster.colorinterp) != 1:
         raise InputError(
-            f"{url}: has {raster.count} bands, and a label has one; choose it first (gdal_translate -b 1)"
+            f"{url}: has {raster.count} bands, and a label has one; choose it first ({take_band()})"
         )
     return unit_name(stated_unit(raster, 1))

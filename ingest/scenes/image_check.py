@@ -22,7 +22,7 @@ from shards.raster.grid import Grid
 from shards.raster.missing import Missing
 from shards.raster.on_grid import read_on_grid
 from shards.raster.opening import HEADERS, open_raster
-from shards.raster.pixel_size import PixelSize, suitable_crs, turn_of
+from shards.raster.pixel_size import PixelSize, angle_of, suitable_crs
 from shards.raster.sample_windows import edge_windows, sample_windows
 
 WINDOWS = 25
@@ -85,8 +85,8 @@ def _of_grid(grid: Grid) -> list[Finding]:
     if size.is_oblong:
         crs = f"--crs {suitable_crs(grid)} --pixel-size METRES" if grid.crs.is_geographic else "--pixel-size"
         found.append(Finding("oblong", f"pixels are oblong, {size}", f"{crs} makes them square"))
-    if turn_of(grid) % 90:
-        line = f"the grid is turned by {turn_of(grid):.3g} degrees, and chips are, too"
+    if angle_of(grid) % 90:
+        line = f"the grid is turned by {angle_of(grid):.3g} degrees, and chips are, too"
         found.append(Finding("turned", line, "--pixel-size or --crs makes it upright"))
     return found
 

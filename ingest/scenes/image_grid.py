@@ -19,10 +19,11 @@ from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.band_names import band_names, numbers_of_bands
 from shards.raster.footprints import Placed
+from shards.raster.gdal_advice import convert_to
 from shards.raster.grid import Grid
 from shards.raster.height_check import band_of
 from shards.raster.on_grid import read_on_grid, resampled
-from shards.raster.opening import gdal_type, open_raster
+from shards.raster.opening import open_raster
 from shards.storage.objects import is_local
 
 
@@ -90,7 +91,7 @@ def band_numbers(config: ScenesConfig, url: str, image: Any, schema: Schema) -> 
     if image.dtypes[0] != schema.dtype:
         raise InputError(
             f"{url}: is {image.dtypes[0]} {' '.join(names)}, not {schema.dtype} {' '.join(schema.bands)} as "
-            f"the first image; convert it (gdal_translate -ot {gdal_type(schema.dtype)} IN.tif OUT.tif)"
+            f"the first image; convert it ({convert_to(schema.dtype)})"
         )
     return numbers_of_bands(url, names, schema.bands)
 

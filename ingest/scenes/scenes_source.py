@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.chips.check import Rejected
+from ingest.chips.check import NO_DATE, NO_MASK, NOT_IN_TIME, OUT_OF_SEASON, Rejected
 from ingest.chips.source import Candidates, Raw, Refused
 from ingest.config import NO_LABEL, ScenesConfig, label_of
 from ingest.scenes.image_check import image_findings
@@ -194,15 +194,15 @@ class _Matching:
         """
         config, day = self.config, image.known.acquired or day_in(image.name)
         if config.months and day is None:
-            raise Rejected("no date", f"{image.url}: its name says no day; see --key-pattern")
+            raise Rejected(NO_DATE, f"{image.url}: its name says no day; see --key-pattern")
         if config.months and day is not None and int(day[5:7]) not in config.months:
-            raise Rejected("out of season", f"{image.url}: taken on {day}")
+            raise Rejected(OUT_OF_SEASON, f"{image.url}: taken on {day}")
         overlapping = self._heights.overlapping(image.grid)
         if config.heights and not overlapping:
             raise Rejected("no height raster overlaps", image.url)
         heights = near_in_time(overlapping, day, config.max_days)
         if overlapping and not heights:
-            raise Rejected("no height raster in time", f"{image.url}: none within {config.max_days} days")
+            raise Rejected(NOT_IN_TIME, f"{image.url}: none within {config.max_days} days")
         ground = tuple(self._ground.overlapping(image.grid))
         if config.ground and not ground:
             raise InputError(
@@ -215,7 +215,7 @@ class _Matching:
             if image.name in self._images_of_mask.get(mask.url, everyone)
         )
         if config.mask and not masks:
-            raise Rejected("no mask", image.url)
+            raise Rejected(NO_MASK, image.url)
         return Serving(heights, ground, masks, self._metres(heights + ground))
 
     def _metres(self, rasters: tuple[Placed, ...]) -> dict[str, float]:

@@ -4,6 +4,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ingest.chips.check import (
+    INCOMPLETE,
+    NO_DATE,
+    NO_HEIGHT,
+    NO_KEY,
+    NO_MASK,
+    NOT_IN_TIME,
+    OUT_OF_SEASON,
+    TOO_LOW,
+    UNKNOWN_CLASS,
+)
 from ingest.work.plan import IngestPlan
 from shards.errors import InputError, one_line
 from shards.format.histogram import CM_PER_M, HEIGHT, HIGHEST_CENTIMETRES
@@ -13,6 +24,18 @@ from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
 from shards.write.leakage import are_neighbours_shared, leakage
 
+DECIDED_BY = {
+    INCOMPLETE: "--min-valid",
+    NO_HEIGHT: "--min-height",
+    TOO_LOW: "--min-height",
+    UNKNOWN_CLASS: "--class-names",
+    OUT_OF_SEASON: "--months",
+    NO_DATE: "--key-pattern",
+    NOT_IN_TIME: "--max-days",
+    NO_MASK: "--mask",
+    NO_KEY: "--image-name",
+}
+"""Option that decides whether a chip is rejected, by the reason."""
 MOST_COUNTED_M = HIGHEST_CENTIMETRES / CM_PER_M
 """Height from which on statistics count all as one: 328 m, which no tree and hardly a building reaches."""
 
@@ -27,13 +50,18 @@ class CountsBefore:
     """Numbers of chips refused before and not tried again, by reason."""
 
 
+def said_reason(reason: str) -> str:
+    """Name the reason of rejected chips, and the option that decides."""
+    return f"{reason} ({DECIDED_BY[reason]})" if reason in DECIDED_BY else reason
+
+
 def summary(plan: IngestPlan, assembly: Assembly, manifest: Manifest, before: CountsBefore) -> list[str]:
     """List the chips read, refused (by reason, with each reason's first) and kept, and the splits' sizes."""
     refused = assembly.rejected - before.refused
     kept = assembly.kept - before.kept
     rows = [(kept + refused.total(), "read", "")]
     rows += [
-        (count, reason, f"first {one_line(assembly.first_rejected[reason])}")
+        (count, said_reason(reason), f"first {one_line(assembly.first_rejected[reason])}")
         for reason, count in refused.most_common()
     ]
     rows += [(kept, "kept", "")]
@@ -50,7 +78,8 @@ def summary(plan: IngestPlan, assembly: Assembly, manifest: Manifest, before: Co
         (plan.present, "were in the dataset before and stay as they are"),
     ]
     rows += [(count, note, "") for count, note in notes if count]
-    return [f"{count:>12,} {what:<24}{first}".rstrip() for count, what, first in rows]
+    width = max(24, *(len(what) + 2 for _, what, about in rows if about))
+    return [f"{count:>12,} {what:<{width}}{about}".rstrip() for count, what, about in rows]
 
 
 def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:

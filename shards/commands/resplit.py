@@ -40,7 +40,7 @@ from shards.write.shard_places import (
     with_shard_names,
 )
 from shards.write.split_auto import chosen
-from shards.write.split_rule import SplitRule, assign, refuse_missing, resolved
+from shards.write.split_rule import RULE_FIELDS, SplitRule, assign, refuse_missing, resolved
 
 
 def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
@@ -68,11 +68,19 @@ def _resplit(config: SplitConfig, given: Set[str] | None) -> str:
         _refuse_rewriting(dataset)
     schema = with_values(dataset.schema, config.derive, config.scale, config.offset)
     manifest, index = replace(dataset.manifest, schema=schema), dataset.index
-    choice, keeps_split = "", config.derive or config.scale or config.offset or config.rewrite
-    if not (keeps_split and not _asks_for_a_split(config, given)):
-        asked = SplitRule.of(config)
+    choice, named = "", _named_options(config, given)
+    recorded = SplitRule.from_json(manifest.split_rule) if manifest.split_rule else None
+    changes_bands = bool(config.derive or config.scale or config.offset or config.rewrite)
+    keeps_split = not named and (changes_bands or recorded is not None)
+    if keeps_split and not changes_bands and recorded:
+        choice = f"split {said_way(recorded)}, as before; --split-by or --shares deal the chips anew"
+    if not keeps_split:
+        asked = _asked(config, named, recorded)
+        if recorded and "split_by" not in named:
+            choice = f"split {said_way(asked)}, as before; --split-by chooses another way"
         places = places_of(index, schema, asked.region_column)
-        asked, choice = chosen(asked, places)
+        asked, how = chosen(asked, places)
+        choice = how or choice
         rule = resolved(asked, places)
         splits = [str(split) for split in assign(rule, places)]
         if schema.label:  # tiles to learn from without labels need nothing held out
@@ -99,7 +107,7 @@ def _resplit(config: SplitConfig, given: Set[str] | None) -> str:
     manifest = moved_home(config.data, manifest, index)
     remove_leftovers(config.data, manifest)
     lines = [_said(config.data, manifest), choice, *_about_folders(config.data, manifest, index)]
-    if schema.label and not keeps_split:
+    if schema.label and not (keeps_split and changes_bands):
         lines.append(leakage(config.data, manifest))
     return "\n".join(line for line in lines if line)
 
@@ -132,6 +140,13 @@ def _about_folders(url: str, manifest: Manifest, index: Any) -> Iterator[str]:
             f"Treeline reads them, others find each chip's split and shard in {INDEX}; {cure} sorts them "
             "into folders"
         )
+
+
+def said_way(rule: SplitRule) -> str:
+    """Say the way in which chips are dealt."""
+    shares = " ".join(f"{share:g}" for share in rule.shares)
+    size = f" of {rule.block_size:g}" * (rule.by == "blocks")
+    return f"by {rule.by}{size} in shares {shares}"
 
 
 def _ranges(manifest: Manifest) -> Iterator[range]:
@@ -172,12 +187,21 @@ def _refuse_rewriting(dataset: Dataset) -> None:
         )
 
 
-def _asks_for_a_split(config: SplitConfig, given: Set[str] | None) -> bool:
-    """Tell whether an option of the split was given, see `resplit`."""
+def _named_options(config: SplitConfig, given: Set[str] | None) -> set[str]:
+    """Return the options of the split that were given, see `resplit`."""
     options = {option.name: option.default for option in fields(SplitOptions)}
     if given is None:
-        return any(getattr(config, name) != default for name, default in options.items())
-    return not given.isdisjoint(options)
+        return {name for name, default in options.items() if getattr(config, name) != default}
+    return set(given) & set(options)
+
+
+def _asked(config: SplitConfig, named: set[str], recorded: SplitRule | None) -> SplitRule:
+    """Return the rule of the options that were given; without a way to split, the others are as recorded."""
+    asked = SplitRule.of(config)
+    if recorded is None or "split_by" in named:
+        return asked
+    changed = {fields_of: getattr(asked, fields_of) for name in named for fields_of in (RULE_FIELDS[name],)}
+    return replace(recorded, edges=(), grids=(), **changed)
 
 
 def _column_checksum(manifest: Manifest, splits: list[str]) -> str:

@@ -22,6 +22,17 @@ SCENE = r"(?P<scene>(?P<sensor>[A-Z]{2}\d\d)_(?P<acquired>\d{8})_\w{4}_(?P<catal
 SOURCE = r"_CHM_(?P<source>.+?)(?:_CHM)?_(?P<number>\d+)_v\d+$"
 
 _SCENE, _SOURCE = re.compile(SCENE), re.compile(SOURCE)
+_OTHERS = tuple(
+    (sensor, re.compile(rf"(?<![A-Za-z0-9]){pattern}"))
+    for sensor, pattern in (
+        ("PlanetScope", r"(?P<acquired>20\d{6})_\d{6}(?:_\d{2})?_[0-9a-f]{4}_(?:1B|3A|3B)(?![A-Za-z0-9])"),
+        ("NAIP", r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_[0-9hp]{1,3}_(?P<acquired>(?:19|20)\d{6})(?!\d)"),
+        ("Sentinel-2", r"T\d{2}[A-Z]{3}_(?P<acquired>20\d{6})T\d{6}(?!\d)"),
+        ("Sentinel-2", r"S2[A-D]_MSIL\w{2}_(?P<acquired>20\d{6})T\d{6}(?!\d)"),
+    )
+)
+"""Names of other producers, which say a sensor and a day: Planet's items, NAIP's quarter quads, and the
+granules and products of Sentinel-2."""
 _DAY = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)")
 
 
@@ -65,12 +76,22 @@ def facts(name: str, pattern: re.Pattern[str] | None = None) -> KeyFacts:
     for match in matches:
         if match:
             found |= {part: text for part, text in match.groupdict().items() if text}
+    if pattern is None and "acquired" not in found:
+        found |= _of_others(name)
     values: dict[str, Any] = dict(found)
     if "acquired" in found:
         values["acquired"] = as_day(found["acquired"])
     if "number" in found:
         values["number"] = int(found["number"]) if found["number"].isdecimal() else None
     return KeyFacts(**values)
+
+
+def _of_others(name: str) -> dict[str, str]:
+    """Read sensor and day in the names of other producers; {} if the calendar has no such day."""
+    for sensor, pattern in _OTHERS:
+        if (match := pattern.search(name)) and as_day(match["acquired"]):
+            return {"sensor": sensor, "acquired": match["acquired"]}
+    return {}
 
 
 def key_pattern(text: str) -> re.Pattern[str]:

@@ -13,5 +13,6 @@ height_check whether a raster's values are heights of plants
 sample_windows small windows, spread and along the edges
 filled       a value that stands for nothing
 few_windows  a few windows, evenly spread
+gdal_advice  commands that mend rasters, for messages
 finding      what is not as it should be, its cure, and whether it is refused
 """

@@ -1,5 +1,7 @@
 """Something about a raster that is not as it should be, its cure, and whether it is refused."""
 
+import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -64,6 +66,25 @@ def refuse_or_note(found: Found, on_mismatch: OnMismatch) -> list[str]:
         others = len(refused) - 1
         raise InputError(refused[0] + f" ({others:,} other rasters are refused as well)" * bool(others))
     return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
+
+
+def say_findings(found: Found, on_mismatch: OnMismatch) -> None:
+    """Refuse rasters with gross findings, and print the others.
+
+    Raises:
+        InputError: a raster is refused.
+    """
+    for line in refuse_or_note(found, on_mismatch):
+        print(f"treeline: {line}", file=sys.stderr, flush=True)
+
+
+def findings_in(tags: Mapping[str, str]) -> list[Finding]:
+    """Read the findings that a map's tags repeat, none of which is gross any more: the user has the map."""
+    try:
+        found = json.loads(tags.get(FINDINGS_TAG, "{}"))
+    except ValueError:  # another program cut the tag off
+        return []
+    return [Finding(code, line) for code, line in found.items()]
 
 
 def findings_by_code(findings: Iterable[Finding]) -> dict[str, str]:

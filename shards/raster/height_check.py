@@ -20,6 +20,7 @@ from rasterio.enums import ColorInterp
 from shards.errors import InputError
 from shards.format.schema import DEGREE
 from shards.raster.finding import Finding
+from shards.raster.gdal_advice import declare_nodata
 from shards.raster.grid import Grid
 from shards.raster.height_unit import HeightUnit, UnitOfHeights, height_unit
 from shards.raster.pixel_size import METRE, PixelSize
@@ -236,7 +237,7 @@ def _undeclared(
 
 def _nodata(share: float, value: float) -> Finding:
     line = f"{max(100 * share, 0.1):.3g} % of values are {value:.7g}, which is not declared as nodata"
-    return Finding("nodata", line, f"declare it (gdal_edit.py -a_nodata {value:.7g} FILE)", is_gross=True)
+    return Finding("nodata", line, f"declare it ({declare_nodata(f'{value:.7g}')})", is_gross=True)
 
 
 def _too_tall(high: float, header: HeightHeader) -> Finding:

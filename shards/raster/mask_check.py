@@ -8,6 +8,7 @@ from rasterio.enums import ColorInterp
 
 from shards.raster.few_windows import few_windows
 from shards.raster.finding import Finding
+from shards.raster.gdal_advice import take_band
 from shards.raster.opening import read_window
 
 WINDOWS = 9
@@ -26,7 +27,7 @@ def mask_findings(raster: Any, drop: Sequence[int]) -> list[Finding]:
     bands = sum(kind != ColorInterp.alpha for kind in raster.colorinterp)
     if bands > 1:
         line = f"has {bands} bands, of which the first is the mask"
-        cure = "if that is another one, or says what is clear, choose it first (gdal_translate -b)"
+        cure = f"if that is another one, or says what is clear, choose it first ({take_band('N')})"
         found.append(Finding("mask", line, cure))
     windows = few_windows((0, 0, raster.height, raster.width), WINDOWS)
     values = {

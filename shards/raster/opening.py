@@ -10,6 +10,7 @@ from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from shards.errors import InputError, one_line
+from shards.raster.gdal_advice import assign_bounds, assign_crs
 from shards.storage.gdal import gdal_options, gdal_path
 
 # A raster without a place is refused below, with our own message.
@@ -71,10 +72,9 @@ def _placeless(raster: Any) -> str:
             return f"has {what} only, and no grid of pixels; give it one (gdalwarp {option} IN.tif OUT.tif)"
     if raster.crs is not None:
         return (
-            "has a CRS but no geotransform, so its place is unknown; assign its bounds "
-            "(gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM)"
+            f"has a CRS but no geotransform, so its place is unknown; assign its bounds ({assign_bounds()})"
         )
-    return "has no CRS, so its place is unknown; assign one (gdal_edit.py -a_srs ...)"
+    return f"has no CRS, so its place is unknown; assign one ({assign_crs()})"
 
 
 class OpenRasters:
@@ -120,11 +120,6 @@ def read_window(raster: Any, **options: Any) -> Any:
         raise InputError(
             f"{raster.name}: cannot be read{where} ({one_line(error.__cause__ or error)})"
         ) from error
-
-
-def gdal_type(dtype: str) -> str:
-    """Return GDAL's name of a stored pixel type, for commands in messages."""
-    return {"uint8": "Byte", "int16": "Int16", "uint16": "UInt16", "float32": "Float32"}[dtype]
 
 
 def is_scaled(raster: Any) -> bool:

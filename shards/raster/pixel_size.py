@@ -15,6 +15,7 @@ import numpy as np
 from rasterio.crs import CRS
 
 from shards.format.schema import DEGREE, Schema
+from shards.raster.gdal_advice import resample
 from shards.raster.grid import Grid, half_turn, in_crs
 
 SAME_SIZE = 0.01
@@ -117,7 +118,7 @@ class PixelSize:
         return f"{own} ({in_metres})" if in_metres else own
 
 
-def turn_of(grid: Grid) -> float:
+def angle_of(grid: Grid) -> float:
     """Return the angle in degrees, counter-clockwise, from the CRS's east to the direction of rows."""
     a, _, _, d = grid.transform[:4]
     turn = math.degrees(math.atan2(d, a))
@@ -125,14 +126,13 @@ def turn_of(grid: Grid) -> float:
 
 
 def warp_command(grid: Grid, wanted: PixelSize) -> str:
-    """Return the gdalwarp command that gives a raster on this grid pixels of the wanted size."""
+    """Return the command that gives a raster on this grid pixels of the wanted size."""
     if wanted.unit == DEGREE:
         sides, target = (wanted.width, wanted.height), WGS84
     else:
         sides = wanted.metres or (wanted.width, wanted.height)
         target = "" if PixelSize.of(grid).is_metric else suitable_crs(grid)
-    crs = f"-t_srs {target} " if target else ""
-    return f"gdalwarp {crs}-tr {sides[0]:.7g} {sides[1]:.7g} -r average IN.tif OUT.tif"
+    return resample(target, sides)
 
 
 def suitable_crs(grid: Grid) -> str:

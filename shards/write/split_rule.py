@@ -48,6 +48,20 @@ OF_BANDS = ("band_count", "angle", "region_column", "grids")
 """Fields that only bands need; other rules are written without them, as before there were bands."""
 
 
+RULE_FIELDS = {
+    "split_by": "by",
+    "shares": "shares",
+    "block_size": "block_size",
+    "split_axis": "axis",
+    "buffer": "buffer",
+    "split_crs": "crs",
+    "split_bands": "band_count",
+    "split_angle": "angle",
+    "region_column": "region_column",
+}
+"""Field of a rule for each option of `SplitOptions`."""
+
+
 @dataclass(frozen=True)
 class SplitRule:
     """A rule that assigns chips to splits.

@@ -138,7 +138,7 @@ def test_scenes_that_cannot_be_used(
     assert said in mistake(err)
     # One of many that are to be mapped would not stop the others.
     code, told, _ = called(["predict", str(scene), *checkpoint, *out], monkeypatch, capsys)
-    assert code == 1
+    assert code == 2
     assert told.splitlines()[0] == "0 maps made, 0 there before, 1 scenes failed"
     assert told.splitlines()[1].startswith(f"failed: {scene}: ")
     assert said in told
@@ -360,6 +360,47 @@ def test_an_option_that_can_do_nothing_is_refused_in_a_file_of_the_users_alone(
     with pytest.raises(InputError, match="--norm: does nothing with --decoder dpt"):
         cli.parse("train", [*written, "--decoder", "dpt", "--norm", "group"])
     assert cli.parse("train", [*TRAIN[1:], "--recipe", "notebook", "--decoder", "dpt"]).model.norm == "batch"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--learnig-rate", "3"], "no option --learnig-rate; did you mean --learning-rate?"),
+        (["train", "--learnig_rate=3"], "no option --learnig_rate; did you mean --learning-rate?"),
+        (["train", "--no-epochs"], "no option --no-epochs; did you mean --epochs?"),
+        (["train", "--quux", "3"], "no option --quux"),
+        (["train", "-x"], "no option -x"),
+        (["train", "--out", "o"], "--data must be given"),
+        (["train"], "--data and --out must be given"),
+        (["split"], "DATASET must be given"),
+        (["predict", "a.tif", "--checkpoint", "c"], "--out must be given"),
+        ([*TRAIN, "--epochs", "many"], "--epochs many: give a whole number"),
+        ([*TRAIN, "--epochs=1.5"], "--epochs 1.5: give a whole number"),
+        ([*TRAIN, "--epochs"], "--epochs: give a whole number after it"),
+        ([*TRAIN, "--learning-rate", "x"], "--learning-rate x: give a number"),
+        ([*TRAIN, "--decoder", "foo"], "--decoder foo: give detail, residual, dpt or linear"),
+        ([*TRAIN, "--decoder-widths", "8", "x"], "--decoder-widths 8 x: give whole numbers"),
+        ([*TRAIN, "extra"], "cannot use 'extra': options begin with --"),
+        (["ingest", "labels", "d", "--raster", "r", "--a", "n"], "no option --a"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, out, err = called(arguments, monkeypatch, capsys)
+    program = f"treeline {cli.split_command(arguments)[0]}"
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{program}: {says}")
+    assert err.endswith(f"({program} --help)\n")
+    assert err.count("\n") == 1
+
+
+def test_flags_with_a_name_of_their_own_and_negative_numbers_are_known() -> None:
+    """They stand beside a wrong one."""
+    with pytest.raises(InputError, match=r"^no option --meen; did you mean --mean"):
+        cli.parse("ingest labels", ["d", "--raster", "r", "--as", "n", "--meen"])
+    with pytest.raises(InputError, match=r"^no option --shres; did you mean --shares"):
+        cli.parse("ingest pairs", [*PAIRS[2:], "--split-angle", "-15", "--shres", "1"])
 
 
 def test_a_range_of_workers_can_be_fed_back(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
   missing.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -122,6 +123,7 @@ def with_control_points(path: Path) -> None:
         raster.write(image())
 
 
+RED_FIRST = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
 DEGREES = Affine(2e-5, 0, -147, 0, -2e-5, 64.9)
 REFUSED = {
     "feet": Row(
@@ -162,21 +164,21 @@ REFUSED = {
     "beyond the type of training": Row(
         lambda path: write(path, np.where(hole(), 40_000, image()).astype(np.uint16)),
         "beyond the int16 of training; if that means a missing pixel, give --nodata",
-        1,
+        2,
     ),
     "other bands": Row(
         lambda path: write(path, image(), names=("VV", "VH", "HH", "HV")),
         "name them in order with --bands",
-        1,
+        2,
     ),
     "complex numbers": Row(
-        lambda path: write(path, image().astype(np.complex64)), "pixels are complex64; derive one real", 1
+        lambda path: write(path, image().astype(np.complex64)), "pixels are complex64; derive one real", 2
     ),
-    "control points alone": Row(with_control_points, "has ground control points only", 1),
+    "control points alone": Row(with_control_points, "has ground control points only", 2),
     "no geotransform": Row(
-        lambda path: write(path, image(), transform=None), "has a CRS but no geotransform", 1
+        lambda path: write(path, image(), transform=None), "has a CRS but no geotransform", 2
     ),
-    "no CRS": Row(lambda path: write(path, image(), crs=None), "has no CRS", 1),
+    "no CRS": Row(lambda path: write(path, image(), crs=None), "has no CRS", 2),
 }
 READ = {
     "as in training": Row(lambda path: write(path, image())),
@@ -189,6 +191,14 @@ READ = {
     "turned": Row(
         lambda path: write(path, image(), transform=PLACE @ Affine.rotation(30)),
         "the grid is turned by -30 degrees",
+    ),
+    "red first by its colours, unnamed": Row(
+        lambda path: write(path, image()[[2, 1, 0, 3]], names=None, kinds=RED_FIRST),
+        "bands have no names; taken as red green blue nir by their colours; if they are others, give --bands",
+    ),
+    "unnamed": Row(
+        lambda path: write(path, image(), names=None),
+        "bands have no names; taken as blue green red nir in this order; if they are others, give --bands",
     ),
     "other names of bands": Row(lambda path: write(path, image(), names=("Blue", "Green", "Red", "NIR1"))),
     "names by --bands": Row(
@@ -294,3 +304,37 @@ def test_a_measured_value_that_training_takes_for_missing_is_measured_under_a_ma
         found_CHW = scene.pixels(Block(Span(0, SIDE), Span(0, SIDE)))
     np.testing.assert_array_equal(found_CHW == 0, np.broadcast_to(hole(), found_CHW.shape))
     assert (found_CHW[:, 0] == 1).all()
+
+
+def test_what_is_assumed_of_names_changes_no_map(checkpoint: str, tmp_path: Path) -> None:
+    """It is said, and its tags are those of before."""
+    write(tmp_path / "scene.tif", image(), names=None)
+    assert "taken as blue green red nir" in mapped(tmp_path, checkpoint).stderr
+    with rasterio.open(tmp_path / "maps" / "scene.chm.tif") as raster:
+        assert "TREELINE_FINDINGS" not in raster.tags()
+
+
+def test_scenes_that_fail_alike_are_one_line(checkpoint: str, tmp_path: Path) -> None:
+    """With their number and the first one; a file has them all."""
+    for number in range(12):
+        write(tmp_path / f"radar_{number:02}.tif", image()[:2], names=("VV", "VH"))
+    write(tmp_path / "scene.tif", image(), crs=None)
+    out = str(tmp_path / "maps")
+    done = treeline("predict", str(tmp_path), "--checkpoint", checkpoint, "--out", out)
+    assert done.returncode == 2
+    first, *failed = [line for line in done.stdout.splitlines() if line]
+    assert first == "0 maps made, 0 there before, 13 scenes failed"
+    lacks = "lacks band blue and green and red and nir; it has VV VH"
+    assert failed[0].startswith(f"failed: 12 scenes, such as {tmp_path}/radar_00.tif: {lacks}")
+    assert failed[1].startswith(f"failed: {tmp_path}/scene.tif: has no CRS")
+    assert failed[2:] == [f"all scenes that failed: {out}/failed.json"]
+    reasons = json.loads((tmp_path / "maps" / "failed.json").read_text())
+    assert sorted(reasons) == sorted(map(str, tmp_path.glob("*.tif")))
+    assert all(reason.startswith(f"{scene}: ") for scene, reason in reasons.items())
+
+
+def test_a_note_is_no_alarm(checkpoint: str, tmp_path: Path) -> None:
+    write(tmp_path / "scene.tif", image().astype(np.uint16))
+    done = mapped(tmp_path, checkpoint)
+    assert "notes on 1 scene, said at the beginning, are in the maps' tags" in done.stdout
+    assert "differs" not in done.stdout

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+import honest_scenes
 import numpy as np
 import pytest
 import rasterio
@@ -217,6 +218,35 @@ def test_a_map_is_the_file_that_the_command_writes(
         else:
             with pytest.raises(InputError, match=f"the map shows {found.label}, no heights"):
                 _ = found.height_HW
+
+
+@pytest.mark.parametrize("kind", ["array", "scene", "tiles"])
+def test_an_array_is_checked_as_a_scene_is(kind: str, tmp_path: Path, capsys: Any) -> None:
+    """Divided by ten: refused, noted or ignored; what is found goes with the result."""
+    url = write_checkpoint(tmp_path / "run", small_regressor(statistics=honest_scenes.statistics()))
+    model = treeline.load(url)
+    honest_CHW = honest_scenes.stored(honest_scenes.plain_scene(3001))[:, :128, :128]
+    tenth_CHW = honest_scenes.stored(honest_scenes.plain_scene(3001) / 10)[:, :128, :128]
+
+    def result(image_CHW: NDArray[np.int16], **options: Any) -> Any:
+        if kind == "tiles":
+            tiles_BCHW = np.stack([image_CHW[:, :64, :64], image_CHW[:, 64:, 64:]])
+            return model.embed(tiles_BCHW, **options)
+        if kind == "array":
+            return model.predict(image_CHW, **options)
+        return model.predict(write_scene(tmp_path / "scene.tif", image_CHW), **options)
+
+    with pytest.raises(InputError, match="all bands as if divided by 10; multiply the scene by 10"):
+        result(tenth_CHW)
+    for answer in ("note", "ignore"):
+        capsys.readouterr()
+        found = result(tenth_CHW, on_mismatch=answer).findings
+        assert found.keys() == {"factor"}
+        assert "all bands as if divided by 10" in found["factor"]
+        assert ("as if divided by 10" in capsys.readouterr().err) == (answer == "note")
+    assert result(honest_CHW).findings == {}
+    zeros_CHW = np.where(np.indices((128, 128))[0] < 3, 0, honest_CHW).astype(np.int16)
+    assert result(zeros_CHW).findings["filled"].endswith("% of pixels are 0 in all bands; is 0 nodata?")
 
 
 def test_missing_pixels_of_an_array_are_those_of_a_file(

@@ -32,6 +32,8 @@ class Evaluation:
     """Sums of each chip; None for maps."""
     examples: Examples | None = None
     """Predictions of a few chips; None for maps."""
+    notes: tuple[str, ...] = ()
+    """What the table says below the scores."""
 
     @property
     def chips(self) -> int:
@@ -69,7 +71,8 @@ class Evaluation:
         # No R2 by class: between pixels of nearly equal height there is no variance to explain.
         classes = self.first.by_class.items()
         lines += [_row(f"  {name}", metrics, width) for name, metrics in classes if metrics.count]
-        return "\n".join([*([self.verdict] if self.verdict else []), head, *lines])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([*([self.verdict] if self.verdict else []), head, *lines, *notes])
 
 
 def compared_heights(errors: Mapping[str, float]) -> Compared:

@@ -95,6 +95,41 @@ def test_a_map_of_a_noted_scene_says_so(
     assert "treeline:findings" not in (out / "honest.chm.json").read_text()
 
 
+def test_mosaics_and_scores_repeat_what_is_found_in_their_maps(
+    checkpoint: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """Also a mosaic of mosaics; maps of honest scenes leave no word."""
+    maps = tmp_path / "maps"
+    assert treeline("predict", str(scenes), *options(checkpoint, maps, "note")).returncode == 0
+    found = json.loads(tags_of(maps / "tenth.chm.tif")[FINDINGS_TAG])["factor"]
+    done = treeline("mosaic", str(maps), "--out", str(tmp_path / "all.tif"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == [f"note: {maps}/tenth.chm.tif: {found}"]
+    assert json.loads(tags_of(tmp_path / "all.tif")[FINDINGS_TAG]) == {"factor": f"tenth.chm.tif: {found}"}
+    treeline("mosaic", str(tmp_path / "all.tif"), "--out", str(tmp_path / "again.tif"))
+    again = json.loads(tags_of(tmp_path / "again.tif")[FINDINGS_TAG])["factor"]
+    assert again == f"all.tif: tenth.chm.tif: {found}"
+    treeline("mosaic", str(maps / "honest.chm.tif"), "--out", str(tmp_path / "honest.tif"))
+    assert FINDINGS_TAG not in tags_of(tmp_path / "honest.tif")
+
+    with rasterio.open(maps / "honest.chm.tif") as raster:
+        profile, height_HW = raster.profile, raster.read(1) * 0.1
+    written = {"driver": "GTiff", "dtype": "float32", "count": 1, "nodata": -999.9}
+    placed = {name: profile[name] for name in ("crs", "transform", "height", "width")}
+    with rasterio.open(tmp_path / "lidar.tif", "w", **written, **placed) as raster:
+        raster.write(height_HW[None].astype("float32"))
+    scored = "--maps", str(maps / "*.tif"), "--heights", str(tmp_path / "lidar.tif"), "--on-mismatch"
+    for answer in ("note", "ignore"):
+        done = treeline("evaluate", *scored, answer, "--out", str(tmp_path / "scores"))
+        assert done.returncode == 0, done.stderr
+        is_said = f"note: {maps}/tenth.chm.tif: {found}" in done.stdout.splitlines()
+        assert is_said == (answer == "note")
+        assert ("taken as metres (--height-unit)" in done.stderr) == (answer == "note")
+        record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["findings"]
+        assert record["factor"] == [f"{maps}/tenth.chm.tif: {found}"]
+        assert "taken as metres" in record["no unit"][0]
+
+
 class StoppingAfterOne(InProcess):
     """Is interrupted when it has done one block."""
 

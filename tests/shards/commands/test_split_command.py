@@ -353,3 +353,29 @@ def test_a_share_without_chips_is_refused_with_the_cure(
     assert "or hold out nothing with --shares 1" in done.stderr
     assert contents(tmp_path / "dataset") == before
     assert treeline("split", str(tmp_path / "dataset"), "--shares", "1").returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["scene", "blocks", "strips", "bands"])
+def test_without_a_way_to_split_the_recorded_one_stays(kind: str, placed: Ingest, tmp_path: Path) -> None:
+    """Nothing changes without options; other shares are dealt in the recorded way."""
+    rule = RULES[kind]
+    for name in ("chips", "other"):
+        placed(tmp_path / name, **rule)
+    before = open_dataset(str(tmp_path / "chips"))
+    done = treeline("split", "chips", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"split by {rule['split_by']}" in done.stdout
+    assert "as before; --split-by or --shares deal the chips anew" in done.stdout
+    after = open_dataset(str(tmp_path / "chips"))
+    assert after.manifest.split_rule == before.manifest.split_rule
+    assert after.index.equals(before.index)
+    assert after.manifest.fingerprint == before.manifest.fingerprint
+    shares = (0.5, 0.5)
+    done = treeline("split", "chips", "--shares", *map(str, shares), folder=tmp_path)
+    assert "as before; --split-by chooses another way" in done.stdout
+    resplit(SplitConfig(data=str(tmp_path / "other"), **{**rule, "shares": shares}))
+    ours, theirs = (open_dataset(str(tmp_path / name)).index["split"] for name in ("chips", "other"))
+    assert ours.equals(theirs)
+    done = treeline("split", "chips", "--split-by", "key", folder=tmp_path)
+    assert open_dataset(str(tmp_path / "chips")).manifest.split_rule["by"] == "key"
+    assert "as before" not in done.stdout

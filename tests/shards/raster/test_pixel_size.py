@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 
 from shards.format.schema import Schema
 from shards.raster.grid import Grid
-from shards.raster.pixel_size import PixelSize, suitable_crs, turn_of, warp_command
+from shards.raster.pixel_size import PixelSize, angle_of, suitable_crs, warp_command
 
 FOOT = 0.3048
 SURVEY_FOOT = 1200 / 3937
@@ -100,11 +100,11 @@ def test_square_metres_are_recorded_as_before() -> None:
 @pytest.mark.parametrize("turn", [0, 30, 90, -45])
 def test_a_turned_grid_is_known_by_its_angle(turn: float) -> None:
     transform = Affine.translation(500_000, 7_200_000) @ Affine.rotation(turn) @ Affine.scale(2, -2)
-    assert math.isclose(turn_of(grid("EPSG:32606", transform)), turn, abs_tol=1e-6)
+    assert math.isclose(angle_of(grid("EPSG:32606", transform)), turn, abs_tol=1e-6)
 
 
 def test_south_up_is_not_turned() -> None:
-    assert turn_of(grid("EPSG:32606", Affine(2, 0, 500_000, 0, 2, 7_200_000))) == 0
+    assert angle_of(grid("EPSG:32606", Affine(2, 0, 500_000, 0, 2, 7_200_000))) == 0
 
 
 @pytest.mark.parametrize(

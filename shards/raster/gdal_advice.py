@@ -1,0 +1,70 @@
+"""Commands that mend rasters, for messages: GDAL's own, and rasterio's where GDAL's programs are missing.
+
+    advice("gdal_edit.py -a_nodata 0 FILE", "rio edit-info --nodata 0 FILE")
+
+rasterio comes with its program `rio`, and without GDAL's.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+WARP = "gdalwarp {crs}-tr {width:.7g} {height:.7g} -r average IN.tif OUT.tif"
+RIO_WARP = "rio warp IN.tif OUT.tif {crs}--res {width:.7g} --res {height:.7g} --resampling average"
+
+
+def advice(gdal: str, rio: str) -> str:
+    """Return a command of GDAL's; if its program is missing, also one of rio's that does the same."""
+    if shutil.which(gdal.split()[0]) or not _has_rio():
+        return gdal
+    return f"{gdal}; or, as {gdal.split()[0]} is not installed here, {rio}"
+
+
+def resample(crs: str, sides: tuple[float, float]) -> str:
+    """Return the command that gives pixels of these sides, in the unit of `crs`; "": the raster's own CRS."""
+    width, height = sides
+    return advice(
+        WARP.format(crs=f"-t_srs {crs} " if crs else "", width=width, height=height),
+        RIO_WARP.format(crs=f"--dst-crs {crs} " if crs else "", width=width, height=height),
+    )
+
+
+def declare_nodata(value: float | str) -> str:
+    """Return the command that declares a value as nodata; the file's pixels stay."""
+    return advice(f"gdal_edit.py -a_nodata {value} FILE", f"rio edit-info --nodata {value} FILE")
+
+
+def assign_crs() -> str:
+    """Return the command that gives a file the CRS that it lacks."""
+    return advice("gdal_edit.py -a_srs EPSG:... FILE", "rio edit-info --crs EPSG:... FILE")
+
+
+def assign_bounds() -> str:
+    """Return the command that gives a file the place that it lacks."""
+    return advice(
+        "gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE",
+        'rio edit-info --transform "[WIDTH, 0, LEFT, 0, -HEIGHT, TOP]" FILE, by the sides of a pixel',
+    )
+
+
+def convert_to(dtype: str) -> str:
+    """Return the command that stores pixels as another type; values beyond it are clipped."""
+    return advice(
+        f"gdal_translate -ot {_GDAL_TYPES[dtype]} IN.tif OUT.tif",
+        f"rio convert IN.tif OUT.tif --dtype {dtype}",
+    )
+
+
+def take_band(number: str = "1") -> str:
+    """Return the command that takes one band."""
+    return advice(
+        f"gdal_translate -b {number} IN.tif OUT.tif", f"rio stack IN.tif --bidx {number} -o OUT.tif"
+    )
+
+
+_GDAL_TYPES = {"uint8": "Byte", "int16": "Int16", "uint16": "UInt16", "float32": "Float32"}
+
+
+def _has_rio() -> bool:
+    """Tell whether rio is on the path, or beside this Python."""
+    return bool(shutil.which("rio")) or (Path(sys.executable).parent / "rio").exists()
