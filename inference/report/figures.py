@@ -1,4 +1,4 @@
-"""The figures of a report, as PNG bytes: curves of a training, chips, scenes beside their maps."""
+"""The figures of a report, as PNG bytes: curves of a training, and chips."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
-from inference.maps.quick_look import small_heights
 from shards.draw.colours import difference_scale, height_scale
 from shards.draw.picture import (
     GREY,
@@ -23,11 +21,8 @@ from shards.draw.picture import (
     show,
     tidy,
 )
-from shards.raster.opening import open_raster, read_window
 from trainer.score.epochs import epoch_of
 
-MOST_PIXELS = 700
-"""Most pixels along a side of a scene or a map."""
 LOSSES = {"loss": "training", "val_loss": "validation"}
 SCORES: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("RMSE of validation{unit}", {"val_rmse": "model"}),
@@ -116,24 +111,6 @@ def chip_pictures(chips: Sequence[ChipPicture], bands: tuple[str, ...]) -> bytes
             show(axes[row, column], picture_HW3, title)
     draw_height_legend(figure, axes[1:3].ravel().tolist(), scale)
     draw_difference_bar(figure, axes[3:].ravel().tolist(), apart, f"{TITLES[-1]} (m)")
-    return png(figure)
-
-
-def scene_and_map(image: str, heights: str, height_map: str, bands: tuple[str, ...]) -> bytes:
-    """Draw a scene, its measured heights, and its map side by side, read at the size that is shown."""
-    with open_raster(image) as scene, open_raster(heights) as measured, open_raster(height_map) as predicted:
-        metres = [small_heights(raster, MOST_PIXELS) for raster in (measured, predicted)]
-        shape = (scene.count, *metres[0].shape)
-        image_CHW = read_window(scene, out_shape=shape, resampling=Resampling.nearest)
-        rgb_HW3 = composite(image_CHW, bands, scene.nodata)
-    scale = height_scale(metres[0])
-    pictures = (rgb_HW3, *map(scale.rgb, metres))
-    figure = new_figure(13, 5.6)
-    panels = figure.subplots(1, 3)
-    titles = ("scene", "measured heights", "predicted heights")
-    for axes, picture_HW3, title in zip(panels, pictures, titles, strict=True):
-        show(axes, picture_HW3, title)
-    draw_height_legend(figure, panels.tolist(), scale)
     return png(figure)
 
 

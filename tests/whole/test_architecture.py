@@ -250,6 +250,8 @@ ROOMS: dict[str, set[str]] = {
         "trainer.score",
         "inference.config",
         "inference.maps",
+        "inference.score",
+        "inference.view",
     },
     "inference.scenes": {
         "shards.format",
