@@ -66,4 +66,6 @@ def _next(left: Left) -> str:
         return next_step(*left.evaluating())
     if not left.maps:
         return next_step("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-    return next_step("mosaic", *left.maps, "--out", "mosaic.tif")
+    if len(left.maps) > 1:
+        return next_step("mosaic", *left.maps, "--out", "mosaic.tif")
+    return next_step("evaluate", "--maps", *left.maps, "--heights", "RASTER...")
