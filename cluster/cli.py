@@ -137,6 +137,7 @@ COMMANDS = {
     "mosaic": Command(
         "inference.config:MosaicConfig", "cluster.commands:mosaic", "merge overlapping maps into one"
     ),
+    "view": Command("inference.config:ViewConfig", "cluster.commands:view", "look at maps in a browser"),
     "submit": Command(
         "cluster.config:SubmitConfig", "cluster.commands:submit", "run a command as a job on a Ray cluster"
     ),

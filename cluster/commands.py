@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         MosaicConfig,
         PredictConfig,
         ReportConfig,
+        ViewConfig,
     )
     from ingest.chips.source import Source
     from ingest.config import (
@@ -326,6 +327,13 @@ def report(config: "ReportConfig") -> None:
     from inference.report.run import report
 
     print(report(config))
+
+
+def view(config: "ViewConfig") -> None:
+    """Show maps in a browser, until Ctrl-C."""
+    from inference.view.run import view
+
+    view(config)
 
 
 def attention(config: "AttentionConfig") -> None:

@@ -1,4 +1,4 @@
-"""Options of `predict`, `mosaic`, `evaluate --maps`, `embed`, `distances`, `attention` and `report`."""
+"""Options of `predict`, `mosaic`, `view`, `report`, `evaluate --maps`, `embed`, `distances`, `attention`."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -107,6 +107,34 @@ class MosaicConfig:
     palette: Palette = "continuous"
     """Colours of heights in the .qml for QGIS beside the mosaic: from 0 to what suits it, or the notebook's
     eight classes."""
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Look at maps in a browser, beside the image and measured heights, at full resolution.
+
+    A server on this machine alone makes tiles of what is looked at; Ctrl-C ends it.
+    """
+
+    maps: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="MAP...")]
+    """Maps of heights or classes of one place: paths, folders, globs or s3://..., or lists of them."""
+    image: Annotated[str, Place()] = ""
+    """Image that the maps were made from."""
+    heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
+    """Rasters of measured heights, which are shown and subtracted from the maps."""
+    height_unit: Annotated[HeightUnit | None, OnlyWith(heights=Some())] = None
+    """Unit of the measured heights, where the rasters state none; default: metres."""
+    height_band: Annotated[int | None, OnlyWith(heights=Some())] = None
+    """Number of the band of measured heights; default: they have one."""
+    palette: Palette = "continuous"
+    """Colours of heights: from 0 to what suits the maps, or the notebook's eight classes."""
+    background: Annotated[str, tyro.conf.arg(metavar="URL")] = ""
+    """Address of web tiles to lay below the maps, with {z}, {x} and {y}: the only host but this machine that
+    the page asks."""
+    port: int = 0
+    """Port of the server; 0: any that is free."""
+    browser: bool = True
+    """Whether to open a browser, or only print the address."""
 
 
 @dataclass(frozen=True)

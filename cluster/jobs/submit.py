@@ -97,6 +97,8 @@ def job_of(command: list[str]) -> Job:
         raise InputError(
             "nothing to run; give a command after --: treeline submit -- train --data ... --out ..."
         )
+    if name == "view":
+        raise InputError("view shows maps in a browser here; run it here, maps on S3 included")
     config, named = cli.parsed(name, arguments)
     options = with_absolute_places(type(config), named)
     files = {OPTIONS: options}

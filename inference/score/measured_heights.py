@@ -66,6 +66,13 @@ class HeightRasters:
             self.rasters = list(pool.map(partial(HeightRaster.at, band=band, said=said), by_name(urls)))
         self._open = OpenRasters()  # closes rasters when it drops them
 
+    @classmethod
+    def opened(cls, rasters: Iterable[HeightRaster], files: OpenRasters) -> "HeightRasters":
+        """Take rasters whose headers have been read, in the order in which they count, and open files."""
+        found = cls(())
+        found.rasters, found._open = list(rasters), files
+        return found
+
     @property
     def urls(self) -> list[str]:
         """URLs of the rasters, in the order in which they count."""

@@ -3,4 +3,9 @@
 description  what the script in the page is told about layers and their place
 page         the page around maps: style, script, policy
 panel        maps in a page of their own or in a report, without a server
+plan         what treeline view shows, checked
+layers       tiles and values of images, maps, measured heights, differences and classes
+tiles        a raster's pixels on a tile
+server       page, tiles and values for a browser on this machine
+run          treeline view
 """

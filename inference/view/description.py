@@ -5,6 +5,7 @@ scale bar is right whatever the units of the CRS.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from rasterio import Affine
@@ -28,18 +29,22 @@ class Frame:
     """Grid whose upper left corner is the origin of places in a page."""
 
     grid: Grid
+    part: Grid | None = None
+    """Part of it that is looked at, where a pixel has its size on the ground; default: all of it."""
 
-    @property
+    @cached_property
     def pixel(self) -> tuple[float, float]:
         """Width and height of a pixel on the ground, in metres."""
-        size = PixelSize.of(self.grid)
+        size = PixelSize.of(self.part or self.grid)
         return size.metres or (size.width, size.height)
 
     @property
     def extent(self) -> list[float]:
-        """Left, top, right and bottom of the grid, in metres."""
+        """Left, top, right and bottom of what is looked at, in metres."""
+        seen = self.part or self.grid
+        x, y = ~self.grid.transform @ (seen.transform.c, seen.transform.f)
         wide, high = self.pixel
-        return [0.0, 0.0, self.grid.width * wide, self.grid.height * high]
+        return [x * wide, y * high, (x + seen.width) * wide, (y + seen.height) * high]
 
     def rect(self, bounds: Bounds) -> list[float]:
         """Convert bounds in the CRS to left, top, right and bottom in metres; the grid is not turned."""
@@ -53,14 +58,18 @@ class Frame:
         """Describe the place for the script."""
         wide, high = self.pixel
         to_crs = self.grid.transform @ Affine.scale(1 / wide, 1 / high)
-        is_in_degrees = self.grid.crs.is_geographic
         return {
             "crs": name_of_crs(self.grid),
-            "decimals": DECIMALS_OF_DEGREES if is_in_degrees else DECIMALS_OF_UNITS,
+            "decimals": decimals(self.grid),
             "to_crs": list(to_crs[:6]),
             "extent": self.extent,
             "pixel": wide,
         }
+
+
+def decimals(grid: Grid) -> int:
+    """Return how many decimals of coordinates are shown: about 0.1 m."""
+    return DECIMALS_OF_DEGREES if grid.crs.is_geographic else DECIMALS_OF_UNITS
 
 
 def name_of_crs(grid: Grid) -> str:

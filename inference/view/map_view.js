@@ -403,7 +403,9 @@
         this.next = null;
         try {
           const answer = await fetch(`${this.about.values}?x=${nextX}&y=${nextY}`);
-          if (answer.ok) this.say(place, await answer.json());
+          if (!answer.ok) continue;
+          const said = await answer.json();
+          this.say(said.place || place, said.texts);
         } catch { // the server has been stopped
           this.part("values").textContent = "the server does not answer; is treeline view still running?";
         }

@@ -31,6 +31,11 @@ def head_in_page() -> Markup:
     )
 
 
+def served_head() -> Markup:
+    """Return links to style and script that are served beside the page."""
+    return Markup('<link rel="stylesheet" href="{}">\n<script src="{}"></script>').format(STYLE, SCRIPT)
+
+
 def script_source() -> str:
     """Name the script of `head_in_page` for the script-src of a Content-Security-Policy."""
     digest = hashlib.sha256(source(SCRIPT).encode()).digest()

@@ -91,10 +91,10 @@ def panel_page(title: str, layers: Sequence[Layer], crs: str, palette: Palette =
 
 def describe(layers: Sequence[Layer], crs: str, palette: Palette = "continuous") -> dict[str, Any]:
     """Describe the layers for the script, pixels included."""
-    bounds = np.array([layer.bounds for layer in layers])
-    left, bottom, right, top = *bounds[:, :2].min(0).tolist(), *bounds[:, 2:].max(0).tolist()
+    lefts, bottoms, rights, tops = zip(*(layer.bounds for layer in layers), strict=True)
+    bounds = min(lefts), min(bottoms), max(rights), max(tops)
     rows, columns = layers[0].values.shape[:2]
-    grid = Grid(known_crs("crs", crs), from_bounds(left, bottom, right, top, columns, rows), rows, columns)
+    grid = Grid(known_crs("crs", crs), from_bounds(*bounds, columns, rows), rows, columns)
     frame = Frame(grid)
     scales = {
         "height": height_scale(_all_values(layers, "height"), palette),
@@ -131,7 +131,7 @@ def _all_values(layers: Sequence[Layer], kind: Kind) -> NDArray[np.float64]:
 
 def _known(layer: Layer) -> NDArray[np.bool_]:
     """Tell where there is a value: (H, W)."""
-    return layer.valid_HW & np.isfinite(layer.values)
+    return np.asarray(layer.valid_HW & np.isfinite(layer.values))
 
 
 def _data(layer: Layer, step: float) -> str:

@@ -53,7 +53,10 @@ class OpenPage:
     def picture(self, folder: Path) -> NDArray[np.float64]:
         """What the map shows, without the handle: (H, W, 3), 0..1."""
         path = folder / "map.png"
-        self.page.locator(".stage").screenshot(path=path, style=".handle { visibility: hidden }")
+        show = "(handle, opacity) => { handle.style.opacity = opacity }"
+        self.page.locator(".handle").evaluate(show, 0)
+        self.page.locator(".stage").screenshot(path=path)
+        self.page.locator(".handle").evaluate(show, 1)
         return np.asarray(imread(path)[..., :3])
 
     def tabbed(self, most: int = 20) -> list[str]:

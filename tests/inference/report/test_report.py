@@ -196,7 +196,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(made: Run, tmp_p
     assert treeline(*words).returncode == 0
     done = treeline("report", str(run), "--maps", str(made.map))
     assert [line for line in done.stdout.splitlines() if line.startswith("no ")] == []
-    assert done.stdout.splitlines()[-1] == f"next: treeline evaluate --maps {made.map} --heights RASTER..."
+    assert done.stdout.splitlines()[-1] == f"next: treeline view {made.map}"
 
 
 @pytest.mark.parametrize("name", ["chips.parquet", "examples.npz", "evaluation.png"])

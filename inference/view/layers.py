@@ -1,0 +1,345 @@
+"""Layers of a map on a server: what a tile of each looks like, and what its value is at a place.
+
+Every method takes the open rasters of its own thread, because GDAL's are not for several at a time.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from inference.maps.class_colours import MapClass
+from inference.maps.map_file import CLASSES_TAG
+from inference.score.measured_heights import HeightRaster, HeightRasters
+from inference.view.description import Kind, coloured, of_classes
+from inference.view.tiles import read_tile
+from shards.draw.colours import ColourScale
+from shards.draw.picture import STRETCH, composite_bands
+from shards.errors import InputError
+from shards.raster.band_names import band_names
+from shards.raster.grid import Grid, in_crs
+from shards.raster.missing import NODATA, Missing
+from shards.raster.opening import OpenRasters
+
+NO_VALUE = "no value"
+MOST_PIXELS = 1 << 19
+"""Most pixels of a map on which measured heights are averaged for a tile; coarser tiles take overviews."""
+Rgba = NDArray[np.uint8]
+
+
+class Shown(Protocol):
+    """Layer that can be shown."""
+
+    @property
+    def name(self) -> str:
+        """Name in the lists of layers."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it shows."""
+
+    @property
+    def grid(self) -> Grid:
+        """Pixels of its raster."""
+
+    def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
+        """Return red, green, blue and opacity (4, H, W) of a tile; pixels without a value are transparent."""
+
+    def text(self, rasters: OpenRasters, place: "Place") -> str:
+        """Say the value at a place, as the file has it at full resolution."""
+
+    def about(self) -> dict[str, Any]:
+        """Describe the layer's colours for the script."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place in a CRS."""
+
+    x: float
+    y: float
+    crs: Any
+
+    def in_crs(self, crs: Any) -> tuple[float, float]:
+        """Return x and y in another CRS."""
+        x, y = in_crs(np.array([[self.x], [self.y]]), self.crs, crs)[:, 0].tolist()
+        return x, y
+
+    def pixel(self, grid: Grid) -> tuple[int, int] | None:
+        """Return row and column of the pixel of a grid that has this place; None if there is none."""
+        there_21 = in_crs(np.array([[self.x], [self.y]]), self.crs, grid.crs)
+        if not np.isfinite(there_21).all():
+            return None
+        column, row = np.floor(grid.pixels(grid.nearest_turn(there_21))[:, 0]).astype(int).tolist()
+        return (row, column) if 0 <= row < grid.height and 0 <= column < grid.width else None
+
+
+@dataclass(frozen=True)
+class Heights:
+    """Layer of heights in metres: a map, or one raster of measured heights."""
+
+    name: str
+    url: str
+    grid: Grid
+    scale: ColourScale
+    band: int = 1
+    metres: float = 1.0
+    """Length of the unit of its values in metres."""
+    kind: Kind = "height"
+
+    def values(self, rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:
+        """Read metres (H, W) on a tile, NaN where there is none."""
+        raster = rasters[self.url]
+        stored_BHW, missing_BHW = read_tile(raster, [self.band], tile, self._undeclared(raster), True)
+        return np.where(missing_BHW[0], np.nan, self._in_metres(raster, stored_BHW[0]))
+
+    def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
+        """See Shown."""
+        return painted(self.values(rasters, tile), self.scale)
+
+    def value(self, rasters: OpenRasters, place: Place) -> float:
+        """Return the value of the pixel at a place; NaN if it has none."""
+        pixel = place.pixel(self.grid)
+        if pixel is None:
+            return float("nan")
+        raster = rasters[self.url]
+        window = Window(pixel[1], pixel[0], 1, 1)
+        stored_BHW, missing_BHW = Missing.of(raster, [self.band], self._undeclared(raster)).read(window)
+        return float("nan") if missing_BHW.any() else float(self._in_metres(raster, stored_BHW).item())
+
+    def text(self, rasters: OpenRasters, place: Place) -> str:
+        """See Shown."""
+        return metres_text(self.value(rasters, place))
+
+    def about(self) -> dict[str, Any]:
+        """See Shown."""
+        return coloured(self.kind, self.scale)
+
+    def _in_metres(self, raster: Any, stored: NDArray[Any]) -> NDArray[np.float64]:
+        place = self.band - 1
+        values = stored.astype(np.float64) * raster.scales[place] + raster.offsets[place]
+        return np.asarray(values * self.metres)
+
+    def _undeclared(self, raster: Any) -> float | None:
+        return NODATA if raster.nodatavals[self.band - 1] is None else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Layer of measured heights, of one or several rasters: the first by name counts, as in `evaluate`."""
+
+    name: str
+    grid: Grid
+    rasters: tuple[HeightRaster, ...]
+    scale: ColourScale
+    kind: Kind = "height"
+
+    def values(self, rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:
+        """Read metres (H, W) on a tile, NaN where no raster has any."""
+        height_HW = np.full((tile.height, tile.width), np.nan)
+        for one in self._each():
+            if not np.isnan(height_HW).any():
+                break
+            height_HW = np.where(np.isnan(height_HW), one.values(rasters, tile), height_HW)
+        return height_HW
+
+    def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
+        """See Shown."""
+        return painted(self.values(rasters, tile), self.scale)
+
+    def text(self, rasters: OpenRasters, place: Place) -> str:
+        """See Shown."""
+        values = (one.value(rasters, place) for one in self._each())
+        return metres_text(next((value for value in values if np.isfinite(value)), float("nan")))
+
+    def about(self) -> dict[str, Any]:
+        """See Shown."""
+        return coloured(self.kind, self.scale)
+
+    def _each(self) -> list[Heights]:
+        return [
+            Heights(self.name, one.url, one.grid, self.scale, one.header.band, one.header.unit.metres)
+            for one in self.rasters
+        ]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Layer of a map minus measured heights.
+
+    They are averaged over each pixel of the map, as `evaluate` does. A tile that has too many pixels of the
+    map is made from overviews.
+    """
+
+    name: str
+    map: Heights
+    measured: Measured
+    scale: ColourScale
+    kind: Kind = "difference"
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the map."""
+        return self.map.grid
+
+    def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
+        """See Shown."""
+        return painted(self.values(rasters, tile), self.scale)
+
+    def values(self, rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:
+        """Compute metres (H, W) on a tile, NaN where one of both has no height."""
+        middles = np.arange(tile.height) + 0.5, np.arange(tile.width) + 0.5
+        column_HW, row_HW = np.floor(self.grid.pixels(tile.corners(*middles, self.grid.crs)))
+        inside_HW = (row_HW >= 0) & (row_HW < self.grid.height)
+        inside_HW &= (column_HW >= 0) & (column_HW < self.grid.width)
+        if not inside_HW.any():
+            return np.full(inside_HW.shape, np.nan)
+        row_HW, column_HW = (np.where(inside_HW, one, 0).astype(int) for one in (row_HW, column_HW))
+        rows, columns = (
+            range(int(one[inside_HW].min()), int(one[inside_HW].max()) + 1) for one in (row_HW, column_HW)
+        )
+        if len(rows) * len(columns) > MOST_PIXELS:
+            return self.map.values(rasters, tile) - self.measured.values(rasters, tile)
+        exact_HW = self.exact(rasters, rows, columns)
+        row_HW, column_HW = row_HW - rows.start, column_HW - columns.start
+        chosen_HW = exact_HW[row_HW.clip(0, len(rows) - 1), column_HW.clip(0, len(columns) - 1)]
+        return np.where(inside_HW, chosen_HW, np.nan)
+
+    def exact(self, rasters: OpenRasters, rows: range, columns: range) -> NDArray[np.float64]:
+        """Compute the differences of some pixels of the map, as `evaluate` scores them."""
+        transform = self.grid.transform @ self.grid.transform.translation(columns.start, rows.start)
+        part = Grid(self.grid.crs, transform, len(rows), len(columns))
+        height_HW = self.map.values(rasters, part)
+        measured = HeightRasters.opened(self.measured.rasters, rasters)
+        near = measured.near(self.grid, rows, columns)
+        return height_HW - measured.heights(self.grid, rows, columns, near, np.isfinite(height_HW))
+
+    def text(self, rasters: OpenRasters, place: Place) -> str:
+        """See Shown."""
+        pixel = place.pixel(self.grid)
+        if pixel is None:
+            return NO_VALUE
+        row, column = pixel
+        value = self.exact(rasters, range(row, row + 1), range(column, column + 1)).item()
+        return f"{value:+.2f} m" if np.isfinite(value) else NO_VALUE
+
+    def about(self) -> dict[str, Any]:
+        """See Shown."""
+        return coloured(self.kind, self.scale)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Layer of a map of classes."""
+
+    name: str
+    url: str
+    grid: Grid
+    classes: tuple[MapClass, ...]
+    kind: Kind = "classes"
+
+    @classmethod
+    def of(cls, name: str, url: str, raster: Any) -> "Classes":
+        """Take names and colours from an open map."""
+        names, colours = json.loads(raster.tags()[CLASSES_TAG]), raster.colormap(1)
+        classes = [MapClass(int(one), str(said), colours[int(one)][:3]) for one, said in names.items()]
+        return cls(name, url, Grid.of(raster), tuple(classes))
+
+    def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
+        """See Shown."""
+        stored_BHW, missing_BHW = read_tile(rasters[self.url], [1], tile, None, False)
+        palette_K4 = np.zeros((256, 4), np.uint8)
+        for one in self.classes:
+            palette_K4[one.number] = (*one.colour, 255)
+        return np.moveaxis(palette_K4[np.where(missing_BHW[0], 0, stored_BHW[0])], -1, 0) * ~missing_BHW
+
+    def text(self, rasters: OpenRasters, place: Place) -> str:
+        """See Shown."""
+        pixel = place.pixel(self.grid)
+        if pixel is None:
+            return NO_VALUE
+        window = Window(pixel[1], pixel[0], 1, 1)
+        stored_BHW, missing_BHW = Missing.of(rasters[self.url], [1]).read(window)
+        number = int(stored_BHW.item())
+        names = {one.number: one.name for one in self.classes}
+        return NO_VALUE if missing_BHW.any() else names.get(number, str(number))
+
+    def about(self) -> dict[str, Any]:
+        """See Shown."""
+        return of_classes(self.classes)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Layer of an image: near infrared, red, green, or its first bands, with one stretch for all tiles."""
+
+    name: str
+    url: str
+    grid: Grid
+    bands: tuple[str, ...]
+    """Names of all bands."""
+    numbers: tuple[int, int, int]
+    """Numbers of the bands that are red, green and blue in the picture."""
+    limits_32: tuple[tuple[float, float], ...]
+    """Values of each that are dark and bright."""
+    kind: Kind = "image"
+
+    @classmethod
+    def of(cls, name: str, url: str, raster: Any, tile: Grid) -> "Picture":
+        """Choose bands and stretch of an open raster by its pixels on a tile."""
+        try:
+            bands = band_names(raster, ())
+        except InputError:
+            bands = tuple(f"band {number}" for number in range(1, raster.count + 1))
+        numbers = [bands.index(band) + 1 for band in composite_bands(bands)]
+        stored_BHW, missing_BHW = read_tile(raster, numbers, tile, None, True)
+        known_3 = [band[~missing] for band, missing in zip(stored_BHW, missing_BHW, strict=True)]
+        limits = [np.percentile(values, STRETCH).tolist() if values.size else (0, 1) for values in known_3]
+        red, green, blue = numbers
+        return cls(name, url, Grid.of(raster), bands, (red, green, blue), tuple((a, b) for a, b in limits))
+
+    def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
+        """See Shown."""
+        stored_BHW, missing_BHW = read_tile(rasters[self.url], list(self.numbers), tile, None, True)
+        low_311, high_311 = np.array(self.limits_32).T[:, :, None, None]
+        shares_BHW = np.clip((stored_BHW - low_311) / np.maximum(high_311 - low_311, 1e-6), 0, 1)
+        known_HW = ~np.asarray(missing_BHW.any(axis=0))
+        shares_BHW = np.where(known_HW, np.nan_to_num(shares_BHW), 0)
+        return np.concatenate([255 * shares_BHW, 255 * known_HW[None]]).astype(np.uint8)
+
+    def text(self, rasters: OpenRasters, place: Place) -> str:
+        """See Shown."""
+        pixel = place.pixel(self.grid)
+        if pixel is None:
+            return NO_VALUE
+        numbers = range(1, len(self.bands) + 1)
+        marks = Missing.of(rasters[self.url], numbers)
+        stored_BHW, missing_BHW = marks.read(Window(pixel[1], pixel[0], 1, 1))
+        if missing_BHW.all():
+            return NO_VALUE
+        pairs = zip(self.bands, stored_BHW.ravel().tolist(), missing_BHW.ravel(), strict=True)
+        return ", ".join(f"{band} {NO_VALUE if lost else f'{value:g}'}" for band, value, lost in pairs)
+
+    def about(self) -> dict[str, Any]:
+        """See Shown."""
+        return {}
+
+
+def painted(value_HW: NDArray[np.float64], scale: ColourScale) -> Rgba:
+    """Colour values; NaN is transparent."""
+    opacity_HW = np.where(np.isnan(value_HW), 0, 255).astype(np.uint8)
+    return np.concatenate([np.moveaxis(scale.rgb(value_HW), -1, 0), opacity_HW[None]])
+
+
+def metres_text(value: float) -> str:
+    """Write a height as it is stored, without the noise of binary fractions."""
+    return f"{value:.6g} m" if np.isfinite(value) else NO_VALUE
+
+
+def values_of(layers: Sequence[Heights | Measured], rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:
+    """Read the heights of all layers on a tile, in one row."""
+    return np.concatenate([np.empty(0), *(layer.values(rasters, tile).ravel() for layer in layers)])

@@ -1,0 +1,162 @@
+"""Server of a page of maps: its files, tiles and values, for the one browser that knows its token.
+
+It answers on this machine alone (127.0.0.1), only under /TOKEN/, and only to requests that name this machine
+as their host: otherwise any page in the user's browser could look at maps, by guessing the port or by having
+its own name point here (DNS rebinding). The page may fetch from nowhere else, but from its background.
+"""
+
+import queue
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from rio_tiler.utils import render
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from inference.view.layers import Place
+from inference.view.page import SCRIPT, STYLE, map_element, served_head, source, whole_page
+from inference.view.plan import Plan
+from inference.view.tiles import tile_grid
+from shards.errors import InputError
+from shards.raster.opening import OpenRasters
+
+AT_ONCE = 4
+"""Tiles that are made at a time."""
+MOST_LEVELS = 40
+"""Most levels that a tile may be finer or coarser than the frame."""
+KEEP = "private, max-age=3600"
+"""How long a browser keeps a tile; the next server has another token."""
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def policy(background: str) -> str:
+    """Return the page's Content-Security-Policy: this server, and the host of the background."""
+    parts = urlsplit(background)
+    pictures = f"'self' data: {parts.scheme}://{parts.netloc}" if background else "'self' data:"
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src {pictures}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class Guard:
+    """Wall around the server: it lets through what names the token and this machine."""
+
+    def __init__(self, inner: Any, token: str, port: int, background: str) -> None:
+        self._inner, self._prefix = inner, f"/{token}/"
+        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self._headers = {
+            "content-security-policy": policy(background),
+            "referrer-policy": "no-referrer",
+            "x-content-type-options": "nosniff",
+            "cross-origin-resource-policy": "same-origin",
+        }
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            return
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        begins = scope["path"][: len(self._prefix)]
+        is_known = secrets.compare_digest(begins.encode(), self._prefix.encode())
+        if not is_known or len(hosts) != 1 or hosts[0] not in self._hosts:
+            refusal = PlainTextResponse("403: open the address that treeline view printed\n", 403)
+            await refusal(scope, receive, send)
+            return
+        inner = {**scope, "path": scope["path"][len(self._prefix) - 1 :], "raw_path": b""}
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+                message = {**message, "headers": [*message.get("headers", []), *own]}
+            await send(message)
+
+        await self._inner(inner, receive, send_with_headers)
+
+
+def application(plan: Plan, token: str, port: int, title: str) -> Guard:
+    """Make the server's application.
+
+    Args:
+        plan: what is shown.
+        token: word that every address must hold.
+        port: port that requests must name.
+        title: title of the page.
+    """
+    free = queue.LifoQueue[OpenRasters]()
+    for _ in range(AT_ONCE):
+        free.put(OpenRasters())
+
+    @contextmanager
+    def borrowed() -> Iterator[OpenRasters]:
+        """Lend open rasters to one request at a time: GDAL's are not for several threads at once."""
+        rasters = free.get()
+        try:
+            yield rasters
+        finally:
+            free.put(rasters)
+
+    page = whole_page(title, map_element(plan.about(), title, is_alone=True), served_head())
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def script(request: Request) -> Response:
+        return Response(source(SCRIPT), media_type="text/javascript")
+
+    async def style(request: Request) -> Response:
+        return Response(source(STYLE), media_type="text/css")
+
+    def tile(request: Request) -> Response:  # in a thread of its own, as values below
+        try:
+            names = ("layer", "level", "column", "row")
+            layer, level, column, row = (int(request.path_params[name]) for name in names)
+        except ValueError:
+            raise HTTPException(404) from None
+        if not 0 <= layer < len(plan.layers) or abs(level) > MOST_LEVELS:
+            raise HTTPException(404)
+        with borrowed() as rasters:
+            rgba_4HW = plan.layers[layer].rgba(rasters, tile_grid(plan.frame.grid, level, column, row))
+        return Response(png(rgba_4HW), media_type="image/png", headers={"cache-control": KEEP})
+
+    def values(request: Request) -> Response:
+        try:
+            x, y = (float(request.query_params[name]) for name in ("x", "y"))
+        except (KeyError, ValueError):
+            raise HTTPException(404) from None
+        grid, (wide, high) = plan.frame.grid, plan.frame.pixel
+        in_crs = grid.transform @ (x / wide, y / high)
+        place = Place(in_crs[0], in_crs[1], grid.crs)
+        with borrowed() as rasters:
+            texts = [layer.text(rasters, place) for layer in plan.layers]
+        return JSONResponse({"texts": texts, "place": place.in_crs(plan.map_grid.crs)})
+
+    def damaged(request: Request, error: Exception) -> Response:
+        print(f"treeline: {error}", file=sys.stderr, flush=True)
+        return PlainTextResponse(f"{error}\n", 500)
+
+    routes = [
+        Route("/", show_page),
+        Route(f"/{SCRIPT}", script),
+        Route(f"/{STYLE}", style),
+        Route("/tiles/{layer}/{level}/{column}/{row}.png", tile),
+        Route("/values", values),
+    ]
+    inner = Starlette(routes=routes, exception_handlers={InputError: damaged})
+    return Guard(inner, token, port, plan.background)
+
+
+def png(rgba_4HW: np.ndarray[Any, Any]) -> bytes:
+    """Encode a tile."""
+    return bytes(render(rgba_4HW[:3], mask=rgba_4HW[3], img_format="PNG", zlevel=1))
