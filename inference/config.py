@@ -1,4 +1,4 @@
-"""Options of `predict`, `mosaic`, `view`, `evaluate --maps`, `embed`, `distances`, `attention` and `report`."""
+"""Options of `predict`, `mosaic`, `view`, `report`, `evaluate --maps`, `embed`, `distances`, `attention`."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal

@@ -25,8 +25,8 @@ def chip_section(left: Left) -> Markup:
     bands = composite_bands(left.dataset.schema.bands) if left.dataset else []
     shows = f" Images show {', '.join(bands)}." if bands else ""
     shown = sentence(
-        f"By RMSE, among {scores.ranked.size:,} chips with measured pixels; all are in {CHIPS}.{shows} In the "
-        "last row red is predicted too high, blue too low."
+        f"By RMSE, among {scores.ranked.size:,} chips with measured pixels; all are in {CHIPS}.{shows} "
+        "In the last row red is predicted too high, blue too low."
     )
     if left.dataset and left.dataset.manifest.fingerprint != left.evaluation["fingerprint"]:
         shown += sentence(f"{left.data} has changed since these chips were scored.")

@@ -1,33 +1,33 @@
-"""The figures of a report, as PNG bytes: curves of a training, chips, scenes beside their maps."""
+"""The figures of a report, as PNG bytes: curves of a training, and chips."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
-from inference.maps.quick_look import small_heights
 from shards.draw.colours import difference_scale, height_scale
 from shards.draw.picture import (
+    BLANK,
     GREY,
     SERIES,
     SMALL,
     composite,
     draw_difference_bar,
     draw_height_legend,
+    drawable,
     new_figure,
     png,
     show,
     tidy,
 )
-from shards.raster.opening import open_raster, read_window
 from trainer.score.epochs import epoch_of
 
-MOST_PIXELS = 700
-"""Most pixels along a side of a scene or a map."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LOSSES = {"loss": "training", "val_loss": "validation"}
 SCORES: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("RMSE of validation{unit}", {"val_rmse": "model"}),
@@ -50,7 +50,8 @@ SCORES: tuple[tuple[str, Mapping[str, str]], ...] = (
     ),
 )
 """Title of a panel, and its lines by their names in a record. The first one that a run has is drawn."""
-TITLES = ("measured", "predicted", "predicted - measured")
+TITLES = ("", "measured", "predicted", "predicted - measured")
+"""Titles of the rows of a picture of chips; the first has the chips' own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,11 @@ class ChipPicture:
 
 
 def curves(records: Sequence[dict[str, Any]], best: int | None = None, unit: str = "") -> bytes:
+    """Draw loss and validation score by epoch, as a PNG; see `drawn_curves`."""
+    return png(drawn_curves(records, best, unit))
+
+
+def drawn_curves(records: Sequence[dict[str, Any]], best: int | None = None, unit: str = "") -> "Figure":
     """Draw loss and validation score by epoch, numbered from 1.
 
     Args:
@@ -95,46 +101,46 @@ def curves(records: Sequence[dict[str, Any]], best: int | None = None, unit: str
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=SMALL)
         tidy(axes)
-    return png(figure)
+    return figure
 
 
 def chip_pictures(chips: Sequence[ChipPicture], bands: tuple[str, ...]) -> bytes:
-    """Draw chips side by side: image, measured and predicted heights, and their difference."""
-    count = len(chips)
+    """Draw chips side by side: image, measured and predicted heights, and their difference, row by row."""
     differences = [chip.predicted_HW.astype(np.float32) - chip.measured_HW for chip in chips]
-    scale = height_scale(
-        np.concatenate([c.ravel() for chip in chips for c in (chip.measured_HW, chip.predicted_HW)])
-    )
+    heights = [one.ravel() for chip in chips for one in (chip.measured_HW, chip.predicted_HW)]
+    scale = height_scale(np.concatenate(heights))
     apart = difference_scale(np.concatenate([one.ravel() for one in differences]))
-    figure = new_figure(max(2.1 * count, 4.5), 10)
-    axes = figure.subplots(4, count, squeeze=False)
-    for column, (chip, difference_HW) in enumerate(zip(chips, differences, strict=True)):
-        rgb_HW3 = composite(chip.image_CHW, bands, None)
-        show(axes[0, column], rgb_HW3, chip.title)
-        rows = (scale.rgb(chip.measured_HW), scale.rgb(chip.predicted_HW), apart.rgb(difference_HW))
-        for row, (picture_HW3, title) in enumerate(zip(rows, TITLES, strict=True), 1):
-            show(axes[row, column], picture_HW3, title)
-    draw_height_legend(figure, axes[1:3].ravel().tolist(), scale)
-    draw_difference_bar(figure, axes[3:].ravel().tolist(), apart, f"{TITLES[-1]} (m)")
+    rows = (
+        [composite(chip.image_CHW, bands, None) for chip in chips],
+        [scale.rgb(chip.measured_HW) for chip in chips],
+        [scale.rgb(chip.predicted_HW) for chip in chips],
+        [apart.rgb(difference_HW) for difference_HW in differences],
+    )
+    figure = new_figure(max(2.1 * len(chips), 4.5), 10)
+    # One picture a row: matplotlib takes half a second to lay out axes for each chip.
+    axes = figure.subplots(4, 1)
+    for one, pictures, title in zip(axes, rows, TITLES, strict=True):
+        show(one, _side_by_side(pictures), title)
+    high, wide = rows[0][0].shape[:2]
+    for place, chip in enumerate(chips):
+        style = {"fontsize": SMALL, "ha": "center", "va": "bottom"}
+        middle = place * (wide + _gap(wide)) + wide / 2
+        axes[0].text(middle, -0.03 * high, drawable(chip.title), **style)
+    draw_height_legend(figure, axes[1:3].tolist(), scale)
+    draw_difference_bar(figure, axes[3:].tolist(), apart, f"{TITLES[-1]} (m)")
     return png(figure)
 
 
-def scene_and_map(image: str, heights: str, height_map: str, bands: tuple[str, ...]) -> bytes:
-    """Draw a scene, its measured heights, and its map side by side, read at the size that is shown."""
-    with open_raster(image) as scene, open_raster(heights) as measured, open_raster(height_map) as predicted:
-        metres = [small_heights(raster, MOST_PIXELS) for raster in (measured, predicted)]
-        shape = (scene.count, *metres[0].shape)
-        image_CHW = read_window(scene, out_shape=shape, resampling=Resampling.nearest)
-        rgb_HW3 = composite(image_CHW, bands, scene.nodata)
-    scale = height_scale(metres[0])
-    pictures = (rgb_HW3, *map(scale.rgb, metres))
-    figure = new_figure(13, 5.6)
-    panels = figure.subplots(1, 3)
-    titles = ("scene", "measured heights", "predicted heights")
-    for axes, picture_HW3, title in zip(panels, pictures, titles, strict=True):
-        show(axes, picture_HW3, title)
-    draw_height_legend(figure, panels.tolist(), scale)
-    return png(figure)
+def _side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put pictures of one size into a row, with white gaps."""
+    high, wide = pictures[0].shape[:2]
+    gap_HW3 = np.full((high, _gap(wide), 3), BLANK, np.uint8)
+    parts = [part for picture_HW3 in pictures for part in (gap_HW3, picture_HW3)][1:]
+    return np.concatenate(parts, axis=1)
+
+
+def _gap(wide: int) -> int:
+    return max(1, wide // 16)
 
 
 def _number(value: Any) -> float:

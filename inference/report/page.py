@@ -18,6 +18,7 @@ from inference.report.left import Left, opened
 from inference.report.maps import map_section
 from inference.report.scores import class_tables, score_tables, verdict_of
 from inference.report.settings import differing_options, versions
+from inference.view.page import head_in_page, script_source
 from shards.draw.html import figure, folded, listing, page, sentence, statement, table
 from shards.storage.objects import join, read_bytes
 from shards.write.leakage import leakage
@@ -73,7 +74,10 @@ def page_of(
     sections["Options that differ from defaults"] = _options(left)
     sections["Versions"] = versions(left)
     footer = f"Written by treeline report, version {shards.__version__}."
-    return page(title or f"Report of {left.run}", sections, footer=footer)
+    heading = title or f"Report of {left.run}"
+    if left.maps:  # their panels run a script, the only one that the page's policy lets run
+        return page(heading, sections, "", footer, head_in_page(), script_source())
+    return page(heading, sections, footer=footer)
 
 
 def _training(left: Left) -> Markup:

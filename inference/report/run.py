@@ -24,10 +24,13 @@ class Written:
     path: str
     left: Left
     """What it shows."""
+    config: ReportConfig
 
     def __str__(self) -> str:
         """Say what is missing, where the page is, how good the run is, and what to do next."""
-        return "\n".join([*self.left.missing, self.path, verdict_of_run(self.left), _next(self.left)])
+        return "\n".join(
+            [*self.left.missing, self.path, verdict_of_run(self.left), _next(self.left, self.config)]
+        )
 
 
 def report(config: ReportConfig) -> str:
@@ -54,10 +57,10 @@ def write_page(config: ReportConfig, more: Mapping[str, Markup] | None = None, t
     path = config.out or join(config.run, PAGE)
     check_writable(path.rpartition("/")[0] or ".")
     publish(path, page_of(left, config, more, title).encode())
-    return Written(path, left)
+    return Written(path, left, config)
 
 
-def _next(left: Left) -> str:
+def _next(left: Left, config: ReportConfig) -> str:
     """Name the command that goes on from here."""
     if left.is_pretraining:
         out = f"{left.run.rstrip('/')}-trained"
@@ -66,4 +69,11 @@ def _next(left: Left) -> str:
         return next_step(*left.evaluating())
     if not left.maps:
         return next_step("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-    return next_step("mosaic", *left.maps, "--out", "mosaic.tif")
+    images = config.image if len(left.maps) == len(config.image) == 1 else ()
+    beside = [
+        word
+        for flag, names in (("--image", images), ("--heights", config.heights))
+        if names
+        for word in (flag, *names)
+    ]
+    return next_step("view", left.maps[0], *beside)

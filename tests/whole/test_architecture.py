@@ -272,6 +272,8 @@ ROOMS: dict[str, set[str]] = {
         "trainer.score",
         "inference.config",
         "inference.maps",
+        "inference.score",
+        "inference.view",
     },
     "inference.scenes": {
         "shards.format",

@@ -1,0 +1,322 @@
+"""A report says what train and evaluate left, to the digit, and what they did not leave."""
+
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from frozen_runs import config_of, write_datasets
+from in_process import treeline
+from older_states import make_from_0
+from pretrainings import config_of as pretraining_of
+from pretrainings import write_tiles
+from regressors import small_regressor, write_checkpoint
+from report_runs import Run
+
+from cluster.cli import parse
+from inference.config import ReportConfig
+from inference.report.figures import drawn_curves
+from inference.report.layers import map_layers
+from inference.report.run import report
+from inference.score.measured_heights import HeightRasters
+from shards.read.dataset import open_dataset
+from shards.storage.objects import join, publish_folder, read_bytes
+from trainer.commands.ground_blocks import blocks_of_ground
+from trainer.commands.pretrain import pretrain
+from trainer.commands.train import train
+from trainer.devices.ranks import Ranks
+from trainer.fit.sample_panel import predicted_heights
+from trainer.model.height_checkpoint import load_checkpoint
+from trainer.run_folder.metrics_file import read_metrics
+from trainer.score.baselines import MEAN
+from trainer.score.chip_scores import read_chip_scores
+from trainer.score.evaluation import LINEAR, REGRESSOR
+from trainer.score.examples import example_rows, read_examples
+from trainer.score.metrics import metrics_of
+
+
+class Texts(HTMLParser):
+    """What a page says, and the tags that it has."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+
+def page_of(run: Path | str, out: Path, **options: object) -> str:
+    report(ReportConfig(str(run), out=str(out), **options))  # type: ignore[arg-type]
+    return out.read_text()
+
+
+def test_the_page_says_the_numbers_of_the_evaluation(made: Run, tmp_path: Path) -> None:
+    said = Texts(page_of(made.run, tmp_path / "page.html")).said
+    scores = made.evaluation["scores"]
+    rows = {name: score["all"] for name, score in scores.items()} | scores[REGRESSOR]["by_class"]
+    for name, found in rows.items():
+        if found["count"]:
+            at = said.index(name)
+            expected = [
+                f"{found['count']:,}",
+                *(f"{found[k]:.2f}" for k in ("mae", "rmse")),
+                f"{found['bias']:+z.2f}",
+            ]
+            assert said[at + 1 : at + 5] == expected
+    low, high = made.evaluation["intervals"]["rmse"][REGRESSOR]
+    assert f"{low:.2f} to {high:.2f}" in said
+    verdict = made.evaluation["verdict"]
+    assert any(text.lower().startswith(verdict) for text in said), verdict
+    assert (made.run / "config.yaml").read_text() in said
+    assert said.index("Verdict") < said.index("Scores") < said.index("Training")
+    assert "--epochs" in said
+    assert "--dropout" not in said, "the recipe's value is its default"
+
+
+def test_rows_of_chips_add_up_to_the_scores(made: Run) -> None:
+    chips = read_chip_scores(str(made.run / "evaluation"))
+    for start, name in (("", REGRESSOR), ("linear_", LINEAR), ("mean_", MEAN)):
+        found = metrics_of(chips.sums_NS(start).sum(0))
+        expected = made.evaluation["scores"][name]["all"]
+        assert found.count == expected["count"]
+        assert [found.mae, found.rmse, found.bias, found.r2] == pytest.approx(
+            [expected[k] for k in ("mae", "rmse", "bias", "r2")], rel=1e-9
+        )
+    index = made.dataset.index.to_pydict()
+    for row in chips.rows.to_pylist():
+        at = index["key"].index(row["key"])
+        assert row["split"] == "val"
+        assert [row[k] for k in ("x", "y", "crs", "source", "scene")] == [
+            index[k][at] for k in ("x", "y", "crs", "source", "scene")
+        ]
+    assert chips.rows.num_rows == made.evaluation["chips"]
+
+
+def test_the_worst_chip_is_the_worst(made: Run) -> None:
+    """By predictions that are made here, chip by chip."""
+    regressor = load_checkpoint(str(made.run)).regressor
+    val = made.dataset.chips("val")
+    batch = made.dataset.gather(val)
+    with torch.no_grad():
+        predicted_BHW = predicted_heights(regressor, batch.image_BCHW, torch.device("cpu"))
+    error_BHW = predicted_BHW - batch.height_BHW
+    rmse_B = np.sqrt(np.nanmean(error_BHW**2, axis=(1, 2)))
+    keys = made.dataset.index["key"].take(pa.array(val)).to_pylist()
+    chips, examples = (read(str(made.run / "evaluation")) for read in (read_chip_scores, read_examples))
+    order = [keys[place] for place in np.argsort(rmse_B)]
+    assert chips.rows["key"].take(pa.array(chips.ranked)).to_pylist() == order
+    groups = {n: chips.rows["key"].take(pa.array(r)).to_pylist() for n, r in example_rows(chips).items()}
+    assert groups["worst"] == order[::-1][:4]
+    assert groups["best"] == order[:4]
+    assert groups["median"][1] == order[(len(order) - 4) // 2 + 1]
+    assert set(examples.keys) == {key for group in groups.values() for key in group}
+    for key, one_HW in zip(examples.keys, examples.predicted_BHW, strict=True):
+        np.testing.assert_allclose(one_HW, predicted_BHW[keys.index(key)], atol=0.01)
+
+
+def test_intervals_are_over_ground_that_neighbours_share(made: Run) -> None:
+    val = made.dataset.chips("val")
+    blocks, said = blocks_of_ground(made.dataset, val)
+    count = len(set(blocks))
+    assert count >= 20
+    assert said.startswith(f"{count} squares of ")
+    size = float(re.findall(r"of ([\d.]+) m", said)[0])
+    places = made.dataset.index.select(["x", "y"]).take(pa.array(val)).to_pylist()
+    for one, at in zip(blocks, places, strict=True):
+        for other, there in zip(blocks, places, strict=True):
+            if one == other:
+                assert max(abs(at["x"] - there["x"]), abs(at["y"] - there["y"])) < size
+    found = made.evaluation["intervals"]
+    assert found["blocks"] == count
+    for name, score in made.evaluation["scores"].items():
+        low, high = found["rmse"][name]
+        assert low < score["all"]["rmse"] < high
+
+
+def test_chips_without_a_place_have_no_intervals(made: Run, tmp_path: Path) -> None:
+    dataset = write_datasets(tmp_path)["heights"]
+    blocks, said = blocks_of_ground(dataset, dataset.chips("val"))
+    assert set(blocks) == {""}
+    assert said.startswith("none: ")
+
+
+def test_curves_are_those_of_the_records_and_of_old_ones(made: Run, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (made.run / "metrics.jsonl").read_text().splitlines()]
+    old = tmp_path / "run"
+    shutil.copytree(made.run, old)
+    make_from_0(old)
+    assert json.loads((old / "metrics.jsonl").read_text().splitlines()[0])["epoch"] == 0
+    for run in (made.run, old):
+        figure = drawn_curves(read_metrics(str(run)), best=2)
+        drawn = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+        for label, name in (("training", "loss"), ("validation", "val_loss"), ("model", "val_rmse")):
+            assert drawn[label].get_xdata().tolist() == [1, 2, 3]
+            assert drawn[label].get_ydata().tolist() == [line[name] for line in lines]
+        assert list(drawn["best epoch: 2"].get_xdata()) == [2, 2]
+    pages = [page_of(run, tmp_path / "page.html") for run in (made.run, old)]
+    assert pages[0] == pages[1].replace(str(old), str(made.run))
+
+
+def test_the_same_inputs_give_the_same_bytes(made: Run, tmp_path: Path) -> None:
+    options = {"maps": (str(made.map),), "image": (str(made.scene),), "heights": (str(made.heights),)}
+    first, second = (page_of(made.run, tmp_path / name, **options) for name in ("a.html", "b.html"))
+    assert first == second
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(made: Run, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("evaluation"))
+    done = treeline("report", str(run))
+    assert done.returncode == 0, done.stderr
+    first, second, path, verdict, following = done.stdout.splitlines()
+    assert first.startswith("no evaluation.json")
+    assert second.startswith("no maps: run treeline predict SCENE... --checkpoint ")
+    assert path == f"{run}/report.html"
+    assert verdict.endswith(", on the validation chips")
+    command = first.partition(": run ")[2]
+    assert following == f"next: {command}"
+    said = Texts(Path(path).read_text()).said
+    assert f"{first}\n{second}" in said
+    program, *words = shlex.split(command)
+    assert program == "treeline"
+    assert parse("evaluate", words[1:]).out == f"{run}/evaluation"
+    assert treeline(*words).returncode == 0
+    done = treeline("report", str(run), "--maps", str(made.map))
+    assert [line for line in done.stdout.splitlines() if line.startswith("no ")] == []
+    assert done.stdout.splitlines()[-1] == f"next: treeline view {made.map}"
+
+
+@pytest.mark.parametrize("name", ["chips.parquet", "examples.npz", "evaluation.png"])
+def test_an_evaluation_of_before_is_shown_without_what_it_lacks(made: Run, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run)
+    (run / "evaluation" / name).unlink()
+    done = treeline("report", str(run))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"no {name}")
+    assert "--split val" in done.stdout
+
+
+def test_chips_of_another_evaluation_are_not_shown(made: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run)
+    path = run / "evaluation" / "chips.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    assert report(ReportConfig(str(run))).startswith("no chips.parquet of these scores")
+
+
+def test_a_dataset_that_moved_is_missed_and_found_with_data(made: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run)
+    path = run / "evaluation" / "evaluation.json"
+    path.write_text(json.dumps(made.evaluation | {"data": "gone"}))
+    assert report(ReportConfig(str(run))).startswith("no pixels of the chips: gone is no dataset here")
+    without = (run / "report.html").read_text()
+    assert "no pixels" not in report(ReportConfig(str(run), data=made.dataset.url))
+    assert (run / "report.html").read_text().count("<img") == without.count("<img") + 3
+
+
+def test_markup_in_a_key_stays_text(made: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run)
+    path, nasty = run / "evaluation" / "chips.parquet", "</td><script>alert(1)</script>"
+    rows = pq.read_table(path)
+    keys = pa.array([nasty] * rows.num_rows)
+    pq.write_table(rows.set_column(rows.column_names.index("key"), "key", keys), path)
+    text = page_of(run, tmp_path / "page.html")
+    assert "<script" not in text
+    assert nasty in Texts(text).said
+
+
+@pytest.mark.parametrize("what", ["nothing", "a checkpoint", "a dataset"])
+def test_what_is_no_run_is_refused_in_one_line(made: Run, tmp_path: Path, what: str) -> None:
+    if what == "a checkpoint":
+        write_checkpoint(tmp_path / "it", small_regressor())
+    place = made.dataset.url if what == "a dataset" else str(tmp_path / "it")
+    before = sorted(tmp_path.rglob("*"))
+    done = treeline("report", place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "config.yaml" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", ["--maps", "--data"])
+def test_what_is_named_must_be_there(made: Run, tmp_path: Path, option: str) -> None:
+    done = treeline("report", str(made.run), option, "gone", "--out", str(tmp_path / "page.html"))
+    assert done.returncode == 2
+    assert "gone" in done.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_run_on_storage_has_the_same_page(made: Run, storage: str, tmp_path: Path) -> None:
+    there = join(storage, "run")
+    publish_folder(there, str(made.run))
+    said = report(ReportConfig(there, maps=(str(made.map),)))
+    assert f"\n{there}/report.html\n" in f"\n{said}"
+    local = page_of(made.run, tmp_path / "page.html", maps=(str(made.map),))
+    assert read_bytes(f"{there}/report.html").decode().replace(there, str(made.run)) == local
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["tiles", "classes"])
+def test_runs_of_other_tasks_show_their_scores(task: str, backbone: Path, tmp_path: Path) -> None:
+    datasets, run = write_datasets(tmp_path / "data"), str(tmp_path / "run")
+    train(config_of(task, datasets, backbone, run), Ranks())
+    data = ("--data", datasets[task].url)
+    assert treeline("evaluate", "--checkpoint", run, *data, "--out", f"{run}/evaluation").returncode == 0
+    said = Texts(page_of(run, tmp_path / "page.html")).said
+    scores = json.loads(Path(f"{run}/evaluation/evaluation.json").read_text())
+    assert any(text.lower().startswith(scores["verdict"].lower()) for text in said)
+    for name, score in scores["scores"].items():
+        assert said[said.index(name) + 1] == f"{score['count']:,}"
+    assert "Training" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mae", "dino"])
+def test_a_pre_training_shows_its_curves(method: str, tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles")
+    run = tmp_path / "run"
+    pretrain(pretraining_of(open_dataset(str(tmp_path / "tiles")), method, run, epochs=2), Ranks())
+    done = treeline("report", str(run))
+    assert done.returncode == 0, done.stderr
+    path, verdict, following = done.stdout.splitlines()
+    assert "without labels" in verdict
+    assert following.startswith(f"next: treeline train --data {tmp_path}/tiles --backbone {run} ")
+    assert "2 epochs; the best checkpoint is that of epoch" in Path(path).read_text()
+
+
+def test_layers_of_a_map_lie_on_one_grid(made: Run) -> None:
+    found = map_layers(str(made.map), [str(made.scene)], HeightRasters([str(made.heights)]))
+    assert found is not None
+    scene, height, measured, difference = found.layers
+    assert [layer.kind for layer in found.layers] == ["image", "height", "height", "difference"]
+    assert scene.values.shape[:2] == height.values.shape == measured.values.shape == (96, 96)
+    both_HW = measured.valid_HW & height.valid_HW
+    assert both_HW.any()
+    assert not measured.valid_HW[:, 64:].any()
+    np.testing.assert_allclose(difference.values[both_HW], -1, atol=1e-3)
+
+
+def test_a_map_of_another_checkpoint_is_named(made: Run, tmp_path: Path) -> None:
+    maps = (str(made.map),)
+    assert "Made with the checkpoint that was scored." in page_of(made.run, tmp_path / "a.html", maps=maps)
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run)
+    path = run / "evaluation" / "evaluation.json"
+    path.write_text(json.dumps(made.evaluation | {"checkpoint_fingerprint": "0" * 16}))
+    assert "which is not the one that was scored" in page_of(run, tmp_path / "a.html", maps=maps)
