@@ -33,6 +33,22 @@ for block in json.load(sys.stdin):
     said.append(out.getvalue())
 print(json.dumps(said))
 """
+RUN_BLOCKS = """
+import contextlib, io, json, pathlib, shlex, sys
+from in_process import treeline
+names = {}
+for language, block in json.load(sys.stdin):
+    first = block.partition("\\n")[0]
+    if language == "sh":
+        for command in block.splitlines():
+            done = treeline(*shlex.split(command)[1:])
+            if done.returncode:
+                sys.exit(f"{command}{done.stdout}{done.stderr}")
+    elif first.startswith("# ") and first.endswith(".py"):
+        pathlib.Path(first[2:]).write_text(block)
+    else:
+        exec(block, names)
+"""
 MEASURED = re.compile(r"-?\d+\.\d+")
 
 
@@ -59,6 +75,17 @@ def test_the_page_about_python_prints_what_it_shows(tmp_path: Path) -> None:
         assert MEASURED.sub("#", said).split() == MEASURED.sub("#", expected).split()
         measured = [[float(number) for number in MEASURED.findall(text)] for text in (said, expected)]
         assert measured[0] == pytest.approx(measured[1], rel=0.2, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_page_about_own_parts_runs_as_it_stands(tmp_path: Path) -> None:
+    """Blocks in their order: files are written, commands and code run in the folder with them."""
+    text = (ROOT / "docs" / "own-parts.md").read_text()
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```", text, re.S | re.M)
+    assert {language for language, _ in blocks} == {"sh", "python"}
+    said = run_alone(RUN_BLOCKS, json.dumps(blocks), tmp_path)
+    assert said == "".join(blocks_of("own-parts", "text"))
 
 
 def blocks_of(page: str, language: str) -> list[str]:
