@@ -57,6 +57,11 @@ COMMANDS = {
         "cluster.commands:ingest_synthetic",
         "make a dataset from a synthetic landscape, optical or SAR",
     ),
+    "ingest source": Command(
+        "ingest.config:SourceConfig",
+        "cluster.commands:ingest_source",
+        "make a dataset from a source of your own",
+    ),
     "ingest labels": Command(
         "ingest.config:LabelsConfig",
         "cluster.commands:ingest_labels",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         LabelsConfig,
         PairsConfig,
         ScenesConfig,
+        SourceConfig,
         SyntheticConfig,
         TarsConfig,
     )
@@ -89,6 +90,15 @@ def ingest_synthetic(config: "SyntheticConfig") -> None:
     from ingest.synthetic.synthetic_source import SyntheticSource
 
     _ingest(SarSource(config) if config.sar else SyntheticSource(config), config)
+
+
+def ingest_source(config: "SourceConfig") -> None:
+    """Make a dataset from a source of the user's own."""
+    from ingest.chips.own_source import OwnSource
+
+    source = OwnSource(config)
+    _ = source.schema  # imports it: a mistake is found before workers start
+    _ingest(source, config)
 
 
 def _ingest(source: "Source", config: "IngestConfig") -> None:

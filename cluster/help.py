@@ -21,6 +21,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Data": (
         *(
             "data",
+            "source",
+            "option",
             "scenes",
             "images",
             "heights",
@@ -62,6 +64,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Model": (
         *(
             "checkpoint",
+            "trust",
             "recipe",
             "faithful",
             "backbone",
@@ -135,6 +138,9 @@ USUAL: dict[str, tuple[str, ...]] = {
         *("images", "heights", "ground", "mask", "out", "bands", "nodata", "chip_size", "stride"),
         *("pixel_size", "crs", "max_days", "months", "min_valid", "min_height", "split_by", "shares"),
         *("workers",),
+    ),
+    "ingest source": (
+        *("source", "option", "out", "min_valid", "min_height", "split_by", "shares", "workers"),
     ),
     "ingest synthetic": (
         *("chips", "out", "seed", "sar", "regions", "chip_size", "pixel_classes", "split_by", "shares"),

@@ -11,6 +11,7 @@ from shards.errors import InputError
 from shards.format.histogram import HEIGHT
 from shards.format.schema import Schema
 from shards.format.shard_cut import SHARD_BYTES, SHARD_CHIPS
+from shards.own_parts import recorded
 from shards.raster.finding import OnMismatch
 from shards.raster.height_unit import HeightUnit
 from shards.roles import (
@@ -18,6 +19,7 @@ from shards.roles import (
     Another,
     Before,
     Decided,
+    Imports,
     MayChange,
     Nothing,
     OnlyWith,
@@ -265,6 +267,21 @@ class SyntheticConfig(IngestConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig(IngestConfig):
+    """Make a dataset from a source of your own: a class that lists chips and reads them."""
+
+    source: Annotated[str, Imports(), tyro.conf.Positional, tyro.conf.arg(metavar="package.module.Class")]
+    """Import path of the class (docs/own-parts.md)."""
+    option: Annotated[
+        tuple[str, ...],
+        Place(or_name=True, after_name=True),
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="KEY=VALUE"),
+    ] = ()
+    """Argument of the class; give the flag once for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
     """Label the chips of a dataset with what rasters show on their ground, as one more column of its index.
 
@@ -366,4 +383,4 @@ def made_by(config: IngestConfig | LabelsConfig | TarsConfig) -> dict[str, Any]:
         for name, value in asdict(config).items()
         if name not in left_out
     }
-    return {**made_by_code(), "config": options}
+    return {**made_by_code(), **recorded(config), "config": options}

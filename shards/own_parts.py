@@ -55,17 +55,21 @@ def imported(option: str, path: str) -> Any:
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
+def blaming(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn what the user's code raises in the block into one line, which begins with `what`.
+
+    Args:
+        what: what failed.
+        but: kinds of errors that are not its fault, besides InputError.
 
     Raises:
         InputError: it raised something.
     """
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
+        if isinstance(error, (InputError, *but)):
+            raise
         raise InputError(f"{what} ({type(error).__name__}: {one_line(error)[:200]})") from error
 
 

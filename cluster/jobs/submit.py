@@ -25,7 +25,8 @@ from cluster.jobs.connection import use_token_if_there_is_one
 from cluster.options import FILE, read_options
 from cluster.steps.steps_file import read_steps
 from shards.errors import InputError
-from shards.roles import OptionsFile, roles, with_absolute_places
+from shards.own_parts import own_paths, own_paths_among
+from shards.roles import OptionsFile, flag_of, roles, with_absolute_places
 from shards.version import COMMIT, commit
 
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
@@ -46,6 +47,8 @@ class Job:
     """Command and arguments, without `treeline`."""
     files: dict[str, dict[str, Any]]
     """Files of options for the folder that the command runs in, by name."""
+    own_parts: list[str]
+    """Lines that say what the cluster's machines must be able to import."""
 
     def write_files(self, folder: Path) -> None:
         """Write the files of options into `folder`."""
@@ -63,6 +66,8 @@ def submit(config: SubmitConfig, command: list[str]) -> int:
         InputError: the command is wrong (checked before it is sent), or no cluster answers.
     """
     job = job_of(command)
+    for line in job.own_parts:
+        print(f"treeline: {line}", file=sys.stderr, flush=True)
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
     use_token_if_there_is_one()
     from ray.job_submission import JobStatus, JobSubmissionClient
@@ -104,16 +109,25 @@ def job_of(command: list[str]) -> Job:
         raise InputError("view shows maps in a browser here; run it here, maps on S3 included")
     config, named = cli.parsed(name, arguments)
     options = with_absolute_places(type(config), named)
-    files = {OPTIONS: options}
+    files, own = {OPTIONS: options}, own_paths(config)
     if isinstance(config, StepsConfig) and config.file:
-        files[STEPS] = read_steps(config.file).resolved()
+        steps = read_steps(config.file)
+        for step in steps.steps:
+            own |= own_paths(step.config)
+        files[STEPS] = steps.resolved()
         options["file"] = STEPS
     for option, role in roles(type(config), OptionsFile).items():
         if options.get(option):
             inner = read_options(options[option], role.options, f"treeline {name}")
+            own |= own_paths_among(role.options, inner)
             options[option] = f"{option}.yaml"
             files[options[option]] = with_absolute_places(role.options, inner)
-    return Job([*name.split(), f"--{FILE}", OPTIONS], files)
+    lines = [
+        f"{flag_of(option)} {path}: the job carries Treeline alone, so the cluster's workers must be able to "
+        f"import {path.rpartition('.')[0]}; install it there"
+        for path, option in own.items()
+    ]
+    return Job([*name.split(), f"--{FILE}", OPTIONS], files, lines)
 
 
 def _copy_packages(folder: Path) -> None:

@@ -8,6 +8,7 @@ from shards.config import SplitOptions
 from shards.errors import InputError
 from shards.format.manifest import JOURNAL, MANIFEST, read_json, read_manifest
 from shards.format.shard_cut import SHARD_BYTES
+from shards.own_parts import note_changes, recorded
 from shards.roles import as_begun
 from shards.storage.objects import exists, join
 
@@ -17,7 +18,9 @@ PLAN = f"{JOURNAL}/plan.json"
 
 def as_it_began(config: IngestConfig) -> IngestConfig:
     """Take over from the ingest at --out, unfinished or complete, what the user did not say."""
-    begun = _begun_with(config)
+    record = _record(config)
+    note_changes(record, recorded(config), config.out)
+    begun = record.get("config") or {}
     asked, config = config, as_begun(config, begun)
     if not config.append:
         return config
@@ -29,14 +32,13 @@ def as_it_began(config: IngestConfig) -> IngestConfig:
     return config
 
 
-def _begun_with(config: IngestConfig) -> dict[str, Any]:
-    """Return the options of the ingest at --out, unfinished or complete; {} if nothing is there."""
-    options: Any = {}
+def _record(config: IngestConfig) -> dict[str, Any]:
+    """Return how the ingest at --out was made, unfinished or complete; {} if nothing is there."""
     try:
         if exists(join(config.out, PLAN)) and not config.restart:
-            options = read_json(join(config.out, PLAN)).get("config")
-        elif exists(join(config.out, MANIFEST)):
-            options = read_manifest(config.out).made_by.get("config")
+            return read_json(join(config.out, PLAN))
+        if exists(join(config.out, MANIFEST)):
+            return read_manifest(config.out).made_by
     except InputError:  # half-written when a machine stopped; refused later, unless --restart forgets it
-        return {}
-    return options or {}
+        pass
+    return {}

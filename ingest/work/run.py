@@ -162,7 +162,7 @@ def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[
     if exists(join(config.out, PLAN)) and not config.restart:
         try:
             attributes: Container[str] | None = read_json(join(config.out, PLAN)).get("attributes")
-        except InputError:  # as in `_begun_with`
+        except InputError:  # as in `ingest.work.begun`
             return ()
         return attributes
     return base.attributes if base else ()

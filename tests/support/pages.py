@@ -44,7 +44,7 @@ class Block(NamedTuple):
     @property
     def runs(self) -> bool:
         """Whether the tests run it."""
-        return self.language in ("sh", "python") and not self.reason
+        return self.language in ("sh", "python") and not self.reason and not self.title
 
 
 def blocks_of(page: str) -> list[Block]:

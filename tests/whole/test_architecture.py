@@ -35,8 +35,19 @@ ROOMS: dict[str, set[str]] = {
     "shards.storage": set(),
     "shards.version": set(),
     "shards.write": {"shards.config", "shards.format", "shards.raster", "shards.storage"},
-    "ingest.chips": {"shards.format", "ingest.config"},
-    "ingest.config": {"shards.config", "shards.format", "shards.raster", "shards.roles", "shards.version"},
+    "ingest.chips": {
+        "shards.format",
+        "shards.own_parts",
+        "ingest.config",
+    },
+    "ingest.config": {
+        "shards.config",
+        "shards.format",
+        "shards.own_parts",
+        "shards.raster",
+        "shards.roles",
+        "shards.version",
+    },
     "ingest.files": {
         "shards.format",
         "shards.raster",
@@ -59,6 +70,7 @@ ROOMS: dict[str, set[str]] = {
     "ingest.work": {
         "shards.config",
         "shards.format",
+        "shards.own_parts",
         "shards.raster",
         "shards.read",
         "shards.roles",
@@ -377,6 +389,7 @@ ROOMS: dict[str, set[str]] = {
         "cluster.jobs",
     },
     "cluster.jobs": {
+        "shards.own_parts",
         "shards.roles",
         "shards.version",
         "cluster.cli",

@@ -36,7 +36,7 @@ def own_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int,
     # Its class takes all arguments by their place: (config, depth, token_width, patch, bands).
     kind: type[Decoder] = own_kind(path)
     with blaming(f"--decoder {path}: cannot be made"):
-        decoder: Decoder = kind(config, depth, token_width, patch, bands)  # type: ignore[call-arg]
+        decoder: Decoder = kind(config, depth, token_width, patch, bands)
     is_training = decoder.training
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():

@@ -192,6 +192,7 @@ PLACES_OF = {
     "ingest huggingface": "saved --out=out --workers 2",
     "ingest scenes": "--images a.tif b/*.tif --heights h.tif --ground g.tif --mask m.tif --out out --use nir",
     "ingest synthetic": "--chips 12 --out out --min-height None",
+    "ingest source": "package.module.Class --out=out --option data=weights",
     "ingest labels": "data --raster a.tif b/*.tif --as class --majority --valid 0 9 --as-zero 255",
     "ingest tars": "tars --val val/*",
     "inspect": "data --out seen",
@@ -226,6 +227,8 @@ NO_PLACES = {
         "classes",
         "column",
         "crs",
+        "decoder",
+        "decoder_choices",
         "derive",
         "file_column",
         "height",
@@ -251,7 +254,7 @@ NO_PLACES = {
         "scale",
         "split_angle",
     ),
-    *("split_crs", "table_crs", "use", "val", "val_where", "where"),
+    *("source", "split_crs", "table_crs", "trust", "use", "val", "val_where", "where"),
 }
 """Options that are texts, and name no path or URL."""
 
