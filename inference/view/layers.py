@@ -196,7 +196,9 @@ class Difference:
     def values(self, rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:
         """Compute metres (H, W) on a tile, NaN where one of both has no height."""
         middles = np.arange(tile.height) + 0.5, np.arange(tile.width) + 0.5
-        column_HW, row_HW = np.floor(self.grid.pixels(tile.corners(*middles, self.grid.crs)))
+        column_HW, row_HW = np.floor(
+            self.grid.pixels(self.grid.nearest_turn(tile.corners(*middles, self.grid.crs)))
+        )
         inside_HW = (row_HW >= 0) & (row_HW < self.grid.height)
         inside_HW &= (column_HW >= 0) & (column_HW < self.grid.width)
         if not inside_HW.any():
