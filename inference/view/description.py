@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 from rasterio import Affine
 
 from inference.maps.class_colours import MapClass
@@ -21,6 +22,8 @@ Bounds = tuple[float, float, float, float]
 """Left, bottom, right and top in units of a CRS."""
 
 TITLES = {"height": "canopy height (m)", "difference": "map minus measured (m)", "classes": "classes"}
+SAMPLES = 21
+"""Points along each side of a grid that are transformed to another CRS."""
 DECIMALS_OF_DEGREES, DECIMALS_OF_UNITS = 6, 1
 
 
@@ -54,6 +57,18 @@ class Frame:
         wide, high = self.pixel
         return [x0 * wide, y0 * high, x1 * wide, y1 * high]
 
+    def rect_of(self, grid: Grid) -> list[float]:
+        """Return left, top, right and bottom, in metres, of another grid, in any CRS and turned or not."""
+        spans = np.linspace(0, grid.height, SAMPLES), np.linspace(0, grid.width, SAMPLES)
+        column_HW, row_HW = self.grid.pixels(self.grid.nearest_turn(grid.corners(*spans, self.grid.crs)))
+        wide, high = self.pixel
+        return [
+            float(np.nanmin(column_HW)) * wide,
+            float(np.nanmin(row_HW)) * high,
+            float(np.nanmax(column_HW)) * wide,
+            float(np.nanmax(row_HW)) * high,
+        ]
+
     def describe(self) -> dict[str, Any]:
         """Describe the place for the script."""
         wide, high = self.pixel
@@ -81,8 +96,8 @@ def name_of_crs(grid: Grid) -> str:
 def coloured(kind: Kind, scale: ColourScale) -> dict[str, Any]:
     """Describe the colours of heights or differences."""
     middle = (scale.low + scale.high) / 2
-    signed = "+g" if kind == "difference" else "g"
-    low = "0" if scale.low == 0 else f"{scale.low:g} and less"
+    signed = "+.3g" if kind == "difference" else ".3g"
+    low = "0" if scale.low == 0 else f"{scale.low:.3g} and less"
     return {
         "title": TITLES[kind],
         "unit": "m",
@@ -93,7 +108,7 @@ def coloured(kind: Kind, scale: ColourScale) -> dict[str, Any]:
             "edges": scale.edges,
         },
         "names": scale.names,
-        "ticks": [low, f"{middle:g}", f"{scale.high:{signed}} and more"],
+        "ticks": [low, f"{middle:.3g}", f"{scale.high:{signed}} and more"],
     }
 
 

@@ -11,6 +11,15 @@ from browser import BROWSER, QUIET
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
+NEAR = 0.02
+"""Difference between colours, 0..1, that clipping makes where pixels are smoothed."""
+
+
+IS_QUIET = """[...document.querySelectorAll(".treeline-map")].every(({ view }) => view && !view.waiting
+  && !view.isAsking && view.layers.every((layer) => layer.tiles
+    ? [...layer.tiles.values()].every((tile) => tile.complete) : layer.drawable && layer.drawable.width))"""
+"""Whether all maps of a page have drawn and said what they have to."""
+
 
 @dataclass
 class OpenPage:
@@ -24,9 +33,14 @@ class OpenPage:
     """URLs that it asked for."""
 
     def settle(self) -> None:
-        """Wait until nothing is drawn or asked for any more."""
-        self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(150)
+        """Wait until nothing is drawn or asked for any more: twice, since an event may be on its way."""
+        quiet = 0
+        for _ in range(600):
+            self.page.wait_for_timeout(50)
+            quiet = quiet + 1 if self.page.evaluate(IS_QUIET) else 0
+            if quiet == 2:
+                return
+        raise TimeoutError(f"the page is never quiet; it said {self.said}")
 
     def point(self, x: float, y: float) -> dict[str, str]:
         """Point at a place of the map, in shares of its width and height; what is said, by name."""
@@ -36,10 +50,10 @@ class OpenPage:
         return self.values()
 
     def values(self) -> dict[str, str]:
-        pairs = self.page.locator(".values > span")
-        names = self.page.locator(".values > span > b").all_inner_texts()
-        texts = pairs.all_inner_texts()
-        return {name: text.removeprefix(name).strip() for name, text in zip(names, texts, strict=True)}
+        both = "[pair.firstChild, pair.lastChild].map((part) => part.textContent.trim())"
+        return dict(
+            self.page.evaluate(f"[...document.querySelectorAll('.values > span')].map((pair) => {both})")
+        )
 
     def place(self, crs: str) -> tuple[float, float]:
         """Where the pointer is."""
