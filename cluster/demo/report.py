@@ -11,6 +11,7 @@ from cluster.demo.steps import Steps
 from inference.config import ReportConfig
 from inference.report.run import write_page
 from shards.commands.inspect import find_out, pictures_of, text_of
+from shards.config import InspectConfig
 from shards.draw.html import figure, listing, sentence
 from shards.read.dataset import Dataset, open_dataset
 
@@ -48,7 +49,7 @@ def made_on() -> str:
 
 def _dataset(chips: Dataset) -> Markup:
     findings = find_out(chips)
-    pictures = pictures_of(chips, findings, _CHIPS)
+    pictures = pictures_of(chips, findings, InspectConfig(chips.url, chips=_CHIPS))
     alts = {"bands": "Histogram of each band", "label": "Histogram of heights", "chips": "Sampled chips"}
     drawn = (figure(pictures[name], alt) for name, alt in alts.items())
     return listing(text_of(chips, findings)) + Markup().join(drawn)
