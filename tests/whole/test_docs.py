@@ -38,7 +38,9 @@ MEASURED = re.compile(r"-?\d+\.\d+")
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", ["splits", "training", "prediction", "sar-landscape", "pretraining"])
+@pytest.mark.parametrize(
+    "page", ["splits", "training", "prediction", "sar-landscape", "pretraining", "report"]
+)
 def test_the_commands_of_a_page(page: str, tmp_path: Path) -> None:
     """One process runs them all: starting one for each took longer than most commands do."""
     commands = [line for block in blocks_of(page, "sh") for line in block.splitlines()]
