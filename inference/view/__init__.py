@@ -3,6 +3,7 @@
 description  what the script in the page is told about layers and their place
 page         the page around maps: style, script, policy
 panel        maps in a page of their own or in a report, without a server
+overview     layers of a panel, read from files
 plan         what treeline view shows, checked
 layers       tiles and values of images, maps, measured heights, differences and classes
 tiles        a raster's pixels on a tile

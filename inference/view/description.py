@@ -81,8 +81,8 @@ def name_of_crs(grid: Grid) -> str:
 def coloured(kind: Kind, scale: ColourScale) -> dict[str, Any]:
     """Describe the colours of heights or differences."""
     middle = (scale.low + scale.high) / 2
-    signed = "+g" if kind == "difference" else "g"
-    low = "0" if scale.low == 0 else f"{scale.low:g} and less"
+    signed = "+.3g" if kind == "difference" else ".3g"
+    low = "0" if scale.low == 0 else f"{scale.low:.3g} and less"
     return {
         "title": TITLES[kind],
         "unit": "m",
@@ -93,7 +93,7 @@ def coloured(kind: Kind, scale: ColourScale) -> dict[str, Any]:
             "edges": scale.edges,
         },
         "names": scale.names,
-        "ticks": [low, f"{middle:g}", f"{scale.high:{signed}} and more"],
+        "ticks": [low, f"{middle:.3g}", f"{scale.high:{signed}} and more"],
     }
 
 

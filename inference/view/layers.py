@@ -80,7 +80,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Heights:
-    """Layer of heights in metres: a map, or one raster of measured heights."""
+    """Layer of heights in metres: a map, or one raster of measured heights; or a map of other numbers."""
 
     name: str
     url: str
@@ -89,6 +89,9 @@ class Heights:
     band: int = 1
     metres: float = 1.0
     """Length of the unit of its values in metres."""
+    unit: str = "m"
+    title: str = ""
+    """Words above its colours, where it does not show heights."""
     kind: Kind = "height"
 
     def values(self, rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:
@@ -113,11 +116,11 @@ class Heights:
 
     def text(self, rasters: OpenRasters, place: Place) -> str:
         """See Shown."""
-        return metres_text(self.value(rasters, place))
+        return number_text(self.value(rasters, place), self.unit)
 
     def about(self) -> dict[str, Any]:
         """See Shown."""
-        return coloured(self.kind, self.scale)
+        return coloured(self.kind, self.scale) | ({"title": self.title} if self.title else {})
 
     def _in_metres(self, raster: Any, stored: NDArray[Any]) -> NDArray[np.float64]:
         place = self.band - 1
@@ -154,7 +157,7 @@ class Measured:
     def text(self, rasters: OpenRasters, place: Place) -> str:
         """See Shown."""
         values = (one.value(rasters, place) for one in self._each())
-        return metres_text(next((value for value in values if np.isfinite(value)), float("nan")))
+        return number_text(next((value for value in values if np.isfinite(value)), float("nan")), "m")
 
     def about(self) -> dict[str, Any]:
         """See Shown."""
@@ -225,7 +228,11 @@ class Difference:
             return NO_VALUE
         row, column = pixel
         value = self.exact(rasters, range(row, row + 1), range(column, column + 1)).item()
-        return f"{value:+.2f} m" if np.isfinite(value) else NO_VALUE
+        return (
+            f"{value:+.2f} m".replace("+0.00", "0.00").replace("-0.00", "0.00")
+            if np.isfinite(value)
+            else NO_VALUE
+        )
 
     def about(self) -> dict[str, Any]:
         """See Shown."""
@@ -251,11 +258,16 @@ class Classes:
 
     def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
         """See Shown."""
-        stored_BHW, missing_BHW = read_tile(rasters[self.url], [1], tile, None, False)
+        number_HW, missing_HW = self.numbers(rasters, tile)
         palette_K4 = np.zeros((256, 4), np.uint8)
         for one in self.classes:
             palette_K4[one.number] = (*one.colour, 255)
-        return np.moveaxis(palette_K4[np.where(missing_BHW[0], 0, stored_BHW[0])], -1, 0) * ~missing_BHW
+        return np.moveaxis(palette_K4[np.where(missing_HW, 0, number_HW)], -1, 0) * ~missing_HW
+
+    def numbers(self, rasters: OpenRasters, tile: Grid) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read numbers of classes (H, W) on a tile, and where there is none."""
+        stored_1HW, missing_1HW = read_tile(rasters[self.url], [1], tile, None, False)
+        return stored_1HW[0], missing_1HW[0]
 
     def text(self, rasters: OpenRasters, place: Place) -> str:
         """See Shown."""
@@ -322,7 +334,7 @@ class Picture:
         if missing_BHW.all():
             return NO_VALUE
         pairs = zip(self.bands, stored_BHW.ravel().tolist(), missing_BHW.ravel(), strict=True)
-        return ", ".join(f"{band} {NO_VALUE if lost else f'{value:g}'}" for band, value, lost in pairs)
+        return ", ".join(f"{band}\u00a0{NO_VALUE if lost else f'{value:g}'}" for band, value, lost in pairs)
 
     def about(self) -> dict[str, Any]:
         """See Shown."""
@@ -335,9 +347,9 @@ def painted(value_HW: NDArray[np.float64], scale: ColourScale) -> Rgba:
     return np.concatenate([np.moveaxis(scale.rgb(value_HW), -1, 0), opacity_HW[None]])
 
 
-def metres_text(value: float) -> str:
-    """Write a height as it is stored, without the noise of binary fractions."""
-    return f"{value:.6g} m" if np.isfinite(value) else NO_VALUE
+def number_text(value: float, unit: str) -> str:
+    """Write a number as it is stored, without the noise of binary fractions."""
+    return f"{value:.6g} {unit}".strip() if np.isfinite(value) else NO_VALUE
 
 
 def values_of(layers: Sequence[Heights | Measured], rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:

@@ -254,7 +254,7 @@
       [this.width, this.height] = [box.width, box.height];
       this.canvas.width = Math.round(box.width * this.ratio);
       this.canvas.height = Math.round(box.height * this.ratio);
-      if (first) this.showAll();
+      if (first || !this.isMoved) this.showAll();
       this.redraw();
     }
 
@@ -263,10 +263,12 @@
       this.scale = 0.96 * Math.min(this.width / (right - left), this.height / (bottom - top));
       [this.least, this.most] = [this.scale / 4, Math.max(40 / this.about.pixel, this.scale)];
       [this.x, this.y] = [(left + right) / 2, (top + bottom) / 2];
+      this.isMoved = false;
       this.redraw();
     }
 
     pan(dx, dy) {
+      this.isMoved = true;
       const [left, top, right, bottom] = this.about.extent;
       this.x = Math.min(Math.max(this.x - dx / this.scale, left), right);
       this.y = Math.min(Math.max(this.y - dy / this.scale, top), bottom);
@@ -274,6 +276,7 @@
     }
 
     zoom(factor, [x, y] = [this.width / 2, this.height / 2]) {
+      this.isMoved = true;
       const [groundX, groundY] = this.ground(x, y);
       this.scale = Math.min(Math.max(this.scale * factor, this.least), this.most);
       this.x = groundX - (x - this.width / 2) / this.scale;

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,13 +13,15 @@ from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
 from inference.config import ViewConfig
+from inference.maps.height_map import made_by
 from inference.maps.map_file import CLASSES_TAG
 from inference.scenes.scene_list import raster_urls
 from inference.score.measured_heights import SAMPLES, HeightRaster, by_name
 from inference.view.description import Frame, decimals, name_of_crs
 from inference.view.layers import Classes, Difference, Heights, Measured, Picture, Shown, values_of
 from inference.view.tiles import TILE, levels
-from shards.draw.colours import difference_scale, height_scale
+from shards.draw.colours import difference_scale, height_scale, value_scale
+from shards.draw.picture import colour_limits
 from shards.errors import InputError
 from shards.raster.grid import Grid, reaches
 from shards.raster.height_check import HeightHeader
@@ -127,16 +129,16 @@ def _layers(
     first = Grid.of(rasters[maps[0]])
     whole = _small(first)
     of_maps = [_map(url, MAP if len(maps) == 1 else stem_of(url), rasters[url]) for url in maps]
-    heights = [layer for layer in of_maps if isinstance(layer, Heights)]
+    heights = [layer for layer in of_maps if isinstance(layer, Heights) and not layer.title]
     unscaled = Measured(MEASURED, first, tuple(measured), height_scale(np.empty(0)))
     known = values_of([*heights, unscaled] if measured else heights, rasters, whole)
     scale = height_scale(known, config.palette)
     layers: list[Shown] = []
     if config.image:
         layers.append(Picture.of(IMAGE, config.image, rasters[config.image], whole))
-    scaled = [Heights(one.name, one.url, one.grid, scale, one.band, one.metres) for one in heights]
+    scaled = [replace(one, scale=scale) for one in heights]
     layers += scaled
-    layers += [layer for layer in of_maps if isinstance(layer, Classes)]
+    layers += [_scaled(layer, rasters) for layer in of_maps if layer not in heights]
     if measured:
         shown = Measured(MEASURED, first, tuple(measured), scale)
         layers.append(shown)
@@ -151,8 +153,19 @@ def _layers(
 def _map(url: str, name: str, raster: Any) -> Heights | Classes:
     if CLASSES_TAG in raster.tags():
         return Classes.of(name, url, raster)
+    if made_by(raster) and raster.dtypes[0] != "int16":  # labels of tiles
+        unit = raster.units[0] or ""
+        title = f"{raster.descriptions[0] or 'label'} {f'({unit})' if unit else ''}".strip()
+        return Heights(name, url, Grid.of(raster), height_scale(np.empty(0)), unit=unit, title=title)
     header = HeightHeader.read(url, raster, 1)
     return Heights(name, url, Grid.of(raster), height_scale(np.empty(0)), header.band, header.unit.metres)
+
+
+def _scaled(layer: Heights | Classes, rasters: OpenRasters) -> Heights | Classes:
+    """Give a map of numbers that are no heights the colours between its outer percentiles."""
+    if isinstance(layer, Classes):
+        return layer
+    return replace(layer, scale=value_scale(*colour_limits(layer.values(rasters, _small(layer.grid)))))
 
 
 def _small(grid: Grid) -> Grid:

@@ -11,6 +11,9 @@ from browser import BROWSER, QUIET
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
+NEAR = 0.02
+"""Difference between colours, 0..1, that clipping makes where pixels are smoothed."""
+
 
 @dataclass
 class OpenPage:
@@ -36,10 +39,10 @@ class OpenPage:
         return self.values()
 
     def values(self) -> dict[str, str]:
-        pairs = self.page.locator(".values > span")
-        names = self.page.locator(".values > span > b").all_inner_texts()
-        texts = pairs.all_inner_texts()
-        return {name: text.removeprefix(name).strip() for name, text in zip(names, texts, strict=True)}
+        both = "[pair.firstChild, pair.lastChild].map((part) => part.textContent.trim())"
+        return dict(
+            self.page.evaluate(f"[...document.querySelectorAll('.values > span')].map((pair) => {both})")
+        )
 
     def place(self, crs: str) -> tuple[float, float]:
         """Where the pointer is."""
