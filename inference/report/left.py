@@ -24,11 +24,9 @@ from trainer.run_folder.metrics_file import METRICS, read_metrics
 from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.chip_scores import CHIPS, ChipScores, read_chip_scores
-from trainer.score.evaluation import PICTURE, SCORES
+from trainer.score.evaluation import FOLDER, PICTURE, SCORES
 from trainer.score.examples import EXAMPLES, Examples, read_examples
 
-EVALUATION = "evaluation"
-"""Folder of the scores below a run's."""
 AGAIN = "copy it again, or evaluate again"
 """What to do about an evaluation that cannot be understood."""
 
@@ -117,7 +115,7 @@ def read_left(config: ReportConfig) -> Left:
         open_dataset(config.data)  # what is asked for has to be there
     stored = read_options(join(run, CONFIG))
     options = renewed(PretrainConfig if "method" in stored else TrainConfig, stored)
-    folder = config.evaluation or join(run, EVALUATION)
+    folder = config.evaluation or join(run, FOLDER)
     evaluation = _evaluation(folder)
     left = Left(
         run,

@@ -69,11 +69,6 @@ def _next(left: Left, config: ReportConfig) -> str:
         return next_step(*left.evaluating())
     if not left.maps:
         return next_step("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-    images = config.image if len(left.maps) == len(config.image) == 1 else ()
-    beside = [
-        word
-        for flag, names in (("--image", images), ("--heights", config.heights))
-        if names
-        for word in (flag, *names)
-    ]
-    return next_step("view", left.maps[0], *beside)
+    image = ("--image", *config.image) if len(left.maps) == len(config.image) == 1 else ()
+    heights = ("--heights", *config.heights) if config.heights else ()
+    return next_step("view", left.maps[0], *image, *heights)

@@ -363,6 +363,7 @@ ROOMS: dict[str, set[str]] = {
     "cluster.config": {"shards.roles"},
     "cluster.demo": {
         "shards.commands",
+        "shards.config",
         "shards.draw",
         "shards.read",
         "shards.storage",

@@ -13,6 +13,7 @@ from trainer.model.weights_apart import refuse_cut_off
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.epochs import epoch_of
+from trainer.score.evaluation import FOLDER
 
 HELD_OUT = "val_"
 """Beginning of the names of scores on validation chips."""
@@ -25,7 +26,8 @@ def after_training(config: TrainConfig) -> str:
     dataset, verdict = open_dataset(config.data), read_verdict(config.out)
     if dataset.manifest.samples("val"):
         words, where = ("--checkpoint", config.out, "--data", config.data), config.chips.validated_where
-        next_line = next_step("evaluate", *words, *(("--where", where) if where else ()))
+        words += ("--where", where) if where else ()
+        next_line = next_step("evaluate", *words, "--out", join(config.out, FOLDER))
     else:
         next_line = _prediction(config.out, dataset)
         verdict = verdict or (

@@ -19,6 +19,8 @@ from trainer.score.metrics import DENSITY_TOP_M, Metrics, Score
 REGRESSOR, LINEAR = "regressor", "per-pixel linear regression"
 SCORES, PICTURE = "evaluation.json", "evaluation.png"
 """Files of an evaluation, of heights, classes or tiles."""
+FOLDER = "evaluation"
+"""Folder of the scores below a run's, where `treeline report` looks for them."""
 
 
 @dataclass(frozen=True)

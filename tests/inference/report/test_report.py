@@ -78,7 +78,7 @@ def test_the_page_says_the_numbers_of_the_evaluation(made: Run, tmp_path: Path) 
             assert said[at + 1 : at + 5] == expected
     low, high = made.evaluation["intervals"]["rmse"][REGRESSOR]
     assert f"{low:.2f} to {high:.2f}" in said
-    verdict = made.evaluation["verdict"]
+    verdict = made.evaluation["verdict"].lower()
     assert any(text.lower().startswith(verdict) for text in said), verdict
     assert (made.run / "config.yaml").read_text() in said
     assert said.index("Verdict") < said.index("Scores") < said.index("Training")
