@@ -1,5 +1,6 @@
 """`treeline run`: what is done is skipped, what changed is made anew, and a kill changes no byte of a map."""
 
+import json
 import random
 import re
 import shutil
@@ -198,6 +199,20 @@ def test_a_dataset_or_a_training_is_replaced_only_if_asked(done: tuple[Path, flo
     assert plan(folder, "--redo", "split") == of(split="make anew", **anew)
     said = treeline("run", "steps.yaml", "--redo", "splits", folder=folder)
     assert said.stderr.startswith("treeline: --redo splits: steps.yaml has no such step; did you mean split?")
+
+
+@pytest.mark.slow
+def test_a_dataset_that_is_made_anew_as_it_was_changes_nothing_else(
+    done: tuple[Path, float], tmp_path: Path
+) -> None:
+    """What a later step changed in it is gone, and is done again; it is the same, so the training stays."""
+    folder = changed(done, tmp_path / "copy")
+    assert json.loads((folder / "made" / "chips" / "dataset.json").read_text())["generation"] > 0
+    said = treeline("run", "steps.yaml", "--redo", "ingest synthetic", folder=folder)
+    assert said.returncode == 0, said.stderr
+    assert actions(said.stdout) == of(ingest="make anew", split="run")
+    assert treeline("verify", "made/chips", folder=folder).returncode == 0
+    assert plan(folder) == of()
 
 
 @pytest.mark.slow
