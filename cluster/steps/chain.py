@@ -22,6 +22,8 @@ class Result:
     option: str = "out"
     """Option that names its place; "data" where the command changes a dataset in place, "" if it leaves
     nothing."""
+    grows: bool = False
+    """Whether it goes on where its input only became more."""
     files: str = ""
     """Pattern of the files below that place which later options take; default: the place itself."""
 
@@ -50,7 +52,7 @@ RESULTS = {
     "sweep": Result("sweep", "sweep", "refuses", is_costly=True),
     "matrix": Result("matrix", "matrix", is_costly=True),
     "evaluate": Result("scores", "evaluation", "replaces"),
-    "predict": Result("maps", "maps", files="*.tif"),
+    "predict": Result("maps", "maps", grows=True, files="*.tif"),
     "mosaic": Result("mosaic", "mosaic.tif", "refuses"),
     "embed": Result("embeddings", "embeddings"),
     "distances": Result("distances", "distances", "replaces"),

@@ -199,7 +199,8 @@ class Run:
         try:
             code = _call(step)
         except InputError:
-            if is_new:  # the command may have refused what it found there
+            made = set(versions_of(step.place)) - set(record.before) if _makes_files(step) else set()
+            if is_new and not made:  # the command may have refused what it found there
                 self.records.keep(step.name, None)
             raise
         if not code:
