@@ -22,6 +22,8 @@ class Result:
     option: str = "out"
     """Option that names its place; "data" where the command changes a dataset in place, "" if it leaves
     nothing."""
+    grows: bool = False
+    """Whether it goes on where its input only became more."""
     files: str = ""
     """Pattern of the files below that place which later options take; default: the place itself."""
 
@@ -50,7 +52,7 @@ RESULTS = {
     "sweep": Result("sweep", "sweep", "refuses", is_costly=True),
     "matrix": Result("matrix", "matrix", is_costly=True),
     "evaluate": Result("scores", "evaluation", "replaces"),
-    "predict": Result("maps", "maps", files="*.tif"),
+    "predict": Result("maps", "maps", grows=True, files="*.tif"),
     "mosaic": Result("mosaic", "mosaic.tif", "refuses"),
     "embed": Result("embeddings", "embeddings"),
     "distances": Result("distances", "distances", "replaces"),
@@ -68,12 +70,14 @@ TAKES = {
     "scenes": ("scenes",),
 }
 """Kinds of results that an option takes, by its name, which means the same in every command."""
-INSTEAD = {
-    "data": ("tiles", "scenes", "maps", "heights"),
-    "checkpoint": ("maps", "heights"),
-    "maps": ("checkpoint", "data"),
+INSTEAD: dict[str, dict[str, tuple[str, ...]]] = {
+    "embed": {"data": ("scenes",)},
+    "attention": {"data": ("tiles",)},
+    "evaluate": {"checkpoint": ("maps", "heights"), "data": ("maps", "heights")},
 }
-"""Options that are given instead of one, where a command has both."""
+"""Options that are given instead of one, by command."""
+NEEDS = {"evaluate": {"maps": "heights"}}
+"""Options with which alone one is taken: `evaluate` scores chips, or with heights maps."""
 NO_STEPS = {"demo", "submit", "run", "view"}
 """Commands that are no steps: they run others, or wait for somebody."""
 
@@ -110,10 +114,8 @@ def taken(
     for option in [name for name in TAKES if name in options and name not in given]:
         if option == "scenes" and option not in required:
             continue
-        if given.intersection(INSTEAD.get(option, ())) or (
-            # `evaluate` scores chips, or with `heights` maps.
-            {option, "heights", "checkpoint"} <= options and option == "maps" and "heights" not in given
-        ):
+        needed = NEEDS.get(command, {}).get(option, "")
+        if given.intersection(INSTEAD.get(command, {}).get(option, ())) or (needed and needed not in given):
             continue
         if made := [one for one in earlier if one.kind in TAKES[option]]:
             found[option] = made[-1].place

@@ -5,6 +5,7 @@ their sizes and times of writing (on S3: tags).
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from shards.errors import InputError
@@ -19,6 +20,8 @@ Content = str | dict[str, str]
 """What lies there, in one text, or as versions of files by name."""
 MOST_NAMED = 20_000
 """Most files that are told apart by name; of more, only that they are other ones."""
+_REQUESTS = 32
+"""Requests for versions at a time; S3 has this many connections (shards.storage.s3)."""
 _DESCRIPTIONS = ("config.json", "metrics.json")
 """Files by which a checkpoint is known; weights take long to read."""
 
@@ -57,18 +60,33 @@ def content_of_places(places: tuple[str, ...], where: str) -> Content:
                 files = expand(place)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
-            there = {name_of(file): version_of(file) for file in files}
-            if len(there) < len(files):  # two folders have files of one name
-                there = {file: version_of(file) for file in files}
+            there = versions_by_name(files)
         if isinstance(there, str):
             texts.append(there)
         elif set(there) == {""}:
             found[name_of(place)] = there[""]
         else:
             found |= there
-    if not texts and len(found) <= MOST_NAMED:
-        return found
-    return " ".join([*texts, *([f"{len(found):,} files {digest(found)}"] if found else [])])
+    if not texts:
+        return _few(found)
+    return " ".join([*texts, *([digest(found)] if found else [])])
+
+
+def content_of_files(urls: list[str]) -> Content:
+    """Tell what lies at the URLs of files; see `content_of_places`."""
+    return _few(versions_by_name(urls))
+
+
+def versions_by_name(urls: list[str]) -> dict[str, str]:
+    """Return the versions of files by their names, or by their URLs if two have one name."""
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        versions = list(pool.map(version_of, urls))
+    names = [name_of(url) for url in urls]
+    return dict(zip(names if len(set(names)) == len(urls) else urls, versions, strict=True))
+
+
+def _few(found: dict[str, str]) -> Content:
+    return found if len(found) <= MOST_NAMED else f"{len(found):,} files {digest(found)}"
 
 
 def digest(values: Any) -> str:

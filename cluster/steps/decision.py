@@ -103,7 +103,7 @@ def _decide(step: Step, record: Record | None, now: Now) -> Decision:
         for name, content in now.inputs.items()
         if record.inputs.get(name, {}) != content
     }
-    grows = step.command == "predict" and all(
+    grows = result_of(step.command).grows and all(
         only_adds(record.inputs.get(name, {}), now.inputs[name]) for name in changed
     )
     said = [*others, *(f"{name} ({what})" for name, what in changed.items())]

@@ -20,12 +20,14 @@ from cluster.config import StepsConfig
 from cluster.options import nearest
 from cluster.steps.chain import result_of
 from cluster.steps.command_line import command_line
-from cluster.steps.content import Content, content_of, content_of_places, holds
+from cluster.steps.content import Content, content_of, content_of_files, content_of_places, holds
 from cluster.steps.decision import Decision, Now, decide, options_to_compare, places_to_read
 from cluster.steps.example import example
 from cluster.steps.records import RECORDS, Record, Records
 from cluster.steps.steps_file import Step, StepsFile, absolute, read_steps
+from inference.scenes.scene_list import raster_urls
 from shards.errors import InputError
+from shards.nested import flat
 from shards.roles import Place, roles
 from shards.storage.objects import (
     exists,
@@ -35,6 +37,9 @@ from shards.storage.objects import (
     versions_of,
 )
 from shards.storage.one_writer import one_writer
+
+RASTERS = ("scenes", "maps", "tiles")
+"""Options whose places may be folders of rasters, or lists that name them."""
 
 
 def run_steps(config: StepsConfig) -> int:
@@ -194,7 +199,8 @@ class Run:
         try:
             code = _call(step)
         except InputError:
-            if is_new:  # the command may have refused what it found there
+            made = set(versions_of(step.place)) - set(record.before) if _makes_files(step) else set()
+            if is_new and not made:  # the command may have refused what it found there
                 self.records.keep(step.name, None)
             raise
         if not code:
@@ -225,7 +231,8 @@ class Run:
 
     def _remove(self, step: Step, record: Record) -> None:
         """Remove what a step made, and nothing else that lies there."""
-        if record.state == "begun":
+        if record.state == "begun" or result_of(step.command).is_costly:
+            # Nobody puts own files into a dataset or a run, and later steps may have changed its files.
             there = versions_of(step.place)
             record = replace(record, files={name: "" for name in there if name not in record.before})
         self.records.keep(step.name, replace(record, state="being removed"))
@@ -265,7 +272,13 @@ def _outside(step: Step, option: str, value: Any) -> Content:
     names = tuple(place for place in places if place in role.reserved or (role.or_name and not exists(place)))
     if names:
         return " ".join(places)
-    return content_of_places(places, f"{step.name}: {option}")
+    where = f"{step.name}: {option}"
+    if option in RASTERS:
+        try:
+            return content_of_files(raster_urls(places, flat(step.config).get("asset", "")))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+    return content_of_places(places, where)
 
 
 def _call(step: Step) -> int:

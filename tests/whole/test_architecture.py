@@ -405,6 +405,7 @@ ROOMS: dict[str, set[str]] = {
         "shards.storage",
         "shards.version",
         "trainer.model",
+        "inference.scenes",
         "cluster.cli",
         "cluster.config",
         "cluster.options",

@@ -1,5 +1,6 @@
 """`treeline run`: what is done is skipped, what changed is made anew, and a kill changes no byte of a map."""
 
+import json
 import random
 import re
 import shutil
@@ -13,6 +14,7 @@ from killed_commands import Killer
 
 from cluster.steps.records import RECORDS
 from ingest.synthetic.landscape import write_scene
+from shards.storage.objects import exists
 from shards.storage.one_writer import one_writer
 
 STEPS = """\
@@ -201,6 +203,20 @@ def test_a_dataset_or_a_training_is_replaced_only_if_asked(done: tuple[Path, flo
 
 
 @pytest.mark.slow
+def test_a_dataset_that_is_made_anew_as_it_was_changes_nothing_else(
+    done: tuple[Path, float], tmp_path: Path
+) -> None:
+    """What a later step changed in it is gone, and is done again; it is the same, so the training stays."""
+    folder = changed(done, tmp_path / "copy")
+    assert json.loads((folder / "made" / "chips" / "dataset.json").read_text())["generation"] > 0
+    said = treeline("run", "steps.yaml", "--redo", "ingest synthetic", folder=folder)
+    assert said.returncode == 0, said.stderr
+    assert actions(said.stdout) == of(ingest="make anew", split="run")
+    assert treeline("verify", "made/chips", folder=folder).returncode == 0
+    assert plan(folder) == of()
+
+
+@pytest.mark.slow
 def test_new_maps_replace_the_old_ones_and_the_training_stays(
     done: tuple[Path, float], tmp_path: Path
 ) -> None:
@@ -281,3 +297,34 @@ def test_a_damaged_record_is_named(says: str, tmp_path: Path) -> None:
     assert said.returncode == 2
     assert "steps/steps.json: " in said.stderr
     assert "copy it again, or delete it" in said.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["moto"], indirect=True)
+def test_a_run_lives_on_s3_as_on_a_disk(storage: str, tmp_path: Path) -> None:
+    """Records, skipping, what is removed, and the second run that is refused."""
+    steps = (
+        f"out: {storage}/made\n"
+        "steps:\n"
+        "  ingest synthetic: {chips: 8, min_height: null, shares: [0.5, 0.5]}\n"
+        "  split: {shares: [0.6, 0.4]}\n"
+        "  convert: {to: zarr}\n"
+    )
+    (tmp_path / "steps.yaml").write_text(steps)
+    said = treeline("run", "steps.yaml", folder=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert exists(f"{storage}/made/steps.json")
+    again = treeline("run", "steps.yaml", folder=tmp_path)
+    assert set(actions(again.stdout).values()) == {"skipped"}
+    (tmp_path / "steps.yaml").write_text(steps.replace("[0.6, 0.4]", "[0.3, 0.7]"))
+    refused = treeline("run", "steps.yaml", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "converted would be made anew: split is made anew" in refused.stderr
+    with one_writer(f"{storage}/made", of=RECORDS):
+        second = treeline("run", "steps.yaml", "--redo", "split", folder=tmp_path)
+    assert second.returncode == 2
+    assert "another command writes here" in second.stderr
+    said = treeline("run", "steps.yaml", "--redo", "split", folder=tmp_path)
+    assert said.returncode == 0, said.stderr
+    expected = {"ingest synthetic": "skipped", "split": "make anew", "convert": "make anew"}
+    assert actions(said.stdout) == expected

@@ -13,7 +13,7 @@ from in_process import treeline
 
 from cluster import cli
 from cluster.options import as_options
-from cluster.steps.chain import INSTEAD, NO_STEPS, RESULTS, TAKES
+from cluster.steps.chain import INSTEAD, NEEDS, NO_STEPS, RESULTS, TAKES
 from cluster.steps.command_line import command_line
 from cluster.steps.example import example
 from cluster.steps.steps_file import COMMAND, Step, StepsFile, read_steps
@@ -37,8 +37,8 @@ def some_values(name: str) -> dict[str, Any]:
         value = its.default
         if value is dataclasses.MISSING:
             kind = typing.get_origin(its.kind) or its.kind
-            value = {str: "x", int: 1, tuple: ["x"], typing.Literal: typing.get_args(its.kind)[:1]}[kind]
-            value = value[0] if kind is typing.Literal else value
+            choice = next(iter(typing.get_args(its.kind)), None)
+            value = {str: "x", int: 1, tuple: ["x"], typing.Literal: choice}[kind]
         found[option] = list(value) if isinstance(value, tuple) else value
     return found | ({"mean": True} if name == "ingest labels" else {})
 
@@ -78,7 +78,8 @@ def test_each_option_alone_is_reachable(name: str, tmp_path: Path) -> None:
 def test_words_of_the_chain_are_options_and_commands() -> None:
     """A command that is no step, or a result without a command, would never be noticed otherwise."""
     names = {option for name in COMMANDS for option in options_of(cli.options_of(name))}
-    assert TAKES.keys() | INSTEAD.keys() <= names
+    assert TAKES.keys() <= names
+    assert INSTEAD.keys() | NEEDS.keys() <= set(COMMANDS)
     assert COMMAND not in names
     assert set(COMMANDS) <= RESULTS.keys()
     for name in COMMANDS:
