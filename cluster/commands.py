@@ -1,6 +1,7 @@
 """Functions of the commands: each calls a stage, imported only then, and prints its result."""
 
 from collections.abc import Callable, Sequence, Set
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from cluster.last_lines import (
@@ -24,6 +25,8 @@ from cluster.last_lines import (
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
     from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
+    from inference.embed.engine import Engine as EmbedEngine
+    from inference.predict.engine import Engine
     from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
@@ -87,8 +90,7 @@ def _ingest(source: "Source", config: "IngestConfig") -> None:
     from cluster.jobs.connection import connected
     from ingest.work.run import ingest
 
-    with connected(config.workers):
-        summary = ingest(source, config).summary
+    summary = ingest(source, config, lambda: connected(config.workers)).summary
     _say(summary, after_ingest(config.out))
 
 
@@ -160,8 +162,7 @@ def train(config: "TrainConfig", given: Set[str]) -> None:
     from trainer.commands.last_lines import after_training
     from trainer.commands.train_on_ray import launch
 
-    with connected(config.worker_range[1], _gpu_here(config.device)):
-        launch(config, given)
+    launch(config, given, lambda: connected(config.worker_range[1], _gpu_here(config.device)))
     print(after_training(config))
 
 
@@ -171,8 +172,7 @@ def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
     from trainer.commands.last_lines import after_pretraining
     from trainer.commands.train_on_ray import launch_pretraining
 
-    with connected(config.worker_range[1], _gpu_here(config.device)):
-        launch_pretraining(config, given)
+    launch_pretraining(config, given, lambda: connected(config.worker_range[1], _gpu_here(config.device)))
     print(after_pretraining(config))
 
 
@@ -298,16 +298,20 @@ def predict(config: "PredictConfig") -> int:
     from cluster.jobs.connection import connected
     from inference.predict.run import predict
 
-    with connected(config.workers, _gpu_here(config.device)):
-        if config.workers:
-            from inference.predict.on_ray import OnRay
+    with ExitStack() as stack:
 
-            summary = predict(config, OnRay(config))
-        else:
+        def engine() -> "Engine":
+            if config.workers:
+                stack.enter_context(connected(config.workers, _gpu_here(config.device)))
+                from inference.predict.on_ray import OnRay
+
+                return OnRay(config)
             from inference.predict.in_process import InProcess
             from trainer.devices.cards import chosen_here
 
-            summary = predict(config, InProcess(chosen_here(config.device, config.precision)))
+            return InProcess(chosen_here(config.device, config.precision))
+
+        summary = predict(config, engine)
     maps = list(summary.maps.values())
     _say("\n".join([*maps, str(summary)]), after_prediction(config, maps))
     if summary.failed and not summary.maps and all(failed.is_refused for failed in summary.failed):
@@ -320,16 +324,20 @@ def embed(config: "EmbedConfig") -> None:
     from cluster.jobs.connection import connected
     from inference.embed.run import embed
 
-    with connected(max(config.workers, 0), _gpu_here(config.device)):  # embed refuses a number below 0
-        if config.workers > 0:
-            from inference.embed.on_ray import OnRay
+    with ExitStack() as stack:
 
-            said = embed(config, OnRay(config))
-        else:
+        def engine() -> "EmbedEngine":
+            if config.workers:
+                stack.enter_context(connected(config.workers, _gpu_here(config.device)))
+                from inference.embed.on_ray import OnRay
+
+                return OnRay(config)
             from inference.embed.in_process import InProcess
             from trainer.devices.cards import chosen_here
 
-            said = embed(config, InProcess(chosen_here(config.device, config.precision)))
+            return InProcess(chosen_here(config.device, config.precision))
+
+        said = embed(config, engine)
     _say(said, after_embedding(config))
 
 
