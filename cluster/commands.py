@@ -201,7 +201,7 @@ def sweep(config: "SweepConfig") -> None:
     from cluster.jobs.connection import connected
     from cluster.options import FILE, parse
     from trainer.commands.last_lines import after_sweep
-    from trainer.commands.sweep import BEST, sweep, table, trials_here
+    from trainer.commands.sweep import BEST, check_sweep, sweep, table, trials_here
     from trainer.config import TrainConfig
     from trainer.devices.cards import chosen_here, computes
     from trainer.devices.choice_on_ray import chosen_on_ray
@@ -211,6 +211,8 @@ def sweep(config: "SweepConfig") -> None:
     wanted = base.device if config.device == "auto" else config.device
     precision = config.precision or base.fit.precision
     base = base.with_options(precision=precision)
+    if config.workers:
+        check_sweep(config, base)  # before Ray starts, which takes longer
     with connected(config.workers, _gpu_here(wanted)):
         if config.workers:
             from trainer.commands.sweep_on_ray import trials_on_ray
