@@ -212,7 +212,7 @@ def sweep(config: "SweepConfig") -> None:
     precision = config.precision or base.fit.precision
     base = base.with_options(precision=precision)
     if config.workers:
-        check_sweep(config, base)  # before Ray starts, which takes longer
+        check_sweep(config, base, None)  # before Ray starts, which takes longer
     with connected(config.workers, _gpu_here(wanted)):
         if config.workers:
             from trainer.commands.sweep_on_ray import trials_on_ray

@@ -172,7 +172,7 @@ def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., No
             # Ray's own short notes: in a place that every node reaches, as the checkpoints are.
             storage_path=whole_url(config.out),
             # What it asks of the cluster, and when, is for those who mend Ray.
-            logging_config=LoggingConfig(log_level="ERROR"),
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
