@@ -1,6 +1,7 @@
 """Functions of the commands: each calls a stage, imported only then, and prints its result."""
 
 from collections.abc import Callable, Sequence, Set
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from cluster.last_lines import (
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         ReportConfig,
         ViewConfig,
     )
+    from inference.embed.engine import Engine as EmbedEngine
+    from inference.predict.engine import Engine
     from ingest.chips.source import Source
     from ingest.config import (
         HuggingFaceConfig,
@@ -105,8 +108,7 @@ def _ingest(source: "Source", config: "IngestConfig") -> None:
     from cluster.jobs.connection import connected
     from ingest.work.run import ingest
 
-    with connected(config.workers):
-        summary = ingest(source, config).summary
+    summary = ingest(source, config, lambda: connected(config.workers)).summary
     _say(summary, after_ingest(config.out))
 
 
@@ -178,8 +180,7 @@ def train(config: "TrainConfig", given: Set[str]) -> None:
     from trainer.commands.last_lines import after_training
     from trainer.commands.train_on_ray import launch
 
-    with connected(config.worker_range[1], _gpu_here(config.device)):
-        launch(config, given)
+    launch(config, given, lambda: connected(config.worker_range[1], _gpu_here(config.device)))
     print(after_training(config))
 
 
@@ -189,8 +190,7 @@ def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
     from trainer.commands.last_lines import after_pretraining
     from trainer.commands.train_on_ray import launch_pretraining
 
-    with connected(config.worker_range[1], _gpu_here(config.device)):
-        launch_pretraining(config, given)
+    launch_pretraining(config, given, lambda: connected(config.worker_range[1], _gpu_here(config.device)))
     print(after_pretraining(config))
 
 
@@ -219,7 +219,7 @@ def sweep(config: "SweepConfig") -> None:
     from cluster.jobs.connection import connected
     from cluster.options import FILE, parse
     from trainer.commands.last_lines import after_sweep
-    from trainer.commands.sweep import BEST, sweep, table, trials_here
+    from trainer.commands.sweep import BEST, check_sweep, sweep, table, trials_here
     from trainer.config import TrainConfig
     from trainer.devices.cards import chosen_here, computes
     from trainer.devices.choice_on_ray import chosen_on_ray
@@ -229,6 +229,8 @@ def sweep(config: "SweepConfig") -> None:
     wanted = base.device if config.device == "auto" else config.device
     precision = config.precision or base.fit.precision
     base = base.with_options(precision=precision)
+    if config.workers:
+        check_sweep(config, base, None)  # before Ray starts, which takes longer
     with connected(config.workers, _gpu_here(wanted)):
         if config.workers:
             from trainer.commands.sweep_on_ray import trials_on_ray
@@ -316,16 +318,20 @@ def predict(config: "PredictConfig") -> int:
     from cluster.jobs.connection import connected
     from inference.predict.run import predict
 
-    with connected(config.workers, _gpu_here(config.device)):
-        if config.workers:
-            from inference.predict.on_ray import OnRay
+    with ExitStack() as stack:
 
-            summary = predict(config, OnRay(config))
-        else:
+        def engine() -> "Engine":
+            if config.workers:
+                stack.enter_context(connected(config.workers, _gpu_here(config.device)))
+                from inference.predict.on_ray import OnRay
+
+                return OnRay(config)
             from inference.predict.in_process import InProcess
             from trainer.devices.cards import chosen_here
 
-            summary = predict(config, InProcess(chosen_here(config.device, config.precision)))
+            return InProcess(chosen_here(config.device, config.precision))
+
+        summary = predict(config, engine)
     maps = list(summary.maps.values())
     _say("\n".join([*maps, str(summary)]), after_prediction(config, maps))
     if summary.failed and not summary.maps and all(failed.is_refused for failed in summary.failed):
@@ -338,16 +344,20 @@ def embed(config: "EmbedConfig") -> None:
     from cluster.jobs.connection import connected
     from inference.embed.run import embed
 
-    with connected(max(config.workers, 0), _gpu_here(config.device)):  # embed refuses a number below 0
-        if config.workers > 0:
-            from inference.embed.on_ray import OnRay
+    with ExitStack() as stack:
 
-            said = embed(config, OnRay(config))
-        else:
+        def engine() -> "EmbedEngine":
+            if config.workers:
+                stack.enter_context(connected(config.workers, _gpu_here(config.device)))
+                from inference.embed.on_ray import OnRay
+
+                return OnRay(config)
             from inference.embed.in_process import InProcess
             from trainer.devices.cards import chosen_here
 
-            said = embed(config, InProcess(chosen_here(config.device, config.precision)))
+            return InProcess(chosen_here(config.device, config.precision))
+
+        said = embed(config, engine)
     _say(said, after_embedding(config))
 
 

@@ -52,6 +52,10 @@ def connected(workers: int, check_alone: Callable[[], object] | None = None) -> 
         check_alone()
     # Ray reads it when it is imported; a value that the user set stays.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Its copy of what is printed would be a second line.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # Below that, Ray writes of its own objects into our lines; the log files of its processes are elsewhere.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     use_token_if_there_is_one()
     import ray
     from ray.data import DataContext
@@ -59,7 +63,15 @@ def connected(workers: int, check_alone: Callable[[], object] | None = None) -> 
     already = ray.is_initialized()
     if not already:
         # A cluster made for one command stays on loopback, without a dashboard.
-        ray.init(logging_level=logging.WARNING, include_dashboard=False)
+        # Ray's processes warn again and again that there is none.
+        ray.init(
+            logging_level=logging.WARNING,
+            include_dashboard=False,
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+        )
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # its file has the plans of its steps still
+            handler.setLevel(logging.ERROR)
     # Our own bar shows progress.
     DataContext.get_current().enable_progress_bars = False
     try:

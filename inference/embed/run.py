@@ -8,7 +8,7 @@ the encoder, without weights     trainer.model.load_encoder.load_encoder
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,8 +39,12 @@ from trainer.model.checkpoint import checkpoint_url
 from trainer.model.load_encoder import LoadedEncoder, load_encoder
 
 
-def embed(config: EmbedConfig, engine: Engine) -> str:
+def embed(config: EmbedConfig, engine: Engine | Callable[[], Engine]) -> str:
     """Embed every tile that is not embedded yet. Only one run writes to a folder at a time.
+
+    Args:
+        config: the options.
+        engine: what embeds, or a function that starts it, called once nothing is wrong with the options.
 
     Returns:
         A line that says what is there.
@@ -65,6 +69,7 @@ def embed(config: EmbedConfig, engine: Engine) -> str:
         findings = tiles.findings(loaded.encoder.statistics)
         say_findings(findings, config.on_mismatch)
         remove_unfinished(config.out, below=False)
+        engine = engine() if callable(engine) else engine
         job = EmbedJob(config, made_with, per_part, engine.device)
         return _embed(job, loaded, tiles, findings, engine)
 

@@ -82,7 +82,7 @@ class OnRay:
 
         done = (
             ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map(steps.read, num_cpus=0, concurrency=self.readers)
+            .map(steps.read, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=self.readers))
             .map(
                 _Predict,  # type: ignore[arg-type]
                 fn_constructor_args=(steps.job,),
@@ -90,7 +90,7 @@ class OnRay:
                 num_gpus=self._gpus,
                 num_cpus=WORKER_CPUS,
             )
-            .map(steps.write, num_cpus=0, concurrency=self.readers)
+            .map(steps.write, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=self.readers))
         )
         for row in done.iter_rows():
             yield BlockResult(

@@ -10,6 +10,7 @@ The ledger keeps finished blocks, and finished maps stay: the same command resum
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from inference.predict.map_content import refuse_without_effect
 from inference.predict.map_folder import (
     BATCH_SIZE,
     MADE_WITH,
+    MapFolder,
     batch_size_to_keep,
     read_map_folder,
     refuse_maps_made_otherwise,
@@ -30,7 +32,7 @@ from inference.predict.map_header import read_map_header
 from inference.predict.map_making import MapMaking
 from inference.predict.map_options import BATCH_ON_CPU, MapOptions
 from inference.predict.map_part import Wanted
-from inference.predict.scene_map import Failed, Outside, SceneMap, Targets, survey
+from inference.predict.scene_map import Failed, Outside, SceneMap, Targets, survey, without_use
 from inference.predict.summary import Summary
 from inference.scenes.area import read_area
 from inference.scenes.masks import Masks
@@ -53,8 +55,12 @@ FAILED = "failed.json"
 """File at --out with the reason of each scene that has no map, where several failed alike."""
 
 
-def predict(config: PredictConfig, engine: Engine) -> Summary:
+def predict(config: PredictConfig, engine: Engine | Callable[[], Engine]) -> Summary:
     """Make the map of every scene that has none yet. Only one run writes to a folder at a time.
+
+    Args:
+        config: the options.
+        engine: what predicts, or a function that starts it, called once nothing is wrong with the options.
 
     Raises:
         InputError: the checkpoint, an option or --out cannot be used, or maps at --out were made otherwise.
@@ -64,7 +70,6 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
             raise InputError(f"{flag_of(name)} {getattr(config, name)}: give {least} or more")
     bound_cache()
     job, made_with, statistics = _job(config)
-    job = replace(job, device=engine.device)
     scenes = find_scenes(config.scenes, config.asset)
     if scenes.remark:
         print(f"treeline: {scenes.remark}", file=sys.stderr, flush=True)
@@ -77,7 +82,17 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
     if targets.masks:
         made_with["mask_drop"] = " ".join(map(str, sorted(set(config.mask_drop))))
     with one_writer(config.out):
-        summary = _predict(config, job, made_with, targets, engine)
+        folder = read_map_folder(config.out)
+        if not config.batch_size:
+            made_with[BATCH_SIZE] = batch_size_to_keep(folder, made_with)
+        names = set(map(name_of, targets.urls.values()))
+        refuse_maps_made_otherwise(folder, made_with, names, config.overwrite)
+        if unusable := without_use(targets, job):
+            summary = Summary(failed=unusable)
+        else:
+            engine = engine() if callable(engine) else engine
+            job = replace(job, device=engine.device)
+            summary = _predict(config, job, made_with, targets, folder, engine)
         if len(summary.failed_alike) < len(summary.failed):
             summary.all_failed = join(config.out, FAILED)
             write_json(summary.all_failed, {failed.scene: failed.reason for failed in summary.failed})
@@ -85,13 +100,14 @@ def predict(config: PredictConfig, engine: Engine) -> Summary:
 
 
 def _predict(
-    config: PredictConfig, job: MapJob, made_with: dict[str, Any], targets: Targets, engine: Engine
+    config: PredictConfig,
+    job: MapJob,
+    made_with: dict[str, Any],
+    targets: Targets,
+    folder: MapFolder,
+    engine: Engine,
 ) -> Summary:
     """Make the maps in a folder that only this process writes."""
-    folder = read_map_folder(config.out)
-    if not config.batch_size:
-        made_with[BATCH_SIZE] = batch_size_to_keep(folder, made_with)
-    refuse_maps_made_otherwise(folder, made_with, set(map(name_of, targets.urls.values())), config.overwrite)
     remove_unfinished(config.out, below=False)
     remove_unfinished(join(config.out, JOURNAL))
     made_with[BATCH_SIZE] = made_with[BATCH_SIZE] or engine.batch_size(job)

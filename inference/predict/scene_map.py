@@ -31,6 +31,8 @@ from shards.storage.objects import name_of, version_of
 
 OPENED_AT_ONCE = 16
 """Scenes whose headers are read at the same time, because on S3 each takes several requests."""
+FEW = 32
+"""Most scenes whose headers are read twice, so that a mistake of all is found before anything starts."""
 SMALLER_TAG = "TREELINE_BLOCKS_WITH_SMALLER_BATCH"
 """Metadata of a map: number of its blocks that memory was too small for with --batch-size."""
 
@@ -116,6 +118,19 @@ class Targets:
     """Masks of the scenes; None: they have none."""
     wanted: Wanted
     """Part of the maps that is wanted."""
+
+
+def without_use(targets: Targets, job: MapJob) -> list[Failed]:
+    """Return why no scene can be mapped, if the headers of all say so; [] of more than FEW scenes."""
+    failed: list[Failed] = []
+    for scene in targets.urls if len(targets.urls) <= FEW else ():
+        try:
+            with Scene(scene, job.schema, job.bands, nodata=job.nodata) as opened:
+                Grid.of(opened.raster)
+            return []
+        except InputError as error:
+            failed.append(Failed(scene, str(error)))
+    return failed
 
 
 def survey(

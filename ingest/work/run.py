@@ -8,6 +8,7 @@ dataset is left.
 import sys
 from collections import Counter
 from collections.abc import Container, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from ingest.work.begun import PLAN, as_it_began
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
 from ingest.work.schema import schema_to_make
 from ingest.work.summary import CountsBefore, advice, summary
-from ingest.work.task import PARTS, TaskContext, do_task, part_name
+from ingest.work.task import PARTS, Cluster, TaskContext, do_task, part_name
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
@@ -62,8 +63,13 @@ class Ingested:
     summary: str
 
 
-def ingest(source: Source, config: IngestConfig) -> Ingested:
+def ingest(source: Source, config: IngestConfig, cluster: Cluster = lambda: nullcontext()) -> Ingested:
     """Make the dataset at `config.out`, or resume making it.
+
+    Args:
+        source: the chips.
+        config: the options.
+        cluster: connects to the cluster that --workers need, once the work is planned; default: this is done.
 
     Raises:
         InputError: there is nothing to read, no chip is kept, a share of the split would get no chip,
@@ -75,10 +81,10 @@ def ingest(source: Source, config: IngestConfig) -> Ingested:
     check_writable(config.out)
     new_folders = missing_folders(config.out)
     with one_writer(config.out):
-        return _ingest(source, config, new_folders)
+        return _ingest(source, config, new_folders, cluster)
 
 
-def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ingested:
+def _ingest(source: Source, config: IngestConfig, new_folders: list[str], cluster: Cluster) -> Ingested:
     """Make the dataset at a place that only this process writes; remove `new_folders` if none comes."""
     asked, config = config, as_it_began(config)
     if config != asked:
@@ -114,7 +120,8 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str]) -> Ing
     _begin(config, plan, base, noted_by_code(findings))
     pa.default_memory_pool().release_unused()  # listing and planning needed it for a moment
     try:
-        _do_what_is_missing(config, context, plan)
+        with cluster():
+            _do_what_is_missing(config, context, plan)
         if base is None:  # its rows are read, and take as much memory as the index
             plan = replace(plan, table=plan.table.schema.empty_table())
         return _assemble(config, layout, plan, base, candidates.on_mismatch)

@@ -6,6 +6,7 @@ does it count as done. The same task gives the same bytes wherever and however o
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ from shards.write.finished_shard import finished_shard, write_shard
 PARTS = f"{JOURNAL}/parts"
 """Folder of the parts, below the dataset's."""
 
+Cluster = Callable[[], AbstractContextManager[None]]
+"""Connection to the cluster whose workers do the tasks, for as long as they do."""
 Tell = Callable[[int, Counter[str]], None]
 """Callback tell(read, rejected): number of further candidates read, and of rejected ones by reason."""
 

@@ -3,8 +3,9 @@
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Set
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -47,6 +48,8 @@ from trainer.model.frozen_backbone import placed_on
 from trainer.model.regressor import Regressor
 from trainer.pretrain_config import PretrainConfig
 
+Cluster = Callable[[], AbstractContextManager[None]]
+"""Connection to a cluster, for as long as work runs there."""
 FAILED = "failed.json"
 """File that a worker leaves whose error would come again: Ray restarts all workers, and they end at once."""
 FAILING = "failing-"
@@ -83,21 +86,24 @@ class Driver:
             os.environ[COMMIT] = self.commit
 
 
-def launch(config: TrainConfig, given: Set[str] | None = None) -> None:
+def launch(
+    config: TrainConfig, given: Set[str] | None = None, cluster: Cluster = lambda: nullcontext()
+) -> None:
     """Train with `config.workers` Ray workers, or in this process if that is 0.
 
     Args:
         config: the options.
         given: names of the options that the user gave; default: all that differ from default and recipe.
+        cluster: connects to the cluster, once nothing is wrong with the options; default: this is done.
 
     Raises:
         InputError: a mistake in the options; found before anything is started.
     """
     with one_writer(config.out):
-        _launch(config, given)
+        _launch(config, given, cluster)
 
 
-def _launch(config: TrainConfig, given: Set[str] | None) -> None:
+def _launch(config: TrainConfig, given: Set[str] | None, cluster: Cluster) -> None:
     """Train into a folder that only this process writes."""
     config = with_bands_of_backbone(as_it_began(config, given), given)
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
@@ -106,20 +112,23 @@ def _launch(config: TrainConfig, given: Set[str] | None) -> None:
         computes(config.fit.precision, device).say()
         train(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
-    choice = _choice(config)
-    config = with_batch_of_device(config, choice.device, dataset)
-    if config.tokens.token_store:
-        _fill_token_store(config, choice.device)
-    run_on_workers(config, train, choice.device)
+    with cluster():
+        choice = _choice(config)
+        config = with_batch_of_device(config, choice.device, dataset)
+        if config.tokens.token_store:
+            _fill_token_store(config, choice.device)
+        run_on_workers(config, train, choice.device)
 
 
-def launch_pretraining(config: PretrainConfig, given: Set[str] | None = None) -> None:
+def launch_pretraining(
+    config: PretrainConfig, given: Set[str] | None = None, cluster: Cluster = lambda: nullcontext()
+) -> None:
     """Pre-train with `config.workers` Ray workers, or in this process if that is 0; see `launch`."""
     with one_writer(config.out):
-        _launch_pretraining(config, given)
+        _launch_pretraining(config, given, cluster)
 
 
-def _launch_pretraining(config: PretrainConfig, given: Set[str] | None) -> None:
+def _launch_pretraining(config: PretrainConfig, given: Set[str] | None, cluster: Cluster) -> None:
     """Pre-train into a folder that only this process writes."""
     config = pretraining_as_it_began(config, given)
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
@@ -128,8 +137,9 @@ def _launch_pretraining(config: PretrainConfig, given: Set[str] | None) -> None:
         computes(config.fit.precision, device).say()
         pretrain(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
-    choice = _choice(config)
-    run_on_workers(with_batch_of_device(config, choice.device, dataset), pretrain, choice.device)
+    with cluster():
+        choice = _choice(config)
+        run_on_workers(with_batch_of_device(config, choice.device, dataset), pretrain, choice.device)
 
 
 def _choice(config: TrainConfig | PretrainConfig) -> Choice:
@@ -147,7 +157,7 @@ def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., No
         InputError, DatasetError, FloatingPointError, torch.OutOfMemoryError: as a worker raised it.
         RuntimeError: a worker failed twice in the same way, at the same step.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     least, most = config.worker_range
@@ -161,6 +171,8 @@ def run_on_workers(config: TrainConfig | PretrainConfig, train: Callable[..., No
             name="ray",
             # Ray's own short notes: in a place that every node reaches, as the checkpoints are.
             storage_path=whole_url(config.out),
+            # What it asks of the cluster, and when, is for those who mend Ray.
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
@@ -234,6 +246,8 @@ def _worker(options: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
+    # Of torch, about memory layouts that cost nothing here.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     context = ray.train.get_context()
     # A worker without a GPU of its own sees all of its machine's.
     device = ray.train.torch.get_device() if options["device"] == "cuda" else torch.device("cpu")

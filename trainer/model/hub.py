@@ -7,11 +7,11 @@ minute where there is no network, with advice for its own users.
 import threading
 
 from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its client
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # of whichever client the installed version uses
+    HTTPError,
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils.logging import set_verbosity_error
