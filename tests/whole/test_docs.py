@@ -31,7 +31,7 @@ NOT_RUN = {
     "S3": 1,
     "a GPU": 1,
     "a cluster": 3,
-    "a network": 3,
+    "a network": 4,
     "a server": 1,
     "days of computing": 2,
     "gated weights": 2,
