@@ -227,6 +227,19 @@ def test_figures_of_the_readme_stand_among_the_benchmarks() -> None:
     assert {figure for figure in figures if not re.search(rf"(?<![\d.,]){figure}", benchmarks)} == set()
 
 
+@pytest.mark.parametrize("page", ["README", "CONTRIBUTING"])
+def test_links_of_a_page_beside_the_code_lead_somewhere(page: str) -> None:
+    """Of other pages the site's build looks at them."""
+    text = PAGES[page].read_text()
+    for link, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", text):
+        assert (ROOT / link).is_file(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", (ROOT / link).read_text(), re.M)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, (
+                heading
+            )
+
+
 def test_the_readme_is_short() -> None:
     assert len(PAGES["README"].read_text().splitlines()) <= 200
 
