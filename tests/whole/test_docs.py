@@ -82,12 +82,15 @@ def demo(process: "subprocess.Popen[str]", tmp_path_factory: pytest.TempPathFact
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [as_parameter(page) for page in RUNS])
 def test_a_page_runs_and_prints_what_it_shows(
-    page: str, process: "subprocess.Popen[str]", demo: tuple[Path, str], tmp_path: Path
+    page: str, process: "subprocess.Popen[str]", tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    blocks = blocks_of(page)
+    if page in FILES or any(DEMO in block.text for block in blocks):
+        demo, printed = request.getfixturevalue("demo")
     if page in FILES:
-        FILES[page](tmp_path, demo[0])
-    before: tuple[str, str] | None = None
-    for number, block in enumerate(blocks_of(page)):
+        FILES[page](tmp_path, demo)
+    before, is_first = None, True
+    for block in blocks:
         if block.language == "text":
             if before:
                 assert_shows(block, *before)
@@ -97,9 +100,10 @@ def test_a_page_runs_and_prints_what_it_shows(
             continue
         said, given = "", block
         if block.language == "sh" and DEMO in block.text:
-            shutil.copytree(demo[0], tmp_path / "demo")
-            said, given = demo[1], block._replace(text=block.text.replace(DEMO, ""))
-        before = block.language, said + run(process, tmp_path, given, not number)
+            shutil.copytree(demo, tmp_path / "demo")
+            said, given = printed, block._replace(text=block.text.replace(DEMO, ""))
+        before = block.language, said + run(process, tmp_path, given, is_first)
+        is_first = False
 
 
 def assert_shows(block: Block, language: str, said: str) -> None:
