@@ -31,7 +31,7 @@ NOT_RUN = {
     "S3": 1,
     "a GPU": 1,
     "a cluster": 3,
-    "a network": 3,
+    "a network": 4,
     "a server": 1,
     "days of computing": 2,
     "gated weights": 2,
@@ -82,14 +82,19 @@ def demo(process: "subprocess.Popen[str]", tmp_path_factory: pytest.TempPathFact
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [as_parameter(page) for page in RUNS])
 def test_a_page_runs_and_prints_what_it_shows(
-    page: str, process: "subprocess.Popen[str]", demo: tuple[Path, str], tmp_path: Path
+    page: str, process: "subprocess.Popen[str]", tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    blocks = blocks_of(page)
+    if page in FILES or any(DEMO in block.text for block in blocks):
+        demo, printed = request.getfixturevalue("demo")
     if page in FILES:
-        FILES[page](tmp_path, demo[0])
-    before: tuple[str, str] | None = None
-    for number, block in enumerate(blocks_of(page)):
-        if block.language == "text" and before:
-            assert_shows(block, *before)
+        FILES[page](tmp_path, demo)
+    before, is_first = None, True
+    for block in blocks:
+        if block.language == "text":
+            if before:
+                assert_shows(block, *before)
+            continue
         before = None
         if block.title:
             (tmp_path / block.title).write_text(block.text)
@@ -97,9 +102,10 @@ def test_a_page_runs_and_prints_what_it_shows(
             continue
         said, given = "", block
         if block.language == "sh" and DEMO in block.text:
-            shutil.copytree(demo[0], tmp_path / "demo")
-            said, given = demo[1], block._replace(text=block.text.replace(DEMO, ""))
-        before = block.language, said + run(process, tmp_path, given, not number)
+            shutil.copytree(demo, tmp_path / "demo")
+            said, given = printed, block._replace(text=block.text.replace(DEMO, ""))
+        before = block.language, said + run(process, tmp_path, given, is_first)
+        is_first = False
 
 
 def assert_shows(block: Block, language: str, said: str) -> None:
@@ -227,6 +233,19 @@ def test_figures_of_the_readme_stand_among_the_benchmarks() -> None:
     figures = {figure for cell in cells for figure in re.findall(r"\d[\d,.]*", cell)}
     assert len(figures) > 6
     assert {figure for figure in figures if not re.search(rf"(?<![\d.,]){figure}", benchmarks)} == set()
+
+
+@pytest.mark.parametrize("page", ["README", "CONTRIBUTING"])
+def test_links_of_a_page_beside_the_code_lead_somewhere(page: str) -> None:
+    """Of other pages the site's build looks at them."""
+    text = PAGES[page].read_text()
+    for link, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", text):
+        assert (ROOT / link).is_file(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", (ROOT / link).read_text(), re.M)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, (
+                heading
+            )
 
 
 def test_the_readme_is_short() -> None:
