@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "shards.storage": set(),
     "shards.version": set(),
     "shards.write": {"shards.config", "shards.format", "shards.raster", "shards.storage"},
-    "ingest.chips": {"shards.format", "ingest.config"},
+    "ingest.chips": {"shards.format", "shards.raster", "ingest.config"},
     "ingest.config": {"shards.config", "shards.format", "shards.raster", "shards.roles", "shards.version"},
     "ingest.files": {
         "shards.format",
@@ -325,7 +325,14 @@ ROOMS: dict[str, set[str]] = {
     },
     "cluster.jobs": {"shards.roles", "shards.version", "cluster.cli", "cluster.config", "cluster.options"},
     "cluster.help": {"shards.nested"},
-    "cluster.options": {"cluster.help", "shards.nested", "shards.roles", "shards.storage"},
+    "cluster.wrong_flags": {"shards.nested", "shards.roles"},
+    "cluster.options": {
+        "cluster.help",
+        "cluster.wrong_flags",
+        "shards.nested",
+        "shards.roles",
+        "shards.storage",
+    },
 }
 """Room: the rooms that it imports, besides PURE. An arrow that nobody uses any more goes from here, too."""
 STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}
