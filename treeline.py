@@ -284,8 +284,7 @@ class Model:
             options: see `SceneMapOptions`, for an array `MapOptions`.
 
         Raises:
-            InputError: the image or an option cannot be used, the image is unlike the training, or the model
-                predicts nothing.
+            InputError: the image or an option cannot be used (on_mismatch), or the model predicts nothing.
         """
         if isinstance(image, (str, os.PathLike)):
             return self._map_maker.of_scene(os.fspath(image), _check(options, SceneMapOptions))
