@@ -213,7 +213,6 @@ class MapOptions(TypedDict, total=False):
     """What a map depends on: options of `treeline predict`."""
 
     on_mismatch: OnMismatch
-    """What to do about an image that is unlike the training: refuse it, note it, or ignore it."""
 
     window: int
     overlap: float
@@ -287,8 +286,7 @@ class Model:
             options: see `SceneMapOptions`, for an array `MapOptions`.
 
         Raises:
-            InputError: the image or an option cannot be used, the image is unlike the training (see
-                `on_mismatch`), or the model predicts nothing.
+            InputError: the image or an option cannot be used (on_mismatch), or the model predicts nothing.
         """
         if isinstance(image, (str, os.PathLike)):
             return self._map_maker.of_scene(os.fspath(image), _check(options, SceneMapOptions))

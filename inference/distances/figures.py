@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from inference.distances.layout import Layout
 from inference.distances.measured import AS_THEY_ARE, Measured
-from inference.distances.nearest import Compared
+from inference.distances.nearest import DistanceChecks
 from inference.distances.ranks import ranks_of
 from inference.distances.regions import Regions
 from shards.draw.picture import (
@@ -124,7 +124,7 @@ def planes(
     return png(figure)
 
 
-def of_regions(regions: Regions, measured: Measured, compared: Sequence[Compared]) -> bytes:
+def of_regions(regions: Regions, measured: Measured, compared: Sequence[DistanceChecks]) -> bytes:
     """Draw the error of each pair of regions against their distance, a panel for each kind of training."""
     shown = compared[:MOST_KINDS]
     figure = new_figure(max(4.4 * len(shown), 6.2), 4.2)
@@ -151,7 +151,7 @@ def of_regions(regions: Regions, measured: Measured, compared: Sequence[Compared
     return png(figure)
 
 
-def of_tiles(regions: Regions, compared: Sequence[Compared], neighbours: int) -> bytes:
+def of_tiles(regions: Regions, compared: Sequence[DistanceChecks], neighbours: int) -> bytes:
     """Draw the error of each tile against its distance to the nearest source tiles, and tenths of them."""
     shown = [one for one in compared if one.tiles][:MOST_KINDS]
     figure = new_figure(max(4.4 * len(shown), 6.2), 4.2)

@@ -38,7 +38,7 @@ class OfTiles:
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class DistanceChecks:
     """Errors of one kind of training beside one folder's distances."""
 
     kind: str
@@ -87,7 +87,9 @@ def check_errors(errors: Errors, regions: Regions) -> None:
         )
 
 
-def compare(errors: Errors, regions: Regions, measured: Measured, config: DistancesConfig) -> list[Compared]:
+def compare(
+    errors: Errors, regions: Regions, measured: Measured, config: DistancesConfig
+) -> list[DistanceChecks]:
     """Set errors beside distances, for each kind of training that has some."""
     compared = []
     row_of = {key: row for row, key in enumerate(regions.column("key").to_pylist())}
@@ -103,7 +105,7 @@ def compare(errors: Errors, regions: Regions, measured: Measured, config: Distan
         pairs = zip(*np.nonzero(apart_RR), strict=True)
         tiles = [_of_tiles(errors, kind, (int(a), int(b)), regions, row_of, config) for a, b in pairs]
         known = tuple(one for one in tiles if one is not None)
-        compared.append(Compared(kind, rmse_RR, correlations, known))
+        compared.append(DistanceChecks(kind, rmse_RR, correlations, known))
     return compared
 
 

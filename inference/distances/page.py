@@ -12,7 +12,7 @@ from inference.config import DistancesConfig
 from inference.distances import figures
 from inference.distances.layout import Layout
 from inference.distances.measured import AS_THEY_ARE, VIEWS, Measured
-from inference.distances.nearest import Compared
+from inference.distances.nearest import DistanceChecks
 from inference.distances.ranks import RankCorrelation
 from inference.distances.regions import Regions
 from inference.distances.whitening import LEAST_DEVIATION, POINTS_PER_DIRECTION
@@ -25,7 +25,7 @@ class Found:
 
     regions: Regions
     measured: Measured
-    compared: list[Compared]
+    compared: list[DistanceChecks]
     """Errors beside distances; [] without --errors."""
     layout: Layout
 

@@ -25,12 +25,12 @@ from inference.maps.class_colours import MapClass
 from inference.maps.cloud_optimised import LARGE, Finish
 from inference.tiling.windows import Block
 from shards.errors import one_line
+from shards.format.missing import NODATA as NODATA
 from shards.raster.grid import Grid
 from shards.raster.opening import bound_cache
 from shards.storage.checksum import checksum
 from shards.storage.objects import staged
 
-NODATA = -9999
 LARGEST_CLASS = 255
 """Largest number of a class in a map, whose pixels are bytes."""
 CLASSES_TAG = "TREELINE_CLASSES"

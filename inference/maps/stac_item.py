@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from inference.maps.height_map import ACQUIRED, TAGS
 from inference.maps.quick_look import pixel_metres, quick_look_url, small_heights
 from shards.format.key import as_day, facts
-from shards.raster.grid import Grid
+from shards.raster.grid import WGS84, Grid
 from shards.raster.opening import open_raster
 from shards.storage.objects import name_of, publish, stem_of
 
@@ -181,7 +181,7 @@ def _in_degrees(footprint: Polygon, crs: Any) -> Polygon | None:
     # A straight line in one CRS is a curve in another, so points are added along the sides.
     dense = shapely.segmentize(footprint, footprint.length / 64)
     x, y = dense.exterior.coords.xy
-    longitudes, latitudes = transform_points(crs, "EPSG:4326", x, y)
+    longitudes, latitudes = transform_points(crs, WGS84, x, y)
     if not np.isfinite([longitudes, latitudes]).all():
         return None
     longitude_N = np.unwrap(longitudes, period=360)

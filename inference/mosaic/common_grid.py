@@ -19,7 +19,7 @@ from rasterio.errors import CRSError
 from inference.maps.height_map import HeightMap
 from inference.tiling.windows import Block, Span
 from shards.errors import InputError
-from shards.raster.grid import Grid, half_turn, in_crs
+from shards.raster.grid import WGS84, Grid, half_turn, in_crs
 
 ALIGNED = 1e-3
 """Pixels by which a map's corners may miss the grid's while its pixels are still taken unchanged."""
@@ -33,7 +33,7 @@ SLACK = 1e-6
 """Pixels by which --bounds may miss a pixel's edge and still mean that edge."""
 MOST_PIXELS = 2**31 - 1
 """Most pixels along a side of a raster, in GDAL."""
-_DEGREES = CRS.from_epsg(4326)
+_DEGREES = CRS.from_user_input(WGS84)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class MapPart:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedPart:
     """Part of all scenes that the user wants."""
 
     bounds: tuple[float, ...] = ()

@@ -31,7 +31,7 @@ from inference.predict.map_folder import (
 from inference.predict.map_header import read_map_header
 from inference.predict.map_making import MapMaking
 from inference.predict.map_options import BATCH_ON_CPU, MapOptions
-from inference.predict.map_part import Wanted
+from inference.predict.map_part import WantedPart
 from inference.predict.scene_map import Failed, Outside, SceneMap, Targets, survey, without_use
 from inference.predict.summary import Summary
 from inference.scenes.area import read_area
@@ -77,7 +77,7 @@ def predict(config: PredictConfig, engine: Engine | Callable[[], Engine]) -> Sum
         {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls},
         statistics,
         Masks(config.mask, scenes.urls, config.mask_drop) if config.mask else None,
-        Wanted(config.bounds, read_area(config.area) if config.area else None),
+        WantedPart(config.bounds, read_area(config.area) if config.area else None),
     )
     if targets.masks:
         made_with["mask_drop"] = " ".join(map(str, sorted(set(config.mask_drop))))

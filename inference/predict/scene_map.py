@@ -16,7 +16,7 @@ from inference.maps.stac_item import item_url, write_stac_item
 from inference.maps.style import style_url, write_style
 from inference.predict.block_tasks import MapJob
 from inference.predict.map_folder import MapFolder
-from inference.predict.map_part import MapPart, Wanted, overlap, without
+from inference.predict.map_part import MapPart, WantedPart, overlap, without
 from inference.scenes.check import findings_of
 from inference.scenes.masks import Masks, SceneMasks
 from inference.scenes.scene import Scene
@@ -116,7 +116,7 @@ class Targets:
     """Statistics of the training."""
     masks: Masks | None
     """Masks of the scenes; None: they have none."""
-    wanted: Wanted
+    wanted: WantedPart
     """Part of the maps that is wanted."""
 
 

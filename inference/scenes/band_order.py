@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.scenes.compared import LEAST_PIXELS, QUARTERS, Compared
+from inference.scenes.compared import LEAST_PIXELS, QUARTERS, ScenePercentiles
 from shards.raster.finding import Finding
 
 BETTER = 0.5
@@ -34,7 +34,7 @@ MOST_PERMUTED = 4
 Order = tuple[int, ...]
 
 
-def exchanged(bands: Compared) -> Finding | None:
+def exchanged(bands: ScenePercentiles) -> Finding | None:
     """Tell bands in another order, by medians and spreads of the pixels that are as bright as most."""
     count = len(bands.names)
     brightness_N = bands.values_BN.sum(0)  # the same in any order: without cloud, snow, lakes and deep shade
@@ -60,7 +60,7 @@ def exchanged(bands: Compared) -> Finding | None:
     return Finding("exchanged", line, f"if so, give --bands {' '.join(named)}", True)
 
 
-def _described(quarters_3B: NDArray[np.float64], bands: Compared) -> NDArray[np.float64] | None:
+def _described(quarters_3B: NDArray[np.float64], bands: ScenePercentiles) -> NDArray[np.float64] | None:
     """Return (2, bands): medians and spreads, as logarithms, or medians in spreads for values below 0."""
     spread_B = quarters_3B[2] - quarters_3B[0]
     if (spread_B <= 0).any():

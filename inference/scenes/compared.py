@@ -19,7 +19,7 @@ MEDIAN = 3
 
 
 @dataclass(frozen=True)
-class Compared:
+class ScenePercentiles:
     """Percentiles of a scene and of the training, of the bands that both have."""
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Compared:
 
 def compared(
     stored_BN: NDArray[Any], of_file: tuple[str, ...], schema: Schema, statistics: Statistics
-) -> Compared | None:
+) -> ScenePercentiles | None:
     """Compare stored pixels with the training, in the unit of the values; None if too little is known.
 
     Args:
@@ -86,7 +86,7 @@ def compared(
 
     *scene_PB, scene_95_B = np.percentile(values_BN, [*map(int, PERCENTS), 95], axis=1)
     low_B, high_B, top_B = of_training(("1", "90", "99")).T
-    return Compared(
+    return ScenePercentiles(
         names=names,
         of_file=of_file,
         values_BN=values_BN,

@@ -23,7 +23,7 @@ from inference.tiling.windows import Block
 from shards.errors import InputError
 from shards.format.scene_names import images_of_masks, scene_name
 from shards.raster.finding import Finding
-from shards.raster.footprints import Footprints, Placed
+from shards.raster.footprints import Placed, RasterFootprints
 from shards.raster.grid import Grid
 from shards.raster.mask_check import mask_findings
 from shards.raster.on_grid import nearest_values
@@ -74,7 +74,7 @@ class Masks:
         """
         urls = list(dict.fromkeys(whole_url(url) for pattern in patterns for url in expand(pattern)))
         self._drop = tuple(sorted(set(drop)))
-        self._footprints = Footprints(urls, lambda _, raster: mask_findings(raster, self._drop))
+        self._footprints = RasterFootprints(urls, lambda _, raster: mask_findings(raster, self._drop))
         self._images_of_mask = images_of_masks(urls, map(scene_name, scenes))
         self._versions: dict[str, str] = {}
 

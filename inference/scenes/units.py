@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.scenes.compared import MEDIAN, PERCENTS, QUARTERS, Compared
+from inference.scenes.compared import MEDIAN, PERCENTS, QUARTERS, ScenePercentiles
 from shards.raster.finding import Finding
 
 BRIGHTER = math.log(2.2)
@@ -34,7 +34,7 @@ BEYOND = 2.0
 """Multiple of the largest value in training, of any band, above which a median is noted as it is."""
 
 
-def stretched(bands: Compared) -> Finding | None:
+def stretched(bands: ScenePercentiles) -> Finding | None:
     """Tell values that were stretched to bytes."""
     values_BN = bands.values_BN
     fills = NEARLY * LARGEST_BYTE <= values_BN.max() <= LARGEST_BYTE
@@ -48,7 +48,7 @@ def stretched(bands: Compared) -> Finding | None:
     return Finding("bytes", line, "give the scene as it was before, in the values of the training", True)
 
 
-def power(bands: Compared) -> Finding | None:
+def power(bands: ScenePercentiles) -> Finding | None:
     """Tell power where the training has decibels."""
     scene_B, trained_B = bands.scene_BP[:, MEDIAN], bands.trained_BP[:, MEDIAN]
     if bands.values_BN.min() < 0 or (trained_B >= 0).any() or (scene_B <= 0).any():
@@ -59,7 +59,7 @@ def power(bands: Compared) -> Finding | None:
     return Finding("power", line, "convert it (10 log10)", True)
 
 
-def factor(bands: Compared) -> Finding | None:
+def factor(bands: ScenePercentiles) -> Finding | None:
     """Tell a factor that all bands have in common, at two neighbouring percentiles."""
     is_below_0 = bool((bands.trained_BP < 0).all())
     if not is_below_0 and not bands.are_above_0:
@@ -89,7 +89,7 @@ def factor(bands: Compared) -> Finding | None:
     return Finding("factor", line, f"{cure} the scene by {by.removeprefix('about ')}", is_gross)
 
 
-def beyond(bands: Compared) -> Finding | None:
+def beyond(bands: ScenePercentiles) -> Finding | None:
     """Note a median far beyond all that was trained on."""
     most, band = float(bands.most_B.max()), int(bands.scene_BP[:, MEDIAN].argmax())
     if most <= 0 or bands.scene_BP[band, MEDIAN] <= BEYOND * most:
@@ -114,7 +114,7 @@ def _common_shift(ratio_BP: NDArray[np.float64]) -> float:
     return best
 
 
-def _is_above_all(bands: Compared, in_all: bool) -> bool:
+def _is_above_all(bands: ScenePercentiles, in_all: bool) -> bool:
     """Tell whether a twentieth of the brightest band's pixels lie above all training; or of each band's."""
     most = bands.most_B.max()
     if in_all:
@@ -125,7 +125,7 @@ def _is_above_all(bands: Compared, in_all: bool) -> bool:
     return bool(top > (FAR_ABOVE_ALL if are_alike else ABOVE_ALL) * most)
 
 
-def _is_below_most(bands: Compared, in_all: bool) -> bool:
+def _is_below_most(bands: ScenePercentiles, in_all: bool) -> bool:
     """Tell whether 95 % of the brightest band's pixels are as dark as a quarter in training; or of each's.
 
     A scene with shade or water has lit ground as well.

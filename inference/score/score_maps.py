@@ -23,7 +23,7 @@ from shards.progress import PIXELS, Advance, progress
 from shards.raster.few_windows import few_windows
 from shards.raster.finding import FINDINGS, Finding, findings_in, noted, noted_by_code, refuse_or_note
 from shards.raster.gdal_advice import declare_nodata
-from shards.raster.grid import Grid
+from shards.raster.grid import WGS84, Grid
 from shards.raster.height_check import MOST_METRES, asked_once, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
 from shards.storage.patterns import each_file_once, expand
@@ -184,6 +184,6 @@ def _refuse_elevations(url: str, height_HW: NDArray[np.float64], rows: range, co
 
 def _place(grids: Iterable[Grid]) -> str:
     """Describe the bounds of all grids, in degrees."""
-    bounds_N4 = np.array([transform_bounds(grid.crs, "EPSG:4326", *grid.bounds) for grid in grids])
+    bounds_N4 = np.array([transform_bounds(grid.crs, WGS84, *grid.bounds) for grid in grids])
     (left, bottom), (right, top) = bounds_N4.min(0)[:2], bounds_N4.max(0)[2:]
     return f"longitude {left:.4f} to {right:.4f}, latitude {bottom:.4f} to {top:.4f}"

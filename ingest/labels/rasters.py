@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from ingest.chips.check import HEIGHT_NODATA
 from ingest.labels.footprint import LabelRule
 from shards.errors import InputError
-from shards.raster.footprints import Footprints
+from shards.raster.footprints import RasterFootprints
 from shards.raster.gdal_advice import take_band
 from shards.raster.grid import Grid
 from shards.raster.height_unit import stated_unit, unit_name
@@ -36,7 +36,7 @@ class LabelRasters:
             InputError: a file is no raster, does not exist, has no CRS, a scale or several bands, or states
                 another unit than the others.
         """
-        self._footprints, self._rule = Footprints(urls, _unit), rule
+        self._footprints, self._rule = RasterFootprints(urls, _unit), rule
         self._open = OpenRasters()
         first: dict[str, str] = {}
         for url, unit in self._footprints.found.items():

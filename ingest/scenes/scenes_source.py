@@ -30,7 +30,7 @@ from shards.format.scene_names import day_in, images_of_masks, scene_name
 from shards.format.schema import DTYPES, Schema
 from shards.raster.band_names import ALPHA, band_names, numbers_of_bands
 from shards.raster.finding import Finding, Found
-from shards.raster.footprints import Footprints, Placed
+from shards.raster.footprints import Placed, RasterFootprints
 from shards.raster.grid import Grid
 from shards.raster.height_check import HeightHeader, asked_once
 from shards.raster.mask_check import mask_findings
@@ -178,7 +178,7 @@ class _Matching:
             return mask_findings(raster, config.mask_drop)
 
         self._heights, self._ground, self._masks = (
-            Footprints(_expanded(patterns) if patterns else [], look)
+            RasterFootprints(_expanded(patterns) if patterns else [], look)
             for patterns, look in ((config.heights, read), (config.ground, read), (config.mask, of_mask))
         )
         self.headers: dict[str, HeightHeader | None] = {**self._heights.found, **self._ground.found}

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from shards.format.missing import NODATA as NODATA
 from shards.storage.objects import staged
 
 FloatHW = npt.NDArray[np.floating[Any]]
@@ -22,7 +23,6 @@ BoolHW = npt.NDArray[np.bool_]
 
 CELL_M = 1.0
 PIXEL_M = 2.0
-NODATA = -9999
 BANDS = ("blue", "green", "red", "nir")
 CRS = "EPSG:3338"
 ORIGIN_X_M, ORIGIN_Y_M = -100_000.0, 1_500_000.0

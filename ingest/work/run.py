@@ -30,7 +30,7 @@ from shards.format.file_names import refuse_foreign, remove_old_files, remove_un
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
 from shards.progress import progress
 from shards.raster.filled import FILLED
-from shards.raster.finding import FINDINGS, Found, OnMismatch, noted_by_code, refuse_or_note
+from shards.raster.finding import FINDINGS, Found, OnMismatch, noted_by_code, say_findings
 from shards.read.dataset import Dataset
 from shards.roles import differing, flag_of
 from shards.storage.objects import (
@@ -109,9 +109,7 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str], cluste
         _refuse_missing(plan)
     findings: Found = {}
     if unfinished != plan.fingerprint:
-        findings = candidates.findings()
-        for note in refuse_or_note(findings, candidates.on_mismatch):
-            print(f"note: {note}", file=sys.stderr)
+        say_findings(findings := candidates.findings(), candidates.on_mismatch, "note")
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     context = TaskContext(
@@ -250,9 +248,9 @@ def _begin(
         _discard(config.out, base)
     elif base is None:
         refuse_foreign(config.out)
-    begun = {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards())}
-    found = {FINDINGS: findings} if findings else {}
-    write_json(url, {**begun, "attributes": plan.attributes, **found, **made_by(config)})
+    begun: dict[str, Any] = {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards())}
+    begun |= {FINDINGS: findings} if findings else {}
+    write_json(url, {**begun, "attributes": plan.attributes, **made_by(config)})
 
 
 def _refuse_missing(plan: IngestPlan) -> None:
@@ -389,16 +387,14 @@ def _assemble(
             said = assembly.describe_rejected()
             raise NothingToKeepError(f"{config.out}: {said}; nothing written (--strict)")
         record = {**made_by(config), "request": plan.request, "plan": plan.fingerprint}
-        findings = read_json(join(config.out, PLAN)).get(FINDINGS, {})
-        if findings:
+        if findings := read_json(join(config.out, PLAN)).get(FINDINGS, {}):
             record[FINDINGS] = findings
         if base is not None:
             record["before"] = base.made_by
         manifest = assembly.finish(record, plan.rule.to_json())
         _discard(config.out, manifest)
         lines = [config.out, *summary(plan, assembly, manifest, before), *advice(plan, manifest, config.out)]
-        if on_mismatch != "ignore":
-            lines += [f"note: {line}" for line in findings.get(FILLED, ())]
+        lines += [f"note: {line}" for line in findings.get(FILLED, ()) if on_mismatch != "ignore"]
         return Ingested(manifest, "\n".join(lines))
 
 

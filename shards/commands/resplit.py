@@ -48,7 +48,8 @@ def resplit(config: SplitConfig, given: Set[str] | None = None) -> str:
 
     Args:
         config: the options.
-        given: names of the options that the user gave; default: all that differ from their default.
+        given: names of the options that the user gave; default: all that differ from their default, and the
+            way to split with them.
 
     Raises:
         InputError: the split needs positions that the dataset lacks or leaves a share without chips, or a
@@ -191,7 +192,8 @@ def _named_options(config: SplitConfig, given: Set[str] | None) -> set[str]:
     """Return the options of the split that were given, see `resplit`."""
     options = {option.name: option.default for option in fields(SplitOptions)}
     if given is None:
-        return {name for name, default in options.items() if getattr(config, name) != default}
+        named = {name for name, default in options.items() if getattr(config, name) != default}
+        return named | {"split_by"} if named else named
     return set(given) & set(options)
 
 

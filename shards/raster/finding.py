@@ -68,14 +68,14 @@ def refuse_or_note(found: Found, on_mismatch: OnMismatch) -> list[str]:
     return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
 
 
-def say_findings(found: Found, on_mismatch: OnMismatch) -> None:
+def say_findings(found: Found, on_mismatch: OnMismatch, prefix: str = "treeline") -> None:
     """Refuse rasters with gross findings, and print the others.
 
     Raises:
         InputError: a raster is refused.
     """
     for line in refuse_or_note(found, on_mismatch):
-        print(f"treeline: {line}", file=sys.stderr, flush=True)
+        print(f"{prefix}: {line}", file=sys.stderr, flush=True)
 
 
 def findings_in(tags: Mapping[str, str]) -> list[Finding]:

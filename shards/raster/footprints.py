@@ -1,6 +1,6 @@
 """Footprints of rasters: which of them lie on another raster's grid, and where, from headers alone.
 
-footprints = Footprints(urls)              # reads the header of every raster once
+footprints = RasterFootprints(urls)              # reads the header of every raster once
 placed = footprints.overlapping(grid)      # rasters that share an area with an image, in their order
 """
 
@@ -37,7 +37,7 @@ class Placed(NamedTuple):
     right: int
 
 
-class Footprints:
+class RasterFootprints:
     """Footprints of some rasters."""
 
     def __init__(self, urls: list[str], look: Callable[[str, Any], Any] | None = None) -> None:

@@ -21,6 +21,9 @@ from rasterio.warp import transform
 
 from shards.errors import InputError, one_line
 
+WGS84 = "EPSG:4326"
+"""CRS of longitude and latitude in degrees."""
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 
 from shards.format.schema import DEGREE, Schema
 from shards.raster.gdal_advice import resample
-from shards.raster.grid import Grid, half_turn, in_crs
+from shards.raster.grid import WGS84, Grid, half_turn, in_crs
 
 SAME_SIZE = 0.01
 """Largest difference (as a share) between sides of pixels that are of one size."""
@@ -30,7 +30,6 @@ LONGEST_STEP = 64
 """Pixels from the middle over which lengths on the ground are measured: one alone is near to rounding."""
 ALASKA = (-169.5, 51.0, -129.9, 71.5)
 """Longitudes and latitudes of Alaska (west, south, east, north), where EPSG:3338 is usual."""
-WGS84 = "EPSG:4326"
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def _are_close(sides: tuple[float, float], others: tuple[float, float]) -> bool:
 
 def _middle_in_degrees(grid: Grid) -> tuple[float, float]:
     middle = np.array([grid.height / 2]), np.array([grid.width / 2])
-    longitude, latitude = grid.corners(*middle, CRS.from_epsg(4326)).reshape(2).tolist()
+    longitude, latitude = grid.corners(*middle, CRS.from_user_input(WGS84)).reshape(2).tolist()
     return longitude, latitude
 
 
@@ -171,7 +170,7 @@ def _on_ground(grid: Grid) -> tuple[float, float] | None:
     x, y = grid.transform @ (grid.width / 2, grid.height / 2)
     a, b, _, d, e, _ = grid.transform[:6]
     cross_23 = np.array([(x, x + a * steps, x + b * steps), (y, y + d * steps, y + e * steps)])
-    degrees_23 = in_crs(cross_23, grid.crs, CRS.from_epsg(4326))
+    degrees_23 = in_crs(cross_23, grid.crs, CRS.from_user_input(WGS84))
     if not np.isfinite(degrees_23).all():
         return None
     latitude = math.radians(degrees_23[1, 0])

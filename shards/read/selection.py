@@ -57,8 +57,6 @@ _TOKEN = re.compile(
 _LETTERS = ("", "_", "é", "一", "𠀀")
 """Letters of names by their number of bytes in UTF-8."""
 
-DEGREES = "EPSG:4326"
-
 Box = tuple[float, float, float, float]
 """Edges of a box: west, south, east, north."""
 
@@ -254,8 +252,10 @@ class _Reading:
         kinds = ["number"] * 4 + ["text"] * (len(sides) == 5)
         if [(side.kind, side.is_column) for side in sides] != [(kind, False) for kind in kinds]:
             raise self.mistake(node, "write within(west, south, east, north), or (..., 'EPSG:3338')")
+        from shards.raster.grid import WGS84
+
         x, y, crs = (self.column(node, name).value for name in ("x", "y", "crs"))
-        west, south, east, north, box_crs = [*(side.value for side in sides), DEGREES][:5]
+        west, south, east, north, box_crs = [*(side.value for side in sides), WGS84][:5]
         try:
             return _inside(x, y, crs, (west, south, east, north), box_crs)
         except ValueError as error:

@@ -128,7 +128,7 @@ def _regions(table: pa.Table, name: str) -> Any:
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 
 
-class Footprints(NamedTuple):
+class ChipFootprints(NamedTuple):
     """Footprints of N chips in one CRS: (x, y) of centres and of upright boxes that hold the chips."""
 
     centre_N2: NDArray[np.float64]
@@ -136,7 +136,7 @@ class Footprints(NamedTuple):
     high_N2: NDArray[np.float64]
 
 
-def footprints(places: Places, crs: str) -> Footprints:
+def footprints(places: Places, crs: str) -> ChipFootprints:
     """Compute the chips' footprints in `crs`, or in their own CRS if that is ""; NaN where not known.
 
     A footprint rotates when its CRS changes; its box holds its corners. Sides also bend, by centimetres for a
@@ -169,7 +169,7 @@ def footprints(places: Places, crs: str) -> Footprints:
             )
         centre_N2[chips] = points_C52[:, 0]
         low_N2[chips], high_N2[chips] = points_C52.min(axis=1), points_C52.max(axis=1)
-    return Footprints(centre_N2, low_N2, high_N2)
+    return ChipFootprints(centre_N2, low_N2, high_N2)
 
 
 def refuse_unplaced(by: str, places: Places, crs: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.write.places import SLACK, Footprints, Places, footprints, one_crs, refuse_unplaced
+from shards.write.places import SLACK, ChipFootprints, Places, footprints, one_crs, refuse_unplaced
 
 BY = "bands"
 ROUNDING = 1e-9
@@ -130,7 +130,7 @@ def grids_of(
     for name in new:
         chips = np.flatnonzero(region_N == names.index(name))
         angle = angles.get(name, angles.get("", 0.0))
-        low_C, high_C = _extent(Footprints(*(of_N2[chips] for of_N2 in seen)), angle)
+        low_C, high_C = _extent(ChipFootprints(*(of_N2[chips] for of_N2 in seen)), angle)
         origin = float(low_C.min())
         width = (float(high_C.max()) - origin) / bands
         if not width > 0:
@@ -160,7 +160,7 @@ def banded(
     begin_N, end_N = np.zeros((2, grid_N.size))
     for number, grid in enumerate(grids):
         chips = np.flatnonzero(grid_N == number)
-        low_C, high_C = _extent(Footprints(*(of_N2[chips] for of_N2 in seen)), grid.angle)
+        low_C, high_C = _extent(ChipFootprints(*(of_N2[chips] for of_N2 in seen)), grid.angle)
         slack_C = SLACK * (high_C - low_C)
         begin_N[chips] = (low_C + slack_C - buffer / 2 - grid.origin) / grid.width
         end_N[chips] = (high_C - slack_C + buffer / 2 - grid.origin) / grid.width
@@ -186,7 +186,7 @@ def band_numbers(places: Places, grids: Sequence[BandGrid]) -> tuple[NDArray[np.
     return grid_N, _bands(grids, grid_N, seen)
 
 
-def _located(places: Places, grids: Sequence[BandGrid]) -> tuple[NDArray[np.int64], Footprints]:
+def _located(places: Places, grids: Sequence[BandGrid]) -> tuple[NDArray[np.int64], ChipFootprints]:
     """Find the number (N,) of each chip's grid, and its footprint in that grid's CRS."""
     refuse_unplaced(BY, places, next((grid.crs for grid in grids if grid.crs), ""))
     names = _names(places)
@@ -200,7 +200,7 @@ def _located(places: Places, grids: Sequence[BandGrid]) -> tuple[NDArray[np.int6
     return grid_N, _seen(places, [grid.crs for grid in grids], grid_N)
 
 
-def _bands(grids: Sequence[BandGrid], grid_N: NDArray[np.int64], seen: Footprints) -> NDArray[np.int64]:
+def _bands(grids: Sequence[BandGrid], grid_N: NDArray[np.int64], seen: ChipFootprints) -> NDArray[np.int64]:
     """Return the number (N,) of the band that holds each chip's centre, from 0 at its grid's origin."""
     at_N = np.zeros(grid_N.size)
     for number, grid in enumerate(grids):
@@ -285,9 +285,9 @@ def _chips_of(region: str) -> str:
     return f"the chips of region {region}" if region else "the chips"
 
 
-def _seen(places: Places, crs_of: Sequence[str | None], number_N: NDArray[np.int64]) -> Footprints:
+def _seen(places: Places, crs_of: Sequence[str | None], number_N: NDArray[np.int64]) -> ChipFootprints:
     """Compute (N,) footprints, each in the CRS that `crs_of` has for its number; NaN where that is None."""
-    seen = Footprints(*np.full((3, number_N.size, 2), np.nan))
+    seen = ChipFootprints(*np.full((3, number_N.size, 2), np.nan))
     for crs in dict.fromkeys(crs_of):
         chips = np.flatnonzero(np.array([one == crs for one in crs_of])[number_N])
         if crs is not None and chips.size:
@@ -296,7 +296,7 @@ def _seen(places: Places, crs_of: Sequence[str | None], number_N: NDArray[np.int
     return seen
 
 
-def _extent(seen: Footprints, angle: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _extent(seen: ChipFootprints, angle: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute where (N,) footprints begin and end across bands at `angle`, in units of their CRS.
 
     An upright square of side s extends over s (|cos| + |sin|).

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from shards.config import BY_PLACE, SplitBy, SplitOptions
 from shards.errors import InputError
 from shards.format.manifest import SPLITS
-from shards.write.places import SLACK, Footprints, Places, footprints, one_crs, refuse_unplaced
+from shards.write.places import SLACK, ChipFootprints, Places, footprints, one_crs, refuse_unplaced
 from shards.write.split_bands import BandGrid, angles_of, banded, grids_of, refuse_empty
 from shards.write.split_turn import turn_of
 
@@ -302,7 +302,7 @@ def _dealt(names: Iterable[str], shares: tuple[float, ...]) -> NDArray[np.int64]
     return (np.array(ranks, np.int64) + 1) % len(shares)
 
 
-def _grown(rule: SplitRule, seen: Footprints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _grown(rule: SplitRule, seen: ChipFootprints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (N, 2) low and high corners of footprints with half the buffer around them.
 
     Each of these boxes must lie in one split. If two boxes lie in areas that do not overlap, they do not
@@ -313,7 +313,7 @@ def _grown(rule: SplitRule, seen: Footprints) -> tuple[NDArray[np.float64], NDAr
     return seen.low_N2 - rule.buffer / 2 + slack_N2, seen.high_N2 + rule.buffer / 2 - slack_N2
 
 
-def _of_blocks(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
+def _of_blocks(rule: SplitRule, seen: ChipFootprints) -> NDArray[np.int64]:
     """Return (N,) split numbers: that of the centre's block, or BUFFER if a block in reach has another."""
     low_N2, high_N2 = _grown(rule, seen)
     own_N2 = np.floor(seen.centre_N2 / rule.block_size)
@@ -344,7 +344,7 @@ def _dealt_blocks(block_N2: NDArray[np.float64], shares: tuple[float, ...]) -> N
     return np.asarray(dealt_B[block_N], np.int64)
 
 
-def _of_strips(rule: SplitRule, seen: Footprints) -> NDArray[np.int64]:
+def _of_strips(rule: SplitRule, seen: ChipFootprints) -> NDArray[np.int64]:
     """Return (N,) split numbers: that of the strip that holds chip and buffer, or BUFFER if none does."""
     if len(rule.edges) != len(rule.shares) - 1:
         raise ValueError("strips without edges: resolve the rule first")
@@ -376,7 +376,7 @@ def _of_bands(rule: SplitRule, places: Places) -> NDArray[np.int64]:
     return np.where(is_near_N, BUFFER, split_N)
 
 
-def _edges(rule: SplitRule, seen: Footprints) -> tuple[float, ...]:
+def _edges(rule: SplitRule, seen: ChipFootprints) -> tuple[float, ...]:
     """Find the cuts that give strips their shares of all chips."""
     axis = "xy".index(rule.axis)
     centre_N = np.sort(seen.centre_N2[:, axis])

@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "ingest.chips": {
         "shards.format",
         "shards.own_parts",
+        "shards.raster",
         "ingest.config",
     },
     "ingest.config": {
@@ -424,7 +425,14 @@ ROOMS: dict[str, set[str]] = {
         "inference.mosaic",
         "cluster.cli",
     },
-    "cluster.options": {"cluster.help", "shards.nested", "shards.roles", "shards.storage"},
+    "cluster.wrong_flags": {"shards.nested", "shards.roles"},
+    "cluster.options": {
+        "cluster.help",
+        "cluster.wrong_flags",
+        "shards.nested",
+        "shards.roles",
+        "shards.storage",
+    },
 }
 """Room: the rooms that it imports, besides PURE. An arrow that nobody uses any more goes from here, too."""
 STORAGE_LIBRARIES = {"s3fs", "boto3", "botocore", "obstore", "fsspec"}

@@ -33,7 +33,7 @@ from ingest.scenes.scenes_source import ScenesSource
 from ingest.work.plan import Present, make_plan
 from shards.errors import InputError
 from shards.format.scene_names import day_in, images_of_masks
-from shards.raster.footprints import Footprints
+from shards.raster.footprints import RasterFootprints
 from shards.raster.grid import Grid
 from shards.storage.objects import publish
 
@@ -309,7 +309,7 @@ def test_a_raster_over_the_antimeridian_overlaps_on_both_sides(tmp_path: Path) -
             grid = Affine(pixel, 0, west, 0, -pixel, 65)
             ones = np.ones((60, 60), np.float32)
             urls.append(write(tmp_path / f"{name}.tif", ones, crs="EPSG:4326", transform=grid))
-        return [Path(placed.url).stem for placed in Footprints(urls).overlapping(crossing)]
+        return [Path(placed.url).stem for placed in RasterFootprints(urls).overlapping(crossing)]
 
     minute = 1 / 60
     assert found({"e": (-180, minute), "w": (179, minute), "far": (170, minute)}) == ["e", "w"]
@@ -335,7 +335,7 @@ def test_what_reaches_an_image_is_inside_the_part_that_is_read(tmp_path: Path) -
                 ) as warped,
             ):
                 reached_HW = warped.read(1) == 1
-            placed = Footprints([path]).overlapping(grid)
+            placed = RasterFootprints([path]).overlapping(grid)
             if reached_HW.any():
                 ((_, top, left, bottom, right),) = placed
                 reached_HW[top:bottom, left:right] = False

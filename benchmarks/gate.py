@@ -1,0 +1,110 @@
+"""What the gate of `predict` says of honest scenes and of faults, and what it costs.
+
+PYTHONPATH=.:tests/support python benchmarks/gate.py --first 11000      # about ten minutes
+
+First the cost, then 40 honest scenes of the tests, these with each fault, and 200 of fresh seeds.
+
+Honest scenes and faults are those of tests/support/honest_scenes.py. The cost is CPU time, beside that of
+the map of the same scene with the smallest regressor of the tests, the most demanding case.
+"""
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from honest_scenes import CONDITIONS, FAULTS, SCHEMA, Image, honest_scene, plain_scene, statistics, stored
+from regressors import small_regressor, write_checkpoint, write_scene
+
+from inference.config import PredictConfig
+from inference.predict.in_process import InProcess
+from inference.predict.run import predict
+from inference.scenes.check import findings_of
+from inference.scenes.scene import Scene
+from shards.raster.finding import Finding
+
+OF_TESTS, EACH_OF_TESTS, EACH_FRESH = 3000, 5, 25
+"""Number of the first scene of the tests, and scenes of each of the eight kinds: 40, and 200 fresh ones."""
+REPEATED = 5
+
+
+def found_in(folder: Path, image_CHW: Image, is_clear: bool = False) -> tuple[Finding, ...]:
+    """Return the findings of an image as a file."""
+    path = write_scene(folder / "scene.tif", stored(image_CHW))
+    with Scene(str(path), SCHEMA, ()) as scene:
+        return findings_of(scene, statistics(is_clear=is_clear))
+
+
+def scenes(first: int, each: int) -> Iterator[tuple[str, Image]]:
+    """Yield the kind of each honest scene, and its pixels."""
+    for kind, condition in enumerate(CONDITIONS):
+        for number in range(each):
+            yield condition.__name__, honest_scene(condition, first + each * kind + number)
+
+
+def count(folder: Path, first: int, each: int, fault: Callable[[Image], Image] | None = None) -> None:
+    """Print the numbers of refused and noted scenes, beside a training with clouds and one without."""
+    for is_clear in (False, True):
+        said: Counter[str] = Counter()
+        for kind, image_CHW in scenes(first, each):
+            findings = found_in(folder, fault(image_CHW) if fault else image_CHW, is_clear)
+            said["refused"] += any(one.is_gross for one in findings)
+            said["noted"] += bool(findings) and not any(one.is_gross for one in findings)
+            said.update(f"{kind}: {one.code}" for one in findings)
+        training = "without clouds" if is_clear else "with clouds"
+        others = {name: number for name, number in said.items() if ":" in name and not fault}
+        print(
+            f"{each * len(CONDITIONS)} scenes from {first}, training {training}: {said['refused']} refused, "
+            f"{said['noted']} noted {others or ''}"
+        )
+
+
+def cost(folder: Path, side: int) -> None:
+    """Print CPU seconds of the check of a scene and of its whole map."""
+    image_CHW = np.tile(stored(plain_scene(OF_TESTS)), (1, side // 256, side // 256))
+    path = write_scene(folder / "large.tif", image_CHW)
+    for blocks in ({"tiled": False}, {"tiled": True, "blockxsize": 256, "blockysize": 256}):
+        with rasterio.open(path) as raster:
+            profile = {**raster.profile, "compress": "deflate", **blocks}
+        with rasterio.open(folder / "scene.tif", "w", **profile) as raster:
+            raster.write(image_CHW)
+        checks = []
+        for _ in range(REPEATED):
+            start = time.process_time()
+            with Scene(str(folder / "scene.tif"), SCHEMA, ()) as scene:
+                findings_of(scene, statistics())
+            checks.append(time.process_time() - start)
+        url = write_checkpoint(folder / "run", small_regressor(statistics=statistics()))
+        out = tempfile.mkdtemp(dir=folder)
+        start = time.process_time()
+        predict(PredictConfig((str(folder / "scene.tif"),), str(url), out), InProcess())
+        whole = time.process_time() - start
+        share = 100 * min(checks) / whole
+        kind = "tiles of 256" if blocks["tiled"] else "strips"
+        print(
+            f"{side} x {side} in {kind}: check {min(checks):.3f} s, map {whole:.2f} s of CPU, {share:.2f} %"
+        )
+
+
+def main() -> None:
+    """Count and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=11_000, help="number of the first fresh scene")
+    parser.add_argument("--side", type=int, default=1024, help="pixels along a side of the mapped scene")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cost(folder, options.side)
+        count(folder, OF_TESTS, EACH_OF_TESTS)
+        for fault in FAULTS:
+            print(f"{fault}:")
+            count(folder, OF_TESTS, EACH_OF_TESTS, FAULTS[fault])
+        count(folder, options.first, EACH_FRESH)
+
+
+if __name__ == "__main__":
+    main()
