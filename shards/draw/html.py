@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from shards.wording import number
+
 TEMPLATE = "page.html.j2"
 
 Cell = str | int | float | None
@@ -73,11 +75,6 @@ def sentence(text: str) -> Markup:
 def listing(text: str) -> Markup:
     """Show text with its line breaks and spaces."""
     return _piece("listing", text)
-
-
-def number(value: float) -> str:
-    """Write four digits, or all before the point: 0.01234, 12.34, 12,340."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _is_number(cell: Cell) -> bool:
