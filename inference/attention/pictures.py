@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.draw.html import number
 from shards.draw.picture import (
     BLANK,
     EDGE,
@@ -23,6 +22,7 @@ from shards.draw.picture import (
     png,
     shortened,
 )
+from shards.wording import number
 
 MOST_ACROSS = 7
 """Most pictures in a row."""

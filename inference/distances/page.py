@@ -16,7 +16,8 @@ from inference.distances.nearest import DistanceChecks
 from inference.distances.ranks import RankCorrelation
 from inference.distances.regions import Regions
 from inference.distances.whitening import LEAST_DEVIATION, POINTS_PER_DIRECTION
-from shards.draw.html import Cell, Numeral, figure, heading, number, page, sentence, table
+from shards.draw.html import Cell, Numeral, figure, heading, page, sentence, table
+from shards.wording import number
 
 
 @dataclass(frozen=True, eq=False)

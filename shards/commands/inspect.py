@@ -13,7 +13,6 @@ from shards.commands.inspect_page import Duplicate, Findings, chips_of, page_of
 from shards.config import InspectConfig
 from shards.draw.charts import bands_chart, label_chart, sample_picture, sources_chart
 from shards.draw.chip_map import MapPanel, map_chart
-from shards.draw.html import number
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
 from shards.format.file_names import MIXED, home_name
@@ -33,6 +32,7 @@ from shards.storage.objects import (
     publish,
     remove_file,
 )
+from shards.wording import number
 from shards.write.leakage import first_crs, said_distances, said_scenes
 from shards.write.places import Places, footprints, places_of
 from shards.write.shard_places import are_home

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.draw.chip_map import MapPanel
-from shards.draw.html import Cell, number
+from shards.draw.html import Cell
 from shards.format.manifest import SPLITS
 from shards.read.dataset import Dataset
+from shards.wording import number
 from shards.write.leakage import PAIRS, unit_of
 from shards.write.places import footprints, places_of
 from shards.write.split_bands import BandGrid

@@ -14,11 +14,12 @@ from markupsafe import Markup
 
 import shards
 from shards.commands.inspect_bands import HEAD, BandRegion
-from shards.draw.html import Cell, Numeral, figure, heading, listing, number, page, sentence, table
+from shards.draw.html import Cell, Numeral, figure, heading, listing, page, sentence, table
 from shards.format.manifest import SPLITS
 from shards.format.statistics import UNKNOWN
 from shards.read.dataset import Dataset
 from shards.storage.objects import name_of
+from shards.wording import number
 
 EXAMPLES = 5
 """Most rejected chips listed for each reason, and most duplicates listed."""

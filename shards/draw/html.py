@@ -16,6 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from shards.wording import number
+
 TEMPLATE = "page.html.j2"
 
 _NOTHING = Markup()
@@ -95,11 +97,6 @@ def folded(text: str, content: Markup) -> Markup:
 def listing(text: str) -> Markup:
     """Show text with its line breaks and spaces."""
     return _piece("listing", text)
-
-
-def number(value: float) -> str:
-    """Write four digits, or all before the point: 0.01234, 12.34, 12,340."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _is_number(cell: Cell) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from shards.errors import InputError
 from shards.format.index import read_table
 from shards.format.manifest import INDEX, SPLITS, Manifest
+from shards.wording import number
 from shards.write.places import Places, places_of
 from shards.write.split_distance import shared_scenes, smallest_distances
 from shards.write.split_rule import BUFFER, SplitRule
@@ -71,7 +72,7 @@ def said_distances(manifest: Manifest, index: Any) -> str:
         unit = unit_of(crs)
     except InputError as error:
         return f"unknown: {error}"
-    said = (f"{one}-{other} {_number(length)} {unit}" for (one, other), length in distances.items())
+    said = (f"{one}-{other} {number(length)} {unit}" for (one, other), length in distances.items())
     several = len({name for name in places.crs if name is not None}) > 1
     return ", ".join(said) + (f" (measured in {crs})" if several else "")
 
@@ -99,7 +100,7 @@ def nearest_within(near: list[tuple[str, str, Near]]) -> str:
             found = [(distances[pair], name) for name, _, distances in same if pair in distances]
             if found:
                 length, name = min(found, key=lambda one: one[0])
-                said.append(f"{'-'.join(pair)} {_number(length)} {unit} ({name})")
+                said.append(f"{'-'.join(pair)} {number(length)} {unit} ({name})")
     return f"{', '.join(said)}; within regions" if said else "none: all chips of a region are in one split"
 
 
@@ -128,8 +129,3 @@ def _within_regions(rule: SplitRule, places: Places, splits: list[str]) -> str:
             distances = smallest_distances(split_N[chips].tolist(), places.taken(chips), grid.crs)
             near.append((grid.region, grid.crs, distances))
     return nearest_within(near)
-
-
-def _number(value: float) -> str:
-    """Write four digits, or all before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
 FRONT = "treeline"
 """Module that Python code imports. It stands above all packages but cluster, and none of them knows it."""
-PURE = {"shards.errors", "shards.next_step", "shards.progress"}
+PURE = {"shards.errors", "shards.next_step", "shards.progress", "shards.wording"}
 """Rooms that every room may import."""
 ROOMS: dict[str, set[str]] = {
     "shards.commands": {

@@ -30,11 +30,11 @@ from shards.commands.inspect_folder import default_folder
 from shards.commands.inspect_page import chips_of
 from shards.config import InspectConfig
 from shards.draw.chip_map import MOST_POINTS, MapPanel, map_chart
-from shards.draw.html import number
 from shards.draw.picture import drawable
 from shards.errors import InputError
 from shards.format.schema import Chip, Schema
 from shards.read.dataset import open_dataset
+from shards.wording import number
 from shards.write.places import places_of
 from shards.write.split_rule import SplitRule, assign, resolved
 from shards.write.writer import DatasetWriter
