@@ -6,8 +6,7 @@ heights = model.predict("scene.tif")
 print(treeline.evaluate(checkpoint="run", data="chips").table())
 
 Options have the names and the defaults of the commands', with _ instead of - (`treeline COMMAND --help-all`).
-Importing this module loads neither numpy nor torch; torch comes with what computes, and Ray never. See
-docs/python.md.
+Importing this module loads neither numpy nor torch (docs/python.md).
 """
 
 from __future__ import annotations
@@ -213,7 +212,6 @@ class MapOptions(TypedDict, total=False):
     """What a map depends on: options of `treeline predict`."""
 
     on_mismatch: OnMismatch
-
     window: int
     overlap: float
     weights: Weighting
@@ -236,7 +234,6 @@ class VectorOptions(TypedDict, total=False):
     """What the vectors of tiles depend on: options of `treeline embed`."""
 
     on_mismatch: OnMismatch
-
     tokens: Literal["class", "mean", "patches"]
     tile_size: int
     batch_size: int

@@ -152,7 +152,7 @@ class MapMaker:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        return read_map_header(self._checkpoint).statistics
+        return read_map_header(self._checkpoint, self._fixed["trust"]).statistics
 
     def _config(self, options: dict[str, Any], scene: str, out: str) -> PredictConfig:
         return PredictConfig((scene,), self._checkpoint, out, **self._fixed, **options)

@@ -160,8 +160,8 @@ def _with_scores(left: Left) -> Left:
         if left.is_of_heights:
             missing += _chips(left, found)
     if not left.maps:
-        words = ("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-        cure = f"run {command_line(*words)}, then give --maps 'maps/*.tif'"
+        predicting = command_line("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
+        cure = f"run {predicting}, then give --maps 'maps/*.tif'"
         missing.append(f"no maps: {cure}")
     return replace(left, missing=missing, **found)
 

@@ -80,7 +80,7 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
             **({FINDINGS: findings} if findings else {}),
             **made_by_code(),
         },
-        tuple(noted(said, config.on_mismatch)),
+        notes=tuple(noted(said, config.on_mismatch)),
     )
     if not evaluation.first.all.count:
         rasters = (raster.grid for layer in layers for raster in layer.rasters)

@@ -16,7 +16,7 @@ from inference.view.panel import Layer
 from inference.view.plan import plan
 from shards.raster.grid import Grid
 from shards.raster.opening import OpenRasters
-from shards.raster.pixel_size import turn_of
+from shards.raster.pixel_size import angle_of
 
 MOST_PIXELS = 700
 """Most pixels along the longer side of a layer, unless others are asked for."""
@@ -48,7 +48,7 @@ def smaller(grid: Grid, most_pixels: int) -> Grid:
     """Return larger pixels on a grid's ground, at most `most_pixels` a side; rows go south, columns east."""
     share = math.ceil(max(grid.height, grid.width) / most_pixels)
     rows, columns = -(-grid.height // share), -(-grid.width // share)
-    if turn_of(grid) == 0 and grid.transform.e < 0 < grid.transform.a:
+    if angle_of(grid) == 0 and grid.transform.e < 0 < grid.transform.a:
         return Grid(grid.crs, grid.transform @ Affine.scale(share), rows, columns)
     return Grid(grid.crs, from_bounds(*grid.bounds, columns, rows), rows, columns)
 
