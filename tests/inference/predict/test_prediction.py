@@ -752,7 +752,7 @@ def test_what_is_asked_for_later_is_written_beside_maps_that_are_there(
     predicted_map(scene, checkpoint, tmp_path / "maps")
     config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH)
     assert predicted(replace(config, stac=True, quick_look=True)).before == 1
-    assert {path.suffix for path in (tmp_path / "maps").glob("scene*")} == {".tif", ".json", ".png"}
+    assert {path.suffix for path in (tmp_path / "maps").glob("scene*")} == {".tif", ".json", ".png", ".qml"}
 
 
 def test_a_map_of_unknown_origin_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
