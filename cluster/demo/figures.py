@@ -52,7 +52,7 @@ def sample_panels(dataset: Dataset, regressor: Regressor, count: int) -> bytes:
     batch = dataset.gather(every[np.linspace(0, every.size - 1, count).astype(int)])
     predicted_BHW = predicted_heights(regressor, batch.image_BCHW, torch.device("cpu"))
     scale = height_scale(batch.height_BHW)
-    figure = new_figure(1.8 * count, 6.1)
+    figure = new_figure(1.8 * count, 6.6)
     axes = figure.subplots(3, count, squeeze=False)
     for column in range(count):
         measured_HW, predicted_HW = batch.height_BHW[column], predicted_BHW[column]
@@ -74,7 +74,7 @@ def scene_and_map(image: str, heights: str, height_map: str, bands: tuple[str, .
         rgb_HW3 = composite(image_CHW, bands, scene.nodata)
     scale = height_scale(metres[0])
     pictures = (rgb_HW3, *map(scale.rgb, metres))
-    figure = new_figure(13, 5.2)
+    figure = new_figure(13, 5.7)
     panels = figure.subplots(1, 3)
     titles = ("scene", "measured heights", "predicted heights")
     for axes, picture_HW3, title in zip(panels, pictures, titles, strict=True):

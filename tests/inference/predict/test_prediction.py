@@ -203,7 +203,9 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(
     )
     assert sorted(path.name for path in (tmp_path / "maps").glob("[!.]*")) == [
         "predict.json",
+        "scene_0.chm.qml",
         "scene_0.chm.tif",
+        "scene_1.chm.qml",
         "scene_1.chm.tif",
     ]
     for scene in scenes:
