@@ -16,7 +16,9 @@ from inference.maps.map_file import CLASSES_TAG
 from inference.scenes.scene_list import raster_urls
 from inference.score.measured_heights import HeightRaster, by_name
 from inference.view.description import SAMPLES, Frame, decimals, name_of_crs
-from inference.view.layers import Classes, Difference, Heights, Measured, Picture, Shown, values_of
+from inference.view.heights import Difference, Heights, Measured, values_of
+from inference.view.layers import Shown
+from inference.view.pictures import Classes, Picture
 from inference.view.tiles import TILE, levels
 from shards.draw.colours import difference_scale, height_scale, value_scale
 from shards.draw.picture import colour_limits

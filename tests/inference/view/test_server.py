@@ -270,6 +270,7 @@ class _Background(http.server.BaseHTTPRequestHandler):
         return
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @needs_browser
 def test_a_background_is_asked_only_where_the_user_names_it(files: Files, chromium: Any) -> None:
@@ -298,6 +299,7 @@ def test_a_background_is_asked_only_where_the_user_names_it(files: Files, chromi
     assert abs(down - y) < 4
 
 
+@pytest.mark.slow
 def test_a_map_on_s3_is_the_map(files: Files, moto: S3Server) -> None:
     with environment_of(moto):
         import fsspec
