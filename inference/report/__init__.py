@@ -6,7 +6,6 @@ page       the page: its sections, and the verdict
 scores     tables of scores, of heights, of classes and of tiles
 chips      the worst, median and best chips
 maps       maps, and what made them
-layers     a map, its scene and measured heights on one small grid
 settings   options that differ from defaults, versions
 figures    curves and chips, as PNG
 """

@@ -2,22 +2,26 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 from markupsafe import Markup
 
-from inference.config import ReportConfig
+from inference.config import ReportConfig, ViewConfig
 from inference.maps.height_map import ACQUIRED, TAGS
 from inference.maps.quick_look import quick_look
-from inference.report.layers import map_layers
 from inference.report.left import Left
-from inference.score.measured_heights import HeightRasters
+from inference.score.measured_heights import SAMPLES
+from inference.view.overview import overview
 from inference.view.panel import panel
 from shards.draw.html import figure, heading, sentence
+from shards.raster.grid import Grid, reaches
 from shards.raster.opening import open_raster
 from shards.storage.objects import name_of
 from shards.storage.patterns import each_file_once, expand
 
 MOST_PANELS = 4
 """Most maps whose pixels are in the page, to be looked at closely: each takes a megabyte or two."""
+MOST_PIXELS = 800
+"""Most pixels along a side of such a map in the page."""
 HOW = (
     "Move the border to compare, choose what each side shows, zoom with the wheel or + and -, and point for "
     "values. Pixels are means: treeline view shows all of them."
@@ -30,24 +34,44 @@ def map_section(config: ReportConfig, left: Left) -> Markup:
     Raises:
         InputError: a scene or a raster of heights is not there, or cannot be used.
     """
-    scenes, rasters = (_expanded(patterns) for patterns in (config.image, config.heights))
-    measured = HeightRasters(rasters) if rasters else None
     shown, panels = Markup(), 0
     for url in left.maps:
         with open_raster(url) as raster:
             tags = raster.tags()
         shown += heading(name_of(url)) + sentence(_made_by(left, tags))
-        found = map_layers(url, scenes, measured) if panels < MOST_PANELS else None
-        if found:
-            shown += panel(found.layers, found.crs, name_of(url))
+        layers, crs = overview(beside(config, url), MOST_PIXELS) if panels < MOST_PANELS else ([], "")
+        if layers:
+            shown += panel(layers, crs, name_of(url))
             panels += 1
         else:
             shown += figure(quick_look(url), f"Map {name_of(url)}")
     return (sentence(HOW) if panels else Markup()) + shown
 
 
+def beside(config: ReportConfig, url: str) -> ViewConfig:
+    """Return what is looked at with the map at `url`: the first scene and all rasters that overlap it.
+
+    Raises:
+        InputError: a raster is not there, or is none.
+    """
+    with open_raster(url) as raster:
+        grid = Grid.of(raster)
+    scenes, rasters = (
+        [one for one in _expanded(patterns) if _overlaps(one, grid)]
+        for patterns in (config.image, config.heights)
+    )
+    return ViewConfig((url,), next(iter(scenes), ""), tuple(rasters))
+
+
 def _expanded(patterns: Iterable[str]) -> list[str]:
     return each_file_once(url for pattern in patterns for url in expand(pattern))
+
+
+def _overlaps(url: str, grid: Grid) -> bool:
+    with open_raster(url) as raster:
+        own = Grid.of(raster)
+    spans = (np.linspace(0, pixels, SAMPLES) for pixels in (own.height, own.width))
+    return reaches(own.corners(*spans, grid.crs), grid, surely=True)
 
 
 def _made_by(left: Left, tags: Mapping[str, str]) -> str:

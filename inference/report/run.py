@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from inference.config import ReportConfig
 from inference.report.left import Left, read_left
+from inference.report.maps import beside
 from inference.report.page import page_of, verdict_of_run
 from shards.next_step import ANY_SCENE, next_step
 from shards.storage.objects import check_writable, join, publish
@@ -69,6 +70,7 @@ def _next(left: Left, config: ReportConfig) -> str:
         return next_step(*left.evaluating())
     if not left.maps:
         return next_step("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-    image = ("--image", *config.image) if len(left.maps) == len(config.image) == 1 else ()
-    heights = ("--heights", *config.heights) if config.heights else ()
+    shown = beside(config, left.maps[0])
+    image = ("--image", shown.image) if shown.image else ()
+    heights = ("--heights", *shown.heights) if shown.heights else ()
     return next_step("view", left.maps[0], *image, *heights)

@@ -11,21 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 import torch
 from frozen_runs import config_of, write_datasets
 from in_process import treeline
 from older_states import make_from_0
 from pretrainings import config_of as pretraining_of
 from pretrainings import write_tiles
+from rasterio.transform import from_origin
 from regressors import small_regressor, write_checkpoint
 from report_runs import Run
 
 from cluster.cli import parse
 from inference.config import ReportConfig
 from inference.report.figures import drawn_curves
-from inference.report.layers import map_layers
 from inference.report.run import report
-from inference.score.measured_heights import HeightRasters
 from shards.read.dataset import open_dataset
 from shards.storage.objects import join, publish_folder, read_bytes
 from trainer.commands.ground_blocks import blocks_of_ground
@@ -300,16 +300,25 @@ def test_a_pre_training_shows_its_curves(method: str, tmp_path: Path) -> None:
     assert "2 epochs; the best checkpoint is that of epoch" in Path(path).read_text()
 
 
-def test_layers_of_a_map_lie_on_one_grid(made: Run) -> None:
-    found = map_layers(str(made.map), [str(made.scene)], HeightRasters([str(made.heights)]))
-    assert found is not None
-    scene, height, measured, difference = found.layers
-    assert [layer.kind for layer in found.layers] == ["image", "height", "height", "difference"]
-    assert scene.values.shape[:2] == height.values.shape == measured.values.shape == (96, 96)
-    both_HW = measured.valid_HW & height.valid_HW
-    assert both_HW.any()
-    assert not measured.valid_HW[:, 64:].any()
-    np.testing.assert_allclose(difference.values[both_HW], -1, atol=1e-3)
+def test_a_map_is_shown_beside_what_overlaps_it(made: Run, tmp_path: Path) -> None:
+    """Scenes and heights that lie elsewhere, in another CRS, are left out: they may be of other maps."""
+    with rasterio.open(made.scene) as scene:
+        profile = scene.profile | {"crs": "EPSG:32606", "transform": from_origin(500_000, 7_000_000, 2, 2)}
+        image_CHW = scene.read()
+    with rasterio.open(tmp_path / "elsewhere.tif", "w", **profile) as copy:
+        copy.write(image_CHW)
+    elsewhere = str(tmp_path / "elsewhere.tif")
+    config = ReportConfig(
+        str(made.run),
+        (str(made.map),),
+        image=(elsewhere, str(made.scene)),
+        heights=(elsewhere, str(made.heights)),
+        out=str(tmp_path / "page.html"),
+    )
+    said = report(config).splitlines()[-1]
+    assert said == f"next: treeline view {made.map} --image {made.scene} --heights {made.heights}"
+    page = (tmp_path / "page.html").read_text()
+    assert re.findall(r'"kind":"(\w+)"', page) == ["image", "height", "height", "difference"]
 
 
 def test_a_map_of_another_checkpoint_is_named(made: Run, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_chips_that_are_scored_are_named_again(datasets: dict[str, Dataset],
     options: dict[str, Any] = {"where": "height_max > 1", "epochs": 1}
     config = small_config(datasets["heights"], backbone, str(tmp_path / "run"), **options)
     train(config, Ranks())
-    assert after_training(config).endswith(" --where 'height_max > 1'")
+    assert after_training(config).endswith(f" --where 'height_max > 1' --out {config.out}/evaluation")
 
 
 def test_without_validation_chips_that_is_said_first(tmp_path: Path) -> None:
