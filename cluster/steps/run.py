@@ -21,7 +21,7 @@ from cluster.options import nearest
 from cluster.steps.chain import result_of
 from cluster.steps.command_line import command_line
 from cluster.steps.content import Content, content_of, content_of_files, content_of_places, holds
-from cluster.steps.decision import Decision, Now, decide, options_to_compare, places_to_read
+from cluster.steps.decision import Action, Decision, Now, decide, options_to_compare, places_to_read
 from cluster.steps.example import example
 from cluster.steps.records import RECORDS, Record, Records
 from cluster.steps.steps_file import Step, StepsFile, absolute, read_steps
@@ -40,6 +40,7 @@ from shards.storage.one_writer import one_writer
 
 RASTERS = ("scenes", "maps", "tiles")
 """Options whose places may be folders of rasters, or lists that name them."""
+SAID: dict[Action, str] = {"skip": "skipped", "run": "runs", "make anew": "made anew"}
 
 
 def run_steps(config: StepsConfig) -> int:
@@ -98,7 +99,7 @@ class Run:
         count, redone = len(self.file.steps), set[str]()
         for number, step in enumerate(self.file.steps, 1):
             decision = self.decision(step, {}, redone)
-            print(f"--- {number} of {count}: {step.name}: {_said(decision)}", flush=True)
+            print(f"--- {number} of {count} {step.name}: {_said(decision)}", flush=True)
             if decision.action == "skip":
                 continue
             try:
@@ -247,7 +248,7 @@ class Run:
 
 
 def _said(decision: Decision) -> str:
-    return f"{decision.action}, {decision.why}" if decision.action != "skip" else f"skipped, {decision.why}"
+    return f"{SAID[decision.action]}: {decision.why}"
 
 
 def _listed(value: Any) -> tuple[str, ...]:
