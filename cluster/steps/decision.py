@@ -106,8 +106,13 @@ def _decide(step: Step, record: Record | None, now: Now) -> Decision:
     grows = result_of(step.command).grows and all(
         only_adds(record.inputs.get(name, {}), now.inputs[name]) for name in changed
     )
-    said = [*others, *(f"{name} changed ({what})" for name, what in changed.items())]
-    if others or (changed and not grows):
+    left_out = record.inputs.keys() - places_to_read(step).keys()
+    said = [
+        *others,
+        *(f"{name} changed ({what})" for name, what in changed.items()),
+        *(f"{name} is left out" for name in sorted(left_out)),
+    ]
+    if others or left_out or (changed and not grows):
         return Decision("make anew", ", ".join(said))
     if now.follows:
         return Decision("make anew", f"{now.follows[0]} is made anew")

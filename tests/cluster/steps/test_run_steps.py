@@ -12,8 +12,11 @@ import rasterio
 from in_process import treeline
 from killed_commands import Killer
 
-from cluster.steps.records import RECORDS
+from cluster.steps.decision import Decision, Now, decide, options_to_compare
+from cluster.steps.records import RECORDS, Record
+from cluster.steps.steps_file import read_steps
 from ingest.synthetic.landscape import write_scene
+from shards.errors import InputError
 from shards.storage.objects import exists
 from shards.storage.one_writer import one_writer
 
@@ -176,6 +179,29 @@ def test_what_is_gone_is_made_and_what_follows_waits_for_it(done: tuple[Path, fl
     assert plan(folder) == of(predict="runs", mosaic="runs")
     shutil.rmtree(folder / "made" / "run")
     assert plan(folder) == of(train="runs", evaluate="runs", predict="runs", mosaic="runs")
+
+
+def test_an_input_that_is_left_out_or_written_again_is_noticed(tmp_path: Path) -> None:
+    """Also where a name, which is no place, stands beside it."""
+    table = tmp_path / "labels.csv"
+    table.write_text("filename\na\n")
+    (tmp_path / "images").mkdir()
+    text = "steps: {ingest pairs: {images: images, table: labels.csv, dtype: int16}}"
+    (tmp_path / "steps.yaml").write_text(text)
+    (step,) = read_steps(f"{tmp_path}/steps.yaml").steps
+    inputs = {"images": {"a.npy": "3 1"}, "table": {"labels.csv": "11 1"}}
+    record = Record(step.command, "done", options_to_compare(step.config), inputs)
+    assert decide(step, record, Now(inputs)).action == "skip"
+    (tmp_path / "steps.yaml").write_text(text.replace("table: labels.csv, ", ""))
+    (without,) = read_steps(f"{tmp_path}/steps.yaml").steps
+    now = Now({"images": inputs["images"]}, may_replace=True)
+    assert decide(without, record, now) == Decision("make anew", "table is left out")
+    now = Now({**inputs, "table": {"labels.csv": "11 2"}}, may_replace=True)
+    why = "table changed (1 written again, such as labels.csv)"
+    assert decide(step, record, now) == Decision("make anew", why)
+    more = Now({**inputs, "images": {"a.npy": "3 1", "b.npy": "3 1"}})
+    with pytest.raises(InputError, match=r"images changed \(1 added, such as b.npy\); undo that"):
+        decide(step, record, more)
 
 
 @pytest.mark.slow
