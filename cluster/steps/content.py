@@ -8,7 +8,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from shards.errors import InputError
 from shards.format.manifest import MANIFEST, read_manifest
 from shards.roles import GDAL
 from shards.storage.checksum import hexadecimal
@@ -42,11 +41,11 @@ def content_of(url: str) -> Content | None:
     return versions_of(url)
 
 
-def content_of_places(places: tuple[str, ...], where: str) -> Content:
+def content_of_places(places: tuple[str, ...]) -> Content:
     """Tell what lies at places that a user names: files, folders and patterns of files.
 
     Raises:
-        InputError: one of them names nothing; `where` is said before it.
+        InputError: one of them names nothing.
     """
     found: dict[str, str] = {}
     texts = list[str]()
@@ -56,11 +55,7 @@ def content_of_places(places: tuple[str, ...], where: str) -> Content:
             continue
         there = content_of(place)
         if there is None:
-            try:
-                files = expand(place)
-            except InputError as error:
-                raise InputError(f"{where}: {error}") from error
-            there = versions_by_name(files)
+            there = versions_by_name(expand(place))
         if isinstance(there, str):
             texts.append(there)
         elif set(there) == {""}:

@@ -83,18 +83,18 @@ def decide(step: Step, record: Record | None, now: Now) -> Decision:
         return decision
     place, redo = flat(step.config)[result.option], now.follows[0] if now.follows else step.name
     raise InputError(
-        f"{step.name}: {place} would be made anew: {decision.why}; undo that, give this step another out, or "
-        f"allow it with --redo {shlex.quote(redo)}"
+        f"{step.name}: {place} would be made anew, because {decision.why}; undo that, give this "
+        f"step another out, or allow it with --redo {shlex.quote(redo)}"
     )
 
 
 def _decide(step: Step, record: Record | None, now: Now) -> Decision:
     if record is None or record.command != step.command:
-        return Decision("run", "was not run yet")
+        return Decision("run", "not run yet")
     if now.is_moved:
-        return Decision("run", f"was not run yet with this {result_of(step.command).option}")
+        return Decision("run", f"not run yet with this {result_of(step.command).option}")
     if record.state == "being removed":
-        return Decision("make anew", "was about to be made anew")
+        return Decision("make anew", "it was about to be")
     if now.is_asked:
         return Decision("make anew", "--redo names it")
     others, more = _changed_options(step, record)
@@ -106,20 +106,25 @@ def _decide(step: Step, record: Record | None, now: Now) -> Decision:
     grows = result_of(step.command).grows and all(
         only_adds(record.inputs.get(name, {}), now.inputs[name]) for name in changed
     )
-    said = [*others, *(f"{name} ({what})" for name, what in changed.items())]
-    if others or (changed and not grows):
-        return Decision("make anew", f"changed: {', '.join(said)}")
+    left_out = record.inputs.keys() - places_to_read(step).keys()
+    said = [
+        *others,
+        *(f"{name} changed ({what})" for name, what in changed.items()),
+        *(f"{name} is left out" for name in sorted(left_out)),
+    ]
+    if others or left_out or (changed and not grows):
+        return Decision("make anew", ", ".join(said))
     if now.follows:
         return Decision("make anew", f"{now.follows[0]} is made anew")
     if record.state == "begun":
-        return Decision("run", "was stopped")
+        return Decision("run", "it was stopped")
     if more or changed:
-        return Decision("run", f"goes on: {', '.join([*more, *said])}")
+        return Decision("run", ", ".join([*more, *said]))
     if not now.is_there:
         return Decision("run", "its result is not there as it was left")
     if now.waits_for:
         return Decision("run", f"if {now.waits_for[0]} makes something else than before")
-    return Decision("skip", "is done, with the same options")
+    return Decision("skip", "done with the same options")
 
 
 def _changed_options(step: Step, record: Record) -> tuple[list[str], list[str]]:
@@ -137,6 +142,6 @@ def _changed_options(step: Step, record: Record) -> tuple[list[str], list[str]]:
     more = [name for name in adds if then.get(name) != asked[name]]
 
     def said(name: str) -> str:
-        return f"{name} ({then.get(name)} there, {asked.get(name)} asked for)"
+        return f"{name} changed ({then.get(name)} there, {asked.get(name)} asked for)"
 
     return list(map(said, others)), list(map(said, more))

@@ -11,7 +11,7 @@ the same command goes on wherever it was stopped.
 
 import shlex
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +20,13 @@ from cluster.config import StepsConfig
 from cluster.options import nearest
 from cluster.steps.chain import result_of
 from cluster.steps.command_line import command_line
-from cluster.steps.content import Content, content_of, content_of_files, content_of_places, holds
-from cluster.steps.decision import Decision, Now, decide, options_to_compare, places_to_read
+from cluster.steps.content import Content, content_of, content_of_files, content_of_places, digest, holds
+from cluster.steps.decision import Action, Decision, Now, decide, options_to_compare, places_to_read
 from cluster.steps.example import example
 from cluster.steps.records import RECORDS, Record, Records
 from cluster.steps.steps_file import Step, StepsFile, absolute, read_steps
-from inference.scenes.scene_list import raster_urls
+from inference.scenes.scene_list import find_scenes, raster_urls
 from shards.errors import InputError
-from shards.nested import flat
 from shards.roles import Place, roles
 from shards.storage.objects import (
     exists,
@@ -38,8 +37,7 @@ from shards.storage.objects import (
 )
 from shards.storage.one_writer import one_writer
 
-RASTERS = ("scenes", "maps", "tiles")
-"""Options whose places may be folders of rasters, or lists that name them."""
+SAID: dict[Action, str] = {"skip": "skipped", "run": "runs", "make anew": "made anew"}
 
 
 def run_steps(config: StepsConfig) -> int:
@@ -95,10 +93,10 @@ class Run:
 
     def run(self) -> int:
         """Run the steps; return the exit code of the first that fails, or 0."""
-        count, redone = len(self.file.steps), set[str]()
+        count = len(self.file.steps)
         for number, step in enumerate(self.file.steps, 1):
-            decision = self.decision(step, {}, redone)
-            print(f"--- {number} of {count}: {step.name}: {_said(decision)}", flush=True)
+            decision = self.decision(step, {})
+            print(f"--- {number} of {count} {step.name}: {_said(decision)}", flush=True)
             if decision.action == "skip":
                 continue
             try:
@@ -111,18 +109,11 @@ class Run:
             if code:
                 print(f"treeline: {step.name} failed; go on with {self._again}", file=sys.stderr)
                 return code
-            redone.add(step.name)
         print(f"{self.file.out}: all {count} steps are done")
         return 0
 
-    def decision(self, step: Step, decided: dict[str, Decision], done: set[str] | None = None) -> Decision:
-        """Decide about one step.
-
-        Args:
-            step: the step.
-            decided: what is to be done about earlier steps, and is not done yet.
-            done: names of the steps that this process has run.
-        """
+    def decision(self, step: Step, decided: dict[str, Decision]) -> Decision:
+        """Decide about one step; `decided` is what is to be done about earlier ones, and is not done yet."""
         steps = self.file.steps[: self.file.steps.index(step)]
         record = self.records.get(step.name)
         names = {source.name for source in self._sources(step).values()}
@@ -135,7 +126,7 @@ class Run:
             follows=tuple(follows),
             is_there=record is None or self._is_there(step, record),
             is_moved=record is not None and self._is_moved(step, record),
-            is_asked=step.name in self.redo and step.name not in (done or ()),
+            is_asked=step.name in self.redo,
             may_replace=not {step.name, *(one.name for one in steps)}.isdisjoint(self.redo),
         )
         return decide(step, record, now)
@@ -160,7 +151,7 @@ class Run:
         found: dict[str, Step] = {}
         earlier = self.file.steps[: self.file.steps.index(step)]
         for option, value in places_to_read(step).items():
-            places = [absolute(place) for place in _listed(value)]
+            places = [absolute(place) for place in _places(step, option, value)]
             for other in earlier:
                 if other.place and any(f"{place}/".startswith(f"{other.place}/") for place in places):
                     found[option] = other
@@ -247,11 +238,31 @@ class Run:
 
 
 def _said(decision: Decision) -> str:
-    return f"{decision.action}, {decision.why}" if decision.action != "skip" else f"skipped, {decision.why}"
+    return f"{SAID[decision.action]}: {decision.why}"
 
 
-def _listed(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, tuple | list) else (str(value),)
+def _places(step: Step, option: str, value: Any) -> tuple[str, ...]:
+    """Return the places in the value of an option, without names before them."""
+    places = tuple(map(str, value)) if isinstance(value, tuple | list) else (str(value),)
+    role = roles(type(step.config), Place).get(option, Place())
+    return tuple(place.partition("=")[2] for place in places) if role.after_name else places
+
+
+def _scenes(config: Any, places: tuple[str, ...]) -> Content:
+    """Tell what scenes there are: not the maps that lie among them."""
+    return content_of_files(find_scenes(places, config.asset).urls)
+
+
+def _rasters(config: Any, places: tuple[str, ...]) -> Content:
+    return content_of_files(raster_urls(places))
+
+
+RASTERS: dict[str, Callable[[Any, tuple[str, ...]], Content]] = {
+    "scenes": _scenes,
+    "maps": _rasters,
+    "tiles": _rasters,
+}
+"""Options whose places may be folders of rasters, or lists that name them."""
 
 
 def _makes_files(step: Step) -> bool:
@@ -266,19 +277,14 @@ def _outside(step: Step, option: str, value: Any) -> Content:
         InputError: nothing does.
     """
     role = roles(type(step.config), Place).get(option, Place())
-    places = _listed(value)
-    if role.after_name:
-        places = tuple(place.partition("=")[2] or place for place in places)
-    names = tuple(place for place in places if place in role.reserved or (role.or_name and not exists(place)))
-    if names:
-        return " ".join(places)
-    where = f"{step.name}: {option}"
-    if option in RASTERS:
-        try:
-            return content_of_files(raster_urls(places, flat(step.config).get("asset", "")))
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-    return content_of_places(places, where)
+    given = _places(step, option, value)
+    names = [place for place in given if place in role.reserved or (role.or_name and not exists(place))]
+    places = tuple(place for place in given if place not in names)
+    try:
+        content = RASTERS[option](step.config, places) if option in RASTERS else content_of_places(places)
+    except InputError as error:
+        raise InputError(f"{step.name}: {option}: {error}") from error
+    return f"{' '.join(names)} {digest(content) if places else ''}".rstrip() if names else content
 
 
 def _call(step: Step) -> int:

@@ -12,8 +12,11 @@ import rasterio
 from in_process import treeline
 from killed_commands import Killer
 
-from cluster.steps.records import RECORDS
+from cluster.steps.decision import Decision, Now, decide, options_to_compare
+from cluster.steps.records import RECORDS, Record
+from cluster.steps.steps_file import read_steps
 from ingest.synthetic.landscape import write_scene
+from shards.errors import InputError
 from shards.storage.objects import exists
 from shards.storage.one_writer import one_writer
 
@@ -80,8 +83,8 @@ def done(landscape: Path, killer: Killer, tmp_path_factory: pytest.TempPathFacto
 
 
 def actions(said: str) -> dict[str, str]:
-    """What was done about each step: "skipped", "run" or "make anew"."""
-    found = re.findall(r"^--- \d of \d: ([^:]+): ([a-z ]+),", said, re.MULTILINE)
+    """What was done about each step: "skipped", "run" or "made anew"."""
+    found = re.findall(r"^--- \d of \d ([^:]+): ([a-z ]+): ", said, re.MULTILINE)
     return dict(found)
 
 
@@ -137,7 +140,7 @@ def plan(folder: Path, *more: str) -> dict[str, str]:
     """What a run would do about each step."""
     said = treeline("run", "steps.yaml", "--dry-run", *more, folder=folder)
     assert said.returncode == 0, said.stderr
-    return dict(re.findall(r"^# ([^:]+): ([a-z ]+),", said.stdout, re.MULTILINE))
+    return dict(re.findall(r"^# ([^:]+): ([a-z ]+): ", said.stdout, re.MULTILINE))
 
 
 def of(**actions: str) -> dict[str, str]:
@@ -152,11 +155,11 @@ def of(**actions: str) -> dict[str, str]:
         ([], of()),
         ([("  train:\n", "  train: # a comment\n"), ("out: made", "# another\nout: made")], of()),
         ([("    block: 64\n", "    block: 128\n    device: cpu\n")], of()),
-        ([("overlap: 0", "overlap: 0.25")], of(predict="make anew", mosaic="make anew")),
-        ([("overlap: 0", "overlap: 0\n    stac: true")], of(predict="run", mosaic="run")),
-        ([("    limit: 2\n", "    limit: 3\n")], of(evaluate="make anew")),
-        ([("  mosaic:\n", "  mosaic:\n    method: median\n")], of(mosaic="make anew")),
-        ([("  mosaic:\n", "  mosaic:\n    out: other.tif\n")], of(mosaic="run")),
+        ([("overlap: 0", "overlap: 0.25")], of(predict="made anew", mosaic="made anew")),
+        ([("overlap: 0", "overlap: 0\n    stac: true")], of(predict="runs", mosaic="runs")),
+        ([("    limit: 2\n", "    limit: 3\n")], of(evaluate="made anew")),
+        ([("  mosaic:\n", "  mosaic:\n    method: median\n")], of(mosaic="made anew")),
+        ([("  mosaic:\n", "  mosaic:\n    out: other.tif\n")], of(mosaic="runs")),
     ],
     ids=["nothing", "comments", "speed", "maps", "more of them", "scores", "mosaic", "another place"],
 )
@@ -171,11 +174,34 @@ def test_only_what_an_edit_concerns_is_run(
 def test_what_is_gone_is_made_and_what_follows_waits_for_it(done: tuple[Path, float], tmp_path: Path) -> None:
     folder = changed(done, tmp_path / "copy")
     (folder / "made" / "mosaic.tif").unlink()
-    assert plan(folder) == of(mosaic="run")
+    assert plan(folder) == of(mosaic="runs")
     next((folder / "made" / "maps").glob("*.chm.tif")).unlink()
-    assert plan(folder) == of(predict="run", mosaic="run")
+    assert plan(folder) == of(predict="runs", mosaic="runs")
     shutil.rmtree(folder / "made" / "run")
-    assert plan(folder) == of(train="run", evaluate="run", predict="run", mosaic="run")
+    assert plan(folder) == of(train="runs", evaluate="runs", predict="runs", mosaic="runs")
+
+
+def test_an_input_that_is_left_out_or_written_again_is_noticed(tmp_path: Path) -> None:
+    """Also where a name, which is no place, stands beside it."""
+    table = tmp_path / "labels.csv"
+    table.write_text("filename\na\n")
+    (tmp_path / "images").mkdir()
+    text = "steps: {ingest pairs: {images: images, table: labels.csv, dtype: int16}}"
+    (tmp_path / "steps.yaml").write_text(text)
+    (step,) = read_steps(f"{tmp_path}/steps.yaml").steps
+    inputs = {"images": {"a.npy": "3 1"}, "table": {"labels.csv": "11 1"}}
+    record = Record(step.command, "done", options_to_compare(step.config), inputs)
+    assert decide(step, record, Now(inputs)).action == "skip"
+    (tmp_path / "steps.yaml").write_text(text.replace("table: labels.csv, ", ""))
+    (without,) = read_steps(f"{tmp_path}/steps.yaml").steps
+    now = Now({"images": inputs["images"]}, may_replace=True)
+    assert decide(without, record, now) == Decision("make anew", "table is left out")
+    now = Now({**inputs, "table": {"labels.csv": "11 2"}}, may_replace=True)
+    why = "table changed (1 written again, such as labels.csv)"
+    assert decide(step, record, now) == Decision("make anew", why)
+    more = Now({**inputs, "images": {"a.npy": "3 1", "b.npy": "3 1"}})
+    with pytest.raises(InputError, match=r"images changed \(1 added, such as b.npy\); undo that"):
+        decide(step, record, more)
 
 
 @pytest.mark.slow
@@ -185,19 +211,19 @@ def test_a_dataset_or_a_training_is_replaced_only_if_asked(done: tuple[Path, flo
     said = treeline("run", "steps.yaml", folder=folder)
     assert said.returncode == 2
     assert said.stderr == (
-        "treeline: train: made/run would be made anew: changed: epochs (1 there, 2 asked for); undo that, "
-        "give this step another out, or allow it with --redo train\n"
+        "treeline: train: made/run would be made anew, because epochs changed (1 there, 2 asked for); undo "
+        "that, give this step another out, or allow it with --redo train\n"
     )
     assert not said.stdout
     assert {path: path.stat().st_mtime_ns for path in (folder / "made").rglob("*")} == before
-    anew = {"train": "make anew", "evaluate": "make anew", "predict": "make anew", "mosaic": "make anew"}
+    anew = {"train": "made anew", "evaluate": "made anew", "predict": "made anew", "mosaic": "made anew"}
     assert plan(folder, "--redo", "train") == of(**anew)
     (folder / "steps.yaml").write_text(STEPS.replace("shares: [0.5, 0.5]", "shares: [0.7, 0.3]"))
     said = treeline("run", "steps.yaml", folder=folder)
     assert said.returncode == 2
-    assert "train: made/run would be made anew: split is made anew; " in said.stderr
+    assert "train: made/run would be made anew, because split is made anew; " in said.stderr
     assert "--redo split" in said.stderr
-    assert plan(folder, "--redo", "split") == of(split="make anew", **anew)
+    assert plan(folder, "--redo", "split") == of(split="made anew", **anew)
     said = treeline("run", "steps.yaml", "--redo", "splits", folder=folder)
     assert said.stderr.startswith("treeline: --redo splits: steps.yaml has no such step; did you mean split?")
 
@@ -211,7 +237,7 @@ def test_a_dataset_that_is_made_anew_as_it_was_changes_nothing_else(
     assert json.loads((folder / "made" / "chips" / "dataset.json").read_text())["generation"] > 0
     said = treeline("run", "steps.yaml", "--redo", "ingest synthetic", folder=folder)
     assert said.returncode == 0, said.stderr
-    assert actions(said.stdout) == of(ingest="make anew", split="run")
+    assert actions(said.stdout) == of(ingest="made anew", split="runs")
     assert treeline("verify", "made/chips", folder=folder).returncode == 0
     assert plan(folder) == of()
 
@@ -229,10 +255,11 @@ def test_new_maps_replace_the_old_ones_and_the_training_stays(
     run = {path: path.stat().st_mtime_ns for path in (folder / "made" / "run").rglob("*")}
     said = treeline("run", "steps.yaml", folder=folder)
     assert said.returncode == 0, said.stderr
-    assert actions(said.stdout) == of(predict="make anew", mosaic="make anew")
-    assert "overlap (0 there, 0.25 asked for)" in said.stdout.replace("0.0 ", "0 ")
+    assert actions(said.stdout) == of(predict="made anew", mosaic="made anew")
+    assert "overlap changed (0 there, 0.25 asked for)" in said.stdout.replace("0.0 ", "0 ")
     assert (
-        "scenes (1 added, such as WV02_20200702_b.tif, 1 removed, such as WV02_20200701_a.tif)" in said.stdout
+        "scenes changed (1 added, such as WV02_20200702_b.tif, 1 removed, such as WV02_20200701_a.tif)"
+        in said.stdout
     )
     assert {path: path.stat().st_mtime_ns for path in (folder / "made" / "run").rglob("*")} == run
     left = {path.name for path in (folder / "made" / "maps").iterdir() if path.is_file()}
@@ -252,7 +279,7 @@ def test_more_scenes_are_mapped_beside_those_that_are(done: tuple[Path, float], 
     before = first.stat().st_mtime_ns
     said = treeline("run", "steps.yaml", folder=folder)
     assert said.returncode == 0, said.stderr
-    assert actions(said.stdout) == of(predict="run", mosaic="make anew")
+    assert actions(said.stdout) == of(predict="runs", mosaic="made anew")
     assert first.stat().st_mtime_ns == before
 
 
@@ -274,7 +301,7 @@ def test_a_failing_step_ends_the_run_and_says_how_to_go_on(tmp_path: Path) -> No
     (tmp_path / "a.tif").write_text("no map")
     said = treeline("run", "steps.yaml", folder=tmp_path)
     assert said.returncode == 2
-    assert actions(said.stdout) == {"ingest synthetic": "run", "verify": "run", "mosaic": "run"}
+    assert actions(said.stdout) == {"ingest synthetic": "runs", "verify": "runs", "mosaic": "runs"}
     last = said.stderr.splitlines()[-1]
     assert last.startswith("treeline: mosaic: ")
     assert last.endswith("; then go on with treeline run steps.yaml")
@@ -319,12 +346,12 @@ def test_a_run_lives_on_s3_as_on_a_disk(storage: str, tmp_path: Path) -> None:
     (tmp_path / "steps.yaml").write_text(steps.replace("[0.6, 0.4]", "[0.3, 0.7]"))
     refused = treeline("run", "steps.yaml", folder=tmp_path)
     assert refused.returncode == 2
-    assert "converted would be made anew: split is made anew" in refused.stderr
+    assert "converted would be made anew, because split is made anew" in refused.stderr
     with one_writer(f"{storage}/made", of=RECORDS):
         second = treeline("run", "steps.yaml", "--redo", "split", folder=tmp_path)
     assert second.returncode == 2
     assert "another command writes here" in second.stderr
     said = treeline("run", "steps.yaml", "--redo", "split", folder=tmp_path)
     assert said.returncode == 0, said.stderr
-    expected = {"ingest synthetic": "skipped", "split": "make anew", "convert": "make anew"}
+    expected = {"ingest synthetic": "skipped", "split": "made anew", "convert": "made anew"}
     assert actions(said.stdout) == expected
