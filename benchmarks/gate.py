@@ -1,8 +1,9 @@
 """What the gate of `predict` says of honest scenes and of faults, and what it costs.
 
-PYTHONPATH=.:tests/support python benchmarks/gate.py --first 11000      # about ten minutes
+PYTHONPATH=tests/support python -m benchmarks.gate --first 11000      # about ten minutes
 
-First the cost, then 40 honest scenes of the tests, these with each fault, and 200 of fresh seeds.
+First 40 honest scenes of the tests, then 200 of fresh seeds, then the cost; with --faults also the 40 scenes
+with each fault.
 
 Honest scenes and faults are those of tests/support/honest_scenes.py. The cost is CPU time, beside that of
 the map of the same scene with the smallest regressor of the tests, the most demanding case.
@@ -59,7 +60,8 @@ def count(folder: Path, first: int, each: int, fault: Callable[[Image], Image] |
         others = {name: number for name, number in said.items() if ":" in name and not fault}
         print(
             f"{each * len(CONDITIONS)} scenes from {first}, training {training}: {said['refused']} refused, "
-            f"{said['noted']} noted {others or ''}"
+            f"{said['noted']} noted {others or ''}",
+            flush=True,
         )
 
 
@@ -69,7 +71,7 @@ def cost(folder: Path, side: int) -> None:
     path = write_scene(folder / "large.tif", image_CHW)
     for blocks in ({"tiled": False}, {"tiled": True, "blockxsize": 256, "blockysize": 256}):
         with rasterio.open(path) as raster:
-            profile = {**raster.profile, "compress": "deflate", **blocks}
+            profile = {**raster.profile, **blocks}
         with rasterio.open(folder / "scene.tif", "w", **profile) as raster:
             raster.write(image_CHW)
         checks = []
@@ -95,15 +97,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=11_000, help="number of the first fresh scene")
     parser.add_argument("--side", type=int, default=1024, help="pixels along a side of the mapped scene")
+    parser.add_argument("--faults", action="store_true", help="count the scenes of the tests with each fault")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        cost(folder, options.side)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         count(folder, OF_TESTS, EACH_OF_TESTS)
-        for fault in FAULTS:
-            print(f"{fault}:")
-            count(folder, OF_TESTS, EACH_OF_TESTS, FAULTS[fault])
         count(folder, options.first, EACH_FRESH)
+        cost(folder, options.side)
+        for name, fault in FAULTS.items() if options.faults else ():
+            print(f"{name}:", flush=True)
+            count(folder, OF_TESTS, EACH_OF_TESTS, fault)
 
 
 if __name__ == "__main__":

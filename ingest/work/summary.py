@@ -78,7 +78,7 @@ def summary(plan: IngestPlan, assembly: Assembly, manifest: Manifest, before: Co
         (plan.present, "were in the dataset before and stay as they are"),
     ]
     rows += [(count, note, "") for count, note in notes if count]
-    width = max(24, *(len(what) + 2 for _, what, about in rows if about))
+    width = max([24, *(len(what) + 2 for _, what, about in rows if about)])
     return [f"{count:>12,} {what:<{width}}{about}".rstrip() for count, what, about in rows]
 
 

@@ -689,6 +689,7 @@ def test_zeros_that_nobody_declares_are_asked_about(tmp_path: Path, kind: str, s
     assert "is 0 nodata" in treeline("inspect", "ignored", folder=tmp_path).stdout
     done = ingest(tmp_path, *heights, "--nodata", "0", "--out", "declared", images=scene)
     assert said(done) == (0, [])
+    assert kind == "wedge" or "incomplete (--min-valid)" in done.stdout
     assert "findings" not in treeline("inspect", "declared", folder=tmp_path).stdout
 
 
