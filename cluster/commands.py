@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, SubmitConfig
     from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, MosaicConfig, PredictConfig
-    from ingest.chips.source import Source
+    from ingest.chips.source import CommandSource
     from ingest.config import (
         HuggingFaceConfig,
         IngestConfig,
@@ -75,7 +75,7 @@ def ingest_source(config: "SourceConfig") -> None:
     _ingest(source, config)
 
 
-def _ingest(source: "Source", config: "IngestConfig") -> None:
+def _ingest(source: "CommandSource", config: "IngestConfig") -> None:
     from cluster.jobs.connection import connected
     from ingest.work.run import ingest
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ingest.chips.attributes import as_attribute, attribute_name, plain_values
 from ingest.chips.check import UNREADABLE, Rejected
-from ingest.chips.source import GROUP, Candidates, Raw, Refused
+from ingest.chips.source import GROUP, Candidates, CommandSource, Raw, Refused
 from ingest.config import HuggingFaceConfig
 from ingest.files.nested import as_stored, nested_array, pixel_type
 from shards.errors import InputError, one_line
@@ -52,7 +52,7 @@ _ORIGIN = dict.fromkeys(_TEXTS, pa.string()) | {"x": pa.float64(), "y": pa.float
 
 
 @dataclass(frozen=True)
-class HuggingFaceSource:
+class HuggingFaceSource(CommandSource):
     """The rows of a dataset of nested lists.
 
     Its files are looked up once, when it is made (InputError: there are none); the list travels with it.
