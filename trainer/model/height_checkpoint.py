@@ -1,6 +1,7 @@
 """Checkpoints of regressors: folders (trainer.model.checkpoint) and what is in them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shards.errors import InputError
@@ -14,7 +15,6 @@ from trainer.model.checkpoint import (
     CONFIG,
     DAMAGED,
     HEIGHTS,
-    METRICS,
     PRETRAINED,
     TILES,
     check_version,
@@ -64,14 +64,7 @@ def load_checkpoint(url: str, with_weights: bool = True, trust: str = "") -> Che
         InputError: there is no checkpoint, or it is incomplete or not trusted.
     """
     folder = read_checkpoint_folder(url, _check_heights, with_weights, trust)
-    with understood(join(folder.url, CONFIG), DAMAGED):
-        decoder = DecoderConfig.from_json(folder.config["decoder"])
-        regressor = Regressor(folder.schema, folder.bands, folder.statistics, folder.backbone(), decoder)
-        trained_on = folder.config["trained_on"]
-    with understood(join(folder.url, METRICS), DAMAGED):
-        baselines = Baselines.from_json(folder.metrics.pop("baselines"))
-    fingerprint = folder.load_into(regressor)
-    return Checkpoint(regressor.eval(), trained_on, folder.metrics, baselines, fingerprint)
+    return Checkpoint(*folder.contents(partial(folder.pixel_model, Regressor), Baselines.from_json))
 
 
 def _check_heights(url: str, config: dict[str, Any]) -> None:
