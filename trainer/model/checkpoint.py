@@ -200,6 +200,26 @@ class CheckpointFolder:
         return fingerprint_of(self.config, self.statistics, checksum)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelHeader:
+    """A checkpoint's description of its model, whatever it predicts."""
+
+    schema: Schema
+    """Format of the images that the model takes."""
+    patch_size: int
+    """Pixels along each side of a patch of its backbone."""
+    has_spread: bool = False
+    """Whether the model itself estimates how uncertain a height is."""
+    trained_on: dict[str, Any]
+    """Dataset's URL and fingerprint, and the code's version."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch."""
+    fingerprint: str
+    """Fingerprint, the same as that of the loaded checkpoint."""
+    statistics: Statistics
+    """Statistics of the chips that normalise the images."""
+
+
 def read_checkpoint_folder(name: str, check: Check, with_weights: bool, trust: str = "") -> CheckpointFolder:
     """Read the checkpoint at `name`, or the best of the run there.
 
