@@ -4,23 +4,7 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from cluster.last_lines import (
-    after_attention,
-    after_convert,
-    after_distances,
-    after_embedding,
-    after_export,
-    after_import,
-    after_ingest,
-    after_inspect,
-    after_labels,
-    after_matrix,
-    after_mosaic,
-    after_prediction,
-    after_run,
-    after_split,
-    after_verify,
-)
+from cluster import last_lines
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, StepsConfig, SubmitConfig
@@ -35,7 +19,7 @@ if TYPE_CHECKING:
     )
     from inference.embed.engine import Engine as EmbedEngine
     from inference.predict.engine import Engine
-    from ingest.chips.source import Source
+    from ingest.chips.source import CommandSource
     from ingest.config import (
         HuggingFaceConfig,
         IngestConfig,
@@ -104,12 +88,12 @@ def ingest_source(config: "SourceConfig") -> None:
     _ingest(source, config)
 
 
-def _ingest(source: "Source", config: "IngestConfig") -> None:
+def _ingest(source: "CommandSource", config: "IngestConfig") -> None:
     from cluster.jobs.connection import connected
     from ingest.work.run import ingest
 
     summary = ingest(source, config, lambda: connected(config.workers)).summary
-    _say(summary, after_ingest(config.out))
+    _say(summary, last_lines.after_ingest(config.out))
 
 
 def _say(summary: str, last: Sequence[str]) -> None:
@@ -128,21 +112,21 @@ def ingest_tars(config: "TarsConfig") -> None:
         print(f"left out: {said}")
     if not done.manifest.samples("val"):
         print("note: nothing is held out for validation; see --val")
-    print("\n".join(after_ingest(config.data)))
+    print("\n".join(last_lines.after_ingest(config.data)))
 
 
 def ingest_labels(config: "LabelsConfig") -> None:
     """Label the chips of a dataset with what rasters show there."""
     from ingest.labels.run import label_chips
 
-    _say(label_chips(config), after_labels(config.data, config.column, config.mean))
+    _say(label_chips(config), last_lines.after_labels(config.data, config.column, config.mean))
 
 
 def inspect(config: "InspectConfig") -> None:
     """Show what a dataset holds."""
     from shards.commands.inspect import inspect
 
-    _say(inspect(config), after_inspect(config))
+    _say(inspect(config), last_lines.after_inspect(config))
 
 
 def verify(config: "VerifyConfig") -> int:
@@ -151,7 +135,7 @@ def verify(config: "VerifyConfig") -> int:
 
     problems = verify(config)
     said = "\n".join(problems) or f"{config.data}: everything is as it was written"
-    _say(said, after_verify(config.data, problems))
+    _say(said, last_lines.after_verify(config.data, problems))
     return 1 if problems else 0
 
 
@@ -159,7 +143,7 @@ def split(config: "SplitConfig", given: Set[str]) -> None:
     """Hold out other chips of a dataset, or count bands; `given` are the options that the user named."""
     from shards.commands.resplit import resplit
 
-    _say(resplit(config, given), after_split(config.data))
+    _say(resplit(config, given), last_lines.after_split(config.data))
 
 
 def convert(config: "ConvertConfig") -> None:
@@ -171,7 +155,7 @@ def convert(config: "ConvertConfig") -> None:
     size = f"{sum(shard.nbytes for shard in manifest.shards) / 1e6:,.1f} MB"
     said = f"{config.out}: {count:,} chips in {len(manifest.shards):,} shards, {size}"
     said += f", fingerprint {manifest.fingerprint}"
-    _say(said, after_convert(config.out))
+    _say(said, last_lines.after_convert(config.out))
 
 
 def train(config: "TrainConfig", given: Set[str]) -> None:
@@ -211,7 +195,7 @@ def export(config: "ExportConfig") -> None:
     from trainer.model.pretrained import is_pretrained
 
     said = export(config)
-    _say(said, after_export(config, is_pretrained(config.out)))
+    _say(said, last_lines.after_export(config, is_pretrained(config.out)))
 
 
 def sweep(config: "SweepConfig") -> None:
@@ -276,7 +260,7 @@ def matrix(config: "MatrixConfig") -> int:
             computes(precision, device).say()
             results = matrix(plan, datasets, cells_here, device)
     print(results.table())
-    _say(f"{config.out}/{PAGE}", after_matrix(config))
+    _say(f"{config.out}/{PAGE}", last_lines.after_matrix(config))
     return 1 if results.failed else 0
 
 
@@ -284,7 +268,7 @@ def import_(config: "ImportConfig") -> None:
     """Make a checkpoint of weights trained elsewhere."""
     from trainer.commands.import_weights import import_checkpoint
 
-    _say(import_checkpoint(config), after_import(config))
+    _say(import_checkpoint(config), last_lines.after_import(config))
 
 
 def evaluate(config: "EvaluateConfig") -> None:
@@ -310,7 +294,7 @@ def evaluate(config: "EvaluateConfig") -> None:
     if not scores_maps:
         from trainer.commands.last_lines import after_evaluation
 
-        _say(after_evaluation(config), after_run(config.checkpoint))
+        _say(after_evaluation(config), last_lines.after_run(config.checkpoint))
 
 
 def predict(config: "PredictConfig") -> int:
@@ -333,7 +317,7 @@ def predict(config: "PredictConfig") -> int:
 
         summary = predict(config, engine)
     maps = list(summary.maps.values())
-    _say("\n".join([*maps, str(summary)]), after_prediction(config, maps))
+    _say("\n".join([*maps, str(summary)]), last_lines.after_prediction(config, maps))
     if summary.failed and not summary.maps and all(failed.is_refused for failed in summary.failed):
         return 2
     return 1 if summary.failed else 0
@@ -358,21 +342,21 @@ def embed(config: "EmbedConfig") -> None:
             return InProcess(chosen_here(config.device, config.precision))
 
         said = embed(config, engine)
-    _say(said, after_embedding(config))
+    _say(said, last_lines.after_embedding(config))
 
 
 def distances(config: "DistancesConfig") -> None:
     """Measure how far regions lie apart in embeddings."""
     from inference.distances.run import distances
 
-    _say(distances(config), after_distances(config))
+    _say(distances(config), last_lines.after_distances(config))
 
 
 def mosaic(config: "MosaicConfig") -> None:
     """Merge overlapping maps into one."""
     from inference.mosaic.run import mosaic
 
-    _say(mosaic(config), after_mosaic(config.out))
+    _say(mosaic(config), last_lines.after_mosaic(config.out))
 
 
 def report(config: "ReportConfig") -> None:
@@ -393,7 +377,7 @@ def attention(config: "AttentionConfig") -> None:
     """Draw and measure where a backbone's class token looks."""
     from inference.attention.run import attention
 
-    _say(attention(config), after_attention(config))
+    _say(attention(config), last_lines.after_attention(config))
 
 
 def run(config: "StepsConfig") -> int:

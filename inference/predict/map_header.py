@@ -1,37 +1,23 @@
 """A checkpoint's description, for the maps that are made with it: of heights, of classes or of tiles."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from inference.maps.map_file import LARGEST_CLASS
 from inference.predict.map_content import MapContent
 from shards.errors import InputError
-from shards.format.schema import Schema
-from shards.format.statistics import Statistics
-from trainer.model.checkpoint import CLASSES, TILES, format_of
-from trainer.model.class_checkpoint import load_class_checkpoint
-from trainer.model.height_checkpoint import read_checkpoint_header
-from trainer.model.tile_checkpoint import load_tile_checkpoint
+from trainer.model.checkpoint import CLASSES, TILES, ModelHeader, format_of
+from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint
+from trainer.model.encoder import Encoder
+from trainer.model.height_checkpoint import Checkpoint, load_checkpoint
+from trainer.model.pixel_model import PixelModel
+from trainer.model.tile_checkpoint import TileCheckpoint, load_tile_checkpoint
 
 
-@dataclass(frozen=True)
-class MapHeader:
+@dataclass(frozen=True, kw_only=True)
+class MapHeader(ModelHeader):
     """A checkpoint's description of its model and of what the maps show."""
 
-    schema: Schema
-    """Schema of the chips that it was trained on."""
-    patch_size: int
-    """Pixels along each side of a patch of its backbone."""
-    has_spread: bool
-    """Whether the model itself estimates how uncertain a height is."""
-    trained_on: dict[str, Any]
-    """Dataset's URL and fingerprint, and the code's version."""
-    metrics: dict[str, Any]
-    """Scores after the checkpoint's epoch."""
-    fingerprint: str
     content: MapContent
-    statistics: Statistics
-    """Statistics of the chips that normalise the images."""
 
 
 def read_map_header(url: str, trust: str = "") -> MapHeader:
@@ -47,42 +33,33 @@ def read_map_header(url: str, trust: str = "") -> MapHeader:
         of_classes = load_class_checkpoint(url, with_weights=False, trust=trust)
         schema = of_classes.model.schema
         content = MapContent("pixel classes", schema.label, _in_bytes(url, schema.class_names))
-        size, read = of_classes.model.patch_size, of_classes
-        return MapHeader(
-            schema,
-            size,
-            False,
-            read.trained_on,
-            read.metrics,
-            read.fingerprint,
-            content,
-            of_classes.model.statistics,
-        )
+        return _header(of_classes, of_classes.model, content)
     if kind == TILES:
         of_tiles = load_tile_checkpoint(url, with_weights=False, trust=trust)
         encoder, head = of_tiles.model.encoder, of_tiles.model.head
         classes = _in_bytes(url, numbered(head.classes)) if head.classes else ()
         content = MapContent("tiles", head.label, classes, head.unit, encoder.schema.chip_size)
-        return MapHeader(
-            encoder.schema,
-            encoder.patch_size,
-            False,
-            of_tiles.trained_on,
-            of_tiles.metrics,
-            of_tiles.fingerprint,
-            content,
-            encoder.statistics,
-        )
-    header = read_checkpoint_header(url, trust)
+        return _header(of_tiles, encoder, content)
+    of_heights = load_checkpoint(url, with_weights=False, trust=trust)
+    regressor = of_heights.regressor
+    return _header(of_heights, regressor, MapContent(), regressor.decoder.has_spread)
+
+
+def _header(
+    read: Checkpoint | ClassCheckpoint | TileCheckpoint,
+    model: PixelModel | Encoder,
+    content: MapContent,
+    has_spread: bool = False,
+) -> MapHeader:
     return MapHeader(
-        header.schema,
-        header.patch_size,
-        header.has_spread,
-        header.trained_on,
-        header.metrics,
-        header.fingerprint,
-        MapContent(),
-        header.statistics,
+        schema=model.schema,
+        patch_size=model.patch_size,
+        has_spread=has_spread,
+        trained_on=read.trained_on,
+        metrics=read.metrics,
+        fingerprint=read.fingerprint,
+        statistics=model.statistics,
+        content=content,
     )
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.chips.check import WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
-from ingest.chips.source import Candidates, Raw, Source
+from ingest.chips.source import Candidates, CommandSource, Raw, Source
 from ingest.config import SourceConfig
 from shards.errors import DatasetError, InputError
 from shards.format.schema import Schema
@@ -28,7 +28,7 @@ YES_OR_NO = {"yes": True, "true": True, "no": False, "false": False}
 
 
 @dataclass(frozen=True)
-class OwnSource:
+class OwnSource(CommandSource):
     """The chips of a source of the user's own. It travels to workers as its options alone."""
 
     config: SourceConfig

@@ -5,8 +5,8 @@ only its options and can be sent to another machine, so any process can read any
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -81,3 +81,15 @@ class Source(Protocol):
         Raises:
             OSError: storage failed.
         """
+
+
+@dataclass(frozen=True)
+class CommandSource(Source):
+    """A source of one of the commands of `treeline ingest`, made of its options."""
+
+    config: Any
+    """Options of the command."""
+
+    def begun_with(self, config: Any) -> Self:
+        """Return the source with the options that its work began with."""
+        return replace(self, config=config)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ingest.chips.attributes import as_attribute, attribute_name, plain_values
 from ingest.chips.check import UNREADABLE, Rejected
 from ingest.chips.filled_chips import candidates_looked_at
-from ingest.chips.source import GROUP, Candidates, Raw, Refused
+from ingest.chips.source import GROUP, Candidates, CommandSource, Raw, Refused
 from ingest.config import HuggingFaceConfig
 from ingest.files.nested import as_stored, nested_array, pixel_type
 from shards.errors import InputError, one_line
@@ -55,7 +55,7 @@ _ORIGIN = dict.fromkeys(_TEXTS, pa.string()) | {"x": pa.float64(), "y": pa.float
 
 
 @dataclass(frozen=True)
-class HuggingFaceSource:
+class HuggingFaceSource(CommandSource):
     """The rows of a dataset of nested lists.
 
     Its files are looked up once, when it is made (InputError: there are none); the list travels with it.

@@ -20,7 +20,7 @@ from rasterio.crs import CRS
 
 from ingest.chips.check import NO_KEY, UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.chips.filled_chips import candidates_looked_at
-from ingest.chips.source import Candidates, Raw, Refused
+from ingest.chips.source import Candidates, CommandSource, Raw, Refused
 from ingest.config import PairsConfig
 from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
 from ingest.files.table import Listed, read_table_of_files
@@ -44,7 +44,7 @@ NAMES_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
-class PairsSource:
+class PairsSource(CommandSource):
     """The chips of two folders."""
 
     config: PairsConfig

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.chips.check import NO_DATE, NO_MASK, NOT_IN_TIME, OUT_OF_SEASON, Rejected
-from ingest.chips.source import Candidates, Raw, Refused
+from ingest.chips.source import Candidates, CommandSource, Raw, Refused
 from ingest.config import NO_LABEL, ScenesConfig, label_of
 from ingest.scenes.image_check import image_findings
 from ingest.scenes.image_grid import band_numbers, open_image, source_of
@@ -41,7 +41,7 @@ from shards.storage.patterns import expand
 
 
 @dataclass(frozen=True)
-class ScenesSource:
+class ScenesSource(CommandSource):
     """Images and the rasters that give their heights."""
 
     config: ScenesConfig

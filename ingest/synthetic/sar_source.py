@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ingest.chips.check import Rejected
-from ingest.chips.source import Candidates, Raw
+from ingest.chips.source import Candidates, CommandSource, Raw
 from ingest.config import SyntheticConfig
 from ingest.synthetic.sar_backscatter import BANDS as SEASONAL_BANDS
 from ingest.synthetic.sar_backscatter import backscatter_db
@@ -36,7 +36,7 @@ _REGION, _ROW, _COLUMN = "_region", "_row", "_column"
 
 
 @dataclass(frozen=True)
-class SarSource:
+class SarSource(CommandSource):
     """Tiles of the SAR landscape of a seed."""
 
     config: SyntheticConfig

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ingest.chips.check import Rejected
-from ingest.chips.source import GROUP, Candidates, Raw
+from ingest.chips.source import GROUP, Candidates, CommandSource, Raw
 from ingest.config import SyntheticConfig
 from ingest.synthetic.landscape import (
     BANDS,
@@ -71,7 +71,7 @@ _CUTS, _SCENES = 2, 3
 
 
 @dataclass(frozen=True)
-class SyntheticSource:
+class SyntheticSource(CommandSource):
     """Chips of the landscape of a seed; a larger number of chips starts with the same ones."""
 
     config: SyntheticConfig

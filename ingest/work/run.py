@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ingest.chips.attributes import with_known_names
 from ingest.chips.check import Rules
-from ingest.chips.source import Source
+from ingest.chips.source import CommandSource
 from ingest.config import IngestConfig, made_by
 from ingest.work.begun import PLAN, as_it_began
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
@@ -63,7 +63,7 @@ class Ingested:
     summary: str
 
 
-def ingest(source: Source, config: IngestConfig, cluster: Cluster = lambda: nullcontext()) -> Ingested:
+def ingest(source: CommandSource, config: IngestConfig, cluster: Cluster = lambda: nullcontext()) -> Ingested:
     """Make the dataset at `config.out`, or resume making it.
 
     Args:
@@ -84,11 +84,13 @@ def ingest(source: Source, config: IngestConfig, cluster: Cluster = lambda: null
         return _ingest(source, config, new_folders, cluster)
 
 
-def _ingest(source: Source, config: IngestConfig, new_folders: list[str], cluster: Cluster) -> Ingested:
+def _ingest(
+    source: CommandSource, config: IngestConfig, new_folders: list[str], cluster: Cluster
+) -> Ingested:
     """Make the dataset at a place that only this process writes; remove `new_folders` if none comes."""
     asked, config = config, as_it_began(config)
     if config != asked:
-        source = _as_begun_with(source, config)
+        source = source.begun_with(config)
     base = _base(config)
     schema = schema_to_make(source.schema, config, base)
     candidates = source.candidates()
@@ -130,15 +132,6 @@ def _ingest(source: Source, config: IngestConfig, new_folders: list[str], cluste
     except BaseException as error:
         error.add_note("complete shards are kept: the same command resumes from there")
         raise
-
-
-def _as_begun_with(source: Any, config: IngestConfig) -> Source:
-    """Return the source with the options that its work began with."""
-    begun: Any = source
-    if is_dataclass(source) and hasattr(source, "config"):
-        begun = replace(begun, config=config)
-    found: Source = begun
-    return found
 
 
 def _tars(out: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -23,6 +23,7 @@ from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
 from shards.storage.objects import exists, join
+from trainer.decoders.features import DecoderConfig
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
@@ -33,6 +34,8 @@ from trainer.model.trust import check_trust
 from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
 
+Model = TypeVar("Model", bound=nn.Module)
+Baselines = TypeVar("Baselines")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 STATISTICS = "statistics.json"
@@ -155,6 +158,35 @@ class CheckpointFolder:
         """Build the backbone, whose weights are to be loaded."""
         return empty_backbone(self.config["backbone"])
 
+    def pixel_model(self, kind: Callable[..., Model]) -> Model:
+        """Build a model of pixels of this kind, whose weights are to be loaded."""
+        decoder = DecoderConfig.from_json(self.config["decoder"])
+        return kind(self.schema, self.bands, self.statistics, self.backbone(), decoder)
+
+    def contents(
+        self, make: Callable[[], Model], baselines_from: Callable[[Any], Baselines]
+    ) -> tuple[Model, dict[str, Any], dict[str, Any], Baselines, str]:
+        """Return the model with its weights, in eval mode, and what the checkpoint says about it.
+
+        Args:
+            make: makes the model, as the configuration describes it.
+            baselines_from: reads its baselines from JSON.
+
+        Returns:
+            the model, its training data, its scores, the baselines, the checkpoint's fingerprint.
+
+        Raises:
+            InputError: a file of the checkpoint is damaged.
+        """
+        with understood(join(self.url, CONFIG), DAMAGED):
+            model = make()
+            trained_on = self.config["trained_on"]
+        with understood(join(self.url, METRICS), DAMAGED):
+            metrics = dict(self.metrics)
+            baselines = baselines_from(metrics.pop("baselines"))
+        fingerprint = self.load_into(model)
+        return model.eval(), trained_on, metrics, baselines, fingerprint
+
     def load_into(self, model: nn.Module) -> str:
         """Give a model the weights, or only see that they fit.
 
@@ -166,6 +198,26 @@ class CheckpointFolder:
         """
         checksum = load_weights(model, join(self.url, WEIGHTS), self.with_weights)
         return fingerprint_of(self.config, self.statistics, checksum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelHeader:
+    """A checkpoint's description of its model, whatever it predicts."""
+
+    schema: Schema
+    """Format of the images that the model takes."""
+    patch_size: int
+    """Pixels along each side of a patch of its backbone."""
+    has_spread: bool = False
+    """Whether the model itself estimates how uncertain a height is."""
+    trained_on: dict[str, Any]
+    """Dataset's URL and fingerprint, and the code's version."""
+    metrics: dict[str, Any]
+    """Scores after the checkpoint's epoch."""
+    fingerprint: str
+    """Fingerprint, the same as that of the loaded checkpoint."""
+    statistics: Statistics
+    """Statistics of the chips that normalise the images."""
 
 
 def read_checkpoint_folder(name: str, check: Check, with_weights: bool, trust: str = "") -> CheckpointFolder:

@@ -4,14 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from shards.format.manifest import understood
-from shards.storage.objects import join
-from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import (
     CLASSES,
-    CONFIG,
-    DAMAGED,
-    METRICS,
     check_version,
     format_of,
     pixel_files,
@@ -61,16 +55,5 @@ def load_class_checkpoint(name: str, with_weights: bool = True, trust: str = "")
     folder = read_checkpoint_folder(
         name, partial(check_version, kind=CLASSES, version=VERSION), with_weights, trust
     )
-    with understood(join(folder.url, CONFIG), DAMAGED):
-        model = ClassModel(
-            folder.schema,
-            folder.bands,
-            folder.statistics,
-            folder.backbone(),
-            DecoderConfig.from_json(folder.config["decoder"]),
-        )
-        trained_on = folder.config["trained_on"]
-    with understood(join(folder.url, METRICS), DAMAGED):
-        baselines = ClassBaselines.from_json(folder.metrics.pop("baselines"))
-    fingerprint = folder.load_into(model)
-    return ClassCheckpoint(model.eval(), trained_on, folder.metrics, baselines, fingerprint)
+    make = partial(folder.pixel_model, ClassModel)
+    return ClassCheckpoint(*folder.contents(make, ClassBaselines.from_json))

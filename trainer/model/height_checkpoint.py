@@ -1,12 +1,11 @@
 """Checkpoints of regressors: folders (trainer.model.checkpoint) and what is in them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shards.errors import InputError
 from shards.format.manifest import understood
-from shards.format.schema import Schema
-from shards.format.statistics import Statistics
 from shards.storage.objects import join, publish
 from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import (
@@ -14,9 +13,9 @@ from trainer.model.checkpoint import (
     CONFIG,
     DAMAGED,
     HEIGHTS,
-    METRICS,
     PRETRAINED,
     TILES,
+    ModelHeader,
     check_version,
     pixel_files,
     read_checkpoint_folder,
@@ -64,14 +63,7 @@ def load_checkpoint(url: str, with_weights: bool = True, trust: str = "") -> Che
         InputError: there is no checkpoint, or it is incomplete or not trusted.
     """
     folder = read_checkpoint_folder(url, _check_heights, with_weights, trust)
-    with understood(join(folder.url, CONFIG), DAMAGED):
-        decoder = DecoderConfig.from_json(folder.config["decoder"])
-        regressor = Regressor(folder.schema, folder.bands, folder.statistics, folder.backbone(), decoder)
-        trained_on = folder.config["trained_on"]
-    with understood(join(folder.url, METRICS), DAMAGED):
-        baselines = Baselines.from_json(folder.metrics.pop("baselines"))
-    fingerprint = folder.load_into(regressor)
-    return Checkpoint(regressor.eval(), trained_on, folder.metrics, baselines, fingerprint)
+    return Checkpoint(*folder.contents(partial(folder.pixel_model, Regressor), Baselines.from_json))
 
 
 def _check_heights(url: str, config: dict[str, Any]) -> None:
@@ -89,25 +81,11 @@ def _check_heights(url: str, config: dict[str, Any]) -> None:
     check_version(url, config, HEIGHTS, VERSION)
 
 
-@dataclass(frozen=True)
-class CheckpointHeader:
+@dataclass(frozen=True, kw_only=True)
+class CheckpointHeader(ModelHeader):
     """A checkpoint's description of its regressor."""
 
-    schema: Schema
-    """Format of the images that the regressor takes."""
-    patch_size: int
-    """Pixels along each side of a patch of its backbone."""
     decoder: DecoderConfig
-    has_spread: bool
-    """Whether the decoder itself estimates how uncertain a height is."""
-    trained_on: dict[str, Any]
-    """Dataset's URL and fingerprint, and the code's version."""
-    metrics: dict[str, Any]
-    """Scores after the checkpoint's epoch."""
-    fingerprint: str
-    """Fingerprint, the same as that of the loaded checkpoint."""
-    statistics: Statistics
-    """Statistics of the chips that normalise the images."""
 
 
 def read_checkpoint_header(url: str, trust: str = "") -> CheckpointHeader:
@@ -121,12 +99,12 @@ def read_checkpoint_header(url: str, trust: str = "") -> CheckpointHeader:
     described = load_checkpoint(url, with_weights=False, trust=trust)
     regressor = described.regressor
     return CheckpointHeader(
-        regressor.schema,
-        regressor.patch_size,
-        regressor.decoder_config,
-        regressor.decoder.has_spread,
-        described.trained_on,
-        described.metrics,
-        described.fingerprint,
-        regressor.statistics,
+        schema=regressor.schema,
+        patch_size=regressor.patch_size,
+        decoder=regressor.decoder_config,
+        has_spread=regressor.decoder.has_spread,
+        trained_on=described.trained_on,
+        metrics=described.metrics,
+        fingerprint=described.fingerprint,
+        statistics=regressor.statistics,
     )

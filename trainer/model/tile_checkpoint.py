@@ -4,12 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from shards.format.manifest import understood
-from shards.storage.objects import join
 from trainer.model.checkpoint import (
-    CONFIG,
-    DAMAGED,
-    METRICS,
     TILES,
     check_version,
     checkpoint_files,
@@ -74,11 +69,9 @@ def load_tile_checkpoint(name: str, with_weights: bool = True, trust: str = "") 
     folder = read_checkpoint_folder(
         name, partial(check_version, kind=TILES, version=VERSION), with_weights, trust
     )
-    with understood(join(folder.url, CONFIG), DAMAGED):
+
+    def make() -> TileModel:
         encoder = Encoder(folder.schema, folder.bands, folder.statistics, folder.backbone())
-        model = TileModel(encoder, TileHead.from_json(folder.config["head"]))
-        trained_on = folder.config["trained_on"]
-    with understood(join(folder.url, METRICS), DAMAGED):
-        baselines = TileBaselines.from_json(folder.metrics.pop("baselines"))
-    fingerprint = folder.load_into(model)
-    return TileCheckpoint(model.eval(), trained_on, folder.metrics, baselines, fingerprint)
+        return TileModel(encoder, TileHead.from_json(folder.config["head"]))
+
+    return TileCheckpoint(*folder.contents(make, TileBaselines.from_json))
