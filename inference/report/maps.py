@@ -70,8 +70,8 @@ def _expanded(patterns: Iterable[str]) -> list[str]:
 def _overlaps(url: str, grid: Grid) -> bool:
     with open_raster(url) as raster:
         own = Grid.of(raster)
-    spans = (np.linspace(0, pixels, SAMPLES) for pixels in (own.height, own.width))
-    return reaches(own.corners(*spans, grid.crs), grid, surely=True)
+    rows, columns = (np.linspace(0, pixels, SAMPLES) for pixels in (own.height, own.width))
+    return reaches(own.corners(rows, columns, grid.crs), grid, surely=True)
 
 
 def _made_by(left: Left, tags: Mapping[str, str]) -> str:

@@ -20,8 +20,8 @@ def after_training(config: TrainConfig) -> str:
     dataset, verdict = open_dataset(config.data), read_verdict(config.out)
     if dataset.manifest.samples("val"):
         words, where = ("--checkpoint", config.out, "--data", config.data), config.chips.validated_where
-        words += ("--where", where) if where else ()
-        next_line = next_step("evaluate", *words, "--out", join(config.out, FOLDER))
+        chosen = ("--where", where) if where else ()
+        next_line = next_step("evaluate", *words, *chosen, "--out", join(config.out, FOLDER))
     else:
         next_line = _prediction(config.out, dataset)
         verdict = verdict or (
