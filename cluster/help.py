@@ -23,8 +23,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
             "data",
             "scenes",
             "images",
+            "image",
             "heights",
             "ground",
+            "background",
             "mask",
             "mask_drop",
             "max_days",
@@ -95,7 +97,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Output": (
         *("out", "resume", "overwrite", "append", "restart", "strict", "checkpoint_steps", "keep_best"),
-        *("mlflow", "stac", "quick_look", "palette"),
+        *("mlflow", "stac", "quick_look", "palette", "port", "browser"),
     ),
 }
 """Group of an option by its name; a part of options that none of these names has its own title."""

@@ -118,7 +118,7 @@ class ViewConfig:
 
     maps: Annotated[tuple[str, ...], Place(), tyro.conf.Positional, tyro.conf.arg(metavar="MAP...")]
     """Maps of heights or classes of one place: paths, folders, globs or s3://..., or lists of them."""
-    image: Annotated[str, Place()] = ""
+    image: Annotated[str, Place(), tyro.conf.arg(metavar="SCENE")] = ""
     """Image that the maps were made from."""
     heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
     """Rasters of measured heights, which are shown and subtracted from the maps."""

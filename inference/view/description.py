@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 from rasterio import Affine
 
 from inference.maps.class_colours import MapClass
@@ -21,6 +22,8 @@ Bounds = tuple[float, float, float, float]
 """Left, bottom, right and top in units of a CRS."""
 
 TITLES = {"height": "canopy height (m)", "difference": "map minus measured (m)", "classes": "classes"}
+SAMPLES = 21
+"""Points along each side of a grid that are transformed to another CRS."""
 DECIMALS_OF_DEGREES, DECIMALS_OF_UNITS = 6, 1
 
 
@@ -53,6 +56,18 @@ class Frame:
         (x0, y0), (x1, y1) = inverse @ (left, top), inverse @ (right, bottom)
         wide, high = self.pixel
         return [x0 * wide, y0 * high, x1 * wide, y1 * high]
+
+    def rect_of(self, grid: Grid) -> list[float]:
+        """Return left, top, right and bottom, in metres, of another grid, in any CRS and turned or not."""
+        spans = np.linspace(0, grid.height, SAMPLES), np.linspace(0, grid.width, SAMPLES)
+        column_HW, row_HW = self.grid.pixels(self.grid.nearest_turn(grid.corners(*spans, self.grid.crs)))
+        wide, high = self.pixel
+        return [
+            float(np.nanmin(column_HW)) * wide,
+            float(np.nanmin(row_HW)) * high,
+            float(np.nanmax(column_HW)) * wide,
+            float(np.nanmax(row_HW)) * high,
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Describe the place for the script."""

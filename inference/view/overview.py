@@ -11,8 +11,10 @@ from rasterio import Affine
 from rasterio.transform import from_bounds
 
 from inference.config import ViewConfig
-from inference.view.layers import Classes, Difference, Heights, Measured, Shown
+from inference.view.heights import Difference, Heights, Measured
+from inference.view.layers import Shown
 from inference.view.panel import Layer
+from inference.view.pictures import Classes
 from inference.view.plan import plan
 from shards.raster.grid import Grid
 from shards.raster.opening import OpenRasters

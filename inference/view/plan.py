@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 import numpy as np
 from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.transform import array_bounds
-from rasterio.warp import transform_bounds
 
 from inference.config import ViewConfig
 from inference.maps.height_map import made_by
 from inference.maps.map_file import CLASSES_TAG
 from inference.scenes.scene_list import raster_urls
-from inference.score.measured_heights import SAMPLES, HeightRaster, by_name
-from inference.view.description import Frame, decimals, name_of_crs
-from inference.view.layers import Classes, Difference, Heights, Measured, Picture, Shown, values_of
+from inference.score.measured_heights import HeightRaster, by_name
+from inference.view.description import SAMPLES, Frame, decimals, name_of_crs
+from inference.view.heights import Difference, Heights, Measured, values_of
+from inference.view.layers import Shown
+from inference.view.pictures import Classes, Picture
 from inference.view.tiles import TILE, levels
 from shards.draw.colours import difference_scale, height_scale, value_scale
 from shards.draw.picture import colour_limits
@@ -80,7 +80,7 @@ class Plan:
             "finest": finest,
             "coarsest": coarsest,
         }
-        rect = self.frame.rect(_bounds_in(layer.grid, self.frame.grid))
+        rect = self.frame.rect_of(layer.grid)
         return {"name": layer.name, "kind": layer.kind, "tiles": tiles, "rect": rect, **layer.about()}
 
     def _about_background(self) -> dict[str, Any]:
@@ -93,7 +93,8 @@ class Plan:
             "finest": max(0, zoom - FINEST_BACKGROUND),
             "coarsest": zoom,
         }
-        rect = self.frame.rect(grid.bounds)
+        wide, high = self.frame.pixel
+        rect = [0.0, 0.0, grid.width * wide, grid.height * high]
         return {"name": BACKGROUND, "kind": "background", "tiles": tiles, "rect": rect}
 
 
@@ -179,7 +180,9 @@ def _frame(first: Grid, background: str) -> Frame:
     """Frame the first map in its own grid, so that its pixels are shown as they are, or in a background's."""
     if not background:
         return Frame(first)
-    left, bottom, right, top = _bounds_in(first, Grid(MERCATOR, Affine.identity(), 1, 1))
+    spans = np.linspace(0, first.height, SAMPLES), np.linspace(0, first.width, SAMPLES)
+    x_HW, y_HW = first.corners(*spans, MERCATOR)
+    left, bottom, right, top = (float(end) for end in (x_HW.min(), y_HW.min(), x_HW.max(), y_HW.max()))
     # On the ground a pixel of this projection is smaller by the cosine of the latitude.
     latitude = 2 * math.atan(math.exp((bottom + top) / 2 / HALF_WORLD * math.pi)) - math.pi / 2
     tiles = 2 * HALF_WORLD * math.cos(latitude) / TILE / _pixel(first)
@@ -190,16 +193,6 @@ def _frame(first: Grid, background: str) -> Frame:
     part = Affine(pixel, 0, left, 0, -pixel, top)
     rows, columns = math.ceil((top - bottom) / pixel), math.ceil((right - left) / pixel)
     return Frame(Grid(MERCATOR, world, side, side), Grid(MERCATOR, part, rows, columns))
-
-
-def _bounds_in(grid: Grid, frame: Grid) -> tuple[float, float, float, float]:
-    """Return the bounds of a grid in the CRS of a frame, turned frames as if they were not."""
-    if grid == frame:
-        return array_bounds(grid.height, grid.width, grid.transform)  # type: ignore[no-any-return]
-    if grid.crs == frame.crs:
-        return grid.bounds
-    left, bottom, right, top = transform_bounds(grid.crs, frame.crs, *grid.bounds)
-    return left, bottom, right, top
 
 
 def _pixel(grid: Grid) -> float:

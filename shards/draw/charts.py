@@ -161,7 +161,7 @@ def sample_picture(dataset: Dataset, count: int, seed: int, palette: Palette = "
     each = 2 if schema.label else 1
     across = 2 * _PAIRS_PER_ROW
     rows = -(-chosen.size * each // across)
-    figure = new_figure(1.6 * across, 1.9 * rows + 0.4)
+    figure = new_figure(1.6 * across, 1.9 * rows + 1.0)
     panels = figure.subplots(rows, across, squeeze=False).ravel()
     for empty in panels:
         empty.set_axis_off()

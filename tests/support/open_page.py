@@ -15,6 +15,12 @@ NEAR = 0.02
 """Difference between colours, 0..1, that clipping makes where pixels are smoothed."""
 
 
+IS_QUIET = """[...document.querySelectorAll(".treeline-map")].every(({ view }) => view && !view.waiting
+  && !view.isAsking && view.layers.every((layer) => layer.tiles
+    ? [...layer.tiles.values()].every((tile) => tile.complete) : layer.drawable && layer.drawable.width))"""
+"""Whether all maps of a page have drawn and said what they have to."""
+
+
 @dataclass
 class OpenPage:
     """A page of maps."""
@@ -27,9 +33,14 @@ class OpenPage:
     """URLs that it asked for."""
 
     def settle(self) -> None:
-        """Wait until nothing is drawn or asked for any more."""
-        self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(150)
+        """Wait until nothing is drawn or asked for any more: twice, since an event may be on its way."""
+        quiet = 0
+        for _ in range(600):
+            self.page.wait_for_timeout(50)
+            quiet = quiet + 1 if self.page.evaluate(IS_QUIET) else 0
+            if quiet == 2:
+                return
+        raise TimeoutError(f"the page is never quiet; it said {self.said}")
 
     def point(self, x: float, y: float) -> dict[str, str]:
         """Point at a place of the map, in shares of its width and height; what is said, by name."""

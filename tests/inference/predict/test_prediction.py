@@ -203,7 +203,9 @@ def test_several_scenes_at_once_give_the_maps_that_each_gives_alone(
     )
     assert sorted(path.name for path in (tmp_path / "maps").glob("[!.]*")) == [
         "predict.json",
+        "scene_0.chm.qml",
         "scene_0.chm.tif",
+        "scene_1.chm.qml",
         "scene_1.chm.tif",
     ]
     for scene in scenes:
@@ -752,7 +754,7 @@ def test_what_is_asked_for_later_is_written_beside_maps_that_are_there(
     predicted_map(scene, checkpoint, tmp_path / "maps")
     config = PredictConfig((str(scene),), str(checkpoint), str(tmp_path / "maps"), batch_size=BATCH)
     assert predicted(replace(config, stac=True, quick_look=True)).before == 1
-    assert {path.suffix for path in (tmp_path / "maps").glob("scene*")} == {".tif", ".json", ".png"}
+    assert {path.suffix for path in (tmp_path / "maps").glob("scene*")} == {".tif", ".json", ".png", ".qml"}
 
 
 def test_a_map_of_unknown_origin_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:

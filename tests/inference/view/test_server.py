@@ -270,6 +270,7 @@ class _Background(http.server.BaseHTTPRequestHandler):
         return
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @needs_browser
 def test_a_background_is_asked_only_where_the_user_names_it(files: Files, chromium: Any) -> None:
@@ -298,6 +299,7 @@ def test_a_background_is_asked_only_where_the_user_names_it(files: Files, chromi
     assert abs(down - y) < 4
 
 
+@pytest.mark.slow
 def test_a_map_on_s3_is_the_map(files: Files, moto: S3Server) -> None:
     with environment_of(moto):
         import fsspec
@@ -404,6 +406,25 @@ def test_layers_of_a_panel_are_means_of_the_files(files: Files) -> None:
     with_both_HW = height.valid_HW & measured.valid_HW
     assert (difference.valid_HW <= with_both_HW).all()
     assert difference.valid_HW.sum() > 0.9 * with_both_HW.sum()
+
+
+def test_a_turned_map_is_shown_in_its_own_grid(tmp_path: Path) -> None:
+    turned = Affine.translation(200_000, 1_700_000) @ Affine.rotation(30) @ Affine.scale(2, -2)
+    stored_HW = np.random.default_rng(0).integers(0, 99, (90, 120)).astype(np.int16)
+    path = tmp_path / "turned.chm.tif"
+    with map_writer(str(path), Grid(CRS.from_string(EPSG), turned, 90, 120), (HEIGHT,), {}) as write:
+        write(Block(Span(0, 90), Span(0, 120)), stored_HW[None])
+    planned = plan(ViewConfig((str(path),)))
+    (about,) = planned.about()["layers"]
+    assert about["rect"] == pytest.approx([0, 0, 240, 180], abs=1e-3)
+    (layer,), rasters = planned.layers, OpenRasters()
+    rgba_4HW = layer.rgba(rasters, tile_grid(planned.frame.grid, 0, 0, 0))
+    scale = height_scale(stored_HW * 0.1)
+    np.testing.assert_array_equal(np.moveaxis(rgba_4HW[:3, :90, :120], 0, -1), scale.rgb(stored_HW * 0.1))
+    a, b, c, d, e, f = planned.about()["to_crs"]
+    place = Place(a * 61 + b * 41 + c, d * 61 + e * 41 + f, planned.frame.grid.crs)
+    assert layer.text(rasters, place) == f"{stored_HW[20, 30] * 0.1:.6g} m"
+    rasters.close()
 
 
 def test_turned_and_south_up_maps_lie_as_on_the_ground() -> None:
