@@ -151,7 +151,8 @@ def _with_scores(left: Left) -> Left:
     if left.is_pretraining:
         return replace(left, missing=missing)
     if not left.evaluation:
-        missing.append(_missing(SCORES, left.evaluating(), "the scores below are of the training"))
+        why = "the verdict is that of the training" if left.validation else ""
+        missing.append(_missing(SCORES, left.evaluating(), why))
     else:
         if exists(join(left.folder, PICTURE)):
             found["picture"] = read_bytes(join(left.folder, PICTURE))
@@ -160,9 +161,8 @@ def _with_scores(left: Left) -> Left:
         if left.is_of_heights:
             missing += _chips(left, found)
     if not left.maps:
-        predicting = command_line("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-        cure = f"run {predicting}, then give --maps 'maps/*.tif'"
-        missing.append(f"no maps: {cure}")
+        mapping = ("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
+        missing.append(f"{_missing('maps', mapping)}, then give --maps 'maps/*.tif'")
     return replace(left, missing=missing, **found)
 
 

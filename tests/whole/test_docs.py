@@ -30,7 +30,8 @@ ON_RAY = ("cluster",)
 NOT_RUN = {
     "S3": 1,
     "a GPU": 1,
-    "a cluster": 3,
+    "a browser": 1,
+    "a cluster": 4,
     "a network": 4,
     "a server": 1,
     "days of computing": 2,

@@ -25,9 +25,9 @@ def after_training(config: TrainConfig) -> str:
     """Say how good a training's best checkpoint is, which one it is, and how to go on with it."""
     dataset, verdict = open_dataset(config.data), read_verdict(config.out)
     if dataset.manifest.samples("val"):
-        where = config.chips.validated_where
-        words = ["--checkpoint", config.out, "--data", config.data, *(("--where", where) if where else ())]
-        next_line = next_step("evaluate", *words, "--out", join(config.out, FOLDER))
+        words, where = ("--checkpoint", config.out, "--data", config.data), config.chips.validated_where
+        chosen = ("--where", where) if where else ()
+        next_line = next_step("evaluate", *words, *chosen, "--out", join(config.out, FOLDER))
     else:
         next_line = _prediction(config.out, dataset)
         verdict = verdict or (

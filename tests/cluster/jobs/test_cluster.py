@@ -215,6 +215,8 @@ PLACES_OF = {
     "attention": "tiles/*.tif --checkpoint run --out=seen --beside cover=lc/*.tif x=s3://bucket/*.tif "
     "--classes cover",
     "mosaic": "maps/a.tif maps --out mosaic.tif --bounds 0 0 1 1.5",
+    "report": "run --maps maps/*.tif s3://bucket/m.tif --image scenes/*.tif --heights h.tif --data data "
+    "--evaluation scores --out page.html",
 }
 """Each command with relative places, in all ways in which options can be written."""
 NO_PLACES = {

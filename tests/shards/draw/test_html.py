@@ -11,7 +11,7 @@ import pytest
 from browser import NARROW, dom, laid_out, needs_browser
 from markupsafe import Markup
 
-from shards.draw.html import Numeral, figure, heading, listing, page, sentence, table
+from shards.draw.html import Numeral, figure, folded, heading, listing, page, sentence, statement, table
 from shards.draw.picture import new_figure, png
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +23,8 @@ PIECES = {
     "heading": heading,
     "sentence": sentence,
     "listing": listing,
+    "statement": statement,
+    "folded": lambda text: folded(text, heading("a")),
     "a string added": lambda text: heading("a") + text,
 }
 
