@@ -272,7 +272,7 @@ def sent(command: list[str], there: Path, monkeypatch: pytest.MonkeyPatch) -> An
         return cli.parse(name, arguments)
 
 
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"run", "submit"}))
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"run", "submit", "view"}))
 def test_a_job_has_the_options_of_the_command_with_absolute_places(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
