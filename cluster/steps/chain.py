@@ -39,6 +39,7 @@ RESULTS = {
     "ingest huggingface": DATASET,
     "ingest scenes": DATASET,
     "ingest synthetic": DATASET,
+    "ingest source": DATASET,
     "ingest tars": Result("dataset", again="replaces", option="data"),
     "ingest labels": Result("dataset", again="replaces", option="data"),
     "split": Result("dataset", again="replaces", option="data"),

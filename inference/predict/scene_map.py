@@ -129,7 +129,7 @@ def without_use(targets: Targets, job: MapJob) -> list[Failed]:
                 Grid.of(opened.raster)
             return []
         except InputError as error:
-            failed.append(Failed(scene, str(error)))
+            failed.append(Failed(scene, str(error), is_refused=True))
     return failed
 
 

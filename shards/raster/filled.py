@@ -19,6 +19,9 @@ FILLED_TOGETHER = 0.9
 """Least share of pixels with that value in all bands, of those with it in any band, and of those with any
 value in all bands: a dark or saturated pixel is so in one band before it is in the next, and in a grey image
 all pixels have one value in all bands."""
+MOST_VALUES = 2
+"""Most values that the pixels with one value in all bands may have: a fill and clouds at the largest value, or two
+fills. The first that is no saturated pixel's is named."""
 LOOKED_AT = 64
 """Chips of a dataset that are looked at, evenly spread over it."""
 EACH_CHIP = 1024
@@ -72,14 +75,17 @@ def _filled_by(parts: tuple[SomePixels, ...], every_BN: NDArray[Any]) -> tuple[A
     if len(stored_BN) < 2 or not alike_N.any():
         return None
     values, counts = np.unique(stored_BN[0, alike_N], return_counts=True)
-    value, count = values[counts.argmax()], int(counts.max())
-    share = sum(part.share * int((part.stored_BN == value).all(0).sum()) / part.seen for part in parts)
-    others = max(int((stored_BN == value).any(0).sum()), int(alike_N.sum()))
-    if share <= LEAST_FILLED or count < FILLED_TOGETHER * others or _is_saturation(every_BN, value):
+    most = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+    if int(counts[most].sum()) < FILLED_TOGETHER * int(alike_N.sum()):
         return None
-    said = f"{value:.7g}" if stored_BN.dtype.kind == "f" else str(value)
-    line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
-    return value, Finding(FILLED, line, f"if so, give --nodata {said}")
+    for value, count in zip(values[most], counts[most].tolist(), strict=True):
+        share = sum(part.share * int((part.stored_BN == value).all(0).sum()) / part.seen for part in parts)
+        is_together = count >= FILLED_TOGETHER * int((stored_BN == value).any(0).sum())
+        if share > LEAST_FILLED and is_together and not _is_saturation(every_BN, value):
+            said = f"{value:.7g}" if stored_BN.dtype.kind == "f" else str(value)
+            line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
+            return value, Finding(FILLED, line, f"if so, give --nodata {said}")
+    return None
 
 
 def _is_saturation(stored_BN: NDArray[Any], value: Any) -> bool:

@@ -378,7 +378,6 @@ def test_an_option_that_can_do_nothing_is_refused_in_a_file_of_the_users_alone(
         ([*TRAIN, "--epochs=1.5"], "--epochs 1.5: give a whole number"),
         ([*TRAIN, "--epochs"], "--epochs: give a whole number after it"),
         ([*TRAIN, "--learning-rate", "x"], "--learning-rate x: give a number"),
-        ([*TRAIN, "--decoder", "foo"], "--decoder foo: give detail, residual, dpt or linear"),
         ([*TRAIN, "--decoder-widths", "8", "x"], "--decoder-widths 8 x: give whole numbers"),
         ([*TRAIN, "extra"], "cannot use 'extra': options begin with --"),
         (["ingest", "labels", "d", "--raster", "r", "--a", "n"], "no option --a"),

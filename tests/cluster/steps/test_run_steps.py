@@ -263,7 +263,7 @@ def test_new_maps_replace_the_old_ones_and_the_training_stays(
     )
     assert {path: path.stat().st_mtime_ns for path in (folder / "made" / "run").rglob("*")} == run
     left = {path.name for path in (folder / "made" / "maps").iterdir() if path.is_file()}
-    assert left == {"WV02_20200702_b.chm.tif", "predict.json", "notes.txt"}
+    assert left == {"WV02_20200702_b.chm.tif", "WV02_20200702_b.chm.qml", "predict.json", "notes.txt"}
     with rasterio.open(folder / "made" / "mosaic.tif") as mosaic:
         assert "20200701" not in mosaic.tags()["TREELINE_MAPS"]
 

@@ -175,4 +175,5 @@ def test_a_mask_without_a_cloud_is_not_noted(
 ) -> None:
     mask = write_mask(tmp_path / "scene_clouds.tif", np.zeros((ROWS, COLUMNS)))
     run(replace(config, mask=(mask,), out=str(tmp_path / "maps")))
-    assert "mask" not in capsys.readouterr().err
+    said = [line for line in capsys.readouterr().err.splitlines() if "bands have no names" not in line]
+    assert not [line for line in said if "mask" in line]
