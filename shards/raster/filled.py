@@ -20,8 +20,8 @@ FILLED_TOGETHER = 0.9
 value in all bands: a dark or saturated pixel is so in one band before it is in the next, and in a grey image
 all pixels have one value in all bands."""
 MOST_VALUES = 2
-"""Most values that the pixels with one value in all bands may have: a fill and clouds at the largest value, or two
-fills. The first that is no saturated pixel's is named."""
+"""Most values that pixels with one value in all bands may have: a fill and clouds at the largest value, or
+two fills. The first that is no saturated pixel's is named."""
 LOOKED_AT = 64
 """Chips of a dataset that are looked at, evenly spread over it."""
 EACH_CHIP = 1024
