@@ -294,7 +294,7 @@ def evaluate(config: "EvaluateConfig") -> None:
     if not scores_maps:
         from trainer.commands.last_lines import after_evaluation
 
-        _say(after_evaluation(config), last_lines.after_run(config.checkpoint))
+        _say(after_evaluation(config, evaluation.verdict), last_lines.after_evaluation(config))
 
 
 def predict(config: "PredictConfig") -> int:

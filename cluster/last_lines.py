@@ -1,6 +1,6 @@
 """The last lines of commands: is the result good, and which command comes next, with the user's own paths.
 
-Those of `train`, `pretrain`, `sweep` and `evaluate` are in trainer.commands.last_lines.
+trainer.commands.last_lines has the last lines of `train`, `pretrain`, `sweep` and `evaluate`.
 """
 
 from collections import Counter
@@ -12,20 +12,21 @@ from shards.format.manifest import SPLITS
 from shards.next_step import ANY_SCENE, next_step
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.label_to_learn import label_options
+from shards.storage.objects import join
 from shards.write.leakage import are_neighbours_shared
 from shards.write.split_advice import split_advice
 
 if TYPE_CHECKING:
     from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, PredictConfig
     from shards.config import InspectConfig
-    from trainer.config import ImportConfig
+    from trainer.config import EvaluateConfig, ImportConfig
     from trainer.matrix_config import MatrixConfig
     from trainer.pretrain_config import ExportConfig
 
 ANY_HEIGHTS = "HEIGHTS..."
 """Stands for height rasters that nobody has named yet."""
 MOST_NAMED = 4
-"""Most maps that a command names one by one; of more, it names their folder."""
+"""Most maps that a command names one by one; of more, it has a pattern."""
 REGION_COLUMNS = ("region", "source", "sensor")
 """Columns of an index that may name regions, the likeliest first."""
 FEWEST_TILES = 8
@@ -73,7 +74,7 @@ def after_prediction(config: "PredictConfig", maps: Sequence[str]) -> list[str]:
         return []
     from inference.mosaic.overlap import are_height_maps, do_overlap
 
-    named = list(maps) if len(maps) <= MOST_NAMED else [config.out]
+    named = list(maps) if len(maps) <= MOST_NAMED else [f"{config.out.rstrip('/')}/*.chm.tif"]
     shown = offered("view", maps[0])
     if not are_height_maps(maps):
         return shown
@@ -87,9 +88,14 @@ def after_mosaic(out: str) -> list[str]:
     return [*offered("view", out), next_step("evaluate", "--maps", out, "--heights", ANY_HEIGHTS)]
 
 
-def after_run(run: str) -> list[str]:
-    """Name the command that makes a page of a run, where there is one."""
-    return offered("report", run)
+def after_evaluation(config: "EvaluateConfig") -> list[str]:
+    """Name the command that makes a page of a run whose scores were written."""
+    if not config.out:
+        return []
+    from trainer.score.evaluation import FOLDER
+
+    is_beside = config.out.rstrip("/") == join(config.checkpoint, FOLDER)
+    return offered("report", config.checkpoint, *(() if is_beside else ("--evaluation", config.out)))
 
 
 def after_embedding(config: "EmbedConfig") -> list[str]:
@@ -196,5 +202,5 @@ def beside(url: str, what: str) -> str:
 
 
 def offered(command: str, *words: str) -> list[str]:
-    """Name a command if there is such a one."""
+    """Return the command's line, if the command exists."""
     return [next_step(command, *words)] if command in COMMANDS else []

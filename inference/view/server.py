@@ -5,6 +5,7 @@ as their host: otherwise any page in the user's browser could look at maps, by g
 its own name point here (DNS rebinding). The page may fetch from nowhere else, but from its background.
 """
 
+import math
 import queue
 import secrets
 import sys
@@ -24,7 +25,7 @@ from starlette.routing import Route
 from inference.view.layers import Place
 from inference.view.page import SCRIPT, STYLE, map_element, served_head, source, whole_page
 from inference.view.plan import Plan
-from inference.view.tiles import tile_grid
+from inference.view.tiles import is_near, tile_grid
 from shards.errors import InputError
 from shards.raster.opening import OpenRasters
 
@@ -124,7 +125,8 @@ def application(plan: Plan, token: str, port: int, title: str) -> Guard:
             layer, level, column, row = (int(request.path_params[name]) for name in names)
         except ValueError:
             raise HTTPException(404) from None
-        if not 0 <= layer < len(plan.layers) or abs(level) > MOST_LEVELS:
+        is_known = 0 <= layer < len(plan.layers) and abs(level) <= MOST_LEVELS
+        if not is_known or not is_near(plan.frame.grid, level, column, row):
             raise HTTPException(404)
         with borrowed() as rasters:
             rgba_4HW = plan.layers[layer].rgba(rasters, tile_grid(plan.frame.grid, level, column, row))
@@ -135,6 +137,8 @@ def application(plan: Plan, token: str, port: int, title: str) -> Guard:
             x, y = (float(request.query_params[name]) for name in ("x", "y"))
         except (KeyError, ValueError):
             raise HTTPException(404) from None
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise HTTPException(404)
         grid, (wide, high) = plan.frame.grid, plan.frame.pixel
         in_crs = grid.transform @ (x / wide, y / high)
         place = Place(in_crs[0], in_crs[1], grid.crs)

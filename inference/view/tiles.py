@@ -29,6 +29,13 @@ def tile_grid(frame: Grid, level: int, column: int, row: int) -> Grid:
     return Grid(frame.crs, transform @ Affine.scale(share), TILE, TILE)
 
 
+def is_near(frame: Grid, level: int, column: int, row: int) -> bool:
+    """Tell whether a tile has ground of the frame, or lies right beside it."""
+    share = TILE * 2.0**level
+    sides = ((column, frame.width), (row, frame.height))
+    return all(-1 <= number <= math.ceil(pixels / share) for number, pixels in sides)
+
+
 def levels(frame: Grid, pixel: float, own_pixel: float) -> tuple[int, int]:
     """Return the finest and the coarsest level at which a raster is shown.
 

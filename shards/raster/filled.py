@@ -84,7 +84,7 @@ def _filled_by(parts: tuple[SomePixels, ...], every_BN: NDArray[Any]) -> tuple[A
         if share > LEAST_FILLED and is_together and not _is_saturation(every_BN, value):
             said = f"{value:.7g}" if stored_BN.dtype.kind == "f" else str(value)
             line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
-            return value, Finding(FILLED, line, f"if so, give --nodata {said}")
+            return value, Finding(FILLED, line, f"if so, give --nodata {said} and another --out")
     return None
 
 

@@ -10,6 +10,7 @@ from cluster import cli
 from cluster.last_lines import (
     after_attention,
     after_convert,
+    after_evaluation,
     after_export,
     after_import,
     after_ingest,
@@ -17,7 +18,6 @@ from cluster.last_lines import (
     after_matrix,
     after_mosaic,
     after_prediction,
-    after_run,
     after_verify,
     readiness,
 )
@@ -25,7 +25,7 @@ from inference.config import AttentionConfig, PredictConfig
 from ingest.synthetic.landscape import write_scene
 from shards.next_step import ANY_SCENE
 from shards.read.dataset import open_dataset
-from trainer.config import ImportConfig
+from trainer.config import EvaluateConfig, ImportConfig
 from trainer.matrix_config import MatrixConfig
 from trainer.pretrain_config import ExportConfig
 
@@ -48,7 +48,8 @@ def test_every_next_command_is_one_that_the_command_line_takes(place: str) -> No
         *after_verify(place, []),
         *after_convert(place),
         *after_mosaic(f"{place}.tif"),
-        *after_run(place),
+        *after_evaluation(EvaluateConfig(place, place, out=f"{place}/evaluation")),
+        *after_evaluation(EvaluateConfig(place, place, out="my scores")),
         *after_prediction(predicted, [f"{place}-maps/a.chm.tif"]),
         *after_attention(AttentionConfig(place, "out", ("a.tif", "b c.tif"))),
         *after_attention(AttentionConfig(place, "out", data=place)),

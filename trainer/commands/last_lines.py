@@ -12,11 +12,14 @@ from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.model.weights_apart import refuse_cut_off
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.verdict_file import read_verdict
+from trainer.score.compared import WORSE
 from trainer.score.epochs import epoch_of
 from trainer.score.evaluation import FOLDER
 
 HELD_OUT = "val_"
 """Beginning of the names of scores on validation chips."""
+NOT_YET = "before you map with it, train longer (--epochs), on more chips, or with another --backbone"
+"""What to do with a model that is worse than a simple one."""
 WRITTEN = {"mae": "MAE", "rmse": "RMSE", "r2": "R2", "iou": "IoU"}
 """Scores whose names are written otherwise."""
 
@@ -50,9 +53,10 @@ def after_sweep(config: SweepConfig, best: str) -> str:
     return next_step("train", "--config", join(config.out, best), "--out", f"{config.out.rstrip('/')}-best")
 
 
-def after_evaluation(config: EvaluateConfig) -> str:
-    """Say how to make maps with a checkpoint that was scored on chips."""
-    return _prediction(config.checkpoint, open_dataset(config.data))
+def after_evaluation(config: EvaluateConfig, verdict: str) -> str:
+    """Say how to make maps with a scored checkpoint, and what to do first if `verdict` is bad."""
+    next_line = _prediction(config.checkpoint, open_dataset(config.data))
+    return f"{NOT_YET}\n{next_line}" if verdict.startswith(WORSE) else next_line
 
 
 def best_of(run: str) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+WORSE = "worse"
+"""First word of the verdict on a model that loses against a baseline."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -23,7 +26,7 @@ class Compared:
         said = "better than both" if len(theirs) > 1 else f"better than the {theirs[0][0]}"
         for name, error in reversed(theirs):
             if not ours < error:
-                said = f"{'worse' if ours > error else 'no better'} than the {name}"
+                said = f"{WORSE if ours > error else 'no better'} than the {name}"
                 break
         beside = " and ".join(f"{self.shown.format(error)} ({name})" for name, error in theirs)
         return f"{said}: {self.kind} {self.shown.format(ours)} against {beside}"

@@ -212,7 +212,7 @@ def test_a_value_that_fills_all_bands_is_named(value: int) -> None:
     assert finding == Finding(
         "filled",
         f"38 % of pixels are {value} in all bands; is {value} nodata?",
-        f"if so, give --nodata {value}",
+        f"if so, give --nodata {value} and another --out",
     )
 
 

@@ -194,7 +194,8 @@ def test_only_who_knows_the_token_and_names_this_machine_is_answered(address: st
         assert ask(address, Host=host).status == 403
     assert ask(address, Host=f"localhost:{port}").status == 200
     wrong = "tiles/9/0/0/0.png", "tiles/0/0/0/x.png", "tiles/0/999/0/0.png", "values?x=1", "values?x=a&y=1"
-    for path in wrong:
+    far = "tiles/0/0/99999999999999999999/0.png", "tiles/0/40/9999999/-9999999.png"
+    for path in (*wrong, *far, "values?x=nan&y=1", "values?x=1&y=inf"):
         assert ask(address + path).status == 404
     forbidding = ask(address).headers["content-security-policy"]
     assert forbidding.startswith("default-src 'none'; script-src 'self';")

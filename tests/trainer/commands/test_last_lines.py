@@ -18,7 +18,7 @@ from shards.write.writer import DatasetWriter
 from trainer.commands.evaluate import evaluate
 from trainer.commands.evaluate_classes import evaluate_classes
 from trainer.commands.evaluate_tiles import evaluate_tiles
-from trainer.commands.last_lines import after_evaluation, after_sweep, after_training
+from trainer.commands.last_lines import NOT_YET, after_evaluation, after_sweep, after_training
 from trainer.commands.train import train
 from trainer.config import EvaluateConfig, SweepConfig
 from trainer.devices.ranks import Ranks
@@ -133,7 +133,12 @@ def test_without_validation_chips_that_is_said_first(tmp_path: Path) -> None:
     assert first.startswith(f"not scored: no chip of {dataset.url} is held out")
     expected = f"next: treeline predict 'my scenes/*.tif' more.tif --checkpoint {training.out} --out maps"
     assert last == expected
-    assert after_evaluation(EvaluateConfig(training.out, dataset.url)) == expected
+    scored = EvaluateConfig(training.out, dataset.url)
+    assert after_evaluation(scored, "better than both: RMSE 2.10 m") == expected
+    assert after_evaluation(scored, "worse than the training mean: RMSE 9 m").splitlines() == [
+        NOT_YET,
+        expected,
+    ]
 
 
 def test_a_pretraining_on_tiles_without_labels_is_not_followed_by_a_training(tmp_path: Path) -> None:
