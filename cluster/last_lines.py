@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.cli import COMMANDS
 from shards.format.manifest import SPLITS
-from shards.next_step import ANY_SCENE, next_step
+from shards.next_step import ANY_DATASET, ANY_SCENE, next_step
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.label_to_learn import label_options
 from shards.storage.objects import join
@@ -154,7 +154,9 @@ def after_export(config: "ExportConfig", is_backbone: bool) -> list[str]:
     if not is_backbone:
         return [next_step("predict", ANY_SCENE, "--checkpoint", config.out, "--out", "maps")]
     return [
-        next_step("train", "--data", "DATASET", "--backbone", config.out, "--out", beside(config.out, "run"))
+        next_step(
+            "train", "--data", ANY_DATASET, "--backbone", config.out, "--out", beside(config.out, "run")
+        )
     ]
 
 

@@ -4,6 +4,8 @@ import shlex
 
 ANY_SCENE = "SCENE..."
 """Stands for scenes that nobody has named yet."""
+ANY_DATASET = "DATASET"
+"""Stands for a dataset that nobody has named yet."""
 
 
 def next_step(*words: str) -> str:

@@ -2,6 +2,7 @@
 
 run        treeline report
 left       what train, evaluate and predict left; what is missing, and how it is made
+checked    whether evaluation.json is what it should be
 page       the page: its sections, and the verdict
 scores     tables of scores, of heights, of classes and of tiles
 chips      the worst, median and best chips

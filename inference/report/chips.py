@@ -28,7 +28,7 @@ def chip_section(left: Left) -> Markup:
         f"By RMSE, among {scores.ranked.size:,} chips with measured pixels; all are in {CHIPS}.{shows} "
         "In the last row red is predicted too high, blue too low."
     )
-    if left.dataset and left.dataset.manifest.fingerprint != left.evaluation["fingerprint"]:
+    if left.dataset and not left.has_the_scored_chips:
         shown += sentence(f"{left.data} has changed since these chips were scored.")
     for name, rows in example_rows(scores).items():
         if rows:
@@ -44,6 +44,8 @@ def _pictures(
     """Draw the chips in these rows that the dataset and the examples have."""
     if dataset is None or examples is None:
         return Markup()
+    if examples.predicted_BHW.shape[1:] != dataset.schema.label_shape:
+        return sentence(f"Chips of {dataset.url} have another size now.")
     keys = scores.rows["key"].take(pa.array(rows)).to_pylist()
     places = pc.index_in(pa.array(keys, pa.string()), value_set=dataset.index["key"]).to_pylist()
     there = [n for n, place in enumerate(places) if place is not None and keys[n] in examples.keys]

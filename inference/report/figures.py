@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSSES = {"loss": "training", "val_loss": "validation"}
-SCORES: tuple[tuple[str, Mapping[str, str]], ...] = (
+PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("RMSE of validation{unit}", {"val_rmse": "model"}),
     ("accuracy of validation", {"val_accuracy": "model"}),
     (
@@ -79,7 +79,7 @@ def drawn_curves(records: Sequence[dict[str, Any]], best: int | None = None, uni
         unit: unit of the score, for its axis.
     """
     epochs = [epoch_of(record) for record in records]
-    scored = next((one for one in SCORES if any(name in r for name in one[1] for r in records)), None)
+    scored = next((one for one in PANELS if any(name in r for name in one[1] for r in records)), None)
     panels = [("loss", LOSSES), *([scored] if scored else [])]
     figure = new_figure(5.5 * len(panels), 3.4)
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from inference.config import ReportConfig
+from inference.report.checked import check_evaluation
 from shards.errors import DatasetError, InputError
 from shards.format.manifest import read_json, understood
 from shards.next_step import ANY_SCENE, command_line
@@ -23,12 +24,14 @@ from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.metrics_file import METRICS, read_metrics
 from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.verdict_file import read_verdict
+from trainer.score.binding import AGAIN, binding
 from trainer.score.chip_scores import CHIPS, ChipScores, read_chip_scores
-from trainer.score.evaluation import FOLDER, PICTURE, SCORES
+from trainer.score.evaluation import FOLDER, PICTURE, SCORES, are_chips_of
 from trainer.score.examples import EXAMPLES, Examples, read_examples
 
-AGAIN = "copy it again, or evaluate again"
-"""What to do about an evaluation that cannot be understood."""
+OTHER = "belongs to another evaluation"
+BEFORE = "an earlier version evaluated"
+"""Reasons why a file beside evaluation.json is not shown."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,12 @@ class Left:
         """Dataset of the scored chips; None if it is not there."""
         return opened(self.data)
 
+    @property
+    def has_the_scored_chips(self) -> bool:
+        """Whether the dataset is there and is as it was when its chips were scored."""
+        found = self.dataset
+        return found is not None and found.manifest.fingerprint == self.evaluation["fingerprint"]
+
     def evaluating(self) -> tuple[str, ...]:
         """Return the words of the command that makes the evaluation."""
         words = ("evaluate", "--checkpoint", self.run, "--data", self.data)
@@ -102,7 +111,6 @@ def read_left(config: ReportConfig) -> Left:
 
     Raises:
         InputError: there is no run, no dataset at --data, no map of such a name, or a file is damaged.
-        DatasetError: chips.parquet is damaged.
     """
     run = config.run
     if not exists(join(run, CONFIG)):
@@ -116,7 +124,8 @@ def read_left(config: ReportConfig) -> Left:
     stored = read_options(join(run, CONFIG))
     options = renewed(PretrainConfig if "method" in stored else TrainConfig, stored)
     folder = config.evaluation or join(run, FOLDER)
-    evaluation = _evaluation(folder)
+    is_of_heights = "method" not in options and options.get("task", "height") == "height"
+    evaluation = _evaluation(folder, is_of_heights)
     left = Left(
         run,
         options,
@@ -131,14 +140,17 @@ def read_left(config: ReportConfig) -> Left:
     return _with_scores(left)
 
 
-def _evaluation(folder: str) -> dict[str, Any]:
+def _evaluation(folder: str, is_of_heights: bool) -> dict[str, Any]:
     """Read evaluation.json; {} if there is none of a checkpoint."""
     url = join(folder, SCORES)
     if not exists(url):
         return {}
     with understood(url, AGAIN):
         values = read_json(url)
-        return values if "checkpoint" in values and values["scores"] else {}
+        if "checkpoint" not in values or not values["scores"]:
+            return {}
+        check_evaluation(values, is_of_heights)
+        return values
 
 
 def _with_scores(left: Left) -> Left:
@@ -170,14 +182,40 @@ def _chips(left: Left, found: dict[str, Any]) -> list[str]:
     """Read the sums of chips, and the examples; return what is missing."""
     for name in (CHIPS, EXAMPLES):
         if not exists(join(left.folder, name)):
-            return [_missing(name, left.evaluating(), "an earlier version evaluated")]
-    chips = read_chip_scores(left.folder)
-    if chips.rows.num_rows != left.evaluation["chips"]:
-        return [_missing(f"{CHIPS} of these scores", left.evaluating(), "it is of another evaluation")]
-    found["chips"], found["examples"] = chips, read_examples(left.folder)
+            return [_missing(name, left.evaluating(), BEFORE)]
+    chips, examples = read_chip_scores(left.folder), read_examples(left.folder)
+    if not are_chips_of(chips, left.evaluation):
+        if chips.evaluation:  # the picture may be of the other evaluation as well: it is written after them
+            found.pop("picture", None)
+        return [_another(left, CHIPS, chips.evaluation)]
+    found["chips"] = chips
+    if examples.evaluation != binding(left.evaluation):
+        return [_another(left, EXAMPLES, examples.evaluation)]
     if left.dataset is None:
+        found["examples"] = examples
         return [f"no pixels of the chips: {left.data} is no dataset here; give its place with --data"]
+    if left.has_the_scored_chips:
+        _check_size(join(left.folder, EXAMPLES), examples, left.dataset.schema.label_shape)
+    found["examples"] = examples
     return []
+
+
+def _another(left: Left, name: str, carried: str) -> str:
+    """Say that the file `name` is of another evaluation, as what it carries tells."""
+    why = f"the one in {left.folder} {OTHER}" if carried else BEFORE
+    return _missing(f"{name} of these scores", left.evaluating(), why)
+
+
+def _check_size(url: str, examples: Examples, shape: tuple[int, int]) -> None:
+    """Refuse examples that are not of the size of chips.
+
+    Raises:
+        InputError: they are not.
+    """
+    with understood(url, AGAIN):
+        if examples.predicted_BHW.shape[1:] != shape:
+            theirs = " x ".join(map(str, examples.predicted_BHW.shape[1:]))
+            raise ValueError(f"its chips have {theirs} pixels, those of the dataset {shape[0]} x {shape[1]}")
 
 
 def _missing(what: str, words: Sequence[str], why: str = "") -> str:

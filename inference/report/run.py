@@ -12,7 +12,8 @@ from inference.config import ReportConfig
 from inference.report.left import Left, read_left
 from inference.report.maps import beside
 from inference.report.page import page_of, verdict_of_run
-from shards.next_step import ANY_SCENE, next_step
+from shards.next_step import ANY_DATASET, ANY_SCENE, next_step
+from shards.read.label_to_learn import use_of_backbone
 from shards.storage.objects import check_writable, join, publish
 
 PAGE = "report.html"
@@ -64,8 +65,10 @@ def write_page(config: ReportConfig, more: Mapping[str, Markup] | None = None, t
 def _next(left: Left, config: ReportConfig) -> str:
     """Name the command that goes on from here."""
     if left.is_pretraining:
-        out = f"{left.run.rstrip('/')}-trained"
-        return next_step("train", "--data", left.data, "--backbone", left.run, "--out", out)
+        if left.dataset is None:
+            out = f"{left.run.rstrip('/')}-trained"
+            return next_step("train", "--data", ANY_DATASET, "--backbone", left.run, "--out", out)
+        return next_step(*use_of_backbone(left.dataset.manifest, left.data, left.run))
     if not left.evaluation:
         return next_step(*left.evaluating())
     if not left.maps:

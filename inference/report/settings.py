@@ -9,13 +9,13 @@ from markupsafe import Markup
 import shards
 from inference.report.left import Left
 from shards.draw.html import table
-from shards.format.manifest import read_json
+from shards.format.manifest import read_json, understood
 from shards.nested import options_of
 from shards.roles import flag_of
 from shards.storage.objects import exists, join
 from trainer import config as training
 from trainer import pretrain_config as pretraining
-from trainer.model.run_checkpoints import COMPLETE
+from trainer.model.run_checkpoints import COMPLETE, DAMAGED
 
 
 def differing_options(left: Left) -> list[tuple[str, str, str]]:
@@ -46,16 +46,21 @@ def versions(left: Left) -> Markup:
     if left.checkpoints:
         url = left.checkpoints.url_of_best()
         if exists(join(url, COMPLETE)):
-            made = read_json(join(url, COMPLETE)).get("trained_on", {})
-            rows.append(("best checkpoint", url, made.get("treeline"), made.get("commit")))
+            with understood(join(url, COMPLETE), DAMAGED):
+                made = read_json(join(url, COMPLETE)).get("trained_on", {})
+                rows.append(("best checkpoint", url, *_version(made)))
     if left.evaluation:
-        scored = left.evaluation
-        rows.append(("scores", left.folder, scored.get("treeline"), scored.get("commit")))
+        rows.append(("scores", left.folder, *_version(left.evaluation)))
     if left.dataset:
-        made = left.dataset.manifest.made_by
-        rows.append(("chips", left.data, made.get("treeline"), made.get("commit")))
+        rows.append(("chips", left.data, *_version(left.dataset.manifest.made_by)))
     rows.append(("this page", "", shards.__version__, ""))
-    return table(("", "place", "version", "commit"), [tuple(cell or "" for cell in row) for row in rows])
+    return table(("", "place", "version", "commit"), rows)
+
+
+def _version(made: Mapping[str, Any]) -> tuple[str, str]:
+    """Return version and commit of the code that made something; "" for what is not known."""
+    version, commit = (str(made.get(name) or "") for name in ("treeline", "commit"))
+    return version, commit
 
 
 def _plain(value: Any) -> Any:

@@ -4,11 +4,11 @@ from shards.errors import InputError
 from shards.format.manifest import read_json, understood
 from shards.next_step import ANY_SCENE, next_step
 from shards.read.dataset import Dataset, open_dataset
-from shards.read.label_to_learn import label_options
+from shards.read.label_to_learn import use_of_backbone
 from shards.storage.objects import join
 from trainer.config import EvaluateConfig, SweepConfig, TrainConfig
-from trainer.model.checkpoint import CONFIG, DAMAGED, METRICS, STATISTICS, WEIGHTS, checkpoint_url
-from trainer.model.run_checkpoints import CHECKPOINTS
+from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+from trainer.model.run_checkpoints import CHECKPOINTS, DAMAGED
 from trainer.model.weights_apart import refuse_cut_off
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.verdict_file import read_verdict
@@ -41,10 +41,7 @@ def after_training(config: TrainConfig) -> str:
 
 def after_pretraining(config: PretrainConfig) -> str:
     """Say which checkpoint of a pre-training is the best, and how to train or embed with it."""
-    learns, out = label_options(open_dataset(config.data).manifest), config.out.rstrip("/")
-    words: tuple[str, ...] = ("embed", config.data, "--checkpoint", config.out, "--out", f"{out}-embeddings")
-    if learns is not None:
-        words = ("train", "--data", config.data, *learns, "--backbone", config.out, "--out", f"{out}-trained")
+    words = use_of_backbone(open_dataset(config.data).manifest, config.data, config.out)
     return f"{best_of(config.out)}\n{next_step(*words)}"
 
 

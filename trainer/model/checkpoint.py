@@ -28,7 +28,7 @@ from trainer.devices.learner import Learner
 from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
-from trainer.model.run_checkpoints import read_run_checkpoints
+from trainer.model.run_checkpoints import DAMAGED, read_run_checkpoints
 from trainer.model.trainable import merged
 from trainer.model.trust import check_trust
 from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
@@ -50,8 +50,6 @@ CLASSES = "treeline-class-checkpoint"
 """Format of a model of pixel classes; see trainer.model.class_checkpoint."""
 Check = Callable[[str, dict[str, Any]], None]
 """Check of a checkpoint's URL and config.json that raises InputError."""
-DAMAGED = "copy the checkpoint again, or take another"
-"""What to do about a checkpoint's file that cannot be understood."""
 
 
 def pixel_files(

@@ -11,7 +11,6 @@ from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import (
     CLASSES,
     CONFIG,
-    DAMAGED,
     HEIGHTS,
     PRETRAINED,
     TILES,
@@ -21,6 +20,7 @@ from trainer.model.checkpoint import (
     read_checkpoint_folder,
 )
 from trainer.model.regressor import Regressor
+from trainer.model.run_checkpoints import DAMAGED
 from trainer.score.baselines import Baselines
 
 VERSION = 1

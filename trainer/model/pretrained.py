@@ -23,7 +23,6 @@ from trainer.model.backbone import build_backbone
 from trainer.model.backbone_names import check_backbone
 from trainer.model.checkpoint import (
     CONFIG,
-    DAMAGED,
     METRICS,
     PRETRAINED,
     STATISTICS,
@@ -36,6 +35,7 @@ from trainer.model.checkpoint import (
     weights_of,
 )
 from trainer.model.empty_backbone import draw_as_built, empty_backbone
+from trainer.model.run_checkpoints import DAMAGED
 from trainer.model.weights_file import fill, read_tensors
 
 VERSION = 1

@@ -12,6 +12,8 @@ CHECKPOINTS = "checkpoints.json"
 """File in a run's folder that names its checkpoints."""
 COMPLETE = "config.json"
 """File that is the last of a checkpoint to be written; see trainer.model.checkpoint."""
+DAMAGED = "copy the checkpoint again, or take another"
+"""What to do about a checkpoint's file that cannot be understood."""
 
 
 @dataclass(frozen=True)

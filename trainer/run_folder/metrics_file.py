@@ -30,4 +30,19 @@ def read_metrics(run: str) -> list[dict[str, Any]]:
     if not exists(url):
         return []
     with understood(url, DAMAGED):
-        return [counted_from_1(json.loads(line)) for line in read_bytes(url).splitlines()]
+        records = [json.loads(line) for line in read_bytes(url).splitlines()]
+        for record in records:
+            _check(record)
+        return [counted_from_1(record) for record in records]
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    """Refuse a record whose loss or scores are no numbers.
+
+    Raises:
+        ValueError: one is not, nor is it unknown.
+    """
+    for name, value in record.items():
+        is_score = name == "loss" or name.startswith("val_")
+        if is_score and not (value is None or isinstance(value, int | float)):
+            raise ValueError(f"{name} is no number")

@@ -10,6 +10,7 @@ intervals    95 % intervals over blocks of ground and draws
 epochs       number of an epoch in a record of its scores
 compared     a model beside its baselines, in words
 evaluation   scores by name: table, JSON, picture
+binding      what ties files of one evaluation together
 chip_scores  sums of single chips: chips.parquet
 examples     predictions of the worst, middle and best chips: examples.npz
 tile_scores      errors of numbers, confusion of classes

@@ -11,7 +11,8 @@ baselines follow, as `linear_error` and `mean_error`. Sums over rows are those o
 """
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from shards.errors import DatasetError, InputError
 from shards.format.index import read_table
+from shards.format.manifest import understood
 from shards.storage.objects import join
+from trainer.score.binding import AGAIN, EVALUATION
 from trainer.score.intervals import rmse_difference, rmse_interval
 from trainer.score.metrics import SUMS, Metrics, metrics_of
 
@@ -31,6 +35,9 @@ BLOCK = "block"
 OWN, LINEAR, MEAN = "", "linear_", "mean_"
 """Starts of the columns of errors: the regressor's own, the regression's, the mean's."""
 _PIXELS, _ERRORS, _HEIGHTS = "pixels", SUMS[1:4], SUMS[4:]
+_SUMS = (*_HEIGHTS, *(f"{start}{name}" for start in (OWN, LINEAR, MEAN) for name in _ERRORS))
+_ROUNDING = 1e-9
+"""Largest share by which sums of chips differ from the total, which is rounded once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +66,11 @@ class ChipScores:
         return cls(rows)
 
     @property
+    def evaluation(self) -> str:
+        """What ties the rows to an evaluation (trainer.score.binding); "" in files of earlier versions."""
+        return bytes((self.rows.schema.metadata or {}).get(EVALUATION.encode(), b"")).decode()
+
+    @property
     def pixels_N(self) -> NDArray[np.int64]:
         """Number of pixels of each chip that have an image and a height."""
         return np.asarray(self.rows[_PIXELS].to_numpy())
@@ -71,6 +83,17 @@ class ChipScores:
     def metrics(self, chip: int) -> Metrics:
         """Return the regressor's metrics on the chip in this row."""
         return metrics_of(self.sums_NS()[chip])
+
+    def adds_up_to(self, total: Metrics, start: str) -> bool:
+        """Tell whether the chips' sums with the errors of these columns give this total."""
+        found = metrics_of(self.sums_NS(start).sum(0))
+        if found.count != total.count or not total.count:
+            return found.count == total.count
+        near = _ROUNDING * total.rmse
+        return all(
+            math.isclose(one, other, rel_tol=0, abs_tol=near)
+            for one, other in ((found.mae, total.mae), (found.rmse, total.rmse), (found.bias, total.bias))
+        )
 
     @property
     def ranked(self) -> NDArray[np.int64]:
@@ -112,10 +135,10 @@ class ChipScores:
             "difference": {name: [one.value, one.low, one.high] for name, one in less.items()},
         }
 
-    def to_bytes(self) -> bytes:
-        """Encode the rows as a Parquet file."""
+    def to_bytes(self, evaluation: str) -> bytes:
+        """Encode the rows as a Parquet file that carries what ties them to this evaluation."""
         encoded = io.BytesIO()
-        pq.write_table(self.rows, encoded)
+        pq.write_table(self.rows.replace_schema_metadata({EVALUATION: evaluation}), encoded)
         return encoded.getvalue()
 
 
@@ -123,6 +146,39 @@ def read_chip_scores(url: str) -> ChipScores:
     """Read the chips of the evaluation in the folder `url`.
 
     Raises:
-        DatasetError: the file is missing or damaged.
+        InputError: the file is missing or damaged.
     """
-    return ChipScores(read_table(join(url, CHIPS)))
+    where = join(url, CHIPS)
+    with understood(where, AGAIN):
+        try:
+            rows = read_table(where)
+        except DatasetError as error:
+            raise InputError(f"{where}: is damaged; {AGAIN}") from error
+        _check(rows)
+        return ChipScores(rows)
+
+
+def _check(rows: pa.Table) -> None:
+    """Refuse rows without the columns that are read here, or with others of these names.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: a column is of another type, or has a gap.
+    """
+    kinds: list[tuple[Callable[[pa.DataType], bool], tuple[str, ...]]] = [
+        (_is_text, ("key", "crs")),
+        (pa.types.is_integer, (_PIXELS,)),
+        (pa.types.is_floating, ("x", "y", *_SUMS)),
+    ]
+    for is_kind, names in kinds:
+        for name in names:
+            kind = rows[name].type
+            if not is_kind(kind):
+                raise ValueError(f"the column {name} holds {kind}")
+    for name in ("key", _PIXELS, *_SUMS):
+        if rows[name].null_count:
+            raise ValueError(f"the column {name} has gaps")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))

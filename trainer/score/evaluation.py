@@ -10,13 +10,17 @@ from shards.draw.picture import COLOUR_MAP, EDGE, SERIES, SMALL, new_figure, png
 from shards.format.height_classes import NAMES
 from shards.format.manifest import write_json
 from shards.storage.objects import join, publish
+from trainer.score import chip_scores
 from trainer.score.baselines import MEAN
+from trainer.score.binding import binding
 from trainer.score.chip_scores import CHIPS, ChipScores
 from trainer.score.compared import Compared
 from trainer.score.examples import EXAMPLES, Examples
 from trainer.score.metrics import DENSITY_TOP_M, Metrics, Score
 
 REGRESSOR, LINEAR = "regressor", "per-pixel linear regression"
+COLUMNS = {REGRESSOR: chip_scores.OWN, LINEAR: chip_scores.LINEAR, MEAN: chip_scores.MEAN}
+"""Starts of the columns of errors in chips.parquet."""
 SCORES, PICTURE = "evaluation.json", "evaluation.png"
 """Files of an evaluation, of heights, classes or tiles."""
 FOLDER = "evaluation"
@@ -88,12 +92,26 @@ def _row(name: str, metrics: Metrics, width: int) -> str:
 
 def write_evaluation(url: str, evaluation: Evaluation) -> None:
     """Write evaluation.json and evaluation.png below `url`, and of chips chips.parquet and examples.npz."""
+    values = evaluation.to_json()
     if evaluation.by_chip:
-        publish(join(url, CHIPS), evaluation.by_chip.to_bytes())
+        publish(join(url, CHIPS), evaluation.by_chip.to_bytes(binding(values)))
     if evaluation.examples:
-        publish(join(url, EXAMPLES), evaluation.examples.to_bytes())
+        publish(join(url, EXAMPLES), evaluation.examples.to_bytes(binding(values)))
     publish(join(url, PICTURE), evaluation_picture(evaluation))
-    write_json(join(url, SCORES), evaluation.to_json())
+    write_json(join(url, SCORES), values)
+
+
+def are_chips_of(chips: ChipScores, values: Mapping[str, Any]) -> bool:
+    """Tell whether these are the chips of an evaluation: by what they carry, and by their sums.
+
+    Args:
+        chips: the chips.
+        values: content of evaluation.json.
+    """
+    if chips.evaluation != binding(values):
+        return False
+    totals = {name: Metrics.from_json(score["all"]) for name, score in values["scores"].items()}
+    return all(chips.adds_up_to(totals[name], start) for name, start in COLUMNS.items())
 
 
 def evaluation_picture(evaluation: Evaluation) -> bytes:

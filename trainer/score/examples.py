@@ -4,6 +4,7 @@ Images and measured heights are in the dataset, under the same keys.
 """
 
 import io
+import zlib
 from dataclasses import dataclass
 from zipfile import BadZipFile
 
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.format.manifest import understood
 from shards.storage.objects import join, read_bytes
+from trainer.score.binding import AGAIN, EVALUATION
 from trainer.score.chip_scores import ChipScores
 
 EXAMPLES = "examples.npz"
 EACH = 4
 """Number of worst chips, of middle ones and of best ones."""
-DAMAGED = "copy it again, or evaluate again"
 GROUPS = ("worst", "median", "best")
 """Names of the groups."""
 
@@ -29,11 +31,18 @@ class Examples:
     keys: tuple[str, ...]
     predicted_BHW: NDArray[np.float16]
     """Heights in metres; NaN where the image is missing."""
+    evaluation: str = ""
+    """What ties them to an evaluation (trainer.score.binding); "" in files of earlier versions."""
 
-    def to_bytes(self) -> bytes:
-        """Encode as an .npz; the same examples give the same bytes."""
+    def to_bytes(self, evaluation: str) -> bytes:
+        """Encode as an .npz that carries what ties it to this evaluation; the same give the same bytes."""
+        arrays = {
+            "keys": np.array(self.keys, str),
+            "predicted": self.predicted_BHW,
+            EVALUATION: np.array(evaluation),
+        }
         encoded = io.BytesIO()
-        np.savez_compressed(encoded, keys=np.array(self.keys, str), predicted=self.predicted_BHW)
+        np.savez_compressed(encoded, **arrays)
         return encoded.getvalue()
 
 
@@ -61,8 +70,17 @@ def read_examples(url: str) -> Examples:
         InputError: the file is missing or damaged.
     """
     where = join(url, EXAMPLES)
-    try:
-        with np.load(io.BytesIO(read_bytes(where)), allow_pickle=False) as stored:
-            return Examples(tuple(map(str, stored["keys"])), stored["predicted"])
-    except (BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-        raise InputError(f"{where}: cannot be understood; {DAMAGED}") from error
+    with understood(where, AGAIN):
+        try:
+            with np.load(io.BytesIO(read_bytes(where)), allow_pickle=False) as stored:
+                keys_B, predicted_BHW = stored["keys"], stored["predicted"]
+                evaluation = str(stored[EVALUATION]) if EVALUATION in stored else ""
+        except (BadZipFile, EOFError, OSError, zlib.error) as error:
+            raise InputError(f"{where}: is no .npz file, or a damaged one; {AGAIN}") from error
+        if keys_B.ndim != 1 or keys_B.dtype.kind != "U":
+            raise ValueError("its keys are no list of texts")
+        if predicted_BHW.ndim != 3 or predicted_BHW.dtype.kind != "f":
+            raise ValueError("its predictions are no heights of chips")
+        if len(keys_B) != len(predicted_BHW):
+            raise ValueError(f"it has {len(keys_B)} keys, but predictions of {len(predicted_BHW)} chips")
+        return Examples(tuple(map(str, keys_B)), predicted_BHW, evaluation)

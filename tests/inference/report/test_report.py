@@ -1,9 +1,11 @@
 """A report says what train and evaluate left, to the digit, and what they did not leave."""
 
+import html
 import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from trainer.fit.sample_panel import predicted_heights
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.run_folder.metrics_file import read_metrics
 from trainer.score.baselines import MEAN
+from trainer.score.binding import binding
 from trainer.score.chip_scores import read_chip_scores
 from trainer.score.evaluation import LINEAR, REGRESSOR
 from trainer.score.examples import example_rows, read_examples
@@ -210,12 +213,75 @@ def test_an_evaluation_of_before_is_shown_without_what_it_lacks(made: Run, tmp_p
     assert "--split val" in done.stdout
 
 
-def test_chips_of_another_evaluation_are_not_shown(made: Run, tmp_path: Path) -> None:
+def squared_times_1000(evaluation: Path) -> None:
+    rows = pq.read_table(evaluation / "chips.parquet")
+    place = rows.column_names.index("squared")
+    larger = pa.array(rows["squared"].to_numpy() * 1000)
+    pq.write_table(rows.set_column(place, "squared", larger), evaluation / "chips.parquet")
+
+
+def one_chip_less(evaluation: Path) -> None:
+    pq.write_table(pq.read_table(evaluation / "chips.parquet").slice(1), evaluation / "chips.parquet")
+
+
+def another_checkpoint(evaluation: Path, *names: str) -> None:
+    """Write files as if a checkpoint with the same sums had been scored."""
+    path = evaluation / "evaluation.json"
+    scored = binding(json.loads(path.read_text()) | {"checkpoint_fingerprint": "0" * 16})
+    for name in names:
+        read = read_chip_scores if name == "chips.parquet" else read_examples
+        (evaluation / name).write_bytes(read(str(evaluation)).to_bytes(scored))
+
+
+def killed_after_examples(evaluation: Path) -> None:
+    another_checkpoint(evaluation, "chips.parquet", "examples.npz")
+
+
+def examples_alone(evaluation: Path) -> None:
+    another_checkpoint(evaluation, "examples.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (squared_times_1000, "chips.parquet"),
+        (one_chip_less, "chips.parquet"),
+        (killed_after_examples, "chips.parquet"),
+        (examples_alone, "examples.npz"),
+    ],
+)
+def test_chips_of_another_evaluation_are_not_shown(
+    made: Run, tmp_path: Path, change: Callable[[Path], None], name: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run)
+    evaluation = run / "evaluation"
+    change(evaluation)
+    done = treeline("report", str(run))
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[0]
+    assert line.startswith(
+        f"no {name} of these scores (the one in {evaluation} belongs to another evaluation): run "
+    )
+    text = (run / "report.html").read_text()
+    assert line in html.unescape(text)
+    assert ("Worst, median and best" in text) == (name == "examples.npz")
+    assert ("Predicted against measured values" in text) == (name == "examples.npz")
+    assert "Worst chips: image" not in text
+    assert treeline(*shlex.split(line.partition(": run ")[2])[1:]).returncode == 0
+    assert "of these scores" not in report(ReportConfig(str(run)))
+
+
+def test_files_from_before_that_name_no_evaluation_are_made_anew(made: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(made.run, run)
     path = run / "evaluation" / "chips.parquet"
-    pq.write_table(pq.read_table(path).slice(1), path)
-    assert report(ReportConfig(str(run))).startswith("no chips.parquet of these scores")
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    said = report(ReportConfig(str(run)))
+    assert said.startswith("no chips.parquet of these scores (an earlier version evaluated): run ")
+    text = (run / "report.html").read_text()
+    assert "Worst, median and best" not in text
+    assert "Predicted against measured values" in text
 
 
 def test_a_dataset_that_moved_is_missed_and_found_with_data(made: Run, tmp_path: Path) -> None:
@@ -296,7 +362,8 @@ def test_a_pre_training_shows_its_curves(method: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     path, verdict, following = done.stdout.splitlines()
     assert "without labels" in verdict
-    assert following.startswith(f"next: treeline train --data {tmp_path}/tiles --backbone {run} ")
+    assert following == f"next: treeline embed {tmp_path}/tiles --checkpoint {run} --out {run}-embeddings"
+    assert parse("embed", shlex.split(following)[3:]).out == f"{run}-embeddings"
     assert "2 epochs; the best checkpoint is that of epoch" in Path(path).read_text()
 
 
