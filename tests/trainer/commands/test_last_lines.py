@@ -87,9 +87,11 @@ def test_a_training_ends_with_the_scores_that_evaluate_has(
     capsys.readouterr()
     words = shlex.split(command.removeprefix("next: treeline "))
     assert cli.run(words) == 0, "it can be pasted"
-    first, *_, last = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    predicting, last = lines[-2:]
     assert first.partition(":")[0] == verdict.partition(":")[0]
-    assert last == f"next: treeline predict SCENE... --checkpoint {shlex.quote(config.out)} --out maps"
+    assert predicting == f"next: treeline predict SCENE... --checkpoint {shlex.quote(config.out)} --out maps"
+    assert last == f"next: treeline report {shlex.quote(config.out)}"
 
 
 def test_a_run_that_was_killed_at_its_end_says_it_when_resumed(
