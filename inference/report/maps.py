@@ -11,7 +11,7 @@ from inference.maps.quick_look import quick_look
 from inference.report.left import Left
 from inference.score.measured_heights import SAMPLES
 from inference.view.overview import overview
-from inference.view.panel import panel
+from inference.view.panel import Layer, panel
 from shards.draw.html import figure, heading, sentence
 from shards.raster.grid import Grid, reaches
 from shards.raster.opening import open_raster
@@ -24,8 +24,9 @@ MOST_PIXELS = 800
 """Most pixels along a side of such a map in the page."""
 HOW = (
     "Move the border to compare, choose what each side shows, zoom with the wheel or + and -, and point for "
-    "values. Pixels are means: treeline view shows all of them."
+    "values. Pixels are means: treeline view shows all of them. All maps have the same colours."
 )
+PICTURES = "Further maps are pictures, each with its own colours."
 
 
 def map_section(config: ReportConfig, left: Left) -> Markup:
@@ -34,18 +35,25 @@ def map_section(config: ReportConfig, left: Left) -> Markup:
     Raises:
         InputError: a scene or a raster of heights is not there, or cannot be used.
     """
-    shown, panels = Markup(), 0
+    shown, panels = Markup(), dict[str, tuple[list[Layer], str]]()
+    for url in left.maps:
+        if len(panels) < MOST_PANELS:
+            layers, crs = overview(beside(config, url), MOST_PIXELS)
+            if layers:
+                panels[url] = layers, crs
+    # Maps have the same colours, so that they can be compared.
+    every = [layer for layers, _ in panels.values() for layer in layers]
     for url in left.maps:
         with open_raster(url) as raster:
             tags = raster.tags()
         shown += heading(name_of(url)) + sentence(_made_by(left, tags))
-        layers, crs = overview(beside(config, url), MOST_PIXELS) if panels < MOST_PANELS else ([], "")
-        if layers:
-            shown += panel(layers, crs, name_of(url))
-            panels += 1
+        if url in panels:
+            layers, crs = panels[url]
+            shown += panel(layers, crs, name_of(url), beside=every)
         else:
             shown += figure(quick_look(url), f"Map {name_of(url)}")
-    return (sentence(HOW) if panels else Markup()) + shown
+    pictures = sentence(PICTURES) if panels and len(panels) < len(left.maps) else Markup()
+    return (sentence(HOW) if panels else Markup()) + pictures + shown
 
 
 def beside(config: ReportConfig, url: str) -> ViewConfig:

@@ -61,7 +61,13 @@ class Layer:
     """Classes that occur, with --kind classes."""
 
 
-def panel(layers: Sequence[Layer], crs: str, label: str, palette: Palette = "continuous") -> Markup:
+def panel(
+    layers: Sequence[Layer],
+    crs: str,
+    label: str,
+    palette: Palette = "continuous",
+    beside: Sequence[Layer] = (),
+) -> Markup:
     """Make an element that shows the layers; the page needs `head_in_page` once, and nothing from elsewhere.
 
     The first layer lies left of the border that the reader moves, the second one right of it. Each layer can
@@ -75,11 +81,12 @@ def panel(layers: Sequence[Layer], crs: str, label: str, palette: Palette = "con
         crs: name of their CRS, such as EPSG:3338, or its WKT; in any units.
         label: name of the whole for those who do not see it.
         palette: colours of heights.
+        beside: layers of other panels, whose heights have the same colours as these.
 
     Raises:
         InputError: there is no such CRS.
     """
-    return map_element(describe(layers, crs, palette), label)
+    return map_element(describe(layers, crs, palette, beside), label)
 
 
 def panel_page(title: str, layers: Sequence[Layer], crs: str, palette: Palette = "continuous") -> str:
@@ -89,7 +96,9 @@ def panel_page(title: str, layers: Sequence[Layer], crs: str, palette: Palette =
     return whole_page(title, element, head_in_page(), policy)
 
 
-def describe(layers: Sequence[Layer], crs: str, palette: Palette = "continuous") -> dict[str, Any]:
+def describe(
+    layers: Sequence[Layer], crs: str, palette: Palette = "continuous", beside: Sequence[Layer] = ()
+) -> dict[str, Any]:
     """Describe the layers for the script, pixels included."""
     lefts, bottoms, rights, tops = zip(*(layer.bounds for layer in layers), strict=True)
     bounds = min(lefts), min(bottoms), max(rights), max(tops)
@@ -97,8 +106,8 @@ def describe(layers: Sequence[Layer], crs: str, palette: Palette = "continuous")
     grid = Grid(known_crs("crs", crs), from_bounds(*bounds, columns, rows), rows, columns)
     frame = Frame(grid)
     scales = {
-        "height": height_scale(_all_values(layers, "height"), palette),
-        "difference": difference_scale(_all_values(layers, "difference")),
+        "height": height_scale(_all_values([*layers, *beside], "height"), palette),
+        "difference": difference_scale(_all_values([*layers, *beside], "difference")),
     }
     return {
         **frame.describe(),
