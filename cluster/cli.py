@@ -145,7 +145,10 @@ COMMANDS = {
     ),
     "view": Command("inference.config:ViewConfig", "cluster.commands:view", "look at maps in a browser"),
     "run": Command(
-        "cluster.config:StepsConfig", "cluster.commands:run", "run the steps of a file, from data to maps"
+        "cluster.config:StepsConfig",
+        "cluster.commands:run",
+        "run the steps of a file, from data to maps",
+        asks_what_was_given=True,
     ),
     "submit": Command(
         "cluster.config:SubmitConfig", "cluster.commands:submit", "run a command as a job on a Ray cluster"

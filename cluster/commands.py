@@ -380,11 +380,14 @@ def attention(config: "AttentionConfig") -> None:
     _say(attention(config), last_lines.after_attention(config))
 
 
-def run(config: "StepsConfig") -> int:
-    """Run the steps of a file; return the exit code of the one that failed, or 0."""
+def run(config: "StepsConfig", given: Set[str]) -> int:
+    """Run the steps of a file; return the exit code of the one that failed, or 0.
+
+    `given` are the options that the user named.
+    """
     from cluster.steps.run import run_steps
 
-    return run_steps(config)
+    return run_steps(config, given)
 
 
 def submit(config: "SubmitConfig", command: list[str]) -> int:

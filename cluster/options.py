@@ -262,6 +262,13 @@ def _flag_alone(argument: str) -> str:
     return argument.partition("=")[0].replace("_", "-")
 
 
+def shown(value: Any) -> str:
+    """Write a value of a file for a message; one with aliases in it can be endless."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    return repr(value)
+
+
 def _as_option(value: Any, hint: Any, where: str) -> Any:
     """Convert a value from a file to the option's type; YAML reads 5e-5 as text and lists as lists."""
     kind = typing.get_origin(hint)
@@ -274,17 +281,18 @@ def _as_option(value: Any, hint: Any, where: str) -> Any:
     if kind is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            raise InputError(f"{where} is {value!r}, not one of {', '.join(map(str, choices))}")
+            raise InputError(f"{where} is {shown(value)}, not one of {', '.join(map(str, choices))}")
         return value
     if kind is tuple:
         if not isinstance(value, list):
-            raise InputError(f"{where} is {value!r}, not a list; write [{value}]")
+            example = "" if isinstance(value, dict) else f"; write [{value}]"
+            raise InputError(f"{where} is {shown(value)}, not a list{example}")
         return tuple(_as_option(one, typing.get_args(hint)[0], where) for one in value)
     if hint is float and not isinstance(value, bool):
         try:
             return float(value)
         except (TypeError, ValueError) as error:
-            raise InputError(f"{where} is {value!r}, not a number") from error
+            raise InputError(f"{where} is {shown(value)}, not a number") from error
     if type(value) is not hint:
-        raise InputError(f"{where} is {value!r}, not of type {hint.__name__}")
+        raise InputError(f"{where} is {shown(value)}, not of type {hint.__name__}")
     return value

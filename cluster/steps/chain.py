@@ -27,6 +27,11 @@ class Result:
     files: str = ""
     """Pattern of the files below that place which later options take; default: the place itself."""
 
+    is_open: bool = False
+    """Whether its input and results of other steps may lie below its place."""
+    is_alone: bool = False
+    """Whether the command refuses a place where other files lie."""
+
     @property
     def is_in_place(self) -> bool:
         """Whether the command changes what an earlier one made."""
@@ -46,14 +51,14 @@ RESULTS = {
     "convert": Result("dataset", "converted", "refuses", is_costly=True),
     "inspect": Result("page", "inspect", "replaces"),
     "verify": Result("", again="replaces", option=""),
-    "pretrain": Result("pre-training", "pretrained", is_costly=True),
-    "train": Result("run", "run", is_costly=True),
-    "import": Result("run", "imported", "refuses"),
-    "export": Result("exported", "exported", "refuses"),
+    "pretrain": Result("pre-training", "pretrained", is_costly=True, is_open=True),
+    "train": Result("run", "run", is_costly=True, is_open=True),
+    "import": Result("run", "imported", "refuses", is_alone=True),
+    "export": Result("exported", "exported", "refuses", is_alone=True),
     "sweep": Result("sweep", "sweep", "refuses", is_costly=True),
     "matrix": Result("matrix", "matrix", is_costly=True),
     "evaluate": Result("scores", "evaluation", "replaces"),
-    "predict": Result("maps", "maps", grows=True, files="*.tif"),
+    "predict": Result("maps", "maps", grows=True, files="*.tif", is_open=True),
     "mosaic": Result("mosaic", "mosaic.tif", "refuses"),
     "embed": Result("embeddings", "embeddings"),
     "distances": Result("distances", "distances", "replaces"),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cluster.steps.chain import result_of
 from cluster.steps.content import Content, difference, only_adds
+from cluster.steps.places import places_to_read
 from cluster.steps.records import Record
 from cluster.steps.steps_file import Step
 from shards.errors import InputError
@@ -56,20 +57,6 @@ def options_to_compare(config: Any) -> dict[str, Any]:
     }
 
 
-def places_to_read(step: Step) -> dict[str, Any]:
-    """Return the places that a step reads, by option; not those that it fills itself."""
-    kind, result = type(step.config), result_of(step.command)
-    may_change = roles(kind, MayChange)
-    places = {
-        name
-        for name, role in roles(kind, Place).items()
-        if name != "out" and not role.fills and (name not in may_change or may_change[name].adds)
-    } | roles(kind, OptionsFile).keys()
-    if result.is_in_place:
-        places.add(result.option)
-    return {name: value for name, value in flat(step.config).items() if name in places and value}
-
-
 def decide(step: Step, record: Record | None, now: Now) -> Decision:
     """Decide what to do about a step.
 
@@ -106,7 +93,7 @@ def _decide(step: Step, record: Record | None, now: Now) -> Decision:
     grows = result_of(step.command).grows and all(
         only_adds(record.inputs.get(name, {}), now.inputs[name]) for name in changed
     )
-    left_out = record.inputs.keys() - places_to_read(step).keys()
+    left_out = record.inputs.keys() - places_to_read(step.command, step.config).keys()
     said = [
         *others,
         *(f"{name} changed ({what})" for name, what in changed.items()),

@@ -11,7 +11,7 @@ the same command goes on wherever it was stopped.
 
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +21,12 @@ from cluster.options import nearest
 from cluster.steps.chain import result_of
 from cluster.steps.command_line import command_line
 from cluster.steps.content import Content, content_of, content_of_files, content_of_places, digest, holds
-from cluster.steps.decision import Action, Decision, Now, decide, options_to_compare, places_to_read
+from cluster.steps.decision import Action, Decision, Now, decide, options_to_compare
 from cluster.steps.example import example
+from cluster.steps.own_files import own_files
+from cluster.steps.places import absolute, is_within, places_of, places_to_read
 from cluster.steps.records import RECORDS, Record, Records
-from cluster.steps.steps_file import Step, StepsFile, absolute, read_steps
+from cluster.steps.steps_file import Step, StepsFile, read_steps
 from inference.scenes.scene_list import find_scenes, raster_urls
 from shards.errors import InputError
 from shards.roles import Place, roles
@@ -40,8 +42,12 @@ from shards.storage.one_writer import one_writer
 SAID: dict[Action, str] = {"skip": "skipped", "run": "runs", "make anew": "made anew"}
 
 
-def run_steps(config: StepsConfig) -> int:
+def run_steps(config: StepsConfig, given: Collection[str]) -> int:
     """Run the steps of a file; return the exit code of the one that failed, or 0.
+
+    Args:
+        config: what to run.
+        given: names of the options that the user gave.
 
     Raises:
         InputError: the file or a step cannot be used. Nothing is begun if that is known beforehand.
@@ -55,6 +61,8 @@ def run_steps(config: StepsConfig) -> int:
         )
     file = read_steps(config.file)
     names = [step.name for step in file.steps]
+    if "redo" in given and not config.redo:
+        raise InputError(f"--redo: name the steps to make anew; there are {', '.join(names)}")
     for name in config.redo:
         if name not in names:
             raise InputError(
@@ -138,7 +146,7 @@ class Run:
             InputError: nothing lies there.
         """
         inputs, sources, result = dict[str, Content](), self._sources(step), result_of(step.command)
-        for option, value in places_to_read(step).items():
+        for option, value in places_to_read(step.command, step.config).items():
             if option not in sources:
                 if not (result.is_in_place and option == result.option):  # it was changed by the step itself
                     inputs[option] = _outside(step, option, value)
@@ -150,8 +158,8 @@ class Run:
         """Return the last earlier steps that make what this one reads, by option."""
         found: dict[str, Step] = {}
         earlier = self.file.steps[: self.file.steps.index(step)]
-        for option, value in places_to_read(step).items():
-            places = [absolute(place) for place in _places(step, option, value)]
+        for option, value in places_to_read(step.command, step.config).items():
+            places = [absolute(place) for place in places_of(step.config, option, value)]
             for other in earlier:
                 if other.place and any(f"{place}/".startswith(f"{other.place}/") for place in places):
                     found[option] = other
@@ -215,17 +223,41 @@ class Run:
         files: dict[str, str] = {}
         if _makes_files(step):
             there = versions_of(step.place)
-            files = {name: version for name, version in there.items() if name not in record.before}
+            files = {name: there[name] for name in self._own(step, there, record)}
         content = content_of(step.place) if step.place else None
         described = content if isinstance(content, str) else ""
         return replace(record, state="done", files=files, described=described)
 
+    def _own(self, step: Step, names: Iterable[str], record: Record) -> list[str]:
+        """Choose the files that a step made: they were not there before, and belong to no other step."""
+        result = result_of(step.command)
+        if result.again == "goes on" or result.is_costly:  # it takes long; others put files there meanwhile
+            names = own_files(step.command, names)
+        others = [one.place for one in self.file.steps if one.place != step.place]
+        return [
+            name
+            for name in names
+            if name not in record.before
+            and not any(is_within(join(step.place, name) if name else step.place, other) for other in others)
+        ]
+
     def _remove(self, step: Step, record: Record) -> None:
-        """Remove what a step made, and nothing else that lies there."""
-        if record.state == "begun" or result_of(step.command).is_costly:
-            # Nobody puts own files into a dataset or a run, and later steps may have changed its files.
-            there = versions_of(step.place)
-            record = replace(record, files={name: "" for name in there if name not in record.before})
+        """Remove what a step made, and nothing else that lies there.
+
+        Raises:
+            InputError: other files lie there, and the command refuses that. Nothing is removed then.
+        """
+        result, there = result_of(step.command), versions_of(step.place)
+        if record.state == "begun" or result.is_costly:  # later steps may have changed a dataset's files
+            names = self._own(step, own_files(step.command, there), record)
+        else:
+            names = self._own(step, record.files, record)
+        foreign = sorted(there.keys() - set(names))
+        if result.is_alone and foreign:  # the command would advise to delete it
+            raise InputError(
+                f"{step.place} holds {foreign[0]}, which this step did not make; move that elsewhere"
+            )
+        record = replace(record, files={name: record.files.get(name, "") for name in names})
         self.records.keep(step.name, replace(record, state="being removed"))
         for name in record.files:
             remove_file(join(step.place, name) if name else step.place)
@@ -239,13 +271,6 @@ class Run:
 
 def _said(decision: Decision) -> str:
     return f"{SAID[decision.action]}: {decision.why}"
-
-
-def _places(step: Step, option: str, value: Any) -> tuple[str, ...]:
-    """Return the places in the value of an option, without names before them."""
-    places = tuple(map(str, value)) if isinstance(value, tuple | list) else (str(value),)
-    role = roles(type(step.config), Place).get(option, Place())
-    return tuple(place.partition("=")[2] for place in places) if role.after_name else places
 
 
 def _scenes(config: Any, places: tuple[str, ...]) -> Content:
@@ -277,7 +302,7 @@ def _outside(step: Step, option: str, value: Any) -> Content:
         InputError: nothing does.
     """
     role = roles(type(step.config), Place).get(option, Place())
-    given = _places(step, option, value)
+    given = places_of(step.config, option, value)
     names = [place for place in given if place in role.reserved or (role.or_name and not exists(place))]
     places = tuple(place for place in given if place not in names)
     try:

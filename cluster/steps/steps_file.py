@@ -10,18 +10,20 @@ steps:
 """
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
 import yaml
 
 from cluster import cli
-from cluster.options import FILE, as_options, nearest, of_values, read_options
-from cluster.steps.chain import NO_STEPS, Made, result_of, scenes_of, taken
+from cluster.options import FILE, as_options, nearest, of_values, read_options, shown
+from cluster.steps.chain import NO_STEPS, Made, Result, result_of, scenes_of, taken
+from cluster.steps.places import absolute, input_within, is_within
+from cluster.steps.records import RECORDS
 from shards.errors import InputError, one_line
 from shards.nested import flat, options_of
-from shards.roles import Place, with_absolute_places
+from shards.roles import with_absolute_places
 from shards.storage.objects import join, name_of, read_bytes, stem_of
 
 COMMAND = "command"
@@ -67,25 +69,22 @@ class StepsFile:
         return {"out": absolute(self.out), "steps": steps}
 
 
-def absolute(place: str) -> str:
-    """Make a place mean the same in any folder."""
-    return str(Place().absolute(place)).rstrip("/")
-
-
 def read_steps(url: str) -> StepsFile:
     """Read the steps at `url`, and check all of them.
 
     Raises:
-        InputError: the file, a step or an option is none, or cannot be what it is said to be.
+        InputError: the file, a step or an option is invalid.
     """
     values = _mapping(_loaded(url), url)
     for name in values:
         if name not in ("out", "steps"):
             raise InputError(f"{url}: no entry is called {name!r}; there are out and steps")
     steps = _mapping(values.get("steps"), f"{url}: steps")
+    if not steps:
+        raise InputError(f"{url}: steps: is empty; treeline run --example shows some")
     out = values.get("out") or _beside(url)
     if not isinstance(out, str):
-        raise InputError(f"{url}: out is {out!r}, not a folder")
+        raise InputError(f"{url}: out is {shown(out)}, not a folder")
     found, made = list[Step](), list[Made]()
     for name, options in steps.items():
         step = _step(
@@ -96,6 +95,7 @@ def read_steps(url: str) -> StepsFile:
             raise InputError(
                 f"{url}: {step.name} and {others[0]} both write {step.place}; give one another out"
             )
+        _refuse_mixed(url, out, [*found, step])
         found.append(step)
         chosen = flat(step.config)
         if place := chosen.get(result_of(step.command).option):
@@ -105,15 +105,54 @@ def read_steps(url: str) -> StepsFile:
     return StepsFile(url, out, tuple(found))
 
 
+def _is_open(result: Result) -> bool:
+    """Tell whether files of others may lie below a result: none of them is removed, whatever it is called."""
+    return result.is_open or result.again == "replaces"
+
+
+def _refuse_mixed(url: str, out: str, steps: Sequence[Step]) -> None:
+    """Refuse the last step if its files and those of another, or its own input, would lie in one folder.
+
+    Raises:
+        InputError: they would.
+    """
+    *others, step = steps
+    result = result_of(step.command)
+    if not step.place or result.is_in_place:
+        return
+    if is_within(step.place, absolute(join(out, RECORDS))):
+        raise InputError(
+            f"{url}: {step.name}: {RECORDS} is the record of the run; choose another name or out"
+        )
+    inside = "" if _is_open(result) else input_within(step.command, step.config, step.place)
+    if inside:
+        raise InputError(
+            f"{url}: {step.name}: its input {inside} lies in its out {step.place}; give another out"
+        )
+    for other in others:
+        for outer, inner in ((other, step), (step, other)):
+            kind = result_of(outer.command)
+            if _is_open(kind) or kind.is_in_place or outer.place == inner.place:
+                continue
+            if is_within(inner.place, outer.place):
+                raise InputError(
+                    f"{url}: {inner.name} writes {inner.place} into {outer.place} of {outer.name}; give one "
+                    "another out"
+                )
+
+
 def _step(url: str, name: str, options: dict[str, Any], out: str, made: list[Made]) -> Step:
     """Read one step.
 
     Raises:
-        InputError: there is no such command or option, or a value is wrong.
+        InputError: the step or an option is invalid.
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"{url}: {name!r} is no name of a step; use letters, digits, spaces, - and _")
-    command = str(options.get(COMMAND, name))
+    for entry in (COMMAND, FILE):
+        if not isinstance(options.get(entry, ""), str):
+            raise InputError(f"{url}: {name}: {entry} is {shown(options[entry])}, not a text")
+    command = options.get(COMMAND, name)
     commands = [one for one in cli.COMMANDS if one not in NO_STEPS]
     if command not in commands:
         said = nearest(command, commands) or f"choose {', '.join(commands)}; "
@@ -128,7 +167,7 @@ def _step(url: str, name: str, options: dict[str, Any], out: str, made: list[Mad
         f"treeline {command}",
     )
     if FILE in options:
-        given = read_options(str(options[FILE]), kind, f"treeline {command}") | given
+        given = read_options(options[FILE], kind, f"treeline {command}") | given
     known, result = options_of(kind), result_of(command)
     required = [option for option, its in known.items() if its.default is MISSING]
     added: dict[str, Any] = {}
@@ -173,6 +212,8 @@ def _loaded(url: str) -> Any:
     """
     try:
         return yaml.load(read_bytes(url), _Once)  # a SafeLoader
+    except RecursionError as error:
+        raise InputError(f"{url}: not a file of steps (brackets or indents are nested too deeply)") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{url}: not a YAML file ({one_line(error)})") from error
 

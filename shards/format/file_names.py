@@ -49,7 +49,7 @@ def refuse_foreign(url: str, with_shards: bool = True) -> None:
     Raises:
         InputError: there is such a file.
     """
-    taken = _is_of_a_dataset if with_shards else _ANY_FILE.fullmatch
+    taken = is_of_a_dataset if with_shards else _ANY_FILE.fullmatch
     foreign = next((name for name in find_files(url) if taken(name)), None)
     if foreign is not None:
         raise InputError(
@@ -80,7 +80,7 @@ def remove_unlisted_shards(url: str, listed: set[str]) -> None:
     remove_empty_folders(join(url, MIXED))
 
 
-def _is_of_a_dataset(name: str) -> bool:
+def is_of_a_dataset(name: str) -> bool:
     """Tell whether a file of this name, below a dataset's URL, would be one of its files or shards."""
     folder, _, rest = home_name(name).partition("/")
     if folder.removesuffix(".zarr") in SPLITS and rest:

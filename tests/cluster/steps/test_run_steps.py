@@ -13,7 +13,8 @@ from in_process import treeline
 from killed_commands import Killer
 
 from cluster.steps.decision import Decision, Now, decide, options_to_compare
-from cluster.steps.records import RECORDS, Record
+from cluster.steps.records import RECORDS, Record, Records
+from cluster.steps.run import Run
 from cluster.steps.steps_file import read_steps
 from ingest.synthetic.landscape import write_scene
 from shards.errors import InputError
@@ -266,6 +267,27 @@ def test_new_maps_replace_the_old_ones_and_the_training_stays(
     assert left == {"WV02_20200702_b.chm.tif", "WV02_20200702_b.chm.qml", "predict.json", "notes.txt"}
     with rasterio.open(folder / "made" / "mosaic.tif") as mosaic:
         assert "20200701" not in mosaic.tags()["TREELINE_MAPS"]
+
+
+@pytest.mark.slow
+def test_what_is_made_anew_leaves_other_files_and_none_of_its_own(
+    done: tuple[Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = changed(done, tmp_path / "copy")
+    places = [folder / "made" / name for name in ("chips", "run", "run/epoch-0001", "maps", "evaluation")]
+    for place in places:
+        place.mkdir(exist_ok=True)
+        (place / "notes.txt").write_text("mine")
+    monkeypatch.chdir(folder)
+    file = read_steps("steps.yaml")
+    run = Run(file, Records(file.out))
+    for step in file.steps:
+        record = run.records.get(step.name)
+        if record and step.command in ("ingest synthetic", "train", "predict", "mosaic"):
+            run._remove(step, record)
+    left = {str(path.relative_to(folder)) for path in (folder / "made").rglob("*") if path.is_file()}
+    beside = {"made/steps.json", "made/mosaic.qml"}
+    assert left == {*beside, *(str(place.relative_to(folder) / "notes.txt") for place in places)}
 
 
 @pytest.mark.slow

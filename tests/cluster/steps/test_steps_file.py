@@ -40,6 +40,8 @@ def some_values(name: str) -> dict[str, Any]:
             choice = next(iter(typing.get_args(its.kind)), None)
             value = {str: "x", int: 1, tuple: ["x"], typing.Literal: choice}[kind]
         found[option] = list(value) if isinstance(value, tuple) else value
+    if "out" in found:
+        found["out"] = "made"  # not where the input lies
     return found | ({"mean": True} if name == "ingest labels" else {})
 
 
@@ -82,6 +84,7 @@ def test_words_of_the_chain_are_options_and_commands() -> None:
     assert INSTEAD.keys() | NEEDS.keys() <= set(COMMANDS)
     assert COMMAND not in names
     assert set(COMMANDS) <= RESULTS.keys()
+    assert cli.COMMANDS.keys() >= NO_STEPS
     for name in COMMANDS:
         places, result = roles(cli.options_of(name), Place), RESULTS[name]
         assert result.option in {*places, ""}
@@ -185,6 +188,8 @@ def test_the_folder_is_beside_the_file_and_named_as_it_is(tmp_path: Path) -> Non
     assert read_steps(f"{tmp_path}/tundra").out == f"{tmp_path}/tundra-out"
 
 
+ENDLESS = ", ".join(["&a0 [x, x]", *(f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))])
+"""A list that is too long to print."""
 MISTAKES = {
     "steps: {tran: {data: d}}": "no step is called 'tran'; did you mean train? ",
     "steps: {ingest scene: {}}": "no step is called 'ingest scene'; did you mean ingest scenes? ",
@@ -207,11 +212,26 @@ MISTAKES = {
     "steps: {train: [1]}": "train: has no entries",
     "out: 3\nsteps: {train: {data: d}}": "out is 3, not a folder",
     "steps: {": "not a YAML file",
+    "steps: {}": "steps: is empty; treeline run --example shows some",
+    "steps: {<<: {}}": "steps: is empty; ",
+    "steps: " + "[" * 3000: "steps.yaml: not a file of steps (brackets or indents are nested too deeply)",
+    f"out: [{ENDLESS}]\nsteps: {{train: {{data: d}}}}": "out is a list, not a folder",
+    f"steps: {{train: {{data: [{ENDLESS}]}}}}": "train: data is a list, not of type str",
+    f"steps: {{train: {{command: [{ENDLESS}]}}}}": "train: command is a list, not a text",
+    "steps: {steps.json: {command: embed, data: d, checkpoint: c}}": "steps.json is the record of the run",
+    "steps: {ingest pairs: {out: data, images: data/img}}": "its input data/img lies in its out ",
+    "steps: {ingest pairs: {out: data, images: img, table: data/t.csv}}": "its input data/t.csv lies in its",
+    "steps: {ingest pairs: {out: data, images: 'data/*.npy'}}": "its input data/*.npy lies in its out ",
+    "steps: {big: {command: convert, data: d, to: tar, out: w4}, small: "
+    "{command: convert, data: d, to: tar, out: w4/other}}": "w4 of big; give one another out",
+    "steps: {small: {command: convert, data: d, to: tar, out: w4/a}, big: "
+    "{command: convert, data: d, to: tar, out: w4}}": "w4 of big; give one another out",
+    "steps: {ingest synthetic: {chips: 6, out: w4}, train: {out: w4/run}}": "w4 of ingest synthetic",
     "": "has no entries (name: ...); treeline run --example shows some",
 }
 
 
-@pytest.mark.parametrize("text", MISTAKES)
+@pytest.mark.parametrize("text", MISTAKES, ids=range(len(MISTAKES)))
 def test_a_mistake_is_one_line_before_anything_is_done(text: str, tmp_path: Path) -> None:
     (tmp_path / "steps.yaml").write_text(text)
     said = treeline("run", "steps.yaml", folder=tmp_path)
@@ -219,6 +239,33 @@ def test_a_mistake_is_one_line_before_anything_is_done(text: str, tmp_path: Path
     assert len(said.stderr.splitlines()) == 1
     assert MISTAKES[text] in said.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["steps.yaml"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "steps: {train: {data: d, out: run}, evaluate: {out: run/evaluation}, predict: {scenes: [a.tif]}}",
+        "steps: {train: {data: d}, predict: {scenes: ['scenes/*.tif'], out: scenes}}",
+        "steps: {predict: {scenes: [a.tif], checkpoint: c, out: maps}, mosaic: {out: maps/all.tif}}",
+        "steps: {train: {data: d, out: w4}, convert: {data: d, to: zarr, out: w4-other}}",
+    ],
+)
+def test_results_may_lie_where_none_of_them_can_be_lost(text: str, tmp_path: Path) -> None:
+    assert written(tmp_path, text).steps
+
+
+def test_the_guide_names_the_commands_that_are_no_steps() -> None:
+    guide = " ".join((Path(__file__).parents[3] / "docs" / "run.md").read_text().split())
+    (said,) = re.findall(r"`train`, and so on; all but (.*?)\. A command", guide)
+    assert set(re.findall("`(.*?)`", said)) == NO_STEPS
+
+
+@pytest.mark.parametrize("words", [["--redo"], ["--redo", "--dry-run"]])
+def test_redo_names_steps(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "steps.yaml").write_text("steps: {ingest synthetic: {chips: 6}}")
+    said = treeline("run", "steps.yaml", *words, folder=tmp_path)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == "treeline: --redo: name the steps to make anew; there are ingest synthetic\n"
 
 
 def test_a_place_with_nothing_is_named_before_anything_is_done(tmp_path: Path) -> None:

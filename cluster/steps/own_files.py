@@ -1,0 +1,58 @@
+"""Which files below a step's place are its own, by the names that its command gives to files.
+
+Only these are removed when a step is made anew: whoever puts a file into the folder of a dataset or of a run
+finds it there afterwards. Commands that replace their own result are not here: nothing is removed for them.
+"""
+
+import re
+from collections.abc import Iterable
+
+from inference.scenes.scene_list import MAP_ENDINGS
+from shards.format.file_names import is_of_a_dataset
+from shards.format.manifest import JOURNAL, MANIFEST, UNFINISHED
+from trainer.model.run_checkpoints import CHECKPOINTS
+
+_BEING_WRITTEN = re.compile(r"\.treeline-[0-9a-f]{16}-(?=[^/]+$)")
+"""What stands before a file's name while it is being written (shards.storage.objects.staged)."""
+_DATASET = rf"{re.escape(MANIFEST)}|{re.escape(UNFINISHED)}|{re.escape(JOURNAL)}/.+"
+"""Files of a dataset, beside those that `shards.format.file_names` names."""
+_CHECKPOINT = r"((model|rest)\.safetensors|(config|statistics|metrics|backbone)\.json)"
+_RUN = (
+    rf"(epoch-\d+/{_CHECKPOINT}|state/step-[^/]+/\d+-\d+\.safetensors|state\.json|config\.yaml"
+    rf"|{re.escape(CHECKPOINTS)}|metrics\.jsonl|validation\.json|mlflow\.json|failed\.json|failing-\d+\.json"
+    r"|backbone-[0-9a-f]{16}\.safetensors|tensorboard/events\.out\.tfevents\..+)"
+)
+_MAP = "|".join(re.escape(ending.removesuffix(".tif")) for ending in MAP_ENDINGS)
+_PATTERNS = {
+    "pretrain": _RUN,
+    "train": _RUN,
+    "import": _CHECKPOINT,
+    "export": rf"{_CHECKPOINT}|treeline\.json|model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json",
+    "sweep": rf"sweep\.json|best\.yaml|trial-\d+/{_RUN}",
+    "matrix": (
+        r"matrix\.(yaml|json)|predictions\.parquet|index\.html|cells/\d{4}-[\w-]+\.parquet"
+        rf"|runs/\d{{4}}-[\w-]+/{_RUN}"
+    ),
+    "predict": rf"predict\.json|failed\.json|\.predict/.+|[^/]+({_MAP})\.(tif|png|json|qml)",
+    "mosaic": "",  # the place is the file
+    "embed": r"plan\.json|embeddings\.json|part-\d+\.parquet",
+    # Its pictures have names that a user's may have, too; without attention.json it replaces them.
+    "attention": r"attention\.json|index\.html|[^/]+\.(attention|components)\.tif",
+}
+"""Names below the place, by command; of datasets, see `own_files`."""
+
+
+def own_files(command: str, names: Iterable[str]) -> list[str]:
+    """Return those of the names that only the command gives to files, relative to its place."""
+    if command == "convert" or command.startswith("ingest "):
+        return [name for name in names if is_of_a_dataset(_written(name)) or _is(_DATASET, name)]
+    return [name for name in names if _is(_PATTERNS[command], name)]
+
+
+def _is(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern, _written(name)) is not None
+
+
+def _written(name: str) -> str:
+    """Return the name that a file has once it is written."""
+    return _BEING_WRITTEN.sub("", name)
