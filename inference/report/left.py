@@ -4,7 +4,7 @@ left = read_left(ReportConfig("run", maps=("maps/*.tif",)))
 left.evaluation["verdict"], left.missing
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -73,7 +73,7 @@ class Left:
     @property
     def is_of_heights(self) -> bool:
         """Whether the run learnt heights of pixels."""
-        return not self.is_pretraining and self.options.get("task", "height") == "height"
+        return learns_heights(self.options)
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -96,6 +96,11 @@ class Left:
             asked = {"where": self.options.get("where") if chosen is None else chosen}
         said = [word for name, value in asked.items() if value for word in (f"--{name}", str(value))]
         return (*words, *said, "--out", self.folder)
+
+
+def learns_heights(options: Mapping[str, Any]) -> bool:
+    """Tell whether a run with these options learns heights of pixels."""
+    return "method" not in options and options.get("task", "height") == "height"
 
 
 def opened(url: str) -> Dataset | None:
@@ -124,8 +129,7 @@ def read_left(config: ReportConfig) -> Left:
     stored = read_options(join(run, CONFIG))
     options = renewed(PretrainConfig if "method" in stored else TrainConfig, stored)
     folder = config.evaluation or join(run, FOLDER)
-    is_of_heights = "method" not in options and options.get("task", "height") == "height"
-    evaluation = _evaluation(folder, is_of_heights)
+    evaluation = _evaluation(folder, learns_heights(options))
     left = Left(
         run,
         options,

@@ -68,7 +68,7 @@ class ChipScores:
     @property
     def evaluation(self) -> str:
         """What ties the rows to an evaluation (trainer.score.binding); "" in files of earlier versions."""
-        return bytes((self.rows.schema.metadata or {}).get(EVALUATION.encode(), b"")).decode()
+        return bytes((self.rows.schema.metadata or {}).get(EVALUATION.encode(), b"")).decode(errors="replace")
 
     @property
     def pixels_N(self) -> NDArray[np.int64]:

@@ -111,7 +111,7 @@ def are_chips_of(chips: ChipScores, values: Mapping[str, Any]) -> bool:
     if chips.evaluation != binding(values):
         return False
     totals = {name: Metrics.from_json(score["all"]) for name, score in values["scores"].items()}
-    return all(chips.adds_up_to(totals[name], start) for name, start in COLUMNS.items())
+    return all(name in totals and chips.adds_up_to(totals[name], start) for name, start in COLUMNS.items())
 
 
 def evaluation_picture(evaluation: Evaluation) -> bytes:

@@ -6,6 +6,7 @@ Images and measured heights are in the dataset, under the same keys.
 import io
 import zlib
 from dataclasses import dataclass
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -36,7 +37,7 @@ class Examples:
 
     def to_bytes(self, evaluation: str) -> bytes:
         """Encode as an .npz that carries what ties it to this evaluation; the same give the same bytes."""
-        arrays = {
+        arrays: dict[str, Any] = {
             "keys": np.array(self.keys, str),
             "predicted": self.predicted_BHW,
             EVALUATION: np.array(evaluation),

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,18 +20,20 @@ from frozen_runs import config_of, write_datasets
 from in_process import treeline
 from older_states import make_from_0
 from pretrainings import config_of as pretraining_of
-from pretrainings import write_tiles
 from rasterio.transform import from_origin
-from regressors import small_regressor, write_checkpoint
+from regressors import CHIP_SCHEMA, small_regressor, visible_chip, write_checkpoint
 from report_runs import Run
 
 from cluster.cli import parse
 from inference.config import ReportConfig
 from inference.report.figures import drawn_curves
 from inference.report.run import report
-from shards.read.dataset import open_dataset
+from shards.format.key import split_of
+from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import join, publish_folder, read_bytes
+from shards.write.writer import DatasetWriter
 from trainer.commands.ground_blocks import blocks_of_ground
+from trainer.commands.last_lines import after_pretraining
 from trainer.commands.pretrain import pretrain
 from trainer.commands.train import train
 from trainer.devices.ranks import Ranks
@@ -352,19 +355,41 @@ def test_runs_of_other_tasks_show_their_scores(task: str, backbone: Path, tmp_pa
     assert "Training" in said
 
 
+def without_labels(folder: Path) -> Dataset:
+    with DatasetWriter(str(folder), replace(CHIP_SCHEMA, label=""), {"command": "test"}, 10) as writer:
+        for number in range(18):
+            chip = replace(visible_chip(number), height_HW=np.zeros((0, 0), np.float32))
+            writer.add(chip, split_of(chip.key, 0.3))
+        writer.finish()
+    return open_dataset(str(folder))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mae", "dino"])
-def test_a_pre_training_shows_its_curves(method: str, tmp_path: Path) -> None:
-    write_tiles(tmp_path / "tiles")
-    run = tmp_path / "run"
-    pretrain(pretraining_of(open_dataset(str(tmp_path / "tiles")), method, run, epochs=2), Ranks())
+@pytest.mark.parametrize(("method", "labels"), [("mae", "heights"), ("dino", "classes"), ("mae", "none")])
+def test_a_pre_training_shows_its_curves_and_what_it_is_for(method: str, labels: str, tmp_path: Path) -> None:
+    """The next command fits the labels of the dataset, and is that of `treeline pretrain`."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    dataset = without_labels(data) if labels == "none" else write_datasets(data)[labels]
+    probe = {"probe": ""} if labels == "none" else {}
+    config = pretraining_of(dataset, method, run, epochs=2, **probe)
+    pretrain(config, Ranks())
     done = treeline("report", str(run))
     assert done.returncode == 0, done.stderr
     path, verdict, following = done.stdout.splitlines()
     assert "without labels" in verdict
-    assert following == f"next: treeline embed {tmp_path}/tiles --checkpoint {run} --out {run}-embeddings"
-    assert parse("embed", shlex.split(following)[3:]).out == f"{run}-embeddings"
     assert "2 epochs; the best checkpoint is that of epoch" in Path(path).read_text()
+    assert following == after_pretraining(config).splitlines()[-1]
+    expected = {
+        "heights": f"train --data {dataset.url} --backbone {run} --out {run}-trained",
+        "classes": f"train --data {dataset.url} --task pixel-class --backbone {run} --out {run}-trained",
+        "none": f"embed {dataset.url} --checkpoint {run} --out {run}-embeddings",
+    }
+    assert following == f"next: treeline {expected[labels]}"
+    if labels == "none":
+        assert treeline(*shlex.split(expected[labels])).returncode == 0
+    shutil.move(dataset.url, tmp_path / "elsewhere")
+    lines = report(ReportConfig(str(run))).splitlines()
+    assert lines[-1] == f"next: treeline train --data DATASET --backbone {run} --out {run}-trained"
 
 
 def test_a_map_is_shown_beside_what_overlaps_it(made: Run, tmp_path: Path) -> None:
