@@ -54,8 +54,6 @@ def connected(workers: int, check_alone: Callable[[], object] | None = None) -> 
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Its copy of what is printed would be a second line.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # Below that, Ray writes of its own objects into our lines; the log files of its processes are elsewhere.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     use_token_if_there_is_one()
     import ray
     from ray.data import DataContext

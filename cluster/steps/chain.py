@@ -70,6 +70,7 @@ TAKES = {
     "data": ("dataset",),
     "checkpoint": ("run", "pre-training"),
     "run": ("run", "pre-training"),
+    "evaluation": ("scores",),
     "backbone": ("pre-training",),
     "maps": ("maps",),
     "embeddings": ("embeddings",),
@@ -99,6 +100,11 @@ class Made:
 def result_of(command: str) -> Result:
     """Return what a command leaves."""
     return RESULTS.get(command, Result("", "-".join(command.split()), "replaces"))
+
+
+def kind_of(command: str, values: Mapping[str, object]) -> str:
+    """Return the kind of a step's result: `evaluate` leaves scores of chips, or of maps, which are no run's."""
+    return "" if command == "evaluate" and values.get("maps") else result_of(command).kind
 
 
 def taken(

@@ -18,7 +18,7 @@ import yaml
 
 from cluster import cli
 from cluster.options import FILE, as_options, nearest, of_values, read_options, shown
-from cluster.steps.chain import NO_STEPS, Made, Result, result_of, scenes_of, taken
+from cluster.steps.chain import NO_STEPS, Made, Result, kind_of, result_of, scenes_of, taken
 from cluster.steps.places import absolute, input_within, is_within
 from cluster.steps.records import RECORDS
 from shards.errors import InputError, one_line
@@ -100,7 +100,8 @@ def read_steps(url: str) -> StepsFile:
         chosen = flat(step.config)
         if place := chosen.get(result_of(step.command).option):
             result = result_of(step.command)
-            made.append(Made(result.kind, join(place, result.files) if result.files else place))
+            kind = kind_of(step.command, chosen)
+            made.append(Made(kind, join(place, result.files) if result.files else place))
         made += scenes_of(step.command, chosen)
     return StepsFile(url, out, tuple(found))
 

@@ -303,3 +303,12 @@ def test_a_step_of_another_command_keeps_its_own_name(tmp_path: Path) -> None:
     steps = written(tmp_path, "steps: {check it: {command: verify, data: d}}").steps
     assert [(step.name, step.command, step.place) for step in steps] == [("check it", "verify", "")]
     assert isinstance(steps[0], Step)
+
+
+def test_a_report_takes_the_scores_of_chips_and_not_those_of_maps(tmp_path: Path) -> None:
+    (tmp_path / "steps.yaml").write_text(
+        "out: all\nsteps:\n  train: {data: chips}\n  evaluate: {data: chips}\n  predict: {scenes: [a.tif]}\n"
+        "  of maps: {command: evaluate, heights: [h.tif]}\n  report:\n"
+    )
+    steps = {step.name: step.config for step in read_steps(str(tmp_path / "steps.yaml")).steps}
+    assert steps["report"].evaluation == steps["evaluate"].out != steps["of maps"].out

@@ -60,7 +60,7 @@ def counts_in(summary: str) -> dict[str, int]:
     found = {}
     for line in lines:
         count, what = line.split(maxsplit=1)
-        found[re.split(r" {2,}|first ", what)[0].strip()] = int(count.replace(",", ""))
+        found[re.split(r" {2,}| \(--|first ", what)[0].strip()] = int(count.replace(",", ""))
     return found
 
 

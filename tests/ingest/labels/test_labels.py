@@ -367,8 +367,9 @@ def test_selections_take_the_column_by_its_name(
     for name, option in (("class", "--majority"), ("tree cover", "--mean")):
         done = treeline("ingest", "labels", url, "--raster", str(tmp_path / "*.tif"), "--as", name, option)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("\n") == 1
-        assert f"{name} of {ACROSS**2} chips, " in done.stdout
+        said, last = done.stdout.splitlines()
+        assert last.startswith("next: treeline train ")
+        assert f"{name} of {ACROSS**2} chips, " in said
         assert "1 missing (1 without a position)" in done.stdout
         assert f"label: {ACROSS**2 + 1} of {ACROSS**2 + 1} chips" in done.stderr
     dataset = open_dataset(url)

@@ -660,7 +660,9 @@ def test_unnamed_bands_are_named_by_their_colours_and_what_is_assumed_is_said(tm
 
 # --- undeclared zeros ---
 
-ZEROS = r"note: .*{}.*: {} % of pixels are 0 in all bands; is 0 nodata\? if so, give --nodata 0"
+ZEROS = (
+    r"note: .*{}.*: {} % of pixels are 0 in all bands; is 0 nodata\? if so, give --nodata 0 and another --out"
+)
 
 
 def filled_image(folder: Path, kind: str) -> str:
