@@ -103,7 +103,7 @@ def result_of(command: str) -> Result:
 
 
 def kind_of(command: str, values: Mapping[str, object]) -> str:
-    """Return the kind of a step's result: `evaluate` leaves scores of chips, or of maps, which are no run's."""
+    """Return the kind of a step's result: scores of chips, or of maps, which are no run's."""
     return "" if command == "evaluate" and values.get("maps") else result_of(command).kind
 
 
