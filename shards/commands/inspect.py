@@ -112,7 +112,7 @@ def _about_findings(dataset: Dataset) -> dict[str, str]:
     numbers = np.unique(np.linspace(0, count - 1, LOOKED_AT).astype(np.int64))[:count]
     found = filled_chips(dataset.gather(numbers).image_BCHW, dataset.schema.nodata) if count else None
     if found and not any(found.cure in line for line in said):
-        said.append(f"{found.line} if so, ingest again with --nodata {found.cure.split()[-1]}")
+        said.append(f"{found.line} {found.cure.replace('give', 'ingest again with')}")
     return {"findings": "; ".join(dict.fromkeys(said))} if said else {}
 
 

@@ -726,7 +726,8 @@ def test_zeros_in_a_dataset_that_was_made_without_a_word_are_found_by_inspect(tm
     publish_change(str(tmp_path / "chips"), replace(manifest, made_by=silent), {})
     said_by = treeline("inspect", "chips", folder=tmp_path).stdout
     assert re.search(
-        r"findings +3\d % of pixels are 0 in all bands; is 0 nodata\? if so, ingest again", said_by
+        r"findings +3\d % of pixels are 0 in all bands; is 0 nodata\? if so, ingest again with --nodata 0",
+        said_by,
     )
 
 
