@@ -147,6 +147,12 @@ def write_checkpoint(folder: Path, regressor: Regressor) -> Path:
     return folder
 
 
+def scene_to_map(folder: Path) -> str:
+    """Write a scene, and as `folder`/c a checkpoint that can map it; returns the scene's path."""
+    write_checkpoint(folder / "c", small_regressor())
+    return str(write_scene(folder / "scene.tif", stored_images(1)[0]))
+
+
 def local_backbone(folder: Path) -> Path:
     """A small DINOv3 of red, green and blue, saved as transformers does; returns its folder."""
     torch.manual_seed(0)

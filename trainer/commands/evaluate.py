@@ -26,7 +26,6 @@ from trainer.fit.sample_panel import predicted_heights
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.frozen_backbone import placed_on
 from trainer.model.height_checkpoint import load_checkpoint
-from trainer.model.regressor import Regressor
 from trainer.score.baselines import MEAN
 from trainer.score.chip_scores import BLOCK, ChipScores
 from trainer.score.evaluation import LINEAR, REGRESSOR, Evaluation
@@ -79,7 +78,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         met_N, sums_NPS = np.concatenate(met), torch.cat(by_chip).cpu().numpy()
         facts, said = _facts(dataset, met_N)
         chip_scores = ChipScores.of(facts, sums_NPS)
-        examples = _examples(regressor, dataset, met_N, chip_scores, device)
+        rows = sorted(row for rows in example_rows(chip_scores).values() for row in rows)
+        # Again: keeping all would take much memory.
+        with autocast(config.precision, device):
+            predicted_BHW = predicted_heights(regressor, dataset.gather(met_N[rows]).image_BCHW, device)
+    keys = chip_scores.rows["key"].take(pa.array(rows, pa.int64())).to_pylist()
+    examples = Examples(tuple(keys), predicted_BHW.astype(np.float16))
     about = about_scores(config, checkpoint.fingerprint, dataset, met_N.size, asked.precision)
     about["intervals"] = {"over": said, **chip_scores.intervals(NAMES)}
     return Evaluation(scores, about, chip_scores, examples)
@@ -91,15 +95,3 @@ def _facts(dataset: Dataset, chips: Chips) -> tuple[pa.Table, str]:
     facts = dataset.index.select(list(dict.fromkeys((*FACTS, region)))).take(chips)
     blocks, said = blocks_of_ground(dataset, chips)
     return facts.append_column(BLOCK, pa.array(blocks, pa.string())), said
-
-
-def _examples(
-    regressor: Regressor, dataset: Dataset, chips: Chips, scores: ChipScores, device: torch.device
-) -> Examples:
-    """Predict the worst, the middle and the best of these chips again: keeping all would take much memory."""
-    rows = sorted(row for rows in example_rows(scores).values() for row in rows)
-    keys = scores.rows["key"].take(pa.array(rows, pa.int64())).to_pylist()
-    image_BCHW = dataset.gather(chips[rows]).image_BCHW
-    with torch.no_grad():
-        predicted_BHW = predicted_heights(regressor, image_BCHW, device)
-    return Examples(tuple(keys), predicted_BHW.astype(np.float16))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from regressors import small_regressor
+from regressors import scene_to_map, small_regressor
 from torch import nn
 
 from cluster import cli
@@ -192,12 +192,14 @@ def test_the_driver_refuses_or_says_so_before_anything_starts(capsys: Any) -> No
 @pytest.mark.usefixtures("v100")
 @pytest.mark.parametrize("command", ["train", "pretrain", "predict", "embed"])
 def test_every_command_asks_the_card(command: str, tmp_path: Path) -> None:
-    """Before it looks for data, so that nothing is written."""
-    rest = {"predict": ["scene.tif", "--checkpoint", "c"], "embed": ["d", "--checkpoint", "c"]}
-    given = rest.get(command, ["--data", "d"])
+    """Before anything is written."""
+    scene, checkpoint = scene_to_map(tmp_path), str(tmp_path / "c")
+    rest = {"predict": [scene], "embed": ["--scenes", scene]}
+    given = [*rest[command], "--checkpoint", checkpoint] if command in rest else ["--data", "d"]
+    before = set(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=r"--precision bf16: V100 .* only emulates it"):
         cli.run([command, *given, "--out", str(tmp_path / "out"), "--precision", "bf16"])
-    assert not list(tmp_path.iterdir())
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_a_card_of_today_takes_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
