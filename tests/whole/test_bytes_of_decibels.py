@@ -160,7 +160,7 @@ def test_verify_finds_another_count_of_a_derived_band(made: Path, tmp_path: Path
     )
     done = treeline("verify", "chips", folder=tmp_path)
     assert done.returncode == 1
-    (problem,) = done.stdout.splitlines()
+    problem, *_ = done.stdout.splitlines()
     assert "is not what the pixels of the training split say" in problem
 
 
@@ -262,7 +262,7 @@ def test_other_scenes_are_refused_by_the_bands_name(made: Path, tmp_path: Path) 
     done = treeline(
         "predict", *scenes.values(), "--checkpoint", "run", "--out", str(tmp_path / "maps"), folder=made
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "named.tif: lacks band vh_summer" in done.stdout
     assert "scaled.tif: band vh_summer has scale 0.1 and offset -30, not scale 0.1176471" in done.stdout
     assert "float.tif: pixels are float32, not uint8 as in training" in done.stdout
