@@ -5,6 +5,7 @@
 - Options have the names, types and defaults of the commands'.
 """
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -440,7 +441,7 @@ def test_scores_are_what_the_command_prints(
         flags = [word for name, value in values.items() for word in (f"--{name}", *value)]
         done = command("evaluate", *flags)
         assert done.returncode == 0, done.stderr
-        table, *_ = done.stdout.rstrip("\n").split("\nnext: ")
+        table, *_ = re.split(r"\n(?:next: |before you map)", done.stdout.rstrip("\n"))
         assert treeline.evaluate(**options).table() == table  # type: ignore[arg-type]
     with pytest.raises(InputError, match="give --checkpoint and --data to score a regressor"):
         treeline.evaluate(data=data)
