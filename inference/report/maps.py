@@ -49,7 +49,7 @@ def map_section(config: ReportConfig, left: Left) -> Markup:
         shown += heading(name_of(url)) + sentence(_made_by(left, tags))
         if url in panels:
             layers, crs = panels[url]
-            shown += panel(layers, crs, name_of(url), beside=every)
+            shown += panel(layers, crs, name_of(url), alike=every)
         else:
             shown += figure(quick_look(url), f"Map {name_of(url)}")
     pictures = sentence(PICTURES) if panels and len(panels) < len(left.maps) else Markup()

@@ -66,7 +66,7 @@ def panel(
     crs: str,
     label: str,
     palette: Palette = "continuous",
-    beside: Sequence[Layer] = (),
+    alike: Sequence[Layer] = (),
 ) -> Markup:
     """Make an element that shows the layers; the page needs `head_in_page` once, and nothing from elsewhere.
 
@@ -81,12 +81,12 @@ def panel(
         crs: name of their CRS, such as EPSG:3338, or its WKT; in any units.
         label: name of the whole for those who do not see it.
         palette: colours of heights.
-        beside: layers of other panels, whose heights have the same colours as these.
+        alike: layers of all panels that are to have the same colours, these among them; default: these.
 
     Raises:
         InputError: there is no such CRS.
     """
-    return map_element(describe(layers, crs, palette, beside), label)
+    return map_element(describe(layers, crs, palette, alike), label)
 
 
 def panel_page(title: str, layers: Sequence[Layer], crs: str, palette: Palette = "continuous") -> str:
@@ -97,7 +97,7 @@ def panel_page(title: str, layers: Sequence[Layer], crs: str, palette: Palette =
 
 
 def describe(
-    layers: Sequence[Layer], crs: str, palette: Palette = "continuous", beside: Sequence[Layer] = ()
+    layers: Sequence[Layer], crs: str, palette: Palette = "continuous", alike: Sequence[Layer] = ()
 ) -> dict[str, Any]:
     """Describe the layers for the script, pixels included."""
     lefts, bottoms, rights, tops = zip(*(layer.bounds for layer in layers), strict=True)
@@ -105,9 +105,11 @@ def describe(
     rows, columns = layers[0].values.shape[:2]
     grid = Grid(known_crs("crs", crs), from_bounds(*bounds, columns, rows), rows, columns)
     frame = Frame(grid)
+    # Each pixel counts once, so that all panels have the same colours.
+    every = alike or layers
     scales = {
-        "height": height_scale(_all_values([*layers, *beside], "height"), palette),
-        "difference": difference_scale(_all_values([*layers, *beside], "difference")),
+        "height": height_scale(_all_values(every, "height"), palette),
+        "difference": difference_scale(_all_values(every, "difference")),
     }
     return {
         **frame.describe(),
