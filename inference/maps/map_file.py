@@ -5,6 +5,7 @@ with map_writer("maps/scene.chm.tif", Grid.of(raster), (HEIGHT,), tags) as write
 """
 
 import errno
+import json
 import math
 import os
 import shutil
@@ -64,6 +65,12 @@ class MapBand:
 
 HEIGHT = MapBand("canopy height", "m", 0.1)
 SPREAD = MapBand("spread", "m", 0.01)
+
+
+def classes_of(raster: Any) -> tuple[MapClass, ...]:
+    """Return the classes of an open map of classes, as its tag and its colour table have them."""
+    names, colours = json.loads(raster.tags()[CLASSES_TAG]), raster.colormap(1)
+    return tuple(MapClass(int(one), str(name), colours[int(one)][:3]) for one, name in names.items())
 
 
 @contextmanager

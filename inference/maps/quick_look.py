@@ -4,7 +4,6 @@ It is drawn from the map's overviews, whose pixels are means of valid pixels (fo
 one), so a map with overviews is never read at full resolution.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 
 from inference.maps.class_colours import MapClass
-from inference.maps.map_file import CLASSES_TAG
+from inference.maps.map_file import CLASSES_TAG, classes_of
 from shards.draw.colours import Palette, height_scale
 from shards.draw.picture import (
     BLANK,
@@ -113,8 +112,7 @@ def _coloured(raster: Any, palette: Palette) -> tuple[NDArray[np.uint8], Legend]
 
 def _coloured_classes(raster: Any) -> tuple[NDArray[np.uint8], Legend]:
     """Read an open map of classes in its own colours; the legend has the classes that occur."""
-    names = {int(number): name for number, name in json.loads(raster.tags()[CLASSES_TAG]).items()}
-    colours = raster.colormap(1)
+    classes = {one.number: one for one in classes_of(raster)}
     stored = read_window(
         raster,
         indexes=1,
@@ -123,12 +121,12 @@ def _coloured_classes(raster: Any) -> tuple[NDArray[np.uint8], Legend]:
         masked=True,
     )
     palette_K3 = np.full((256, 3), BLANK, np.uint8)
-    for number in names:
-        palette_K3[number] = colours[number][:3]
+    for number, one in classes.items():
+        palette_K3[number] = one.colour
     rgb_HW3 = palette_K3[stored.data]
     rgb_HW3[np.ma.getmaskarray(stored)] = BLANK
-    there = sorted(set(np.unique(stored.compressed()).tolist()) & names.keys())[:_MOST_PATCHES]
-    return rgb_HW3, Legend(None, tuple(MapClass(one, names[one], colours[one][:3]) for one in there))
+    there = sorted(set(np.unique(stored.compressed()).tolist()) & classes.keys())[:_MOST_PATCHES]
+    return rgb_HW3, Legend(None, tuple(classes[number] for number in there))
 
 
 def _draw_values(axes: "Axes", limits: tuple[float, float], name: str) -> None:

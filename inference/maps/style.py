@@ -4,11 +4,10 @@ Its elements are those that QGIS writes itself (singlebandpseudocolor and palett
 Values are in the band's unit, because QGIS applies a band's scale before it looks for a colour.
 """
 
-import json
 from typing import Any
 from xml.etree import ElementTree
 
-from inference.maps.map_file import CLASSES_TAG
+from inference.maps.map_file import CLASSES_TAG, classes_of
 from inference.maps.quick_look import small_heights
 from shards.draw.colours import ColourScale, Palette, height_scale, hexadecimal, value_scale
 from shards.draw.picture import colour_limits
@@ -56,11 +55,10 @@ def _of_classes(raster: Any) -> ElementTree.Element:
     """Show each class in its own colour, under its name."""
     renderer = _renderer("paletted")
     entries = ElementTree.SubElement(renderer, "colorPalette")
-    colours = raster.colormap(1)
-    for number, name in json.loads(raster.tags()[CLASSES_TAG]).items():
-        colour = hexadecimal(colours[int(number)][:3])
+    for one in classes_of(raster):
+        colour = hexadecimal(one.colour)
         ElementTree.SubElement(
-            entries, "paletteEntry", value=str(number), color=colour, label=str(name), alpha="255"
+            entries, "paletteEntry", value=str(one.number), color=colour, label=one.name, alpha="255"
         )
     return renderer
 

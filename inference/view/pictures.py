@@ -1,6 +1,5 @@
 """Layers of a server that show no heights: images, and maps of classes."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from inference.maps.class_colours import MapClass
-from inference.maps.map_file import CLASSES_TAG
+from inference.maps.map_file import classes_of
 from inference.view.description import Kind, of_classes
 from inference.view.layers import NO_VALUE, Place, Rgba
 from inference.view.tiles import read_tile
@@ -34,9 +33,7 @@ class Classes:
     @classmethod
     def of(cls, name: str, url: str, raster: Any) -> "Classes":
         """Take names and colours from an open map."""
-        names, colours = json.loads(raster.tags()[CLASSES_TAG]), raster.colormap(1)
-        classes = [MapClass(int(one), str(said), colours[int(one)][:3]) for one, said in names.items()]
-        return cls(name, url, Grid.of(raster), tuple(classes))
+        return cls(name, url, Grid.of(raster), classes_of(raster))
 
     def rgba(self, rasters: OpenRasters, tile: Grid) -> Rgba:
         """See Shown."""
