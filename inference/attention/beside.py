@@ -35,8 +35,6 @@ RGB = ("red", "green", "blue")
 RGB_BY_COUNT = {3: (1, 2, 3), 12: (4, 3, 2), 13: (4, 3, 2)}
 """Bands of red, green and blue, for rasters that do not name them. 12 or 13 are Sentinel-2's in the order of
 their numbers (B1 is coastal, B2 blue, B3 green, B4 red)."""
-EDGE_POINTS = 21
-"""Points along each side of a tile that are transformed to another CRS."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,7 @@ class RasterLayer(Layer):
             )
 
     def _near(self, grid: Grid, surely: bool = False) -> list[_Header]:
-        rows, columns = (np.linspace(0, side, EDGE_POINTS) for side in (grid.height, grid.width))
-        places = {crs: grid.corners(rows, columns, crs) for crs in {one.grid.crs for one in self.headers}}
+        places = {crs: grid.spread(crs) for crs in {one.grid.crs for one in self.headers}}
         return [one for one in self.headers if reaches(places[one.grid.crs], one.grid, surely)]
 
     def _on_grid(

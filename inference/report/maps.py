@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 from markupsafe import Markup
 
 from inference.config import ReportConfig, ViewConfig
 from inference.maps.height_map import ACQUIRED, TAGS
 from inference.maps.quick_look import quick_look
 from inference.report.left import Left
-from inference.score.measured_heights import SAMPLES
 from inference.view.overview import overview
 from inference.view.panel import Layer, panel
 from shards.draw.html import figure, heading, sentence
@@ -77,9 +75,7 @@ def _expanded(patterns: Iterable[str]) -> list[str]:
 
 def _overlaps(url: str, grid: Grid) -> bool:
     with open_raster(url) as raster:
-        own = Grid.of(raster)
-    rows, columns = (np.linspace(0, pixels, SAMPLES) for pixels in (own.height, own.width))
-    return reaches(own.corners(rows, columns, grid.crs), grid, surely=True)
+        return reaches(Grid.of(raster).spread(grid.crs), grid, surely=True)
 
 
 def _made_by(left: Left, tags: Mapping[str, str]) -> str:

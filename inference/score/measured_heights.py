@@ -17,16 +17,13 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from shards.raster.grid import Grid, reaches
+from shards.raster.grid import SPREAD, Grid, reaches
 from shards.raster.height_check import HeightHeader
 from shards.raster.height_unit import HeightUnit
 from shards.raster.missing import NODATA, Missing
 from shards.raster.on_grid import Areas, area_means
 from shards.raster.opening import HEADERS, OpenRasters, open_raster
 from shards.storage.objects import name_of
-
-SAMPLES = 21
-"""Points along each side of a rectangle that are transformed to another CRS."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class HeightRasters:
     ) -> list[HeightRaster]:
         """Select the rasters that may have values in a rectangle of `grid`: all that do, and few others."""
         rasters = self.rasters if among is None else among
-        row_points, column_points = (np.linspace(span.start, span.stop, SAMPLES) for span in (rows, columns))
+        row_points, column_points = (np.linspace(span.start, span.stop, SPREAD) for span in (rows, columns))
         crss = {raster.grid.crs for raster in rasters}
         places = {crs: grid.corners(row_points, column_points, crs) for crs in crss}
         return [raster for raster in rasters if reaches(places[raster.grid.crs], raster.grid)]

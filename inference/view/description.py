@@ -22,8 +22,6 @@ Bounds = tuple[float, float, float, float]
 """Left, bottom, right and top in units of a CRS."""
 
 TITLES = {"height": "canopy height (m)", "difference": "map minus measured (m)", "classes": "classes"}
-SAMPLES = 21
-"""Points along each side of a grid that are transformed to another CRS."""
 DECIMALS_OF_DEGREES, DECIMALS_OF_UNITS = 6, 1
 
 
@@ -59,8 +57,7 @@ class Frame:
 
     def rect_of(self, grid: Grid) -> list[float]:
         """Return left, top, right and bottom, in metres, of another grid, in any CRS and turned or not."""
-        spans = np.linspace(0, grid.height, SAMPLES), np.linspace(0, grid.width, SAMPLES)
-        column_HW, row_HW = self.grid.pixels(self.grid.nearest_turn(grid.corners(*spans, self.grid.crs)))
+        column_HW, row_HW = self.grid.pixels(self.grid.nearest_turn(grid.spread(self.grid.crs)))
         wide, high = self.pixel
         return [
             float(np.nanmin(column_HW)) * wide,

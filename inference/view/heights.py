@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from inference.score.measured_heights import HeightRaster, HeightRasters
 from inference.view.description import Kind, coloured
 from inference.view.layers import NO_VALUE, Place, Rgba
-from inference.view.tiles import read_tile
+from inference.view.tiles import read_pixel, read_tile
 from shards.draw.colours import ColourScale
 from shards.raster.grid import Grid
-from shards.raster.missing import NODATA, Missing
+from shards.raster.missing import NODATA
 from shards.raster.opening import OpenRasters
 
 MOST_PIXELS = 1 << 19
@@ -53,9 +52,8 @@ class Heights:
         if pixel is None:
             return float("nan")
         raster = rasters[self.url]
-        window = Window(pixel[1], pixel[0], 1, 1)
-        stored_BHW, missing_BHW = Missing.of(raster, [self.band], self._undeclared(raster)).read(window)
-        return float("nan") if missing_BHW.any() else float(self._in_metres(raster, stored_BHW).item())
+        stored_B, missing_B = read_pixel(raster, [self.band], pixel, self._undeclared(raster))
+        return float("nan") if missing_B.any() else float(self._in_metres(raster, stored_B).item())
 
     def text(self, rasters: OpenRasters, place: Place) -> str:
         """See Shown."""

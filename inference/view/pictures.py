@@ -5,18 +5,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from inference.maps.class_colours import MapClass
 from inference.maps.map_file import classes_of
 from inference.view.description import Kind, of_classes
 from inference.view.layers import NO_VALUE, Place, Rgba
-from inference.view.tiles import read_tile
+from inference.view.tiles import read_pixel, read_tile
 from shards.draw.picture import STRETCH, composite_bands
 from shards.errors import InputError
 from shards.raster.band_names import band_names
 from shards.raster.grid import Grid
-from shards.raster.missing import Missing
 from shards.raster.opening import OpenRasters
 
 
@@ -53,11 +51,10 @@ class Classes:
         pixel = place.pixel(self.grid)
         if pixel is None:
             return NO_VALUE
-        window = Window(pixel[1], pixel[0], 1, 1)
-        stored_BHW, missing_BHW = Missing.of(rasters[self.url], [1]).read(window)
-        number = int(stored_BHW.item())
+        stored_B, missing_B = read_pixel(rasters[self.url], [1], pixel)
+        number = int(stored_B.item())
         names = {one.number: one.name for one in self.classes}
-        return NO_VALUE if missing_BHW.any() else names.get(number, str(number))
+        return NO_VALUE if missing_B.any() else names.get(number, str(number))
 
     def about(self) -> dict[str, Any]:
         """See Shown."""
@@ -108,11 +105,10 @@ class Picture:
         if pixel is None:
             return NO_VALUE
         numbers = range(1, len(self.bands) + 1)
-        marks = Missing.of(rasters[self.url], numbers)
-        stored_BHW, missing_BHW = marks.read(Window(pixel[1], pixel[0], 1, 1))
-        if missing_BHW.all():
+        stored_B, missing_B = read_pixel(rasters[self.url], numbers, pixel)
+        if missing_B.all():
             return NO_VALUE
-        pairs = zip(self.bands, stored_BHW.ravel().tolist(), missing_BHW.ravel(), strict=True)
+        pairs = zip(self.bands, stored_B.tolist(), missing_B, strict=True)
         return ", ".join(f"{band}\u00a0{NO_VALUE if lost else f'{value:g}'}" for band, value, lost in pairs)
 
     def about(self) -> dict[str, Any]:

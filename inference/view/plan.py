@@ -15,7 +15,7 @@ from inference.maps.height_map import made_by
 from inference.maps.map_file import CLASSES_TAG
 from inference.scenes.scene_list import raster_urls
 from inference.score.measured_heights import HeightRaster, by_name
-from inference.view.description import SAMPLES, Frame, decimals, name_of_crs
+from inference.view.description import Frame, decimals, name_of_crs
 from inference.view.heights import Difference, Heights, Measured, values_of
 from inference.view.layers import Shown
 from inference.view.pictures import Classes, Picture
@@ -180,8 +180,7 @@ def _frame(first: Grid, background: str) -> Frame:
     """Frame the first map in its own grid, so that its pixels are shown as they are, or in a background's."""
     if not background:
         return Frame(first)
-    spans = np.linspace(0, first.height, SAMPLES), np.linspace(0, first.width, SAMPLES)
-    x_HW, y_HW = first.corners(*spans, MERCATOR)
+    x_HW, y_HW = first.spread(MERCATOR)
     left, bottom, right, top = (float(end) for end in (x_HW.min(), y_HW.min(), x_HW.max(), y_HW.max()))
     # On the ground a pixel of this projection is smaller by the cosine of the latitude.
     latitude = 2 * math.atan(math.exp((bottom + top) / 2 / HALF_WORLD * math.pi)) - math.pi / 2
@@ -202,8 +201,7 @@ def _pixel(grid: Grid) -> float:
 
 
 def _refuse_apart(url: str, grid: Grid, first_url: str, first: Grid) -> None:
-    spans = np.linspace(0, grid.height, SAMPLES), np.linspace(0, grid.width, SAMPLES)
-    if not reaches(grid.corners(*spans, first.crs), first, surely=True):
+    if not reaches(grid.spread(first.crs), first, surely=True):
         raise InputError(
             f"{url}: does not overlap {first_url}, so they cannot be looked at together; give rasters of "
             "one place (treeline mosaic combines maps)"

@@ -5,6 +5,7 @@ first pixel. On the raster's own grid they are its own pixels (or its overviews'
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,15 @@ def read_tile(
     resampling = Resampling.average if mean else Resampling.nearest
     with resampled(raster, tile, resampling, **options) as warped:
         return Missing.of(warped, numbers, nodata).read(Window(0, 0, tile.width, tile.height))
+
+
+def read_pixel(
+    raster: Any, numbers: Sequence[int], pixel: tuple[int, int], nodata: float | None = None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Read stored_B and missing_B of a pixel, by row and column, at full resolution; see `read_tile`."""
+    row, column = pixel
+    stored_B11, missing_B11 = Missing.of(raster, numbers, nodata).read(Window(column, row, 1, 1))
+    return stored_B11[:, 0, 0], missing_B11[:, 0, 0]
 
 
 def _own_window(own: Grid, tile: Grid) -> Window | None:

@@ -24,6 +24,9 @@ from shards.errors import InputError, one_line
 WGS84 = "EPSG:4326"
 """CRS of longitude and latitude in degrees."""
 
+SPREAD = 21
+"""Points along each side of a grid that stand for it in another CRS, where its edges may bend."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -61,6 +64,11 @@ class Grid:
         a, b, c, d, e, f = self.transform[:6]
         x_HW, y_HW = c + a * column_HW + b * row_HW, f + d * column_HW + e * row_HW
         return in_crs(np.stack([x_HW, y_HW]), self.crs, crs)
+
+    def spread(self, crs: CRS) -> NDArray[np.float64]:
+        """Compute (2, SPREAD, SPREAD) x and y in `crs` of points spread over the grid, its edges included."""
+        rows, columns = (np.linspace(0, side, SPREAD) for side in (self.height, self.width))
+        return self.corners(rows, columns, crs)
 
     def pixels(self, xy_2N: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compute (2, ...) columns and rows of places in the grid's CRS, counted from its first corner."""

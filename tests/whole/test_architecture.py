@@ -285,7 +285,6 @@ ROOMS: dict[str, set[str]] = {
         "trainer.score",
         "inference.config",
         "inference.maps",
-        "inference.score",
         "inference.view",
     },
     "inference.scenes": {

@@ -82,7 +82,7 @@ class ChipScores:
 
     def metrics(self, chip: int) -> Metrics:
         """Return the regressor's metrics on the chip in this row."""
-        return metrics_of(self.sums_NS()[chip])
+        return metrics_of(ChipScores(self.rows.slice(chip, 1)).sums_NS()[0])
 
     def adds_up_to(self, total: Metrics, start: str) -> bool:
         """Tell whether the chips' sums with the errors of these columns give this total."""
