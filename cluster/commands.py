@@ -126,7 +126,7 @@ def inspect(config: "InspectConfig") -> None:
     """Show what a dataset holds."""
     from shards.commands.inspect import inspect
 
-    _say(inspect(config), last_lines.after_inspect(config))
+    _say(inspect(config), last_lines.ready_to_train(config.data))
 
 
 def verify(config: "VerifyConfig") -> int:
@@ -143,7 +143,7 @@ def split(config: "SplitConfig", given: Set[str]) -> None:
     """Hold out other chips of a dataset, or count bands; `given` are the options that the user named."""
     from shards.commands.resplit import resplit
 
-    _say(resplit(config, given), last_lines.after_split(config.data))
+    _say(resplit(config, given), last_lines.ready_to_train(config.data))
 
 
 def convert(config: "ConvertConfig") -> None:
@@ -294,7 +294,7 @@ def evaluate(config: "EvaluateConfig") -> None:
     if not scores_maps:
         from trainer.commands.last_lines import after_evaluation
 
-        _say(after_evaluation(config, evaluation.verdict), last_lines.after_evaluation(config))
+        _say(after_evaluation(config, evaluation.verdict), last_lines.after_scores(config))
 
 
 def predict(config: "PredictConfig") -> int:

@@ -18,7 +18,6 @@ from shards.write.split_advice import split_advice
 
 if TYPE_CHECKING:
     from inference.config import AttentionConfig, DistancesConfig, EmbedConfig, PredictConfig
-    from shards.config import InspectConfig
     from trainer.config import EvaluateConfig, ImportConfig
     from trainer.matrix_config import MatrixConfig
     from trainer.pretrain_config import ExportConfig
@@ -45,13 +44,8 @@ def after_labels(url: str, column: str, is_number: bool) -> list[str]:
     return [next_step(*words, "--out", beside(url, "run"))]
 
 
-def after_inspect(config: "InspectConfig") -> list[str]:
+def ready_to_train(url: str) -> list[str]:
     """Say whether a dataset is ready to train on, and name the training, or the split that it needs first."""
-    return readiness(open_dataset(config.data))
-
-
-def after_split(url: str) -> list[str]:
-    """Say whether a dataset is ready after a split, and name the training."""
     return readiness(open_dataset(url))
 
 
@@ -88,7 +82,7 @@ def after_mosaic(out: str) -> list[str]:
     return [*offered("view", out), next_step("evaluate", "--maps", out, "--heights", ANY_HEIGHTS)]
 
 
-def after_evaluation(config: "EvaluateConfig") -> list[str]:
+def after_scores(config: "EvaluateConfig") -> list[str]:
     """Name the command that makes a page of a run whose scores were written."""
     if not config.out:
         return []

@@ -26,7 +26,7 @@ class Now:
     waits_for: tuple[str, ...] = ()
     """Earlier steps that are to be run, and whose results it reads."""
     follows: tuple[str, ...] = ()
-    """Those of them that are to be made anew."""
+    """Steps in `waits_for` that are to be made anew."""
     is_there: bool = True
     """Whether its result lies at its place, as it was left."""
     is_moved: bool = False

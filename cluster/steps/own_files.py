@@ -1,4 +1,4 @@
-"""Which files below a step's place are its own, by the names that its command gives to files.
+"""Tell a step's own files from others at its place, by the names that its command gives to files.
 
 Only these are removed when a step is made anew: whoever puts a file into the folder of a dataset or of a run
 finds it there afterwards. Commands that replace their own result are not here: nothing is removed for them.

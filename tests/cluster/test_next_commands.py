@@ -10,7 +10,6 @@ from cluster import cli
 from cluster.last_lines import (
     after_attention,
     after_convert,
-    after_evaluation,
     after_export,
     after_import,
     after_ingest,
@@ -18,6 +17,7 @@ from cluster.last_lines import (
     after_matrix,
     after_mosaic,
     after_prediction,
+    after_scores,
     after_verify,
     readiness,
 )
@@ -48,8 +48,8 @@ def test_every_next_command_is_one_that_the_command_line_takes(place: str) -> No
         *after_verify(place, []),
         *after_convert(place),
         *after_mosaic(f"{place}.tif"),
-        *after_evaluation(EvaluateConfig(place, place, out=f"{place}/evaluation")),
-        *after_evaluation(EvaluateConfig(place, place, out="my scores")),
+        *after_scores(EvaluateConfig(place, place, out=f"{place}/evaluation")),
+        *after_scores(EvaluateConfig(place, place, out="my scores")),
         *after_prediction(predicted, [f"{place}-maps/a.chm.tif"]),
         *after_attention(AttentionConfig(place, "out", ("a.tif", "b c.tif"))),
         *after_attention(AttentionConfig(place, "out", data=place)),

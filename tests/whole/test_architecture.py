@@ -412,7 +412,6 @@ ROOMS: dict[str, set[str]] = {
     },
     "cluster.help": {"shards.nested"},
     "cluster.last_lines": {
-        "shards.config",
         "shards.format",
         "shards.read",
         "shards.storage",

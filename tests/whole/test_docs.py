@@ -238,7 +238,7 @@ def test_figures_of_the_readme_stand_among_the_benchmarks() -> None:
 
 @pytest.mark.parametrize("page", ["README", "CONTRIBUTING"])
 def test_links_of_a_page_beside_the_code_lead_somewhere(page: str) -> None:
-    """Of other pages the site's build looks at them."""
+    """The build of the site checks the links of all other pages."""
     text = PAGES[page].read_text()
     for link, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", text):
         assert (ROOT / link).is_file(), link

@@ -52,7 +52,7 @@ def test_every_page_is_there(site: Path) -> None:
 
 
 def test_the_navigation_names_every_page_once() -> None:
-    """As mkdocs itself would say; this says it at once, and without building."""
+    """mkdocs would say so, too; this test says it at once, without building."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     named = list(_pages_of(nav))
     assert sorted(named) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))

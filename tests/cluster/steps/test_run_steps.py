@@ -84,7 +84,7 @@ def done(landscape: Path, killer: Killer, tmp_path_factory: pytest.TempPathFacto
 
 
 def actions(said: str) -> dict[str, str]:
-    """What was done about each step: "skipped", "run" or "made anew"."""
+    """Each step with what was done: "skipped", "run" or "made anew"."""
     found = re.findall(r"^--- \d of \d ([^:]+): ([a-z ]+): ", said, re.MULTILINE)
     return dict(found)
 

@@ -354,7 +354,7 @@ def test_what_cannot_be_viewed_is_refused_in_one_line(
 
 
 def test_classes_and_labels_of_tiles_are_said_by_name_and_unit(tmp_path: Path) -> None:
-    """Of other maps than heights: transparent where nothing is, each class in its own colour."""
+    """Each class has its own colour; pixels without a class are transparent."""
     grid = Grid(CRS.from_string(EPSG), PLACE, 300, 300)
     block = Block(Span(0, 300), Span(0, 300))
     number_HW = np.where(np.indices((300, 300))[1] < 100, 3, 7).astype(np.uint8)
