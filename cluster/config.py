@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from shards.roles import OnlyWith, Place
+from shards.roles import Address, OnlyWith, Place
 
 OF_SCENES, OF_TILES = OnlyWith(sar=False), OnlyWith(sar=True)
 
@@ -64,7 +64,7 @@ class StepsConfig:
 class SubmitConfig:
     """Run a command as a job on a Ray cluster: treeline submit -- train --data s3://... --workers 8."""
 
-    address: str = ""
+    address: Annotated[str, Address("ray")] = ""
     """URL of the cluster's dashboard; default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265."""
     wait: bool = True
     """Whether to show the job's output until it ends, and exit with 0 if it succeeded, or return at once."""

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from cluster.help import show_help
 from cluster.wrong_flags import wrong_flags
-from shards.errors import InputError, one_line
+from shards.errors import InputError
 from shards.nested import built, draft, flat, options_of
-from shards.roles import OWN_PARTS, Before, Replaces, flag_of, refuse_idle, renewed, roles
+from shards.roles import OWN_PARTS, Before, Replaces, flag_of, refuse_idle, refuse_secrets, renewed, roles
 
 ALL_OPTIONS = "--help-all"
 HELP = ("-h", "--help", ALL_OPTIONS)
@@ -79,6 +79,7 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     # Positional options have no flag; a changed value shows that they were given.
     flags |= {name for name in known if chosen[name] != values[name]}
     own = set() if _is_whole(from_file, options) else from_file.keys()
+    refuse_secrets(config)
     refuse_idle(config, flags | own)
     return Parsed(config, {name: chosen[name] for name in known if name in flags or name in from_file})
 
@@ -99,6 +100,7 @@ def of_values(options: type, values: Mapping[str, Any], where: str) -> Parsed:
         raise InputError(f"{where}: {' and '.join(missing)} must be given")
     try:
         config: Any = built(options, every)
+        refuse_secrets(config)
         refuse_idle(config, set() if _is_whole(values, options) else values.keys())
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -128,14 +130,9 @@ def read_options(url: str, options: type, program: str) -> dict[str, Any]:
     Raises:
         InputError: it has a key or a value that is no option's.
     """
-    import yaml
+    from shards.storage.yaml_file import read_yaml
 
-    from shards.storage.objects import read_bytes
-
-    try:
-        values = yaml.safe_load(read_bytes(url))
-    except yaml.YAMLError as error:
-        raise InputError(f"{url}: not a YAML or JSON file ({one_line(error)})") from error
+    values = read_yaml(url)
     if not isinstance(values, dict):
         raise InputError(f"{url}: not a list of options (key: value)")
     return as_options(values, options, url, program)

@@ -9,7 +9,7 @@ from shards.draw.colours import Palette
 from shards.own_parts import TrustOptions
 from shards.raster.finding import OnMismatch
 from shards.raster.height_unit import HeightUnit
-from shards.roles import Before, MayChange, Nothing, OnlyWith, Place, Some
+from shards.roles import Address, Before, MayChange, Nothing, OnlyWith, Place, Some
 from trainer.devices.choice import OF_BF16, Precision, Wanted
 
 Weighting = Literal["triangle", "cosine", "flat"]
@@ -129,7 +129,7 @@ class ViewConfig:
     """Number of the band of measured heights; default: they have one."""
     palette: Palette = "continuous"
     """Colours of heights: from 0 to what suits the maps, or the notebook's eight classes."""
-    background: Annotated[str, tyro.conf.arg(metavar="URL")] = ""
+    background: Annotated[str, Address(query=True), tyro.conf.arg(metavar="URL")] = ""
     """Address of web tiles to lay below the maps, with {z}, {x} and {y}: the only host but this machine that
     the page asks."""
     port: int = 0

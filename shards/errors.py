@@ -1,5 +1,7 @@
 """The two ways Treeline stops: a mistake by the user (exit code 2) and a failure (exit code 1)."""
 
+from shards.foreign_text import line
+
 
 class InputError(Exception):
     """A mistake by the user: one line that says what, where, and what to do. Exit code 2."""
@@ -25,5 +27,5 @@ class DatasetChangedError(DatasetError):
 
 
 def one_line(text: object) -> str:
-    """Collapse a text, for example a library's error, to one line."""
-    return " ".join(str(text).split())
+    """Collapse a text, for example a library's error, to one line that is fit to be shown."""
+    return line(text)

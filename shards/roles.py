@@ -8,6 +8,7 @@
     batch_size: Annotated[int | None, Decided()] = None        kept as it was decided when the work began
     precision: Annotated[str, Replaces("half", "full", "half")]     was a yes or no before, still understood
     loss: Annotated[tuple[str, ...], Imports()]                a word may name code of the user's own
+    mlflow: Annotated[str, Address("mlflow")]                  says where a password belongs instead of in it
 
 Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place)`.
 """
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
+from shards.addresses import check_address
 from shards.errors import InputError
 from shards.nested import flat, options_of, replaced
 
@@ -68,6 +70,16 @@ class Place:
         if not place or is_elsewhere or (self.or_name and not os.path.exists(path)):
             return place
         return os.path.abspath(path)
+
+
+@dataclass(frozen=True)
+class Address:
+    """The option is the address of a server that is asked for something else than files."""
+
+    user: str = ""
+    """Who uses it, see `shards.addresses.check_address`: that says where credentials belong."""
+    query: bool = False
+    """Whether a query may be part of it, since it is neither stored nor shown."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +264,20 @@ def refuse_idle(config: Any, given: Set[str]) -> None:
     for name in options_of(type(config)):
         if name in given and (why := why_idle(config, name)):
             raise InputError(why)
+
+
+def refuse_secrets(config: Any) -> None:
+    """Refuse options with an address that holds a user, a password or a token.
+
+    Raises:
+        InputError: says where they belong.
+    """
+    addresses = roles(type(config), Address)
+    for name, value in flat(config).items():
+        role = addresses.get(name, Address())
+        for one in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(one, str):
+                check_address(one, flag_of(name), role.user, role.query)
 
 
 def with_absolute_places(options: type, values: Mapping[str, Any]) -> dict[str, Any]:

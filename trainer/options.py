@@ -15,6 +15,7 @@ from shards.errors import InputError
 from shards.nested import Follows
 from shards.read.read_options import ReadOptions
 from shards.roles import (
+    Address,
     Another,
     Before,
     Decided,
@@ -86,7 +87,7 @@ class ModelOptions:
 
     bands: tuple[str, ...] = ("nir", "red", "green")
     """Bands that the backbone sees, in its order."""
-    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",))] = "tiny"
+    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",)), Address("hub")] = "tiny"
     """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, or a pre-training run."""
     backbone_weights: Annotated[Literal["teacher", "student", "random"] | None, Before(None)] = None
     """Weights of a pre-training run to start from; default: the teacher's where there is one. With "random",
@@ -304,7 +305,7 @@ class KeepOptions:
     """Steps from one saved state to the next; the end of an epoch always saves one."""
     keep_best: Annotated[int, MayChange()] = 1
     """Number of the best epochs whose checkpoints are kept."""
-    mlflow: Annotated[str, Place(), MayChange()] = ""
+    mlflow: Annotated[str, Place(), Address("mlflow"), MayChange()] = ""
     """MLflow tracking server (http://...) or sqlite:///FILE that gets options and numbers; default: none."""
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from shards.roles import Another, Before, Decided, MayChange, OnlyWith, Place, Some
+from shards.roles import Address, Another, Before, Decided, MayChange, OnlyWith, Place, Some
 from trainer.devices.choice import Wanted
 from trainer.options import (
     FitOptions,
@@ -33,7 +33,7 @@ class EncoderOptions:
 
     bands: tuple[str, ...] = ()
     """Bands that the backbone sees, in its order; default: all of the dataset's."""
-    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",))] = "tiny"
+    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",)), Address("hub")] = "tiny"
     """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, or a pre-training run."""
     new_band_from: Annotated[
         Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))

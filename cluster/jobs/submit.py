@@ -24,6 +24,7 @@ from cluster.config import StepsConfig, SubmitConfig
 from cluster.jobs.connection import use_token_if_there_is_one
 from cluster.options import FILE, read_options
 from cluster.steps.steps_file import read_steps
+from shards.addresses import check_address
 from shards.errors import InputError
 from shards.own_parts import own_paths, own_paths_among
 from shards.roles import OptionsFile, flag_of, roles, with_absolute_places
@@ -69,6 +70,7 @@ def submit(config: SubmitConfig, command: list[str]) -> int:
     for line in job.own_parts:
         print(f"treeline: {line}", file=sys.stderr, flush=True)
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
+    check_address(address, "RAY_API_SERVER_ADDRESS", "ray")  # a flag was looked at before
     use_token_if_there_is_one()
     from ray.job_submission import JobStatus, JobSubmissionClient
 

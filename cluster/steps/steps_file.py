@@ -10,21 +10,20 @@ steps:
 """
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
-
-import yaml
 
 from cluster import cli
 from cluster.options import FILE, as_options, nearest, of_values, read_options, shown
 from cluster.steps.chain import NO_STEPS, Made, Result, kind_of, result_of, scenes_of, taken
 from cluster.steps.places import absolute, input_within, is_within
 from cluster.steps.records import RECORDS
-from shards.errors import InputError, one_line
+from shards.errors import InputError
 from shards.nested import flat, options_of
 from shards.roles import with_absolute_places
-from shards.storage.objects import join, name_of, read_bytes, stem_of
+from shards.storage.objects import join, name_of, stem_of
+from shards.storage.yaml_file import read_yaml
 
 COMMAND = "command"
 """Entry of a step that names its command, where the step's own name does not."""
@@ -75,7 +74,7 @@ def read_steps(url: str) -> StepsFile:
     Raises:
         InputError: the file, a step or an option is invalid.
     """
-    values = _mapping(_loaded(url), url)
+    values = _mapping(read_yaml(url), url)
     for name in values:
         if name not in ("out", "steps"):
             raise InputError(f"{url}: no entry is called {name!r}; there are out and steps")
@@ -203,31 +202,3 @@ def _mapping(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{where}: has no entries (name: ...); treeline run --example shows some")
     return values
-
-
-def _loaded(url: str) -> Any:
-    """Read YAML in which no entry occurs twice.
-
-    Raises:
-        InputError: it is no such file.
-    """
-    try:
-        return yaml.load(read_bytes(url), _Once)  # a SafeLoader
-    except RecursionError as error:
-        raise InputError(f"{url}: not a file of steps (brackets or indents are nested too deeply)") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{url}: not a YAML file ({one_line(error)})") from error
-
-
-class _Once(yaml.SafeLoader):
-    """Loader that refuses what occurs twice: of two steps of one name the first would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Make a mapping, as the loader does."""
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{name} occurs twice; give one another name, and `command:`", node.start_mark
-                )
-        return super().construct_mapping(node, deep)

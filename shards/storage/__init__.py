@@ -6,6 +6,7 @@ copies       second places of objects in their storage
 mapped       local files mapped into memory
 s3           S3 as a file system, through boto3
 gdal         GDAL's names and options for URLs
+yaml_file    YAML files, read within limits
 ranges       ranges of remote objects, in parallel, with counted retries
 one_writer   only one command at a time writes into a folder
 lease        how a folder on S3 is held

@@ -3,6 +3,7 @@
 import os
 from urllib.parse import urlsplit
 
+from shards.addresses import check_address
 from shards.errors import InputError
 from shards.storage.objects import is_local, local_path
 from shards.storage.s3 import S3FileSystem, endpoint_url
@@ -16,6 +17,7 @@ def gdal_path(url: str) -> str:
     """
     if is_local(url):
         return str(local_path(url))
+    check_address(url)
     if not url.startswith("s3://"):
         raise InputError(f"{url}: rasters are read from local paths and s3:// only")
     return f"/vsis3/{url.removeprefix('s3://')}"

@@ -23,6 +23,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 import shards.storage.s3  # noqa: F401 - makes fsspec use it for s3://
+from shards.addresses import check_address
 from shards.errors import InputError
 from shards.storage.mapped import PIECE_BYTES, MappedFile
 
@@ -75,8 +76,9 @@ def filesystem_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system that a URL is on, and its path there.
 
     Raises:
-        InputError: there is no such file system, or it is reached through another.
+        InputError: there is no such file system, it is reached through another, or the URL holds secrets.
     """
+    check_address(url)
     if "::" in url:
         raise InputError(f"{url}: chains of file systems (::) are not followed; give a path or s3://...")
     try:

@@ -12,7 +12,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
 FRONT = "treeline"
 """Module that Python code imports. It stands above all packages but cluster, and none of them knows it."""
-PURE = {"shards.errors", "shards.next_step", "shards.progress", "shards.wording"}
+PURE = {
+    "shards.addresses",
+    "shards.errors",
+    "shards.foreign_text",
+    "shards.next_step",
+    "shards.progress",
+    "shards.wording",
+}
 """Rooms that every room may import."""
 ROOMS: dict[str, set[str]] = {
     "shards.commands": {

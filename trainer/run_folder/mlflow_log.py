@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from shards.addresses import check_address
 from shards.errors import InputError, one_line
 from shards.format.manifest import read_json, understood
 from shards.storage.objects import exists, join, publish
@@ -47,12 +48,8 @@ def check_mlflow(uri: str) -> None:
     Raises:
         InputError: the address cannot be used or holds credentials, or MLflow is not installed.
     """
+    check_address(uri, "--mlflow", "mlflow")
     parts = urlsplit(uri)
-    if "@" in parts.netloc:
-        raise InputError(
-            "--mlflow: credentials do not belong in the address; put them in MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
-        )
     if parts.scheme not in ("http", "https", "sqlite"):
         raise InputError(f"--mlflow {uri}: give http://HOST:PORT, https://... or sqlite:///FILE")
     needed = {"mlflow": "treeline[mlflow]"} | ({"sqlalchemy": "mlflow"} if parts.scheme == "sqlite" else {})

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import yaml
-
-from shards.errors import InputError, one_line
-from shards.storage.objects import read_bytes
+from shards.errors import InputError
+from shards.storage.yaml_file import read_yaml
 
 CONFIG = "config.yaml"
 DAMAGED = "copy it again, or choose another --out"
@@ -19,9 +17,9 @@ def read_options(url: str) -> dict[str, Any]:
         InputError: there is no such file, or it is damaged.
     """
     try:
-        values = yaml.safe_load(read_bytes(url))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{url}: not a YAML file ({one_line(error)[:200]}); {DAMAGED}") from error
+        values = read_yaml(url)
+    except InputError as error:
+        raise InputError(f"{error}; {DAMAGED}") from error
     if not isinstance(values, dict) or not values or not all(isinstance(name, str) for name in values):
         raise InputError(f"{url}: holds no options; {DAMAGED}")
     return values
