@@ -2,14 +2,19 @@
 
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from shards.errors import InputError
+
 LOCAL_TOKEN = Path(".ray/auth_token")
 """File, below the home folder, in which Ray keeps the token that its clusters ask for."""
+ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Environment variable that says "0" where Ray's clusters never have a second machine."""
 CURRENT_CLUSTER = Path("ray/ray_current_cluster")
 """File, below the folder for temporary files, in which Ray keeps the address of this machine's cluster."""
 
@@ -21,6 +26,35 @@ def use_token_if_there_is_one() -> None:
     """
     if "RAY_AUTH_MODE" not in os.environ and (Path.home() / LOCAL_TOKEN).exists():
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def keep_token_private() -> None:
+    """See that only this user can read the token, and make one where there is none.
+
+    Ray writes it with the permissions that files have by default: others of the machine could read it.
+
+    Raises:
+        InputError: the file cannot be written, or others can read it and its permissions cannot be changed.
+    """
+    elsewhere = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if elsewhere or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    token = Path.home() / LOCAL_TOKEN
+    try:
+        token.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            if token.stat().st_mode & 0o077:
+                token.chmod(0o600)
+            return
+        with os.fdopen(file, "w") as target:
+            target.write(secrets.token_hex(32))
+    except OSError as error:
+        raise InputError(
+            f"{token}: cannot be kept from other users ({error.strerror}); set RAY_AUTH_TOKEN_PATH to a file "
+            "that only you can read"
+        ) from error
 
 
 def may_be_there() -> bool:
@@ -54,13 +88,19 @@ def connected(workers: int, check_alone: Callable[[], object] | None = None) -> 
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Its copy of what is printed would be a second line.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    if not may_be_there():
+        # A cluster of our own listens on this machine's loopback alone. Ray has no option for it: it takes
+        # the machine's address even where it is told 127.0.0.1, unless it believes that clusters of several
+        # machines are not supported here. It reads this when it is imported.
+        os.environ.setdefault(ONE_MACHINE, "0")
+        keep_token_private()
     use_token_if_there_is_one()
     import ray
     from ray.data import DataContext
 
     already = ray.is_initialized()
     if not already:
-        # A cluster made for one command stays on loopback, without a dashboard.
+        # A cluster made for one command has no dashboard.
         # Ray's processes warn again and again that there is none.
         ray.init(
             logging_level=logging.WARNING,
