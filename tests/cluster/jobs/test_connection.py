@@ -32,7 +32,8 @@ def sockets(session):
         try:
             words = (process / "cmdline").read_text() + (process / "environ").read_text(errors="replace")
             if session in words:
-                found |= {os.readlink(one)[8:-1] for one in (process / "fd").iterdir() if "socket:" in os.readlink(one)}
+                opened = [os.readlink(one) for one in (process / "fd").iterdir()]
+                found |= {one[8:-1] for one in opened if one.startswith("socket:")}
         except OSError:
             pass
     return found
@@ -95,7 +96,7 @@ def test_a_token_that_cannot_be_written_is_said(home: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_cluster_of_our_own_listens_on_loopback_alone(home: Path) -> None:
+def test_on_ray_a_cluster_of_our_own_listens_on_loopback_alone(home: Path) -> None:
     env = os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT)}
     env = {name: value for name, value in env.items() if not name.startswith("RAY_")}
     done = subprocess.run(
