@@ -26,6 +26,7 @@ import shards.storage.s3  # noqa: F401 - makes fsspec use it for s3://
 from shards.addresses import check_address
 from shards.errors import InputError
 from shards.storage.mapped import PIECE_BYTES, MappedFile
+from shards.storage.regular import regular
 
 Bytes = bytes | bytearray | memoryview
 
@@ -98,7 +99,7 @@ def read_chip_bytes(url: str) -> bytes:
     """
     try:
         if is_local(url):
-            with open(_local(url), "rb", buffering=0) as file:
+            with open(_local(url), "rb", 0, opener=regular) as file:
                 return file.read()
         filesystem, path = filesystem_of(url)
         return bytes(filesystem.cat_file(path))
@@ -139,7 +140,7 @@ def read_bytes(url: str) -> bytes:
         InputError: there is nothing readable.
     """
     if is_local(url):  # a tenth of fsspec's time, which matters for small files
-        with reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+        with reading(url, "file"), open(_local(url), "rb", 0, opener=regular) as file:
             return file.read()
     filesystem, path = filesystem_of(url)
     with reading(url, "file"):
@@ -153,7 +154,7 @@ def map_file(url: str) -> MappedFile:
         InputError: there is nothing readable.
         ValueError: the file is empty.
     """
-    with reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+    with reading(url, "file"), open(_local(url), "rb", 0, opener=regular) as file:
         return MappedFile(file)
 
 
