@@ -76,7 +76,7 @@ def _bar(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
 
 def _lines(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     done, start, note_now = 0, time.monotonic(), ""
-    said = start
+    said, said_of = start, -1
 
     def say() -> None:
         seconds = max(time.monotonic() - start, 1e-9)
@@ -87,11 +87,12 @@ def _lines(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
         print(line + (f", {note_now}" if note_now else ""), file=sys.stderr, flush=True)
 
     def advance(count: int, note: str = "") -> None:
-        nonlocal done, note_now, said
+        nonlocal done, note_now, said, said_of
         done, note_now = done + count, note
         if time.monotonic() - said >= _LINE_SECONDS:
-            said = time.monotonic()
+            said, said_of = time.monotonic(), done
             say()
 
     yield advance
-    say()
+    if said_of != done:  # the last line may have come just now
+        say()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
@@ -18,15 +17,18 @@ from rasterio.windows import Window
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected
 from ingest.files.npy import parse_npy
 from shards.errors import InputError, one_line
+from shards.format.schema import Schema
 from shards.raster.band_names import KNOWN_BANDS
+from shards.raster.formats import open_by_driver, open_bytes
 from shards.raster.missing import Missing, mark
 from shards.raster.opening import is_scaled
-from shards.storage.gdal import gdal_options, gdal_path
-from shards.storage.objects import is_local, read_chip_bytes
+from shards.storage.chip_bytes import read_chip_bytes
+from shards.storage.gdal import gdal_path
+from shards.storage.objects import is_local
 
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError)
-MOST_VALUES = 1 << 28
-"""Most values in a chip's file (16,384 x 16,384 pixels); a larger one could exhaust a worker's memory."""
+LEAST_LIMIT = 64 << 20
+"""Bytes of an array, and of its file, that are read whatever the chips should be."""
 
 ENDINGS = (".npy", ".npz", ".tif", ".tiff")
 
@@ -43,8 +45,13 @@ class ChipPlace:
         return f"{self.x:.2f} {self.y:.2f} ({self.crs})"
 
 
+def most_bytes(schema: Schema) -> int:
+    """Return how many bytes the array of a chip, or its file, may have: some more than its values take."""
+    return max(LEAST_LIMIT, 2 * 8 * math.prod(schema.image_shape))
+
+
 def read_chip_file(
-    url: str, array: str = "", nodata: float | None = None
+    url: str, array: str = "", nodata: float | None = None, most: int = LEAST_LIMIT
 ) -> tuple[NDArray[Any], ChipPlace | None]:
     """Read the array in the file at `url`, and its place if the file says it.
 
@@ -53,26 +60,29 @@ def read_chip_file(
         array: name of the array in an .npz; "": the only one.
         nodata: value for the pixels that a raster marks as missing. NaN turns whole numbers into floats; None
             leaves whole numbers as they are. Missing pixels of floats always become NaN.
+        most: number of bytes that the file and its array may have, see `most_bytes`.
 
     Raises:
-        Rejected: the file does not exist or cannot be read, or its type cannot hold `nodata`.
+        Rejected: the file does not exist, cannot be read or is too large, or its type cannot hold `nodata`.
         OSError: remote storage failed.
     """
     if "\0" in url:
         raise Rejected(UNREADABLE, f"{url!r} is no name that a file can have")
     try:
-        data = read_chip_bytes(url)
+        data = read_chip_bytes(url, most)
     except InputError as error:
         raise Rejected(UNREADABLE, str(error)) from error
+    if len(data) > most:
+        raise Rejected(WRONG_SHAPE, f"{url} has more than {most:,} bytes, and is no chip")
     ending = url.rpartition(".")[2].lower()
     if ending == "npy":
         return parse_npy(data, url).values, None
     if ending == "npz":
-        return parse_npy(_member(data, url, array), url).values, None
-    return _read_raster(data, url, nodata)
+        return parse_npy(_member(data, url, array, most), url).values, None
+    return _read_raster(data, url, nodata, most)
 
 
-def _member(data: bytes, url: str, array: str) -> bytes:
+def _member(data: bytes, url: str, array: str, most: int) -> bytes:
     """Extract the .npy file of an array from an .npz."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -83,24 +93,26 @@ def _member(data: bytes, url: str, array: str) -> bytes:
             wanted = f"{array}.npy" if array else names[0]
             if wanted not in names:
                 raise Rejected(UNREADABLE, f"{url} holds no array {array!r}")
-            if archive.getinfo(wanted).file_size > 8 * MOST_VALUES:
+            if archive.getinfo(wanted).file_size > most:
                 raise Rejected(WRONG_SHAPE, f"{url} unpacks to {archive.getinfo(wanted).file_size:,} bytes")
             return archive.read(wanted)
     except (*_BAD_ZIP, OSError) as error:
         raise Rejected(UNREADABLE, f"{url} is truncated or not .npz") from error
 
 
-def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[Any], ChipPlace | None]:
+def _read_raster(
+    data: bytes, url: str, nodata: float | None, most: int
+) -> tuple[NDArray[Any], ChipPlace | None]:
     try:
-        with MemoryFile(data) as file, file.open() as raster:
+        with MemoryFile(data) as file, open_bytes(file) as raster:
             if raster.subdatasets:  # GDAL reads the first alone
                 said = f"{url} holds {len(raster.subdatasets)} images; give each a file of its own"
                 raise Rejected(UNREADABLE, f"{said} (gdal_translate -sds)")
             shape = (raster.count, raster.height, raster.width)
-            if math.prod(shape) > MOST_VALUES:
-                raise Rejected(WRONG_SHAPE, f"{url} is {shape}, no chip")
-            if raster.dtypes[0].startswith("complex"):
+            if "complex" in raster.dtypes[0]:
                 raise Rejected(WRONG_DTYPE, f"{url} holds complex numbers; make one number of each first")
+            if math.prod(shape) * np.dtype(raster.dtypes[0]).itemsize > most:
+                raise Rejected(WRONG_SHAPE, f"{url} is {shape}, no chip")
             if is_scaled(raster):
                 said = f"{url} says that its values are to be scaled; do it first (gdal_translate -unscale)"
                 raise Rejected("scaled", said)
@@ -113,7 +125,7 @@ def _read_raster(data: bytes, url: str, nodata: float | None) -> tuple[NDArray[A
 def place_of(url: str) -> ChipPlace | None:
     """Read a raster chip's place from its header; None if it does not say, or cannot be read."""
     try:
-        with rasterio.Env(**gdal_options(url)), rasterio.open(gdal_path(url)) as raster:
+        with open_by_driver(gdal_path(url), url) as raster:
             return _place(raster)
     except RasterioError as error:
         if not is_local(url):

@@ -34,7 +34,8 @@ from ingest.files.nested import as_stored, nested_array, pixel_type
 from shards.errors import InputError, one_line
 from shards.format.key import MAX_KEY, as_day
 from shards.format.schema import Schema
-from shards.storage.objects import find_files, is_local, join, local_path, read_bytes, read_chip_bytes
+from shards.storage.chip_bytes import read_chip_bytes
+from shards.storage.objects import find_files, is_local, join, local_path, read_bytes
 
 LOOKED_AT = 8
 """Chips that are looked at before an ingest: each costs its whole group."""

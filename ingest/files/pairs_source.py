@@ -22,7 +22,7 @@ from ingest.chips.check import NO_KEY, UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rej
 from ingest.chips.filled_chips import candidates_looked_at
 from ingest.chips.source import Candidates, CommandSource, Raw, Refused
 from ingest.config import PairsConfig
-from ingest.files.chip_files import ENDINGS, ChipPlace, place_of, read_chip_file
+from ingest.files.chip_files import ENDINGS, ChipPlace, most_bytes, place_of, read_chip_file
 from ingest.files.table import Listed, read_table_of_files
 from shards.errors import InputError
 from shards.format.schema import Schema
@@ -96,14 +96,16 @@ class PairsSource(CommandSource):
         yield from _ahead(self, pairs)
 
     def _read_pair(self, pair: tuple[str, str | None]) -> Raw | Rejected:
-        config, (image, height) = self.config, pair
+        config, (image, height), most = self.config, pair, most_bytes(self.schema)
         try:
-            image_array, place = read_chip_file(_below(config.images, image), config.array, config.nodata)
+            image_url = _below(config.images, image)
+            image_array, place = read_chip_file(image_url, config.array, config.nodata, most)
             if place is None and image.lower().endswith((".tif", ".tiff")):
                 raise Rejected("no CRS", f"{image}: its place is unknown; assign one ({assign_crs()})")
             height_array = None
             if height is not None:
-                height_array, of_height = read_chip_file(join(config.heights, height), config.array, math.nan)
+                height_url = join(config.heights, height)
+                height_array, of_height = read_chip_file(height_url, config.array, math.nan, most)
                 _check_same_place(place, of_height, config.pixel_size)
         except Rejected as rejected:
             if rejected.reason == UNREADABLE:

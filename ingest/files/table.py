@@ -29,6 +29,8 @@ from rasterio.errors import CRSError
 from ingest.chips.attributes import as_attribute, attribute_name, is_number, is_text, plain_values
 from ingest.config import PairsConfig
 from shards.errors import InputError, one_line
+from shards.foreign_text import visible
+from shards.raster.geopackage import check_geopackage
 from shards.storage.objects import exists, is_local, local_path, read_bytes
 
 GEOMETRY = "geometry"
@@ -158,6 +160,7 @@ def _read_geopackage(url: str, file_column: str) -> _Read:
 
 def _read_layer(url: str, path: Path, file_column: str) -> _Read:
     """Read the layer of the GeoPackage at `path` that has the file column; others may hold styles."""
+    check_geopackage(url, path)
     import pyogrio  # the import takes 0.3 s, which other tables need not wait for
     from pyogrio.errors import DataLayerError, DataSourceError
 
@@ -180,6 +183,8 @@ def _read_layer(url: str, path: Path, file_column: str) -> _Read:
     return _Read(table, facts["geometry_name"] or None, _crs_name(url, facts["crs"]))
 
 
+_FOLLOWED = ("s3://", "file://")
+"""Beginnings of the addresses that a table may name."""
 _READERS: dict[str, Callable[[str, str], _Read]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
@@ -211,6 +216,11 @@ def _names(url: str, column: str, values: pa.ChunkedArray) -> list[str]:
     for row, name in enumerate(names, 1):
         if not name or name.isspace():
             raise InputError(f"{url}: row {row} has no {column}; fill it in or leave the row out")
+        if "://" in name and not name.startswith(_FOLLOWED):
+            raise InputError(
+                f"{url}: row {row} names {visible(name)}, which is neither a local path nor s3://...; copy "
+                "the file to one of these first"
+            )
         first = row_of.setdefault(name, row)
         if first != row:
             raise InputError(

@@ -37,6 +37,7 @@ from shards.raster.mask_check import mask_findings
 from shards.raster.missing import nodata_to_store
 from shards.raster.opening import HEADERS
 from shards.raster.pixel_size import PixelSize
+from shards.storage.limits import CHIPS
 from shards.storage.patterns import expand
 
 
@@ -100,6 +101,10 @@ class ScenesSource(CommandSource):
             SceneImage(url, name := scene_name(url), _known(name, self.config), grid, *self._corners(grid))
             for url, grid in zip(urls, grids, strict=True)
         ]
+        count = 0
+        for image in images:
+            count += image.size
+            CHIPS.check(f"{image.url}: this image and those before it", count)
         if not any(image.size for image in images):
             size = self.config.chip_size
             raise InputError(f"{urls[0]}: is smaller than a chip of {size} pixels; see --chip-size")

@@ -1,6 +1,10 @@
 """Open rasters, and say where their pixels lie on the ground.
 
 opening      opening rasters
+formats      which formats are read, by which of GDAL's drivers
+virtual      what virtual rasters may be made of
+sidecars     files beside a raster, which are not read
+geopackage   whether a file is a GeoPackage
 grid         pixel grids on the ground
 pixel_size   size of pixels in metres
 band_names   names of bands, and their synonyms

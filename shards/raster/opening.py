@@ -1,17 +1,20 @@
-"""Opening of rasters (GeoTIFF and whatever GDAL reads) from any storage."""
+"""Opening of rasters from any storage, by named drivers and without files beside them."""
 
 import os
 import warnings
 from collections import OrderedDict
 from typing import Any
 
-import rasterio
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from shards.errors import InputError, one_line
+from shards.raster.formats import is_virtual, open_by_driver, other_format
 from shards.raster.gdal_advice import assign_bounds, assign_crs
-from shards.storage.gdal import gdal_options, gdal_path
+from shards.raster.sidecars import check_sidecars
+from shards.raster.virtual import check_overviews, check_virtual
+from shards.storage.gdal import gdal_path
+from shards.storage.objects import is_local, local_path
 
 # A raster without a place is refused below, with our own message.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -35,21 +38,41 @@ def open_raster(url: str, needs_crs: bool = True) -> Any:
     """Open the raster at `url` for reading; the caller closes it.
 
     Raises:
-        InputError: there is no raster, its numbers are complex, or it has no place although it needs one.
+        InputError: there is no raster, its format is none of shards.raster.formats, its numbers are complex,
+            something beside it matters, or it has no place although it needs one.
     """
     path = gdal_path(url)
+    if is_local(url):
+        _check_regular(url)
+    if is_virtual(url):
+        if not is_local(url):
+            raise InputError(f"{url}: virtual rasters are read from local paths alone; give their rasters")
+        check_virtual(path)
     try:
-        with rasterio.Env(**gdal_options(url)):
-            raster = rasterio.open(path)
+        raster = open_by_driver(path, url)
     except RasterioIOError as error:
-        raise InputError(
-            f"{url}: cannot be read as a raster ({one_line(error.__cause__ or error)})"
-        ) from error
-    why = _complex(raster) or (_placeless(raster) if needs_crs else "")
-    if why:
+        why = one_line(error.__cause__ or error)
+        cure = f"; {other_format()}" if "not recognized as being in a supported" in why else ""
+        raise InputError(f"{url}: cannot be read as a raster ({why}){cure}") from error
+    try:
+        if why := _complex(raster):
+            raise InputError(f"{url}: {why}")
+        check_overviews(url, raster)
+        check_sidecars(url, raster)
+        if needs_crs and (why := _placeless(raster)):
+            raise InputError(f"{url}: {why}")
+    except BaseException:
         raster.close()
-        raise InputError(f"{url}: {why}")
+        raise
     return raster
+
+
+def _check_regular(url: str) -> None:
+    """Refuse what is no file: GDAL would wait for a pipe."""
+    path = local_path(url)
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise InputError(f"{url}: is {what}; give a raster")
 
 
 def _complex(raster: Any) -> str:

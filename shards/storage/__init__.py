@@ -1,6 +1,7 @@
 """Store and fetch bytes: local disk and S3, ranges, a disk cache, checksums.
 
 objects      URLs, local or remote; objects appear whole or not at all
+chip_bytes   reading one of very many objects
 patterns     names with wildcards, and the files that they match
 copies       second places of objects in their storage
 mapped       local files mapped into memory

@@ -8,6 +8,11 @@ from shards.errors import InputError
 from shards.storage.objects import is_local, local_path
 from shards.storage.s3 import S3FileSystem, endpoint_url
 
+VSI = "/vsi"
+"""Start of the names that GDAL has for its own file systems."""
+# GDAL reads it when a virtual raster's function is called: such a function never runs, whoever set it.
+os.environ["GDAL_VRT_ENABLE_PYTHON"] = "NO"
+
 
 def gdal_path(url: str) -> str:
     """Return GDAL's name for `url`: a path, or /vsis3/... for s3://...
@@ -16,6 +21,8 @@ def gdal_path(url: str) -> str:
         InputError: GDAL is not set up for such a URL.
     """
     if is_local(url):
+        if url.startswith(VSI):
+            raise InputError(f"{url}: rasters are read from local paths and s3:// only")
         return str(local_path(url))
     check_address(url)
     if not url.startswith("s3://"):
@@ -25,11 +32,17 @@ def gdal_path(url: str) -> str:
 
 def gdal_options(url: str) -> dict[str, str]:
     """Return the options with which GDAL opens `url` as boto3 would; it has its own names for an endpoint."""
+    alone = {
+        # Files beside a raster are opened by their content, whatever that names.
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "GDAL_PAM_ENABLED": "NO",
+    }
     if is_local(url):
-        return {}
+        return alone
     # By default GDAL keeps what it read, even that nothing was there: an object that is written again would
     # stay the old one as long as the process lives.
     options = {
+        **alone,
         "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
         # As many tries as boto3 makes; by default GDAL gives up at the first error.
         "GDAL_HTTP_MAX_RETRY": str(S3FileSystem.attempts - 1),

@@ -53,6 +53,8 @@ class Limit:
             )
 
 
+CHIPS = Limit("TREELINE_MAX_CHIPS", 20_000_000, "chips")
+"""Candidates of an ingest, each of which takes some 200 bytes before anything of it is read."""
 JSON_BYTES = Limit("TREELINE_MAX_JSON_BYTES", 16 << 20, "bytes of JSON")
 """16 MiB: the manifest of some 50,000 shards."""
 JSON_VALUES = Limit("TREELINE_MAX_JSON_VALUES", 1_000_000, "values in JSON")

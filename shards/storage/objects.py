@@ -90,27 +90,6 @@ def filesystem_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ) from error
 
 
-def read_chip_bytes(url: str) -> bytes:
-    """Read the object at `url`, one of very many; an absent or forbidden object differs from failed storage.
-
-    Raises:
-        InputError: the object does not exist or may not be read.
-        OSError: storage failed, after all tries; nothing is known about the object.
-    """
-    try:
-        if is_local(url):
-            with open(_local(url), "rb", 0, opener=regular) as file:
-                return file.read()
-        filesystem, path = filesystem_of(url)
-        return bytes(filesystem.cat_file(path))
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise InputError(f"{url}: {error.strerror or error}") from error
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):  # not a valid file name
-            raise InputError(f"{url}: {error.strerror}") from error
-        raise
-
-
 @contextmanager
 def reading(url: str, what: str) -> Iterator[None]:
     """Turn errors of storage into InputError with the URL; `what` is a file or a folder."""

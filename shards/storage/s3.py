@@ -128,7 +128,10 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         return found if options.get("detail") else sorted(found)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        """Read the object's bytes, or those from `start` to before `end`."""
+        """Read the object's bytes, or those from `start` to before `end`.
+
+        With `most` among the options, one byte more than that is read of a larger object.
+        """
         path, bucket, key = self._place(path)
         first, last = (start, end - 1) if start is not None and end is not None else (0, "")
 
@@ -140,6 +143,9 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         # The client itself retries only until the answer's head; the rest of a body is requested again here.
         for attempt in range(self.attempts):
             answer = ask(found.tell())
+            if (most := options.get("most")) is not None and answer["ContentLength"] > most:
+                with answer["Body"] as body:
+                    return bytes(body.read(most + 1))
             if (answer.get("ETag"), found.tell() + answer["ContentLength"]) != begun or not begun[0]:
                 if found.tell():  # the object changed, or the server lacks tags or ranges
                     answer["Body"].close()

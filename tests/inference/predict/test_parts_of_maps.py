@@ -184,7 +184,7 @@ def test_wrong_bounds_are_refused(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{}", "cannot be read as polygons"),
+        ("{}", "cannot be read as GeoJSON"),
         ('{"type": "Point", "coordinates": [1, 2]}', "has point; give polygons"),
         ('{"type": "FeatureCollection", "features": []}', "give polygons|0 layers"),
     ],

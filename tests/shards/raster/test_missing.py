@@ -46,12 +46,11 @@ def by_value(path: Path, value: float, dtype: str, declared: bool) -> Path:
     return write(path, image_CHW, nodata=value if declared else None)
 
 
-def by_mask(path: Path, is_internal: bool) -> Path:
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=is_internal):
+def by_mask(path: Path) -> Path:
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         write(path, measured("int16"))
         with rasterio.open(path, "r+") as raster:
             raster.write_mask(~MISSING_HW)
-    assert is_internal != path.with_name(f"{path.name}.msk").exists()
     return path
 
 
@@ -81,8 +80,7 @@ MARKED: dict[str, Callable[[Path], Path]] = {
     "lowest float32, undeclared": lambda path: by_value(path, LOWEST, "float32", False),
     "netCDF's fill value, undeclared": lambda path: by_value(path, 9.96921e36, "float32", False),
     "lowest float64, undeclared": lambda path: by_value(path, -1.7976931348623157e308, "float64", False),
-    "internal mask": lambda path: by_mask(path, True),
-    "mask beside the file": lambda path: by_mask(path, False),
+    "internal mask": by_mask,
     "mask of bytes": by_mask_of_bytes,
     "alpha band": by_alpha,
 }
