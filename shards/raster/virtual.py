@@ -37,8 +37,8 @@ _SIMPLE = (
 )
 _WARPED = (
     "GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option Options Transformer "
-    "ApproxTransformer MaxError BaseTransformer GenImgProjTransformer SrcGeoTransform SrcInvGeoTransform DstGeoTransform "
-    "DstInvGeoTransform ReprojectTransformer ReprojectionTransformer SourceSRS TargetSRS BandList "
+    "ApproxTransformer MaxError BaseTransformer GenImgProjTransformer SrcGeoTransform SrcInvGeoTransform "
+    "DstGeoTransform DstInvGeoTransform ReprojectTransformer ReprojectionTransformer SourceSRS TargetSRS BandList "
     "BandMapping SrcNoDataReal SrcNoDataImag DstNoDataReal DstNoDataImag SrcAlphaBand DstAlphaBand InitDest "
     "Reversed GCPTransformer TPSTransformer Order RefineTolerance MinimumGcps"
 )

@@ -435,6 +435,7 @@ def test_a_small_file_of_many_pixels_takes_no_memory(name: str, tmp_path: Path) 
     np.save(chips / f"{stem}_height.npy", np.ones((8, 8), np.float32))
     code, said, megabytes = peak_megabytes(
         *(tmp_path, "ingest", "pairs", "--images", "chips", "--heights", "chips", "--out", "set"),
+        *("--image-name", "(?P<key>.*)_image", "--height-name", "(?P<key>.*)_height"),
         *("--chip-size", "8", "--shares", "1"),
     )
     assert code == 0, said
