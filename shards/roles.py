@@ -8,6 +8,7 @@
     batch_size: Annotated[int | None, Decided()] = None        kept as it was decided when the work began
     precision: Annotated[str, Replaces("half", "full", "half")]     was a yes or no before, still understood
     loss: Annotated[tuple[str, ...], Imports()]                a word may name code of the user's own
+    epochs: Annotated[int, In.OPTIMISER, Usual()]              its group in --help, which shows it by default
 
 Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place)`.
 """
@@ -118,6 +119,48 @@ class Imports:
         """Yield the import paths that the option's value names."""
         words = value if isinstance(value, tuple | list) else [value or ""]
         return filter(None, (own_path(part) for word in words for part in str(word).split()))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Group of the option in --help; on a part of options, the group of those that have no other."""
+
+    title: str
+    rank: int = 0
+    """Place within the group: lower ranks first, options of one rank in the order of `options_of`."""
+
+    def late(self, rank: int) -> "Group":
+        """Return the group with another rank."""
+        return Group(self.title, rank)
+
+
+class In:
+    """Groups, in the order in which --help shows them."""
+
+    DATA = Group("Data")
+    CHIPS = Group("Chips and labels")
+    SPLIT = Group("Split")
+    TASK = Group("Task")
+    MODEL = Group("Model")
+    PREDICTION = Group("Prediction")
+    OPTIMISER = Group("Optimiser")
+    AUGMENTATION = Group("Augmentation")
+    SPEED = Group("Memory and speed")
+    OUTPUT = Group("Output")
+    VIEWS = Group("Views of a tile")
+    DISTILLATION = Group("Self-distillation")
+    MASKING = Group("Masking")
+    PROBE = Group("Probe")
+    OTHER = Group("Other options")
+    """Group of an option without a mark."""
+
+
+@dataclass(frozen=True)
+class Usual:
+    """The option is among the usual ones, which --help shows beside those that must be given.
+
+    A command whose own class marks none shows all its options; only --help-all shows the others.
+    """
 
 
 @dataclass(frozen=True)

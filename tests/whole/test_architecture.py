@@ -410,7 +410,7 @@ ROOMS: dict[str, set[str]] = {
         "cluster.config",
         "cluster.options",
     },
-    "cluster.help": {"shards.nested"},
+    "cluster.help": {"shards.nested", "shards.roles"},
     "cluster.last_lines": {
         "shards.format",
         "shards.read",
