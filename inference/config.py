@@ -62,7 +62,7 @@ class PredictConfig(TrustOptions):
     """Side of one input of the model, in pixels; a multiple of the backbone's patch size."""
     overlap: Annotated[float, In.PREDICTION, Usual()] = 0.5
     """Share (0..0.75) of a window that the next window also covers."""
-    weights: Annotated[Weighting, In.MODEL.late(1)] = "triangle"
+    weights: Annotated[Weighting, In.PREDICTION] = "triangle"
     """Weight of a window's pixels, from its centre to its edges."""
     symmetries: Annotated[Literal[1, 8], In.PREDICTION, Usual()] = 1
     """Orientations of each window whose predictions are averaged: 1, or 8 with all flips and turns."""
@@ -70,7 +70,7 @@ class PredictConfig(TrustOptions):
     """Whether to add a band with the standard deviation of each pixel's predictions, in centimetres."""
     precision: Annotated[Precision, OF_BF16, In.SPEED.late(1), Usual()] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
-    batch_size: Annotated[int, In.OPTIMISER] = 0
+    batch_size: Annotated[int, In.SPEED.late(1)] = 0
     """Windows per batch, a power of 2; another size changes heights by 1e-5 m. 0: what suits the device."""
     block: Annotated[int, MayChange(), In.SPEED.late(1)] = 2048
     """Side of the block that is predicted at a time, in pixels; bounds the memory, changes no pixel."""
@@ -92,13 +92,13 @@ class MosaicConfig:
     """Maps of `treeline predict`: paths, folders, globs or s3://..., or lists: .txt, .csv, STAC .json."""
     out: Annotated[str, Place()]
     """Path or s3://... of the mosaic, a Cloud-Optimised GeoTIFF."""
-    crs: Annotated[str, In.CHIPS] = ""
+    crs: str = ""
     """CRS of the mosaic, such as EPSG:3338; default: the CRS of the first map by file name."""
     resolution: float = 0.0
     """Pixel size in units of the CRS; default: the pixel size of the first map."""
-    bounds: Annotated[tuple[float, ...], In.PREDICTION] = ()
+    bounds: tuple[float, ...] = ()
     """Left, bottom, right and top in units of the CRS, widened to whole pixels; default: all maps."""
-    method: Annotated[Literal["weighted", "median", "newest", "least-uncertain"], In.TASK] = "weighted"
+    method: Literal["weighted", "median", "newest", "least-uncertain"] = "weighted"
     """Height where maps overlap: the mean weighted by distance from each map's edge, the median, the height
     of the newest map, or the height with the smallest spread."""
     feather: Annotated[int, OnlyWith(method="weighted")] = 256
@@ -204,7 +204,7 @@ class EmbedConfig(TrustOptions):
     """Scenes unlike the training: refuse those with a gross difference, note each difference and refuse none,
     or ignore them but for embeddings.json."""
 
-    batch_size: Annotated[int, In.OPTIMISER] = 32
+    batch_size: Annotated[int, In.SPEED.late(1)] = 32
     """Tiles per batch; another size changes numbers by 1e-5 of a vector's length, before they are rounded."""
     tiles_per_part: Annotated[int, In.SPEED.late(3)] = 0
     """Tiles per Parquet file, the unit of resuming, in whole batches; 0: 1,024, or as have 65,536 patches."""
@@ -226,7 +226,7 @@ class DistancesConfig:
     """Folders of treeline embed, e.g. of a checkpoint before and after fine-tuning: each has its own row."""
     out: Annotated[str, Place()]
     """Folder or s3://... for distances.json and index.html."""
-    region_column: Annotated[str, In.SPLIT] = "region"
+    region_column: Annotated[str, In.DATA] = "region"
     """Column with each tile's region; tiles without one are left out."""
     tiles: Annotated[int, In.DATA] = 2000
     """Most tiles of a region that distances and pictures are made from, drawn by --seed."""
@@ -234,13 +234,13 @@ class DistancesConfig:
     """Random directions on which a sliced distance projects the tiles, for each of its seeds."""
     draws: int = 10
     """Number of seeds of the projections, whose mean and spread are reported."""
-    seed: Annotated[int, In.OPTIMISER] = 0
+    seed: int = 0
     """Seed of the choice of tiles, of halves, directions and pictures."""
     errors: Annotated[str, Place()] = ""
     """predictions.parquet of treeline matrix, to compare distances with errors; default: none."""
     neighbours: Annotated[int, OnlyWith(errors=Some())] = 5
     """Number of nearest source tiles whose mean distance a tile's error is compared with."""
-    label: Annotated[str, In.CHIPS] = ""
+    label: str = ""
     """Column by which a picture is coloured, such as tree_percent; default: none."""
     tsne: bool = True
     """Whether pictures are t-SNE (needs treeline[embeddings]); else the first two principal components."""
@@ -294,9 +294,9 @@ class AttentionConfig(TrustOptions):
     in training."""
     layer: Annotated[int, In.PREDICTION, Usual()] = 0
     """Layer whose attention is drawn, from 1; 0: the last."""
-    seed: Annotated[int, In.OPTIMISER.late(1)] = 0
+    seed: Annotated[int, In.PREDICTION.late(1)] = 0
     """Seed of the untrained backbone, and of the halves of tiles."""
-    batch_size: Annotated[int, In.OPTIMISER] = 32
+    batch_size: Annotated[int, In.SPEED.late(1)] = 32
     """Windows per batch; bounds the memory."""
     precision: Annotated[Precision, In.SPEED.late(1), Usual()] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""

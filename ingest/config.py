@@ -256,7 +256,7 @@ class SyntheticConfig(IngestConfig):
 
     chips: int
     """Number of chips to make; with --sar, over all regions, dealt to them in turn."""
-    seed: Annotated[int, In.OPTIMISER, Usual()] = 0
+    seed: Annotated[int, In.DATA.late(5), Usual()] = 0
     """Seed of the landscape; the same seed gives the same chips, and more chips start with the same ones."""
     sar: Annotated[Sar | None, Before(None), In.DATA.late(5), Usual()] = None
     """Kind of radar images: seasonal backscatter (VV and VH in decibels) or coherence (over 12 and 24 days),

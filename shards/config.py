@@ -95,7 +95,7 @@ class InspectConfig:
     digits of its URL if another dataset has its page there)."""
     chips: Annotated[int, In.DATA] = 12
     """Number of sample chips to draw."""
-    seed: Annotated[int, In.OPTIMISER] = 0
+    seed: Annotated[int, In.DATA] = 0
     """Seed for choosing the sample chips."""
     palette: Annotated[Palette, In.OUTPUT] = "continuous"
     """Colours of heights: from 0 to what suits the chips, or the notebook's eight classes."""

@@ -144,7 +144,7 @@ class EvaluateConfig(TrustOptions):
     """Split whose chips are scored."""
     out: Annotated[str, Place(), In.OUTPUT] = ""
     """Folder for scores, a picture and a row for each chip or tile (docs/report.md); default: only print."""
-    batch_size: Annotated[int, ON_CHIPS, In.OPTIMISER] = 64
+    batch_size: Annotated[int, ON_CHIPS, In.SPEED] = 64
     """Chips at a time."""
     precision: Annotated[Precision, ON_CHIPS, In.SPEED.late(1)] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
