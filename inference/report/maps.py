@@ -36,7 +36,7 @@ def map_section(config: ReportConfig, left: Left) -> Markup:
     shown, panels = Markup(), dict[str, tuple[list[Layer], str]]()
     for url in left.maps:
         if len(panels) < MOST_PANELS:
-            layers, crs = overview(beside(config, url), MOST_PIXELS)
+            layers, crs = overview(viewed_with(config, url), MOST_PIXELS)
             if layers:
                 panels[url] = layers, crs
     # Maps have the same colours, so that they can be compared.
@@ -54,7 +54,7 @@ def map_section(config: ReportConfig, left: Left) -> Markup:
     return (sentence(HOW) if panels else Markup()) + pictures + shown
 
 
-def beside(config: ReportConfig, url: str) -> ViewConfig:
+def viewed_with(config: ReportConfig, url: str) -> ViewConfig:
     """Return what is looked at with the map at `url`: the first scene and all rasters that overlap it.
 
     Raises:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from inference.config import ReportConfig
 from inference.report.left import Left, read_left
-from inference.report.maps import beside
+from inference.report.maps import viewed_with
 from inference.report.page import page_of, verdict_of_run
 from shards.next_step import ANY_DATASET, ANY_SCENE, next_step
 from shards.read.label_to_learn import use_of_backbone
@@ -73,7 +73,7 @@ def _next(left: Left, config: ReportConfig) -> str:
         return next_step(*left.evaluating())
     if not left.maps:
         return next_step("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-    shown = beside(config, left.maps[0])
+    shown = viewed_with(config, left.maps[0])
     image = ("--image", shown.image) if shown.image else ()
     heights = ("--heights", *shown.heights) if shown.heights else ()
     return next_step("view", left.maps[0], *image, *heights)

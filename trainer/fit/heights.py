@@ -15,7 +15,7 @@ from shards.read.arena import Memory
 from shards.read.dataset import Batch
 from shards.read.order import Chips
 from trainer.data.augment import symmetries_of
-from trainer.data.feed import Beside, Fed
+from trainer.data.feed import Fed, RowReader
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
@@ -79,7 +79,7 @@ class HeightObjective(LabelledObjective[Baselines]):
                 self.regressor.bands,
             )
 
-    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+    def row_reader(self, of_epoch: tuple[int, int] | None) -> RowReader | None:
         """See Objective: the tokens of a store, turned as the step will turn the chips."""
         tokens, learning = self.learning.tokens, self.learning
         if tokens is None:
