@@ -1,4 +1,4 @@
-"""What the script in a page (map_view.js) is told: layers, their colours, and where they lie.
+"""What the script in a page is told: layers, their colours, and where they lie.
 
 Places are metres on the ground, x to the right and y down, from the upper left corner of a frame, so that the
 scale bar is right whatever the units of the CRS.
