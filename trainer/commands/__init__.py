@@ -1,6 +1,7 @@
 """Run the commands on regressors.
 
 train              treeline train: what one rank does
+train_check        what it refuses before anything starts
 train_tiles        what differs where labels of whole tiles are learnt
 train_classes      what differs where classes of pixels are learnt
 pretrain           treeline pretrain: what one rank does

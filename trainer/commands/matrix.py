@@ -38,7 +38,7 @@ from shards.storage.objects import (
 from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.commands.matrix_cell import CellJob, run_cell
-from trainer.commands.train import check
+from trainer.commands.train_check import check
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import TrainConfig
 from trainer.devices.choice import Kind

@@ -29,7 +29,8 @@ from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.commands.batch_of_device import with_batch_of_device
 from trainer.commands.too_little_memory import saying_what_to_set
-from trainer.commands.train import check, resumed_fit
+from trainer.commands.train import resumed_fit
+from trainer.commands.train_check import check
 from trainer.config import SweepConfig, TrainConfig
 from trainer.devices.cards import usable
 from trainer.devices.choice import IN_FLOAT32, Computes, Kind

@@ -27,7 +27,8 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.roles import refuse_idle
 from shards.write.writer import DatasetWriter
 from trainer.commands.evaluate_tiles import evaluate_tiles
-from trainer.commands.train import check, new_fit, train
+from trainer.commands.train import new_fit, train
+from trainer.commands.train_check import check
 from trainer.commands.train_on_ray import launch
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import EvaluateConfig, TrainConfig

@@ -30,7 +30,8 @@ from shards.read.balance import height_weights
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
 from trainer.commands.evaluate import evaluate
-from trainer.commands.train import as_it_began, check, fit_of, new_fit, prepared
+from trainer.commands.train import as_it_began, fit_of, new_fit, prepared
+from trainer.commands.train_check import check
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.devices.ranks import Ranks
