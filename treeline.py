@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from shards.read.dataset import Batch
     from shards.read.dataset import Dataset as StoredDataset
     from shards.read.order import Chips, Part
-    from trainer.commands.evaluate_any import AnyEvaluation
     from trainer.data.torch_chips import TorchChips
     from trainer.devices.choice import Kind, Precision, Wanted
+    from trainer.evaluate.run import AnyEvaluation
     from trainer.model.load_any import AnyModel
 
     Split = Literal["train", "val", "test", "buffer", "all"]
@@ -386,7 +386,7 @@ def evaluate(**options: Unpack[ScoreOptions]) -> AnyEvaluation:
         from inference.score.score_maps import score_maps
 
         return score_maps(MapScoreConfig.of(config))
-    from trainer.commands.evaluate_any import evaluate_any
+    from trainer.evaluate.run import evaluate_any
 
     return evaluate_any(config)
 

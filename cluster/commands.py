@@ -276,7 +276,7 @@ def evaluate(config: "EvaluateConfig") -> None:
     scores_maps = config.scores_maps  # refuses wrong options before the imports, which take seconds
 
     from shards.storage.objects import check_writable
-    from trainer.commands.evaluate_any import AnyEvaluation, evaluate_any, write_any
+    from trainer.evaluate.run import AnyEvaluation, evaluate_any, write_any
 
     if config.out:
         check_writable(config.out)

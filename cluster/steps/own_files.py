@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from inference.scenes.scene_list import MAP_ENDINGS
 from shards.format.file_names import is_of_a_dataset
 from shards.format.manifest import JOURNAL, MANIFEST, UNFINISHED
-from trainer.model.run_checkpoints import CHECKPOINTS
+from trainer.weights.run_checkpoints import CHECKPOINTS
 
 _BEING_WRITTEN = re.compile(r"\.treeline-[0-9a-f]{16}-(?=[^/]+$)")
 """What stands before a file's name while it is being written (shards.storage.objects.staged)."""

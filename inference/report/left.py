@@ -19,7 +19,6 @@ from shards.roles import renewed
 from shards.storage.objects import exists, join, read_bytes
 from shards.storage.patterns import each_file_once, expand
 from trainer.config import TrainConfig
-from trainer.model.run_checkpoints import COMPLETE, RunCheckpoints, read_run_checkpoints
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.metrics_file import METRICS, read_metrics
 from trainer.run_folder.options_file import CONFIG, read_options
@@ -28,6 +27,7 @@ from trainer.score.binding import AGAIN, binding
 from trainer.score.chip_scores import CHIPS, ChipScores, read_chip_scores
 from trainer.score.evaluation import FOLDER, PICTURE, SCORES, are_chips_of
 from trainer.score.examples import EXAMPLES, Examples, read_examples
+from trainer.weights.run_checkpoints import COMPLETE, RunCheckpoints, read_run_checkpoints
 
 OTHER = "belongs to another evaluation"
 BEFORE = "an earlier version evaluated"

@@ -29,13 +29,13 @@ from shards.format.manifest import read_manifest
 from shards.own_parts import note_changes, version_of
 from shards.read.dataset import Dataset
 from trainer.commands.train_on_ray import launch
-from trainer.fit.loss import parse_loss
+from trainer.losses.loss import parse_loss
 from trainer.model.checkpoint import WEIGHTS, checkpoint_url
 from trainer.model.checkpoint import weights_of as weights_of_model
 
 LOSSES = """
 import torch
-from trainer.fit.loss_terms import SmoothL1
+from trainer.losses.loss_terms import SmoothL1
 
 def squared(predicted_BHW, height_BHW):
     return (predicted_BHW - height_BHW).square()

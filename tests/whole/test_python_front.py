@@ -112,7 +112,7 @@ import sys, numpy as np, treeline
 model = treeline.load({str(checkpoints["heights"])!r}, device="cpu")
 model.predict(np.full((4, 64, 64), 500, np.int16))
 model.embed(np.full((4, 64, 64), 500, np.int16))
-import trainer.commands.evaluate_any, inference.score.score_maps, trainer.data.torch_chips
+import trainer.evaluate.run, inference.score.score_maps, trainer.data.torch_chips
 print({{"ray", "torch"}} & sys.modules.keys())"""
     assert said_by(code) == "{'torch'}"
 

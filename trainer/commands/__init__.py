@@ -16,11 +16,5 @@ sweep_on_ray       its trials on Ray Tune
 matrix             treeline matrix
 matrix_cell        one of its cells: a training and its tests
 matrix_on_ray      its cells as tasks on Ray
-evaluate_any       treeline evaluate, whatever the checkpoint predicts
-evaluate           treeline evaluate, of heights
-evaluated          the chips that are scored, and what is said of them
-ground_blocks      blocks of ground for the intervals of scores
-evaluate_tiles     treeline evaluate, of labels of whole tiles
-evaluate_classes   treeline evaluate, of classes of pixels
 import_weights     treeline import
 """

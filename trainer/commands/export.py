@@ -28,8 +28,8 @@ from shards.storage.objects import (
 from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, check_files, checkpoint_url
 from trainer.model.normalise import Normalise
 from trainer.model.pretrained import Pretrained, is_pretrained, load_pretrained
-from trainer.model.weights_apart import copy_weights
 from trainer.pretrain_config import ExportConfig
+from trainer.weights.weights_apart import copy_weights
 
 INPUT_FILE = "treeline.json"
 """File beside the weights that transformers reads, with what transformers has no place for."""

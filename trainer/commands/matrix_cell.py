@@ -15,8 +15,6 @@ from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.roles import own_path
 from shards.storage.objects import join, publish, remove_folder
-from trainer.commands.evaluate_classes import check_chips, predict_classes
-from trainer.commands.evaluate_tiles import labels_for, predict_tiles
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train import resumed_fit
 from trainer.config import TrainConfig
@@ -26,6 +24,8 @@ from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
 from trainer.devices.precision import predicting
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.classes import check_chips, predict_classes
+from trainer.evaluate.tiles import labels_for, predict_tiles
 from trainer.fit.heights import measured_heights
 from trainer.matrix.cell_file import PREDICTORS, CellResult, right_column
 from trainer.matrix.plan import Cell

@@ -36,7 +36,7 @@ from trainer.devices.cards import usable
 from trainer.devices.choice import IN_FLOAT32, Computes, Kind
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
-from trainer.fit.loss import parse_loss
+from trainer.losses.loss import parse_loss
 from trainer.model.make import check_own_decoder
 from trainer.run_folder.metrics_file import read_metrics
 from trainer.run_folder.run_writer import RunOptions, RunWriter, config_yaml, run_options

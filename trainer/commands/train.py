@@ -32,7 +32,6 @@ from trainer.fit.variant import Variant, ordinary
 from trainer.model.make import new_regressor
 from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.regressor import Regressor
-from trainer.model.weights_apart import set_apart
 from trainer.options import ModelOptions
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.options_file import CONFIG, read_options
@@ -41,6 +40,7 @@ from trainer.run_folder.state import restore
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
 from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
 from trainer.run_folder.verdict_writer import write_verdict
+from trainer.weights.weights_apart import set_apart
 
 
 def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConfig:

@@ -16,8 +16,8 @@ from trainer.data.choice import training_chips
 from trainer.data.token_store import check_token_options
 from trainer.devices.choice import Kind
 from trainer.devices.repeatable import check_compiler
-from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import check_faithful
+from trainer.losses.loss import parse_loss
 from trainer.model.make import check_own_decoder
 from trainer.model.pretrained import check_start
 from trainer.options import check_counts

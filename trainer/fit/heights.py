@@ -25,12 +25,12 @@ from trainer.devices.score_sums import chip_sums
 from trainer.fit.failures import HOLD_OUT_OTHERS, nothing_usable
 from trainer.fit.labelled import LabelledObjective
 from trainer.fit.learning import Learning
-from trainer.fit.loss import parse_loss
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, features_of, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums, rounded_totals
+from trainer.losses.loss import parse_loss
 from trainer.model.checkpoint import weights_of
 from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.regressor import Regressor

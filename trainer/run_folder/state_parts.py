@@ -35,7 +35,7 @@ from shards.storage.objects import (
 from shards.storage.ranges import Fetcher
 from trainer.devices.ranks import Meeting
 from trainer.devices.sharding import Rows
-from trainer.model.weights_file import header_bytes
+from trainer.weights.weights_file import header_bytes
 
 STATE = "state.json"
 PARTS = "state"

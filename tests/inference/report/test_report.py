@@ -32,11 +32,11 @@ from shards.format.key import split_of
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import join, publish_folder, read_bytes
 from shards.write.writer import DatasetWriter
-from trainer.commands.ground_blocks import blocks_of_ground
 from trainer.commands.last_lines import after_pretraining
 from trainer.commands.pretrain import pretrain
 from trainer.commands.train import train
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.ground_blocks import blocks_of_ground
 from trainer.fit.sample_panel import predicted_heights
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.run_folder.metrics_file import read_metrics

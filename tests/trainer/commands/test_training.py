@@ -29,12 +29,12 @@ from shards.format.manifest import SPLITS
 from shards.read.balance import height_weights
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
-from trainer.commands.evaluate import evaluate
 from trainer.commands.train import as_it_began, fit_of, new_fit, prepared
 from trainer.commands.train_check import check
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.heights import evaluate
 from trainer.fit.learning import Learning
 from trainer.fit.sample_panel import draw_panel
 from trainer.model.checkpoint import checkpoint_url

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shards.errors import InputError
 from shards.own_parts import blaming, imported
-from trainer.fit.loss_terms import MeanCost, Term
+from trainer.losses.loss_terms import MeanCost, Term
 
 TRIED_BHW = (2, 16, 16)
 """Shape of the zeros that a term is tried on."""
@@ -136,7 +136,9 @@ def own_kind(word: str, path: str) -> OwnKind:
         arguments = list(inspect.signature(made).parameters.values())
     if isinstance(made, type):
         if lacks := [name for name in PARTS if not hasattr(made, name)]:
-            raise empty.wrong(f"is a class without {', '.join(lacks)}; see Term in trainer/fit/loss_terms.py")
+            raise empty.wrong(
+                f"is a class without {', '.join(lacks)}; see Term in trainer/losses/loss_terms.py"
+            )
     else:
         heights, arguments = arguments[:HEIGHTS], arguments[HEIGHTS:]
         if len(heights) < HEIGHTS or any(one.kind > one.POSITIONAL_OR_KEYWORD for one in heights):

@@ -34,9 +34,9 @@ from shards.storage.objects import (
     whole_url,
 )
 from trainer.devices.learner import Learner, WeightsApart
-from trainer.model.run_checkpoints import CHECKPOINTS
-from trainer.model.weights_bytes import merged_pieces, pieces_of
-from trainer.model.weights_file import Found, check_size, entries_of, read_tensors
+from trainer.weights.run_checkpoints import CHECKPOINTS
+from trainer.weights.weights_bytes import merged_pieces, pieces_of
+from trainer.weights.weights_file import Found, check_size, entries_of, read_tensors
 
 REFERENCE = "backbone.json"
 REST = "rest.safetensors"
