@@ -36,9 +36,9 @@ from trainer.options import ModelOptions
 from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.run_writer import RunWriter, run_options
-from trainer.run_folder.state import restore
+from trainer.run_folder.state import as_left
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
-from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
+from trainer.run_folder.state_parts import StateWriter
 from trainer.run_folder.verdict_writer import write_verdict
 from trainer.weights.weights_apart import set_apart
 
@@ -151,11 +151,7 @@ def restored_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     """Make a fit as the run at `config.out` left it, or as it begins; no chip is read."""
     if config.fit.deterministic:
         prepare_repeatable()
-    fit = new_fit(config, ranks)
-    if exists(join(config.out, STATE)):
-        with StoredState(config.out) as state:
-            restore(fit, state)
-    return fit
+    return as_left(new_fit(config, ranks), config.out)
 
 
 def variant_of(config: TrainConfig) -> Variant:
