@@ -31,7 +31,7 @@ FIRST_VERSION = "0.1.0"
 OWN_PARTS = "own_parts"
 """Name under which results record parts of the user's own, with their versions; see shards.own_parts."""
 RECORDED = frozenset({"treeline", "version", "commit", "computed_in", OWN_PARTS})
-"""What is recorded beside options, and never compared."""
+"""Names of records that stand beside options and are never compared."""
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 

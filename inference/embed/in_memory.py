@@ -31,9 +31,9 @@ class Vectors:
 
     vectors_ND: NDArray[np.float16]
     columns: pa.Table
-    """What is known of each: the columns that `treeline embed` writes, or the place in the array."""
+    """Facts about each tile: the columns that `treeline embed` writes, or the place in the array."""
     findings: dict[str, str] = field(default_factory=dict)
-    """What about the image does not fit the training: lines by code."""
+    """Findings about an image that does not fit the training: lines by code."""
 
 
 class VectorMaker:

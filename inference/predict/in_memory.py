@@ -38,7 +38,7 @@ class Map:
     valid_HW: NDArray[np.bool_]
     """Whether there is a value."""
     label: str
-    """What the values are: "canopy height", or the label that was learnt."""
+    """Quantity that the values measure: "canopy height", or the label that was learnt."""
     unit: str
     """Unit of the values: "m"; "" if there is none."""
     classes: tuple[tuple[int, str], ...] = ()
@@ -50,7 +50,7 @@ class Map:
     transform: Affine | None = None
     """Places of the pixels: x, y = transform @ (column, row); None for the map of an array."""
     findings: dict[str, str] = field(default_factory=dict)
-    """What about the image does not fit the training: lines by code, as in the tag of a map file."""
+    """Findings about an image that does not fit the training: lines by code, as in the tag of a map file."""
 
     @property
     def height_HW(self) -> NDArray[np.float32]:

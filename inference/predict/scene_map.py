@@ -52,7 +52,7 @@ class SceneMap:
     identity: str
     """Digits that stand for the scene's version and everything else that the map depends on."""
     findings: tuple[Finding, ...] = ()
-    """What about the scene does not fit the training."""
+    """Findings about a scene that does not fit the training."""
     masks: SceneMasks | None = None
     """Masks of the scene."""
     part: MapPart | None = None
@@ -103,7 +103,7 @@ class Outside:
 
     scene: str
     where: str
-    """Its bounds and CRS."""
+    """Bounds and CRS of the scene."""
 
 
 @dataclass(frozen=True)

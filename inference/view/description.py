@@ -17,7 +17,7 @@ from shards.raster.grid import Grid
 from shards.raster.pixel_size import PixelSize
 
 Kind = Literal["height", "image", "difference", "classes"]
-"""What a layer shows; heights and differences are in metres."""
+"""Content of a layer; heights and differences are in metres."""
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right and top in units of a CRS."""
 

@@ -34,7 +34,7 @@ AT_ONCE = 4
 MOST_LEVELS = 40
 """Most levels that a tile may be finer or coarser than the frame."""
 KEEP = "private, max-age=3600"
-"""How long a browser keeps a tile; the next server has another token."""
+"""Cache-Control of tiles: a browser keeps one for an hour. The next server has another token."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

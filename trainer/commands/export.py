@@ -39,7 +39,7 @@ RULE = (
     "value = stored * scale + offset, or the formula of a derived band; "
     "pixel = (clip((value - clamp_min) / clamp_span, 0, 1) - mean) / std; missing values: pixel = 0"
 )
-"""What `trainer.model.normalise` does, for those who read INPUT_FILE."""
+"""Formula of `trainer.model.normalise`, for readers of INPUT_FILE."""
 
 
 def export(config: ExportConfig) -> str:

@@ -19,7 +19,7 @@ from trainer.weights.weights_apart import refuse_cut_off
 HELD_OUT = "val_"
 """Beginning of the names of scores on validation chips."""
 NOT_YET = "before you map with it, train longer (--epochs), on more chips, or with another --backbone"
-"""What to do with a model that is worse than a simple one."""
+"""Advice about a model that is worse than a simple one."""
 WRITTEN = {"mae": "MAE", "rmse": "RMSE", "r2": "R2", "iou": "IoU"}
 """Scores whose names are written otherwise."""
 

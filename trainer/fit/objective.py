@@ -76,7 +76,7 @@ class Objective(HasValue, Protocol[InputsT]):
     """Goal of a training: a loss, and the scores to report. It holds no optimiser and writes no files."""
 
     learns_from: str
-    """What it counts, in reports: chips, or tiles where a label or no label is of a whole one."""
+    """Unit that reports count: chips, or tiles where a label or no label is of a whole one."""
     settles_at_once: bool
     """Whether `inputs` or `sums` depend on what `after_step` or the loop did after the previous step."""
 

@@ -9,7 +9,7 @@ from trainer.weights.run_checkpoints import CHECKPOINTS
 CHOICES = (
     "give a run of treeline pretrain, a folder of transformers, a .pth file of Meta's, or a name on the hub"
 )
-"""What a backbone can be."""
+"""Kinds of backbones, for messages."""
 _OURS = "treeline-"
 """Beginning of the formats of our checkpoints."""
 

@@ -92,7 +92,7 @@ class RunOptions:
     trained_on: dict[str, Any]
     """Description of the training data and code, for the checkpoints."""
     keep: KeepOptions
-    """What is kept."""
+    """Checkpoints, states and logs that the run keeps."""
 
 
 def run_options(config: TrainConfig, dataset: Dataset, device: torch.device) -> RunOptions:

@@ -53,7 +53,7 @@ OVERWRITTEN = (
     "--out"
 )
 COPY_AGAIN = "copy the checkpoint again, or take another of the run"
-"""What to do about weights that are not whole."""
+"""Advice about weights that are not whole."""
 Piece = TypeVar("Piece", bytes, bytes | memoryview)
 _NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
 """Name of a backbone's file, with the checksum of its bytes."""
