@@ -64,7 +64,8 @@ def refuse_or_note(found: Found, on_mismatch: OnMismatch) -> list[str]:
     refused = [reason for url, findings in found.items() if (reason := refusal(url, findings, on_mismatch))]
     if refused:
         others = len(refused) - 1
-        raise InputError(refused[0] + f" ({others:,} other rasters are refused as well)" * bool(others))
+        said = "1 other raster is" if others == 1 else f"{others:,} other rasters are"
+        raise InputError(refused[0] + f" ({said} refused as well)" * bool(others))
     return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
 
 
