@@ -12,7 +12,7 @@ from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
 from shards.format.schema import Schema
-from shards.raster.band_names import named_bands, numbers_of_bands
+from shards.raster.band_names import NamedBands, named_bands, numbers_of_bands
 from shards.raster.finding import Finding
 from shards.raster.gdal_advice import convert_to
 from shards.raster.grid import Grid
@@ -31,6 +31,8 @@ class Scene:
     """What is unlike the chips of training, and can be told from the header."""
     assumed: tuple[Finding, ...]
     """What is taken for granted about the names of bands."""
+    named: NamedBands
+    """Names of all bands of the file, and what is taken for granted about them."""
 
     def __init__(
         self,
@@ -56,8 +58,8 @@ class Scene:
         self.url, self.schema = url, schema
         self.raster: Any = open_raster(url, needs_crs)
         try:
-            named = named_bands(self.raster, bands, schema.bands)
-            self.names, self.assumed = named.names, named.findings()
+            self.named = named_bands(self.raster, bands, schema.bands)
+            self.names, self.assumed = self.named.names, self.named.findings()
             try:
                 self.band_numbers = numbers_of_bands(url, self.names, schema.bands)
             except InputError:

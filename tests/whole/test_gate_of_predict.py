@@ -123,6 +123,13 @@ def with_control_points(path: Path) -> None:
         raster.write(image())
 
 
+def masked_as_nir(path: Path) -> None:
+    """Four bands without names, of which the last is a mask."""
+    image_CHW = image().astype(np.uint16)
+    image_CHW[3] = np.where(hole(), 0, 65_535)
+    write(path, image_CHW, names=None, kinds=RED_FIRST)
+
+
 RED_FIRST = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
 DEGREES = Affine(2e-5, 0, -147, 0, -2e-5, 64.9)
 REFUSED = {
@@ -160,6 +167,11 @@ REFUSED = {
     ),
     "bands in reverse, unnamed": Row(
         lambda path: write(path, image()[::-1].copy(), names=None), "--bands nir red green blue", 2
+    ),
+    "a mask in the place of nir": Row(
+        masked_as_nir,
+        "band 4, taken as nir, has only 0 and 65535; is it a mask or alpha? if so, declare it",
+        2,
     ),
     "beyond the type of training": Row(
         lambda path: write(path, np.where(hole(), 40_000, image()).astype(np.uint16)),

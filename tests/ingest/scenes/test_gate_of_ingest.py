@@ -258,20 +258,38 @@ def test_what_is_not_heights_is_refused_with_its_cure(tmp_path: Path, row: str) 
     assert not (tmp_path / "chips").exists()
 
 
-def test_a_band_that_only_marks_pixels_is_not_learned_from_as_nir(tmp_path: Path) -> None:
-    bytes_CHW = np.random.default_rng(0).integers(1, 255, (4, SIDE, SIDE)).astype(np.uint8)
-    bytes_CHW[3] = 255 * (np.arange(SIDE) > 40)
-    colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+@pytest.mark.parametrize(
+    ("kind", "dtype", "mark"),  # GDAL calls a fourth band of bytes alpha in any case
+    [
+        ("alpha", "uint8", 255),
+        ("alpha", "uint8", 1),
+        ("alpha", "uint16", 65535),
+        ("undefined", "uint16", 65535),
+    ],
+)
+def test_a_band_that_only_marks_pixels_is_not_learned_from_as_nir(
+    tmp_path: Path, kind: str, dtype: str, mark: int
+) -> None:
+    stored_CHW = np.random.default_rng(0).integers(1, 255, (4, SIDE, SIDE)).astype(dtype)
+    stored_CHW[3] = mark * (np.arange(SIDE) > 40)
+    colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp[kind]]
     heights = "--heights", write(tmp_path / "lidar.tif", canopy())
-    rgba = write(tmp_path / "rgba.tif", bytes_CHW, colors=colors)
-    done = ingest(tmp_path, *heights, images=rgba)
+    path = write(tmp_path / "rgba.tif", stored_CHW, colors=colors, names=(None,) * 4)
+    done = ingest(tmp_path, *heights, images=path)
     assert done.returncode == 2
-    assert "band 4, taken as nir, has only 0 and 255; is it alpha? if so, name the other bands" in done.stderr
-    done = ingest(tmp_path, *heights, "--bands", "red", "green", "blue", images=rgba)
+    asked = f"band 4, taken as nir, has only 0 and {mark}; is it a mask or alpha? if so, "
+    assert asked + ("name the other" if kind == "alpha" else "declare it (gdal_edit.py -color") in done.stderr
+    with rasterio.open(path, "r+") as raster:
+        raster.colorinterp = [*colors[:3], ColorInterp.alpha]
+    done = ingest(tmp_path, *heights, "--bands", "red", "green", "blue", images=path)
     assert said(done) == (0, [])
-    assert open_dataset(str(tmp_path / "chips")).schema.bands == ("red", "green", "blue")
-    measured = write(tmp_path / "cir.tif", np.maximum(bytes_CHW, 1), colors=colors)
-    assert ingest(tmp_path, *heights, "--restart", "--out", "other", images=measured).returncode == 0
+    dataset = open_dataset(str(tmp_path / "chips"))
+    assert dataset.schema.bands == ("red", "green", "blue")
+    assert set(dataset.index["key"].to_pylist()) == {f"rgba_{row:05}_{64:05}" for row in (0, 32, 64, 96)} | {
+        f"rgba_{row:05}_{96:05}" for row in (0, 32, 64, 96)
+    }
+    measured = write(tmp_path / "cir.tif", np.maximum(stored_CHW, 1) % 251, colors=colors)
+    assert ingest(tmp_path, *heights, "--out", "other", images=measured).returncode == 0
 
 
 @pytest.mark.parametrize("answer", ["note", "ignore"])
