@@ -3,7 +3,7 @@
 PYTHONPATH=tests/support python -m benchmarks.gate --first 11000      # about ten minutes
 
 First 40 honest scenes of the tests, then 200 of fresh seeds, then the cost; with --faults also the 40 scenes
-with each fault.
+with each fault, with --cost the cost alone.
 
 Honest scenes and faults are those of tests/support/honest_scenes.py. The cost is CPU time, beside that of
 the map of the same scene with the smallest regressor of the tests, the most demanding case.
@@ -25,7 +25,9 @@ from inference.config import PredictConfig
 from inference.predict.in_process import InProcess
 from inference.predict.run import predict
 from inference.scenes.check import findings_of
+from inference.scenes.sample import windows
 from inference.scenes.scene import Scene
+from inference.tiling.windows import Block
 from shards.raster.finding import Finding
 
 OF_TESTS, EACH_OF_TESTS, EACH_FRESH = 3000, 5, 25
@@ -74,11 +76,14 @@ def cost(folder: Path, side: int) -> None:
             profile = {**raster.profile, **blocks}
         with rasterio.open(folder / "scene.tif", "w", **profile) as raster:
             raster.write(image_CHW)
-        checks = []
+        checks, read_apart, read_together, trained = [], [], [], statistics()
         for _ in range(REPEATED):
+            with Scene(str(folder / "scene.tif"), SCHEMA, ()) as scene:
+                read_apart.append(_seconds(lambda scene=scene: [*map(scene.pixels, sampled(scene))]))
+                read_together.append(_seconds(lambda scene=scene: scene.pixels_of(sampled(scene))))
             start = time.process_time()
             with Scene(str(folder / "scene.tif"), SCHEMA, ()) as scene:
-                findings_of(scene, statistics())
+                findings_of(scene, trained)
             checks.append(time.process_time() - start)
         url = write_checkpoint(folder / "run", small_regressor(statistics=statistics()))
         out = tempfile.mkdtemp(dir=folder)
@@ -88,8 +93,21 @@ def cost(folder: Path, side: int) -> None:
         share = 100 * min(checks) / whole
         kind = "tiles of 256" if blocks["tiled"] else "strips"
         print(
-            f"{side} x {side} in {kind}: check {min(checks):.3f} s, map {whole:.2f} s of CPU, {share:.2f} %"
+            f"{side} x {side} in {kind}: check {min(checks):.4f} s, map {whole:.2f} s of CPU, {share:.2f} %; "
+            f"its windows one by one {min(read_apart):.4f} s, together {min(read_together):.4f} s",
+            flush=True,
         )
+
+
+def sampled(scene: Scene) -> list[Block]:
+    """List the windows that the check reads."""
+    return list(windows(scene.shape, scene.raster.block_shapes[0]))
+
+
+def _seconds(read: Callable[[], object]) -> float:
+    start = time.process_time()
+    read()
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -97,12 +115,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=11_000, help="number of the first fresh scene")
     parser.add_argument("--side", type=int, default=1024, help="pixels along a side of the mapped scene")
+    parser.add_argument("--cost", action="store_true", help="measure the cost alone")
     parser.add_argument("--faults", action="store_true", help="count the scenes of the tests with each fault")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        count(folder, OF_TESTS, EACH_OF_TESTS)
-        count(folder, options.first, EACH_FRESH)
+        if not options.cost:
+            count(folder, OF_TESTS, EACH_OF_TESTS)
+            count(folder, options.first, EACH_FRESH)
         cost(folder, options.side)
         for name, fault in FAULTS.items() if options.faults else ():
             print(f"{name}:", flush=True)

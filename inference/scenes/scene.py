@@ -1,5 +1,6 @@
 """Scene open for prediction: its bands in the order used in training, its nodata value as in training."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -151,18 +152,26 @@ class Scene:
         image_CHW = self._as_trained(image_CHW, missing_CHW, block)
         return mark(image_CHW, missing_CHW, self.schema.nodata, self._missing.is_marked_apart)
 
+    def pixels_of(self, blocks: Sequence[Block]) -> NDArray[Any]:
+        """Read (bands, pixels) of several blocks one after the other, as `pixels` does of each.
+
+        Raises:
+            InputError: the file is damaged, or a value is beyond the type of training.
+        """
+        image_BN, missing_BN = self._missing.read_all([block.window for block in blocks])
+        if self._beyond(image_BN, missing_BN).any():
+            for block in blocks:  # one of them raises, and names the place
+                self.pixels(block)
+        image_BN = self._in_type_of_training(image_BN, missing_BN)
+        return mark(image_BN, missing_BN, self.schema.nodata, self._missing.is_marked_apart)
+
     def _as_trained(
         self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], block: Block
     ) -> NDArray[Any]:
-        """Return pixels in the type of training; whole numbers of training may also come as floats."""
-        trained = np.dtype(self.schema.dtype)
-        if image_CHW.dtype == trained:
-            return image_CHW
-        if trained.kind == "f":
-            return image_CHW.astype(trained)
-        limits = np.iinfo(trained)
-        beyond_CHW = ~missing_CHW & ((image_CHW < limits.min) | (image_CHW > limits.max))
+        """Return pixels in the type of training, or refuse the first that it cannot hold."""
+        beyond_CHW = self._beyond(image_CHW, missing_CHW)
         if beyond_CHW.any():
+            trained = np.dtype(self.schema.dtype)
             band, row, column = np.argwhere(beyond_CHW)[0].tolist()
             raise InputError(
                 f"{self.url}: band {self.schema.bands[band]} has {image_CHW[band, row, column]:g} at row "
@@ -170,6 +179,23 @@ class Scene:
                 f"training; if that means a missing pixel, give --nodata, else clip "
                 f"({convert_to(trained.name)})"
             )
+        return self._in_type_of_training(image_CHW, missing_CHW)
+
+    def _beyond(self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Tell which pixels the type of training cannot hold: (0,) where it holds all."""
+        trained = np.dtype(self.schema.dtype)
+        if image_CHW.dtype == trained or trained.kind == "f":
+            return np.zeros(0, np.bool_)
+        limits = np.iinfo(trained)
+        return ~missing_CHW & ((image_CHW < limits.min) | (image_CHW > limits.max))
+
+    def _in_type_of_training(self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return pixels in the type of training; whole numbers of training may also come as floats."""
+        trained = np.dtype(self.schema.dtype)
+        if image_CHW.dtype == trained:
+            return image_CHW
+        if trained.kind == "f":
+            return image_CHW.astype(trained)
         if image_CHW.dtype.kind == "f":
             return image_CHW.astype(np.float32)
         return np.where(missing_CHW, 0, image_CHW).astype(trained)

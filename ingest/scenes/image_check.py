@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import numpy as np
 from rasterio.windows import Window
 
 from ingest.config import ScenesConfig
@@ -63,8 +62,7 @@ def _filled(config: ScenesConfig, schema: Schema, url: str) -> tuple[Finding, ..
         marks = Missing.of(raster, numbers_of_bands(url, names, schema.bands), config.nodata)
 
         def pixels(windows: Iterable[Window], share: float = 1.0) -> SomePixels:
-            parts = [[values.reshape(len(values), -1) for values in marks.read(window)] for window in windows]
-            stored_BN, missing_BN = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
+            stored_BN, missing_BN = marks.read_all(list(windows))
             return SomePixels(stored_BN[:, ~missing_BN.any(0)], stored_BN.shape[1], share)
 
         try:
