@@ -1,6 +1,7 @@
 """Something about a raster that is not as it should be, its cure, and whether it is refused."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ def refusal(url: str, findings: Iterable[Finding], on_mismatch: OnMismatch) -> s
     if on_mismatch != "refuse" or not gross:
         return ""
     return f"{url}: {'; '.join(map(str, gross))}, or give --on-mismatch note"
+
+
+def kind_of(findings: Iterable[Finding]) -> str:
+    """Return what rasters that are refused alike have in common: codes and cures, whatever the numbers."""
+    gross = (finding for finding in findings if finding.is_gross)
+    return "; ".join(f"{finding.code}: {re.sub('[0-9.,]+', '#', finding.cure)}" for finding in gross)
 
 
 def refuse_or_note(found: Found, on_mismatch: OnMismatch) -> list[str]:

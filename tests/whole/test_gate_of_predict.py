@@ -350,3 +350,23 @@ def test_a_note_is_no_alarm(checkpoint: str, tmp_path: Path) -> None:
     done = mapped(tmp_path, checkpoint)
     assert "notes on 1 scene, said at the beginning, are in the maps' tags" in done.stdout
     assert "differs" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("least", "said"), [(9, "as if stretched to 0 to 255"), (20, "as if divided by about")]
+)
+def test_scenes_that_are_refused_for_one_reason_are_one_line_whatever_their_numbers(
+    least: int, said: str, checkpoint: str, tmp_path: Path
+) -> None:
+    """Four tiles of bytes without names, each with a median of its own, and some with a factor of its own."""
+    for number in range(4):
+        bytes_CHW = np.clip(image() / (least + number), 1, 255).astype(np.uint8)
+        write(tmp_path / f"naip_{number}.tif", bytes_CHW, names=None)
+    done = treeline("predict", str(tmp_path), "--checkpoint", checkpoint, "--out", str(tmp_path / "maps"))
+    assert done.returncode == 2
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 1, failed
+    assert failed[0].startswith(f"failed: 4 scenes, such as {tmp_path}/naip_0.tif: band nir has the median")
+    assert said in failed[0]
+    reasons = json.loads((tmp_path / "maps" / "failed.json").read_text())
+    assert len(set(reasons.values())) == 4

@@ -264,9 +264,24 @@ def test_missing_pixels_of_an_array_are_those_of_a_file(
         np.ma.masked_array(np.where(missing_CHW, 7, image_CHW), missing_CHW),
     ):
         np.testing.assert_array_equal(model.predict(image).height_HW, expected_HW)
-    nothing = model.predict(np.full((4, 64, 64), NODATA, np.int16))
-    assert not nothing.valid_HW.any()
-    assert np.isnan(nothing.height_HW).all()
+
+
+def test_an_array_without_a_valid_pixel_is_refused_as_its_file_is(
+    checkpoints: dict[str, Path], image_CHW: NDArray[np.int16], tmp_path: Path
+) -> None:
+    """All missing, or a band of it; a pixel that has all bands is enough."""
+    model, line = treeline.load(checkpoints["heights"]), "no pixel has all bands that the model reads"
+    one_band_CHW = np.where(image_CHW == NODATA, 500, image_CHW).astype(np.int16)
+    one_band_CHW[2] = NODATA
+    for missing_CHW in (np.full((4, 64, 64), NODATA, np.int16), one_band_CHW):
+        with pytest.raises(InputError, match=f"scene.tif: {line}"):
+            model.predict(write_scene(tmp_path / "scene.tif", missing_CHW))
+        with pytest.raises(
+            InputError, match=f"the array: {line}; 100 % of band (blue|red) is NaN, infinite, -9999"
+        ):
+            model.predict(missing_CHW)
+    one_band_CHW[2, :16, :16] = 500
+    assert model.predict(one_band_CHW).valid_HW.any()
 
 
 @pytest.mark.parametrize(
