@@ -35,11 +35,12 @@ OF_TESTS, EACH_OF_TESTS, EACH_FRESH = 3000, 5, 25
 REPEATED = 5
 
 
-def found_in(folder: Path, image_CHW: Image, is_clear: bool = False) -> tuple[Finding, ...]:
-    """Return the findings of an image as a file."""
+def found_in(folder: Path, image_CHW: Image) -> Iterator[tuple[Finding, ...]]:
+    """Yield the findings of an image as a file, beside a training with clouds and one without."""
     path = write_scene(folder / "scene.tif", stored(image_CHW))
-    with Scene(str(path), SCHEMA, ()) as scene:
-        return findings_of(scene, statistics(is_clear=is_clear))
+    for is_clear in (False, True):
+        with Scene(str(path), SCHEMA, ()) as scene:
+            yield findings_of(scene, statistics(is_clear=is_clear))
 
 
 def scenes(first: int, each: int) -> Iterator[tuple[str, Image]]:
@@ -51,18 +52,20 @@ def scenes(first: int, each: int) -> Iterator[tuple[str, Image]]:
 
 def count(folder: Path, first: int, each: int, fault: Callable[[Image], Image] | None = None) -> None:
     """Print the numbers of refused and noted scenes, beside a training with clouds and one without."""
-    for is_clear in (False, True):
-        said: Counter[str] = Counter()
-        for kind, image_CHW in scenes(first, each):
-            findings = found_in(folder, fault(image_CHW) if fault else image_CHW, is_clear)
-            said["refused"] += any(one.is_gross for one in findings)
-            said["noted"] += bool(findings) and not any(one.is_gross for one in findings)
-            said.update(f"{kind}: {one.code}" for one in findings)
-        training = "without clouds" if is_clear else "with clouds"
-        others = {name: number for name, number in said.items() if ":" in name and not fault}
+    said: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    for kind, image_CHW in scenes(first, each):
+        for counted, findings in zip(
+            said, found_in(folder, fault(image_CHW) if fault else image_CHW), strict=True
+        ):
+            counted["refused"] += any(one.is_gross for one in findings)
+            counted["noted"] += bool(findings) and not any(one.is_gross for one in findings)
+            counted.update(f"{kind}: {one.code}" for one in findings)
+    for training, counted in zip(("with clouds", "without clouds"), said, strict=True):
+        others = {name: number for name, number in counted.items() if ":" in name and not fault}
         print(
-            f"{each * len(CONDITIONS)} scenes from {first}, training {training}: {said['refused']} refused, "
-            f"{said['noted']} noted {others or ''}",
+            f"{each * len(CONDITIONS)} scenes from {first}, training {training}: "
+            f"{counted['refused']} refused, "
+            f"{counted['noted']} noted {others or ''}",
             flush=True,
         )
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WARP = "gdalwarp {crs}-tr {width:.7g} {height:.7g} -r average IN.tif OUT.tif"
-RIO_WARP = "rio warp IN.tif OUT.tif {crs}--res {width:.7g} --res {height:.7g} --resampling average"
+RIO_WARP = "rio -q warp IN.tif OUT.tif {crs}--res {width:.7g} --res {height:.7g} --resampling average"
+"""With -q: otherwise a result smaller than the file's blocks comes with a harmless warning on Blockxsize."""
 
 
 def advice(gdal: str, rio: str) -> str:
