@@ -82,6 +82,6 @@ class VectorMaker:
         tiles = ArrayTiles(image, self._encoder.schema, config.tile_size)
         check_tile_size(tiles.size, self._encoder.patch_size, "tile_size")
         findings = tiles.findings(self._encoder.statistics)
-        say_findings(findings, config.on_mismatch)
+        say_findings(findings, config.on_mismatch, names_arguments=True)
         rows = rows_of(self._encoder, tiles, (0, tiles.count), config)
         return Vectors(rows.vectors_ND, rows.columns, findings_by_code(findings.get(NAME, ())))

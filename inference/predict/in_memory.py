@@ -142,7 +142,7 @@ class MapMaker:
         job = self._job(options)
         image_CHW = array_pixels(image, job.schema)
         found = array_findings(image_CHW, job.schema, self._statistics)
-        say_findings(found, self._config(options, "", "").on_mismatch)
+        say_findings(found, self._config(options, "", "").on_mismatch, names_arguments=True)
         if not options.get("batch_size"):
             job = replace(job, options=replace(job.options, batch_size=self._engine.batch_size(job)))
         stored_CHW = map_of_array(image_CHW, job, Predictor(job, self._model))

@@ -131,7 +131,7 @@ def without_use(targets: Targets, job: MapJob) -> list[Failed]:
                 Grid.of(opened.raster)
             return []
         except InputError as error:
-            failed.append(Failed(scene, str(error), is_refused=True))
+            failed.append(Failed(scene, error.line, is_refused=True))
     return failed
 
 
@@ -176,7 +176,7 @@ def survey(
                     return Failed(scene, reason, is_refused=True, kind=kind_of(findings))
                 return replace(found, findings=findings)
         except InputError as error:
-            return Failed(scene, str(error), is_refused=True)
+            return Failed(scene, error.line, is_refused=True)
 
     with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
         yield from threads.map(look, targets.urls)

@@ -20,6 +20,7 @@ from shards.raster.grid import Grid
 from shards.raster.missing import Missing, mark
 from shards.raster.opening import is_scaled, open_raster
 from shards.raster.pixel_size import PixelSize, angle_of, warp_command
+from shards.wording import Option, Words
 
 SAME_SCALE = 1e-6
 """Largest difference (as a share) between scales or offsets that are the same but for rounding to text."""
@@ -173,12 +174,13 @@ class Scene:
         if beyond_CHW.any():
             trained = np.dtype(self.schema.dtype)
             band, row, column = np.argwhere(beyond_CHW)[0].tolist()
-            raise InputError(
-                f"{self.url}: band {self.schema.bands[band]} has {image_CHW[band, row, column]:g} at row "
-                f"{block.rows.start + row}, column {block.columns.start + column}, beyond the {trained} of "
-                f"training; if that means a missing pixel, give --nodata, else clip "
-                f"({convert_to(trained.name)})"
+            value = image_CHW[band, row, column]
+            beyond = (
+                f"{self.url}: band {self.schema.bands[band]} has {value:g} at row {block.rows.start + row}, "
+                f"column {block.columns.start + column}, beyond the {trained} of training; if that means a "
+                "missing pixel, give "
             )
+            raise InputError(Words(beyond, Option("nodata"), f", else clip ({convert_to(trained.name)})"))
         return self._in_type_of_training(image_CHW, missing_CHW)
 
     def _beyond(self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_]) -> NDArray[np.bool_]:

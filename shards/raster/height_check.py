@@ -23,6 +23,7 @@ from shards.raster.gdal_advice import declare_nodata
 from shards.raster.grid import Grid
 from shards.raster.height_unit import HeightUnit, UnitOfHeights, height_unit, is_foot
 from shards.raster.pixel_size import PixelSize
+from shards.wording import Option, Words
 
 TALLEST_M = 120.0
 """Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
@@ -50,11 +51,12 @@ SAME_VALUE = 1e-6
 """Largest difference (as a share) that conversion to metres makes."""
 LEAST_FILLED = 0.01
 """Least share of elevations that are 0 where 0 stands for no data."""
+GROUND = Option("ground")
 UNIT, NO_UNIT = "unit", "no unit"
 """Codes of findings on the unit of heights, and of that they are taken as metres for want of one."""
 TAKEN_AS_METRES = (
     "states no unit of heights, so they are taken as metres; feet would come out 3.28 times too tall",
-    "say which they are: --height-unit m or ft",
+    Words("say which they are: ", Option("height_unit", "m"), " or ft"),
 )
 COARSER = 1.5
 """Factor by which heights have longer pixels than images where that is said."""
@@ -108,7 +110,9 @@ class HeightHeader:
     def _of_no_unit(self) -> Finding:
         if not self.crs.is_geographic and is_foot(self.crs.units_factor[1]):
             line = f"states no unit of heights, and the unit of its CRS is the {self.pixel.unit}"
-            return Finding(UNIT, line, "give --height-unit ft, or m if heights are in metres", is_gross=True)
+            return Finding(
+                UNIT, line, Words("give ", _said_unit("ft"), ", or m if heights are in metres"), is_gross=True
+            )
         return Finding(NO_UNIT, *TAKEN_AS_METRES)
 
     def findings(self, image: Grid) -> list[Finding]:
@@ -174,20 +178,26 @@ def height_findings(height_N: NDArray[Any], header: HeightHeader) -> tuple[Findi
     low, sunk, high = (float(value) for value in np.percentile(height_N, (1, 5, 99)))
     if low > SURFACE_M:
         line = f"99 of 100 heights are above {low:.4g} m; is this a surface model?"
-        return (Finding("surface", line, "give the ground's elevations (--ground)", is_gross=True),)
+        return (
+            Finding("surface", line, Words("give the ground's elevations (", GROUND, ")"), is_gross=True),
+        )
     if high > TALLEST_M:
         return (_too_tall(high, header),)
     if sunk < SUNK_M:
         line = f"one value in twenty is below {sunk:.3g} m, and no height above ground is"
-        return (Finding("negative", line, "if these are elevations, give --ground", is_gross=True),)
+        return (Finding("negative", line, Words("if these are elevations, give ", GROUND), is_gross=True),)
     if header.is_unknown and high > FEET_M:
         return (_maybe_feet(high, header),)
     if low > HIGH_M:
         line = f"99 of 100 heights are above {low:.3g} m, so no ground shows"
-        return (Finding("surface", line, "if this is a surface model, give --ground"),)
+        return (Finding("surface", line, Words("if this is a surface model, give ", GROUND)),)
     if header.is_whole and header.is_unknown and high > TALL_WHOLE_M:
         line = f"heights are whole numbers taken as metres, one in 100 above {high:.3g}"
-        return (Finding(UNIT, line, "if they are in another unit, give --height-unit dm or cm, else m"),)
+        return (
+            Finding(
+                UNIT, line, Words("if they are in another unit, give ", _said_unit("dm"), " or cm, else m")
+            ),
+        )
     return ()
 
 
@@ -224,8 +234,13 @@ def _of_other_units(surface: HeightHeader, ground: HeightHeader) -> Finding | No
     if known.unit.is_metre:
         return None
     line = f"the {names[0]} states no unit of heights, and the {names[1]} is in {known.unit.name}"
-    cure = f"give --height-unit {_answer(known)} if both are, or state metres (rio edit-info --units m FILE)"
+    answer = _said_unit(_answer(known))
+    cure = Words("give ", answer, " if both are, or state metres (rio edit-info --units m FILE)")
     return Finding(UNIT, line, cure, is_gross=True)
+
+
+def _said_unit(unit: str) -> Option:
+    return Option("height_unit", unit)
 
 
 def _answer(header: HeightHeader) -> str:
@@ -248,10 +263,8 @@ def _of_differences(height_N: NDArray[Any], header: HeightHeader) -> tuple[Findi
         )
     else:
         return ()
-    cure = (
-        "are --heights and --ground exchanged, or in other units or above another zero? Give both as "
-        "elevations of one datum"
-    )
+    asked = "exchanged, or in other units or above another zero? Give both as elevations of one datum"
+    cure = Words("are ", Option("heights"), " and ", GROUND, f" {asked}")
     return (Finding("difference", line, cure, is_gross=True),)
 
 
@@ -281,8 +294,10 @@ def _maybe_feet(high: float, header: HeightHeader) -> Finding:
     where = "in no forest" if high > TALLEST_M else "in few forests"
     line = f"no unit is stated, and as metres one height in 100 is above {high:.4g} m, as {where} on Earth"
     asked = "in feet, decimetres or centimetres" if header.is_whole else "in feet"
-    answers = "ft, dm or cm" if header.is_whole else "ft"
-    cure = f"are they {asked}? --height-unit {answers}; if they are in metres, --height-unit m"
+    answers = ("ft", ", dm or cm") if header.is_whole else ("ft",)
+    first, *others = answers
+    either = Words(_said_unit(first), *others)
+    cure = Words(f"are they {asked}? ", either, "; if they are in metres, ", _said_unit("m"))
     return Finding(UNIT, line, cure, is_gross=True)
 
 
@@ -291,11 +306,13 @@ def _too_tall(high: float, header: HeightHeader) -> Finding:
     stored = high / header.unit.metres
     line = f"one height in 100 is above {high:.4g} m, and no tree is above {TALLEST_M:g} m"
     if not header.is_unknown:
-        cure = "if these are elevations, give --ground; if their unit is wrong, correct it"
+        cure = Words("if these are elevations, give ", GROUND, "; if their unit is wrong, correct it")
     elif header.is_whole and stored > MOST_METRES:
-        cure = "are these centimetres? --height-unit cm; if they are elevations, give --ground"
+        cure = Words("are these centimetres? ", _said_unit("cm"), "; if they are elevations, give ", GROUND)
     elif header.is_whole:
-        cure = "are these decimetres or centimetres? --height-unit dm or cm; if elevations, give --ground"
+        asked = "are these decimetres or centimetres? "
+        cure = Words(asked, _said_unit("dm"), " or cm; if elevations, give ", GROUND)
     else:
-        cure = "if these are elevations, give --ground; if they are in another unit, --height-unit cm or ft"
+        other = "; if they are in another unit, "
+        cure = Words("if these are elevations, give ", GROUND, other, _said_unit("cm"), " or ft")
     return Finding(UNIT, line, cure, is_gross=True)

@@ -17,6 +17,7 @@ from shards.raster.few_windows import few_windows
 from shards.raster.finding import Finding
 from shards.raster.gdal_advice import declare_alpha
 from shards.raster.opening import read_window
+from shards.wording import Option, Words
 
 WINDOWS = 25
 """Most windows that are read; the first with any other value ends it, and that is nearly always the first."""
@@ -51,5 +52,7 @@ def mask_as_band(raster: Any, named: NamedBands, wanted: Sequence[str]) -> Findi
     line = f"band {raster.count}, taken as {name}, has only 0 and {marks.pop()}; is it a mask or alpha?"
     kinds = [kind.name for kind in raster.colorinterp]
     declare = "" if kind == ColorInterp.alpha else f"declare it ({declare_alpha(kinds)}) and "
-    cure = f"if so, {declare}name the other bands (--bands {' '.join(others)}), if not all "
-    return Finding("alpha", line, f"{cure}({' '.join(named.names)})", is_gross=True)
+    left = Option("bands", tuple(others))
+    all_names = " ".join(named.names)
+    cure = Words(f"if so, {declare}name the other bands (", left, f"), if not all ({all_names})")
+    return Finding("alpha", line, cure, is_gross=True)
