@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
@@ -286,10 +285,9 @@ class Model:
         Raises:
             InputError: the image or an option cannot be used (on_mismatch), or the model predicts nothing.
         """
-        with _arguments_named():
-            if isinstance(image, (str, os.PathLike)):
-                return self._map_maker.of_scene(os.fspath(image), _check(options, SceneMapOptions))
-            return self._map_maker.of_array(image, _check(options, MapOptions))
+        if isinstance(image, (str, os.PathLike)):
+            return self._map_maker.of_scene(os.fspath(image), _check(options, SceneMapOptions))
+        return self._map_maker.of_array(image, _check(options, MapOptions))
 
     @overload
     def embed(self, image: NDArray[Any], **options: Unpack[VectorOptions]) -> Vectors: ...
@@ -305,10 +303,9 @@ class Model:
         Raises:
             InputError: the image or an option cannot be used, or the image is unlike the training.
         """
-        with _arguments_named():
-            if isinstance(image, (str, os.PathLike)):
-                return self._vector_maker.of_scene(os.fspath(image), _check(options, SceneVectorOptions))
-            return self._vector_maker.of_array(image, _check(options, VectorOptions))
+        if isinstance(image, (str, os.PathLike)):
+            return self._vector_maker.of_scene(os.fspath(image), _check(options, SceneVectorOptions))
+        return self._vector_maker.of_array(image, _check(options, VectorOptions))
 
     @cached_property
     def _map_maker(self) -> MapMaker:
@@ -387,24 +384,13 @@ def evaluate(**options: Unpack[ScoreOptions]) -> AnyEvaluation:
     if config.scores_maps:
         from inference.config import MapScoreConfig
         from inference.score.score_maps import score_maps
+        from shards.wording import arguments_named
 
-        with _arguments_named():
+        with arguments_named():
             return score_maps(MapScoreConfig.of(config))
     from trainer.commands.evaluate_any import evaluate_any
 
     return evaluate_any(config)
-
-
-@contextmanager
-def _arguments_named() -> Iterator[None]:
-    """Let errors name options as arguments: nodata=0, where a command says --nodata 0."""
-    try:
-        yield
-    except InputError as error:
-        from shards.wording import in_python
-
-        error.args = (in_python(error.line),)
-        raise
 
 
 def _check(options: Any, known: Any) -> dict[str, Any]:

@@ -6,7 +6,11 @@ in_python(cure)                                # "if so, give nodata=0"
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from shards.errors import InputError
 
 
 def number(value: float) -> str:
@@ -68,3 +72,13 @@ def in_python(text: str) -> str:
         return text
     said = (part.argument if isinstance(part, Option) else part for part in text.parts)
     return "".join(part for part in said if not isinstance(part, OnlyInCommands))
+
+
+@contextmanager
+def arguments_named() -> Iterator[None]:
+    """Let errors name options as arguments; a decorator of what Python calls, too."""
+    try:
+        yield
+    except InputError as error:
+        error.args = (in_python(error.line),)
+        raise

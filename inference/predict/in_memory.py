@@ -27,6 +27,7 @@ from inference.scenes.scene_list import find_scenes
 from shards.errors import InputError
 from shards.format.statistics import Statistics
 from shards.raster.finding import FINDINGS_TAG, findings_by_code, say_findings
+from shards.wording import arguments_named
 from trainer.devices.choice import Kind
 
 
@@ -113,6 +114,7 @@ class MapMaker:
         self._jobs: dict[PredictConfig, MapJob] = {}
         """Settings by options; kept, since making them reads the weights."""
 
+    @arguments_named()
     def of_scene(self, scene: str, options: dict[str, Any]) -> Map:
         """Make the map file of a scene in a folder for the moment, and read it; `options` are of predict.
 
@@ -132,6 +134,7 @@ class MapMaker:
                 findings = json.loads(raster.tags().get(FINDINGS_TAG, "{}"))
                 return Map.of(raster.read(), self._job(options), findings, raster.crs, raster.transform)
 
+    @arguments_named()
     def of_array(self, image: NDArray[Any], options: dict[str, Any]) -> Map:
         """Predict the map of an array; see `array_pixels`.
 
