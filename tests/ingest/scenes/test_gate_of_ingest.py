@@ -508,8 +508,7 @@ def test_whoever_says_the_unit_of_a_grid_in_feet_is_believed(tmp_path: Path, uni
 
 def test_metres_that_nobody_states_are_named_at_the_end_and_by_inspect(tmp_path: Path) -> None:
     """Feet of low trees cannot be told from metres: 12 m of trees come out as 39."""
-    options = "--heights", write(tmp_path / "surface.tif", in_feet(ground() + canopy(12)), unit="")
-    options += "--ground", write(tmp_path / "ground.tif", in_feet(ground()), unit="")
+    options = _above(in_feet(ground() + canopy(12)), in_feet(ground()), ("", ""))(tmp_path)
     done = ingest(tmp_path, *options)
     assert done.returncode == 0
     (last,) = [line for line in done.stdout.splitlines() if "taken as metres" in line]
