@@ -19,7 +19,10 @@ from ingest.work.plan import IngestPlan
 from shards.errors import InputError, one_line
 from shards.format.histogram import CM_PER_M, HEIGHT, HIGHEST_CENTIMETRES
 from shards.format.manifest import SPLITS, Manifest
-from shards.raster.height_check import TALLEST_M
+from shards.raster.filled import FILLED
+from shards.raster.finding import FINDINGS
+from shards.raster.height_check import NO_UNIT, TALLEST_M
+from shards.raster.height_unit import FOOT_M
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
 from shards.write.leakage import are_neighbours_shared, leakage
@@ -116,3 +119,23 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
                 f"note: some heights are above {MOST_COUNTED_M:.0f} m: do they mean no data that no raster "
                 f"declares? --where 'height_max < {MOST_COUNTED_M:.0f}' leaves such chips out"
             )
+
+
+def said_again(out: str, manifest: Manifest) -> list[str]:
+    """List findings that may make the dataset wrong once more, for the end of a long ingest."""
+    found = manifest.made_by.get(FINDINGS, {})
+    lines = [f"note: {line}" for line in found.get(FILLED, ())]
+    if not (taken := found.get(NO_UNIT)):
+        return lines
+    try:
+        height = Dataset(out, manifest).statistics.height if manifest.samples("train") else None
+    except InputError:  # every training pixel misses a band or its label, which `advice` says
+        height = None
+    if height is None:
+        return [*lines, *(f"note: {line}" for line in taken)]
+    metres = height.percentiles["99"]
+    return [
+        *lines,
+        f"note: heights are taken as metres, since no raster says; one in 100 is above {metres:.3g} m, and "
+        f"if they are feet, above {metres * FOOT_M:.3g} m: then ingest again with --height-unit ft",
+    ]

@@ -4,6 +4,9 @@ print(inspect(InspectConfig("chips")))     # writes chips-inspect/index.html and
 print(describe(open_dataset("chips")))     # the words alone
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pyarrow.compute as pc
 
@@ -21,6 +24,7 @@ from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
 from shards.raster.filled import LOOKED_AT, filled_chips
 from shards.raster.finding import FINDINGS
+from shards.raster.height_check import NO_UNIT
 from shards.raster.pixel_size import PixelSize
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import (
@@ -89,7 +93,7 @@ def find_out(dataset: Dataset) -> Findings:
         "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
         "pixels": f"{schema.dtype}, {PixelSize.of_schema(schema)}, nodata {schema.nodata}",
         **_about_values(schema),
-        "label": schema.label_and_unit or "none",
+        "label": _about_label(dataset),
         "rejected": rejected or "none",
         "shards": _about_shards(dataset),
         "duplicates": _about_duplicates(duplicates),
@@ -102,12 +106,25 @@ def find_out(dataset: Dataset) -> Findings:
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
 
 
+def _about_label(dataset: Dataset) -> str:
+    """Name the label and its unit, and say where nobody stated that unit."""
+    said = dataset.schema.label_and_unit or "none"
+    is_taken = any(NO_UNIT in made_by.get(FINDINGS, {}) for made_by in _records(dataset))
+    return f"{said}, taken as metres: the rasters state no unit, see findings" if is_taken else said
+
+
+def _records(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Yield how chips were made, those that were added last first."""
+    made_by = dataset.manifest.made_by
+    while made_by:
+        yield made_by
+        made_by = made_by.get("before", {})
+
+
 def _about_findings(dataset: Dataset) -> dict[str, str]:
     """Say what was found when the dataset was made, and what fills its pixels, if anything."""
-    said, made_by = list[str](), dataset.manifest.made_by
-    while made_by:
-        said += [line for lines in made_by.get(FINDINGS, {}).values() for line in lines]
-        made_by = made_by.get("before", {})
+    records = [made_by.get(FINDINGS, {}) for made_by in _records(dataset)]
+    said = [line for found in records for lines in found.values() for line in lines]
     count = int(dataset.manifest.first_chip[-1])
     numbers = np.unique(np.linspace(0, count - 1, LOOKED_AT).astype(np.int64))[:count]
     found = filled_chips(dataset.gather(numbers).image_BCHW, dataset.schema.nodata) if count else None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shards.format.missing import missing_values
 from shards.raster.finding import Finding
+from shards.wording import OnlyInCommands, Option, Words
 
 FILLED = "filled"
 """Code of the finding."""
@@ -84,8 +85,12 @@ def _filled_by(parts: tuple[SomePixels, ...], every_BN: NDArray[Any]) -> tuple[A
         if share > LEAST_FILLED and is_together and not _is_saturation(every_BN, value):
             said = f"{value:.7g}" if stored_BN.dtype.kind == "f" else str(value)
             line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
-            return value, Finding(FILLED, line, f"if so, give --nodata {said} and another --out")
+            return value, Finding(FILLED, line, _cure(value.item()))
     return None
+
+
+def _cure(value: float) -> Words:
+    return Words("if so, give ", Option("nodata", value), OnlyInCommands(" and another --out"))
 
 
 def _is_saturation(stored_BN: NDArray[Any], value: Any) -> bool:
