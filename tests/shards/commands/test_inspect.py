@@ -315,9 +315,9 @@ def test_odd_datasets(
     page, text = page_and_text(url)
     assert said in text
     assert "positions   unknown, so there is no map" in text
-    assert "distances   unknown: no positions" in text
-    assert ("none shared: no chip is in train" in text) == ("train" not in splits)
-    assert ("none shared: no chip is held out" in text) == (splits == ("train",))
+    assert "distances   unknown, since no chip has a position" in text
+    assert ("none shared, since no chip is in train" in text) == ("train" not in splits)
+    assert ("none shared, since no chip is held out" in text) == (splits == ("train",))
     drawn = {"chips.png"} | ({"bands.png"} if "train" in splits else set())
     drawn |= {"heights.png"} if "train" in splits and schema.label else set()
     drawn |= {"sources.png"} if count > 1 else set()
