@@ -89,14 +89,14 @@ def _grid(url: str) -> Grid:
 
 def _made_by(left: Left, tags: Mapping[str, str]) -> str:
     """Say what made a map, and whether the scores above are of the same checkpoint."""
-    said = []
+    said = "Made"
     if scene := tags.get(f"{TAGS}SCENE"):
-        said.append(f"Made from the scene {scene}.")
-    if day := tags.get(ACQUIRED):
-        said.append(f"Taken on {day}.")
+        said += f" from the scene {scene}"
+        if day := tags.get(ACQUIRED):
+            said += f" of {day}"
     ours = left.evaluation.get("checkpoint_fingerprint")
     if theirs := tags.get(f"{TAGS}CHECKPOINT"):
         same = "the checkpoint that was scored" if ours == theirs else f"checkpoint {theirs}"
         another = "" if ours in (None, theirs) else ", which is not the one that was scored"
-        said.append(f"Made with {same}{another}.")
-    return " ".join(said)
+        said += f" with {same}{another}"
+    return "" if said == "Made" else f"{said}."

@@ -463,7 +463,7 @@ def test_a_map_is_shown_beside_what_overlaps_it(made: Run, tmp_path: Path) -> No
 
 def test_a_map_of_another_checkpoint_is_named(made: Run, tmp_path: Path) -> None:
     maps = (str(made.map),)
-    assert "Made with the checkpoint that was scored." in page_of(made.run, tmp_path / "a.html", maps=maps)
+    assert " with the checkpoint that was scored." in page_of(made.run, tmp_path / "a.html", maps=maps)
     run = tmp_path / "run"
     shutil.copytree(made.run, run)
     path = run / "evaluation" / "evaluation.json"
