@@ -7,6 +7,7 @@ finds it there afterwards. Commands that replace their own result are not here: 
 import re
 from collections.abc import Iterable
 
+from inference.maps.style import style_url
 from inference.scenes.scene_list import MAP_ENDINGS
 from shards.format.file_names import is_of_a_dataset
 from shards.format.manifest import JOURNAL, MANIFEST, UNFINISHED
@@ -47,6 +48,11 @@ def own_files(command: str, names: Iterable[str]) -> list[str]:
     if command == "convert" or command.startswith("ingest "):
         return [name for name in names if is_of_a_dataset(_written(name)) or _is(_DATASET, name)]
     return [name for name in names if _is(_PATTERNS[command], name)]
+
+
+def files_beside(command: str, place: str) -> list[str]:
+    """Return the URLs of the files that a command writes beside the one at `place`."""
+    return [style_url(place)] if command == "mosaic" else []
 
 
 def _is(pattern: str, name: str) -> bool:
