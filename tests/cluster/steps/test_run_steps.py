@@ -319,7 +319,8 @@ def test_a_second_run_in_the_same_folder_is_refused(done: tuple[Path, float], tm
 def test_next_commands_are_those_of_the_last_step_alone(tmp_path: Path) -> None:
     """What an earlier step would advise is another step of the same file."""
     (tmp_path / "steps.yaml").write_text(
-        "steps: {ingest synthetic: {chips: 6, min_height: null, shares: [0.5, 0.5]}, verify: , convert: {to: zarr}}"
+        "steps: {ingest synthetic: {chips: 6, min_height: null, shares: [0.5, 0.5]}, verify: , "
+        "convert: {to: zarr}}"
     )
     said = treeline("run", "steps.yaml", folder=tmp_path)
     assert said.returncode == 0, said.stderr
@@ -341,9 +342,7 @@ def test_inputs_are_looked_at_before_anything_starts_and_once_at_their_step(
         return content_of_places(places)
 
     monkeypatch.setattr("cluster.steps.run.content_of_places", looks)
-    (tmp_path / "steps.yaml").write_text(
-        "steps: {ingest pairs: {images: a, bands: [b, g, r, n]}}"
-    )
+    (tmp_path / "steps.yaml").write_text("steps: {ingest pairs: {images: a, bands: [b, g, r, n]}}")
     said = treeline("run", "steps.yaml", folder=tmp_path)
     assert said.returncode == 0, said.stderr
     assert len(looked) == 2
