@@ -126,8 +126,10 @@ def ingest_labels(config: "LabelsConfig") -> None:
 def inspect(config: "InspectConfig") -> None:
     """Show what a dataset holds."""
     from shards.commands.inspect import inspect
+    from shards.read.dataset import open_dataset
 
-    _say(inspect(config), last_lines.ready_to_train(config.data))
+    dataset = open_dataset(config.data)
+    _say(inspect(config, dataset), last_lines.readiness(dataset))
 
 
 def verify(config: "VerifyConfig") -> int:

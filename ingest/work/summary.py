@@ -65,9 +65,9 @@ def summary(plan: IngestPlan, assembly: Assembly, manifest: Manifest, before: Co
         for reason, count in refused.most_common()
     ]
     rows += [(kept, "kept", "")]
-    in_no_split = "in no split: too near to chips of another split, or across the border of two blocks"
+    left_out = "left out: too near to chips of another split, or across the border of two blocks"
     rows += [
-        (count, split, in_no_split if split == "buffer" else "")
+        (count, split, left_out if split == "buffer" else "")
         for split, count in manifest.splits.items()
         if count
     ]

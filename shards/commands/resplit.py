@@ -27,6 +27,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import exists, join
 from shards.storage.one_writer import one_writer
+from shards.wording import said_splits
 from shards.write.assembly import split_checksum
 from shards.write.change import parquet_bytes, publish_change
 from shards.write.leakage import leakage
@@ -115,7 +116,7 @@ def _resplit(config: SplitConfig, given: Set[str] | None) -> str:
 
 def _said(url: str, manifest: Manifest) -> str:
     """Say how many chips each split has."""
-    said = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
+    said = said_splits({split: count for split, count in manifest.splits.items() if count})
     derived = ", ".join(map(str, manifest.schema.derived))
     return f"{url}: {said}; derived bands: {derived}" if derived else f"{url}: {said}"
 

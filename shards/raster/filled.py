@@ -13,6 +13,9 @@ from shards.raster.finding import Finding
 
 FILLED = "filled"
 """Code of the finding."""
+CURE = "if so, give --nodata {} and another --out"
+AGAIN = "if so, ingest again with --nodata {} and another --out"
+"""Cures, of files that are about to be read and of a dataset that is there."""
 LEAST_FILLED = 0.01
 """Share of the pixels above which a value that fills all bands at once is named."""
 FILLED_TOGETHER = 0.9
@@ -41,21 +44,24 @@ class SomePixels:
     """Share of the raster's pixels that they stand for."""
 
 
-def filled_by(spread: SomePixels, edges: tuple[SomePixels, ...] = ()) -> tuple[Any, Finding] | None:
+def filled_by(
+    spread: SomePixels, edges: tuple[SomePixels, ...] = (), cure: str = CURE
+) -> tuple[Any, Finding] | None:
     """Find the value that most pixels have in all bands at once, where it is one that is missing.
 
     Args:
         spread: pixels spread over the raster.
         edges: pixels along its edges, which show a narrow wedge that the others miss.
+        cure: what to do, with {} for the value.
     """
     every_BN = np.concatenate([spread.stored_BN, *(edge.stored_BN for edge in edges)], axis=1)
     for parts in ((spread,), edges):
-        if parts and (found := _filled_by(parts, every_BN)):
+        if parts and (found := _filled_by(parts, every_BN, cure)):
             return found
     return None
 
 
-def filled_chips(images: Iterable[NDArray[Any]], nodata: float | None) -> Finding | None:
+def filled_chips(images: Iterable[NDArray[Any]], nodata: float | None, cure: str = CURE) -> Finding | None:
     """Find a value that fills chips, image_CHW each, and is missing although `nodata` is another."""
     parts = []
     for image_CHW in images:
@@ -65,11 +71,13 @@ def filled_chips(images: Iterable[NDArray[Any]], nodata: float | None) -> Findin
         return None
     stored_BN = np.concatenate(parts, axis=1)
     is_whole_N = ~missing_values(stored_BN, nodata).any(0)
-    found = filled_by(SomePixels(stored_BN[:, is_whole_N], stored_BN.shape[1]))
+    found = filled_by(SomePixels(stored_BN[:, is_whole_N], stored_BN.shape[1]), cure=cure)
     return found[1] if found else None
 
 
-def _filled_by(parts: tuple[SomePixels, ...], every_BN: NDArray[Any]) -> tuple[Any, Finding] | None:
+def _filled_by(
+    parts: tuple[SomePixels, ...], every_BN: NDArray[Any], cure: str
+) -> tuple[Any, Finding] | None:
     stored_BN = np.concatenate([part.stored_BN for part in parts], axis=1)
     alike_N = (stored_BN == stored_BN[0]).all(0)
     if len(stored_BN) < 2 or not alike_N.any():
@@ -84,7 +92,7 @@ def _filled_by(parts: tuple[SomePixels, ...], every_BN: NDArray[Any]) -> tuple[A
         if share > LEAST_FILLED and is_together and not _is_saturation(every_BN, value):
             said = f"{value:.7g}" if stored_BN.dtype.kind == "f" else str(value)
             line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
-            return value, Finding(FILLED, line, f"if so, give --nodata {said} and another --out")
+            return value, Finding(FILLED, line, cure.format(said))
     return None
 
 
