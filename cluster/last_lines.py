@@ -194,7 +194,7 @@ def readiness(dataset: Dataset) -> list[str]:
         return ["no labels: ready to pre-train a backbone", next_step(*words)]
     advised = split_advice(manifest, dataset.index)
     if not train or not held_out:
-        lacks = "to train on" if not train else "to score a training with"
+        lacks = "left to train on" if not train else "held out to score a training with"
         split = next_step("split", url, *(advised or ("--split-by", "key")))
         return [f"not ready: no chip is {lacks}", split]
     if advised:
