@@ -6,11 +6,22 @@ in_python(cure)                                # "if so, give nodata=0"
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from shards.errors import InputError
+
+
+def counted(count: int, thing: str) -> str:
+    """Write how many things there are: 1 chip, 1,200 chips."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
+def said_splits(counts: Mapping[str, int]) -> str:
+    """Write how many chips each split has: 80 train, 20 val, 12 buffer (left out, between the others)."""
+    notes = {"buffer": " (left out, between the others)"}
+    return ", ".join(f"{count:,} {split}{notes.get(split, '')}" for split, count in counts.items())
 
 
 def number(value: float) -> str:

@@ -30,7 +30,7 @@ from trainer.score.examples import EXAMPLES, Examples, read_examples
 from trainer.weights.run_checkpoints import COMPLETE, RunCheckpoints, read_run_checkpoints
 
 OTHER = "belongs to another evaluation"
-BEFORE = "an earlier version evaluated"
+BEFORE = "an earlier version made this evaluation"
 """Reasons why a file beside evaluation.json is not shown."""
 
 
@@ -197,7 +197,7 @@ def _chips(left: Left, found: dict[str, Any]) -> list[str]:
         return [_another(left, EXAMPLES, examples.evaluation)]
     if left.dataset is None:
         found["examples"] = examples
-        return [f"no pixels of the chips: {left.data} is no dataset here; give its place with --data"]
+        return [f"no pictures of the chips: there is no dataset at {left.data}; give its place with --data"]
     if left.has_the_scored_chips:
         _check_size(join(left.folder, EXAMPLES), examples, left.dataset.schema.label_shape)
     found["examples"] = examples

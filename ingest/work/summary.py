@@ -68,9 +68,9 @@ def summary(plan: IngestPlan, assembly: Assembly, manifest: Manifest, before: Co
         for reason, count in refused.most_common()
     ]
     rows += [(kept, "kept", "")]
-    in_no_split = "in no split: too near to chips of another split, or across the border of two blocks"
+    left_out = "left out: too near to chips of another split, or across the border of two blocks"
     rows += [
-        (count, split, in_no_split if split == "buffer" else "")
+        (count, split, left_out if split == "buffer" else "")
         for split, count in manifest.splits.items()
         if count
     ]
@@ -89,7 +89,7 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
     """Yield notes on what the user may not expect in the dataset at `out`."""
     if plan.mixed:
         yield (
-            "note: chips are held out one by one, even where other chips of their scene are trained on; "
+            "note: chips are held out one by one, so that held-out and trained chips can be of one scene; "
             "--split-by scene or blocks holds out whole scenes or blocks (treeline split can do it later)"
         )
     if plan.choice:
@@ -103,8 +103,8 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
         for split, share in zip(SPLITS, plan.rule.shares, strict=False):
             if share and not manifest.samples(split):
                 yield (
-                    f"note: no chip is left in {split}, though --shares gives it {share:g}: all that were "
-                    f"dealt to it were refused; treeline split {out} deals anew"
+                    f"note: {split} has no chip, although --shares gives it {share:g}: all chips that it was "
+                    f"to have were refused; treeline split {out} splits those that are left"
                 )
     if (schema.label, schema.label_unit) == (HEIGHT, "m") and manifest.samples("train"):
         try:

@@ -330,11 +330,14 @@ def test_first_and_last_line_say_that_nothing_is_held_out(
         assert ("validates on none: no chips are held out" in first) == (trained_on is dataset)
         (result, *_) = (line for line in out.splitlines() if line)
         assert result.startswith("not scored: no chip of") == (trained_on is dataset)
-        assert ("treeline: distances unknown: no positions; scenes: " in said) == (
+        assert ("treeline: distances: unknown, since no chip has a position; scenes: " in said) == (
             trained_on is split_dataset
         )
     evaluate(EvaluateConfig(str(tmp_path / "run-1"), split_dataset.url))
-    assert f"treeline: {split_dataset.url}: distances unknown: no positions" in capsys.readouterr().err
+    assert (
+        f"treeline: {split_dataset.url}: distances: unknown, since no chip has a position"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:
