@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from shards.read.dataset import Batch
     from shards.read.dataset import Dataset as StoredDataset
     from shards.read.order import Chips, Part
-    from trainer.commands.evaluate_any import AnyEvaluation
     from trainer.data.torch_chips import TorchChips
     from trainer.devices.choice import Kind, Precision, Wanted
+    from trainer.evaluate.run import AnyEvaluation
     from trainer.model.load_any import AnyModel
 
     Split = Literal["train", "val", "test", "buffer", "all"]
@@ -372,8 +372,7 @@ def evaluate(**options: Unpack[ScoreOptions]) -> AnyEvaluation:
     """Score a model on the chips of a dataset, or maps where height rasters cover them.
 
     Returns:
-        Scores and those of simple baselines; `table()` is what `treeline evaluate` prints, `to_json()` what
-        it writes.
+        Scores and those of baselines: `table()` as the command prints them, `to_json()` as it writes them.
 
     Raises:
         InputError: an option cannot be used, or nothing can be scored.
@@ -384,9 +383,10 @@ def evaluate(**options: Unpack[ScoreOptions]) -> AnyEvaluation:
     if config.scores_maps:
         from inference.config import MapScoreConfig
         from inference.score.score_maps import score_maps
+        from shards.wording import arguments_named
 
-        return score_maps(MapScoreConfig.of(config))
-    from trainer.commands.evaluate_any import evaluate_any
+        return arguments_named()(score_maps)(MapScoreConfig.of(config))
+    from trainer.evaluate.run import evaluate_any
 
     return evaluate_any(config)
 

@@ -25,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
-from trainer.commands.evaluate import evaluate  # noqa: E402
 from trainer.commands.train_on_ray import launch  # noqa: E402
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig  # noqa: E402
 from trainer.decoders.features import Decoder, DecoderConfig, Features  # noqa: E402
 from trainer.decoders.make import new_decoder  # noqa: E402
+from trainer.evaluate.heights import evaluate  # noqa: E402
 from trainer.model.backbone import TINY, build_backbone  # noqa: E402
 from trainer.score.evaluation import REGRESSOR  # noqa: E402
 from trainer.score.metrics import Metrics  # noqa: E402

@@ -28,7 +28,7 @@ from shards.read.dataset import Dataset, open_dataset  # noqa: E402
 from shards.write.writer import DatasetWriter  # noqa: E402
 from trainer.data.feed import feed  # noqa: E402
 from trainer.decoders.features import DecoderConfig  # noqa: E402
-from trainer.fit.loss import parse_loss  # noqa: E402
+from trainer.losses.loss import parse_loss  # noqa: E402
 from trainer.model.backbone import TINY, build_backbone  # noqa: E402
 from trainer.model.regressor import Regressor  # noqa: E402
 

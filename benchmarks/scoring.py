@@ -29,7 +29,7 @@ from numpy_scores import numpy_sums  # noqa: E402
 from trainer.devices.exact_sums import chip_totals, exact_sums  # noqa: E402
 from trainer.devices.linear import linear  # noqa: E402
 from trainer.devices.score_sums import chip_sums, height_sums  # noqa: E402
-from trainer.fit.loss import parse_loss  # noqa: E402
+from trainer.losses.loss import parse_loss  # noqa: E402
 from trainer.options import ObjectiveOptions  # noqa: E402
 from trainer.score.baselines import Baselines  # noqa: E402
 from trainer.score.exact_totals import rounded  # noqa: E402

@@ -96,9 +96,10 @@ def _ingest(source: "CommandSource", config: "IngestConfig") -> None:
     _say(summary, last_lines.after_ingest(config.out))
 
 
-def _say(summary: str, last: Sequence[str]) -> None:
+def _say(summary: str, last: Sequence[str] = ()) -> None:
     """Print what came out and the last lines of a command."""
-    print("\n".join([summary, *last]))
+    if text := last_lines.to_print("\n".join([summary, *last])):
+        print(text)
 
 
 def ingest_tars(config: "TarsConfig") -> None:
@@ -112,7 +113,7 @@ def ingest_tars(config: "TarsConfig") -> None:
         print(f"left out: {said}")
     if not done.manifest.samples("val"):
         print("note: nothing is held out for validation; see --val")
-    print("\n".join(last_lines.after_ingest(config.data)))
+    _say(*last_lines.after_ingest(config.data))
 
 
 def ingest_labels(config: "LabelsConfig") -> None:
@@ -125,8 +126,10 @@ def ingest_labels(config: "LabelsConfig") -> None:
 def inspect(config: "InspectConfig") -> None:
     """Show what a dataset holds."""
     from shards.commands.inspect import inspect
+    from shards.read.dataset import open_dataset
 
-    _say(inspect(config), last_lines.ready_to_train(config.data))
+    dataset = open_dataset(config.data)
+    _say(inspect(config, dataset), last_lines.readiness(dataset))
 
 
 def verify(config: "VerifyConfig") -> int:
@@ -165,7 +168,7 @@ def train(config: "TrainConfig", given: Set[str]) -> None:
     from trainer.commands.train_on_ray import launch
 
     launch(config, given, lambda: connected(config.worker_range[1], _gpu_here(config.device)))
-    print(after_training(config))
+    _say(after_training(config))
 
 
 def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
@@ -175,7 +178,7 @@ def pretrain(config: "PretrainConfig", given: Set[str]) -> None:
     from trainer.commands.train_on_ray import launch_pretraining
 
     launch_pretraining(config, given, lambda: connected(config.worker_range[1], _gpu_here(config.device)))
-    print(after_pretraining(config))
+    _say(after_pretraining(config))
 
 
 def _gpu_here(wanted: "Wanted") -> Callable[[], object] | None:
@@ -225,7 +228,7 @@ def sweep(config: "SweepConfig") -> None:
             device = chosen_here(wanted, precision)
             trials = sweep(config, base, trials_here, device, computes(precision, device))
     print(table(trials))
-    print(after_sweep(config, BEST))
+    _say(after_sweep(config, BEST))
 
 
 def matrix(config: "MatrixConfig") -> int:
@@ -276,7 +279,7 @@ def evaluate(config: "EvaluateConfig") -> None:
     scores_maps = config.scores_maps  # refuses wrong options before the imports, which take seconds
 
     from shards.storage.objects import check_writable
-    from trainer.commands.evaluate_any import AnyEvaluation, evaluate_any, write_any
+    from trainer.evaluate.run import AnyEvaluation, evaluate_any, write_any
 
     if config.out:
         check_writable(config.out)
@@ -363,7 +366,7 @@ def report(config: "ReportConfig") -> None:
     """Show a run and its maps on one page."""
     from inference.report.run import report
 
-    print(report(config))
+    _say(report(config))
 
 
 def view(config: "ViewConfig") -> None:

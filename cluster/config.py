@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from shards.roles import Address, OnlyWith, Place
+from shards.addresses import Address
+from shards.roles import In, OnlyWith, Place
 
 OF_SCENES, OF_TILES = OnlyWith(sar=False), OnlyWith(sar=True)
 
@@ -19,9 +20,9 @@ class DemoConfig:
 
     out: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder for everything; the report is OUT/report.html."""
-    seed: int = 0
+    seed: Annotated[int, In.OPTIMISER.late(1)] = 0
     """Seed of the landscape and the training."""
-    sar: bool = False
+    sar: Annotated[bool, In.DATA.late(1)] = False
     """Whether to pre-train on tiles of radar images from three of four regions, and compare in all four."""
     train_scenes: Annotated[int, OF_SCENES] = 12
     """Number of scenes to train on."""
@@ -29,15 +30,15 @@ class DemoConfig:
     """Number of scenes to score and map; training sees none of their chips."""
     scene_size: Annotated[int, OF_SCENES] = 512
     """Pixels of 2 m along each side of a scene."""
-    epochs: Annotated[int, OF_SCENES] = 24
+    epochs: Annotated[int, OF_SCENES, In.OPTIMISER] = 24
     """Number of passes through the training chips."""
-    tiles: Annotated[int, OF_TILES] = 4000
+    tiles: Annotated[int, OF_TILES, In.DATA.late(1)] = 4000
     """Number of tiles of radar images, over four regions."""
-    limit: Annotated[tuple[int | str, ...], OF_TILES] = ("1%", "100%")
+    limit: Annotated[tuple[int | str, ...], OF_TILES, In.DATA] = ("1%", "100%")
     """Labelled training tiles of each region: shares, as 1%, or numbers; the last one is embedded."""
     pretrain_epochs: Annotated[int, OF_TILES] = 20
     """Number of passes of pre-training through the training tiles of three regions."""
-    workers: int = 0
+    workers: Annotated[int, In.SPEED] = 0
     """Ray workers for training and prediction, with --sar for trainings at a time; 0: in this process."""
 
 

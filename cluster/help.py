@@ -9,147 +9,16 @@ import importlib
 import inspect
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
 from shards.nested import Option, options_of
+from shards.roles import Group, In, Usual, roles
 
-REQUIRED, OTHER = "Required", "Other options"
-GROUPS: dict[str, tuple[str, ...]] = {
-    "Data": (
-        *(
-            "data",
-            "source",
-            "option",
-            "scenes",
-            "images",
-            "image",
-            "heights",
-            "ground",
-            "background",
-            "mask",
-            "mask_drop",
-            "max_days",
-            "months",
-            "table",
-        ),
-        *("file_column", "table_crs", "image_name", "height_name", "array", "image_column"),
-        *(
-            "height_column",
-            "key_column",
-            "key_pattern",
-            "scaled_by",
-            "bands",
-            "use",
-            "nodata",
-            "dtype",
-            "asset",
-            "split",
-            "height_unit",
-            "height_band",
-            "on_mismatch",
-        ),
-        *("where", "val_where", "limit", "per", "label_seed", "keys", "min_valid", "min_height", "chips"),
-        *("sar", "regions", "pixel_classes", "maps", "tiles", "registration", "derive", "scale", "offset"),
-    ),
-    "Chips and labels": (
-        *("chip_size", "tile_size", "stride", "pixel_size", "crs", "height_resampling", "label"),
-        *("label_unit", "class_names"),
-    ),
-    "Split": (
-        *("split_by", "shares", "block_size", "split_axis", "split_bands", "split_angle", "region_column"),
-        *("buffer", "split_crs", "rewrite"),
-    ),
-    "Task": ("task", "head", "method"),
-    "Model": (
-        *(
-            "checkpoint",
-            "trust",
-            "recipe",
-            "faithful",
-            "backbone",
-            "backbone_weights",
-            "new_band_from",
-            "tune",
-            "tune_blocks",
-        ),
-        *("lora_rank", "decoder", "decoder_widths", "norm", "dropout", "upsample", "patch_size", "registers"),
-        *("width", "depth", "weights", "tokens"),
-    ),
-    "Prediction": (
-        *("window", "overlap", "symmetries", "spread", "bounds", "area", "layer", "layers", "beside"),
-        *("classes", "above"),
-    ),
-    "Optimiser": (
-        *("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "warm_up", "stop_patience"),
-        *("output_rate_factor", "backbone_rate_factor", "layer_decay", "last_weight_decay", "loss"),
-        *("plateau_patience", "lowest_learning_rate", "gradient_norm", "average", "epoch_steps"),
-        *("balance_heights", "baseline_chips", "seed", "on_nonfinite", "stop_on_collapse"),
-    ),
-    "Augmentation": (
-        *("flips", "brightness", "band_dropout", "group_dropout", "band_groups", "flip", "vertical_flip"),
-        *("quarter_turns", "speckle_looks"),
-    ),
-    "Memory and speed": (
-        *("workers", "device", "gpus_per_worker", "precision", "batch_per_worker", "accumulate", "compile"),
-        *("shard_model", "recompute_activations", "token_store", "token_dtype", "token_variants", "cache"),
-        *("cache_gigabytes", "on_bad_shard", "block", "deterministic", "tiles_per_part", "shard_bytes"),
-        *("shard_chips",),
-    ),
-    "Output": (
-        *("out", "resume", "overwrite", "append", "restart", "strict", "checkpoint_steps", "keep_best"),
-        *("mlflow", "stac", "quick_look", "palette", "port", "browser"),
-    ),
-}
-"""Group of an option by its name; a part of options that none of these names has its own title."""
-TITLES = {"views": "Views of a tile", "dino": "Self-distillation", "mask": "Masking", "probing": "Probe"}
-"""Titles of parts (see shards.nested) whose options no group names."""
-USUAL: dict[str, tuple[str, ...]] = {
-    "train": (
-        *("data", "out", "recipe", "resume", "backbone", "tune", "decoder", "bands", "task", "label"),
-        *("where", "limit", "loss", "epochs", "batch_size", "learning_rate", "workers", "device"),
-        *("precision", "seed"),
-    ),
-    "pretrain": (
-        *("data", "out", "recipe", "method", "resume", "bands", "patch_size", "width", "depth", "where"),
-        *("epochs", "batch_size", "learning_rate", "probe", "workers", "device", "precision", "seed"),
-    ),
-    "predict": (
-        *("scenes", "checkpoint", "out", "bands", "nodata", "window", "overlap", "symmetries", "spread"),
-        *("mask", "bounds", "on_mismatch", "precision", "workers", "device", "stac", "quick_look"),
-    ),
-    "embed": (
-        *("data", "scenes", "checkpoint", "out", "weights", "tokens", "split", "where", "limit"),
-        *("tile_size", "precision", "workers", "device"),
-    ),
-    "attention": (
-        *("tiles", "checkpoint", "out", "data", "split", "where", "limit", "tile_size", "layer", "beside"),
-        *("classes", "precision", "device"),
-    ),
-    "ingest pairs": (
-        *("images", "heights", "out", "bands", "dtype", "nodata", "pixel_size", "table", "min_valid"),
-        *("min_height", "split_by", "shares", "workers"),
-    ),
-    "ingest huggingface": (
-        *("data", "out", "image_column", "height_column", "bands", "dtype", "nodata", "scaled_by"),
-        *("min_valid", "min_height", "split_by", "shares", "workers"),
-    ),
-    "ingest scenes": (
-        *("images", "heights", "ground", "mask", "out", "bands", "nodata", "chip_size", "stride"),
-        *("pixel_size", "crs", "max_days", "months", "min_valid", "min_height", "split_by", "shares"),
-        *("workers",),
-    ),
-    "ingest source": (
-        *("source", "option", "out", "min_valid", "min_height", "split_by", "shares", "workers"),
-    ),
-    "ingest synthetic": (
-        *("chips", "out", "seed", "sar", "regions", "chip_size", "pixel_classes", "split_by", "shares"),
-        *("workers",),
-    ),
-}
-"""Options that --help shows, beside those that must be given; the others are for --help-all."""
+REQUIRED = "Required"
+"""Title of the options that must be given, which come first."""
 
 
 def show_help(options: type, values: Mapping[str, Any], program: str, everything: bool) -> NoReturn:
@@ -164,15 +33,15 @@ def show_help(options: type, values: Mapping[str, Any], program: str, everything
     import tyro
 
     known = options_of(options)
-    usual = set(known if everything else USUAL.get(program.partition(" ")[2], known))
     required = {name for name, value in values.items() if value is tyro.MISSING}
-    shown = {name: option for name, option in known.items() if name in usual | required}
+    usual = known if everything else usual_options(options)
+    shown = {name: option for name, option in known.items() if name in usual or name in required}
     about = f"{inspect.getdoc(options)}\n\n--config FILE: options from a YAML or JSON file; flags count more."
     if hidden := len(known) - len(shown):
         about += f"\n--help-all: shows {hidden} more options."
     words = dict(_words(options))
     groups: dict[str, list[tuple[str, Any, Any]]] = {}
-    for title, name in _placed(shown, required):
+    for title, name in _placed(shown, required, roles(options, Group)):
         groups.setdefault(title, []).append((name, *_shown(shown[name], values[name], words[name])))
     parts = [
         (re.sub(r"\W", "_", title.lower()), dataclasses.make_dataclass(title, options))
@@ -188,16 +57,21 @@ def show_help(options: type, values: Mapping[str, Any], program: str, everything
     raise SystemExit(0)
 
 
-def _placed(shown: dict[str, Option], required: set[str]) -> Iterator[tuple[str, str]]:
+def usual_options(options: type) -> Collection[str]:
+    """Return the names of a command's usual options: all, if its own class marks none."""
+    usual, own = roles(options, Usual), inspect.get_annotations(options)
+    return usual if usual.keys() & own.keys() else options_of(options)
+
+
+def _placed(
+    shown: Iterable[str], required: set[str], groups: Mapping[str, Group]
+) -> Iterator[tuple[str, str]]:
     """Yield groups and names of options in the order in which they are shown."""
+    order = [group.title for group in vars(In).values() if isinstance(group, Group)]
     yield from ((REQUIRED, name) for name in shown if name in required)
-    group_of = {name: title for title, names in GROUPS.items() for name in names}
-    left = [name for name in shown if name not in required]
-    for title, names in GROUPS.items():
-        yield from ((title, name) for name in names if name in left and group_of[name] == title)
-    for name in left:
-        if name not in group_of:
-            yield TITLES.get((*shown[name].path[:-1], "")[0], OTHER), name
+    left = {name: groups.get(name, In.OTHER) for name in shown if name not in required}
+    for name, group in sorted(left.items(), key=lambda item: (order.index(item[1].title), item[1].rank)):
+        yield group.title, name
 
 
 def _shown(option: Option, value: Any, words: str) -> tuple[Any, Any]:

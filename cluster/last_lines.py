@@ -4,12 +4,14 @@ trainer.commands.last_lines has the last lines of `train`, `pretrain`, `sweep` a
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from cluster.cli import COMMANDS
 from shards.format.manifest import SPLITS
-from shards.next_step import ANY_DATASET, ANY_SCENE, next_step
+from shards.next_step import ANY_DATASET, ANY_SCENE, NEXT, next_step
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.label_to_learn import label_options
 from shards.storage.objects import join
@@ -30,6 +32,25 @@ REGION_COLUMNS = ("region", "source", "sensor")
 """Columns of an index that may name regions, the likeliest first."""
 FEWEST_TILES = 8
 """Fewest tiles of a region that distances can be measured of."""
+
+
+_SHOWS_NEXT = ContextVar("shows_next", default=True)
+
+
+@contextmanager
+def without_next() -> Iterator[None]:
+    """Leave the lines out that name the next command: a run has its own next step."""
+    before = _SHOWS_NEXT.set(False)
+    try:
+        yield
+    finally:
+        _SHOWS_NEXT.reset(before)
+
+
+def to_print(text: str) -> str:
+    """Return the lines of a text that are to be printed."""
+    lines = text.splitlines()
+    return "\n".join(line for line in lines if _SHOWS_NEXT.get() or not line.startswith(NEXT))
 
 
 def after_ingest(url: str) -> list[str]:
@@ -173,7 +194,7 @@ def readiness(dataset: Dataset) -> list[str]:
         return ["no labels: ready to pre-train a backbone", next_step(*words)]
     advised = split_advice(manifest, dataset.index)
     if not train or not held_out:
-        lacks = "to train on" if not train else "to score a training with"
+        lacks = "left to train on" if not train else "held out to score a training with"
         split = next_step("split", url, *(advised or ("--split-by", "key")))
         return [f"not ready: no chip is {lacks}", split]
     if advised:

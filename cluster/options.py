@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 from cluster.help import show_help
 from cluster.wrong_flags import wrong_flags
+from shards.addresses import Address, check_address
 from shards.errors import InputError
 from shards.nested import built, draft, flat, options_of
-from shards.roles import OWN_PARTS, Before, Replaces, flag_of, refuse_idle, refuse_secrets, renewed, roles
+from shards.roles import OWN_PARTS, Before, Place, Replaces, flag_of, refuse_idle, renewed, roles
 
 ALL_OPTIONS = "--help-all"
 HELP = ("-h", "--help", ALL_OPTIONS)
@@ -79,7 +80,7 @@ def parsed(options: type, arguments: list[str], program: str) -> Parsed:
     # Positional options have no flag; a changed value shows that they were given.
     flags |= {name for name in known if chosen[name] != values[name]}
     own = set() if _is_whole(from_file, options) else from_file.keys()
-    refuse_secrets(config)
+    _refuse_secrets(config)
     refuse_idle(config, flags | own)
     return Parsed(config, {name: chosen[name] for name in known if name in flags or name in from_file})
 
@@ -100,7 +101,7 @@ def of_values(options: type, values: Mapping[str, Any], where: str) -> Parsed:
         raise InputError(f"{where}: {' and '.join(missing)} must be given")
     try:
         config: Any = built(options, every)
-        refuse_secrets(config)
+        _refuse_secrets(config)
         refuse_idle(config, set() if _is_whole(values, options) else values.keys())
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -160,6 +161,21 @@ def as_options(values: Mapping[str, Any], options: type, where: str, program: st
             )
         values[name] = _as_option(value, known[name].kind, f"{where}: {name}")
     return values
+
+
+def _refuse_secrets(config: Any) -> None:
+    """Refuse options with an address that holds a user, a password or a token.
+
+    Raises:
+        InputError: says where they belong.
+    """
+    addresses, places = roles(type(config), Address), roles(type(config), Place)
+    for name, value in flat(config).items():
+        of_hub = Address("hub") if name in places and places[name].or_name else Address()
+        role = addresses.get(name, of_hub)
+        for one in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(one, str):
+                check_address(one, flag_of(name), role.user, role.query)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ class Workers(NamedTuple):
     """GPUs, or share of one, of each; 0 on CPUs."""
     device: Kind
     computes: Computes
-    """What the devices make of --precision."""
+    """Precision in which the devices compute, and why, where it is not --precision."""
 
 
 def workers_that_fit(workers: int, gpus_per_worker: float, wanted: Wanted, precision: Precision) -> Workers:

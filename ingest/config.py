@@ -20,11 +20,13 @@ from shards.roles import (
     Before,
     Decided,
     Imports,
+    In,
     MayChange,
     Nothing,
     OnlyWith,
     Place,
     Some,
+    Usual,
     identity,
     roles,
 )
@@ -51,29 +53,31 @@ class IngestConfig(BandOptions, SplitOptions):
 
     out: Annotated[str, Place(), MayChange()]
     """Folder or s3://... for the dataset, without a dataset in it (unless --append)."""
-    min_valid: float = 1.0
+    min_valid: Annotated[float, In.DATA.late(5), Usual()] = 1.0
     """Least share (0..1) of a chip's pixels that have a value in every band and a label."""
     min_height: Annotated[
         float | None,
         OnlyWith(heights=Some(), height_column=Some(), sar=Another(SAR), class_names=QUANTITY),
+        In.DATA.late(5),
+        Usual(),
     ] = 0.0
     """Height in metres (or label in its unit) that some pixel of a chip must exceed; None keeps all chips,
     also those of bare ground."""
-    key_pattern: str = ""
+    key_pattern: Annotated[str, In.DATA.late(2)] = ""
     """Regular expression for keys; its groups, such as (?P<sensor>...), are facts: acquired, source, ..."""
-    registration: Annotated[bool, OnlyWith(sar=Another(SAR), class_names=QUANTITY)] = False
+    registration: Annotated[bool, OnlyWith(sar=Another(SAR), class_names=QUANTITY), In.DATA.late(6)] = False
     """Whether to find the shift between heights and image and keep it in the index (shift_row, ...)."""
-    shard_bytes: Annotated[int, Before(0)] = SHARD_BYTES
+    shard_bytes: Annotated[int, Before(0), In.SPEED.late(1)] = SHARD_BYTES
     """Most bytes in a shard of a new dataset, before compression; 0: --shard-chips is the only limit."""
-    shard_chips: int = SHARD_CHIPS
+    shard_chips: Annotated[int, In.SPEED.late(1)] = SHARD_CHIPS
     """Most chips in a shard."""
-    strict: Annotated[bool, MayChange()] = False
+    strict: Annotated[bool, MayChange(), In.OUTPUT.late(1)] = False
     """Whether to stop at the first chip that would be rejected, and write nothing."""
-    append: Annotated[bool, MayChange()] = False
+    append: Annotated[bool, MayChange(), In.OUTPUT] = False
     """Whether to add to the dataset at --out; its chips, and their splits, stay as they are."""
-    restart: Annotated[bool, MayChange()] = False
+    restart: Annotated[bool, MayChange(), In.OUTPUT] = False
     """Whether to forget an unfinished ingest at --out with other options or files, and start over."""
-    workers: Annotated[int, MayChange()] = 0
+    workers: Annotated[int, MayChange(), In.SPEED, Usual()] = 0
     """Ray workers; 0: in this process."""
 
     def __post_init__(self) -> None:
@@ -93,23 +97,23 @@ class IngestConfig(BandOptions, SplitOptions):
 class ChipsConfig(IngestConfig):
     """Options that describe chips whose files do not."""
 
-    bands: tuple[str, ...] = ("blue", "green", "red", "nir")
+    bands: Annotated[tuple[str, ...], In.DATA.late(3), Usual()] = ("blue", "green", "red", "nir")
     """Names of the image's bands, in stored order."""
-    dtype: Dtype = "int16"
+    dtype: Annotated[Dtype, In.DATA.late(4), Usual()] = "int16"
     """Stored type of the image's pixels."""
-    nodata: float | None = Schema.nodata
+    nodata: Annotated[float | None, In.DATA.late(3), Usual()] = Schema.nodata
     """Value that means "no measurement", in images and heights."""
-    chip_size: int = Schema.chip_size
+    chip_size: Annotated[int, In.CHIPS] = Schema.chip_size
     """Pixels along each side of a chip."""
-    pixel_size: float = Schema.pixel_size
+    pixel_size: Annotated[float, In.CHIPS, Usual()] = Schema.pixel_size
     """Metres along each side of a pixel."""
-    label: Annotated[str, OnlyWith(heights=Some(), height_column=Some())] = Schema.label
+    label: Annotated[str, OnlyWith(heights=Some(), height_column=Some()), In.CHIPS] = Schema.label
     """Quantity measured at every pixel, beside the image."""
-    label_unit: Annotated[str, OnlyWith(heights=Some(), height_column=Some(), class_names=QUANTITY)] = (
-        Schema.label_unit
-    )
+    label_unit: Annotated[
+        str, OnlyWith(heights=Some(), height_column=Some(), class_names=QUANTITY), In.CHIPS
+    ] = Schema.label_unit
     """Unit of --label."""
-    class_names: ClassNames = ()
+    class_names: Annotated[ClassNames, In.CHIPS] = ()
     """Names of the label's values where it is a class at each pixel, e.g. 1=trees 2=crops; a chip with any
     other value is refused."""
 
@@ -138,19 +142,19 @@ class PairsConfig(ChipsConfig):
 
     images: Annotated[str, Place()]
     """Folder of image chips: (bands, rows, columns) or (rows, columns, bands)."""
-    heights: Annotated[str, Place()] = ""
+    heights: Annotated[str, Place(), In.DATA, Usual()] = ""
     """Folder of label chips, heights in metres: (rows, columns) or (1, rows, columns); default: no labels."""
-    image_name: str = "(?P<key>.+)"
+    image_name: Annotated[str, In.DATA.late(1)] = "(?P<key>.+)"
     """Regular expression for an image's name without its ending; its group "key" names the chip."""
-    height_name: Annotated[str, OnlyWith(heights=Some())] = "(?P<key>.+)"
+    height_name: Annotated[str, OnlyWith(heights=Some()), In.DATA.late(1)] = "(?P<key>.+)"
     """Regular expression for a height's name; an image and a height with the same key are a pair."""
-    array: str = ""
+    array: Annotated[str, In.DATA.late(1)] = ""
     """Name of the array in .npz files; default: the only one."""
-    table: Annotated[str, Place()] = ""
+    table: Annotated[str, Place(), In.DATA, Usual()] = ""
     """CSV, Parquet or GeoPackage that lists the images to take, with attributes for the index."""
-    file_column: Annotated[str, OnlyWith(table=Some())] = "filename"
+    file_column: Annotated[str, OnlyWith(table=Some()), In.DATA] = "filename"
     """Column of the table with image names, within --images, or whole paths."""
-    table_crs: Annotated[str, OnlyWith(table=Some())] = ""
+    table_crs: Annotated[str, OnlyWith(table=Some()), In.DATA] = ""
     """CRS of the table's positions where the table names none, as a CSV cannot."""
 
 
@@ -163,13 +167,13 @@ class HuggingFaceConfig(ChipsConfig):
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_FILE")]
     """Folder that `save_to_disk` wrote, folder of .parquet or .arrow files, or one such file."""
-    image_column: str = "image"
+    image_column: Annotated[str, In.DATA, Usual()] = "image"
     """Column of images: (bands, rows, columns) or (rows, columns, bands), as nested lists."""
-    height_column: str = "chm"
+    height_column: Annotated[str, In.DATA, Usual()] = "chm"
     """Column of labels: (rows, columns), also with an axis of length 1; "": no labels."""
-    key_column: str = ""
+    key_column: Annotated[str, In.DATA] = ""
     """Column of keys for the chips; default: the name of the data and the row's number."""
-    scaled_by: tuple[float, ...] = ()
+    scaled_by: Annotated[tuple[float, ...], In.DATA.late(2), Usual()] = ()
     """Numbers that bands were divided by to become 0..1, e.g. 7142 5893 5387; pixels are multiplied back."""
 
 
@@ -177,66 +181,70 @@ class HuggingFaceConfig(ChipsConfig):
 class ScenesConfig(IngestConfig):
     """Make a dataset from rasters: resample heights to each image's grid, and cut both into chips."""
 
-    split_by: Annotated[SplitBy, Decided()] = "auto"
+    split_by: Annotated[SplitBy, Decided(), In.SPLIT, Usual()] = "auto"
     """Unit that is held out: single chips, scenes, square blocks of ground, strips along an axis (one for
     each split), or many bands at an angle, dealt in turn; auto: scenes, or, of fewer than five, 20 blocks or
     more with a chip's side as buffer."""
     images: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")]
     """Images: paths, globs or s3://..."""
-    heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
+    heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN..."), In.DATA, Usual()] = ()
     """Height rasters, in metres if they state no unit (with --ground: of surfaces); default: no labels."""
     ground: Annotated[
         tuple[str, ...],
         Place(),
         OnlyWith(heights=Some(), class_names=QUANTITY),
         tyro.conf.arg(metavar="PATTERN..."),
+        In.DATA,
+        Usual(),
     ] = ()
     """Ground elevations: height = --heights minus these."""
     height_unit: Annotated[
         HeightUnit | None,
         Before(None),
         OnlyWith(heights=Some(), label=(HEIGHT,), label_unit=(Schema.label_unit,), class_names=QUANTITY),
+        In.DATA.late(3),
     ] = None
     """Unit of --heights and --ground where the rasters state none: m, dm, cm or ft; they become metres."""
-    height_band: Annotated[int | None, Before(1), OnlyWith(heights=Some())] = None
+    height_band: Annotated[int | None, Before(1), OnlyWith(heights=Some()), In.DATA.late(3)] = None
     """Number of the band, from 1, of --heights and --ground that is taken; default: they have one."""
-    on_mismatch: Annotated[OnMismatch, MayChange()] = "refuse"
+    on_mismatch: Annotated[OnMismatch, MayChange(), In.DATA.late(3)] = "refuse"
     """Rasters that are not what they are given for, such as surface elevations as heights: refuse the gross
     ones and note the others, note all, or ignore them."""
-    mask: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN...")] = ()
+    mask: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="PATTERN..."), In.DATA, Usual()] = ()
     """Cloud or quality rasters; where one has a value of --mask-drop, the image counts as missing."""
-    mask_drop: Annotated[tuple[int, ...], OnlyWith(mask=Some())] = (1,)
+    mask_drop: Annotated[tuple[int, ...], OnlyWith(mask=Some()), In.DATA] = (1,)
     """Values of --mask that make a pixel unusable."""
-    max_days: Annotated[int | None, OnlyWith(heights=Some())] = None
+    max_days: Annotated[int | None, OnlyWith(heights=Some()), In.DATA, Usual()] = None
     """Most days between image and heights, where both names contain a day; default: no limit."""
-    months: tuple[int, ...] = ()
+    months: Annotated[tuple[int, ...], In.DATA, Usual()] = ()
     """Months (1..12) in which an image must have been taken, e.g. 7 8; default: any."""
-    bands: tuple[str, ...] = ()
+    bands: Annotated[tuple[str, ...], In.DATA.late(2), Usual()] = ()
     """Names of the rasters' bands in order; default: as described, or by count (4: blue green red nir)."""
-    use: tuple[str, ...] = ()
+    use: Annotated[tuple[str, ...], In.DATA.late(2)] = ()
     """Names of the bands to keep, in this order; default: all."""
-    nodata: Annotated[float | None, Before(None)] = None
+    nodata: Annotated[float | None, Before(None), In.DATA.late(2), Usual()] = None
     """Value that means a missing pixel in the images, beside what they declare (nodata, masks, alpha)."""
-    chip_size: int = Schema.chip_size
+    chip_size: Annotated[int, In.CHIPS, Usual()] = Schema.chip_size
     """Pixels along each side of a chip."""
-    stride: int = 0
+    stride: Annotated[int, In.CHIPS, Usual()] = 0
     """Pixels from one chip to the next; 0: the chip size, so that chips do not overlap."""
-    pixel_size: float = 0.0
+    pixel_size: Annotated[float, In.CHIPS, Usual()] = 0.0
     """Pixel size to resample images and heights to, in units of the CRS; 0: the image's own."""
-    crs: str = ""
+    crs: Annotated[str, In.CHIPS, Usual()] = ""
     """CRS to resample images and heights to, e.g. EPSG:3338; default: the image's own."""
     height_resampling: Annotated[
         Literal["average", "bilinear", "nearest", "max"],
         OnlyWith(heights=Some(), class_names=Nothing(but=("nearest",))),
+        In.CHIPS,
     ] = "average"
     """Method of resampling heights to the image's grid; classes (--class-names) take the nearest."""
-    label: Annotated[str, Before(HEIGHT), OnlyWith(heights=Some())] = Schema.label
+    label: Annotated[str, Before(HEIGHT), OnlyWith(heights=Some()), In.CHIPS] = Schema.label
     """Quantity that --heights measure, or the name of their classes."""
-    label_unit: Annotated[str, Before(Schema.label_unit), OnlyWith(heights=Some(), class_names=QUANTITY)] = (
-        Schema.label_unit
-    )
+    label_unit: Annotated[
+        str, Before(Schema.label_unit), OnlyWith(heights=Some(), class_names=QUANTITY), In.CHIPS
+    ] = Schema.label_unit
     """Unit of --label."""
-    class_names: ClassNames = ()
+    class_names: Annotated[ClassNames, In.CHIPS] = ()
     """Names of the values of --heights where they are classes, e.g. 1=trees 2=crops; a chip with any other
     value is refused."""
 
@@ -248,16 +256,18 @@ class SyntheticConfig(IngestConfig):
 
     chips: int
     """Number of chips to make; with --sar, over all regions, dealt to them in turn."""
-    seed: int = 0
+    seed: Annotated[int, In.DATA.late(5), Usual()] = 0
     """Seed of the landscape; the same seed gives the same chips, and more chips start with the same ones."""
-    sar: Annotated[Sar | None, Before(None)] = None
+    sar: Annotated[Sar | None, Before(None), In.DATA.late(5), Usual()] = None
     """Kind of radar images: seasonal backscatter (VV and VH in decibels) or coherence (over 12 and 24 days),
     8 bands in pixels of 10 m; default: optical chips with heights."""
-    regions: Annotated[int, Before(4), OnlyWith(sar=SAR)] = 4
+    regions: Annotated[int, Before(4), OnlyWith(sar=SAR), In.DATA.late(5), Usual()] = 4
     """Number of regions, 1 to 4: conus, europe, china, southamerica."""
-    chip_size: Annotated[int, Before(Schema.chip_size), OnlyWith(sar=SAR)] = Schema.chip_size
+    chip_size: Annotated[int, Before(Schema.chip_size), OnlyWith(sar=SAR), In.CHIPS, Usual()] = (
+        Schema.chip_size
+    )
     """Pixels along each side of a tile."""
-    pixel_classes: Annotated[bool, Before(False), OnlyWith(sar=SAR)] = False
+    pixel_classes: Annotated[bool, Before(False), OnlyWith(sar=SAR), In.DATA.late(5), Usual()] = False
     """Whether pixels have a label: land cover as 1 trees, 2 crops, 3 grass or bare, 4 water, 5 built."""
 
     def __post_init__(self) -> None:
@@ -277,6 +287,8 @@ class SourceConfig(IngestConfig):
         Place(or_name=True, after_name=True),
         tyro.conf.UseAppendAction,
         tyro.conf.arg(metavar="KEY=VALUE"),
+        In.DATA,
+        Usual(),
     ] = ()
     """Argument of the class; give the flag once for each."""
 
@@ -331,15 +343,15 @@ class TarsConfig:
     """Folder of .tar files, a path or s3://...; it becomes the dataset."""
     val: str = "val/*"
     """Names of the tars to hold out for validation, within the folder, with wildcards."""
-    image: str = "image.npy"
+    image: Annotated[str, In.DATA] = "image.npy"
     """Ending of the names of image members, after the key."""
     height: str = "height.npy"
     """Ending of the names of height members, after the key."""
-    bands: tuple[str, ...] = ()
+    bands: Annotated[tuple[str, ...], In.DATA] = ()
     """Names of the image's bands, in stored order; default: by count (4: blue green red nir)."""
-    nodata: float | None = Schema.nodata
+    nodata: Annotated[float | None, In.DATA] = Schema.nodata
     """Value that means "no measurement", in images and heights."""
-    pixel_size: float = Schema.pixel_size
+    pixel_size: Annotated[float, In.CHIPS] = Schema.pixel_size
     """Metres along each side of a pixel."""
 
 

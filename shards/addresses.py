@@ -1,6 +1,7 @@
 """Addresses that hold no secrets: whatever is stored, shown or logged may name them."""
 
 import re
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from shards.errors import InputError
@@ -14,6 +15,16 @@ _BELONGS = {
     "ray": "RAY_AUTH_TOKEN, or in the file ~/.ray/auth_token",
     "hub": "HF_TOKEN",
 }
+
+
+@dataclass(frozen=True)
+class Address:
+    """The option is the address of a server that is asked for something else than files."""
+
+    user: str = ""
+    """Who uses it, see `check_address`: that says where credentials belong."""
+    query: bool = False
+    """Whether a query may be part of it, since it is neither stored nor shown."""
 
 
 def check_address(address: str, named: str = "", user: str = "", query: bool = False) -> None:

@@ -6,6 +6,11 @@ from shards.foreign_text import line
 class InputError(Exception):
     """A mistake by the user: one line that says what, where, and what to do. Exit code 2."""
 
+    @property
+    def line(self) -> str:
+        """The line, as `shards.wording.Words` if it names options; str() makes it plain text."""
+        return self.args[0] if self.args and isinstance(self.args[0], str) else str(self)
+
 
 class NothingToKeepError(InputError):
     """An input that leaves nothing worth keeping: whatever was made so far is removed."""

@@ -39,7 +39,7 @@ class Option(NamedTuple):
     kind: Any
     """Type of its values."""
     marks: tuple[Any, ...]
-    """Roles (see shards.roles)."""
+    """Roles (see shards.roles): those of its part, then its own, which count more."""
     default: Any
     """Default value; dataclasses.MISSING if it must be given."""
     follows: str
@@ -80,7 +80,8 @@ def _listed(config: type) -> Iterator[tuple[str, Option]]:
             continue
         for name, option in _listed(typing.cast(type, kind)):
             behind = option.follows or follows
-            yield name, option._replace(path=(field.name, *option.path), follows=behind)
+            path, of_both = (field.name, *option.path), (*marks, *option.marks)
+            yield name, option._replace(path=path, marks=of_both, follows=behind)
             follows = name if follows else ""
 
 

@@ -2,6 +2,8 @@
 
 import shlex
 
+NEXT = "next: "
+"""Beginning of that line."""
 ANY_SCENE = "SCENE..."
 """Stands for scenes that nobody has named yet."""
 ANY_DATASET = "DATASET"
@@ -14,7 +16,7 @@ def next_step(*words: str) -> str:
     Args:
         words: words of the command without `treeline`, with the user's own paths; they are quoted here.
     """
-    return f"next: {command_line(*words)}"
+    return f"{NEXT}{command_line(*words)}"
 
 
 def command_line(*words: str) -> str:

@@ -24,14 +24,14 @@ from typing import Annotated, Any
 
 from shards.errors import InputError, one_line
 from shards.nested import flat
-from shards.roles import OWN_PARTS, Imports, MayChange, own_path, roles
+from shards.roles import OWN_PARTS, Imports, In, MayChange, own_path, roles
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrustOptions:
     """What may be imported for a checkpoint."""
 
-    trust: Annotated[str, MayChange(), Imports()] = ""
+    trust: Annotated[str, MayChange(), Imports(), In.MODEL.late(1)] = ""
     """Import path of the checkpoint's own decoder, package.module.Class; without it nothing of it is run."""
 
 

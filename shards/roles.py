@@ -8,7 +8,7 @@
     batch_size: Annotated[int | None, Decided()] = None        kept as it was decided when the work began
     precision: Annotated[str, Replaces("half", "full", "half")]     was a yes or no before, still understood
     loss: Annotated[tuple[str, ...], Imports()]                a word may name code of the user's own
-    mlflow: Annotated[str, Address("mlflow")]                  says where a password belongs instead of in it
+    epochs: Annotated[int, In.OPTIMISER, Usual()]              its group in --help, which shows it by default
 
 Whoever needs all options of one kind asks the fields: `roles(TrainConfig, Place)`.
 """
@@ -19,7 +19,6 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
-from shards.addresses import check_address
 from shards.errors import InputError
 from shards.nested import flat, options_of, replaced
 
@@ -32,7 +31,7 @@ FIRST_VERSION = "0.1.0"
 OWN_PARTS = "own_parts"
 """Name under which results record parts of the user's own, with their versions; see shards.own_parts."""
 RECORDED = frozenset({"treeline", "version", "commit", "computed_in", OWN_PARTS})
-"""What is recorded beside options, and never compared."""
+"""Names of records that stand beside options and are never compared."""
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
@@ -70,16 +69,6 @@ class Place:
         if not place or is_elsewhere or (self.or_name and not os.path.exists(path)):
             return place
         return os.path.abspath(path)
-
-
-@dataclass(frozen=True)
-class Address:
-    """The option is the address of a server that is asked for something else than files."""
-
-    user: str = ""
-    """Who uses it, see `shards.addresses.check_address`: that says where credentials belong."""
-    query: bool = False
-    """Whether a query may be part of it, since it is neither stored nor shown."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +119,48 @@ class Imports:
         """Yield the import paths that the option's value names."""
         words = value if isinstance(value, tuple | list) else [value or ""]
         return filter(None, (own_path(part) for word in words for part in str(word).split()))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Group of the option in --help; on a part of options, the group of those that have no other."""
+
+    title: str
+    rank: int = 0
+    """Place within the group: lower ranks first, options of one rank in the order of `options_of`."""
+
+    def late(self, rank: int) -> "Group":
+        """Return the group with another rank."""
+        return Group(self.title, rank)
+
+
+class In:
+    """Groups, in the order in which --help shows them."""
+
+    DATA = Group("Data")
+    CHIPS = Group("Chips and labels")
+    SPLIT = Group("Split")
+    TASK = Group("Task")
+    MODEL = Group("Model")
+    PREDICTION = Group("Prediction")
+    OPTIMISER = Group("Optimiser")
+    AUGMENTATION = Group("Augmentation")
+    SPEED = Group("Memory and speed")
+    OUTPUT = Group("Output")
+    VIEWS = Group("Views of a tile")
+    DISTILLATION = Group("Self-distillation")
+    MASKING = Group("Masking")
+    PROBE = Group("Probe")
+    OTHER = Group("Other options")
+    """Group of an option without a mark."""
+
+
+@dataclass(frozen=True)
+class Usual:
+    """The option is among the usual ones, which --help shows beside those that must be given.
+
+    A command whose own class marks none shows all its options; only --help-all shows the others.
+    """
 
 
 @dataclass(frozen=True)
@@ -264,20 +295,6 @@ def refuse_idle(config: Any, given: Set[str]) -> None:
     for name in options_of(type(config)):
         if name in given and (why := why_idle(config, name)):
             raise InputError(why)
-
-
-def refuse_secrets(config: Any) -> None:
-    """Refuse options with an address that holds a user, a password or a token.
-
-    Raises:
-        InputError: says where they belong.
-    """
-    addresses = roles(type(config), Address)
-    for name, value in flat(config).items():
-        role = addresses.get(name, Address())
-        for one in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(one, str):
-                check_address(one, flag_of(name), role.user, role.query)
 
 
 def with_absolute_places(options: type, values: Mapping[str, Any]) -> dict[str, Any]:

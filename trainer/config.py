@@ -13,7 +13,19 @@ from shards.nested import Follows, flat, options_of
 from shards.own_parts import TrustOptions
 from shards.raster.finding import OnMismatch
 from shards.raster.height_unit import HeightUnit
-from shards.roles import Before, Ending, Imports, MayChange, OnlyWith, OptionsFile, Place, Some, flag_of
+from shards.roles import (
+    Before,
+    Ending,
+    Imports,
+    In,
+    MayChange,
+    OnlyWith,
+    OptionsFile,
+    Place,
+    Some,
+    Usual,
+    flag_of,
+)
 from trainer.devices.choice import Precision, Wanted
 from trainer.options import (
     AugmentOptions,
@@ -38,26 +50,28 @@ class TrainConfig(RunConfig):
     """Dataset: a folder or s3://..."""
     out: Annotated[str, Place(), MayChange()]
     """Folder or s3://... for checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log."""
-    recipe: Literal["treeline", "chmv2", "notebook", "tiny"] = "treeline"
+    recipe: Annotated[Literal["treeline", "chmv2", "notebook", "tiny"], In.MODEL, Usual()] = "treeline"
     """Named set of options; options that are given override it."""
-    faithful: Annotated[bool, OnlyWith(task="height")] = False
+    faithful: Annotated[bool, OnlyWith(task="height"), In.MODEL] = False
     """Whether the recipe notebook reproduces its faults as well, to measure them; see docs/training.md."""
-    resume: Annotated[Literal["no", "auto"], MayChange()] = "no"
+    resume: Annotated[Literal["no", "auto"], MayChange(), In.OUTPUT, Usual()] = "no"
     """"auto": resume the run at --out if there is one, with the same options; "no": refuse it."""
-    workers: Annotated[int | str, MayChange()] = 0
+    workers: Annotated[int | str, MayChange(), In.SPEED, Usual()] = 0
     """Number of Ray workers, N or MIN:MAX (as many as there is room for); 0: this process, without Ray."""
-    device: Annotated[Wanted, MayChange(), Before("auto")] = "auto"
+    device: Annotated[Wanted, MayChange(), Before("auto"), In.SPEED, Usual()] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
-    target: TaskOptions = field(default_factory=TaskOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
-    tokens: Annotated[TokenOptions, Follows("lora_rank")] = field(default_factory=TokenOptions)
-    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
-    augment: AugmentOptions = field(default_factory=AugmentOptions)
-    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
-    fit: FitOptions = field(default_factory=FitOptions)
-    keep: KeepOptions = field(default_factory=KeepOptions)
-    chips: ChipOptions = field(default_factory=ChipOptions)
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    target: Annotated[TaskOptions, In.TASK] = field(default_factory=TaskOptions)
+    model: Annotated[ModelOptions, In.MODEL] = field(default_factory=ModelOptions)
+    tokens: Annotated[TokenOptions, Follows("lora_rank"), In.SPEED.late(2)] = field(
+        default_factory=TokenOptions
+    )
+    objective: Annotated[ObjectiveOptions, In.OPTIMISER.late(3)] = field(default_factory=ObjectiveOptions)
+    augment: Annotated[AugmentOptions, In.AUGMENTATION] = field(default_factory=AugmentOptions)
+    optimiser: Annotated[OptimiserOptions, In.OPTIMISER.late(1)] = field(default_factory=OptimiserOptions)
+    fit: Annotated[FitOptions, In.OPTIMISER] = field(default_factory=FitOptions)
+    keep: Annotated[KeepOptions, In.OUTPUT] = field(default_factory=KeepOptions)
+    chips: Annotated[ChipOptions, In.DATA] = field(default_factory=ChipOptions)
+    reading: Annotated[ReadingOptions, In.SPEED.late(2)] = field(default_factory=ReadingOptions)
 
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -122,36 +136,36 @@ class EvaluateConfig(TrustOptions):
     Or score maps where height rasters cover them: with --maps and --heights.
     """
 
-    checkpoint: Annotated[str, Place()] = ""
+    checkpoint: Annotated[str, Place(), In.MODEL] = ""
     """A checkpoint's folder, or a training run's (its best checkpoint is taken)."""
-    data: Annotated[str, Place()] = ""
+    data: Annotated[str, Place(), In.DATA] = ""
     """Dataset: a folder or s3://..."""
-    split: Annotated[Literal["train", "val", "test", "buffer", "all"], ON_CHIPS] = "val"
+    split: Annotated[Literal["train", "val", "test", "buffer", "all"], ON_CHIPS, In.DATA.late(1)] = "val"
     """Split whose chips are scored."""
-    out: Annotated[str, Place()] = ""
+    out: Annotated[str, Place(), In.OUTPUT] = ""
     """Folder for scores, a picture and a row for each chip or tile (docs/report.md); default: only print."""
-    batch_size: Annotated[int, ON_CHIPS] = 64
+    batch_size: Annotated[int, ON_CHIPS, In.SPEED] = 64
     """Chips at a time."""
-    precision: Annotated[Precision, ON_CHIPS] = "float32"
+    precision: Annotated[Precision, ON_CHIPS, In.SPEED.late(1)] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe."""
-    device: Annotated[Wanted, MayChange(), ON_CHIPS] = "auto"
+    device: Annotated[Wanted, MayChange(), ON_CHIPS, In.SPEED] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
-    where: Annotated[str, ON_CHIPS] = ""
+    where: Annotated[str, ON_CHIPS, In.DATA.late(2)] = ""
     """Chips to score, as an expression over the index: "sensor == 'WV03'"; default: all of the split."""
-    limit: Annotated[int | None, ON_CHIPS] = None
+    limit: Annotated[int | None, ON_CHIPS, In.DATA.late(2)] = None
     """Number of chips to score; default: all."""
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
-    maps: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="MAP...")] = ()
+    reading: Annotated[ReadingOptions, In.SPEED.late(2)] = field(default_factory=ReadingOptions)
+    maps: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="MAP..."), In.DATA.late(2)] = ()
     """Canopy height maps instead, as treeline predict writes them: paths, globs or s3://..."""
-    heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
+    heights: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER..."), In.DATA] = ()
     """With --maps: height rasters (with --ground: surface elevations), in any CRS and pixel size."""
-    ground: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER...")] = ()
+    ground: Annotated[tuple[str, ...], Place(), tyro.conf.arg(metavar="RASTER..."), In.DATA] = ()
     """With --maps: ground elevations, subtracted from the surface elevations."""
-    height_unit: HeightUnit | None = None
+    height_unit: Annotated[HeightUnit | None, In.DATA.late(1)] = None
     """With --maps: unit of --heights and --ground where the rasters state none: m, dm, cm or ft."""
-    height_band: int | None = None
+    height_band: Annotated[int | None, In.DATA.late(1)] = None
     """With --maps: number of the band of these rasters, from 1, that is taken; default: they have one."""
-    on_mismatch: OnMismatch = "refuse"
+    on_mismatch: Annotated[OnMismatch, In.DATA.late(1)] = "refuse"
     """With --maps: rasters whose values are no heights, such as surface elevations: refuse the gross ones and
     note the others, note all, or ignore them."""
 
@@ -190,12 +204,14 @@ class ImportConfig:
     """Dataset whose statistics normalise the regressor's input: a folder or s3://..."""
     out: Annotated[str, Place()]
     """Folder of the checkpoint; nothing may be there yet."""
-    bands: tuple[str, ...] = ModelOptions.bands
+    bands: Annotated[tuple[str, ...], In.DATA] = ModelOptions.bands
     """Bands that the regressor was trained on, in its order."""
     heads: Annotated[int, OnlyWith(weights=Ending(WEIGHT_FILES))] = 0
     """Attention heads of the backbone, which a .pth file does not tell; 0: as published for its width."""
     new_band_from: Annotated[
-        Literal["red", "green", "blue", "mean"], OnlyWith(weights=Ending(WEIGHT_FILES, wanted=False))
+        Literal["red", "green", "blue", "mean"],
+        OnlyWith(weights=Ending(WEIGHT_FILES, wanted=False)),
+        In.MODEL,
     ] = ModelOptions.new_band_from
     """Band whose patch weights start a band that CHMv2 does not know; or their mean."""
 
@@ -212,21 +228,21 @@ class SweepConfig:
     """YAML or JSON file with the other options of treeline train; default: its defaults."""
     trials: int = 12
     """Number of trainings with options drawn at random."""
-    learning_rate: tuple[float, float] = (1e-4, 1e-2)
+    learning_rate: Annotated[tuple[float, float], In.OPTIMISER.late(1)] = (1e-4, 1e-2)
     """Lowest and highest learning rate; draws are even on a logarithmic scale."""
     loss_choices: Annotated[tuple[str, ...], Imports()] = ("squared", "asymmetric(factor=1.3)")
     """Losses to draw from, each as for treeline train --loss; several words of one: in one pair of quotes."""
     decoder_choices: Annotated[tuple[str, ...], Imports()] = ("detail", "residual")
     """Decoders to draw from."""
-    limit: int | None = 10_000
+    limit: Annotated[int | None, In.DATA] = 10_000
     """Chips that each trial trains on; all are scored on all validation chips."""
-    epochs: int = 5
+    epochs: Annotated[int, In.OPTIMISER] = 5
     """Largest number of passes through them."""
-    workers: int = 0
+    workers: Annotated[int, In.SPEED] = 0
     """Trials at a time on Ray, where those that fall behind are stopped; 0: one by one here, to the end."""
-    precision: Precision | None = None
+    precision: Annotated[Precision | None, In.SPEED.late(1)] = None
     """Numbers to compute with, as for treeline train; default: what --train-config says, or float32."""
-    device: Wanted = "auto"
+    device: Annotated[Wanted, In.SPEED] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
-    seed: int = 0
+    seed: Annotated[int, In.OPTIMISER.late(1)] = 0
     """Seed of the options that are drawn."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from shards.roles import Another, Before, MayChange, OnlyWith, OptionsFile, Place
+from shards.roles import Another, Before, In, MayChange, OnlyWith, OptionsFile, Place
 from trainer.config import TrainConfig
 from trainer.devices.choice import Precision, Wanted
 from trainer.options import Mode
@@ -32,26 +32,26 @@ class MatrixConfig:
     ] = ("scratch=random",)
     """Weights to start from: pre-training runs by name, or NAME=random for the first run's shape (without a
     run: "tiny") with random weights, with which the others are compared."""
-    region_column: str = ""
+    region_column: Annotated[str, In.SPLIT] = ""
     """Column of the index with each tile's region, where --data is one dataset."""
-    task: Literal["height", "tile-value", "tile-class", "pixel-class"] = "tile-value"
+    task: Annotated[Literal["height", "tile-value", "tile-class", "pixel-class"], In.TASK] = "tile-value"
     """What is learnt: heights or classes of pixels; or, for each tile, a number or a class of --label."""
-    label: Annotated[str, OnlyWith(task=Another(("height",)))] = ""
+    label: Annotated[str, OnlyWith(task=Another(("height",))), In.CHIPS] = ""
     """Column of the index that is learnt, such as tree_percent. Classes of pixels are in the chips."""
-    tune: tuple[Mode, ...] = ("frozen", "all")
+    tune: Annotated[tuple[Mode, ...], In.MODEL] = ("frozen", "all")
     """Parts of the backbone that learn; one matrix for each."""
-    limit: tuple[int | str, ...] = ("1%", "10%", "100%")
+    limit: Annotated[tuple[int | str, ...], In.DATA] = ("1%", "10%", "100%")
     """Labelled training tiles of each region: shares, as 1%, or numbers; one matrix for each."""
     draws: int = 5
     """Trainings of each cell, which differ in the choice of labels and in the seed."""
     train_config: Annotated[str, OptionsFile(TrainConfig), MayChange()] = ""
     """YAML or JSON file with the other options of treeline train; default: its defaults."""
-    workers: Annotated[int, MayChange()] = 0
+    workers: Annotated[int, MayChange(), In.SPEED] = 0
     """Cells at a time, as tasks on Ray; 0: one by one here."""
-    precision: Annotated[Precision | None, Before(None)] = None
+    precision: Annotated[Precision | None, Before(None), In.SPEED.late(1)] = None
     """Numbers to train with, as for treeline train; default: what --train-config says, or float32. Tests are
     in float32."""
-    device: Annotated[Wanted, MayChange(), Before("auto")] = "auto"
+    device: Annotated[Wanted, MayChange(), Before("auto"), In.SPEED] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
     keep_checkpoints: bool = False
     """Whether to keep the training run of each cell."""

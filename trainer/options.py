@@ -11,19 +11,21 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import tyro
 
+from shards.addresses import Address
 from shards.errors import InputError
 from shards.nested import Follows
 from shards.read.read_options import ReadOptions
 from shards.roles import (
-    Address,
     Another,
     Before,
     Decided,
     Imports,
+    In,
     MayChange,
     OnlyWith,
     Place,
     Some,
+    Usual,
     flag_of,
     own_path,
 )
@@ -66,9 +68,9 @@ def refuse_out_of_range(options: Any, checks: Mapping[str, tuple[bool, str]]) ->
 class TaskOptions:
     """What is learnt, and from which labels."""
 
-    task: Annotated[Task, Before("height")] = "height"
+    task: Annotated[Task, Before("height"), Usual()] = "height"
     """Heights of pixels; the class at each pixel; or, for each tile, a number or a class of --label."""
-    label: Annotated[str, Before(""), OnlyWith(task=(*OF_TILES, "pixel-class"))] = ""
+    label: Annotated[str, Before(""), OnlyWith(task=(*OF_TILES, "pixel-class")), In.CHIPS, Usual()] = ""
     """Label that is learnt: of tiles a column of the index, such as tree_percent, where tiles without a value
     are left out; of pixels the dataset's own, which need not be given."""
     head: Annotated[HeadKind, Before("mean"), OnlyWith(task=OF_TILES)] = "mean"
@@ -85,9 +87,9 @@ class TaskOptions:
 class ModelOptions:
     """Backbone and decoder."""
 
-    bands: tuple[str, ...] = ("nir", "red", "green")
+    bands: Annotated[tuple[str, ...], In.DATA, Usual()] = ("nir", "red", "green")
     """Bands that the backbone sees, in its order."""
-    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",)), Address("hub")] = "tiny"
+    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",)), Usual()] = "tiny"
     """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, or a pre-training run."""
     backbone_weights: Annotated[Literal["teacher", "student", "random"] | None, Before(None)] = None
     """Weights of a pre-training run to start from; default: the teacher's where there is one. With "random",
@@ -96,13 +98,13 @@ class ModelOptions:
         Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
     ] = "red"
     """Pretrained band whose patch weights start a band that the backbone does not know; or their mean."""
-    tune: Mode = "all"
+    tune: Annotated[Mode, Usual()] = "all"
     """Part of the backbone that learns: nothing, last blocks, low-rank adapters in every block, or all."""
     tune_blocks: Annotated[int, OnlyWith(tune="last")] = 4
     """Blocks that learn with --tune last."""
     lora_rank: Annotated[int, OnlyWith(tune="lora")] = 8
     """Rank of the adapters with --tune lora."""
-    decoder: Annotated[DecoderName, OnlyWith(task=OF_PIXELS)] = "detail"
+    decoder: Annotated[DecoderName, OnlyWith(task=OF_PIXELS), Usual()] = "detail"
     """Kind of decoder, which turns the backbone's tokens into pixels; dpt has heights alone. Or a class of
     your own (docs/own-parts.md)."""
     decoder_widths: Annotated[tuple[int, ...], OnlyWith(decoder=Another(("linear",)), task=OF_PIXELS)] = ()
@@ -113,7 +115,9 @@ class ModelOptions:
     """Share (0..1) of the decoder's channels that are dropped in training."""
     upsample: Annotated[Literal[1, 2, 4], OnlyWith(task=OF_PIXELS)] = 1
     """Factor by which the image is enlarged for the backbone, so that its patches cover fewer metres."""
-    recompute_activations: Annotated[bool, MayChange(), BACKBONE_LEARNS, Follows("shard_model")] = False
+    recompute_activations: Annotated[
+        bool, MayChange(), BACKBONE_LEARNS, Follows("shard_model"), In.SPEED.late(1)
+    ] = False
     """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
 
     def __post_init__(self) -> None:
@@ -153,10 +157,10 @@ class TokenOptions:
 class ObjectiveOptions:
     """Loss and baselines."""
 
-    loss: Annotated[tuple[str, ...], Imports(), OF_HEIGHTS] = ("asymmetric(factor=1.3)",)
+    loss: Annotated[tuple[str, ...], Imports(), OF_HEIGHTS, Usual()] = ("asymmetric(factor=1.3)",)
     """Losses, each NAME[(key=value,...)][:WEIGHT][:END_WEIGHT][@FROM[..TO]]; see docs/training.md. NAME may
     be package.module.function, of your own (docs/own-parts.md)."""
-    baseline_chips: Annotated[int, Follows("cache_gigabytes")] = 20_000
+    baseline_chips: Annotated[int, Follows("cache_gigabytes"), In.OPTIMISER.late(4)] = 20_000
     """Training chips to which the two baselines (mean or commonest class, regression) are fitted."""
 
 
@@ -186,13 +190,13 @@ class AugmentOptions:
 class OptimiserOptions:
     """Learning rates, weight decay and how they change."""
 
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, Usual()] = 3e-3
     """Peak learning rate of AdamW for the decoder, or for the output layer of a tile task."""
-    output_rate_factor: Annotated[float, OnlyWith(task=OF_PIXELS)] = 1.0
+    output_rate_factor: Annotated[float, OnlyWith(task=OF_PIXELS), In.OPTIMISER.late(2)] = 1.0
     """Learning rate of the output layer as a multiple: it alone has to grow to the scale of metres."""
-    backbone_rate_factor: Annotated[float, BACKBONE_LEARNS] = 0.1
+    backbone_rate_factor: Annotated[float, BACKBONE_LEARNS, In.OPTIMISER.late(2)] = 0.1
     """Learning rate of the backbone's last block, where it learns, as a share of the decoder's."""
-    layer_decay: Annotated[float, BACKBONE_LEARNS] = 1.0
+    layer_decay: Annotated[float, BACKBONE_LEARNS, In.OPTIMISER.late(2)] = 1.0
     """Learning rate of each block of the backbone as a share (0..1) of the next one's; 1: all alike."""
     weight_decay: float = 1e-2
     """Weight decay of AdamW: a step takes this times the learning rate from each weight."""
@@ -200,9 +204,9 @@ class OptimiserOptions:
     """"cosine": up, then down to 0; "constant": up, then level; "plateau": halved when validation stalls."""
     warm_up: Annotated[float, OnlyWith(schedule=("cosine", "constant"))] = 0.05
     """Share (0..1) of all steps in which the learning rate goes up, one step at least."""
-    plateau_patience: Annotated[int, PLATEAU] = 3
+    plateau_patience: Annotated[int, PLATEAU, In.OPTIMISER.late(3)] = 3
     """Epochs without improvement that are tolerated; the next one halves the learning rate."""
-    lowest_learning_rate: Annotated[float, PLATEAU] = 1e-6
+    lowest_learning_rate: Annotated[float, PLATEAU, In.OPTIMISER.late(3)] = 1e-6
     """Learning rate of the decoder below which it is not halved; the others keep their proportion to it."""
 
     def __post_init__(self) -> None:
@@ -237,34 +241,34 @@ class OptimiserOptions:
 class FitOptions:
     """The training loop."""
 
-    seed: Annotated[int, Follows("workers")] = 0
+    seed: Annotated[int, Follows("workers"), In.OPTIMISER.late(5), Usual()] = 0
     """Seed of weights, order and augmentation."""
-    deterministic: Annotated[bool, Follows("seed")] = False
+    deterministic: Annotated[bool, Follows("seed"), In.SPEED.late(4)] = False
     """Whether to use only algorithms that give the same bits in every run; on a GPU they can be slower."""
-    gradient_norm: Annotated[float, Follows("weight_decay")] = 1.0
+    gradient_norm: Annotated[float, Follows("weight_decay"), In.OPTIMISER.late(4)] = 1.0
     """Largest norm of the gradients; larger ones are scaled down to it."""
-    average: float = 0.0
+    average: Annotated[float, In.OPTIMISER.late(4)] = 0.0
     """Decay of the average of the weights that is scored and saved, for example 0.999; 0: no average."""
-    epochs: int = 30
+    epochs: Annotated[int, Usual()] = 30
     """Largest number of passes through the training chips."""
-    stop_patience: int = 0
+    stop_patience: Annotated[int, In.OPTIMISER.late(1)] = 0
     """Number of epochs without improvement after which training stops; 0 disables."""
-    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided()] = None
+    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided(), Usual()] = None
     """Chips per step, over all workers; default: 16 on a CPU, more on GPUs (docs/gpu.md), and written to the
     run's config.yaml."""
-    batch_per_worker: int = 0
+    batch_per_worker: Annotated[int, In.SPEED.late(1)] = 0
     """Chips per step and worker, so that the batch size is this times the workers; 0: --batch-size holds."""
-    accumulate: Annotated[int, MayChange()] = 1
+    accumulate: Annotated[int, MayChange(), In.SPEED.late(1)] = 1
     """Pieces in which each worker computes its share of a batch: less memory, and with the loss silog a
     third more arithmetic."""
-    precision: Annotated[Precision, OF_BF16] = "float32"
+    precision: Annotated[Precision, OF_BF16, In.SPEED, Usual()] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe; weights
     stay float32."""
-    compile: Annotated[bool, MayChange()] = False
+    compile: Annotated[bool, MayChange(), In.SPEED.late(1)] = False
     """Whether to compile backbone and decoder with torch.compile; the first steps take minutes."""
-    shard_model: Annotated[bool, MayChange()] = False
+    shard_model: Annotated[bool, MayChange(), In.SPEED.late(1)] = False
     """Whether each worker keeps a part of all weights (FSDP2), for large backbones; needs two workers."""
-    on_nonfinite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
+    on_nonfinite: Annotated[Literal["stop", "skip"], MayChange(), In.OPTIMISER.late(5)] = "stop"
     """Response to a step whose loss is not a number: end the run, or leave the step out and count it."""
 
     batch_on_cpu: ClassVar[int] = 16
@@ -323,20 +327,20 @@ class KeepOptions:
 class ChipOptions:
     """Choice of chips."""
 
-    where: str = ""
+    where: Annotated[str, Usual()] = ""
     """Chips to train and validate on, an expression over the index: "source != 'AK_IFSAR'"; default: all."""
     val_where: Annotated[str | None, Before("")] = None
     """Chips to validate on instead: an expression, or "" for all; default: as --where."""
-    limit: int | str | None = None
+    limit: Annotated[int | str | None, Usual()] = None
     """Number of chips to train on, or their share, as 1%; validation takes all. A smaller choice is part of
     any larger one."""
     per: Annotated[str, Before(""), OnlyWith(limit=Some())] = ""
     """Column of the index: --limit holds for the chips of each of its values, such as each region."""
     label_seed: Annotated[int, Before(0), OnlyWith(limit=Some())] = 0
     """Seed of the choice that --limit makes."""
-    epoch_steps: Annotated[int, Before(0)] = 0
+    epoch_steps: Annotated[int, Before(0), In.OPTIMISER.late(4)] = 0
     """Least number of steps in an epoch; where there are too few chips, it meets them several times."""
-    balance_heights: Annotated[tuple[float, ...], OF_HEIGHTS] = ()
+    balance_heights: Annotated[tuple[float, ...], OF_HEIGHTS, In.OPTIMISER.late(4)] = ()
     """Edges (m) of bins of the chips' maximum height that are met equally often; default: as stored."""
 
     def __post_init__(self) -> None:
@@ -375,7 +379,7 @@ class ChipOptions:
 class ReadingOptions:
     """Reading of the dataset."""
 
-    on_bad_shard: Literal["stop", "skip"] = ReadOptions.on_bad_shard
+    on_bad_shard: Annotated[Literal["stop", "skip"], In.SPEED.late(3)] = ReadOptions.on_bad_shard
     """Response to a shard that is damaged or cannot be read: end the run, or leave it out and name it."""
     cache: Annotated[str, Place(), MayChange()] = ""
     """Local folder for what was fetched of a remote dataset, shared by the processes of a machine."""

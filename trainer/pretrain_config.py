@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from shards.roles import Address, Another, Before, Decided, MayChange, OnlyWith, Place, Some
+from shards.roles import Another, Before, Decided, In, MayChange, OnlyWith, Place, Some, Usual
 from trainer.devices.choice import Wanted
 from trainer.options import (
     FitOptions,
@@ -31,23 +31,23 @@ WITH_PROBE = OnlyWith(probe=Some())
 class EncoderOptions:
     """Backbone."""
 
-    bands: tuple[str, ...] = ()
+    bands: Annotated[tuple[str, ...], In.DATA, Usual()] = ()
     """Bands that the backbone sees, in its order; default: all of the dataset's."""
-    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",)), Address("hub")] = "tiny"
+    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",))] = "tiny"
     """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, or a pre-training run."""
     new_band_from: Annotated[
         Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
     ] = "mean"
     """Pretrained band whose patch weights start a band that the backbone does not know; or their mean."""
-    patch_size: Annotated[int, TINY] = 16
+    patch_size: Annotated[int, TINY, Usual()] = 16
     """Pixels along each side of a patch of the tiny backbone."""
     registers: Annotated[int, TINY] = 4
     """Register tokens of the tiny backbone."""
-    width: Annotated[int, TINY] = 192
+    width: Annotated[int, TINY, Usual()] = 192
     """Numbers in a token of the tiny backbone, which has six heads."""
-    depth: Annotated[int, TINY] = 4
+    depth: Annotated[int, TINY, Usual()] = 4
     """Blocks of the tiny backbone."""
-    recompute_activations: Annotated[bool, MayChange()] = False
+    recompute_activations: Annotated[bool, MayChange(), In.SPEED.late(2)] = False
     """Whether to use activation checkpointing in the backbone: less memory, a third more arithmetic."""
 
     def __post_init__(self) -> None:
@@ -79,21 +79,21 @@ class ViewOptions:
     """Local crops of each tile; the global ones are always two."""
     crop_scale: Annotated[tuple[float, float], MAE] = (0.2, 1.0)
     """Smallest and largest share of a tile's area in its only crop, which is enlarged to the tile's size."""
-    flip: bool = True
+    flip: Annotated[bool, In.AUGMENTATION.late(1)] = True
     """Whether to flip crops from left to right at random."""
-    vertical_flip: bool = False
+    vertical_flip: Annotated[bool, In.AUGMENTATION.late(1)] = False
     """Whether to flip crops upside down at random. A radar looks sideways: layover then points elsewhere."""
-    quarter_turns: bool = False
+    quarter_turns: Annotated[bool, In.AUGMENTATION.late(1)] = False
     """Whether to turn crops by a quarter at random. See --vertical-flip."""
-    speckle_looks: int = 0
+    speckle_looks: Annotated[int, In.AUGMENTATION.late(1)] = 0
     """Looks of the speckle (gamma noise on intensity) with which each crop is multiplied; 0: none."""
-    brightness: float = 0.0
+    brightness: Annotated[float, In.AUGMENTATION] = 0.0
     """Standard deviation, in the bands' unit (decibels), of a random number added to each band of a crop."""
-    band_dropout: float = 0.0
+    band_dropout: Annotated[float, In.AUGMENTATION] = 0.0
     """Share (0..1) of a crop's bands that are replaced by their mean."""
-    group_dropout: Annotated[float, OnlyWith(band_groups=Some())] = 0.0
+    group_dropout: Annotated[float, OnlyWith(band_groups=Some()), In.AUGMENTATION] = 0.0
     """Share (0..1) of a crop's groups of bands, such as seasons, that are replaced by their mean."""
-    band_groups: tuple[str, ...] = ()
+    band_groups: Annotated[tuple[str, ...], In.AUGMENTATION] = ()
     """Groups of bands, each a wildcard over names, for example "*_summer"; --group-dropout, --mask-groups."""
 
     def __post_init__(self) -> None:
@@ -227,13 +227,13 @@ class MaskOptions:
 class RateOptions:
     """Learning rates and weight decay, and how they change."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Usual()] = 1e-3
     """Peak learning rate of AdamW; it goes up, then down to 0 along a cosine."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, In.OPTIMISER.late(2)] = 1.0
     """Learning rate of each block of the backbone as a share (0..1) of the next one's; 1: all alike."""
     weight_decay: float = 0.04
     """Weight decay of AdamW at the beginning; biases, norms and tokens have none."""
-    last_weight_decay: float | None = None
+    last_weight_decay: Annotated[float | None, In.OPTIMISER.late(2)] = None
     """Weight decay at the end, reached along a cosine; default: as at the beginning."""
     warm_up: float = 0.1
     """Share (0..1) of all steps in which the learning rate goes up, one step at least."""
@@ -262,7 +262,7 @@ class RateOptions:
 class TileOptions:
     """Choice of tiles."""
 
-    where: str = ""
+    where: Annotated[str, Usual()] = ""
     """Tiles to learn from, an expression over the index: "region != 'europe'"; default: all."""
     limit: int | None = None
     """Number of tiles to learn from. A smaller choice is part of any larger one."""
@@ -272,7 +272,7 @@ class TileOptions:
 class ProbeOptions:
     """Measurement of what the tokens tell about a label, which is never learnt from."""
 
-    probe: str = ""
+    probe: Annotated[str, Usual()] = ""
     """Column of the index to predict from the tokens: numbers, or classes (text or whole numbers)."""
     probe_epochs: Annotated[int, WITH_PROBE] = 1
     """Epochs from one measurement to the next; the last epoch always has one."""
@@ -294,12 +294,12 @@ class ProbeOptions:
 class PretrainFitOptions(FitOptions):
     """The training loop."""
 
-    epochs: int = 100
+    epochs: Annotated[int, Usual()] = 100
     """Number of passes through the tiles."""
-    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided()] = None
+    batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided(), Usual()] = None
     """Tiles per step, over all workers; default: 64 on a CPU, more on GPUs (docs/gpu.md), and written to the
     run's config.yaml."""
-    stop_on_collapse: Annotated[bool, MayChange(), DINO] = False
+    stop_on_collapse: Annotated[bool, MayChange(), DINO, In.OPTIMISER.late(5)] = False
     """Whether to end the run when the tokens collapse, instead of warning once."""
     batch_on_cpu: ClassVar[int] = 64
     """Tiles per step where nothing says how many."""
@@ -313,26 +313,28 @@ class PretrainConfig(RunConfig):
     """Dataset: a folder or s3://..."""
     out: Annotated[str, Place(), MayChange()]
     """Folder or s3://... for checkpoints (best, last), metrics.jsonl, config.yaml and TensorBoard's log."""
-    recipe: Literal["mae", "dino", "mae-tiny", "dino-tiny", "paper-gssic", "paper-s1grd"] = "mae"
+    recipe: Annotated[
+        Literal["mae", "dino", "mae-tiny", "dino-tiny", "paper-gssic", "paper-s1grd"], In.MODEL, Usual()
+    ] = "mae"
     """Named set of options; options that are given override it."""
-    method: Literal["dino", "mae"] = "mae"
+    method: Annotated[Literal["dino", "mae"], In.TASK, Usual()] = "mae"
     """Self-distillation (dino) or masked autoencoder (mae); a recipe sets it."""
-    resume: Annotated[Literal["no", "auto"], MayChange()] = "no"
+    resume: Annotated[Literal["no", "auto"], MayChange(), In.OUTPUT, Usual()] = "no"
     """"auto": resume the run at --out if there is one, with the same options; "no": refuse it."""
-    workers: Annotated[int | str, MayChange()] = 0
+    workers: Annotated[int | str, MayChange(), In.SPEED, Usual()] = 0
     """Number of Ray workers, N or MIN:MAX (as many as there is room for); 0: this process, without Ray."""
-    device: Annotated[Wanted, MayChange(), Before("auto")] = "auto"
+    device: Annotated[Wanted, MayChange(), Before("auto"), In.SPEED, Usual()] = "auto"
     """Device: GPUs where there are any (auto), only GPUs (gpu), or CPUs (cpu)."""
-    encoder: EncoderOptions = field(default_factory=EncoderOptions)
-    views: ViewOptions = field(default_factory=ViewOptions)
-    dino: DinoOptions = field(default_factory=DinoOptions)
-    mask: MaskOptions = field(default_factory=MaskOptions)
-    rates: RateOptions = field(default_factory=RateOptions)
-    fit: PretrainFitOptions = field(default_factory=PretrainFitOptions)
-    probing: ProbeOptions = field(default_factory=ProbeOptions)
-    keep: KeepOptions = field(default_factory=KeepOptions)
-    tiles: TileOptions = field(default_factory=TileOptions)
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    encoder: Annotated[EncoderOptions, In.MODEL] = field(default_factory=EncoderOptions)
+    views: Annotated[ViewOptions, In.VIEWS] = field(default_factory=ViewOptions)
+    dino: Annotated[DinoOptions, In.DISTILLATION] = field(default_factory=DinoOptions)
+    mask: Annotated[MaskOptions, In.MASKING] = field(default_factory=MaskOptions)
+    rates: Annotated[RateOptions, In.OPTIMISER.late(1)] = field(default_factory=RateOptions)
+    fit: Annotated[PretrainFitOptions, In.OPTIMISER] = field(default_factory=PretrainFitOptions)
+    probing: Annotated[ProbeOptions, In.PROBE] = field(default_factory=ProbeOptions)
+    keep: Annotated[KeepOptions, In.OUTPUT] = field(default_factory=KeepOptions)
+    tiles: Annotated[TileOptions, In.DATA] = field(default_factory=TileOptions)
+    reading: Annotated[ReadingOptions, In.SPEED.late(2)] = field(default_factory=ReadingOptions)
 
 
 @dataclass(frozen=True)
@@ -345,7 +347,7 @@ class ExportConfig:
     """Folder or s3://... to write; nothing may be there yet."""
     to: Literal["transformers", "checkpoint"] = "checkpoint"
     """checkpoint: all its files; transformers: a pre-trained backbone, for DINOv3ViTModel.from_pretrained."""
-    backbone_weights: Literal["teacher", "student"] | None = None
+    backbone_weights: Annotated[Literal["teacher", "student"] | None, In.MODEL] = None
     """Weights to take; default: all for a checkpoint, else the teacher's where there is one."""
 
 

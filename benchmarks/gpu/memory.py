@@ -218,7 +218,7 @@ def seven_billion(bench: Bench) -> Iterator[Finding]:
     from trainer.model.device_room import block_bytes
     from trainer.model.empty_backbone import empty_backbone
     from trainer.model.frozen_backbone import placed_on
-    from trainer.model.weights_file import fill
+    from trainer.weights.weights_file import fill
 
     if bench.on_gpu and torch.cuda.mem_get_info(bench.device)[0] < 20e9:
         raise Left("needs 20 GB of memory on the device")

@@ -28,7 +28,7 @@ def write_report(out: Path, maps: dict[str, str], steps: Steps) -> str:
     """
     more = {
         "Dataset": _dataset(open_dataset(str(out / "chips"))),
-        "What was run": sentence(made_on()) + steps.table(),
+        "Steps": sentence(made_on()) + steps.table(),
     }
     config = ReportConfig(
         str(out / "run"),

@@ -23,11 +23,11 @@ from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
 from shards.progress import progress
-from trainer.commands.evaluate import evaluate
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.devices.cards import chosen_here
 from trainer.devices.choice import Wanted
+from trainer.evaluate.heights import evaluate
 from trainer.score.evaluation import write_evaluation
 
 

@@ -43,7 +43,7 @@ def write_sar_report(
         + figure(curves(records, None, "%"), "Loss and probe by epoch"),
         "How far regions lie apart": _apart(found, label),
         "Where the class token looks": _looked(out / "attention"),
-        "What was run": steps.table(),
+        "Steps": steps.table(),
     }
     path = str(out / "report.html")
     lead = f"{results.verdict} {made_on()}"

@@ -13,7 +13,7 @@ from shards.roles import GDAL
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, name_of, read_bytes, sizes_of, version_of, versions_of
 from shards.storage.patterns import expand
-from trainer.model.run_checkpoints import read_run_checkpoints
+from trainer.weights.run_checkpoints import read_run_checkpoints
 
 Content = str | dict[str, str]
 """What lies there, in one text, or as versions of files by name."""

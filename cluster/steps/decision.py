@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Literal
 
 from cluster.steps.chain import result_of
@@ -43,6 +43,8 @@ class Decision:
 
     action: Action
     why: str
+    inputs: Mapping[str, Content] = field(default_factory=dict, compare=False)
+    """What lay at the places that the step reads, when it was decided."""
 
 
 def options_to_compare(config: Any) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def decide(step: Step, record: Record | None, now: Now) -> Decision:
     Raises:
         InputError: something costly would be replaced, and --redo does not say so.
     """
-    decision = _decide(step, record, now)
+    decision = replace(_decide(step, record, now), inputs=now.inputs)
     result = result_of(step.command)
     is_allowed = now.may_replace or (record is not None and record.state == "being removed")
     if decision.action != "make anew" or not result.is_costly or is_allowed:

@@ -7,31 +7,28 @@ finds it there afterwards. Commands that replace their own result are not here: 
 import re
 from collections.abc import Iterable
 
+from inference.maps.style import style_url
 from inference.scenes.scene_list import MAP_ENDINGS
 from shards.format.file_names import is_of_a_dataset
 from shards.format.manifest import JOURNAL, MANIFEST, UNFINISHED
-from trainer.model.run_checkpoints import CHECKPOINTS
+from trainer.run_folder.run_files import CHECKPOINT_FILE, RUN_FILE
 
 _BEING_WRITTEN = re.compile(r"\.treeline-[0-9a-f]{16}-(?=[^/]+$)")
 """What stands before a file's name while it is being written (shards.storage.objects.staged)."""
 _DATASET = rf"{re.escape(MANIFEST)}|{re.escape(UNFINISHED)}|{re.escape(JOURNAL)}/.+"
 """Files of a dataset, beside those that `shards.format.file_names` names."""
-_CHECKPOINT = r"((model|rest)\.safetensors|(config|statistics|metrics|backbone)\.json)"
-_RUN = (
-    rf"(epoch-\d+/{_CHECKPOINT}|state/step-[^/]+/\d+-\d+\.safetensors|state\.json|config\.yaml"
-    rf"|{re.escape(CHECKPOINTS)}|metrics\.jsonl|validation\.json|mlflow\.json|failed\.json|failing-\d+\.json"
-    r"|backbone-[0-9a-f]{16}\.safetensors|tensorboard/events\.out\.tfevents\..+)"
-)
 _MAP = "|".join(re.escape(ending.removesuffix(".tif")) for ending in MAP_ENDINGS)
 _PATTERNS = {
-    "pretrain": _RUN,
-    "train": _RUN,
-    "import": _CHECKPOINT,
-    "export": rf"{_CHECKPOINT}|treeline\.json|model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json",
-    "sweep": rf"sweep\.json|best\.yaml|trial-\d+/{_RUN}",
+    "pretrain": RUN_FILE,
+    "train": RUN_FILE,
+    "import": CHECKPOINT_FILE,
+    "export": (
+        rf"{CHECKPOINT_FILE}|treeline\.json|model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json"
+    ),
+    "sweep": rf"sweep\.json|best\.yaml|trial-\d+/{RUN_FILE}",
     "matrix": (
         r"matrix\.(yaml|json)|predictions\.parquet|index\.html|cells/\d{4}-[\w-]+\.parquet"
-        rf"|runs/\d{{4}}-[\w-]+/{_RUN}"
+        rf"|runs/\d{{4}}-[\w-]+/{RUN_FILE}"
     ),
     "predict": rf"predict\.json|failed\.json|\.predict/.+|[^/]+({_MAP})\.(tif|png|json|qml)",
     "mosaic": "",  # the place is the file
@@ -47,6 +44,11 @@ def own_files(command: str, names: Iterable[str]) -> list[str]:
     if command == "convert" or command.startswith("ingest "):
         return [name for name in names if is_of_a_dataset(_written(name)) or _is(_DATASET, name)]
     return [name for name in names if _is(_PATTERNS[command], name)]
+
+
+def files_beside(command: str, place: str) -> list[str]:
+    """Return the URLs of the files that a command writes beside the one at `place`."""
+    return [style_url(place)] if command == "mosaic" else []
 
 
 def _is(pattern: str, name: str) -> bool:

@@ -30,6 +30,8 @@ class Record:
     """Files that lay there before it began."""
     files: dict[str, str] = field(default_factory=dict)
     """Files that it made, with their versions."""
+    beside: dict[str, str] = field(default_factory=dict)
+    """Files that it made beside its place, by name, with their versions."""
     described: str = ""
     """What it made, where that is known by a description and not by its files: a dataset, a run."""
     code: Mapping[str, str] = field(default_factory=made_by_code)

@@ -12,18 +12,20 @@ the same command goes on wherever it was stopped.
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import cli
 from cluster.config import StepsConfig
+from cluster.last_lines import without_next
 from cluster.options import nearest
 from cluster.steps.chain import result_of
 from cluster.steps.command_line import command_line
 from cluster.steps.content import Content, content_of, content_of_files, content_of_places, digest, holds
 from cluster.steps.decision import Action, Decision, Now, decide, options_to_compare
 from cluster.steps.example import example
-from cluster.steps.own_files import own_files
+from cluster.steps.own_files import files_beside, own_files
 from cluster.steps.places import absolute, is_within, places_of, places_to_read
 from cluster.steps.records import RECORDS, Record, Records
 from cluster.steps.steps_file import Step, StepsFile, read_steps
@@ -33,8 +35,10 @@ from shards.roles import Place, roles
 from shards.storage.objects import (
     exists,
     join,
+    name_of,
     remove_empty_folders,
     remove_file,
+    version_of,
     versions_of,
 )
 from shards.storage.one_writer import one_writer
@@ -108,7 +112,8 @@ class Run:
             if decision.action == "skip":
                 continue
             try:
-                code = self._run(step, decision)
+                with nullcontext() if number == count else without_next():
+                    code = self._run(step, decision)
             except InputError as error:
                 raise InputError(f"{step.name}: {error}; then go on with {self._again}") from error
             except BaseException as error:
@@ -193,7 +198,8 @@ class Run:
             own = result.again == "refuses" and before.state == "begun"
             if own or (decision.action == "make anew" and result.again != "replaces"):
                 self._remove(step, before)
-        record = self._begun(step, before if before and not is_new and decision.action == "run" else None)
+        goes_on = before and not is_new and decision.action == "run"
+        record = self._begun(step, decision, before if goes_on else None)
         self.records.keep(step.name, record)
         try:
             code = _call(step)
@@ -206,14 +212,14 @@ class Run:
             self.records.keep(step.name, self._done(step, record))
         return code
 
-    def _begun(self, step: Step, before: Record | None) -> Record:
-        """Describe a step that begins, or goes on."""
+    def _begun(self, step: Step, decision: Decision, before: Record | None) -> Record:
+        """Describe a step that begins, or goes on, with the inputs that were seen when it was decided."""
         there = before.before if before else tuple(versions_of(step.place)) if _makes_files(step) else ()
         return Record(
             step.command,
             "begun",
             options_to_compare(step.config),
-            self._inputs(step),
+            decision.inputs,
             self._place(step),
             before=there,
         )
@@ -226,7 +232,13 @@ class Run:
             files = {name: there[name] for name in self._own(step, there, record)}
         content = content_of(step.place) if step.place else None
         described = content if isinstance(content, str) else ""
-        return replace(record, state="done", files=files, described=described)
+        beside = {name: version_of(url) for name, url in self._beside(step).items()}
+        return replace(record, state="done", files=files, described=described, beside=beside)
+
+    def _beside(self, step: Step) -> dict[str, str]:
+        """Return the URLs of the files that a step's command writes beside its result, by name."""
+        urls = files_beside(step.command, step.place) if step.place else []
+        return {name_of(url): url for url in urls if exists(url)}
 
     def _own(self, step: Step, names: Iterable[str], record: Record) -> list[str]:
         """Choose the files that a step made: they were not there before, and belong to no other step."""
@@ -261,6 +273,9 @@ class Run:
         self.records.keep(step.name, replace(record, state="being removed"))
         for name in record.files:
             remove_file(join(step.place, name) if name else step.place)
+        for name, url in self._beside(step).items():
+            if version_of(url) == record.beside.get(name):  # nobody has written it since
+                remove_file(url)
         remove_empty_folders(step.place)
 
     @property

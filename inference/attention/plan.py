@@ -26,7 +26,7 @@ from trainer.model.load_encoder import LoadedEncoder, load_encoder
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What is to be looked at, and with what."""
+    """Tiles to look at, the encoder that looks at them, and the layers beside."""
 
     config: AttentionConfig
     loaded: LoadedEncoder
@@ -40,7 +40,7 @@ class Work:
     computed_in: Precision
     """Precision in which the device computes."""
     findings: dict[str, tuple[Finding, ...]]
-    """What about rasters does not fit the training, by URL, where there is something."""
+    """Findings about rasters that do not fit the training, by URL; a raster without any is left out."""
 
     @property
     def encoder(self) -> Encoder:

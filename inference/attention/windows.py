@@ -68,7 +68,7 @@ def some_of(cuts: list[Cut], most: int) -> list[Cut]:
 
 @dataclass(frozen=True, eq=False)
 class Looking:
-    """How windows are looked at."""
+    """Windows of tiles, and how many of them are encoded at a time."""
 
     tiles: Sequence[Tile]
     size: int

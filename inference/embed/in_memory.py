@@ -17,6 +17,7 @@ from inference.embed.in_process import InProcess
 from inference.embed.run import check_options, check_tile_size, embed
 from inference.scenes.array_pixels import NAME
 from shards.raster.finding import FINDINGS, findings_by_code, say_findings
+from shards.wording import arguments_named
 from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
 from trainer.model.encoder import Encoder
@@ -31,9 +32,9 @@ class Vectors:
 
     vectors_ND: NDArray[np.float16]
     columns: pa.Table
-    """What is known of each: the columns that `treeline embed` writes, or the place in the array."""
+    """Facts about each tile: the columns that `treeline embed` writes, or the place in the array."""
     findings: dict[str, str] = field(default_factory=dict)
-    """What about the image does not fit the training: lines by code."""
+    """Findings about an image that does not fit the training: lines by code."""
 
 
 class VectorMaker:
@@ -57,6 +58,7 @@ class VectorMaker:
         # The backbone is there, but not the encoder's own normalisation.
         self._encoder = placed_on(encoder, fixed["precision"], usable(device))
 
+    @arguments_named()
     def of_scene(self, scene: str, options: dict[str, Any]) -> Vectors:
         """Embed the windows of a scene into a folder for the moment, and read it; `options` are of embed.
 
@@ -71,6 +73,7 @@ class VectorMaker:
         of_scene: dict[str, dict[str, str]] = found.about.get(FINDINGS, {})
         return Vectors(found.vectors_ND, found.columns, next(iter(of_scene.values()), {}))
 
+    @arguments_named()
     def of_array(self, image: NDArray[Any], options: dict[str, Any]) -> Vectors:
         """Embed the tiles of an array; see `ArrayTiles`.
 
@@ -82,6 +85,6 @@ class VectorMaker:
         tiles = ArrayTiles(image, self._encoder.schema, config.tile_size)
         check_tile_size(tiles.size, self._encoder.patch_size, "tile_size")
         findings = tiles.findings(self._encoder.statistics)
-        say_findings(findings, config.on_mismatch)
+        say_findings(findings, config.on_mismatch, names_arguments=True)
         rows = rows_of(self._encoder, tiles, (0, tiles.count), config)
         return Vectors(rows.vectors_ND, rows.columns, findings_by_code(findings.get(NAME, ())))

@@ -26,7 +26,7 @@ class Tiles(Protocol):
     size: int
     """Pixels along a side of each."""
     identity: dict[str, Any]
-    """What the tiles and their columns depend on."""
+    """Options and inputs on which the tiles and their columns depend."""
     remark: str
     """Line that says what was left out, and why; "" if nothing was."""
 

@@ -28,7 +28,7 @@ CHECK_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Finish:
-    """How a map is finished."""
+    """Last steps of writing a map: overviews, colours, compression."""
 
     tiles: str
     """Path of the tiled GeoTIFF with all pixels; it gets the overviews."""
@@ -37,7 +37,7 @@ class Finish:
     overviews: tuple[int, ...]
     """Factors by which overviews are coarser."""
     resampling: str
-    """How overviews are made: "average" or "mode"."""
+    """Method of making overviews: "average" or "mode"."""
     tile: int
     """Rows and columns of a tile."""
     level: int

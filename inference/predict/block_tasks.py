@@ -34,7 +34,7 @@ class MapJob:
     """Schema of the chips that the model was trained on."""
     options: MapOptions
     content: MapContent
-    """What the maps show."""
+    """Content of the maps: heights, classes of pixels or labels of tiles."""
     bands: tuple[str, ...]
     """Names of the scenes' bands, for scenes whose files do not name them."""
     nodata: float | None
@@ -101,7 +101,7 @@ class BlockResult:
     seconds_waited: float = 0.0
     """Seconds that the predictor waited for pixels."""
     batch_size: int = 0
-    """Windows at a time with which the block was computed, if there is one."""
+    """Number of windows per batch when the block was computed; 0 without a block."""
     error: str = ""
     """Reason why there is no block; empty if there is one."""
 

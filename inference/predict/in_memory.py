@@ -21,11 +21,13 @@ from inference.predict.in_process import InProcess
 from inference.predict.map_header import read_map_header
 from inference.predict.predictor import Model, Predictor
 from inference.predict.run import map_job, predict
-from inference.scenes.array_pixels import NAME, array_findings, array_pixels
+from inference.predict.scene_map import nothing_valid
+from inference.scenes.array_pixels import NAME, array_findings, array_pixels, said_missing
 from inference.scenes.scene_list import find_scenes
 from shards.errors import InputError
 from shards.format.statistics import Statistics
 from shards.raster.finding import FINDINGS_TAG, findings_by_code, say_findings
+from shards.wording import arguments_named
 from trainer.devices.choice import Kind
 
 
@@ -38,7 +40,7 @@ class Map:
     valid_HW: NDArray[np.bool_]
     """Whether there is a value."""
     label: str
-    """What the values are: "canopy height", or the label that was learnt."""
+    """Quantity that the values measure: "canopy height", or the label that was learnt."""
     unit: str
     """Unit of the values: "m"; "" if there is none."""
     classes: tuple[tuple[int, str], ...] = ()
@@ -50,7 +52,7 @@ class Map:
     transform: Affine | None = None
     """Places of the pixels: x, y = transform @ (column, row); None for the map of an array."""
     findings: dict[str, str] = field(default_factory=dict)
-    """What about the image does not fit the training: lines by code, as in the tag of a map file."""
+    """Findings about an image that does not fit the training: lines by code, as in the tag of a map file."""
 
     @property
     def height_HW(self) -> NDArray[np.float32]:
@@ -112,6 +114,7 @@ class MapMaker:
         self._jobs: dict[PredictConfig, MapJob] = {}
         """Settings by options; kept, since making them reads the weights."""
 
+    @arguments_named()
     def of_scene(self, scene: str, options: dict[str, Any]) -> Map:
         """Make the map file of a scene in a folder for the moment, and read it; `options` are of predict.
 
@@ -131,24 +134,26 @@ class MapMaker:
                 findings = json.loads(raster.tags().get(FINDINGS_TAG, "{}"))
                 return Map.of(raster.read(), self._job(options), findings, raster.crs, raster.transform)
 
+    @arguments_named()
     def of_array(self, image: NDArray[Any], options: dict[str, Any]) -> Map:
-        """Predict the map of an array; see `array_pixels`. It may be without a valid pixel.
+        """Predict the map of an array; see `array_pixels`.
 
         Raises:
-            InputError: the array or an option cannot be used, or the array is unlike the training.
+            InputError: the array or an option cannot be used, the array is unlike the training, or no pixel
+                of it has all bands.
         """
         job = self._job(options)
         image_CHW = array_pixels(image, job.schema)
         found = array_findings(image_CHW, job.schema, self._statistics)
-        say_findings(found, self._config(options, "", "").on_mismatch)
+        say_findings(found, self._config(options, "", "").on_mismatch, names_arguments=True)
         if not options.get("batch_size"):
             job = replace(job, options=replace(job.options, batch_size=self._engine.batch_size(job)))
         stored_CHW = map_of_array(image_CHW, job, Predictor(job, self._model))
-        return Map.of(
-            as_stored(stored_CHW, job.content.bands(job.options)[0]),
-            job,
-            findings_by_code(found.get(NAME, ())),
-        )
+        stored_CHW = as_stored(stored_CHW, job.content.bands(job.options)[0])
+        made = Map.of(stored_CHW, job, findings_by_code(found.get(NAME, ())))
+        if not made.valid_HW.any():
+            raise InputError(f"{NAME}: {nothing_valid(job)}; {said_missing(image_CHW, job.schema)}")
+        return made
 
     @cached_property
     def _statistics(self) -> Statistics:

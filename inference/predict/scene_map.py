@@ -24,7 +24,7 @@ from inference.scenes.scene_list import map_stem
 from inference.tiling.windows import Block, blocks_of
 from shards.errors import DatasetError, InputError, one_line
 from shards.format.statistics import Statistics
-from shards.raster.finding import FINDINGS_TAG, Finding, OnMismatch, findings_by_code, refusal
+from shards.raster.finding import FINDINGS_TAG, Finding, OnMismatch, findings_by_code, kind_of, refusal
 from shards.raster.grid import Grid
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import name_of, version_of
@@ -52,7 +52,7 @@ class SceneMap:
     identity: str
     """Digits that stand for the scene's version and everything else that the map depends on."""
     findings: tuple[Finding, ...] = ()
-    """What about the scene does not fit the training."""
+    """Findings about a scene that does not fit the training."""
     masks: SceneMasks | None = None
     """Masks of the scene."""
     part: MapPart | None = None
@@ -95,6 +95,8 @@ class Failed:
     reason: str
     is_refused: bool = False
     """Whether this was known before the work began: it cannot be mapped, or is unlike the training."""
+    kind: str = ""
+    """What scenes that are refused for one reason have in common, whatever their numbers; "" if unknown."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Outside:
 
     scene: str
     where: str
-    """Its bounds and CRS."""
+    """Bounds and CRS of the scene."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def without_use(targets: Targets, job: MapJob) -> list[Failed]:
                 Grid.of(opened.raster)
             return []
         except InputError as error:
-            failed.append(Failed(scene, str(error), is_refused=True))
+            failed.append(Failed(scene, error.line, is_refused=True))
     return failed
 
 
@@ -171,10 +173,10 @@ def survey(
                 if masks and of_scene:
                     findings += masks.findings(of_scene)
                 if reason := refusal(scene, findings, on_mismatch):
-                    return Failed(scene, reason, is_refused=True)
+                    return Failed(scene, reason, is_refused=True, kind=kind_of(findings))
                 return replace(found, findings=findings)
         except InputError as error:
-            return Failed(scene, str(error), is_refused=True)
+            return Failed(scene, error.line, is_refused=True)
 
     with ThreadPoolExecutor(OPENED_AT_ONCE) as threads:
         yield from threads.map(look, targets.urls)
@@ -216,9 +218,14 @@ def _assemble(scene_map: SceneMap, job: MapJob) -> None:
             valid += int(np.count_nonzero(stored_CHW[0] != NODATA))
             write(block, stored_CHW)
         if not valid:
-            what = "pixel" if job.content.tile == 1 else f"whole tile of {job.content.tile} pixels"
             cut = " within --bounds or --area" * bool(part) + " outside its masks" * bool(scene_map.masks)
-            raise DatasetError(f"{scene_map.scene}: no {what}{cut} has all bands that the model reads")
+            raise DatasetError(f"{scene_map.scene}: {nothing_valid(job, cut)}")
+
+
+def nothing_valid(job: MapJob, cut: str = "") -> str:
+    """Say that there is nothing to map; `cut` says which pixels were looked at, if not all."""
+    what = "pixel" if job.content.tile == 1 else f"whole tile of {job.content.tile} pixels"
+    return f"no {what}{cut} has all bands that the model reads"
 
 
 def write_beside(url: str, job: MapJob, there: set[str]) -> str:

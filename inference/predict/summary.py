@@ -1,10 +1,12 @@
 """Summary of a prediction: what its command prints at the end."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from inference.predict.scene_map import Failed
 from shards.progress import PIXELS, in_words
+from shards.raster.finding import NAMED
 
 SLOW, SLOW_SECONDS = 0.2, 10.0
 """Share (0..1) of the model's time, and seconds of a run, above which reading is called slow."""
@@ -62,10 +64,15 @@ class Summary:
 
     @property
     def failed_alike(self) -> dict[str, list[Failed]]:
-        """Scenes that failed, by what is said of each but for its URL."""
+        """Scenes that failed, by what is said of each but for its URL; of one kind, by that of the first."""
+        of_kind = Counter(failed.kind for failed in self.failed if failed.kind)
+        said_of_kind: dict[str, str] = {}
         alike: dict[str, list[Failed]] = {}
         for failed in self.failed:
-            alike.setdefault(failed.reason.removeprefix(f"{failed.scene}: "), []).append(failed)
+            said = failed.reason.removeprefix(f"{failed.scene}: ")
+            if of_kind[failed.kind] > NAMED:
+                said = said_of_kind.setdefault(failed.kind, said)
+            alike.setdefault(said, []).append(failed)
         return alike
 
     def _about_failed(self) -> Iterator[str]:

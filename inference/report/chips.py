@@ -11,6 +11,7 @@ from shards.draw.html import Numeral, figure, heading, sentence, table
 from shards.draw.picture import composite_bands
 from shards.format.band_values import values_of
 from shards.read.dataset import Dataset
+from shards.wording import counted
 from trainer.score.chip_scores import CHIPS, ChipScores
 from trainer.score.examples import Examples, example_rows
 
@@ -23,13 +24,14 @@ def chip_section(left: Left) -> Markup:
     if scores is None:
         return Markup()
     bands = composite_bands(left.dataset.schema.bands) if left.dataset else []
-    shows = f" Images show {', '.join(bands)}." if bands else ""
+    shows = f" Images show {', '.join(bands)} as red, green and blue." if bands else ""
+    chips = counted(scores.ranked.size, "chip")
     shown = sentence(
-        f"By RMSE, among {scores.ranked.size:,} chips with measured pixels; all are in {CHIPS}.{shows} "
-        "In the last row red is predicted too high, blue too low."
+        f"The chips with the largest, middle and smallest RMSE, out of {chips} with measured pixels; {CHIPS} "
+        f"lists them all.{shows} In the row of differences, red is predicted too high and blue too low."
     )
     if left.dataset and not left.has_the_scored_chips:
-        shown += sentence(f"{left.data} has changed since these chips were scored.")
+        shown += sentence(f"The dataset {left.data} has changed since these chips were scored.")
     for name, rows in example_rows(scores).items():
         if rows:
             shown += heading(f"{name.capitalize()} chips")
@@ -45,12 +47,12 @@ def _pictures(
     if dataset is None or examples is None:
         return Markup()
     if examples.predicted_BHW.shape[1:] != dataset.schema.label_shape:
-        return sentence(f"Chips of {dataset.url} have another size now.")
+        return sentence(f"No pictures: the chips of the dataset {dataset.url} have another size now.")
     keys = scores.rows["key"].take(pa.array(rows)).to_pylist()
     places = pc.index_in(pa.array(keys, pa.string()), value_set=dataset.index["key"]).to_pylist()
     there = [n for n, place in enumerate(places) if place is not None and keys[n] in examples.keys]
     if not there:
-        return sentence(f"None of these chips is in {dataset.url}.")
+        return sentence(f"No pictures: none of these chips is in the dataset {dataset.url} now.")
     batch, schema = dataset.gather(np.array([places[n] for n in there])), dataset.schema
     pictures = [
         ChipPicture(

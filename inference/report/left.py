@@ -19,7 +19,6 @@ from shards.roles import renewed
 from shards.storage.objects import exists, join, read_bytes
 from shards.storage.patterns import each_file_once, expand
 from trainer.config import TrainConfig
-from trainer.model.run_checkpoints import COMPLETE, RunCheckpoints, read_run_checkpoints
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.metrics_file import METRICS, read_metrics
 from trainer.run_folder.options_file import CONFIG, read_options
@@ -28,9 +27,10 @@ from trainer.score.binding import AGAIN, binding
 from trainer.score.chip_scores import CHIPS, ChipScores, read_chip_scores
 from trainer.score.evaluation import FOLDER, PICTURE, SCORES, are_chips_of
 from trainer.score.examples import EXAMPLES, Examples, read_examples
+from trainer.weights.run_checkpoints import COMPLETE, RunCheckpoints, read_run_checkpoints
 
 OTHER = "belongs to another evaluation"
-BEFORE = "an earlier version evaluated"
+BEFORE = "an earlier version made this evaluation"
 """Reasons why a file beside evaluation.json is not shown."""
 
 
@@ -197,7 +197,7 @@ def _chips(left: Left, found: dict[str, Any]) -> list[str]:
         return [_another(left, EXAMPLES, examples.evaluation)]
     if left.dataset is None:
         found["examples"] = examples
-        return [f"no pixels of the chips: {left.data} is no dataset here; give its place with --data"]
+        return [f"no pictures of the chips: there is no dataset at {left.data}; give its place with --data"]
     if left.has_the_scored_chips:
         _check_size(join(left.folder, EXAMPLES), examples, left.dataset.schema.label_shape)
     found["examples"] = examples

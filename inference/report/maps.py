@@ -21,14 +21,20 @@ MOST_PANELS = 4
 MOST_PIXELS = 800
 """Most pixels along a side of such a map in the page."""
 HOW = (
-    "Move the border to compare, choose what each side shows, zoom with the wheel or + and -, and point for "
-    "values. Pixels are means: treeline view shows all of them. All maps have the same colours."
+    "Drag the border to compare both sides, and choose what each side shows. Zoom with the wheel or with + "
+    "and -. Point at a place for its values. Large maps are shown in fewer pixels, which are means; treeline "
+    "view shows every pixel."
 )
-PICTURES = "Further maps are pictures, each with its own colours."
+ALIKE = "All maps have the same colours."
+PICTURES = "Maps to explore have the same colours; the others are pictures, each with its own."
 
 
-def map_section(config: ReportConfig, left: Left) -> Markup:
+def map_section(beside: Mapping[str, ViewConfig], left: Left) -> Markup:
     """Show each map.
+
+    Args:
+        beside: what is looked at with each map.
+        left: what the run left.
 
     Raises:
         InputError: a scene or a raster of heights is not there, or cannot be used.
@@ -36,7 +42,7 @@ def map_section(config: ReportConfig, left: Left) -> Markup:
     shown, panels = Markup(), dict[str, tuple[list[Layer], str]]()
     for url in left.maps:
         if len(panels) < MOST_PANELS:
-            layers, crs = overview(beside(config, url), MOST_PIXELS)
+            layers, crs = overview(beside[url], MOST_PIXELS)
             if layers:
                 panels[url] = layers, crs
     # Maps have the same colours, so that they can be compared.
@@ -50,44 +56,47 @@ def map_section(config: ReportConfig, left: Left) -> Markup:
             shown += panel(layers, crs, name_of(url), alike=every)
         else:
             shown += figure(quick_look(url), f"Map {name_of(url)}")
-    pictures = sentence(PICTURES) if panels and len(panels) < len(left.maps) else Markup()
-    return (sentence(HOW) if panels else Markup()) + pictures + shown
+    colours = [PICTURES] if len(panels) < len(left.maps) else [ALIKE] if len(panels) > 1 else []
+    return (sentence(" ".join([HOW, *colours])) if panels else Markup()) + shown
 
 
-def beside(config: ReportConfig, url: str) -> ViewConfig:
-    """Return what is looked at with the map at `url`: the first scene and all rasters that overlap it.
+def beside_maps(config: ReportConfig, maps: Iterable[str]) -> dict[str, ViewConfig]:
+    """Return what is looked at with each map: the first scene and all rasters that overlap it.
 
     Raises:
         InputError: a raster is not there, or is none.
     """
-    with open_raster(url) as raster:
-        grid = Grid.of(raster)
     scenes, rasters = (
-        [one for one in _expanded(patterns) if _overlaps(one, grid)]
+        {url: _grid(url) for url in each_file_once(one for pattern in patterns for one in expand(pattern))}
         for patterns in (config.image, config.heights)
     )
-    return ViewConfig((url,), next(iter(scenes), ""), tuple(rasters))
+    return {url: _beside(url, scenes, rasters) for url in maps}
 
 
-def _expanded(patterns: Iterable[str]) -> list[str]:
-    return each_file_once(url for pattern in patterns for url in expand(pattern))
+def _beside(url: str, scenes: Mapping[str, Grid], rasters: Mapping[str, Grid]) -> ViewConfig:
+    grid = _grid(url)
+
+    def overlapping(grids: Mapping[str, Grid]) -> list[str]:
+        return [url for url, its in grids.items() if reaches(its.spread(grid.crs), grid, surely=True)]
+
+    return ViewConfig((url,), next(iter(overlapping(scenes)), ""), tuple(overlapping(rasters)))
 
 
-def _overlaps(url: str, grid: Grid) -> bool:
+def _grid(url: str) -> Grid:
     with open_raster(url) as raster:
-        return reaches(Grid.of(raster).spread(grid.crs), grid, surely=True)
+        return Grid.of(raster)
 
 
 def _made_by(left: Left, tags: Mapping[str, str]) -> str:
     """Say what made a map, and whether the scores above are of the same checkpoint."""
-    said = []
+    said = "Made"
     if scene := tags.get(f"{TAGS}SCENE"):
-        said.append(f"Of the scene {scene}.")
-    if day := tags.get(ACQUIRED):
-        said.append(f"Taken on {day}.")
+        said += f" from the scene {scene}"
+        if day := tags.get(ACQUIRED):
+            said += f" of {day}"
     ours = left.evaluation.get("checkpoint_fingerprint")
     if theirs := tags.get(f"{TAGS}CHECKPOINT"):
         same = "the checkpoint that was scored" if ours == theirs else f"checkpoint {theirs}"
         another = "" if ours in (None, theirs) else ", which is not the one that was scored"
-        said.append(f"Made with {same}{another}.")
-    return " ".join(said)
+        said += f" with {same}{another}"
+    return "" if said == "Made" else f"{said}."

@@ -1,7 +1,7 @@
 """The page of a report: the verdict, then what shows it, section by section.
 
-page_of(left, config)      the whole page; the same inputs give the same bytes
-verdict_lines(left)        how good the run is, in words
+page_of(left, shown)       the whole page; the same inputs give the same bytes
+verdict_of_run(left)       how good the run is, in words
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 import shards
-from inference.config import ReportConfig
+from inference.config import ViewConfig
 from inference.report.chips import chip_section
 from inference.report.figures import curves
 from inference.report.left import Left, opened
@@ -21,9 +21,12 @@ from inference.report.settings import differing_options, versions
 from inference.view.page import head_in_page, script_source
 from shards.draw.html import figure, folded, listing, page, sentence, statement, table
 from shards.storage.objects import join, read_bytes
-from shards.write.leakage import leakage
+from shards.wording import counted
+from shards.write.leakage import said_distances, said_scenes
 from trainer.run_folder.options_file import CONFIG
 
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+"""Kinds of chips by their split, in words."""
 SCORES_ALT = "Predicted against measured values, and errors by class"
 _EPOCH = re.compile(r"epoch-(\d+)$")
 
@@ -31,26 +34,30 @@ _EPOCH = re.compile(r"epoch-(\d+)$")
 def verdict_of_run(left: Left) -> str:
     """Say how good the run is, in a sentence."""
     if left.is_pretraining:
-        return "learnt without labels, so it has no scores of its own; its probe tells what it is worth"
+        return "pre-trained without labels, so it has no scores of its own; its probe shows what it is worth"
     if left.evaluation:
         scored = left.evaluation
-        split = "" if scored["split"] == "all" else f"{scored['split']} "
+        split = f"{SPLIT_NAMES.get(scored['split'], '')} ".lstrip()
         where = f" where {scored['where']}" if scored.get("where") else ""
-        on = f"on {scored['chips']:,} {split}chips of {scored['data']}{where}"
-        return f"{verdict_of(scored) or 'scored'}, {on}"
+        chips = counted(scored["chips"], f"{split}chip")
+        on = f"scored on {chips} of the dataset {scored['data']}{where}"
+        return "; ".join(filter(None, (verdict_of(scored), on)))
     if left.validation:
-        return f"{left.validation}, on the validation chips"
-    return "not scored: nothing tells yet whether this run is any good"
+        return f"{left.validation}; scored on the validation chips"
+    return "not scored yet, so nothing shows whether this run is any good"
 
 
 def page_of(
-    left: Left, config: ReportConfig, more: Mapping[str, Markup] | None = None, title: str = ""
+    left: Left,
+    shown: Mapping[str, ViewConfig],
+    more: Mapping[str, Markup] | None = None,
+    title: str = "",
 ) -> str:
     """Return the whole page.
 
     Args:
         left: what the run left.
-        config: options of the report.
+        shown: what is looked at with each map.
         more: sections to put before the options.
         title: heading; default: the run's name.
     """
@@ -62,16 +69,16 @@ def page_of(
         picture = figure(left.picture, SCORES_ALT) if left.picture else Markup()
         sections["Scores"] = score_tables(left.evaluation) + picture
         if "by_class" in next(iter(left.evaluation["scores"].values())):
-            sections["By measured height"] = class_tables(left.evaluation)
+            sections["Heights"] = class_tables(left.evaluation)
     if left.chips:
-        sections["Worst, median and best chips"] = chip_section(left)
+        sections["Chips"] = chip_section(left)
     if left.maps:
-        sections["Maps"] = map_section(config, left)
+        sections["Maps"] = map_section(shown, left)
     if left.records:
         sections["Training"] = _training(left)
-    sections["How far the splits lie apart"] = _apart(left)
+    sections["Splits"] = _apart(left)
     sections |= more or {}
-    sections["Options that differ from defaults"] = _options(left)
+    sections["Options"] = _options(left)
     sections["Versions"] = versions(left)
     footer = f"Written by treeline report, version {shards.__version__}."
     heading = title or f"Report of {left.run}"
@@ -83,9 +90,9 @@ def page_of(
 def _training(left: Left) -> Markup:
     best = _EPOCH.search(left.checkpoints.best[0]) if left.checkpoints else None
     number = int(best[1]) if best else None
-    said = f"{len(left.records):,} epochs" + (
-        f"; the best checkpoint is that of epoch {number}." if number else "."
-    )
+    said = f"{counted(len(left.records), 'epoch')}."
+    if number:
+        said += f" The best checkpoint is from epoch {number}."
     if left.validation:
         said += f" On the validation chips: {left.validation}."
     unit = "m" if left.is_of_heights else str(left.evaluation.get("unit", ""))
@@ -100,15 +107,19 @@ def _apart(left: Left) -> Markup:
     dataset = opened(trained)
     if dataset is None and left.dataset and left.dataset.url == trained:
         dataset = left.dataset
-    said = Markup()
     if dataset:
-        said += sentence(f"{trained}: {leakage(dataset.url, dataset.manifest)}.")
+        rows = [
+            ("trained on", trained),
+            ("smallest distances between chips", said_distances(dataset.manifest, dataset.index)),
+            ("scenes of held-out chips", said_scenes(dataset.manifest, dataset.index)),
+        ]
+        said = table(("", ""), rows)
     else:
-        said += sentence(f"{trained}: unknown, since the dataset is not here.")
+        said = sentence(f"The dataset trained on, {trained}, is not here, so nothing is known of its splits.")
     if left.evaluation and left.dataset and (dataset is None or not _same(dataset, left.dataset)):
         said += sentence(
-            f"{left.data}, whose chips were scored, is another dataset; whether both show the same ground is "
-            "not known here."
+            f"The scores are from another dataset, {left.data}. This page cannot tell whether both show the "
+            "same ground."
         )
     return said
 

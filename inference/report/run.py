@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from inference.config import ReportConfig
+from inference.config import ReportConfig, ViewConfig
 from inference.report.left import Left, read_left
-from inference.report.maps import beside
+from inference.report.maps import beside_maps
 from inference.report.page import page_of, verdict_of_run
 from shards.next_step import ANY_DATASET, ANY_SCENE, next_step
 from shards.read.label_to_learn import use_of_backbone
@@ -26,12 +26,13 @@ class Written:
     path: str
     left: Left
     """What it shows."""
-    config: ReportConfig
+    shown: Mapping[str, ViewConfig]
+    """What is looked at with each map."""
 
     def __str__(self) -> str:
         """Say what is missing, where the page is, how good the run is, and what to do next."""
         return "\n".join(
-            [*self.left.missing, self.path, verdict_of_run(self.left), _next(self.left, self.config)]
+            [*self.left.missing, self.path, verdict_of_run(self.left), _next(self.left, self.shown)]
         )
 
 
@@ -58,11 +59,12 @@ def write_page(config: ReportConfig, more: Mapping[str, Markup] | None = None, t
     left = read_left(config)
     path = config.out or join(config.run, PAGE)
     check_writable(path.rpartition("/")[0] or ".")
-    publish(path, page_of(left, config, more, title).encode())
-    return Written(path, left, config)
+    shown = beside_maps(config, left.maps)
+    publish(path, page_of(left, shown, more, title).encode())
+    return Written(path, left, shown)
 
 
-def _next(left: Left, config: ReportConfig) -> str:
+def _next(left: Left, beside: Mapping[str, ViewConfig]) -> str:
     """Name the command that goes on from here."""
     if left.is_pretraining:
         if left.dataset is None:
@@ -73,7 +75,7 @@ def _next(left: Left, config: ReportConfig) -> str:
         return next_step(*left.evaluating())
     if not left.maps:
         return next_step("predict", ANY_SCENE, "--checkpoint", left.run, "--out", "maps")
-    shown = beside(config, left.maps[0])
+    shown = beside[left.maps[0]]
     image = ("--image", shown.image) if shown.image else ()
     heights = ("--heights", *shown.heights) if shown.heights else ()
     return next_step("view", left.maps[0], *image, *heights)

@@ -7,19 +7,19 @@ from markupsafe import Markup
 
 from shards.draw.html import Cell, Numeral, heading, sentence, table
 from trainer.score.baselines import MEAN
+from trainer.score.chip_scores import NO_BLOCKS
 from trainer.score.evaluation import LINEAR, REGRESSOR, compared_heights
 from trainer.score.metrics import Metrics
 
 WITHIN_CLASSES = (
-    "R2 is given over all heights alone: heights within a class hardly differ, and R2 would compare errors "
-    "with that small difference."
+    "There is no R2 by class: it compares errors with how much heights vary, and within a class they hardly "
+    "do."
 )
 SHORT = {LINEAR: "regression's", MEAN: "mean's"}
 """Names of the baselines in the head of a narrow column."""
 CONSTANT = (
-    f"The {MEAN} predicts one and the same height everywhere. Within a class its error is little more than "
-    "the distance of that height from the class: it looks good in the class that it happens to lie in, and "
-    "bad in the others, and says nothing of skill there."
+    f"The {MEAN} is the same height everywhere. Its error is small in the classes near that height and large "
+    "in the others, so a small one is no sign of skill."
 )
 
 
@@ -65,7 +65,7 @@ def class_tables(evaluation: Mapping[str, Any]) -> Markup:
     ]
     empty = [label for label, of in classes[ours].items() if not of.count]
     said = sentence(WITHIN_CLASSES) + (sentence(CONSTANT) if MEAN in others else Markup())
-    none = sentence(f"No pixel is measured in {', '.join(empty)}.") if empty else Markup()
+    none = sentence(f"No measured height lies in {', '.join(empty)}.") if empty else Markup()
     return table(head, rows) + none + said
 
 
@@ -91,19 +91,22 @@ def _of_heights(evaluation: Mapping[str, Any]) -> Markup:
 
 def _about_intervals(intervals: Mapping[str, Any]) -> Markup:
     if not intervals:
-        return sentence("No intervals: an earlier version evaluated; evaluate again.")
+        return sentence(
+            "No 95 % intervals: an earlier version wrote these scores; run treeline evaluate again."
+        )
     if "rmse" not in intervals:
-        return sentence(f"No intervals: blocks of ground are {intervals['over']}.")
+        return sentence(f"No 95 % intervals: {intervals['over'].removeprefix(NO_BLOCKS)}.")
     said = [
-        f"Intervals are over {intervals['over']}, left out one at a time, since neighbouring chips err alike."
+        f"The intervals come from leaving out one of {intervals['over']} at a time, because "
+        "neighbouring chips have similar errors."
     ]
     for name, (value, low, high) in intervals["difference"].items():
         lower = "lower" if value < 0 else "higher"
         ends = sorted((abs(low), abs(high)))
         if low <= 0 <= high:
             said.append(
-                f"The regressor's RMSE does not differ surely from that of the {name}: by {value:+z.2f} m "
-                f"({low:+z.2f} to {high:+z.2f})."
+                f"The regressor's RMSE cannot be told apart from that of the {name}: they differ by "
+                f"{value:+z.2f} m ({low:+z.2f} to {high:+z.2f})."
             )
         else:
             said.append(
@@ -135,7 +138,7 @@ def _of_classes(evaluation: Mapping[str, Any]) -> Markup:
     classes = [(name, sum(counts), _share(f1), _share(iou)) for name, counts, f1, iou in by_class]
     return (
         table((evaluation["label"], "count", "accuracy", "macro F1"), rows, 0)
-        + heading(f"By class, of the {ours}")
+        + heading(f"Scores of the {ours} by class")
         + table(("true class", "count", "F1", "IoU"), classes)
     )
 

@@ -15,7 +15,7 @@ from shards.roles import flag_of
 from shards.storage.objects import exists, join
 from trainer import config as training
 from trainer import pretrain_config as pretraining
-from trainer.model.run_checkpoints import COMPLETE, DAMAGED
+from trainer.weights.run_checkpoints import COMPLETE, DAMAGED
 
 
 def differing_options(left: Left) -> list[tuple[str, str, str]]:

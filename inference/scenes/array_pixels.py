@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from inference.scenes.sample import array_sample
 from inference.scenes.values import value_findings
 from shards.errors import InputError
+from shards.format.missing import missing_values
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.raster.filled import FILLED
@@ -42,6 +43,17 @@ def array_pixels(image: NDArray[Any], schema: Schema, may_be_tiles: bool = False
     if isinstance(array, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(array), np.nan, array.data).astype(np.float32)
     return array if array.dtype == schema.dtype else array.astype(np.float32)
+
+
+def said_missing(image_CHW: NDArray[Any], schema: Schema) -> str:
+    """Say which share of an array is missing, in which band, why, and what to do."""
+    share_B = missing_values(image_CHW, schema.nodata).reshape(len(image_CHW), -1).mean(1)
+    band = int(share_B.argmax())
+    mark = "" if schema.nodata is None else f", {schema.nodata:g} (the nodata value of training)"
+    return (
+        f"{100 * share_B[band]:.3g} % of band {schema.bands[band]} is NaN, infinite{mark} or hidden by the "
+        "numpy mask; give an array of measured pixels, or another number where that value was measured"
+    )
 
 
 def array_findings(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inference.scenes.compared import LEAST_PIXELS, QUARTERS, ScenePercentiles
 from shards.raster.finding import Finding
+from shards.wording import Option, Words
 
 BETTER = 0.5
 """Largest misfit of an explanation by exchanged bands, as a share of the misfit of the bands as they are."""
@@ -57,7 +58,7 @@ def exchanged(bands: ScenePercentiles) -> Finding | None:
     named = [truly.get(name, name) for name in bands.of_file]
     band = max(moved, key=lambda place: abs(scene[0, place] - trained[0, place]))
     line = f"{bands.said(band)}; {_said_order(bands.names, order, moved)}"
-    return Finding("exchanged", line, f"if so, give --bands {' '.join(named)}", True)
+    return Finding("exchanged", line, Words("if so, give ", Option("bands", tuple(named))), True)
 
 
 def _described(quarters_3B: NDArray[np.float64], bands: ScenePercentiles) -> NDArray[np.float64] | None:

@@ -59,12 +59,16 @@ def windows_sample(scene: Scene) -> Sample:
     Raises:
         InputError: its file is damaged.
     """
-    spread = windows(scene.shape, scene.raster.block_shapes[0])
-    edges = tuple(
-        _complete(map(scene.pixels, map(_block, of_edge)), scene.schema, share)
-        for of_edge, share in edge_windows(scene.shape)
+    spread = list(windows(scene.shape, scene.raster.block_shapes[0]))
+    at_edges = [(list(map(_block, of_edge)), share) for of_edge, share in edge_windows(scene.shape)]
+    groups = [(spread, 1.0), *at_edges]
+    sizes = [sum(len(block.rows) * len(block.columns) for block in blocks) for blocks, _ in groups]
+    stored_BN = scene.pixels_of([block for blocks, _ in groups for block in blocks])
+    parts = np.split(stored_BN, np.cumsum(sizes)[:-1], axis=1)
+    first, *others = (
+        _complete([part_BN], scene.schema, share) for part_BN, (_, share) in zip(parts, groups, strict=True)
     )
-    return Sample(_complete(map(scene.pixels, spread), scene.schema), scene.names, edges)
+    return Sample(first, scene.names, tuple(others))
 
 
 def array_sample(image_CHW: NDArray[Any], schema: Schema) -> Sample:

@@ -1,5 +1,6 @@
 """Scene open for prediction: its bands in the order used in training, its nodata value as in training."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,13 +13,14 @@ from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
 from shards.format.schema import Schema
-from shards.raster.band_names import named_bands, numbers_of_bands
+from shards.raster.band_names import NamedBands, named_bands, numbers_of_bands
 from shards.raster.finding import Finding
 from shards.raster.gdal_advice import convert_to
 from shards.raster.grid import Grid
 from shards.raster.missing import Missing, mark
 from shards.raster.opening import is_scaled, open_raster
 from shards.raster.pixel_size import PixelSize, angle_of, warp_command
+from shards.wording import Option, Words
 
 SAME_SCALE = 1e-6
 """Largest difference (as a share) between scales or offsets that are the same but for rounding to text."""
@@ -31,6 +33,8 @@ class Scene:
     """What is unlike the chips of training, and can be told from the header."""
     assumed: tuple[Finding, ...]
     """What is taken for granted about the names of bands."""
+    named: NamedBands
+    """Names of all bands of the file, and what is taken for granted about them."""
 
     def __init__(
         self,
@@ -56,8 +60,8 @@ class Scene:
         self.url, self.schema = url, schema
         self.raster: Any = open_raster(url, needs_crs)
         try:
-            named = named_bands(self.raster, bands, schema.bands)
-            self.names, self.assumed = named.names, named.findings()
+            self.named = named_bands(self.raster, bands, schema.bands)
+            self.names, self.assumed = self.named.names, self.named.findings()
             try:
                 self.band_numbers = numbers_of_bands(url, self.names, schema.bands)
             except InputError:
@@ -149,25 +153,51 @@ class Scene:
         image_CHW = self._as_trained(image_CHW, missing_CHW, block)
         return mark(image_CHW, missing_CHW, self.schema.nodata, self._missing.is_marked_apart)
 
+    def pixels_of(self, blocks: Sequence[Block]) -> NDArray[Any]:
+        """Read (bands, pixels) of several blocks one after the other, as `pixels` does of each.
+
+        Raises:
+            InputError: the file is damaged, or a value is beyond the type of training.
+        """
+        image_BN, missing_BN = self._missing.read_all([block.window for block in blocks])
+        if self._beyond(image_BN, missing_BN).any():
+            for block in blocks:  # one of them raises, and names the place
+                self.pixels(block)
+        image_BN = self._in_type_of_training(image_BN, missing_BN)
+        return mark(image_BN, missing_BN, self.schema.nodata, self._missing.is_marked_apart)
+
     def _as_trained(
         self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], block: Block
     ) -> NDArray[Any]:
+        """Return pixels in the type of training, or refuse the first that it cannot hold."""
+        beyond_CHW = self._beyond(image_CHW, missing_CHW)
+        if beyond_CHW.any():
+            trained = np.dtype(self.schema.dtype)
+            band, row, column = np.argwhere(beyond_CHW)[0].tolist()
+            value = image_CHW[band, row, column]
+            beyond = (
+                f"{self.url}: band {self.schema.bands[band]} has {value:g} at row {block.rows.start + row}, "
+                f"column {block.columns.start + column}, beyond the {trained} of training; if that means a "
+                "missing pixel, give "
+            )
+            raise InputError(Words(beyond, Option("nodata"), f", else clip ({convert_to(trained.name)})"))
+        return self._in_type_of_training(image_CHW, missing_CHW)
+
+    def _beyond(self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Tell which pixels the type of training cannot hold: (0,) where it holds all."""
+        trained = np.dtype(self.schema.dtype)
+        if image_CHW.dtype == trained or trained.kind == "f":
+            return np.zeros(0, np.bool_)
+        limits = np.iinfo(trained)
+        return ~missing_CHW & ((image_CHW < limits.min) | (image_CHW > limits.max))
+
+    def _in_type_of_training(self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_]) -> NDArray[Any]:
         """Return pixels in the type of training; whole numbers of training may also come as floats."""
         trained = np.dtype(self.schema.dtype)
         if image_CHW.dtype == trained:
             return image_CHW
         if trained.kind == "f":
             return image_CHW.astype(trained)
-        limits = np.iinfo(trained)
-        beyond_CHW = ~missing_CHW & ((image_CHW < limits.min) | (image_CHW > limits.max))
-        if beyond_CHW.any():
-            band, row, column = np.argwhere(beyond_CHW)[0].tolist()
-            raise InputError(
-                f"{self.url}: band {self.schema.bands[band]} has {image_CHW[band, row, column]:g} at row "
-                f"{block.rows.start + row}, column {block.columns.start + column}, beyond the {trained} of "
-                f"training; if that means a missing pixel, give --nodata, else clip "
-                f"({convert_to(trained.name)})"
-            )
         if image_CHW.dtype.kind == "f":
             return image_CHW.astype(np.float32)
         return np.where(missing_CHW, 0, image_CHW).astype(trained)

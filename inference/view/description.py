@@ -1,4 +1,4 @@
-"""What the script in a page (map_view.js) is told: layers, their colours, and where they lie.
+"""What the script in a page is told: layers, their colours, and where they lie.
 
 Places are metres on the ground, x to the right and y down, from the upper left corner of a frame, so that the
 scale bar is right whatever the units of the CRS.
@@ -17,7 +17,7 @@ from shards.raster.grid import Grid
 from shards.raster.pixel_size import PixelSize
 
 Kind = Literal["height", "image", "difference", "classes"]
-"""What a layer shows; heights and differences are in metres."""
+"""Content of a layer; heights and differences are in metres."""
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right and top in units of a CRS."""
 

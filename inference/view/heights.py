@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from inference.score.measured_heights import HeightRaster, HeightRasters
 from inference.view.description import Kind, coloured
-from inference.view.layers import NO_VALUE, Place, Rgba
+from inference.view.layers import Place, Rgba
 from inference.view.tiles import read_pixel, read_tile
-from shards.draw.colours import ColourScale
+from shards.draw.colours import NO_VALUE_NAME, ColourScale
 from shards.raster.grid import Grid
 from shards.raster.missing import NODATA
 from shards.raster.opening import OpenRasters
@@ -168,13 +168,13 @@ class Difference:
         """See Shown."""
         pixel = place.pixel(self.grid)
         if pixel is None:
-            return NO_VALUE
+            return NO_VALUE_NAME
         row, column = pixel
         value = self.exact(rasters, range(row, row + 1), range(column, column + 1)).item()
         return (
             f"{value:+.2f} m".replace("+0.00", "0.00").replace("-0.00", "0.00")
             if np.isfinite(value)
-            else NO_VALUE
+            else NO_VALUE_NAME
         )
 
     def about(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def painted(value_HW: NDArray[np.float64], scale: ColourScale) -> Rgba:
 
 def number_text(value: float, unit: str) -> str:
     """Write a number as it is stored, without the noise of binary fractions."""
-    return f"{value:.6g} {unit}".strip() if np.isfinite(value) else NO_VALUE
+    return f"{value:.6g} {unit}".strip() if np.isfinite(value) else NO_VALUE_NAME
 
 
 def values_of(layers: Sequence[Heights | Measured], rasters: OpenRasters, tile: Grid) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ from inference.view.description import Kind
 from shards.raster.grid import Grid, in_crs
 from shards.raster.opening import OpenRasters
 
-NO_VALUE = "no value"
 Rgba = NDArray[np.uint8]
 """Red, green, blue and opacity (4, H, W)."""
 

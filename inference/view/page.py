@@ -1,6 +1,9 @@
 """Page around maps: their style and script, whole pages, and the policy that lets nothing else in.
 
-The style and the script (map_view.css, map_view.js) stand in the page itself or are served beside it.
+The style (map_view.css) and the script stand in the page itself or are served beside it. The script pans and
+zooms maps, with a swipe between two layers and values under the pointer. Every element of class treeline-map
+holds a JSON description (inference.view.description). Places in it are metres on the ground, x to the right
+and y down, from a corner that it names. The script asks for nothing but tiles and values named there.
 """
 
 import base64
@@ -14,21 +17,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 TEMPLATE, STYLE, SCRIPT = "map_view.html.j2", "map_view.css", "map_view.js"
+SCRIPT_PARTS = ("map_pixels", "map_tiles", "map_frame", "map_legends", "map_values", "map_input", "map_view")
+"""Files (.js) that the script is made of, in this order; what they define is seen by each other alone."""
 
 _HERE = Path(__file__).parent
 
 
 @cache
-def source(name: str) -> str:
-    """Read the style or the script."""
-    return (_HERE / name).read_text()
+def style() -> str:
+    """Read the style."""
+    return (_HERE / STYLE).read_text()
+
+
+@cache
+def script() -> str:
+    """Join the parts of the script."""
+    parts = "\n".join((_HERE / f"{name}.js").read_text() for name in SCRIPT_PARTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def head_in_page() -> Markup:
     """Return style and script as elements for a page's head; one of each serves all maps of the page."""
-    return Markup("<style>{}</style>\n<script>{}</script>").format(
-        *map(_raw, (source(STYLE), source(SCRIPT)))
-    )
+    return Markup("<style>{}</style>\n<script>{}</script>").format(_raw(style()), _raw(script()))
 
 
 def served_head() -> Markup:
@@ -38,7 +48,7 @@ def served_head() -> Markup:
 
 def script_source() -> str:
     """Name the script of `head_in_page` for the script-src of a Content-Security-Policy."""
-    digest = hashlib.sha256(source(SCRIPT).encode()).digest()
+    digest = hashlib.sha256(script().encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 

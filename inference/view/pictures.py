@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from inference.maps.class_colours import MapClass
 from inference.maps.map_file import classes_of
 from inference.view.description import Kind, of_classes
-from inference.view.layers import NO_VALUE, Place, Rgba
+from inference.view.layers import Place, Rgba
 from inference.view.tiles import read_pixel, read_tile
+from shards.draw.colours import NO_VALUE_NAME
 from shards.draw.picture import STRETCH, composite_bands
 from shards.errors import InputError
 from shards.raster.band_names import band_names
@@ -50,11 +51,11 @@ class Classes:
         """See Shown."""
         pixel = place.pixel(self.grid)
         if pixel is None:
-            return NO_VALUE
+            return NO_VALUE_NAME
         stored_B, missing_B = read_pixel(rasters[self.url], [1], pixel)
         number = int(stored_B.item())
         names = {one.number: one.name for one in self.classes}
-        return NO_VALUE if missing_B.any() else names.get(number, str(number))
+        return NO_VALUE_NAME if missing_B.any() else names.get(number, str(number))
 
     def about(self) -> dict[str, Any]:
         """See Shown."""
@@ -103,13 +104,15 @@ class Picture:
         """See Shown."""
         pixel = place.pixel(self.grid)
         if pixel is None:
-            return NO_VALUE
+            return NO_VALUE_NAME
         numbers = range(1, len(self.bands) + 1)
         stored_B, missing_B = read_pixel(rasters[self.url], numbers, pixel)
         if missing_B.all():
-            return NO_VALUE
+            return NO_VALUE_NAME
         pairs = zip(self.bands, stored_B.tolist(), missing_B, strict=True)
-        return ", ".join(f"{band}\u00a0{NO_VALUE if lost else f'{value:g}'}" for band, value, lost in pairs)
+        return ", ".join(
+            f"{band}\u00a0{NO_VALUE_NAME if lost else f'{value:g}'}" for band, value, lost in pairs
+        )
 
     def about(self) -> dict[str, Any]:
         """See Shown."""

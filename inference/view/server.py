@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from inference.view.layers import Place
-from inference.view.page import SCRIPT, STYLE, map_element, served_head, source, whole_page
+from inference.view.page import SCRIPT, STYLE, map_element, script, served_head, style, whole_page
 from inference.view.plan import Plan
 from inference.view.tiles import is_near, tile_grid
 from shards.errors import InputError
@@ -34,7 +34,7 @@ AT_ONCE = 4
 MOST_LEVELS = 40
 """Most levels that a tile may be finer or coarser than the frame."""
 KEEP = "private, max-age=3600"
-"""How long a browser keeps a tile; the next server has another token."""
+"""Cache-Control of tiles: a browser keeps one for an hour. The next server has another token."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -86,6 +86,94 @@ class Guard:
         await self._inner(inner, receive, send_with_headers)
 
 
+class Answers:
+    """Answers to the requests that the guard lets through."""
+
+    def __init__(self, plan: Plan, title: str) -> None:
+        self._plan = plan
+        self._page = whole_page(title, map_element(plan.about(), title, is_alone=True), served_head())
+        self._free = queue.LifoQueue[OpenRasters]()
+        for _ in range(AT_ONCE):
+            self._free.put(OpenRasters())
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[OpenRasters]:
+        """Lend open rasters to one request at a time: GDAL's are not for several threads at once."""
+        rasters = self._free.get()
+        try:
+            yield rasters
+        finally:
+            self._free.put(rasters)
+
+    async def page(self, request: Request) -> Response:
+        """Send the page."""
+        return HTMLResponse(self._page)
+
+    async def script(self, request: Request) -> Response:
+        """Send the page's script."""
+        return Response(script(), media_type="text/javascript")
+
+    async def style(self, request: Request) -> Response:
+        """Send the page's style."""
+        return Response(style(), media_type="text/css")
+
+    def tile(self, request: Request) -> Response:
+        """Draw a tile of a layer, in a thread of its own.
+
+        Raises:
+            HTTPException: there is no such layer, or no such tile (404).
+        """
+        grid, layers = self._plan.frame.grid, self._plan.layers
+        layer, level, column, row = _asked_tile(request)
+        if not (0 <= layer < len(layers) and abs(level) <= MOST_LEVELS and is_near(grid, level, column, row)):
+            raise HTTPException(404)
+        with self._borrowed() as rasters:
+            rgba_4HW = layers[layer].rgba(rasters, tile_grid(grid, level, column, row))
+        return Response(png(rgba_4HW), media_type="image/png", headers={"cache-control": KEEP})
+
+    def values(self, request: Request) -> Response:
+        """Say what each layer has at a place of the frame, in a thread of its own.
+
+        Raises:
+            HTTPException: the request names no place (404).
+        """
+        x, y = _asked_place(request)
+        grid, (wide, high) = self._plan.frame.grid, self._plan.frame.pixel
+        in_crs = grid.transform @ (x / wide, y / high)
+        place = Place(in_crs[0], in_crs[1], grid.crs)
+        with self._borrowed() as rasters:
+            texts = [layer.text(rasters, place) for layer in self._plan.layers]
+        return JSONResponse({"texts": texts, "place": place.in_crs(self._plan.map_grid.crs)})
+
+
+def _asked_tile(request: Request) -> tuple[int, int, int, int]:
+    """Return layer, level, column and row of the tile that is asked for."""
+    try:
+        layer, level, column, row = (
+            int(request.path_params[name]) for name in ("layer", "level", "column", "row")
+        )
+    except ValueError:
+        raise HTTPException(404) from None
+    return layer, level, column, row
+
+
+def _asked_place(request: Request) -> tuple[float, float]:
+    """Return x and y in the frame, in metres."""
+    try:
+        x, y = (float(request.query_params[name]) for name in ("x", "y"))
+    except (KeyError, ValueError):
+        raise HTTPException(404) from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise HTTPException(404)
+    return x, y
+
+
+def _damaged(request: Request, error: Exception) -> Response:
+    """Say which raster cannot be read, here and in the browser."""
+    print(f"treeline: {error}", file=sys.stderr, flush=True)
+    return PlainTextResponse(f"{error}\n", 500)
+
+
 def application(plan: Plan, token: str, port: int, title: str) -> Guard:
     """Make the server's application.
 
@@ -95,69 +183,15 @@ def application(plan: Plan, token: str, port: int, title: str) -> Guard:
         port: port that requests must name.
         title: title of the page.
     """
-    free = queue.LifoQueue[OpenRasters]()
-    for _ in range(AT_ONCE):
-        free.put(OpenRasters())
-
-    @contextmanager
-    def borrowed() -> Iterator[OpenRasters]:
-        """Lend open rasters to one request at a time: GDAL's are not for several threads at once."""
-        rasters = free.get()
-        try:
-            yield rasters
-        finally:
-            free.put(rasters)
-
-    page = whole_page(title, map_element(plan.about(), title, is_alone=True), served_head())
-
-    async def show_page(request: Request) -> Response:
-        return HTMLResponse(page)
-
-    async def script(request: Request) -> Response:
-        return Response(source(SCRIPT), media_type="text/javascript")
-
-    async def style(request: Request) -> Response:
-        return Response(source(STYLE), media_type="text/css")
-
-    def tile(request: Request) -> Response:  # in a thread of its own, as values below
-        try:
-            names = ("layer", "level", "column", "row")
-            layer, level, column, row = (int(request.path_params[name]) for name in names)
-        except ValueError:
-            raise HTTPException(404) from None
-        is_known = 0 <= layer < len(plan.layers) and abs(level) <= MOST_LEVELS
-        if not is_known or not is_near(plan.frame.grid, level, column, row):
-            raise HTTPException(404)
-        with borrowed() as rasters:
-            rgba_4HW = plan.layers[layer].rgba(rasters, tile_grid(plan.frame.grid, level, column, row))
-        return Response(png(rgba_4HW), media_type="image/png", headers={"cache-control": KEEP})
-
-    def values(request: Request) -> Response:
-        try:
-            x, y = (float(request.query_params[name]) for name in ("x", "y"))
-        except (KeyError, ValueError):
-            raise HTTPException(404) from None
-        if not (math.isfinite(x) and math.isfinite(y)):
-            raise HTTPException(404)
-        grid, (wide, high) = plan.frame.grid, plan.frame.pixel
-        in_crs = grid.transform @ (x / wide, y / high)
-        place = Place(in_crs[0], in_crs[1], grid.crs)
-        with borrowed() as rasters:
-            texts = [layer.text(rasters, place) for layer in plan.layers]
-        return JSONResponse({"texts": texts, "place": place.in_crs(plan.map_grid.crs)})
-
-    def damaged(request: Request, error: Exception) -> Response:
-        print(f"treeline: {error}", file=sys.stderr, flush=True)
-        return PlainTextResponse(f"{error}\n", 500)
-
+    answers = Answers(plan, title)
     routes = [
-        Route("/", show_page),
-        Route(f"/{SCRIPT}", script),
-        Route(f"/{STYLE}", style),
-        Route("/tiles/{layer}/{level}/{column}/{row}.png", tile),
-        Route("/values", values),
+        Route("/", answers.page),
+        Route(f"/{SCRIPT}", answers.script),
+        Route(f"/{STYLE}", answers.style),
+        Route("/tiles/{layer}/{level}/{column}/{row}.png", answers.tile),
+        Route("/values", answers.values),
     ]
-    inner = Starlette(routes=routes, exception_handlers={InputError: damaged})
+    inner = Starlette(routes=routes, exception_handlers={InputError: _damaged})
     return Guard(inner, token, port, plan.background)
 
 

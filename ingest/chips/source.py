@@ -39,7 +39,7 @@ class Candidates:
     refused: list[Refused] = field(default_factory=list)
     """Candidates that are not in the table."""
     on_mismatch: OnMismatch = "refuse"
-    """What to do about findings."""
+    """Response to findings: refuse, note or ignore them."""
     findings: Callable[[], Found] = dict
     """Look at a few pixels before an ingest begins, and find what the user should know, by URL; raises
     InputError where files are not what they are given for."""

@@ -23,13 +23,12 @@ from ingest.config import IngestConfig, made_by
 from ingest.work.begun import PLAN, as_it_began
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
 from ingest.work.schema import schema_to_make
-from ingest.work.summary import CountsBefore, advice, summary
+from ingest.work.summary import CountsBefore, advice, said_again, summary
 from ingest.work.task import PARTS, Cluster, TaskContext, do_task, part_name
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
 from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
 from shards.progress import progress
-from shards.raster.filled import FILLED
 from shards.raster.finding import FINDINGS, Found, OnMismatch, noted_by_code, say_findings
 from shards.read.dataset import Dataset
 from shards.roles import differing, flag_of
@@ -387,7 +386,7 @@ def _assemble(
         manifest = assembly.finish(record, plan.rule.to_json())
         _discard(config.out, manifest)
         lines = [config.out, *summary(plan, assembly, manifest, before), *advice(plan, manifest, config.out)]
-        lines += [f"note: {line}" for line in findings.get(FILLED, ()) if on_mismatch != "ignore"]
+        lines += said_again(config.out, manifest) if on_mismatch != "ignore" else []
         return Ingested(manifest, "\n".join(lines))
 
 

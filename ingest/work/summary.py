@@ -19,7 +19,10 @@ from ingest.work.plan import IngestPlan
 from shards.errors import InputError, one_line
 from shards.format.histogram import CM_PER_M, HEIGHT, HIGHEST_CENTIMETRES
 from shards.format.manifest import SPLITS, Manifest
-from shards.raster.height_check import TALLEST_M
+from shards.raster.filled import FILLED
+from shards.raster.finding import FINDINGS
+from shards.raster.height_check import NO_UNIT, TALLEST_M
+from shards.raster.height_unit import FOOT_M
 from shards.read.dataset import Dataset
 from shards.write.assembly import Assembly
 from shards.write.leakage import are_neighbours_shared, leakage
@@ -65,9 +68,9 @@ def summary(plan: IngestPlan, assembly: Assembly, manifest: Manifest, before: Co
         for reason, count in refused.most_common()
     ]
     rows += [(kept, "kept", "")]
-    in_no_split = "in no split: too near to chips of another split, or across the border of two blocks"
+    left_out = "left out: too near to chips of another split, or across the border of two blocks"
     rows += [
-        (count, split, in_no_split if split == "buffer" else "")
+        (count, split, left_out if split == "buffer" else "")
         for split, count in manifest.splits.items()
         if count
     ]
@@ -86,7 +89,7 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
     """Yield notes on what the user may not expect in the dataset at `out`."""
     if plan.mixed:
         yield (
-            "note: chips are held out one by one, even where other chips of their scene are trained on; "
+            "note: chips are held out one by one, so that held-out and trained chips can be of one scene; "
             "--split-by scene or blocks holds out whole scenes or blocks (treeline split can do it later)"
         )
     if plan.choice:
@@ -100,8 +103,8 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
         for split, share in zip(SPLITS, plan.rule.shares, strict=False):
             if share and not manifest.samples(split):
                 yield (
-                    f"note: no chip is left in {split}, though --shares gives it {share:g}: all that were "
-                    f"dealt to it were refused; treeline split {out} deals anew"
+                    f"note: {split} has no chip, although --shares gives it {share:g}: all chips that it was "
+                    f"to have were refused; treeline split {out} splits those that are left"
                 )
     if (schema.label, schema.label_unit) == (HEIGHT, "m") and manifest.samples("train"):
         try:
@@ -116,3 +119,23 @@ def advice(plan: IngestPlan, manifest: Manifest, out: str) -> Iterator[str]:
                 f"note: some heights are above {MOST_COUNTED_M:.0f} m: do they mean no data that no raster "
                 f"declares? --where 'height_max < {MOST_COUNTED_M:.0f}' leaves such chips out"
             )
+
+
+def said_again(out: str, manifest: Manifest) -> list[str]:
+    """List findings that may make the dataset wrong once more, for the end of a long ingest."""
+    found = manifest.made_by.get(FINDINGS, {})
+    lines = [f"note: {line}" for line in found.get(FILLED, ())]
+    if not (taken := found.get(NO_UNIT)):
+        return lines
+    try:
+        height = Dataset(out, manifest).statistics.height if manifest.samples("train") else None
+    except InputError:  # every training pixel misses a band or its label, which `advice` says
+        height = None
+    if height is None:
+        return [*lines, *(f"note: {line}" for line in taken)]
+    metres = height.percentiles["99"]
+    return [
+        *lines,
+        f"note: heights are taken as metres, since no raster says; one in 100 is above {metres:.3g} m, and "
+        f"if they are feet, above {metres * FOOT_M:.3g} m: then ingest again with --height-unit ft",
+    ]

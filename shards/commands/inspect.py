@@ -4,6 +4,9 @@ print(inspect(InspectConfig("chips")))     # writes chips-inspect/index.html and
 print(describe(open_dataset("chips")))     # the words alone
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pyarrow.compute as pc
 
@@ -19,8 +22,9 @@ from shards.format.file_names import MIXED, home_name
 from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
-from shards.raster.filled import LOOKED_AT, filled_chips
+from shards.raster.filled import FILLED, LOOKED_AT, cure_again, filled_chips
 from shards.raster.finding import FINDINGS
+from shards.raster.height_check import NO_UNIT
 from shards.raster.pixel_size import PixelSize
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import (
@@ -32,7 +36,7 @@ from shards.storage.objects import (
     publish,
     remove_file,
 )
-from shards.wording import number
+from shards.wording import number, said_splits
 from shards.write.leakage import first_crs, said_distances, said_scenes
 from shards.write.places import Places, footprints, places_of
 from shards.write.shard_places import are_home
@@ -44,8 +48,12 @@ MOST_SOURCES = 20
 """Most sources in their picture."""
 
 
-def inspect(config: InspectConfig) -> str:
+def inspect(config: InspectConfig, opened: Dataset | None = None) -> str:
     """Write the page and its pictures; return the page's facts as text.
+
+    Args:
+        config: the options.
+        opened: the dataset, if it is open already.
 
     Raises:
         InputError: no dataset, no chips asked for, or a folder in the dataset or where none can be written.
@@ -53,7 +61,7 @@ def inspect(config: InspectConfig) -> str:
     """
     if config.chips < 1:
         raise InputError(f"--chips {config.chips}: give 1 or more")
-    dataset = open_dataset(config.data)
+    dataset = opened or open_dataset(config.data)
     url = config.out or default_folder(config.data)
     _refuse_inside(url, config.data)
     check_writable(url)
@@ -77,7 +85,7 @@ def find_out(dataset: Dataset) -> Findings:
     """Gather the facts about `dataset` from its manifest, its index and its statistics."""
     manifest, schema = dataset.manifest, dataset.schema
     counts = {split: manifest.samples(split) for split in SPLITS}
-    named = [f"{count:,} {split}" for split, count in counts.items() if count or split in ("train", "val")]
+    named = said_splits({name: n for name, n in counts.items() if n or name in ("train", "val")})
     bands, rows, columns = schema.image_shape
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
     duplicates = _duplicates(dataset)
@@ -86,10 +94,10 @@ def find_out(dataset: Dataset) -> Findings:
     regions = _regions(dataset)
     facts = {
         "dataset": f"{dataset.url} (fingerprint {manifest.fingerprint})",
-        "chips": f"{', '.join(named)}; {bands} bands of {rows} x {columns} pixels",
+        "chips": f"{named}; {bands} bands of {rows} x {columns} pixels",
         "pixels": f"{schema.dtype}, {PixelSize.of_schema(schema)}, nodata {schema.nodata}",
         **_about_values(schema),
-        "label": schema.label_and_unit or "none",
+        "label": _about_label(dataset),
         "rejected": rejected or "none",
         "shards": _about_shards(dataset),
         "duplicates": _about_duplicates(duplicates),
@@ -102,17 +110,32 @@ def find_out(dataset: Dataset) -> Findings:
     return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
 
 
+def _about_label(dataset: Dataset) -> str:
+    """Name the label and its unit, and say where nobody stated that unit."""
+    said = dataset.schema.label_and_unit or "none"
+    is_taken = any(NO_UNIT in made_by.get(FINDINGS, {}) for made_by in _records(dataset))
+    return f"{said}, taken as metres: the rasters state no unit, see findings" if is_taken else said
+
+
+def _records(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Yield how chips were made, those that were added last first."""
+    made_by = dataset.manifest.made_by
+    while made_by:
+        yield made_by
+        made_by = made_by.get("before", {})
+
+
 def _about_findings(dataset: Dataset) -> dict[str, str]:
     """Say what was found when the dataset was made, and what fills its pixels, if anything."""
-    said, made_by = list[str](), dataset.manifest.made_by
-    while made_by:
-        said += [line for lines in made_by.get(FINDINGS, {}).values() for line in lines]
-        made_by = made_by.get("before", {})
+    records = [made_by.get(FINDINGS, {}) for made_by in _records(dataset)]
+    said = [line for found in records for lines in found.values() for line in lines]
+    if any(FILLED in found for found in records):
+        return {"findings": "; ".join(dict.fromkeys(said))}
     count = int(dataset.manifest.first_chip[-1])
     numbers = np.unique(np.linspace(0, count - 1, LOOKED_AT).astype(np.int64))[:count]
-    found = filled_chips(dataset.gather(numbers).image_BCHW, dataset.schema.nodata) if count else None
-    if found and not any(found.cure in line for line in said):
-        said.append(f"{found.line} {found.cure.replace('give', 'ingest again with')}")
+    images = dataset.gather(numbers).image_BCHW if count else ()
+    if found := filled_chips(images, dataset.schema.nodata, cure_again):
+        said.append(str(found))
     return {"findings": "; ".join(dict.fromkeys(said))} if said else {}
 
 

@@ -28,7 +28,7 @@ class BandRegion:
 
     grid: BandGrid
     panel: MapPanel
-    """Its part of the map."""
+    """Panel of the map that shows the region."""
     distances: dict[tuple[str, str], float]
     """Smallest distance between chips of two splits, within the region, in units of the grid's CRS."""
     counts: dict[str, int]

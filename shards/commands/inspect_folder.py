@@ -22,13 +22,13 @@ def default_folder(data: str) -> str:
     name = name_of(data)
     if is_local(data):
         # "." has no name to add to.
-        beside = data.rstrip("/") if name.strip(".") else str(local_path(data).resolve())
+        stem = data.rstrip("/") if name.strip(".") else str(local_path(data).resolve())
     else:
-        beside = name
-    folder = f"{beside}-inspect"
+        stem = name
+    folder = f"{stem}-inspect"
     if not _is_of_another(folder, data):
         return folder
-    return f"{beside}-{hexadecimal(_whole(data).encode())[:DIGITS]}-inspect"
+    return f"{stem}-{hexadecimal(_whole(data).encode())[:DIGITS]}-inspect"
 
 
 def _is_of_another(folder: str, data: str) -> bool:

@@ -27,6 +27,7 @@ from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import exists, join
 from shards.storage.one_writer import one_writer
+from shards.wording import said_splits
 from shards.write.assembly import split_checksum
 from shards.write.change import parquet_bytes, publish_change
 from shards.write.leakage import leakage
@@ -74,7 +75,9 @@ def _resplit(config: SplitConfig, given: Set[str] | None) -> str:
     changes_bands = bool(config.derive or config.scale or config.offset or config.rewrite)
     keeps_split = not named and (changes_bands or recorded is not None)
     if keeps_split and not changes_bands and recorded:
-        choice = f"split {said_way(recorded)}, as before; --split-by or --shares deal the chips anew"
+        choice = (
+            f"split {said_way(recorded)}, as before; --split-by or --shares split the chips in another way"
+        )
     if not keeps_split:
         asked = _asked(config, named, recorded)
         if recorded and "split_by" not in named:
@@ -115,7 +118,7 @@ def _resplit(config: SplitConfig, given: Set[str] | None) -> str:
 
 def _said(url: str, manifest: Manifest) -> str:
     """Say how many chips each split has."""
-    said = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items() if count)
+    said = said_splits({split: count for split, count in manifest.splits.items() if count})
     derived = ", ".join(map(str, manifest.schema.derived))
     return f"{url}: {said}; derived bands: {derived}" if derived else f"{url}: {said}"
 
@@ -137,9 +140,8 @@ def _about_folders(url: str, manifest: Manifest, index: Any) -> Iterator[str]:
         place = f"{len(mixed):,} of {len(manifest.shards):,} shards lie in {join(url, MIXED)}"
         cure = "treeline convert to tar and back" if manifest.shard_format == "zarr" else "--rewrite"
         yield (
-            f"note: {place}, with {chips}. "
-            f"Treeline reads them, others find each chip's split and shard in {INDEX}; {cure} sorts them "
-            "into folders"
+            f"note: {place}, with {chips}. Treeline reads them there, and {INDEX} tells other readers each "
+            f"chip's split and shard; {cure} sorts them into a folder for each split"
         )
 
 

@@ -31,7 +31,7 @@ NOTEBOOK = ("#636363", "#fc8d59", "#fee08b", "#ffffbf", "#d9ef8b", "#91cf60", "#
 NO_VALUE: Colour = (200, 200, 200)
 """Light grey of pixels without a value: nodata, clouds, water. No scale has it."""
 NO_VALUE_NAME = "no value"
-"""Its words in legends."""
+"""Words for it: in legends, and for a place that is pointed at."""
 ROUND = (1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0)
 """Metres at which a scale may end."""
 BELOW_TOP = 99.5

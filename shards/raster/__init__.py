@@ -10,6 +10,7 @@ pixel_size   size of pixels in metres
 band_names   names of bands, and their synonyms
 missing      what a raster says is missing
 mask_check   what is strange about a mask
+mask_band    whether a band only marks pixels
 footprints   which rasters lie on a grid, from their headers
 on_grid      a raster's values on another grid
 height_unit  units of heights, and their lengths

@@ -17,8 +17,10 @@ from rasterio.enums import ColorInterp
 
 from shards.errors import InputError
 from shards.raster.finding import Finding
+from shards.wording import Option, Words
 
 ALPHA = "alpha"
+BANDS = Option("bands")
 KNOWN_BANDS = {
     4: ("blue", "green", "red", "nir"),
     8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
@@ -53,7 +55,7 @@ class NamedBands(NamedTuple):
         """Say that names are assumed; pixels are those of named bands, so no tag says it."""
         if not self.assumed:
             return ()
-        return (Finding("bands", self.assumed, "if they are others, give --bands", is_recorded=False),)
+        return (Finding("bands", self.assumed, Words("if they are others, give ", BANDS), is_recorded=False),)
 
 
 def band_names(raster: Any, given: Sequence[str], expected: Sequence[str] = ()) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ def named_bands(raster: Any, given: Sequence[str], expected: Sequence[str] = ())
         given or expected
     )
     number = "1 band" if raster.count == 1 else f"{raster.count} bands"
-    raise InputError(f"{raster.name}: has {number}{wanted}; name them with --bands")
+    raise InputError(Words(f"{raster.name}: has {number}{wanted}; name them with ", BANDS))
 
 
 def _placed(names: Sequence[str], is_colour: Sequence[bool]) -> tuple[str, ...]:
@@ -170,12 +172,14 @@ def numbers_of_bands(url: str, names: Sequence[str], wanted: Sequence[str]) -> l
         places = places or [place for place, name in enumerate(alike) if name == canonical(band)]
         if len(places) > 1:
             meant = " and ".join(f"{place + 1} ({names[place]})" for place in places)
-            raise InputError(f"{url}: bands {meant} can both be {band}; name the bands in order with --bands")
+            raise InputError(
+                Words(f"{url}: bands {meant} can both be {band}; name the bands in order with ", BANDS)
+            )
         missing += [band] * (not places)
         numbers += [place + 1 for place in places]
     if missing:
+        lacks = f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}"
         raise InputError(
-            f"{url}: lacks band {' and '.join(missing)}; it has {' '.join(names)}; if these are other names "
-            "for the same bands, name them in order with --bands"
+            Words(lacks, "; if these are other names for the same bands, name them in order with ", BANDS)
         )
     return numbers

@@ -1,12 +1,14 @@
 """Something about a raster that is not as it should be, its cure, and whether it is refused."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shards.errors import InputError
+from shards.wording import Option, Words, in_python
 
 OnMismatch = Literal["refuse", "note", "ignore"]
 """What to do about findings: refuse rasters with a gross one and note the others, note all, or none."""
@@ -33,10 +35,14 @@ class Finding:
     is_recorded: bool = True
     """Whether what is made of the raster says so in its tags, and not only the command."""
 
+    @property
+    def words(self) -> Words:
+        """What was found, and what to do."""
+        between = "" if not self.cure else " " if self.line.endswith("?") else "; "
+        return Words(self.line, between, self.cure)
+
     def __str__(self) -> str:
-        if not self.cure:
-            return self.line
-        return f"{self.line}{'' if self.line.endswith('?') else ';'} {self.cure}"
+        return str(self.words)
 
 
 Found = Mapping[str, Sequence[Finding]]
@@ -48,7 +54,14 @@ def refusal(url: str, findings: Iterable[Finding], on_mismatch: OnMismatch) -> s
     gross = [finding for finding in findings if finding.is_gross]
     if on_mismatch != "refuse" or not gross:
         return ""
-    return f"{url}: {'; '.join(map(str, gross))}, or give --on-mismatch note"
+    said = [part for finding in gross for part in ("; ", finding.words)][1:]
+    return Words(f"{url}: ", *said, ", or give ", Option("on_mismatch", "note"))
+
+
+def kind_of(findings: Iterable[Finding]) -> str:
+    """Return what rasters that are refused alike have in common: codes and cures, whatever the numbers."""
+    gross = (finding for finding in findings if finding.is_gross)
+    return "; ".join(f"{finding.code}: {re.sub('[0-9.,]+', '#', finding.cure)}" for finding in gross)
 
 
 def refuse_or_note(found: Found, on_mismatch: OnMismatch) -> list[str]:
@@ -64,18 +77,22 @@ def refuse_or_note(found: Found, on_mismatch: OnMismatch) -> list[str]:
     refused = [reason for url, findings in found.items() if (reason := refusal(url, findings, on_mismatch))]
     if refused:
         others = len(refused) - 1
-        raise InputError(refused[0] + f" ({others:,} other rasters are refused as well)" * bool(others))
+        said = "1 other raster is" if others == 1 else f"{others:,} other rasters are"
+        raise InputError(Words(refused[0], f" ({said} refused as well)" * bool(others)))
     return noted([(url, finding) for url, findings in found.items() for finding in findings], on_mismatch)
 
 
-def say_findings(found: Found, on_mismatch: OnMismatch, prefix: str = "treeline") -> None:
-    """Refuse rasters with gross findings, and print the others.
+def say_findings(
+    found: Found, on_mismatch: OnMismatch, prefix: str = "treeline", names_arguments: bool = False
+) -> None:
+    """Refuse rasters with gross findings, and print the others, for Python with options as arguments.
 
     Raises:
         InputError: a raster is refused.
     """
     for line in refuse_or_note(found, on_mismatch):
-        print(f"{prefix}: {line}", file=sys.stderr, flush=True)
+        said = in_python(line) if names_arguments else line
+        print(f"{prefix}: {said}", file=sys.stderr, flush=True)
 
 
 def findings_in(tags: Mapping[str, str]) -> list[Finding]:
@@ -118,11 +135,11 @@ def noted(found: Iterable[tuple[str, Finding]], on_mismatch: OnMismatch) -> list
     same: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for url, finding in found:
         same.setdefault((finding.code, finding.cure), []).append((url, finding))
-    lines = []
+    lines = list[str]()
     for rasters in same.values():
         url, finding = rasters[0]
         if len(rasters) <= NAMED and len({finding.line for _, finding in rasters}) == len(rasters):
-            lines += [f"{url}: {finding}" for url, finding in rasters]
+            lines += [Words(f"{url}: ", finding.words) for url, finding in rasters]
         else:
-            lines.append(f"{len(rasters):,} rasters, such as {url}: {finding}")
+            lines.append(Words(f"{len(rasters):,} rasters, such as {url}: ", finding.words))
     return lines

@@ -7,10 +7,12 @@ rasterio comes with its program `rio`, and without GDAL's.
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 WARP = "gdalwarp {crs}-tr {width:.7g} {height:.7g} -r average IN.tif OUT.tif"
-RIO_WARP = "rio warp IN.tif OUT.tif {crs}--res {width:.7g} --res {height:.7g} --resampling average"
+RIO_WARP = "rio -q warp IN.tif OUT.tif {crs}--res {width:.7g} --res {height:.7g} --resampling average"
+"""With -q: otherwise a result smaller than the file's blocks comes with a harmless warning on Blockxsize."""
 
 
 def advice(gdal: str, rio: str) -> str:
@@ -32,6 +34,18 @@ def resample(crs: str, sides: tuple[float, float]) -> str:
 def declare_nodata(value: float | str) -> str:
     """Return the command that declares a value as nodata; the file's pixels stay."""
     return advice(f"gdal_edit.py -a_nodata {value} FILE", f"rio edit-info --nodata {value} FILE")
+
+
+def declare_alpha(kinds: Sequence[str]) -> str:
+    """Return the command that declares the last band as alpha, by which pixels are missing.
+
+    Args:
+        kinds: names of the colours of all bands.
+    """
+    return advice(
+        f"gdal_edit.py -colorinterp_{len(kinds)} alpha FILE",
+        f"rio edit-info --colorinterp {','.join([*kinds[:-1], 'alpha'])} FILE",
+    )
 
 
 def assign_crs() -> str:

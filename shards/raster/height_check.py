@@ -18,12 +18,12 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from shards.errors import InputError
-from shards.format.schema import DEGREE
 from shards.raster.finding import Finding
 from shards.raster.gdal_advice import declare_nodata
 from shards.raster.grid import Grid
-from shards.raster.height_unit import HeightUnit, UnitOfHeights, height_unit
-from shards.raster.pixel_size import METRE, PixelSize
+from shards.raster.height_unit import HeightUnit, UnitOfHeights, height_unit, is_foot
+from shards.raster.pixel_size import PixelSize
+from shards.wording import Option, Words
 
 TALLEST_M = 120.0
 """Height that no tree reaches: the tallest known, a coast redwood, has 116 m (Guinness World Records)."""
@@ -39,6 +39,10 @@ SURFACE_M, HIGH_M = 30.0, 10.0
 """Height that the lowest hundredth exceeds: in surface models, and where no ground shows."""
 SUNK_M = -3.0
 """Height below which a twentieth of the values lie only where something is exchanged or in another unit."""
+FEET_M = 60.0
+"""Height that one in 100 exceeds in few forests, and in feet already where trees have 18 m: it is asked about
+where nobody says the unit. Trees above 30 m stand on 5 % of the land (Lang et al., "A high-resolution canopy
+height model of the Earth", 2023)."""
 TALL_WHOLE_M = 40.0
 """Height that a hundredth of whole numbers exceeds: metres of tall forest, or decimetres of shrubs."""
 REPEATED = 0.5
@@ -47,8 +51,13 @@ SAME_VALUE = 1e-6
 """Largest difference (as a share) that conversion to metres makes."""
 LEAST_FILLED = 0.01
 """Least share of elevations that are 0 where 0 stands for no data."""
+GROUND = Option("ground")
 UNIT, NO_UNIT = "unit", "no unit"
 """Codes of findings on the unit of heights, and of that they are taken as metres for want of one."""
+TAKEN_AS_METRES = (
+    "states no unit of heights, so they are taken as metres; feet would come out 3.28 times too tall",
+    Words("say which they are: ", Option("height_unit", "m"), " or ft"),
+)
 COARSER = 1.5
 """Factor by which heights have longer pixels than images where that is said."""
 
@@ -93,18 +102,25 @@ class HeightHeader:
         """Largest height in metres that its type can store: in whole numbers it often means no data."""
         return float(np.iinfo(self.dtype).max) * self.unit.metres if self.is_whole else math.inf
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether neither the file nor the user says the unit."""
+        return not (self.unit.is_stated or self.unit.is_said)
+
     def _of_no_unit(self) -> Finding:
-        if self.pixel.unit in (METRE, DEGREE):
-            return Finding(NO_UNIT, "heights: no unit in the raster; taken as metres (--height-unit)")
-        line = f"states no unit of heights, and the unit of its CRS is the {self.pixel.unit}"
-        return Finding(UNIT, line, "if heights are not in metres, give --height-unit ft")
+        if not self.crs.is_geographic and is_foot(self.crs.units_factor[1]):
+            line = f"states no unit of heights, and the unit of its CRS is the {self.pixel.unit}"
+            return Finding(
+                UNIT, line, Words("give ", _said_unit("ft"), ", or m if heights are in metres"), is_gross=True
+            )
+        return Finding(NO_UNIT, *TAKEN_AS_METRES)
 
     def findings(self, image: Grid) -> list[Finding]:
         """List what the user should know of heights that serve an image of these pixels."""
         found, size, unit = list[Finding](), PixelSize.of(image), self.unit
         if not unit.is_metre:
             found.append(Finding(UNIT, f"heights are in {unit.name}, converted to metres"))
-        elif not (unit.is_stated or unit.is_said):
+        elif self.is_unknown:
             found.append(self._of_no_unit())
         if self.crs.is_geographic != image.crs.is_geographic:
             own, others = (_kind(crs) for crs in (self.crs, image.crs))
@@ -141,9 +157,11 @@ def band_of(url: str, raster: Any, band: int | None = None) -> int:
 
 
 def asked_once(found: Sequence[Finding]) -> list[Finding]:
-    """Leave out that a raster's heights are taken as metres where another finding asks about their unit."""
-    is_asked = any(finding.code == UNIT for finding in found)
-    return [finding for finding in found if not (is_asked and finding.code == NO_UNIT)]
+    """Ask one question about a raster's unit, and then do not say as well that it is taken as metres."""
+    of_unit = [finding for finding in found if finding.code == UNIT]
+    asked = [finding for finding in of_unit if finding.is_gross]
+    left_out = asked[1:] + [finding for finding in found if finding.code == NO_UNIT and of_unit]
+    return [finding for finding in found if finding not in left_out]
 
 
 def height_findings(height_N: NDArray[Any], header: HeightHeader) -> tuple[Finding, ...]:
@@ -160,19 +178,26 @@ def height_findings(height_N: NDArray[Any], header: HeightHeader) -> tuple[Findi
     low, sunk, high = (float(value) for value in np.percentile(height_N, (1, 5, 99)))
     if low > SURFACE_M:
         line = f"99 of 100 heights are above {low:.4g} m; is this a surface model?"
-        return (Finding("surface", line, "give the ground's elevations (--ground)", is_gross=True),)
+        return (
+            Finding("surface", line, Words("give the ground's elevations (", GROUND, ")"), is_gross=True),
+        )
     if high > TALLEST_M:
         return (_too_tall(high, header),)
     if sunk < SUNK_M:
         line = f"one value in twenty is below {sunk:.3g} m, and no height above ground is"
-        return (Finding("negative", line, "if these are elevations, give --ground", is_gross=True),)
+        return (Finding("negative", line, Words("if these are elevations, give ", GROUND), is_gross=True),)
+    if header.is_unknown and high > FEET_M:
+        return (_maybe_feet(high, header),)
     if low > HIGH_M:
         line = f"99 of 100 heights are above {low:.3g} m, so no ground shows"
-        return (Finding("surface", line, "if this is a surface model, give --ground"),)
-    is_unknown = not (header.unit.is_stated or header.unit.is_said)
-    if header.is_whole and is_unknown and high > TALL_WHOLE_M:
+        return (Finding("surface", line, Words("if this is a surface model, give ", GROUND)),)
+    if header.is_whole and header.is_unknown and high > TALL_WHOLE_M:
         line = f"heights are whole numbers taken as metres, one in 100 above {high:.3g}"
-        return (Finding(UNIT, line, "if they are in another unit, give --height-unit dm or cm, else m"),)
+        return (
+            Finding(
+                UNIT, line, Words("if they are in another unit, give ", _said_unit("dm"), " or cm, else m")
+            ),
+        )
     return ()
 
 
@@ -183,9 +208,11 @@ def surface_findings(
     if surface_N.size < LEAST_VALUES:
         return ()
     found = _of_elevations(surface_N, of_surface)
+    if other := _of_other_units(of_surface, of_ground):
+        found.append(other)
     for one in _of_elevations(ground_N, of_ground):
         found.append(Finding(one.code, f"of the ground below it, {one.line}", one.cure, one.is_gross))
-    return tuple(found) or _of_differences(surface_N - ground_N)
+    return tuple(found) or _of_differences(surface_N - ground_N, of_surface)
 
 
 def _of_elevations(elevation_N: NDArray[Any], header: HeightHeader) -> list[Finding]:
@@ -199,23 +226,45 @@ def _of_elevations(elevation_N: NDArray[Any], header: HeightHeader) -> list[Find
     return []
 
 
-def _of_differences(height_N: NDArray[Any]) -> tuple[Finding, ...]:
-    """Judge heights above ground that are differences of elevations."""
+def _of_other_units(surface: HeightHeader, ground: HeightHeader) -> Finding | None:
+    """Ask for the unit of elevations that state none, beside others that are not in metres."""
+    if surface.is_unknown == ground.is_unknown:
+        return None
+    known, names = (ground, ("surface", "ground")) if surface.is_unknown else (surface, ("ground", "surface"))
+    if known.unit.is_metre:
+        return None
+    line = f"the {names[0]} states no unit of heights, and the {names[1]} is in {known.unit.name}"
+    answer = _said_unit(_answer(known))
+    cure = Words("give ", answer, " if both are, or state metres (rio edit-info --units m FILE)")
+    return Finding(UNIT, line, cure, is_gross=True)
+
+
+def _said_unit(unit: str) -> Option:
+    return Option("height_unit", unit)
+
+
+def _answer(header: HeightHeader) -> str:
+    """Return what --height-unit calls the unit of a raster; there are two feet, and one answer."""
+    return "ft" if is_foot(header.unit.metres) else header.unit.name
+
+
+def _of_differences(height_N: NDArray[Any], header: HeightHeader) -> tuple[Finding, ...]:
+    """Judge heights above ground that are differences of elevations; `header` is of the surface."""
     low, sunk, high = (float(value) for value in np.percentile(height_N, (1, 5, 99)))
     if sunk < SUNK_M:
         line = f"one height above the ground in twenty is below {sunk:.4g} m"
     elif low > SURFACE_M:
         line = f"99 of 100 heights above the ground are above {low:.3g} m"
+    elif header.is_unknown and high > FEET_M:
+        return (_maybe_feet(high, header),)
     elif high > TALLEST_M:
         line = (
             f"one height above the ground in 100 is above {high:.4g} m, and no tree is above {TALLEST_M:g} m"
         )
     else:
         return ()
-    cure = (
-        "are --heights and --ground exchanged, or in other units or above another zero? Give both as "
-        "elevations of one datum"
-    )
+    asked = "exchanged, or in other units or above another zero? Give both as elevations of one datum"
+    cure = Words("are ", Option("heights"), " and ", GROUND, f" {asked}")
     return (Finding("difference", line, cure, is_gross=True),)
 
 
@@ -240,16 +289,30 @@ def _nodata(share: float, value: float) -> Finding:
     return Finding("nodata", line, f"declare it ({declare_nodata(f'{value:.7g}')})", is_gross=True)
 
 
+def _maybe_feet(high: float, header: HeightHeader) -> Finding:
+    """Ask for the unit of heights that few forests reach and that nobody says."""
+    where = "in no forest" if high > TALLEST_M else "in few forests"
+    line = f"no unit is stated, and as metres one height in 100 is above {high:.4g} m, as {where} on Earth"
+    asked = "in feet, decimetres or centimetres" if header.is_whole else "in feet"
+    answers = ("ft", ", dm or cm") if header.is_whole else ("ft",)
+    first, *others = answers
+    either = Words(_said_unit(first), *others)
+    cure = Words(f"are they {asked}? ", either, "; if they are in metres, ", _said_unit("m"))
+    return Finding(UNIT, line, cure, is_gross=True)
+
+
 def _too_tall(high: float, header: HeightHeader) -> Finding:
     """Ask for the unit of heights above all trees."""
     stored = high / header.unit.metres
     line = f"one height in 100 is above {high:.4g} m, and no tree is above {TALLEST_M:g} m"
-    if header.unit.is_stated or header.unit.is_said:
-        cure = "if these are elevations, give --ground; if their unit is wrong, correct it"
+    if not header.is_unknown:
+        cure = Words("if these are elevations, give ", GROUND, "; if their unit is wrong, correct it")
     elif header.is_whole and stored > MOST_METRES:
-        cure = "are these centimetres? --height-unit cm; if they are elevations, give --ground"
+        cure = Words("are these centimetres? ", _said_unit("cm"), "; if they are elevations, give ", GROUND)
     elif header.is_whole:
-        cure = "are these decimetres or centimetres? --height-unit dm or cm; if elevations, give --ground"
+        asked = "are these decimetres or centimetres? "
+        cure = Words(asked, _said_unit("dm"), " or cm; if elevations, give ", GROUND)
     else:
-        cure = "if these are elevations, give --ground; if they are in another unit, --height-unit cm or ft"
+        other = "; if they are in another unit, "
+        cure = Words("if these are elevations, give ", GROUND, other, _said_unit("cm"), " or ft")
     return Finding(UNIT, line, cure, is_gross=True)

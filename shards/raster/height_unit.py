@@ -19,6 +19,8 @@ FOOT_M, SURVEY_FOOT_M = 0.3048, 1200 / 3937
 1959)."""
 SAME_UNIT = 1e-5
 """Largest difference (as a share) between units that are one: the two feet differ by 2e-6."""
+ANY_FOOT = 1e-4
+"""Largest difference (as a share) between the feet of all surveys (EPSG: Clarke's, Sears', the Indian)."""
 LENGTHS = {
     "m": (1.0, ("m", "metre", "metres", "meter", "meters")),
     "dm": (0.1, ("dm", "decimetre", "decimetres", "decimeter", "decimeters")),
@@ -75,6 +77,11 @@ def height_unit(url: str, raster: Any, number: int = 1, said: HeightUnit | None 
             f"file (rio edit-info --units {said})"
         )
     return UnitOfHeights(name, metres, is_stated=True, is_said=said is not None)
+
+
+def is_foot(metres: float) -> bool:
+    """Tell whether a unit of this length is a foot of any survey."""
+    return math.isclose(metres, FOOT_M, rel_tol=ANY_FOOT)
 
 
 def unit_name(stated: str) -> str:

@@ -93,20 +93,49 @@ class Missing:
         stored_BHW = self._read(list(self.numbers), window, shape)
         return stored_BHW, self.missing(stored_BHW, window, shape)
 
+    def read_all(self, windows: Sequence[Window]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read stored_BN and missing_BN of windows, one after the other, as `read` does, faster.
+
+        Raises:
+            InputError: the raster's file is damaged.
+        """
+        parts = [self._read(list(self.numbers), window, None) for window in windows]
+        stored_BN = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        missing_BN = self._without_value(stored_BN)
+        if self.is_marked_apart:
+            start = 0
+            for window, part in zip(windows, parts, strict=True):
+                stop = start + part[0].size
+                missing_BHW = missing_BN[:, start:stop].reshape(part.shape)
+                self._add_marks(missing_BHW, window, None)
+                missing_BN[:, start:stop] = missing_BHW.reshape(len(part), -1)
+                start = stop
+        return stored_BN, missing_BN
+
     def missing(
         self, stored_BHW: NDArray[Any], window: Window, shape: tuple[int, int] | None = None
     ) -> NDArray[np.bool_]:
         """Tell which stored values of a window, or of its overview, are missing."""
-        missing_BHW = np.stack(
+        missing_BHW = self._without_value(stored_BHW)
+        self._add_marks(missing_BHW, window, shape)
+        return missing_BHW
+
+    def _without_value(self, stored_BHW: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell which values mean nothing; (bands, pixels) will do, too."""
+        return np.stack(
             [of_band(band_HW, values) for band_HW, values in zip(stored_BHW, self.values_B, strict=True)]
         )
+
+    def _add_marks(
+        self, missing_BHW: NDArray[np.bool_], window: Window, shape: tuple[int, int] | None
+    ) -> None:
+        """Add what masks and alpha bands mark to the missing pixels."""
         if self.has_mask:
             missing_BHW |= self._mask(self.numbers[0], window, shape)
         for number in self.masked:
             missing_BHW[self.numbers.index(number)] |= self._mask(number, window, shape)
         for number in self.alphas:
             missing_BHW |= self._read(number, window, shape) == 0
-        return missing_BHW
 
     def _mask(self, number: int, window: Window, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
         return np.asarray(self.raster.read_masks(number, window=window, out_shape=shape) == 0)

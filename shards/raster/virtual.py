@@ -37,10 +37,11 @@ _SIMPLE = (
 )
 _WARPED = (
     "GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option Options Transformer "
-    "ApproxTransformer MaxError BaseTransformer GenImgProjTransformer SrcGeoTransform SrcInvGeoTransform "
-    "DstGeoTransform DstInvGeoTransform ReprojectTransformer ReprojectionTransformer SourceSRS TargetSRS BandList "
-    "BandMapping SrcNoDataReal SrcNoDataImag DstNoDataReal DstNoDataImag SrcAlphaBand DstAlphaBand InitDest "
-    "Reversed GCPTransformer TPSTransformer Order RefineTolerance MinimumGcps"
+    "ApproxTransformer MaxError BaseTransformer GenImgProjTransformer SrcGeoTransform "
+    "SrcInvGeoTransform DstGeoTransform DstInvGeoTransform ReprojectTransformer "
+    "ReprojectionTransformer SourceSRS TargetSRS BandList BandMapping SrcNoDataReal SrcNoDataImag "
+    "DstNoDataReal DstNoDataImag SrcAlphaBand DstAlphaBand InitDest Reversed GCPTransformer "
+    "TPSTransformer Order RefineTolerance MinimumGcps"
 )
 _KNOWN = {*_DATASET.split(), *_SIMPLE.split(), *_WARPED.split(), *_SOURCES}
 _KINDS = {"", "VRTSourcedRasterBand", "VRTWarpedDataset", "VRTWarpedRasterBand"}

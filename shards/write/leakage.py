@@ -1,6 +1,6 @@
 """How well splits are kept apart, in words: distances between them, and the scenes that they share.
 
-leakage(url, manifest)    # "distances train-val 0 m; scenes: 1 of 8 val chips share a scene with train"
+leakage(url, manifest)    # "distances: train-val 0 m; scenes: 1 of 8 val chips share a scene with train"
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def leakage(url: str, manifest: Manifest) -> str:
         DatasetError: the index of the dataset at `url` is not what its manifest says.
     """
     index = _columns(url, manifest)
-    return f"distances {said_distances(manifest, index)}; scenes: {said_scenes(manifest, index)}"
+    return f"distances: {said_distances(manifest, index)}; scenes: {said_scenes(manifest, index)}"
 
 
 def are_neighbours_shared(url: str, manifest: Manifest) -> bool | None:
@@ -60,7 +60,7 @@ def said_distances(manifest: Manifest, index: Any) -> str:
     rule = SplitRule.from_json(stored) if stored.get("by") == "bands" else SplitRule()
     places = places_of(index, manifest.schema, rule.region_column)
     if not places.known().any():
-        return "unknown: no positions"
+        return "unknown, since no chip has a position"
     splits = index["split"].to_pylist()
     try:
         if len(rule.grids) > 1:
@@ -68,7 +68,7 @@ def said_distances(manifest: Manifest, index: Any) -> str:
         crs = rule.grids[0].crs if rule.grids else first_crs(places)
         distances = smallest_distances(splits, places, crs)
         if not distances:
-            return "none: all chips with a position are in one split"
+            return "none, since all chips with a position are in one split"
         unit = unit_of(crs)
     except InputError as error:
         return f"unknown: {error}"
@@ -81,10 +81,10 @@ def said_scenes(manifest: Manifest, index: Any) -> str:
     """Say how many chips show a scene that was trained on."""
     held_out = [split for split in SPLITS[1:BUFFER] if manifest.samples(split)]
     if not held_out or not manifest.samples("train"):
-        return f"none shared: no chip is {'in train' if held_out else 'held out'}"
+        return f"none shared, since no chip is {'in train' if held_out else 'held out'}"
     scenes = index["scene"].to_pylist()
     if all(scene is None for scene in scenes):
-        return "unknown: no chip names its scene"
+        return "unknown, since no chip names its scene"
     shared = shared_scenes(index["split"].to_pylist(), scenes)
     told = (f"{shared[name]:,} of {manifest.samples(name):,} {name}" for name in held_out)
     return f"{', '.join(told)} chips share a scene with train"
@@ -101,7 +101,11 @@ def nearest_within(near: list[tuple[str, str, Near]]) -> str:
             if found:
                 length, name = min(found, key=lambda one: one[0])
                 said.append(f"{'-'.join(pair)} {number(length)} {unit} ({name})")
-    return f"{', '.join(said)}; within regions" if said else "none: all chips of a region are in one split"
+    return (
+        f"{', '.join(said)}; within regions"
+        if said
+        else "none, since all chips of each region are in one split"
+    )
 
 
 def first_crs(places: Places) -> str:

@@ -126,8 +126,8 @@ def _with_metadata(manifest: Manifest, shards: tuple[Shard, ...]) -> dict[str, S
 
 def _objects(manifest: Manifest) -> list[StoredObject]:
     """Return all objects of shards, and Zarr's metadata."""
-    beside = [stored for name, stored in manifest.files.items() if ".zarr/" in name]
-    return [*(stored for shard in manifest.shards for stored in shard.objects), *beside]
+    zarr_files = [stored for name, stored in manifest.files.items() if ".zarr/" in name]
+    return [*(stored for shard in manifest.shards for stored in shard.objects), *zarr_files]
 
 
 def _names(manifest: Manifest) -> set[str]:

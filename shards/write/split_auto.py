@@ -48,8 +48,8 @@ def chosen(asked: SplitRule, places: Places) -> tuple[SplitRule, str]:
             f"{rule.buffer:g}; {why}"
         )
     return replace(asked, by="key"), (
-        f"split (auto): by key, chip by chip, so that neighbours of held-out chips are trained on; {why}, "
-        f"and {'too few chips' if places.known().all() else 'no positions'} for {FEWEST_BLOCKS} blocks"
+        f"split (auto): by key, so that neighbours of held-out chips are trained on; {why}, and "
+        f"{'too few chips' if places.known().all() else 'no positions'} for {FEWEST_BLOCKS} blocks"
     )
 
 

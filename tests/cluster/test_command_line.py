@@ -18,14 +18,14 @@ from ray.exceptions import RayTaskError
 import shards
 from cluster import cli
 from cluster.cli import _named
-from cluster.help import GROUPS, USUAL
+from cluster.help import usual_options
 from ingest.config import ScenesConfig
 from ingest.scenes.scenes_source import ScenesSource
 from ingest.synthetic.landscape import write_scene
 from ingest.work.run import ingest
 from shards.errors import DatasetError, InputError
 from shards.nested import flat, options_of
-from shards.roles import flag_of
+from shards.roles import Group, In, flag_of, roles
 from shards.storage.one_writer import one_writer
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
@@ -444,13 +444,18 @@ def test_help_is_short_and_names_what_must_be_given_first(name: str, capsys: Any
     assert named[: len(first)] == first
 
 
-def test_what_help_groups_are_options() -> None:
-    known = {command: options_of(_named(its.options)) for command, its in cli.COMMANDS.items()}
-    grouped = [name for names in GROUPS.values() for name in names]
-    assert len(set(grouped)) == len(grouped)
-    assert set(grouped) <= {name for options in known.values() for name in options}
-    for command, names in USUAL.items():
-        assert set(names) <= set(known[command]), command
+def test_help_reads_groups_and_usual_options_from_the_fields() -> None:
+    """A mark on a field counts more than that of its part; what a class inherits does not hide its own."""
+    known = {command: _named(its.options) for command, its in cli.COMMANDS.items()}
+    titles = [group.title for group in vars(In).values() if isinstance(group, Group)]
+    assert {group.title for options in known.values() for group in roles(options, Group).values()} <= set(
+        titles
+    )
+    train = roles(TrainConfig, Group)
+    assert (train["tune"], train["bands"]) == (In.MODEL, In.DATA)
+    assert {"shares", "min_valid"} <= set(usual_options(known["ingest pairs"]))
+    assert "block_size" not in usual_options(known["ingest pairs"])
+    assert set(usual_options(known["split"])) == set(options_of(known["split"]))
 
 
 def _help_of(command: list[str], capsys: Any) -> str:

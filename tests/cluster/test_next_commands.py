@@ -127,7 +127,7 @@ def test_a_dataset_whose_splits_are_mixed_is_split_first(tmp_path: Path) -> None
 def test_a_dataset_without_held_out_chips_or_labels_says_so(tmp_path: Path) -> None:
     treeline("ingest", "synthetic", "--chips", "40", "--shares", "1", "--out", "all", folder=tmp_path)
     verdict, line = readiness(open_dataset(str(tmp_path / "all")))
-    assert verdict == "not ready: no chip is to score a training with"
+    assert verdict == "not ready: no chip is held out to score a training with"
     assert words_of(line)[:2] == ["split", str(tmp_path / "all")]
     words = ("ingest", "synthetic", "--chips", "40", "--sar", "seasonal", "--out", "tiles")
     treeline(*words, folder=tmp_path)

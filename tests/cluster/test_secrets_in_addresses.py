@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import COMMANDS, options_of, parse
-from shards.addresses import check_address
+from shards.addresses import Address, check_address
 from shards.errors import InputError
 from shards.nested import options_of as options_in
-from shards.roles import Address, Place, flag_of, roles
+from shards.roles import Place, flag_of, roles
 
 FITTING = {"to": "tar", "chips": 4}
 """Values of required options that take no text."""

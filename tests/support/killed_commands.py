@@ -31,7 +31,7 @@ IMPORTED = (
     "ingest.synthetic.synthetic_source",
     "ingest.work.run",
     "shards.commands.resplit",
-    "trainer.commands.evaluate_any",
+    "trainer.evaluate.run",
     "trainer.commands.last_lines",
     "trainer.commands.train_on_ray",
 )

@@ -123,6 +123,13 @@ def with_control_points(path: Path) -> None:
         raster.write(image())
 
 
+def masked_as_nir(path: Path) -> None:
+    """Four bands without names, of which the last is a mask."""
+    image_CHW = image().astype(np.uint16)
+    image_CHW[3] = np.where(hole(), 0, 65_535)
+    write(path, image_CHW, names=None, kinds=RED_FIRST)
+
+
 RED_FIRST = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
 DEGREES = Affine(2e-5, 0, -147, 0, -2e-5, 64.9)
 REFUSED = {
@@ -160,6 +167,11 @@ REFUSED = {
     ),
     "bands in reverse, unnamed": Row(
         lambda path: write(path, image()[::-1].copy(), names=None), "--bands nir red green blue", 2
+    ),
+    "a mask in the place of nir": Row(
+        masked_as_nir,
+        "band 4, taken as nir, has only 0 and 65535; is it a mask or alpha? if so, declare it",
+        2,
     ),
     "beyond the type of training": Row(
         lambda path: write(path, np.where(hole(), 40_000, image()).astype(np.uint16)),
@@ -338,3 +350,23 @@ def test_a_note_is_no_alarm(checkpoint: str, tmp_path: Path) -> None:
     done = mapped(tmp_path, checkpoint)
     assert "notes on 1 scene, said at the beginning, are in the maps' tags" in done.stdout
     assert "differs" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("least", "said"), [(9, "as if stretched to 0 to 255"), (20, "as if divided by about")]
+)
+def test_scenes_that_are_refused_for_one_reason_are_one_line_whatever_their_numbers(
+    least: int, said: str, checkpoint: str, tmp_path: Path
+) -> None:
+    """Four tiles of bytes without names, each with a median of its own, and some with a factor of its own."""
+    for number in range(4):
+        bytes_CHW = np.clip(image() / (least + number), 1, 255).astype(np.uint8)
+        write(tmp_path / f"naip_{number}.tif", bytes_CHW, names=None)
+    done = treeline("predict", str(tmp_path), "--checkpoint", checkpoint, "--out", str(tmp_path / "maps"))
+    assert done.returncode == 2
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 1, failed
+    assert failed[0].startswith(f"failed: 4 scenes, such as {tmp_path}/naip_0.tif: band nir has the median")
+    assert said in failed[0]
+    reasons = json.loads((tmp_path / "maps" / "failed.json").read_text())
+    assert len(set(reasons.values())) == 4

@@ -29,13 +29,13 @@ from shards.format.manifest import read_manifest
 from shards.own_parts import note_changes, version_of
 from shards.read.dataset import Dataset
 from trainer.commands.train_on_ray import launch
-from trainer.fit.loss import parse_loss
+from trainer.losses.loss import parse_loss
 from trainer.model.checkpoint import WEIGHTS, checkpoint_url
 from trainer.model.checkpoint import weights_of as weights_of_model
 
 LOSSES = """
 import torch
-from trainer.fit.loss_terms import SmoothL1
+from trainer.losses.loss_terms import SmoothL1
 
 def squared(predicted_BHW, height_BHW):
     return (predicted_BHW - height_BHW).square()
@@ -464,13 +464,13 @@ WRONG_LOSSES = {
     "canopy.losses.asymmetric(factor=two)": "factor is 'two'",
     "canopy.losses.asymmetric(factor=nan)": "factor is 'nan'",
     "canopy.losses.squared:-1": "the weight is '-1'",
-    "canopy.losses.mean": "returns of shape ()",
-    "canopy.losses.plain": "returns of type float",
+    "canopy.losses.mean": "returns values of shape () instead of ",
+    "canopy.losses.plain": "returns values of type float, not a tensor",
     "canopy.losses.infinite": "no finite numbers",
     "canopy.losses.steep": "gradient that is no number",
     "canopy.losses.cut_off": "no gradient",
     "canopy.losses.constant": "no gradient",
-    "canopy.losses.fails": "raised on zeros (ValueError: no luck)",
+    "canopy.losses.fails": "failed where all heights are 0 (ValueError: no luck)",
     "canopy.losses.NoTerm": "is a class without sum_count, counts_tell_slope, sums, counts, value",
 }
 WRONG_DECODERS = {
@@ -481,7 +481,7 @@ WRONG_DECODERS = {
     "canopy.losses.squared": "is no subclass",
     "canopy.decoders.FewArguments": "cannot be made (TypeError",
     "canopy.decoders.Abstract": "cannot be made (TypeError",
-    "canopy.decoders.Fails": "raised on zeros (IndexError: of mine)",
+    "canopy.decoders.Fails": "failed on an input of zeros (IndexError: of mine)",
     "canopy.decoders.Small": "returns the shape (2, 32, 64)",
     "canopy.decoders.Listed": "returns a list",
     "canopy.decoders.NotANumber": "no finite numbers",

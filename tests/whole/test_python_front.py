@@ -112,7 +112,7 @@ import sys, numpy as np, treeline
 model = treeline.load({str(checkpoints["heights"])!r}, device="cpu")
 model.predict(np.full((4, 64, 64), 500, np.int16))
 model.embed(np.full((4, 64, 64), 500, np.int16))
-import trainer.commands.evaluate_any, inference.score.score_maps, trainer.data.torch_chips
+import trainer.evaluate.run, inference.score.score_maps, trainer.data.torch_chips
 print({{"ray", "torch"}} & sys.modules.keys())"""
     assert said_by(code) == "{'torch'}"
 
@@ -250,6 +250,38 @@ def test_an_array_is_checked_as_a_scene_is(kind: str, tmp_path: Path, capsys: An
     assert result(zeros_CHW).findings["filled"].endswith("% of pixels are 0 in all bands; is 0 nodata?")
 
 
+def test_cures_name_arguments(tmp_path: Path) -> None:
+    """No option of a command stands in a line that Python raises, of arrays, scenes and maps."""
+    url = write_checkpoint(tmp_path / "run", small_regressor(statistics=honest_scenes.statistics()))
+    model = treeline.load(url)
+    honest_CHW = honest_scenes.stored(honest_scenes.plain_scene(3001))[:, :128, :128]
+
+    def refused(image_CHW: NDArray[Any]) -> list[str]:
+        lines = []
+        for image in (image_CHW, write_scene(tmp_path / "scene.tif", image_CHW)):
+            with pytest.raises(InputError) as error:
+                model.predict(image)
+            lines.append(str(error.value))
+            assert "--" not in lines[-1]
+        return lines
+
+    for line in refused(honest_CHW // 10):
+        assert line.endswith('multiply the scene by 10, or give on_mismatch="note"')
+    for line in refused(honest_CHW[::-1].copy()):
+        assert 'if so, give bands=["nir", "red", "green", "blue"], or give on_mismatch="note"' in line
+    scene = write_scene(tmp_path / "scene.tif", honest_CHW[:2])
+    with pytest.raises(InputError, match=r"has 2 bands where 4 are asked for .*; name them with bands$"):
+        model.predict(scene)
+    write_scene(scene, np.where(honest_CHW == NODATA, 1e6, honest_CHW).astype(np.float32))
+    with pytest.raises(InputError, match="if that means a missing pixel, give nodata, else clip"):
+        model.predict(scene)
+    write_scene(scene, honest_CHW)
+    assert command("predict", str(scene), "--checkpoint", str(url), "--out", str(tmp_path)).returncode == 0
+    surface = write_scene(tmp_path / "surface.tif", np.full((1, 128, 128), 2500, np.float32), nodata=None)
+    with pytest.raises(InputError, match=r"the ground's elevations \(ground\), or give on_mismatch=.note.$"):
+        treeline.evaluate(maps=[str(tmp_path / "scene.chm.tif")], heights=[str(surface)])
+
+
 def test_missing_pixels_of_an_array_are_those_of_a_file(
     checkpoints: dict[str, Path], image_CHW: NDArray[np.int16]
 ) -> None:
@@ -264,9 +296,24 @@ def test_missing_pixels_of_an_array_are_those_of_a_file(
         np.ma.masked_array(np.where(missing_CHW, 7, image_CHW), missing_CHW),
     ):
         np.testing.assert_array_equal(model.predict(image).height_HW, expected_HW)
-    nothing = model.predict(np.full((4, 64, 64), NODATA, np.int16))
-    assert not nothing.valid_HW.any()
-    assert np.isnan(nothing.height_HW).all()
+
+
+def test_an_array_without_a_valid_pixel_is_refused_as_its_file_is(
+    checkpoints: dict[str, Path], image_CHW: NDArray[np.int16], tmp_path: Path
+) -> None:
+    """All missing, or a band of it; a pixel that has all bands is enough."""
+    model, line = treeline.load(checkpoints["heights"]), "no pixel has all bands that the model reads"
+    one_band_CHW = np.where(image_CHW == NODATA, 500, image_CHW).astype(np.int16)
+    one_band_CHW[2] = NODATA
+    for missing_CHW in (np.full((4, 64, 64), NODATA, np.int16), one_band_CHW):
+        with pytest.raises(InputError, match=f"scene.tif: {line}"):
+            model.predict(write_scene(tmp_path / "scene.tif", missing_CHW))
+        with pytest.raises(
+            InputError, match=f"the array: {line}; 100 % of band (blue|red) is NaN, infinite, -9999"
+        ):
+            model.predict(missing_CHW)
+    one_band_CHW[2, :16, :16] = 500
+    assert model.predict(one_band_CHW).valid_HW.any()
 
 
 @pytest.mark.parametrize(

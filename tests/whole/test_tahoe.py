@@ -18,9 +18,9 @@ from inference.predict.run import predict
 from ingest.config import ScenesConfig
 from ingest.scenes.scenes_source import ScenesSource
 from ingest.work.run import ingest
-from trainer.commands.evaluate import evaluate
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
+from trainer.evaluate.heights import evaluate
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.score.metrics import Metrics, Score
 

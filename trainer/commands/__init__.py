@@ -1,6 +1,7 @@
 """Run the commands on regressors.
 
 train              treeline train: what one rank does
+train_check        what it refuses before anything starts
 train_tiles        what differs where labels of whole tiles are learnt
 train_classes      what differs where classes of pixels are learnt
 pretrain           treeline pretrain: what one rank does
@@ -15,11 +16,5 @@ sweep_on_ray       its trials on Ray Tune
 matrix             treeline matrix
 matrix_cell        one of its cells: a training and its tests
 matrix_on_ray      its cells as tasks on Ray
-evaluate_any       treeline evaluate, whatever the checkpoint predicts
-evaluate           treeline evaluate, of heights
-evaluated          the chips that are scored, and what is said of them
-ground_blocks      blocks of ground for the intervals of scores
-evaluate_tiles     treeline evaluate, of labels of whole tiles
-evaluate_classes   treeline evaluate, of classes of pixels
 import_weights     treeline import
 """

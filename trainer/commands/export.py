@@ -28,10 +28,10 @@ from shards.storage.objects import (
 from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, check_files, checkpoint_url
 from trainer.model.normalise import Normalise
 from trainer.model.pretrained import Pretrained, is_pretrained, load_pretrained
-from trainer.model.weights_apart import copy_weights
 from trainer.pretrain_config import ExportConfig
+from trainer.weights.weights_apart import copy_weights
 
-BESIDE = "treeline.json"
+INPUT_FILE = "treeline.json"
 """File beside the weights that transformers reads, with what transformers has no place for."""
 FORMAT = "treeline-export"
 VERSION = 1
@@ -39,7 +39,7 @@ RULE = (
     "value = stored * scale + offset, or the formula of a derived band; "
     "pixel = (clip((value - clamp_min) / clamp_span, 0, 1) - mean) / std; missing values: pixel = 0"
 )
-"""What `trainer.model.normalise` does, for those who read BESIDE."""
+"""Formula of `trainer.model.normalise`, for readers of INPUT_FILE."""
 
 
 def export(config: ExportConfig) -> str:
@@ -66,7 +66,7 @@ def export(config: ExportConfig) -> str:
     if config.to == "transformers":
         (name,) = pretrained.backbones
         what = f"{name} of {url}"
-        return f"{config.out}: {what}, for DINOv3ViTModel.from_pretrained; {BESIDE} describes its input"
+        return f"{config.out}: {what}, for DINOv3ViTModel.from_pretrained; {INPUT_FILE} describes its input"
     what = f"{config.backbone_weights or 'copy'} of {url}"
     return f"{config.out}: {what}"
 
@@ -113,11 +113,11 @@ def _write_for_transformers(out: str, pretrained: Pretrained) -> None:
     disable_progress_bar()  # transformers would draw its bar into every log
     with tempfile.TemporaryDirectory(prefix="treeline-") as scratch:
         backbone.save_pretrained(scratch)
-        (Path(scratch) / BESIDE).write_bytes(json_bytes(beside(pretrained)))
+        (Path(scratch) / INPUT_FILE).write_bytes(json_bytes(input_description(pretrained)))
         publish_folder(out, scratch)
 
 
-def beside(pretrained: Pretrained) -> dict[str, Any]:
+def input_description(pretrained: Pretrained) -> dict[str, Any]:
     """Return what transformers has no place for, as plain JSON values."""
     normalise = Normalise(pretrained.schema, pretrained.bands, pretrained.statistics)
     columns = {

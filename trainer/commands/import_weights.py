@@ -23,9 +23,9 @@ from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.meta_weights import refuse_mismatch
 from trainer.model.notebook_weights import notebook_backbone, notebook_decoder, notebook_state_dict
 from trainer.model.regressor import Regressor
-from trainer.model.weights_file import fill
 from trainer.options import ObjectiveOptions
 from trainer.score.baselines import baselines_of
+from trainer.weights.weights_file import fill
 
 NO_EPOCH = -1
 """The epoch of a regressor that was not trained here."""

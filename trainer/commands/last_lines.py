@@ -8,18 +8,18 @@ from shards.read.label_to_learn import use_of_backbone
 from shards.storage.objects import join
 from trainer.config import EvaluateConfig, SweepConfig, TrainConfig
 from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, checkpoint_url
-from trainer.model.run_checkpoints import CHECKPOINTS, DAMAGED
-from trainer.model.weights_apart import refuse_cut_off
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.compared import WORSE
 from trainer.score.epochs import epoch_of
 from trainer.score.evaluation import FOLDER
+from trainer.weights.run_checkpoints import CHECKPOINTS, DAMAGED
+from trainer.weights.weights_apart import refuse_cut_off
 
 HELD_OUT = "val_"
 """Beginning of the names of scores on validation chips."""
 NOT_YET = "before you map with it, train longer (--epochs), on more chips, or with another --backbone"
-"""What to do with a model that is worse than a simple one."""
+"""Advice about a model that is worse than a simple one."""
 WRITTEN = {"mae": "MAE", "rmse": "RMSE", "r2": "R2", "iou": "IoU"}
 """Scores whose names are written otherwise."""
 

@@ -28,17 +28,18 @@ from shards.roles import differing, flag_of
 from shards.storage.objects import (
     check_writable,
     exists,
+    find_files,
     join,
     name_of,
     publish,
-    remove_folder,
+    remove_empty_folders,
     remove_unfinished,
     staged,
 )
 from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.commands.matrix_cell import CellJob, run_cell
-from trainer.commands.train import check
+from trainer.commands.train_check import check
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import TrainConfig
 from trainer.devices.choice import Kind
@@ -56,6 +57,7 @@ from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.tile_model import TileHead, unit_of
 from trainer.options import OF_TILES
 from trainer.run_folder.options_file import DAMAGED, read_options
+from trainer.run_folder.run_files import remove_run
 from trainer.run_folder.run_writer import as_yaml, plain
 from trainer.score.baselines import MEAN
 from trainer.score.class_baselines import COMMONEST
@@ -111,11 +113,21 @@ def _matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells, devic
 
         run_cells(jobs, config.workers, done)
     if not failed and not config.keep_checkpoints:
-        remove_folder(join(config.out, RUNS))  # with what was killed between a cell's file and this
+        _remove_runs(plan)
     in_order = sorted(failed.items(), key=lambda item: item[0].number)
     if len(failed) == len(plan.cells):
         raise RuntimeError(f"{config.out}: no cell has a result; the first: {in_order[0][1]}")
     return _write(plan, datasets, {cell.title: why for cell, why in in_order})
+
+
+def _remove_runs(plan: Plan) -> None:
+    """Remove the runs of cells that were killed between the cell's file and the removal of its run."""
+    runs = join(plan.config.out, RUNS)
+    there = {name.partition("/")[0] for name in find_files(runs)}
+    for cell in plan.cells:
+        if cell.name in there:
+            remove_run(join(runs, cell.name))
+    remove_empty_folders(runs)
 
 
 def cells_here(jobs: list[CellJob], workers: int, done: Done) -> None:

@@ -14,9 +14,7 @@ from shards.errors import DatasetError, InputError, one_line
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.roles import own_path
-from shards.storage.objects import join, publish, remove_folder
-from trainer.commands.evaluate_classes import check_chips, predict_classes
-from trainer.commands.evaluate_tiles import labels_for, predict_tiles
+from shards.storage.objects import join, publish
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train import resumed_fit
 from trainer.config import TrainConfig
@@ -26,6 +24,8 @@ from trainer.devices.cards import usable
 from trainer.devices.choice import Kind
 from trainer.devices.precision import predicting
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.classes import check_chips, predict_classes
+from trainer.evaluate.tiles import labels_for, predict_tiles
 from trainer.fit.heights import measured_heights
 from trainer.matrix.cell_file import PREDICTORS, CellResult, right_column
 from trainer.matrix.plan import Cell
@@ -34,6 +34,7 @@ from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.run_folder.epoch_rate import EpochRate
+from trainer.run_folder.run_files import remove_run
 from trainer.run_folder.run_writer import RunOptions, RunWriter, run_options
 from trainer.score.baselines import MEAN
 from trainer.score.tile_baselines import MODEL, RIDGE
@@ -76,7 +77,7 @@ def run_cell(job: CellJob) -> str:
         raise
     publish(join(job.out, job.cell.file), result.to_bytes())
     if not job.keep_checkpoint:
-        remove_folder(job.training.out)
+        remove_run(job.training.out)
     return ""
 
 

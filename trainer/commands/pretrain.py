@@ -42,9 +42,9 @@ from trainer.run_folder.last_state import naming_last_state
 from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.run_writer import RunOptions, RunWriter, plain
-from trainer.run_folder.state import restore
+from trainer.run_folder.state import as_left
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
-from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
+from trainer.run_folder.state_parts import StateWriter
 
 
 def as_it_began(config: PretrainConfig, given: Set[str] | None = None) -> PretrainConfig:
@@ -191,11 +191,7 @@ def resumed_fit(config: PretrainConfig, ranks: Ranks) -> Fit:
     """Make everything ready for the next step of the run at `config.out`, or for its first."""
     if config.fit.deterministic:
         prepare_repeatable()
-    fit = new_fit(config, ranks)
-    if exists(join(config.out, STATE)):
-        with StoredState(config.out) as state:
-            restore(fit, state)
-    return fit
+    return as_left(new_fit(config, ranks), config.out)
 
 
 def new_fit(config: PretrainConfig, ranks: Ranks) -> Fit:

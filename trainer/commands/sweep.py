@@ -29,13 +29,14 @@ from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.commands.batch_of_device import with_batch_of_device
 from trainer.commands.too_little_memory import saying_what_to_set
-from trainer.commands.train import check, resumed_fit
+from trainer.commands.train import resumed_fit
+from trainer.commands.train_check import check
 from trainer.config import SweepConfig, TrainConfig
 from trainer.devices.cards import usable
 from trainer.devices.choice import IN_FLOAT32, Computes, Kind
 from trainer.devices.ranks import Ranks
 from trainer.fit.loop import Fit
-from trainer.fit.loss import parse_loss
+from trainer.losses.loss import parse_loss
 from trainer.model.make import check_own_decoder
 from trainer.run_folder.metrics_file import read_metrics
 from trainer.run_folder.run_writer import RunOptions, RunWriter, config_yaml, run_options

@@ -7,46 +7,40 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
-from shards.errors import InputError
 from shards.nested import flat
-from shards.own_parts import note_changes, recorded
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
-from shards.roles import as_begun, renewed, why_idle
-from shards.storage.objects import check_writable, exists, join
+from shards.roles import as_begun, renewed
+from shards.storage.objects import exists, join
 from shards.write.leakage import leakage
-from trainer.commands.begun import check_resumes
 from trainer.commands.too_little_memory import saying_what_to_set
-from trainer.commands.train_classes import check_classes, new_class_fit
-from trainer.commands.train_tiles import check_tiles, new_tile_fit
+from trainer.commands.train_classes import new_class_fit
+from trainer.commands.train_tiles import new_tile_fit
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
-from trainer.data.choice import met_in_an_epoch, training_chips
+from trainer.data.choice import met_in_an_epoch
 from trainer.data.token_filling import open_tokens
-from trainer.data.token_store import TokenPlan, check_token_options, plan_tokens
-from trainer.devices.choice import Kind
+from trainer.data.token_store import TokenPlan, plan_tokens
 from trainer.devices.ranks import Meeting, Ranks
-from trainer.devices.repeatable import check_compiler, prepare_repeatable
+from trainer.devices.repeatable import prepare_repeatable
 from trainer.devices.sharding import is_sharded
 from trainer.fit.failures import refuse_unreadable_validation
 from trainer.fit.flops import training_flops
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
-from trainer.fit.loss import parse_loss
-from trainer.fit.notebook_faults import check_faithful, notebook_variant
+from trainer.fit.notebook_faults import notebook_variant
 from trainer.fit.variant import Variant, ordinary
-from trainer.model.make import check_own_decoder, new_regressor
-from trainer.model.pretrained import check_start, is_pretrained, pretrained_bands
+from trainer.model.make import new_regressor
+from trainer.model.pretrained import is_pretrained, pretrained_bands
 from trainer.model.regressor import Regressor
-from trainer.model.weights_apart import set_apart
-from trainer.options import ModelOptions, check_counts
+from trainer.options import ModelOptions
 from trainer.run_folder.last_state import naming_last_state
-from trainer.run_folder.mlflow_log import check_mlflow
 from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.run_writer import RunWriter, run_options
-from trainer.run_folder.state import restore
+from trainer.run_folder.state import as_left
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice
-from trainer.run_folder.state_parts import STATE, StateWriter, StoredState
+from trainer.run_folder.state_parts import StateWriter
 from trainer.run_folder.verdict_writer import write_verdict
+from trainer.weights.weights_apart import set_apart
 
 
 def as_it_began(config: TrainConfig, given: Set[str] | None = None) -> TrainConfig:
@@ -82,86 +76,6 @@ def with_bands_of_backbone(config: TrainConfig, given: Set[str] | None = None) -
     bands = pretrained_bands(model.backbone, model.backbone_weights)
     print(f"treeline: takes the bands of {model.backbone}: {' '.join(bands)}", file=sys.stderr, flush=True)
     return config.with_options(bands=bands)
-
-
-def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
-    """Find the user's mistakes before any process is started or anything is written.
-
-    Args:
-        config: the options.
-        device: kind of device on which this process is to train; None: others train.
-
-    Raises:
-        InputError: no dataset, no training chip, bands that it lacks, or an output that cannot be used.
-    """
-    model, fit, chosen = config.model, config.fit, config.chips
-    check_counts(config.global_batch, fit)
-    if not model.backbone:
-        raise InputError(
-            f"--backbone: --recipe {config.recipe} needs a pretrained one; give a folder, a .pth file of "
-            "Meta's, or a name on the hub"
-        )
-    of_tiles = config.target.is_of_tiles
-    parse_loss(config.objective.loss)
-    if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
-        raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
-    # Attention is read beside the block, whose weights are gathered only for what comes out of it.
-    reads_attention = config.target.is_of_tiles and config.target.head == "attention"
-    for other, is_given in (
-        ("--compile", fit.compile),
-        ("--token-store", config.tokens.token_store),
-        ("--precision fp16", fit.precision == "fp16"),
-        ("--head attention", reads_attention and model.tune != "frozen"),
-    ):
-        if fit.shard_model and is_given:
-            raise InputError(f"--shard-model: does not go together with {other}; leave one of them out")
-    check_faithful(config)
-    check_token_options(config.tokens, model.tune, config.augment)
-    if fit.compile and device:
-        check_compiler(torch.device(device))
-    if config.keep.mlflow:
-        check_mlflow(config.keep.mlflow)
-    dataset = open_dataset(config.data, config.reading.read_options)
-    dataset.schema.check_counted(model.bands)
-    check_start(model.backbone)
-    if config.target.task == "height" and not dataset.schema.label:
-        raise InputError(f"{config.data}: has no heights to learn from; ingest it with --heights")
-    if config.target.task == "height" and dataset.schema.class_names:
-        raise InputError(
-            f"{config.data}: its pixels have classes ({dataset.schema.label}), not heights; give --task "
-            "pixel-class"
-        )
-    if not dataset.manifest.samples("train"):
-        raise InputError(
-            f"{config.data}: no chip is in the training split; give it a share with treeline split"
-        )
-    chips = training_chips(dataset, chosen)
-    if not chips.size:
-        choice = f"--where {chosen.where!r}" if chosen.where else f"--limit {chosen.limit}"
-        raise InputError(f"{config.data}: {choice} leaves no training chip; choose more")
-    where = chosen.validated_where
-    is_dealt = config.faithful  # validation chips then come from the training split as well
-    if dataset.manifest.samples("val") and not is_dealt and not dataset.chips("val", where=where).size:
-        option = "--where" if chosen.val_where is None else "--val-where"
-        raise InputError(
-            f"{config.data}: {option} {where!r} leaves no validation chip; choose others with --val-where "
-            '("" for all)'
-        )
-    if of_tiles:
-        check_tiles(config, dataset)
-    if config.target.task == "pixel-class":
-        check_classes(config, dataset)
-    if not of_tiles:
-        check_own_decoder(model, max(1, len(dataset.schema.class_names)))
-    if chosen.balance_heights:
-        dataset.height_weights(chips, chosen.balance_heights)
-    if exists(join(config.out, CONFIG)):
-        check_resumes(config, dataset.manifest.fingerprint)
-        note_changes(read_options(join(config.out, CONFIG)), recorded(config), config.out)
-    check_writable(config.out)
-    if config.tokens.token_store:
-        check_writable(config.tokens.token_store)
-    return dataset
 
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
@@ -237,11 +151,7 @@ def restored_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     """Make a fit as the run at `config.out` left it, or as it begins; no chip is read."""
     if config.fit.deterministic:
         prepare_repeatable()
-    fit = new_fit(config, ranks)
-    if exists(join(config.out, STATE)):
-        with StoredState(config.out) as state:
-            restore(fit, state)
-    return fit
+    return as_left(new_fit(config, ranks), config.out)
 
 
 def variant_of(config: TrainConfig) -> Variant:

@@ -12,7 +12,7 @@ from trainer.fit.flops import training_flops
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.make import class_decoder, new_class_model
-from trainer.model.weights_apart import set_apart
+from trainer.weights.weights_apart import set_apart
 
 
 def check_classes(config: TrainConfig, dataset: Dataset) -> None:

@@ -31,12 +31,12 @@ from trainer.commands.pretrain import (
 )
 from trainer.commands.train import (
     as_it_began,
-    check,
     planned_tokens,
     prepared,
     train,
     with_bands_of_backbone,
 )
+from trainer.commands.train_check import check
 from trainer.config import TrainConfig
 from trainer.data.token_filling import begin, by_shard, compute, finish
 from trainer.data.token_store import TokenFile, TokenPlan

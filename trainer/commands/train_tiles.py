@@ -14,7 +14,7 @@ from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.make import new_tile_model
 from trainer.model.tile_model import TileHead
-from trainer.model.weights_apart import set_apart
+from trainer.weights.weights_apart import set_apart
 
 LEAST = 2
 """Fewest labelled tiles from which anything can be learnt."""

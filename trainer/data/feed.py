@@ -32,8 +32,8 @@ from trainer.data.transfers import Buffers, Sent, buffers_for
 AHEAD = 2
 """Number of batches that wait for their step, on a GPU; one more is being read."""
 
-Beside = Callable[[Batch, Memory | None], NDArray[np.uint8]]
-"""beside(batch, memory): read rows that go with a batch, into that memory (None: new memory)."""
+RowReader = Callable[[Batch, Memory | None], NDArray[np.uint8]]
+"""row_reader(batch, memory): read rows that go with a batch, into that memory (None: new memory)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Fed:
     """Image on the device, as stored."""
     height_BHW: Tensor
     """Height on the device, in metres."""
-    beside_BT: Tensor | None = None
+    others_BT: Tensor | None = None
     """Rows on the device that were read beside the batch, such as a store's tokens."""
 
 
@@ -54,7 +54,7 @@ def feed(
     batches: Iterable[Batch],
     schema: Schema,
     device: torch.device,
-    beside: Beside | None = None,
+    row_reader: RowReader | None = None,
     buffers: Buffers | None = None,
 ) -> Generator[Fed]:
     """Bring batches to `device`, in the same order.
@@ -73,10 +73,10 @@ def feed(
     buffers = buffers or buffers_for(device)
     if buffers is None:
         for batch in batches:
-            others_BT = None if beside is None else torch.from_numpy(beside(batch, None)).to(device)
+            others_BT = None if row_reader is None else torch.from_numpy(row_reader(batch, None)).to(device)
             yield _fed(batch, torch.from_numpy(batch.rows_BS).to(device), others_BT, schema)
         return
-    sent = ahead(_sent(batches, beside, buffers), AHEAD)
+    sent = ahead(_sent(batches, row_reader, buffers), AHEAD)
     with closing(sent):
         for batch, rows, others in sent:
             yield _fed(batch, rows.arrived(), None if others is None else others.arrived(), schema)
@@ -88,13 +88,13 @@ def memory_of(buffers: Buffers | None) -> Memory | None:
 
 
 def _sent(
-    batches: Iterable[Batch], beside: Beside | None, buffers: Buffers
+    batches: Iterable[Batch], row_reader: RowReader | None, buffers: Buffers
 ) -> Iterator[tuple[Batch, Sent, Sent | None]]:
     """Read batches and start their transfers."""
     for_others = Buffers(buffers.link)
     for batch in batches:
         rows = buffers.send(batch.rows_BS)
-        others = None if beside is None else for_others.send(beside(batch, for_others.memory))
+        others = None if row_reader is None else for_others.send(row_reader(batch, for_others.memory))
         arrays = {name: getattr(batch, name)[:0] for name in ("rows_BS", "image_BCHW", "height_BHW")}
         yield replace(batch, **arrays), rows, others
 

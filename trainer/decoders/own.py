@@ -50,7 +50,7 @@ def _try(decoder: Decoder, config: DecoderConfig, shape: tuple[int, int, int, in
     """Compute maps of zeros."""
     path, (depth, token_width, patch, bands) = config.kind, shape
     side = ROWS * patch
-    with blaming(f"--decoder {path}: raised on zeros"):
+    with blaming(f"--decoder {path}: failed on an input of zeros"):
         layers = tuple(decoder.layers)
         if not layers or not all(isinstance(layer, int) and 1 <= layer <= depth for layer in layers):
             raise _wrong(path, f"has layers {layers}; name some of the backbone's blocks, 1 to {depth}")

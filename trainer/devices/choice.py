@@ -33,7 +33,7 @@ OF_SIXTEEN_BITS: dict[Precision, str] = {
 
 @dataclass(frozen=True)
 class Computes:
-    """What a device makes of the precision that was asked for."""
+    """Precision that a device computes in, where another may have been asked for."""
 
     precision: Precision
     """Precision in which it computes, which is what results record."""
@@ -67,7 +67,7 @@ class Choice:
     remark: str = ""
     """Line for the user; empty if there is nothing to say."""
     computes: Computes = IN_FLOAT32
-    """What the workers make of --precision."""
+    """Precision in which the workers compute, and why, where it is not --precision."""
 
 
 def choose(wanted: Wanted, workers: int, gpus: Sequence[int], share: float = 1.0) -> Choice:

@@ -18,7 +18,7 @@ from trainer.devices.choice import Precision
 
 @dataclass(frozen=True)
 class Meaning:
-    """How numbers are rounded."""
+    """Rounding of numbers."""
 
     name: str
     """Name in files that say what their numbers were computed in."""

@@ -1,4 +1,4 @@
-"""Training: loop, losses, optimiser.
+"""Training: loop, objectives, optimiser.
 
 loop              the training loop
 position          how far a training is
@@ -15,10 +15,6 @@ labelled          what objectives have in common that learn from labels
 heights           heights as an objective
 classes           classes of pixels as an objective
 labels            labels of whole tiles as an objective
-loss              a loss as weighted terms, their names (TERMS), and their weights over training
-loss_terms        the other loss terms
-patch_gradient    the loss term of edges
-own_term          a loss term of the user's own
 loss_scale        scale of the loss in float16
 optimiser         learning rates and schedule per parameter group
 weight_average    a running average of the weights

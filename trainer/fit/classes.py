@@ -22,11 +22,11 @@ from trainer.devices.ranks import PendingSum
 from trainer.fit.failures import HOLD_OUT_OTHERS, nothing_usable
 from trainer.fit.labelled import BATCH, MeanObjective, class_numbers
 from trainer.fit.learning import Learning
-from trainer.fit.loss_terms import Total
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
 from trainer.fit.scoring import Sums, rounded_totals
+from trainer.losses.loss_terms import Total
 from trainer.model.checkpoint import weights_of
 from trainer.model.class_checkpoint import ClassCheckpoint
 from trainer.model.class_model import ClassModel

@@ -13,7 +13,7 @@ from trainer.fit.learning import Learning
 from trainer.fit.position import Position
 
 HOLD_OUT_OTHERS = "hold out others, or none (treeline split)"
-"""What to do about validation chips that cannot be scored."""
+"""Advice about validation chips that cannot be scored."""
 
 
 def not_a_number(

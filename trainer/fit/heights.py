@@ -15,7 +15,7 @@ from shards.read.arena import Memory
 from shards.read.dataset import Batch
 from shards.read.order import Chips
 from trainer.data.augment import symmetries_of
-from trainer.data.feed import Beside, Fed
+from trainer.data.feed import Fed, RowReader
 from trainer.data.step_inputs import StepKey, part_of
 from trainer.decoders.chip_dropout import Dropouts
 from trainer.devices.exact_sums import chip_totals, exact_sums
@@ -25,12 +25,12 @@ from trainer.devices.score_sums import chip_sums
 from trainer.fit.failures import HOLD_OUT_OTHERS, nothing_usable
 from trainer.fit.labelled import LabelledObjective
 from trainer.fit.learning import Learning
-from trainer.fit.loss import parse_loss
 from trainer.fit.objective import Forward, Numbers, Panel
 from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, features_of, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums, rounded_totals
+from trainer.losses.loss import parse_loss
 from trainer.model.checkpoint import weights_of
 from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.regressor import Regressor
@@ -79,7 +79,7 @@ class HeightObjective(LabelledObjective[Baselines]):
                 self.regressor.bands,
             )
 
-    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+    def row_reader(self, of_epoch: tuple[int, int] | None) -> RowReader | None:
         """See Objective: the tokens of a store, turned as the step will turn the chips."""
         tokens, learning = self.learning.tokens, self.learning
         if tokens is None:

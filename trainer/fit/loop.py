@@ -186,11 +186,11 @@ class Fit:
         buffers = buffers_for(device)
         read = self.reader.epoch(memory=memory_of(buffers))
         batches = never_empty(read, schema, learning.train_chips)
-        beside = self.objective.beside((self.options.seed, position.epoch))
+        row_reader = self.objective.row_reader((self.options.seed, position.epoch))
         clock, chips_before = learning.ranks.clock, position.chips
         clock.restart()
         clock.start(WAITING)
-        with closing(feed(batches, schema, device, beside, buffers)) as all_fed:
+        with closing(feed(batches, schema, device, row_reader, buffers)) as all_fed:
             for fed in all_fed:
                 clock.stop(WAITING)
                 clock.start(STEPPING)
@@ -362,7 +362,7 @@ class Fit:
             never_empty(batches, schema, chips),
             schema,
             learning.ranks.device,
-            self.objective.beside(None),
+            self.objective.row_reader(None),
             buffers,
         )
         return self.objective.scored(tuple(map(learning.ranks.sum, sums)), self.share_done)

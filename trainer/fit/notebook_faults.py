@@ -25,12 +25,12 @@ from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
 from trainer.fit.heights import HeightObjective
 from trainer.fit.learning import Learning
-from trainer.fit.loss import Loss
-from trainer.fit.loss_terms import Total, over_chips
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.pixel_inputs import PixelInputs
 from trainer.fit.scoring import Sums, rounded_totals
 from trainer.fit.variant import Variant, ordinary
+from trainer.losses.loss import Loss
+from trainer.losses.loss_terms import Total, over_chips
 from trainer.model.regressor import Regressor
 from trainer.options import AugmentOptions, ChipOptions, ObjectiveOptions
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from shards.read.order import Chips
-from trainer.data.feed import Beside, Fed
+from trainer.data.feed import Fed, RowReader
 from trainer.data.step_inputs import StepKey
 from trainer.devices.ranks import PendingSum
 from trainer.fit.scoring import Sums
@@ -76,7 +76,7 @@ class Objective(HasValue, Protocol[InputsT]):
     """Goal of a training: a loss, and the scores to report. It holds no optimiser and writes no files."""
 
     learns_from: str
-    """What it counts, in reports: chips, or tiles where a label or no label is of a whole one."""
+    """Unit that reports count: chips, or tiles where a label or no label is of a whole one."""
     settles_at_once: bool
     """Whether `inputs` or `sums` depend on what `after_step` or the loop did after the previous step."""
 
@@ -86,7 +86,7 @@ class Objective(HasValue, Protocol[InputsT]):
     def prepare(self) -> None:
         """Fit the baselines, unless they were restored; only the first rank calls this."""
 
-    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+    def row_reader(self, of_epoch: tuple[int, int] | None) -> RowReader | None:
         """Return what reads rows that go with each batch, ahead of its step and in another thread.
 
         Args:
@@ -165,7 +165,7 @@ class LossDecides:
     settles_at_once = False
     """See Objective."""
 
-    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+    def row_reader(self, of_epoch: tuple[int, int] | None) -> RowReader | None:
         """See Objective; there is nothing."""
         return None
 

@@ -76,5 +76,5 @@ def features_of(fed: Fed, learning: Learning) -> Features | None:
     """Return the features whose rows were read beside the batch; None without a token store."""
     if learning.tokens is None:
         return None
-    assert fed.beside_BT is not None, "the objective reads them beside each batch"
-    return learning.tokens.unpack(fed.beside_BT)
+    assert fed.others_BT is not None, "the objective reads them beside each batch"
+    return learning.tokens.unpack(fed.others_BT)

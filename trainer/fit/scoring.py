@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shards.format.schema import Schema
 from shards.read.dataset import Batch
-from trainer.data.feed import Beside, Fed, feed
+from trainer.data.feed import Fed, RowReader, feed
 from trainer.data.transfers import Buffers
 from trainer.score.exact_totals import rounded
 
@@ -25,7 +25,7 @@ def add_up(
     batches: Iterable[Batch],
     schema: Schema,
     device: torch.device,
-    beside: Beside | None = None,
+    row_reader: RowReader | None = None,
     buffers: Buffers | None = None,
 ) -> Sums:
     """Add up the sums of every batch, without gradients; the totals come to the CPU in the end.
@@ -33,7 +33,7 @@ def add_up(
     There must be at least one batch. All but `sums_of` is as for trainer.data.feed.
     """
     total: Sums = ()
-    with closing(feed(batches, schema, device, beside, buffers)) as all_fed:
+    with closing(feed(batches, schema, device, row_reader, buffers)) as all_fed:
         for fed in all_fed:
             # No inference mode: sharded weights gathered in it could not be trained on.
             with torch.no_grad():

@@ -31,7 +31,7 @@ class Measure:
     """The score by which models are compared; lower is better."""
 
     name: str
-    """Its key in matrix.json: "rmse" or "wrong"."""
+    """Key of the measure in matrix.json: "rmse" or "wrong"."""
     title: str
     unit: str
     """Unit of its values, "" where none is known."""
@@ -52,7 +52,7 @@ class Measure:
 
 RMSE, WRONG = "rmse", "wrong"
 WRONG_ONES = {"tile-class": "classes", "pixel-class": "pixels"}
-"""What is counted where it is wrong, by task."""
+"""Units whose wrong predictions are counted, by task."""
 
 
 def measure_of(task: str, unit: str) -> Measure:

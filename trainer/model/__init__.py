@@ -14,13 +14,9 @@ trainable          choice of the backbone's weights that learn; LoRA
 frozen_backbone    a backbone that does not learn, rounded to 16 bits once, and its place
 device_room        whether a device has room for a backbone's blocks
 streamed           a backbone whose blocks are copied to the device one by one
-weights_file       .safetensors files, read without a second copy in memory
 checkpoint         folders of checkpoints: their files, read and checked
 trust              whether the code that a checkpoint names may be imported
 height_checkpoint  a regressor as a folder
-run_checkpoints    the last and the best checkpoint of a run
-weights_apart      a frozen backbone's file in a run, to which checkpoints refer
-weights_bytes      bytes of .safetensors files, written and merged piece by piece
 pretrained         a pre-trained backbone as a folder
 tile_model         stored pixels in, a label for each tile out
 tile_checkpoint    a model of tiles as a folder

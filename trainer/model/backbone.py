@@ -21,7 +21,7 @@ from shards.storage.ranges import RemoteFile
 from trainer.model.backbone_names import check_backbone, is_place
 from trainer.model.hub import not_in_cache
 from trainer.model.meta_weights import meta_backbone
-from trainer.model.weights_file import read_tensors
+from trainer.weights.weights_file import read_tensors
 
 TINY = {
     "hidden_size": 192,

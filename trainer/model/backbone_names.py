@@ -4,12 +4,12 @@ from shards.errors import InputError
 from shards.storage.objects import exists, join
 from trainer.model.checkpoint import format_of
 from trainer.model.hub import is_on_hub
-from trainer.model.run_checkpoints import CHECKPOINTS
+from trainer.weights.run_checkpoints import CHECKPOINTS
 
 CHOICES = (
     "give a run of treeline pretrain, a folder of transformers, a .pth file of Meta's, or a name on the hub"
 )
-"""What a backbone can be."""
+"""Kinds of backbones, for messages."""
 _OURS = "treeline-"
 """Beginning of the formats of our checkpoints."""
 

@@ -28,11 +28,11 @@ from trainer.devices.learner import Learner
 from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
-from trainer.model.run_checkpoints import DAMAGED, read_run_checkpoints
 from trainer.model.trainable import merged
 from trainer.model.trust import check_trust
-from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
-from trainer.model.weights_file import check_size, entries_of, fill
+from trainer.weights.run_checkpoints import DAMAGED, read_run_checkpoints
+from trainer.weights.weights_apart import REST, has_weights, read_any, weight_pieces
+from trainer.weights.weights_file import check_size, entries_of, fill
 
 Model = TypeVar("Model", bound=nn.Module)
 Baselines = TypeVar("Baselines")

@@ -17,7 +17,7 @@ from trainer.model.backbone_names import is_place
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.hub import is_on_hub, not_in_cache
 from trainer.model.regressor import Regressor
-from trainer.model.weights_file import fill
+from trainer.weights.weights_file import fill
 
 _HEAD_OPTIONS = (
     "post_process_channels",

@@ -16,7 +16,7 @@ from shards.errors import one_line
 
 
 def empty_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
-    """Make a backbone on the device "meta", in no memory; see `trainer.model.weights_file.fill`.
+    """Make a backbone on the device "meta", in no memory; see `trainer.weights.weights_file.fill`.
 
     Only its rotary frequencies have values: they are computed, and no file has them.
 

@@ -21,12 +21,12 @@ from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
 from trainer.model.device_room import block_bytes, fits
 from trainer.model.streamed import is_streamed, stream
-from trainer.model.weights_file import release
+from trainer.weights.weights_file import release
 
 Module = TypeVar("Module", bound=nn.Module)
 Exact = Literal["kept", "apart", "lost"]
 """Places of a rounded backbone's exact weights: kept on the host; in a file of the run's
-(trainer.model.weights_apart); nowhere."""
+(trainer.weights.weights_apart); nowhere."""
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _JOINT = ("joint_weight", "joint_bias")
 """Names of the parameters of all three projections together; those of one projection are rows of them."""

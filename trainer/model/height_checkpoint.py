@@ -20,8 +20,8 @@ from trainer.model.checkpoint import (
     read_checkpoint_folder,
 )
 from trainer.model.regressor import Regressor
-from trainer.model.run_checkpoints import DAMAGED
 from trainer.score.baselines import Baselines
+from trainer.weights.run_checkpoints import DAMAGED
 
 VERSION = 1
 

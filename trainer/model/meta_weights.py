@@ -15,7 +15,7 @@ from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
 from trainer.model.empty_backbone import empty_backbone
-from trainer.model.weights_file import fill
+from trainer.weights.weights_file import fill
 
 LAYER_NORM_EPS = 1e-5
 """Epsilon of the layer norms of every published backbone ("layernormbf16" in vision_transformer.py)."""

@@ -35,8 +35,8 @@ from trainer.model.checkpoint import (
     weights_of,
 )
 from trainer.model.empty_backbone import draw_as_built, empty_backbone
-from trainer.model.run_checkpoints import DAMAGED
-from trainer.model.weights_file import fill, read_tensors
+from trainer.weights.run_checkpoints import DAMAGED
+from trainer.weights.weights_file import fill, read_tensors
 
 VERSION = 1
 RANDOM = "random"

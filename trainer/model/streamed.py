@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
-from trainer.model.weights_file import release
+from trainer.weights.weights_file import release
 
 UNPINNED = (
     "treeline: the host's memory cannot be pinned, so no block is copied while another computes, which is "

@@ -42,7 +42,7 @@ class TileHead:
     label: str
     """Name of the label."""
     kind: str = "mean"
-    """What is read: the class token, the mean of the patches' tokens, or the class token's attention."""
+    """Input of the head: the class token, the mean of the patches' tokens, or the class token's attention."""
     classes: tuple[str, ...] = ()
     """Names of the classes; (): the output is a number."""
     centre: float = 0.0

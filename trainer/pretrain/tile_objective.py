@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from transformers import DINOv3ViTModel
 
 from shards.read.order import Chips
-from trainer.data.feed import Beside, Fed
+from trainer.data.feed import Fed, RowReader
 from trainer.data.step_inputs import is_whole_batch
 from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
@@ -58,7 +58,7 @@ class TileObjective:
     def prepare(self) -> None:
         """See Objective; there is nothing to fit."""
 
-    def beside(self, of_epoch: tuple[int, int] | None) -> Beside | None:
+    def row_reader(self, of_epoch: tuple[int, int] | None) -> RowReader | None:
         """See Objective; there is nothing."""
         return None
 

@@ -1,5 +1,6 @@
 """The folder of a run: checkpoints, state, logs.
 
+run_files        names of the files of a run; their removal
 run_writer       the callback that writes a run's folder
 state_callback   the callback that saves states, on every rank
 state            collecting and restoring all that a run needs to resume

@@ -64,12 +64,12 @@ class EpochRate:
 
 @dataclass(frozen=True)
 class SlowEnd:
-    """What holds an epoch up."""
+    """Part of the work that holds an epoch up."""
 
     what: str
     """Stage of the training that is slow."""
     why: str
-    """What it costs, and what to set."""
+    """Cost of the slow end, and the options to set."""
 
 
 def slow_end(rate: EpochRate, epoch: int, data: str, resolved: Mapping[str, Any]) -> SlowEnd | None:

@@ -10,7 +10,7 @@ from trainer.score.epochs import counted_from_1
 
 METRICS = "metrics.jsonl"
 DAMAGED = "resume the run, which writes it again at the end of an epoch, or copy it again"
-"""What to do about records that cannot be understood."""
+"""Advice about records that cannot be understood."""
 
 
 def metrics_lines(records: Iterable[Mapping[str, Any]]) -> bytes:

@@ -7,7 +7,7 @@ from shards.storage.yaml_file import read_yaml
 
 CONFIG = "config.yaml"
 DAMAGED = "copy it again, or choose another --out"
-"""What to do about a file of options that cannot be understood."""
+"""Advice about a file of options that cannot be understood."""
 
 
 def read_options(url: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     config.yaml          the resolved options; can be fed back with --config
     checkpoints.json     names of the checkpoints: the last epoch's and the best ones
     epoch-0007/ ...      those checkpoints; RUN/best and RUN/last name them, too
-    backbone-*           while the run lasts: weights of a frozen backbone (trainer.model.weights_apart)
+    backbone-*           while the run lasts: weights of a frozen backbone (trainer.weights.weights_apart)
     metrics.jsonl        one line an epoch
     validation.json      at the end: the best checkpoint beside the baselines (verdict_file.py in this room)
     state.json, state/   all that is needed to resume (state.py and state_parts.py in this room)
@@ -51,14 +51,6 @@ from trainer.devices.cards import computes
 from trainer.devices.learner import WeightsApart
 from trainer.fit.loop import Fit
 from trainer.model.checkpoint import WEIGHTS
-from trainer.model.run_checkpoints import CHECKPOINTS
-from trainer.model.weights_apart import (
-    REFERENCE,
-    make_whole,
-    reference_to,
-    remove_unused,
-    write_apart,
-)
 from trainer.options import KeepOptions
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate, slow_end
@@ -68,6 +60,14 @@ from trainer.run_folder.options_file import CONFIG
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
 from trainer.run_folder.state_parts import StateWriter, remove_leftovers
 from trainer.score.epochs import EPOCH, EPOCHS_FROM, epoch_of
+from trainer.weights.run_checkpoints import CHECKPOINTS
+from trainer.weights.weights_apart import (
+    REFERENCE,
+    make_whole,
+    reference_to,
+    remove_unused,
+    write_apart,
+)
 
 TENSORBOARD = "tensorboard"
 NOTE_SECONDS = 1.0
@@ -92,7 +92,7 @@ class RunOptions:
     trained_on: dict[str, Any]
     """Description of the training data and code, for the checkpoints."""
     keep: KeepOptions
-    """What is kept."""
+    """Checkpoints, states and logs that the run keeps."""
 
 
 def run_options(config: TrainConfig, dataset: Dataset, device: torch.device) -> RunOptions:

@@ -18,11 +18,12 @@ from torch import Tensor
 from shards.errors import InputError
 from shards.format.manifest import understood
 from shards.read.reader_state import ReaderState
+from shards.storage.objects import exists, join
 from trainer.devices.sharding import rows_of
 from trainer.fit.loop import Fit
 from trainer.fit.optimiser import by_place
 from trainer.fit.position import Position
-from trainer.run_folder.state_parts import START_OVER, StoredState, TrainingState
+from trainer.run_folder.state_parts import START_OVER, STATE, StoredState, TrainingState
 from trainer.score.epochs import EPOCHS_FROM, FIRST_BEFORE
 
 MOMENTS = "optimiser."
@@ -62,6 +63,14 @@ def state_of(fit: Fit) -> TrainingState:
 def state_name(position: Position) -> str:
     """Return a name for the state at `position`, different after each step and after an epoch's end."""
     return f"step-{position.step:08d}-epoch-{position.epoch:04d}-chip-{position.seen:09d}"
+
+
+def as_left(fit: Fit, out: str) -> Fit:
+    """Return the fit as the run at `out` left it, if it has a state."""
+    if exists(join(out, STATE)):
+        with StoredState(out) as state:
+            restore(fit, state)
+    return fit
 
 
 def restore(fit: Fit, state: StoredState) -> None:

@@ -35,7 +35,7 @@ from shards.storage.objects import (
 from shards.storage.ranges import Fetcher
 from trainer.devices.ranks import Meeting
 from trainer.devices.sharding import Rows
-from trainer.model.weights_file import header_bytes
+from trainer.weights.weights_file import header_bytes
 
 STATE = "state.json"
 PARTS = "state"
@@ -44,7 +44,7 @@ VERSION = 3
 """Layout of states; in layout 2 the names of moments say a parameter's place instead of its name."""
 READABLE = (2, VERSION)
 START_OVER = "delete it to start over"
-"""What to do about a state that cannot be understood."""
+"""Advice about a state that cannot be understood."""
 PART_BYTES = 10**9
 """Bytes of a part, at most: far below the 5 GB that one request to S3 takes. Memory holds one part."""
 _ABOUT_PARTS = ("format", "version", "parts")

@@ -10,7 +10,7 @@ VERDICT = "validation.json"
 CHECKPOINT = "checkpoint"
 """Entry that names the best checkpoint."""
 DAMAGED = "delete it, and resume the run, which writes it again"
-"""What to do about a file that cannot be understood."""
+"""Advice about a file that cannot be understood."""
 
 
 def read_verdict(run: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 EVALUATION = "evaluation"
 """Name under which a file carries the text."""
 AGAIN = "copy it again, or evaluate again"
-"""What to do about a file of an evaluation that cannot be understood."""
+"""Advice about a file of an evaluation that cannot be understood."""
 _SCORED = ("checkpoint_fingerprint", "fingerprint", "split", "where", "limit", "chips")
 
 

@@ -32,6 +32,8 @@ from trainer.score.metrics import SUMS, Metrics, metrics_of
 CHIPS = "chips.parquet"
 BLOCK = "block"
 """Column with the name of a chip's block of ground; "" where there are no blocks."""
+NO_BLOCKS = "none: "
+"""Start of what is said of blocks of ground where there are none; the reason follows."""
 OWN, LINEAR, MEAN = "", "linear_", "mean_"
 """Starts of the columns of errors: the regressor's own, the regression's, the mean's."""
 _PIXELS, _ERRORS, _HEIGHTS = "pixels", SUMS[1:4], SUMS[4:]

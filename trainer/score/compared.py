@@ -28,8 +28,8 @@ class Compared:
             if not ours < error:
                 said = f"{WORSE if ours > error else 'no better'} than the {name}"
                 break
-        beside = " and ".join(f"{self.shown.format(error)} ({name})" for name, error in theirs)
-        return f"{said}: {self.kind} {self.shown.format(ours)} against {beside}"
+        others = " and ".join(f"{self.shown.format(error)} ({name})" for name, error in theirs)
+        return f"{said}: {self.kind} {self.shown.format(ours)} against {others}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain JSON values."""

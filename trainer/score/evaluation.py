@@ -39,7 +39,7 @@ class Evaluation:
     examples: Examples | None = None
     """Predictions of a few chips; None for maps."""
     notes: tuple[str, ...] = ()
-    """What the table says below the scores."""
+    """Lines of the table below the scores."""
 
     @property
     def chips(self) -> int:

@@ -33,7 +33,7 @@ class Examples:
     predicted_BHW: NDArray[np.float16]
     """Heights in metres; NaN where the image is missing."""
     evaluation: str = ""
-    """What ties them to an evaluation (trainer.score.binding); "" in files of earlier versions."""
+    """Fingerprint of their evaluation (trainer.score.binding); "" in files of earlier versions."""
 
     def to_bytes(self, evaluation: str) -> bytes:
         """Encode as an .npz that carries what ties it to this evaluation; the same give the same bytes."""

@@ -50,10 +50,10 @@ def test_the_report_says_what_was_scored_and_run(demo: Path) -> None:
         assert height_map.name in said
     assert describe(open_dataset(str(demo / "chips"))) in said
     assert (demo / "run" / "config.yaml").read_text() in said
-    assert {"Missing", "Worst, median and best chips", "Training", "What was run"} & set(said) == {
-        "Worst, median and best chips",
+    assert {"Missing", "Chips", "Training", "Steps"} & set(said) == {
+        "Chips",
         "Training",
-        "What was run",
+        "Steps",
     }
 
 

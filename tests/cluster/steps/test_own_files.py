@@ -136,6 +136,25 @@ def test_what_others_put_there_stays(command: str, state: str, tmp_path: Path) -
     assert there(made) == {**before, **during, **after}
 
 
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_the_style_of_a_mosaic_goes_with_it_unless_somebody_changed_it(
+    is_changed: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "steps.yaml").write_text(
+        f"{{out: {tmp_path}/run, steps: {{mosaic: {{maps: [a.tif], out: {tmp_path}/made.tif}}}}}}"
+    )
+    file = read_steps(str(tmp_path / "steps.yaml"))
+    (step,) = file.steps
+    laid_out(tmp_path, ["made.tif", "made.qml", "made.png"])
+    run = Run(file, Records(file.out))
+    record = run._done(step, Record("mosaic", "begun", {}, {}, place=step.place))
+    if is_changed:
+        (tmp_path / "made.qml").write_text("my own colours")
+    run._remove(step, record)
+    left = {path.name for path in tmp_path.glob("made*")}
+    assert left == {"made.png", *(["made.qml"] if is_changed else [])}
+
+
 def test_a_folder_that_must_be_empty_is_not_emptied_of_what_others_put_there(tmp_path: Path) -> None:
     """The command would advise to delete it."""
     file, made = one_step(tmp_path, "export"), tmp_path / "made"

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 from in_process import treeline
 from killed_commands import Killer
 
+from cluster.steps.content import Content, content_of_places
 from cluster.steps.decision import Decision, Now, decide, options_to_compare
 from cluster.steps.records import RECORDS, Record, Records
 from cluster.steps.run import Run
@@ -286,8 +288,7 @@ def test_what_is_made_anew_leaves_other_files_and_none_of_its_own(
         if record and step.command in ("ingest synthetic", "train", "predict", "mosaic"):
             run._remove(step, record)
     left = {str(path.relative_to(folder)) for path in (folder / "made").rglob("*") if path.is_file()}
-    beside = {"made/steps.json", "made/mosaic.qml"}
-    assert left == {*beside, *(str(place.relative_to(folder) / "notes.txt") for place in places)}
+    assert left == {"made/steps.json", *(str(place.relative_to(folder) / "notes.txt") for place in places)}
 
 
 @pytest.mark.slow
@@ -313,6 +314,40 @@ def test_a_second_run_in_the_same_folder_is_refused(done: tuple[Path, float], tm
     assert said.returncode == 2
     assert "made: another command writes here (process " in said.stderr
     assert maps(folder) == maps(done[0])
+
+
+def test_next_commands_are_those_of_the_last_step_alone(tmp_path: Path) -> None:
+    """What an earlier step would advise is another step of the same file."""
+    (tmp_path / "steps.yaml").write_text(
+        "steps: {ingest synthetic: {chips: 6, min_height: null, shares: [0.5, 0.5]}, verify: , "
+        "convert: {to: zarr}}"
+    )
+    said = treeline("run", "steps.yaml", folder=tmp_path)
+    assert said.returncode == 0, said.stderr
+    following = [line for line in said.stdout.splitlines() if line.startswith("next: ")]
+    assert following == ["next: treeline verify steps/converted"]
+    assert "steps/chips: everything is as it was written" in said.stdout
+
+
+def test_inputs_are_looked_at_before_anything_starts_and_once_at_their_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On S3 each look lists the folder."""
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "0.npy", np.ones((4, 64, 64), np.int16))
+    looked = []
+
+    def looks(places: tuple[str, ...]) -> Content:
+        looked.append(places)
+        return content_of_places(places)
+
+    monkeypatch.setattr("cluster.steps.run.content_of_places", looks)
+    (tmp_path / "steps.yaml").write_text("steps: {ingest pairs: {images: a, bands: [b, g, r, n]}}")
+    said = treeline("run", "steps.yaml", folder=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert len(looked) == 2
+    record = json.loads((tmp_path / "steps" / "steps.json").read_text())["steps"]["ingest pairs"]
+    assert list(record["inputs"]["images"]) == ["0.npy"]
 
 
 def test_a_failing_step_ends_the_run_and_says_how_to_go_on(tmp_path: Path) -> None:

@@ -29,14 +29,15 @@ from inference.config import ReportConfig
 from inference.report.figures import drawn_curves
 from inference.report.run import report
 from shards.format.key import split_of
+from shards.raster.grid import Grid
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import join, publish_folder, read_bytes
 from shards.write.writer import DatasetWriter
-from trainer.commands.ground_blocks import blocks_of_ground
 from trainer.commands.last_lines import after_pretraining
 from trainer.commands.pretrain import pretrain
 from trainer.commands.train import train
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.ground_blocks import blocks_of_ground
 from trainer.fit.sample_panel import predicted_heights
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.run_folder.metrics_file import read_metrics
@@ -90,6 +91,53 @@ def test_the_page_says_the_numbers_of_the_evaluation(made: Run, tmp_path: Path) 
     assert said.index("Verdict") < said.index("Scores") < said.index("Training")
     assert "--epochs" in said
     assert "--dropout" not in said, "the recipe's value is its default"
+
+
+def test_the_verdict_names_the_chips_and_their_dataset(made: Run, tmp_path: Path) -> None:
+    """Also a dataset that is called chips, and one chip alone."""
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run)
+    path = run / "evaluation" / "evaluation.json"
+    for split, chips, expected in (
+        ("val", 1, "1 validation chip"),
+        ("all", 1200, "1,200 chips"),
+        ("test", 2, "2 test chips"),
+    ):
+        path.write_text(json.dumps(made.evaluation | {"data": "chips", "chips": chips, "split": split}))
+        verdict = report(ReportConfig(str(run))).splitlines()[-2]
+        assert verdict == f"{made.evaluation['verdict']}; scored on {expected} of the dataset chips"
+
+
+def test_contents_link_to_every_section(made: Run, tmp_path: Path) -> None:
+    page = page_of(made.run, tmp_path / "page.html", maps=(str(made.map),))
+    contents = page.partition("<nav")[2].partition("</nav>")[0]
+    links = dict(re.findall(r'<a href="#([^"]+)">([^<]+)</a>', contents))
+    assert links == dict(re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', page))
+    names = ["Verdict", "Scores", "Heights", "Chips", "Maps", "Training", "Splits", "Options", "Versions"]
+    assert list(links.values()) == names
+
+
+def test_every_map_is_shown_and_each_raster_beside_them_is_opened_once(
+    made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first four with their pixels, the others as pictures."""
+    maps = [shutil.copy(made.map, tmp_path / f"{number}.chm.tif") for number in range(6)]
+    read = []
+
+    def grid(url: str) -> Grid:
+        read.append(url)
+        with rasterio.open(url) as raster:
+            return Grid.of(raster)
+
+    monkeypatch.setattr("inference.report.maps._grid", grid)
+    options = {"image": (str(made.scene),), "heights": (str(made.heights),)}
+    page = page_of(made.run, tmp_path / "page.html", maps=tuple(map(str, maps)), **options)
+    after = page.partition(">Maps</h2>")[2].partition("</section>")[0]
+    for number, shown in enumerate(after.split("<h3>")[1:]):
+        kind = 'class="treeline-map"' if number < 4 else f'alt="Map {number}.chm.tif"'
+        assert kind in shown, number
+    assert after.count("<h3>") == 6
+    assert sorted(read) == sorted(map(str, [*maps, made.scene, made.heights]))
 
 
 def test_rows_of_chips_add_up_to_the_scores(made: Run) -> None:
@@ -191,7 +239,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(made: Run, tmp_p
     assert first.startswith("no evaluation.json")
     assert second.startswith("no maps: run treeline predict SCENE... --checkpoint ")
     assert path == f"{run}/report.html"
-    assert verdict.endswith(", on the validation chips")
+    assert verdict.endswith("; scored on the validation chips")
     command = first.partition(": run ")[2]
     assert following == f"next: {command}"
     said = Texts(Path(path).read_text()).said
@@ -268,7 +316,7 @@ def test_chips_of_another_evaluation_are_not_shown(
     )
     text = (run / "report.html").read_text()
     assert line in html.unescape(text)
-    assert ("Worst, median and best" in text) == (name == "examples.npz")
+    assert (">Chips</h2>" in text) == (name == "examples.npz")
     assert ("Predicted against measured values" in text) == (name == "examples.npz")
     assert "Worst chips: image" not in text
     assert treeline(*shlex.split(line.partition(": run ")[2])[1:]).returncode == 0
@@ -281,9 +329,9 @@ def test_files_from_before_that_name_no_evaluation_are_made_anew(made: Run, tmp_
     path = run / "evaluation" / "chips.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
     said = report(ReportConfig(str(run)))
-    assert said.startswith("no chips.parquet of these scores (an earlier version evaluated): run ")
+    assert said.startswith("no chips.parquet of these scores (an earlier version made this evaluation): run ")
     text = (run / "report.html").read_text()
-    assert "Worst, median and best" not in text
+    assert ">Chips</h2>" not in text
     assert "Predicted against measured values" in text
 
 
@@ -292,9 +340,9 @@ def test_a_dataset_that_moved_is_missed_and_found_with_data(made: Run, tmp_path:
     shutil.copytree(made.run, run)
     path = run / "evaluation" / "evaluation.json"
     path.write_text(json.dumps(made.evaluation | {"data": "gone"}))
-    assert report(ReportConfig(str(run))).startswith("no pixels of the chips: gone is no dataset here")
+    assert report(ReportConfig(str(run))).startswith("no pictures of the chips: there is no dataset at gone;")
     without = (run / "report.html").read_text()
-    assert "no pixels" not in report(ReportConfig(str(run), data=made.dataset.url))
+    assert "no pictures" not in report(ReportConfig(str(run), data=made.dataset.url))
     assert (run / "report.html").read_text().count("<img") == without.count("<img") + 3
 
 
@@ -377,7 +425,7 @@ def test_a_pre_training_shows_its_curves_and_what_it_is_for(method: str, labels:
     assert done.returncode == 0, done.stderr
     path, verdict, following = done.stdout.splitlines()
     assert "without labels" in verdict
-    assert "2 epochs; the best checkpoint is that of epoch" in Path(path).read_text()
+    assert "2 epochs. The best checkpoint is from epoch" in Path(path).read_text()
     assert following == after_pretraining(config).splitlines()[-1]
     expected = {
         "heights": f"train --data {dataset.url} --backbone {run} --out {run}-trained",
@@ -415,7 +463,7 @@ def test_a_map_is_shown_beside_what_overlaps_it(made: Run, tmp_path: Path) -> No
 
 def test_a_map_of_another_checkpoint_is_named(made: Run, tmp_path: Path) -> None:
     maps = (str(made.map),)
-    assert "Made with the checkpoint that was scored." in page_of(made.run, tmp_path / "a.html", maps=maps)
+    assert " with the checkpoint that was scored." in page_of(made.run, tmp_path / "a.html", maps=maps)
     run = tmp_path / "run"
     shutil.copytree(made.run, run)
     path = run / "evaluation" / "evaluation.json"

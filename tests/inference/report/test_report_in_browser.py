@@ -46,6 +46,20 @@ def test_a_page_fits_any_screen_and_asks_for_nothing(chromium: Any, url: str, wi
         assert [one for one in shown.asked if not one.startswith("data:")] == [url]
 
 
+@pytest.mark.parametrize("width", [PHONE, 1200])
+def test_a_link_in_the_contents_shows_its_section(chromium: Any, url: str, width: int) -> None:
+    with opened(chromium, url, width=width, height=700) as shown:
+        contents = shown.page.locator(".contents")
+        contents.get_by_text("Training").click()
+        head = shown.page.locator("h2", has_text="Training")
+        top, stays = head.bounding_box()["y"], contents.bounding_box()
+        assert 0 <= top < 150
+        is_sticky = width > PHONE
+        assert (stays["y"] == 0) == is_sticky
+        assert not is_sticky or stays["height"] < top, "the heading is not below the contents"
+        assert shown.said == []
+
+
 def test_a_map_in_the_page_says_its_values(chromium: Any, url: str) -> None:
     with opened(chromium, url, width=1200, height=900) as shown:
         shown.page.locator(".map").scroll_into_view_if_needed()

@@ -125,7 +125,7 @@ def test_mosaics_and_scores_repeat_what_is_found_in_their_maps(
         assert done.returncode == 0, done.stderr
         is_said = f"note: {maps}/tenth.chm.tif: {found}" in done.stdout.splitlines()
         assert is_said == (answer == "note")
-        assert ("taken as metres (--height-unit)" in done.stderr) == (answer == "note")
+        assert ("taken as metres; feet would" in done.stderr) == (answer == "note")
         record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["findings"]
         assert record["factor"] == [f"{maps}/tenth.chm.tif: {found}"]
         assert "taken as metres" in record["no unit"][0]

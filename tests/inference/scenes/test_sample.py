@@ -1,5 +1,6 @@
 """The sample of a scene: few pixels, spread over it, always the same. An overview clears, never accuses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from inference.scenes.check import findings_of
 from inference.scenes.sample import overview_sample, windows, windows_sample
 from inference.scenes.scene import Scene
 from inference.tiling.windows import Block
+from shards.errors import InputError
 from shards.raster.sample_windows import LEAST_PIXELS, MOST_BLOCKS, MOST_PIXELS, SHARE, edge_windows
 
 SHAPES = [
@@ -87,6 +89,12 @@ class Counting(Scene):
         image_CHW = super().pixels(block, shape)
         self.read += image_CHW[0].size
         return image_CHW
+
+    def pixels_of(self, blocks: Sequence[Block]) -> NDArray[Any]:
+        """See Scene."""
+        image_BN = super().pixels_of(blocks)
+        self.read += image_BN.shape[1]
+        return image_BN
 
 
 def test_an_overview_is_read_alone(tmp_path: Path) -> None:
@@ -194,3 +202,30 @@ def test_windows_at_edges_reach_from_them_and_stand_for_their_part() -> None:
         tops = {(window.row_off, window.row_off + window.height) for window in found[1][0]}
         assert {stop for _, stop in tops} == {rows}
         assert all(window.col_off == 0 for window in found[2][0])
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
+def test_windows_read_together_have_the_pixels_that_they_have_alone(dtype: str, tmp_path: Path) -> None:
+    """Also under a mask; a value beyond the type of training is refused by its place."""
+    image_CHW = np.where(stored(plain_scene(3001)) == NODATA, 500, stored(plain_scene(3001)))
+    path = write_scene(tmp_path / "scene.tif", image_CHW.astype(dtype))
+    with rasterio.open(path, "r+") as raster:
+        raster.write_mask(np.indices(raster.shape)[1] > 40)
+    with Scene(str(path), SCHEMA, ()) as scene:
+        blocks = list(windows(scene.shape, scene.raster.block_shapes[0]))
+        alone = [scene.pixels(block).reshape(4, -1) for block in blocks]
+        np.testing.assert_array_equal(scene.pixels_of(blocks), np.hstack(alone))
+        spread = windows_sample(scene).spread
+    assert 0 < spread.stored_BN.shape[1] < spread.seen
+    if dtype != "int16":
+        row, column = blocks[9].rows.start, blocks[9].columns.start
+        with rasterio.open(path, "r+") as raster:
+            raster.write_mask(np.ones(raster.shape, np.bool_))
+            changed_HW = raster.read(1)
+            changed_HW[row, column] = 40_000
+            raster.write(changed_HW, 1)
+        with (
+            Scene(str(path), SCHEMA, ()) as scene,
+            pytest.raises(InputError, match=f"row {row}, column {column}"),
+        ):
+            windows_sample(scene)

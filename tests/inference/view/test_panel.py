@@ -192,7 +192,7 @@ def test_the_scale_bar_is_as_long_as_it_says_in_feet_and_in_degrees(chromium: An
             said = float(number) * (1000 if unit == "km" else 1)
             wide = bar.bounding_box()["width"]
             extent = shown.page.evaluate("document.querySelector('.treeline-map').view.about.extent")
-            scale = shown.page.evaluate("document.querySelector('.treeline-map').view.scale")
+            scale = shown.page.evaluate("document.querySelector('.treeline-map').view.frame.scale")
             assert wide / scale == pytest.approx(said, rel=0.05)
             # Bounds of a turned rectangle are a little larger than it.
             assert extent[2] == pytest.approx(600, rel=0.05)
@@ -204,7 +204,7 @@ def test_several_in_a_report_s_page(chromium: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(page("Report", elements, head=head_in_page(), script_source=script_source()))
     with opened(chromium, path.as_uri(), 360, 740) as shown:
-        drawn = "[...document.querySelectorAll('.treeline-map')].map((one) => one.view.width > 0)"
+        drawn = "[...document.querySelectorAll('.treeline-map')].map((one) => one.view.frame.width > 0)"
         assert shown.page.evaluate(drawn) == [True, True]
         assert shown.page.evaluate("document.documentElement.scrollWidth") == 360
         assert shown.said == []

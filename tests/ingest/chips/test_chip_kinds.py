@@ -41,9 +41,9 @@ from shards.format.key import split_of
 from shards.read.chip_reader import ChipReader
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import find_files, join, read_bytes
-from trainer.commands.evaluate import LINEAR, MEAN, evaluate
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig
+from trainer.evaluate.heights import LINEAR, MEAN, evaluate
 
 CRS = "EPSG:3338"
 PIXEL_M = 2.0

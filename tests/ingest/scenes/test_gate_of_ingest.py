@@ -26,7 +26,7 @@ from ingest.work import run
 from ingest.work.run import ingest as ingest_at
 from shards.format.manifest import MANIFEST, read_manifest
 from shards.raster.grid import Grid
-from shards.raster.height_check import HeightHeader, height_findings
+from shards.raster.height_check import TAKEN_AS_METRES, HeightHeader, height_findings
 from shards.raster.opening import open_raster
 from shards.read.dataset import open_dataset
 from shards.write.change import publish_change
@@ -124,11 +124,27 @@ def _alone(values: Values, **said: Any) -> Callable[[Path], tuple[str, ...]]:
     return lambda folder: ("--heights", write(folder / "lidar.tif", values, **said), *options)
 
 
-def _above(surface: Values, below: Values) -> Callable[[Path], tuple[str, ...]]:
+def _above(
+    surface: Values, below: Values, units: tuple[str, str] = ("m", "m")
+) -> Callable[[Path], tuple[str, ...]]:
     return lambda folder: (
-        *("--heights", write(folder / "surface.tif", surface)),
-        *("--ground", write(folder / "ground.tif", below)),
+        *("--heights", write(folder / "surface.tif", surface, unit=units[0])),
+        *("--ground", write(folder / "ground.tif", below, unit=units[1])),
     )
+
+
+def _in_feet_of_the_crs(folder: Path) -> tuple[str, ...]:
+    """Surface and ground in US survey feet, of which no file says a word but the CRS."""
+    grid = Affine(6, 0, 6_000_000, 0, -6, 2_000_000)
+    return (
+        *("--images", image(folder, grid, FEET_GRID)),
+        *("--heights", write(folder / "surface.tif", in_feet(ground() + canopy()), grid, FEET_GRID, unit="")),
+        *("--ground", write(folder / "ground.tif", in_feet(ground()), grid, FEET_GRID, unit="")),
+    )
+
+
+def in_feet(values_HW: Values) -> Values:
+    return np.asarray((values_HW / 0.3048).astype(np.float32))
 
 
 REFUSED: dict[str, tuple[Callable[[Path], tuple[str, ...]], str]] = {
@@ -198,6 +214,27 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[str, ...]], str]] = {
         _above((ground() + canopy()) / 0.3048, ground()),
         "or in other units",
     ),
+    "feet that only the CRS knows of": (
+        _in_feet_of_the_crs,
+        "surface.tif: states no unit of heights, and the unit of its CRS is the US survey foot; give "
+        "--height-unit ft, or m if heights are in metres, or give --on-mismatch note (1 other raster is",
+    ),
+    "surface and ground in feet, unsaid": (
+        _above(in_feet(ground() + canopy(25)), in_feet(ground()), ("", "")),
+        "no unit is stated, and as metres one height in 100 is above 8",
+    ),
+    "a forest in feet, unsaid": (
+        _alone(in_feet(canopy(25)), unit=""),
+        "are they in feet? --height-unit ft; if",
+    ),
+    "a tall forest in feet, unsaid": (
+        _above(in_feet(ground() + canopy(40)), in_feet(ground()), ("", "")),
+        "as in no forest on Earth; are they in feet? --height-unit ft; if they are in metres, --height-",
+    ),
+    "surface in feet above ground that says nothing": (
+        _above(in_feet(ground(0, 5) + canopy(9)), in_feet(ground(0, 5)), ("ft", "")),
+        "the ground states no unit of heights, and the surface is in ft; give --height-unit ft if both are",
+    ),
     "ground of 0 where it is unknown": (
         _above(ground() + canopy(), holed(ground(), 0)),
         "of the ground below it,",
@@ -221,20 +258,38 @@ def test_what_is_not_heights_is_refused_with_its_cure(tmp_path: Path, row: str) 
     assert not (tmp_path / "chips").exists()
 
 
-def test_a_band_that_only_marks_pixels_is_not_learned_from_as_nir(tmp_path: Path) -> None:
-    bytes_CHW = np.random.default_rng(0).integers(1, 255, (4, SIDE, SIDE)).astype(np.uint8)
-    bytes_CHW[3] = 255 * (np.arange(SIDE) > 40)
-    colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+@pytest.mark.parametrize(
+    ("kind", "dtype", "mark"),  # GDAL calls a fourth band of bytes alpha in any case
+    [
+        ("alpha", "uint8", 255),
+        ("alpha", "uint8", 1),
+        ("alpha", "uint16", 65535),
+        ("undefined", "uint16", 65535),
+    ],
+)
+def test_a_band_that_only_marks_pixels_is_not_learned_from_as_nir(
+    tmp_path: Path, kind: str, dtype: str, mark: int
+) -> None:
+    stored_CHW = np.random.default_rng(0).integers(1, 255, (4, SIDE, SIDE)).astype(dtype)
+    stored_CHW[3] = mark * (np.arange(SIDE) > 40)
+    colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp[kind]]
     heights = "--heights", write(tmp_path / "lidar.tif", canopy())
-    rgba = write(tmp_path / "rgba.tif", bytes_CHW, colors=colors)
-    done = ingest(tmp_path, *heights, images=rgba)
+    path = write(tmp_path / "rgba.tif", stored_CHW, colors=colors, names=(None,) * 4)
+    done = ingest(tmp_path, *heights, images=path)
     assert done.returncode == 2
-    assert "band 4, taken as nir, has only 0 and 255; is it alpha? if so, name the other bands" in done.stderr
-    done = ingest(tmp_path, *heights, "--bands", "red", "green", "blue", images=rgba)
+    asked = f"band 4, taken as nir, has only 0 and {mark}; is it a mask or alpha? if so, "
+    assert asked + ("name the other" if kind == "alpha" else "declare it (gdal_edit.py -color") in done.stderr
+    with rasterio.open(path, "r+") as raster:
+        raster.colorinterp = [*colors[:3], ColorInterp.alpha]
+    done = ingest(tmp_path, *heights, "--bands", "red", "green", "blue", images=path)
     assert said(done) == (0, [])
-    assert open_dataset(str(tmp_path / "chips")).schema.bands == ("red", "green", "blue")
-    measured = write(tmp_path / "cir.tif", np.maximum(bytes_CHW, 1), colors=colors)
-    assert ingest(tmp_path, *heights, "--restart", "--out", "other", images=measured).returncode == 0
+    dataset = open_dataset(str(tmp_path / "chips"))
+    assert dataset.schema.bands == ("red", "green", "blue")
+    assert set(dataset.index["key"].to_pylist()) == {f"rgba_{row:05}_{64:05}" for row in (0, 32, 64, 96)} | {
+        f"rgba_{row:05}_{96:05}" for row in (0, 32, 64, 96)
+    }
+    measured = write(tmp_path / "cir.tif", np.maximum(stored_CHW, 1) % 251, colors=colors)
+    assert ingest(tmp_path, *heights, "--out", "other", images=measured).returncode == 0
 
 
 @pytest.mark.parametrize("answer", ["note", "ignore"])
@@ -271,8 +326,7 @@ def test_real_surfaces_give_heights_only_above_their_ground(
     if not line:
         note = "pixels are oblong, 5.473e-06 x 5.473e-06 degree (0.4722 x 0.6076 m); --crs EPSG:32611 --pixel"
         assert note in done.stderr
-        note = "2 rasters, such as {}: heights: no unit in the raster; taken as metres (--height-unit)"
-        assert f"note: {note.format(options[5])}" in said(done)[1]
+        assert f"note: 2 rasters, such as {options[5]}: {'; '.join(TAKEN_AS_METRES)}" in said(done)[1]
         assert len(said(done)[1]) == 2
 
 
@@ -441,14 +495,35 @@ def test_heights_in_degrees_under_an_image_in_metres_are_said(tmp_path: Path) ->
     assert "is in degrees and under pixels in projected coordinates" in done.stderr
 
 
-def test_a_grid_in_feet_whose_heights_have_no_unit_is_asked_about(tmp_path: Path) -> None:
-    grid = Affine(6, 0, 6_000_000, 0, -6, 2_000_000)
-    heights = "--heights", write(tmp_path / "lidar.tif", canopy(), grid, FEET_GRID, unit="")
-    done = ingest(tmp_path, *heights, images=image(tmp_path, grid, FEET_GRID))
+@pytest.mark.parametrize("unit", ["ft", "m"])
+def test_whoever_says_the_unit_of_a_grid_in_feet_is_believed(tmp_path: Path, unit: str) -> None:
+    _, scene, *rasters = _in_feet_of_the_crs(tmp_path)
+    done = ingest(tmp_path, *rasters, "--height-unit", unit, "--on-mismatch", "note", images=scene)
     assert done.returncode == 0
-    assert "the unit of its CRS is the US survey foot; if heights are not in metres, give" in done.stderr
-    options = "--height-unit", "m", "--out", "answered"
-    assert said(ingest(tmp_path, *heights, *options, images=str(tmp_path / "scene.tif"))) == (0, [])
+    assert "states no unit" not in done.stderr + done.stdout
+    factor = 0.3048 if unit == "ft" else 1.0
+    for key, height_HW in heights_of(tmp_path).items():
+        np.testing.assert_allclose(height_HW, factor * in_feet(cut(canopy(), key)), atol=2e-3)
+
+
+def test_metres_that_nobody_states_are_named_at_the_end_and_by_inspect(tmp_path: Path) -> None:
+    """Feet of low trees cannot be told from metres: 12 m of trees come out as 39."""
+    options = _above(in_feet(ground() + canopy(12)), in_feet(ground()), ("", ""))(tmp_path)
+    done = ingest(tmp_path, *options)
+    assert done.returncode == 0
+    (last,) = [line for line in done.stdout.splitlines() if "taken as metres" in line]
+    assert re.fullmatch(
+        r"note: heights are taken as metres, since no raster says; one in 100 is above 3\d(\.\d)? m, and if "
+        r"they are feet, above 1\d(\.\d)? m: then ingest again with --height-unit ft",
+        last,
+    )
+    inspected = treeline("inspect", "chips", folder=tmp_path).stdout
+    assert "height m, taken as metres: the rasters state no unit, see findings" in " ".join(inspected.split())
+    silent = ingest(tmp_path, *options, "--on-mismatch", "ignore", "--out", "ignored")
+    assert "taken as metres" not in silent.stdout + silent.stderr
+    said_so = ingest(tmp_path, *options, "--height-unit", "ft", "--out", "said")
+    assert "taken as metres" not in said_so.stdout + said_so.stderr
+    assert "taken as" not in treeline("inspect", "said", folder=tmp_path).stdout
 
 
 def test_oblong_pixels_are_said(tmp_path: Path) -> None:
@@ -615,7 +690,7 @@ def test_heights_without_a_unit_are_taken_as_metres_and_that_is_said_once(tmp_pa
     """A question about the unit takes the place of the note."""
     for number in range(2):
         write(tmp_path / f"lidar_{number}.tif", canopy(), unit="")
-    taken = "heights: no unit in the raster; taken as metres (--height-unit)"
+    taken = "; ".join(TAKEN_AS_METRES)
     done = ingest(tmp_path, "--heights", "lidar_*.tif")
     assert said(done) == (0, [f"note: 2 rasters, such as {tmp_path}/lidar_0.tif: {taken}"])
     surface = write(tmp_path / "surface.tif", ground() + canopy(), unit="")

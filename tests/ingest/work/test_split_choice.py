@@ -51,7 +51,7 @@ def test_two_scenes_are_split_by_blocks_which_is_said_and_kept(command: list[str
     assert done.returncode == 0, done.stderr
     assert "split (auto): by blocks" in done.stdout
     assert "there are 2 scenes" in done.stdout
-    assert "no neighbours of held-out chips are trained on: distances train-val" in done.stdout
+    assert "no neighbours of held-out chips are trained on: distances: train-val" in done.stdout
     manifest = open_dataset(out).manifest
     assert (manifest.split_rule["by"], manifest.split_rule["buffer"]) == ("blocks", 16.0)
     assert manifest.made_by["config"]["split_by"] == "auto"
@@ -93,7 +93,7 @@ def test_what_was_begun_by_key_goes_on_by_key(command: list[str], tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in half.rglob("*.tar")} == expected
     assert "is complete already" in treeline(*command, str(whole)).stdout
-    assert "note: neighbours of held-out chips are trained on: distances train-val 0 m" in done.stdout
+    assert "note: neighbours of held-out chips are trained on: distances: train-val 0 m" in done.stdout
 
 
 @pytest.mark.parametrize("has_places", [True, False])

@@ -365,7 +365,7 @@ def test_without_a_way_to_split_the_recorded_one_stays(kind: str, placed: Ingest
     done = treeline("split", "chips", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"split by {rule['split_by']}" in done.stdout
-    assert "as before; --split-by or --shares deal the chips anew" in done.stdout
+    assert "as before; --split-by or --shares split the chips in another way" in done.stdout
     after = open_dataset(str(tmp_path / "chips"))
     assert after.manifest.split_rule == before.manifest.split_rule
     assert after.index.equals(before.index)

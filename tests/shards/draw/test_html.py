@@ -1,5 +1,6 @@
 """Pages: any text stays text, numbers are aligned, a browser runs nothing, and every screen has room."""
 
+import html
 import re
 import tomllib
 from collections.abc import Callable
@@ -59,6 +60,17 @@ def test_titles_headings_and_whole_sections_stay_text() -> None:
     said = Reader(page(NASTY, {NASTY: NASTY}, NASTY, NASTY))
     assert "".join(said.said).count(NASTY) == 6, "title, h1, lead, h2, section, footer"
     assert "script" not in said.tags
+
+
+def test_a_long_page_begins_with_links_to_its_sections_and_a_short_one_has_none() -> None:
+    names = ["Scores", NASTY, "Maps & more", "Versions"]
+    text = page("a", dict.fromkeys(names, heading("b")))
+    contents = text.partition("<nav")[2].partition("</nav>")[0]
+    links = re.findall(r'<a href="#([^"]+)">(.*?)</a>', contents)
+    assert [html.unescape(name) for _, name in links] == names
+    heads = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', text)
+    assert heads == links
+    assert "<nav" not in page("a", dict.fromkeys(names[:3], heading("b")))
 
 
 def test_numbers_are_aligned_and_text_that_looks_like_one_is_not() -> None:

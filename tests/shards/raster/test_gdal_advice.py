@@ -17,6 +17,7 @@ from shards.raster.gdal_advice import (
     assign_bounds,
     assign_crs,
     convert_to,
+    declare_alpha,
     declare_nodata,
     resample,
     take_band,
@@ -41,12 +42,15 @@ def write(folder: Path, name: str, placed: bool = True) -> Path:
 
 
 def run_rio(folder: Path, said: str, **words: str) -> None:
-    """Run the command of rio's in a line, with the user's own words for those in capitals."""
+    """Run the command of rio's in a line, with the user's words for those in capitals."""
     command = said.partition("is not installed here, ")[2].partition(", by ")[0]
     for name, value in words.items():
         command = command.replace(name, value)
     path = f"{RIO.parent}:{os.environ['PATH']}"
-    subprocess.run(shlex.split(command), cwd=folder, check=True, env={**os.environ, "PATH": path})
+    done = subprocess.run(
+        shlex.split(command), cwd=folder, check=True, env={**os.environ, "PATH": path}, stderr=subprocess.PIPE
+    )
+    assert b"blocksize" not in done.stderr.lower(), "a warning that would read as a fault"
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -70,6 +74,9 @@ def test_what_rio_is_said_to_do_it_does(tmp_path: Path) -> None:
     run_rio(tmp_path, take_band("2"))
     with rasterio.open(tmp_path / "OUT.tif") as raster:
         assert raster.read().tolist() == [np.arange(64, 128).reshape(8, 8).tolist()]
+    run_rio(tmp_path, declare_alpha(["gray", "undefined"]), FILE="IN.tif")
+    with rasterio.open(tmp_path / "IN.tif") as raster:
+        assert [kind.name for kind in raster.colorinterp] == ["gray", "alpha"]
     run_rio(tmp_path, declare_nodata(-32767), FILE="IN.tif")
     with rasterio.open(tmp_path / "IN.tif") as raster:
         assert raster.nodata == -32767

@@ -92,6 +92,11 @@ def test_however_a_file_marks_them_the_same_pixels_are_missing(kind: str, tmp_pa
         stored_BHW, missing_BHW = Missing.of(raster, [1, 2, 3, 4]).read(WHOLE)
         part = Window(2, 1, 7, 5)
         _, of_part_BHW = Missing.of(raster, [3]).read(part)
+        several = Window(0, 0, 5, 2), part, Window(3, 3, 1, 9)
+        together = Missing.of(raster, [4, 1]).read_all(several)
+        apart = [Missing.of(raster, [4, 1]).read(window) for window in several]
+    for together_BN, parts in zip(together, zip(*apart, strict=True), strict=True):
+        np.testing.assert_array_equal(together_BN, np.hstack([part.reshape(2, -1) for part in parts]))
     np.testing.assert_array_equal(missing_BHW, np.broadcast_to(MISSING_HW, missing_BHW.shape))
     np.testing.assert_array_equal(of_part_BHW[0], MISSING_HW[1:6, 2:9])
     np.testing.assert_array_equal(stored_BHW[:, ~MISSING_HW], measured("int16")[:, ~MISSING_HW])

@@ -15,13 +15,13 @@ from shards.errors import InputError
 from shards.next_step import next_step
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
-from trainer.commands.evaluate import evaluate
-from trainer.commands.evaluate_classes import evaluate_classes
-from trainer.commands.evaluate_tiles import evaluate_tiles
 from trainer.commands.last_lines import NOT_YET, after_evaluation, after_sweep, after_training
 from trainer.commands.train import train
 from trainer.config import EvaluateConfig, SweepConfig
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.classes import evaluate_classes
+from trainer.evaluate.heights import evaluate
+from trainer.evaluate.tiles import evaluate_tiles
 from trainer.run_folder.verdict_file import VERDICT
 from trainer.score.compared import Compared
 

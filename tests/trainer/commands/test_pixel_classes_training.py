@@ -35,13 +35,13 @@ from shards.errors import InputError
 from shards.format.schema import Chip, Schema
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
-from trainer.commands.evaluate_classes import evaluate_classes
 from trainer.commands.train import new_fit
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.data.feed import feed
 from trainer.decoders.features import DecoderConfig
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.classes import evaluate_classes
 from trainer.fit.loop import Fit
 from trainer.fit.scoring import rounded_totals
 from trainer.model.class_checkpoint import load_class_checkpoint

@@ -26,14 +26,15 @@ from shards.format.key import split_of
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import refuse_idle
 from shards.write.writer import DatasetWriter
-from trainer.commands.evaluate_tiles import evaluate_tiles
-from trainer.commands.train import check, new_fit, train
+from trainer.commands.train import new_fit, train
+from trainer.commands.train_check import check
 from trainer.commands.train_on_ray import launch
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import EvaluateConfig, TrainConfig
 from trainer.data.feed import feed
 from trainer.data.step_inputs import StepKey, never_empty
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.tiles import evaluate_tiles
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.load_encoder import load_encoder
 from trainer.model.tile_checkpoint import load_tile_checkpoint

@@ -29,11 +29,12 @@ from shards.format.manifest import SPLITS
 from shards.read.balance import height_weights
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
-from trainer.commands.evaluate import evaluate
-from trainer.commands.train import as_it_began, check, fit_of, new_fit, prepared
+from trainer.commands.train import as_it_began, fit_of, new_fit, prepared
+from trainer.commands.train_check import check
 from trainer.commands.train_on_ray import launch
 from trainer.config import RECIPES, EvaluateConfig, TrainConfig
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.heights import evaluate
 from trainer.fit.learning import Learning
 from trainer.fit.sample_panel import draw_panel
 from trainer.model.checkpoint import checkpoint_url
@@ -329,11 +330,14 @@ def test_first_and_last_line_say_that_nothing_is_held_out(
         assert ("validates on none: no chips are held out" in first) == (trained_on is dataset)
         (result, *_) = (line for line in out.splitlines() if line)
         assert result.startswith("not scored: no chip of") == (trained_on is dataset)
-        assert ("treeline: distances unknown: no positions; scenes: " in said) == (
+        assert ("treeline: distances: unknown, since no chip has a position; scenes: " in said) == (
             trained_on is split_dataset
         )
     evaluate(EvaluateConfig(str(tmp_path / "run-1"), split_dataset.url))
-    assert f"treeline: {split_dataset.url}: distances unknown: no positions" in capsys.readouterr().err
+    assert (
+        f"treeline: {split_dataset.url}: distances: unknown, since no chip has a position"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_run_leaves_its_options_metrics_and_checkpoints(run: Path) -> None:

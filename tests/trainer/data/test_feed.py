@@ -124,8 +124,8 @@ def test_what_goes_beside_a_batch_arrives_with_it(dataset: Dataset) -> None:
 
     for buffers in (None, Buffers(SlowLink(slow))):
         for fed in feed(batches_of_changing_size(dataset), dataset.schema, CPU, numbers, buffers):
-            assert fed.beside_BT is not None
-            assert fed.beside_BT.view(torch.int64)[:, 0].tolist() == fed.batch.chips.tolist()
+            assert fed.others_BT is not None
+            assert fed.others_BT.view(torch.int64)[:, 0].tolist() == fed.batch.chips.tolist()
 
 
 def test_a_stand_in_is_a_chip_seen_before_without_its_height(dataset: Dataset) -> None:

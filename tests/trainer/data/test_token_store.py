@@ -24,7 +24,6 @@ from shards.errors import DatasetError, InputError
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.storage.objects import find_files, join, publish, read_bytes
-from trainer.commands.evaluate import evaluate
 from trainer.commands.train import fit_of, planned_tokens, prepared
 from trainer.commands.train_on_ray import launch
 from trainer.config import EvaluateConfig, TrainConfig
@@ -33,6 +32,7 @@ from trainer.data.token_filling import begin, compute, finish, open_tokens
 from trainer.data.token_store import TokenPlan, TokenReader, stored_objects
 from trainer.decoders.features import Features
 from trainer.devices.ranks import Ranks
+from trainer.evaluate.heights import evaluate
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
 from trainer.model.height_checkpoint import load_checkpoint

@@ -14,12 +14,12 @@ from transformers import CHMv2Config, CHMv2ForDepthEstimation
 from transformers.models.chmv2.modeling_chmv2 import CHMv2FeaturesToDepth
 
 from shards.errors import InputError
-from trainer.commands.evaluate import evaluate
 from trainer.commands.import_weights import import_checkpoint
 from trainer.config import EvaluateConfig, ImportConfig
 from trainer.decoders.dpt import DptDecoder, head_config, resampled
 from trainer.decoders.features import Decoder, DecoderConfig, Features
 from trainer.decoders.make import new_decoder
+from trainer.evaluate.heights import evaluate
 from trainer.model.backbone import build_backbone, patch_weights_for
 from trainer.model.chmv2 import chmv2_regressor
 from trainer.model.height_checkpoint import load_checkpoint

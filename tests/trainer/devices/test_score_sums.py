@@ -22,7 +22,7 @@ from trainer.data.pixel_classes import NO_CLASS, confusion
 from trainer.devices.exact_sums import chip_totals, exact_sums, folded
 from trainer.devices.linear import linear
 from trainer.devices.score_sums import chip_sums, class_sums, height_sums
-from trainer.fit.loss import TERMS, parse_loss
+from trainer.losses.loss import TERMS, parse_loss
 from trainer.score.baselines import Baselines
 from trainer.score.exact_totals import WIDTH, rounded
 from trainer.score.metrics import SUMS, Score

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import find_files
-from trainer.commands.train import check, fit_of, train
+from trainer.commands.train import fit_of, train
+from trainer.commands.train_check import check
 from trainer.config import TrainConfig
 from trainer.devices.ranks import BATCH_NORM_APART, Meeting, Ranks
 from trainer.devices.sharding import Rows, rows_of

@@ -27,9 +27,9 @@ from trainer.decoders.chip_dropout import ChannelDropout
 from trainer.devices.ranks import Ranks
 from trainer.fit.heights import HeightObjective
 from trainer.fit.loop import Fit
-from trainer.fit.loss import parse_loss
 from trainer.fit.notebook_faults import ALL, Faults, NotebookLoss, NotebookObjective, notebook_variant
 from trainer.fit.variant import ordinary
+from trainer.losses.loss import parse_loss
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.model.regressor import Regressor

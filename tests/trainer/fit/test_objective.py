@@ -44,7 +44,7 @@ class MeanOfChip:
     def prepare(self) -> None:
         pass
 
-    def beside(self, of_epoch: tuple[int, int] | None) -> None:
+    def row_reader(self, of_epoch: tuple[int, int] | None) -> None:
         pass
 
     def _errors(self, forward: Forward, image_BCHW: Tensor) -> Tensor:

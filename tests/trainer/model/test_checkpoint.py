@@ -33,8 +33,8 @@ from trainer.model.backbone import build_backbone, new_backbone
 from trainer.model.checkpoint import checkpoint_url
 from trainer.model.height_checkpoint import load_checkpoint, read_checkpoint_header
 from trainer.model.regressor import Regressor
-from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.score.baselines import Baselines
+from trainer.weights.run_checkpoints import CHECKPOINTS
 
 FILES = {"config.json", "metrics.json", "model.safetensors", "statistics.json"}
 

@@ -29,7 +29,7 @@ from trainer.model.encoder import embed, encode, patch_pixels, patch_places
 from trainer.model.frozen_backbone import placed_on, round_once
 from trainer.model.pixel_model import PixelModel
 from trainer.model.trainable import tune
-from trainer.model.weights_apart import set_apart, write_apart
+from trainer.weights.weights_apart import set_apart, write_apart
 
 CPU = torch.device("cpu")
 HALVES: list[Precision] = ["bf16", "fp16"]

@@ -30,11 +30,11 @@ from torch.nn.functional import linear, silu
 
 from shards.errors import InputError
 from shards.read.dataset import Dataset
-from trainer.commands.evaluate import evaluate
 from trainer.commands.import_weights import import_checkpoint
 from trainer.config import EvaluateConfig, ImportConfig
 from trainer.decoders.features import DecoderConfig
 from trainer.decoders.residual import NOTEBOOK_WIDTHS
+from trainer.evaluate.heights import evaluate
 from trainer.model.backbone import build_backbone, new_backbone, patch_weights_for, read_weights
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.meta_weights import meta_backbone

@@ -32,8 +32,8 @@ from trainer.model.height_checkpoint import load_checkpoint, read_checkpoint_hea
 from trainer.model.load_encoder import load_encoder
 from trainer.model.pixel_model import PixelModel
 from trainer.model.tile_checkpoint import load_tile_checkpoint
-from trainer.model.weights_apart import REST, write_apart
 from trainer.run_folder.state_parts import StoredState
+from trainer.weights.weights_apart import REST, write_apart
 
 
 def loaded(config: TrainConfig, name: str) -> Any:

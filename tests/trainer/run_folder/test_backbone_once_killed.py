@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.model.checkpoint import WEIGHTS
 from trainer.model.height_checkpoint import load_checkpoint
-from trainer.model.weights_apart import REFERENCE, REST
+from trainer.weights.weights_apart import REFERENCE, REST
 
 KILLED = 9
 

@@ -42,7 +42,7 @@ from trainer.model.load_encoder import load_encoder
 from trainer.model.pretrained import load_pretrained
 from trainer.model.regressor import Regressor
 from trainer.model.tile_model import TileHead
-from trainer.model.weights_file import fill, read_tensors
+from trainer.weights.weights_file import fill, read_tensors
 
 CPU = torch.device("cpu")
 WIDE = {**SMALL_BACKBONE, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}

@@ -6,7 +6,7 @@ release(tensor)                   drops the pages of a mapped tensor, once there
 
 A mapped tensor takes no memory of the process: its pages are the file's, and are read when they are used. A
 tensor from another store has memory of its own, which is freed as soon as it is rounded or on a GPU. A
-temporary file to map would take as much disk, which containers may not have. trainer.model.weights_bytes
+temporary file to map would take as much disk, which containers may not have. trainer.weights.weights_bytes
 writes such files.
 """
 

@@ -10,7 +10,7 @@ A term is a word, NAME(KEY=NUMBER,...):WEIGHT:END_WEIGHT@FROM..TO, in which all 
 weight is WEIGHT (default 1). With END_WEIGHT it changes in a straight line from WEIGHT at FROM (default 0) to
 END_WEIGHT at TO (default 1), and stays there. Before FROM the term is off. FROM and TO are shares of the
 whole training. The words above are the stages of CHMv2 (arXiv:2603.06382, section 2.6). A name with a dot is
-the import path of a term of the user's own (trainer.fit.own_term).
+the import path of a term of the user's own (trainer.losses.own_term).
 """
 
 import re
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from shards.errors import InputError
-from trainer.fit.loss_terms import (
+from trainer.losses.loss_terms import (
     ABOVE_0,
     FINITE,
     MUST_BE,
@@ -40,8 +40,8 @@ from trainer.fit.loss_terms import (
     Total,
     over_chips,
 )
-from trainer.fit.own_term import own_kind
-from trainer.fit.patch_gradient import PatchGradient
+from trainer.losses.own_term import own_kind
+from trainer.losses.patch_gradient import PatchGradient
 
 TERMS: dict[str, type[Term]] = {
     "squared": Squared,

@@ -6,18 +6,18 @@ from torch import Tensor
 from shards.errors import InputError
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
-from trainer.commands.evaluated import (
-    about_scores,
-    chips_to_score,
-    refuse_other_images,
-    refuse_other_label,
-)
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.devices.cards import chosen_here, computes
 from trainer.devices.choice import Precision
 from trainer.devices.precision import autocast, predicting
+from trainer.evaluate.evaluated import (
+    about_scores,
+    chips_to_score,
+    refuse_other_images,
+    refuse_other_label,
+)
 from trainer.fit.classes import baseline_classes
 from trainer.fit.scoring import Sums, add_up
 from trainer.model.class_checkpoint import ClassCheckpoint, load_class_checkpoint

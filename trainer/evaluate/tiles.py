@@ -10,13 +10,13 @@ from shards.errors import InputError
 from shards.progress import Advance, progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips, subset
-from trainer.commands.evaluated import about_scores, refuse_other_images
 from trainer.config import EvaluateConfig
 from trainer.data.feed import feed
 from trainer.data.labels import TileLabels, tile_labels, with_a_label
 from trainer.devices.cards import chosen_here, computes
 from trainer.devices.choice import Precision
 from trainer.devices.precision import autocast, predicting
+from trainer.evaluate.evaluated import about_scores, refuse_other_images
 from trainer.fit.labels import decided
 from trainer.model.encoder import band_features
 from trainer.model.frozen_backbone import placed_on

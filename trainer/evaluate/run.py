@@ -1,9 +1,9 @@
 """`treeline evaluate` of a checkpoint of any task: heights, labels of whole tiles, classes of pixels."""
 
-from trainer.commands.evaluate import evaluate
-from trainer.commands.evaluate_classes import evaluate_classes
-from trainer.commands.evaluate_tiles import evaluate_tiles
 from trainer.config import EvaluateConfig
+from trainer.evaluate.classes import evaluate_classes
+from trainer.evaluate.heights import evaluate
+from trainer.evaluate.tiles import evaluate_tiles
 from trainer.model.class_checkpoint import is_of_classes
 from trainer.model.tile_checkpoint import is_of_tiles
 from trainer.score.class_evaluation import ClassEvaluation, write_class_evaluation

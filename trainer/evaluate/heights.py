@@ -8,19 +8,19 @@ from torch import Tensor
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
-from trainer.commands.evaluated import (
-    about_scores,
-    chips_to_score,
-    refuse_other_images,
-    refuse_other_label,
-)
-from trainer.commands.ground_blocks import blocks_of_ground
 from trainer.config import EvaluateConfig
 from trainer.data.feed import Fed
 from trainer.devices.cards import chosen_here, computes
 from trainer.devices.exact_sums import exact_sums
 from trainer.devices.precision import autocast, predicting
 from trainer.devices.score_sums import class_sums, density
+from trainer.evaluate.evaluated import (
+    about_scores,
+    chips_to_score,
+    refuse_other_images,
+    refuse_other_label,
+)
+from trainer.evaluate.ground_blocks import blocks_of_ground
 from trainer.fit.heights import baseline_heights, measured_heights
 from trainer.fit.sample_panel import predicted_heights
 from trainer.fit.scoring import Sums, add_up

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.errors import InputError
-from trainer.fit.loss import TERMS, Loss, parse_loss
-from trainer.fit.loss_terms import mirrored_log
 from trainer.fit.objective import surrogate
-from trainer.fit.patch_gradient import FLAT
+from trainer.losses.loss import TERMS, Loss, parse_loss
+from trainer.losses.loss_terms import mirrored_log
+from trainer.losses.patch_gradient import FLAT
 
 NAN = float("nan")
 LOG_2 = log(2)

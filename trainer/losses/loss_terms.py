@@ -3,8 +3,8 @@
     squared  absolute  smooth_l1  asymmetric  asymmetric_focal  charbonnier     errors of single pixels
     silog                                                                       logarithms of heights
     gradient                                                                    differences of neighbours
-    patch_gradient, in trainer.fit.patch_gradient                               edges
-    a user's own, in trainer.fit.own_term
+    patch_gradient, in trainer.losses.patch_gradient                               edges
+    a user's own, in trainer.losses.own_term
 
 Sums add up over batches and ranks; averages do not if the parts have unequal numbers of measured pixels. Most
 terms are such averages: their slope follows from the counts, which are known before any prediction. A term's

@@ -13,7 +13,7 @@ CHECKPOINTS = "checkpoints.json"
 COMPLETE = "config.json"
 """File that is the last of a checkpoint to be written; see trainer.model.checkpoint."""
 DAMAGED = "copy the checkpoint again, or take another"
-"""What to do about a checkpoint's file that cannot be understood."""
+"""Advice about a checkpoint's file that cannot be understood."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from trainer.fit.loss_terms import (
+from trainer.losses.loss_terms import (
     ABOVE_0,
     NOT_BELOW_0,
     Total,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shards.errors import InputError
 from shards.own_parts import blaming, imported
-from trainer.fit.loss_terms import MeanCost, Term
+from trainer.losses.loss_terms import MeanCost, Term
 
 TRIED_BHW = (2, 16, 16)
 """Shape of the zeros that a term is tried on."""
@@ -83,10 +83,14 @@ class OwnKind:
         """
         predicted_BHW = torch.zeros(TRIED_BHW, requires_grad=True)
         zero_BHW, all_BHW = torch.zeros(TRIED_BHW), torch.ones(TRIED_BHW, dtype=torch.bool)
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]), self.blaming("raised on zeros"):
+        with (
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[]),
+            self.blaming("failed where all heights are 0"),
+        ):
             if isinstance(term, OwnCost):
                 cost_BHW = term.cost_at(predicted_BHW, zero_BHW)
-                self._check("returns", cost_BHW, TRIED_BHW)
+                self._check("returns values", cost_BHW, TRIED_BHW, "; return a value for each pixel")
             sums_K = term.sums(predicted_BHW, zero_BHW, all_BHW)
             self._check("has sums", sums_K, (term.sum_count,))
             sums_KB = term.sums(
@@ -109,13 +113,14 @@ class OwnKind:
                 "as sqrt(e * e + 1e-6)"
             )
 
-    def _check(self, what: str, found: Any, shape: tuple[int, ...]) -> None:
+    def _check(self, what: str, found: Any, shape: tuple[int, ...], cure: str = "") -> None:
         if not isinstance(found, Tensor):
             raise self.wrong(f"{what} of type {type(found).__name__}, not a tensor")
         if found.shape != shape:
-            raise self.wrong(f"{what} of shape {tuple(found.shape)} on zeros of {TRIED_BHW}, not {shape}")
+            tried = f"for heights of shape {TRIED_BHW}"
+            raise self.wrong(f"{what} of shape {tuple(found.shape)} instead of {shape} {tried}{cure}")
         if not found.is_floating_point() or not found.isfinite().all():
-            raise self.wrong(f"{what} that are no finite numbers on zeros")
+            raise self.wrong(f"{what} that are no finite numbers where all heights are 0")
 
 
 def own_kind(word: str, path: str) -> OwnKind:
@@ -136,7 +141,9 @@ def own_kind(word: str, path: str) -> OwnKind:
         arguments = list(inspect.signature(made).parameters.values())
     if isinstance(made, type):
         if lacks := [name for name in PARTS if not hasattr(made, name)]:
-            raise empty.wrong(f"is a class without {', '.join(lacks)}; see Term in trainer/fit/loss_terms.py")
+            raise empty.wrong(
+                f"is a class without {', '.join(lacks)}; see Term in trainer/losses/loss_terms.py"
+            )
     else:
         heights, arguments = arguments[:HEIGHTS], arguments[HEIGHTS:]
         if len(heights) < HEIGHTS or any(one.kind > one.POSITIONAL_OR_KEYWORD for one in heights):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from trainer.model.weights_bytes import merged_pieces, pieces_of
+from trainer.weights.weights_bytes import merged_pieces, pieces_of
 
 
 def tensors() -> dict[str, torch.Tensor]:

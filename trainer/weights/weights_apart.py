@@ -34,9 +34,9 @@ from shards.storage.objects import (
     whole_url,
 )
 from trainer.devices.learner import Learner, WeightsApart
-from trainer.model.run_checkpoints import CHECKPOINTS
-from trainer.model.weights_bytes import merged_pieces, pieces_of
-from trainer.model.weights_file import Found, check_size, entries_of, read_tensors
+from trainer.weights.run_checkpoints import CHECKPOINTS
+from trainer.weights.weights_bytes import merged_pieces, pieces_of
+from trainer.weights.weights_file import Found, check_size, entries_of, read_tensors
 
 REFERENCE = "backbone.json"
 REST = "rest.safetensors"
@@ -53,7 +53,7 @@ OVERWRITTEN = (
     "--out"
 )
 COPY_AGAIN = "copy the checkpoint again, or take another of the run"
-"""What to do about weights that are not whole."""
+"""Advice about weights that are not whole."""
 Piece = TypeVar("Piece", bytes, bytes | memoryview)
 _NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
 """Name of a backbone's file, with the checksum of its bytes."""

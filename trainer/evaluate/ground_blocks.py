@@ -9,7 +9,8 @@ from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from shards.write.leakage import unit_of
 from shards.write.places import Places, footprints, places_of
-from shards.write.split_auto import FEWEST_SCENES, block_sizes
+from shards.write.split_auto import FEWEST_BLOCKS, FEWEST_SCENES, block_sizes
+from trainer.score.chip_scores import NO_BLOCKS
 
 
 def blocks_of_ground(dataset: Dataset, chips: Chips) -> tuple[list[str], str]:
@@ -25,8 +26,13 @@ def blocks_of_ground(dataset: Dataset, chips: Chips) -> tuple[list[str], str]:
     count = len({name for name in scenes if name is not None})
     if count >= FEWEST_SCENES and None not in scenes:
         return [str(name) for name in scenes], f"{count:,} scenes"
-    why = "too few chips" if places.known().all() else "chips without a position"
-    return [""] * chips.size, f"none: {why} for blocks of ground, and too few scenes ({count})"
+    why = (
+        f"the chips do not fill {FEWEST_BLOCKS} blocks of ground"
+        if places.known().all()
+        else "some chips have no position"
+    )
+    scenes_too_few = f"fewer than {FEWEST_SCENES} scenes are named ({count})"
+    return [""] * chips.size, f"{NO_BLOCKS}{why}, and {scenes_too_few}"
 
 
 def _squares(places: Places) -> tuple[list[str], str] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.model.weights_file import DTYPES, Entry, entries_of, header_bytes
+from trainer.weights.weights_file import DTYPES, Entry, entries_of, header_bytes
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PLACES = {dtype: place for place, dtype in enumerate(DTYPES.values())}
