@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from cluster import last_lines
+from shards.said import tell
 
 if TYPE_CHECKING:
     from cluster.config import DemoConfig, StepsConfig, SubmitConfig
@@ -42,12 +43,12 @@ def demo(config: "DemoConfig") -> None:
     if config.sar:
         from cluster.demo.sar import run_sar_demo
 
-        print(run_sar_demo(config))
+        tell(run_sar_demo(config))
         return
 
     from cluster.demo.run import run_demo
 
-    print(run_demo(config))
+    tell(run_demo(config))
 
 
 def ingest_pairs(config: "PairsConfig") -> None:
@@ -99,7 +100,7 @@ def _ingest(source: "CommandSource", config: "IngestConfig") -> None:
 def _say(summary: str, last: Sequence[str] = ()) -> None:
     """Print what came out and the last lines of a command."""
     if text := last_lines.to_print("\n".join([summary, *last])):
-        print(text)
+        tell(text)
 
 
 def ingest_tars(config: "TarsConfig") -> None:
@@ -108,11 +109,11 @@ def ingest_tars(config: "TarsConfig") -> None:
 
     done = ingest_tars(config)
     counts = ", ".join(f"{count:,} {split}" for split, count in done.manifest.splits.items() if count)
-    print(f"{config.data}: {counts}; rejected: {done.rejected}")
+    tell(f"{config.data}: {counts}; rejected: {done.rejected}")
     for said in done.left_out:
-        print(f"left out: {said}")
+        tell(f"left out: {said}")
     if not done.manifest.samples("val"):
-        print("note: nothing is held out for validation; see --val")
+        tell("note: nothing is held out for validation; see --val")
     _say(*last_lines.after_ingest(config.data))
 
 
@@ -227,7 +228,7 @@ def sweep(config: "SweepConfig") -> None:
         else:
             device = chosen_here(wanted, precision)
             trials = sweep(config, base, trials_here, device, computes(precision, device))
-    print(table(trials))
+    tell(table(trials))
     _say(after_sweep(config, BEST))
 
 
@@ -262,7 +263,7 @@ def matrix(config: "MatrixConfig") -> int:
         else:
             computes(precision, device).say()
             results = matrix(plan, datasets, cells_here, device)
-    print(results.table())
+    tell(results.table())
     _say(f"{config.out}/{PAGE}", last_lines.after_matrix(config))
     return 1 if results.failed else 0
 
@@ -291,7 +292,7 @@ def evaluate(config: "EvaluateConfig") -> None:
         evaluation = score_maps(MapScoreConfig.of(config))
     else:
         evaluation = evaluate_any(config)
-    print(evaluation.table())
+    tell(evaluation.table())
     if config.out:
         write_any(config.out, evaluation)
     if not scores_maps:

@@ -25,6 +25,7 @@ from typing import Annotated, Any
 from shards.errors import InputError, one_line
 from shards.nested import flat
 from shards.roles import OWN_PARTS, Imports, In, MayChange, own_path, roles
+from shards.said import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def note_changes(before: Mapping[str, Any], now: Mapping[str, Any], whose: str) 
 @cache
 def _say_once(text: str) -> None:
     """Say it on standard error; a command may look at a checkpoint several times."""
-    print(f"treeline: {text}", file=sys.stderr, flush=True)
+    say(text)
 
 
 def _module(option: str, name: str) -> ModuleType:

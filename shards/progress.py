@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from shards.foreign_text import visible
+from shards.said import say
+
 Advance = Callable[..., None]
 """advance(count, note=""): report that `count` more is done; the latest `note` is shown."""
 
@@ -52,12 +55,12 @@ def _bar(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[done]}/" + _shown(total, unit, total)[0]),
         TextColumn("{task.fields[rate]}/s"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         shown = _shown(before, unit, total)[0]
@@ -69,7 +72,7 @@ def _bar(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
             done += count
             rate = in_words(done / max(time.monotonic() - start, 1e-9), unit)
             shown = _shown(before + done, unit, total)[0]
-            bar.update(task, advance=count, done=shown, rate=rate, note=note)
+            bar.update(task, advance=count, done=shown, rate=rate, note=visible(note))
 
         yield advance
 
@@ -78,21 +81,21 @@ def _lines(what: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     done, start, note_now = 0, time.monotonic(), ""
     said, said_of = start, -1
 
-    def say() -> None:
+    def show() -> None:
         seconds = max(time.monotonic() - start, 1e-9)
         rate = done / seconds
         left = f", {(total - before - done) / rate:,.0f} s left" if 0 < done < total - before else ""
         of_all = f"{_shown(before + done, unit, total)[0]} of {in_words(total, unit)}"
         line = f"{what}: {of_all}, {in_words(rate, unit)}/s, {seconds:.0f} s{left}"
-        print(line + (f", {note_now}" if note_now else ""), file=sys.stderr, flush=True)
+        say(line + (f", {note_now}" if note_now else ""), of="")
 
     def advance(count: int, note: str = "") -> None:
         nonlocal done, note_now, said, said_of
         done, note_now = done + count, note
         if time.monotonic() - said >= _LINE_SECONDS:
             said, said_of = time.monotonic(), done
-            say()
+            show()
 
     yield advance
     if said_of != done:  # the last line may have come just now
-        say()
+        show()

@@ -146,7 +146,7 @@ class TokenOptions:
     token_store: Annotated[str, Place(fills=True), OF_HEIGHTS] = ""
     """Folder or s3://... of a frozen backbone's tokens, computed once and read instead; default: none."""
     token_dtype: Annotated[Literal["bfloat16", "float16", "float32"], OnlyWith(token_store=Some())] = (
-        "bfloat16"
+        "bfloat16"  # noqa: S105 - no password
     )
     """Data type of the stored tokens: 2, 2 or 4 bytes a number."""
     token_variants: Annotated[Literal[1, 8], OnlyWith(token_store=Some())] = 1

@@ -1,6 +1,5 @@
 """What both demos have in common: an empty folder, and steps one after another."""
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from markupsafe import Markup
 
 from shards.draw.html import Numeral, table
 from shards.errors import InputError
+from shards.said import say
 from shards.storage.objects import check_writable, is_local, local_path
 
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ class Steps:
 
     def do(self, name: str, work: Callable[[], Result]) -> Result:
         """Announce the step, do its work, and note the time it took."""
-        print(f"[{len(self.seconds) + 1}] {name}", file=sys.stderr, flush=True)
+        say(f"[{len(self.seconds) + 1}] {name}", of="")
         start = time.monotonic()
         result = work()
         self.seconds[name] = time.monotonic() - start

@@ -66,7 +66,7 @@ def may_be_there() -> bool:
     if os.environ.get("RAY_ADDRESS") or (loaded and loaded.is_initialized()):
         return True
     # As get_default_system_temp_dir of Ray 2.60.
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - Ray's own
     return Path(folder, CURRENT_CLUSTER).exists()
 
 

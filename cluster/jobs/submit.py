@@ -10,7 +10,6 @@ import asyncio
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from shards.addresses import check_address
 from shards.errors import InputError
 from shards.own_parts import own_paths, own_paths_among
 from shards.roles import OptionsFile, flag_of, roles, with_absolute_places
+from shards.said import say
 from shards.version import COMMIT, commit
 
 PACKAGES = ("shards", "ingest", "trainer", "inference", "cluster")
@@ -68,7 +68,7 @@ def submit(config: SubmitConfig, command: list[str]) -> int:
     """
     job = job_of(command)
     for line in job.own_parts:
-        print(f"treeline: {line}", file=sys.stderr, flush=True)
+        say(line)
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
     check_address(address, "RAY_API_SERVER_ADDRESS", "ray")  # a flag was looked at before
     use_token_if_there_is_one()
@@ -87,12 +87,12 @@ def submit(config: SubmitConfig, command: list[str]) -> int:
             entrypoint=shlex.join(["python", "-m", "cluster.cli", *job.command]),
             runtime_env={"working_dir": folder, "env_vars": {COMMIT: commit()}},
         )
-    print(f"job {name} at {address}", file=sys.stderr)
+    say(f"job {name} at {address}", of="")
     if not config.wait:
         return 0
     asyncio.run(_show_log(client, name))
     status = client.get_job_status(name)
-    print(f"job {name}: {status}", file=sys.stderr)
+    say(f"job {name}: {status}", of="")
     return 0 if status == JobStatus.SUCCEEDED else 1
 
 
@@ -142,4 +142,4 @@ def _copy_packages(folder: Path) -> None:
 
 async def _show_log(client: Any, job: str) -> None:
     async for text in client.tail_job_logs(job):
-        print(text, end="", flush=True)
+        print(text, end="", flush=True)  # noqa: T201 - the job's own log, as it comes

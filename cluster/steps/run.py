@@ -10,7 +10,6 @@ the same command goes on wherever it was stopped.
 """
 
 import shlex
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from cluster.steps.steps_file import Step, StepsFile, read_steps
 from inference.scenes.scene_list import find_scenes, raster_urls
 from shards.errors import InputError
 from shards.roles import Place, roles
+from shards.said import say, tell
 from shards.storage.objects import (
     exists,
     join,
@@ -57,7 +57,7 @@ def run_steps(config: StepsConfig, given: Collection[str]) -> int:
         InputError: the file or a step cannot be used. Nothing is begun if that is known beforehand.
     """
     if config.example:
-        print(example(), end="")
+        print(example(), end="")  # noqa: T201 - a file, to be redirected into one
         return 0
     if not config.file:
         raise InputError(
@@ -76,7 +76,7 @@ def run_steps(config: StepsConfig, given: Collection[str]) -> int:
     if config.dry_run:
         run = Run(file, Records(file.out), config.redo)
         for step, decision in run.decisions():
-            print(f"# {step.name}: {_said(decision)}\n{command_line(step)}")
+            tell(f"# {step.name}: {_said(decision)}\n{command_line(step)}")
         return 0
     with one_writer(file.out, of=RECORDS):
         run = Run(file, Records(file.out), config.redo)
@@ -108,7 +108,7 @@ class Run:
         count = len(self.file.steps)
         for number, step in enumerate(self.file.steps, 1):
             decision = self.decision(step, {})
-            print(f"--- {number} of {count} {step.name}: {_said(decision)}", flush=True)
+            tell(f"--- {number} of {count} {step.name}: {_said(decision)}")
             if decision.action == "skip":
                 continue
             try:
@@ -120,9 +120,9 @@ class Run:
                 error.add_note(f"step {number} of {count}, {step.name}; go on with {self._again}")
                 raise
             if code:
-                print(f"treeline: {step.name} failed; go on with {self._again}", file=sys.stderr)
+                say(f"{step.name} failed; go on with {self._again}")
                 return code
-        print(f"{self.file.out}: all {count} steps are done")
+        tell(f"{self.file.out}: all {count} steps are done")
         return 0
 
     def decision(self, step: Step, decided: dict[str, Decision]) -> Decision:

@@ -7,7 +7,6 @@ embeddings                     inference.embed.embeddings.read_embeddings
 -> distances.json, index.html  inference.distances.page.page_of
 """
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +26,7 @@ from shards.errors import InputError
 from shards.format.manifest import json_bytes
 from shards.progress import Advance, progress
 from shards.roles import flag_of
+from shards.said import say
 from shards.storage.objects import check_writable, join, publish
 from shards.version import made_by_code
 
@@ -61,7 +61,7 @@ def found_distances(config: DistancesConfig) -> list[Found]:
     check_writable(config.out)
     by_tsne = config.tsne and can_tsne()
     if config.tsne and not by_tsne:
-        print(f"treeline: {NEEDS}", file=sys.stderr, flush=True)
+        say(NEEDS)
     units = -(-config.projections // AT_ONCE) * AT_ONCE
     with progress("distances", units * config.draws * PASSES * len(every), "projections") as advance:
         found = [_found(of, errors, config, by_tsne, advance) for of in regions]

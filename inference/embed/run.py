@@ -7,7 +7,6 @@ the encoder, without weights     trainer.model.load_encoder.load_encoder
 -> embeddings.json, last
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +31,7 @@ from shards.format.manifest import json_bytes, read_json, refuse_existing
 from shards.progress import progress
 from shards.raster.finding import Finding, findings_by_url, say_findings
 from shards.roles import differing, flag_of, renewed
+from shards.said import say
 from shards.storage.objects import exists, join, publish, remove_file, remove_unfinished
 from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
@@ -57,7 +57,7 @@ def embed(config: EmbedConfig, engine: Engine | Callable[[], Engine]) -> str:
     loaded = load_encoder(config.checkpoint, config.weights, False, config.trust)
     tiles = open_tiles(config, loaded.encoder.schema)
     if tiles.remark:
-        print(f"treeline: {tiles.remark}", file=sys.stderr, flush=True)
+        say(tiles.remark)
     patch_size = loaded.encoder.patch_size
     check_tile_size(tiles.size, patch_size, config.data or "--tile-size")
     per_part = tiles_per_part(config, (tiles.size // patch_size) ** 2)

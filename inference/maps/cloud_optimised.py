@@ -69,7 +69,9 @@ class Finish:
         """
         command = [sys.executable, "-P", __file__]
         pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-        with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+        with subprocess.Popen(  # noqa: S603 - this file, by this Python
+            command, text=True, **pipes
+        ) as process:  # type: ignore[call-overload]
             try:
                 process.stdin.write(json.dumps(asdict(self)) + "\n")
                 process.stdin.flush()

@@ -9,7 +9,6 @@ maps, in the order of their names       inference.maps.height_map.height_map
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from shards.errors import InputError
 from shards.progress import progress
 from shards.raster.finding import FINDINGS_TAG, Finding, findings_in, noted, noted_by_code
 from shards.raster.opening import HEADERS
+from shards.said import say
 from shards.storage.objects import check_writable, exists, name_of, remove_unfinished
 from shards.storage.one_writer import one_writer
 from shards.storage.patterns import each_file_once
@@ -175,17 +175,17 @@ def plan(config: MosaicConfig) -> Mosaic:
             f"--resolution {config.resolution:g}: spans over {COARSEST:,} pixels of {coarse[0]}; give less"
         )
     if mosaics := [one.map.url for one in maps if MAPS_TAG in one.map.tags]:
-        print(
+        say(
             f"note: {len(mosaics)} of {len(maps)} maps are mosaics (first {mosaics[0]}); each counts as one "
             "map",
-            file=sys.stderr,
+            of="",
         )
     undated = [one.map.url for one in maps if one.map.day is None]
     if undated:
-        print(
+        say(
             f"note: {len(undated)} of {len(maps)} maps have no known day (first {undated[0]}) and count as "
             f"oldest; give the day in a tag {ACQUIRED}, as YYYY-MM-DD",
-            file=sys.stderr,
+            of="",
         )
     return Mosaic(config, grid, extent, maps)
 

@@ -3,7 +3,6 @@
 A map is assembled while an engine predicts blocks of other scenes.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from inference.predict.summary import Summary
 from inference.tiling.windows import Block
 from shards.errors import InputError
 from shards.progress import PIXELS, Advance, progress
+from shards.said import say
 from shards.storage.objects import name_of, remove_file
 
 MEGA = 1e6
@@ -72,11 +72,7 @@ class MapMaking:
             ):
                 complete.append(scene_map)
                 if scene_map.part and scene_map.name in self._entries.made:
-                    print(
-                        f"treeline: {scene_map.url}: is the map of the whole scene already, and stays",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    say(f"{scene_map.url}: is the map of the whole scene already, and stays")
                 continue
             sizes = [block.pixels for block in self._missing_blocks(scene_map)]
             self._missing[scene] = len(sizes)
@@ -153,11 +149,9 @@ class MapMaking:
             return
         self._summary.smaller += 1
         if self._summary.smaller == 1:
-            print(
-                f"treeline: {wanted} windows at a time do not fit into memory; such blocks are computed with "
-                f"{done.batch_size}, and heights differ by 1e-5 m (docs/prediction.md)",
-                file=sys.stderr,
-                flush=True,
+            say(
+                f"{wanted} windows at a time do not fit into memory; such blocks are computed with "
+                f"{done.batch_size}, and heights differ by 1e-5 m (docs/prediction.md)"
             )
 
     def _note(self) -> str:

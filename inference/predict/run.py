@@ -9,7 +9,6 @@ scenes                            inference.scenes.scene_list.find_scenes
 The ledger keeps finished blocks, and finished maps stay: the same command resumes a stopped run.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -44,6 +43,7 @@ from shards.format.statistics import Statistics
 from shards.raster.finding import noted
 from shards.raster.opening import bound_cache
 from shards.roles import flag_of, identity
+from shards.said import say
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import join, name_of, publish, remove_unfinished
 from shards.storage.one_writer import one_writer
@@ -72,7 +72,7 @@ def predict(config: PredictConfig, engine: Engine | Callable[[], Engine]) -> Sum
     job, made_with, statistics = _job(config)
     scenes = find_scenes(config.scenes, config.asset)
     if scenes.remark:
-        print(f"treeline: {scenes.remark}", file=sys.stderr, flush=True)
+        say(scenes.remark)
     targets = Targets(
         {url: join(config.out, map_name(url, job.content.ending)) for url in scenes.urls},
         statistics,
@@ -145,7 +145,7 @@ def _say_findings(maps: list[SceneMap], config: PredictConfig, summary: Summary)
     found = [(scene_map.scene, finding) for scene_map in maps for finding in scene_map.findings]
     lines = noted(found, config.on_mismatch)
     for line in lines:
-        print(f"treeline: {line}", file=sys.stderr, flush=True)
+        say(line)
     if lines:
         recorded = [(scene, finding) for scene, finding in found if finding.is_recorded]
         summary.noted = len({scene for scene, _ in recorded})
@@ -164,12 +164,7 @@ def _say_outside(outside: list[Outside], targets: Targets, none_left: bool) -> N
             f"{targets.wanted}: touches none of {count:,} scenes; {name_of(first.scene)} spans {first.where}"
         )
     shown = ", ".join(name_of(one.scene) for one in outside[:SHOWN]) + ", ..." * (len(outside) > SHOWN)
-    print(
-        f"treeline: {targets.wanted}: touches {count - len(outside):,} of {count:,} scenes; left out: "
-        f"{shown}",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"{targets.wanted}: touches {count - len(outside):,} of {count:,} scenes; left out: {shown}")
 
 
 def _job(config: PredictConfig) -> tuple[MapJob, dict[str, Any], Statistics]:

@@ -5,7 +5,6 @@ least half of it. Heights are rounded to the millimetre, so sums are exact, and 
 or on the order of files.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,6 +25,7 @@ from shards.raster.gdal_advice import declare_nodata
 from shards.raster.grid import WGS84, Grid
 from shards.raster.height_check import MOST_METRES, asked_once, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
+from shards.said import say
 from shards.storage.patterns import each_file_once, expand
 from shards.version import made_by_code
 from trainer.score.evaluation import Evaluation
@@ -62,7 +62,7 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     ]
     found = {url: _findings(grid, layers) for url, grid in grids.items()}
     for note in refuse_or_note(found, config.on_mismatch):
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", of="")
     of_maps = {url: in_tags for url, (_, tags) in headers.items() if (in_tags := findings_in(tags))}
     said = [(url, finding) for url, in_tags in of_maps.items() for finding in in_tags]
     findings = noted_by_code({url: [*found[url], *of_maps.get(url, ())] for url in maps})

@@ -16,6 +16,7 @@ from inference.config import ViewConfig
 from inference.view.plan import plan
 from shards.errors import InputError
 from shards.raster.opening import bound_cache
+from shards.said import tell
 from shards.storage.objects import name_of
 
 HOST = "127.0.0.1"
@@ -55,13 +56,13 @@ def view(config: ViewConfig) -> None:
                 timeout_graceful_shutdown=LAST_SECONDS,
             )
         )
-        print(f"{address}\nonly for this machine; Ctrl-C ends it", flush=True)
+        tell(f"{address}\nonly for this machine; Ctrl-C ends it")
         if config.browser:
             # Some browsers return only when they are closed.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended
             server.run(sockets=[listening])
-        print("stopped")
+        tell("stopped")
 
 
 def _listening(port: int) -> socket.socket:

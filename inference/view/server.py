@@ -8,7 +8,6 @@ its own name point here (DNS rebinding). The page may fetch from nowhere else, b
 import math
 import queue
 import secrets
-import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from inference.view.plan import Plan
 from inference.view.tiles import is_near, tile_grid
 from shards.errors import InputError
 from shards.raster.opening import OpenRasters
+from shards.said import say
 
 AT_ONCE = 4
 """Tiles that are made at a time."""
@@ -170,7 +170,7 @@ def _asked_place(request: Request) -> tuple[float, float]:
 
 def _damaged(request: Request, error: Exception) -> Response:
     """Say which raster cannot be read, here and in the browser."""
-    print(f"treeline: {error}", file=sys.stderr, flush=True)
+    say(error)
     return PlainTextResponse(f"{error}\n", 500)
 
 

@@ -5,7 +5,6 @@ Whatever stops the ingest, the same command resumes it, and the same bytes come 
 dataset is left.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import nullcontext
@@ -32,6 +31,7 @@ from shards.progress import progress
 from shards.raster.finding import FINDINGS, Found, OnMismatch, noted_by_code, say_findings
 from shards.read.dataset import Dataset
 from shards.roles import differing, flag_of
+from shards.said import say
 from shards.storage.objects import (
     check_writable,
     exists,
@@ -283,12 +283,12 @@ def _do_what_is_missing(config: IngestConfig, context: TaskContext, plan: Ingest
     missing = list(_missing(config.out, plan))
     total = sum(shard.rows.size for task in missing for shard in task)
     if done := plan.table.num_rows - total:
-        print(f"ingest: resumes; {done:,} of {plan.table.num_rows:,} chips are done", file=sys.stderr)
+        say(f"ingest: resumes; {done:,} of {plan.table.num_rows:,} chips are done", of="")
     read, refused = 0, Counter[str]()
 
     with progress("ingest", total, "chips") as advance:
 
-        def say(count: int) -> None:
+        def show(count: int) -> None:
             advance(count, f"kept {read - refused.total():,}, rejected {refused.total():,}")
 
         if config.workers:
@@ -296,7 +296,7 @@ def _do_what_is_missing(config: IngestConfig, context: TaskContext, plan: Ingest
 
             for count, reasons in do_on_ray(context, _with_tables(plan, missing), config.workers):
                 read, refused = read + count, refused + reasons
-                say(count)
+                show(count)
             return
 
         unsaid = 0
@@ -306,12 +306,12 @@ def _do_what_is_missing(config: IngestConfig, context: TaskContext, plan: Ingest
             read, unsaid = read + count, unsaid + count
             refused.update(reasons)
             if unsaid >= SAID_EVERY:
-                say(unsaid)
+                show(unsaid)
                 unsaid = 0
 
         for table, task in _with_tables(plan, missing):
             do_task(context, table, task, tell)
-        say(unsaid)
+        show(unsaid)
 
 
 def _missing(out: str, plan: IngestPlan) -> Iterator[ShardTask]:

@@ -2,12 +2,12 @@
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shards.errors import InputError
+from shards.said import say
 from shards.wording import Option, Words, in_python
 
 OnMismatch = Literal["refuse", "note", "ignore"]
@@ -92,7 +92,7 @@ def say_findings(
     """
     for line in refuse_or_note(found, on_mismatch):
         said = in_python(line) if names_arguments else line
-        print(f"{prefix}: {said}", file=sys.stderr, flush=True)
+        say(f"{prefix}: {said}", of="")
 
 
 def findings_in(tags: Mapping[str, str]) -> list[Finding]:

@@ -8,7 +8,6 @@ for batch in dataset.batches(dataset.epoch(chips, seed=0, epoch=3), batch_size=6
 `shards.read.chip_reader` reads epoch after epoch, and resumes.
 """
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from shards.read.read_options import ReadOptions
 from shards.read.row_stream import RowStream
 from shards.read.selection import columns_named, matching
 from shards.read.shard_loader import ShardLoader, unless_changed
+from shards.said import say
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import is_local
 
@@ -241,7 +241,7 @@ class Dataset:
         """Note that a shard is left out, and say so unless it was said before: each epoch tries it again."""
         name = self.manifest.shards[number].name
         if self.bad_shards.get(name) != reason:
-            print(f"treeline: left out a bad shard: {reason}", file=sys.stderr, flush=True)
+            say(f"left out a bad shard: {reason}")
         self.bad_shards[name] = reason
 
     @contextmanager
@@ -261,11 +261,9 @@ class Dataset:
         streams = stream_count(np.sort(self.shard_of(order)))
         if reads_alone(part.world_size, streams):
             return
-        print(
-            f"treeline: {part.world_size} ranks do not divide the {streams} streams of these chips: "
-            "the order is the same, but some bytes are fetched by several ranks",
-            file=sys.stderr,
-            flush=True,
+        say(
+            f"{part.world_size} ranks do not divide the {streams} streams of these chips: "
+            "the order is the same, but some bytes are fetched by several ranks"
         )
 
     def _url_of(self, name: str) -> str:

@@ -18,7 +18,6 @@ import os
 import re
 import stat
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.said import say
 from shards.storage.checksum import checksum
 from shards.storage.objects import is_local, local_path
 
@@ -148,7 +148,7 @@ class DiskCache:
             first = self.not_kept == 1
         if first:
             what = f"{size:,} bytes were not kept ({error.strerror or error})"
-            print(f"treeline: cache {self._folder}: {what}; reading continues", file=sys.stderr, flush=True)
+            say(f"cache {self._folder}: {what}; reading continues")
 
     @contextmanager
     def _lock(self, byte: int) -> Iterator[None]:

@@ -17,7 +17,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
+from shards.said import say
 from shards.storage.s3 import S3FileSystem, Tagged
 
 RENEWED_EVERY = 30.0
@@ -154,11 +154,9 @@ class _Lease:
                 raise self._refused(holder, there)
             if first is None:
                 first, since = there, time.monotonic()
-                print(
-                    f"treeline: {self.folder}: {holder} held this place {unheard:.0f} s ago; waiting for up "
-                    f"to {max(ENDS_AFTER - unheard, 1):.0f} s to see whether it lives",
-                    file=sys.stderr,
-                    flush=True,
+                say(
+                    f"{self.folder}: {holder} held this place {unheard:.0f} s ago; waiting for up "
+                    f"to {max(ENDS_AFTER - unheard, 1):.0f} s to see whether it lives"
                 )
             time.sleep(SETTLED_AFTER)
         raise OSError(f"{self.url}: cannot be written so that it stays; remove it, and run the command again")

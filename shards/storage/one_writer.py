@@ -15,13 +15,13 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from shards.errors import InputError, one_line
+from shards.said import say
 from shards.storage.lease import leased, no_lease
 from shards.storage.objects import check_writable, is_local, join, local_path, missing_folders
 
@@ -94,11 +94,9 @@ def _lock(folder: str, path: Path) -> int | None:
             holder = _said(os.pread(descriptor, 1000, 0))
             os.close(descriptor)
             if error.errno in CANNOT_LOCK:
-                print(
-                    f"treeline: note: {folder}: its file system has no locks ({one_line(error)}); run no "
-                    "second command that writes here",
-                    file=sys.stderr,
-                    flush=True,
+                say(
+                    f"note: {folder}: its file system has no locks ({one_line(error)}); run no "
+                    "second command that writes here"
                 )
                 return None
             if not isinstance(error, BlockingIOError):

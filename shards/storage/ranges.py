@@ -115,7 +115,7 @@ class Fetcher:
                     raise DatasetError(f"{where} cannot be read{tries} ({error})") from error
                 with self._lock:
                     self.retried[name] += 1
-                time.sleep(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
+                time.sleep(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
             except (OSError, botocore.exceptions.BotoCoreError) as error:
                 raise DatasetError(f"{where} cannot be read ({error})") from error
         raise AssertionError("unreachable")

@@ -18,6 +18,7 @@ PURE = {
     "shards.foreign_text",
     "shards.next_step",
     "shards.progress",
+    "shards.said",
     "shards.wording",
 }
 """Rooms that every room may import."""

@@ -5,10 +5,10 @@ A small batch leaves a GPU idle, since launching a step's kernels takes 3 to 23 
 has, so a result depends on it as on the learning rate.
 """
 
-import sys
 from typing import TypeVar
 
 from shards.read.dataset import Dataset
+from shards.said import say
 from trainer.commands.train_tiles import labelled_tiles, labels_of
 from trainer.config import TrainConfig
 from trainer.data.choice import training_chips
@@ -41,11 +41,9 @@ def with_batch_of_device(config: Config, device: Kind, dataset: Dataset) -> Conf
         size = batch_on_gpus(gpus, _each(config, dataset), _chips(config, dataset), on_cpu)
     if size != on_cpu:
         gpus_in_words = f"{gpus} GPUs" if gpus > 1 else "a GPU"
-        print(
-            f"treeline: a batch has {size:,} chips, which suits {gpus_in_words} (on a CPU {on_cpu}). Results "
-            f"depend on it; --batch-size {on_cpu} trains as on a CPU",
-            file=sys.stderr,
-            flush=True,
+        say(
+            f"a batch has {size:,} chips, which suits {gpus_in_words} (on a CPU {on_cpu}). Results "
+            f"depend on it; --batch-size {on_cpu} trains as on a CPU"
         )
     return config.with_options(batch_size=size)
 

@@ -10,7 +10,6 @@
 Results hold no times and no places: the same bytes come out on any number of workers, whatever was stopped.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,6 +24,7 @@ from shards.format.manifest import json_bytes, understood
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import differing, flag_of
+from shards.said import say
 from shards.storage.objects import (
     check_writable,
     exists,
@@ -108,7 +108,7 @@ def _matrix(plan: Plan, datasets: dict[str, Dataset], run_cells: RunCells, devic
         def done(job: CellJob, why: str) -> None:
             if why:
                 failed[job.cell] = why
-                print(f"treeline: cell {job.cell.title}: failed: {why}", file=sys.stderr, flush=True)
+                say(f"cell {job.cell.title}: failed: {why}")
             advance(1, job.cell.title)
 
         run_cells(jobs, config.workers, done)

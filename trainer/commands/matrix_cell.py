@@ -1,6 +1,5 @@
 """One cell of a matrix: a training, and its predictions for the test tiles of all regions. No Ray here."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from shards.errors import DatasetError, InputError, one_line
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
 from shards.roles import own_path
+from shards.said import say
 from shards.storage.objects import join, publish
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train import resumed_fit
@@ -113,7 +113,7 @@ def _trained(job: CellJob) -> dict[str, Any]:
             if job.keep_checkpoint:
                 writer.finish(fit)
     for trouble in dataset.troubles():
-        print(f"treeline: {job.cell.title}: {trouble}", file=sys.stderr, flush=True)
+        say(f"{job.cell.title}: {trouble}")
     best = min(fit.records, key=fit.objective.standing)
     return {"labels": int(np.unique(fit.learning.train_chips).size), "best": best}
 

@@ -1,7 +1,6 @@
 """`treeline pretrain`: what one rank does, from the dataset's URL to checkpoints. No Ray here."""
 
 import os
-import sys
 from collections.abc import Set
 from contextlib import ExitStack
 from typing import Any
@@ -13,6 +12,7 @@ from shards.errors import InputError
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun
+from shards.said import say
 from shards.storage.objects import check_writable, exists, join
 from shards.version import made_by_code
 from trainer.commands.begun import check_resumes
@@ -152,7 +152,7 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
-            print(f"treeline: {_chosen(config, tiles.size)}", file=sys.stderr, flush=True)
+            say(f"{_chosen(config, tiles.size)}")
             total = config.fit.epochs * tiles.size
             advance = stack.enter_context(
                 progress("pretrain", total, fit.objective.learns_from, fit.position.chips)
@@ -161,7 +161,7 @@ def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -
         stack.enter_context(callback)
         fit.run(callback)
     for trouble in dataset.troubles():
-        print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
+        say(f"rank {ranks.rank}: {trouble}")
 
 
 def _chosen(config: PretrainConfig, tiles: int) -> str:

@@ -8,7 +8,6 @@ Trials are compared by the RMSE (metres) on the chips held out in their best epo
 cannot be compared.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import exp, inf, isfinite, log
@@ -24,6 +23,7 @@ from shards.nested import flat
 from shards.own_parts import recorded
 from shards.progress import progress
 from shards.read.dataset import Dataset
+from shards.said import say
 from shards.storage.objects import exists, join, publish
 from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
@@ -254,7 +254,7 @@ def run_trial(
     except FAILURES as error:
         return Ending("failed", f"{type(error).__name__}: {error}")
     for trouble in dataset.troubles():
-        print(f"treeline: {config.out}: {trouble}", file=sys.stderr, flush=True)
+        say(f"{config.out}: {trouble}")
     return Ending("done")
 
 

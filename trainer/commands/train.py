@@ -1,6 +1,5 @@
 """`treeline train`: what one rank does, from the dataset's URL to checkpoints. No Ray here."""
 
-import sys
 from collections.abc import Set
 from contextlib import ExitStack
 
@@ -11,6 +10,7 @@ from shards.nested import flat
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import as_begun, renewed
+from shards.said import say
 from shards.storage.objects import exists, join
 from shards.write.leakage import leakage
 from trainer.commands.too_little_memory import saying_what_to_set
@@ -74,7 +74,7 @@ def with_bands_of_backbone(config: TrainConfig, given: Set[str] | None = None) -
     if is_named or not is_pretrained(model.backbone):
         return config
     bands = pretrained_bands(model.backbone, model.backbone_weights)
-    print(f"treeline: takes the bands of {model.backbone}: {' '.join(bands)}", file=sys.stderr, flush=True)
+    say(f"takes the bands of {model.backbone}: {' '.join(bands)}")
     return config.with_options(bands=bands)
 
 
@@ -88,10 +88,10 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
             callback = StateCallback(notice, states, config.keep.checkpoint_steps)
             kind = fit.objective.learns_from
             if ranks.is_first:
-                print(f"treeline: {_chosen(config, fit.learning, kind)}", file=sys.stderr, flush=True)
+                say(f"{_chosen(config, fit.learning, kind)}")
                 if fit.learning.val_chips.size:
                     said = leakage(dataset.url, dataset.manifest)
-                    print(f"treeline: {said}", file=sys.stderr, flush=True)
+                    say(said)
             read_first(fit)
             if ranks.is_first:
                 total = config.fit.epochs * train_chips.size
@@ -103,7 +103,7 @@ def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None
         if ranks.is_first:
             write_verdict(fit, config.out)
     for trouble in dataset.troubles():
-        print(f"treeline: rank {ranks.rank}: {trouble}", file=sys.stderr, flush=True)
+        say(f"rank {ranks.rank}: {trouble}")
 
 
 def _chosen(config: TrainConfig, learning: Learning, kind: str) -> str:

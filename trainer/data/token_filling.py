@@ -8,7 +8,6 @@
 Files that are there stay, after a kill as well; a run on more chips adds what it needs.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -22,6 +21,7 @@ from torch import Tensor
 from shards.format.manifest import StoredObject, write_json
 from shards.progress import progress
 from shards.read.dataset import Dataset
+from shards.said import say
 from shards.storage.objects import exists, join, publish, read_bytes, sizes_of
 from trainer.data.token_store import MANIFEST, TokenFile, TokenPlan, TokenReader, stored_objects
 from trainer.devices.precision import autocast, computing
@@ -69,11 +69,10 @@ def begin(plan: TokenPlan) -> list[TokenFile]:
     if missing:
         chips, stride = sum(file.chips for file in plan.files), plan.layout.stride
         share = sum(file.chips for file in there) / chips
-        print(
+        say(
             f"token store: {chips:,} chips x {stride:,} bytes = {_size(chips * stride)} at {plan.url}"
             + (f", of which {share:.0%} is there already" if there else ""),
-            file=sys.stderr,
-            flush=True,
+            of="",
         )
         if not listed:  # from now on this place is for these tokens only, even if the work stops here
             write_json(join(plan.url, MANIFEST), plan.manifest({}))

@@ -7,7 +7,6 @@ device = usable("cuda")                                     # a worker, told by 
 
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -15,6 +14,7 @@ from glob import glob
 import torch
 
 from shards.errors import InputError
+from shards.said import say
 from trainer.devices.choice import Computes, Kind, Precision, Wanted, gpus_in_words, on_cpu
 
 TORCH = "2.13.0"
@@ -234,4 +234,4 @@ def _unseen() -> int:
 
 
 def _say(line: str) -> None:
-    print(f"treeline: {line}", file=sys.stderr, flush=True)
+    say(line)

@@ -4,13 +4,13 @@ choice = choose("auto", workers=4, gpus=(2, 2), share=1.0)
 choice.device          for the workers, who look for nothing themselves
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shards.errors import InputError
 from shards.roles import Replaces
+from shards.said import say
 
 Wanted = Literal["auto", "gpu", "cpu"]
 """Values of --device."""
@@ -43,7 +43,7 @@ class Computes:
     def say(self) -> None:
         """Print the remarks, once it is certain that the work begins."""
         for remark in self.remarks:
-            print(f"treeline: {remark}", file=sys.stderr, flush=True)
+            say(remark)
 
 
 IN_FLOAT32 = Computes("float32")

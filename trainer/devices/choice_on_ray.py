@@ -1,9 +1,9 @@
 """The device of Ray workers, decided in the driver from what the cluster has."""
 
-import sys
 from dataclasses import replace
 
 from shards.errors import InputError
+from shards.said import say
 from trainer.devices.choice import Choice, Computes, Precision, Wanted, choose, on_cpu
 
 
@@ -28,7 +28,7 @@ def chosen_on_ray(
     with_gpus = {name: count for name, count in of_nodes.items() if count}
     choice = choose(wanted, workers, tuple(with_gpus.values()), share)
     if choice.remark:
-        print(f"treeline: {choice.remark}", file=sys.stderr, flush=True)
+        say(choice.remark)
     computes = _look_at(list(with_gpus), precision) if choice.device == "cuda" else on_cpu(precision)
     return replace(choice, computes=computes)
 

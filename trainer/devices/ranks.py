@@ -1,6 +1,5 @@
 """The processes that train together, each a rank; most code needs to know only its own."""
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from torch.futures import Future
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from shards.said import say
 from trainer.devices.choice import Precision
 from trainer.devices.clock import COMMUNICATION, Clock
 from trainer.devices.sharding import Blocks, shard
@@ -128,13 +128,13 @@ class Ranks:
         """
         if self.world_size == 1:
             if blocks is not None:
-                print(WHOLE_ON_ONE, file=sys.stderr, flush=True)
+                say(WHOLE_ON_ONE, of="")
             return module
         if any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
             if self.device.type == "cuda":
                 SyncBatchNorm.convert_sync_batchnorm(module)
             elif self.is_first and blocks is None:
-                print(BATCH_NORM_APART, file=sys.stderr, flush=True)
+                say(BATCH_NORM_APART, of="")
         if blocks is not None:
             shard(module, blocks, self.device, precision)
             return module

@@ -1,6 +1,5 @@
 """Chips that are scored by `treeline evaluate`: whether they fit the checkpoint, and what is said of them."""
 
-import sys
 from typing import Any
 
 from shards.errors import InputError
@@ -8,6 +7,7 @@ from shards.format.band_values import difference
 from shards.format.schema import Schema
 from shards.read.dataset import Dataset
 from shards.read.order import Chips
+from shards.said import say
 from shards.version import made_by_code
 from shards.write.leakage import leakage
 from trainer.config import EvaluateConfig
@@ -68,10 +68,10 @@ def about_scores(
         precision: precision in which they were predicted.
     """
     for trouble in dataset.troubles():
-        print(f"treeline: {trouble}", file=sys.stderr, flush=True)
+        say(trouble)
     if config.split in ("val", "test"):
         said = leakage(dataset.url, dataset.manifest)
-        print(f"treeline: {config.data}: {said}", file=sys.stderr, flush=True)
+        say(f"{config.data}: {said}")
     return {
         "checkpoint": config.checkpoint,
         "checkpoint_fingerprint": fingerprint,

@@ -3,12 +3,11 @@
 fits(block_bytes(backbone, precision), device)
 """
 
-import sys
-
 import torch
 from torch import nn
 from transformers import DINOv3ViTModel
 
+from shards.said import say
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS
 
@@ -41,11 +40,9 @@ def fits(needed: int, device: torch.device) -> bool:
     if free is None or needed <= MOST_SHARE * free:
         return True
     seconds = needed / BUS_BYTES
-    print(
-        f"treeline: the backbone's blocks take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free on "
+    say(
+        f"the backbone's blocks take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free on "
         f"{device}: they stay on the host, and each batch copies them there one by one, which takes "
-        f"{seconds:,.1f} s over PCIe 4.0, so larger batches pay",
-        file=sys.stderr,
-        flush=True,
+        f"{seconds:,.1f} s over PCIe 4.0, so larger batches pay"
     )
     return False

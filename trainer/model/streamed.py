@@ -8,7 +8,6 @@ copies without a stream. Operations and their order are those of a backbone that
 the bits.
 """
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
+from shards.said import say
 from trainer.weights.weights_file import release
 
 UNPINNED = (
@@ -79,7 +79,7 @@ class _Stream:
         on_gpu = device.type == "cuda"
         self._blocks = [_Packed(block) for block in blocks]
         if on_gpu and not all(map(_pinned, self._blocks)):
-            print(UNPINNED, file=sys.stderr, flush=True)
+            say(UNPINNED, of="")
         most = max(block.bytes for block in self._blocks)
         self.slots = [torch.empty(most, dtype=torch.uint8, device=device) for _ in range(2)]
         self._views = [[block.views(slot_N) for slot_N in self.slots] for block in self._blocks]

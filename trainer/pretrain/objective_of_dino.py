@@ -1,6 +1,5 @@
 """Self-distillation as an objective of the training loop."""
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
+from shards.said import say
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey, is_whole_batch, part_of
 from trainer.devices.precision import in_precision
@@ -271,7 +271,7 @@ class DinoObjective(TileObjective):
                 model.patch_centre_K.copy_(torch.where(hides_some, centre_K, model.patch_centre_K))
         warning = self.watch.after_step(self.health_sums.health(sums, model.centre_K))
         if warning and self.learning.ranks.is_first:
-            print(f"treeline: {warning}", file=sys.stderr, flush=True)
+            say(warning)
 
     def trained(self, sums_K: Tensor) -> Numbers:
         """See Objective: the signs of a collapse, over the epoch."""

@@ -15,7 +15,6 @@ MLFLOW_TRACKING_TOKEN), as does the experiment's name (MLFLOW_EXPERIMENT_NAME; d
 import importlib.util
 import json
 import os
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 from shards.addresses import check_address
 from shards.errors import InputError, one_line
 from shards.format.manifest import read_json, understood
+from shards.said import say
 from shards.storage.objects import exists, join, publish
 
 RUN = "mlflow.json"
@@ -115,11 +115,7 @@ class MlflowLog:
             if not self._warned:
                 self._warned = True
                 why = one_line(error)
-                print(
-                    f"treeline: MLflow at {self._uri} cannot be reached; training continues: {why[:300]}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"MLflow at {self._uri} cannot be reached; training continues: {why[:300]}")
 
     def _send(self, status: str) -> None:
         """Send everything that is unsent, and the run's status."""

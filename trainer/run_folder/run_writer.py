@@ -14,7 +14,6 @@ Each object is written whole or not at all, and checkpoints.json names a checkpo
 """
 
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from shards.nested import flat
 from shards.own_parts import recorded
 from shards.progress import Advance
 from shards.read.dataset import Dataset
+from shards.said import say
 from shards.storage.objects import (
     exists,
     find_files,
@@ -201,7 +201,7 @@ class RunWriter(StateCallback):
             nbytes = sizes_of(self._out)[fit.model.apart.file]
             if len(referring) * nbytes > LARGE_BYTES:
                 size = f"{len(referring)} x {nbytes / 1e9:,.1f} GB"
-                print(f"treeline: makes its checkpoints whole ({size})", file=sys.stderr, flush=True)
+                say(f"makes its checkpoints whole ({size})")
         refused = list[InputError]()
         for folder in referring:
             remove_unfinished(join(self._out, folder))
@@ -218,11 +218,11 @@ class RunWriter(StateCallback):
 
         An open progress bar stays below them.
         """
-        print(line, file=sys.stderr, flush=True)
+        say(line, of="")
         slow = slow_end(rate, epoch, self._options.data, self._options.resolved)
         if slow and seconds > SLOW_SECONDS and slow.what not in self._said:
             self._said.add(slow.what)
-            print(f"treeline: {slow.what} is slow: {slow.why}", file=sys.stderr, flush=True)
+            say(f"{slow.what} is slow: {slow.why}")
 
     def _draw(self, fit: Fit, epoch: int) -> None:
         """Log a panel of sample chips, and histograms of the values in it."""

@@ -1,11 +1,11 @@
 """Checkpoints of a run, as its checkpoints.json names them: the last one, and the best ones, best first."""
 
-import sys
 from dataclasses import dataclass
 from functools import cache
 
 from shards.errors import InputError
 from shards.format.manifest import read_json, understood
+from shards.said import say
 from shards.storage.objects import exists, join
 
 CHECKPOINTS = "checkpoints.json"
@@ -82,4 +82,4 @@ def read_run_checkpoints(run: str) -> RunCheckpoints | None:
 @cache
 def _say_once(text: str) -> None:
     """Say it on standard error; a command looks at its checkpoint several times."""
-    print(f"treeline: {text}", file=sys.stderr, flush=True)
+    say(text)
