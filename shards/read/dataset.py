@@ -45,6 +45,7 @@ from shards.read.selection import columns_named, matching
 from shards.read.shard_loader import ShardLoader, unless_changed
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import is_local
+from shards.storage.typed_json import shown
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,16 @@ class Dataset:
             raise InputError(
                 f"{self.url}: no statistics, since no chip is in the training split or none has valid pixels"
             )
-        return Statistics.from_json(values)
+        url = self._url_of(STATISTICS)
+        statistics = Statistics.from_json(values, url)
+        if tuple(statistics.bands) != self.schema.all_bands or bool(statistics.height) != bool(
+            self.schema.label
+        ):
+            raise InputError(
+                f"{url}: has statistics of {shown(list(statistics.bands))}, not of the schema's bands and "
+                "label; copy it again"
+            )
+        return statistics
 
     @cached_property
     def index(self) -> Any:

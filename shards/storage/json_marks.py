@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 
 class Mark(Protocol):
@@ -31,6 +31,26 @@ class AtLeast:
     def accepts(self, value: Any) -> bool:
         """Compare a number."""
         return bool(value >= self.low)
+
+
+@dataclass(frozen=True)
+class Above:
+    """A number must be larger than this."""
+
+    low: float
+
+    @property
+    def words(self) -> str:
+        """Say what is wanted."""
+        return f"above {self.low:,}"
+
+    def accepts(self, value: Any) -> bool:
+        """Compare a number."""
+        return bool(value > self.low)
+
+
+Positive = Annotated[float, Above(0)]
+"""A number above 0."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +108,15 @@ class NotFinite:
     def accepts(self, value: Any) -> bool:
         """Accept any number."""
         return True
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """A field whose form in the file is another type than its own."""
+
+    form: Any
+    """Type that is read first."""
+    make: Callable[[Any, Any], Any]
+    """make(read, plain): return the field's value, from what was read and from the plain JSON values."""
+    strict: bool = True
+    """Whether unknown names are refused within it."""

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, ge
 from typing import get_type_hints as hints_of
 
 from shards.errors import InputError, one_line
-from shards.storage.json_marks import NotFinite
+from shards.storage.json_marks import NotFinite, StoredAs
 from shards.storage.json_text import COPY_AGAIN, all_finite, parsed, read_json_bytes
 
 Kind = TypeVar("Kind")
@@ -63,7 +63,9 @@ def read_typed(url: str, kind: type[Kind], cure: str = COPY_AGAIN, strict: bool 
     return typed(parsed(read_json_bytes(url), url, cure), kind, url, cure, strict)
 
 
-def typed(values: Any, kind: type[Kind], where: str, cure: str = COPY_AGAIN, strict: bool = True) -> Kind:
+def typed(
+    values: Any, kind: type[Kind] | Any, where: str, cure: str = COPY_AGAIN, strict: bool = True
+) -> Kind:
     """Make a `kind` of plain JSON values.
 
     Args:
@@ -113,16 +115,20 @@ def _reader(kind: Any, strict: bool) -> _Reader:
         return _union([_reader(one, strict) for one in arguments])
     if kind in _PLAIN:
         return _PLAIN[kind]
-    if origin is tuple and arguments[-1] is not ...:
+    if origin is tuple and (not arguments or arguments[-1] is not ...):
         return _Reader(f"a list of {len(arguments)}", _of_tuple([_reader(one, strict) for one in arguments]))
     if origin in (list, tuple, Sequence):
         return _Reader("a list", _of_list(_reader(arguments[0], strict), list if origin is list else tuple))
-    if origin in (dict, Mapping) and arguments[0] is str:
-        return _Reader("an object", _of_dict(_reader(arguments[1], strict)))
+    if origin in (dict, Mapping):
+        return _Reader("an object", _of_dict(_reader(arguments[0], strict), _reader(arguments[1], strict)))
     raise TypeError(f"{kind}: no type of a field that JSON is read into")
 
 
 def _marked(kind: Any, marks: tuple[Any, ...], strict: bool) -> _Reader:
+    for mark in marks:
+        if isinstance(mark, StoredAs):
+            form = _reader(mark.form, strict and mark.strict)
+            return _Reader(form.words, _of_form(form, mark))
     demands = [mark for mark in marks if hasattr(mark, "accepts")]
     plain = _reader(kind, strict)
     if any(isinstance(mark, NotFinite) for mark in demands):
@@ -139,6 +145,17 @@ def _marked(kind: Any, marks: tuple[Any, ...], strict: bool) -> _Reader:
         raise _wrong(value, words)
 
     return _Reader(words, read) if demands else plain
+
+
+def _of_form(form: _Reader, mark: StoredAs) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        made = form.read(value)
+        try:
+            return mark.make(made, value)
+        except InputError as error:
+            raise _WrongError(f": {error}") from error
+
+    return read
 
 
 def _whole(value: Any) -> Any:
@@ -262,12 +279,12 @@ def _of_tuple(items: Sequence[_Reader]) -> Callable[[Any], Any]:
     return read
 
 
-def _of_dict(item: _Reader) -> Callable[[Any], Any]:
+def _of_dict(key: _Reader, item: _Reader) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         made: dict[str, Any] = {}
         for name, one in _object(value).items():
             try:
-                made[_text(name)] = item.read(one)
+                made[key.read(name)] = item.read(one)
             except _WrongError as error:
                 raise error.within(f"[{shown(name)}]") from error
         return made
@@ -276,13 +293,18 @@ def _of_dict(item: _Reader) -> Callable[[Any], Any]:
 
 
 def _of_dataclass(kind: Any, strict: bool) -> Callable[[Any], Any]:
-    hints = hints_of(kind, include_extras=True)
     own = [field for field in fields(kind) if field.init]
-    readers = {field.name: _reader(hints[field.name], strict) for field in own}
+
+    @cache
+    def readers_of_fields() -> dict[str, _Reader]:  # when needed: a type may contain itself
+        hints = hints_of(kind, include_extras=True)
+        return {field.name: _reader(hints[field.name], strict) for field in own}
+
     needed = [f.name for f in own if f.default is MISSING and f.default_factory is MISSING]
 
     def read(value: Any) -> Any:
         made: dict[str, Any] = {}
+        readers = readers_of_fields()
         for name, one in _object(value).items():
             if name not in readers:
                 if strict and not (isinstance(one, dict) and one.get("must_understand") is False):
