@@ -30,6 +30,7 @@ from cluster.steps.steps_file import Step, StepsFile, read_steps
 from inference.scenes.scene_list import find_scenes, raster_urls
 from shards.errors import InputError
 from shards.roles import Place, roles
+from shards.storage.inside import check_inside
 from shards.storage.objects import (
     exists,
     join,
@@ -259,6 +260,7 @@ class Run:
             )
         record = replace(record, files={name: record.files.get(name, "") for name in names})
         self.records.keep(step.name, replace(record, state="being removed"))
+        check_inside(step.place, *filter(None, record.files))
         for name in record.files:
             remove_file(join(step.place, name) if name else step.place)
         remove_empty_folders(step.place)

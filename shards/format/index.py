@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetError, InputError, one_line
 from shards.format.manifest import StoredObject
 from shards.format.missing import missing_pixels
 from shards.format.schema import ORIGIN, Chip, Schema
 from shards.storage.checksum import chip_checksum
+from shards.storage.limits import PARQUET_BYTES
 from shards.storage.objects import read_bytes
 
 INDEX_SCHEMA = pa.schema(
@@ -129,11 +130,23 @@ def percentile_95(values: NDArray[np.float32], mean: float) -> float:
     return float(low + (high - low) * (place - int(place)))
 
 
-def read_table(url: str, expected: StoredObject | None = None, columns: Sequence[str] | None = None) -> Any:
+def read_table(
+    url: str,
+    expected: StoredObject | None = None,
+    columns: Sequence[str] | None = None,
+    rows: int | None = None,
+) -> Any:
     """Read the parquet file at `url`, or some of its columns, as a pyarrow table.
 
+    Args:
+        url: the file.
+        expected: the file that it must be.
+        columns: names of the columns; None: all.
+        rows: number of rows that it must have; None: any.
+
     Raises:
-        DatasetError: the file is damaged, or is not the `expected` one.
+        DatasetError: the file is damaged, has other rows or columns, or is not the `expected` one.
+        InputError: it is larger than the limit.
     """
     try:
         data = read_bytes(url)
@@ -143,6 +156,27 @@ def read_table(url: str, expected: StoredObject | None = None, columns: Sequence
         expected.check(url, data)
     try:
         # Not pq.read_table: its threads may outlive the interpreter, and then abort a finished program.
-        return pq.ParquetFile(pa.BufferReader(data)).read(None if columns is None else list(columns))
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_footer(url, file.metadata, rows)
+        missing = set(columns or ()) - set(file.schema_arrow.names)
+        if missing:
+            raise DatasetError(f"{url}: has no column {', '.join(sorted(missing))}; copy it again")
+        return file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{url}: is damaged; copy it again ({error})") from error
+        raise DatasetError(f"{url}: is damaged; copy it again ({one_line(error)[:200]})") from error
+
+
+def _check_footer(url: str, footer: Any, rows: int | None) -> None:
+    """Compare what the footer says, the end of the file, before what it describes is unpacked."""
+    if rows is not None and footer.num_rows != rows:
+        raise DatasetError(f"{url}: {footer.num_rows:,} rows for {rows:,} chips")
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    nbytes = 0
+    for group in groups:
+        for place in range(group.num_columns):
+            column = group.column(place)
+            nbytes += column.total_uncompressed_size
+            # A page cannot be smaller than its header says, or larger than the whole column.
+            if not 0 <= column.total_uncompressed_size < 1 << 40:
+                raise DatasetError(f"{url}: is damaged; copy it again")
+    PARQUET_BYTES.check(url, nbytes)

@@ -53,6 +53,7 @@ SHARD_NAME = re.compile(
     rf"(mixed/from-)?({'|'.join(SPLITS)})(/\d{{6,18}}\.tar|\.zarr/(image|height)/c/\d{{1,18}}(/0)+)"
 )
 """Names of the objects of shards that Treeline wrote."""
+ZARR_METADATA = re.compile(rf"({'|'.join(SPLITS)})\.zarr/((image|height)/)?zarr\.json")
 Split = Annotated[str, Checked(partial(check_name, allowed=SPLITS))]
 """One of SPLITS."""
 WITHOUT_CHIPS = "without_chips"
@@ -136,6 +137,7 @@ class MadeBy:
     findings: dict[str, list[str]] = field(default_factory=dict)
     request: str = ""
     plan: str = ""
+    own_parts: dict[str, Any] = field(default_factory=dict)
     without_chips: list[Annotated[str, Checked(check_name)]] = field(default_factory=list)
     before: "MadeBy | None" = None
     """How the dataset was made before chips were added."""
@@ -186,6 +188,17 @@ class Manifest:
         for name in FILES:
             if name not in self.files:
                 raise InputError(f"files has no {name}")
+        for name, stored in self.files.items():
+            stem, _, ending = name.rpartition(".")
+            own = (
+                rf"{re.escape(stem)}(\.\d{{1,18}})?\.{ending}"
+                if name in FILES
+                else rf"(mixed/from-)?{re.escape(name)}"
+            )
+            if not (name in FILES or ZARR_METADATA.fullmatch(name)) or not re.fullmatch(own, stored.name):
+                raise InputError(
+                    f"files[{shown(name)}] is called {shown(stored.name)}, which is no name of this file"
+                )
         objects = 1 + bool(self.schema.label) if self.shard_format == "zarr" else 1
         chip_bytes = self.schema.chip_bytes
         for number, shard in enumerate(self.shards):

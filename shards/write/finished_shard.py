@@ -24,6 +24,7 @@ from shards.format.schema import Chip, Schema
 from shards.format.statistics import Counts
 from shards.format.tar import pack
 from shards.storage.checksum import content_checksum
+from shards.storage.inside import check_inside
 from shards.storage.json_text import parsed
 from shards.storage.limits import Limit
 from shards.storage.objects import Bytes, join, publish
@@ -144,6 +145,7 @@ def write_shard(
         }
     else:
         objects = {tar_name(split, number): pack(chips, schema).data}
+    check_inside(url, *objects)
     for stored, data in objects.items():
         publish(join(url, stored), data)
     return [StoredObject.of(stored, np.frombuffer(data, np.uint8)) for stored, data in objects.items()]
