@@ -13,8 +13,10 @@ from shards.storage.typed_json import read_typed
 from shards.version import made_by_code
 
 RECORDS = "steps.json"
-CURE = "copy it again, or delete it: then the command of each step decides what to do about results that are "
+CURE = (
+    "copy it again, or delete it: then the command of each step decides what to do about results that are "
     "there"
+)
 State = Literal["begun", "done", "being removed"]
 Name = Annotated[str, Checked(check_name_or_empty)]
 """Name of a file below a step's place: it may be removed; "" is the place itself."""
