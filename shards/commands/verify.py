@@ -37,6 +37,7 @@ from shards.storage.limits import CHIPS
 from shards.storage.objects import exists, find_files, join, read_bytes
 from shards.storage.typed_json import shown
 from shards.write.assembly import split_checksum
+from shards.write.split_rule import SplitRule
 
 Problems = list[str]
 
@@ -110,6 +111,11 @@ def _of_manifest(dataset: Dataset) -> Iterator[str]:
     except (DatasetError, InputError) as error:
         yield str(error)
         return
+    if manifest.split_rule:
+        try:
+            SplitRule.from_json(manifest.split_rule, f"{where}: split_rule")
+        except InputError as error:
+            yield str(error)
     found = Counter(index["split"].to_pylist())
     for split in sorted({*manifest.splits, *found}):
         if manifest.samples(split) != found[split]:

@@ -361,7 +361,7 @@ def read_manifest(url: str) -> Manifest:
     where = join(url, MANIFEST)
     values = read_json(where)
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
-        found = f"{values.get('format')} {values.get('version')}"
+        found = f"{shown(values.get('format'))} {shown(values.get('version'))}"
         raise InputError(f"{where}: dataset format {found} is not {FORMAT} {VERSION}; ingest it again")
     missing = [name for name in _PARTS if name not in values]
     if missing:

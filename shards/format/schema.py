@@ -12,7 +12,7 @@ from shards.errors import InputError
 from shards.format.derived import DerivedBand, check_derived, check_numbers, numbers_of_bands
 from shards.format.histogram import DROPPED_BITS, HEIGHT
 from shards.format.missing import NODATA
-from shards.storage.json_marks import AtLeast, Between, Matching, NotFinite, Positive
+from shards.storage.json_marks import AtLeast, Between, Matching, NotFinite, OneOf, Positive
 from shards.storage.limits import CHIP_BYTES
 from shards.storage.typed_json import typed
 
@@ -213,7 +213,7 @@ class StoredSchema:
     """A schema as JSON has it."""
 
     bands: tuple[str, ...]
-    dtype: str = Schema.dtype
+    dtype: Annotated[str, OneOf(DTYPES)] = Schema.dtype
     nodata: Annotated[float, NotFinite()] | None = Schema.nodata
     chip_size: Annotated[int, Between(1, 1 << 20)] = Schema.chip_size
     pixel_size: float = Schema.pixel_size

@@ -87,6 +87,22 @@ HEXADECIMAL = Matching("[0-9a-f]{16}", "of sixteen hexadecimal digits")
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """A text must be one of these."""
+
+    allowed: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """Say what is wanted."""
+        return f"out of {', '.join(self.allowed)}"
+
+    def accepts(self, value: Any) -> bool:
+        """Compare a text."""
+        return value in self.allowed
+
+
+@dataclass(frozen=True)
 class Checked:
     """A value must pass a function that raises InputError."""
 
