@@ -271,7 +271,7 @@ def _saved(folder: str) -> list[str]:
             check_name(name)
     except InputError as error:
         raise InputError(f"{state}: {error}; save the data again") from error
-    return [join(folder, name) for name in names]
+    return [join(folder, str(name)) for name in names]
 
 
 def _listed(url: str, name: str) -> list[Any]:

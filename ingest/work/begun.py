@@ -13,7 +13,7 @@ from shards.own_parts import note_changes, recorded
 from shards.roles import as_begun, renewed
 from shards.storage.json_marks import HEXADECIMAL, AtLeast
 from shards.storage.objects import exists, join
-from shards.storage.typed_json import read_typed, typed
+from shards.storage.typed_json import read_typed, typed_as
 
 PLAN = f"{JOURNAL}/plan.json"
 """Description of what an unfinished ingest makes."""
@@ -68,7 +68,7 @@ def _check_options(config: IngestConfig, begun: dict[str, Any]) -> None:
     options = options_of(type(config))
     for name, value in renewed(type(config), begun).items():
         if name in options:
-            typed(value, options[name].kind, f"{config.out}: recorded option {name}", CURE)
+            typed_as(value, options[name].kind, f"{config.out}: recorded option {name}", CURE)
 
 
 def _record(config: IngestConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from shards.format.manifest import StoredObject
 from shards.format.missing import missing_pixels
 from shards.format.schema import ORIGIN, Chip, Schema
 from shards.storage.checksum import chip_checksum
-from shards.storage.limits import PARQUET_BYTES
+from shards.storage.limits import PARQUET_BYTES, TABLE_BYTES
 from shards.storage.objects import read_bytes
 
 INDEX_SCHEMA = pa.schema(
@@ -53,6 +53,9 @@ INDEX_SCHEMA = pa.schema(
 """
 
 ATTRIBUTE_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+
+ROW_BYTES = 4096
+"""Most bytes of a row of an index, on average and unpacked: ten times those of the usual ones."""
 
 REJECTED_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
@@ -179,4 +182,7 @@ def _check_footer(url: str, footer: Any, rows: int | None) -> None:
             # A page cannot be smaller than its header says, or larger than the whole column.
             if not 0 <= column.total_uncompressed_size < 1 << 40:
                 raise DatasetError(f"{url}: is damaged; copy it again")
-    PARQUET_BYTES.check(url, nbytes)
+    if rows is None:
+        PARQUET_BYTES.check(url, nbytes)
+    else:
+        TABLE_BYTES.check(url, nbytes - ROW_BYTES * rows)

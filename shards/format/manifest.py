@@ -29,7 +29,7 @@ from shards.errors import DatasetError, InputError, one_line
 from shards.format.path_names import check_name
 from shards.format.schema import Schema, StoredSchema, schema_of
 from shards.storage.checksum import hexadecimal
-from shards.storage.json_marks import HEXADECIMAL, AtLeast, Checked, Matching, StoredAs
+from shards.storage.json_marks import HEXADECIMAL, AtLeast, Checked, Matching, OneOf, StoredAs
 from shards.storage.json_text import parsed, read_json_bytes
 from shards.storage.limits import CHIPS, SHARD_BYTES
 from shards.storage.objects import exists, join, publish, read_bytes
@@ -59,7 +59,7 @@ Split = Annotated[str, Checked(partial(check_name, allowed=SPLITS))]
 WITHOUT_CHIPS = "without_chips"
 """Entry of `Manifest.made_by`: names of foreign tars from which no chip was kept."""
 
-AttributeType = Literal["string", "int64", "float64", "bool"]
+AttributeType = Annotated[str, OneOf(("string", "int64", "float64", "bool"))]
 """Type of a further column of the index."""
 ShardFormat = Literal["tar", "zarr", "webdataset"]
 """Format of the shards. tar: equal rows, see shards.format.tar; zarr: see shards.format.zarr_v3; webdataset:

@@ -63,6 +63,6 @@ CHIP_BYTES = Limit("TREELINE_MAX_CHIP_BYTES", 256 << 20, "bytes in a chip")
 SHARD_BYTES = Limit("TREELINE_MAX_SHARD_BYTES", 8 << 30, "bytes in a shard, unpacked")
 """Shards are mapped, or unpacked whole."""
 PARQUET_BYTES = Limit("TREELINE_MAX_PARQUET_BYTES", 2 << 30, "bytes of a Parquet file, unpacked")
-"""An index takes some 200 bytes a chip."""
+TABLE_BYTES = Limit("TREELINE_MAX_TABLE_BYTES", 64 << 20, "bytes of a table beyond 4 KiB a row, unpacked")
 COUNTS_BYTES = Limit("TREELINE_MAX_COUNTS_BYTES", 128 << 20, "bytes of counts, unpacked")
 """Counts of pixel values by source and sensor: about 0.5 MB for each band."""

@@ -20,7 +20,7 @@ import math
 import re
 import reprlib
 import types
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
@@ -63,14 +63,12 @@ def read_typed(url: str, kind: type[Kind], cure: str = COPY_AGAIN, strict: bool 
     return typed(parsed(read_json_bytes(url), url, cure), kind, url, cure, strict)
 
 
-def typed(
-    values: Any, kind: type[Kind] | Any, where: str, cure: str = COPY_AGAIN, strict: bool = True
-) -> Kind:
+def typed(values: Any, kind: type[Kind], where: str, cure: str = COPY_AGAIN, strict: bool = True) -> Kind:
     """Make a `kind` of plain JSON values.
 
     Args:
         values: what `json_text.parsed` returned.
-        kind: a dataclass, or any type that fields may have.
+        kind: a dataclass.
         where: file, for messages.
         cure: what to do, for messages.
         strict: whether names that the dataclasses do not have are refused; otherwise they are passed over.
@@ -78,9 +76,13 @@ def typed(
     Raises:
         InputError: in one line, which value is not what it must be.
     """
+    return cast(Kind, typed_as(values, kind, where, cure, strict))
+
+
+def typed_as(values: Any, kind: Any, where: str, cure: str = COPY_AGAIN, strict: bool = True) -> Any:
+    """Make a value of any type that fields may have, such as `int | None`; see `typed`."""
     try:
-        made: Kind = _reader(cast(Hashable, kind), strict).read(values)
-        return made
+        return _reader(kind, strict).read(values)
     except _WrongError as error:
         place = "".join(reversed(error.places)).removeprefix(".")
         text = str(error)
@@ -141,7 +143,7 @@ def _marked(kind: Any, marks: tuple[Any, ...], strict: bool) -> _Reader:
             if all(mark.accepts(made) for mark in demands):
                 return made
         except InputError as error:
-            raise _WrongError(f"is {shown(value)}: {error}") from error
+            raise _WrongError(f": {error}") from error
         raise _wrong(value, words)
 
     return _Reader(words, read) if demands else plain

@@ -28,7 +28,7 @@ from shards.storage.inside import check_inside
 from shards.storage.json_text import parsed
 from shards.storage.limits import Limit
 from shards.storage.objects import Bytes, join, publish
-from shards.storage.typed_json import typed
+from shards.storage.typed_json import typed_as
 
 START_OVER = "delete it and run again"
 ZIP_BYTES = Limit("TREELINE_MAX_PART_BYTES", 1 << 30, "bytes in a part, unpacked")
@@ -73,7 +73,7 @@ class FinishedShard:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:  # checks the CRC-32 of what it reads
                 ZIP_BYTES.check(where, sum(entry.file_size for entry in archive.infolist()))
                 plain = parsed(archive.read("shard.json"), f"{where}: shard.json", START_OVER)
-                shard = typed(plain, Shard | None, f"{where}: shard.json", START_OVER)
+                shard = typed_as(plain, Shard | None, f"{where}: shard.json", START_OVER)
                 index, rejected = (
                     pa.ipc.open_stream(archive.read(f"{name}.arrow")).read_all()
                     for name in ("index", "rejected")

@@ -36,7 +36,7 @@ from shards.storage.checksum import hexadecimal
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import exists, is_local, join, local_path
 from shards.storage.ranges import Fetcher
-from shards.storage.typed_json import typed
+from shards.storage.typed_json import typed_as
 from trainer.data.choice import training_chips
 from trainer.decoders.features import Features
 from trainer.devices.choice import Precision
@@ -256,7 +256,7 @@ def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
             "--token-store, or delete it first"
         )
     cure = "choose another --token-store, or delete it first"
-    objects = typed(values.get("objects"), tuple[StoredObject, ...], f"{where}: objects", cure)
+    objects = typed_as(values.get("objects"), tuple[StoredObject, ...], f"{where}: objects", cure)
     return {stored.name: stored for stored in objects}
 
 
