@@ -259,8 +259,7 @@ def _refuse_missing(plan: IngestPlan) -> None:
 
 def _unfinished(out: str) -> str:
     """Return the fingerprint of the plan of an unfinished ingest; "" if there is none."""
-    url = join(out, PLAN)
-    if not exists(url):
+    if not exists(join(out, PLAN)):
         return ""
     try:
         return read_begun(out).fingerprint

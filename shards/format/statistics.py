@@ -171,7 +171,7 @@ class Counts:
 class _Groups:
     """What counts.npz has as JSON."""
 
-    groups: tuple[tuple[str | None, str | None], ...]
+    groups: tuple[tuple[str, str], ...]
     firsts: tuple[tuple[Annotated[int, Between(-(1 << 24), 1 << 24)], ...], ...]
     """Level of each histogram's first count. Levels of all types are within 24 bits."""
 
