@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -164,9 +165,32 @@ def read_table(
         missing = set(columns or ()) - set(file.schema_arrow.names)
         if missing:
             raise DatasetError(f"{url}: has no column {', '.join(sorted(missing))}; copy it again")
+        if rows is not None:
+            _check_texts(url, data, file, set(columns or file.schema_arrow.names))
         return file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{url}: is damaged; copy it again ({one_line(error)[:200]})") from error
+
+
+_TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def _check_texts(url: str, data: bytes, file: Any, columns: set[str]) -> None:
+    """Compare the length of texts with the limit: a long one may be stored once and stand in every row."""
+    footer, rows = file.metadata, file.metadata.num_rows
+    if footer.num_columns != len(file.schema_arrow):
+        raise DatasetError(f"{url}: has columns of lists or records, which no index has; copy it again")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    for place, field in enumerate(file.schema_arrow):
+        if field.name not in columns or field.type not in _TEXTS:
+            continue
+        chunks = [group.column(place) for group in groups]
+        if sum(chunk.num_values * chunk.total_uncompressed_size for chunk in chunks) <= TABLE_BYTES.most:
+            continue
+        as_stored = pq.ParquetFile(pa.BufferReader(data), read_dictionary=[field.name])
+        texts = as_stored.read([field.name])[field.name].chunks
+        lengths = [pc.sum(pc.binary_length(one.dictionary).take(one.indices)).as_py() or 0 for one in texts]
+        TABLE_BYTES.check(url, sum(lengths) - ROW_BYTES * rows)
 
 
 def _check_footer(url: str, footer: Any, rows: int | None) -> None:

@@ -233,12 +233,19 @@ def test_an_index_with_too_many_rows_is_refused_by_its_footer(command: str, chip
 
 
 @needs_peak
-def test_a_table_that_unpacks_to_more_than_the_limit_is_refused(chips: Path) -> None:
-    """Few rows, but long texts: the footer says how long."""
-    texts = pa.array(["x" * (12 << 20)] * 12, pa.large_string())
-    schema = pa.schema([("key", pa.large_string())])
-    buffer = io.BytesIO()
-    pq.write_table(pa.table([texts], schema=schema), buffer, compression="zstd", use_dictionary=False)
+@pytest.mark.parametrize("is_once", [False, True], ids=["in each row", "once"])
+def test_a_table_that_unpacks_to_more_than_the_limit_is_refused(is_once: bool, chips: Path) -> None:
+    """Few rows, but long texts: the footer says how long, or a text that is stored once."""
+    index = pq.read_table(chips / "index.parquet")
+    texts = pa.array(["x" * (30 << 20)] * 12)
+    buffer, place = io.BytesIO(), index.schema.get_field_index("scene")
+    pq.write_table(
+        index.set_column(place, "scene", texts),
+        buffer,
+        compression="zstd",
+        use_dictionary=["scene"] if is_once else False,
+        dictionary_pagesize_limit=1 << 30,
+    )
     del texts
     replace_file(chips, "index.parquet", buffer.getvalue())
     ended: list[Any] = []
