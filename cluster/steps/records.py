@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cluster.steps.content import Content
-from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json
+from shards.format.manifest import json_bytes
+from shards.format.path_names import check_name_or_empty
+from shards.storage.json_marks import Checked
 from shards.storage.objects import exists, join, publish, remove_file
+from shards.storage.typed_json import read_typed
 from shards.version import made_by_code
 
 RECORDS = "steps.json"
+CURE = (
+    "copy it again, or delete it: then the command of each step decides what to do about results that are "
+    "there"
+)
 State = Literal["begun", "done", "being removed"]
+Name = Annotated[str, Checked(check_name_or_empty)]
+"""Name of a file below a step's place: it may be removed; "" is the place itself."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,9 @@ class Record:
     """What lay at the places that it read, by option."""
     place: str = ""
     """Place of what it makes, relative to the run's folder if it lies there."""
-    before: tuple[str, ...] = ()
+    before: tuple[Name, ...] = ()
     """Files that lay there before it began."""
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[Name, str] = field(default_factory=dict)
     """Files that it made, with their versions."""
     beside: dict[str, str] = field(default_factory=dict)
     """Files that it made beside its place, by name, with their versions."""
@@ -43,6 +51,13 @@ class Record:
         return self.described or self.files
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Content of steps.json."""
+
+    steps: dict[str, Record]
+
+
 class Records:
     """Records of a run, written at each change."""
 
@@ -50,14 +65,7 @@ class Records:
         self._url = join(out, RECORDS)
         self._of: dict[str, Record] = {}
         if exists(self._url):
-            try:
-                steps = read_json(self._url)["steps"]
-                self._of = {name: _record(step) for name, step in steps.items()}
-            except (InputError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(
-                    f"{self._url}: cannot be understood; copy it again, or delete it: then the command of "
-                    "each step decides what to do about results that are there"
-                ) from error
+            self._of = read_typed(self._url, _Stored, CURE).steps
 
     def get(self, name: str) -> Record | None:
         """Return the record of a step, if it ever began."""
@@ -73,7 +81,3 @@ class Records:
             publish(self._url, json_bytes({"steps": steps}))
         else:
             remove_file(self._url)
-
-
-def _record(stored: dict[str, Any]) -> Record:
-    return Record(**{**stored, "before": tuple(stored["before"])})

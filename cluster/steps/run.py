@@ -32,6 +32,7 @@ from inference.scenes.scene_list import find_scenes, raster_urls
 from shards.errors import InputError
 from shards.roles import Place, roles
 from shards.said import say, tell
+from shards.storage.inside import check_inside
 from shards.storage.objects import (
     exists,
     join,
@@ -271,6 +272,7 @@ class Run:
             )
         record = replace(record, files={name: record.files.get(name, "") for name in names})
         self.records.keep(step.name, replace(record, state="being removed"))
+        check_inside(step.place, *filter(None, record.files))
         for name in record.files:
             remove_file(join(step.place, name) if name else step.place)
         for name, url in self._beside(step).items():

@@ -11,7 +11,7 @@ rasters or chips                     inference.attention.tiles
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -26,9 +26,12 @@ from inference.attention.windows import Cut, Seen, some_of
 from inference.config import AttentionConfig
 from shards.errors import InputError
 from shards.format.manifest import json_bytes, read_json
+from shards.format.path_names import check_name
 from shards.progress import Advance, progress
 from shards.raster.finding import findings_by_url
 from shards.raster.opening import bound_cache
+from shards.storage.inside import check_inside
+from shards.storage.json_marks import Checked
 from shards.storage.objects import (
     check_writable,
     exists,
@@ -40,6 +43,7 @@ from shards.storage.objects import (
     remove_file,
     remove_new_folders,
 )
+from shards.storage.typed_json import typed_as
 from shards.version import made_by_code
 from trainer.devices.precision import predicting
 from trainer.model.frozen_backbone import placed_on
@@ -203,7 +207,9 @@ def _settings(work: Work) -> dict[str, Any]:
 def _publish(out: str, folder: Path, about: dict[str, Any]) -> None:
     """Publish all files, attention.json last; those of an earlier call go first."""
     if exists(join(out, NUMBERS)):
-        before = read_json(join(out, NUMBERS)).get("files", [])
+        stored, where = read_json(join(out, NUMBERS)), f"{join(out, NUMBERS)}: files"
+        before = typed_as(stored.get("files", []), list[Annotated[str, Checked(check_name)]], where)
+        check_inside(out, *before)
         remove_file(join(out, NUMBERS))
         for name in before:
             remove_file(join(out, name))

@@ -27,6 +27,8 @@ _BLOCK, _MADE = ".block", ".made"
 _SMALLER = "-smaller"
 _BLOCK_NAME = re.compile(rf"(\d+)-(\d+)-(\d+)-(\d+)({_SMALLER})?\.block")
 _CHECKSUM_BYTES = 8
+_MOST_BANDS = 64
+"""Most bands of a map: more is not unpacked."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Ledger:
         url = self._url(name, block, smaller)
         stored = read_bytes(url)
         try:
-            data = zlib.decompress(stored[_CHECKSUM_BYTES:])
+            most = _MOST_BANDS * len(block.rows) * len(block.columns) * self._little.itemsize
+            data = zlib.decompressobj().decompress(stored[_CHECKSUM_BYTES:], most)
         except zlib.error:
             data = b""
         if checksum(data) != int.from_bytes(stored[:_CHECKSUM_BYTES], "little"):

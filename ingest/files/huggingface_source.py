@@ -9,7 +9,6 @@ or .arrow files below it, sorted by name. Images and labels are nested lists, Ar
 are memory-mapped; of remote files, one at a time is held in memory.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -33,9 +32,12 @@ from ingest.config import HuggingFaceConfig
 from ingest.files.nested import as_stored, nested_array, pixel_type
 from shards.errors import InputError, one_line
 from shards.format.key import MAX_KEY, as_day
+from shards.format.path_names import check_name
 from shards.format.schema import Schema
 from shards.storage.chip_bytes import read_chip_bytes
-from shards.storage.objects import find_files, is_local, join, local_path, read_bytes
+from shards.storage.json_text import parsed, read_json_bytes
+from shards.storage.objects import find_files, is_local, join, local_path
+from shards.storage.typed_json import shown
 
 LOOKED_AT = 8
 """Chips that are looked at before an ingest: each costs its whole group."""
@@ -262,15 +264,24 @@ def _saved(folder: str) -> list[str]:
     state = join(folder, "state.json")
     if _listed(state, "_indices_data_files"):  # written by old versions
         raise InputError(f"{folder}: was saved as a selection of rows; save it again after flatten_indices()")
-    return [join(folder, file.get("filename", "")) for file in _listed(state, "_data_files")]
+    names = [
+        file.get("filename") if isinstance(file, dict) else file for file in _listed(state, "_data_files")
+    ]
+    try:
+        for name in names:
+            check_name(name)
+    except InputError as error:
+        raise InputError(f"{state}: {error}; save the data again") from error
+    return [join(folder, str(name)) for name in names]
 
 
 def _listed(url: str, name: str) -> list[Any]:
     """Return the list under `name` in the JSON at `url`."""
-    try:
-        return json.loads(read_bytes(url)).get(name) or []
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{url}: is damaged ({error}); save the data again") from error
+    values = parsed(read_json_bytes(url), url, "save the data again")
+    listed = values.get(name) if isinstance(values, dict) else values
+    if not isinstance(values, dict) or not isinstance(listed, list | None):
+        raise InputError(f"{url}: {name} is {shown(listed)}, not a list; save the data again")
+    return listed or []
 
 
 def _contents(url: str) -> pa.Buffer:

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from shards.errors import InputError
+from shards.errors import InputError, one_line
 from shards.format.tar import BLOCK
 
 COMPRESSIONS = {
@@ -100,12 +100,12 @@ def _entries(data: bytes, where: str) -> Iterator[tarfile.TarInfo]:
             ) as archive:
                 yield from archive
                 end = archive.offset
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ArithmeticError, EOFError, RecursionError, ValueError) as error:
             if compression := compression_of(data):
                 raise InputError(
                     f"{where}: is compressed ({compression}), not a plain tar; unpack it"
                 ) from error
-            raise InputError(f"{where}: cannot be read as a tar ({error})") from error
+            raise InputError(f"{where}: cannot be read as a tar ({one_line(error)[:200]})") from error
         if start == end > 0:
             raise InputError(
                 f"{where}: its tar ends before byte {end:,}, and what follows is no tar; unpack it, and pack "

@@ -1,19 +1,49 @@
 """What an ingest takes over from the one at --out that it resumes or adds to."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 from ingest.config import IngestConfig
 from shards.config import SplitOptions
 from shards.errors import InputError
-from shards.format.manifest import JOURNAL, MANIFEST, read_json, read_manifest
+from shards.format.manifest import JOURNAL, MANIFEST, AttributeType, read_manifest
 from shards.format.shard_cut import SHARD_BYTES
+from shards.nested import options_of
 from shards.own_parts import note_changes, recorded
-from shards.roles import as_begun
+from shards.roles import as_begun, renewed
+from shards.storage.json_marks import HEXADECIMAL, AtLeast
 from shards.storage.objects import exists, join
+from shards.storage.typed_json import read_typed, typed_as
 
 PLAN = f"{JOURNAL}/plan.json"
 """Description of what an unfinished ingest makes."""
+
+
+CURE = "finish it with the command that began it, or give --restart to forget it"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Content of plan.json that is read again; the record of how the dataset is made stands beside it."""
+
+    fingerprint: Annotated[str, HEXADECIMAL]
+    """Fingerprint of the plan."""
+    shards: Annotated[int, AtLeast(0)] = 0
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    """Lines about the input, by code."""
+    attributes: dict[str, AttributeType] | None = None
+    """Types of the index's further columns; None in plans of former versions."""
+    config: dict[str, Any] = field(default_factory=dict)
+    own_parts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_begun(out: str) -> Begun:
+    """Read what an unfinished ingest at `out` makes.
+
+    Raises:
+        InputError: its plan is damaged.
+    """
+    return read_typed(join(out, PLAN), Begun, CURE, strict=False)
 
 
 def as_it_began(config: IngestConfig) -> IngestConfig:
@@ -21,6 +51,7 @@ def as_it_began(config: IngestConfig) -> IngestConfig:
     record = _record(config)
     note_changes(record, recorded(config), config.out)
     begun = record.get("config") or {}
+    _check_options(config, begun)
     asked, config = config, as_begun(config, begun)
     if not config.append:
         return config
@@ -32,11 +63,19 @@ def as_it_began(config: IngestConfig) -> IngestConfig:
     return config
 
 
+def _check_options(config: IngestConfig, begun: dict[str, Any]) -> None:
+    """Refuse recorded options of types that the options do not have: some are taken over."""
+    options = options_of(type(config))
+    for name, value in renewed(type(config), begun).items():
+        if name in options:
+            typed_as(value, options[name].kind, f"{config.out}: recorded option {name}", CURE)
+
+
 def _record(config: IngestConfig) -> dict[str, Any]:
     """Return how the ingest at --out was made, unfinished or complete; {} if nothing is there."""
     try:
         if exists(join(config.out, PLAN)) and not config.restart:
-            return read_json(join(config.out, PLAN))
+            return vars(read_begun(config.out))
         if exists(join(config.out, MANIFEST)):
             return read_manifest(config.out).made_by
     except InputError:  # half-written when a machine stopped; refused later, unless --restart forgets it

@@ -19,19 +19,20 @@ from ingest.chips.attributes import with_known_names
 from ingest.chips.check import Rules
 from ingest.chips.source import CommandSource
 from ingest.config import IngestConfig, made_by
-from ingest.work.begun import PLAN, as_it_began
+from ingest.work.begun import PLAN, as_it_began, read_begun
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
 from ingest.work.schema import schema_to_make
 from ingest.work.summary import CountsBefore, advice, said_again, summary
 from ingest.work.task import PARTS, Cluster, TaskContext, do_task, part_name
 from shards.errors import DatasetError, InputError, NothingToKeepError
 from shards.format.file_names import refuse_foreign, remove_old_files, remove_unlisted_shards
-from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_json, read_manifest, write_json
+from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_manifest, write_json
 from shards.progress import progress
 from shards.raster.finding import FINDINGS, Found, OnMismatch, noted_by_code, say_findings
 from shards.read.dataset import Dataset
 from shards.roles import differing, flag_of
 from shards.said import say
+from shards.storage.inside import check_inside
 from shards.storage.objects import (
     check_writable,
     exists,
@@ -158,10 +159,9 @@ def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[
     """Return the names of the attributes at --out; None for an ingest that began with former names alone."""
     if exists(join(config.out, PLAN)) and not config.restart:
         try:
-            attributes: Container[str] | None = read_json(join(config.out, PLAN)).get("attributes")
+            return read_begun(config.out).attributes
         except InputError:  # as in `ingest.work.begun`
             return ()
-        return attributes
     return base.attributes if base else ()
 
 
@@ -242,6 +242,7 @@ def _begin(
         refuse_foreign(config.out)
     begun: dict[str, Any] = {"fingerprint": plan.fingerprint, "shards": sum(1 for _ in plan.shards())}
     begun |= {FINDINGS: findings} if findings else {}
+    check_inside(config.out, PLAN)
     write_json(url, {**begun, "attributes": plan.attributes, **made_by(config)})
 
 
@@ -257,11 +258,10 @@ def _refuse_missing(plan: IngestPlan) -> None:
 
 def _unfinished(out: str) -> str:
     """Return the fingerprint of the plan of an unfinished ingest; "" if there is none."""
-    url = join(out, PLAN)
-    if not exists(url):
+    if not exists(join(out, PLAN)):
         return ""
     try:
-        return str(read_json(url).get("fingerprint"))
+        return read_begun(out).fingerprint
     except InputError:  # half-written when a machine stopped
         return "unknown"
 
@@ -379,7 +379,7 @@ def _assemble(
             said = assembly.describe_rejected()
             raise NothingToKeepError(f"{config.out}: {said}; nothing written (--strict)")
         record = {**made_by(config), "request": plan.request, "plan": plan.fingerprint}
-        if findings := read_json(join(config.out, PLAN)).get(FINDINGS, {}):
+        if findings := read_begun(config.out).findings:
             record[FINDINGS] = findings
         if base is not None:
             record["before"] = base.made_by

@@ -21,6 +21,7 @@ from ingest.work.plan import ShardPlan, ShardTask
 from shards.errors import NothingToKeepError
 from shards.format.manifest import JOURNAL
 from shards.format.schema import ORIGIN, Chip
+from shards.storage.inside import check_inside
 from shards.storage.objects import join, publish
 from shards.write.assembly import Layout
 from shards.write.finished_shard import finished_shard, write_shard
@@ -117,5 +118,6 @@ def _finish(context: TaskContext, shard: _Open) -> None:
     finished = finished_shard(
         (plan.split, objects), shard.chips, layout.schema, layout.attributes, shard.rejected
     )
+    check_inside(context.out, f"{PARTS}/")
     publish(join(context.out, PARTS, part_name(plan, context.plan_fingerprint)), finished.to_bytes())
     shard.chips.clear()

@@ -107,7 +107,9 @@ def find_out(dataset: Dataset) -> Findings:
         **_about_findings(dataset),
     }
     url = manifest.url_of(dataset.url, STATISTICS)
-    return Findings(facts, read_json(url, manifest.files[STATISTICS]), duplicates, regions)
+    if statistics := read_json(url, manifest.files[STATISTICS]):
+        Statistics.from_json(statistics, url)  # all of it is read, and must be sound
+    return Findings(facts, statistics, duplicates, regions)
 
 
 def _about_label(dataset: Dataset) -> str:

@@ -8,6 +8,7 @@ files that do not belong to the dataset.
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Container, Iterator
 from typing import Any
 
@@ -15,15 +16,28 @@ import numpy as np
 
 from shards.commands.convert import chips_of_shard, splits_of_shard
 from shards.config import VerifyConfig
-from shards.errors import DatasetError, InputError
-from shards.format.index import index_rows
-from shards.format.manifest import COUNTS, FILES, INDEX, MANIFEST, STATISTICS, WITHOUT_CHIPS, read_json
+from shards.errors import DatasetError, InputError, one_line
+from shards.format.index import INDEX_SCHEMA, REJECTED_SCHEMA, index_rows
+from shards.format.manifest import (
+    COUNTS,
+    FILES,
+    INDEX,
+    MANIFEST,
+    REJECTED,
+    STATISTICS,
+    WITHOUT_CHIPS,
+    read_json,
+)
 from shards.format.schema import Chip
 from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.checksum import content_checksum
+from shards.storage.limits import CHIPS
 from shards.storage.objects import exists, find_files, join, read_bytes
+from shards.storage.typed_json import shown
+from shards.write.assembly import split_checksum
+from shards.write.split_rule import SplitRule
 
 Problems = list[str]
 
@@ -37,6 +51,7 @@ def verify(config: VerifyConfig) -> Problems:
     """
     dataset = open_dataset(config.data)
     problems = [*_of_files(dataset)]
+    problems += [] if problems else [*_of_manifest(dataset)]
     if problems:  # without a sound index, shards cannot be compared with it
         return [*problems, *_of_unlisted(dataset)]
     counts = Counts()
@@ -58,6 +73,9 @@ def verify(config: VerifyConfig) -> Problems:
                     keys.setdefault(chip.key, shard.name)
             except (DatasetError, InputError) as error:
                 problems.append(str(error))
+            except (tarfile.TarError, ValueError, EOFError) as error:
+                url = join(dataset.url, shard.name)
+                problems.append(f"{url}: members of the tar cannot be read ({one_line(error)[:200]})")
             advance(shard.samples, f"problems: {len(problems):,}")
     if not problems:  # statistics can only be compared if all pixels can be read
         problems += _of_statistics(dataset, counts)
@@ -77,6 +95,53 @@ def _of_files(dataset: Dataset) -> Iterator[str]:
     plain, current = join(dataset.url, INDEX), dataset.manifest.files.get(INDEX)
     if current and current.name != INDEX and exists(plain) and not current.is_of(read_bytes(plain)):
         yield f"{plain}: is not the current index, {current.name}; treeline split, for example, renews it"
+
+
+def _of_manifest(dataset: Dataset) -> Iterator[str]:
+    """Compare the manifest's own counts with the index and the rejected chips; open all files beside them."""
+    manifest, where = dataset.manifest, join(dataset.url, MANIFEST)
+    stated = read_json(where)
+    if stated["fingerprint"] != manifest.fingerprint:
+        yield f"{where}: fingerprint is {shown(stated['fingerprint'])}, not {manifest.fingerprint}"
+    try:
+        index, rejected = dataset.index, dataset.rejected
+        Counts.from_bytes(manifest.read(dataset.url, COUNTS), manifest.url_of(dataset.url, COUNTS))
+        if read_json(manifest.url_of(dataset.url, STATISTICS)):
+            _ = dataset.statistics
+    except (DatasetError, InputError) as error:
+        yield str(error)
+        return
+    if manifest.split_rule:
+        try:
+            SplitRule.from_json(manifest.split_rule, f"{where}: split_rule")
+        except InputError as error:
+            yield str(error)
+    found = Counter(index["split"].to_pylist())
+    for split in sorted({*manifest.splits, *found}):
+        if manifest.samples(split) != found[split]:
+            yield f"{where}: splits.{split} is {manifest.samples(split):,}; the index has {found[split]:,}"
+    if rejected.schema.names != REJECTED_SCHEMA.names:
+        yield f"{dataset.manifest.url_of(dataset.url, REJECTED)}: has columns {shown(rejected.schema.names)}"
+        return
+    reasons = Counter(rejected["reason"].to_pylist())
+    for reason in sorted({*manifest.rejected, *reasons}, key=str):
+        if manifest.rejected.get(reason, 0) != reasons[reason]:
+            yield (
+                f"{where}: rejected[{shown(reason)}] is {manifest.rejected.get(reason, 0):,}; "
+                f"{REJECTED} has {reasons[reason]:,}"
+            )
+    if set(manifest.attributes) != set(index.schema.names) - set(INDEX_SCHEMA.names):
+        yield f"{where}: attributes {shown(list(manifest.attributes))} are not the index's further columns"
+    if manifest.split_column and manifest.split_column != split_checksum(index["split"].to_pylist()):
+        yield f"{where}: split_column is not the checksum of the index's splits"
+    if unlabelled := set(manifest.labels) - set(manifest.attributes):
+        yield f"{where}: labels {shown(sorted(unlabelled))} are no columns of the index"
+    most = max((shard.samples for shard in manifest.shards), default=0)
+    asked = manifest.made_by.get("config", {}).get("shard_chips", CHIPS.most)
+    if manifest.shard_format != "webdataset" and most > manifest.shard_chips:
+        yield f"{where}: shard_chips is {manifest.shard_chips:,}; a shard has {most:,}"
+    elif isinstance(asked, int) and manifest.shard_chips > asked:
+        yield f"{where}: shard_chips is {manifest.shard_chips:,}; at most {asked:,} were asked for"
 
 
 def _of_shard(dataset: Dataset, number: int, chips: list[Chip]) -> Iterator[str]:

@@ -11,6 +11,7 @@ tar              one tar shard as an array of equal rows
 zarr_v3          one shard as Zarr v3
 histogram        counts of each value
 statistics       exact statistics from those counts, by source and sensor
+npz              .npy and .npz files, header first
 height_classes   the eight height classes
 file_names       names of a dataset's files, and what may be removed beside them
 missing          which pixels are missing

@@ -8,6 +8,7 @@ import re
 
 from shards.errors import InputError
 from shards.format.manifest import FILES, INDEX, SPLITS, Manifest
+from shards.storage.inside import check_inside
 from shards.storage.objects import find_files, join, list_files, remove_empty_folders, remove_file
 
 MIXED = "mixed"
@@ -72,8 +73,10 @@ def remove_unlisted_shards(url: str, listed: set[str]) -> None:
     """Remove shards below `url` that an unfinished run left and that the dataset does not list."""
     homes = [f"{split}{ending}" for split in SPLITS for ending in ("", ".zarr")]
     for folder in [*homes, *map(mixed_name, homes)]:
+        check_inside(url, f"{folder}/")
         for name in find_files(join(url, folder)):
             if f"{folder}/{name}" not in listed and _is_shard(name):
+                check_inside(url, f"{folder}/{name}")
                 remove_file(join(url, folder, name))
         if folder.endswith(".zarr"):
             remove_empty_folders(join(url, folder))

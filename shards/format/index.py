@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.errors import DatasetError, InputError
+from shards.errors import DatasetError, InputError, one_line
 from shards.format.manifest import StoredObject
 from shards.format.missing import missing_pixels
 from shards.format.schema import ORIGIN, Chip, Schema
 from shards.storage.checksum import chip_checksum
+from shards.storage.limits import PARQUET_BYTES, TABLE_BYTES
 from shards.storage.objects import read_bytes
 
 INDEX_SCHEMA = pa.schema(
@@ -52,6 +54,9 @@ INDEX_SCHEMA = pa.schema(
 """
 
 ATTRIBUTE_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+
+ROW_BYTES = 4096
+"""Most bytes of a row of an index, on average and unpacked: ten times those of the usual ones."""
 
 REJECTED_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
@@ -129,11 +134,23 @@ def percentile_95(values: NDArray[np.float32], mean: float) -> float:
     return float(low + (high - low) * (place - int(place)))
 
 
-def read_table(url: str, expected: StoredObject | None = None, columns: Sequence[str] | None = None) -> Any:
+def read_table(
+    url: str,
+    expected: StoredObject | None = None,
+    columns: Sequence[str] | None = None,
+    rows: int | None = None,
+) -> Any:
     """Read the parquet file at `url`, or some of its columns, as a pyarrow table.
 
+    Args:
+        url: the file.
+        expected: the file that it must be.
+        columns: names of the columns; None: all.
+        rows: number of rows that it must have; None: any.
+
     Raises:
-        DatasetError: the file is damaged, or is not the `expected` one.
+        DatasetError: the file is damaged, has other rows or columns, or is not the `expected` one.
+        InputError: it is larger than the limit.
     """
     try:
         data = read_bytes(url)
@@ -143,6 +160,53 @@ def read_table(url: str, expected: StoredObject | None = None, columns: Sequence
         expected.check(url, data)
     try:
         # Not pq.read_table: its threads may outlive the interpreter, and then abort a finished program.
-        return pq.ParquetFile(pa.BufferReader(data)).read(None if columns is None else list(columns))
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_footer(url, file.metadata, rows)
+        missing = set(columns or ()) - set(file.schema_arrow.names)
+        if missing:
+            raise DatasetError(f"{url}: has no column {', '.join(sorted(missing))}; copy it again")
+        if rows is not None:
+            _check_texts(url, data, file, set(columns or file.schema_arrow.names))
+        return file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{url}: is damaged; copy it again ({error})") from error
+        raise DatasetError(f"{url}: is damaged; copy it again ({one_line(error)[:200]})") from error
+
+
+_TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def _check_texts(url: str, data: bytes, file: Any, columns: set[str]) -> None:
+    """Compare the length of texts with the limit: a long one may be stored once and stand in every row."""
+    footer, rows = file.metadata, file.metadata.num_rows
+    if footer.num_columns != len(file.schema_arrow):
+        raise DatasetError(f"{url}: has columns of lists or records, which no index has; copy it again")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    for place, field in enumerate(file.schema_arrow):
+        if field.name not in columns or field.type not in _TEXTS:
+            continue
+        chunks = [group.column(place) for group in groups]
+        if sum(chunk.num_values * chunk.total_uncompressed_size for chunk in chunks) <= TABLE_BYTES.most:
+            continue
+        as_stored = pq.ParquetFile(pa.BufferReader(data), read_dictionary=[field.name])
+        texts = as_stored.read([field.name])[field.name].chunks
+        lengths = [pc.sum(pc.binary_length(one.dictionary).take(one.indices)).as_py() or 0 for one in texts]
+        TABLE_BYTES.check(url, sum(lengths) - ROW_BYTES * rows)
+
+
+def _check_footer(url: str, footer: Any, rows: int | None) -> None:
+    """Compare what the footer says, the end of the file, before what it describes is unpacked."""
+    if rows is not None and footer.num_rows != rows:
+        raise DatasetError(f"{url}: {footer.num_rows:,} rows for {rows:,} chips")
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    nbytes = 0
+    for group in groups:
+        for place in range(group.num_columns):
+            column = group.column(place)
+            nbytes += column.total_uncompressed_size
+            # A page cannot be smaller than its header says, or larger than the whole column.
+            if not 0 <= column.total_uncompressed_size < 1 << 40:
+                raise DatasetError(f"{url}: is damaged; copy it again")
+    if rows is None:
+        PARQUET_BYTES.check(url, nbytes)
+    else:
+        TABLE_BYTES.check(url, nbytes - ROW_BYTES * rows)

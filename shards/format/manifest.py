@@ -15,21 +15,25 @@ always the current index, for readers who know no manifest.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import DatasetError, InputError, one_line
 from shards.format.path_names import check_name
-from shards.format.schema import Schema
+from shards.format.schema import Schema, StoredSchema, schema_of
 from shards.storage.checksum import hexadecimal
+from shards.storage.json_marks import HEXADECIMAL, AtLeast, Checked, Matching, OneOf, StoredAs
 from shards.storage.json_text import parsed, read_json_bytes
+from shards.storage.limits import CHIPS, SHARD_BYTES
 from shards.storage.objects import exists, join, publish, read_bytes
+from shards.storage.typed_json import shown, typed
 
 FORMAT = "treeline"
 VERSION = 3
@@ -45,9 +49,18 @@ UNFINISHED = ".unfinished"
 """Marker of a dataset that another command is writing. Where it lies, the command may overwrite files."""
 SPLITS = ("train", "val", "test", "buffer")
 """Uses of chips. "buffer" chips are not used: they lie too near to chips of another split."""
+SHARD_NAME = re.compile(
+    rf"(mixed/from-)?({'|'.join(SPLITS)})(/\d{{6,18}}\.tar|\.zarr/(image|height)/c/\d{{1,18}}(/0)+)"
+)
+"""Names of the objects of shards that Treeline wrote."""
+ZARR_METADATA = re.compile(rf"({'|'.join(SPLITS)})\.zarr/((image|height)/)?zarr\.json")
+Split = Annotated[str, Checked(partial(check_name, allowed=SPLITS))]
+"""One of SPLITS."""
 WITHOUT_CHIPS = "without_chips"
 """Entry of `Manifest.made_by`: names of foreign tars from which no chip was kept."""
 
+AttributeType = Annotated[str, OneOf(("string", "int64", "float64", "bool"))]
+"""Type of a further column of the index."""
 ShardFormat = Literal["tar", "zarr", "webdataset"]
 """Format of the shards. tar: equal rows, see shards.format.tar; zarr: see shards.format.zarr_v3; webdataset:
 foreign tars, left as they are."""
@@ -57,10 +70,10 @@ foreign tars, left as they are."""
 class StoredObject:
     """One file or object of the dataset."""
 
-    name: str
+    name: Annotated[str, Checked(check_name)]
     """Name below the dataset's URL, e.g. train/000000.tar."""
-    nbytes: int
-    xxh3: str
+    nbytes: Annotated[int, AtLeast(0)]
+    xxh3: Annotated[str, HEXADECIMAL]
     """Checksum of all its bytes, sixteen hexadecimal digits."""
 
     def __post_init__(self) -> None:
@@ -93,15 +106,17 @@ class StoredObject:
 class Shard:
     """Some chips that were written for one split: one tar, or one Zarr shard per array."""
 
-    split: str
+    split: Split
     """Split that they were written for; after `treeline split` the index says which one each chip is in."""
-    samples: int
-    content: str
+    samples: Annotated[int, AtLeast(1)]
+    content: Annotated[str, HEXADECIMAL]
     """Checksum of keys and pixels (`shards.storage.checksum.content_checksum`), whatever the format."""
     objects: tuple[StoredObject, ...]
 
     def __post_init__(self) -> None:
         check_name(self.split, SPLITS)
+        if not self.objects:
+            raise InputError("a shard without a file")
 
     @property
     def name(self) -> str:
@@ -115,33 +130,87 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class MadeBy:
+    """What programs read of `Manifest.made_by`, which may have anything else."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    request: str = ""
+    plan: str = ""
+    own_parts: dict[str, Any] = field(default_factory=dict)
+    without_chips: list[Annotated[str, Checked(check_name)]] = field(default_factory=list)
+    before: "MadeBy | None" = None
+    """How the dataset was made before chips were added."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contract of a dataset."""
 
-    schema: Schema
+    schema: Annotated[Schema, StoredAs(StoredSchema, schema_of)]
     shard_format: ShardFormat
-    shard_chips: int
+    shard_chips: Annotated[int, AtLeast(1)]
     """Chips in a full shard."""
     shards: tuple[Shard, ...]
     files: dict[str, StoredObject]
     """Index and other files beside the shards, by their names in a dataset that was never changed."""
-    rejected: dict[str, int]
+    rejected: dict[str, Annotated[int, AtLeast(0)]]
     """Number of rejected chips by reason."""
-    splits: dict[str, int]
+    splits: dict[str, Annotated[int, AtLeast(0)]]
     """Number of chips by split."""
-    made_by: dict[str, Any] = field(default_factory=dict)
+    made_by: Annotated[dict[str, Any], StoredAs(MadeBy, lambda read, plain: plain, strict=False)] = field(
+        default_factory=dict
+    )
     """Code version and configuration, enough to make the dataset again."""
     split_rule: dict[str, Any] = field(default_factory=dict)
     """The `shards.write.split_rule.SplitRule` that was followed, so that later additions follow it too."""
-    split_column: str = ""
+    split_column: Annotated[str, Matching("|[0-9a-f]{16}", "of sixteen hexadecimal digits, or empty")] = ""
     """Checksum of the index's column "split" after `treeline split`, when that column and not the shard says
     which split a chip is in; "" before."""
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, AttributeType] = field(default_factory=dict)
     """Further columns of this dataset's index: name and type."""
-    generation: int = 0
+    generation: Annotated[int, AtLeast(0)] = 0
     """Number of changes to the dataset."""
-    labels: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Attributes that `treeline ingest labels` added: name, and how it was made. Shards do not have them."""
+
+    def __post_init__(self) -> None:
+        for split in self.splits:
+            check_name(split, SPLITS)
+
+    def check(self) -> None:
+        """Refuse what no dataset can have, and sizes beyond the limits, before memory is taken.
+
+        Raises:
+            InputError: says what.
+        """
+        CHIPS.check(f"{MANIFEST}: shards", sum(shard.samples for shard in self.shards))
+        for name in FILES:
+            if name not in self.files:
+                raise InputError(f"files has no {name}")
+        for name, stored in self.files.items():
+            stem, _, ending = name.rpartition(".")
+            own = (
+                rf"{re.escape(stem)}(\.\d{{1,18}})?\.{ending}"
+                if name in FILES
+                else rf"(mixed/from-)?{re.escape(name)}"
+            )
+            if not (name in FILES or ZARR_METADATA.fullmatch(name)) or not re.fullmatch(own, stored.name):
+                raise InputError(
+                    f"files[{shown(name)}] is called {shown(stored.name)}, which is no name of this file"
+                )
+        objects = 1 + bool(self.schema.label) if self.shard_format == "zarr" else 1
+        chip_bytes = self.schema.chip_bytes
+        for number, shard in enumerate(self.shards):
+            if len(shard.objects) != objects:
+                raise InputError(f"shards[{number}].objects has {len(shard.objects)} entries, not {objects}")
+            if self.shard_format != "webdataset" and not all(
+                SHARD_NAME.fullmatch(stored.name) for stored in shard.objects
+            ):
+                raise InputError(
+                    f"shards[{number}] is called {shown(shard.name)}, which is no name of a shard"
+                )
+            SHARD_BYTES.check(f"shards[{number}]", shard.samples * chip_bytes)
 
     def samples(self, split: str) -> int:
         """Return how many chips `split` holds."""
@@ -292,25 +361,21 @@ def read_manifest(url: str) -> Manifest:
     where = join(url, MANIFEST)
     values = read_json(where)
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
-        found = f"{values.get('format')} {values.get('version')}"
+        found = f"{shown(values.get('format'))} {shown(values.get('version'))}"
         raise InputError(f"{where}: dataset format {found} is not {FORMAT} {VERSION}; ingest it again")
     missing = [name for name in _PARTS if name not in values]
     if missing:
         raise InputError(f"{where}: is not a whole manifest ({', '.join(missing)} missing); copy it again")
     if values.pop("sha256") != _digest(values):
         raise DatasetError(f"{where}: is not what was written (its checksum differs); copy it again")
+    for name in ("format", "version", "fingerprint"):
+        values.pop(name, None)
+    manifest = typed(values, Manifest, where)
     try:
-        for split in values["splits"]:
-            check_name(split, SPLITS)
-        return Manifest(
-            schema=Schema.from_json(values["schema"]),
-            shards=tuple(map(shard_from_json, values["shards"])),
-            files={name: StoredObject(**stored) for name, stored in values["files"].items()},
-            labels=values.get("labels", {}),
-            **{name: values[name] for name in _PLAIN},
-        )
+        manifest.check()
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}; copy it again") from error
+    return manifest
 
 
 def is_current(url: str, manifest: Manifest) -> bool:
@@ -319,8 +384,3 @@ def is_current(url: str, manifest: Manifest) -> bool:
         return read_manifest(url) == manifest
     except (InputError, DatasetError, OSError):
         return True
-
-
-def shard_from_json(values: dict[str, Any]) -> Shard:
-    """Make the shard that `asdict` was called on."""
-    return Shard(**{**values, "objects": tuple(StoredObject(**stored) for stored in values["objects"])})

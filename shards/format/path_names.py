@@ -29,5 +29,11 @@ def check_name(name: object, allowed: tuple[str, ...] = ()) -> None:
         )
 
 
+def check_name_or_empty(name: object) -> None:
+    """Refuse what `check_name` refuses, but for "", which means the place itself."""
+    if name != "":
+        check_name(name)
+
+
 def _shown(name: object) -> str:
     return repr(name[:100]) if isinstance(name, str) else f"a {type(name).__name__}"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from shards.errors import InputError
 from shards.format.derived import DerivedBand, check_derived, check_numbers, numbers_of_bands
 from shards.format.histogram import DROPPED_BITS, HEIGHT
 from shards.format.missing import NODATA
+from shards.storage.json_marks import AtLeast, Between, Matching, NotFinite, OneOf, Positive
+from shards.storage.limits import CHIP_BYTES
+from shards.storage.typed_json import typed
 
 EXACT_DTYPES = ("uint8", "int16", "uint16")
 """Stored pixel types whose values can each be counted, so that statistics are exact."""
@@ -191,13 +194,53 @@ class Schema:
         return {name: value for name, value in values.items() if value or name not in younger}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Schema":
-        """Make the schema that `to_json` was called on."""
-        lists = ("bands", "scale", "offset", "pixel_metres")
-        numbers = {name: tuple(values.get(name, ())) for name in lists}
-        derived = tuple(map(DerivedBand.parse, values.get("derived", ())))
-        classes = tuple((int(number), name) for number, name in values.get("class_names", {}).items())
-        return cls(**{**values, **numbers, "derived": derived, "class_names": classes})
+    def from_json(cls, values: dict[str, Any], where: str = "schema") -> "Schema":
+        """Make the schema that `to_json` was called on.
+
+        Raises:
+            InputError: a value in `where` is not what it must be.
+        """
+        return schema_of(typed(values, StoredSchema, where), values)
+
+    @property
+    def chip_bytes(self) -> int:
+        """Bytes of a chip's arrays."""
+        return math.prod(self.image_shape) * np.dtype(self.dtype).itemsize + 4 * math.prod(self.label_shape)
+
+
+@dataclass(frozen=True)
+class StoredSchema:
+    """A schema as JSON has it."""
+
+    bands: tuple[str, ...]
+    dtype: Annotated[str, OneOf(DTYPES)] = Schema.dtype
+    nodata: Annotated[float, NotFinite()] | None = Schema.nodata
+    chip_size: Annotated[int, Between(1, 1 << 20)] = Schema.chip_size
+    pixel_size: float = Schema.pixel_size
+    label: str = Schema.label
+    label_unit: str = Schema.label_unit
+    class_names: dict[Annotated[str, Matching("[0-9]{1,9}", "of digits")], str] = field(default_factory=dict)
+    """Names by number, as text: JSON's names are text."""
+    scale: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
+    derived: tuple[str, ...] = ()
+    """Formulas."""
+    pixel_height: Annotated[float, AtLeast(0)] = 0.0
+    pixel_unit: str = ""
+    pixel_metres: tuple[Positive, Positive] | tuple[()] = ()
+
+
+def schema_of(stored: StoredSchema, plain: Any) -> Schema:
+    """Make a schema of its stored form; sizes are compared with the limits.
+
+    Raises:
+        InputError: says what is wrong.
+    """
+    derived = tuple(map(DerivedBand.parse, stored.derived))
+    classes = tuple((int(number), name) for number, name in stored.class_names.items())
+    made = Schema(**{**vars(stored), "derived": derived, "class_names": classes})
+    CHIP_BYTES.check("schema", made.chip_bytes)
+    return made
 
 
 def with_values(

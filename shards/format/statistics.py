@@ -17,15 +17,21 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import InputError
 from shards.format.band_values import values_of_band
 from shards.format.height_classes import EDGES, NAMES
 from shards.format.histogram import HEIGHT, SKETCH_ERROR, Histogram, count_labels, count_pixels
+from shards.format.npz import npz_arrays
 from shards.format.schema import Chip, Schema
+from shards.storage.json_marks import AtLeast, Between
+from shards.storage.json_text import parsed
+from shards.storage.limits import COUNTS_BYTES
+from shards.storage.typed_json import typed
 
 PERCENTILES = (1, 2, 5, 25, 50, 75, 90, 95, 98, 99)
 CLAMP_DEVIATIONS = 3.0
@@ -128,17 +134,46 @@ class Counts:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Counts":
-        """Decode what `to_bytes` encoded."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            stored = json.loads(arrays["groups"].tobytes())
-            tallies: dict[Group, Tally] = {}
-            for number, (group, firsts) in enumerate(zip(stored["groups"], stored["firsts"], strict=True)):
-                histograms = [
-                    Histogram(first, arrays[f"{number}.{place}"]) for place, first in enumerate(firsts)
-                ]
-                tallies[group[0], group[1]] = Tally(tuple(histograms[:-1]), histograms[-1])
+    def from_bytes(cls, data: bytes, where: str = "counts.npz") -> "Counts":
+        """Decode what `to_bytes` encoded.
+
+        Raises:
+            InputError: the bytes of `where` are something else.
+        """
+        arrays = npz_arrays(data, where, COUNTS_BYTES)
+        if "groups" not in arrays:
+            raise InputError(f"{where}: holds no counts; copy it again")
+        stored = typed(parsed(arrays["groups"].tobytes(), where), _Groups, where)
+        if len(stored.groups) != len(stored.firsts):
+            raise InputError(
+                f"{where}: {len(stored.groups)} groups, {len(stored.firsts)} firsts; copy it again"
+            )
+        tallies: dict[Group, Tally] = {}
+        for number, (group, firsts) in enumerate(zip(stored.groups, stored.firsts, strict=True)):
+            histograms: list[Histogram] = []
+            for place, first in enumerate(firsts):
+                counts_L = arrays.get(f"{number}.{place}")
+                if (
+                    counts_L is None
+                    or counts_L.dtype != np.int64
+                    or counts_L.ndim != 1
+                    or (counts_L < 0).any()
+                ):
+                    raise InputError(f"{where}: {number}.{place} is no list of counts; copy it again")
+                histograms.append(Histogram(first, counts_L))
+            if not histograms:
+                raise InputError(f"{where}: group {number} has no counts; copy it again")
+            tallies[group] = Tally(tuple(histograms[:-1]), histograms[-1])
         return cls(tallies)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """What counts.npz has as JSON."""
+
+    groups: tuple[tuple[str, str], ...]
+    firsts: tuple[tuple[Annotated[int, Between(-(1 << 24), 1 << 24)], ...], ...]
+    """Level of each histogram's first count. Levels of all types are within 24 bits."""
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally | None:
@@ -153,11 +188,11 @@ class Summary:
     """Summary of one band (in the unit of its values) or the height (in metres). std is the population's (no
     n - 1)."""
 
-    count: int
+    count: Annotated[int, AtLeast(1)]
     minimum: float
     maximum: float
     mean: float
-    std: float
+    std: Annotated[float, AtLeast(0)]
     percentiles: dict[str, float]
     """Percentiles by name. "90" is the smallest value that at least 90 % of the pixels do not exceed."""
 
@@ -171,7 +206,7 @@ class BandSummary(Summary):
     scaled to 0..1."""
     clamped_mean: float
     """Mean of the clamped, scaled (0..1) pixels."""
-    clamped_std: float
+    clamped_std: Annotated[float, AtLeast(0)]
     """Standard deviation of the clamped, scaled (0..1) pixels."""
     clamp_min: float = 0.0
     """Lower clamp: 0 for integer pixels, mean - 3 std for float32, bands with a scale, and derived bands."""
@@ -181,7 +216,7 @@ class BandSummary(Summary):
 class LabelSummary(Summary):
     """Summary of the height or another label."""
 
-    classes: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, Annotated[float, Between(0, 1)]] = field(default_factory=dict)
     """Share (0..1) of pixels in each of `shards.format.height_classes`, or in each class of the schema; {} if
     there are neither."""
 
@@ -199,10 +234,22 @@ class Statistics:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Statistics":
-        """Make the statistics that `to_json` was called on."""
-        bands = {name: BandSummary(**band) for name, band in values["bands"].items()}
-        return cls(bands, LabelSummary(**values["height"]) if values["height"] else None)
+    def from_json(cls, values: dict[str, Any], where: str = "statistics.json") -> "Statistics":
+        """Make the statistics that `to_json` was called on; those by source and sensor may be beside them.
+
+        Raises:
+            InputError: a value in `where` is not what it must be.
+        """
+        stored = typed(values, StoredStatistics, where)
+        return cls(stored.bands, stored.height)
+
+
+@dataclass(frozen=True)
+class StoredStatistics(Statistics):
+    """Content of statistics.json where there are training chips."""
+
+    sources: dict[str, Statistics] = field(default_factory=dict)
+    sensors: dict[str, Statistics] = field(default_factory=dict)
 
 
 def statistics_json(counts: Counts, schema: Schema) -> dict[str, Any]:

@@ -174,6 +174,9 @@ def _decode_array(
                 f"{where}: {nbytes} bytes at {offset} are not within the {data.size} bytes of the object"
             )
         stored = _checked(where, data[offset : offset + nbytes])
+        unpacked = _UNPACKED[array](stored)
+        if unpacked != chunk_nbytes:  # said before memory is taken; the codecs believe it
+            raise DatasetError(f"{where}: {unpacked} bytes where {count} chips have {chunk_nbytes}")
         try:
             # A new buffer each time is as fast as a kept one, and the codec itself sets its size.
             chunk = np.frombuffer(DECODERS[array].decode(stored), np.uint8)
@@ -183,6 +186,28 @@ def _decode_array(
             raise DatasetError(f"{where}: {chunk.size} bytes where {count} chips have {chunk_nbytes}")
         last = min(first + count, samples)
         out[first:last] = chunk.view(dtype).reshape(count, *shape)[: last - first]
+
+
+def _unpacked_blosc(data: NDArray[np.uint8]) -> int:
+    """Return the size that a Blosc chunk's header says: bytes 4 to 8 (c-blosc, README_CHUNK_FORMAT)."""
+    return int.from_bytes(data[4:8].tobytes(), "little") if data.size >= 16 else -1
+
+
+def _unpacked_zstd(data: NDArray[np.uint8]) -> int:
+    """Return the size that a Zstandard frame's header says, -1 without one (RFC 8878, 3.1.1)."""
+    head = data[:18].tobytes()
+    if head[:4] != b"\x28\xb5\x2f\xfd" or len(head) < 6:
+        return -1
+    flags = head[4]
+    is_single = bool(flags & 0x20)
+    size = (1 if is_single else 0, 2, 4, 8)[flags >> 6]
+    start = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
+    if not size or len(head) < start + size:
+        return -1
+    return int.from_bytes(head[start : start + size], "little") + (256 if size == 2 else 0)
+
+
+_UNPACKED: Final = {"image": _unpacked_blosc, "height": _unpacked_zstd}
 
 
 def _index(array: str, data: NDArray[np.uint8], chunks: int) -> list[list[int]]:

@@ -45,6 +45,7 @@ from shards.read.shard_loader import ShardLoader, unless_changed
 from shards.said import say
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import is_local
+from shards.storage.typed_json import shown
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,16 @@ class Dataset:
             raise InputError(
                 f"{self.url}: no statistics, since no chip is in the training split or none has valid pixels"
             )
-        return Statistics.from_json(values)
+        url = self._url_of(STATISTICS)
+        statistics = Statistics.from_json(values, url)
+        if tuple(statistics.bands) != self.schema.all_bands or bool(statistics.height) != bool(
+            self.schema.label
+        ):
+            raise InputError(
+                f"{url}: has statistics of {shown(list(statistics.bands))}, not of the schema's bands and "
+                "label; copy it again"
+            )
+        return statistics
 
     @cached_property
     def index(self) -> Any:
@@ -102,7 +112,8 @@ class Dataset:
     def rejected(self) -> Any:
         """Rejected chips as a pyarrow table: key, reason, detail."""
         with unless_changed(self.url, self.manifest):
-            return read_table(self._url_of(REJECTED), self.manifest.files[REJECTED])
+            rows = sum(self.manifest.rejected.values())
+            return read_table(self._url_of(REJECTED), self.manifest.files[REJECTED], None, rows)
 
     def chips(self, split: str, limit: int | None = None, where: str = "") -> Chips:
         """Return the chips of a split or of "all", ascending, that match `where` (`shards.read.selection`).
@@ -281,11 +292,8 @@ class Dataset:
 
     def _index(self, columns: list[str] | None) -> Any:
         with unless_changed(self.url, self.manifest):
-            table = read_table(self._url_of(INDEX), self.manifest.files[INDEX], columns)
-        if table.num_rows != self.manifest.first_chip[-1]:
-            raise DatasetError(
-                f"{self._url_of(INDEX)}: {table.num_rows:,} rows for {self.manifest.first_chip[-1]:,} chips"
-            )
+            rows = int(self.manifest.first_chip[-1])
+            table = read_table(self._url_of(INDEX), self.manifest.files[INDEX], columns, rows)
         for column, allowed in (("split", SPLITS), ("shard", ())):
             if column in table.column_names:
                 for name in pc.unique(table[column]).to_pylist():

@@ -13,8 +13,10 @@ one_writer   only one command at a time writes into a folder
 lease        how a folder on S3 is held
 disk_cache   a local cache of fetched bytes
 checksum     XXH3 of objects and of chips
+inside       no way out of a folder through a link
 regular      opening regular files alone
 limits       how much of a file of strangers is read
 json_text    JSON as plain values, within limits
+json_marks   what a value of JSON must be besides its type
 typed_json   JSON of ours as dataclasses: types, ranges, names
 """

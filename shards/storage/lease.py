@@ -23,11 +23,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from shards.errors import InputError
 from shards.said import say
+from shards.storage.json_marks import AtLeast
+from shards.storage.json_text import parsed
 from shards.storage.s3 import S3FileSystem, Tagged
+from shards.storage.typed_json import typed
 
 RENEWED_EVERY = 30.0
 """Seconds between two signs of life."""
@@ -46,7 +49,7 @@ class Holder:
     owner: str
     """Digits of this hold alone."""
     host: str
-    process: int
+    process: Annotated[int, AtLeast(0)]
     machine: str
     """Identity of the running machine and of the container, in which process numbers count."""
     started: str
@@ -62,9 +65,8 @@ class Holder:
     def of(cls, data: bytes) -> "Holder":
         """Read a lease; what is no lease counts as one of an unknown process."""
         try:
-            told: Any = json.loads(data)
-            return cls(**{name: told[name] for name in cls.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError):
+            return typed(parsed(data, "lease"), cls, "lease", strict=False)
+        except InputError:
             return cls("", "an unknown host", 0, "", "")
 
     def lives(self) -> bool | None:

@@ -59,3 +59,12 @@ JSON_BYTES = Limit("TREELINE_MAX_JSON_BYTES", 16 << 20, "bytes of JSON")
 """16 MiB: the manifest of some 50,000 shards."""
 JSON_VALUES = Limit("TREELINE_MAX_JSON_VALUES", 1_000_000, "values in JSON")
 """A value of two bytes may take a hundred in memory."""
+CHIPS = Limit("TREELINE_MAX_CHIPS", 10_000_000, "chips")
+"""Each takes some tens of bytes of memory before any is read."""
+CHIP_BYTES = Limit("TREELINE_MAX_CHIP_BYTES", 256 << 20, "bytes in a chip")
+SHARD_BYTES = Limit("TREELINE_MAX_SHARD_BYTES", 8 << 30, "bytes in a shard, unpacked")
+"""Shards are mapped, or unpacked whole."""
+PARQUET_BYTES = Limit("TREELINE_MAX_PARQUET_BYTES", 2 << 30, "bytes of a Parquet file, unpacked")
+TABLE_BYTES = Limit("TREELINE_MAX_TABLE_BYTES", 64 << 20, "bytes of a table beyond 4 KiB a row, unpacked")
+COUNTS_BYTES = Limit("TREELINE_MAX_COUNTS_BYTES", 128 << 20, "bytes of counts, unpacked")
+"""Counts of pixel values by source and sensor: about 0.5 MB for each band."""

@@ -21,12 +21,13 @@ import re
 import reprlib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
 from typing import get_type_hints as hints_of
 
 from shards.errors import InputError, one_line
+from shards.storage.json_marks import NotFinite, StoredAs
 from shards.storage.json_text import COPY_AGAIN, all_finite, parsed, read_json_bytes
 
 Kind = TypeVar("Kind")
@@ -35,90 +36,6 @@ _MOST = 2**63 - 1
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 2, 60, 60, 40
 _SHOWN.maxdict = _SHOWN.maxlist = 3
-
-
-class Mark(Protocol):
-    """A demand on a value besides its type, as metadata of `Annotated`."""
-
-    @property
-    def words(self) -> str:
-        """Words behind those of the type, e.g. "of at least 0"; "": none."""
-
-    def accepts(self, value: Any) -> bool:
-        """Tell whether a value of the right type is right; InputError says more."""
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """A number must be at least this."""
-
-    low: float
-
-    @property
-    def words(self) -> str:
-        """Say what is wanted."""
-        return f"of at least {self.low:,}"
-
-    def accepts(self, value: Any) -> bool:
-        """Compare a number."""
-        return bool(value >= self.low)
-
-
-@dataclass(frozen=True)
-class Between:
-    """A number must be from `low` to `high`, both included."""
-
-    low: float
-    high: float
-
-    @property
-    def words(self) -> str:
-        """Say what is wanted."""
-        return f"from {self.low:,} to {self.high:,}"
-
-    def accepts(self, value: Any) -> bool:
-        """Compare a number."""
-        return bool(self.low <= value <= self.high)
-
-
-@dataclass(frozen=True)
-class Matching:
-    """A text must be as the regular expression says, from its beginning to its end."""
-
-    pattern: str
-    words: str
-
-    def accepts(self, value: Any) -> bool:
-        """Compare a text."""
-        return re.fullmatch(self.pattern, value) is not None
-
-
-HEXADECIMAL = Matching("[0-9a-f]{16}", "of sixteen hexadecimal digits")
-"""An XXH3, or a fingerprint."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A value must pass a function that raises InputError."""
-
-    check: Callable[[Any], object]
-    words: str = ""
-
-    def accepts(self, value: Any) -> bool:
-        """Call the function."""
-        self.check(value)
-        return True
-
-
-@dataclass(frozen=True)
-class NotFinite:
-    """A number may be NaN or infinite."""
-
-    words: str = ""
-
-    def accepts(self, value: Any) -> bool:
-        """Accept any number."""
-        return True
 
 
 class _WrongError(Exception):
@@ -151,7 +68,7 @@ def typed(values: Any, kind: type[Kind], where: str, cure: str = COPY_AGAIN, str
 
     Args:
         values: what `json_text.parsed` returned.
-        kind: a dataclass, or any type that fields may have.
+        kind: a dataclass.
         where: file, for messages.
         cure: what to do, for messages.
         strict: whether names that the dataclasses do not have are refused; otherwise they are passed over.
@@ -159,8 +76,13 @@ def typed(values: Any, kind: type[Kind], where: str, cure: str = COPY_AGAIN, str
     Raises:
         InputError: in one line, which value is not what it must be.
     """
+    return cast(Kind, typed_as(values, kind, where, cure, strict))
+
+
+def typed_as(values: Any, kind: Any, where: str, cure: str = COPY_AGAIN, strict: bool = True) -> Any:
+    """Make a value of any type that fields may have, such as `int | None`; see `typed`."""
     try:
-        return _reader(kind, strict).read(values)  # type: ignore[no-any-return]
+        return _reader(kind, strict).read(values)
     except _WrongError as error:
         place = "".join(reversed(error.places)).removeprefix(".")
         text = str(error)
@@ -195,16 +117,20 @@ def _reader(kind: Any, strict: bool) -> _Reader:
         return _union([_reader(one, strict) for one in arguments])
     if kind in _PLAIN:
         return _PLAIN[kind]
-    if origin is tuple and arguments[-1] is not ...:
+    if origin is tuple and (not arguments or arguments[-1] is not ...):
         return _Reader(f"a list of {len(arguments)}", _of_tuple([_reader(one, strict) for one in arguments]))
     if origin in (list, tuple, Sequence):
         return _Reader("a list", _of_list(_reader(arguments[0], strict), list if origin is list else tuple))
-    if origin in (dict, Mapping) and arguments[0] is str:
-        return _Reader("an object", _of_dict(_reader(arguments[1], strict)))
+    if origin in (dict, Mapping):
+        return _Reader("an object", _of_dict(_reader(arguments[0], strict), _reader(arguments[1], strict)))
     raise TypeError(f"{kind}: no type of a field that JSON is read into")
 
 
 def _marked(kind: Any, marks: tuple[Any, ...], strict: bool) -> _Reader:
+    for mark in marks:
+        if isinstance(mark, StoredAs):
+            form = _reader(mark.form, strict and mark.strict)
+            return _Reader(form.words, _of_form(form, mark))
     demands = [mark for mark in marks if hasattr(mark, "accepts")]
     plain = _reader(kind, strict)
     if any(isinstance(mark, NotFinite) for mark in demands):
@@ -217,10 +143,21 @@ def _marked(kind: Any, marks: tuple[Any, ...], strict: bool) -> _Reader:
             if all(mark.accepts(made) for mark in demands):
                 return made
         except InputError as error:
-            raise _WrongError(f"is {shown(value)}: {error}") from error
+            raise _WrongError(f": {error}") from error
         raise _wrong(value, words)
 
     return _Reader(words, read) if demands else plain
+
+
+def _of_form(form: _Reader, mark: StoredAs) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        made = form.read(value)
+        try:
+            return mark.make(made, value)
+        except InputError as error:
+            raise _WrongError(f": {error}") from error
+
+    return read
 
 
 def _whole(value: Any) -> Any:
@@ -344,12 +281,12 @@ def _of_tuple(items: Sequence[_Reader]) -> Callable[[Any], Any]:
     return read
 
 
-def _of_dict(item: _Reader) -> Callable[[Any], Any]:
+def _of_dict(key: _Reader, item: _Reader) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         made: dict[str, Any] = {}
         for name, one in _object(value).items():
             try:
-                made[_text(name)] = item.read(one)
+                made[key.read(name)] = item.read(one)
             except _WrongError as error:
                 raise error.within(f"[{shown(name)}]") from error
         return made
@@ -358,13 +295,18 @@ def _of_dict(item: _Reader) -> Callable[[Any], Any]:
 
 
 def _of_dataclass(kind: Any, strict: bool) -> Callable[[Any], Any]:
-    hints = hints_of(kind, include_extras=True)
     own = [field for field in fields(kind) if field.init]
-    readers = {field.name: _reader(hints[field.name], strict) for field in own}
+
+    @cache
+    def readers_of_fields() -> dict[str, _Reader]:  # when needed: a type may contain itself
+        hints = hints_of(kind, include_extras=True)
+        return {field.name: _reader(hints[field.name], strict) for field in own}
+
     needed = [f.name for f in own if f.default is MISSING and f.default_factory is MISSING]
 
     def read(value: Any) -> Any:
         made: dict[str, Any] = {}
+        readers = readers_of_fields()
         for name, one in _object(value).items():
             if name not in readers:
                 if strict and not (isinstance(one, dict) and one.get("must_understand") is False):

@@ -42,6 +42,7 @@ from shards.format.schema import Schema
 from shards.format.statistics import Counts, statistics_json
 from shards.storage.checksum import checksum
 from shards.storage.copies import copy_object
+from shards.storage.inside import check_inside
 from shards.storage.objects import Bytes, join, publish
 from shards.write.finished_shard import FinishedShard
 
@@ -172,7 +173,9 @@ class Assembly:
 
     def _take_base(self, base: Manifest) -> None:
         self._shards.extend(base.shards)
-        self._take_rows(read_table(base.url_of(self._url, INDEX), base.files[INDEX]))
+        self._take_rows(
+            read_table(base.url_of(self._url, INDEX), base.files[INDEX], None, int(base.first_chip[-1]))
+        )
         self._counts = Counts.from_bytes(base.read(self._url, COUNTS))
 
     def _take_rows(self, rows: pa.Table) -> None:
@@ -229,6 +232,7 @@ def publish_files(url: str, contents: Mapping[str, Bytes], generation: int) -> d
         name: StoredObject.of(name_in(name, generation), np.frombuffer(data, np.uint8))
         for name, data in contents.items()
     }
+    check_inside(url, *(one.name for one in stored.values()))
     for name, data in contents.items():
         publish(join(url, stored[name].name), data)
     return stored

@@ -7,24 +7,32 @@ As bytes it is a zip of shard.json, index.arrow, rejected.arrow and counts.npz.
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from shards.errors import DatasetError
+from shards.errors import DatasetError, InputError, one_line
 from shards.format import zarr_v3
 from shards.format.file_names import tar_name
 from shards.format.index import REJECTED_SCHEMA, index_rows, index_schema
-from shards.format.manifest import SPLITS, Shard, ShardFormat, StoredObject, shard_from_json
+from shards.format.manifest import SPLITS, Shard, ShardFormat, StoredObject
 from shards.format.path_names import check_name
 from shards.format.schema import Chip, Schema
 from shards.format.statistics import Counts
 from shards.format.tar import pack
 from shards.storage.checksum import content_checksum
+from shards.storage.inside import check_inside
+from shards.storage.json_text import parsed
+from shards.storage.limits import Limit
 from shards.storage.objects import Bytes, join, publish
+from shards.storage.typed_json import typed_as
 
+START_OVER = "delete it and run again"
+ZIP_BYTES = Limit("TREELINE_MAX_PART_BYTES", 1 << 30, "bytes in a part, unpacked")
+"""A part has rows of the index, and counts, of one shard."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every member, fixed so that the same shard gives the same bytes."""
 
@@ -63,15 +71,19 @@ class FinishedShard:
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:  # checks the CRC-32 of what it reads
-                shard = json.loads(archive.read("shard.json"))
+                ZIP_BYTES.check(where, sum(entry.file_size for entry in archive.infolist()))
+                plain = parsed(archive.read("shard.json"), f"{where}: shard.json", START_OVER)
+                shard = typed_as(plain, Shard | None, f"{where}: shard.json", START_OVER)
                 index, rejected = (
                     pa.ipc.open_stream(archive.read(f"{name}.arrow")).read_all()
                     for name in ("index", "rejected")
                 )
-                counts = Counts.from_bytes(archive.read("counts.npz"))
-        except (zipfile.BadZipFile, KeyError, ValueError, pa.ArrowException) as error:
-            raise DatasetError(f"{where}: is damaged ({error}); delete it and run again") from error
-        return cls(shard_from_json(shard) if shard else None, index, rejected, counts)
+                counts = Counts.from_bytes(archive.read("counts.npz"), f"{where}: counts.npz")
+        except InputError as error:
+            raise DatasetError(str(error)) from error
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, pa.ArrowException) as error:
+            raise DatasetError(f"{where}: is damaged ({one_line(error)[:200]}); {START_OVER}") from error
+        return cls(shard, index, rejected, counts)
 
 
 def rejected_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
@@ -133,6 +145,7 @@ def write_shard(
         }
     else:
         objects = {tar_name(split, number): pack(chips, schema).data}
+    check_inside(url, *objects)
     for stored, data in objects.items():
         publish(join(url, stored), data)
     return [StoredObject.of(stored, np.frombuffer(data, np.uint8)) for stored, data in objects.items()]

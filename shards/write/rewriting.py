@@ -20,6 +20,7 @@ from shards.format.manifest import SPLITS, Manifest, Shard, StoredObject
 from shards.format.schema import Chip
 from shards.format.tar import pack
 from shards.storage.checksum import content_checksum
+from shards.storage.inside import check_inside
 from shards.storage.objects import join, publish, stem_of
 from shards.write.assembly import first_of_same
 from shards.write.shard_places import with_shard_names
@@ -100,6 +101,7 @@ class Rewriting:
             return
         name = mixed_name(tar_name(split, self._numbers[split]))
         data = pack(waiting.chips, self._manifest.schema)
+        check_inside(self._url, name)
         publish(join(self._url, name), data.data)
         content = content_checksum(
             self._index.select(["key", "xxh3"]).take(pa.array(waiting.numbers)).to_pylist()

@@ -21,6 +21,7 @@ from shards.format.file_names import home_name, mixed_name, remove_unlisted_shar
 from shards.format.manifest import INDEX, Manifest, Shard, StoredObject
 from shards.progress import progress
 from shards.storage.copies import copy_object
+from shards.storage.inside import check_inside
 from shards.storage.objects import is_local, join, remove_file
 from shards.write.change import parquet_bytes, publish_change
 
@@ -91,6 +92,7 @@ def _moved(url: str, manifest: Manifest, index: Any, new_name: Callable[[int, st
     }
     if not moves:
         return manifest
+    check_inside(url, *moves, *moves.values())
     with progress("move", len(moves), "files") as advance:
         for _ in _copied(url, moves):
             advance(1)

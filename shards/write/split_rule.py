@@ -15,6 +15,7 @@ move no chip. Chips that lie too near to another split are "buffer": kept, but u
 """
 
 import hashlib
+import json
 import math
 import sys
 from bisect import bisect_right
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from shards.config import BY_PLACE, SplitBy, SplitOptions
 from shards.errors import InputError
 from shards.format.manifest import SPLITS
+from shards.storage.typed_json import typed
 from shards.write.places import SLACK, ChipFootprints, Places, footprints, one_crs, refuse_unplaced
 from shards.write.split_bands import BandGrid, angles_of, banded, grids_of, refuse_empty
 from shards.write.split_turn import turn_of
@@ -184,11 +186,10 @@ class SplitRule:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "SplitRule":
+    def from_json(cls, values: Mapping[str, Any], where: str = "split_rule") -> "SplitRule":
         """Make the rule that `to_json`, or once `dataclasses.asdict`, was called on; lists may be tuples."""
-        tuples = {name: tuple(values[name]) for name in ("shares", "edges", "angle") if name in values}
-        grids = tuple(BandGrid(**grid) for grid in values.get("grids", ()))
-        return cls(**{**values, **tuples, "grids": grids})
+        plain = json.loads(json.dumps(values))  # tuples become lists
+        return typed(plain, cls, where)
 
 
 def resolved(rule: SplitRule, places: Places) -> SplitRule:

@@ -79,6 +79,7 @@ ROOMS: dict[str, set[str]] = {
     "ingest.work": {
         "shards.config",
         "shards.format",
+        "shards.nested",
         "shards.own_parts",
         "shards.raster",
         "shards.read",

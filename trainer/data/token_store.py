@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from transformers import DINOv3ViTModel, PretrainedConfig
 
 from shards.errors import DatasetError, InputError
-from shards.format.manifest import StoredObject, read_json, understood
+from shards.format.manifest import StoredObject, read_json
 from shards.format.tar import BLOCK
 from shards.read.arena import Arena, Memory
 from shards.read.dataset import Dataset
@@ -36,6 +36,7 @@ from shards.storage.checksum import hexadecimal
 from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import exists, is_local, join, local_path
 from shards.storage.ranges import Fetcher
+from shards.storage.typed_json import typed_as
 from trainer.data.choice import training_chips
 from trainer.decoders.features import Features
 from trainer.devices.choice import Precision
@@ -254,8 +255,9 @@ def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
             f"{plan.url}: holds the tokens of another {', '.join(differ) or 'store'}; choose another "
             "--token-store, or delete it first"
         )
-    with understood(where, "choose another --token-store, or delete it first"):
-        return {stored["name"]: StoredObject(**stored) for stored in values["objects"]}
+    cure = "choose another --token-store, or delete it first"
+    objects = typed_as(values.get("objects"), tuple[StoredObject, ...], f"{where}: objects", cure)
+    return {stored.name: stored for stored in objects}
 
 
 class TokenReader:

@@ -11,7 +11,7 @@ right_predicted, ...         classes of pixels, instead of truth and predictions
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.storage.json_marks import NotFinite
+from shards.storage.json_text import parsed
 from shards.storage.objects import read_bytes
+from shards.storage.typed_json import typed_as
 
 PREDICTORS = ("predicted", "ridge", "mean")
 """Columns with predictions: the model's, then the baselines'."""
@@ -53,8 +56,10 @@ def read_cell(url: str) -> CellResult:
     """
     try:
         table = pq.read_table(pa.BufferReader(read_bytes(url)))
-        about = json.loads((table.schema.metadata or {})[_ABOUT])
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        about = typed_as(
+            parsed((table.schema.metadata or {})[_ABOUT], url), dict[str, Annotated[Any, NotFinite()]], url
+        )
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise InputError(
             f"{url}: is not what a cell left; delete it, and run the same command again"
         ) from error

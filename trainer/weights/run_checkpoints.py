@@ -5,6 +5,7 @@ from functools import cache
 
 from shards.errors import InputError
 from shards.format.manifest import read_json, understood
+from shards.format.path_names import check_name
 from shards.said import say
 from shards.storage.objects import exists, join
 
@@ -74,8 +75,10 @@ def read_run_checkpoints(run: str) -> RunCheckpoints | None:
     with understood(url, f"copy it again, or name a checkpoint's folder in {run}"):
         names = read_json(url)
         last, best = names["last"], tuple(names["best"])
-        if not best or not all(isinstance(name, str) for name in (last, *best)):
+        if not best:
             raise ValueError("names no checkpoints")
+        for name in (last, *best):
+            check_name(name)
         return RunCheckpoints(run, last, best)
 
 

@@ -483,7 +483,7 @@ def test_data_that_cannot_be_used_is_refused(datasets: Any, tmp_path: Path) -> N
     (tmp_path / "lacking" / "data-00002-of-00003.arrow").unlink()
     assert "data-00002-of-00003.arrow: cannot be read (" in refused("lacking")
     (tmp_path / "lacking" / "state.json").write_text("{")
-    assert "state.json: is damaged" in refused("lacking")
+    assert "state.json: not a JSON file" in refused("lacking")
     (tmp_path / "lacking" / "state.json").write_text(json.dumps({"_indices_data_files": [{}]}))
     assert "flatten_indices" in refused("lacking")
     pq.write_table(fixed_lists(1), tmp_path / "empty" / "a.parquet")
