@@ -16,7 +16,9 @@ from rasterio.errors import RasterioError
 from shards.errors import InputError, one_line
 from shards.foreign_text import visible
 from shards.raster.formats import is_virtual, open_by_driver
+from shards.storage.gdal import gdal_path
 from shards.storage.limits import Limit
+from shards.storage.objects import version_of
 
 VRT_BYTES = Limit("TREELINE_MAX_VRT_BYTES", 32 << 20, "bytes of a virtual raster's text")
 """32 MiB: a mosaic of some 30,000 scenes."""
@@ -112,14 +114,26 @@ def check_source(source: str, depth: int) -> None:
     if is_virtual(source):
         check_virtual(source, depth + 1)
         return
-    known = os.stat(source)
-    _check_raster(source, known.st_mtime_ns, known.st_size)
+    check_raster(source)
+
+
+def check_raster(url: str) -> None:
+    """Refuse a raster that GDAL would open by itself if it could not be given.
+
+    Raises:
+        InputError: its format is none that is read, or it names a file of overviews.
+    """
+    _check_raster(url, version_of(url))
 
 
 @lru_cache(maxsize=1 << 16)
-def _check_raster(source: str, changed: int, size: int) -> None:
+def _check_raster(source: str, version: str) -> None:
     try:
-        with open_by_driver(source, source) as raster:
+        # Otherwise, while it is opened, GDAL would look for files beside it.
+        with (
+            rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"),
+            open_by_driver(gdal_path(source), source) as raster,
+        ):
             check_overviews(source, raster)
     except RasterioError as error:
         raise InputError(

@@ -32,11 +32,8 @@ def gdal_path(url: str) -> str:
 
 def gdal_options(url: str) -> dict[str, str]:
     """Return the options with which GDAL opens `url` as boto3 would; it has its own names for an endpoint."""
-    alone = {
-        # Files beside a raster are opened by their content, whatever that names.
-        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-        "GDAL_PAM_ENABLED": "NO",
-    }
+    # .aux.xml may name another file to be read: see shards.raster.sidecars.
+    alone = {"GDAL_PAM_ENABLED": "NO"}
     if is_local(url):
         return alone
     # By default GDAL keeps what it read, even that nothing was there: an object that is written again would

@@ -68,6 +68,13 @@ def _local(url: str) -> str:
     return os.path.expanduser(url.removeprefix("file://"))
 
 
+def beginning_with(url: str) -> list[str]:
+    """List URLs of objects on S3, at most a hundred, that begin with `url`."""
+    filesystem, path = filesystem_of(url)
+    with reading(url, "file"):
+        return [f"s3://{name}" for name in filesystem.beginning_with(path)]
+
+
 def whole_url(url: str) -> str:
     """Make a local `url` absolute, so that it names the same place for every process of this machine."""
     return str(local_path(url).absolute()) if is_local(url) else url

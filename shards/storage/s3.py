@@ -120,6 +120,12 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
             found = [alone]
         return found if detail else [item["name"] for item in found]
 
+    def beginning_with(self, path: str, most: int = 100) -> list[str]:
+        """List objects, at most this many, whose names begin so, with one request."""
+        path, bucket, start = self._place(path)
+        page = self._call("list_objects_v2", path, Bucket=bucket, Prefix=start, MaxKeys=most)
+        return [f"{bucket}/{item['Key']}" for item in page.get("Contents", ())]
+
     def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **options: Any) -> Any:
         """Find all files below `path`, sorted, with one listing."""
         if maxdepth is not None or withdirs:

@@ -298,19 +298,50 @@ def test_python_in_a_virtual_raster_never_runs_whatever_the_environment_says(
     assert not (tmp_path / "ran").exists()
 
 
-def test_overviews_are_read_from_the_raster_alone(private: Path, tmp_path: Path) -> None:
+NO_PLACE = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+"""Files beside a raster have no place of their own; outside tests this warning is ignored."""
+
+
+@pytest.mark.parametrize("ending", [".ovr", ".msk", ".OVR", ".msk.ovr"])
+def test_files_beside_a_raster_are_rasters(
+    ending: str, private: Path, listener: tuple[str, list[bytes]], tmp_path: Path
+) -> None:
+    address, asked = listener
     scene = write(tmp_path / "scene.tif", np.zeros((4, SIDE, SIDE), np.int16))
-    with rasterio.open(private, "r+") as raster:
+    beside = scene.with_name(f"scene.tif{ending}")
+    for text in (virtual(str(private)).replace(f'"{SIDE}"', f'"{SIDE // 2}"'), web_map(address)):
+        beside.write_text(text)
+        with pytest.raises(InputError, match=rf"scene\.tif{ending}: cannot be read as a raster"):
+            open_raster(str(scene))
+    assert asked == []
+
+
+@NO_PLACE
+def test_overviews_beside_a_raster_are_read(tmp_path: Path) -> None:
+    scene = write(tmp_path / "scene.tif", np.ones((4, SIDE, SIDE), np.int16))
+    with rasterio.open(scene) as raster:
         raster.build_overviews([2])
-    beside = scene.with_name("scene.tif.ovr")
-    beside.write_text(virtual(str(private)).replace(f'"{SIDE}"', f'"{SIDE // 2}"'))
+    assert scene.with_name("scene.tif.ovr").exists()
     with open_raster(str(scene)) as raster:
-        assert raster.overviews(1) == []
-        assert not raster.read(out_shape=(4, SIDE // 2, SIDE // 2)).any()
-    beside.unlink()
-    with rasterio.open(scene, "r+") as raster:
+        assert raster.overviews(1) == [2]
+
+
+@NO_PLACE
+@pytest.mark.parametrize("which", ["scene.tif", "scene.tif.ovr"])
+def test_no_tag_leads_to_overviews_elsewhere(which: str, private: Path, tmp_path: Path) -> None:
+    scene = write(tmp_path / "scene.tif", np.ones((4, SIDE, SIDE), np.int16))
+    with rasterio.open(scene) as raster:
+        raster.build_overviews([2])
+    with rasterio.open(tmp_path / which, "r+") as raster:
         raster.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(private))
-    with pytest.raises(InputError, match="names a file of overviews"):
+    with pytest.raises(InputError, match=rf"{which}: names a file of overviews"):
+        open_raster(str(scene))
+
+
+def test_an_old_kind_of_file_beside_a_raster_is_refused(tmp_path: Path) -> None:
+    scene = write(tmp_path / "scene.tif", np.ones((4, SIDE, SIDE), np.int16))
+    (tmp_path / "scene.aux").write_bytes(b"EHFA_HEADER_TAG")
+    with pytest.raises(InputError, match=r"scene\.aux: files of this kind beside a raster are not read"):
         open_raster(str(scene))
 
 
@@ -327,7 +358,9 @@ def test_what_stands_beside_a_raster_is_not_passed_over(what: str, tmp_path: Pat
     scene = write(tmp_path / "scene.tif", np.ones((1, SIDE, SIDE), np.int16))
     beside = scene.with_name("scene.tif.aux.xml")
     beside.write_text(f'<PAMDataset><PAMRasterBand band="1">{STATED[what]}</PAMRasterBand></PAMDataset>')
-    with pytest.raises(InputError, match=re.escape(f"{beside}: states {what}, and files beside a raster")):
+    with pytest.raises(
+        InputError, match=re.escape(f"{beside}: states {what}, and such files beside a raster")
+    ):
         open_raster(str(scene))
 
 
@@ -339,16 +372,6 @@ def test_statistics_beside_a_raster_do_not_matter(tmp_path: Path) -> None:
     )
     with open_raster(str(scene)) as raster:
         assert raster.nodata == 0
-
-
-def test_a_mask_beside_a_raster_is_refused_with_its_cure(tmp_path: Path) -> None:
-    scene = write(tmp_path / "scene.tif", np.ones((1, SIDE, SIDE), np.int16))
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(scene, "r+") as raster:
-        raster.write_mask(np.eye(SIDE, dtype=bool))
-    with pytest.raises(
-        InputError, match=r"scene\.tif\.msk: masks beside a raster are not read.*INTERNAL_MASK YES"
-    ):
-        open_raster(str(scene))
 
 
 @pytest.mark.parametrize(

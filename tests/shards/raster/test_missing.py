@@ -46,11 +46,12 @@ def by_value(path: Path, value: float, dtype: str, declared: bool) -> Path:
     return write(path, image_CHW, nodata=value if declared else None)
 
 
-def by_mask(path: Path) -> Path:
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+def by_mask(path: Path, is_internal: bool) -> Path:
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=is_internal):
         write(path, measured("int16"))
         with rasterio.open(path, "r+") as raster:
             raster.write_mask(~MISSING_HW)
+    assert is_internal != path.with_name(f"{path.name}.msk").exists()
     return path
 
 
@@ -80,12 +81,14 @@ MARKED: dict[str, Callable[[Path], Path]] = {
     "lowest float32, undeclared": lambda path: by_value(path, LOWEST, "float32", False),
     "netCDF's fill value, undeclared": lambda path: by_value(path, 9.96921e36, "float32", False),
     "lowest float64, undeclared": lambda path: by_value(path, -1.7976931348623157e308, "float64", False),
-    "internal mask": by_mask,
+    "internal mask": lambda path: by_mask(path, True),
+    "mask beside the file": lambda path: by_mask(path, False),
     "mask of bytes": by_mask_of_bytes,
     "alpha band": by_alpha,
 }
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # of the mask's file
 @pytest.mark.parametrize("kind", MARKED)
 def test_however_a_file_marks_them_the_same_pixels_are_missing(kind: str, tmp_path: Path) -> None:
     with open_raster(str(MARKED[kind](tmp_path / "image.tif"))) as raster:
