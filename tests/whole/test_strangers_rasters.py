@@ -319,7 +319,7 @@ def test_files_beside_a_raster_are_rasters(
 @NO_PLACE
 def test_overviews_beside_a_raster_are_read(tmp_path: Path) -> None:
     scene = write(tmp_path / "scene.tif", np.ones((4, SIDE, SIDE), np.int16))
-    with rasterio.open(scene) as raster:
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(scene, "r+") as raster:
         raster.build_overviews([2])
     assert scene.with_name("scene.tif.ovr").exists()
     with open_raster(str(scene)) as raster:
@@ -330,7 +330,7 @@ def test_overviews_beside_a_raster_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["scene.tif", "scene.tif.ovr"])
 def test_no_tag_leads_to_overviews_elsewhere(which: str, private: Path, tmp_path: Path) -> None:
     scene = write(tmp_path / "scene.tif", np.ones((4, SIDE, SIDE), np.int16))
-    with rasterio.open(scene) as raster:
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(scene, "r+") as raster:
         raster.build_overviews([2])
     with rasterio.open(tmp_path / which, "r+") as raster:
         raster.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(private))
