@@ -226,7 +226,7 @@ def test_swapped_shards_are_an_error(copy: Path) -> None:
         (b"\xff\xfe", "not a JSON"),
         (b"[]", "not a JSON object"),
         (b"{}", "format"),
-        (b'{"format": "treeline", "version": 99}', "treeline 99"),
+        (b'{"format": "treeline", "version": 99}', "'treeline' 99"),
     ],
 )
 def test_a_manifest_of_another_kind_is_named(copy: Path, content: bytes, says: str) -> None:
