@@ -1,6 +1,7 @@
 """Checkpoints: folders from which a model can be built again, anywhere. Nothing is unpickled.
 
-config.json          the model's parts, its images, its training data; written last
+config.json          the model's parts, its images, its training data; sizes and checksums of the other files
+                     and of itself (trainer.model.checkpoint_sums); written last
 model.safetensors    weights
 statistics.json      statistics of the training chips, for the normalisation
 metrics.json         scores so far, and the baselines
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
-from shards.format.manifest import json_bytes, read_json, understood
+from shards.format.manifest import json_bytes, understood
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
@@ -26,6 +27,16 @@ from shards.storage.objects import exists, join
 from trainer.decoders.features import DecoderConfig
 from trainer.devices.learner import Learner
 from trainer.devices.sharding import whole
+from trainer.model.checkpoint_sums import (
+    CONFIG,
+    METRICS,
+    STATISTICS,
+    WEIGHTS,
+    FileSums,
+    described,
+    read_config,
+    say_unchecked,
+)
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.pixel_model import PixelModel
 from trainer.model.run_checkpoints import DAMAGED, read_run_checkpoints
@@ -36,10 +47,6 @@ from trainer.model.weights_file import check_size, entries_of, fill
 
 Model = TypeVar("Model", bound=nn.Module)
 Baselines = TypeVar("Baselines")
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-STATISTICS = "statistics.json"
-METRICS = "metrics.json"
 HEIGHTS = "treeline-checkpoint"
 """Format of a regressor; see trainer.model.height_checkpoint."""
 PRETRAINED = "treeline-pretrained"
@@ -80,12 +87,14 @@ def checkpoint_files(
     config: dict[str, Any], weights: dict[str, bytes], statistics: Statistics, metrics: dict[str, Any]
 ) -> dict[str, bytes]:
     """Return a checkpoint's files by name, those of its `weights` first; config.json comes last."""
-    return {
-        **weights,
-        STATISTICS: json_bytes(statistics.to_json()),
-        METRICS: json_bytes(metrics),
-        CONFIG: json_bytes(config),
-    }
+    return described(
+        {
+            **weights,
+            STATISTICS: json_bytes(statistics.to_json()),
+            METRICS: json_bytes(metrics),
+            CONFIG: json_bytes(config),
+        }
+    )
 
 
 def weights_files(model: Learner, backbone: DINOv3ViTModel) -> dict[str, bytes]:
@@ -139,6 +148,8 @@ class CheckpointFolder:
     """Statistics of the training chips."""
     metrics: dict[str, Any]
     """Scores after the checkpoint's epoch, and the baselines."""
+    sums: FileSums
+    """What its files must be."""
     with_weights: bool
     """Whether its models get the weights; otherwise they are on the device "meta" and take no memory."""
 
@@ -194,7 +205,7 @@ class CheckpointFolder:
         Raises:
             InputError: they are another model's, or damaged.
         """
-        checksum = load_weights(model, join(self.url, WEIGHTS), self.with_weights)
+        checksum = load_weights(model, join(self.url, WEIGHTS), self.with_weights, self.sums)
         return fingerprint_of(self.config, self.statistics, checksum)
 
 
@@ -231,20 +242,25 @@ def read_checkpoint_folder(name: str, check: Check, with_weights: bool, trust: s
         InputError: it is incomplete, has another format or version, or names code that is not trusted.
     """
     url = checkpoint_url(name)
-    check_files(url)
-    config = read_json(join(url, CONFIG))
+    if not exists(join(url, CONFIG)):
+        raise _incomplete(url, CONFIG)
+    config, sums = read_config(url)
+    if sums.has(REST) and not exists(join(url, REST)):  # the run has ended meanwhile
+        config, sums = read_config(url)
     check(url, config)
+    check_files(url)
     check_trust(url, config, trust)
-    return CheckpointFolder(url, config, read_statistics(url), read_json(join(url, METRICS)), with_weights)
+    say_unchecked(sums)
+    return CheckpointFolder(url, config, read_statistics(sums), sums.read_json(METRICS), sums, with_weights)
 
 
 def format_of(name: str) -> str:
     """Return the format of the checkpoint (or of the best one of the run) at `name`; "" if there is none."""
-    url = join(checkpoint_url(name), CONFIG)
-    return str(read_json(url).get("format")) if exists(url) else ""
+    url = checkpoint_url(name)
+    return str(read_config(url)[0].get("format")) if exists(join(url, CONFIG)) else ""
 
 
-def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
+def load_weights(model: nn.Module, url: str, with_weights: bool = True, sums: FileSums | None = None) -> str:
     """Give a model, whose backbone is empty, the weights of the file at `url`, or only see that they fit.
 
     Returns:
@@ -254,22 +270,21 @@ def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
         InputError: they are another model's, or damaged.
     """
     if not with_weights:
-        return checksum_of_fitting(url, model)
+        return checksum_of_fitting(url, model, sums=sums)
     with refusing_other_weights(url):
-        found = read_any(url)
+        found = read_any(url, sums)
         fill(model, found.tensors)
     return found.checksum
 
 
-def read_statistics(url: str) -> Statistics:
-    """Read the statistics of the checkpoint at `url`.
+def read_statistics(sums: FileSums) -> Statistics:
+    """Read the statistics of a checkpoint.
 
     Raises:
         InputError: the file is damaged.
     """
-    file = join(url, STATISTICS)
-    with understood(file, DAMAGED):
-        return Statistics.from_json(read_json(file))
+    with understood(join(sums.url, STATISTICS), DAMAGED):
+        return Statistics.from_json(sums.read_json(STATISTICS))
 
 
 def fingerprint_of(config: dict[str, Any], statistics: Statistics, weights: str) -> str:
@@ -303,9 +318,11 @@ def check_files(url: str) -> None:
     for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
         file = join(url, name)
         if not (has_weights(file) if name == WEIGHTS else exists(file)):
-            raise InputError(
-                f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote"
-            )
+            raise _incomplete(url, name)
+
+
+def _incomplete(url: str, name: str) -> InputError:
+    return InputError(f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote")
 
 
 @contextmanager
@@ -321,18 +338,19 @@ def refusing_other_weights(url: str, kind: str = "model") -> Iterator[None]:
         raise InputError(f"{url}: not this {kind}'s weights ({one_line(error)[:200]}); {DAMAGED}") from error
 
 
-def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:
+def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "", sums: FileSums | None = None) -> str:
     """Move `model` to the device "meta"; compute the checksum of the weights at `url`, piece by piece.
 
     Args:
         url: the file of weights.
         model: the model that they are to fit.
         prefix: prefix of the names of its weights in the file; others are left out.
+        sums: what the checkpoint's files must be; default: not known.
 
     Raises:
-        InputError: they are cut off, or another model's.
+        InputError: they are cut off, or another model's, or not those that were written.
     """
-    pieces = weight_pieces(url)
+    pieces = weight_pieces(url, sums)
     first = next(pieces, b"")
     with refusing_other_weights(url, "backbone" if prefix else "model"):
         entries = entries_of(first)

@@ -10,7 +10,6 @@ from shards.storage.objects import join, publish
 from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import (
     CLASSES,
-    CONFIG,
     HEIGHTS,
     PRETRAINED,
     TILES,
@@ -19,6 +18,7 @@ from trainer.model.checkpoint import (
     pixel_files,
     read_checkpoint_folder,
 )
+from trainer.model.checkpoint_sums import CONFIG
 from trainer.model.regressor import Regressor
 from trainer.model.run_checkpoints import DAMAGED
 from trainer.score.baselines import Baselines

@@ -47,7 +47,7 @@ class RunCheckpoints:
         for name in dict.fromkeys((*self.best, self.last)):
             if self._is_there(name):
                 if name != self.best[0]:
-                    _say_once(
+                    say_once(
                         f"{self.run}: its best checkpoint, {self.best[0]}, is missing; takes the next that "
                         f"is there, {name}"
                     )
@@ -80,6 +80,6 @@ def read_run_checkpoints(run: str) -> RunCheckpoints | None:
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
     """Say it on standard error; a command looks at its checkpoint several times."""
     print(f"treeline: {text}", file=sys.stderr, flush=True)

@@ -50,7 +50,7 @@ from trainer.config import TrainConfig
 from trainer.devices.cards import computes
 from trainer.devices.learner import WeightsApart
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import WEIGHTS
+from trainer.model.checkpoint_sums import WEIGHTS, described
 from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.model.weights_apart import (
     REFERENCE,
@@ -186,7 +186,7 @@ class RunWriter(StateCallback):
         names = {"last": folder, "best": [folder_of(epoch) for epoch in best]}
         files, apart = fit.objective.checkpoint(record, self._options.trained_on), fit.model.apart
         if apart:
-            files = {REFERENCE: reference_to(apart, join(self._out, folder)), **files}
+            files = described({REFERENCE: reference_to(apart, join(self._out, folder)), **files})
         lines = metrics_lines(fit.records)
         self._log.flush()
         # Written in one go with the state that follows, so that neither waits for the other.

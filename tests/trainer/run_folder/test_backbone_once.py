@@ -26,7 +26,8 @@ from trainer.commands.train import new_fit, train
 from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import WEIGHTS, checkpoint_url
+from trainer.model.checkpoint import checkpoint_url
+from trainer.model.checkpoint_sums import WEIGHTS
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.height_checkpoint import load_checkpoint, read_checkpoint_header
 from trainer.model.load_encoder import load_encoder

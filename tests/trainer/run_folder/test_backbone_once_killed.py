@@ -21,7 +21,7 @@ from trainer.commands import train as heights
 from trainer.commands.train import train
 from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
-from trainer.model.checkpoint import WEIGHTS
+from trainer.model.checkpoint_sums import WEIGHTS
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.weights_apart import REFERENCE, REST
 
