@@ -151,7 +151,6 @@ def map_file(url: str) -> MappedFile:
         InputError: there is nothing readable.
         ValueError: the file is empty.
     """
-    size_of(url)  # a pipe would be waited for
     with reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
         return MappedFile(file)
 
@@ -160,14 +159,11 @@ def size_of(url: str) -> int:
     """Return the size of the object at `url`, in bytes.
 
     Raises:
-        InputError: there is no such object, or it is a pipe or a device, whose size nobody knows.
+        InputError: there is no such object.
     """
     filesystem, path = filesystem_of(url)
     with reading(url, "file"):
-        info = filesystem.info(path)
-    if info["type"] == "other":
-        raise InputError(f"{url}: is a pipe, a socket or a device; give a regular file")
-    return int(info["size"])
+        return int(filesystem.info(path)["size"])
 
 
 def read_pieces(url: str, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
