@@ -28,6 +28,7 @@ from shards.errors import DatasetError, InputError, one_line
 from shards.format.path_names import check_name
 from shards.format.schema import Schema
 from shards.storage.checksum import hexadecimal
+from shards.storage.json_text import parsed, read_json_bytes
 from shards.storage.objects import exists, join, publish, read_bytes
 
 FORMAT = "treeline"
@@ -233,13 +234,10 @@ def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
         InputError: there is no JSON object.
         DatasetError: it is not the `expected` file.
     """
-    data = read_bytes(url)
+    data = read_json_bytes(url)
     if expected is not None:
         expected.check(url, data)
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{url}: not a JSON file ({error}); copy it again") from error
+    values = parsed(data, url)
     if not isinstance(values, dict):
         raise InputError(f"{url}: not a JSON object; copy it again")
     return values

@@ -11,4 +11,8 @@ one_writer   only one command at a time writes into a folder
 lease        how a folder on S3 is held
 disk_cache   a local cache of fetched bytes
 checksum     XXH3 of objects and of chips
+regular      opening regular files alone
+limits       how much of a file of strangers is read
+json_text    JSON as plain values, within limits
+typed_json   JSON of ours as dataclasses: types, ranges, names
 """

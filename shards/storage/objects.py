@@ -25,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 import shards.storage.s3  # noqa: F401 - makes fsspec use it for s3://
 from shards.errors import InputError
 from shards.storage.mapped import PIECE_BYTES, MappedFile
+from shards.storage.regular import regular
 
 Bytes = bytes | bytearray | memoryview
 
@@ -96,7 +97,7 @@ def read_chip_bytes(url: str) -> bytes:
     """
     try:
         if is_local(url):
-            with open(_local(url), "rb", buffering=0) as file:
+            with open(_local(url), "rb", 0, opener=regular) as file:
                 return file.read()
         filesystem, path = filesystem_of(url)
         return bytes(filesystem.cat_file(path))
@@ -137,7 +138,7 @@ def read_bytes(url: str) -> bytes:
         InputError: there is nothing readable.
     """
     if is_local(url):  # a tenth of fsspec's time, which matters for small files
-        with reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+        with reading(url, "file"), open(_local(url), "rb", 0, opener=regular) as file:
             return file.read()
     filesystem, path = filesystem_of(url)
     with reading(url, "file"):
@@ -151,7 +152,7 @@ def map_file(url: str) -> MappedFile:
         InputError: there is nothing readable.
         ValueError: the file is empty.
     """
-    with reading(url, "file"), open(_local(url), "rb", buffering=0) as file:
+    with reading(url, "file"), open(_local(url), "rb", 0, opener=regular) as file:
         return MappedFile(file)
 
 
