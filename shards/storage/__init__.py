@@ -14,5 +14,6 @@ checksum     XXH3 of objects and of chips
 regular      opening regular files alone
 limits       how much of a file of strangers is read
 json_text    JSON as plain values, within limits
+json_marks   what a value of JSON must be besides its type
 typed_json   JSON of ours as dataclasses: types, ranges, names
 """

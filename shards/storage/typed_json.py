@@ -20,13 +20,14 @@ import math
 import re
 import reprlib
 import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
 from typing import get_type_hints as hints_of
 
 from shards.errors import InputError, one_line
+from shards.storage.json_marks import NotFinite
 from shards.storage.json_text import COPY_AGAIN, all_finite, parsed, read_json_bytes
 
 Kind = TypeVar("Kind")
@@ -35,90 +36,6 @@ _MOST = 2**63 - 1
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 2, 60, 60, 40
 _SHOWN.maxdict = _SHOWN.maxlist = 3
-
-
-class Mark(Protocol):
-    """A demand on a value besides its type, as metadata of `Annotated`."""
-
-    @property
-    def words(self) -> str:
-        """Words behind those of the type, e.g. "of at least 0"; "": none."""
-
-    def accepts(self, value: Any) -> bool:
-        """Tell whether a value of the right type is right; InputError says more."""
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """A number must be at least this."""
-
-    low: float
-
-    @property
-    def words(self) -> str:
-        """Say what is wanted."""
-        return f"of at least {self.low:,}"
-
-    def accepts(self, value: Any) -> bool:
-        """Compare a number."""
-        return bool(value >= self.low)
-
-
-@dataclass(frozen=True)
-class Between:
-    """A number must be from `low` to `high`, both included."""
-
-    low: float
-    high: float
-
-    @property
-    def words(self) -> str:
-        """Say what is wanted."""
-        return f"from {self.low:,} to {self.high:,}"
-
-    def accepts(self, value: Any) -> bool:
-        """Compare a number."""
-        return bool(self.low <= value <= self.high)
-
-
-@dataclass(frozen=True)
-class Matching:
-    """A text must be as the regular expression says, from its beginning to its end."""
-
-    pattern: str
-    words: str
-
-    def accepts(self, value: Any) -> bool:
-        """Compare a text."""
-        return re.fullmatch(self.pattern, value) is not None
-
-
-HEXADECIMAL = Matching("[0-9a-f]{16}", "of sixteen hexadecimal digits")
-"""An XXH3, or a fingerprint."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A value must pass a function that raises InputError."""
-
-    check: Callable[[Any], object]
-    words: str = ""
-
-    def accepts(self, value: Any) -> bool:
-        """Call the function."""
-        self.check(value)
-        return True
-
-
-@dataclass(frozen=True)
-class NotFinite:
-    """A number may be NaN or infinite."""
-
-    words: str = ""
-
-    def accepts(self, value: Any) -> bool:
-        """Accept any number."""
-        return True
 
 
 class _WrongError(Exception):
@@ -160,7 +77,8 @@ def typed(values: Any, kind: type[Kind], where: str, cure: str = COPY_AGAIN, str
         InputError: in one line, which value is not what it must be.
     """
     try:
-        return _reader(kind, strict).read(values)  # type: ignore[no-any-return]
+        made: Kind = _reader(cast(Hashable, kind), strict).read(values)
+        return made
     except _WrongError as error:
         place = "".join(reversed(error.places)).removeprefix(".")
         text = str(error)

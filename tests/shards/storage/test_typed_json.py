@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from shards.errors import InputError
+from shards.storage.json_marks import HEXADECIMAL, AtLeast, Between, Checked, NotFinite
 from shards.storage.json_text import DEPTH, parsed
 from shards.storage.limits import JSON_BYTES, JSON_VALUES
-from shards.storage.typed_json import HEXADECIMAL, AtLeast, Between, Checked, NotFinite, read_typed, typed
+from shards.storage.typed_json import read_typed, typed
 
 
 def no_dots(name: str) -> None:
