@@ -10,6 +10,7 @@ metrics.json         scores so far, and the baselines
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -38,11 +39,12 @@ from trainer.model.checkpoint_sums import (
     say_unchecked,
 )
 from trainer.model.empty_backbone import empty_backbone
+from trainer.model.needed_shapes import check_decoder, check_fit, check_shape
 from trainer.model.pixel_model import PixelModel
 from trainer.model.run_checkpoints import DAMAGED, read_run_checkpoints
 from trainer.model.trainable import merged
 from trainer.model.trust import check_trust
-from trainer.model.weights_apart import REST, has_weights, read_any, weight_pieces
+from trainer.model.weights_apart import REST, any_entries, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -164,7 +166,12 @@ class CheckpointFolder:
         return tuple(self.config["bands"])
 
     def backbone(self) -> DINOv3ViTModel:
-        """Build the backbone, whose weights are to be loaded."""
+        """Return the backbone, whose weights are to be loaded; it takes no memory yet."""
+        return self._backbone
+
+    @cached_property
+    def _backbone(self) -> DINOv3ViTModel:
+        check_shape(join(self.url, CONFIG), self.config["backbone"])
         return empty_backbone(self.config["backbone"])
 
     def pixel_model(self, kind: Callable[..., Model]) -> Model:
@@ -188,13 +195,38 @@ class CheckpointFolder:
             InputError: a file of the checkpoint is damaged.
         """
         with understood(join(self.url, CONFIG), DAMAGED):
-            model = make()
+            described = self._described(make)
+            model = make() if self.with_weights or described is None else described
             trained_on = self.config["trained_on"]
         with understood(join(self.url, METRICS), DAMAGED):
             metrics = dict(self.metrics)
             baselines = baselines_from(metrics.pop("baselines"))
         fingerprint = self.load_into(model)
         return model.eval(), trained_on, metrics, baselines, fingerprint
+
+    def _described(self, make: Callable[[], Model]) -> Model | None:
+        """Refuse weights that are not those of the model that config.json describes.
+
+        Returns:
+            the model on the device "meta"; None if the user's own decoder is a part of it, which may not be
+            made there.
+
+        Raises:
+            InputError: names what does not fit.
+        """
+        backbone, url = self.backbone(), join(self.url, WEIGHTS)  # made before it could be made on "meta"
+        decoder = self.config.get("decoder", {})
+        if decoder:
+            check_decoder(join(self.url, CONFIG), decoder)
+        with refusing_other_weights(url):
+            entries = any_entries(url, self.sums)
+        if "." in decoder.get("kind", ""):
+            check_fit(url, backbone.state_dict(), entries, "backbone.")
+            return None
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = make()
+        check_fit(url, model.state_dict(), entries)
+        return model
 
     def load_into(self, model: nn.Module) -> str:
         """Give a model the weights, or only see that they fit.

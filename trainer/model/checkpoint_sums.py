@@ -11,25 +11,52 @@ is said once. Fingerprints leave the checksums out, so they are the same with an
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import xxhash
 
 from shards.errors import InputError
 from shards.format.manifest import StoredObject
 from shards.format.sealed import sealed, unsealed
-from shards.storage.objects import join, read_bytes, size_of
+from shards.storage.checksum import hexadecimal
+from shards.storage.json_marks import HEXADECIMAL, AtLeast
+from shards.storage.json_text import parsed, read_json_bytes
+from shards.storage.objects import join, size_of
+from shards.storage.typed_json import shown, typed
 from trainer.model.run_checkpoints import DAMAGED, say_once
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 STATISTICS = "statistics.json"
 METRICS = "metrics.json"
+OURS = "treeline-"
+"""Beginning of the formats of our checkpoints; transformers' folders have a config.json, too."""
 FILES = "files"
 """Entry of config.json with the other files' sizes and checksums."""
-LONGEST_JSON = 8 * 2**20
-"""Bytes of a checkpoint's JSON file, at most: they take up to twenty times as much in memory."""
+KNOWN = frozenset(
+    (
+        "format",
+        "version",
+        "schema",
+        "bands",
+        "backbone",
+        "decoder",
+        "head",
+        "method",
+        "backbones",
+        "trained_on",
+    )
+)
+"""Other entries of config.json, of any kind of checkpoint."""
 Piece = TypeVar("Piece", bytes, memoryview, bytes | memoryview)
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """What one file must be."""
+
+    nbytes: Annotated[int, AtLeast(0)]
+    xxh3: Annotated[str, HEXADECIMAL]
 
 
 @dataclass(frozen=True)
@@ -88,13 +115,11 @@ class FileSums:
             InputError: it is missing, or not what was written.
         """
         url = join(self.url, name)
-        nbytes = size_of(url)
         if name in self.files:
-            _refuse_size(url, nbytes, self.files[name])
-        refuse_long(url, nbytes)
-        data = read_bytes(url)
+            _refuse_size(url, size_of(url), self.files[name])
+        data = read_json_bytes(url)
         if name in self.files:
-            self.check_sum(name, xxhash.xxh3_64_hexdigest(data))
+            self.check_sum(name, hexadecimal(data))
         return data
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -126,31 +151,21 @@ def read_config(url: str) -> tuple[dict[str, Any], FileSums]:
         InputError: there is none, or it is damaged.
     """
     file = join(url, CONFIG)
-    refuse_long(file, size_of(file))
-    data = read_bytes(file)
+    data = read_json_bytes(file)
     config, is_sealed = unsealed(file, data, _object(file, data), DAMAGED)
     listed = config.pop(FILES, None)
-    if (listed is not None) != is_sealed:
-        raise InputError(f"{file}: has lost a part of its checksums; {DAMAGED}")
-    if listed is None:
-        return config, FileSums(url, {})
+    # A flipped bit in the names of the two entries would make a checkpoint of before of it.
+    unknown = ", ".join(sorted({*config} - KNOWN)) if str(config.get("format")).startswith(OURS) else ""
+    if (listed is not None) != is_sealed or unknown:
+        unknown = unknown or "half of its checksums"
+        raise InputError(f"{file}: has {shown(unknown)}, which no version of Treeline writes; {DAMAGED}")
+    sums = typed(listed or {}, dict[str, FileSum], file, DAMAGED)  # type: ignore[arg-type]
     try:
-        files = {
-            name: StoredObject(name, int(one["nbytes"]), str(one["xxh3"])) for name, one in listed.items()
-        }
-    except (AttributeError, InputError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: its list of files cannot be understood; {DAMAGED}") from error
-    return config, FileSums(url, files)
-
-
-def refuse_long(url: str, nbytes: int) -> None:
-    """Refuse a JSON file that is longer than any that was ever written.
-
-    Raises:
-        InputError: says how long it is.
-    """
-    if nbytes > LONGEST_JSON:
-        raise InputError(f"{url}: takes {nbytes:,} bytes, more than {LONGEST_JSON:,}; {DAMAGED}")
+        return config, FileSums(
+            url, {name: StoredObject(name, one.nbytes, one.xxh3) for name, one in sums.items()}
+        )
+    except InputError as error:
+        raise InputError(f"{file}: {error}; {DAMAGED}") from error
 
 
 def say_unchecked(sums: FileSums) -> None:
@@ -163,12 +178,9 @@ def say_unchecked(sums: FileSums) -> None:
 
 
 def _object(url: str, data: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{url}: not a JSON file ({str(error)[:100]}); copy it again") from error
+    values = parsed(data, url, DAMAGED)
     if not isinstance(values, dict):
-        raise InputError(f"{url}: not a JSON object; copy it again")
+        raise InputError(f"{url}: not a JSON object; {DAMAGED}")
     return values
 
 

@@ -42,8 +42,9 @@ from trainer.model.checkpoint_sums import (
     say_unchecked,
 )
 from trainer.model.empty_backbone import draw_as_built, empty_backbone
+from trainer.model.needed_shapes import check_fit, check_shape
 from trainer.model.run_checkpoints import DAMAGED
-from trainer.model.weights_file import fill, read_tensors
+from trainer.model.weights_file import fill, read_entries, read_tensors
 
 VERSION = 1
 RANDOM = "random"
@@ -164,7 +165,12 @@ def load_pretrained(name: str, weights: str | None = None, purpose: Purpose = "t
     with understood(join(url, CONFIG), DAMAGED):
         schema, bands = Schema.from_json(config["schema"]), tuple(config["bands"])
         method, trained_on = config["method"], config["trained_on"]
+        check_shape(join(url, CONFIG), config["backbone"])
         empty = empty_backbone(config["backbone"])
+        first = f"{chosen if chosen != RANDOM else config['backbones'][0]}."
+    with refusing_other_weights(join(url, WEIGHTS), "backbone"):
+        entries = read_entries(join(url, WEIGHTS))
+    check_fit(join(url, WEIGHTS), empty.state_dict(), entries, first)
     if chosen == RANDOM:
         backbone = build_backbone(config["backbone"])
     else:

@@ -31,7 +31,6 @@ from shards.storage.objects import (
     publish,
     read_pieces,
     remove_file,
-    size_of,
     staged,
     whole_url,
 )
@@ -39,7 +38,7 @@ from trainer.devices.learner import Learner, WeightsApart
 from trainer.model.checkpoint_sums import CONFIG, WEIGHTS, FileSums, config_bytes, read_config
 from trainer.model.run_checkpoints import CHECKPOINTS
 from trainer.model.weights_bytes import merged_pieces, pieces_of
-from trainer.model.weights_file import Found, check_size, entries_of, read_tensors
+from trainer.model.weights_file import Entry, Found, check_size, entries_of, read_entries, read_tensors
 
 REFERENCE = "backbone.json"
 REST = "rest.safetensors"
@@ -190,6 +189,19 @@ def _is_whole(url: str, sums: FileSums | None) -> bool:
     return exists(url) and not (sums and sums.has(REST))
 
 
+def any_entries(url: str, sums: FileSums | None = None) -> list[Entry]:
+    """List the tensors of the weights at `url`, whole or with the backbone in its own file.
+
+    Raises:
+        InputError: they do not exist.
+        ValueError: they are damaged.
+    """
+    backbone = None if _is_whole(url, sums) else _backbone_of(url)
+    if backbone is None:
+        return read_entries(url)
+    return [*read_entries(backbone), *read_entries(_rest_of(url))]
+
+
 def refuse_cut_off(url: str) -> None:
     """Refuse weights at `url` that are missing, or have not the length that their list of tensors says.
 
@@ -199,9 +211,8 @@ def refuse_cut_off(url: str) -> None:
     if not has_weights(url):
         raise InputError(f"{url}: is missing; {COPY_AGAIN}")
     for file in (url,) if exists(url) else (_rest_of(url), str(_backbone_of(url))):
-        first = next(read_pieces(file), b"")
         try:
-            check_size(entries_of(first), first, size_of(file))
+            read_entries(file)
         except ValueError as error:
             raise InputError(f"{file}: damaged weights ({error}); {COPY_AGAIN}") from error
 

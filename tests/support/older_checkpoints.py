@@ -1,0 +1,16 @@
+"""Checkpoints as versions of before wrote them, without checksums."""
+
+import json
+from pathlib import Path
+
+from shards.format.manifest import json_bytes
+from shards.format.sealed import SEAL
+from trainer.model.checkpoint_sums import CONFIG, FILES
+
+
+def without_sums(folder: Path) -> Path:
+    """Take the checksums out of a checkpoint's config.json; returns its folder."""
+    config = json.loads((folder / CONFIG).read_text())
+    del config[FILES], config[SEAL]
+    (folder / CONFIG).write_bytes(json_bytes(config))
+    return folder
