@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from cluster.steps.content import Content
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json
-from shards.storage.objects import exists, join, publish, remove_file
+from shards.format.manifest import read_json, write_json
+from shards.storage.objects import exists, join, remove_file
 from shards.version import made_by_code
 
 RECORDS = "steps.json"
@@ -68,7 +68,7 @@ class Records:
             self._of[name] = record
         steps = {name: asdict(record) for name, record in self._of.items()}
         if steps:
-            publish(self._url, json_bytes({"steps": steps}))
+            write_json(self._url, {"steps": steps})
         else:
             remove_file(self._url)
 

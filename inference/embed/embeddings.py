@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from inference.config import EmbedConfig
 from shards.errors import InputError
-from shards.format.manifest import StoredObject, json_bytes, read_json
+from shards.format.manifest import StoredObject, read_json
+from shards.format.sealed import json_bytes
 from shards.roles import identity
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, list_files, publish, read_bytes

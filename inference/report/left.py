@@ -26,7 +26,7 @@ from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.binding import AGAIN, binding
 from trainer.score.chip_scores import CHIPS, ChipScores, read_chip_scores
-from trainer.score.evaluation import FOLDER, PICTURE, SCORES, are_chips_of
+from trainer.score.evaluation import FOLDER, PICTURE, SCORES, are_chips_of, changed_files
 from trainer.score.examples import EXAMPLES, Examples, read_examples
 
 OTHER = "belongs to another evaluation"
@@ -187,6 +187,9 @@ def _chips(left: Left, found: dict[str, Any]) -> list[str]:
     for name in (CHIPS, EXAMPLES):
         if not exists(join(left.folder, name)):
             return [_missing(name, left.evaluating(), BEFORE)]
+    for name, wrong in changed_files(left.folder, left.evaluation).items():
+        if name != PICTURE:
+            raise InputError(f"{wrong}, or evaluate again")
     chips, examples = read_chip_scores(left.folder), read_examples(left.folder)
     if not are_chips_of(chips, left.evaluation):
         if chips.evaluation:  # the picture may be of the other evaluation as well: it is written after them

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from shards.errors import DatasetError, InputError, one_line
 from shards.format.path_names import check_name
 from shards.format.schema import Schema
+from shards.format.sealed import SEAL, sealed, unsealed
 from shards.storage.checksum import hexadecimal
-from shards.storage.json_text import parsed, read_json_bytes
+from shards.storage.json_text import COPY_AGAIN, parsed, read_json_bytes
 from shards.storage.objects import exists, join, publish, read_bytes
 
 FORMAT = "treeline"
@@ -218,20 +219,15 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def write_json(url: str, values: dict[str, Any]) -> None:
-    """Publish `values` as JSON."""
-    publish(url, json_bytes(values))
-
-
-def json_bytes(values: dict[str, Any]) -> bytes:
-    """Encode `values` as indented JSON with a final newline."""
-    return (json.dumps(values, indent=2) + "\n").encode()
+    """Publish `values` as JSON, with a checksum that `read_json` compares."""
+    publish(url, sealed(values))
 
 
 def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
-    """Read the JSON object at `url`.
+    """Read the JSON object at `url`; if it has a checksum of itself, compare that and leave it out.
 
     Raises:
-        InputError: there is no JSON object.
+        InputError: there is no JSON object, or not the one that was written.
         DatasetError: it is not the `expected` file.
     """
     data = read_json_bytes(url)
@@ -239,8 +235,14 @@ def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
         expected.check(url, data)
     values = parsed(data, url)
     if not isinstance(values, dict):
-        raise InputError(f"{url}: not a JSON object; copy it again")
-    return values
+        raise InputError(f"{url}: not a JSON object; {COPY_AGAIN}")
+    return unsealed(url, data, values, COPY_AGAIN)[0]
+
+
+def has_checksum(url: str) -> bool:
+    """Tell whether the JSON file at `url` has a checksum of itself; those of earlier versions have none."""
+    values = parsed(read_json_bytes(url), url)
+    return isinstance(values, dict) and SEAL in values
 
 
 @contextmanager

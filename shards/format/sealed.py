@@ -5,14 +5,19 @@
 The checksum is that of the same file without its last entry. Files of before have none.
 """
 
+import json
 from typing import Any
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
 from shards.storage.checksum import hexadecimal
 
 SEAL = "xxh3"
 """Entry with the checksum."""
+
+
+def json_bytes(values: dict[str, Any]) -> bytes:
+    """Encode `values` as indented JSON with a final newline."""
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def sealed(values: dict[str, Any]) -> bytes:

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from shards.format.manifest import json_bytes
-from shards.format.sealed import SEAL
+from shards.format.sealed import SEAL, json_bytes
 from trainer.model.checkpoint_sums import CONFIG, FILES
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from shards.errors import InputError
-from shards.format.manifest import StoredObject, json_bytes
+from shards.format.manifest import StoredObject
+from shards.format.sealed import json_bytes
 from shards.storage.objects import (
     check_writable,
     exists,

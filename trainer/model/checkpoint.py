@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
-from shards.format.manifest import json_bytes, understood
+from shards.format.manifest import understood
 from shards.format.schema import Schema
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
 from shards.storage.objects import exists, join

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, understood
+from shards.format.manifest import understood
 from shards.format.schema import Schema
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, size_of

@@ -19,7 +19,8 @@ import xxhash
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-from shards.format.manifest import StoredObject, json_bytes, read_json
+from shards.format.manifest import StoredObject, read_json
+from shards.format.sealed import json_bytes
 from shards.storage.checksum import hexadecimal_of_pieces
 from shards.storage.objects import (
     exists,

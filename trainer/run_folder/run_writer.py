@@ -27,7 +27,7 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
+from shards.format.manifest import write_json
 from shards.nested import flat
 from shards.own_parts import recorded
 from shards.progress import Advance
@@ -245,7 +245,7 @@ class RunWriter(StateCallback):
             publish(join(self._out, folder, name), data)
         if apart:  # whole weights, if an earlier version stopped in this epoch
             remove_file(join(self._out, folder, WEIGHTS))
-        publish(join(self._out, CHECKPOINTS), json_bytes(names))
+        write_json(join(self._out, CHECKPOINTS), names)
         publish(join(self._out, METRICS), lines)
         if self._scratch:
             publish_folder(join(self._out, TENSORBOARD), self._log_folder)

@@ -40,8 +40,8 @@ from inference.embed.run import embed
 from shards.errors import DatasetError, InputError
 from shards.format.index import INDEX_SCHEMA
 from shards.format.key import split_of
-from shards.format.manifest import json_bytes
 from shards.format.schema import Chip, with_values
+from shards.format.sealed import json_bytes
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import find_files, join, read_bytes
