@@ -1,4 +1,4 @@
-"""A training state that rots: any damage to any of its files is refused by the file's name.
+"""A training state, or a cell of a matrix, that rots: any damage to a file of it is refused by its name.
 
 - One bit, anywhere in state.json or in a part; a part cut, longer, with bytes inserted, or of another state.
 - A rank that needs a few rows of a part compares all of what it needs.
@@ -10,11 +10,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from shards.errors import InputError
 from trainer.devices.sharding import Rows
+from trainer.matrix.cell_file import PREDICTORS, CellResult, read_cell
 from trainer.run_folder.state_parts import STATE, SUMS, StateWriter, StoredState, TrainingState
 
 FLIPS = 40
@@ -119,3 +121,22 @@ def test_a_state_of_before_is_read(out: Path) -> None:
     with StoredState(str(out)) as state:
         assert not state.has_sums
     assert before.keys() == {"matrix", "moment", "scalar"}
+
+
+def test_a_flipped_bit_of_a_cell_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    generator = np.random.default_rng(8)
+    columns = {name: generator.random(40) for name in ("truth", *PREDICTORS)}
+    tiles = pa.table({"key": [f"tile {n}" for n in range(40)], "pixels": np.arange(40), **columns})
+    whole, file, named = CellResult(tiles, {"labels": 10}).to_bytes(), tmp_path / "cell.parquet", 0
+    for place in generator.integers(8 * len(whole), size=300):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << int(place % 8)
+        file.write_bytes(data)
+        try:
+            found = read_cell(str(file))
+        except InputError:
+            named += 1
+            continue
+        assert found.tiles.equals(tiles)
+        assert found.about["labels"] == 10
+    assert named > 200

@@ -186,9 +186,8 @@ def test_the_command_names_problems_with_code_1_and_what_is_not_compared(
 
 def test_embeddings_are_whole_and_any_flipped_bit_in_them_is_named(mapped: Path, tmp_path: Path) -> None:
     out = tmp_path / "vectors"
-    done = treeline(
-        "embed", str(mapped / "scene_1.tif"), "--checkpoint", str(mapped / "c"), "--out", str(out)
-    )
+    scene, checkpoint = str(mapped / "scene_1.tif"), str(mapped / "c")
+    done = treeline("embed", "--scenes", scene, "--checkpoint", checkpoint, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert has_embeddings(str(out))
     assert verify_embeddings(str(out)) == ([], [])
