@@ -1,23 +1,8 @@
 """What `treeline verify` is given: a dataset, a checkpoint, a run, maps, embeddings or a token store."""
 
-from collections.abc import Callable
-from importlib import import_module
-
 from shards.config import VerifyConfig
 from shards.format.manifest import MANIFEST
 from shards.storage.objects import exists, join
-
-KINDS = (
-    ("trainer.commands.verify_run:is_run", "trainer.commands.verify_run:verify_run"),
-    ("trainer.model.verify_checkpoint:is_checkpoint", "trainer.model.verify_checkpoint:verify_checkpoint"),
-    ("inference.predict.verify_maps:has_maps", "inference.predict.verify_maps:verify_maps"),
-    (
-        "inference.embed.verify_embeddings:has_embeddings",
-        "inference.embed.verify_embeddings:verify_embeddings",
-    ),
-    ("trainer.commands.verify_run:is_token_store", "trainer.commands.verify_run:verify_token_store"),
-)
-"""Functions that tell whether a folder is of a kind, and those that verify it, in the order of asking."""
 
 
 def verify_any(config: VerifyConfig) -> tuple[list[str], list[str], bool]:
@@ -31,17 +16,21 @@ def verify_any(config: VerifyConfig) -> tuple[list[str], list[str], bool]:
         DatasetError: a dataset's manifest is damaged, so that nothing can be compared.
     """
     if not exists(join(config.data, MANIFEST)):
-        for is_one, verify_one in KINDS:
-            if _function(is_one)(config.data):
-                problems, left = _function(verify_one)(config.data)
-                return problems, left, False
+        # Only here: torch, which most of them load, takes seconds.
+        from inference.embed.verify_embeddings import has_embeddings, verify_embeddings
+        from inference.predict.verify_maps import has_maps, verify_maps
+        from trainer.commands.verify_run import is_run, is_token_store, verify_run, verify_token_store
+        from trainer.model.verify_checkpoint import is_checkpoint, verify_checkpoint
+
+        for is_one, verify_one in (
+            (is_run, verify_run),
+            (is_checkpoint, verify_checkpoint),
+            (has_maps, verify_maps),
+            (has_embeddings, verify_embeddings),
+            (is_token_store, verify_token_store),
+        ):
+            if is_one(config.data):
+                return (*verify_one(config.data), False)
     from shards.commands.verify import verify
 
     return verify(config), [], True
-
-
-def _function(place: str) -> Callable[[str], tuple[list[str], list[str]]]:
-    """Import a function; torch is loaded only where a folder is no dataset."""
-    module, _, name = place.partition(":")
-    found: Callable[[str], tuple[list[str], list[str]]] = getattr(import_module(module), name)
-    return found

@@ -104,6 +104,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer.matrix": {
         "shards.draw",
+        "shards.format",
         "shards.nested",
         "shards.read",
         "shards.storage",
@@ -359,6 +360,7 @@ ROOMS: dict[str, set[str]] = {
         "cluster.last_lines",
         "cluster.options",
         "cluster.steps",
+        "cluster.verifying",
     },
     "cluster.config": {"shards.roles"},
     "cluster.demo": {
@@ -411,6 +413,16 @@ ROOMS: dict[str, set[str]] = {
         "cluster.options",
     },
     "cluster.help": {"shards.nested"},
+    "cluster.verifying": {
+        "shards.commands",
+        "shards.config",
+        "shards.format",
+        "shards.storage",
+        "trainer.commands",
+        "trainer.model",
+        "inference.embed",
+        "inference.predict",
+    },
     "cluster.last_lines": {
         "shards.format",
         "shards.read",

@@ -22,4 +22,5 @@ ground_blocks      blocks of ground for the intervals of scores
 evaluate_tiles     treeline evaluate, of labels of whole tiles
 evaluate_classes   treeline evaluate, of classes of pixels
 import_weights     treeline import
+verify_run         treeline verify of a run, and of a token store
 """

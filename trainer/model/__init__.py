@@ -16,6 +16,10 @@ device_room        whether a device has room for a backbone's blocks
 streamed           a backbone whose blocks are copied to the device one by one
 weights_file       .safetensors files, read without a second copy in memory
 checkpoint         folders of checkpoints: their files, read and checked
+checkpoint_sums    sizes and checksums of a checkpoint's files, in its config.json
+needed_shapes      whether weights are those of the model that config.json describes
+foreign_folder     folders of transformers, looked at before they are read
+verify_checkpoint  treeline verify of a checkpoint
 trust              whether the code that a checkpoint names may be imported
 height_checkpoint  a regressor as a folder
 run_checkpoints    the last and the best checkpoint of a run
