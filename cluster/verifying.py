@@ -1,12 +1,14 @@
 """What `treeline verify` is given: a dataset, a checkpoint, a run, maps, embeddings or a token store."""
 
+import sys
+
 from shards.config import VerifyConfig
 from shards.format.manifest import MANIFEST
 from shards.storage.objects import exists, join
 
 
 def verify_any(config: VerifyConfig) -> tuple[list[str], list[str], bool]:
-    """Verify what is at a URL.
+    """Verify what is at a URL; with --repair, make again what can be made again before, and say what was.
 
     Returns:
         lines on what is wrong, lines on what cannot be compared, and whether it is a dataset.
@@ -18,7 +20,7 @@ def verify_any(config: VerifyConfig) -> tuple[list[str], list[str], bool]:
     if not exists(join(config.data, MANIFEST)):
         # Only here: torch, which most of them load, takes seconds.
         from inference.embed.verify_embeddings import has_embeddings, verify_embeddings
-        from inference.predict.verify_maps import has_maps, verify_maps
+        from inference.predict.verify_maps import has_maps, repair_maps, verify_maps
         from trainer.commands.verify_run import is_run, is_token_store, verify_run, verify_token_store
         from trainer.model.verify_checkpoint import is_checkpoint, verify_checkpoint
 
@@ -30,7 +32,18 @@ def verify_any(config: VerifyConfig) -> tuple[list[str], list[str], bool]:
             (is_token_store, verify_token_store),
         ):
             if is_one(config.data):
+                if config.repair:
+                    _say(repair_maps(config.data) if verify_one is verify_maps else [], config.data)
                 return (*verify_one(config.data), False)
+    from shards.commands.repair import repair
     from shards.commands.verify import verify
 
+    if config.repair:
+        _say(repair(config.data), config.data)
     return verify(config), [], True
+
+
+def _say(repaired: list[str], url: str) -> None:
+    """Print what was made again."""
+    for line in repaired or [f"{url}: nothing is there to be repaired"]:
+        print(f"treeline: {line}", file=sys.stderr, flush=True)

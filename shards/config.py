@@ -114,3 +114,6 @@ class VerifyConfig:
 
     data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder or s3://... of a dataset, a run, a checkpoint, maps, embeddings or a token store."""
+    repair: bool = False
+    """Make again what can be made again from what is whole, before everything is compared: of a dataset the
+    statistics and the copy of the index, of maps their STAC items."""

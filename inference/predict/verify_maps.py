@@ -13,7 +13,7 @@ from rasterio.errors import RasterioError
 
 from inference.maps.map_file import TILE
 from inference.maps.quick_look import quick_look_url
-from inference.maps.stac_item import item_url, stac_item
+from inference.maps.stac_item import item_url, stac_item, write_stac_item
 from inference.predict.ledger import JOURNAL, Ledger
 from inference.predict.map_folder import MADE_WITH
 from inference.scenes.scene_list import MAP_ENDINGS
@@ -23,6 +23,7 @@ from shards.progress import progress
 from shards.raster.opening import open_raster
 from shards.storage.checksum import hexadecimal_of_pieces
 from shards.storage.objects import exists, join, list_files, read_bytes, read_pieces, version_of
+from shards.storage.one_writer import one_writer
 from shards.storage.typed_json import typed
 from trainer.model.verify_checkpoint import fingerprint_at
 
@@ -113,10 +114,8 @@ def _of_map(folder: str, name: str, about: MadeOf | None, made_with: dict[str, A
                 f"{url}: is made with checkpoint {tags[CHECKPOINT_TAG]}, the folder's maps with {stated}"
             )
         item = item_url(url)
-        if exists(item):
-            looks = exists(quick_look_url(url))
-            if read_bytes(item) != (json.dumps(stac_item(url, looks), indent=2) + "\n").encode():
-                problems.append(f"{item}: is not what the map says; delete it, and {REMAKE}")
+        if exists(item) and not _is_right(item, url):
+            problems.append(f"{item}: is not what the map says; treeline verify --repair writes it again")
         picture = quick_look_url(url)
         if exists(picture) and not is_whole_png(read_bytes(picture)):
             problems.append(f"{picture}: is no whole picture; delete it, and {REMAKE}")
@@ -124,6 +123,35 @@ def _of_map(folder: str, name: str, about: MadeOf | None, made_with: dict[str, A
         said = one_line(error)
         problems.append(said if said.startswith(url) else f"{url}: cannot be read ({said}); {REMAKE}")
     return problems
+
+
+def repair_maps(url: str) -> list[str]:
+    """Write the STAC items again that are not what their maps say; return a line for each.
+
+    Only of maps whose bytes are those that were written. Pictures and styles have colours that no file
+    names: delete them, and `treeline predict` draws them again.
+    """
+    said = list[str]()
+    with one_writer(url):
+        for file in Ledger(url).descriptions().values():
+            try:
+                about = typed(read_json(file), MadeOf, file)
+                where = join(url, about.file.name)
+                item = item_url(where)
+                digest, _ = hexadecimal_of_pieces(read_pieces(where))
+                if digest != about.file.xxh3 or not exists(item) or _is_right(item, where):
+                    continue
+                write_stac_item(where, exists(quick_look_url(where)))
+                said.append(f"{item}: was made again from {about.file.name}")
+            except ERRORS as error:
+                said.append(f"not repaired: {error}")
+    return said
+
+
+def _is_right(item: str, url: str) -> bool:
+    """Tell whether a STAC item is what its map says."""
+    wanted = stac_item(url, exists(quick_look_url(url)))
+    return read_bytes(item) == (json.dumps(wanted, indent=2) + "\n").encode()
 
 
 def is_whole_png(data: bytes) -> bool:

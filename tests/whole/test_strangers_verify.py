@@ -208,3 +208,46 @@ def test_a_picture_is_whole_up_to_its_end(mapped: Path) -> None:
     assert not is_whole_png(data[:-1])
     assert not is_whole_png(data + b"\0")
     assert not is_whole_png(b"")
+
+
+# --- what can be made again ---
+
+
+def test_statistics_and_items_are_made_again_only_when_asked_and_with_the_same_bytes(
+    mapped: Path, tmp_path: Path
+) -> None:
+    chips = Path(write_dataset(tmp_path / "chips", 20).url)
+    whole = {name: (chips / name).read_bytes() for name in ("statistics.json", "counts.npz")}
+    for name in whole:
+        flip(chips / name, 100)
+    assert treeline("verify", str(chips)).returncode == 1
+    done = treeline("verify", str(chips), "--repair")
+    assert done.returncode == 0, done.stdout
+    assert done.stderr.count("was made again from the pixels of the training split") == 2
+    assert {name: (chips / name).read_bytes() for name in whole} == whole
+    (shard,) = (chips / "train").glob("*000000.tar")
+    flip(shard, 80_000)
+    flip(chips / "counts.npz", 100)
+    done = treeline("verify", str(chips), "--repair")
+    assert done.returncode == 1
+    assert "not repaired: counts.npz" in done.stderr
+    assert (chips / "counts.npz").read_bytes() != whole["counts.npz"]
+
+    maps = Path(shutil.copytree(mapped / "maps", tmp_path / "maps"))
+    item = maps / "scene_1.chm.json"
+    before = flip(item, 400)
+    assert treeline("verify", str(maps)).returncode == 1
+    done = treeline("verify", str(maps), "--repair")
+    assert (done.returncode, item.read_bytes()) == (0, before), done.stdout + done.stderr
+
+
+def test_the_copy_of_the_index_is_made_again(tmp_path: Path) -> None:
+    chips = Path(write_dataset(tmp_path / "chips", 20).url)
+    done = treeline("split", str(chips), "--split-by", "key", "--val", "0.5")
+    assert done.returncode == 0, done.stderr
+    whole = (chips / "index.parquet").read_bytes()
+    for name in ("index.parquet", next(path.name for path in chips.glob("index.*.parquet"))):
+        flip(chips / name, 500)
+        assert treeline("verify", str(chips)).returncode == 1
+        assert treeline("verify", str(chips), "--repair").returncode == 0
+        assert (chips / name).read_bytes() == whole
