@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from classes import small_class_model, write_class_checkpoint
+from frozen_runs import config_of, unfinished
 from in_process import treeline
 from memory import needs_peak, peak_bytes_of
 from older_checkpoints import without_sums
@@ -37,13 +38,14 @@ from tile_models import small_tile_model, write_tile_checkpoint
 from shards.errors import InputError
 from shards.format.sealed import sealed
 from trainer.model.backbone import build_backbone, new_backbone
-from trainer.model.checkpoint_sums import described
+from trainer.model.checkpoint_sums import described, read_config
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.height_checkpoint import load_checkpoint, read_checkpoint_header
 from trainer.model.load_encoder import load_encoder
 from trainer.model.pretrained import Pretrained, load_pretrained
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.model.tile_model import TileHead
+from trainer.model.weights_apart import make_whole
 
 Load = Callable[[str], object]
 FILES = ("config.json", "metrics.json", "model.safetensors", "statistics.json")
@@ -161,6 +163,39 @@ def test_a_checkpoint_of_before_is_read_with_one_line_and_the_same_fingerprint(
         theirs: Any = load(str(folder))
         assert theirs.fingerprint == ours.fingerprint != ""
     assert capsys.readouterr().err.count(f"{folder}: an earlier version wrote it without checksums") == 1
+
+
+def test_any_flipped_bit_of_a_checkpoint_with_its_backbone_apart_is_refused(
+    tmp_path: Path, backbone: Path
+) -> None:
+    """As a run has it while it lasts; when it has ended, config.json lists the whole weights."""
+    datasets = {"heights": write_dataset(tmp_path / "chips", 22, val_share=0.2)}
+    config = config_of("heights", datasets, backbone, tmp_path / "run")
+    unfinished(config)
+    folder = tmp_path / "run" / "epoch-0002"
+    fingerprint = load_checkpoint(str(folder)).fingerprint
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == ["backbone.json", "config.json", "metrics.json", "rest.safetensors", "statistics.json"]
+    (apart,) = (tmp_path / "run").glob("backbone-*")
+    generator = np.random.default_rng(1)
+    for file in (*(folder / name for name in files), apart):
+        whole = file.read_bytes()
+        for place in generator.integers(8 * len(whole), size=FLIPS):
+            data = bytearray(whole)
+            data[place // 8] ^= 1 << int(place % 8)
+            file.write_bytes(data)
+            refused_by_name("heights", folder, str(file))
+        file.write_bytes(whole)
+    with_whole_weights = read_config(str(make_whole_copy(folder)))[1]
+    assert sorted(with_whole_weights.files) == list(FILES[1:])
+    assert load_checkpoint(str(folder)).fingerprint == fingerprint
+
+
+def make_whole_copy(folder: Path) -> Path:
+    """Do what a run does at its end, with one checkpoint."""
+    make_whole(str(folder / "model.safetensors"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    return folder
 
 
 # --- commands ---

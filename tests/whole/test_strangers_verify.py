@@ -243,7 +243,7 @@ def test_statistics_and_items_are_made_again_only_when_asked_and_with_the_same_b
 
 def test_the_copy_of_the_index_is_made_again(tmp_path: Path) -> None:
     chips = Path(write_dataset(tmp_path / "chips", 20).url)
-    done = treeline("split", str(chips), "--split-by", "key", "--val", "0.5")
+    done = treeline("split", str(chips), "--split-by", "key", "--shares", "0.5", "0.5")
     assert done.returncode == 0, done.stderr
     whole = (chips / "index.parquet").read_bytes()
     for name in ("index.parquet", next(path.name for path in chips.glob("index.*.parquet"))):

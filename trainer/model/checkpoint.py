@@ -45,7 +45,7 @@ from trainer.model.pixel_model import PixelModel
 from trainer.model.run_checkpoints import DAMAGED, read_run_checkpoints
 from trainer.model.trainable import merged
 from trainer.model.trust import check_trust
-from trainer.model.weights_apart import REST, any_entries, has_weights, read_any, weight_pieces
+from trainer.model.weights_apart import REFERENCE, REST, any_entries, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -281,6 +281,8 @@ def read_checkpoint_folder(name: str, check: Check, with_weights: bool, trust: s
     if sums.has(REST) and not exists(join(url, REST)):  # the run has ended meanwhile
         config, sums = read_config(url)
     check(url, config)
+    if sums.has(REFERENCE):  # before it is followed
+        sums.read(REFERENCE)
     check_files(url)
     check_trust(url, config, trust)
     say_unchecked(sums)

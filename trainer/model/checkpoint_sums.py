@@ -159,7 +159,7 @@ def read_config(url: str) -> tuple[dict[str, Any], FileSums]:
     if (listed is not None) != is_sealed or unknown:
         unknown = unknown or "half of its checksums"
         raise InputError(f"{file}: has {shown(unknown)}, which no version of Treeline writes; {DAMAGED}")
-    sums = typed(listed or {}, dict[str, FileSum], file, DAMAGED)  # type: ignore[arg-type]
+    sums = typed(listed or {}, dict[str, FileSum], file, DAMAGED)
     try:
         return config, FileSums(
             url, {name: StoredObject(name, one.nbytes, one.xxh3) for name, one in sums.items()}

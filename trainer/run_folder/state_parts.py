@@ -218,7 +218,7 @@ class StoredState:
         """Whether damage to it is seen; a state of before has no checksums."""
         self._stored = dict[str, list[_Stored]]()
         self._fetcher = Fetcher()
-        sums = typed(about.get(SUMS, {}), dict[str, PartSum], self.url, START_OVER)  # type: ignore[arg-type]
+        sums = typed(about.get(SUMS, {}), dict[str, PartSum], self.url, START_OVER)
         for part in about["parts"]:
             if self.has_sums and part not in sums:
                 raise InputError(f"{self.url}: has no checksum of {part}; {START_OVER}")
