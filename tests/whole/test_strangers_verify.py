@@ -247,7 +247,10 @@ def test_the_copy_of_the_index_is_made_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     whole = (chips / "index.parquet").read_bytes()
     for name in ("index.parquet", next(path.name for path in chips.glob("index.*.parquet"))):
-        flip(chips / name, 500)
+        data = bytearray(whole)
+        data[60] ^= 1
+        (chips / name).unlink()  # both names may be links to the same bytes
+        (chips / name).write_bytes(data)
         assert treeline("verify", str(chips)).returncode == 1
         assert treeline("verify", str(chips), "--repair").returncode == 0
         assert (chips / name).read_bytes() == whole
