@@ -31,7 +31,7 @@ from shards.read.dataset import Dataset
 from trainer.commands.train_on_ray import launch
 from trainer.fit.loss import parse_loss
 from trainer.model.checkpoint import checkpoint_url
-from trainer.model.checkpoint import weights_of as weights_of_model
+from trainer.model.checkpoint_files import weights_of as weights_of_model
 from trainer.model.checkpoint_sums import WEIGHTS
 
 LOSSES = """

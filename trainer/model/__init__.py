@@ -16,6 +16,7 @@ device_room        whether a device has room for a backbone's blocks
 streamed           a backbone whose blocks are copied to the device one by one
 weights_file       .safetensors files, read without a second copy in memory
 checkpoint         folders of checkpoints: their files, read and checked
+checkpoint_files   those files as bytes, from a model in memory
 checkpoint_sums    sizes and checksums of a checkpoint's files, in its config.json
 needed_shapes      whether weights are those of the model that config.json describes
 foreign_folder     folders of transformers, looked at before they are read

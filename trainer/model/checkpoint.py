@@ -15,8 +15,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
@@ -27,23 +26,18 @@ from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
 from shards.storage.objects import exists, join
 from trainer.decoders.features import DecoderConfig
-from trainer.devices.learner import Learner
-from trainer.devices.sharding import whole
 from trainer.model.checkpoint_sums import (
     CONFIG,
     METRICS,
     STATISTICS,
     WEIGHTS,
     FileSums,
-    described,
     read_config,
     say_unchecked,
 )
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.needed_shapes import check_decoder, check_fit, check_shape
-from trainer.model.pixel_model import PixelModel
 from trainer.model.run_checkpoints import DAMAGED, read_run_checkpoints
-from trainer.model.trainable import merged
 from trainer.model.trust import check_trust
 from trainer.model.weights_apart import REFERENCE, REST, any_entries, has_weights, read_any, weight_pieces
 from trainer.model.weights_file import check_size, entries_of, fill
@@ -60,68 +54,6 @@ CLASSES = "treeline-class-checkpoint"
 """Format of a model of pixel classes; see trainer.model.class_checkpoint."""
 Check = Callable[[str, dict[str, Any]], None]
 """Check of a checkpoint's URL and config.json that raises InputError."""
-
-
-def pixel_files(
-    kind: tuple[str, int], model: PixelModel, trained_on: dict[str, Any], metrics: dict[str, Any]
-) -> dict[str, bytes]:
-    """Return the files of a checkpoint of a model of pixels by name; config.json comes last.
-
-    Args:
-        kind: the checkpoint's format and its version.
-        model: the model.
-        trained_on: description of its training data and code.
-        metrics: its scores, and the baselines.
-    """
-    format_name, version = kind
-    config = {
-        "format": format_name,
-        "version": version,
-        "schema": model.schema.to_json(),
-        "bands": list(model.bands),
-        "backbone": model.backbone.config.to_diff_dict(),
-        "decoder": model.decoder_config.to_json(),
-        "trained_on": trained_on,
-    }
-    return checkpoint_files(config, weights_files(model, model.backbone), model.statistics, metrics)
-
-
-def checkpoint_files(
-    config: dict[str, Any], weights: dict[str, bytes], statistics: Statistics, metrics: dict[str, Any]
-) -> dict[str, bytes]:
-    """Return a checkpoint's files by name, those of its `weights` first; config.json comes last."""
-    return described(
-        {
-            **weights,
-            STATISTICS: json_bytes(statistics.to_json()),
-            METRICS: json_bytes(metrics),
-            CONFIG: json_bytes(config),
-        }
-    )
-
-
-def weights_files(model: Learner, backbone: DINOv3ViTModel) -> dict[str, bytes]:
-    """Return a model's weights as a file, by its name: `REST` if some are set apart, else `WEIGHTS`."""
-    return {REST if model.apart else WEIGHTS: save(weights_of(model, backbone))}
-
-
-def weights_of(model: nn.Module, backbone: DINOv3ViTModel, keep: bool = True) -> dict[str, Tensor]:
-    """Return all weights of a model, its backbone's adapters folded in, or none where `keep` is false.
-
-    What is set apart is left out. If the model is sharded, every rank must call this: gathering weights takes
-    all ranks.
-    """
-    weights = dict[str, Tensor]()
-    apart = model.apart.names if isinstance(model, Learner) and model.apart else ()
-    with merged(backbone):
-        for name, value in model.state_dict().items():
-            if name in apart:
-                continue
-            # One by one to the CPU: a GPU has no room for all weights of a sharded model.
-            gathered = whole(value)
-            if keep:
-                weights[name] = gathered.cpu().contiguous()
-    return weights
 
 
 def checkpoint_url(url: str) -> str:
@@ -195,8 +127,8 @@ class CheckpointFolder:
         Raises:
             InputError: a file of the checkpoint is damaged.
         """
+        described = self._described(make)
         with understood(join(self.url, CONFIG), DAMAGED):
-            described = self._described(make)
             model = make() if self.with_weights or described is None else described
             trained_on = self.config["trained_on"]
         with understood(join(self.url, METRICS), DAMAGED):
@@ -215,16 +147,17 @@ class CheckpointFolder:
         Raises:
             InputError: names what does not fit.
         """
-        backbone, url = self.backbone(), join(self.url, WEIGHTS)  # made before it could be made on "meta"
-        decoder = self.config.get("decoder", {})
-        if decoder:
-            check_decoder(join(self.url, CONFIG), decoder)
+        file, url = join(self.url, CONFIG), join(self.url, WEIGHTS)
+        with understood(file, DAMAGED):
+            backbone, decoder = self.backbone(), self.config.get("decoder")
+            if decoder is not None:
+                check_decoder(file, decoder)
         with refusing_other_weights(url):
             entries = any_entries(url, self.sums)
-        if "." in decoder.get("kind", ""):
+        if decoder and "." in decoder["kind"]:
             check_fit(url, backbone.state_dict(), entries, "backbone.")
             return None
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with understood(file, DAMAGED), torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = make()
         check_fit(url, model.state_dict(), entries)
         return model

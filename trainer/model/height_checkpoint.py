@@ -15,9 +15,9 @@ from trainer.model.checkpoint import (
     TILES,
     ModelHeader,
     check_version,
-    pixel_files,
     read_checkpoint_folder,
 )
+from trainer.model.checkpoint_files import pixel_files
 from trainer.model.checkpoint_sums import CONFIG
 from trainer.model.regressor import Regressor
 from trainer.model.run_checkpoints import DAMAGED

@@ -25,14 +25,13 @@ from trainer.model.backbone_names import check_backbone
 from trainer.model.checkpoint import (
     PRETRAINED,
     check_version,
-    checkpoint_files,
     checkpoint_url,
     checksum_of_fitting,
     format_of,
     read_statistics,
     refusing_other_weights,
-    weights_of,
 )
+from trainer.model.checkpoint_files import checkpoint_files, weights_of
 from trainer.model.checkpoint_sums import (
     CONFIG,
     METRICS,

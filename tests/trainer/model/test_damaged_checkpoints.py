@@ -128,8 +128,8 @@ def test_a_file_of_other_content_is_refused(
         (b"abc", "(is cut off after 3 bytes)"),
         (b"\0" * 7 + b"\x80" + b"x" * 100, "(does not begin as a .safetensors file: "),
         (
-            (10**7).to_bytes(8, "little") + b"{}",
-            "(is cut off within its list of tensors, which takes 10,000,",
+            (4 * 10**6).to_bytes(8, "little") + b"{}",
+            "(is cut off within its list of tensors, which takes 4,000,",
         ),
         ((2).to_bytes(8, "little") + b"\xff\xff", "(its list of tensors cannot be understood)"),
         ((2).to_bytes(8, "little") + b"[]", "(its list of tensors cannot be understood)"),
