@@ -1,4 +1,4 @@
-"""Checkpoints as versions of before wrote them, without checksums."""
+"""Checkpoints, and other files of JSON, as versions of before wrote them, without checksums."""
 
 import json
 from pathlib import Path
@@ -13,3 +13,10 @@ def without_sums(folder: Path) -> Path:
     del config[FILES], config[SEAL]
     (folder / CONFIG).write_bytes(json_bytes(config))
     return folder
+
+
+def without_checksum(file: Path) -> str:
+    """Return the text of a JSON file without its checksum."""
+    values = json.loads(file.read_text())
+    del values[SEAL]
+    return json_bytes(values).decode()
