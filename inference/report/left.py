@@ -187,9 +187,6 @@ def _chips(left: Left, found: dict[str, Any]) -> list[str]:
     for name in (CHIPS, EXAMPLES):
         if not exists(join(left.folder, name)):
             return [_missing(name, left.evaluating(), BEFORE)]
-    for name, wrong in changed_files(left.folder, left.evaluation).items():
-        if name != PICTURE:
-            raise InputError(f"{wrong}, or evaluate again")
     chips, examples = read_chip_scores(left.folder), read_examples(left.folder)
     if not are_chips_of(chips, left.evaluation):
         if chips.evaluation:  # the picture may be of the other evaluation as well: it is written after them
@@ -198,6 +195,9 @@ def _chips(left: Left, found: dict[str, Any]) -> list[str]:
     found["chips"] = chips
     if examples.evaluation != binding(left.evaluation):
         return [_another(left, EXAMPLES, examples.evaluation)]
+    for name, wrong in changed_files(left.folder, left.evaluation).items():
+        if name != PICTURE:
+            raise InputError(f"{wrong}, or evaluate again")
     if left.dataset is None:
         found["examples"] = examples
         return [f"no pixels of the chips: {left.data} is no dataset here; give its place with --data"]
