@@ -37,8 +37,9 @@ from servers import environment_of, proxy, rclone_server  # noqa: E402
 
 from benchmarks.peers import PEERS, check, make_chips  # noqa: E402
 from shards.format.index import INDEX_SCHEMA  # noqa: E402
-from shards.format.manifest import INDEX, Manifest, Shard, StoredObject, json_bytes  # noqa: E402
+from shards.format.manifest import INDEX, Manifest, Shard, StoredObject  # noqa: E402
 from shards.format.schema import Chip, Schema  # noqa: E402
+from shards.format.sealed import json_bytes  # noqa: E402
 from shards.read.chip_reader import ChipReader  # noqa: E402
 from shards.read.dataset import Dataset, open_dataset  # noqa: E402
 from shards.read.order import epoch_order  # noqa: E402

@@ -82,7 +82,9 @@ COMMANDS = {
         True,
     ),
     "verify": Command(
-        "shards.config:VerifyConfig", "cluster.commands:verify", "read a whole dataset and check everything"
+        "shards.config:VerifyConfig",
+        "cluster.commands:verify",
+        "read a dataset, run or maps and check everything",
     ),
     "convert": Command(
         "shards.config:ConvertConfig",

@@ -134,12 +134,12 @@ def inspect(config: "InspectConfig") -> None:
 
 
 def verify(config: "VerifyConfig") -> int:
-    """Check everything in a dataset; return 1 if there are problems."""
-    from shards.commands.verify import verify
+    """Check everything in a folder of ours; return 1 if there are problems."""
+    from cluster.verifying import summary, verify_any
 
-    problems = verify(config)
-    said = "\n".join(problems) or f"{config.data}: everything is as it was written"
-    _say(said, last_lines.after_verify(config.data, problems))
+    problems, left, is_dataset = verify_any(config)
+    last = last_lines.after_verify(config.data, problems) if is_dataset or problems else []
+    _say(summary(config.data, problems, left), last)
     return 1 if problems else 0
 
 
@@ -158,8 +158,7 @@ def convert(config: "ConvertConfig") -> None:
     count = sum(shard.samples for shard in manifest.shards)
     size = f"{sum(shard.nbytes for shard in manifest.shards) / 1e6:,.1f} MB"
     said = f"{config.out}: {count:,} chips in {len(manifest.shards):,} shards, {size}"
-    said += f", fingerprint {manifest.fingerprint}"
-    _say(said, last_lines.after_convert(config.out))
+    _say(f"{said}, fingerprint {manifest.fingerprint}", last_lines.after_convert(config.out))
 
 
 def train(config: "TrainConfig", given: Set[str]) -> None:

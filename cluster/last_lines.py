@@ -75,7 +75,7 @@ def after_verify(url: str, problems: Sequence[str]) -> list[str]:
     if not problems:
         return [next_step("inspect", url)]
     count = f"{len(problems):,} problem" + "s" * (len(problems) != 1)
-    return [f"{url}: {count}: copy these files again from where they are whole, or make the dataset anew"]
+    return [f"{url}: {count}: copy these files again from where they are whole, or make them anew"]
 
 
 def after_convert(url: str) -> list[str]:

@@ -115,8 +115,11 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Read a whole dataset and compare everything that is recorded twice. Exit code 1 and a list of
-    problems if anything differs."""
+    """Read a whole dataset, run, checkpoint, folder of maps or of embeddings, or token store, and compare
+    everything that is recorded twice. Exit code 1 and a list of problems if anything differs."""
 
-    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """Dataset: a folder or s3://..."""
+    data: Annotated[str, Place(), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder or s3://... of a dataset, a run, a checkpoint, maps, embeddings or a token store."""
+    repair: bool = False
+    """Make again what can be made again from what is whole, before everything is compared: of a dataset the
+    statistics and the copy of the index, of maps their STAC items."""

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from cluster.steps.content import Content
-from shards.format.manifest import json_bytes
+from shards.format.manifest import read_json, write_json
 from shards.format.path_names import check_name_or_empty
 from shards.storage.json_marks import Checked
-from shards.storage.objects import exists, join, publish, remove_file
-from shards.storage.typed_json import read_typed
+from shards.storage.objects import exists, join, remove_file
+from shards.storage.typed_json import typed
 from shards.version import made_by_code
 
 RECORDS = "steps.json"
@@ -65,7 +65,7 @@ class Records:
         self._url = join(out, RECORDS)
         self._of: dict[str, Record] = {}
         if exists(self._url):
-            self._of = read_typed(self._url, _Stored, CURE).steps
+            self._of = typed(read_json(self._url, cure=CURE), _Stored, self._url, CURE).steps
 
     def get(self, name: str) -> Record | None:
         """Return the record of a step, if it ever began."""
@@ -78,6 +78,6 @@ class Records:
             self._of[name] = record
         steps = {name: asdict(record) for name, record in self._of.items()}
         if steps:
-            publish(self._url, json_bytes({"steps": steps}))
+            write_json(self._url, {"steps": steps})
         else:
             remove_file(self._url)

@@ -25,7 +25,7 @@ from inference.attention.tiles import Tile
 from inference.attention.windows import Cut, Seen, some_of
 from inference.config import AttentionConfig
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json
+from shards.format.manifest import read_json, write_json
 from shards.format.path_names import check_name
 from shards.progress import Advance, progress
 from shards.raster.finding import findings_by_url
@@ -38,7 +38,6 @@ from shards.storage.objects import (
     find_files,
     join,
     missing_folders,
-    publish,
     publish_folder,
     remove_file,
     remove_new_folders,
@@ -217,7 +216,7 @@ def _publish(out: str, folder: Path, about: dict[str, Any]) -> None:
     new_folders = missing_folders(out)
     try:
         publish_folder(out, str(folder))
-        publish(join(out, NUMBERS), json_bytes({**about, "files": files}))
+        write_json(join(out, NUMBERS), {**about, "files": files})
     except BaseException:
         remove_new_folders(new_folders)
         raise

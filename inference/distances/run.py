@@ -23,7 +23,7 @@ from inference.distances.regions import LEAST_TILES, Regions, regions_of
 from inference.distances.sliced import AT_ONCE
 from inference.embed.embeddings import Embeddings, read_embeddings
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
+from shards.format.sealed import json_bytes
 from shards.progress import Advance, progress
 from shards.roles import flag_of
 from shards.said import say

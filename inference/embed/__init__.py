@@ -10,5 +10,6 @@ embedder        an encoder in memory that embeds parts
 engine          what embeds: this process or Ray
 in_process      parts embedded in this process
 in_memory       vectors of an encoder in memory, for Python
+verify_embeddings  treeline verify of embeddings
 on_ray          parts embedded on Ray Data
 """

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from inference.config import EmbedConfig
 from shards.errors import InputError
-from shards.format.manifest import StoredObject, json_bytes, read_json
+from shards.format.manifest import StoredObject, read_json
+from shards.format.sealed import json_bytes
 from shards.roles import identity
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, list_files, publish, read_bytes
@@ -71,7 +72,8 @@ def write_part(
     table = columns.append_column(VECTOR, vectors)
     table = table.replace_schema_metadata({_IDENTITY: identity_of(made_with)})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=False)
+    # Pages with checksums, since a part that a stopped process left is named by no other file.
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_page_checksum=True)
     data = buffer.getvalue()
     publish(join(url, part_name(number)), data)
     return StoredObject.of(part_name(number), data)
@@ -88,7 +90,7 @@ def whole_part(url: str, number: int, tiles: int, made_with: dict[str, Any]) -> 
     """
     data = read_bytes(join(url, part_name(number)))
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(["key"])
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
     except (pa.ArrowException, OSError):
         return None
     if (table.schema.metadata or {}).get(_IDENTITY, b"").decode() != identity_of(made_with):

@@ -27,12 +27,12 @@ from inference.embed.embeddings import (
 from inference.embed.engine import Engine
 from inference.embed.tiles import Tiles, numbers_of_part, open_tiles, part_count, tiles_per_part
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json, refuse_existing
+from shards.format.manifest import read_json, refuse_existing, write_json
 from shards.progress import progress
 from shards.raster.finding import Finding, findings_by_url, say_findings
 from shards.roles import differing, flag_of, renewed
 from shards.said import say
-from shards.storage.objects import exists, join, publish, remove_file, remove_unfinished
+from shards.storage.objects import exists, join, remove_file, remove_unfinished
 from shards.storage.one_writer import one_writer
 from shards.version import made_by_code
 from trainer.model.checkpoint import checkpoint_url
@@ -86,7 +86,7 @@ def _embed(
     parts = _kept(config.out, made_with, tiles, per_part)
     asked = engine.computes(config.precision)
     asked.say()
-    publish(join(config.out, PLAN), json_bytes({**made_with, **made_by_code()}))
+    write_json(join(config.out, PLAN), {**made_with, **made_by_code()})
     _embed_missing(parts, job, tiles, engine)
     if not any(part.rows for part in parts.values()):
         raise InputError(
@@ -97,7 +97,7 @@ def _embed(
     about["computed_in"] = asked.precision
     if recorded := findings_by_url(findings):
         about["findings"] = recorded
-    publish(join(config.out, EMBEDDINGS), json_bytes(about))
+    write_json(join(config.out, EMBEDDINGS), about)
     remove_file(join(config.out, PLAN))
     return _said(config.out, about, there=False)
 

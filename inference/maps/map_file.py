@@ -26,11 +26,12 @@ from inference.maps.class_colours import MapClass
 from inference.maps.cloud_optimised import LARGE, Finish
 from inference.tiling.windows import Block
 from shards.errors import one_line
+from shards.format.manifest import StoredObject
 from shards.format.missing import NODATA as NODATA
 from shards.raster.grid import Grid
 from shards.raster.opening import bound_cache
-from shards.storage.checksum import checksum
-from shards.storage.objects import staged
+from shards.storage.checksum import checksum, hexadecimal_of_pieces
+from shards.storage.objects import name_of, read_pieces, staged
 
 LARGEST_CLASS = 255
 """Largest number of a class in a map, whose pixels are bytes."""
@@ -75,7 +76,11 @@ def classes_of(raster: Any) -> tuple[MapClass, ...]:
 
 @contextmanager
 def map_writer(
-    url: str, grid: Grid, bands: tuple[MapBand, ...], tags: dict[str, str]
+    url: str,
+    grid: Grid,
+    bands: tuple[MapBand, ...],
+    tags: dict[str, str],
+    describe: Callable[[StoredObject], None] = lambda stored: None,
 ) -> Iterator[WriteBlock]:
     """Yield write(block, stored_CHW); the whole map appears at `url` when the `with` block succeeds.
 
@@ -87,6 +92,7 @@ def map_writer(
         grid: pixel grid of the map.
         bands: bands of the map, as in each `stored_CHW`.
         tags: metadata of the map.
+        describe: called with size and checksum of the map's file when it is whole, before it appears.
 
     Raises:
         OSError: the map cannot be written, for example to a full disk; or `stop_writing` was called.
@@ -142,6 +148,8 @@ def map_writer(
                     finish.run()
                 else:
                     finish.run_apart(lambda: tiles in _WRITING)
+            digest, nbytes = hexadecimal_of_pieces(read_pieces(str(path)))
+            describe(StoredObject(name_of(url), nbytes, digest))
         finally:
             _WRITING.discard(tiles)
             tiles.unlink(missing_ok=True)

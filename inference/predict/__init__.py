@@ -22,5 +22,6 @@ array_map     an array's map, in memory
 in_process    blocks predicted in this process
 in_memory     maps of a model in memory, for Python
 on_ray        blocks predicted on Ray Data
+verify_maps   treeline verify of a folder of maps
 summary       what the command prints at the end
 """

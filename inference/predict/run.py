@@ -38,7 +38,8 @@ from inference.scenes.masks import Masks
 from inference.scenes.scene_list import SHOWN, find_scenes, map_name
 from inference.tiling.windows import WindowGrid
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, write_json
+from shards.format.manifest import write_json
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Statistics
 from shards.raster.finding import noted
 from shards.raster.opening import bound_cache
@@ -95,7 +96,8 @@ def predict(config: PredictConfig, engine: Engine | Callable[[], Engine]) -> Sum
             summary = _predict(config, job, made_with, targets, folder, engine)
         if len(summary.failed_alike) < len(summary.failed):
             summary.all_failed = join(config.out, FAILED)
-            write_json(summary.all_failed, {failed.scene: failed.reason for failed in summary.failed})
+            reasons = {failed.scene: failed.reason for failed in summary.failed}
+            publish(summary.all_failed, json_bytes(reasons))
         return summary
 
 
@@ -135,7 +137,7 @@ def _predict(
         making.refuse_maps_of_others()
     asked.say()
     # The option stays as it was given, so that the same command goes on.
-    publish(join(config.out, MADE_WITH), json_bytes({**recorded, "computed_in": asked.precision}))
+    write_json(join(config.out, MADE_WITH), {**recorded, "computed_in": asked.precision})
     making.run(engine)
     return summary
 

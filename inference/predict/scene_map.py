@@ -23,11 +23,12 @@ from inference.scenes.scene import Scene
 from inference.scenes.scene_list import map_stem
 from inference.tiling.windows import Block, blocks_of
 from shards.errors import DatasetError, InputError, one_line
+from shards.format.manifest import StoredObject
 from shards.format.statistics import Statistics
 from shards.raster.finding import FINDINGS_TAG, Finding, OnMismatch, findings_by_code, kind_of, refusal
 from shards.raster.grid import Grid
 from shards.storage.checksum import hexadecimal
-from shards.storage.objects import name_of, version_of
+from shards.storage.objects import name_of, version_of, whole_url
 
 OPENED_AT_ONCE = 16
 """Scenes whose headers are read at the same time, because on S3 each takes several requests."""
@@ -210,7 +211,17 @@ def _assemble(scene_map: SceneMap, job: MapJob) -> None:
         tags["TREELINE_PART"] = " ".join(f"{edge:.10g}" for edge in grid.bounds)
     if scene_map.masks:
         tags["TREELINE_MASK"] = scene_map.masks.names
-    with map_writer(scene_map.url, grid, bands, tags) as write:
+    made_of = {
+        "scene": whole_url(scene_map.scene),
+        "scene_version": scene_map.version,
+        "checkpoint": whole_url(job.checkpoint),
+        "fingerprint": job.fingerprint,
+    }
+
+    def describe(stored: StoredObject) -> None:
+        ledger.describe(scene_map.made, stored, made_of)
+
+    with map_writer(scene_map.url, grid, bands, tags, describe) as write:
         for block in scene_map.blocks(job.block_side):
             stored_CHW = ledger.read(scene_map.name, block, block in smaller)
             if part:

@@ -25,7 +25,7 @@ from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.binding import AGAIN, binding
 from trainer.score.chip_scores import CHIPS, ChipScores, read_chip_scores
-from trainer.score.evaluation import FOLDER, PICTURE, SCORES, are_chips_of
+from trainer.score.evaluation import FOLDER, PICTURE, SCORES, are_chips_of, changed_files
 from trainer.score.examples import EXAMPLES, Examples, read_examples
 from trainer.weights.run_checkpoints import COMPLETE, RunCheckpoints, read_run_checkpoints
 
@@ -195,6 +195,9 @@ def _chips(left: Left, found: dict[str, Any]) -> list[str]:
     found["chips"] = chips
     if examples.evaluation != binding(left.evaluation):
         return [_another(left, EXAMPLES, examples.evaluation)]
+    for name, wrong in changed_files(left.folder, left.evaluation).items():
+        if name != PICTURE:
+            raise InputError(f"{wrong}, or evaluate again")
     if left.dataset is None:
         found["examples"] = examples
         return [f"no pictures of the chips: there is no dataset at {left.data}; give its place with --data"]

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from ingest.config import IngestConfig
 from shards.config import SplitOptions
 from shards.errors import InputError
-from shards.format.manifest import JOURNAL, MANIFEST, AttributeType, read_manifest
+from shards.format.manifest import JOURNAL, MANIFEST, AttributeType, read_json, read_manifest
 from shards.format.shard_cut import SHARD_BYTES
 from shards.nested import options_of
 from shards.own_parts import note_changes, recorded
 from shards.roles import as_begun, renewed
 from shards.storage.json_marks import HEXADECIMAL, AtLeast
 from shards.storage.objects import exists, join
-from shards.storage.typed_json import read_typed, typed_as
+from shards.storage.typed_json import typed, typed_as
 
 PLAN = f"{JOURNAL}/plan.json"
 """Description of what an unfinished ingest makes."""
@@ -43,7 +43,8 @@ def read_begun(out: str) -> Begun:
     Raises:
         InputError: its plan is damaged.
     """
-    return read_typed(join(out, PLAN), Begun, CURE, strict=False)
+    url = join(out, PLAN)
+    return typed(read_json(url, cure=CURE), Begun, url, CURE, strict=False)
 
 
 def as_it_began(config: IngestConfig) -> IngestConfig:

@@ -20,8 +20,9 @@ from shards.commands.convert import chips_of_shard
 from shards.config import SplitConfig, SplitOptions
 from shards.errors import InputError
 from shards.format.file_names import MIXED, home_name
-from shards.format.manifest import COUNTS, INDEX, JOURNAL, SPLITS, STATISTICS, Manifest, json_bytes
+from shards.format.manifest import COUNTS, INDEX, JOURNAL, SPLITS, STATISTICS, Manifest
 from shards.format.schema import Schema, with_values
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset

@@ -15,6 +15,7 @@ npz              .npy and .npz files, header first
 height_classes   the eight height classes
 file_names       names of a dataset's files, and what may be removed beside them
 missing          which pixels are missing
+sealed           JSON files that hold their own checksum
 path_names       names that are safe to become paths
 shard_cut        how many chips a shard holds
 """

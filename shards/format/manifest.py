@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from shards.errors import DatasetError, InputError, one_line
 from shards.format.path_names import check_name
 from shards.format.schema import Schema, StoredSchema, schema_of
+from shards.format.sealed import SEAL, sealed, unsealed
 from shards.storage.checksum import hexadecimal
 from shards.storage.json_marks import HEXADECIMAL, AtLeast, Checked, Matching, OneOf, StoredAs
-from shards.storage.json_text import parsed, read_json_bytes
+from shards.storage.json_text import COPY_AGAIN, parsed, read_json_bytes
 from shards.storage.limits import CHIPS, SHARD_BYTES
 from shards.storage.objects import exists, join, publish, read_bytes
 from shards.storage.typed_json import shown, typed
@@ -287,29 +288,35 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def write_json(url: str, values: dict[str, Any]) -> None:
-    """Publish `values` as JSON."""
-    publish(url, json_bytes(values))
+    """Publish `values` as JSON, with a checksum that `read_json` compares."""
+    publish(url, sealed(values))
 
 
-def json_bytes(values: dict[str, Any]) -> bytes:
-    """Encode `values` as indented JSON with a final newline."""
-    return (json.dumps(values, indent=2) + "\n").encode()
+def read_json(url: str, expected: StoredObject | None = None, cure: str = COPY_AGAIN) -> dict[str, Any]:
+    """Read the JSON object at `url`; if it has a checksum of itself, compare that and leave it out.
 
-
-def read_json(url: str, expected: StoredObject | None = None) -> dict[str, Any]:
-    """Read the JSON object at `url`.
+    Args:
+        url: the file.
+        expected: what the manifest says of it.
+        cure: what to do about a damaged file, for messages.
 
     Raises:
-        InputError: there is no JSON object.
+        InputError: there is no JSON object, or not the one that was written.
         DatasetError: it is not the `expected` file.
     """
     data = read_json_bytes(url)
     if expected is not None:
         expected.check(url, data)
-    values = parsed(data, url)
+    values = parsed(data, url, cure)
     if not isinstance(values, dict):
-        raise InputError(f"{url}: not a JSON object; copy it again")
-    return values
+        raise InputError(f"{url}: not a JSON object; {cure}")
+    return unsealed(url, data, values, cure)[0]
+
+
+def has_checksum(url: str) -> bool:
+    """Tell whether the JSON file at `url` has a checksum of itself; those of earlier versions have none."""
+    values = parsed(read_json_bytes(url), url)
+    return isinstance(values, dict) and SEAL in values
 
 
 @contextmanager

@@ -36,9 +36,9 @@ from shards.format.manifest import (
     Shard,
     ShardFormat,
     StoredObject,
-    json_bytes,
 )
 from shards.format.schema import Schema
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Counts, statistics_json
 from shards.storage.checksum import checksum
 from shards.storage.copies import copy_object

@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from older_checkpoints import without_sums
 from torch import nn
 
+from shards.format.sealed import SEAL
 from trainer.fit.loop import Fit
 from trainer.model.pixel_model import PixelModel
 from trainer.run_folder.state import state_of
-from trainer.run_folder.state_parts import STATE, StateWriter
+from trainer.run_folder.state_parts import STATE, SUMS, StateWriter
 
 
 def write_layout_2(fit: Fit, out: Path) -> None:
@@ -23,8 +25,13 @@ def write_layout_2(fit: Fit, out: Path) -> None:
         parameter, _, moment = rest.rpartition(".")
         tensors[f"optimiser.{places[parameter]}.{moment}" if kind == "optimiser" else name] = rows
     StateWriter(str(out)).write(replace(state, tensors=tensors, values=values_from_0(state.values)))
-    about = json.loads((out / STATE).read_text())
-    (out / STATE).write_text(json.dumps(about | {"version": 2}))
+    (out / STATE).write_text(json.dumps(_about_of(out / STATE) | {"version": 2}))
+
+
+def _about_of(state: Path) -> dict[str, Any]:
+    """What a state says of itself, without the checksums that states had not before."""
+    about = json.loads(state.read_text())
+    return {name: value for name, value in about.items() if name not in (SEAL, SUMS)} | {"version": 3}
 
 
 def record_from_0(record: dict[str, Any]) -> dict[str, Any]:
@@ -44,9 +51,11 @@ def values_from_0(values: dict[str, Any]) -> dict[str, Any]:
 def make_from_0(run: Path) -> None:
     """Turn a run's folder into one whose epochs are numbered from 0; TensorBoard's log begins anew."""
     state, metrics = run / STATE, run / "metrics.jsonl"
-    state.write_text(json.dumps(values_from_0(json.loads(state.read_text()))))
+    state.write_text(json.dumps(values_from_0(_about_of(state))))
     lines = [record_from_0(json.loads(line)) for line in metrics.read_text().splitlines()]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for folder in run.glob("epoch-*"):
+        without_sums(folder)
     for file in run.glob("epoch-*/metrics.json"):
         file.write_text(json.dumps(record_from_0(json.loads(file.read_text()))))
     shutil.rmtree(run / "tensorboard")

@@ -136,6 +136,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer.matrix": {
         "shards.draw",
+        "shards.format",
         "shards.nested",
         "shards.read",
         "shards.storage",
@@ -224,7 +225,6 @@ ROOMS: dict[str, set[str]] = {
         "trainer.config",
         "trainer.devices",
         "trainer.fit",
-        "trainer.model",
         "trainer.options",
         "trainer.pretrain_config",
         "trainer.score",
@@ -395,6 +395,7 @@ ROOMS: dict[str, set[str]] = {
         "cluster.last_lines",
         "cluster.options",
         "cluster.steps",
+        "cluster.verifying",
     },
     "cluster.config": {"shards.roles"},
     "cluster.demo": {
@@ -451,6 +452,16 @@ ROOMS: dict[str, set[str]] = {
         "cluster.options",
     },
     "cluster.help": {"shards.nested", "shards.roles"},
+    "cluster.verifying": {
+        "shards.commands",
+        "shards.config",
+        "shards.format",
+        "shards.storage",
+        "trainer.commands",
+        "trainer.model",
+        "inference.embed",
+        "inference.predict",
+    },
     "cluster.last_lines": {
         "shards.format",
         "shards.read",

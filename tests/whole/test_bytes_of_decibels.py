@@ -25,7 +25,8 @@ from rasterio.transform import from_origin
 from regressors import local_backbone
 
 from shards.format.band_values import values_of
-from shards.format.manifest import COUNTS, MANIFEST, STATISTICS, json_bytes
+from shards.format.manifest import COUNTS, MANIFEST, STATISTICS
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Counts, statistics_json
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.assembly import publish_files, replace_manifest

@@ -30,8 +30,9 @@ from shards.own_parts import note_changes, version_of
 from shards.read.dataset import Dataset
 from trainer.commands.train_on_ray import launch
 from trainer.losses.loss import parse_loss
-from trainer.model.checkpoint import WEIGHTS, checkpoint_url
-from trainer.model.checkpoint import weights_of as weights_of_model
+from trainer.model.checkpoint import checkpoint_url
+from trainer.model.checkpoint_files import weights_of as weights_of_model
+from trainer.weights.checkpoint_sums import WEIGHTS
 
 LOSSES = """
 import torch

@@ -17,4 +17,5 @@ matrix             treeline matrix
 matrix_cell        one of its cells: a training and its tests
 matrix_on_ray      its cells as tasks on Ray
 import_weights     treeline import
+verify_run         treeline verify of a run, and of a token store
 """

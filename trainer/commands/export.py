@@ -14,7 +14,8 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
+from shards.format.manifest import StoredObject
+from shards.format.sealed import json_bytes
 from shards.storage.objects import (
     check_writable,
     exists,
@@ -22,13 +23,13 @@ from shards.storage.objects import (
     missing_folders,
     publish,
     publish_folder,
-    read_bytes,
     remove_new_folders,
 )
-from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, check_files, checkpoint_url
+from trainer.model.checkpoint import check_files, checkpoint_url
 from trainer.model.normalise import Normalise
 from trainer.model.pretrained import Pretrained, is_pretrained, load_pretrained
 from trainer.pretrain_config import ExportConfig
+from trainer.weights.checkpoint_sums import CONFIG, METRICS, STATISTICS, WEIGHTS, config_bytes, read_config
 from trainer.weights.weights_apart import copy_weights
 
 INPUT_FILE = "treeline.json"
@@ -103,9 +104,14 @@ def _all_or_nothing(out: str) -> Iterator[None]:
 
 def _copy(url: str, out: str) -> None:
     """Copy a checkpoint's files, its weights whole."""
-    copy_weights(join(url, WEIGHTS), join(out, WEIGHTS))
-    for name in (STATISTICS, METRICS, CONFIG):  # config.json last: it says that the checkpoint is complete
-        publish(join(out, name), read_bytes(join(url, name)))
+    config, sums = read_config(url)
+    copied = [copy_weights(join(url, WEIGHTS), join(out, WEIGHTS), sums)]
+    for name in (STATISTICS, METRICS):
+        data = sums.read(name)
+        publish(join(out, name), data)
+        copied.append(StoredObject.of(name, data))
+    # config.json last: it says that the checkpoint is complete.
+    publish(join(out, CONFIG), config_bytes(config, copied))
 
 
 def _write_for_transformers(out: str, pretrained: Pretrained) -> None:

@@ -1,18 +1,19 @@
 """The last lines of `train`, `pretrain`, `sweep` and `evaluate`: what came out, is it good, what next."""
 
 from shards.errors import InputError
-from shards.format.manifest import read_json, understood
+from shards.format.manifest import understood
 from shards.next_step import ANY_SCENE, next_step
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.label_to_learn import use_of_backbone
 from shards.storage.objects import join
 from trainer.config import EvaluateConfig, SweepConfig, TrainConfig
-from trainer.model.checkpoint import CONFIG, METRICS, STATISTICS, WEIGHTS, checkpoint_url
+from trainer.model.checkpoint import checkpoint_url
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.verdict_file import read_verdict
 from trainer.score.compared import WORSE
 from trainer.score.epochs import epoch_of
 from trainer.score.evaluation import FOLDER
+from trainer.weights.checkpoint_sums import METRICS, STATISTICS, WEIGHTS, read_config
 from trainer.weights.run_checkpoints import CHECKPOINTS, DAMAGED
 from trainer.weights.weights_apart import refuse_cut_off
 
@@ -66,7 +67,8 @@ def best_of(run: str) -> str:
     if url == run:
         raise InputError(f"{join(run, CHECKPOINTS)}: is missing; copy it again, or choose another --out")
     refuse_cut_off(join(url, WEIGHTS))
-    _, _, best = (read_json(join(url, name)) for name in (CONFIG, STATISTICS, METRICS))
+    _, sums = read_config(url)
+    _, best = (sums.read_json(name) for name in (STATISTICS, METRICS))
     with understood(join(url, METRICS), DAMAGED):
         scores = {name: value for name, value in best.items() if isinstance(value, float)}
         held_out = {name: value for name, value in scores.items() if name.startswith(HELD_OUT)}

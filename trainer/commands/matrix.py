@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, understood
+from shards.format.manifest import understood, write_json
 from shards.progress import progress
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import differing, flag_of
@@ -330,7 +330,7 @@ def _write(plan: Plan, datasets: dict[str, Dataset], failed: dict[str, str]) -> 
         "fingerprints": [dataset.manifest.fingerprint for dataset in datasets.values()],
         **made_by_code(),
     }
-    publish(join(config.out, MATRIX), json_bytes({**results.to_json(), "about": about}))
+    write_json(join(config.out, MATRIX), {**results.to_json(), "about": about})
     publish(join(config.out, PAGE), page_of(results, label).encode())
     return results
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
+from shards.format.sealed import json_bytes
 from shards.nested import flat
 from shards.own_parts import recorded
 from shards.progress import progress

@@ -22,7 +22,8 @@ from shards.format.manifest import StoredObject, write_json
 from shards.progress import progress
 from shards.read.dataset import Dataset
 from shards.said import say
-from shards.storage.objects import exists, join, publish, read_bytes, sizes_of
+from shards.storage.checksum import hexadecimal
+from shards.storage.objects import exists, join, publish, read_bytes, remove_file, sizes_of
 from trainer.data.token_store import MANIFEST, TokenFile, TokenPlan, TokenReader, stored_objects
 from trainer.devices.precision import autocast, computing
 from trainer.devices.ranks import Ranks
@@ -30,6 +31,8 @@ from trainer.model.frozen_backbone import placed_on
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import apply_symmetries
 
+CHECKSUM = ".xxh3"
+"""Ending of a file with the checksum of one that the manifest does not list yet."""
 TOKENS_AT_A_TIME = 8192
 """Number of patches, roughly, in a batch for the backbone: 512 chips of 16 patches, or 32 chips of 256."""
 
@@ -119,8 +122,11 @@ def compute(
 def _there(plan: TokenPlan, file: TokenFile) -> bytes | None:
     """Return the bytes of a file that is there and whole."""
     url = join(plan.url, plan.name_of(file))
-    data = read_bytes(url) if exists(url) else b""
-    return data if len(data) == plan.nbytes_of(file) else None
+    if not (exists(url) and exists(url + CHECKSUM)):
+        return None
+    data = read_bytes(url)
+    is_whole = len(data) == plan.nbytes_of(file) and hexadecimal(data).encode() == read_bytes(url + CHECKSUM)
+    return data if is_whole else None
 
 
 def _images(plan: TokenPlan, file: TokenFile, regressor: Regressor, dataset: Dataset) -> list[Tensor]:
@@ -150,13 +156,17 @@ def _published(url: str, name: str, rows_BS: NDArray[np.uint8] | None) -> Stored
         return None
     flat_rows = rows_BS.reshape(-1)
     publish(url, flat_rows.data)
-    return StoredObject.of(name, flat_rows)
+    stored = StoredObject.of(name, flat_rows)
+    publish(url + CHECKSUM, stored.xxh3.encode())
+    return stored
 
 
 def finish(plan: TokenPlan, stored: Iterable[StoredObject | None]) -> None:
-    """Add what `compute` returned to the store's manifest."""
+    """Add what `compute` returned to the store's manifest, which then has the checksums."""
     new = {one.name: one for one in stored if one}
     write_json(join(plan.url, MANIFEST), plan.manifest(stored_objects(plan) | new))
+    for name in new:
+        remove_file(join(plan.url, name + CHECKSUM))
 
 
 def _size(nbytes: int) -> str:

@@ -185,3 +185,15 @@ class Meeting:
         told = [torch.zeros(1, dtype=torch.int64) for _ in range(self._world_size)]
         torch.distributed.all_gather(told, torch.tensor([number]), group=self._group)
         return [int(one) for one in told]
+
+    def tell_text(self, text: str) -> list[str]:
+        """Wait for all ranks, and return the ASCII text that each of them told."""
+        lengths = self.tell(len(text))
+        if self._group is None:
+            return [text]
+        padded = bytearray(text.encode("ascii").ljust(max(1, *lengths)))
+        told = [torch.empty(len(padded), dtype=torch.uint8) for _ in lengths]
+        torch.distributed.all_gather(told, torch.frombuffer(padded, dtype=torch.uint8), group=self._group)
+        return [
+            bytes(one.numpy())[:length].decode("ascii") for one, length in zip(told, lengths, strict=True)
+        ]

@@ -27,7 +27,7 @@ from trainer.fit.optimiser import parameter_groups
 from trainer.fit.pixel_inputs import PixelInputs, pixel_inputs
 from trainer.fit.scoring import Sums, rounded_totals
 from trainer.losses.loss_terms import Total
-from trainer.model.checkpoint import weights_of
+from trainer.model.checkpoint_files import weights_of
 from trainer.model.class_checkpoint import ClassCheckpoint
 from trainer.model.class_model import ClassModel
 from trainer.options import AugmentOptions, OptimiserOptions

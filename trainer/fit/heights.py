@@ -31,7 +31,7 @@ from trainer.fit.pixel_inputs import PixelInputs, features_of, pixel_inputs
 from trainer.fit.sample_panel import draw_panel
 from trainer.fit.scoring import Sums, rounded_totals
 from trainer.losses.loss import parse_loss
-from trainer.model.checkpoint import weights_of
+from trainer.model.checkpoint_files import weights_of
 from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.regressor import Regressor
 from trainer.options import AugmentOptions, ObjectiveOptions, OptimiserOptions

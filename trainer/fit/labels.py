@@ -30,7 +30,7 @@ from trainer.fit.learning import Learning
 from trainer.fit.objective import Forward, Numbers
 from trainer.fit.optimiser import Stage, backbone_stages, grouped
 from trainer.fit.scoring import Sums, rounded_totals
-from trainer.model.checkpoint import weights_of
+from trainer.model.checkpoint_files import weights_of
 from trainer.model.encoder import band_features, patches_valid
 from trainer.model.symmetries import apply_symmetries
 from trainer.model.tile_checkpoint import TileCheckpoint

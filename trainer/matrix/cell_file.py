@@ -17,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.format.sealed import SEAL
 from shards.storage.json_marks import NotFinite
 from shards.storage.json_text import parsed
 from shards.storage.objects import read_bytes
@@ -29,6 +31,8 @@ PREDICTORS = ("predicted", "ridge", "mean")
 """Columns with predictions: the model's, then the baselines'."""
 FORMAT = "treeline-matrix-cell"
 _ABOUT = b"treeline"
+_DAMAGE = (AttributeError, LookupError, OSError, TypeError, ValueError)
+"""Errors of Python's own with which damaged files are read."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class CellResult:
 
     def to_bytes(self) -> bytes:
         """Write the file; the same result gives the same bytes."""
-        about = json.dumps({"format": FORMAT, **self.about}).encode()
+        values = {"format": FORMAT, **self.about}
+        about = json.dumps({**values, SEAL: _checksum(self.tiles, values)}).encode()
         buffer = io.BytesIO()
         pq.write_table(self.tiles.replace_schema_metadata({_ABOUT: about}), buffer)
         return buffer.getvalue()
@@ -59,11 +64,27 @@ def read_cell(url: str) -> CellResult:
         about = typed_as(
             parsed((table.schema.metadata or {})[_ABOUT], url), dict[str, Annotated[Any, NotFinite()]], url
         )
-    except (pa.ArrowException, OSError, KeyError) as error:
+        stated = about.pop(SEAL, None)  # cells of before have none
+        if stated not in (None, _checksum(table, about)) or about.get("format") != FORMAT:
+            raise ValueError("its checksum differs")
+    except (pa.ArrowException, InputError, *_DAMAGE) as error:
         raise InputError(
             f"{url}: is not what a cell left; delete it, and run the same command again"
         ) from error
     return CellResult(table.replace_schema_metadata(None), about)
+
+
+def _checksum(tiles: pa.Table, about: dict[str, Any]) -> str:
+    """Compute a checksum of all values, which does not depend on how Parquet stores them."""
+    digest = xxhash.xxh3_64(json.dumps(about, sort_keys=True).encode())
+    for name in tiles.column_names:
+        column = tiles[name].combine_chunks()
+        digest.update(f"{name} {column.type}".encode())
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            digest.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).data)
+        else:
+            digest.update(json.dumps(column.to_pylist(), default=str).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

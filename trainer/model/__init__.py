@@ -15,6 +15,10 @@ frozen_backbone    a backbone that does not learn, rounded to 16 bits once, and 
 device_room        whether a device has room for a backbone's blocks
 streamed           a backbone whose blocks are copied to the device one by one
 checkpoint         folders of checkpoints: their files, read and checked
+checkpoint_files   those files as bytes, from a model in memory
+needed_shapes      whether weights are those of the model that config.json describes
+foreign_folder     folders of transformers, looked at before they are read
+verify_checkpoint  treeline verify of a checkpoint
 trust              whether the code that a checkpoint names may be imported
 height_checkpoint  a regressor as a folder
 pretrained         a pre-trained backbone as a folder

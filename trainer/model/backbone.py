@@ -10,7 +10,6 @@ import zipfile
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from transformers.utils.logging import disable_progress_bar
@@ -19,6 +18,7 @@ from shards.errors import InputError, one_line
 from shards.storage.objects import is_local, local_path, size_of
 from shards.storage.ranges import RemoteFile
 from trainer.model.backbone_names import check_backbone, is_place
+from trainer.model.foreign_folder import check_numbers
 from trainer.model.hub import not_in_cache
 from trainer.model.meta_weights import meta_backbone
 from trainer.weights.weights_file import read_tensors
@@ -36,6 +36,9 @@ TINY = {
 
 PRETRAINED_BANDS = ("red", "green", "blue")
 """Bands of DINOv3's input channels, in order."""
+
+_ADVICE = ("weights_only", "trust_remote_code", "use_safetensors", "pip install", "from_pt", "kernels")
+"""Words of transformers' advice, which is not for users of Treeline, and may be to run code."""
 
 MEAN = "mean"
 """Name for the mean of their patch weights, from which a new band may start."""
@@ -85,7 +88,7 @@ def _read_transformers_backbone(name: str) -> DINOv3ViTModel:
     return backbone
 
 
-def whole_model(kind: Any, name: str, refusals: tuple[str, str], ask_hub: bool = False, **more: Any) -> Any:
+def whole_model(kind: Any, name: str, refusals: tuple[str, str], ask_hub: bool = False) -> Any:
     """Read a model of transformers in float32, and refuse one whose weights are incomplete.
 
     Args:
@@ -93,23 +96,36 @@ def whole_model(kind: Any, name: str, refusals: tuple[str, str], ask_hub: bool =
         name: the folder, or the name on the hub.
         refusals: how the error's message begins if there is no such model, and if weights are missing.
         ask_hub: whether to look on the hub.
-        **more: further arguments of `from_pretrained`.
 
     Raises:
         InputError: there is no such model, or some of its weights are missing.
     """
+    check_numbers(kind, name, refusals[0].partition(": ")[0])
     disable_progress_bar()  # transformers would draw its bar into every log
     try:
         model, loading = kind.from_pretrained(
-            name, local_files_only=not ask_hub, dtype=torch.float32, output_loading_info=True, **more
+            name,
+            local_files_only=not ask_hub,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{refusals[0]} ({str(error).splitlines()[0]})") from error
+    except (MemoryError, InputError):
+        raise
+    except Exception as error:  # transformers fails on damaged folders with many kinds of error
+        raise InputError(f"{refusals[0]}{_cause(error)}") from error
     if loading["missing_keys"]:
         # transformers would continue with random numbers in their place.
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise InputError(f"{refusals[1]} ({missing}, ...)")
     return model
+
+
+def _cause(error: Exception) -> str:
+    """Say in brackets why a library fails; "" if it advises its own users."""
+    said = one_line(str(error).splitlines()[0] if str(error) else type(error).__name__)[:200]
+    return "" if any(word in said for word in _ADVICE) else f" ({said})"
 
 
 def read_weights(url: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checkpoints: folders from which a model can be built again, anywhere. Nothing is unpickled.
 
-config.json          the model's parts, its images, its training data; written last
+config.json          the model's parts, its images, its training data; sizes and checksums of the other files
+                     and of itself (trainer.weights.checkpoint_sums); written last
 model.safetensors    weights
 statistics.json      statistics of the training chips, for the normalisation
 metrics.json         scores so far, and the baselines
@@ -9,37 +10,40 @@ metrics.json         scores so far, and the baselines
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError, one_line
-from shards.format.manifest import json_bytes, read_json, understood
+from shards.format.manifest import understood
 from shards.format.schema import Schema
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal, hexadecimal_of_pieces
 from shards.storage.objects import exists, join
 from trainer.decoders.features import DecoderConfig
-from trainer.devices.learner import Learner
-from trainer.devices.sharding import whole
 from trainer.model.empty_backbone import empty_backbone
-from trainer.model.pixel_model import PixelModel
-from trainer.model.trainable import merged
+from trainer.model.needed_shapes import check_decoder, check_fit, check_shape
 from trainer.model.trust import check_trust
+from trainer.weights.checkpoint_sums import (
+    CONFIG,
+    METRICS,
+    STATISTICS,
+    WEIGHTS,
+    FileSums,
+    read_config,
+    say_unchecked,
+)
 from trainer.weights.run_checkpoints import DAMAGED, read_run_checkpoints
-from trainer.weights.weights_apart import REST, has_weights, read_any, weight_pieces
+from trainer.weights.weights_apart import REFERENCE, REST, any_entries, has_weights, read_any, weight_pieces
 from trainer.weights.weights_file import check_size, entries_of, fill
 
 Model = TypeVar("Model", bound=nn.Module)
 Baselines = TypeVar("Baselines")
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-STATISTICS = "statistics.json"
-METRICS = "metrics.json"
 HEIGHTS = "treeline-checkpoint"
 """Format of a regressor; see trainer.model.height_checkpoint."""
 PRETRAINED = "treeline-pretrained"
@@ -50,66 +54,6 @@ CLASSES = "treeline-class-checkpoint"
 """Format of a model of pixel classes; see trainer.model.class_checkpoint."""
 Check = Callable[[str, dict[str, Any]], None]
 """Check of a checkpoint's URL and config.json that raises InputError."""
-
-
-def pixel_files(
-    kind: tuple[str, int], model: PixelModel, trained_on: dict[str, Any], metrics: dict[str, Any]
-) -> dict[str, bytes]:
-    """Return the files of a checkpoint of a model of pixels by name; config.json comes last.
-
-    Args:
-        kind: the checkpoint's format and its version.
-        model: the model.
-        trained_on: description of its training data and code.
-        metrics: its scores, and the baselines.
-    """
-    format_name, version = kind
-    config = {
-        "format": format_name,
-        "version": version,
-        "schema": model.schema.to_json(),
-        "bands": list(model.bands),
-        "backbone": model.backbone.config.to_diff_dict(),
-        "decoder": model.decoder_config.to_json(),
-        "trained_on": trained_on,
-    }
-    return checkpoint_files(config, weights_files(model, model.backbone), model.statistics, metrics)
-
-
-def checkpoint_files(
-    config: dict[str, Any], weights: dict[str, bytes], statistics: Statistics, metrics: dict[str, Any]
-) -> dict[str, bytes]:
-    """Return a checkpoint's files by name, those of its `weights` first; config.json comes last."""
-    return {
-        **weights,
-        STATISTICS: json_bytes(statistics.to_json()),
-        METRICS: json_bytes(metrics),
-        CONFIG: json_bytes(config),
-    }
-
-
-def weights_files(model: Learner, backbone: DINOv3ViTModel) -> dict[str, bytes]:
-    """Return a model's weights as a file, by its name: `REST` if some are set apart, else `WEIGHTS`."""
-    return {REST if model.apart else WEIGHTS: save(weights_of(model, backbone))}
-
-
-def weights_of(model: nn.Module, backbone: DINOv3ViTModel, keep: bool = True) -> dict[str, Tensor]:
-    """Return all weights of a model, its backbone's adapters folded in, or none where `keep` is false.
-
-    What is set apart is left out. If the model is sharded, every rank must call this: gathering weights takes
-    all ranks.
-    """
-    weights = dict[str, Tensor]()
-    apart = model.apart.names if isinstance(model, Learner) and model.apart else ()
-    with merged(backbone):
-        for name, value in model.state_dict().items():
-            if name in apart:
-                continue
-            # One by one to the CPU: a GPU has no room for all weights of a sharded model.
-            gathered = whole(value)
-            if keep:
-                weights[name] = gathered.cpu().contiguous()
-    return weights
 
 
 def checkpoint_url(url: str) -> str:
@@ -139,6 +83,8 @@ class CheckpointFolder:
     """Statistics of the training chips."""
     metrics: dict[str, Any]
     """Scores after the checkpoint's epoch, and the baselines."""
+    sums: FileSums
+    """What its files must be."""
     with_weights: bool
     """Whether its models get the weights; otherwise they are on the device "meta" and take no memory."""
 
@@ -153,7 +99,12 @@ class CheckpointFolder:
         return tuple(self.config["bands"])
 
     def backbone(self) -> DINOv3ViTModel:
-        """Build the backbone, whose weights are to be loaded."""
+        """Return the backbone, whose weights are to be loaded; it takes no memory yet."""
+        return self._backbone
+
+    @cached_property
+    def _backbone(self) -> DINOv3ViTModel:
+        check_shape(join(self.url, CONFIG), self.config["backbone"])
         return empty_backbone(self.config["backbone"])
 
     def pixel_model(self, kind: Callable[..., Model]) -> Model:
@@ -176,14 +127,40 @@ class CheckpointFolder:
         Raises:
             InputError: a file of the checkpoint is damaged.
         """
+        described = self._described(make)
         with understood(join(self.url, CONFIG), DAMAGED):
-            model = make()
+            model = make() if self.with_weights or described is None else described
             trained_on = self.config["trained_on"]
         with understood(join(self.url, METRICS), DAMAGED):
             metrics = dict(self.metrics)
             baselines = baselines_from(metrics.pop("baselines"))
         fingerprint = self.load_into(model)
         return model.eval(), trained_on, metrics, baselines, fingerprint
+
+    def _described(self, make: Callable[[], Model]) -> Model | None:
+        """Refuse weights that are not those of the model that config.json describes.
+
+        Returns:
+            the model on the device "meta"; None if the user's own decoder is a part of it, which may not be
+            made there.
+
+        Raises:
+            InputError: names what does not fit.
+        """
+        file, url = join(self.url, CONFIG), join(self.url, WEIGHTS)
+        with understood(file, DAMAGED):
+            backbone, decoder = self.backbone(), self.config.get("decoder")
+            if decoder is not None:
+                check_decoder(file, decoder)
+        with refusing_other_weights(url):
+            entries = any_entries(url, self.sums)
+        if decoder and "." in decoder["kind"]:
+            check_fit(url, backbone.state_dict(), entries, "backbone.")
+            return None
+        with understood(file, DAMAGED), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = make()
+        check_fit(url, model.state_dict(), entries)
+        return model
 
     def load_into(self, model: nn.Module) -> str:
         """Give a model the weights, or only see that they fit.
@@ -194,7 +171,7 @@ class CheckpointFolder:
         Raises:
             InputError: they are another model's, or damaged.
         """
-        checksum = load_weights(model, join(self.url, WEIGHTS), self.with_weights)
+        checksum = load_weights(model, join(self.url, WEIGHTS), self.with_weights, self.sums)
         return fingerprint_of(self.config, self.statistics, checksum)
 
 
@@ -231,20 +208,27 @@ def read_checkpoint_folder(name: str, check: Check, with_weights: bool, trust: s
         InputError: it is incomplete, has another format or version, or names code that is not trusted.
     """
     url = checkpoint_url(name)
-    check_files(url)
-    config = read_json(join(url, CONFIG))
+    if not exists(join(url, CONFIG)):
+        raise _incomplete(url, CONFIG)
+    config, sums = read_config(url)
+    if sums.has(REST) and not exists(join(url, REST)):  # the run has ended meanwhile
+        config, sums = read_config(url)
     check(url, config)
+    if sums.has(REFERENCE):  # before it is followed
+        sums.read(REFERENCE)
+    check_files(url)
     check_trust(url, config, trust)
-    return CheckpointFolder(url, config, read_statistics(url), read_json(join(url, METRICS)), with_weights)
+    say_unchecked(sums)
+    return CheckpointFolder(url, config, read_statistics(sums), sums.read_json(METRICS), sums, with_weights)
 
 
 def format_of(name: str) -> str:
     """Return the format of the checkpoint (or of the best one of the run) at `name`; "" if there is none."""
-    url = join(checkpoint_url(name), CONFIG)
-    return str(read_json(url).get("format")) if exists(url) else ""
+    url = checkpoint_url(name)
+    return str(read_config(url)[0].get("format")) if exists(join(url, CONFIG)) else ""
 
 
-def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
+def load_weights(model: nn.Module, url: str, with_weights: bool = True, sums: FileSums | None = None) -> str:
     """Give a model, whose backbone is empty, the weights of the file at `url`, or only see that they fit.
 
     Returns:
@@ -254,22 +238,21 @@ def load_weights(model: nn.Module, url: str, with_weights: bool = True) -> str:
         InputError: they are another model's, or damaged.
     """
     if not with_weights:
-        return checksum_of_fitting(url, model)
+        return checksum_of_fitting(url, model, sums=sums)
     with refusing_other_weights(url):
-        found = read_any(url)
+        found = read_any(url, sums)
         fill(model, found.tensors)
     return found.checksum
 
 
-def read_statistics(url: str) -> Statistics:
-    """Read the statistics of the checkpoint at `url`.
+def read_statistics(sums: FileSums) -> Statistics:
+    """Read the statistics of a checkpoint.
 
     Raises:
         InputError: the file is damaged.
     """
-    file = join(url, STATISTICS)
-    with understood(file, DAMAGED):
-        return Statistics.from_json(read_json(file))
+    with understood(join(sums.url, STATISTICS), DAMAGED):
+        return Statistics.from_json(sums.read_json(STATISTICS))
 
 
 def fingerprint_of(config: dict[str, Any], statistics: Statistics, weights: str) -> str:
@@ -303,9 +286,11 @@ def check_files(url: str) -> None:
     for name in (CONFIG, WEIGHTS, STATISTICS, METRICS):
         file = join(url, name)
         if not (has_weights(file) if name == WEIGHTS else exists(file)):
-            raise InputError(
-                f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote"
-            )
+            raise _incomplete(url, name)
+
+
+def _incomplete(url: str, name: str) -> InputError:
+    return InputError(f"{url}: not a checkpoint ({name} is missing); give a folder that treeline train wrote")
 
 
 @contextmanager
@@ -321,18 +306,19 @@ def refusing_other_weights(url: str, kind: str = "model") -> Iterator[None]:
         raise InputError(f"{url}: not this {kind}'s weights ({one_line(error)[:200]}); {DAMAGED}") from error
 
 
-def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "") -> str:
+def checksum_of_fitting(url: str, model: nn.Module, prefix: str = "", sums: FileSums | None = None) -> str:
     """Move `model` to the device "meta"; compute the checksum of the weights at `url`, piece by piece.
 
     Args:
         url: the file of weights.
         model: the model that they are to fit.
         prefix: prefix of the names of its weights in the file; others are left out.
+        sums: what the checkpoint's files must be; default: not known.
 
     Raises:
-        InputError: they are cut off, or another model's.
+        InputError: they are cut off, or another model's, or not those that were written.
     """
-    pieces = weight_pieces(url)
+    pieces = weight_pieces(url, sums)
     first = next(pieces, b"")
     with refusing_other_weights(url, "backbone" if prefix else "model"):
         entries = entries_of(first)

@@ -15,6 +15,7 @@ from trainer.decoders.features import DecoderConfig
 from trainer.model.backbone import patch_weights_for, whole_model
 from trainer.model.backbone_names import is_place
 from trainer.model.empty_backbone import empty_backbone
+from trainer.model.foreign_folder import check_folder
 from trainer.model.hub import is_on_hub, not_in_cache
 from trainer.model.regressor import Regressor
 from trainer.weights.weights_file import fill
@@ -77,14 +78,13 @@ def _read(name: str) -> CHMv2ForDepthEstimation:
             f"{name}: no such folder; give one of transformers with CHMv2, a file of the notebook's weights, "
             "or a name on the hub"
         )
+    check_folder(name, name)
     from_hub = not is_place(name) and is_on_hub(name, name)
     absent = f"{name}: no CHMv2 of transformers in this folder or on the hub"
     if not from_hub and not is_place(name):
         absent = not_in_cache(name)
     refusals = absent, f"{name}: weights of CHMv2 are missing"
-    model: CHMv2ForDepthEstimation = whole_model(
-        CHMv2ForDepthEstimation, name, refusals, from_hub, use_safetensors=True
-    )
+    model: CHMv2ForDepthEstimation = whole_model(CHMv2ForDepthEstimation, name, refusals, from_hub)
     return model
 
 

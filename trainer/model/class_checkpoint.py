@@ -4,13 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from trainer.model.checkpoint import (
-    CLASSES,
-    check_version,
-    format_of,
-    pixel_files,
-    read_checkpoint_folder,
-)
+from trainer.model.checkpoint import CLASSES, check_version, format_of, read_checkpoint_folder
+from trainer.model.checkpoint_files import pixel_files
 from trainer.model.class_model import ClassModel
 from trainer.score.class_baselines import ClassBaselines
 

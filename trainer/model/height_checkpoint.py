@@ -10,17 +10,17 @@ from shards.storage.objects import join, publish
 from trainer.decoders.features import DecoderConfig
 from trainer.model.checkpoint import (
     CLASSES,
-    CONFIG,
     HEIGHTS,
     PRETRAINED,
     TILES,
     ModelHeader,
     check_version,
-    pixel_files,
     read_checkpoint_folder,
 )
+from trainer.model.checkpoint_files import pixel_files
 from trainer.model.regressor import Regressor
 from trainer.score.baselines import Baselines
+from trainer.weights.checkpoint_sums import CONFIG
 from trainer.weights.run_checkpoints import DAMAGED
 
 VERSION = 1

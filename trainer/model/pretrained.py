@@ -14,29 +14,37 @@ from torch import Tensor
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json, understood
+from shards.format.manifest import understood
 from shards.format.schema import Schema
+from shards.format.sealed import json_bytes
 from shards.format.statistics import Statistics
 from shards.storage.checksum import hexadecimal
-from shards.storage.objects import exists, join, read_bytes, size_of
+from shards.storage.objects import exists, join, size_of
 from trainer.model.backbone import build_backbone
 from trainer.model.backbone_names import check_backbone
 from trainer.model.checkpoint import (
-    CONFIG,
-    METRICS,
     PRETRAINED,
-    STATISTICS,
-    WEIGHTS,
     check_version,
     checkpoint_url,
     checksum_of_fitting,
+    format_of,
     read_statistics,
     refusing_other_weights,
-    weights_of,
 )
+from trainer.model.checkpoint_files import checkpoint_files, weights_of
 from trainer.model.empty_backbone import draw_as_built, empty_backbone
+from trainer.model.needed_shapes import check_fit, check_shape
+from trainer.weights.checkpoint_sums import (
+    CONFIG,
+    METRICS,
+    STATISTICS,
+    WEIGHTS,
+    FileSums,
+    read_config,
+    say_unchecked,
+)
 from trainer.weights.run_checkpoints import DAMAGED
-from trainer.weights.weights_file import fill, read_tensors
+from trainer.weights.weights_file import fill, read_entries, read_tensors
 
 VERSION = 1
 RANDOM = "random"
@@ -104,12 +112,7 @@ class Pretrained:
             "backbone": shape,
             "trained_on": self.trained_on,
         }
-        return {
-            WEIGHTS: save(weights),
-            STATISTICS: json_bytes(self.statistics.to_json()),
-            METRICS: json_bytes(self.metrics),
-            CONFIG: json_bytes(config),
-        }
+        return checkpoint_files(config, {WEIGHTS: save(weights)}, self.statistics, self.metrics)
 
 
 def backbone_weights(backbones: dict[str, DINOv3ViTModel], keep: bool = True) -> dict[str, Tensor]:
@@ -123,8 +126,7 @@ def backbone_weights(backbones: dict[str, DINOv3ViTModel], keep: bool = True) ->
 
 def is_pretrained(name: str) -> bool:
     """Tell whether a folder is a pre-training run, or one of its checkpoints."""
-    url = join(checkpoint_url(name), CONFIG)
-    return exists(url) and read_json(url).get("format") == PRETRAINED
+    return format_of(name) == PRETRAINED
 
 
 def check_start(name: str) -> None:
@@ -158,49 +160,58 @@ def load_pretrained(name: str, weights: str | None = None, purpose: Purpose = "t
     Raises:
         InputError: it is incomplete, damaged, of another version, or has no such backbone.
     """
-    url, config, chosen = _described(name, weights)
-    checksum = ""
+    sums, config, chosen = _described(name, weights)
+    url, checksum = sums.url, ""
     with understood(join(url, CONFIG), DAMAGED):
         schema, bands = Schema.from_json(config["schema"]), tuple(config["bands"])
         method, trained_on = config["method"], config["trained_on"]
+        check_shape(join(url, CONFIG), config["backbone"])
         empty = empty_backbone(config["backbone"])
+        first = f"{chosen if chosen != RANDOM else config['backbones'][0]}."
+    with refusing_other_weights(join(url, WEIGHTS), "backbone"):
+        entries = read_entries(join(url, WEIGHTS))
+    check_fit(join(url, WEIGHTS), empty.state_dict(), entries, first)
     if chosen == RANDOM:
         backbone = build_backbone(config["backbone"])
     else:
         if purpose == "train":
             draw_as_built(config["backbone"])
         backbone = empty
-        checksum = _load_weights(backbone, join(url, WEIGHTS), f"{chosen}.", purpose)
+        checksum = _load_weights(backbone, sums, f"{chosen}.", purpose)
+    statistics = read_statistics(sums)
     return Pretrained(
         method,
         schema,
         bands,
-        read_statistics(url),
+        statistics,
         {chosen: backbone},
         trained_on,
-        read_json(join(url, METRICS)),
-        _fingerprint(url, checksum) if checksum else "",
+        sums.read_json(METRICS),
+        _fingerprint(config, sums, checksum) if checksum and purpose != "train" else "",
     )
 
 
-def _load_weights(backbone: DINOv3ViTModel, url: str, prefix: str, purpose: Purpose) -> str:
-    """Give a backbone the weights of the file at `url` whose names begin with `prefix`.
+def _load_weights(backbone: DINOv3ViTModel, sums: FileSums, prefix: str, purpose: Purpose) -> str:
+    """Give a backbone those weights of a checkpoint whose names begin with `prefix`.
 
     Returns:
-        the file's checksum; "" where it is to train.
+        the file's checksum; "" where it is to train, and there is nothing to compare it with.
     """
+    url = join(sums.url, WEIGHTS)
     if purpose == "describe":
-        return checksum_of_fitting(url, backbone, prefix)
+        return checksum_of_fitting(url, backbone, prefix, sums)
+    sums.check_size(WEIGHTS)
     with refusing_other_weights(url, "backbone"):
-        found = read_tensors(url, prefix, with_checksum=purpose == "compute")
+        found = read_tensors(url, prefix, with_checksum=purpose == "compute" or bool(sums))
+        sums.check_sum(WEIGHTS, found.checksum)
         fill(backbone, found.tensors)
     return found.checksum
 
 
-def _fingerprint(url: str, weights: str) -> str:
-    """Compute the fingerprint of the checkpoint at `url` from the checksum of its weights."""
-    files = (read_bytes(join(url, file)) for file in (CONFIG, STATISTICS))
-    return hexadecimal("".join([*map(hexadecimal, files), weights]).encode())
+def _fingerprint(config: dict[str, Any], sums: FileSums, weights: str) -> str:
+    """Compute a checkpoint's fingerprint; `weights` is the checksum of its weights."""
+    described = map(hexadecimal, (json_bytes(config), sums.read(STATISTICS)))
+    return hexadecimal("".join([*described, weights]).encode())
 
 
 def pretrained_bands(name: str, weights: str | None = None) -> tuple[str, ...]:
@@ -209,15 +220,15 @@ def pretrained_bands(name: str, weights: str | None = None) -> tuple[str, ...]:
     Raises:
         InputError: see `load_pretrained`.
     """
-    url, config, _ = _described(name, weights)
-    with understood(join(url, CONFIG), DAMAGED):
+    sums, config, _ = _described(name, weights)
+    with understood(join(sums.url, CONFIG), DAMAGED):
         return tuple(config["bands"])
 
 
-def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str]:
-    """Return the checkpoint's folder, its config.json, and the name of the backbone that is meant."""
+def _described(name: str, weights: str | None) -> tuple[FileSums, dict[str, Any], str]:
+    """Return the checkpoint's checksums, its config.json, and the name of the backbone that is meant."""
     url = checkpoint_url(name)
-    config = read_json(join(url, CONFIG))
+    config, sums = read_config(url)
     check_version(url, config, PRETRAINED, VERSION)
     for file in (WEIGHTS, STATISTICS, METRICS):
         if not exists(join(url, file)):
@@ -227,7 +238,8 @@ def _described(name: str, weights: str | None) -> tuple[str, dict[str, Any], str
         chosen = weights or names[0]
     if chosen not in (*names, RANDOM):
         raise InputError(f"weights {chosen}: {url} has only {', '.join(names)}; choose one of them")
-    return url, config, chosen
+    say_unchecked(sums)
+    return sums, config, chosen
 
 
 def has_unit(schema: Schema, band: str) -> bool:

@@ -4,14 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from trainer.model.checkpoint import (
-    TILES,
-    check_version,
-    checkpoint_files,
-    format_of,
-    read_checkpoint_folder,
-    weights_files,
-)
+from trainer.model.checkpoint import TILES, check_version, format_of, read_checkpoint_folder
+from trainer.model.checkpoint_files import checkpoint_files, weights_files
 from trainer.model.encoder import Encoder
 from trainer.model.tile_model import TileHead, TileModel
 from trainer.score.tile_baselines import TileBaselines

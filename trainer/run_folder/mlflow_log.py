@@ -13,7 +13,6 @@ MLFLOW_TRACKING_TOKEN), as does the experiment's name (MLFLOW_EXPERIMENT_NAME; d
 """
 
 import importlib.util
-import json
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,9 +22,9 @@ from urllib.parse import urlsplit
 
 from shards.addresses import check_address
 from shards.errors import InputError, one_line
-from shards.format.manifest import read_json, understood
+from shards.format.manifest import read_json, understood, write_json
 from shards.said import say
-from shards.storage.objects import exists, join, publish
+from shards.storage.objects import exists, join
 
 RUN = "mlflow.json"
 EXPERIMENT = "treeline"
@@ -153,5 +152,5 @@ class MlflowLog:
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         run_id = str(self._client.create_run(number, run_name=self._out).info.run_id)
         # At once, so that a run that fails after this resumes this MLflow run, not another one.
-        publish(url, json.dumps({"uri": self._uri, "run_id": run_id}).encode())
+        write_json(url, {"uri": self._uri, "run_id": run_id})
         return run_id

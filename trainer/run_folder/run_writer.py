@@ -26,7 +26,7 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes
+from shards.format.manifest import write_json
 from shards.nested import flat
 from shards.own_parts import recorded
 from shards.progress import Advance
@@ -50,7 +50,6 @@ from trainer.config import TrainConfig
 from trainer.devices.cards import computes
 from trainer.devices.learner import WeightsApart
 from trainer.fit.loop import Fit
-from trainer.model.checkpoint import WEIGHTS
 from trainer.options import KeepOptions
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate, slow_end
@@ -60,6 +59,7 @@ from trainer.run_folder.options_file import CONFIG
 from trainer.run_folder.state_callback import Notice, StateCallback, no_notice, panel_of
 from trainer.run_folder.state_parts import StateWriter, remove_leftovers
 from trainer.score.epochs import EPOCH, EPOCHS_FROM, epoch_of
+from trainer.weights.checkpoint_sums import WEIGHTS, described
 from trainer.weights.run_checkpoints import CHECKPOINTS
 from trainer.weights.weights_apart import (
     REFERENCE,
@@ -186,7 +186,7 @@ class RunWriter(StateCallback):
         names = {"last": folder, "best": [folder_of(epoch) for epoch in best]}
         files, apart = fit.objective.checkpoint(record, self._options.trained_on), fit.model.apart
         if apart:
-            files = {REFERENCE: reference_to(apart, join(self._out, folder)), **files}
+            files = described({REFERENCE: reference_to(apart, join(self._out, folder)), **files})
         lines = metrics_lines(fit.records)
         self._log.flush()
         # Written in one go with the state that follows, so that neither waits for the other.
@@ -245,7 +245,7 @@ class RunWriter(StateCallback):
             publish(join(self._out, folder, name), data)
         if apart:  # whole weights, if an earlier version stopped in this epoch
             remove_file(join(self._out, folder, WEIGHTS))
-        publish(join(self._out, CHECKPOINTS), json_bytes(names))
+        write_json(join(self._out, CHECKPOINTS), names)
         publish(join(self._out, METRICS), lines)
         if self._scratch:
             publish_folder(join(self._out, TENSORBOARD), self._log_folder)

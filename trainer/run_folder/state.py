@@ -25,6 +25,7 @@ from trainer.fit.optimiser import by_place
 from trainer.fit.position import Position
 from trainer.run_folder.state_parts import START_OVER, STATE, StoredState, TrainingState
 from trainer.score.epochs import EPOCHS_FROM, FIRST_BEFORE
+from trainer.weights.run_checkpoints import say_once
 
 MOMENTS = "optimiser."
 """Beginning of the names of an optimiser's moments: optimiser.PARAMETER.MOMENT."""
@@ -80,6 +81,11 @@ def restore(fit: Fit, state: StoredState) -> None:
         InputError: the state belongs to other chips or to another regressor.
     """
     values, device = state.values, fit.learning.ranks.device
+    if fit.learning.ranks.is_first and not state.has_sums:
+        say_once(
+            f"{state.url}: an earlier version wrote it without checksums, so damage to it cannot be seen; "
+            "the next state has them"
+        )
     with understood(state.url, START_OVER):
         reader = ReaderState.from_json(values["reader"])
     fit.reader.restore(reader)

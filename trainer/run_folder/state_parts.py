@@ -6,13 +6,17 @@ state/step-00000500-.../00001-0000.safetensors  first part that the second rank 
 Each rank writes the rows of tensors that it holds; none writes everything. state.json is published when all
 parts are there, and only then are older parts removed, so a run killed at any moment has one whole state. A
 part's header says which rows of which tensor it has, so any number of ranks can read what others wrote.
+
+state.json has a checksum of itself, and of each part the size and two checksums, of the whole and of its
+header; the header has one of each tensor's rows. So each byte is compared when it is read, by the rank that
+needs it, and nothing is read twice.
 """
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,18 +25,23 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shards.errors import DatasetError, InputError
-from shards.format.manifest import json_bytes
+from shards.format.path_names import check_name
+from shards.format.sealed import sealed, unsealed
+from shards.storage.checksum import hexadecimal
+from shards.storage.json_marks import HEXADECIMAL, AtLeast
+from shards.storage.json_text import parsed, read_json_bytes
 from shards.storage.objects import (
     exists,
     find_files,
     join,
     publish,
-    read_bytes,
     remove_file,
     remove_folder,
     remove_unfinished,
+    size_of,
 )
 from shards.storage.ranges import Fetcher
+from shards.storage.typed_json import typed
 from trainer.devices.ranks import Meeting
 from trainer.devices.sharding import Rows
 from trainer.weights.weights_file import header_bytes
@@ -40,14 +49,16 @@ from trainer.weights.weights_file import header_bytes
 STATE = "state.json"
 PARTS = "state"
 FORMAT = "treeline-training-state"
-VERSION = 3
-"""Layout of states; in layout 2 the names of moments say a parameter's place instead of its name."""
-READABLE = (2, VERSION)
+VERSION = 4
+"""Layout of states; 3 had no checksums, and in 2 names of moments said a parameter's place, not its name."""
+READABLE = (2, 3, VERSION)
+SUMS = "sums"
+"""Entry of state.json with the sizes and checksums of parts."""
 START_OVER = "delete it to start over"
 """Advice about a state that cannot be understood."""
 PART_BYTES = 10**9
 """Bytes of a part, at most: far below the 5 GB that one request to S3 takes. Memory holds one part."""
-_ABOUT_PARTS = ("format", "version", "parts")
+_ABOUT_PARTS = ("format", "version", "parts", SUMS)
 _ROWS = "rows"
 _DTYPES = {
     "F64": torch.float64,
@@ -72,6 +83,21 @@ class TrainingState:
     """Plain JSON values; those of the first rank are written."""
 
 
+@dataclass(frozen=True)
+class PartSum:
+    """What a part must be."""
+
+    nbytes: Annotated[int, AtLeast(8)]
+    xxh3: Annotated[str, HEXADECIMAL]
+    header: Annotated[str, HEXADECIMAL]
+    """Checksum of all that stands before the tensors."""
+
+    @classmethod
+    def of(cls, data: bytes) -> "PartSum":
+        """Describe a part."""
+        return cls(len(data), hexadecimal(data), hexadecimal(data[: 8 + header_bytes(data)]))
+
+
 class StateWriter:
     """Writer of the states of one run, on every rank that holds a part of them."""
 
@@ -85,21 +111,19 @@ class StateWriter:
 
     def write(self, state: TrainingState) -> None:
         """Write `state`; every rank of the meeting must, in any thread, for the same states in order."""
-        folder, count = join(PARTS, state.name), 0
-        for part in in_parts(state.tensors, self._part_bytes):
-            publish(join(self._out, folder, _part(self._meeting.rank, count)), part_bytes(part))
-            count += 1
-        is_first = self._meeting.rank == 0
+        folder, rank, own = join(PARTS, state.name), self._meeting.rank, dict[str, Any]()
+        for number, part in enumerate(in_parts(state.tensors, self._part_bytes)):
+            name, data = join(folder, _part(rank, number)), part_bytes(part)
+            publish(join(self._out, name), data)
+            own[name] = asdict(PartSum.of(data))
         # List before the other ranks can continue with the next state, whose parts must stay.
-        there = find_files(join(self._out, PARTS)) if is_first else []
-        counts = self._meeting.tell(count)
-        if is_first:
-            parts = [
-                join(folder, _part(rank, number)) for rank, n in enumerate(counts) for number in range(n)
-            ]
-            about = {"format": FORMAT, "version": VERSION, "parts": parts, **state.values}
-            publish(join(self._out, STATE), json_bytes(about))
-            _remove(self._out, there, parts)
+        there = find_files(join(self._out, PARTS)) if rank == 0 else []
+        told = self._meeting.tell_text(json.dumps(own))
+        if rank == 0:
+            sums = {name: one for text in told for name, one in json.loads(text).items()}
+            about = {"format": FORMAT, "version": VERSION, "parts": list(sums), SUMS: sums, **state.values}
+            publish(join(self._out, STATE), sealed(about))
+            _remove(self._out, there, list(sums))
 
 
 def _part(rank: int, number: int) -> str:
@@ -131,10 +155,17 @@ def _in_pieces(tensors: Iterable[tuple[str, Rows]], limit: int) -> Iterator[tupl
 
 def part_bytes(part: dict[str, Rows]) -> bytes:
     """Return a part as the bytes of one safetensors file."""
-    about = {name: {"first": rows.first, "shape": rows.shape} for name, rows in part.items()}
+    tensors = {name: rows.tensor.contiguous() for name, rows in part.items()}
+    about = {
+        name: {"first": rows.first, "shape": rows.shape, "xxh3": hexadecimal(_bytes_of(tensors[name]))}
+        for name, rows in part.items()
+    }
     # One entry, since safetensors writes several in any order, and equal states must have equal bytes.
-    header = {_ROWS: json.dumps(about)}
-    return save({name: rows.tensor.contiguous() for name, rows in part.items()}, header)
+    return save(tensors, {_ROWS: json.dumps(about)})
+
+
+def _bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+    return tensor.flatten().view(torch.uint8).numpy()
 
 
 def remove_leftovers(out: str) -> None:
@@ -164,6 +195,8 @@ class _Stored:
     count: int
     """Number of rows."""
     dtype: torch.dtype
+    xxh3: str
+    """Checksum of the rows; "" in states of before."""
 
 
 class StoredState:
@@ -181,10 +214,15 @@ class StoredState:
         self.values = {name: about[name] for name in about if name not in _ABOUT_PARTS}
         self.shapes = dict[str, tuple[int, ...]]()
         """Shapes of the whole tensors, by name."""
+        self.has_sums = SUMS in about
+        """Whether damage to it is seen; a state of before has no checksums."""
         self._stored = dict[str, list[_Stored]]()
         self._fetcher = Fetcher()
+        sums = typed(about.get(SUMS, {}), dict[str, PartSum], self.url, START_OVER)
         for part in about["parts"]:
-            self._read_header(join(out, part))
+            if self.has_sums and part not in sums:
+                raise InputError(f"{self.url}: has no checksum of {part}; {START_OVER}")
+            self._read_header(join(out, part), sums.get(part))
 
     def __enter__(self) -> "StoredState":
         return self
@@ -206,8 +244,8 @@ class StoredState:
         for part in stored:
             begin, end = max(first, part.first), min(first + count, part.first + part.count)
             if begin < end:
-                start = part.start + (begin - part.first) * row_bytes
-                self._read(part.url, start, into[(begin - first) * row_bytes : (end - first) * row_bytes])
+                piece = into[(begin - first) * row_bytes : (end - first) * row_bytes]
+                self._read_rows(name, part, (begin - part.first) * row_bytes, piece, part.count * row_bytes)
                 missing -= end - begin
         if missing:
             raise InputError(f"{self.url}: rows of {name} are missing; delete it to start over")
@@ -215,21 +253,40 @@ class StoredState:
         # torch cannot view zero bytes as numbers.
         return torch.from_numpy(into).view(dtype).view(shape) if count else torch.empty(shape, dtype=dtype)
 
-    def _read_header(self, url: str) -> None:
+    def _read_rows(self, name: str, part: _Stored, start: int, into: NDArray[np.uint8], nbytes: int) -> None:
+        """Fill `into` with the bytes of a part's rows from `start` on; all `nbytes` have the checksum."""
+        whole = into if into.size == nbytes or not part.xxh3 else np.empty(nbytes, np.uint8)
+        at = start if whole is into else 0
+        self._read(part.url, part.start + at, whole)
+        if part.xxh3 and hexadecimal(whole) != part.xxh3:
+            raise InputError(f"{part.url}: its rows of {name} are not what was written; {self._copy_again}")
+        if whole is not into:
+            into[:] = whole[start : start + into.size]
+
+    @property
+    def _copy_again(self) -> str:
+        return f"copy it again, or delete {self.url} to start over"
+
+    def _read_header(self, url: str, stated: PartSum | None) -> None:
+        if stated and (nbytes := size_of(url)) != stated.nbytes:
+            raise InputError(f"{url}: {nbytes:,} bytes instead of {stated.nbytes:,}; {self._copy_again}")
         before = np.empty(8, np.uint8)
         self._read(url, 0, before)
         try:
             length = header_bytes(before.tobytes())
             text = np.empty(length, np.uint8)
             self._read(url, 8, text)
-            header = json.loads(text.tobytes())
-            rows = json.loads(header.pop("__metadata__")[_ROWS])
+            if stated and hexadecimal(before.tobytes() + text.tobytes()) != stated.header:
+                raise ValueError("its header is not what was written")
+            header = parsed(text.tobytes(), url)
+            rows = parsed(header.pop("__metadata__")[_ROWS].encode(), url)
             for name, entry in header.items():
                 self.shapes[name] = tuple(rows[name]["shape"])
                 start, count = 8 + length + entry["data_offsets"][0], (*entry["shape"], 1)[0]
-                found = _Stored(url, start, rows[name]["first"], count, _DTYPES[entry["dtype"]])
+                xxh3 = rows[name]["xxh3"] if stated else ""
+                found = _Stored(url, start, rows[name]["first"], count, _DTYPES[entry["dtype"]], xxh3)
                 self._stored.setdefault(name, []).append(found)
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, InputError, LookupError, TypeError, ValueError) as error:
             raise InputError(
                 f"{url}: not a part of a training state; delete {self.url} to start over"
             ) from error
@@ -250,19 +307,21 @@ def read_about(out: str) -> dict[str, Any]:
         InputError: the state is damaged, or is not one.
     """
     url = join(out, STATE)
-    try:
-        about = json.loads(read_bytes(url))
-        known = about["format"] == FORMAT and about["version"] in READABLE
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{url}: not a training state ({_why(error)}); {START_OVER}") from error
-    if not known:
+    data = read_json_bytes(url)
+    about = parsed(data, url, START_OVER)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise InputError(f"{url}: not a training state; {START_OVER}")
+    if about.get("version") not in READABLE:
         raise InputError(f"{url}: not a training state of this version; {START_OVER}")
+    about, is_sealed = unsealed(url, data, about, START_OVER)
+    if is_sealed != (about["version"] == VERSION) or is_sealed != (SUMS in about):
+        raise InputError(f"{url}: is not what was written (it has lost its checksums); {START_OVER}")
     parts = about.get("parts")
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise InputError(f"{url}: names no parts; {START_OVER}")
-    return dict(about)
-
-
-def _why(error: Exception) -> str:
-    """Say what is wrong with a state's JSON."""
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    try:
+        for part in parts:
+            check_name(part)
+    except InputError as error:
+        raise InputError(f"{url}: {error}; {START_OVER}") from error
+    return about

@@ -1,7 +1,7 @@
 """The writer of validation.json (verdict_file.py in this room), at the end of a run."""
 
-from shards.format.manifest import json_bytes
-from shards.storage.objects import join, publish
+from shards.format.manifest import write_json
+from shards.storage.objects import join
 from trainer.fit.beside_baselines import beside_baselines
 from trainer.fit.loop import Fit
 from trainer.run_folder.run_writer import best_epochs, folder_of
@@ -16,4 +16,4 @@ def write_verdict(fit: Fit, out: str) -> None:
     """
     best = folder_of(best_epochs(fit.records, 1, fit.objective.standing)[0])
     if read_entry(out, CHECKPOINT) != best and (compared := beside_baselines(fit)):
-        publish(join(out, VERDICT), json_bytes({CHECKPOINT: best, **compared.to_json()}))
+        write_json(join(out, VERDICT), {CHECKPOINT: best, **compared.to_json()})

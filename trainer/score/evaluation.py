@@ -1,18 +1,20 @@
 """Results of an evaluation: scores by name, as a table, a JSON file and a picture. No torch here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from shards.draw.picture import COLOUR_MAP, EDGE, SERIES, SMALL, new_figure, png, tidy
+from shards.errors import DatasetError
 from shards.format.height_classes import NAMES
-from shards.format.manifest import write_json
-from shards.storage.objects import join, publish
+from shards.format.manifest import StoredObject, write_json
+from shards.storage.objects import exists, join, publish, read_bytes
+from shards.storage.typed_json import typed
 from trainer.score import chip_scores
 from trainer.score.baselines import MEAN
-from trainer.score.binding import binding
+from trainer.score.binding import AGAIN, binding
 from trainer.score.chip_scores import CHIPS, ChipScores
 from trainer.score.compared import Compared
 from trainer.score.examples import EXAMPLES, Examples
@@ -23,6 +25,8 @@ COLUMNS = {REGRESSOR: chip_scores.OWN, LINEAR: chip_scores.LINEAR, MEAN: chip_sc
 """Starts of the columns of errors in chips.parquet."""
 SCORES, PICTURE = "evaluation.json", "evaluation.png"
 """Files of an evaluation, of heights, classes or tiles."""
+FILES = "files"
+"""Entry of evaluation.json with sizes and checksums of the files beside it."""
 FOLDER = "evaluation"
 """Folder of the scores below a run's, where `treeline report` looks for them."""
 
@@ -92,13 +96,37 @@ def _row(name: str, metrics: Metrics, width: int) -> str:
 
 def write_evaluation(url: str, evaluation: Evaluation) -> None:
     """Write evaluation.json and evaluation.png below `url`, and of chips chips.parquet and examples.npz."""
-    values = evaluation.to_json()
+    values, files = evaluation.to_json(), dict[str, bytes]()
     if evaluation.by_chip:
-        publish(join(url, CHIPS), evaluation.by_chip.to_bytes(binding(values)))
+        files[CHIPS] = evaluation.by_chip.to_bytes(binding(values))
     if evaluation.examples:
-        publish(join(url, EXAMPLES), evaluation.examples.to_bytes(binding(values)))
-    publish(join(url, PICTURE), evaluation_picture(evaluation))
-    write_json(join(url, SCORES), values)
+        files[EXAMPLES] = evaluation.examples.to_bytes(binding(values))
+    files[PICTURE] = evaluation_picture(evaluation)
+    for name, data in files.items():
+        publish(join(url, name), data)
+    listed = [asdict(StoredObject.of(name, data)) for name, data in files.items()]
+    write_json(join(url, SCORES), {**values, FILES: listed})
+
+
+def changed_files(url: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Compare the files beside an evaluation.json with it.
+
+    Args:
+        url: folder of the evaluation.
+        values: content of evaluation.json, which lists nothing if an earlier version wrote it.
+
+    Returns:
+        what is wrong with files that are there, by their names.
+    """
+    found = dict[str, str]()
+    for stored in typed(values.get(FILES, []), list[StoredObject], join(url, SCORES), AGAIN):
+        where = join(url, stored.name)
+        if exists(where):
+            try:
+                stored.check(where, read_bytes(where))
+            except DatasetError as error:
+                found[stored.name] = str(error)
+    return found
 
 
 def are_chips_of(chips: ChipScores, values: Mapping[str, Any]) -> bool:

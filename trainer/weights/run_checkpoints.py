@@ -48,7 +48,7 @@ class RunCheckpoints:
         for name in dict.fromkeys((*self.best, self.last)):
             if self._is_there(name):
                 if name != self.best[0]:
-                    _say_once(
+                    say_once(
                         f"{self.run}: its best checkpoint, {self.best[0]}, is missing; takes the next that "
                         f"is there, {name}"
                     )
@@ -83,6 +83,6 @@ def read_run_checkpoints(run: str) -> RunCheckpoints | None:
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
     """Say it on standard error; a command looks at its checkpoint several times."""
     say(text)

@@ -6,7 +6,8 @@
 
 Together the two .safetensors files hold the bytes of RUN/epoch-0003/model.safetensors, which `make_whole`
 writes, so a checkpoint has the same fingerprint before and after. Functions that read weights take the URL of
-model.safetensors, whether that file exists or not.
+model.safetensors, whether that file exists or not. Given the checksums of the checkpoint's config.json, they
+compare what they read.
 """
 
 import re
@@ -18,7 +19,8 @@ import xxhash
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
-from shards.format.manifest import json_bytes, read_json
+from shards.format.manifest import StoredObject, read_json
+from shards.format.sealed import json_bytes
 from shards.storage.checksum import hexadecimal_of_pieces
 from shards.storage.objects import (
     exists,
@@ -27,16 +29,17 @@ from shards.storage.objects import (
     join,
     local_path,
     name_of,
+    publish,
     read_pieces,
     remove_file,
-    size_of,
     staged,
     whole_url,
 )
 from trainer.devices.learner import Learner, WeightsApart
+from trainer.weights.checkpoint_sums import CONFIG, WEIGHTS, FileSums, config_bytes, read_config
 from trainer.weights.run_checkpoints import CHECKPOINTS
 from trainer.weights.weights_bytes import merged_pieces, pieces_of
-from trainer.weights.weights_file import Found, check_size, entries_of, read_tensors
+from trainer.weights.weights_file import Entry, Found, check_size, entries_of, read_entries, read_tensors
 
 REFERENCE = "backbone.json"
 REST = "rest.safetensors"
@@ -142,32 +145,62 @@ def _is_reachable(url: str) -> bool:
         return False
 
 
-def read_any(url: str) -> Found:
+def read_any(url: str, sums: FileSums | None = None) -> Found:
     """Read the weights at `url`, whole or with the backbone in its own file; compute the whole's checksum.
 
     Raises:
         InputError: they do not exist, or are not those that were written.
         ValueError: they are damaged.
     """
-    backbone = None if exists(url) else _backbone_of(url)
+    backbone = None if _is_whole(url, sums) else _backbone_of(url)
     if backbone is None:
-        return read_tensors(url, with_checksum=True)
-    checksum, _ = hexadecimal_of_pieces(weight_pieces(url))
+        if sums:
+            sums.check_size(WEIGHTS)
+        found = read_tensors(url, with_checksum=True)
+        if sums:
+            sums.check_sum(WEIGHTS, found.checksum)
+        return found
+    checksum, _ = hexadecimal_of_pieces(weight_pieces(url, sums))
     return Found(read_tensors(backbone).tensors | read_tensors(_rest_of(url)).tensors, checksum)
 
 
-def weight_pieces(url: str) -> Iterator[bytes]:
+def weight_pieces(url: str, sums: FileSums | None = None) -> Iterator[bytes]:
     """Yield the bytes of the weights at `url` as one file, piece by piece.
 
     Raises:
         InputError: they do not exist, or are not those that were written.
     """
-    backbone = None if exists(url) else _backbone_of(url)
+    backbone = None if _is_whole(url, sums) else _backbone_of(url)
     if backbone is None:  # whole, perhaps because the run has ended meanwhile
-        return read_pieces(url)
-    rest = _rest_of(url)
+        if not sums:
+            return read_pieces(url)
+        sums.check_size(WEIGHTS)
+        return sums.checked(WEIGHTS, read_pieces(url))
+    pieces = read_pieces(_rest_of(url))
+    if sums:
+        sums.read(REFERENCE)
+        sums.check_size(REST)
+        pieces = sums.checked(REST, pieces)
     checked = _checked(name_of(backbone), read_pieces(backbone), f"{backbone}: {CHANGED}")
-    return _merged({backbone: checked, rest: read_pieces(rest)})
+    return _merged({backbone: checked, _rest_of(url): pieces})
+
+
+def _is_whole(url: str, sums: FileSums | None) -> bool:
+    """Tell whether the weights at `url` are one file, which config.json lists if it lists any."""
+    return exists(url) and not (sums and sums.has(REST))
+
+
+def any_entries(url: str, sums: FileSums | None = None) -> list[Entry]:
+    """List the tensors of the weights at `url`, whole or with the backbone in its own file.
+
+    Raises:
+        InputError: they do not exist.
+        ValueError: they are damaged.
+    """
+    backbone = None if _is_whole(url, sums) else _backbone_of(url)
+    if backbone is None:
+        return read_entries(url)
+    return [*read_entries(backbone), *read_entries(_rest_of(url))]
 
 
 def refuse_cut_off(url: str) -> None:
@@ -179,36 +212,48 @@ def refuse_cut_off(url: str) -> None:
     if not has_weights(url):
         raise InputError(f"{url}: is missing; {COPY_AGAIN}")
     for file in (url,) if exists(url) else (_rest_of(url), str(_backbone_of(url))):
-        first = next(read_pieces(file), b"")
         try:
-            check_size(entries_of(first), first, size_of(file))
+            read_entries(file)
         except ValueError as error:
             raise InputError(f"{file}: damaged weights ({error}); {COPY_AGAIN}") from error
 
 
-def copy_weights(url: str, to: str) -> None:
-    """Write the weights at `url` as one file at `to`.
+def copy_weights(url: str, to: str, sums: FileSums | None = None) -> StoredObject:
+    """Write the weights at `url` as one file at `to`, and describe it.
 
     Raises:
         InputError: see `weight_pieces`, or they are damaged; nothing is written then.
     """
-    pieces = weight_pieces(url)
+    digest, nbytes = xxhash.xxh3_64(), 0
+    pieces = weight_pieces(url, sums)
     first = next(pieces, b"")
     try:
         with staged(to) as path, open(path, "wb") as file:
             entries = entries_of(first)
-            count = sum(map(file.write, chain([first], pieces)))
-            check_size(entries, first, count)
+            for piece in chain([first], pieces):
+                digest.update(piece)
+                nbytes += file.write(piece)
+            check_size(entries, first, nbytes)
     except ValueError as error:
         raise InputError(f"{url}: damaged weights ({error}); copy them again, or take others") from error
+    return StoredObject(name_of(to), nbytes, digest.hexdigest())
 
 
 def make_whole(url: str) -> None:
-    """Write the weights at `url` as one file unless it exists; remove the files that stood for it."""
-    if not exists(url):
+    """Write the weights at `url` as one file unless that is done; remove the files that stood for it.
+
+    config.json, which then lists that file, is written between the two.
+    """
+    folder = _above(url)
+    config, sums = read_config(folder)
+    if sums.has(REST):
+        others = [one for name, one in sums.files.items() if name not in (REST, REFERENCE)]
+        weights = copy_weights(url, url, sums)
+        publish(join(folder, CONFIG), config_bytes(config, [weights, *others]))
+    elif not exists(url):
         copy_weights(url, url)
     for name in (REST, REFERENCE):  # the reference last: while it exists, there is something left to do
-        remove_file(join(_above(url), name))
+        remove_file(join(folder, name))
 
 
 def remove_unused(run: str) -> None:

@@ -24,7 +24,7 @@ from inference.distances.errors import read_errors
 from inference.distances.regions import regions_of
 from inference.distances.run import distances
 from inference.embed.embeddings import EMBEDDINGS, read_embeddings, write_part
-from shards.format.manifest import json_bytes
+from shards.format.sealed import json_bytes
 
 REGIONS = ("china", "conus", "europe", "southamerica")
 FAST = ["--projections", "128", "--draws", "2", "--no-tsne"]

@@ -85,7 +85,8 @@ def predicted_map(scene: Path, checkpoint: Path, out: Path, **options: Any) -> P
     assert sorted(path.parent.iterdir()) == sorted(
         (path, path.with_suffix(".qml"), out / "predict.json", out / ".predict")
     )
-    assert [name.suffix for name in (out / ".predict").iterdir()] == [".made"], "nothing else is left"
+    left = sorted(name.suffix for name in (out / ".predict").iterdir())
+    assert left == [".json", ".made"], "nothing else is left"
     return path
 
 
@@ -424,7 +425,7 @@ def test_of_bad_scenes_the_others_do_not_suffer(checkpoint: Path, tmp_path: Path
     again = predicted(config)
     assert (len(again.maps), again.before, again.failed) == (5, 1, [])
     assert len({pixels(path).tobytes() for path in out.glob("*.tif")}) == 1
-    assert {path.suffix for path in (out / ".predict").iterdir()} == {".made"}
+    assert {path.suffix for path in (out / ".predict").iterdir()} == {".json", ".made"}
 
 
 def test_three_bands_where_four_are_asked_for_are_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -630,7 +631,7 @@ def test_maps_in_the_making_are_not_mixed(checkpoint: Path, tmp_path: Path) -> N
     predicted(replace(config, checkpoint=str(other), overwrite=True))
     alone = predicted_map(scene, other, tmp_path / "alone", block=64)
     assert (out / "scene.chm.tif").read_bytes() == alone.read_bytes()
-    assert [path.suffix for path in (out / ".predict").iterdir()] == [".made"]
+    assert {path.suffix for path in (out / ".predict").iterdir()} == {".json", ".made"}
 
 
 def test_what_lies_beside_a_map_is_of_that_map(checkpoint: Path, tmp_path: Path) -> None:

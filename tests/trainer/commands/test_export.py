@@ -181,7 +181,9 @@ def test_damaged_weights_are_not_copied(nbytes: int, tmp_path: Path) -> None:
     os.truncate(weights, nbytes if nbytes in (0, 100) else size + nbytes)
     done = treeline("export", str(run), "--out", str(out))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"treeline: {weights}: damaged weights (")
+    assert done.stderr.startswith(
+        f"treeline: {weights}: {weights.stat().st_size:,} bytes instead of {size:,}; "
+    )
     assert len(done.stderr.splitlines()) == 1
     assert not out.exists()
 

@@ -112,7 +112,7 @@ def test_a_damaged_state_is_named(
     fit = new_fit(dataset, small_config(dataset, backbone))
     StateWriter(str(tmp_path)).write(state_of(fit))
     [part] = tmp_path.glob("state/*/*.safetensors")
-    for path, said in ((tmp_path / STATE, "not a training state"), (part, "part")):
+    for path, said in ((tmp_path / STATE, "not a JSON file"), (part, "bytes instead of")):
         data = path.read_bytes()
         path.write_bytes(spoil(data))
         with pytest.raises(InputError, match=rf"{STATE}.*{said}|{said}.*{STATE}") as error:

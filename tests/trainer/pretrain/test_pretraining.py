@@ -357,7 +357,7 @@ def test_without_a_probe_the_last_epoch_is_best(
         config_of(dataset, "mae", tmp_path / "run", probe="", probe_epochs=1, probe_tiles=1000)
     )
     names = json.loads((tmp_path / "run" / "checkpoints.json").read_text())
-    assert names == {"best": ["epoch-0003"], "last": "epoch-0003"}
+    assert (names["best"], names["last"]) == (["epoch-0003"], "epoch-0003")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 3
     assert all(" tiles/s" in line and "chips" not in line for line in lines)

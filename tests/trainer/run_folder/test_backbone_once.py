@@ -26,13 +26,14 @@ from trainer.commands.train import new_fit, train
 from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
 from trainer.model.backbone import build_backbone
-from trainer.model.checkpoint import WEIGHTS, checkpoint_url
+from trainer.model.checkpoint import checkpoint_url
 from trainer.model.class_checkpoint import load_class_checkpoint
 from trainer.model.height_checkpoint import load_checkpoint, read_checkpoint_header
 from trainer.model.load_encoder import load_encoder
 from trainer.model.pixel_model import PixelModel
 from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.run_folder.state_parts import StoredState
+from trainer.weights.checkpoint_sums import WEIGHTS
 from trainer.weights.weights_apart import REST, write_apart
 
 
@@ -238,7 +239,7 @@ def test_a_damaged_checkpoint_does_not_keep_others_from_being_made_whole(
 ) -> None:
     shutil.copytree(checkpoint_url(join(run.out, "last")), tmp_path / "run" / "epoch-0001")
     os.truncate(tmp_path / "run" / "epoch-0001" / REST, 100)
-    with pytest.raises(InputError, match=r"epoch-0001/rest\.safetensors: is cut off"):
+    with pytest.raises(InputError, match=r"epoch-0001/rest\.safetensors: 100 bytes instead of"):
         train(run.with_options(resume="auto", keep_best=9), Ranks())
     assert exists(join(checkpoint_url(join(run.out, "last")), WEIGHTS))
 

@@ -21,8 +21,8 @@ from trainer.commands import train as heights
 from trainer.commands.train import train
 from trainer.config import TrainConfig
 from trainer.devices.ranks import Ranks
-from trainer.model.checkpoint import WEIGHTS
 from trainer.model.height_checkpoint import load_checkpoint
+from trainer.weights.checkpoint_sums import WEIGHTS
 from trainer.weights.weights_apart import REFERENCE, REST
 
 KILLED = 9

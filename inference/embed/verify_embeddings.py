@@ -1,0 +1,40 @@
+"""`treeline verify` of a folder of embeddings: every part is read."""
+
+from inference.embed.embeddings import EMBEDDINGS, PLAN, Part, part_files, read_about
+from shards.errors import DatasetError, InputError
+from shards.format.manifest import has_checksum, understood
+from shards.progress import progress
+from shards.storage.objects import exists, join, read_bytes
+
+Found = tuple[list[str], list[str]]
+"""Lines on what is wrong, and lines on what cannot be compared."""
+
+
+def has_embeddings(url: str) -> bool:
+    """Tell whether a folder is one that `treeline embed` wrote."""
+    return exists(join(url, EMBEDDINGS)) or (exists(join(url, PLAN)) and bool(part_files(url)))
+
+
+def verify_embeddings(url: str) -> Found:
+    """Read all parts of a folder; return what is wrong, and what cannot be compared."""
+    try:
+        about = read_about(url)
+        with understood(join(url, EMBEDDINGS), "embed again"):
+            parts = [Part.from_json(part) for part in about["parts"]]
+    except (InputError, DatasetError) as error:
+        return [str(error)], []
+    problems = list[str]()
+    with progress("verify", len(parts), "parts") as advance:
+        for part in parts:
+            where = join(url, part.stored.name)
+            try:
+                part.stored.check(where, read_bytes(where))
+            except (InputError, DatasetError) as error:
+                problems.append(str(error))
+            advance(1, f"problems: {len(problems):,}")
+    listed = {part.stored.name for part in parts}
+    strangers = [name for name in part_files(url) if name not in listed]
+    problems += [f"{join(url, name)}: is not listed in {EMBEDDINGS}" for name in strangers]
+    if has_checksum(join(url, EMBEDDINGS)):
+        return problems, []
+    return problems, [f"{join(url, EMBEDDINGS)}: an earlier version wrote it without a checksum"]
