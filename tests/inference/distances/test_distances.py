@@ -24,6 +24,7 @@ from inference.distances.errors import read_errors
 from inference.distances.regions import regions_of
 from inference.distances.run import distances
 from inference.embed.embeddings import EMBEDDINGS, read_embeddings, write_part
+from shards.format.manifest import write_json
 from shards.format.sealed import json_bytes
 
 REGIONS = ("china", "conus", "europe", "southamerica")
@@ -247,7 +248,7 @@ def bad(folder: Path, predictions: Path) -> dict[str, str]:
     shutil.copy(folder / "after" / "part-000000.parquet", folder / "stranger" / "part-000001.parquet")
     (folder / "unfinished" / EMBEDDINGS).rename(folder / "unfinished" / "plan.json")
     about = json.loads((folder / "newer" / EMBEDDINGS).read_text())
-    (folder / "newer" / EMBEDDINGS).write_bytes(json_bytes({**about, "version": 2}))
+    write_json(str(folder / "newer" / EMBEDDINGS), {**about, "version": 2})
     table = pq.read_table(predictions)
     for name, changed in {
         "headless": table.drop_columns(["predicted"]),

@@ -12,6 +12,7 @@ from regressors import CHIP_SCHEMA, local_backbone, small_config, visible_chip
 
 from cluster import cli
 from shards.errors import InputError
+from shards.format.manifest import write_json
 from shards.next_step import next_step
 from shards.read.dataset import Dataset, open_dataset
 from shards.write.writer import DatasetWriter
@@ -105,7 +106,7 @@ def test_a_run_that_was_killed_at_its_end_says_it_when_resumed(
     assert after_training(config).startswith(f"{config.out}/epoch-"), "its quality is not known"
     train(config.with_options(resume="auto"), Ranks())
     assert file.read_text() == text
-    file.write_text(json.dumps(json.loads(text) | {"verdict": "kept"}))
+    write_json(str(file), json.loads(text) | {"verdict": "kept"})
     train(config.with_options(resume="auto"), Ranks())
     assert after_training(config).startswith("kept\n"), "nothing is computed twice"
     for damaged in ("", "[]", "{}"):
