@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 from in_process import treeline
+from older_checkpoints import without_sums
 from ray.exceptions import RayTaskError
 
 import shards
@@ -589,22 +590,25 @@ def test_a_result_that_is_damaged_is_named_instead_of_told(run: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert f"\n{best}: epoch 1, " in done.stdout
     weights, metrics = best / "model.safetensors", best / "metrics.json"
-    for file, damage, says in (
-        (weights, lambda whole: whole[:1000], "damaged weights (is cut off"),
-        (weights, lambda whole: whole[:-1000], "damaged weights ("),
-        (weights, lambda whole: b"", "damaged weights (is empty)"),
-        (best / "config.json", lambda whole: whole[:50], "not a JSON file"),
-        (metrics, lambda whole: b"{}", "cannot be understood (epoch is missing, or unknown)"),
-        (metrics, lambda whole: b'{"epoch": "x"}', "cannot be understood ("),
-    ):
+
+    def is_named(file: Path, damaged: bytes, says: str) -> None:
         whole = file.read_bytes()
-        file.write_bytes(damage(whole))
+        file.write_bytes(damaged)
         done = treeline(*again)
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].startswith(f"treeline: {file}: {says}")
         assert "; copy " in done.stderr
         assert not done.stdout
         file.write_bytes(whole)
+
+    is_named(weights, weights.read_bytes()[:1000], "damaged weights (is cut off")
+    is_named(weights, weights.read_bytes()[:-1000], "damaged weights (")
+    is_named(weights, b"", "damaged weights (is empty)")
+    is_named(best / "config.json", (best / "config.json").read_bytes()[:50], "not a JSON file")
+    is_named(metrics, b"{}", "2 bytes instead of ")
+    without_sums(best)
+    is_named(metrics, b"{}", "cannot be understood (epoch is missing, or unknown)")
+    is_named(metrics, b'{"epoch": "x"}', "cannot be understood (")
     (out / "checkpoints.json").unlink()
     done = treeline(*again)
     assert (done.returncode, done.stdout) == (2, "")

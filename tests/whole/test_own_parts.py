@@ -26,6 +26,7 @@ import treeline
 from cluster.jobs.submit import job_of
 from shards.errors import InputError
 from shards.format.manifest import read_manifest
+from shards.format.sealed import sealed
 from shards.own_parts import note_changes, version_of
 from shards.read.dataset import Dataset
 from trainer.commands.train_on_ray import launch
@@ -367,7 +368,7 @@ def checkpoint_of_a_stranger(of: Path, to: Path) -> Path:
     shutil.copytree(checkpoint_url(str(of)), to)
     config = json.loads((to / "config.json").read_text())
     config["decoder"]["kind"] = "canopy.stranger.Decoder"
-    (to / "config.json").write_text(json.dumps(config))
+    (to / "config.json").write_bytes(sealed(config))
     return to
 
 
