@@ -1,4 +1,4 @@
-# make demo | demo-sar | docs | check | test | check-long | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
+# make demo | demo-sar | docs | check | test | check-long | fuzz | format; each makes .venv first, from constraints.txt, with Python 3.11 alone.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Two processes on one thread each are faster than one on two, and the Ray tests wait while others compute.
@@ -6,7 +6,7 @@ JOBS ?= 2
 # Tests start hundreds of processes: with their bytecode kept, none compiles the packages again.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS)
 
-.PHONY: demo demo-sar docs static quick check test check-long format
+.PHONY: demo demo-sar docs static quick check test check-long fuzz format
 
 demo: .venv/installed
 	$(BIN)/treeline demo demo-out
@@ -40,6 +40,11 @@ test: .venv/installed
 # Those, one after the other. Their results are noted in docs/long-checks.md.
 check-long: .venv/installed
 	$(BIN)/pytest -m long --durations=0
+
+# Damages files at random for SECONDS, and keeps what it finds as a case (tests/whole/test_fuzz_files.py).
+SECONDS ?= 600
+fuzz: .venv/installed
+	TREELINE_FUZZ_SECONDS=$(SECONDS) TREELINE_FUZZ_SEED=$$(date +%s) OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/whole/test_fuzz_files.py
 
 format: .venv/installed
 	$(BIN)/ruff format .

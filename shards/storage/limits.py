@@ -58,7 +58,7 @@ JSON_BYTES = Limit("TREELINE_MAX_JSON_BYTES", 16 << 20, "bytes of JSON")
 JSON_VALUES = Limit("TREELINE_MAX_JSON_VALUES", 1_000_000, "values in JSON")
 """A value of two bytes may take a hundred in memory."""
 CHIPS = Limit("TREELINE_MAX_CHIPS", 10_000_000, "chips")
-"""Each takes some tens of bytes of memory before any is read; a candidate of an ingest takes some 200."""
+"""Chips of a dataset, or candidates of an ingest; each takes up to some hundred bytes before any is read."""
 CHIP_BYTES = Limit("TREELINE_MAX_CHIP_BYTES", 256 << 20, "bytes in a chip")
 SHARD_BYTES = Limit("TREELINE_MAX_SHARD_BYTES", 8 << 30, "bytes in a shard, unpacked")
 """Shards are mapped, or unpacked whole."""

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -97,11 +98,12 @@ def test_a_token_that_cannot_be_written_is_said(home: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_on_ray_a_cluster_of_our_own_listens_on_loopback_alone(home: Path) -> None:
-    env = os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT)}
-    env = {name: value for name, value in env.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", WHO_LISTENS], env=env, capture_output=True, text=True, check=False
-    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with tempfile.TemporaryDirectory(prefix="treeline-") as folder:  # sockets have short names
+        env |= {"HOME": str(home), "TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", WHO_LISTENS], env=env, capture_output=True, text=True, check=False
+        )
     assert done.returncode == 0, done.stderr
     found = set(ast.literal_eval(done.stdout.splitlines()[-1]))
     assert found, "at least its own server listens"

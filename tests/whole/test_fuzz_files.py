@@ -1,0 +1,140 @@
+"""Files damaged at random, and every command that reads them: nothing silent, nothing raw, nothing endless.
+
+`make test` draws damages for some seconds from a fixed seed. `make fuzz SECONDS=3600` goes on for as long as
+it is given, from another seed each time, and adds what it finds to fuzz_cases.jsonl, to be run ever after.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from damages import Damage, do, drawn
+from in_process import treeline
+from sound_things import THINGS, Thing, copied, make_all
+
+CASES = Path(__file__).with_name("fuzz_cases.jsonl")
+SECONDS = float(os.environ.get("TREELINE_FUZZ_SECONDS", "45"))
+SEED = int(os.environ.get("TREELINE_FUZZ_SEED", "0"))
+LONGEST = 30
+"""Seconds that a command may take."""
+RAW = re.compile(r"treeline: failed: (?!DatasetError|DatasetChangedError|OSError)")
+"""How a line begins that Python wrote and nobody thought of."""
+
+TIMES = re.compile(r"[\d.,]+ (s|pixels/s|megapixels/s)\b")
+"""What differs each time in a command's output."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"more than {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(LONGEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Bench:
+    """Sound things, and what each command says of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sound, self.work = make_all(folder / "sound"), folder / "work" / "here"
+        self.work.parent.mkdir()
+        self.said = {
+            (thing.name, reader): self._said(thing, reader) for thing in THINGS for reader in thing.readers
+        }
+        self.before = _digests(self.sound)
+
+    def _said(self, thing: Thing, reader: tuple[str, ...]) -> tuple[int, str, dict[str, str]]:
+        copied(self.sound, self.work, thing.name)
+        code, out, said, made = self.run(reader)
+        assert code == 0, (reader, said)
+        return code, out, made
+
+    def run(self, reader: tuple[str, ...]) -> tuple[int, str, str, dict[str, str]]:
+        """Run a command in the folder of work: code, both outputs, and digests of the maps that it made."""
+        command = [word.replace("{out}", "made") for word in reader]
+        with limited():
+            done = treeline(*command, folder=self.work)
+        maps = _digests(self.work, "made*/**/*.tif") | _digests(self.work, "made*.tif")
+        return done.returncode, TIMES.sub("", done.stdout), done.stderr, maps
+
+    def troubles(self, thing: Thing, damage: Damage) -> list[str]:
+        """Damage a copy of a thing; return what is wrong with how its readers take it."""
+        found = []
+        for reader in thing.readers:
+            copied(self.sound, self.work, thing.name)
+            do(self.work / thing.name, damage)
+            by_owner = damage.kind == "field" and damage.detail[2]
+            what = f"{thing.name} {list(damage)}: {' '.join(reader)}"
+            try:
+                code, out, said, maps = self.run(reader)
+            except TimeoutError as error:
+                found.append(f"{what}: {error}")
+                continue
+            _, sound_out, sound_maps = self.said[thing.name, reader]
+            if code not in (0, 1, 2) or "Traceback" in said or RAW.search(said):
+                found.append(f"{what}: {said.strip().splitlines()[-1:]}")
+            here = {name for name in os.listdir(self.work) if not name.startswith("made")}
+            if here != set(os.listdir(self.sound)) or len(os.listdir(self.work.parent)) > 1:
+                found.append(f"{what}: wrote elsewhere")
+            is_same = out == sound_out and maps == sound_maps
+            if code == 0 and not by_owner and not is_same and Path(damage.file).name not in said + out:
+                found.append(f"{what}: another result, and nothing names the file")
+        return found
+
+
+def _digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("fuzz"))
+
+
+def cases() -> list[tuple[str, Damage]]:
+    lines = CASES.read_text().splitlines() if CASES.exists() else []
+    return [(name, Damage(*damage[:2], tuple(damage[2]))) for name, damage in map(json.loads, lines)]
+
+
+@pytest.mark.slow
+def test_what_was_found_once_stays_mended(bench: Bench) -> None:
+    things = {thing.name: thing for thing in THINGS}
+    assert not [line for name, damage in cases() for line in bench.troubles(things[name], damage)]
+
+
+@pytest.mark.slow
+def test_damages_drawn_at_random_are_named(bench: Bench) -> None:
+    generator, end, counts = random.Random(SEED), time.monotonic() + SECONDS, Counter[str]()
+    found: list[str] = []
+    while time.monotonic() < end:
+        thing = generator.choice(THINGS)
+        damage = drawn(bench.sound / thing.name, generator)
+        counts[damage.kind] += 1
+        if troubles := bench.troubles(thing, damage):
+            found += troubles
+            if "TREELINE_FUZZ_SECONDS" in os.environ:
+                with CASES.open("a") as file:
+                    file.write(json.dumps([thing.name, list(damage)]) + "\n")
+    print(f"{counts.total():,} damages ({dict(counts)}), {len(found)} troubles")
+    assert counts.total() > 3
+    assert not found, "\n".join(found)
+    assert _digests(bench.sound) == bench.before, "what a damaged thing stands beside is not written to"
