@@ -108,7 +108,7 @@ class Run:
         count = len(self.file.steps)
         for number, step in enumerate(self.file.steps, 1):
             decision = self.decision(step, {})
-            print(f"--- {number} of {count} {step.name}: {_said(decision)}", flush=True)
+            print(f"--- step {number} of {count}, {step.name}: {_said(decision)}", flush=True)
             if decision.action == "skip":
                 continue
             try:
@@ -285,7 +285,7 @@ class Run:
 
 
 def _said(decision: Decision) -> str:
-    return f"{SAID[decision.action]}: {decision.why}"
+    return f"{SAID[decision.action]} ({decision.why})"
 
 
 def _scenes(config: Any, places: tuple[str, ...]) -> Content:
