@@ -109,7 +109,7 @@ class Run:
         count = len(self.file.steps)
         for number, step in enumerate(self.file.steps, 1):
             decision = self.decision(step, {})
-            tell(f"--- {number} of {count} {step.name}: {_said(decision)}")
+            tell(f"--- step {number} of {count}, {step.name}: {_said(decision)}")
             if decision.action == "skip":
                 continue
             try:
@@ -287,7 +287,7 @@ class Run:
 
 
 def _said(decision: Decision) -> str:
-    return f"{SAID[decision.action]}: {decision.why}"
+    return f"{SAID[decision.action]} ({decision.why})"
 
 
 def _scenes(config: Any, places: tuple[str, ...]) -> Content:

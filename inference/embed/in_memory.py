@@ -68,7 +68,7 @@ class VectorMaker:
         with tempfile.TemporaryDirectory(prefix="treeline-vectors-") as folder:
             out = os.path.join(folder, "vectors")
             config = EmbedConfig(scenes=(scene,), out=out, **self._fixed, **options)
-            embed(config, InProcess(self._device, self._encoder))
+            embed(config, InProcess(self._device, self._encoder), names_arguments=True)
             found = read_embeddings(out)
         of_scene: dict[str, dict[str, str]] = found.about.get(FINDINGS, {})
         return Vectors(found.vectors_ND, found.columns, next(iter(of_scene.values()), {}))

@@ -39,12 +39,13 @@ from trainer.model.checkpoint import checkpoint_url
 from trainer.model.load_encoder import LoadedEncoder, load_encoder
 
 
-def embed(config: EmbedConfig, engine: Engine | Callable[[], Engine]) -> str:
+def embed(config: EmbedConfig, engine: Engine | Callable[[], Engine], names_arguments: bool = False) -> str:
     """Embed every tile that is not embedded yet. Only one run writes to a folder at a time.
 
     Args:
         config: the options.
         engine: what embeds, or a function that starts it, called once nothing is wrong with the options.
+        names_arguments: whether notes name options as arguments, for Python.
 
     Returns:
         A line that says what is there.
@@ -67,7 +68,7 @@ def embed(config: EmbedConfig, engine: Engine | Callable[[], Engine]) -> str:
         if _is_finished(config.out, made_with):
             return _said(config.out, read_about(config.out), there=True)
         findings = tiles.findings(loaded.encoder.statistics)
-        say_findings(findings, config.on_mismatch)
+        say_findings(findings, config.on_mismatch, names_arguments=names_arguments)
         remove_unfinished(config.out, below=False)
         engine = engine() if callable(engine) else engine
         job = EmbedJob(config, made_with, per_part, engine.device)

@@ -126,7 +126,7 @@ class MapMaker:
             raise InputError(f"{scene}: names {len(found):,} scenes; give one at a time")
         with tempfile.TemporaryDirectory(prefix="treeline-map-") as folder:
             config = self._config(options, found[0], os.path.join(folder, "maps"))
-            summary = predict(config, self._engine)
+            summary = predict(config, self._engine, names_arguments=True)
             if summary.failed:
                 raise InputError(summary.failed[0].reason)
             (url,) = summary.maps.values()

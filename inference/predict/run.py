@@ -49,6 +49,7 @@ from shards.storage.checksum import hexadecimal
 from shards.storage.objects import join, name_of, publish, remove_unfinished
 from shards.storage.one_writer import one_writer
 from shards.version import commit
+from shards.wording import in_python
 from trainer.model.checkpoint import checkpoint_url
 from trainer.score.epochs import numbering_of
 
@@ -56,12 +57,15 @@ FAILED = "failed.json"
 """File at --out with the reason of each scene that has no map, where several failed alike."""
 
 
-def predict(config: PredictConfig, engine: Engine | Callable[[], Engine]) -> Summary:
+def predict(
+    config: PredictConfig, engine: Engine | Callable[[], Engine], names_arguments: bool = False
+) -> Summary:
     """Make the map of every scene that has none yet. Only one run writes to a folder at a time.
 
     Args:
         config: the options.
         engine: what predicts, or a function that starts it, called once nothing is wrong with the options.
+        names_arguments: whether notes name options as arguments, for Python.
 
     Raises:
         InputError: the checkpoint, an option or --out cannot be used, or maps at --out were made otherwise.
@@ -93,7 +97,7 @@ def predict(config: PredictConfig, engine: Engine | Callable[[], Engine]) -> Sum
         else:
             engine = engine() if callable(engine) else engine
             job = replace(job, device=engine.device)
-            summary = _predict(config, job, made_with, targets, folder, engine)
+            summary = _predict(config, job, made_with, targets, folder, engine, names_arguments)
         if len(summary.failed_alike) < len(summary.failed):
             summary.all_failed = join(config.out, FAILED)
             reasons = {failed.scene: failed.reason for failed in summary.failed}
@@ -108,6 +112,7 @@ def _predict(
     targets: Targets,
     folder: MapFolder,
     engine: Engine,
+    names_arguments: bool,
 ) -> Summary:
     """Make the maps in a folder that only this process writes."""
     remove_unfinished(config.out, below=False)
@@ -126,7 +131,7 @@ def _predict(
             maps.append(looked)
     if outside:
         _say_outside(outside, targets, none_left=not (maps or summary.failed))
-    _say_findings(maps, config, summary)
+    _say_findings(maps, config, summary, names_arguments)
     if not maps:
         return summary
     asked = engine.computes(config.precision)
@@ -142,12 +147,14 @@ def _predict(
     return summary
 
 
-def _say_findings(maps: list[SceneMap], config: PredictConfig, summary: Summary) -> None:
+def _say_findings(
+    maps: list[SceneMap], config: PredictConfig, summary: Summary, names_arguments: bool
+) -> None:
     """Say how the scenes to be mapped differ from the training, before the work begins."""
     found = [(scene_map.scene, finding) for scene_map in maps for finding in scene_map.findings]
     lines = noted(found, config.on_mismatch)
     for line in lines:
-        say(line)
+        say(in_python(line) if names_arguments else line)
     if lines:
         recorded = [(scene, finding) for scene, finding in found if finding.is_recorded]
         summary.noted = len({scene for scene, _ in recorded})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from inference.predict.scene_map import Failed
 from shards.progress import PIXELS, in_words
 from shards.raster.finding import NAMED
+from shards.wording import counted
 
 SLOW, SLOW_SECONDS = 0.2, 10.0
 """Share (0..1) of the model's time, and seconds of a run, above which reading is called slow."""
@@ -39,7 +40,8 @@ class Summary:
 
     def __str__(self) -> str:
         made = len(self.maps) - self.before
-        lines = [f"{made:,} maps made, {self.before:,} there before, {len(self.failed):,} scenes failed"]
+        failed = counted(len(self.failed), "scene")
+        lines = [f"{counted(made, 'map')} made, {self.before:,} there before, {failed} failed"]
         if self.megapixels:
             pixels = 1e6 * self.megapixels
             rate = pixels / max(self.seconds, 1e-9)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.scenes.band_order import EXCHANGED
 from inference.scenes.sample import array_sample
 from inference.scenes.values import value_findings
 from shards.errors import InputError
@@ -14,7 +15,10 @@ from shards.format.schema import Schema
 from shards.format.statistics import Statistics
 from shards.raster.filled import FILLED
 from shards.raster.finding import Finding
+from shards.wording import Option, Words
 
+HIDDEN = "make {} NaN, or hide them by a numpy mask"
+"""What to do about pixels of an array that are not measured."""
 NAME = "the array"
 """Name of an array in messages."""
 
@@ -61,6 +65,18 @@ def array_findings(
 ) -> dict[str, tuple[Finding, ...]]:
     """Compare the pixels of an array with the training, as those of a scene are; {} if they are alike."""
     found = value_findings(array_sample(image_CHW, schema), schema, statistics)
-    hidden = "if so, make them NaN, or hide them by a numpy mask"
-    said = tuple(replace(one, cure=hidden) if one.code == FILLED else one for one in found)
+    said = tuple(replace(one, cure=_cure(one, schema)) for one in found)
     return {NAME: said} if said else {}
+
+
+def _cure(finding: Finding, schema: Schema) -> str:
+    """Say what to do about an array: it has no options for nodata and names of bands, as a scene has."""
+    if finding.code == FILLED:
+        if finding.is_gross:
+            return f"if so, give another; if a part is measured, {HIDDEN.format('the others')}"
+        return f"if so, {HIDDEN.format('them')}"
+    if finding.code == EXCHANGED and isinstance(finding.cure, Words):
+        (named,) = (part.value for part in finding.cure.parts if isinstance(part, Option))
+        if isinstance(named, tuple):
+            return f"if so, order its bands: image[..., {[named.index(band) for band in schema.bands]}, :, :]"
+    return finding.cure

@@ -15,6 +15,8 @@ from inference.scenes.compared import LEAST_PIXELS, QUARTERS, ScenePercentiles
 from shards.raster.finding import Finding
 from shards.wording import Option, Words
 
+EXCHANGED = "exchanged"
+"""Code of the finding."""
 BETTER = 0.5
 """Largest misfit of an explanation by exchanged bands, as a share of the misfit of the bands as they are."""
 BETTER_IN_ALL = 0.6
@@ -58,7 +60,7 @@ def exchanged(bands: ScenePercentiles) -> Finding | None:
     named = [truly.get(name, name) for name in bands.of_file]
     band = max(moved, key=lambda place: abs(scene[0, place] - trained[0, place]))
     line = f"{bands.said(band)}; {_said_order(bands.names, order, moved)}"
-    return Finding("exchanged", line, Words("if so, give ", Option("bands", tuple(named))), True)
+    return Finding(EXCHANGED, line, Words("if so, give ", Option("bands", tuple(named))), True)
 
 
 def _described(quarters_3B: NDArray[np.float64], bands: ScenePercentiles) -> NDArray[np.float64] | None:

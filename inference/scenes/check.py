@@ -6,7 +6,7 @@ from inference.scenes.values import value_findings
 from shards.errors import InputError
 from shards.format.statistics import Statistics
 from shards.raster.finding import Finding
-from shards.raster.mask_band import mask_as_band
+from shards.raster.mask_band import NEEDED, mask_as_band
 
 
 def findings_of(scene: Scene, statistics: Statistics) -> tuple[Finding, ...]:
@@ -22,7 +22,7 @@ def findings_of(scene: Scene, statistics: Statistics) -> tuple[Finding, ...]:
     Raises:
         InputError: the scene's file is damaged.
     """
-    if mask := mask_as_band(scene.raster, scene.named, scene.schema.bands):
+    if mask := mask_as_band(scene.named, scene.missing, NEEDED):
         return (*scene.findings, mask)  # a mask is unlike a band, which is nothing more to say
     try:
         sample = overview_sample(scene)

@@ -13,7 +13,7 @@ from inference.tiling.windows import Block, WindowGrid
 from shards.errors import InputError
 from shards.format.band_values import said_scaling
 from shards.format.schema import Schema
-from shards.raster.band_names import NamedBands, named_bands, numbers_of_bands
+from shards.raster.band_names import ALPHA, NamedBands, canonical, named_bands, numbers_of_bands
 from shards.raster.finding import Finding
 from shards.raster.gdal_advice import convert_to
 from shards.raster.grid import Grid
@@ -35,6 +35,8 @@ class Scene:
     """What is taken for granted about the names of bands."""
     named: NamedBands
     """Names of all bands of the file, and what is taken for granted about them."""
+    missing: Missing
+    """The bands that are read, and marks of their missing pixels."""
 
     def __init__(
         self,
@@ -69,14 +71,26 @@ class Scene:
                     raise InputError(
                         f"{url}: is a map made by treeline predict; name its scene instead"
                     ) from None
+                self._refuse_too_few()
                 raise
-            self._missing = Missing.of(self.raster, self.band_numbers, nodata)
+            self.missing = Missing.of(self.raster, self.band_numbers, nodata)
             self._refuse_other_scaling()
             self.findings = tuple(self._of_type() + self._of_grid())
         except InputError:
             self.raster.close()
             raise
         self.shape: tuple[int, int] = self.raster.shape
+
+    def _refuse_too_few(self) -> None:
+        """Refuse a raster with fewer bands than training had: no other names would help."""
+        stated = [name for name in self.names if name != ALPHA]
+        if len(stated) < len(self.schema.bands):
+            known = set(map(canonical, stated))
+            lacks = [band for band in self.schema.bands if canonical(band) not in known]
+            raise InputError(
+                f"{self.url}: lacks band {' and '.join(lacks)}; it has {' '.join(stated)}, and cannot be "
+                "used with this model"
+            )
 
     def _of_type(self) -> list[Finding]:
         """Find that pixels are stored as another type than the chips'."""
@@ -149,9 +163,9 @@ class Scene:
         Raises:
             InputError: the file is damaged, or a value is beyond the type of training.
         """
-        image_CHW, missing_CHW = self._missing.read(block.window, shape)
+        image_CHW, missing_CHW = self.missing.read(block.window, shape)
         image_CHW = self._as_trained(image_CHW, missing_CHW, block)
-        return mark(image_CHW, missing_CHW, self.schema.nodata, self._missing.is_marked_apart)
+        return mark(image_CHW, missing_CHW, self.schema.nodata, self.missing.is_marked_apart)
 
     def pixels_of(self, blocks: Sequence[Block]) -> NDArray[Any]:
         """Read (bands, pixels) of several blocks one after the other, as `pixels` does of each.
@@ -159,12 +173,12 @@ class Scene:
         Raises:
             InputError: the file is damaged, or a value is beyond the type of training.
         """
-        image_BN, missing_BN = self._missing.read_all([block.window for block in blocks])
+        image_BN, missing_BN = self.missing.read_all([block.window for block in blocks])
         if self._beyond(image_BN, missing_BN).any():
             for block in blocks:  # one of them raises, and names the place
                 self.pixels(block)
         image_BN = self._in_type_of_training(image_BN, missing_BN)
-        return mark(image_BN, missing_BN, self.schema.nodata, self._missing.is_marked_apart)
+        return mark(image_BN, missing_BN, self.schema.nodata, self.missing.is_marked_apart)
 
     def _as_trained(
         self, image_CHW: NDArray[Any], missing_CHW: NDArray[np.bool_], block: Block

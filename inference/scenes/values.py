@@ -35,6 +35,8 @@ def value_findings(sample: Sample, schema: Schema, statistics: Statistics) -> tu
     found, stored_BN = list[Finding](), sample.stored_BN
     if filled:
         found.append(filled[1])
+        if filled[1].is_gross:
+            return tuple(found)
         stored_BN = stored_BN[:, (stored_BN != filled[0]).any(0)]
     bands = compared(stored_BN, sample.names, schema, statistics)
     if bands is not None:

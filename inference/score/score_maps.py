@@ -166,7 +166,7 @@ def _findings(grid: Grid, layers: list[HeightRasters]) -> list[Finding]:
     else:
         strange = height_findings(values_LN[0], headers[0])
     return [
-        Finding(found.code, f"of the measured heights on it, {found.line}", found.cure, found.is_gross)
+        Finding(found.code, f"the measured heights on it: {found.line}", found.cure, found.is_gross)
         for found in asked_once([*of_headers.values(), *strange])
     ]
 

@@ -16,6 +16,8 @@ from shards.format.schema import Schema
 HEIGHT_NODATA = float(NODATA)
 """Value that marks missing heights in this field's rasters and chips, besides NaN."""
 
+LEAST_SAID = 0.001
+"""Least share of missing pixels that is written as a number."""
 INCOMPLETE = "incomplete"
 NO_HEIGHT = "no positive height"
 UNREADABLE = "unreadable"
@@ -161,5 +163,12 @@ def _check_valid(
     if np.count_nonzero(~missing_HW) / missing_HW.size >= rules.min_valid:
         return
     parts = [("image", image_missing_HW), (label, height_missing_HW)]
-    said = [f"{part.mean():.1%} of {name}" for name, part in parts if part is not None and part.any()]
+    said = [
+        f"{_said_share(part.mean())} of {name}" for name, part in parts if part is not None and part.any()
+    ]
     raise Rejected(INCOMPLETE, f"{' and '.join(said)} missing")
+
+
+def _said_share(share: float) -> str:
+    """Write a share above 0, which may be too small for one decimal."""
+    return f"{share:.1%}" if share >= LEAST_SAID else f"less than {LEAST_SAID:.1%}"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ingest.chips.check import Rejected, Rules, checked
 from ingest.chips.source import Candidates, Raw, Refused, Source
+from shards.errors import InputError
 from shards.raster.filled import LOOKED_AT, filled_chips
 from shards.raster.finding import Finding
 
@@ -37,6 +38,8 @@ def _look(source: Source, table: pa.Table, url: str, most: int) -> dict[str, lis
         if image is not None:
             images.append(image)
     found = filled_chips(images, source.schema.nodata)
+    if found and found.is_gross:  # such a source has no --on-mismatch
+        raise InputError(f"{url}: {found}")
     return {url: [found]} if found else {}
 
 

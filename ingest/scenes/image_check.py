@@ -46,7 +46,8 @@ def _assumed_names(config: ScenesConfig, schema: Schema, url: str) -> tuple[Find
     with open_raster(url) as raster:
         named = named_bands(raster, config.bands, schema.bands)
         try:
-            mask = mask_as_band(raster, named, schema.bands)
+            marks = Missing.of(raster, numbers_of_bands(url, named.names, schema.bands), config.nodata)
+            mask = mask_as_band(named, marks)
         except InputError:  # a damaged file is named where its chips are read
             mask = None
     return (*named.findings(), mask) if mask else named.findings()

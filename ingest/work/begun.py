@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from ingest.config import IngestConfig
+from ingest.config import IngestConfig, made_by
 from shards.config import SplitOptions
 from shards.errors import InputError
-from shards.format.manifest import JOURNAL, MANIFEST, AttributeType, read_json, read_manifest
+from shards.format.manifest import JOURNAL, MANIFEST, AttributeType, Manifest, read_json, read_manifest
 from shards.format.shard_cut import SHARD_BYTES
 from shards.nested import options_of
 from shards.own_parts import note_changes, recorded
-from shards.roles import as_begun, renewed
+from shards.roles import as_begun, differing, flag_of, renewed
 from shards.storage.json_marks import HEXADECIMAL, AtLeast
 from shards.storage.objects import exists, join
 from shards.storage.typed_json import typed, typed_as
@@ -82,3 +82,20 @@ def _record(config: IngestConfig) -> dict[str, Any]:
     except InputError:  # half-written when a machine stopped; refused later, unless --restart forgets it
         pass
     return {}
+
+
+def differ(config: IngestConfig, base: Manifest) -> list[str]:
+    """Return the names of options whose values differ from those of the dataset at --out."""
+    return differing(type(config), base.made_by.get("config", {}), made_by(config)["config"])
+
+
+def taken(config: IngestConfig, base: Manifest) -> InputError:
+    """Say that there is another dataset at --out, and what to do."""
+    names = differ(config, base)
+    if names:
+        what = f"made with other options ({', '.join(map(flag_of, names))})"
+    else:
+        what = "which --restart does not make again" if config.restart else "made from other files"
+    add = "choose another --out, delete it, or add to it with --append"
+    cure = "choose another --out, or delete it" if "height_unit" in names else add  # see `same_unit`
+    return InputError(f"{config.out}: already holds a dataset, {what}; {cure}")

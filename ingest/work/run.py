@@ -19,8 +19,9 @@ from ingest.chips.attributes import with_known_names
 from ingest.chips.check import Rules
 from ingest.chips.source import CommandSource
 from ingest.config import IngestConfig, made_by
-from ingest.work.begun import PLAN, as_it_began, read_begun
+from ingest.work.begun import PLAN, as_it_began, differ, read_begun, taken
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
+from ingest.work.same_unit import refuse_other_unit
 from ingest.work.schema import schema_to_make
 from ingest.work.summary import CountsBefore, advice, said_again, summary
 from ingest.work.task import PARTS, Cluster, TaskContext, do_task, part_name
@@ -30,7 +31,6 @@ from shards.format.manifest import JOURNAL, MANIFEST, SPLITS, Manifest, read_man
 from shards.progress import progress
 from shards.raster.finding import FINDINGS, Found, OnMismatch, noted_by_code, say_findings
 from shards.read.dataset import Dataset
-from shards.roles import differing, flag_of
 from shards.said import say
 from shards.storage.inside import check_inside
 from shards.storage.objects import (
@@ -102,7 +102,7 @@ def _ingest(
     if base is not None and base.made_by.get("request") == plan.request and not config.restart:
         return _done_before(config, base)
     if base is not None and not config.append:
-        raise _taken(config, base)
+        raise taken(config, base)
     if config.strict and plan.refused:
         key, reason, detail = plan.refused[0]
         raise InputError(f"{key}: {reason}: {detail}; nothing written (--strict)")
@@ -111,7 +111,10 @@ def _ingest(
         _refuse_missing(plan)
     findings: Found = {}
     if unfinished != plan.fingerprint:
-        say_findings(findings := candidates.findings(), candidates.on_mismatch, "note")
+        findings = candidates.findings()
+        if base is not None:
+            refuse_other_unit(config, base, findings)
+        say_findings(findings, candidates.on_mismatch, "note")
     layout = Layout(schema, "tar", plan.shard_chips, _joined(config, base, plan))
     rules = Rules(config.min_valid, config.min_height)
     context = TaskContext(
@@ -150,8 +153,8 @@ def _base(config: IngestConfig) -> Manifest | None:
         return None
     base = read_manifest(config.out)
     # Refuse before listing, which can take long.
-    if not config.append and _differ(config, base):
-        raise _taken(config, base)
+    if not config.append and differ(config, base):
+        raise taken(config, base)
     return base
 
 
@@ -163,22 +166,6 @@ def _attributes_there(config: IngestConfig, base: Manifest | None) -> Container[
         except InputError:  # as in `ingest.work.begun`
             return ()
     return base.attributes if base else ()
-
-
-def _differ(config: IngestConfig, base: Manifest) -> list[str]:
-    """Return the names of options whose values differ from those of the dataset at --out."""
-    return differing(type(config), base.made_by.get("config", {}), made_by(config)["config"])
-
-
-def _taken(config: IngestConfig, base: Manifest) -> InputError:
-    if differ := _differ(config, base):
-        what = f"made with other options ({', '.join(map(flag_of, differ))})"
-    else:
-        what = "which --restart does not make again" if config.restart else "made from other files"
-    return InputError(
-        f"{config.out}: already holds a dataset, {what}; choose another --out, delete it, or add to it with "
-        "--append"
-    )
 
 
 def _present(config: IngestConfig, base: Manifest | None) -> Present:

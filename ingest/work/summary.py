@@ -137,5 +137,6 @@ def said_again(out: str, manifest: Manifest) -> list[str]:
     return [
         *lines,
         f"note: heights are taken as metres, since no raster says; one in 100 is above {metres:.3g} m, and "
-        f"if they are feet, above {metres * FOOT_M:.3g} m: then ingest again with --height-unit ft",
+        f"if they are feet, above {metres * FOOT_M:.3g} m: then ingest again with --height-unit ft and "
+        "another --out",
     ]

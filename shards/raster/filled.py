@@ -31,17 +31,26 @@ ALONE = 0.1
 """Share of the values' range that the largest one must lie above the next to be no saturated pixel's."""
 
 
-Cure = Callable[[float], Words]
-"""Says what to do about a value that stands for nothing."""
+EMPTY = 0.999
+"""Share of the pixels from which an image that has one value in all bands shows nothing."""
+LEAST_LOOKED_AT = 100
+"""Fewest pixels from which that is concluded."""
+
+Cure = Callable[[float, bool], Words]
+"""Says what to do about a value that stands for nothing, and whether the image has hardly anything else."""
 
 
-def cure(value: float) -> Words:
+def cure(value: float, is_empty: bool = False) -> Words:
     """Say what to do about files that are about to be read."""
+    if is_empty:
+        return Words("if so, leave it out; if a part of it is measured, give ", Option("nodata", value))
     return Words("if so, give ", Option("nodata", value), OnlyInCommands(" and another --out"))
 
 
-def cure_again(value: float) -> Words:
+def cure_again(value: float, is_empty: bool = False) -> Words:
     """Say what to do about a dataset that is there."""
+    if is_empty:
+        return Words("if so, ingest other images")
     return Words("if so, ingest again with ", Option("nodata", value), OnlyInCommands(" and another --out"))
 
 
@@ -67,6 +76,8 @@ def filled_by(
         cure: says what to do about a value.
     """
     every_BN = np.concatenate([spread.stored_BN, *(edge.stored_BN for edge in edges)], axis=1)
+    if found := _empty(every_BN, cure):
+        return found
     for parts in ((spread,), edges):
         if parts and (found := _filled_by(parts, every_BN, cure)):
             return found
@@ -102,10 +113,27 @@ def _filled_by(
         share = sum(part.share * int((part.stored_BN == value).all(0).sum()) / part.seen for part in parts)
         is_together = count >= FILLED_TOGETHER * int((stored_BN == value).any(0).sum())
         if share > LEAST_FILLED and is_together and not _is_saturation(every_BN, value):
-            said = f"{value:.7g}" if stored_BN.dtype.kind == "f" else str(value)
+            said = _said(value)
             line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
-            return value, Finding(FILLED, line, cure(value.item()))
+            return value, Finding(FILLED, line, cure(value.item(), False))
     return None
+
+
+def _empty(stored_BN: NDArray[Any], cure: Cure) -> tuple[Any, Finding] | None:
+    """Find the value that all but a few pixels have in all bands."""
+    count = stored_BN.shape[1]
+    if count < LEAST_LOOKED_AT:
+        return None
+    value = np.partition(stored_BN[0], count // 2)[count // 2]
+    share = float((stored_BN == value).all(0).mean())
+    if share < EMPTY:
+        return None
+    line = f"{100 * share:.4g} % of pixels are {_said(value)} in all bands; is the image empty?"
+    return value, Finding(FILLED, line, cure(value.item(), True), is_gross=True)
+
+
+def _said(value: Any) -> str:
+    return f"{value:.7g}" if value.dtype.kind == "f" else str(value)
 
 
 def _is_saturation(stored_BN: NDArray[Any], value: Any) -> bool:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from shards.errors import InputError
 from shards.said import say
@@ -102,6 +102,16 @@ def findings_in(tags: Mapping[str, str]) -> list[Finding]:
     except ValueError:  # another program cut the tag off
         return []
     return [Finding(code, line) for code, line in found.items()]
+
+
+def recorded_findings(made_by: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what was found when a dataset was made, and when chips were added to it: lines by code."""
+    found: dict[str, dict[str, None]] = {}
+    while made_by:
+        for code, lines in made_by.get(FINDINGS, {}).items():
+            found.setdefault(code, {}).update(dict.fromkeys(lines))
+        made_by = made_by.get("before", {})
+    return {code: list(lines) for code, lines in found.items()}
 
 
 def findings_by_code(findings: Iterable[Finding]) -> dict[str, str]:

@@ -36,15 +36,17 @@ def declare_nodata(value: float | str) -> str:
     return advice(f"gdal_edit.py -a_nodata {value} FILE", f"rio edit-info --nodata {value} FILE")
 
 
-def declare_alpha(kinds: Sequence[str]) -> str:
-    """Return the command that declares the last band as alpha, by which pixels are missing.
+def declare_alpha(kinds: Sequence[str], number: int) -> str:
+    """Return the command that declares a band as alpha, by which pixels are missing.
 
     Args:
         kinds: names of the colours of all bands.
+        number: number of the band, from 1.
     """
+    all_kinds = [*kinds[: number - 1], "alpha", *kinds[number:]]
     return advice(
-        f"gdal_edit.py -colorinterp_{len(kinds)} alpha FILE",
-        f"rio edit-info --colorinterp {','.join([*kinds[:-1], 'alpha'])} FILE",
+        f"gdal_edit.py -colorinterp_{number} alpha FILE",
+        f"rio edit-info --colorinterp {','.join(all_kinds)} FILE",
     )
 
 

@@ -54,6 +54,8 @@ LEAST_FILLED = 0.01
 GROUND = Option("ground")
 UNIT, NO_UNIT = "unit", "no unit"
 """Codes of findings on the unit of heights, and of that they are taken as metres for want of one."""
+CONVERTED = "converted to metres"
+"""End of the line about heights in another unit."""
 TAKEN_AS_METRES = (
     "states no unit of heights, so they are taken as metres; feet would come out 3.28 times too tall",
     Words("say which they are: ", Option("height_unit", "m"), " or ft"),
@@ -119,7 +121,7 @@ class HeightHeader:
         """List what the user should know of heights that serve an image of these pixels."""
         found, size, unit = list[Finding](), PixelSize.of(image), self.unit
         if not unit.is_metre:
-            found.append(Finding(UNIT, f"heights are in {unit.name}, converted to metres"))
+            found.append(Finding(UNIT, f"heights are in {unit.name}, {CONVERTED}"))
         elif self.is_unknown:
             found.append(self._of_no_unit())
         if self.crs.is_geographic != image.crs.is_geographic:

@@ -140,7 +140,7 @@ def test_scenes_that_cannot_be_used(
     # One of many that are to be mapped would not stop the others.
     code, told, _ = called(["predict", str(scene), *checkpoint, *out], monkeypatch, capsys)
     assert code == 2
-    assert told.splitlines()[0] == "0 maps made, 0 there before, 1 scenes failed"
+    assert told.splitlines()[0] == "0 maps made, 0 there before, 1 scene failed"
     assert told.splitlines()[1].startswith(f"failed: {scene}: ")
     assert said in told
     assert files_below(tmp_path) == {Path("scene.tif")}

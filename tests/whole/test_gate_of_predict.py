@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,11 +124,17 @@ def with_control_points(path: Path) -> None:
         raster.write(image())
 
 
-def masked_as_nir(path: Path) -> None:
+def masked_as_nir(path: Path, dtype: str, mark: int, colour: ColorInterp = ColorInterp.undefined) -> None:
     """Four bands without names, of which the last is a mask."""
-    image_CHW = image().astype(np.uint16)
-    image_CHW[3] = np.where(hole(), 0, 65_535)
-    write(path, image_CHW, names=None, kinds=RED_FIRST)
+    stored_CHW = (image()[[2, 1, 0, 3]] % 250 if dtype == "uint8" else image()[[2, 1, 0, 3]]).astype(dtype)
+    stored_CHW[3] = np.where(hole(), 0, mark)
+    write(
+        path,
+        stored_CHW,
+        names=None,
+        kinds=[*RED_FIRST[:3], colour],
+        nodata=-9999 if dtype == "int16" else None,
+    )
 
 
 RED_FIRST = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
@@ -168,10 +175,46 @@ REFUSED = {
     "bands in reverse, unnamed": Row(
         lambda path: write(path, image()[::-1].copy(), names=None), "--bands nir red green blue", 2
     ),
-    "a mask in the place of nir": Row(
-        masked_as_nir,
-        "band 4, taken as nir, has only 0 and 65535; is it a mask or alpha? if so, declare it",
+    **{
+        f"a mask of {dtype} in the place of nir": Row(
+            partial(masked_as_nir, dtype=dtype, mark=mark),
+            f"band 4, taken as nir, has only 0 and {mark}; is it a mask or alpha? if so, it lacks nir and "
+            "cannot be used with this model; if not, give --bands red green blue nir, or",
+            2,
+        )
+        for dtype, mark in (
+            ("uint8", 255),
+            ("uint16", 65_535),
+            ("int16", 255),
+            ("int16", 10_000),
+            ("int16", 1),
+        )
+    },
+    "an alpha band beside three": Row(
+        partial(masked_as_nir, dtype="int16", mark=255, colour=ColorInterp.alpha),
+        "if so, it lacks nir and cannot be used with this model",
         2,
+    ),
+    "nothing but zeros": Row(
+        lambda path: write(path, 0 * image()),
+        "100 % of pixels are 0 in all bands; is the image empty? if so, leave it out; if a part of it is "
+        "measured, give --nodata 0, or give --on-mismatch note",
+        2,
+    ),
+    "one value but for a few pixels": Row(
+        lambda path: write(
+            path,
+            np.where(np.arange(SIDE**2).reshape(SIDE, SIDE) == 99, 1, 7).astype(np.int16)
+            * np.ones((4, 1, 1), np.int16),
+        ),
+        "% of pixels are 7 in all bands; is the image empty?",
+        2,
+    ),
+    "three bands and an alpha, named": Row(
+        partial(masked_as_nir, dtype="int16", mark=255, colour=ColorInterp.alpha),
+        "lacks band nir; it has red green blue, and cannot be used with this model",
+        2,
+        ("--bands", "red", "green", "blue"),
     ),
     "beyond the type of training": Row(
         lambda path: write(path, np.where(hole(), 40_000, image()).astype(np.uint16)),
@@ -271,7 +314,7 @@ def said_of(done: Any) -> str:
 def test_what_would_give_a_wrong_map_is_refused(kind: str, checkpoint: str, tmp_path: Path) -> None:
     row = REFUSED[kind]
     row.write(tmp_path / "scene.tif")
-    done = mapped(tmp_path, checkpoint)
+    done = mapped(tmp_path, checkpoint, *row.options)
     assert row.line in said_of(done)
     assert done.returncode == row.code
     assert not list(tmp_path.glob("maps/*.tif"))

@@ -250,7 +250,7 @@ def test_an_array_is_checked_as_a_scene_is(kind: str, tmp_path: Path, capsys: An
     assert result(zeros_CHW).findings["filled"].endswith("% of pixels are 0 in all bands; is 0 nodata?")
 
 
-def test_cures_name_arguments(tmp_path: Path) -> None:
+def test_cures_name_arguments(tmp_path: Path, capsys: Any) -> None:
     """No option of a command stands in a line that Python raises, of arrays, scenes and maps."""
     url = write_checkpoint(tmp_path / "run", small_regressor(statistics=honest_scenes.statistics()))
     model = treeline.load(url)
@@ -267,8 +267,21 @@ def test_cures_name_arguments(tmp_path: Path) -> None:
 
     for line in refused(honest_CHW // 10):
         assert line.endswith('multiply the scene by 10, or give on_mismatch="note"')
-    for line in refused(honest_CHW[::-1].copy()):
-        assert 'if so, give bands=["nir", "red", "green", "blue"], or give on_mismatch="note"' in line
+    array, file = refused(honest_CHW[::-1].copy())
+    assert 'if so, order its bands: image[..., [3, 2, 1, 0], :, :], or give on_mismatch="note"' in array
+    assert 'if so, give bands=["nir", "red", "green", "blue"], or give on_mismatch="note"' in file
+    assert np.array_equal(honest_CHW[::-1][..., [3, 2, 1, 0], :, :], honest_CHW)
+    array, file = refused(0 * honest_CHW)
+    for line in (array, file):
+        assert "100 % of pixels are 0 in all bands; is the image empty? if so, " in line
+    assert "if a part is measured, make the others NaN" in array
+    assert "if a part of it is measured, give nodata=0, or" in file
+    scene = write_scene(tmp_path / "scene.tif", np.where(np.indices((128, 128))[0] < 9, 0, honest_CHW))
+    capsys.readouterr()
+    for of_scene in (model.predict, model.embed):
+        of_scene(scene)
+        noted = capsys.readouterr().err
+        assert "is 0 nodata? if so, give nodata=0\n" in noted
     scene = write_scene(tmp_path / "scene.tif", honest_CHW[:2])
     with pytest.raises(InputError, match=r"has 2 bands where 4 are asked for .*; name them with bands$"):
         model.predict(scene)

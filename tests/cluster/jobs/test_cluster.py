@@ -370,7 +370,7 @@ def test_steps_submitted_on_ray_are_run_there_and_known_here(
     assert (tmp_path / "steps" / "mosaic.tif").exists()
     done = cluster.treeline("run", "steps.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("skipped: done with the same options") == 2
+    assert done.stdout.count("skipped (done with the same options") == 2
 
 
 def test_maps_to_be_scored_are_sent_with_absolute_places(

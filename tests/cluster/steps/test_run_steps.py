@@ -87,7 +87,7 @@ def done(landscape: Path, killer: Killer, tmp_path_factory: pytest.TempPathFacto
 
 def actions(said: str) -> dict[str, str]:
     """Each step with what was done: "skipped", "run" or "made anew"."""
-    found = re.findall(r"^--- \d of \d ([^:]+): ([a-z ]+): ", said, re.MULTILINE)
+    found = re.findall(r"^--- step \d of \d, ([^:]+): ([a-z ]+) \(", said, re.MULTILINE)
     return dict(found)
 
 

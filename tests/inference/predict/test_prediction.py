@@ -417,7 +417,7 @@ def test_of_bad_scenes_the_others_do_not_suffer(checkpoint: Path, tmp_path: Path
     assert reasons.keys() == {"short", "three", "nowhere", "empty", "text"}
     for stem, words in (("short", "cannot be read at row"), ("three", "3 bands"), ("nowhere", "no CRS")):
         assert words in reasons[stem]
-    assert str(summary).splitlines()[0].startswith("1 maps made, 0 there before, 5 scenes failed")
+    assert str(summary).splitlines()[0].startswith("1 map made, 0 there before, 5 scenes failed")
     assert [path.name for path in out.glob("*.tif")] == ["good.chm.tif"]
     for path in (short, three, nowhere, empty):
         write_scene(path, image_CHW)

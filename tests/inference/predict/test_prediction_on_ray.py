@@ -162,6 +162,6 @@ def test_worker_machine_and_driver_are_lost_at_random_moments(
     with running(ray_env, *command) as process:
         said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
-    assert "1 maps made, 0 there before, 0 scenes failed" in said
+    assert "1 map made, 0 there before, 0 scenes failed" in said
     assert maps_in(out) == maps_in(tmp_path / "here")
     assert not list(out.rglob("*.block"))

@@ -265,6 +265,9 @@ def test_what_is_not_heights_is_refused_with_its_cure(tmp_path: Path, row: str) 
         ("alpha", "uint8", 1),
         ("alpha", "uint16", 65535),
         ("undefined", "uint16", 65535),
+        ("undefined", "int16", 255),
+        ("undefined", "int16", 10_000),
+        ("undefined", "float32", 1),
     ],
 )
 def test_a_band_that_only_marks_pixels_is_not_learned_from_as_nir(
@@ -514,7 +517,7 @@ def test_metres_that_nobody_states_are_named_at_the_end_and_by_inspect(tmp_path:
     (last,) = [line for line in done.stdout.splitlines() if "taken as metres" in line]
     assert re.fullmatch(
         r"note: heights are taken as metres, since no raster says; one in 100 is above 3\d(\.\d)? m, and if "
-        r"they are feet, above 1\d(\.\d)? m: then ingest again with --height-unit ft",
+        r"they are feet, above 1\d(\.\d)? m: then ingest again with --height-unit ft and another --out",
         last,
     )
     inspected = treeline("inspect", "chips", folder=tmp_path).stdout
@@ -524,6 +527,38 @@ def test_metres_that_nobody_states_are_named_at_the_end_and_by_inspect(tmp_path:
     said_so = ingest(tmp_path, *options, "--height-unit", "ft", "--out", "said")
     assert "taken as metres" not in said_so.stdout + said_so.stderr
     assert "taken as" not in treeline("inspect", "said", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize("there", [None, "ft"])
+def test_heights_of_another_unit_are_not_added(tmp_path: Path, there: str | None) -> None:
+    """They would be converted, and those of before would stay; what a raster states is certain."""
+    tall = 100 * canopy(18) / 30 if there else canopy(30)
+    heights = write(tmp_path / "lidar.tif", tall, unit="")
+    said_so = ("--height-unit", there) if there else ()
+    assert ingest(tmp_path, "--heights", heights, *said_so).returncode == 0
+    before = (tmp_path / "chips" / MANIFEST).read_bytes()
+    generator = np.random.default_rng(1)
+    other = write(tmp_path / "other.tif", generator.integers(100, 2000, (4, SIDE, SIDE)).astype(np.int16))
+    options = "--heights", heights
+    again = ingest(tmp_path, *options, "--height-unit", "m" if there else "ft")
+    assert "(--height-unit); choose another --out, or delete it" in again.stderr
+    if there:
+        refused = ingest(tmp_path, *options, "--append", images=other)
+        assert "were read with --height-unit ft, and the new ones would be taken as metres" in refused.stderr
+    else:
+        refused = ingest(tmp_path, *options, "--height-unit", "ft", "--append", images=other)
+        assert "its heights were taken as metres, since nobody said their unit, and" in refused.stderr
+        assert "ingest all again with --height-unit ft and another --out; if only" in refused.stderr
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert (tmp_path / "chips" / MANIFEST).read_bytes() == before
+    stated = write(tmp_path / "stated.tif", tall, unit="ft")
+    assert ingest(tmp_path, "--heights", stated, "--append", images=other).returncode == 0
+    third = write(tmp_path / "third.tif", generator.integers(100, 2000, (4, SIDE, SIDE)).astype(np.int16))
+    added = ingest(tmp_path, *options, *said_so, "--append", images=third)
+    assert added.returncode == 0, added.stderr
+    late = ingest(tmp_path, *options, "--height-unit", "dm", "--append", images=third)
+    assert late.returncode == 2
+    assert "is for the new ones alone" in late.stderr
 
 
 def test_oblong_pixels_are_said(tmp_path: Path) -> None:
@@ -668,7 +703,8 @@ def test_the_size_of_pixels_goes_with_the_dataset(
     publish_change(str(tmp_path / "chips"), replace(manifest, schema=bare), {})
     again = ingest(tmp_path, *heights, images=own)
     assert (again.returncode, "is complete already" in again.stdout) == (0, True)
-    other = write(tmp_path / "other.tif", np.ones((4, SIDE, SIDE), np.int16), grid, crs)
+    values_CHW = np.random.default_rng(0).integers(100, 2000, (4, SIDE, SIDE)).astype(np.int16)
+    other = write(tmp_path / "other.tif", values_CHW, grid, crs)
     added = ingest(tmp_path, *heights, "--append", images=other)
     assert added.returncode == 0, added.stderr
     assert open_dataset(str(tmp_path / "chips")).schema == bare
@@ -770,6 +806,19 @@ def test_zeros_that_nobody_declares_are_asked_about(tmp_path: Path, kind: str, s
     assert "findings" not in treeline("inspect", "declared", folder=tmp_path).stdout
 
 
+@pytest.mark.parametrize("value", [0, 7])
+def test_an_image_of_one_value_is_not_learned_from(tmp_path: Path, value: int) -> None:
+    scene = write(tmp_path / "scene.tif", np.full((4, SIDE, SIDE), value, np.int16))
+    heights = "--heights", write(tmp_path / "lidar.tif", canopy())
+    done = ingest(tmp_path, *heights, images=scene)
+    asked = f"scene.tif: 100 % of pixels are {value} in all bands; is the image empty? if so, leave it out"
+    assert done.returncode == 2
+    assert asked in done.stderr
+    assert f"give --nodata {value}, or give --on-mismatch note" in done.stderr
+    assert not (tmp_path / "chips").exists()
+    assert ingest(tmp_path, *heights, "--on-mismatch", "note", images=scene).returncode == 0
+
+
 def test_zeros_in_pairs_of_chips_are_asked_about(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for folder in ("images", "heights"):
@@ -790,6 +839,12 @@ def test_zeros_in_pairs_of_chips_are_asked_about(tmp_path: Path) -> None:
     assert asked.fullmatch(done.stdout.splitlines()[-2])
     assert "findings" in treeline("inspect", "chips", folder=tmp_path).stdout
     assert said(pairs("--out", "declared", "--nodata", "0")) == (0, [])
+    for path in (tmp_path / "images").iterdir():
+        np.save(path, np.zeros((4, 64, 64), np.int16))
+    refused = pairs("--out", "empty")
+    assert refused.returncode == 2
+    assert "100 % of pixels are 0 in all bands; is the image empty? if so" in refused.stderr
+    assert "on-mismatch" not in refused.stderr
     assert "findings" not in treeline("inspect", "declared", folder=tmp_path).stdout
 
 

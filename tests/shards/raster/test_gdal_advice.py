@@ -74,7 +74,7 @@ def test_what_rio_is_said_to_do_it_does(tmp_path: Path) -> None:
     run_rio(tmp_path, take_band("2"))
     with rasterio.open(tmp_path / "OUT.tif") as raster:
         assert raster.read().tolist() == [np.arange(64, 128).reshape(8, 8).tolist()]
-    run_rio(tmp_path, declare_alpha(["gray", "undefined"]), FILE="IN.tif")
+    run_rio(tmp_path, declare_alpha(["gray", "undefined"], 2), FILE="IN.tif")
     with rasterio.open(tmp_path / "IN.tif") as raster:
         assert [kind.name for kind in raster.colorinterp] == ["gray", "alpha"]
     run_rio(tmp_path, declare_nodata(-32767), FILE="IN.tif")
