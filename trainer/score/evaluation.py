@@ -23,6 +23,8 @@ COLUMNS = {REGRESSOR: chip_scores.OWN, LINEAR: chip_scores.LINEAR, MEAN: chip_sc
 """Starts of the columns of errors in chips.parquet."""
 SCORES, PICTURE = "evaluation.json", "evaluation.png"
 """Files of an evaluation, of heights, classes or tiles."""
+SHARING = "sharing_scenes"
+"""Entry of evaluation.json: number of chips of the scored split whose scene also has training chips."""
 FOLDER = "evaluation"
 """Folder of the scores below a run's, where `treeline report` looks for them."""
 
