@@ -89,11 +89,16 @@ def refuse_maps_made_otherwise(
         differ = [name for name in differ if name != BATCH_SIZE]
     if not differ:
         return
-    what = ", ".join(
-        f"{name} ({folder.made_with.get(name)} there, {made_with.get(name)} asked for)" for name in differ
-    )
+    what = ", ".join(_said(name, folder.made_with.get(name), made_with.get(name)) for name in differ)
     if refused:
         whose = f"{len(refused):,} maps of other scenes" if overwrite else "maps"
-        raise InputError(f"{folder.url}: holds {whose} made with another {what}; {remedy}")
+        raise InputError(f"{folder.url}: holds {whose} made with {what}; {remedy}")
     if not folder.maps and folder.entries.blocks and not overwrite:
-        raise InputError(f"{folder.url}: holds unfinished maps made with another {what}; {remedy}")
+        raise InputError(f"{folder.url}: holds unfinished maps made with {what}; {remedy}")
+
+
+def _said(name: str, there: Any, asked: Any) -> str:
+    """Say that an option differs: another block (512 there, 1024 asked for)."""
+    another = "other" if name.endswith("s") else "another"
+    there, asked = ("none" if value == "" else value for value in (there, asked))
+    return f"{another} {name} ({there} there, {asked} asked for)"

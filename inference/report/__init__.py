@@ -7,6 +7,7 @@ page       the page: its sections, and the verdict
 scores     tables of scores, of heights, of classes and of tiles
 chips      the worst, median and best chips
 maps       maps, and what made them
+found      findings about datasets and scenes
 settings   options that differ from defaults, versions
 figures    curves and chips, as PNG
 """

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.report.scores import class_tables, score_tables, verdict_of
+from trainer.score.evaluation import SHARING
 
 KINDS: Mapping[str, type] = {"data": str, "fingerprint": str, "split": str, "chips": int, "scores": dict}
 """Entries that every evaluation of a checkpoint has."""
@@ -11,6 +12,7 @@ SOMETIMES: Mapping[str, type] = {
     "checkpoint_fingerprint": str,
     "where": str,
     "limit": int,
+    SHARING: int,
     "intervals": dict,
     "verdict": str,
     "label": str,

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from inference.config import ReportConfig, ViewConfig
 from inference.maps.height_map import ACQUIRED, TAGS
 from inference.maps.quick_look import quick_look
+from inference.report.found import said_of_scene
 from inference.report.left import Left
 from inference.view.overview import overview
 from inference.view.panel import Layer, panel
@@ -50,7 +51,7 @@ def map_section(beside: Mapping[str, ViewConfig], left: Left) -> Markup:
     for url in left.maps:
         with open_raster(url) as raster:
             tags = raster.tags()
-        shown += heading(name_of(url)) + sentence(_made_by(left, tags))
+        shown += heading(name_of(url)) + sentence(_made_by(left, tags)) + said_of_scene(tags)
         if url in panels:
             layers, crs = panels[url]
             shown += panel(layers, crs, name_of(url), alike=every)

@@ -14,6 +14,7 @@ import shards
 from inference.config import ViewConfig
 from inference.report.chips import chip_section
 from inference.report.figures import curves
+from inference.report.found import findings_section
 from inference.report.left import Left, opened
 from inference.report.maps import map_section
 from inference.report.scores import class_tables, score_tables, verdict_of
@@ -24,6 +25,7 @@ from shards.storage.objects import join, read_bytes
 from shards.wording import counted
 from shards.write.leakage import said_distances, said_scenes
 from trainer.run_folder.options_file import CONFIG
+from trainer.score.evaluation import SHARING
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 """Kinds of chips by their split, in words."""
@@ -41,10 +43,19 @@ def verdict_of_run(left: Left) -> str:
         where = f" where {scored['where']}" if scored.get("where") else ""
         chips = counted(scored["chips"], f"{split}chip")
         on = f"scored on {chips} of the dataset {scored['data']}{where}"
-        return "; ".join(filter(None, (verdict_of(scored), on)))
+        return "; ".join(filter(None, (verdict_of(scored), on, _said_sharing(scored))))
     if left.validation:
         return f"{left.validation}; scored on the validation chips"
     return "not scored yet, so nothing shows whether this run is any good"
+
+
+def _said_sharing(scored: Mapping[str, Any]) -> str:
+    """Say that scored chips show scenes that were trained on; "" if none is known to."""
+    if not (count := scored.get(SHARING)):
+        return ""
+    chips = counted(count, f"{SPLIT_NAMES.get(scored['split'], '')} chip".lstrip())
+    shares = "shares" if count == 1 else "share"
+    return f"{chips} {shares} a scene with training chips, so new scenes may be mapped less well"
 
 
 def page_of(
@@ -63,6 +74,8 @@ def page_of(
     """
     verdict = verdict_of_run(left)
     sections = {"Verdict": statement(verdict[:1].upper() + verdict[1:] + ".")}
+    if found := findings_section(left):
+        sections["Findings"] = found
     if left.missing:
         sections["Missing"] = listing("\n".join(left.missing))
     if left.evaluation:

@@ -4,9 +4,6 @@ print(inspect(InspectConfig("chips")))     # writes chips-inspect/index.html and
 print(describe(open_dataset("chips")))     # the words alone
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 import pyarrow.compute as pc
 
@@ -23,7 +20,7 @@ from shards.format.manifest import COUNTS, SPLITS, STATISTICS, read_json
 from shards.format.schema import Schema
 from shards.format.statistics import Counts, Statistics, Summary
 from shards.raster.filled import FILLED, LOOKED_AT, cure_again, filled_chips
-from shards.raster.finding import FINDINGS
+from shards.raster.finding import recorded_findings
 from shards.raster.height_check import NO_UNIT
 from shards.raster.pixel_size import PixelSize
 from shards.read.dataset import Dataset, open_dataset
@@ -115,23 +112,15 @@ def find_out(dataset: Dataset) -> Findings:
 def _about_label(dataset: Dataset) -> str:
     """Name the label and its unit, and say where nobody stated that unit."""
     said = dataset.schema.label_and_unit or "none"
-    is_taken = any(NO_UNIT in made_by.get(FINDINGS, {}) for made_by in _records(dataset))
+    is_taken = NO_UNIT in recorded_findings(dataset.manifest.made_by)
     return f"{said}, taken as metres: the rasters state no unit, see findings" if is_taken else said
-
-
-def _records(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Yield how chips were made, those that were added last first."""
-    made_by = dataset.manifest.made_by
-    while made_by:
-        yield made_by
-        made_by = made_by.get("before", {})
 
 
 def _about_findings(dataset: Dataset) -> dict[str, str]:
     """Say what was found when the dataset was made, and what fills its pixels, if anything."""
-    records = [made_by.get(FINDINGS, {}) for made_by in _records(dataset)]
-    said = [line for found in records for lines in found.values() for line in lines]
-    if any(FILLED in found for found in records):
+    recorded = recorded_findings(dataset.manifest.made_by)
+    said = [line for lines in recorded.values() for line in lines]
+    if FILLED in recorded:
         return {"findings": "; ".join(dict.fromkeys(said))}
     count = int(dataset.manifest.first_chip[-1])
     numbers = np.unique(np.linspace(0, count - 1, LOOKED_AT).astype(np.int64))[:count]

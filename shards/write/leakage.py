@@ -30,6 +30,16 @@ def leakage(url: str, manifest: Manifest) -> str:
     return f"distances: {said_distances(manifest, index)}; scenes: {said_scenes(manifest, index)}"
 
 
+def sharing_scenes(url: str, manifest: Manifest, split: str) -> int:
+    """Count the chips of "val" or "test" whose scene also has training chips.
+
+    Raises:
+        DatasetError: as `leakage` does.
+    """
+    index = _columns(url, manifest)
+    return shared_scenes(index["split"].to_pylist(), index["scene"].to_pylist())[split]
+
+
 def are_neighbours_shared(url: str, manifest: Manifest) -> bool | None:
     """Tell whether a held-out chip lies nearer to a trained one than a chip's side; None: it is not known.
 

@@ -9,9 +9,10 @@ from shards.read.dataset import Dataset
 from shards.read.order import Chips
 from shards.said import say
 from shards.version import made_by_code
-from shards.write.leakage import leakage
+from shards.write.leakage import leakage, sharing_scenes
 from trainer.config import EvaluateConfig
 from trainer.devices.choice import Precision
+from trainer.score.evaluation import SHARING
 
 
 def refuse_other_label(name: str, theirs: Schema, ours: Schema) -> None:
@@ -69,7 +70,9 @@ def about_scores(
     """
     for trouble in dataset.troubles():
         say(trouble)
+    shared: dict[str, int] = {}
     if config.split in ("val", "test"):
+        shared[SHARING] = sharing_scenes(dataset.url, dataset.manifest, config.split)
         said = leakage(dataset.url, dataset.manifest)
         say(f"{config.data}: {said}")
     return {
@@ -81,6 +84,7 @@ def about_scores(
         "where": config.where,
         "limit": config.limit,
         "chips": chips,
+        **shared,
         "precision": precision,
         **made_by_code(),
     }

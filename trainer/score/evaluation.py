@@ -27,6 +27,8 @@ SCORES, PICTURE = "evaluation.json", "evaluation.png"
 """Files of an evaluation, of heights, classes or tiles."""
 FILES = "files"
 """Entry of evaluation.json with sizes and checksums of the files beside it."""
+SHARING = "sharing_scenes"
+"""Entry of evaluation.json: number of chips of the scored split whose scene also has training chips."""
 FOLDER = "evaluation"
 """Folder of the scores below a run's, where `treeline report` looks for them."""
 

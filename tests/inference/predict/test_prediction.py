@@ -523,13 +523,14 @@ def test_maps_made_otherwise_are_not_mixed(checkpoint: Path, tmp_path: Path) -> 
     assert predicted(config).before == 1, "made already"
     other = write_checkpoint(tmp_path / "other", small_regressor(seed=1))
     for changed, named in (
-        (replace(config, weights="flat"), "weighting"),
-        (replace(config, batch_size=2 * BATCH), "batch_size"),
-        (replace(config, bands=("red", "green", "blue", "nir")), "bands"),
-        (replace(config, checkpoint=str(other)), "checkpoint"),
+        (replace(config, weights="flat"), "another weighting"),
+        (replace(config, batch_size=2 * BATCH), "another batch_size"),
+        (replace(config, bands=("red", "green", "blue", "nir")), "other bands"),
+        (replace(config, checkpoint=str(other)), "another checkpoint"),
     ):
         with pytest.raises(
-            InputError, match=rf"maps: holds maps made with another {named} \(.* there, .* asked for\);"
+            InputError,
+            match=rf"maps: holds maps made with {named} \(\S.* there, .* asked for\);",
         ):
             predicted(changed)
         assert (out / "scene.chm.tif").read_bytes() == before

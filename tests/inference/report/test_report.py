@@ -29,9 +29,11 @@ from inference.config import ReportConfig
 from inference.report.figures import drawn_curves
 from inference.report.run import report
 from shards.format.key import split_of
+from shards.format.manifest import read_manifest
 from shards.raster.grid import Grid
 from shards.read.dataset import Dataset, open_dataset
 from shards.storage.objects import join, publish_folder, read_bytes
+from shards.write.change import publish_change
 from shards.write.writer import DatasetWriter
 from trainer.commands.last_lines import after_pretraining
 from trainer.commands.pretrain import pretrain
@@ -103,9 +105,45 @@ def test_the_verdict_names_the_chips_and_their_dataset(made: Run, tmp_path: Path
         ("all", 1200, "1,200 chips"),
         ("test", 2, "2 test chips"),
     ):
-        path.write_text(json.dumps(made.evaluation | {"data": "chips", "chips": chips, "split": split}))
+        changed = {"data": "chips", "chips": chips, "split": split, "sharing_scenes": 0}
+        path.write_text(json.dumps(made.evaluation | changed))
         verdict = report(ReportConfig(str(run))).splitlines()[-2]
         assert verdict == f"{made.evaluation['verdict']}; scored on {expected} of the dataset chips"
+
+
+def test_scores_of_chips_that_share_scenes_with_training_say_so(made: Run, tmp_path: Path) -> None:
+    """Evaluate records their number, and the verdict begins with it; evaluations of before lack it."""
+    index = made.dataset.index.to_pylist()
+    trained = {chip["scene"] for chip in index if chip["split"] == "train"}
+    sharing = sum(chip["split"] == "val" and chip["scene"] in trained for chip in index)
+    assert made.evaluation["sharing_scenes"] == sharing > 1
+    said = f"{sharing} validation chips share a scene with training chips"
+    page = page_of(made.run, tmp_path / "page.html")
+    assert said in page.partition(">Verdict</h2>")[2].partition("</section>")[0]
+    assert said in report(ReportConfig(str(made.run), out=str(tmp_path / "page.html")))
+    run = shutil.copytree(made.run, tmp_path / "run")
+    older = {name: value for name, value in made.evaluation.items() if name != "sharing_scenes"}
+    (run / "evaluation" / "evaluation.json").write_text(json.dumps(older))
+    assert "share a scene with training" not in report(ReportConfig(str(run)))
+
+
+def test_what_was_found_about_datasets_and_scenes_is_said(made: Run, tmp_path: Path) -> None:
+    """In a section after the verdict, and beside the map; not where nothing was found."""
+    taken, zeros = "lidar.tif: states no unit of heights", "38 % of pixels are 0 in all bands; is 0 nodata?"
+    assert ">Findings</h2>" not in page_of(made.run, tmp_path / "page.html", maps=(str(made.map),))
+    data = str(shutil.copytree(made.dataset.url, tmp_path / "chips"))
+    manifest = read_manifest(data)
+    before = {"findings": {"no unit": [taken]}}
+    publish_change(data, replace(manifest, made_by=manifest.made_by | {"before": before}), {})
+    height_map = str(shutil.copy(made.map, tmp_path / "scene.chm.tif"))
+    with rasterio.open(height_map, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as raster:
+        raster.update_tags(TREELINE_FINDINGS=json.dumps({"filled": zeros}))
+    page = page_of(made.run, tmp_path / "page.html", maps=(height_map,), data=data)
+    found = page.partition(">Findings</h2>")[2].partition("</section>")[0]
+    assert page.index(">Verdict</h2>") < page.index(">Findings</h2>") < page.index(">Scores</h2>")
+    assert taken in found
+    assert zeros in found
+    assert zeros in page.partition(">Maps</h2>")[2].partition("</section>")[0]
 
 
 def test_contents_link_to_every_section(made: Run, tmp_path: Path) -> None:
