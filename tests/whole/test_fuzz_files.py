@@ -115,12 +115,18 @@ def cases() -> list[tuple[str, Damage]]:
     return [(name, Damage(*damage[:2], tuple(damage[2]))) for name, damage in map(json.loads, lines)]
 
 
+# Outside tests this warning is ignored.
+NO_PLACE = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+@NO_PLACE
 @pytest.mark.slow
 def test_what_was_found_once_stays_mended(bench: Bench) -> None:
     things = {thing.name: thing for thing in THINGS}
     assert not [line for name, damage in cases() for line in bench.troubles(things[name], damage)]
 
 
+@NO_PLACE
 @pytest.mark.slow
 def test_damages_drawn_at_random_are_named(bench: Bench) -> None:
     generator, end, counts = random.Random(SEED), time.monotonic() + SECONDS, Counter[str]()
