@@ -74,7 +74,7 @@ def pair(folder: Path, image: Any, height: Any) -> list[str]:
     return ["ingest", "pairs", *places, "--shares", "1", "--out", str(folder / "out")]
 
 
-IMAGE = np.full((4, 64, 64), 500, np.int16)
+IMAGE = np.arange(500, 500 + 4 * 64 * 64).reshape(4, 64, 64).astype(np.int16)
 HEIGHT = np.ones((64, 64), np.float32)
 PICKLED = np.array([{"a": 1}] * 4, dtype=object)
 

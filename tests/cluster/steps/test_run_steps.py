@@ -334,7 +334,7 @@ def test_inputs_are_looked_at_before_anything_starts_and_once_at_their_step(
 ) -> None:
     """On S3 each look lists the folder."""
     (tmp_path / "a").mkdir()
-    np.save(tmp_path / "a" / "0.npy", np.ones((4, 64, 64), np.int16))
+    np.save(tmp_path / "a" / "0.npy", np.arange(4 * 64 * 64, dtype=np.int16).reshape(4, 64, 64))
     looked = []
 
     def looks(places: tuple[str, ...]) -> Content:
