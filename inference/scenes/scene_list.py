@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from inference.scenes.stac_scenes import assets_of_items
 from shards.errors import InputError
+from shards.foreign_text import visible
 from shards.storage.objects import (
     exists,
     is_local,
@@ -176,7 +177,15 @@ def _located(name: str, list_url: str, by: str) -> str:
             f"{by and by + ': '}{name}: is neither a local path nor s3://...; copy it to one of these first"
         )
     # . and .. are not part of an object's name, but empty parts (//) may be, and normpath would drop them.
-    return f"s3://{posixpath.normpath(path)}" if {".", ".."} & set(path.split("/")) else name
+    if not {".", ".."} & set(path.split("/")):
+        return name
+    bucket, _, key = path.partition("/")
+    inside = posixpath.normpath(key)
+    if bucket in ("", ".", "..") or inside.split("/")[0] in ("", ".", ".."):
+        raise InputError(
+            f"{by and by + ': '}{visible(name)}: leads out of its bucket; write the name without .."
+        )
+    return f"s3://{bucket}/{inside}"
 
 
 def _is_folder(url: str) -> bool:

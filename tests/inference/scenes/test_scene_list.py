@@ -338,3 +338,13 @@ def test_maps_that_are_left_out_are_named(place: str) -> None:
     assert one.remark.startswith(f"left out as maps: 1 of 2 rasters ({NAMES[0][:-4]}.chm.tif), whose names")
     assert find_scenes((place, *maps)).remark == ""
     assert find_scenes((listed(join(place, "all.txt"), "\n".join([*scenes, *maps])),)).remark == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["s3://bucket/../other/x.tif", "s3://b/x/../../y.tif", "s3://../x.tif", "s3://b/.."]
+)
+def test_no_name_leads_out_of_its_bucket(name: str, tmp_path: Path) -> None:
+    (tmp_path / "scenes.csv").write_text(f"scene\n{name}\n")
+    for given in (name, str(tmp_path / "scenes.csv")):
+        with pytest.raises(InputError, match="leads out of its bucket"):
+            find_scenes((given,))
