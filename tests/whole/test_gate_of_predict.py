@@ -97,23 +97,6 @@ def in_alpha(path: Path) -> None:
 BANDS_OF_SCENE = ("blue", "green", "red", "nir")
 
 
-def nodata_of_each_band(path: Path) -> None:
-    image_CHW = image()
-    for band in range(4):
-        image_CHW[band, *MISSING] = -1 - band
-    write(path.with_name("bands.dat"), image_CHW)
-    bands = "".join(
-        f'<VRTRasterBand dataType="Int16" band="{n}"><Description>{name}</Description>'
-        f'<NoDataValue>{-n}</NoDataValue><SimpleSource><SourceFilename relativeToVRT="1">bands.dat'
-        f"</SourceFilename><SourceBand>{n}</SourceBand></SimpleSource></VRTRasterBand>"
-        for n, name in enumerate(BANDS_OF_SCENE, 1)
-    )
-    at = "<GeoTransform>{}, {}, {}, {}, {}, {}</GeoTransform>".format(*PLACE.to_gdal())
-    path.write_text(
-        f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}"><SRS>{UTM}</SRS>{at}{bands}</VRTDataset>'
-    )
-
-
 def with_control_points(path: Path) -> None:
     corners = [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)]
     points = [GroundControlPoint(row, column, *(PLACE @ (column, row))) for row, column in corners]
@@ -265,7 +248,6 @@ READ = {
     ),
     "float32": Row(lambda path: write(path, image().astype(np.float32)), "pixels are float32, read as"),
     "nodata": Row(lambda path: write(path, holed(-1), nodata=-1), missing=True),
-    "nodata of each band": Row(nodata_of_each_band, missing=True),
     "internal mask": Row(in_mask, missing=True),
     "alpha band": Row(in_alpha, missing=True),
     "NaN": Row(lambda path: write(path, holed(math.nan, "float32")), "read as", missing=True),

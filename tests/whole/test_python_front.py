@@ -110,8 +110,8 @@ def test_loading_and_predicting_takes_no_ray(checkpoints: dict[str, Path]) -> No
     code = f"""
 import sys, numpy as np, treeline
 model = treeline.load({str(checkpoints["heights"])!r}, device="cpu")
-model.predict(np.full((4, 64, 64), 500, np.int16))
-model.embed(np.full((4, 64, 64), 500, np.int16))
+model.predict(500 + np.eye(64, dtype=np.int16) + np.zeros((4, 1, 1), np.int16))
+model.embed(500 + np.eye(64, dtype=np.int16) + np.zeros((4, 1, 1), np.int16))
 import trainer.evaluate.run, inference.score.score_maps, trainer.data.torch_chips
 print({{"ray", "torch"}} & sys.modules.keys())"""
     assert said_by(code) == "{'torch'}"
@@ -397,7 +397,9 @@ def test_vectors_are_those_that_the_command_writes(
     assert done.returncode == 0, done.stderr
     expected = read_embeddings(out)
     model = treeline.load(checkpoint, precision=precision)
-    model.predict(np.full((4, 64, 64), 500, np.int16))  # the encoder shares the model's weights
+    model.predict(
+        500 + np.eye(64, dtype=np.int16) + np.zeros((4, 1, 1), np.int16)
+    )  # the encoder shares the model's weights
     of_scene = model.embed(scene, tokens=tokens, tile_size=32, batch_size=4)
     of_array = model.embed(image_CHW, tokens=tokens, tile_size=32, batch_size=4)
     assert np.array_equal(of_scene.vectors_ND, expected.vectors_ND)

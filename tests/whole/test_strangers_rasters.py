@@ -451,7 +451,7 @@ def test_a_small_file_of_many_pixels_takes_no_memory(name: str, tmp_path: Path) 
     chips = tmp_path / "chips"
     chips.mkdir()
     for number in range(4):
-        np.save(chips / f"c{number}_image.npy", np.full((4, 8, 8), 100, np.int16))
+        np.save(chips / f"c{number}_image.npy", np.arange(100, 356, dtype=np.int16).reshape(4, 8, 8))
         np.save(chips / f"c{number}_height.npy", np.ones((8, 8), np.float32))
     stem, _, ending = name.partition(".")
     HUGE[name](chips / f"{stem}_image.{ending}")

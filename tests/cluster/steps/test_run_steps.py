@@ -143,7 +143,7 @@ def plan(folder: Path, *more: str) -> dict[str, str]:
     """What a run would do about each step."""
     said = treeline("run", "steps.yaml", "--dry-run", *more, folder=folder)
     assert said.returncode == 0, said.stderr
-    return dict(re.findall(r"^# ([^:]+): ([a-z ]+): ", said.stdout, re.MULTILINE))
+    return dict(re.findall(r"^# ([^:]+): ([a-z ]+) \(", said.stdout, re.MULTILINE))
 
 
 def of(**actions: str) -> dict[str, str]:
