@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from shards.errors import InputError
 from shards.foreign_text import visible
 
+GDAL = "/vsi"
+"""Start of the names that GDAL has for its own file systems."""
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s/?#]*)([^\s]*)")
 _ELSEWHERE = "the environment, where the program that uses it looks for it (docs/security.md)"
 _BELONGS = {
@@ -22,7 +24,7 @@ class Address:
     """The option is the address of a server that is asked for something else than files."""
 
     user: str = ""
-    """Who uses it, see `check_address`: that says where credentials belong."""
+    """User of the address, see `check_address`; it says where credentials belong."""
     query: bool = False
     """Whether a query may be part of it, since it is neither stored nor shown."""
 

@@ -19,11 +19,10 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
+from shards.addresses import GDAL
 from shards.errors import InputError
 from shards.nested import flat, options_of, replaced
 
-GDAL = "/vsi"
-"""Start of the names that GDAL has for its own file systems."""
 SQLITE = "sqlite:///"
 """Start of a database's URL; a file's path follows."""
 FIRST_VERSION = "0.1.0"

@@ -8,8 +8,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from shards.addresses import GDAL
 from shards.format.manifest import MANIFEST, read_manifest
-from shards.roles import GDAL
 from shards.storage.checksum import hexadecimal
 from shards.storage.objects import exists, join, name_of, read_bytes, sizes_of, version_of, versions_of
 from shards.storage.patterns import expand

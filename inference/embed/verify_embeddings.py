@@ -1,13 +1,10 @@
 """`treeline verify` of a folder of embeddings: every part is read."""
 
 from inference.embed.embeddings import EMBEDDINGS, PLAN, Part, part_files, read_about
-from shards.errors import DatasetError, InputError
 from shards.format.manifest import has_checksum, understood
+from shards.format.verified import ERRORS, Found
 from shards.progress import progress
 from shards.storage.objects import exists, join, read_bytes
-
-Found = tuple[list[str], list[str]]
-"""Lines on what is wrong, and lines on what cannot be compared."""
 
 
 def has_embeddings(url: str) -> bool:
@@ -21,7 +18,7 @@ def verify_embeddings(url: str) -> Found:
         about = read_about(url)
         with understood(join(url, EMBEDDINGS), "embed again"):
             parts = [Part.from_json(part) for part in about["parts"]]
-    except (InputError, DatasetError) as error:
+    except ERRORS as error:
         return [str(error)], []
     problems = list[str]()
     with progress("verify", len(parts), "parts") as advance:
@@ -29,7 +26,7 @@ def verify_embeddings(url: str) -> Found:
             where = join(url, part.stored.name)
             try:
                 part.stored.check(where, read_bytes(where))
-            except (InputError, DatasetError) as error:
+            except ERRORS as error:
                 problems.append(str(error))
             advance(1, f"problems: {len(problems):,}")
     listed = {part.stored.name for part in parts}

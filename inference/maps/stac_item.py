@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from inference.maps.height_map import ACQUIRED, TAGS
 from inference.maps.quick_look import pixel_metres, quick_look_url, small_heights
 from shards.format.key import as_day, facts
+from shards.format.sealed import json_bytes
 from shards.raster.grid import WGS84, Grid
 from shards.raster.opening import open_raster
 from shards.storage.objects import name_of, publish, stem_of
@@ -43,8 +44,13 @@ def item_url(map_url: str) -> str:
 def write_stac_item(map_url: str, quick_look: bool = False) -> str:
     """Write the item of the map at `map_url` beside it, see `stac_item`, and return its URL."""
     url = item_url(map_url)
-    publish(url, (json.dumps(stac_item(map_url, quick_look), indent=2) + "\n").encode())
+    publish(url, item_bytes(map_url, quick_look))
     return url
+
+
+def item_bytes(map_url: str, quick_look: bool = False) -> bytes:
+    """Return the content of the item's file; see `stac_item`."""
+    return json_bytes(stac_item(map_url, quick_look))
 
 
 def stac_item(map_url: str, quick_look: bool = False) -> dict[str, Any]:

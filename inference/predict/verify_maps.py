@@ -4,7 +4,6 @@ A map names its checkpoint's fingerprint and its scene. The ledger also says whe
 the scene's file had, and the size and checksum of the map's own file.
 """
 
-import json
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,13 @@ from rasterio.errors import RasterioError
 
 from inference.maps.map_file import TILE
 from inference.maps.quick_look import quick_look_url
-from inference.maps.stac_item import item_url, stac_item, write_stac_item
+from inference.maps.stac_item import item_bytes, item_url, write_stac_item
 from inference.predict.ledger import JOURNAL, Ledger
 from inference.predict.map_folder import MADE_WITH
 from inference.scenes.scene_list import MAP_ENDINGS
-from shards.errors import DatasetError, InputError, one_line
+from shards.errors import InputError, one_line
 from shards.format.manifest import StoredObject, has_checksum, read_json
+from shards.format.verified import ERRORS, Found
 from shards.progress import progress
 from shards.raster.opening import open_raster
 from shards.storage.checksum import hexadecimal_of_pieces
@@ -27,9 +27,6 @@ from shards.storage.one_writer import one_writer
 from shards.storage.typed_json import typed
 from trainer.model.verify_checkpoint import fingerprint_at
 
-Found = tuple[list[str], list[str]]
-"""Lines on what is wrong, and lines on what cannot be compared."""
-ERRORS = (InputError, DatasetError)
 CHECKPOINT_TAG = "TREELINE_CHECKPOINT"
 REMAKE = "make it again with treeline predict"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -150,8 +147,7 @@ def repair_maps(url: str) -> list[str]:
 
 def _is_right(item: str, url: str) -> bool:
     """Tell whether a STAC item is what its map says."""
-    wanted = stac_item(url, exists(quick_look_url(url)))
-    return read_bytes(item) == (json.dumps(wanted, indent=2) + "\n").encode()
+    return read_bytes(item) == item_bytes(url, exists(quick_look_url(url)))
 
 
 def is_whole_png(data: bytes) -> bool:

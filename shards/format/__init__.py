@@ -16,6 +16,7 @@ height_classes   the eight height classes
 file_names       names of a dataset's files, and what may be removed beside them
 missing          which pixels are missing
 sealed           JSON files that hold their own checksum
+verified         what treeline verify finds, and how a stored file is compared
 path_names       names that are safe to become paths
 shard_cut        how many chips a shard holds
 """

@@ -3,7 +3,7 @@
 opening      opening rasters
 formats      which formats are read, by which of GDAL's drivers
 virtual      what virtual rasters may be made of
-sidecars     files beside a raster, which are not read
+sidecars     files beside a raster: which are read, and what belongs into the raster
 geopackage   whether a file is a GeoPackage
 grid         pixel grids on the ground
 pixel_size   size of pixels in metres

@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def words(self) -> Words:
-        """What was found, and what to do."""
+        """Words for what was found and what to do."""
         between = "" if not self.cure else " " if self.line.endswith("?") else "; "
         return Words(self.line, between, self.cure)
 

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import rasterio
 from rasterio.errors import RasterioError
 
+from shards.addresses import GDAL
 from shards.errors import InputError, one_line
 from shards.foreign_text import visible
 from shards.raster.formats import is_virtual, open_by_driver
@@ -25,6 +26,7 @@ VRT_BYTES = Limit("TREELINE_MAX_VRT_BYTES", 32 << 20, "bytes of a virtual raster
 DEEPEST = 8
 """Virtual rasters made of virtual rasters, at most."""
 
+_CURE = "write it as GeoTIFF where it was made (gdal_translate IN.vrt OUT.tif)"
 _SOURCES = {"SourceFilename", "SourceDataset"}
 _DATASET = (
     "VRTDataset SRS GeoTransform Metadata MDI VRTRasterBand MaskBand NoDataValue HideNoDataValue ColorInterp "
@@ -69,9 +71,6 @@ def check_virtual(path: str, depth: int = 1) -> None:
     _checked(path, known.st_mtime_ns, known.st_size, depth)
 
 
-_CURE = "write it as GeoTIFF where it was made (gdal_translate IN.vrt OUT.tif)"
-
-
 @lru_cache(maxsize=4096)
 def _checked(path: str, changed: int, size: int, depth: int) -> None:
     """See `check_virtual`; `changed` and `size` make the cache forget a file that was written again."""
@@ -97,7 +96,7 @@ def _check_source(path: str, element: ElementTree.Element, depth: int) -> None:
     name = (element.text or "").strip()
     is_beside = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
     source = os.path.join(os.path.dirname(path), name) if is_beside else name
-    if not os.path.isfile(source) or source.startswith("/vsi"):
+    if not os.path.isfile(source) or source.startswith(GDAL):
         raise InputError(
             f"{path}: its source {visible(name)} is no file of this machine; give that raster itself, "
             f"or {_CURE}"

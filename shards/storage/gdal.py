@@ -3,13 +3,11 @@
 import os
 from urllib.parse import urlsplit
 
-from shards.addresses import check_address
+from shards.addresses import GDAL, check_address
 from shards.errors import InputError
 from shards.storage.objects import is_local, local_path
 from shards.storage.s3 import S3FileSystem, endpoint_url
 
-VSI = "/vsi"
-"""Start of the names that GDAL has for its own file systems."""
 # GDAL reads it when a virtual raster's function is called: such a function never runs, whoever set it.
 os.environ["GDAL_VRT_ENABLE_PYTHON"] = "NO"
 
@@ -21,7 +19,7 @@ def gdal_path(url: str) -> str:
         InputError: GDAL is not set up for such a URL.
     """
     if is_local(url):
-        if url.startswith(VSI):
+        if url.startswith(GDAL):
             raise InputError(f"{url}: rasters are read from local paths and s3:// only")
         return str(local_path(url))
     check_address(url)

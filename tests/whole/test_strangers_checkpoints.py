@@ -140,7 +140,7 @@ def test_a_file_that_is_cut_emptied_or_longer_is_refused(kind: str, folder: Path
 def test_the_file_of_another_checkpoint_is_refused(
     checkpoints: dict[str, Path], file: str, tmp_path: Path
 ) -> None:
-    """As when one file of a copy comes from another epoch; all kinds share the reader."""
+    """One file of a copy may come from another epoch. All kinds share the reader."""
     folder = Path(shutil.copytree(checkpoints["heights"], tmp_path / "damaged"))
     other = write_checkpoint(tmp_path / "other", small_regressor(1))
     if (other / file).read_bytes() == (folder / file).read_bytes():
@@ -167,7 +167,7 @@ def test_a_checkpoint_of_before_is_read_with_one_line_and_the_same_fingerprint(
 def test_any_flipped_bit_of_a_checkpoint_with_its_backbone_apart_is_refused(
     tmp_path: Path, backbone: Path
 ) -> None:
-    """As a run has it while it lasts; when it has ended, config.json lists the whole weights."""
+    """A run keeps it so while it lasts. Once it has ended, config.json lists the whole weights."""
     datasets = {"heights": write_dataset(tmp_path / "chips", 22, val_share=0.2)}
     config = config_of("heights", datasets, backbone, tmp_path / "run")
     unfinished(config)
@@ -343,6 +343,6 @@ def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_checksums_can_be_written_again(checkpoints: dict[str, Path]) -> None:
-    """As a run does, which adds a file to those of a checkpoint."""
+    """A run adds such a file to those of a checkpoint."""
     files = {path.name: path.read_bytes() for path in checkpoints["heights"].iterdir()}
     assert described(files) == described(described(files)) == files

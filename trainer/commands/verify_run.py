@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from shards.errors import DatasetError, InputError
+from shards.errors import InputError
 from shards.format.manifest import StoredObject, has_checksum, read_json, read_manifest, understood
+from shards.format.verified import ERRORS, Found, compared
 from shards.progress import progress
 from shards.storage.checksum import hexadecimal_of_pieces
 from shards.storage.objects import exists, find_files, join, read_pieces, size_of
 from trainer.data.token_store import MANIFEST as TOKENS
-from trainer.model.verify_checkpoint import Found, verify_checkpoint
+from trainer.model.verify_checkpoint import verify_checkpoint
 from trainer.run_folder.metrics_file import METRICS, read_metrics
 from trainer.run_folder.options_file import CONFIG, read_options
 from trainer.run_folder.state_parts import PARTS, STATE, SUMS, read_about
@@ -20,7 +21,6 @@ from trainer.score.evaluation import FOLDER, SCORES, changed_files
 from trainer.score.examples import EXAMPLES, read_examples
 from trainer.weights.run_checkpoints import CHECKPOINTS, read_run_checkpoints
 
-ERRORS = (InputError, DatasetError)
 _EPOCH = re.compile(r"(epoch-\d+)/")
 _BACKBONE = re.compile(r"backbone-([0-9a-f]{16})\.safetensors")
 
@@ -120,20 +120,6 @@ def _of_state(url: str) -> Found:
     if SUMS in about:
         return problems, []
     return problems, [f"{join(url, STATE)}: an earlier version wrote it without checksums of its parts"]
-
-
-def compared(url: str, stored: StoredObject) -> Iterator[str]:
-    """Read a file piece by piece; yield a line if it is not what was written."""
-    file = join(url, stored.name)
-    try:
-        digest, nbytes = hexadecimal_of_pieces(read_pieces(file))
-    except ERRORS as error:
-        yield str(error)
-        return
-    if nbytes != stored.nbytes:
-        yield f"{file}: {nbytes:,} bytes instead of {stored.nbytes:,}; copy it again"
-    elif digest != stored.xxh3:
-        yield f"{file}: its {nbytes:,} bytes are not those that were written; copy it again"
 
 
 def _trained_on(url: str) -> Found:

@@ -3,7 +3,8 @@
 problems, left = verify_checkpoint("run/epoch-0007")     lines on what is wrong, and on what is not compared
 """
 
-from shards.errors import DatasetError, InputError
+from shards.errors import InputError
+from shards.format.verified import ERRORS, Found
 from shards.storage.checksum import hexadecimal_of_pieces
 from shards.storage.objects import exists, find_files, join, sizes_of
 from trainer.model.checkpoint import CLASSES, PRETRAINED, TILES, check_files, fingerprint_of, read_statistics
@@ -14,8 +15,6 @@ from trainer.model.tile_checkpoint import load_tile_checkpoint
 from trainer.weights.checkpoint_sums import CONFIG, METRICS, STATISTICS, WEIGHTS, read_config
 from trainer.weights.weights_apart import REST, weight_pieces
 
-Found = tuple[list[str], list[str]]
-"""Lines on what is wrong, and lines on what cannot be compared."""
 LOADERS = {CLASSES: load_class_checkpoint, TILES: load_tile_checkpoint}
 
 
@@ -29,7 +28,7 @@ def verify_checkpoint(url: str) -> Found:
         config, sums = read_config(url)
         if config.get("format") != PRETRAINED:
             check_files(url)
-    except (InputError, DatasetError) as error:
+    except ERRORS as error:
         return [str(error)], []
     problems, left = list[str](), list[str]()
     if not sums:
@@ -51,7 +50,7 @@ def verify_checkpoint(url: str) -> Found:
                 _weights_alone(url)
             else:
                 LOADERS.get(str(config.get("format")), load_checkpoint)(url, with_weights=False)
-        except (InputError, DatasetError) as error:
+        except ERRORS as error:
             problems.append(str(error))
     known = {*sums.files, CONFIG} if sums else {CONFIG, WEIGHTS, STATISTICS, METRICS}
     for name in find_files(url):
