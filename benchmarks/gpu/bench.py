@@ -20,6 +20,7 @@ import torch
 if TYPE_CHECKING:
     from shards.read.dataset import Dataset
     from trainer.config import TrainConfig
+    from trainer.devices.choice import Precision
     from trainer.fit.loop import Fit
     from trainer.model.regressor import Regressor
 
@@ -59,6 +60,8 @@ SEVEN_BILLION = {
     "use_gated_mlp": True,
 }
 """Shape of facebook/dinov3-vit7b16-pretrain-sat493m."""
+NARROW = (16, 8, 8, 8)
+"""Widths of decoders whose speed nobody asks for: a CPU takes seconds for a step of wide ones."""
 FROZEN_TOKENS = {"flips": False, "brightness": 0.0, "band_dropout": 0.0, "tune": "frozen"}
 """Options of training with stored tokens, which are those of chips as they are."""
 
@@ -127,6 +130,11 @@ class Bench:
         """Shape of the backbone whose speed is measured."""
         return SMALL if self.tiny else VITL
 
+    @property
+    def fast(self) -> "Precision":
+        """Precision in which speed is measured: many CPUs compute bfloat16 tens of times slower."""
+        return "float32" if self.tiny else "bf16"
+
     def of_size(self, full: int, tiny: int) -> int:
         """Return a number of things."""
         return tiny if self.tiny else full
@@ -182,15 +190,20 @@ class Bench:
         from trainer.model.make import new_regressor
         from trainer.options import ModelOptions
 
-        chosen = ModelOptions(backbone=self.backbone(shape), bands=SEEN, **options)
+        chosen = ModelOptions(backbone=self.backbone(shape), bands=SEEN, **(self._narrow(options) | options))
         torch.manual_seed(0)
         return new_regressor(self.chips(64), chosen).to(self.device).eval()
+
+    def _narrow(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the widths of a decoder where everything is small."""
+        return {"decoder_widths": NARROW} if self.tiny and options.get("decoder") != "linear" else {}
 
     def config(self, dataset: "Dataset", shape: dict[str, Any], **options: Any) -> "TrainConfig":
         """Return the configuration of a training of heights."""
         from trainer.config import TrainConfig
 
-        given = {"backbone": self.backbone(shape), "bands": SEEN, "average": 0.0, **options}
+        given = {"backbone": self.backbone(shape), "bands": SEEN, "average": 0.0}
+        given |= self._narrow(options) | options
         return TrainConfig.of(dataset.url, str(self.folder / "run"), **given)
 
     def fit(self, config: "TrainConfig", device: torch.device | None = None) -> "Fit":

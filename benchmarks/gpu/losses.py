@@ -5,11 +5,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.bench import SMALL, Bench, Finding, apart, at_most, equal, steps_of
+from benchmarks.gpu.bench import NARROW, SMALL, Bench, Finding, apart, at_most, equal, steps_of
 
 CPU = torch.device("cpu")
-NARROW = {"decoder_widths": (16, 8, 8, 8)}
-"""Widths of decoders: a CPU computes wide convolutions in float16 too slowly to compare."""
 LOSSES = ("asymmetric(factor=1.3)", "gradient:0.1")
 WITH_OPTIONS: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("float32", {}, 1e-4),
@@ -28,7 +26,9 @@ def losses_as_on_cpu(bench: Bench) -> Iterator[Finding]:
     """Compare the losses of some steps with those of the CPU in float32."""
     steps = bench.of_size(30, 3)
     dataset = bench.chips(64)
-    config = bench.config(dataset, SMALL, tune="all", batch_size=16, epochs=50, loss=LOSSES, **NARROW)
+    config = bench.config(
+        dataset, SMALL, tune="all", batch_size=16, epochs=50, loss=LOSSES, decoder_widths=NARROW
+    )
     expected = steps_of(bench.fit(config, CPU), steps)
     for what, options, share in WITH_OPTIONS:
         if options.get("compile") and bench.tiny:

@@ -56,9 +56,9 @@ def same_maps(bench: Bench) -> Iterator[Finding]:
     from inference.predict.map_options import MapOptions
     from inference.tiling.windows import WindowGrid
 
-    side = bench.of_size(1024, 160)
+    side, batch, larger = bench.of_size(1024, 96), bench.of_size(32, 4), bench.of_size(256, 16)
     image_CHW = scene_of(side)
-    method = MapOptions(WindowGrid(64, 32), batch_size=32)
+    method = MapOptions(WindowGrid(64, 32), batch_size=batch)
     for decoder in DECODERS:
         regressor = bench.regressor(SMALL, decoder=decoder)
         for precision in ("float32", "bf16") if decoder == "detail" else ("float32",):
@@ -77,9 +77,9 @@ def same_maps(bench: Bench) -> Iterator[Finding]:
                 yield equal(f"{what}: blocks of {block} and of {side}", same)
                 if not same:
                     yield Finding(f"{what}: blocks of {block}, largest difference", differs(other_HW), "m")
-            larger_HW = map_of(regressor, image_CHW, side, replace(here, batch_size=256))
+            larger_HW = map_of(regressor, image_CHW, side, replace(here, batch_size=larger))
             most = 1e-5 if precision == "float32" else 0.1
-            yield at_most(f"{what}: batches of 256 and of 32", differs(larger_HW), most, "m")
+            yield at_most(f"{what}: batches of {larger} and of {batch}", differs(larger_HW), most, "m")
             yield from _beside_cpu(bench, decoder, precision, image_CHW, whole_HW, here)
 
 

@@ -20,9 +20,9 @@ def block_speed(bench: Bench) -> Iterator[Finding]:
     image_CHW = scene_of(side)
     grid = WindowGrid(64, 32)
     windows = len(grid.starts(Span(0, side), side)) ** 2
-    regressor = placed_on(bench.regressor(bench.large), "bf16", bench.device)
+    regressor = placed_on(bench.regressor(bench.large), bench.fast, bench.device)
     for batch in (32, 256, 1024) if not bench.tiny else (8,):
-        method = MapOptions(grid, batch_size=batch, precision="bf16")
+        method = MapOptions(grid, batch_size=batch, precision=bench.fast)
         whole = bench.seconds(lambda m=method: map_of(regressor, image_CHW, side, m), 2)
         stored_BCHW = (
             torch.from_numpy(image_CHW[None, :, :64, :64]).expand(batch, -1, -1, -1).to(bench.device)
@@ -58,7 +58,7 @@ def batch_search(bench: Bench) -> Iterator[Finding]:
         trained_on = {"data": "chips", "fingerprint": "0123456789abcdef", "treeline": "0"}
         Checkpoint(regressor.cpu(), trained_on, {"epoch": 1}, Baselines(1.0, (0.0,) * 5, 1)).save(url)
         for window in (64, 256):
-            options = MapOptions(WindowGrid(window, window // 2), precision="bf16")
+            options = MapOptions(WindowGrid(window, window // 2), precision=bench.fast)
             fingerprint = load_checkpoint(url).fingerprint
             job = MapJob(
                 url, fingerprint, regressor.schema, options, MapContent(), (), "", 2048, bench.device.type

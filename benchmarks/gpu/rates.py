@@ -26,7 +26,7 @@ def training_rates(bench: Bench) -> Iterator[Finding]:
     """Measure trainings of heights: chips a second, use of the device, and waiting for data."""
     for what, options, goal in TRAININGS:
         batch = bench.of_size(64 if options.get("tune") in ("all", "lora") else 256, 8)
-        given = {**options, "precision": "bf16", "batch_size": batch, "epochs": 10**6}
+        given = {**options, "precision": bench.fast, "batch_size": batch, "epochs": 10**6}
         if "token_store" in given:
             given["token_store"] = str(bench.folder / "tokens-rates")
         fit = bench.fit(bench.config(bench.chips(bench.of_size(4096, 32)), bench.large, **given))
@@ -47,7 +47,7 @@ def pretraining_rates(bench: Bench) -> Iterator[Finding]:
         config = PretrainConfig.of(
             data,
             str(bench.folder / "pretrain"),
-            **{**RECIPES[method], "backbone": backbone, "batch_size": batch, "precision": "bf16"},
+            **{**RECIPES[method], "backbone": backbone, "batch_size": batch, "precision": bench.fast},
         )
         with bench.peak() as measured:
             fit = new_fit(config, Ranks(device=bench.device))
@@ -76,7 +76,7 @@ def _rate(bench: Bench, what: str, fit: Any, goal: float) -> Iterator[Finding]:
         else Finding(what, rate, "chips/s")
     )
     tera = rate * fit.flops_per_chip / 1e12
-    if limit := bench.limits.get("bf16"):
+    if limit := bench.limits.get(bench.fast):
         yield Finding(f"{what}: arithmetic, beside a product of matrices", 100 * tera / limit, "%")
     waiting = 100 * spent.share(spent.waiting)
     yield (

@@ -34,7 +34,12 @@ def scoring(bench: Bench) -> Iterator[Finding]:
     chips = bench.of_size(4096, 32)
     dataset = bench.chips(chips, val=chips)
     config = bench.config(
-        dataset, bench.large, tune="frozen", precision="bf16", batch_size=bench.of_size(256, 16), epochs=10**6
+        dataset,
+        bench.large,
+        tune="frozen",
+        precision=bench.fast,
+        batch_size=bench.of_size(256, 16),
+        epochs=10**6,
     )
     fit = bench.fit(config)
     steps = fit.steps_per_epoch

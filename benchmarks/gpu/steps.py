@@ -27,7 +27,7 @@ def step_profile(bench: Bench) -> Iterator[Finding]:
         for batch in batches if not bench.tiny else batches[:1]:
             dataset = bench.chips(max(batch * 4, 64))
             config = bench.config(
-                dataset, bench.large, tune=tune, precision="bf16", batch_size=batch, epochs=10**6
+                dataset, bench.large, tune=tune, precision=bench.fast, batch_size=batch, epochs=10**6
             )
             fit = bench.fit(config)
             steps_of(fit, WARM_UP)
@@ -35,7 +35,7 @@ def step_profile(bench: Bench) -> Iterator[Finding]:
             steps_of(fit, steps)
             bench.finish()
             seconds = (time.perf_counter() - begun) / steps
-            what = f"{tune}, bf16, batches of {batch}"
+            what = f"{tune}, {bench.fast}, batches of {batch}"
             yield Finding(f"{what}: chips/s", batch / seconds, "chips/s")
             if batch in (16, 256):
                 kernels, waits, busy = profiled(bench, fit, steps)
@@ -79,7 +79,7 @@ def hidden_waits(bench: Bench) -> Iterator[Finding]:
         yield Finding("places that wait in a step: a CPU has none", 0)
         return
     config = bench.config(
-        bench.chips(256), bench.large, tune="frozen", precision="bf16", batch_size=64, epochs=50
+        bench.chips(256), bench.large, tune="frozen", precision=bench.fast, batch_size=64, epochs=50
     )
     fit = bench.fit(config)
     steps_of(fit, WARM_UP)
@@ -109,7 +109,7 @@ def layouts(bench: Bench) -> Iterator[Finding]:
             bench.chips(batch * 2),
             bench.large,
             tune="frozen",
-            precision="bf16",
+            precision=bench.fast,
             norm=norm,
             batch_size=batch,
             epochs=10**6,
@@ -118,6 +118,6 @@ def layouts(bench: Bench) -> Iterator[Finding]:
         steps_of(fit, WARM_UP)
         steps = bench.of_size(10, 1)
         rates[norm] = batch * steps / bench.seconds(lambda fit=fit, steps=steps: steps_of(fit, steps), 1, 0)
-        yield Finding(f"frozen, bf16, {norm} norm", rates[norm], "chips/s")
+        yield Finding(f"frozen, {bench.fast}, {norm} norm", rates[norm], "chips/s")
     beside = at_least("group norm beside batch norm", rates["group"] / rates["batch"], 0.8, "x")
     yield beside if bench.on_gpu else as_figure(beside)

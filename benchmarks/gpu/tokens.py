@@ -26,7 +26,7 @@ def stored_tokens(bench: Bench) -> Iterator[Finding]:
         bench.chips(4 * batch),
         bench.large,
         token_store=store,
-        precision="bf16",
+        precision=bench.fast,
         batch_size=batch,
         epochs=10**6,
         **FROZEN_TOKENS,

@@ -248,6 +248,7 @@ def child_of(parent: int) -> int:
         for task in Path(f"/proc/{parent}/task").iterdir():
             for child in (task / "children").read_text().split():
                 with suppress(OSError):
-                    if b"cloud_optimised" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    # It writes: until then the command may still be about to wait for it.
+                    if any(".tif" in os.readlink(one) for one in Path(f"/proc/{child}/fd").iterdir()):
                         return int(child)
         time.sleep(0.01)
