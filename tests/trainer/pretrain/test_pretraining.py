@@ -8,7 +8,6 @@
 """
 
 import json
-import multiprocessing
 import random
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from gloo_ranks import TIMEOUT_SECONDS, in_group, run_ranks
+from gloo_ranks import PROCESSES, TIMEOUT_SECONDS, in_group, run_ranks
 from pretrainings import METHODS, config_of
 from safetensors.torch import load, load_file
 from stopped_runs import Stopped, Stopper, assert_equal_states
@@ -249,11 +248,12 @@ def pretrain_as_rank(rank: int, workers: int, config: PretrainConfig, rendezvous
 
 
 @contextmanager
-def ranks_at_work(config: PretrainConfig, workers: int, rendezvous: Path) -> Iterator[list[SpawnProcess]]:
+def ranks_at_work(
+    config: PretrainConfig, workers: int, rendezvous: Path
+) -> Iterator[list[ForkServerProcess]]:
     """The processes of a run; what still lives at the end is killed (SIGKILL)."""
-    context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=pretrain_as_rank, args=(rank, workers, config, rendezvous), daemon=True)
+        PROCESSES.Process(target=pretrain_as_rank, args=(rank, workers, config, rendezvous), daemon=True)
         for rank in range(workers)
     ]
     for process in processes:

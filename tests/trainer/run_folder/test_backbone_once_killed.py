@@ -4,7 +4,6 @@ It leaves checkpoints that can be read, and resumes to the same bytes.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from frozen_runs import config_of, files_of, unfinished
+from gloo_ranks import PROCESSES
 
 from shards.read.dataset import Dataset
 from shards.storage.objects import exists, join
@@ -47,10 +47,8 @@ def train_and_die(config: TrainConfig, moment: int, told: Any) -> None:
 
 def killed_before(config: TrainConfig, moment: int) -> int:
     """Train until that moment, or to the end; return how many there were, 0 if it was killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.commands.train", "regressors"])
-    told = context.Queue()
-    process = context.Process(target=train_and_die, args=(config, moment, told))
+    told = PROCESSES.Queue()
+    process = PROCESSES.Process(target=train_and_die, args=(config, moment, told))
     process.start()
     process.join(120)
     assert process.exitcode in (0, KILLED)

@@ -8,7 +8,6 @@
 """
 
 import json
-import multiprocessing
 import os
 import re
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 import pytest
 import torch
-from gloo_ranks import in_group, run_ranks
+from gloo_ranks import PROCESSES, in_group, run_ranks
 from mlflow.tracking import MlflowClient
 from ray_machines import PATIENCE_SECONDS, wait_until
 from regressors import local_backbone, small_config, write_dataset
@@ -285,8 +284,7 @@ def test_waiting_for_the_gradients_of_a_slower_rank_is_communication(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     """For the faster rank; the slower one computes meanwhile."""
-    context = multiprocessing.get_context("spawn")
-    clock = SharedClock(context.Value("d", 0.0), context.Event())
+    clock = SharedClock(PROCESSES.Value("d", 0.0), PROCESSES.Event())
     run_ranks(train_slowly, 2, (config.with_options(epochs=1), tmp_path, clock))
     fast, slow = (TimeSpent(**json.loads((tmp_path / str(rank)).read_text())) for rank in range(2))
     delay = STEPS * DELAY_SECONDS
