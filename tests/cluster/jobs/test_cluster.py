@@ -21,6 +21,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from ray_lines import assert_said_once
 from servers import free_port
 
 from cluster import cli
@@ -145,6 +146,7 @@ def test_a_training_job_on_ray_gives_the_losses_of_one_process(
     command = ["submit", "--address", cluster.address, "--", "train", *options, "--workers", "2"]
     done = cluster.treeline(*command, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert_said_once(done.stdout, "train")
     assert losses(tmp_path / "run") == pytest.approx(losses(trained.run), rel=1e-4)
     # The job has no checkout: submit tells it the commit.
     there, here = (load_checkpoint(str(run)).trained_on for run in (tmp_path / "run", trained.run))
@@ -162,6 +164,7 @@ def test_a_map_made_on_ray_by_two_workers_is_the_map_made_by_one_process(
         "submit", "--address", cluster.address, "--", *command, "--workers", "2", "--block", "64"
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert_said_once(done.stdout, "predict")
     (made,) = (tmp_path / "there").glob("*.tif")
     assert made.read_bytes() == Path(expected).read_bytes()
 

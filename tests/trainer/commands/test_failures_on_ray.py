@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +16,14 @@ from ray_machines import PATIENCE_SECONDS, ROOT
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What came of all trainings and decisions; see `failing_trainings`."""
+def failing_trainings(folder: Path, *options: str) -> dict[str, Any]:
+    """What came of all trainings and decisions."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     support = ROOT / "tests" / "support"
     done = subprocess.run(
-        [sys.executable, str(support / "failing_trainings.py")],
+        [sys.executable, str(support / "failing_trainings.py"), *options],
         env=mine | {"PYTHONPATH": f"{ROOT}:{support}", "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path_factory.mktemp("failing"),
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=3 * PATIENCE_SECONDS,
@@ -32,6 +32,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found | {"said": done.stderr}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return failing_trainings(tmp_path_factory.mktemp("failing"))
 
 
 def test_too_little_memory_is_one_attempt_and_one_line(told: dict[str, Any]) -> None:
@@ -45,8 +50,16 @@ def test_too_little_memory_is_one_attempt_and_one_line(told: dict[str, Any]) -> 
 
 
 def test_the_same_failure_at_the_same_step_twice_in_a_row_is_the_end(told: dict[str, Any]) -> None:
-    """At step 3, then at 4, which may be bad luck, then at 4 again."""
     ended = told["again"]
+    assert (ended["kind"], ended["attempts"], ended["left"]) == ("RuntimeError", 2, [])
+    assert ended["text"] == "ValueError: the cat sat on the keyboard"
+    assert ended["notes"] == ["in epoch 1, step 3", "it failed so twice in a row, so that is the end"]
+
+
+@pytest.mark.long
+def test_a_failure_elsewhere_may_be_bad_luck(tmp_path: Path) -> None:
+    """At step 3, then at 4, then at 4 again."""
+    ended = failing_trainings(tmp_path, "--bad-luck-first")["again"]
     assert (ended["kind"], ended["attempts"], ended["left"]) == ("RuntimeError", 3, [])
     assert ended["text"] == "ValueError: the cat sat on the keyboard"
     assert ended["notes"] == ["in epoch 2, step 4", "it failed so twice in a row, so that is the end"]
