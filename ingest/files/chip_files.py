@@ -15,7 +15,7 @@ from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected
-from ingest.files.npy import parse_npy
+from ingest.files.npy import npy_of_chip
 from shards.errors import InputError, one_line
 from shards.format.schema import Schema
 from shards.raster.band_names import KNOWN_BANDS
@@ -76,9 +76,9 @@ def read_chip_file(
         raise Rejected(WRONG_SHAPE, f"{url} has more than {most:,} bytes, and is no chip")
     ending = url.rpartition(".")[2].lower()
     if ending == "npy":
-        return parse_npy(data, url).values, None
+        return npy_of_chip(data, url).values, None
     if ending == "npz":
-        return parse_npy(_member(data, url, array, most), url).values, None
+        return npy_of_chip(_member(data, url, array, most), url).values, None
     return _read_raster(data, url, nodata, most)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ingest.chips.check import UNREADABLE, WRONG_DTYPE, WRONG_SHAPE, Rejected, Rules, checked
 from ingest.config import TarsConfig, made_by
-from ingest.files.npy import Npy, parse_npy
+from ingest.files.npy import npy_of_chip
 from ingest.files.tar_members import Member, Members, members_of
 from shards.errors import InputError
 from shards.format.key import facts
@@ -209,7 +209,7 @@ def _stored(
     member = members[ending]
     if member.problem:
         raise Rejected(UNREADABLE, f"{key}.{ending} {member.problem}")
-    npy: Npy = parse_npy(member.data, f"{key}.{ending}")
+    npy = npy_of_chip(member.data, f"{key}.{ending}")
     wanted = [np.dtype(dtype).newbyteorder("<") for dtype in dtypes]
     if npy.values.dtype not in wanted or not npy.values.flags.c_contiguous:
         order = "C" if npy.values.flags.c_contiguous else "Fortran"

@@ -11,7 +11,8 @@ tar              one tar shard as an array of equal rows
 zarr_v3          one shard as Zarr v3
 histogram        counts of each value
 statistics       exact statistics from those counts, by source and sensor
-npz              .npy and .npz files, header first
+npy              .npy files, never unpickled
+npz              .npz files, sizes first
 height_classes   the eight height classes
 file_names       names of a dataset's files, and what may be removed beside them
 missing          which pixels are missing
