@@ -19,6 +19,7 @@ import pytest
 from in_process import treeline
 from memory import needs_peak, peak_bytes_of
 from sealed import put, replace_file, replace_object, seal
+from servers import S3Server, environment_of
 
 from ingest.work.begun import PLAN
 from shards.errors import DatasetError, InputError
@@ -27,6 +28,7 @@ from shards.format.npz import npz_arrays
 from shards.format.statistics import Counts
 from shards.storage.checksum import checksum
 from shards.storage.limits import COUNTS_BYTES
+from shards.storage.objects import find_files, join, publish_folder
 from shards.write.finished_shard import FinishedShard
 
 REFUSED_BYTES = 300 << 20
@@ -83,6 +85,24 @@ def test_names_that_lead_out_are_refused_and_nothing_is_written(name: str, place
     said = refused("convert", str(chips), "--out", str(root / "out" / "deep"), "--to", "zarr")
     assert "dataset.json: " in said
     assert files_of(root) == before
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_names_that_lead_out_are_refused_on_s3(
+    name: str, sound: Path, rclone: S3Server, tmp_path: Path
+) -> None:
+    """Read from a bucket, and written to one: nothing appears in either, nor on this disk."""
+    chips = tmp_path / "chips"
+    shutil.copytree(sound, chips)
+    seal(chips, put("shards/0/objects/0/name", name))
+    with environment_of(rclone):
+        root = f"s3://bucket/{tmp_path.name}"
+        publish_folder(join(root, "strange", "chips"), str(chips))
+        here, there = files_of(tmp_path), find_files("s3://bucket")
+        for source in (join(root, "strange", "chips"), str(chips)):
+            said = refused("convert", source, "--out", join(root, "out", "deep"), "--to", "zarr")
+            assert "dataset.json: " in said
+        assert (files_of(tmp_path), find_files("s3://bucket")) == (here, there)
 
 
 @pytest.mark.parametrize("section", ["splits", "files", "attributes"])
