@@ -1,4 +1,4 @@
-"""Compare the speed of two checkouts: reader, ingest and prediction, by turns.
+"""Compare the speed of two checkouts: reader, ingest, prediction and start of training, by turns.
 
 python benchmarks/before_after.py BEFORE AFTER --turns 10
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-KINDS = ("reader", "ingest", "predict")
+KINDS = ("reader", "ingest", "predict", "start")
 
 
 def prepare(folder: Path) -> None:
@@ -73,6 +73,7 @@ WORK: dict[str, Callable[[], None]] = {
     "predict": lambda: command(
         "predict demo/scenes/unseen/WV*.tif --checkpoint demo/run --out out --block 512"
     ),
+    "start": lambda: command("train --data chips --out out --recipe tiny --epochs 1 --limit 64"),
 }
 
 
