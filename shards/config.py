@@ -122,4 +122,5 @@ class VerifyConfig:
     """Folder or s3://... of a dataset, a run, a checkpoint, maps, embeddings or a token store."""
     repair: bool = False
     """Make again what can be made again from what is whole, before everything is compared: of a dataset the
-    statistics and the copy of the index, of maps their STAC items."""
+    statistics, the copy of the index, and the index of tar shards whose split was not changed; of maps their
+    STAC items."""

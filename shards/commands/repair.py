@@ -1,6 +1,7 @@
 """`treeline verify --repair`: files of a dataset that can be made again, byte for byte, from what is whole.
 
-index.parquet       the copy of the current index, or the current index from that copy
+index.parquet       the copy of the current index, or the current index from that copy; without either, from
+                    tar shards, whose chips then have the split in which they were written
 statistics.json     from the pixels of the training split
 counts.npz          the same
 
@@ -10,6 +11,8 @@ shards cannot be made again.
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from shards.commands.convert import chips_of_shard, splits_of_shard
 from shards.errors import DatasetError, InputError
 from shards.format.manifest import COUNTS, INDEX, STATISTICS, Manifest, StoredObject, read_manifest
@@ -17,8 +20,11 @@ from shards.format.sealed import json_bytes
 from shards.format.statistics import Counts, statistics_json
 from shards.progress import progress
 from shards.read.dataset import open_dataset
-from shards.storage.objects import exists, join, publish, read_bytes
+from shards.storage.objects import Bytes, exists, join, publish, read_bytes
 from shards.storage.one_writer import one_writer
+from shards.write.index_of_tars import index_of_tars
+
+OTHER_INDEX = "(`treeline split` and `ingest labels` change what they do not hold)"
 
 
 def repair(url: str) -> list[str]:
@@ -34,17 +40,32 @@ def repair(url: str) -> list[str]:
 
 
 def _index(url: str, manifest: Manifest) -> Iterator[str]:
-    """Copy the current index over its plain copy, or the other way round."""
+    """Copy the current index over its plain copy, or the other way round; or make it of tar shards."""
     current = manifest.files.get(INDEX)
-    if current is None or current.name == INDEX:
+    if current is None:
         return
     places = {INDEX: join(url, INDEX), current.name: join(url, current.name)}
     whole = {name for name, where in places.items() if is_whole(where, current)}
-    if len(whole) != 1:
+    damaged = places.keys() - whole
+    if not damaged:
         return
-    (source,) = whole
-    for name in places.keys() - whole:
-        publish(places[name], read_bytes(places[source]))
+    if whole:
+        (source,) = whole
+        data: Bytes = read_bytes(places[source])
+    elif manifest.shard_format != "tar":
+        yield f"not repaired: {current.name}: only tar shards hold what an index says; copy it again"
+        return
+    else:
+        try:
+            data, source = index_of_tars(url, manifest), "the tar shards"
+        except (DatasetError, InputError) as error:
+            yield f"not repaired: {current.name}: the tar shards cannot be read ({error})"
+            return
+        if not (len(data) == current.nbytes and current.is_of(np.frombuffer(data, np.uint8))):
+            yield f"not repaired: {current.name}: tars give another index {OTHER_INDEX}; copy it again"
+            return
+    for name in sorted(damaged):
+        publish(places[name], data)
         yield f"{places[name]}: was made again from {source}"
 
 

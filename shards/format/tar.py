@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from shards.errors import DatasetError
 from shards.format.key import check_key
 from shards.format.schema import Chip, Schema
+from shards.storage.json_text import parsed
 
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
@@ -161,6 +162,32 @@ def stride_of(nbytes: int, samples: int, schema: Schema) -> int:
     if rest or stride % BLOCK or stride < row_layout(schema).span + 2 * BLOCK:
         raise DatasetError(f"{nbytes:,} bytes are not a shard of {samples:,} chips of this dataset")
     return stride
+
+
+def chips_of(shard_S: NDArray[np.uint8], samples: int, schema: Schema, where: str) -> list[Chip]:
+    """Return the chips of a shard as `pack` made it, from its bytes alone; arrays are views.
+
+    Args:
+        shard_S: all bytes of the shard.
+        samples: number of its chips.
+        schema: schema of the dataset.
+        where: the shard, for messages.
+
+    Raises:
+        DatasetError: the bytes are no shard of this many such chips, or say of a chip what cannot be.
+    """
+    stride = stride_of(shard_S.size, samples, schema)
+    rows_BS = shard_S[: samples * stride].reshape(samples, stride)
+    image_BCHW, height_BHW = arrays_of(rows_BS, schema)
+    origins = rows_BS[:, row_layout(schema).span + BLOCK :]
+    chips = []
+    for image_CHW, height_HW, origin in zip(image_BCHW, height_BHW, origins, strict=True):
+        facts = parsed(origin.tobytes(), where)
+        try:
+            chips.append(Chip(image_CHW=image_CHW, height_HW=height_HW, **facts))
+        except TypeError as error:
+            raise DatasetError(f"{where}: a chip's .json has other facts than those of a chip") from error
+    return chips
 
 
 def arrays_of(rows_BS: NDArray[np.uint8], schema: Schema) -> tuple[NDArray[Any], NDArray[np.float32]]:

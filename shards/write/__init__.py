@@ -1,6 +1,8 @@
 """Write datasets: shards, their assembly, the split.
 
 finished_shard   one finished shard, and all that is known of it
+index_rows       rows of an index, on disk as they come
+index_of_tars    the index made again from tar shards
 assembly         a dataset from finished shards; the manifest last
 change           a dataset whose shards stay, under a new manifest
 shard_places     folders of shards after a split

@@ -4,13 +4,12 @@ with Assembly(url, layout, base=None) as assembly:
     assembly.add(finished)                  # in the order of the dataset
     manifest = assembly.finish({"treeline": "0.1.0"})
 
-With a base, the manifest of an existing dataset, shards are added to its own. Rows go to disk as they come:
-memory holds only the checksum and the split of each chip.
+With a base, the manifest of an existing dataset, shards are added to its own. Rows go to disk as they come.
 """
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from shards.errors import NothingToKeepError
 from shards.format import zarr_v3
@@ -45,9 +43,7 @@ from shards.storage.copies import copy_object
 from shards.storage.inside import check_inside
 from shards.storage.objects import Bytes, join, publish
 from shards.write.finished_shard import FinishedShard
-
-ROWS_PER_GROUP = 16_384
-"""Rows per group of a parquet file: enough to compress well, few enough to hold many groups in memory."""
+from shards.write.index_rows import ROWS_PER_GROUP, IndexRows
 
 
 @dataclass(frozen=True)
@@ -68,22 +64,16 @@ class Assembly:
     def __init__(self, url: str, layout: Layout, base: Manifest | None = None) -> None:
         self._url, self._base = url, base
         self._layout = layout
-        self._columns = index_schema(layout.attributes)
         self._shards: list[Shard] = []
         self._counts = Counts()
-        self.kept = 0
-        """Number of chips so far."""
-        self._checksums: list[NDArray[np.uint64]] = []
         self._splits: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.first_rejected: dict[str, str] = {}
         """First rejected chip and its detail, by reason."""
-        self.duplicates = 0
-        """Number of chips with the pixels of an earlier chip; known after `finish`."""
         self._split_column: list[str] = []
         self._scratch = tempfile.TemporaryDirectory(prefix="treeline-")
         folder = Path(self._scratch.name)
-        self._rows = pa.ipc.new_stream(pa.OSFile(str(folder / "rows.arrow"), "wb"), self._columns)
+        self._rows = IndexRows(folder, index_schema(layout.attributes))
         self._refused = pq.ParquetWriter(folder / REJECTED, REJECTED_SCHEMA)
         self._refused_waiting: list[pa.Table] = []
         if base is not None:
@@ -98,6 +88,16 @@ class Assembly:
         self._rows.close()
         self._refused.close()
         self._scratch.cleanup()
+
+    @property
+    def kept(self) -> int:
+        """Number of chips so far."""
+        return self._rows.count
+
+    @property
+    def duplicates(self) -> int:
+        """Number of chips with the pixels of an earlier chip; known after `finish`."""
+        return self._rows.duplicates
 
     def add(self, finished: FinishedShard) -> None:
         """Add a finished shard."""
@@ -145,7 +145,7 @@ class Assembly:
         self._write_refused()
         self._refused.close()
         contents: dict[str, Bytes] = {
-            INDEX: self._index(),
+            INDEX: self._rows.parquet(),
             REJECTED: (Path(self._scratch.name) / REJECTED).read_bytes(),
             COUNTS: self._counts.to_bytes(),
             STATISTICS: json_bytes(statistics_json(self._counts, layout.schema)),
@@ -179,11 +179,7 @@ class Assembly:
         self._counts = Counts.from_bytes(base.read(self._url, COUNTS))
 
     def _take_rows(self, rows: pa.Table) -> None:
-        """Add rows of an index, which may lack attributes that others have."""
-        for batch in _with_columns(rows, self._columns).to_batches():
-            self._rows.write_batch(batch)
-        self.kept += rows.num_rows
-        self._checksums.append(rows["xxh3"].to_numpy())
+        self._rows.add(rows)
         splits = rows["split"].to_pylist()
         self._splits.update(splits)
         if self._base is not None and self._base.split_column:
@@ -193,27 +189,6 @@ class Assembly:
         if self._refused_waiting:
             self._refused.write_table(pa.concat_tables(self._refused_waiting).combine_chunks())
             self._refused_waiting.clear()
-
-    def _index(self) -> memoryview:
-        """Write index.parquet with its column duplicate_of, and return the mapped file."""
-        self._rows.close()
-        first_N = first_of_same(np.concatenate(self._checksums))
-        self.duplicates = int((first_N >= 0).sum())
-        path, start = Path(self._scratch.name) / INDEX, 0
-        with (
-            pa.memory_map(str(Path(self._scratch.name) / "rows.arrow")) as source,
-            pq.ParquetWriter(path, self._columns) as index,
-        ):
-            keys = pa.ipc.open_stream(source).read_all()["key"]  # mapped, not read
-            source.seek(0)
-            for rows in _gathered(pa.ipc.open_stream(source)):
-                same = pa.array(
-                    first_N[start : start + rows.num_rows], mask=first_N[start : start + rows.num_rows] < 0
-                )
-                start += rows.num_rows
-                place = rows.schema.get_field_index("duplicate_of")
-                index.write_table(rows.set_column(place, "duplicate_of", keys.take(same)))
-        return np.memmap(path, np.uint8, "r").data
 
     def _zarr_metadata(self) -> dict[str, bytes]:
         samples: Counter[str] = Counter()
@@ -249,35 +224,3 @@ def replace_manifest(url: str, manifest: Manifest) -> None:
 def split_checksum(splits: list[str]) -> str:
     """Compute the checksum of an index's column "split", as in `Manifest.split_column`."""
     return f"{checksum(chr(10).join(splits).encode()):016x}"
-
-
-def first_of_same(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Find for each value the place of the first equal one, if that is an earlier one, else -1: (values,)."""
-    _, firsts, group = np.unique(values, return_index=True, return_inverse=True)
-    first_N = firsts[group.reshape(-1)]
-    return np.where(first_N < np.arange(values.size), first_N, -1)
-
-
-def _with_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
-    """Bring `rows` to these columns, with nulls for columns that it lacks."""
-    arrays = [
-        rows[field.name].cast(field.type)
-        if field.name in rows.schema.names
-        else pa.nulls(rows.num_rows, field.type)
-        for field in columns
-    ]
-    return pa.Table.from_arrays(arrays, schema=columns)
-
-
-def _gathered(stream: Any) -> Iterator[pa.Table]:
-    """Join the batches of a stream to tables of about ROWS_PER_GROUP rows, always in the same way."""
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    for batch in stream:
-        waiting.append(batch)
-        count += batch.num_rows
-        if count >= ROWS_PER_GROUP:
-            yield pa.Table.from_batches(waiting, stream.schema).combine_chunks()
-            waiting, count = [], 0
-    if waiting:
-        yield pa.Table.from_batches(waiting, stream.schema).combine_chunks()

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from shards.format.manifest import Manifest
 from shards.storage.objects import Bytes
-from shards.write.assembly import ROWS_PER_GROUP, publish_files, replace_manifest
+from shards.write.assembly import publish_files, replace_manifest
+from shards.write.index_rows import ROWS_PER_GROUP
 
 
 def publish_change(url: str, changed: Manifest, contents: Mapping[str, Bytes]) -> Manifest:

@@ -22,7 +22,7 @@ from shards.format.tar import pack
 from shards.storage.checksum import content_checksum
 from shards.storage.inside import check_inside
 from shards.storage.objects import join, publish, stem_of
-from shards.write.assembly import first_of_same
+from shards.write.index_rows import first_of_same
 from shards.write.shard_places import with_shard_names
 
 

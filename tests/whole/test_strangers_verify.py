@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from in_process import treeline
 from older_checkpoints import without_sums
@@ -239,6 +240,50 @@ def test_statistics_and_items_are_made_again_only_when_asked_and_with_the_same_b
     assert treeline("verify", str(maps)).returncode == 1
     done = treeline("verify", str(maps), "--repair")
     assert (done.returncode, item.read_bytes()) == (0, before), done.stdout + done.stderr
+
+
+def test_an_index_is_made_again_from_tars(tmp_path: Path) -> None:
+    """With the facts of each chip, its attributes and its twins; not where the splits are no longer those."""
+    rows = [f"{number:06d}.npy,{number % 3}" for number in range(24)]
+    (tmp_path / "places.csv").write_text("\n".join(["filename,cover", *rows]))
+    for kind in ("images", "heights"):
+        (tmp_path / kind).mkdir()
+        for number in range(24):
+            values = np.random.default_rng(number % 23).integers(1, 900, (4, 16, 16)).astype(np.int16)
+            np.save(tmp_path / kind / f"{number:06d}.npy", values if kind == "images" else values[0] / 100)
+    making = ["ingest", "pairs", "--images", "images", "--heights", "heights", "--table", "places.csv"]
+    making += ["--out", "chips", "--shard-chips", "4", "--chip-size", "16", "--shares", "0.6", "0.4"]
+    assert treeline(*making, folder=tmp_path).returncode == 0
+    chips = tmp_path / "chips"
+    whole = (chips / "index.parquet").read_bytes()
+    table = pq.read_table(chips / "index.parquet")
+    assert table["cover"].null_count == 0
+    assert table["duplicate_of"].null_count == 23
+    for damage in ("flipped", "missing"):
+        flip(chips / "index.parquet", 60) if damage == "flipped" else (chips / "index.parquet").unlink()
+        done = treeline("verify", str(chips), "--repair")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "index.parquet: was made again from the tar shards" in done.stderr
+        assert (chips / "index.parquet").read_bytes() == whole
+    flip(next((chips / "train").glob("*.tar")), 900)
+    flip(chips / "index.parquet", 60)
+    assert "tar shards cannot be read" in treeline("verify", str(chips), "--repair").stderr
+
+
+def test_an_index_that_tars_do_not_hold_is_not_made_again(tmp_path: Path) -> None:
+    chips = write_dataset(tmp_path / "chips", 20).url
+    assert treeline("convert", chips, "--to", "zarr", "--out", f"{chips}-zarr").returncode == 0
+    assert treeline("split", chips, "--split-by", "key", "--shares", "0.5", "0.5").returncode == 0
+    for where, says in ((chips, "give another index"), (f"{chips}-zarr", "only tar shards hold")):
+        damaged = {path: path.read_bytes()[:-9] for path in Path(where).glob("index*.parquet")}
+        for path, data in damaged.items():
+            path.unlink()  # two names may be links to the same bytes
+            path.write_bytes(data)
+        done = treeline("verify", where, "--repair")
+        assert done.returncode == 1
+        assert f"not repaired: {min(path.name for path in damaged)}: " in done.stderr, done.stderr
+        assert says in done.stderr
+        assert {path: path.read_bytes() for path in damaged} == damaged
 
 
 def test_the_copy_of_the_index_is_made_again(tmp_path: Path) -> None:
