@@ -26,7 +26,7 @@ from shards.raster.grid import WGS84, Grid
 from shards.raster.height_check import MOST_METRES, asked_once, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
 from shards.said import say
-from shards.storage.patterns import each_file_once, expand
+from shards.storage.patterns import each_file_once, expand_as_given
 from shards.version import made_by_code
 from trainer.score.evaluation import Evaluation
 from trainer.score.metrics import ExactScore
@@ -94,7 +94,7 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
 
 def _expanded(patterns: tuple[str, ...]) -> list[str]:
     """Expand patterns to URLs, each file once, in the order of names."""
-    return each_file_once(by_name(url for pattern in patterns for url in expand(pattern)))
+    return each_file_once(by_name(url for pattern in patterns for url in expand_as_given(pattern)))
 
 
 def _header_of_map(url: str) -> tuple[Grid, dict[str, str]]:
