@@ -28,6 +28,7 @@ from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
 from shards.said import say
 from shards.storage.patterns import each_file_once, expand_as_given
 from shards.version import made_by_code
+from shards.wording import counted
 from trainer.score.evaluation import Evaluation
 from trainer.score.metrics import ExactScore
 
@@ -67,7 +68,7 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     said = [(url, finding) for url, in_tags in of_maps.items() for finding in in_tags]
     findings = noted_by_code({url: [*found[url], *of_maps.get(url, ())] for url in maps})
     pixels = sum(grid.height * grid.width for grid in grids.values())
-    with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
+    with progress(f"score {counted(len(grids), 'map')}", pixels, PIXELS) as advance:
         scores = {url: _score(url, grid, layers, block, advance) for url, grid in grids.items()}
     exact = {ALL_MAPS: sum(scores.values(), ExactScore.empty()), **scores}
     evaluation = Evaluation(

@@ -542,9 +542,10 @@ def test_the_command_prints_and_writes_the_scores(tmp_path: Path) -> None:
     assert [row[0] for row in rows[2:4]] == found["maps"]
     assert str(tmp_path) not in done.stdout + done.stderr
     absolute = treeline(
-        "evaluate", "--maps", str(tmp_path / "maps/*.tif"), "--heights", "lidar.tif", folder=tmp_path
+        "evaluate", "--maps", str(tmp_path / "maps/0*.tif"), "--heights", "lidar.tif", folder=tmp_path
     )
-    assert [line.split()[0] for line in absolute.stdout.splitlines()[2:4]] == maps
+    assert absolute.stdout.splitlines()[2].split()[0] == maps[0]
+    assert "score 1 map:" in absolute.stderr
     assert rows[1][2:] == [f"{expected.first.all.count:,}", *done.stdout.splitlines()[1].split()[3:]]
     assert float(rows[1][4]) == round(expected.first.all.rmse, 2)
 
