@@ -25,7 +25,7 @@ class ArrayTiles:
         Raises:
             InputError: the array is not like the images of the schema, or holds no square tile.
         """
-        self._schema = schema
+        self._schema, self._given = schema, np.asanyarray(image).dtype.name
         image, said = array_pixels(image, schema, may_be_tiles=True), f"an array of shape {image.shape}"
         self._image_BCHW, self._per_row = image, 0
         if image.ndim == 3:
@@ -45,7 +45,7 @@ class ArrayTiles:
         """See Tiles."""
         bands = self._image_BCHW.shape[1]
         side_by_side_CHW = self._image_BCHW.transpose(1, 0, 2, 3).reshape(bands, -1, self.size)
-        return array_findings(side_by_side_CHW, self._schema, statistics)
+        return array_findings(side_by_side_CHW, self._schema, statistics, self._given)
 
     def columns(self, start: int, stop: int) -> pa.Table:
         """See Tiles; windows have the row and the column of their first pixel, others their number."""

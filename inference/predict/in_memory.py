@@ -144,7 +144,7 @@ class MapMaker:
         """
         job = self._job(options)
         image_CHW = array_pixels(image, job.schema)
-        found = array_findings(image_CHW, job.schema, self._statistics)
+        found = array_findings(image_CHW, job.schema, self._statistics, np.asanyarray(image).dtype.name)
         say_findings(found, self._config(options, "", "").on_mismatch, names_arguments=True)
         if not options.get("batch_size"):
             job = replace(job, options=replace(job.options, batch_size=self._engine.batch_size(job)))

@@ -20,6 +20,7 @@ from shards.errors import InputError
 from shards.progress import PIXELS, Advance, progress
 from shards.said import say
 from shards.storage.objects import name_of, remove_file
+from shards.wording import counted
 
 MEGA = 1e6
 
@@ -84,7 +85,7 @@ class MapMaking:
             for scene_map in complete:
                 self._finishing[scene_map.scene] = threads.submit(self._keep, scene_map)
             if self._missing:
-                of_all = f"predict {len(self._missing):,} scenes", total, PIXELS, total - left
+                of_all = f"predict {counted(len(self._missing), 'scene')}", total, PIXELS, total - left
                 with progress(*of_all) as advance:
                     for scene, missing in self._missing.items():
                         if not missing:

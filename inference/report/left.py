@@ -17,7 +17,7 @@ from shards.next_step import ANY_SCENE, command_line
 from shards.read.dataset import Dataset, open_dataset
 from shards.roles import renewed
 from shards.storage.objects import exists, join, read_bytes
-from shards.storage.patterns import each_file_once, expand
+from shards.storage.patterns import each_file_once, expand_as_given
 from trainer.config import TrainConfig
 from trainer.pretrain_config import PretrainConfig
 from trainer.run_folder.metrics_file import METRICS, read_metrics
@@ -138,7 +138,7 @@ def read_left(config: ReportConfig) -> Left:
         read_verdict(run),
         folder,
         config.data or str(evaluation.get("data") or options.get("data", "")),
-        each_file_once(url for pattern in config.maps for url in expand(pattern)),
+        each_file_once(url for pattern in config.maps for url in expand_as_given(pattern)),
         evaluation,
     )
     return _with_scores(left)

@@ -15,7 +15,7 @@ from shards.draw.html import figure, heading, sentence
 from shards.raster.grid import Grid, reaches
 from shards.raster.opening import open_raster
 from shards.storage.objects import name_of
-from shards.storage.patterns import each_file_once, expand
+from shards.storage.patterns import each_file_once, expand_as_given
 
 MOST_PANELS = 4
 """Most maps whose pixels are in the page, to be looked at closely: each takes a megabyte or two."""
@@ -68,7 +68,10 @@ def beside_maps(config: ReportConfig, maps: Iterable[str]) -> dict[str, ViewConf
         InputError: a raster is not there, or is none.
     """
     scenes, rasters = (
-        {url: _grid(url) for url in each_file_once(one for pattern in patterns for one in expand(pattern))}
+        {
+            url: _grid(url)
+            for url in each_file_once(one for pattern in patterns for one in expand_as_given(pattern))
+        }
         for patterns in (config.image, config.heights)
     )
     return {url: _beside(url, scenes, rasters) for url in maps}

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from inference.scenes.band_order import EXCHANGED
 from inference.scenes.sample import array_sample
+from inference.scenes.scene import BYTES
 from inference.scenes.values import value_findings
 from shards.errors import InputError
 from shards.format.missing import missing_values
@@ -61,10 +62,18 @@ def said_missing(image_CHW: NDArray[Any], schema: Schema) -> str:
 
 
 def array_findings(
-    image_CHW: NDArray[Any], schema: Schema, statistics: Statistics
+    image_CHW: NDArray[Any], schema: Schema, statistics: Statistics, given: str = ""
 ) -> dict[str, tuple[Finding, ...]]:
-    """Compare the pixels of an array with the training, as those of a scene are; {} if they are alike."""
-    found = value_findings(array_sample(image_CHW, schema), schema, statistics)
+    """Compare the pixels of an array with the training, as those of a scene are; {} if they are alike.
+
+    Args:
+        image_CHW: pixels as `array_pixels` returns them.
+        schema: schema of the chips of training.
+        statistics: statistics of these chips.
+        given: type of the array that was given.
+    """
+    are_bytes = given == BYTES != schema.dtype
+    found = value_findings(array_sample(image_CHW, schema, are_bytes), schema, statistics)
     said = tuple(replace(one, cure=_cure(one, schema)) for one in found)
     return {NAME: said} if said else {}
 

@@ -39,6 +39,8 @@ class ScenePercentiles:
     """99th percentile in training."""
     most_B: NDArray[np.float64]
     """Largest value in training."""
+    are_bytes: bool = False
+    """Whether pixels are stored as bytes, which those of the training are not."""
 
     @property
     def are_above_0(self) -> bool:

@@ -31,6 +31,8 @@ class Sample:
     """Names of all bands of the file, in its order."""
     edges: tuple[SomePixels, ...] = ()
     """Pixels at its edges, which show what is missing there and no more."""
+    are_bytes: bool = False
+    """Whether the scene stores bytes, and the training had another type."""
 
     @property
     def stored_BN(self) -> NDArray[Any]:
@@ -50,7 +52,7 @@ def overview_sample(scene: Scene) -> Sample | None:
     whole = Block(Span(0, scene.shape[0]), Span(0, scene.shape[1]))
     step = math.ceil(math.prod(shape) / MOST_OF_OVERVIEW)
     pixels_BN = scene.pixels(whole, shape).reshape(len(scene.schema.bands), -1)[:, ::step]
-    return Sample(_complete([pixels_BN], scene.schema), scene.names)
+    return Sample(_complete([pixels_BN], scene.schema), scene.names, are_bytes=scene.are_bytes)
 
 
 def windows_sample(scene: Scene) -> Sample:
@@ -68,13 +70,13 @@ def windows_sample(scene: Scene) -> Sample:
     first, *others = (
         _complete([part_BN], scene.schema, share) for part_BN, (_, share) in zip(parts, groups, strict=True)
     )
-    return Sample(first, scene.names, tuple(others))
+    return Sample(first, scene.names, tuple(others), scene.are_bytes)
 
 
-def array_sample(image_CHW: NDArray[Any], schema: Schema) -> Sample:
+def array_sample(image_CHW: NDArray[Any], schema: Schema, are_bytes: bool = False) -> Sample:
     """Take pixels of an array at even steps, so that its edges are among them."""
     step = math.ceil(math.sqrt(image_CHW[0].size / MOST_PIXELS)) or 1
-    return Sample(_complete([image_CHW[:, ::step, ::step]], schema), schema.bands)
+    return Sample(_complete([image_CHW[:, ::step, ::step]], schema), schema.bands, are_bytes=are_bytes)
 
 
 def _complete(images: Iterable[NDArray[Any]], schema: Schema, share: float = 1.0) -> SomePixels:

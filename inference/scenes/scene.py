@@ -15,7 +15,7 @@ from shards.format.band_values import said_scaling
 from shards.format.schema import Schema
 from shards.raster.band_names import ALPHA, NamedBands, canonical, named_bands, numbers_of_bands
 from shards.raster.finding import Finding
-from shards.raster.gdal_advice import convert_to
+from shards.raster.gdal_advice import convert_to, loses_names
 from shards.raster.grid import Grid
 from shards.raster.missing import Missing, mark
 from shards.raster.opening import is_scaled, open_raster
@@ -24,6 +24,8 @@ from shards.wording import Option, Words
 
 SAME_SCALE = 1e-6
 """Largest difference (as a share) between scales or offsets that are the same but for rounding to text."""
+BYTES = "uint8"
+"""Type of pixels that hold counts or pictures, and no unit."""
 
 
 class Scene:
@@ -75,11 +77,18 @@ class Scene:
                 raise
             self.missing = Missing.of(self.raster, self.band_numbers, nodata)
             self._refuse_other_scaling()
-            self.findings = tuple(self._of_type() + self._of_grid())
+            named_by_file = self.names if not bands and any(self.raster.descriptions) else ()
+            self.findings = tuple(self._of_type() + self._of_grid(named_by_file))
         except InputError:
             self.raster.close()
             raise
         self.shape: tuple[int, int] = self.raster.shape
+
+    @property
+    def are_bytes(self) -> bool:
+        """Whether pixels are stored as bytes, and those of training were not."""
+        stored = {self.raster.dtypes[number - 1] for number in self.band_numbers}
+        return stored == {BYTES} != {self.schema.dtype}
 
     def _refuse_too_few(self) -> None:
         """Refuse a raster with fewer bands than training had: no other names would help."""
@@ -107,21 +116,20 @@ class Scene:
             )
         return [Finding("type", f"pixels are {said}, read as the {trained} of training")]
 
-    def _of_grid(self) -> list[Finding]:
-        """Find what is unlike in the size and direction of pixels."""
+    def _of_grid(self, named_by_file: tuple[str, ...]) -> list[Finding]:
+        """Find what is unlike in the size and direction of pixels; the cure may lose the file's names."""
         if self.raster.crs is None:
             return []
         found, grid = list[Finding](), Grid.of(self.raster)
         trained, own = PixelSize.of_schema(self.schema), PixelSize.of(grid)
         if not own.is_like(trained):
-            found.append(
-                Finding(
-                    "pixel size",
-                    f"pixels are {own}, not {trained} as in training",
-                    f"resample it: {warp_command(grid, trained)}",
-                    is_gross=True,
+            line, command = f"pixels are {own}, not {trained} as in training", warp_command(grid, trained)
+            cure = Words(f"resample it: {command}")
+            if named_by_file and loses_names(command):
+                cure = Words(
+                    cure, ", which keeps no names of bands: name them with ", Option("bands", named_by_file)
                 )
-            )
+            found.append(Finding("pixel size", line, cure, is_gross=True))
         if turn := angle_of(grid):
             found.append(Finding("turned", f"the grid is turned by {turn:.3g} degrees; its map is, too"))
         return found

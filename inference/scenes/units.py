@@ -30,6 +30,13 @@ NEAR_ROUND = math.log(1.7)
 as much darker or brighter than the training's mean."""
 LARGEST_BYTE, NEARLY = 255, 0.95
 """Largest value of a byte, and the share of it that a stretched scene reaches."""
+NO_FACTOR = "see whether it has the unit and the calibration of the training's images"
+"""What to do about values of which no factor makes those of the training."""
+BYTES_HAVE_NO_UNIT = (
+    "bytes have no unit, and their factor differs from scene to scene: give a scene in the values of the "
+    "training, such as its surface reflectance"
+)
+"""What to do about bytes that are not as the training was."""
 BEYOND = 2.0
 """Multiple of the largest value in training, of any band, above which a median is noted as it is."""
 
@@ -83,10 +90,11 @@ def factor(bands: ScenePercentiles) -> Finding | None:
     if not is_gross and not is_noted:
         return None
     band = int(np.argmax(np.abs(ratio_BP[:, MEDIAN])))
-    verb, cure = ("multiplied", "divide") if shift > 0 else ("divided", "multiply")
-    by = _said_factor(abs(shift))
+    verb, undo = ("multiplied", "divide") if shift > 0 else ("divided", "multiply")
+    by, is_round = _said_factor(abs(shift))
     line = f"{bands.said(band)}; all bands as if {verb} by {by}"
-    return Finding("factor", line, f"{cure} the scene by {by.removeprefix('about ')}", is_gross)
+    cure = f"{undo} the scene by {by}" if is_round else f"no unit differs by that: {NO_FACTOR}"
+    return Finding("factor", line, BYTES_HAVE_NO_UNIT if bands.are_bytes else cure, is_gross)
 
 
 def beyond(bands: ScenePercentiles) -> Finding | None:
@@ -94,8 +102,7 @@ def beyond(bands: ScenePercentiles) -> Finding | None:
     most, band = float(bands.most_B.max()), int(bands.scene_BP[:, MEDIAN].argmax())
     if most <= 0 or bands.scene_BP[band, MEDIAN] <= BEYOND * most:
         return None
-    cure = "see whether it has the unit and the calibration of the training's images"
-    return Finding("beyond", f"{bands.said(band)}, and none of any band above {most:.4g}", cure)
+    return Finding("beyond", f"{bands.said(band)}, and none of any band above {most:.4g}", NO_FACTOR)
 
 
 def _common_shift(ratio_BP: NDArray[np.float64]) -> float:
@@ -134,8 +141,9 @@ def _is_below_most(bands: ScenePercentiles, in_all: bool) -> bool:
     return bool(below_B.all() if in_all else below_B[bands.brightest])
 
 
-def _said_factor(logarithm: float) -> str:
+def _said_factor(logarithm: float) -> tuple[str, bool]:
+    """Write a factor, and tell whether it is a round one, by which units differ."""
     nearest = min(ROUND_FACTORS, key=lambda factor: abs(math.log(factor) - logarithm))
     if abs(math.log(nearest) - logarithm) <= NEAR_ROUND:
-        return f"{nearest:,}"
-    return f"about {math.exp(logarithm):.2g}"
+        return f"{nearest:,}", True
+    return f"about {math.exp(logarithm):.2g}", False

@@ -8,13 +8,15 @@ and water move the bands unlike each other; a factor moves all of them alike. Ha
 medians and leaves spreads; exchanged bands exchange both. docs/prediction.md states the rules.
 """
 
+from dataclasses import replace
+
 from inference.scenes.band_order import exchanged
 from inference.scenes.compared import LEAST_PIXELS, compared
 from inference.scenes.sample import Sample
 from inference.scenes.units import beyond, factor, power, stretched
 from shards.format.schema import Schema
 from shards.format.statistics import Statistics
-from shards.raster.filled import filled_by
+from shards.raster.filled import filled_file
 from shards.raster.finding import Finding
 
 RULES = (stretched, power, factor, exchanged, beyond)
@@ -31,7 +33,7 @@ def value_findings(sample: Sample, schema: Schema, statistics: Statistics) -> tu
     """
     if sample.stored_BN.shape[1] < LEAST_PIXELS:
         return ()
-    filled = filled_by(sample.spread, sample.edges)
+    filled = filled_file(sample.spread, sample.edges)
     found, stored_BN = list[Finding](), sample.stored_BN
     if filled:
         found.append(filled[1])
@@ -40,6 +42,7 @@ def value_findings(sample: Sample, schema: Schema, statistics: Statistics) -> tu
         stored_BN = stored_BN[:, (stored_BN != filled[0]).any(0)]
     bands = compared(stored_BN, sample.names, schema, statistics)
     if bands is not None:
+        bands = replace(bands, are_bytes=sample.are_bytes)
         for rule in RULES:
             if finding := rule(bands):
                 found.append(finding)

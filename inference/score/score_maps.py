@@ -26,8 +26,9 @@ from shards.raster.grid import WGS84, Grid
 from shards.raster.height_check import MOST_METRES, asked_once, height_findings, surface_findings
 from shards.raster.opening import HEADERS, bound_cache, open_raster, read_window
 from shards.said import say
-from shards.storage.patterns import each_file_once, expand
+from shards.storage.patterns import each_file_once, expand_as_given
 from shards.version import made_by_code
+from shards.wording import counted
 from trainer.score.evaluation import Evaluation
 from trainer.score.metrics import ExactScore
 
@@ -67,7 +68,7 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
     said = [(url, finding) for url, in_tags in of_maps.items() for finding in in_tags]
     findings = noted_by_code({url: [*found[url], *of_maps.get(url, ())] for url in maps})
     pixels = sum(grid.height * grid.width for grid in grids.values())
-    with progress(f"score {len(grids)} maps", pixels, PIXELS) as advance:
+    with progress(f"score {counted(len(grids), 'map')}", pixels, PIXELS) as advance:
         scores = {url: _score(url, grid, layers, block, advance) for url, grid in grids.items()}
     exact = {ALL_MAPS: sum(scores.values(), ExactScore.empty()), **scores}
     evaluation = Evaluation(
@@ -94,7 +95,7 @@ def score_maps(config: MapScoreConfig, block: int = BLOCK) -> Evaluation:
 
 def _expanded(patterns: tuple[str, ...]) -> list[str]:
     """Expand patterns to URLs, each file once, in the order of names."""
-    return each_file_once(by_name(url for pattern in patterns for url in expand(pattern)))
+    return each_file_once(by_name(url for pattern in patterns for url in expand_as_given(pattern)))
 
 
 def _header_of_map(url: str) -> tuple[Grid, dict[str, str]]:

@@ -11,7 +11,7 @@ from ingest.config import ScenesConfig
 from shards.errors import InputError
 from shards.format.schema import Schema
 from shards.raster.band_names import band_names, named_bands, numbers_of_bands
-from shards.raster.filled import SomePixels, filled_by
+from shards.raster.filled import SomePixels, filled_file
 from shards.raster.finding import Finding
 from shards.raster.grid import Grid
 from shards.raster.mask_band import mask_as_band
@@ -68,7 +68,7 @@ def _filled(config: ScenesConfig, schema: Schema, url: str) -> tuple[Finding, ..
 
         try:
             spread = pixels(sample_windows(raster.shape, raster.block_shapes[0]))
-            filled = filled_by(spread, tuple(pixels(*edge) for edge in edge_windows(raster.shape)))
+            filled = filled_file(spread, tuple(pixels(*edge) for edge in edge_windows(raster.shape)))
         except InputError:
             return ()
     return (filled[1],) if filled else ()

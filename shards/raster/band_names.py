@@ -26,6 +26,8 @@ KNOWN_BANDS = {
     8: ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2"),
 }
 """Bands of WorldView-2/3 images by their number, for rasters that do not name their bands."""
+PLANET_BANDS = ("coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir")
+"""Bands of PlanetScope's SuperDove images, which are as many as WorldView's."""
 COLOURS = ("coastal", "blue", "green", "red", "rededge", "nir", "swir", "pan")
 """Colour interpretations that name a band of an image; yellow is a printer's."""
 SYNONYMS = {
@@ -55,7 +57,10 @@ class NamedBands(NamedTuple):
         """Say that names are assumed; pixels are those of named bands, so no tag says it."""
         if not self.assumed:
             return ()
-        return (Finding("bands", self.assumed, Words("if they are others, give ", BANDS), is_recorded=False),)
+        cure = Words("if they are others, give ", BANDS)
+        if self.names == KNOWN_BANDS[len(PLANET_BANDS)]:
+            cure = Words(cure, ", for PlanetScope's ", Option("bands", PLANET_BANDS))
+        return (Finding("bands", self.assumed, cure, is_recorded=False),)
 
 
 def band_names(raster: Any, given: Sequence[str], expected: Sequence[str] = ()) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shards.format.missing import missing_values
 from shards.raster.finding import Finding
+from shards.raster.gdal_advice import declare_nodata
 from shards.wording import OnlyInCommands, Option, Words
 
 FILLED = "filled"
@@ -47,6 +48,13 @@ def cure(value: float, is_empty: bool = False) -> Words:
     return Words("if so, give ", Option("nodata", value), OnlyInCommands(" and another --out"))
 
 
+def cure_of_both(first: Words, value: float) -> Words:
+    """Say what to do about files in which a second value stands for nothing: an option names only one."""
+    declare = declare_nodata(f"{value:.7g}")
+    also = f"; {value:.7g} fills other pixels: if that is nodata as well, first declare it in the file"
+    return Words(first, f"{also} ({declare})")
+
+
 def cure_again(value: float, is_empty: bool = False) -> Words:
     """Say what to do about a dataset that is there."""
     if is_empty:
@@ -75,13 +83,39 @@ def filled_by(
         edges: pixels along its edges, which show a narrow wedge that the others miss.
         cure: says what to do about a value.
     """
-    every_BN = np.concatenate([spread.stored_BN, *(edge.stored_BN for edge in edges)], axis=1)
-    if found := _empty(every_BN, cure):
+    if found := _empty(np.concatenate([part.stored_BN for part in (spread, *edges)], axis=1), cure):
         return found
-    for parts in ((spread,), edges):
-        if parts and (found := _filled_by(parts, every_BN, cure)):
-            return found
-    return None
+    first = _first_filling(spread, edges)
+    if first is None:
+        return None
+    value, share = first
+    line = (
+        f"{max(round(100 * share), 1)} % of pixels are {_said(value)} in all bands; is {_said(value)} nodata?"
+    )
+    return value, Finding(FILLED, line, cure(value.item(), False))
+
+
+def also_filled_by(value: Any, spread: SomePixels, edges: tuple[SomePixels, ...] = ()) -> Any | None:
+    """Find a second such value beside the first; None if there is none."""
+    second = _first_filling(_without(value, spread), tuple(_without(value, edge) for edge in edges))
+    return second[0] if second else None
+
+
+def filled_file(spread: SomePixels, edges: tuple[SomePixels, ...]) -> tuple[Any, Finding] | None:
+    """Find the same in pixels of a file, with the cure of both values where a second one fills it, too."""
+    found = filled_by(spread, edges)
+    if found is None or found[1].is_gross:
+        return found
+    value, finding = found
+    second = also_filled_by(value, spread, edges)
+    if second is None:
+        return found
+    return value, replace(finding, cure=cure_of_both(cure(value.item()), second.item()))
+
+
+def _without(value: Any, part: SomePixels) -> SomePixels:
+    """Leave out the pixels that have a value in all bands."""
+    return replace(part, stored_BN=part.stored_BN[:, (part.stored_BN != value).any(0)])
 
 
 def filled_chips(images: Iterable[NDArray[Any]], nodata: float | None, cure: Cure = cure) -> Finding | None:
@@ -98,9 +132,16 @@ def filled_chips(images: Iterable[NDArray[Any]], nodata: float | None, cure: Cur
     return found[1] if found else None
 
 
-def _filled_by(
-    parts: tuple[SomePixels, ...], every_BN: NDArray[Any], cure: Cure
-) -> tuple[Any, Finding] | None:
+def _first_filling(spread: SomePixels, edges: tuple[SomePixels, ...]) -> tuple[Any, float] | None:
+    """Find the first value that fills pixels, and their share of the raster's: spread ones count first."""
+    every_BN = np.concatenate([part.stored_BN for part in (spread, *edges)], axis=1)
+    for parts in ((spread,), edges):
+        if parts and (found := _filling(parts, every_BN)):
+            return found
+    return None
+
+
+def _filling(parts: tuple[SomePixels, ...], every_BN: NDArray[Any]) -> tuple[Any, float] | None:
     stored_BN = np.concatenate([part.stored_BN for part in parts], axis=1)
     alike_N = (stored_BN == stored_BN[0]).all(0)
     if len(stored_BN) < 2 or not alike_N.any():
@@ -113,9 +154,7 @@ def _filled_by(
         share = sum(part.share * int((part.stored_BN == value).all(0).sum()) / part.seen for part in parts)
         is_together = count >= FILLED_TOGETHER * int((stored_BN == value).any(0).sum())
         if share > LEAST_FILLED and is_together and not _is_saturation(every_BN, value):
-            said = _said(value)
-            line = f"{max(round(100 * share), 1)} % of pixels are {said} in all bands; is {said} nodata?"
-            return value, Finding(FILLED, line, cure(value.item(), False))
+            return value, share
     return None
 
 

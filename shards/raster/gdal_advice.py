@@ -31,6 +31,11 @@ def resample(crs: str, sides: tuple[float, float]) -> str:
     )
 
 
+def loses_names(command: str) -> bool:
+    """Tell whether a command, as `resample` writes it, keeps no names of bands: rio's does not."""
+    return "rio -q warp" in command
+
+
 def declare_nodata(value: float | str) -> str:
     """Return the command that declares a value as nodata; the file's pixels stay."""
     return advice(f"gdal_edit.py -a_nodata {value} FILE", f"rio edit-info --nodata {value} FILE")

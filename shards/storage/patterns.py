@@ -1,5 +1,6 @@
 """Names with wildcards, and the files that they match, local or remote."""
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -29,6 +30,18 @@ def expand(pattern: str) -> list[str]:
     if not found:
         raise InputError(f"{pattern}: no file matches")
     return [str(match) if is_local(pattern) else filesystem.unstrip_protocol(match) for match in found]
+
+
+def expand_as_given(pattern: str) -> list[str]:
+    """List the same, for lines that people read: what a relative pattern matches has relative names.
+
+    Raises:
+        InputError: nothing matches.
+    """
+    found = expand(pattern)
+    if not is_local(pattern) or local_path(pattern).is_absolute():
+        return found
+    return [os.path.relpath(match) if os.path.isabs(match) else match for match in found]
 
 
 def _with_folders_as_they_are(filesystem: fsspec.AbstractFileSystem, path: str) -> str:

@@ -21,6 +21,8 @@ FEWEST_SCENES = 5
 """Fewest scenes that are held out whole: of fewer, a share of a fifth would get one or none."""
 FEWEST_BLOCKS = 20
 """Fewest blocks with chips: of fewer, the shares are met by chance alone."""
+FEW = 1 / 4
+"""Least part of a share that is met below which its few chips are named."""
 STEP = 0.85
 """Side of the next smaller block that is tried."""
 MOST_TRIED = 12
@@ -45,7 +47,7 @@ def chosen(asked: SplitRule, places: Places) -> tuple[SplitRule, str]:
         rule, blocks = found
         return rule, (
             f"split (auto): by blocks, {blocks:,} of them, as with --block-size {rule.block_size:g} --buffer "
-            f"{rule.buffer:g}; {why}"
+            f"{rule.buffer:g}; {why}{_said_of_few(rule, assign(rule, places))}"
         )
     return replace(asked, by="key"), (
         f"split (auto): by key, so that neighbours of held-out chips are trained on; {why}, and "
@@ -88,6 +90,19 @@ def block_sizes(places: Places, crs: str) -> Iterator[tuple[float, int]]:
         if blocks >= FEWEST_BLOCKS:
             yield rounded, blocks
         size *= STEP
+
+
+def _said_of_few(rule: SplitRule, split_N: np.ndarray[tuple[int], np.dtype[np.str_]]) -> str:
+    """Name the share that fares worst, where it gets so few chips that their scores say little; else ""."""
+    if _least_met(rule, split_N) >= FEW:
+        return ""
+    counts = {split: int((split_N == split).sum()) for split in SPLITS[: len(rule.shares)]}
+    shares = dict(zip(counts, rule.shares, strict=True))
+    worst = min((split for split in counts if shares[split]), key=lambda split: counts[split] / shares[split])
+    return (
+        f"; {worst} has only {counts[worst]:,} of {sum(counts.values()):,} chips, whose scores say little: "
+        "give more scenes, or --split-by key, by which neighbours are trained on"
+    )
 
 
 def _least_met(rule: SplitRule, split_N: np.ndarray[tuple[int], np.dtype[np.str_]]) -> float:

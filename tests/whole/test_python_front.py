@@ -257,8 +257,8 @@ def test_cures_name_arguments(tmp_path: Path, capsys: Any) -> None:
     honest_CHW = honest_scenes.stored(honest_scenes.plain_scene(3001))[:, :128, :128]
 
     def refused(image_CHW: NDArray[Any]) -> list[str]:
-        lines = []
-        for image in (image_CHW, write_scene(tmp_path / "scene.tif", image_CHW)):
+        lines, nodata = [], NODATA if image_CHW.dtype == np.int16 else None
+        for image in (image_CHW, write_scene(tmp_path / "scene.tif", image_CHW, nodata)):
             with pytest.raises(InputError) as error:
                 model.predict(image)
             lines.append(str(error.value))
@@ -267,6 +267,8 @@ def test_cures_name_arguments(tmp_path: Path, capsys: Any) -> None:
 
     for line in refused(honest_CHW // 10):
         assert line.endswith('multiply the scene by 10, or give on_mismatch="note"')
+    for line in refused((honest_CHW // 25).clip(0, 255).astype(np.uint8)):
+        assert "bytes have no unit" in line
     array, file = refused(honest_CHW[::-1].copy())
     assert 'if so, order its bands: image[..., [3, 2, 1, 0], :, :], or give on_mismatch="note"' in array
     assert 'if so, give bands=["nir", "red", "green", "blue"], or give on_mismatch="note"' in file

@@ -8,6 +8,9 @@
 - Nothing is concluded from statistics that say too little.
 """
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +115,26 @@ def counted(fault: str) -> tuple[list[str], list[int]]:
     return table[0][1:], rows[fault]
 
 
+@pytest.mark.parametrize(
+    ("factor", "dtype", "cure"),
+    [
+        (10, "int16", "multiply the scene by 10"),
+        (25, "int16", "no unit differs by that"),
+        (25, "uint8", "bytes have no unit"),
+        (40, "uint8", "bytes have no unit"),
+    ],
+)
+def test_only_a_round_factor_is_advised(factor: float, dtype: str, cure: str, tmp_path: Path) -> None:
+    """A factor of bytes is another one in each scene, and any that is not round is no unit's."""
+    stored_CHW = stored(plain_scene(FIRST) / factor)
+    stored_CHW = np.clip(stored_CHW, 0, np.iinfo(dtype).max).astype(dtype)
+    path = write_scene(tmp_path / "scene.tif", stored_CHW, nodata=None)
+    with Scene(str(path), SCHEMA, ()) as scene:
+        (finding,) = (one for one in findings_of(scene, statistics()) if one.code != "type")
+    assert (finding.code, finding.is_gross) == ("factor", True)
+    assert finding.cure.startswith(cure)
+
+
 @pytest.mark.parametrize("fault", ["red and blue exchanged", "in reverse order", "nir first"])
 def test_the_bands_that_are_named_leave_nothing_to_say(fault: str, tmp_path: Path) -> None:
     image_CHW = FAULTS[fault](plain_scene(FIRST))
@@ -129,6 +152,31 @@ def test_bands_are_named_in_the_order_of_the_file(tmp_path: Path) -> None:
     with Scene(str(path), SCHEMA, names) as scene:
         (finding,) = findings_of(scene, statistics())
     assert finding.cure.endswith("--bands yellow blue nir green red")
+
+
+def test_names_that_resampling_loses_are_in_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rio keeps none; followed, the cure leaves nothing to say. GDAL's own command keeps them."""
+    path, names = (
+        tmp_path / "IN.tif",
+        ("coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"),
+    )
+    bands = dict(zip(SCHEMA.bands, stored(plain_scene(FIRST)), strict=True))
+    write_scene(path, np.stack([bands.get(name, bands["red"]) for name in names]))
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = names
+        raster.transform *= rasterio.Affine.scale(1.5)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    with Scene(str(path), SCHEMA, ()) as scene:
+        (finding,) = scene.findings
+    _, _, said = finding.cure.partition("is not installed here, ")
+    command, _, named = said.partition(", which keeps no names of bands: name them with --bands ")
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True, stderr=subprocess.DEVNULL)
+    with Scene(str(tmp_path / "OUT.tif"), SCHEMA, tuple(named.split())) as scene:
+        assert not scene.findings
+        assert scene.band_numbers == [2, 4, 6, 8]
+    monkeypatch.setattr("shards.raster.gdal_advice._has_rio", lambda: False)
+    with Scene(str(path), SCHEMA, ()) as scene:
+        assert "--bands" not in scene.findings[0].cure
 
 
 def test_real_pixels_are_left_alone(tahoe: Path) -> None:
@@ -224,6 +272,23 @@ def test_what_fills_a_scene_hides_nothing_else(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "scene.tif", stored_CHW, nodata=None)
     with Scene(str(path), SCHEMA, ()) as scene:
         assert [one.code for one in findings_of(scene, statistics())] == ["filled", "factor"]
+
+
+@pytest.mark.parametrize("reach", [100, 6])
+def test_two_values_that_fill_a_scene_get_both_cures_at_once(reach: int, tmp_path: Path) -> None:
+    """Also where the second one lies in a wedge that only the windows at edges see; then nothing is left."""
+    stored_CHW = stored(plain_scene(FIRST))
+    stored_CHW[:, :100], stored_CHW[:, 100:, :reach] = 0, -500
+    path = write_scene(tmp_path / "scene.tif", stored_CHW, nodata=None)
+    with Scene(str(path), SCHEMA, ()) as scene:
+        (finding,) = findings_of(scene, statistics())
+    assert "in all bands; is 0 nodata?" in finding.line
+    assert finding.cure.startswith("if so, give --nodata 0 and another --out; -500 fills other pixels")
+    assert "gdal_edit.py -a_nodata -500 FILE" in finding.cure
+    with rasterio.open(path, "r+") as raster:
+        raster.nodata = -500
+    with Scene(str(path), SCHEMA, (), nodata=0) as scene:
+        assert not findings_of(scene, statistics())
 
 
 def test_what_is_no_nodata_is_not_named() -> None:

@@ -535,10 +535,17 @@ def test_the_command_prints_and_writes_the_scores(tmp_path: Path) -> None:
         score.all.to_json() for score in expected.scores.values()
     ]
     assert found["heights"] == ["lidar.tif"]
-    assert [Path(path).name for path in found["maps"]] == ["0.chm.tif", "1.chm.tif"]
+    assert found["maps"] == ["maps/0.chm.tif", "maps/1.chm.tif"], "as the pattern is given: relative"
     picture = (tmp_path / "scores" / "evaluation.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows[2:4]] == found["maps"]
+    assert str(tmp_path) not in done.stdout + done.stderr
+    absolute = treeline(
+        "evaluate", "--maps", str(tmp_path / "maps/0*.tif"), "--heights", "lidar.tif", folder=tmp_path
+    )
+    assert absolute.stdout.splitlines()[2].split()[0] == maps[0]
+    assert "score 1 map:" in absolute.stderr
     assert rows[1][2:] == [f"{expected.first.all.count:,}", *done.stdout.splitlines()[1].split()[3:]]
     assert float(rows[1][4]) == round(expected.first.all.rmse, 2)
 

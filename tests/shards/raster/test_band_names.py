@@ -136,6 +136,18 @@ def test_bands_without_names_are_named_by_their_colours(
         assert named_bands(raster, tuple("abcde")[: raster.count]).assumed == ""
 
 
+def test_eight_bands_without_names_may_be_another_producers(tmp_path: Path) -> None:
+    """They are taken as WorldView's, and the cure has the names of PlanetScope's."""
+    with open_raster(coloured(tmp_path / "a.tif", " ".join("u" * 8), "uint16")) as raster:
+        (finding,) = named_bands(raster, ()).findings()
+        given = finding.cure.rpartition("--bands ")[2].split()
+        assert not named_bands(raster, given).findings()
+        assert numbers_of_bands("a.tif", given, WANTED) == [2, 4, 6, 8]
+    with open_raster(coloured(tmp_path / "b.tif", "u u u u", "uint16")) as raster:
+        (finding,) = named_bands(raster, ()).findings()
+        assert finding.cure == "if they are others, give --bands"
+
+
 def test_descriptions_come_before_colours(tmp_path: Path) -> None:
     with open_raster(coloured(tmp_path / "a.tif", "r g b", "uint8", ("nir", "red", "green"))) as raster:
         assert named_bands(raster, ()) == (("nir", "red", "green"), "")

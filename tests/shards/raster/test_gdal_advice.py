@@ -19,6 +19,7 @@ from shards.raster.gdal_advice import (
     convert_to,
     declare_alpha,
     declare_nodata,
+    loses_names,
     resample,
     take_band,
 )
@@ -57,10 +58,13 @@ def run_rio(folder: Path, said: str, **words: str) -> None:
 @pytest.mark.usefixtures("no_gdal")
 def test_what_rio_is_said_to_do_it_does(tmp_path: Path) -> None:
     write(tmp_path, "IN.tif")
+    with rasterio.open(tmp_path / "IN.tif", "r+") as raster:
+        raster.descriptions = ("red", "nir")
     run_rio(tmp_path, resample("EPSG:3338", (2, 4)))
     with rasterio.open(tmp_path / "OUT.tif") as raster:
         assert raster.crs == "EPSG:3338"
         assert raster.res == (2, 4)
+        assert loses_names(resample("EPSG:3338", (2, 4))) == (raster.descriptions == (None, None))
     (tmp_path / "OUT.tif").unlink()
     run_rio(tmp_path, resample("", (2, 2)))
     with rasterio.open(tmp_path / "OUT.tif") as raster:
@@ -97,6 +101,7 @@ def test_gdals_own_command_is_alone_where_it_is_installed(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert shutil.which("gdalwarp")
     assert resample("EPSG:3338", (2, 2)) == "gdalwarp -t_srs EPSG:3338 -tr 2 2 -r average IN.tif OUT.tif"
+    assert not loses_names(resample("", (2, 2)))
     assert "; or, as gdal_edit.py is not installed here, rio edit-info" in declare_nodata(0)
     monkeypatch.setattr(gdal_advice, "_has_rio", lambda: False)
     assert declare_nodata(0) == "gdal_edit.py -a_nodata 0 FILE"

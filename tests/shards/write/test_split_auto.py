@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,18 @@ def test_five_scenes_are_held_out_whole_unless_a_share_gets_none() -> None:
     rule, said = auto(eight, 0.9999, 0.0001)
     assert rule.by != "scene"
     assert "by scene a share gets none" in said
+
+
+def test_a_share_of_few_chips_is_named_with_a_way_to_more() -> None:
+    """Followed, it leaves more of them; a scene that is large enough needs none."""
+    small, large = grid(9, 9, 1), grid(24, 24, 1)
+    small = replace(small, x_N=small.x_N + 32_000)  # so that one chip of the block lies outside the buffer
+    rule, said = auto(small)
+    few = re.findall(r"val has only (\d+) of (\d+) chips, .*--split-by key", said)
+    split_N = assign(rule, small)
+    assert few == [(str((split_N == "val").sum()), str((split_N != "buffer").sum()))]
+    assert (assign(resolved(SplitRule("key", (0.8, 0.2)), small), small) == "val").sum() > int(few[0][0])
+    assert "has only" not in auto(large)[1]
 
 
 def test_chips_of_several_zones_are_split_in_that_of_most() -> None:
