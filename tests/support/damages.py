@@ -72,7 +72,7 @@ def _paths(values: Any, before: tuple[Any, ...] = ()) -> Iterator[list[Any]]:
         yield from _paths(value, (*before, key))
 
 
-def _sealed(values: Any) -> bytes:
+def resealed(values: Any) -> bytes:
     """Encode a file's values with the checksum of itself that they then have, as a stranger would."""
     if isinstance(values, dict) and "sha256" in values:
         values.pop("sha256")
@@ -94,7 +94,7 @@ def do(folder: Path, damage: Damage) -> None:
         for way in ways:
             inner = inner[way]
         inner[last] = WRONG[number]
-        file.write_bytes(_sealed(values) if is_sealed else (json.dumps(values, indent=2) + "\n").encode())
+        file.write_bytes(resealed(values) if is_sealed else (json.dumps(values, indent=2) + "\n").encode())
     elif damage.kind == "cut":
         file.write_bytes(data[: damage.detail[0]])
     elif damage.kind == "empty":

@@ -4,8 +4,11 @@
 it is given, from another seed each time, and adds what it finds to fuzz_cases.jsonl, to be run ever after.
 """
 
+import functools
 import hashlib
+import itertools
 import json
+import operator
 import os
 import random
 import re
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from damages import Damage, do, drawn
+from damages import JSON, WRONG, Damage, do, drawn, fields_of
 from in_process import treeline
 from make_sound import make_all
 from sound_things import THINGS, Reader, Thing, copied
@@ -105,6 +108,7 @@ class Bench:
         for reader in readers:
             copied(self.sound, self.work, thing)
             do(self.work / thing.name, damage)
+            damaged = _digest(self.work / thing.name / damage.file)
             what = f"{thing.name} {json.dumps(damage)}: {' '.join(reader)}"
             try:
                 said = self.run(thing, reader)
@@ -117,9 +121,10 @@ class Bench:
             if here != set(os.listdir(self.sound)) or len(os.listdir(self.work.parent)) > 1:
                 found.append(f"{what}: wrote elsewhere")
             sound = self.said[thing.name, reader]
-            # A file that was made again as it was before its damage is no other result.
-            made = {name: data for name, data in said.made.items() if self.before.get(name) != data}
-            is_same = (said.out, made) == (sound.out, sound.made)
+            # No other result is a file that was made again as it was before, or the damaged one, moved.
+            made = dict(said.made.items() - self.before.items())
+            moved = {name for name, data in made.items() if data == damaged}
+            is_same = said.out == sound.out and _without(made, moved) == _without(sound.made, moved)
             may_differ = thing.is_foreign or (damage.kind == "field" and damage.detail[2])
             is_named = Path(damage.file).name in said.out + said.errors
             if said.code == 0 and not may_differ and not is_same and not is_named:
@@ -127,9 +132,17 @@ class Bench:
         return found
 
 
+def _without(made: dict[str, str], names: set[str]) -> dict[str, str]:
+    return {name: data for name, data in made.items() if name not in names}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): _digest(path)
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
@@ -158,6 +171,30 @@ def test_what_was_found_once_stays_mended(bench: Bench) -> None:
         for name, damage in cases()
         for line in bench.troubles(things[name], damage, (*things[name].readers, *things[name].slow))
     ]
+
+
+@pytest.mark.slow
+def test_each_field_of_each_json_file_takes_each_wrong_value(bench: Bench, tmp_path: Path) -> None:
+    files = [path for path in bench.sound.rglob("*") if path.name.endswith(JSON)]
+    assert len(files) > 20
+    for file in files:
+        fields = fields_of(json.loads(file.read_text()))
+        for (path, *_), number in itertools.product(fields.values(), range(len(WRONG))):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+            do(tmp_path, Damage(file.name, "field", (path, number, False)))
+            value = functools.reduce(operator.getitem, path, json.loads((tmp_path / file.name).read_text()))
+            assert repr(value) == repr(WRONG[number])
+
+
+def test_damages_reach_each_field_with_each_value(tmp_path: Path) -> None:
+    values = {"many": [{"x": number} for number in range(500)], "one": 1}
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    generator = random.Random(0)
+    drawn_fields = [one for one in (drawn(tmp_path, generator) for _ in range(2000)) if one.kind == "field"]
+    assert {one.detail[1:] for one in drawn_fields if one.detail[0] == ["one"]} == set(
+        itertools.product(range(len(WRONG)), (False, True))
+    )
+    assert {one.detail[0][-1] for one in drawn_fields if one.detail[0][0] == "many"} >= {"many", "x"}
 
 
 @NO_PLACE
