@@ -46,8 +46,13 @@ class Part:
     left_out: Annotated[int, AtLeast(0)]
     """Number of its tiles that have no valid patch, and so no row."""
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Part":
+        """Undo `to_json`; of a file's values, see `parts_of`."""
+        return cls(StoredObject(**values["stored"]), values["rows"], values["left_out"])
+
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, of which `parts_of` makes parts again."""
+        """Return plain JSON values."""
         return asdict(self)
 
 
