@@ -9,8 +9,8 @@ A part appears whole or not at all, and names what it was made with.
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,13 @@ from shards.format.manifest import StoredObject, read_json
 from shards.format.sealed import json_bytes
 from shards.roles import identity
 from shards.storage.checksum import hexadecimal
+from shards.storage.json_marks import AtLeast
 from shards.storage.objects import exists, join, list_files, publish, read_bytes
+from shards.storage.typed_json import typed, typed_as
 
 PLAN, EMBEDDINGS = "plan.json", "embeddings.json"
 FORMAT, VERSION = "treeline-embeddings", 1
+CURE = "embed again"
 VECTOR = "vector"
 PATCH_COLUMNS = ("patch_row", "patch_column")
 _PART, _ENDING = "part-", ".parquet"
@@ -39,18 +42,36 @@ class Part:
     """One Parquet file."""
 
     stored: StoredObject
-    rows: int
-    left_out: int
+    rows: Annotated[int, AtLeast(0)]
+    left_out: Annotated[int, AtLeast(0)]
     """Number of its tiles that have no valid patch, and so no row."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Part":
-        """Undo `to_json`."""
+        """Undo `to_json`; of a file's values, see `parts_of`."""
         return cls(StoredObject(**values["stored"]), values["rows"], values["left_out"])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class _About:
+    """Types of what is read of embeddings.json."""
+
+    checkpoint: str
+    checkpoint_fingerprint: str
+    weights: str
+    tokens: str
+    width: Annotated[int, AtLeast(1)]
+    tiles: Annotated[int, AtLeast(0)]
+    without_pixels: Annotated[int, AtLeast(0)]
+    rows: Annotated[int, AtLeast(0)]
+    made_with: dict[str, Any]
+    parts: tuple[Part, ...]
+    data: str | list[str] = ""
+    findings: dict[str, Any] = field(default_factory=dict)
 
 
 def part_name(number: int) -> str:
@@ -132,7 +153,7 @@ def read_about(url: str) -> dict[str, Any]:
     """Read embeddings.json.
 
     Raises:
-        InputError: there are no embeddings, or unfinished ones, or ones of another version.
+        InputError: there are no embeddings, or unfinished ones, or ones of another version, or it is damaged.
     """
     where = join(url, EMBEDDINGS)
     if not exists(where):
@@ -141,11 +162,18 @@ def read_about(url: str) -> dict[str, Any]:
         raise InputError(
             f"{url}: no embeddings here ({EMBEDDINGS} is missing); make some with treeline embed"
         )
-    about = read_json(where)
+    about = read_json(where, cure=CURE)
     if (about.get("format"), about.get("version")) != (FORMAT, VERSION):
         found = f"{about.get('format')} {about.get('version')}"
-        raise InputError(f"{where}: is {found}, not {FORMAT} {VERSION}; embed again")
+        raise InputError(f"{where}: is {found}, not {FORMAT} {VERSION}; {CURE}")
+    typed(about, _About, where, CURE, strict=False)
     return about
+
+
+def parts_of(about: dict[str, Any]) -> tuple[Part, ...]:
+    """Return the parts that `read_about` found listed."""
+    parts: tuple[Part, ...] = typed_as(about["parts"], tuple[Part, ...], EMBEDDINGS, CURE, strict=False)
+    return parts
 
 
 def read_embeddings(url: str) -> Embeddings:
@@ -156,7 +184,7 @@ def read_embeddings(url: str) -> Embeddings:
         DatasetError: a part is damaged.
     """
     about = read_about(url)
-    parts = [Part.from_json(part) for part in about["parts"]]
+    parts = parts_of(about)
     _refuse_strangers(url, [part.stored.name for part in parts])
     identity, tables = identity_of(about["made_with"]), []
     for part in parts:

@@ -1,7 +1,7 @@
 """`treeline verify` of a folder of embeddings: every part is read."""
 
-from inference.embed.embeddings import EMBEDDINGS, PLAN, Part, part_files, read_about
-from shards.format.manifest import has_checksum, understood
+from inference.embed.embeddings import EMBEDDINGS, PLAN, part_files, parts_of, read_about
+from shards.format.manifest import has_checksum
 from shards.format.verified import ERRORS, Found
 from shards.progress import progress
 from shards.storage.objects import exists, join, read_bytes
@@ -15,9 +15,7 @@ def has_embeddings(url: str) -> bool:
 def verify_embeddings(url: str) -> Found:
     """Read all parts of a folder; return what is wrong, and what cannot be compared."""
     try:
-        about = read_about(url)
-        with understood(join(url, EMBEDDINGS), "embed again"):
-            parts = [Part.from_json(part) for part in about["parts"]]
+        parts = parts_of(read_about(url))
     except ERRORS as error:
         return [str(error)], []
     problems = list[str]()

@@ -67,8 +67,8 @@ def map_element(about: dict[str, Any], label: str, is_alone: bool = False) -> Ma
     )
 
 
-def whole_page(title: str, content: Markup, head: Markup, policy: str = "") -> str:
-    """Return a page; `policy` is its Content-Security-Policy, if the server does not send it."""
+def whole_page(title: str, content: Markup, head: Markup, policy: str) -> str:
+    """Return a page; `policy` is its Content-Security-Policy."""
     return f"{str(_pieces().page(title, content, head, policy)).lstrip()}\n"
 
 

@@ -31,6 +31,7 @@ from inference.maps.class_colours import MapClass
 from inference.view.description import Bounds, Frame, Kind, coloured, of_classes
 from inference.view.page import head_in_page, map_element, script_source, whole_page
 from shards.draw.colours import ColourScale, Palette, difference_scale, height_scale
+from shards.draw.content_policy import content_policy
 from shards.raster.grid import Grid, known_crs
 
 STEP = 0.01
@@ -92,8 +93,7 @@ def panel(
 def panel_page(title: str, layers: Sequence[Layer], crs: str, palette: Palette = "continuous") -> str:
     """Make a self-contained page that shows the layers, see `panel`."""
     element = map_element(describe(layers, crs, palette), title, is_alone=True)
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {script_source()}"
-    return whole_page(title, element, head_in_page(), policy)
+    return whole_page(title, element, head_in_page(), content_policy(script_source()))
 
 
 def describe(

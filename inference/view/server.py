@@ -25,6 +25,7 @@ from inference.view.layers import Place
 from inference.view.page import SCRIPT, STYLE, map_element, script, served_head, style, whole_page
 from inference.view.plan import Plan
 from inference.view.tiles import is_near, tile_grid
+from shards.draw.content_policy import content_policy
 from shards.errors import InputError
 from shards.raster.opening import OpenRasters
 from shards.said import say
@@ -41,14 +42,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def policy(background: str) -> str:
-    """Return the page's Content-Security-Policy: this server, and the host of the background."""
+def policy(background: str, is_header: bool = True) -> str:
+    """Return the Content-Security-Policy of the page: this server, and the host of the background."""
     parts = urlsplit(background)
     pictures = f"'self' data: {parts.scheme}://{parts.netloc}" if background else "'self' data:"
-    return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src {pictures}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    return content_policy("'self'", "'self'", pictures, "'self'", is_header)
 
 
 class Guard:
@@ -91,7 +89,11 @@ class Answers:
 
     def __init__(self, plan: Plan, title: str) -> None:
         self._plan = plan
-        self._page = whole_page(title, map_element(plan.about(), title, is_alone=True), served_head())
+        element, own = (
+            map_element(plan.about(), title, is_alone=True),
+            policy(plan.background, is_header=False),
+        )
+        self._page = whole_page(title, element, served_head(), own)
         self._free = queue.LifoQueue[OpenRasters]()
         for _ in range(AT_ONCE):
             self._free.put(OpenRasters())

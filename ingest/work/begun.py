@@ -17,9 +17,10 @@ from shards.storage.typed_json import typed, typed_as
 
 PLAN = f"{JOURNAL}/plan.json"
 """Description of what an unfinished ingest makes."""
-
-
-CURE = "finish it with the command that began it, or give --restart to forget it"
+FORGET = "give --restart to forget it"
+"""What to do about an unfinished ingest that cannot be finished."""
+FINISH = f"finish it with the command that began it, or {FORGET}"
+"""What to do about an unfinished ingest of something else."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read_begun(out: str) -> Begun:
         InputError: its plan is damaged.
     """
     url = join(out, PLAN)
-    return typed(read_json(url, cure=CURE), Begun, url, CURE, strict=False)
+    return typed(read_json(url, cure=FORGET), Begun, url, FORGET, strict=False)
 
 
 def as_it_began(config: IngestConfig) -> IngestConfig:
@@ -69,7 +70,7 @@ def _check_options(config: IngestConfig, begun: dict[str, Any]) -> None:
     options = options_of(type(config))
     for name, value in renewed(type(config), begun).items():
         if name in options:
-            typed_as(value, options[name].kind, f"{config.out}: recorded option {name}", CURE)
+            typed_as(value, options[name].kind, f"{config.out}: recorded option {name}", FINISH)
 
 
 def _record(config: IngestConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ dataset is left.
 
 from collections import Counter
 from collections.abc import Container, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ingest.chips.attributes import with_known_names
 from ingest.chips.check import Rules
 from ingest.chips.source import CommandSource
 from ingest.config import IngestConfig, made_by
-from ingest.work.begun import PLAN, as_it_began, differ, read_begun, taken
+from ingest.work.begun import FINISH, PLAN, as_it_began, differ, read_begun, taken
 from ingest.work.plan import IngestPlan, Present, ShardPlan, ShardTask, make_plan
 from ingest.work.same_unit import refuse_other_unit
 from ingest.work.schema import schema_to_make
@@ -204,8 +204,10 @@ def _done_before(config: IngestConfig, base: Manifest) -> Ingested:
         raise InputError(
             f"{config.out}: was made without --strict, and chips were refused; see rejected.parquet"
         )
-    if _unfinished(config.out) in ("", base.made_by.get("plan")):  # otherwise an --append is unfinished
-        _discard(config.out, base)
+    # Otherwise an --append is unfinished, and be it one whose plan is damaged.
+    with suppress(InputError):
+        if _unfinished(config.out) in ("", base.made_by.get("plan")):
+            _discard(config.out, base)
     counts = ", ".join(f"{count:,} {split}" for split, count in base.splits.items() if count)
     return Ingested(base, f"{config.out}: is complete already, from the same files and options: {counts}")
 
@@ -215,14 +217,13 @@ def _begin(
 ) -> None:
     """Write plan.json to the journal, unless it is there; refuse an unfinished ingest of another plan."""
     url = join(config.out, PLAN)
-    if unfinished := _unfinished(config.out):
-        if unfinished == plan.fingerprint and not config.restart:
-            remove_unfinished(config.out)
-            return
+    if exists(url):
         if not config.restart:
+            if _unfinished(config.out) == plan.fingerprint:
+                remove_unfinished(config.out)
+                return
             raise InputError(
-                f"{config.out}: holds an unfinished ingest of other files or options ({url}); finish it with "
-                "the command that began it, or give --restart to forget it"
+                f"{config.out}: holds an unfinished ingest of other files or options ({url}); {FINISH}"
             )
         _discard(config.out, base)
     elif base is None:
@@ -244,13 +245,12 @@ def _refuse_missing(plan: IngestPlan) -> None:
 
 
 def _unfinished(out: str) -> str:
-    """Return the fingerprint of the plan of an unfinished ingest; "" if there is none."""
-    if not exists(join(out, PLAN)):
-        return ""
-    try:
-        return read_begun(out).fingerprint
-    except InputError:  # half-written when a machine stopped
-        return "unknown"
+    """Return the fingerprint of the plan of an unfinished ingest; "" if there is none.
+
+    Raises:
+        InputError: the plan is damaged, so that nobody knows what is unfinished.
+    """
+    return read_begun(out).fingerprint if exists(join(out, PLAN)) else ""
 
 
 def _discard(out: str, dataset: Manifest | None) -> None:

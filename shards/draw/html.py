@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from shards.draw.content_policy import content_policy
 from shards.wording import number
 
 TEMPLATE = "page.html.j2"
@@ -38,7 +39,7 @@ def page(
     lead: str = "",
     footer: str = "",
     head: Markup = _NOTHING,
-    script_source: str = "",
+    script_source: str = "'none'",
 ) -> str:
     """Return the whole page.
 
@@ -50,7 +51,7 @@ def page(
         head: styles and scripts for the page's head.
         script_source: which scripts the page's policy allows, such as 'sha256-...'; default: none.
     """
-    return f"{_pieces().page(title, sections, lead, footer, head, script_source)}\n"
+    return f"{_pieces().page(title, sections, lead, footer, head, content_policy(script_source))}\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], strong: int | None = None) -> Markup:

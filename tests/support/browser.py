@@ -45,7 +45,7 @@ def dom(page: str, folder: Path, *options: str) -> str:
 
 def laid_out(page: str, folder: Path, width: int = 1200, dark: bool = False) -> Layout:
     """Ask the browser by a script; the page forbids scripts, so they are allowed in a copy."""
-    allowing = page.replace("default-src 'none'", "script-src 'unsafe-inline'")
+    allowing = page.replace("default-src &#39;none&#39;", "script-src 'unsafe-inline'")
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     window = f"--window-size={width},900"
     said = dom(allowing.replace("</head>", f"{_ASKING}</head>"), folder, scheme, window, "--hide-scrollbars")

@@ -19,6 +19,12 @@ WRONG: tuple[Any, ...] = (
 """Values that take each field's place."""
 
 
+JSON = (".json", ".geojson")
+"""Endings of files of which single fields are damaged."""
+SEALED = 0.75
+"""Share of damaged fields in files that are sealed again: the others are told by their checksum."""
+
+
 class Damage(NamedTuple):
     """One damage; as JSON it is a case to keep."""
 
@@ -34,13 +40,11 @@ def drawn(folder: Path, generator: random.Random) -> Damage:
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     file = generator.choice(files)
     size = (folder / file).stat().st_size
-    if file.endswith(".json") and generator.random() < 0.7:
-        paths = list(_paths(json.loads((folder / file).read_text())))
-        return Damage(
-            file,
-            "field",
-            (generator.choice(paths), generator.randrange(len(WRONG)), generator.random() < 0.5),
-        )
+    if file.endswith(JSON) and generator.random() < 0.7:
+        # Each field is as likely, also one that is no list of a thousand numbers.
+        alike = list(fields_of(json.loads((folder / file).read_text())).values())
+        path = generator.choice(generator.choice(alike))
+        return Damage(file, "field", (path, generator.randrange(len(WRONG)), generator.random() < SEALED))
     kind = generator.choice(("cut", "empty", "swap", "flip", "flip", "longer"))
     detail: tuple[Any, ...] = {
         "cut": (generator.randrange(max(size, 1)),),
@@ -48,6 +52,14 @@ def drawn(folder: Path, generator: random.Random) -> Damage:
         "flip": (generator.randrange(max(8 * size, 1)),),
     }.get(kind, ())
     return Damage(file, kind, detail)
+
+
+def fields_of(values: Any) -> dict[tuple[Any, ...], list[list[Any]]]:
+    """Return the ways to each field, which may be many where it stands in a list."""
+    fields: dict[tuple[Any, ...], list[list[Any]]] = {}
+    for path in _paths(values):
+        fields.setdefault(tuple("" if isinstance(way, int) else way for way in path), []).append(path)
+    return fields
 
 
 def _paths(values: Any, before: tuple[Any, ...] = ()) -> Iterator[list[Any]]:
@@ -60,7 +72,7 @@ def _paths(values: Any, before: tuple[Any, ...] = ()) -> Iterator[list[Any]]:
         yield from _paths(value, (*before, key))
 
 
-def _sealed(values: Any) -> bytes:
+def resealed(values: Any) -> bytes:
     """Encode a file's values with the checksum of itself that they then have, as a stranger would."""
     if isinstance(values, dict) and "sha256" in values:
         values.pop("sha256")
@@ -82,7 +94,7 @@ def do(folder: Path, damage: Damage) -> None:
         for way in ways:
             inner = inner[way]
         inner[last] = WRONG[number]
-        file.write_bytes(_sealed(values) if is_sealed else (json.dumps(values, indent=2) + "\n").encode())
+        file.write_bytes(resealed(values) if is_sealed else (json.dumps(values, indent=2) + "\n").encode())
     elif damage.kind == "cut":
         file.write_bytes(data[: damage.detail[0]])
     elif damage.kind == "empty":

@@ -4,8 +4,10 @@ Each prepared file would make GDAL open a private raster, or ask a server, if it
 listener counts requests: there is none, in any command that opens rasters.
 """
 
+import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -18,10 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from damages import resealed
 from in_process import treeline
 from numpy.typing import NDArray
 from rasterio import Affine
 from regressors import small_regressor, write_checkpoint
+from report_runs import write_chips
 
 from inference.scenes.area import read_area
 from shards.errors import InputError
@@ -143,6 +147,7 @@ def test_no_command_follows_it(
     (tmp_path / "map.chm.tif").write_text(text)
     write(tmp_path / "heights.tif", np.ones((1, SIDE, SIDE), np.float32))
     write_checkpoint(str(tmp_path / "run"), small_regressor())
+    write_chips(tmp_path / "dataset", 4)
     said = [
         treeline(
             *("ingest", "pairs", "--images", "chips", "--heights", "chips", "--out", "set"),
@@ -159,13 +164,68 @@ def test_no_command_follows_it(
             "evaluate", "--maps", "map.chm.tif", "--heights", "heights.tif", "--out", "e", folder=tmp_path
         ),
         treeline("view", "map.chm.tif", folder=tmp_path),
+        treeline("embed", "--scenes", "scene.tif", "--checkpoint", "run", "--out", "e", folder=tmp_path),
+        treeline("attention", "scene.tif", "--checkpoint", "run", "--out", "a", folder=tmp_path),
+        treeline(
+            *("ingest", "labels", "dataset", "--raster", "heights.tif", "scene.tif", "--as", "x", "--mean"),
+            folder=tmp_path,
+        ),
+        treeline(
+            *("report", "run", "--maps", "map.chm.tif", "--heights", "heights.tif", "--out", "page.html"),
+            folder=tmp_path,
+        ),
     ]
     for done in said:
         assert done.returncode in (1, 2), done.stdout
         assert "Traceback" not in done.stderr
-    assert [done.returncode for done in said[1:]] == [2] * 5, [done.stderr for done in said]
+    assert [done.returncode for done in said[1:]] == [2] * 9, [done.stderr for done in said]
     assert not (tmp_path / "set" / "dataset.json").exists()
     assert not list(tmp_path.glob("maps/*.tif"))
+    assert asked == []
+
+
+ADDRESSES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "shards": lambda address: {"shards": [f"{address}/train/000000.tar"]},
+    "a record of how it was made": lambda address: {"made_by": {"config": {"images": f"{address}/x.tif"}}},
+    "where it was trained": lambda address: {"trained_on": {"data": f"{address}/chips"}},
+    "names of checkpoints": lambda address: {"last": f"{address}/run", "best": [f"{address}/run"]},
+    "scores": lambda address: {"data": f"{address}/chips", "checkpoint": f"{address}/run"},
+}
+"""Addresses that stand in JSON files of ours, by what they are in it."""
+READERS = (
+    "inspect {}", "verify {}", "convert {} --to zarr --out {}-new", "report {} --out page.html",
+    "ingest labels {} --raster heights.tif --as x --mean", "embed {} --checkpoint run --out e",
+    "attention --data {} --checkpoint run --out a", "evaluate --checkpoint {} --data dataset --split all",
+    "predict scene.tif --checkpoint {} --out maps --on-mismatch ignore",
+)  # fmt: skip
+"""Commands that read datasets and runs; none of them follows an address that stands in one."""
+
+
+@pytest.mark.parametrize("kind", ADDRESSES)
+def test_no_command_follows_an_address_in_a_file_of_ours(
+    kind: str, listener: tuple[str, list[bytes]], tmp_path: Path
+) -> None:
+    address, asked = listener
+    write_chips(tmp_path / "dataset", 8)
+    write_checkpoint(tmp_path / "run", small_regressor())
+    write(tmp_path / "heights.tif", np.ones((1, SIDE, SIDE), np.float32))
+    write(tmp_path / "scene.tif", np.ones((4, SIDE, SIDE), np.int16))
+    files = {"dataset": ("dataset.json",), "run": ("config.json", "metrics.json")}
+    for thing, names in files.items():
+        shutil.copytree(tmp_path / thing, tmp_path / f"{thing}-prepared")
+        for name in names:
+            path = tmp_path / f"{thing}-prepared" / name
+            values = json.loads(path.read_text()) | ADDRESSES[kind](address)
+            path.write_bytes(resealed(values))
+    for names in (("checkpoints.json",), ("evaluation", "evaluation.json"), ("state.json",)):
+        path = (tmp_path / "run-prepared").joinpath(*names)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(resealed(ADDRESSES[kind](address)))
+    for prepared in ("dataset-prepared", "run-prepared"):
+        for reader in READERS:
+            done = treeline(*reader.format(prepared, prepared).split(), folder=tmp_path)
+            assert done.returncode in (0, 1, 2)
+            assert "Traceback" not in done.stderr
     assert asked == []
 
 

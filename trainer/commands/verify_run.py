@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from shards.errors import InputError
-from shards.format.manifest import StoredObject, has_checksum, read_json, read_manifest, understood
+from shards.format.manifest import StoredObject, has_checksum, read_json, read_manifest
 from shards.format.verified import ERRORS, Found, compared
 from shards.progress import progress
 from shards.storage.checksum import hexadecimal_of_pieces
 from shards.storage.objects import exists, find_files, join, read_pieces, size_of
+from shards.storage.typed_json import typed_as
 from trainer.data.token_store import MANIFEST as TOKENS
 from trainer.model.verify_checkpoint import verify_checkpoint
 from trainer.run_folder.metrics_file import METRICS, read_metrics
@@ -153,8 +154,10 @@ def verify_token_store(url: str) -> Found:
     """Read every file that a token store lists; return what is wrong, and what cannot be compared."""
     where = join(url, TOKENS)
     try:
-        with understood(where, "delete the store, and the next run makes it again"):
-            objects = [StoredObject(**stored) for stored in read_json(where)["objects"]]
+        cure = "delete the store, and the next run makes it again"
+        objects: tuple[StoredObject, ...] = typed_as(
+            read_json(where, cure=cure).get("objects"), tuple[StoredObject, ...], f"{where}: objects", cure
+        )
     except ERRORS as error:
         return [str(error)], []
     problems = list[str]()

@@ -248,14 +248,12 @@ def stored_objects(plan: TokenPlan) -> dict[str, StoredObject]:
     values = read_json(where)
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
         raise InputError(f"{where}: not a token store of this version; choose another --token-store")
-    found, asked = values.get("identity", {}), plan.identity
+    cure = "choose another --token-store, or delete it first"
+    found = typed_as(values.get("identity", {}), dict[str, Any], f"{where}: identity", cure)
+    asked = plan.identity
     differ = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
     if differ or values.get("fingerprint") != plan.fingerprint:
-        raise InputError(
-            f"{plan.url}: holds the tokens of another {', '.join(differ) or 'store'}; choose another "
-            "--token-store, or delete it first"
-        )
-    cure = "choose another --token-store, or delete it first"
+        raise InputError(f"{plan.url}: holds the tokens of another {', '.join(differ) or 'store'}; {cure}")
     objects = typed_as(values.get("objects"), tuple[StoredObject, ...], f"{where}: objects", cure)
     return {stored.name: stored for stored in objects}
 

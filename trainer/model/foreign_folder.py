@@ -9,8 +9,9 @@ from math import prod
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
-from shards.errors import InputError
+from shards.errors import InputError, one_line
 from shards.format.manifest import read_json, understood
 from shards.format.path_names import check_name
 from shards.storage.objects import is_local, join, list_files, local_path
@@ -73,8 +74,11 @@ def check_numbers(kind: Any, name: str, subject: str) -> None:
         there = sum(prod(entry.shape) for one in _weights(name) for entry in read_entries(join(name, one)))
     except ValueError as error:
         raise InputError(f"{subject}: its weights are damaged ({error}); copy them again") from error
-    with understood(file, cure), torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = kind(kind.config_class(**values))
+    try:
+        with understood(file, cure), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = kind(kind.config_class(**values))
+    except StrictDataclassError as error:  # a value of a wrong type
+        raise InputError(f"{file} cannot be understood ({one_line(error)[:200]}); {cure}") from error
     needed = sum(tensor.numel() for tensor in model.state_dict().values())
     if needed > there:
         raise InputError(f"{file} asks for {needed:,} numbers, its weights have {there:,}; {cure}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from browser import NARROW, laid_out, needs_browser
 from matplotlib.image import imread
+from policies import assert_forbidding
 
 from cluster.config import DemoConfig
 from cluster.demo.run import run_demo
@@ -65,7 +66,7 @@ def test_the_report_needs_nothing_else_and_is_escaped(demo: Path) -> None:
         assert imread(BytesIO(b64decode(picture)))[..., :3].std() > 0.01
     assert page.count('"kind":"difference"') == 2, "a panel for each map, with measured heights"
     assert "<b>out" not in page
-    assert "default-src 'none'" in page
+    assert_forbidding(page)
 
 
 @needs_browser

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from policies import assert_forbidding
 
 from cluster.config import DemoConfig
 from cluster.demo.run import run_demo
@@ -32,6 +33,8 @@ def test_the_report_says_what_the_matrix_says_and_shows_all_parts(tmp_path: Path
     assert len(pictures) == 4 + 2 * 2 + len(seen["tiles"])
     assert (out / "matrix" / "index.html").exists()
     assert (out / "distances" / "index.html").exists()
+    for path in out.rglob("*.html"):
+        assert_forbidding(path.read_text())
 
 
 def test_pre_training_does_not_see_the_last_region(tmp_path: Path) -> None:

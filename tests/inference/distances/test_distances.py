@@ -315,7 +315,9 @@ def test_a_part_of_two_rows_comes_back(tmp_path: Path) -> None:
     made_with = {"tokens": "class"}
     stored = write_part(str(tmp_path), 0, pa.table({"key": ["a", "b"]}), vectors_ND, made_with)
     part = {"stored": {"name": stored.name, "nbytes": stored.nbytes, "xxh3": stored.xxh3}}
-    about = {"format": "treeline-embeddings", "version": 1, "made_with": made_with}
+    about = {"format": "treeline-embeddings", "version": 1, "made_with": made_with, "tokens": "class"}
+    about |= {"checkpoint": "run", "checkpoint_fingerprint": "0123456789abcdef", "weights": "student"}
+    about |= {"width": 3, "tiles": 2, "rows": 2, "without_pixels": 0}
     about["parts"] = [{**part, "rows": 2, "left_out": 0}]
     (tmp_path / EMBEDDINGS).write_bytes(json_bytes(about))
     found = read_embeddings(str(tmp_path))

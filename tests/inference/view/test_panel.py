@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from browser import needs_browser
 from open_page import NEAR, opened, running_chromium
+from policies import assert_forbidding
 from rasterio.transform import from_bounds, rowcol
 from rasterio.warp import transform_bounds
 
@@ -55,6 +56,7 @@ def chromium() -> Iterator[Any]:
 def url(tmp_path: Path) -> str:
     path = tmp_path / "panel.html"
     path.write_text(panel_page("a <map>", layers(), CRS))
+    assert_forbidding(path.read_text())
     return path.as_uri()
 
 

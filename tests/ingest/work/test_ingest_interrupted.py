@@ -308,6 +308,26 @@ def test_another_unfinished_run_is_in_the_way(
     assert contents(out) == contents(tmp_path / "expected")
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "another value", "a list"])
+def test_a_damaged_plan_is_called_damaged(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    out, plan = tmp_path / "out", tmp_path / "out" / ".ingest" / "plan.json"
+    steps_of(folders, str(out), monkeypatch, 9)
+    text = plan.read_text()
+    other = text.replace('"shards": ', '"shards": 1')
+    plan.write_text({"cut": text[:100], "empty": "", "another value": other, "a list": "[]"}[damage])
+    before = contents(out)
+    for shares in ((0.8, 0.2), (0.5, 0.5)):
+        with pytest.raises(InputError, match=r"plan\.json: .*; give --restart to forget it$") as refused:
+            ingest(folders, out, shard_chips=90, shares=shares)
+        assert "other files or options" not in str(refused.value)
+    assert contents(out) == before
+    ingest(folders, out, shard_chips=90, restart=True)
+    ingest(folders, tmp_path / "expected", shard_chips=90)
+    assert contents(out) == contents(tmp_path / "expected")
+
+
 def test_what_an_older_version_began_is_finished(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

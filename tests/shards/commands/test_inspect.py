@@ -24,6 +24,7 @@ import pytest
 from browser import NARROW, laid_out, needs_browser
 from markupsafe import escape
 from matplotlib.image import imread
+from policies import assert_forbidding
 
 from shards.commands.inspect import describe, inspect
 from shards.commands.inspect_folder import default_folder
@@ -160,7 +161,7 @@ def test_the_page_needs_nothing_else(everything: Inspected) -> None:
     elsewhere = [target for target in targets if not target.startswith("#section-")]
     assert elsewhere == ["data:image/png;base64,"] * 5
     assert "@import" not in everything.page
-    assert "default-src 'none'" in everything.page
+    assert_forbidding(everything.page)
 
 
 @pytest.mark.slow

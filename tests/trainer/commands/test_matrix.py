@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from classes import CLASS_SCHEMA, class_chip
 from in_process import treeline
+from policies import assert_forbidding
 from ray_machines import PATIENCE_SECONDS, wait_until
 from regressors import CHIP_SCHEMA, visible_chip
 
@@ -174,6 +175,7 @@ def test_the_report_begins_with_the_verdict(whole: Path) -> None:
     verdict, page = results(whole)["verdict"], (whole / "index.html").read_text()
     assert verdict.startswith("Pretrained is better than scratch in ")
     assert verdict in page.partition("<section>")[0]
+    assert_forbidding(page)
     ridge = entry(results(whole)["differences"], first="scratch", second="ridge on bands")["counts"]
     assert ("the ridge on bands wins" in verdict.split("Scratch")[1]) == (ridge["worse"] > ridge["better"])
     assert page.count("data:image/png") == 3
