@@ -7,9 +7,10 @@ from ingest.config import IngestConfig
 from shards.errors import InputError
 from shards.format.manifest import Manifest
 from shards.raster.finding import FINDINGS, Found, noted_by_code
+from shards.raster.gdal_advice import state_unit
 from shards.raster.height_check import CONVERTED, NO_UNIT, UNIT
 
-STATED = "state it in the new rasters (rio edit-info --units {unit} FILE) and leave out --height-unit"
+STATED = "state it in the new rasters ({command}) and leave out --height-unit"
 
 
 def refuse_other_unit(config: IngestConfig, base: Manifest, found: Found) -> None:
@@ -33,12 +34,12 @@ def refuse_other_unit(config: IngestConfig, base: Manifest, found: Found) -> Non
         raise InputError(
             f"{config.out}: its heights {how}, and --height-unit {said} is for the new ones alone; if all "
             f"are in {said}, ingest all again with --height-unit {said} and another --out; if only the new "
-            f"ones are, {STATED.format(unit=said)}"
+            f"ones are, {STATED.format(command=state_unit(said))}"
         )
     if not said and unit != "m" and _are_taken_as_metres(noted_by_code(found)):
         raise InputError(
             f"{config.out}: its heights {how}, and the new ones would be taken as metres; give --height-unit "
-            f"{unit}, or, if they are metres, {STATED.format(unit='m')}"
+            f"{unit}, or, if they are metres, {STATED.format(command=state_unit('m'))}"
         )
 
 

@@ -1,6 +1,6 @@
 """Commands that mend rasters, for messages: GDAL's own, and rasterio's where GDAL's programs are missing.
 
-    advice("gdal_edit.py -a_nodata 0 FILE", "rio edit-info --nodata 0 FILE")
+    advice("gdalwarp -tr 2 2 IN.tif OUT.tif", "rio -q warp IN.tif OUT.tif --res 2")
 
 rasterio comes with its program `rio`, and without GDAL's.
 """
@@ -36,9 +36,21 @@ def loses_names(command: str) -> bool:
     return "rio -q warp" in command
 
 
+def _edit(gdal: str, rio: str, note: str = "") -> str:
+    """Return the command that edits a file in place, also one that is cloud-optimised, as maps are.
+
+    rio refuses those; its plain copy has no names of bands.
+    """
+    return advice(
+        f"gdal_edit.py {gdal} -oo IGNORE_COG_LAYOUT_BREAK=YES FILE",
+        f"rio edit-info {rio} FILE{note}; if FILE is cloud-optimised, edit its copy by rio convert FILE "
+        "COPY.tif, which has no names of bands",
+    )
+
+
 def declare_nodata(value: float | str) -> str:
     """Return the command that declares a value as nodata; the file's pixels stay."""
-    return advice(f"gdal_edit.py -a_nodata {value} FILE", f"rio edit-info --nodata {value} FILE")
+    return _edit(f"-a_nodata {value}", f"--nodata {value}")
 
 
 def declare_alpha(kinds: Sequence[str], number: int) -> str:
@@ -49,23 +61,26 @@ def declare_alpha(kinds: Sequence[str], number: int) -> str:
         number: number of the band, from 1.
     """
     all_kinds = [*kinds[: number - 1], "alpha", *kinds[number:]]
-    return advice(
-        f"gdal_edit.py -colorinterp_{number} alpha FILE",
-        f"rio edit-info --colorinterp {','.join(all_kinds)} FILE",
-    )
+    return _edit(f"-colorinterp_{number} alpha", f"--colorinterp {','.join(all_kinds)}")
 
 
 def assign_crs() -> str:
     """Return the command that gives a file the CRS that it lacks."""
-    return advice("gdal_edit.py -a_srs EPSG:... FILE", "rio edit-info --crs EPSG:... FILE")
+    return _edit("-a_srs EPSG:...", "--crs EPSG:...")
 
 
 def assign_bounds() -> str:
     """Return the command that gives a file the place that it lacks."""
-    return advice(
-        "gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE",
-        'rio edit-info --transform "[WIDTH, 0, LEFT, 0, -HEIGHT, TOP]" FILE, by the sides of a pixel',
+    return _edit(
+        "-a_ullr LEFT TOP RIGHT BOTTOM",
+        '--transform "[WIDTH, 0, LEFT, 0, -HEIGHT, TOP]"',
+        ", by the sides of a pixel",
     )
+
+
+def state_unit(unit: str) -> str:
+    """Return the command that states the unit of a file's values."""
+    return _edit(f"-units {unit}", f"--units {unit}")
 
 
 def convert_to(dtype: str) -> str:

@@ -19,7 +19,7 @@ from rasterio.enums import ColorInterp
 
 from shards.errors import InputError
 from shards.raster.finding import Finding
-from shards.raster.gdal_advice import declare_nodata
+from shards.raster.gdal_advice import declare_nodata, state_unit
 from shards.raster.grid import Grid
 from shards.raster.height_unit import HeightUnit, UnitOfHeights, height_unit, is_foot
 from shards.raster.pixel_size import PixelSize
@@ -237,7 +237,7 @@ def _of_other_units(surface: HeightHeader, ground: HeightHeader) -> Finding | No
         return None
     line = f"the {names[0]} states no unit of heights, and the {names[1]} is in {known.unit.name}"
     answer = _said_unit(_answer(known))
-    cure = Words("give ", answer, " if both are, or state metres (rio edit-info --units m FILE)")
+    cure = Words("give ", answer, f" if both are, or state metres ({state_unit('m')})")
     return Finding(UNIT, line, cure, is_gross=True)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shards.errors import InputError
+from shards.raster.gdal_advice import state_unit
 
 HeightUnit = Literal["m", "dm", "cm", "ft"]
 """Unit of heights, as the user says it."""
@@ -65,7 +66,7 @@ def height_unit(url: str, raster: Any, number: int = 1, said: HeightUnit | None 
     if stated and not known and said is None:
         raise InputError(
             f"{url}: states its values in {stated!r}, which is no length; say the unit (--height-unit m), or "
-            "correct the file (rio edit-info --units m)"
+            f"correct the file ({state_unit('m')})"
         )
     if known is None:
         metres = LENGTHS[said][0] if said else 1.0
@@ -74,7 +75,7 @@ def height_unit(url: str, raster: Any, number: int = 1, said: HeightUnit | None 
     if said and not math.isclose(LENGTHS[said][0], metres, rel_tol=SAME_UNIT):
         raise InputError(
             f"{url}: states its values in {stated!r}, not {said}; leave out --height-unit, or correct the "
-            f"file (rio edit-info --units {said})"
+            f"file ({state_unit(said)})"
         )
     return UnitOfHeights(name, metres, is_stated=True, is_said=said is not None)
 

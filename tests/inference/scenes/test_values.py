@@ -284,7 +284,7 @@ def test_two_values_that_fill_a_scene_get_both_cures_at_once(reach: int, tmp_pat
         (finding,) = findings_of(scene, statistics())
     assert "in all bands; is 0 nodata?" in finding.line
     assert finding.cure.startswith("if so, give --nodata 0 and another --out; -500 fills other pixels")
-    assert "gdal_edit.py -a_nodata -500 FILE" in finding.cure
+    assert "gdal_edit.py -a_nodata -500 -oo" in finding.cure
     with rasterio.open(path, "r+") as raster:
         raster.nodata = -500
     with Scene(str(path), SCHEMA, (), nodata=0) as scene:

@@ -199,12 +199,12 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[str, ...]], str]] = {
         _alone(holed(canopy(), -32767)),
         "% of values are -32767, which is not declared as nodata; declare it (gdal_edit.py -a_nodata -32",
     ),
-    "undeclared 9999": (_alone(holed(canopy(), 9999)), "gdal_edit.py -a_nodata 9999 FILE"),
+    "undeclared 9999": (_alone(holed(canopy(), 9999)), "gdal_edit.py -a_nodata 9999 -oo"),
     "undeclared 65535, in centimetres": (
         _alone(
             holed((100 * canopy()).clip(0).astype(np.uint16), 65535), unit="", options=("--height-unit", "cm")
         ),
-        "gdal_edit.py -a_nodata 65535 FILE",
+        "gdal_edit.py -a_nodata 65535 -oo",
     ),
     "surface and ground exchanged": (
         _above(ground(), ground() + canopy()),
@@ -241,7 +241,7 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[str, ...]], str]] = {
     ),
     "surface of -32767 where it is unknown": (
         _above(holed(ground() + canopy(), -32767), ground()),
-        "gdal_edit.py -a_nodata -32767 FILE",
+        "gdal_edit.py -a_nodata -32767 -oo",
     ),
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio import Affine
 
 from shards.raster import gdal_advice
@@ -44,7 +45,7 @@ def write(folder: Path, name: str, placed: bool = True) -> Path:
 
 def run_rio(folder: Path, said: str, **words: str) -> None:
     """Run the command of rio's in a line, with the user's words for those in capitals."""
-    command = said.partition("is not installed here, ")[2].partition(", by ")[0]
+    command = said.partition("is not installed here, ")[2].partition(", by ")[0].partition("; if ")[0]
     for name, value in words.items():
         command = command.replace(name, value)
     path = f"{RIO.parent}:{os.environ['PATH']}"
@@ -92,6 +93,20 @@ def test_what_rio_is_said_to_do_it_does(tmp_path: Path) -> None:
         assert (raster.crs, raster.bounds) == ("EPSG:3338", (10, 4, 26, 20))
 
 
+@pytest.mark.usefixtures("no_gdal")
+def test_a_cloud_optimised_file_is_edited_as_a_copy(tmp_path: Path) -> None:
+    """Maps are such files, and rio does not edit them in place."""
+    rasterio.shutil.copy(write(tmp_path, "IN.tif"), tmp_path / "FILE", driver="COG")
+    said = declare_nodata(-32767)
+    with pytest.raises(subprocess.CalledProcessError):
+        run_rio(tmp_path, said)
+    first = said.partition("edit its copy by ")[2].partition(", ")[0]
+    run_rio(tmp_path, f"is not installed here, {first}")
+    run_rio(tmp_path, said, FILE="COPY.tif")
+    with rasterio.open(tmp_path / "COPY.tif") as raster:
+        assert raster.nodata == -32767
+
+
 def test_gdals_own_command_is_alone_where_it_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,4 +119,4 @@ def test_gdals_own_command_is_alone_where_it_is_installed(
     assert not loses_names(resample("", (2, 2)))
     assert "; or, as gdal_edit.py is not installed here, rio edit-info" in declare_nodata(0)
     monkeypatch.setattr(gdal_advice, "_has_rio", lambda: False)
-    assert declare_nodata(0) == "gdal_edit.py -a_nodata 0 FILE"
+    assert declare_nodata(0) == "gdal_edit.py -a_nodata 0 -oo IGNORE_COG_LAYOUT_BREAK=YES FILE"
