@@ -62,17 +62,20 @@ class Killer:
         self._process.wait(60)
         self._process.stdout.close()
 
-    def treeline(self, arguments: list[str], folder: Path, seconds: float = 0) -> tuple[int, float, str]:
+    def treeline(
+        self, arguments: list[str], folder: Path, seconds: float = 0, said: str = ""
+    ) -> tuple[int, float, str]:
         """Run a command; return its exit code, the seconds it took and what it said.
 
         Args:
             arguments: its words, without `treeline`.
             folder: the folder it runs in.
             seconds: when it is killed, after its beginning; 0: never.
+            said: count these seconds from the moment on at which the command has said this.
         """
         assert self._process.stdin
         assert self._process.stdout
-        asked = {"arguments": arguments, "folder": str(folder), "seconds": seconds}
+        asked = {"arguments": arguments, "folder": str(folder), "seconds": seconds, "said": said}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         done = json.loads(self._process.stdout.readline())
@@ -100,9 +103,12 @@ def _child(asked: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _ended(child: int, seconds: float) -> int:
-    """Wait for a child, and kill it after some seconds unless they are 0; return its status."""
+def _ended(child: int, seconds: float, said: str, file: Path) -> int:
+    """Wait for a child, or kill it some seconds (0: never) after its file has a text; return its status."""
     descriptor = os.pidfd_open(child)
+    while said and not select.select([descriptor], [], [], 0.01)[0]:
+        if file.exists() and said in file.read_text():
+            break
     if seconds and not select.select([descriptor], [], [], seconds)[0]:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     os.close(descriptor)
@@ -115,10 +121,12 @@ def _serve() -> None:
         importlib.import_module(module)
     for line in sys.stdin:
         asked = json.loads(line)
+        file = Path(asked["folder"]) / "said.txt"
+        file.unlink(missing_ok=True)  # what an earlier command said
         start, child = time.monotonic(), os.fork()
         if not child:
             _child(asked)
-        status = _ended(child, asked["seconds"])
+        status = _ended(child, asked["seconds"], asked["said"], file)
         code = os.waitstatus_to_exitcode(status)
         print(json.dumps({"code": code, "seconds": time.monotonic() - start}), flush=True)
 
