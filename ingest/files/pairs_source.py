@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,7 @@ class PairsSource(CommandSource):
 
     config: PairsConfig
 
-    @property
+    @cached_property  # asked for each pair
     def schema(self) -> Schema:
         """Schema of every chip, as the options describe it."""
         return self.config.schema(with_label=bool(self.config.heights))

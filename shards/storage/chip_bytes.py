@@ -1,11 +1,10 @@
 """Reading one of very many objects: an absent or forbidden one differs from failed storage."""
 
 import errno
-import os
 
 from shards.errors import InputError
-from shards.storage.objects import filesystem_of, is_local, local_path
-from shards.storage.regular import regular
+from shards.storage.objects import filesystem_of, is_local, local_name
+from shards.storage.regular import read_regular
 
 
 def read_chip_bytes(url: str, most: int | None = None) -> bytes:
@@ -21,10 +20,7 @@ def read_chip_bytes(url: str, most: int | None = None) -> bytes:
     """
     try:
         if is_local(url):
-            with open(local_path(url), "rb", 0, opener=regular) as file:
-                if most is not None and os.fstat(file.fileno()).st_size > most:
-                    return file.read(most + 1)
-                return file.read()
+            return read_regular(local_name(url), most)
         filesystem, path = filesystem_of(url)
         return bytes(filesystem.cat_file(path, most=most))
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:

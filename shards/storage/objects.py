@@ -60,10 +60,11 @@ def is_local(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     """Return the path that a local `url` names."""
-    return Path(_local(url))
+    return Path(local_name(url))
 
 
-def _local(url: str) -> str:
+def local_name(url: str) -> str:
+    """Return the same as a string, without the work that a Path costs."""
     # ~ is expanded as in fsspec: a shell leaves --out=~/maps as it is.
     return os.path.expanduser(url.removeprefix("file://"))
 
@@ -126,7 +127,7 @@ def read_bytes(url: str) -> bytes:
         InputError: there is nothing readable.
     """
     if is_local(url):  # a tenth of fsspec's time, which matters for small files
-        with reading(url, "file"), open(_local(url), "rb", 0, opener=regular) as file:
+        with reading(url, "file"), open(local_name(url), "rb", 0, opener=regular) as file:
             return file.read()
     filesystem, path = filesystem_of(url)
     with reading(url, "file"):
@@ -140,7 +141,7 @@ def map_file(url: str) -> MappedFile:
         InputError: there is nothing readable.
         ValueError: the file is empty.
     """
-    with reading(url, "file"), open(_local(url), "rb", 0, opener=regular) as file:
+    with reading(url, "file"), open(local_name(url), "rb", 0, opener=regular) as file:
         return MappedFile(file)
 
 
