@@ -26,10 +26,9 @@ from shards.roles import (
     Usual,
     flag_of,
 )
+from trainer.chip_options import AugmentOptions, ChipOptions
 from trainer.devices.choice import Precision, Wanted
 from trainer.options import (
-    AugmentOptions,
-    ChipOptions,
     FitOptions,
     KeepOptions,
     ModelOptions,

@@ -33,7 +33,7 @@ from trainer.devices.choice import OF_BF16, Precision
 
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
-DecoderKind = Literal["detail", "residual", "dpt", "linear"]
+DecoderKind = Literal["unet", "detail", "residual", "dpt", "linear"]
 DecoderName = Annotated[
     str,
     Imports(),
@@ -89,16 +89,17 @@ class ModelOptions:
 
     bands: Annotated[tuple[str, ...], In.DATA, Usual()] = ("nir", "red", "green")
     """Bands that the backbone sees, in its order."""
-    backbone: Annotated[str, Place(or_name=True, reserved=("tiny",)), Usual()] = "tiny"
-    """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, or a pre-training run."""
+    backbone: Annotated[str, Place(or_name=True, reserved=("tiny", "none")), Usual()] = "tiny"
+    """"tiny" (random weights), a folder, a .pth file of Meta's, a model on the hub, a pre-training run, or
+    none: the pixels alone, with --decoder unet."""
     backbone_weights: Annotated[Literal["teacher", "student", "random"] | None, Before(None)] = None
     """Weights of a pre-training run to start from; default: the teacher's where there is one. With "random",
     the run gives shape, bands and statistics alone, for comparison."""
     new_band_from: Annotated[
-        Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny",)))
+        Literal["red", "green", "blue", "mean"], OnlyWith(backbone=Another(("tiny", "none")))
     ] = "red"
     """Pretrained band whose patch weights start a band that the backbone does not know; or their mean."""
-    tune: Annotated[Mode, Usual()] = "all"
+    tune: Annotated[Mode, OnlyWith(backbone=Another(("none",))), Usual()] = "all"
     """Part of the backbone that learns: nothing, last blocks, low-rank adapters in every block, or all."""
     tune_blocks: Annotated[int, OnlyWith(tune="last")] = 4
     """Blocks that learn with --tune last."""
@@ -162,28 +163,6 @@ class ObjectiveOptions:
     be package.module.function, of your own (docs/own-parts.md)."""
     baseline_chips: Annotated[int, Follows("cache_gigabytes"), In.OPTIMISER.late(4)] = 20_000
     """Training chips to which the two baselines (mean or commonest class, regression) are fitted."""
-
-
-@dataclass(frozen=True)
-class AugmentOptions:
-    """Augmentation of chips."""
-
-    flips: bool = True
-    """Whether to flip and turn chips at random, in all eight ways."""
-    brightness: float = 0.0
-    """Standard deviation of the random factor, around 1, on each band of a chip."""
-    band_dropout: float = 0.0
-    """Share (0..1) of a chip's bands that are replaced by their mean."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range; see OptimiserOptions."""
-        refuse_out_of_range(
-            self,
-            {
-                "brightness": (0 <= self.brightness < inf, "0 or more"),
-                "band_dropout": (0 <= self.band_dropout < 1, "0 or more and below 1"),
-            },
-        )
 
 
 @dataclass(frozen=True)
@@ -321,58 +300,6 @@ class KeepOptions:
                 "keep_best": (self.keep_best >= 1, "1 or more"),
             },
         )
-
-
-@dataclass(frozen=True)
-class ChipOptions:
-    """Choice of chips."""
-
-    where: Annotated[str, Usual()] = ""
-    """Chips to train and validate on, an expression over the index: "source != 'AK_IFSAR'"; default: all."""
-    val_where: Annotated[str | None, Before("")] = None
-    """Chips to validate on instead: an expression, or "" for all; default: as --where."""
-    limit: Annotated[int | str | None, Usual()] = None
-    """Number of chips to train on, or their share, as 1%; validation takes all. A smaller choice is part of
-    any larger one."""
-    per: Annotated[str, Before(""), OnlyWith(limit=Some())] = ""
-    """Column of the index: --limit holds for the chips of each of its values, such as each region."""
-    label_seed: Annotated[int, Before(0), OnlyWith(limit=Some())] = 0
-    """Seed of the choice that --limit makes."""
-    epoch_steps: Annotated[int, Before(0), In.OPTIMISER.late(4)] = 0
-    """Least number of steps in an epoch; where there are too few chips, it meets them several times."""
-    balance_heights: Annotated[tuple[float, ...], OF_HEIGHTS, In.OPTIMISER.late(4)] = ()
-    """Edges (m) of bins of the chips' maximum height that are met equally often; default: as stored."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range; see OptimiserOptions."""
-        self.limit_of(0)
-        checks = {name: (getattr(self, name) >= 0, "0 or more") for name in ("label_seed", "epoch_steps")}
-        refuse_out_of_range(self, checks)
-
-    def limit_of(self, count: int) -> int | None:
-        """Return how many of `count` chips --limit allows: of a share the nearest number, at least one.
-
-        Raises:
-            InputError: --limit is neither a number nor a share.
-        """
-        if self.limit is None or isinstance(self.limit, int):
-            if self.limit is not None and self.limit < 0:
-                raise InputError(
-                    f"--limit {self.limit}: give a number of chips, 0 or more, or a share, as 1%"
-                )
-            return self.limit
-        try:
-            percent = float(self.limit.removesuffix("%"))
-        except ValueError:
-            percent = -1.0
-        if not self.limit.endswith("%") or not 0 < percent <= 100:
-            raise InputError(f"--limit {self.limit}: give a number of chips, or a share above 0%, up to 100%")
-        return max(1, round(count * percent / 100))
-
-    @property
-    def validated_where(self) -> str:
-        """The expression that chooses the validation chips; "" for all."""
-        return self.where if self.val_where is None else self.val_where
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ingest.config import SyntheticConfig
 from ingest.synthetic.sar_regions import REGIONS
 from ingest.synthetic.sar_source import LABEL, SarSource
 from ingest.work.run import ingest
+from trainer.chip_options import ChipOptions
 from trainer.commands.matrix import PREDICTIONS, cells_here, check_matrix, matrix
 from trainer.commands.train_on_ray import launch_pretraining
 from trainer.config import TrainConfig
@@ -34,7 +35,6 @@ from trainer.matrix.plan import RUNS, check_choices
 from trainer.matrix.regions import ALL
 from trainer.matrix.results import Results
 from trainer.matrix_config import MatrixConfig
-from trainer.options import ChipOptions
 from trainer.pretrain_config import RECIPES, PretrainConfig
 
 UNSEEN = REGIONS[-1].name

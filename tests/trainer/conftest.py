@@ -13,14 +13,14 @@ def counted_once() -> Iterator[None]:
     """Remember what `training_flops` returned: it takes as long as ten steps of such small regressors."""
     count, known = train.training_flops, dict[object, float]()
 
-    def remembered(regressor: Regressor, stored_tokens: bool = False) -> float:
+    def remembered(regressor: Regressor, stored_tokens: bool = False, crop: int = 0) -> float:
         weights = tuple(
             (name, weight.shape, weight.requires_grad) for name, weight in regressor.named_parameters()
         )
         layers = tuple(map(type, regressor.modules()))
-        key = (weights, layers, regressor.decoder_config, regressor.schema, stored_tokens)
+        key = (weights, layers, regressor.decoder_config, regressor.schema, stored_tokens, crop)
         if key not in known:
-            known[key] = count(regressor, stored_tokens)
+            known[key] = count(regressor, stored_tokens, crop)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -62,13 +62,15 @@ def batch_on_gpus(gpus: int, each: int, chips: int, on_cpu: int) -> int:
 
 def _each(config: TrainConfig | PretrainConfig, dataset: Dataset) -> int:
     """Return the chips that suit one GPU."""
-    pixels = dataset.schema.chip_size**2
+    side = dataset.schema.chip_size
     if isinstance(config, TrainConfig):
+        side = config.augment.crop or side
         chips = ONLY_DECODER if config.model.tune == "frozen" else BACKBONE_TOO
+        pixels = side**2
         if not config.target.is_of_tiles:
             pixels *= config.model.upsample**2
     else:
-        chips = ONLY_DECODER if config.method == "mae" else BACKBONE_TOO
+        chips, pixels = ONLY_DECODER if config.method == "mae" else BACKBONE_TOO, side**2
     return chips * PIXELS // pixels
 
 

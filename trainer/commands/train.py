@@ -17,6 +17,7 @@ from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import new_class_fit
 from trainer.commands.train_tiles import new_tile_fit
 from trainer.config import RECIPES, RECIPES_BEFORE, TrainConfig
+from trainer.data.augment import check_crop
 from trainer.data.choice import met_in_an_epoch
 from trainer.data.token_filling import open_tokens
 from trainer.data.token_store import TokenPlan, plan_tokens
@@ -188,8 +189,10 @@ def fit_of(
 ) -> Fit:
     """Make a fit of this regressor on these chips; default: the variant that `config` asks for."""
     variant = variant or variant_of(config)
+    crop = config.augment.crop
+    check_crop(crop, regressor.patch_size // regressor.decoder_config.upsample)
     # Before it is compiled or sharded.
-    flops = training_flops(regressor, learning.tokens is not None) if learning.ranks.is_first else 0.0
+    flops = training_flops(regressor, learning.tokens is not None, crop) if learning.ranks.is_first else 0.0
     return Fit(
         regressor,
         learning,

@@ -19,6 +19,7 @@ from trainer.devices.repeatable import check_compiler
 from trainer.fit.notebook_faults import check_faithful
 from trainer.losses.loss import parse_loss
 from trainer.model.make import check_own_decoder
+from trainer.model.no_backbone import NONE
 from trainer.model.pretrained import check_start
 from trainer.options import check_counts
 from trainer.run_folder.mlflow_log import check_mlflow
@@ -42,6 +43,11 @@ def check(config: TrainConfig, device: Kind | None = None) -> Dataset:
         check_mlflow(config.keep.mlflow)
     dataset = open_dataset(config.data, config.reading.read_options)
     dataset.schema.check_counted(config.model.bands)
+    if config.augment.crop > dataset.schema.chip_size:
+        raise InputError(
+            f"--crop {config.augment.crop}: {config.data} has chips of {dataset.schema.chip_size} pixels; "
+            "give fewer, or ingest larger chips (--chip-size)"
+        )
     check_start(config.model.backbone)
     _check_heights(config, dataset)
     chips = _chosen_chips(config, dataset)
@@ -66,6 +72,8 @@ def _check_options(config: TrainConfig) -> None:
             f"--backbone: --recipe {config.recipe} needs a pretrained one; give a folder, a .pth file of "
             "Meta's, or a name on the hub"
         )
+    if model.backbone == NONE and config.target.is_of_tiles:
+        raise InputError(f"--task {config.target.task}: needs tokens; give another --backbone than none")
     parse_loss(config.objective.loss)
     if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
         raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")

@@ -5,6 +5,7 @@ import torch
 from shards.errors import InputError
 from shards.read.dataset import Dataset, open_dataset
 from trainer.config import TrainConfig
+from trainer.data.augment import check_crop
 from trainer.data.choice import met_in_an_epoch, training_chips
 from trainer.devices.ranks import Ranks
 from trainer.fit.classes import ClassObjective
@@ -59,5 +60,7 @@ def new_class_fit(config: TrainConfig, ranks: Ranks) -> Fit:
     met = met_in_an_epoch(training_chips(dataset, config.chips), config.chips, config.global_batch)
     learning = Learning(dataset, met, val_chips, ranks)
     objective = ClassObjective(model, learning, config.augment, config.objective.baseline_chips)
-    flops = training_flops(model) if ranks.is_first else 0.0  # before it is compiled or sharded
+    crop = config.augment.crop
+    check_crop(crop, model.patch_size // model.decoder_config.upsample)
+    flops = training_flops(model, crop=crop) if ranks.is_first else 0.0  # before it is compiled or sharded
     return Fit(model, learning, objective, config.optimiser, config.fit, config.global_batch, flops)

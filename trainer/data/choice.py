@@ -5,7 +5,7 @@ import numpy as np
 from shards.errors import InputError
 from shards.read.dataset import Dataset
 from shards.read.order import Chips, subset
-from trainer.options import ChipOptions
+from trainer.chip_options import ChipOptions
 
 
 def limited(dataset: Dataset, chips: Chips, options: ChipOptions) -> Chips:

@@ -37,13 +37,14 @@ from shards.storage.disk_cache import DiskCache
 from shards.storage.objects import exists, is_local, join, local_path
 from shards.storage.ranges import Fetcher
 from shards.storage.typed_json import typed_as
+from trainer.chip_options import AugmentOptions, ChipOptions
 from trainer.data.choice import training_chips
 from trainer.decoders.features import Features
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS, NAMED
 from trainer.model.regressor import Regressor
 from trainer.model.symmetries import SYMMETRIES
-from trainer.options import AugmentOptions, ChipOptions, TokenOptions
+from trainer.options import TokenOptions
 
 MANIFEST = "tokens.json"
 FORMAT = "treeline-tokens"
@@ -190,10 +191,11 @@ def check_token_options(options: TokenOptions, tune: str, augment: AugmentOption
             f"--token-store: with --tune {tune} the backbone learns, and its tokens change; "
             "give --tune frozen"
         )
-    for option, value in (("brightness", augment.brightness), ("band-dropout", augment.band_dropout)):
-        if value:
+    for option in ("brightness", "band_dropout", "jitter", "crop"):
+        if value := getattr(augment, option):
+            flag = "--" + option.replace("_", "-")
             raise InputError(
-                f"--token-store: --{option} {value} changes a chip's tokens each time; give --{option} 0"
+                f"--token-store: {flag} {value} changes a chip's tokens each time; give {flag} 0"
             )
     if augment.flips and options.token_variants == 1:
         raise InputError(

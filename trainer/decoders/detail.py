@@ -8,8 +8,6 @@ at its bottom. Each size in the upper row also feeds the same size in the lower 
     tokens ----------------------> 1/patch -> ... -> 1/2 -> 1/1 -> metres
 """
 
-from math import gcd
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -24,6 +22,7 @@ from trainer.decoders.features import (
     memory_format,
     start_output,
 )
+from trainer.decoders.norms import norm_of
 
 FINE_SIZES = 2
 """Number of sizes, 1/1 and 1/2, that have two convolutions instead of one, since edges lie there."""
@@ -35,9 +34,11 @@ def _convolutions(
     """Make the 3x3 convolutions at 1/2^`size`, each with norm and GELU; a stride of 2 halves the sides."""
     layers: list[nn.Module] = []
     for _ in range(2 if size < FINE_SIZES else 1):
-        # With group norm a chip's result does not depend on the batch that it is in.
-        norm = nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(gcd(8, width), width)
-        layers += (nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False), norm, nn.GELU("tanh"))
+        layers += (
+            nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False),
+            norm_of(config.norm, width),
+            nn.GELU("tanh"),
+        )
         width_in, stride = width, 1
     return nn.Sequential(*layers)
 

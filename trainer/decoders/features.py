@@ -1,5 +1,6 @@
 """The interface of every decoder: a map of heights, or several maps, from a backbone's tokens and the pixels.
 
+    unet       a U-Net over the pixels, to whose bottom the tokens are added    (trainer.decoders.unet)
     residual   four doublings with residual blocks and channel attention       (trainer.decoders.residual)
     detail     a thin U-Net over the pixels, with the tokens at its bottom      (trainer.decoders.detail)
     dpt        CHMv2's: four layers fused, each pixel a mean over height bins  (trainer.decoders.dpt)
@@ -74,6 +75,8 @@ class Decoder(nn.Module, ABC):
 
     layers: tuple[int, ...]
     """Numbers of the backbone's blocks whose tokens it takes, from 1 to the backbone's depth."""
+    needs_tokens = True
+    """Whether it computes nothing without a backbone."""
 
     @property
     @abstractmethod
@@ -83,6 +86,16 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def start_at(self, *starts: float) -> None:
         """Initialise the output layer so that each map is about its start, in metres or as a logit."""
+
+    def start_heights(self, mean_m: float, deviation_m: float, high_m: float) -> None:
+        """Initialise the output layer so that heights start where training ones are.
+
+        Args:
+            mean_m: mean of the training heights, in metres.
+            deviation_m: their standard deviation.
+            high_m: their 90th percentile, where decoders start that do not say otherwise.
+        """
+        self.start_at(high_m)
 
     @abstractmethod
     def forward(self, features: Features, pixels_BCHW: Tensor) -> Tensor:

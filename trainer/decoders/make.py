@@ -12,8 +12,15 @@ from trainer.decoders.features import Decoder, DecoderConfig
 from trainer.decoders.linear import LinearDecoder
 from trainer.decoders.own import own_decoder
 from trainer.decoders.residual import ResidualDecoder
+from trainer.decoders.unet import UNetDecoder
 
-OWN_WIDTHS = {"residual": (64, 32, 16, 8), "detail": (64, 48, 32, 16), "dpt": (), "linear": ()}
+OWN_WIDTHS = {
+    "unet": (128, 64, 32, 16),
+    "residual": (64, 32, 16, 8),
+    "detail": (64, 48, 32, 16),
+    "dpt": (),
+    "linear": (),
+}
 """Default channels of the stages, by kind; for dpt see `own_widths`."""
 
 
@@ -22,7 +29,7 @@ def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int,
 
     Args:
         config: the decoder's kind and shape.
-        depth: number of the backbone's blocks.
+        depth: number of the backbone's blocks; 0: there is none.
         token_width: numbers in one of the backbone's tokens.
         patch: pixels of the stored image along each side of a patch.
         bands: number of bands in the normalised pixels.
@@ -39,6 +46,10 @@ def new_decoder(config: DecoderConfig, depth: int, token_width: int, patch: int,
             "package.module.Class"
         )
     config = replace(config, widths=config.widths or own_widths(config.kind, token_width))
+    if not depth and config.kind != "unet":
+        raise InputError(f"--backbone none: the {config.kind} decoder needs tokens; give --decoder unet")
+    if config.kind == "unet":
+        return UNetDecoder(config, depth, token_width, patch, bands)
     if config.kind == "detail":
         return DetailDecoder(config, depth, token_width, patch, bands)
     if config.kind == "dpt":

@@ -7,8 +7,6 @@ Module names are the same as in the notebook's decoder, so users' weights load a
     8            head: three convolutions 3x3 and one 1x1 to metres
 """
 
-from math import gcd
-
 from torch import Tensor, nn
 
 from shards.errors import InputError
@@ -21,6 +19,7 @@ from trainer.decoders.features import (
     memory_format,
     start_output,
 )
+from trainer.decoders.norms import norm_of
 
 NOTEBOOK_WIDTHS = (512, 256, 128, 64)
 SLOPE = 0.1
@@ -29,11 +28,6 @@ REDUCTION = 16
 """Factor by which channel attention squeezes the width."""
 DOUBLINGS = 4
 """Doublings from one token a patch to one height a pixel: a patch has 2^4 = 16 pixels a side."""
-
-
-def _norm(kind: str, width: int) -> nn.Module:
-    """Make a norm; with group norm a chip's result does not depend on the batch that it is in."""
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
 
 
 class ChannelAttention(nn.Module):
@@ -61,8 +55,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, norm: str, dropout: float, attention: bool) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), _norm(norm, width)
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), norm_of(norm, width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), norm_of(norm, width)
         self.attention = ChannelAttention(width) if attention else nn.Identity()
         self.activation, self.dropout = nn.LeakyReLU(SLOPE), ChannelDropout(dropout, width)
 
@@ -77,7 +71,7 @@ class ResidualBlock(nn.Module):
 def _doubling(width_in: int, width: int, norm: str, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.ConvTranspose2d(width_in, width, 4, stride=2, padding=1),
-        _norm(norm, width),
+        norm_of(norm, width),
         nn.LeakyReLU(SLOPE),
         ChannelDropout(dropout, width),
     )
@@ -88,16 +82,16 @@ def _head(width: int, config: DecoderConfig) -> nn.Sequential:
     wide, narrow = 2 * width, max(1, width // 2)
     return nn.Sequential(
         nn.Conv2d(width, wide, 3, padding=1),
-        _norm(norm, wide),
+        norm_of(norm, wide),
         nn.LeakyReLU(SLOPE),
         ChannelDropout(dropout, wide),
         ChannelAttention(wide),
         nn.Conv2d(wide, width, 3, padding=1),
-        _norm(norm, width),
+        norm_of(norm, width),
         nn.LeakyReLU(SLOPE),
         ChannelDropout(dropout, width),
         nn.Conv2d(width, narrow, 3, padding=1),
-        _norm(norm, narrow),
+        norm_of(norm, narrow),
         nn.LeakyReLU(SLOPE),
         nn.Conv2d(narrow, config.outputs, 1),
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shards.read.order import subset
+from trainer.chip_options import AugmentOptions
 from trainer.data.feed import Fed
 from trainer.data.pixel_classes import NO_CLASS, PixelClasses, confusion
 from trainer.data.step_inputs import StepKey
@@ -30,7 +31,7 @@ from trainer.losses.loss_terms import Total
 from trainer.model.checkpoint_files import weights_of
 from trainer.model.class_checkpoint import ClassCheckpoint
 from trainer.model.class_model import ClassModel
-from trainer.options import AugmentOptions, OptimiserOptions
+from trainer.options import OptimiserOptions
 from trainer.score.class_baselines import COMMONEST, ClassBaselines, Labelled, fit_class_baselines
 from trainer.score.class_report import compared_classes
 from trainer.score.compared import Compared

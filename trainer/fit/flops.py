@@ -62,7 +62,7 @@ The figures are from NVIDIA's data sheets, where those "with sparsity" are twice
 """
 
 
-def training_flops(model: PixelModel, stored_tokens: bool = False) -> float:
+def training_flops(model: PixelModel, stored_tokens: bool = False, crop: int = 0) -> float:
     """Count the floating-point operations of one chip's forward and backward pass; a multiply-add is two.
 
     torch.utils.flop_counter counts (matrix products, convolutions, attention) on tensors without memory, so
@@ -70,6 +70,7 @@ def training_flops(model: PixelModel, stored_tokens: bool = False) -> float:
 
     Args:
         model: neither wrapped nor sharded yet; it does not change.
+        crop: side in pixels of what is cut from each chip; 0: the whole chip.
         stored_tokens: whether tokens come from a store, so that the backbone does not run.
     """
     tensors = {
@@ -77,7 +78,8 @@ def training_flops(model: PixelModel, stored_tokens: bool = False) -> float:
         for name, value in (*model.named_parameters(), *model.named_buffers())
     }
     schema = model.schema
-    image_BCHW = torch.empty((_CHIPS, *schema.image_shape), dtype=getattr(torch, schema.dtype), device="meta")
+    shape = (schema.image_shape[0], crop, crop) if crop else schema.image_shape
+    image_BCHW = torch.empty((_CHIPS, *shape), dtype=getattr(torch, schema.dtype), device="meta")
     was_training = model.training
     model.train()
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from shards.read.arena import Memory
 from shards.read.dataset import Batch
 from shards.read.order import Chips
+from trainer.chip_options import AugmentOptions
 from trainer.data.augment import symmetries_of
 from trainer.data.feed import Fed, RowReader
 from trainer.data.step_inputs import StepKey, part_of
@@ -34,7 +35,7 @@ from trainer.losses.loss import parse_loss
 from trainer.model.checkpoint_files import weights_of
 from trainer.model.height_checkpoint import Checkpoint
 from trainer.model.regressor import Regressor
-from trainer.options import AugmentOptions, ObjectiveOptions, OptimiserOptions
+from trainer.options import ObjectiveOptions, OptimiserOptions
 from trainer.score.baselines import MEAN, Baselines, baselines_of
 from trainer.score.compared import Compared
 from trainer.score.evaluation import LINEAR, REGRESSOR, compared_heights

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from shards.read.dataset import Dataset
 from shards.read.order import Chips, subset
+from trainer.chip_options import AugmentOptions
 from trainer.data.augment import band_changes, symmetries_of
 from trainer.data.feed import Fed, feed
 from trainer.data.labels import TileLabels
@@ -35,7 +36,7 @@ from trainer.model.encoder import band_features, patches_valid
 from trainer.model.symmetries import apply_symmetries
 from trainer.model.tile_checkpoint import TileCheckpoint
 from trainer.model.tile_model import TileModel
-from trainer.options import AugmentOptions, OptimiserOptions
+from trainer.options import OptimiserOptions
 from trainer.score.baselines import MEAN
 from trainer.score.class_report import compared_classes
 from trainer.score.compared import Compared
@@ -125,7 +126,7 @@ class LabelObjective(MeanObjective[TileBaselines]):
             symmetries_B = part_of(symmetries_of(count, *key), fed.batch, learning.ranks)
             (image_BCHW,) = apply_symmetries(symmetries_B, image_BCHW)
         shape = count, len(self.model.encoder.bands)
-        changes = band_changes(shape, key, augment.brightness, augment.band_dropout)
+        changes = band_changes(shape, key, augment)
         if changes is not None:
             changes_BCK = to_device(part_of(changes, fed.batch, learning.ranks), learning.ranks.device)
         is_whole = is_whole_batch(fed.batch, learning.dataset)

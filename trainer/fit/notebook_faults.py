@@ -20,6 +20,7 @@ from shards.nested import flat
 from shards.read.dataset import Dataset
 from shards.read.order import Chips, subset
 from shards.roles import flag_of
+from trainer.chip_options import AugmentOptions, ChipOptions
 from trainer.config import TrainConfig
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey
@@ -32,7 +33,7 @@ from trainer.fit.variant import Variant, ordinary
 from trainer.losses.loss import Loss
 from trainer.losses.loss_terms import Total, over_chips
 from trainer.model.regressor import Regressor
-from trainer.options import AugmentOptions, ChipOptions, ObjectiveOptions
+from trainer.options import ObjectiveOptions
 
 DROPOUT = 0.1
 TRAIN_SHARE = 0.8

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
-from trainer.data.augment import band_changes, symmetries_of
+from trainer.chip_options import AugmentOptions
+from trainer.data.augment import band_changes, corners_of, symmetries_of
 from trainer.data.feed import Fed
 from trainer.data.step_inputs import StepKey, equal_parts, part_of
 from trainer.decoders.chip_dropout import chip_numbers
@@ -13,7 +15,6 @@ from trainer.decoders.features import Features
 from trainer.devices.transfer import to_device
 from trainer.fit.learning import Learning
 from trainer.model.symmetries import apply_symmetries
-from trainer.options import AugmentOptions
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,32 @@ def pixel_inputs(
     if augment.flips:
         symmetries_B = part_of(symmetries_of(count, *key), fed.batch, learning.ranks)
         image_BCHW, label_BHW = apply_symmetries(symmetries_B, image_BCHW, label_BHW)
-    changes = band_changes((count, bands), key, augment.brightness, augment.band_dropout)
+    if augment.crop:
+        room = image_BCHW.shape[-1] - augment.crop
+        corners = part_of(corners_of(count, room, *key), fed.batch, learning.ranks)
+        corners_B2 = to_device(corners, learning.ranks.device)
+        image_BCHW, label_BHW = cropped(augment.crop, corners_B2, image_BCHW, label_BHW)
+    changes = band_changes((count, bands), key, augment)
     if changes is not None:
         changes_BCK = to_device(part_of(changes, fed.batch, learning.ranks), learning.ranks.device)
     numbers_B = to_device(
         part_of(chip_numbers(count, *key), fed.batch, learning.ranks), learning.ranks.device
     )
     return PixelInputs(image_BCHW, label_BHW, features_of(fed, learning), changes_BCK, numbers_B)
+
+
+def cropped(side: int, corners_B2: Tensor, *images: Tensor) -> tuple[Tensor, ...]:
+    """Cut a square of `side` pixels from each image, (B, ..., H, W), at its own first row and column."""
+    place_S = torch.arange(side, device=corners_B2.device)
+    rows_BS, columns_BS = (corners_B2[:, axis, None] + place_S for axis in (0, 1))
+    chip_B11 = torch.arange(len(corners_B2), device=corners_B2.device)[:, None, None]
+    # Channels last for the choice: indexed axes that are apart would come first.
+    return tuple(
+        image.movedim(1, -1)[chip_B11, rows_BS[:, :, None], columns_BS[:, None]].movedim(-1, 1)
+        if image.ndim == 4
+        else image[chip_B11, rows_BS[:, :, None], columns_BS[:, None]]
+        for image in images
+    )
 
 
 def features_of(fed: Fed, learning: Learning) -> Features | None:

@@ -9,6 +9,7 @@ normalise          the regressor's first layer
 backbone           DINOv3: random, from a folder, a file or the hub
 backbone_names     which names mean places, and which a model on the hub
 hub                whether the hub has a model, asked once and briefly
+no_backbone        no backbone, in the place of one
 empty_backbone     DINOv3 without weights, to be filled
 trainable          choice of the backbone's weights that learn; LoRA
 frozen_backbone    a backbone that does not learn, rounded to 16 bits once, and its place

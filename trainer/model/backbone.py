@@ -21,6 +21,7 @@ from trainer.model.backbone_names import check_backbone, is_place
 from trainer.model.foreign_folder import check_numbers
 from trainer.model.hub import not_in_cache
 from trainer.model.meta_weights import meta_backbone
+from trainer.model.no_backbone import NoBackbone, is_none
 from trainer.weights.weights_file import read_tensors
 
 TINY = {
@@ -46,7 +47,7 @@ MEAN = "mean"
 
 def build_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
     """Make a backbone with random weights; `config` holds arguments of transformers' DINOv3ViTConfig."""
-    return DINOv3ViTModel(DINOv3ViTConfig(**config))
+    return (NoBackbone if is_none(config) else DINOv3ViTModel)(DINOv3ViTConfig(**config))
 
 
 def new_backbone(name: str, bands: tuple[str, ...], new_band_from: str) -> DINOv3ViTModel:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from shards.errors import one_line
+from trainer.model.no_backbone import NoBackbone, is_none
 
 
 def empty_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
@@ -25,7 +26,8 @@ def empty_backbone(config: dict[str, Any]) -> DINOv3ViTModel:
     """
     try:
         with torch.device("meta"):
-            backbone = DINOv3ViTModel(DINOv3ViTConfig(**config))
+            kind = NoBackbone if is_none(config) else DINOv3ViTModel
+            backbone = kind(DINOv3ViTConfig(**config))
     except StrictDataclassError as error:
         raise ValueError(one_line(error)) from error
     backbone.rope_embeddings = type(backbone.rope_embeddings)(backbone.config)

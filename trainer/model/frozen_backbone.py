@@ -93,7 +93,7 @@ def placed_on(
     """
     staying = list[tuple[DINOv3ViTModel, nn.ModuleList]]()
     for part in list(model.modules()):
-        if not isinstance(part, DINOv3ViTModel):
+        if not isinstance(part, DINOv3ViTModel) or not part.model.layer:
             continue
         blocks = part.model.layer
         stays = is_streamed(part) or by_block

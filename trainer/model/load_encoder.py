@@ -63,10 +63,15 @@ def encoder_of(checkpoint: str, model: PixelModel | TileModel) -> Encoder:
     """Return the encoder of the model of `checkpoint`, which shares the model's weights.
 
     Raises:
-        InputError: its backbone sees enlarged images.
+        InputError: it has no backbone, or one that sees enlarged images.
     """
     if isinstance(model, TileModel):
         return model.encoder
+    if not model.depth:
+        raise InputError(
+            f"{checkpoint}: was trained with --backbone none, so it has no tokens; give a checkpoint of a "
+            "model with a backbone"
+        )
     if model.decoder_config.upsample > 1:
         raise InputError(
             f"{checkpoint}: was trained with --upsample {model.decoder_config.upsample}, so its tokens are "

@@ -14,10 +14,12 @@ from shards.format.statistics import Statistics
 from shards.read.dataset import Dataset
 from shards.roles import own_path
 from trainer.decoders.features import DecoderConfig
+from trainer.decoders.make import own_widths
 from trainer.decoders.own import own_decoder, own_kind
-from trainer.model.backbone import TINY, new_backbone
+from trainer.model.backbone import TINY, build_backbone, new_backbone
 from trainer.model.class_model import ClassModel
 from trainer.model.encoder import Encoder
+from trainer.model.no_backbone import NONE, shape_of_none
 from trainer.model.pretrained import is_pretrained, load_pretrained
 from trainer.model.regressor import Regressor
 from trainer.model.tile_model import TileHead, TileModel
@@ -131,6 +133,9 @@ def _backbone(
         # Pixels are normalised as in pre-training; the heights are those of this dataset.
         statistics = replace(pretrained.statistics, height=statistics.height)
         (backbone,) = pretrained.backbones.values()
+    elif options.backbone == NONE:
+        patch = 2 ** (len(options.decoder_widths or own_widths("unet", 0)) - 1)
+        return build_backbone(shape_of_none(patch, len(options.bands))), statistics
     elif options.backbone_weights:
         raise InputError(f"--backbone-weights: {options.backbone} is no pre-training run; leave it out")
     else:

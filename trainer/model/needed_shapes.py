@@ -39,7 +39,7 @@ class BackboneNumbers:
 
     hidden_size: _Size = 384
     intermediate_size: _Size = 1536
-    num_hidden_layers: Annotated[int, Between(1, 512)] = 12
+    num_hidden_layers: Annotated[int, Between(0, 512)] = 12
     num_attention_heads: Annotated[int, Between(1, 1024)] = 6
     patch_size: Annotated[int, Between(1, 1024)] = 16
     image_size: Annotated[int, Between(1, 2**17)] | list[_Size] = 224

@@ -124,8 +124,9 @@ class Normalise(nn.Module):
 
         Args:
             image_BCHW: as stored.
-            changes_BCK: augmentation's two numbers for each chosen band: a factor on the value scaled to
-                0..1, and 1 to keep the band or 0 to replace it by its mean.
+            changes_BCK: augmentation's four numbers for each chosen band: a factor on the value scaled to
+                0..1; 1 to keep the band or 0 to replace it by its mean; a factor on its distance from the
+                mean; what is added to it, in its standard deviations.
 
         Returns:
             pixels_BCHW and valid_BHW: valid where no chosen band is missing (`shards.format.missing`).
@@ -138,7 +139,10 @@ class Normalise(nn.Module):
             pixels_BCHW.mul_(changes_BCK[:, :, 0, None, None])
         pixels_BCHW.sub_(self.mean_C[:, None, None]).div_(self.std_C[:, None, None])
         if changes_BCK is not None:
-            pixels_BCHW.mul_(changes_BCK[:, :, 1, None, None])
+            kept_BC, gain_BC, offset_BC = changes_BCK[:, :, 1:].unbind(-1)
+            pixels_BCHW.mul_((kept_BC * gain_BC)[..., None, None]).add_(
+                (kept_BC * offset_BC)[..., None, None]
+            )
         return pixels_BCHW.masked_fill_(missing_BCHW, 0.0), ~missing_BCHW.any(1)
 
 

@@ -125,7 +125,12 @@ class PixelModel(Learner):
         return tokens_BND
 
     def features(self, pixels_BCHW: Tensor) -> Features:
-        """Compute the backbone's features for the decoder from normalised pixels, in whole patches."""
+        """Compute the backbone's features for the decoder from normalised pixels, in whole patches.
+
+        Without a backbone there are none.
+        """
+        if not self.depth:
+            return Features((), ())
         if self.decoder_config.upsample > 1:
             factor = float(self.decoder_config.upsample)
             pixels_BCHW = interpolate(pixels_BCHW, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -34,6 +34,7 @@ from trainer.model.checkpoint import (
 from trainer.model.checkpoint_files import checkpoint_files, weights_of
 from trainer.model.empty_backbone import draw_as_built, empty_backbone
 from trainer.model.needed_shapes import check_fit, check_shape
+from trainer.model.no_backbone import NONE
 from trainer.weights.checkpoint_sums import (
     CONFIG,
     METRICS,
@@ -135,7 +136,7 @@ def check_start(name: str) -> None:
     Raises:
         InputError: nothing is there, on the hub either, or it cannot be had from there.
     """
-    if name == "tiny" or is_pretrained(name):
+    if name in ("tiny", NONE) or is_pretrained(name):
         return
     if name.endswith(".pth"):
         size_of(name)

@@ -22,7 +22,7 @@ class Regressor(PixelModel):
         backbone: DINOv3ViTModel,
         decoder: DecoderConfig,
     ) -> None:
-        """Take the arguments of PixelModel; heights start at the 90th percentile of the training chips'.
+        """Take the arguments of PixelModel; heights start where the decoder starts them.
 
         Raises:
             InputError: there are no heights, or the decoder cannot turn the backbone's patches back into
@@ -31,7 +31,8 @@ class Regressor(PixelModel):
         if statistics.height is None:
             raise InputError("the dataset has no heights to learn from")
         super().__init__(schema, bands, statistics, backbone, decoder)
-        self.decoder.start_at(statistics.height.percentiles["90"])
+        heights = statistics.height
+        self.decoder.start_heights(heights.mean, heights.std, heights.percentiles["90"])
 
     def heights(self, pixels_BCHW: Tensor) -> Tensor:
         """Return height_BHW in metres, unclamped, from normalised pixels."""

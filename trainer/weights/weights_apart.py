@@ -63,7 +63,7 @@ _NAME = re.compile(r"backbone-[0-9a-f]{16}\.safetensors")
 
 
 def set_apart(model: Learner, backbone: DINOv3ViTModel, writes: bool) -> None:
-    """Let checkpoints of `model` leave out its backbone, unless a part of it learns.
+    """Let checkpoints of `model` leave out its backbone, unless a part of it learns or it has no weights.
 
     Args:
         model: a model on the CPU, neither wrapped nor sharded, whose weights are exact.
@@ -71,7 +71,7 @@ def set_apart(model: Learner, backbone: DINOv3ViTModel, writes: bool) -> None:
         writes: whether this rank calls `write_apart`, as the first one does. On the others no weight is read
             or kept: they only leave out the names.
     """
-    if any(weight.requires_grad for weight in backbone.parameters()):
+    if not backbone.state_dict() or any(weight.requires_grad for weight in backbone.parameters()):
         return
     above = next(name for name, part in model.named_modules() if part is backbone)
     weights = {f"{above}.{name}": value for name, value in backbone.state_dict().items()}

@@ -105,6 +105,16 @@ def train_all(rank: int, configs: list[TrainConfig], folder: Path) -> None:
         (folder / "records.json").write_text(json.dumps(records))
 
 
+U_NET: dict[str, Any] = {
+    "decoder": "unet",
+    "decoder_widths": (16, 16, 8, 8),
+    "norm": "batch",
+    "crop": 32,
+    "jitter": 0.1,
+}
+"""Options of a U-Net that learns from crops."""
+
+
 @pytest.mark.slow
 def test_two_ranks_and_one_give_the_same_losses_and_scores(
     dataset: Dataset, backbone: Path, tmp_path: Path
@@ -118,6 +128,7 @@ def test_two_ranks_and_one_give_the_same_losses_and_scores(
         base.with_options(batch_size=17),
         base.with_options(batch_size=17, tune="frozen", flips=False),
         base.with_options(batch_size=15, accumulate=2),
+        base.with_options(batch_size=5, **U_NET),
     ]
     run_ranks(train_all, 2, (configs, tmp_path))
     all_of_two = json.loads((tmp_path / "records.json").read_text())
