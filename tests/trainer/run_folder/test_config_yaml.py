@@ -1,5 +1,6 @@
 """config.yaml is one flat list of options, whatever parts they stand in: the same keys in the same order."""
 
+from functools import reduce
 from pathlib import Path
 
 import yaml
@@ -80,11 +81,14 @@ cache: ''
 cache_gigabytes: 100.0
 baseline_chips: 20000
 """
-"""Written by version 0.1.0, before options were in parts, and before there was --device, or
---precision in place of --bf16."""
-NOW = WRITTEN.replace("deterministic: true\n", "deterministic: true\ndevice: auto\n").replace(
-    "bf16: false\n", "precision: float32\n"
-)
+"""Written by version 0.1.0, before options were in parts, and before those of `SINCE`."""
+SINCE = {
+    "deterministic: true\n": "deterministic: true\ndevice: auto\n",
+    "bf16: false\n": "precision: float32\n",
+    "band_dropout: 0.0\n": "band_dropout: 0.0\njitter: 0.0\ncrop: 0\n",
+}
+"""Lines that are written otherwise now."""
+NOW = reduce(lambda text, lines: text.replace(*lines), SINCE.items(), WRITTEN)
 CONFIG = TrainConfig.of(
     "scenes",
     "run-tiny",
