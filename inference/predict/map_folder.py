@@ -13,6 +13,7 @@ from shards.errors import InputError
 from shards.format.manifest import read_json
 from shards.roles import differing, renewed
 from shards.storage.objects import exists, join, list_files, name_of
+from shards.storage.typed_json import shown
 
 MADE_WITH = "predict.json"
 BATCH_SIZE = "batch_size"
@@ -59,7 +60,15 @@ def batch_size_to_keep(folder: MapFolder, made_with: dict[str, Any]) -> int:
     size may not fit.
     """
     others = set(differences(folder.made_with, made_with)) - {BATCH_SIZE}
-    return 0 if others else int(folder.made_with[BATCH_SIZE])
+    if others:
+        return 0
+    kept = folder.made_with[BATCH_SIZE]
+    if not isinstance(kept, int):
+        raise InputError(
+            f"{join(folder.url, MADE_WITH)}: {BATCH_SIZE} is {shown(kept)}, not a number; choose "
+            "another --out"
+        )
+    return kept
 
 
 def refuse_maps_made_otherwise(

@@ -113,11 +113,12 @@ def _chip(context: TaskContext, row: dict[str, Any], raw: Raw | Rejected) -> Chi
 def _finish(context: TaskContext, shard: _Open) -> None:
     """Write a full shard, then its part, and free its chips."""
     layout, plan = context.layout, shard.plan
-    name = (plan.split, plan.number)
-    objects = write_shard(context.out, name, shard.chips, layout.schema) if shard.chips else []
+    place = (plan.split, plan.number)
+    objects = write_shard(context.out, place, shard.chips, layout.schema) if shard.chips else []
     finished = finished_shard(
         (plan.split, objects), shard.chips, layout.schema, layout.attributes, shard.rejected
     )
     check_inside(context.out, f"{PARTS}/")
-    publish(join(context.out, PARTS, part_name(plan, context.plan_fingerprint)), finished.to_bytes())
+    name = part_name(plan, context.plan_fingerprint)
+    publish(join(context.out, PARTS, name), finished.to_bytes(name))
     shard.chips.clear()

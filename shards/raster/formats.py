@@ -7,6 +7,7 @@ drivers it is a raster of these formats or none.
 import os
 
 import rasterio
+from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader, MemoryFile
 
 from shards.errors import InputError
@@ -62,6 +63,8 @@ def open_bytes(file: MemoryFile) -> DatasetReader:
     Raises:
         RasterioIOError: its format is none that is read.
     """
+    if not len(file):  # rasterio would make a new one
+        raise RasterioIOError("it is empty")
     with rasterio.Env(**gdal_options("")):
         return file.open(driver=drivers_of(""))
 

@@ -27,7 +27,7 @@ from shards.storage.checksum import content_checksum
 from shards.storage.inside import check_inside
 from shards.storage.json_text import parsed
 from shards.storage.limits import Limit
-from shards.storage.objects import Bytes, join, publish
+from shards.storage.objects import Bytes, join, name_of, publish
 from shards.storage.typed_json import typed_as
 
 START_OVER = "delete it and run again"
@@ -48,8 +48,8 @@ class FinishedShard:
     counts: Counts
     """Counts of a training shard; empty for other splits."""
 
-    def to_bytes(self) -> bytes:
-        """Encode as a zip, see above."""
+    def to_bytes(self, name: str) -> bytes:
+        """Encode as a zip, see above, which says the file's `name`."""
         members = {
             "shard.json": json.dumps(asdict(self.shard) if self.shard else None).encode(),
             "index.arrow": _ipc(self.index),
@@ -58,19 +58,26 @@ class FinishedShard:
         }
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            archive.comment = name.encode()
+            for member, data in members.items():
+                archive.writestr(zipfile.ZipInfo(member, _EPOCH), data)
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "FinishedShard":
         """Decode what `to_bytes` encoded.
 
+        Args:
+            data: the bytes.
+            where: the file that has them, whose name they say. Earlier versions left the name out.
+
         Raises:
-            DatasetError: the bytes are damaged.
+            DatasetError: the bytes are damaged, or another file's.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:  # checks the CRC-32 of what it reads
+                if archive.comment not in (b"", name_of(where).encode()):
+                    raise DatasetError(f"{where}: holds what was written to another file; {START_OVER}")
                 ZIP_BYTES.check(where, sum(entry.file_size for entry in archive.infolist()))
                 plain = parsed(archive.read("shard.json"), f"{where}: shard.json", START_OVER)
                 shard = typed_as(plain, Shard | None, f"{where}: shard.json", START_OVER)

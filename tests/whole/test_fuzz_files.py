@@ -174,12 +174,14 @@ def test_what_was_found_once_stays_mended(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_each_field_of_each_json_file_takes_each_wrong_value(bench: Bench, tmp_path: Path) -> None:
+def test_fields_of_each_json_file_take_each_wrong_value(bench: Bench, tmp_path: Path) -> None:
+    """Twenty fields of each file, evenly spread: what damages do is under test, not who reads them."""
     files = [path for path in bench.sound.rglob("*") if path.name.endswith(JSON)]
     assert len(files) > 20
     for file in files:
         fields = fields_of(json.loads(file.read_text()))
-        for (path, *_), number in itertools.product(fields.values(), range(len(WRONG))):
+        spread = itertools.islice(fields.values(), 0, None, max(1, len(fields) // 20))
+        for (path, *_), number in itertools.product(spread, range(len(WRONG))):
             (tmp_path / file.name).write_bytes(file.read_bytes())
             do(tmp_path, Damage(file.name, "field", (path, number, False)))
             value = functools.reduce(operator.getitem, path, json.loads((tmp_path / file.name).read_text()))

@@ -29,6 +29,7 @@ from trainer.decoders.features import DecoderConfig
 from trainer.model.empty_backbone import empty_backbone
 from trainer.model.needed_shapes import check_decoder, check_fit, check_shape
 from trainer.model.trust import check_trust
+from trainer.score.epochs import numbering_of
 from trainer.weights.checkpoint_sums import (
     CONFIG,
     METRICS,
@@ -134,6 +135,7 @@ class CheckpointFolder:
         with understood(join(self.url, METRICS), DAMAGED):
             metrics = dict(self.metrics)
             baselines = baselines_from(metrics.pop("baselines"))
+            numbering_of(metrics)  # of which maps are made
         fingerprint = self.load_into(model)
         return model.eval(), trained_on, metrics, baselines, fingerprint
 

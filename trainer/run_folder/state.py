@@ -91,7 +91,7 @@ def restore(fit: Fit, state: StoredState) -> None:
     fit.reader.restore(reader)
     with understood(state.url, START_OVER):
         fit.position = Position(**values["position"])
-        fit.records = list(values["records"])
+        fit.records = [dict(record) for record in values["records"]]
         fit.first_epoch = int(values.get(EPOCHS_FROM, FIRST_BEFORE))
         fit.schedule.load_state_dict(values["schedule"])
         fit.objective.restore(values)
