@@ -98,7 +98,8 @@ class Fit:
         self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None, options.precision)
         self._forward = in_precision(self._wrapped, ranks.device, options.precision)
         self._forward_alone = in_precision(model, ranks.device, options.precision)
-        self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
+        groups = objective.groups(optimiser)
+        self.optimiser = new_optimiser(groups, optimiser, ranks.device, options.precision)
         self._learning = list(by_place(self.optimiser).values())
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
         self.average = Average(model, options.average) if options.average else None
