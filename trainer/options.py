@@ -28,7 +28,7 @@ from shards.roles import (
     flag_of,
     own_path,
 )
-from trainer.devices.choice import OF_BF16, Precision
+from trainer.devices.choice import OF_BF16, Precision, WantedPrecision
 
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
@@ -268,9 +268,9 @@ class FitOptions:
     accumulate: Annotated[int, MayChange(), In.SPEED.late(1)] = 1
     """Pieces in which each worker computes its share of a batch: less memory, and with the loss silog a
     third more arithmetic."""
-    precision: Annotated[Precision, OF_BF16, In.SPEED, Usual()] = "float32"
+    precision: Annotated[WantedPrecision, OF_BF16, Decided("auto"), In.SPEED, Usual()] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe; weights
-    stay float32."""
+    stay float32. With auto bf16 where the device has it in hardware, else float32; the run keeps it."""
     compile: Annotated[bool, MayChange(), In.SPEED.late(1)] = False
     """Whether to compile backbone and decoder with torch.compile; the first steps take minutes."""
     shard_model: Annotated[bool, MayChange(), In.SPEED.late(1)] = False
@@ -280,6 +280,11 @@ class FitOptions:
 
     batch_on_cpu: ClassVar[int] = 16
     """Chips per step where nothing says how many."""
+
+    @property
+    def computed_in(self) -> Precision:
+        """Precision, float32 where nothing decided it."""
+        return "float32" if self.precision == "auto" else self.precision
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""

@@ -7,7 +7,7 @@ from shards.errors import InputError
 from shards.nested import built, replaced
 from shards.read.read_options import ReadOptions
 from shards.roles import In, MayChange, OnlyWith, Place, Some
-from trainer.devices.choice import Wanted
+from trainer.devices.choice import Computes, Wanted
 from trainer.options import FitOptions
 
 
@@ -38,6 +38,11 @@ class RunConfig:
     def with_options(self, **options: Any) -> Self:
         """Return the same configuration with other values of these options."""
         return replaced(self, options)
+
+    def decided_by(self, computes: Computes) -> Self:
+        """Return the same configuration in the precision of the devices, if --precision leaves it to them."""
+        is_open = self.fit.precision == "auto"
+        return self.with_options(precision=computes.precision) if is_open else self
 
     @property
     def worker_range(self) -> tuple[int, int]:
