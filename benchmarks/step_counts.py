@@ -36,6 +36,7 @@ BLOCKS, BATCH = 24, 6
 TRAININGS: dict[str, dict[str, Any]] = {
     "heights, frozen": {"tune": "frozen"},
     "heights, all": {"tune": "all"},
+    "heights, all, Muon": {"tune": "all", "optimiser": "muon"},
     "heights, silog, frozen": {"tune": "frozen", "loss": ("silog",)},
     "tile value": {"task": "tile-value", "label": "height_mean"},
     "mae": {"method": "mae"},

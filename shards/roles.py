@@ -97,6 +97,9 @@ class Before:
 class Decided:
     """The option is decided when work begins, where the user leaves it out; resumed work keeps that value."""
 
+    where: Any = None
+    """Value that leaves it open, also where it is given; default: the option's default, where it is not."""
+
 
 @dataclass(frozen=True)
 class Replaces:
@@ -321,12 +324,15 @@ def as_begun(config: Config, stored: Mapping[str, Any], given: Set[str] | None =
     changed = {}
     for name, value in flat(config).items():
         default = options[name].default
+        if name in decided and decided[name].where is not None and value == decided[name].where:
+            changed[name] = stored.get(name, value)
+            continue
         if default is MISSING or (value != default if given is None else name in given):
             continue
         if name in stored and why_idle(config, name):
             then = stored[name]
             changed[name] = tuple(then) if isinstance(then, list) else then
-        elif name in decided and value == default:
+        elif name in decided and decided[name].where is None and value == default:
             changed[name] = stored.get(name, value)
         elif name in before and stored:
             then = before[name].value

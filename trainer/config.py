@@ -34,11 +34,10 @@ from trainer.options import (
     ModelOptions,
     ObjectiveOptions,
     OptimiserOptions,
-    ReadingOptions,
     TaskOptions,
     TokenOptions,
 )
-from trainer.run_config import RunConfig
+from trainer.run_config import ReadingOptions, RunConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import tyro
 from shards.addresses import Address
 from shards.errors import InputError
 from shards.nested import Follows
-from shards.read.read_options import ReadOptions
 from shards.roles import (
     Another,
     Before,
@@ -29,7 +28,7 @@ from shards.roles import (
     flag_of,
     own_path,
 )
-from trainer.devices.choice import OF_BF16, Precision
+from trainer.devices.choice import OF_BF16, Precision, WantedPrecision
 
 Mode = Literal["frozen", "last", "lora", "all"]
 """Ways to tune a backbone."""
@@ -169,8 +168,14 @@ class ObjectiveOptions:
 class OptimiserOptions:
     """Learning rates, weight decay and how they change."""
 
+    optimiser: Annotated[Literal["adamw", "muon"], Before("adamw")] = "adamw"
+    """AdamW for all weights; or Muon for matrices and convolutions' kernels but the output layer's and the
+    embeddings', and AdamW for the others."""
     learning_rate: Annotated[float, Usual()] = 3e-3
     """Peak learning rate of AdamW for the decoder, or for the output layer of a tile task."""
+    muon_rate: Annotated[float, Before(0.02), OnlyWith(optimiser="muon")] = 0.02
+    """Peak learning rate of Muon for the decoder; it rises and falls with AdamW's, and a backbone has the
+    same share of both."""
     output_rate_factor: Annotated[float, OnlyWith(task=OF_PIXELS), In.OPTIMISER.late(2)] = 1.0
     """Learning rate of the output layer as a multiple: it alone has to grow to the scale of metres."""
     backbone_rate_factor: Annotated[float, BACKBONE_LEARNS, In.OPTIMISER.late(2)] = 0.1
@@ -198,6 +203,8 @@ class OptimiserOptions:
             self,
             {
                 "learning_rate": (0 < self.learning_rate < inf, "above 0"),
+                "optimiser": (self.optimiser in ("adamw", "muon"), "adamw or muon"),
+                "muon_rate": (0 < self.muon_rate < inf, "above 0"),
                 "output_rate_factor": (0 < self.output_rate_factor < inf, "above 0"),
                 "backbone_rate_factor": (0 < self.backbone_rate_factor < inf, "above 0"),
                 "layer_decay": (0 < self.layer_decay <= 1, "above 0 and at most 1"),
@@ -240,9 +247,9 @@ class FitOptions:
     accumulate: Annotated[int, MayChange(), In.SPEED.late(1)] = 1
     """Pieces in which each worker computes its share of a batch: less memory, and with the loss silog a
     third more arithmetic."""
-    precision: Annotated[Precision, OF_BF16, In.SPEED, Usual()] = "float32"
+    precision: Annotated[WantedPrecision, OF_BF16, Decided("auto"), In.SPEED, Usual()] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe; weights
-    stay float32."""
+    stay float32. With auto bf16 where the device has it in hardware, else float32; the run keeps it."""
     compile: Annotated[bool, MayChange(), In.SPEED.late(1)] = False
     """Whether to compile backbone and decoder with torch.compile; the first steps take minutes."""
     shard_model: Annotated[bool, MayChange(), In.SPEED.late(1)] = False
@@ -252,6 +259,11 @@ class FitOptions:
 
     batch_on_cpu: ClassVar[int] = 16
     """Chips per step where nothing says how many."""
+
+    @property
+    def computed_in(self) -> Precision:
+        """Precision, float32 where nothing decided it."""
+        return "float32" if self.precision == "auto" else self.precision
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; see OptimiserOptions."""
@@ -299,25 +311,4 @@ class KeepOptions:
                 "checkpoint_steps": (self.checkpoint_steps >= 1, "1 or more"),
                 "keep_best": (self.keep_best >= 1, "1 or more"),
             },
-        )
-
-
-@dataclass(frozen=True)
-class ReadingOptions:
-    """Reading of the dataset."""
-
-    on_bad_shard: Annotated[Literal["stop", "skip"], In.SPEED.late(3)] = ReadOptions.on_bad_shard
-    """Response to a shard that is damaged or cannot be read: end the run, or leave it out and name it."""
-    cache: Annotated[str, Place(), MayChange()] = ""
-    """Local folder for what was fetched of a remote dataset, shared by the processes of a machine."""
-    cache_gigabytes: Annotated[float, MayChange(), OnlyWith(cache=Some())] = ReadOptions.cache_bytes / 1e9
-    """Size in gigabytes at which the cache drops what was used least recently."""
-
-    @property
-    def read_options(self) -> ReadOptions:
-        """The same, as the reader takes them."""
-        return ReadOptions(
-            on_bad_shard=self.on_bad_shard,
-            cache=self.cache,
-            cache_bytes=round(self.cache_gigabytes * 1e9),
         )

@@ -15,10 +15,9 @@ from trainer.options import (
     FitOptions,
     KeepOptions,
     OptimiserOptions,
-    ReadingOptions,
     refuse_out_of_range,
 )
-from trainer.run_config import RunConfig
+from trainer.run_config import ReadingOptions, RunConfig
 
 DINO, MAE = OnlyWith(method="dino"), OnlyWith(method="mae")
 TINY = OnlyWith(backbone="tiny")

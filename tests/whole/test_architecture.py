@@ -217,8 +217,14 @@ ROOMS: dict[str, set[str]] = {
         "trainer.score",
         "trainer.weights",
     },
-    "trainer.options": {"shards.nested", "shards.read", "shards.roles", "trainer.devices"},
-    "trainer.run_config": {"shards.nested", "trainer.devices", "trainer.options"},
+    "trainer.options": {"shards.nested", "shards.roles", "trainer.devices"},
+    "trainer.run_config": {
+        "shards.nested",
+        "shards.read",
+        "shards.roles",
+        "trainer.devices",
+        "trainer.options",
+    },
     "trainer.run_folder": {
         "shards.format",
         "shards.nested",

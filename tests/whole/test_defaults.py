@@ -12,7 +12,7 @@ from shards.config import SplitOptions
 from shards.format.schema import Schema
 from shards.read.read_options import ReadOptions
 from shards.write.split_rule import SplitRule
-from trainer.options import ReadingOptions
+from trainer.run_config import ReadingOptions
 
 
 def test_a_default_stands_in_one_place() -> None:

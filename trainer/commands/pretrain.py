@@ -181,7 +181,7 @@ def _run_options(config: PretrainConfig, dataset: Dataset, device: torch.device)
         "fingerprint": dataset.manifest.fingerprint,
         "where": config.tiles.where,
         "limit": config.tiles.limit,
-        "precision": computes(config.fit.precision, device).precision,
+        "precision": computes(config.fit.computed_in, device).precision,
         **made_by_code(),
     }
     return RunOptions(config.out, config.data, plain(config), trained_on, config.keep)

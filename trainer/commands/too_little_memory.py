@@ -50,11 +50,11 @@ def _line(config: TrainConfig | PretrainConfig, ranks: Ranks, wanted: str, in_st
     batch = "--batch-per-worker" if fit.batch_per_worker else "--batch-size"
     given = f"{batch} {fit.batch_per_worker or config.global_batch}, --accumulate {fit.accumulate}"
     given += f", {ranks.world_size} workers" * (ranks.world_size > 1)
-    given += f", --precision {fit.precision}" * (fit.precision != "float32")
+    given += f", --precision {fit.computed_in}" * (fit.computed_in != "float32")
     text += f" for {piece} of a batch of {config.global_batch} at once ({given})"
     half = [f"--precision {suited_half(ranks.device)}"]
     on_resume = _savings(config, piece)
-    anew = [f"a smaller {batch}"] * (config.global_batch > 1) + half * (not MEANINGS[fit.precision].is_half)
+    anew = [f"a smaller {batch}"] * (config.global_batch > 1) + half * (not MEANINGS[fit.computed_in].is_half)
     cures = [f"{' or '.join(on_resume)} (also with --resume auto)"] * bool(on_resume)
     cures += [f"{' or '.join(anew)} (with another --out)"] * bool(anew)
     return f"{text}; give {', or '.join(cures) or 'a smaller --backbone'}"

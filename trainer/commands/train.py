@@ -214,4 +214,4 @@ def prepared(config: TrainConfig, variant: Variant | None = None) -> tuple[Datas
 
 def planned_tokens(config: TrainConfig, dataset: Dataset, regressor: Regressor) -> TokenPlan:
     """Plan the token store that `config` asks for."""
-    return plan_tokens(regressor, dataset, config.tokens, config.chips, config.fit.precision)
+    return plan_tokens(regressor, dataset, config.tokens, config.chips, config.fit.computed_in)

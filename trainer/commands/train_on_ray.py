@@ -109,11 +109,14 @@ def _launch(config: TrainConfig, given: Set[str] | None, cluster: Cluster) -> No
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     dataset = check(config, device)
     if device:
-        computes(config.fit.precision, device).say()
+        found = computes(config.fit.precision, device)
+        found.say()
+        config = config.decided_by(found)
         train(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
     with cluster():
         choice = _choice(config)
+        config = config.decided_by(choice.computes)
         config = with_batch_of_device(config, choice.device, dataset)
         if config.tokens.token_store:
             _fill_token_store(config, choice.device)
@@ -134,11 +137,14 @@ def _launch_pretraining(config: PretrainConfig, given: Set[str] | None, cluster:
     device = None if config.worker_range[1] else chosen_here(config.device, config.fit.precision)
     dataset = check_pretraining(config, device)
     if device:
-        computes(config.fit.precision, device).say()
+        found = computes(config.fit.precision, device)
+        found.say()
+        config = config.decided_by(found)
         pretrain(with_batch_of_device(config, device, dataset), Ranks(device=torch.device(device)))
         return
     with cluster():
         choice = _choice(config)
+        config = config.decided_by(choice.computes)
         run_on_workers(with_batch_of_device(config, choice.device, dataset), pretrain, choice.device)
 
 

@@ -15,7 +15,16 @@ import torch
 
 from shards.errors import InputError
 from shards.said import say
-from trainer.devices.choice import Computes, Kind, Precision, Wanted, gpus_in_words, on_cpu
+from trainer.devices.choice import (
+    Computes,
+    Kind,
+    Precision,
+    Wanted,
+    WantedPrecision,
+    by_hardware,
+    gpus_in_words,
+    on_cpu,
+)
 
 TORCH = "2.13.0"
 """Version of torch that constraints.txt names."""
@@ -32,6 +41,10 @@ pytorch/pytorch#182849.
 """
 EMBEDDED = {(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)}
 """Capabilities of embedded boards, on which code of a lower minor version does not run (source: as above)."""
+
+
+CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
+"""Names under which torch.cpu.get_capabilities tells of products in bfloat16: x86, then ARM."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Card:
         return torch.version.hip is not None or self.capability >= (8, 0)
 
 
-def chosen_here(wanted: Wanted, precision: Precision = "float32") -> Kind:
+def chosen_here(wanted: Wanted, precision: WantedPrecision = "float32") -> Kind:
     """Decide on what this process computes, and say where GPUs stay idle.
 
     Raises:
@@ -69,10 +82,19 @@ def chosen_here(wanted: Wanted, precision: Precision = "float32") -> Kind:
     return kind
 
 
-def computes(precision: Precision, device: str | torch.device) -> Computes:
-    """Return what a device of this machine makes of a precision."""
+def computes(precision: WantedPrecision, device: str | torch.device) -> Computes:
+    """Return what a device of this machine makes of a precision; "auto" is decided."""
     there = torch.device(device)
+    if precision == "auto":
+        is_gpu = there.type == "cuda"
+        return by_hardware(card(there.index or 0).computes_bf16 if is_gpu else cpu_computes_bf16())
     return on_cards([card(there.index or 0)], precision) if there.type == "cuda" else on_cpu(precision)
+
+
+def cpu_computes_bf16() -> bool:
+    """Tell whether this machine's CPU multiplies bfloat16 itself; others emulate it, slowly."""
+    there = torch.cpu.get_capabilities()
+    return any(there.get(name, False) for name in CPU_BF16)
 
 
 def _kind_here(wanted: Wanted) -> Kind:
@@ -109,7 +131,7 @@ def usable(device: str | torch.device) -> torch.device:
     return there
 
 
-def why_unusable(numbers: Sequence[int] | None = None, precision: Precision = "float32") -> str:
+def why_unusable(numbers: Sequence[int] | None = None, precision: WantedPrecision = "float32") -> str:
     """Explain in one line why torch cannot compute on GPUs of this machine; "" if it can.
 
     Args:
@@ -155,7 +177,7 @@ def refuse_without_kernels(cards: Sequence[Card]) -> None:
         )
 
 
-def refuse_emulated(cards: Sequence[Card], precision: Precision) -> None:
+def refuse_emulated(cards: Sequence[Card], precision: WantedPrecision) -> None:
     """Refuse bf16 on GPUs that only emulate it: slowly, and without kernels for some convolutions.
 
     Raises:
@@ -169,8 +191,10 @@ def refuse_emulated(cards: Sequence[Card], precision: Precision) -> None:
             )
 
 
-def on_cards(cards: Sequence[Card], precision: Precision) -> Computes:
+def on_cards(cards: Sequence[Card], precision: WantedPrecision) -> Computes:
     """Return what GPUs make of a precision together: where only some have TF32, results are in TF32."""
+    if precision == "auto":
+        return by_hardware(all(one.computes_bf16 for one in cards))
     # What has bfloat16 has TF32.
     without = [one for one in cards if precision == "tf32" and not one.computes_bf16]
     remarks = [f"--precision tf32: {one} has no TF32 and computes in float32" for one in without]

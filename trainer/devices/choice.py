@@ -18,6 +18,8 @@ Kind = Literal["cuda", "cpu"]
 """Kinds of device, as torch names them."""
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
 """Values of --precision; what they mean stands in trainer.devices.precision."""
+WantedPrecision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
+"""Values of --precision where it can be left to the device."""
 OF_BF16 = Replaces("bf16", no="float32", yes="bf16")
 """Role of --precision, which was a yes or no before."""
 ROUNDING = 1e-4
@@ -47,6 +49,13 @@ class Computes:
 
 
 IN_FLOAT32 = Computes("float32")
+
+
+def by_hardware(has_bf16: bool) -> Computes:
+    """Decide on a precision by whether all devices have bfloat16 in hardware."""
+    if not has_bf16:
+        return Computes("float32")
+    return Computes("bf16", ("computes in bf16, which the device has in hardware (--precision auto)",))
 
 
 def on_cpu(precision: Precision) -> Computes:

@@ -17,6 +17,7 @@ classes           classes of pixels as an objective
 labels            labels of whole tiles as an objective
 loss_scale        scale of the loss in float16
 optimiser         learning rates and schedule per parameter group
+muon              an optimiser of matrices beside AdamW
 weight_average    a running average of the weights
 flops             operations per chip, and the device's peak
 notebook_faults   the notebook's faults, as one variant

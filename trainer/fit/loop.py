@@ -93,19 +93,22 @@ class Fit:
         self.global_batch, self.flops_per_chip = global_batch, flops_per_chip
         ranks = learning.ranks
         if ranks.world_size == 1 or not options.shard_model:
-            model.set_precision(options.precision, options.compile)
+            model.set_precision(options.computed_in, options.compile)
         # Before anything takes parameters, since sharding replaces them.
-        self._wrapped = ranks.wrap(model, model.blocks() if options.shard_model else None, options.precision)
-        self._forward = in_precision(self._wrapped, ranks.device, options.precision)
-        self._forward_alone = in_precision(model, ranks.device, options.precision)
-        self.optimiser = new_optimiser(objective.groups(optimiser), optimiser, ranks.device)
+        self._wrapped = ranks.wrap(
+            model, model.blocks() if options.shard_model else None, options.computed_in
+        )
+        self._forward = in_precision(self._wrapped, ranks.device, options.computed_in)
+        self._forward_alone = in_precision(model, ranks.device, options.computed_in)
+        groups = objective.groups(optimiser)
+        self.optimiser = new_optimiser(groups, optimiser, ranks.device, options.computed_in)
         self._learning = list(by_place(self.optimiser).values())
         self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
         self.average = Average(model, options.average) if options.average else None
         # A sharded model settles at once: its moments are DTensors, and `found_inf` is not.
         self.late = ranks.device.type == "cuda" and not objective.settles_at_once and not is_sharded(model)
         """Whether the host learns the outcome of a step one step late."""
-        self.scale = LossScale(ranks.device) if options.precision == "fp16" else None
+        self.scale = LossScale(ranks.device) if options.computed_in == "fp16" else None
         """Scale of the loss in float16."""
         self._taken: Taken | None = None
         """Last step, while the host does not know its outcome."""
@@ -165,7 +168,7 @@ class Fit:
         """
         options, position, self._callback = self.options, self.position, callback
         try:
-            with repeatable(options.deterministic), computing(options.precision):
+            with repeatable(options.deterministic), computing(options.computed_in):
                 while position.epoch < options.epochs:
                     if options.stop_patience and position.epochs_since_best >= options.stop_patience:
                         return

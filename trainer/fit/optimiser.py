@@ -1,4 +1,4 @@
-"""The optimiser: groups of parameters with their own learning rates, AdamW, and the rates' schedule.
+"""The optimiser: groups of parameters with their own learning rates, AdamW or Muon, and the rates' schedule.
 
 groups = parameter_groups(regressor, options)            after trainer.model.trainable chose what learns
 optimiser = new_optimiser(groups, options, device)
@@ -18,6 +18,8 @@ from torch.optim import AdamW
 from transformers import DINOv3ViTModel
 
 from shards.errors import InputError
+from trainer.devices.choice import Precision
+from trainer.fit.muon import MATRICES, Muon, matrices_of
 from trainer.model.pixel_model import PixelModel
 from trainer.options import OptimiserOptions
 
@@ -30,6 +32,10 @@ LEAST_IMPROVEMENT = 1e-4
 """Share by which a loss must be below the best one to count as better, as in torch's ReduceLROnPlateau."""
 NO_DECAY = "no weight decay"
 """End of the name of a group without weight decay."""
+BY_MUON = "matrices"
+"""End of the name of a group that Muon learns."""
+NEVER_MUON = ("decoder.output", "output", "backbone.embeddings")
+"""Stages that AdamW learns whole: what enters a model and what leaves it is no map between equals."""
 Stage = tuple[str, float, dict[str, nn.Parameter]]
 """Part of a model: name, learning rate as a share of the highest, parameters by name."""
 
@@ -67,33 +73,38 @@ def grouped(
     Raises:
         ValueError: a parameter learns that belongs to no stage.
     """
-    merged = dict[tuple[float, bool], dict[str, Any]]()
+    matrices = matrices_of(model) if options.optimiser == "muon" else set[Tensor]()
+    merged = dict[tuple[float, str], dict[str, Any]]()
     parts = 0
     for name, factor, parameters in stages:
         learning = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
-        spared = {key: not decay_norms and _is_spared(key, learning[key]) for key in learning}
-        for is_spared in (False, True):
-            weights = [learning[key] for key in learning if spared[key] == is_spared]
+        kinds = dict[str, str]()
+        for key, weight in learning.items():
+            is_spared = not decay_norms and _is_spared(key, weight)
+            by_muon = weight in matrices and name not in NEVER_MUON
+            kinds[key] = BY_MUON if by_muon else NO_DECAY if is_spared else ""
+        for kind in ("", NO_DECAY, BY_MUON):
+            weights = [learning[key] for key in learning if kinds[key] == kind]
             if not weights:
                 continue
+            highest = factor * (options.muon_rate if kind == BY_MUON else options.learning_rate)
             group = merged.setdefault(
-                (factor, is_spared),
+                (factor, kind),
                 {
                     "stages": [],
                     "params": [],
                     "places": [],
-                    "lr": options.learning_rate * factor,
-                    "highest_rate": options.learning_rate * factor,
-                    "weight_decay": 0.0 if is_spared else options.weight_decay,
+                    "lr": highest,
+                    "highest_rate": highest,
+                    "weight_decay": 0.0 if kind == NO_DECAY else options.weight_decay,
+                    **({MATRICES: True} if kind == BY_MUON else {}),
                 },
             )
             group["stages"].append(name)
             group["params"] += weights
             group["places"] += [(parts, number) for number in range(len(weights))]
             parts += 1
-    groups = [
-        {"name": _named(group.pop("stages"), is_spared), **group} for (_, is_spared), group in merged.items()
-    ]
+    groups = [{"name": _named(group.pop("stages"), kind), **group} for (_, kind), group in merged.items()]
     rated = sum(len(group["params"]) for group in groups)
     learning_in_all = sum(parameter.requires_grad for parameter in model.parameters())
     if rated != learning_in_all:
@@ -101,10 +112,10 @@ def grouped(
     return groups
 
 
-def _named(stages: list[str], is_spared: bool) -> str:
-    """Name a group after its first and last stage."""
+def _named(stages: list[str], kind: str) -> str:
+    """Name a group after its first and last stage, and its kind."""
     name = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
-    return f"{name}, {NO_DECAY}" if is_spared else name
+    return f"{name}, {kind}" if kind else name
 
 
 def by_place(optimiser: torch.optim.Optimizer) -> dict[tuple[int, int], nn.Parameter]:
@@ -145,12 +156,24 @@ def _is_spared(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim < 2 or name.endswith(("_token", "_tokens"))
 
 
-def new_optimiser(groups: list[dict[str, Any]], options: OptimiserOptions, device: torch.device) -> AdamW:
-    """Make AdamW for `groups` on `device`, in one kernel where the device has it."""
-    fused = device.type in FUSED_DEVICES
-    return AdamW(
-        groups, options.learning_rate, eps=ADAM_EPSILON, weight_decay=options.weight_decay, fused=fused
-    )
+def new_optimiser(
+    groups: list[dict[str, Any]],
+    options: OptimiserOptions,
+    device: torch.device,
+    precision: Precision = "float32",
+) -> AdamW:
+    """Make the optimiser for `groups` on `device`; AdamW is one kernel where the device has it."""
+    given: dict[str, Any] = {
+        "lr": options.learning_rate,
+        "eps": ADAM_EPSILON,
+        "weight_decay": options.weight_decay,
+        "fused": device.type in FUSED_DEVICES,
+    }
+    if options.optimiser == "adamw":
+        return AdamW(groups, **given)
+    # On a CPU float32 costs little and keeps ranks together; fp16 has too small a range.
+    is_rounded = device.type == "cuda" and precision == "bf16"
+    return Muon(groups, torch.bfloat16 if is_rounded else torch.float32, **given)
 
 
 def not_finite(numbers_N: Tensor) -> Tensor:
@@ -163,7 +186,7 @@ def step_unless(optimiser: torch.optim.Optimizer, found_inf: Tensor) -> None:
     """Take a step, unless `found_inf`, which is on the device, is 1.
 
     A fused AdamW leaves everything as it is where its attribute `found_inf` is 1 (torch 2.13,
-    torch/optim/adam.py, which torch.amp.GradScaler sets for it).
+    torch/optim/adam.py, which torch.amp.GradScaler sets for it). So does our Muon.
     """
     vars(optimiser)["found_inf"] = found_inf
     try:

@@ -78,7 +78,7 @@ class DinoObjective(TileObjective):
         def taught(*arguments: Any) -> Any:
             return model.taught(*arguments)  # looked up late, since sharding replaces the method
 
-        self._taught = in_precision(taught, learning.ranks.device, config.fit.precision)
+        self._taught = in_precision(taught, learning.ranks.device, config.fit.computed_in)
 
     def groups(self, options: OptimiserOptions) -> list[dict[str, Any]]:
         """See Objective."""

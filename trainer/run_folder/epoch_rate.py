@@ -117,7 +117,7 @@ def epoch_rate(spent: TimeSpent, flops_per_chip: float, ranks: Ranks, options: F
     """
     rate = spent.chips / max(spent.seconds, 1e-9)
     flops_per_second = rate * flops_per_chip / ranks.world_size
-    peak = peak_flops(ranks.device, options.precision)
+    peak = peak_flops(ranks.device, options.computed_in)
     on_gpu = ranks.device.type == "cuda"
     return EpochRate(
         rate,

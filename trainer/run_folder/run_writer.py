@@ -104,7 +104,7 @@ def run_options(config: TrainConfig, dataset: Dataset, device: torch.device) -> 
         "limit": config.chips.limit,
         "val_where": config.chips.validated_where,
         **({"per": config.chips.per, "label_seed": config.chips.label_seed} if config.chips.limit else {}),
-        "precision": computes(config.fit.precision, device).precision,
+        "precision": computes(config.fit.computed_in, device).precision,
         **made_by_code(),
         **recorded(config),
     }

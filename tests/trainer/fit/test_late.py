@@ -87,6 +87,7 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": ("silog:1:0@0..1", "squared:0:1@0..1"),
     },
     "pieces": {"accumulate": 2},
+    "muon": {"optimiser": "muon", "average": 0.9},
 }
 
 

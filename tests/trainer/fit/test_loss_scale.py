@@ -91,9 +91,10 @@ def test_pre_training_does_so_too(method: str, chips: Dataset) -> None:
     assert actual == pytest.approx(expected, rel=0.02)
 
 
-def test_a_scale_that_is_too_large_mends_itself_and_nothing_else_changes(half: New) -> None:
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_scale_that_is_too_large_mends_itself_and_nothing_else_changes(optimiser: str, half: New) -> None:
     """Until then no weight moves, and no step is counted among those that are not a number."""
-    fit = half(scale=HUGE, epoch_steps=40, epochs=1)
+    fit = half(scale=HUGE, epoch_steps=40, epochs=1, optimiser=optimiser)
     before = {name: value.clone() for name, value in fit.model.state_dict().items()}
     seen: list[tuple[int, int, bool]] = []
 

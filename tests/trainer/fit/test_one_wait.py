@@ -59,6 +59,7 @@ def of_tiles(folder: Path, whole: bool, **options: Any) -> Fit:
 STEPS: dict[str, Callable[[Path], Fit]] = {
     "frozen": lambda folder: training(folder, tune="frozen", brightness=0.1),
     "all": lambda folder: training(folder, tune="all", dropout=0.2, average=0.9),
+    "muon": lambda folder: training(folder, tune="all", optimiser="muon"),
     "losses": lambda folder: training(folder, loss=("asymmetric", "gradient:0.1")),
     "pieces": lambda folder: training(folder, accumulate=2),
     "tiles": lambda folder: of_tiles(folder, whole=True),
