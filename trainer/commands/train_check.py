@@ -6,7 +6,6 @@ from shards.errors import InputError
 from shards.own_parts import note_changes, recorded
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
-from shards.roles import why_idle
 from shards.storage.objects import check_writable, exists, join
 from trainer.commands.begun import check_resumes
 from trainer.commands.train_classes import check_classes
@@ -67,8 +66,6 @@ def _check_options(config: TrainConfig) -> None:
             "Meta's, or a name on the hub"
         )
     parse_loss(config.objective.loss)
-    if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
-        raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
     if fit.shard_model:
         _check_shards_alone(config)
     check_faithful(config)

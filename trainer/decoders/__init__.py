@@ -7,5 +7,6 @@ residual       four doublings with residual blocks
 dpt            CHMv2's head and height bins
 linear         one linear layer
 own            a decoder of the user's own
+batch_norm     batch norm over the chips of all ranks
 chip_dropout   dropout from random numbers of each chip's own
 """

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from shards.errors import InputError
+from trainer.decoders.batch_norm import BatchNorm
 from trainer.decoders.chip_dropout import ChannelDropout
 from trainer.decoders.features import (
     Decoder,
@@ -36,7 +37,7 @@ def _convolutions(
     layers: list[nn.Module] = []
     for _ in range(2 if size < FINE_SIZES else 1):
         # With group norm a chip's result does not depend on the batch that it is in.
-        norm = nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(gcd(8, width), width)
+        norm = BatchNorm(width) if config.norm == "batch" else nn.GroupNorm(gcd(8, width), width)
         layers += (nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False), norm, nn.GELU("tanh"))
         width_in, stride = width, 1
     return nn.Sequential(*layers)

@@ -12,6 +12,7 @@ from math import gcd
 from torch import Tensor, nn
 
 from shards.errors import InputError
+from trainer.decoders.batch_norm import BatchNorm
 from trainer.decoders.chip_dropout import ChannelDropout
 from trainer.decoders.features import (
     Decoder,
@@ -33,7 +34,7 @@ DOUBLINGS = 4
 
 def _norm(kind: str, width: int) -> nn.Module:
     """Make a norm; with group norm a chip's result does not depend on the batch that it is in."""
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
+    return BatchNorm(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
 
 
 class ChannelAttention(nn.Module):
