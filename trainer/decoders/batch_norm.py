@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
-from torch.nn.modules.batchnorm import _BatchNorm
 
 AddUp = Callable[[Tensor], Tensor]
 """Function that adds up a tensor over ranks; every rank calls it."""
@@ -60,7 +59,8 @@ class BatchNorm(nn.BatchNorm2d):
     @torch.compiler.disable
     def _together(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise by the chips of all ranks; by the running statistics where no rank has any."""
-        assert self.running_mean is not None and self.running_var is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         running_2C = torch.stack([self.running_mean, self.running_var]).to(_exact(input.dtype))
         ones_C, zeros_C = torch.ones_like(running_2C[0]), torch.zeros_like(running_2C[0])
         weight_C = ones_C if self.weight is None else self.weight
@@ -206,24 +206,20 @@ class _Together(torch.autograd.Function):
             gradient, input, weight_C, mean_C, variance_C, None, None, False, context.eps, [False, True, True]
         )
         sums_2C = torch.stack([weight_gradient_C, bias_gradient_C]).double()
-        sums_2C = (
-            (sums_2C * context.counts) if context.add_up is None else context.add_up(sums_2C * context.counts)
-        )
+        if context.add_up is not None:
+            sums_2C = context.add_up(sums_2C if context.counts else torch.zeros_like(sums_2C))
         if not context.counts:  # nothing that it stands in for depends on it
             return torch.zeros_like(input), weight_gradient_C, bias_gradient_C, *rest
         # With x^ = (x - mean) / deviation, the gradient of x is
-        # weight / deviation * (dy - mean(dy) - x^ mean(dy x^)): a sum of dy, x and 1, each times a number.
+        # weight / deviation * (dy - mean(dy) - x^ mean(dy x^)).
         inverse_C = (variance_C.double() + context.eps).rsqrt()
-        of_gradient_C = weight_C.double() * inverse_C
+        scale_C = weight_C.double() * inverse_C
         along_C, mean_gradient_C = sums_2C / count
-        of_input_C = -of_gradient_C * along_C * inverse_C
-        of_one_C = -of_gradient_C * mean_gradient_C - of_input_C * mean_C.double()
-        shape = (1, -1) + (1,) * (input.dim() - 2)
-        dtype = mean_C.dtype
-        of_gradient, of_input, of_one = (
-            one_C.to(dtype).view(shape) for one_C in (of_gradient_C, of_input_C, of_one_C)
-        )
-        slope = torch.addcmul(of_one, input.to(dtype), of_input).addcmul_(gradient.to(dtype), of_gradient)
+        numbers = mean_C, scale_C, -scale_C * inverse_C * along_C, -scale_C * mean_gradient_C
+        dtype, shape = mean_C.dtype, (1, -1) + (1,) * (input.dim() - 2)
+        mean, of_gradient, of_centred, of_one = (one_C.to(dtype).view(shape) for one_C in numbers)
+        centred = input.to(dtype) - mean
+        slope = torch.addcmul(of_one, centred, of_centred).addcmul_(gradient.to(dtype), of_gradient)
         return slope.to(input.dtype), weight_gradient_C, bias_gradient_C, *rest
 
 

@@ -209,7 +209,7 @@ class Fit:
 
     def _settles_now(self, callback: Callback) -> bool:
         """Tell whether the host must know the outcome of the last step before it queues anything else."""
-        # The next forward pass may change buffers of a user's decoder. A step that is left out is not counted.
+        # A user's decoder may change buffers in the next forward pass. A step left out is not counted.
         step = self.position.step
         return not self.late or callback.may_save(step) or callback.may_save(step + 1)
 
