@@ -56,7 +56,7 @@ class BatchNorm(nn.BatchNorm2d):
         mean_C, variance_C = seen_2C
         return batch_norm(input, mean_C, variance_C, self.weight, self.bias, True, 1.0, self.eps), seen_2C
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _together(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise by the chips of all ranks; by the running statistics where no rank has any."""
         assert self.running_mean is not None
@@ -231,7 +231,8 @@ def _sums(
     sums_T = torch.zeros(1 + 2 * channels, dtype=torch.float64, device=input.device)
     if counts:
         # It rounds to the dtype of the running statistics that it is given, which otherwise do not matter.
-        mean_C, variance_C = torch.batch_norm_update_stats(input, *running_2C.clone(), 0.0)
+        spoilt_2C = running_2C.clone()
+        mean_C, variance_C = torch.batch_norm_update_stats(input, spoilt_2C[0], spoilt_2C[1], 0.0)
         mean_C, count = mean_C.double(), input.numel() // channels
         # Float64, in which squares keep the variance of values that are far from 0.
         square_C = variance_C.double() + mean_C.square()

@@ -297,9 +297,12 @@ class Fit:
     def _pieces(self, inputs: Any, fed: Fed) -> Sequence[Any]:
         """Cut the batch; ranks meet in every pass, so all have the same number of pieces."""
         count, ranks = self.options.accumulate, self.learning.ranks
+        pieces: Sequence[Any]
         if self.norms:
-            return inputs.pieces_over_ranks(Places.of(fed.batch, ranks), min(count, fed.batch.size))
-        return inputs.pieces(self._pieces_alike(fed))
+            pieces = inputs.pieces_over_ranks(Places.of(fed.batch, ranks), min(count, fed.batch.size))
+        else:
+            pieces = inputs.pieces(self._pieces_alike(fed))
+        return pieces
 
     def _pieces_alike(self, fed: Fed) -> int:
         """Return the number of pieces of each rank's part of the batch."""

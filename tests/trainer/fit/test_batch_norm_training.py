@@ -25,12 +25,14 @@ from trainer.run_folder.state_parts import StateWriter, StoredState
 
 OPTIONS: dict[str, Any] = {
     "norm": "batch",
+    "decoder": "detail",
     "batch_size": 5,
     "learning_rate": 1e-4,
     "dropout": 0.2,
     "average": 0.9,
 }
-"""A rate so small that rounding does not grow."""
+"""A rate so small that rounding does not grow, and convolutions without biases before a norm: nothing pulls
+those, so Adam moves them, and the means after them, by the rate in the direction of rounding."""
 CASES: dict[str, dict[str, Any]] = {
     "whole": {},
     "pieces": {"accumulate": 3},
@@ -207,8 +209,10 @@ def test_statistics_change_once_a_step(alone: Any) -> None:
         assert counts == {len(alone[case]["losses"])}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_pass_of_no_numbers_leaves_statistics_as_they_were(config: TrainConfig, accumulate: int) -> None:
+@pytest.mark.parametrize(("accumulate", "skipped"), [(1, 3), (2, 2)])
+def test_a_pass_of_no_numbers_leaves_statistics_as_they_were(
+    config: TrainConfig, accumulate: int, skipped: int
+) -> None:
     fit = new_fit(config.with_options(on_nonfinite="skip", accumulate=accumulate), Ranks())
     passes = iter(range(10**6))
     spoilt = (0, 1, 5)
@@ -221,11 +225,10 @@ def test_a_pass_of_no_numbers_leaves_statistics_as_they_were(config: TrainConfig
     first = next(layer for layer in fit.model.modules() if isinstance(layer, torch.nn.BatchNorm2d))
     first.register_forward_pre_hook(spoil)
     fit.run(StateCallback())
-    assert fit.position.skipped == 0, "it counts those of the epoch"
-    assert sum(record.get("skipped_steps", 0) for record in fit.records) >= 2
+    assert fit.position.skipped == skipped
     for name, rows in state_of(fit).tensors.items():
         assert rows.tensor.isfinite().all(), name
-    assert int(first.num_batches_tracked) == fit.position.step < STEPS
+    assert int(first.num_batches_tracked) == fit.position.step == STEPS - skipped
 
 
 def test_a_run_without_averaged_statistics_goes_on_as_it_began(config: TrainConfig, tmp_path: Path) -> None:
