@@ -223,12 +223,10 @@ def sweep(config: "SweepConfig") -> None:
             from trainer.commands.sweep_on_ray import trials_on_ray
 
             choice = chosen_on_ray(wanted, config.workers, precision=precision)
-            base = base.decided_by(choice.computes)
             trials = sweep(config, base, trials_on_ray, choice.device, choice.computes)
         else:
             device = chosen_here(wanted, precision)
-            found = computes(precision, device)
-            trials = sweep(config, base.decided_by(found), trials_here, device, found)
+            trials = sweep(config, base, trials_here, device, computes(precision, device))
     tell(table(trials))
     _say(after_sweep(config, BEST))
 

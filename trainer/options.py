@@ -234,7 +234,8 @@ class FitOptions:
     gradient_norm: Annotated[float, Follows("weight_decay"), In.OPTIMISER.late(4)] = 1.0
     """Largest norm of the gradients; larger ones are scaled down to it."""
     average: Annotated[float, In.OPTIMISER.late(4)] = 0.0
-    """Decay of the average of the weights that is scored and saved, for example 0.999; 0: no average."""
+    """Decay of the average of the weights, and of batch norm's running statistics, that is scored and saved,
+    for example 0.999; 0: no average."""
     epochs: Annotated[int, Usual()] = 30
     """Largest number of passes through the training chips."""
     stop_patience: Annotated[int, In.OPTIMISER.late(1)] = 0
@@ -245,8 +246,8 @@ class FitOptions:
     batch_per_worker: Annotated[int, In.SPEED.late(1)] = 0
     """Chips per step and worker, so that the batch size is this times the workers; 0: --batch-size holds."""
     accumulate: Annotated[int, MayChange(), In.SPEED.late(1)] = 1
-    """Pieces in which each worker computes its share of a batch: less memory, and with the loss silog a
-    third more arithmetic."""
+    """Pieces in which a batch is computed: less memory, and with the loss silog a third more arithmetic;
+    batch norm normalises each piece by itself."""
     precision: Annotated[WantedPrecision, OF_BF16, Decided("auto"), In.SPEED, Usual()] = "float32"
     """Numbers to compute with: float32; tf32 in matrix products; bf16 or fp16 where that is safe; weights
     stay float32. With auto bf16 where the device has it in hardware, else float32; the run keeps it."""

@@ -73,13 +73,18 @@ def synchronised_norm(bench: Bench) -> Iterator[Finding]:
     """Train a step with batch norm that ranks share, on one rank, and compare it with plain batch norm."""
     from torch.nn.parallel import DistributedDataParallel
 
+    from trainer.decoders.batch_norm import BatchNorms
+
+    def added_up(sums: torch.Tensor) -> torch.Tensor:
+        torch.distributed.all_reduce(sums)
+        return sums
+
     losses = list[float]()
     with _one_rank(bench):
-        # torch computes batch norm of several ranks on GPUs alone.
-        for together in (False, bench.on_gpu):
+        for together in (False, True):
             regressor = bench.regressor(SMALL, norm="batch").train()
             if together:
-                regressor = torch.nn.SyncBatchNorm.convert_sync_batchnorm(regressor)
+                BatchNorms(regressor, added_up)
             parallel = DistributedDataParallel(regressor, gradient_as_bucket_view=True)
             image_BCHW = torch.ones(8, 4, 64, 64, dtype=torch.int16, device=bench.device)
             height_BHW, _ = parallel(image_BCHW)

@@ -120,7 +120,7 @@ def sweep(
         FloatingPointError: no trial has a score.
     """
     with one_writer(config.out):
-        return _sweep(config, base, run_trials, device, computes)
+        return _sweep(config, base.decided_by(computes), run_trials, device, computes)
 
 
 def _sweep(

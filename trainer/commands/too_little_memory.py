@@ -54,7 +54,12 @@ def _line(config: TrainConfig | PretrainConfig, ranks: Ranks, wanted: str, in_st
     text += f" for {piece} of a batch of {config.global_batch} at once ({given})"
     half = [f"--precision {suited_half(ranks.device)}"]
     on_resume = _savings(config, piece)
-    anew = [f"a smaller {batch}"] * (config.global_batch > 1) + half * (not MEANINGS[fit.computed_in].is_half)
+    pieces = [f"--accumulate {2 * fit.accumulate}"] * (piece > 1 and _normalises_pieces(config))
+    anew = (
+        pieces
+        + [f"a smaller {batch}"] * (config.global_batch > 1)
+        + half * (not MEANINGS[fit.computed_in].is_half)
+    )
     cures = [f"{' or '.join(on_resume)} (also with --resume auto)"] * bool(on_resume)
     cures += [f"{' or '.join(anew)} (with another --out)"] * bool(anew)
     return f"{text}; give {', or '.join(cures) or 'a smaller --backbone'}"
@@ -63,10 +68,15 @@ def _line(config: TrainConfig | PretrainConfig, ranks: Ranks, wanted: str, in_st
 def _savings(config: TrainConfig | PretrainConfig, piece: int) -> list[str]:
     """List what saves memory and changes no result, so that a run that has begun takes it."""
     if isinstance(config, TrainConfig):
-        needs_whole_batch = config.model.norm == "batch" and not why_idle(config, "norm")
+        needs_whole_batch = _normalises_pieces(config)
         recomputes, learns = config.model.recompute_activations, config.model.tune != "frozen"
     else:
         needs_whole_batch = bool(config.dino.koleo)
         recomputes, learns = config.encoder.recompute_activations, True
     savings = [f"--accumulate {2 * config.fit.accumulate}"] * (piece > 1 and not needs_whole_batch)
     return savings + ["--recompute-activations"] * (learns and not recomputes)
+
+
+def _normalises_pieces(config: TrainConfig | PretrainConfig) -> bool:
+    """Tell whether batch norm sees each piece by itself, so that their number changes results."""
+    return isinstance(config, TrainConfig) and config.model.norm == "batch" and not why_idle(config, "norm")

@@ -6,7 +6,6 @@ from shards.errors import InputError
 from shards.own_parts import note_changes, recorded
 from shards.read.dataset import Dataset, open_dataset
 from shards.read.order import Chips
-from shards.roles import why_idle
 from shards.storage.objects import check_writable, exists, join
 from trainer.commands.begun import check_resumes
 from trainer.commands.train_classes import check_classes
@@ -75,8 +74,6 @@ def _check_options(config: TrainConfig) -> None:
     if model.backbone == NONE and config.target.is_of_tiles:
         raise InputError(f"--task {config.target.task}: needs tokens; give another --backbone than none")
     parse_loss(config.objective.loss)
-    if fit.accumulate > 1 and model.norm == "batch" and not why_idle(config, "norm"):
-        raise InputError("--accumulate: batch norm would see pieces of a batch; give --norm group")
     if fit.shard_model:
         _check_shards_alone(config)
     check_faithful(config)

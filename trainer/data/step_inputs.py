@@ -31,6 +31,27 @@ def part_of(rows: NDArray[Any], batch: Batch, ranks: Ranks) -> NDArray[Any]:
     return part[: len(batch.chips)] if len(part) else rows[:1]
 
 
+class Places(NamedTuple):
+    """Places of a rank's chips in the global batch: one in `world_size`, see shards.read.order.rank_part."""
+
+    first: int
+    """Place of its first chip."""
+    world_size: int
+    """Number of ranks."""
+    size: int
+    """Number of chips in the global batch."""
+
+    @classmethod
+    def of(cls, batch: Batch, ranks: Ranks) -> "Places":
+        """Return the places of this rank's chips."""
+        return cls((ranks.rank - batch.start) % ranks.world_size, ranks.world_size, batch.size)
+
+    def within(self, part: slice, rows: int) -> slice:
+        """Return which of this rank's `rows` chips lie in a part of the global batch."""
+        first, end = (-(-(place - self.first) // self.world_size) for place in (part.start, part.stop))
+        return slice(min(max(first, 0), rows), min(max(end, 0), rows))
+
+
 def equal_parts(count: int, rows: int) -> list[slice]:
     """Cut a number of rows into up to `count` parts of nearly equal size."""
     bounds = np.linspace(0, rows, min(count, rows) + 1).astype(int).tolist()

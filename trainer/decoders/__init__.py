@@ -9,5 +9,6 @@ dpt            CHMv2's head and height bins
 linear         one linear layer
 own            a decoder of the user's own
 norms          batch norm and group norm
+batch_norm     batch norm over the chips of all ranks
 chip_dropout   dropout from random numbers of each chip's own
 """

@@ -4,6 +4,8 @@ from math import gcd
 
 from torch import nn
 
+from trainer.decoders.batch_norm import BatchNorm
+
 
 def norm_of(kind: str, width: int) -> nn.Module:
     """Make a norm of `width` channels, as DecoderConfig.norm names it.
@@ -11,4 +13,4 @@ def norm_of(kind: str, width: int) -> nn.Module:
     Batch norm learns best (docs/accuracy.md); with group norm a chip's result does not depend on the batch
     that it is in.
     """
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)
+    return BatchNorm(width) if kind == "batch" else nn.GroupNorm(gcd(8, width), width)

@@ -42,9 +42,9 @@ class TimeSpent:
     """Seconds in steps without communication, including pauses of a GPU whose process queues work too slowly
     (see `busy`)."""
     communication: float = 0.0
-    """Seconds that other ranks added: for sums of the loss, and for gradients, from this rank's last one
-    until all are averaged. Sending while gradients are still computed takes no time; waiting for slower
-    ranks does. Traffic between a sharded model's blocks counts as `computing`."""
+    """Seconds that other ranks added: for sums of the loss and of batch norm, and for gradients, from this
+    rank's last one until all are averaged. Sending while gradients are still computed takes no time; waiting
+    for slower ranks does. Traffic between a sharded model's blocks counts as `computing`."""
     busy: float | None = None
     """Share (0..1) of steps that kept the GPU busy: when the process had queued the whole step, the GPU had
     yet to finish the backward pass. In other steps the GPU keeps up with the process and pauses between

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
-from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.said import say
@@ -23,10 +22,6 @@ from trainer.devices.sharding import Blocks, shard
 PendingSum = Callable[[], Tensor]
 """Function that waits for a sum over ranks and returns it; to be called once."""
 
-BATCH_NORM_APART = (
-    "treeline: on a CPU, batch norm sees only its own worker's chips, so results depend on the number of "
-    "workers; give --norm group"
-)
 WHOLE_ON_ONE = "treeline: --shard-model: the only worker holds the whole model; give --workers 2 or more"
 
 
@@ -122,29 +117,20 @@ class Ranks:
 
         Returns:
             the module to call in training.
-
-        Raises:
-            InputError: the module cannot be sharded.
         """
         if self.world_size == 1:
             if blocks is not None:
                 say(WHOLE_ON_ONE, of="")
             return module
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
-            if self.device.type == "cuda":
-                SyncBatchNorm.convert_sync_batchnorm(module)
-            elif self.is_first and blocks is None:
-                say(BATCH_NORM_APART, of="")
         if blocks is not None:
             shard(module, blocks, self.device, precision)
             return module
-        # On a GPU batch norm is synchronous, and all other buffers are constants: none has to be sent.
-        on_cpu = self.device.type == "cpu"
         there = *module.named_parameters(), *module.named_buffers()
-        # Nor can tensors be sent that have no memory: those of a backbone whose tokens are stored.
+        # Tensors without memory cannot be sent: those of a backbone whose tokens are stored.
         if absent := [name for name, tensor in there if tensor.is_meta]:
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
-        parallel = DistributedDataParallel(module, forward_sync_buffers=on_cpu, gradient_as_bucket_view=True)
+        # Batch norm's statistics are the same on every rank, and all other buffers are constants.
+        parallel = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
         parallel.register_comm_hook(self.clock, _average)
         return parallel
 

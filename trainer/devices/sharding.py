@@ -22,7 +22,6 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from shards.errors import InputError
 from trainer.devices.choice import Precision
 from trainer.devices.precision import MEANINGS, in_precision
 
@@ -60,17 +59,9 @@ def shard(module: nn.Module, blocks: Blocks, device: torch.device, precision: Pr
     afterwards. With a `precision` of 16 bits ranks gather the layers' matrices in it, and average their
     gradients in float32. Autocast would keep rounded copies of all matrices from the forward to the backward
     pass, on every rank.
-
-    Raises:
-        InputError: the module has batch norm and runs on a CPU, where running means would differ by rank.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
-        raise InputError(
-            "--shard-model: batch norm's running means would differ between workers on a CPU; "
-            "give --norm group"
-        )
     # FSDP2 takes contiguous weights only; the convolutions' inputs are still channels last.
     for weight in module.parameters():
         weight.data = weight.data.contiguous()

@@ -18,8 +18,9 @@ from shards.errors import DatasetError, InputError
 from shards.read.chip_reader import ChipReader
 from shards.read.order import Chips
 from trainer.data.feed import Fed, feed, memory_of
-from trainer.data.step_inputs import StepKey, never_empty
+from trainer.data.step_inputs import Places, StepKey, never_empty
 from trainer.data.transfers import buffers_for
+from trainer.decoders.batch_norm import BatchNorms
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, TimeSpent
 from trainer.devices.learner import Learner
 from trainer.devices.precision import computing, in_precision
@@ -94,6 +95,8 @@ class Fit:
         ranks = learning.ranks
         if ranks.world_size == 1 or not options.shard_model:
             model.set_precision(options.computed_in, options.compile)
+        self.norms = BatchNorms(model, ranks.sum if ranks.world_size > 1 else None)
+        """Batch norms of the model."""
         # Before anything takes parameters, since sharding replaces them.
         self._wrapped = ranks.wrap(
             model, model.blocks() if options.shard_model else None, options.computed_in
@@ -209,7 +212,7 @@ class Fit:
 
     def _settles_now(self, callback: Callback) -> bool:
         """Tell whether the host must know the outcome of the last step before it queues anything else."""
-        # A state holds buffers, which the next forward pass changes. A step that is left out is not counted.
+        # A user's decoder may change buffers in the next forward pass. A step left out is not counted.
         step = self.position.step
         return not self.late or callback.may_save(step) or callback.may_save(step + 1)
 
@@ -222,12 +225,14 @@ class Fit:
         """
         position, ranks, objective = self.position, self.learning.ranks, self.objective
         inputs = objective.inputs(fed, StepKey(self.options.seed, position.epoch, position.seen))
-        pieces = inputs.pieces(self._pieces_alike(fed))
+        pieces = self._pieces(inputs, fed)
         # One rank with one piece has no meeting and no second pass to save.
         known = objective.known_sums(inputs) if len(pieces) > 1 or ranks.world_size > 1 else None
         if known is None:
             with nullcontext() if len(pieces) == 1 else torch.no_grad():
-                piece_sums = [objective.sums(self._forward, piece) for piece in pieces]
+                piece_sums = [self._sums(piece) for piece in pieces]
+            if len(pieces) > 1:
+                self.norms.forget()  # the second pass meets the same chips
         else:
             piece_sums = self._backward(pieces, known)
         self._tell(self._settle())
@@ -248,6 +253,7 @@ class Fit:
             objective.before_step(self.optimiser, share_done)
             step_unless(self.optimiser, not_finite(numbers_N))
             self.optimiser.zero_grad(set_to_none=True)
+            self.norms.update(not_finite(numbers_N))
         if self.scale:
             self.scale.after_step(not_finite(numbers_N))
         ranks.clock.step_queued()
@@ -266,6 +272,8 @@ class Fit:
             if is_step:
                 self.objective.before_step(self.optimiser, taken.share_done)
                 self.optimiser.step()
+                self.norms.update()
+            self.norms.forget()
             self.optimiser.zero_grad(set_to_none=True)
         if isfinite(value) and not is_step and scale and scale[0] > LEAST:
             self.position.overflowed += 1
@@ -289,12 +297,31 @@ class Fit:
         if outcome and self._callback:
             self._callback.after_step(self, *outcome)
 
+    def _pieces(self, inputs: Any, fed: Fed) -> Sequence[Any]:
+        """Cut the batch; ranks meet in every pass, so all have the same number of pieces."""
+        count, ranks = self.options.accumulate, self.learning.ranks
+        pieces: Sequence[Any]
+        if self.norms:
+            pieces = inputs.pieces_over_ranks(Places.of(fed.batch, ranks), min(count, fed.batch.size))
+        else:
+            pieces = inputs.pieces(self._pieces_alike(fed))
+        return pieces
+
     def _pieces_alike(self, fed: Fed) -> int:
-        """Return the number of pieces of the batch: ranks meet in every pass, so all need the same number."""
+        """Return the number of pieces of each rank's part of the batch."""
         count, ranks = self.options.accumulate, self.learning.ranks
         if count > 1 and self.learning.dataset.options.on_bad_shard == "skip":
             return ranks.least(min(count, len(fed.image_BCHW)))
         return min(count, max(1, fed.batch.size // ranks.world_size))
+
+    def _sums(self, piece: Any) -> Tensor:
+        """Pass a piece forward; return the loss's sums over its chips."""
+        if not self.norms:
+            return self.objective.sums(self._forward, piece)
+        self.norms.count(not piece.stands_in)
+        sums_K = self.objective.sums(self._forward, piece)
+        self.norms.note()
+        return sums_K
 
     def _backward(
         self, pieces: Sequence[Any], sums_of_all: PendingSum, made: list[Tensor] | None = None
@@ -310,7 +337,7 @@ class Fit:
         sums_all_K: Tensor | None = None
         for number, piece in enumerate(pieces):
             with nullcontext() if number + 1 == len(pieces) else ranks.no_sync(self._wrapped):
-                sums_K = made[number] if made else objective.sums(self._forward, piece)
+                sums_K = made[number] if made else self._sums(piece)
                 self._tell(self._settle())
                 sums_all_K = sums_of_all() if sums_all_K is None else sums_all_K
                 # Ranks average gradients; the average times the number of ranks is the sum.

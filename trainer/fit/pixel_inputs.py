@@ -1,6 +1,6 @@
 """Inputs of a step that learns labels of pixels: images and labels are flipped and turned alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from trainer.chip_options import AugmentOptions
 from trainer.data.augment import band_changes, corners_of, symmetries_of
 from trainer.data.feed import Fed
-from trainer.data.step_inputs import StepKey, equal_parts, part_of
+from trainer.data.step_inputs import Places, StepKey, equal_parts, part_of
 from trainer.decoders.chip_dropout import chip_numbers
 from trainer.decoders.features import Features
 from trainer.devices.transfer import to_device
@@ -31,12 +31,34 @@ class PixelInputs:
     """Augmentation of the bands; see Normalise."""
     numbers_B: Tensor
     """Numbers from which dropout draws; see trainer.decoders.chip_dropout."""
+    stands_in: bool
+    """Whether the only chip stands for none; it has no label."""
 
     def pieces(self, count: int) -> list[Self]:
         """See StepInputs."""
         if count == 1:
             return [self]
         return [self._rows(rows) for rows in equal_parts(count, len(self.image_BCHW))]
+
+    def pieces_over_ranks(self, places: Places, count: int) -> list[Self]:
+        """Cut the global batch, and return this rank's chips of each piece, or a chip that stands in.
+
+        Which chips share a piece does not depend on the number of ranks, and batch norm needs that. Where
+        damaged shards were left out, places are those of the chips that are left.
+
+        Args:
+            places: places of this rank's chips in the global batch.
+            count: number of pieces, at most that of the chips in the global batch.
+        """
+        own = 0 if self.stands_in else len(self.image_BCHW)
+        if count == 1:
+            return [self]
+        parts = [places.within(part, own) for part in equal_parts(count, places.size)]
+        return [self._rows(rows) if rows.stop > rows.start else self._stand_in() for rows in parts]
+
+    def _stand_in(self) -> Self:
+        first = self._rows(slice(0, 1))
+        return replace(first, label_BHW=torch.full_like(first.label_BHW, torch.nan), stands_in=True)
 
     def _rows(self, rows: slice) -> Self:
         features = self.features
@@ -75,7 +97,8 @@ def pixel_inputs(
     numbers_B = to_device(
         part_of(chip_numbers(count, *key), fed.batch, learning.ranks), learning.ranks.device
     )
-    return PixelInputs(image_BCHW, label_BHW, features_of(fed, learning), changes_BCK, numbers_B)
+    features, stands_in = features_of(fed, learning), fed.batch.stands_in
+    return PixelInputs(image_BCHW, label_BHW, features, changes_BCK, numbers_B, stands_in)
 
 
 def cropped(side: int, corners_B2: Tensor, *images: Tensor) -> tuple[Tensor, ...]:

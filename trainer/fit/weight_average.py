@@ -9,11 +9,12 @@ billions of weights included, and evaluation would run that copy instead of the 
 sharded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from shards.errors import InputError
 
@@ -22,7 +23,10 @@ UPDATES = "updates"
 
 
 class Average:
-    """Running average of a module's parameters that learn; buffers and frozen weights have none.
+    """Running average of a module's parameters that learn, and of batch norm's running statistics.
+
+    Statistics belong to the weights that they were measured with, so they are averaged alike. Other buffers
+    and frozen weights have no average.
 
     After update t (from 0) each average is decay_t * average + (1 - decay_t) * weight, where
     decay_t = min(decay, (1 + t) / (10 + t)), so early averages soon forget the random start. TensorFlow has
@@ -46,17 +50,18 @@ class Average:
             if weight.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"{name}: averages need weights of float32 or float64, not {weight.dtype}")
         self._decay, self._updates, self._is_swapped = decay, 0, False
-        self._names = list(learning)
-        self._weights: list[Tensor] = list(learning.values())
-        self._averages = [weight.detach().clone() for weight in self._weights]
+        # Apart, since weights may be sharded, and statistics are not.
+        self._kinds: list[dict[str, Tensor]] = [dict(learning), _running_statistics(module)]
+        self._averages = [{name: one.detach().clone() for name, one in kind.items()} for kind in self._kinds]
 
     @torch.no_grad()
     def update(self) -> None:
         """Add the present weights to the averages; call this after each step."""
         self._refuse_while_swapped()
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        if self._weights:
-            torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        for kind, averages in zip(self._kinds, self._averages, strict=True):
+            if kind:
+                torch._foreach_lerp_(list(averages.values()), list(kind.values()), 1 - decay)
         self._updates += 1
 
     @contextmanager
@@ -78,8 +83,16 @@ class Average:
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a run needs to resume, not copied: averages by name, and the number of updates."""
         self._refuse_while_swapped()
-        averages = dict(zip(self._names, self._averages, strict=True))
-        return {**averages, UPDATES: torch.tensor(self._updates)}
+        weights, statistics = self._averages
+        return {**weights, **statistics, UPDATES: torch.tensor(self._updates)}
+
+    def begin_as(self, names: Collection[str]) -> None:
+        """Prepare to resume from averages of these names; states of before have none of running statistics.
+
+        A run begun then goes on as it began: without them.
+        """
+        if not self._averages[1].keys() & set(names):
+            self._kinds[1], self._averages[1] = {}, {}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -93,17 +106,29 @@ class Average:
             raise InputError(
                 "the saved averages belong to other weights; resume with the options of that run"
             )
-        for name, average in zip(self._names, self._averages, strict=True):
-            average.copy_(state[name])
+        for averages in self._averages:
+            for name, average in averages.items():
+                average.copy_(state[name])
         self._updates = int(state[UPDATES])
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for weight, average in zip(self._weights, self._averages, strict=True):
-            kept = weight.clone()
-            weight.copy_(average)
-            average.copy_(kept)
+        for kind, averages in zip(self._kinds, self._averages, strict=True):
+            for name, tensor in kind.items():
+                kept = tensor.clone()
+                tensor.copy_(averages[name])
+                averages[name].copy_(kept)
 
     def _refuse_while_swapped(self) -> None:
         if self._is_swapped:
             raise RuntimeError("the averages are in the module; leave `swapped` first")
+
+
+def _running_statistics(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{place}.{name}".removeprefix("."): statistic
+        for place, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm)
+        for name, statistic in (("running_mean", layer.running_mean), ("running_var", layer.running_var))
+        if statistic is not None
+    }

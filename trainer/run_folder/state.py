@@ -113,6 +113,7 @@ def restore(fit: Fit, state: StoredState) -> None:
                 value = state.rows(name).to(device)
             fit.optimiser.state[parameter][moment] = value
     if fit.average:
+        fit.average.begin_as([name.removeprefix("average.") for name in state.shapes])
         averages = {name: torch.empty_like(value) for name, value in fit.average.state_dict().items()}
         fit.average.load_state_dict(
             {name: _fill(value, state, f"average.{name}") for name, value in averages.items()}

@@ -77,7 +77,11 @@ def said(config: TrainConfig | PretrainConfig, ranks: Ranks, *notes: str) -> Ite
     ("options", "names", "leaves_out"),
     [
         ({"tune": "frozen"}, ["--accumulate 2"], ["--recompute-activations"]),
-        ({"norm": "batch"}, ["--recompute-activations"], ["--accumulate 2"]),
+        (
+            {"norm": "batch"},
+            ["--recompute-activations (also", "--accumulate 2 or a smaller"],
+            ["--accumulate 2 or --recompute"],
+        ),
         (
             {"accumulate": 2, "precision": "bf16"},
             ["--accumulate 4", "for 2 of a batch of 16", "--precision bf16)"],

@@ -176,20 +176,6 @@ def test_a_batch_in_pieces_is_the_batch(dataset: Dataset, backbone: Path, loss: 
         assert losses(pieces) == pytest.approx(losses(whole), rel=1e-4)
 
 
-def test_batch_norm_is_not_computed_in_pieces(dataset: Dataset, backbone: Path, tmp_path: Path) -> None:
-    config = small_config(dataset, backbone, out=str(tmp_path / "run"), accumulate=2, norm="batch")
-    with pytest.raises(InputError, match="--accumulate: batch norm would see pieces"):
-        launch(config)
-
-
-def test_batch_norm_forbids_pieces_of_a_batch_only_where_a_decoder_has_it(
-    dataset: Dataset, backbone: Path, tmp_path: Path
-) -> None:
-    config = small_config(dataset, backbone, out=str(tmp_path / "run"), accumulate=2, norm="batch")
-    check(config.with_options(decoder="dpt"))
-    check(config.with_options(decoder="linear"))
-
-
 def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, backbone: Path) -> None:
     config = small_config(dataset, backbone, learning_rate=1e30, gradient_norm=1e30, epochs=3)
     with pytest.raises(FloatingPointError, match="learning-rate"):

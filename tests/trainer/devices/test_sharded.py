@@ -8,9 +8,7 @@ Real processes with gloo: two, and three in the long checks. Of the same steps:
 - at whatever moment a save is killed, a whole state is there, and what is left over goes with the next one.
 """
 
-import io
 import json
-from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from shards.storage.objects import find_files
 from trainer.commands.train import fit_of, train
 from trainer.commands.train_check import check
 from trainer.config import TrainConfig
-from trainer.devices.ranks import BATCH_NORM_APART, Meeting, Ranks
+from trainer.devices.ranks import Meeting, Ranks
 from trainer.devices.sharding import Rows, rows_of
 from trainer.fit.learning import Learning
 from trainer.fit.loop import Fit
@@ -130,7 +128,6 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
         told["second"] = run(config, ranks, go_on=folder / "whole-epoch")[1]
         told["from-alone"] = run(config, ranks, go_on=folder / "alone")[1]
         train(config.with_options(out=str(folder / "run-sharded"), epochs=1), ranks)
-        told["said"] = batch_norm_said(config.with_options(norm="batch", accumulate=1), ranks)
         told |= {
             tune: run(config.with_options(tune=tune, epochs=1), ranks)[1:] for tune in ("frozen", "lora")
         }
@@ -138,16 +135,6 @@ def as_one_of(ranks: Ranks, folder: Path, config: TrainConfig) -> dict[str, Any]
     else:
         told["from-fewer"] = run(config, ranks, go_on=folder / "by-2")[1]
     return told
-
-
-def batch_norm_said(config: TrainConfig, ranks: Ranks) -> list[str]:
-    """What is said of batch norm unsharded, and why it is refused sharded."""
-    said = io.StringIO()
-    with redirect_stderr(said):
-        new_fit(config.with_options(shard_model=False), ranks)
-        with pytest.raises(InputError) as error:
-            new_fit(config, ranks)
-    return [*said.getvalue().splitlines(), str(error.value)]
 
 
 @pytest.fixture(scope="module")
@@ -279,14 +266,6 @@ def test_a_sharded_run_leaves_what_another_leaves(two: Any, config: TrainConfig,
     for name, weight in weights[0].items():
         # A step moves a weight by the learning rate at most, whose sign rounding decides where nothing pulls.
         torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=RICH["learning_rate"], msg=name)
-
-
-@pytest.mark.slow
-def test_batch_norm_apart_is_said_once_and_refused_where_it_would_differ(two: Any) -> None:
-    first, second = (one["said"] for one in two)
-    assert first[0] == BATCH_NORM_APART
-    assert first[1:] == second
-    assert second[0].startswith("--shard-model: batch norm")
 
 
 @pytest.mark.parametrize("option", [{"compile": True}, {"token_store": "tokens", "tune": "frozen"}])

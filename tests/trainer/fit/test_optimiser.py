@@ -499,16 +499,53 @@ def test_a_decay_of_0_is_the_weights_themselves() -> None:
     assert torch.equal(average.state_dict()["weight"], linear.weight)
 
 
-def test_only_what_learns_is_averaged_and_buffers_stay() -> None:
-    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3).requires_grad_(False))
+STATISTICS = {"1.running_mean", "1.running_var"}
+
+
+def with_batch_norm() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3).requires_grad_(False))
+
+
+def test_only_what_learns_and_running_statistics_are_averaged() -> None:
+    module = with_batch_norm()
     average = Average(module, 0.9)
-    assert set(average.state_dict()) == learnt_names(module) | {"updates"}
+    averaged = learnt_names(module) | STATISTICS
+    assert set(average.state_dict()) == averaged | {"updates"}
     module(torch.randn(8, 3))
     average.update()
     others = {name: value.clone() for name, value in module.state_dict().items()}
     with average.swapped():
-        for name in set(others) - learnt_names(module):
+        for name in set(others) - averaged:
             assert torch.equal(module.state_dict()[name], others[name])
+
+
+def test_running_statistics_are_averaged_as_weights_are() -> None:
+    module, decays = with_batch_norm(), (1 / 10, 2 / 11, 3 / 12)
+    average = Average(module, 0.9)
+    wanted = {name: module.state_dict()[name].clone() for name in STATISTICS}
+    for decay in decays:
+        module(torch.randn(8, 3))
+        average.update()
+        wanted = {name: one * decay + (1 - decay) * module.state_dict()[name] for name, one in wanted.items()}
+    before = {name: module.state_dict()[name].clone() for name in STATISTICS}
+    with average.swapped():
+        for name, one in wanted.items():
+            torch.testing.assert_close(module.state_dict()[name], one)
+    assert all(torch.equal(module.state_dict()[name], one) for name, one in before.items())
+
+
+def test_a_run_whose_averages_have_no_statistics_goes_on_without_them() -> None:
+    module = with_batch_norm()
+    older = {name: one for name, one in Average(module, 0.9).state_dict().items() if name not in STATISTICS}
+    average = Average(module, 0.9)
+    average.begin_as(older)
+    average.load_state_dict(older)
+    module(torch.randn(8, 3))
+    average.update()
+    assert average.state_dict().keys() == older.keys()
+    measured = module.state_dict()["1.running_mean"].clone()
+    with average.swapped():
+        assert torch.equal(module.state_dict()["1.running_mean"], measured)
 
 
 @pytest.mark.parametrize("failing", [False, True])
