@@ -151,6 +151,10 @@ def check_matrix(
         InputError: options that make no matrix, regions without labels, or --out is in use.
     """
     check_choices(config)
+    if base.fit.minutes:
+        raise InputError(
+            f"{config.train_config}: minutes: trainings to compare need one length; give --epochs"
+        )
     refuse_set_here(named, config.train_config)
     # The same on every device: cells are compared with one another, also with those of earlier versions.
     base = base.with_options(batch_size=base.fit.batch_size or base.fit.batch_on_cpu)

@@ -166,6 +166,10 @@ def check_sweep(config: SweepConfig, base: TrainConfig, device: Kind | None) -> 
     Raises:
         InputError: an option out of its range, no chips to learn from or to score on, or --out is in use.
     """
+    if base.fit.minutes:
+        raise InputError(
+            f"{config.train_config}: minutes: trainings to compare need one length; give --epochs"
+        )
     for name, least in (("trials", 1), ("epochs", 1), ("workers", 0), ("seed", 0)):
         if getattr(config, name) < least:
             raise InputError(f"--{name} {getattr(config, name)}: give {least} or more")

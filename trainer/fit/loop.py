@@ -103,7 +103,7 @@ class Fit:
         groups = objective.groups(optimiser)
         self.optimiser = new_optimiser(groups, optimiser, ranks.device, options.computed_in)
         self._learning = list(by_place(self.optimiser).values())
-        self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
+        self.schedule = Schedule(self.optimiser, optimiser, self.total_steps)
         self.average = Average(model, options.average) if options.average else None
         # A sharded model settles at once: its moments are DTensors, and `found_inf` is not.
         self.late = ranks.device.type == "cuda" and not objective.settles_at_once and not is_sharded(model)
@@ -141,6 +141,12 @@ class Fit:
         return -(-self.learning.train_chips.size // self.global_batch)
 
     @property
+    def total_steps(self) -> int:
+        """Number of steps of the whole training."""
+        in_epochs = self.options.epochs * self.steps_per_epoch
+        return in_epochs if self.options.steps is None else min(in_epochs, self.options.steps)
+
+    @property
     def epoch_loss(self) -> float:
         """Loss over the chips of the epoch seen so far."""
         return (
@@ -155,7 +161,7 @@ class Fit:
     @property
     def share_done(self) -> float:
         """Share (0..1) of all steps that are done."""
-        return min(1.0, self.position.step / max(1, self.options.epochs * self.steps_per_epoch))
+        return min(1.0, self.position.step / max(1, self.total_steps))
 
     def run(self, callback: Callback) -> None:
         """Train to the end: all epochs, or until there was no improvement for `stop_patience` epochs.
@@ -169,7 +175,7 @@ class Fit:
         options, position, self._callback = self.options, self.position, callback
         try:
             with repeatable(options.deterministic), computing(options.computed_in):
-                while position.epoch < options.epochs:
+                while position.epoch < options.epochs and not (position.seen == 0 and self._is_over()):
                     if options.stop_patience and position.epochs_since_best >= options.stop_patience:
                         return
                     self._train_epoch(callback)
@@ -195,6 +201,8 @@ class Fit:
         clock.start(WAITING)
         with closing(feed(batches, schema, device, row_reader, buffers)) as all_fed:
             for fed in all_fed:
+                if self._is_over():
+                    break
                 clock.stop(WAITING)
                 clock.start(STEPPING)
                 self._step(fed)
@@ -206,6 +214,14 @@ class Fit:
                 clock.start(WAITING)
             self._tell(self._settle())
         self.spent = clock.spent(position.chips - chips_before)
+
+    def _is_over(self) -> bool:
+        """Tell whether all steps are done that --steps allows; the last one may not have been one."""
+        if self.options.steps is None:
+            return False
+        if self.position.step + (self._taken is not None) >= self.options.steps:
+            self._tell(self._settle())
+        return self.position.step >= self.options.steps
 
     def _settles_now(self, callback: Callback) -> bool:
         """Tell whether the host must know the outcome of the last step before it queues anything else."""
