@@ -122,12 +122,12 @@ def test_the_rate_rises_by_the_clock_as_it_would_by_the_number_of_steps(
     rates, after_step = list[float](), RunWriter.after_step
 
     def noting(self: RunWriter, fit: Fit, chips: int, loss: float) -> None:
-        rates.append(fit.optimiser.param_groups[0]["lr"] / config.optimiser.learning_rate)
+        group = fit.optimiser.param_groups[0]
+        rates.append(group["lr"] / group["highest_rate"])
         after_step(self, fit, chips, loss)
 
     monkeypatch.setattr(RunWriter, "after_step", noting)
     launch(config)
-    print([round(r, 3) for r in rates], stored(config)["steps"])
     warm_up = rates[: stored(config)["steps"] // 2 - 1]
     assert len(warm_up) > 2 * MEASURED
     assert warm_up == sorted(warm_up)
