@@ -223,12 +223,10 @@ def sweep(config: "SweepConfig") -> None:
             from trainer.commands.sweep_on_ray import trials_on_ray
 
             choice = chosen_on_ray(wanted, config.workers, precision=precision)
-            base = base.decided_by(choice.computes)
             trials = sweep(config, base, trials_on_ray, choice.device, choice.computes)
         else:
             device = chosen_here(wanted, precision)
-            found = computes(precision, device)
-            trials = sweep(config, base.decided_by(found), trials_here, device, found)
+            trials = sweep(config, base, trials_here, device, computes(precision, device))
     tell(table(trials))
     _say(after_sweep(config, BEST))
 
@@ -237,7 +235,6 @@ def matrix(config: "MatrixConfig") -> int:
     """Train in each region and test in all; return 1 if a cell failed."""
     from cluster.jobs.connection import connected
     from cluster.options import FILE, parse, read_options
-    from shards.errors import InputError
     from trainer.commands.matrix import PAGE, cells_here, check_matrix, matrix
     from trainer.config import TrainConfig
     from trainer.devices.cards import chosen_here, computes
@@ -252,10 +249,6 @@ def matrix(config: "MatrixConfig") -> int:
     base = parse(TrainConfig, [*file, *places], "treeline train")
     named = read_options(config.train_config, TrainConfig, "treeline train") if file else {}
     precision = config.precision or base.fit.precision
-    if precision == "auto":
-        raise InputError(
-            f"{config.train_config}: precision auto: all trainings of a matrix need one; give --precision"
-        )
     base = base.with_options(precision=precision)
     device = None if config.workers else chosen_here(config.device, precision)
     plan, datasets = check_matrix(config, base, named, device)

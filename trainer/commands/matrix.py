@@ -151,6 +151,8 @@ def check_matrix(
         InputError: options that make no matrix, regions without labels, or --out is in use.
     """
     check_choices(config)
+    if base.fit.precision == "auto":
+        raise InputError(f"{config.train_config}: precision auto: all trainings need one; give --precision")
     if base.fit.minutes:
         raise InputError(
             f"{config.train_config}: minutes: trainings to compare need one length; give --epochs"

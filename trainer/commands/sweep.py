@@ -129,6 +129,7 @@ def _sweep(
     """Search in a folder that only this process writes."""
     dataset = check_sweep(config, base, None if config.workers else device)
     computes.say()
+    base = base.decided_by(computes)
     # As for its first trial: all have equally many chips, and each its own device.
     first = with_batch_of_device(draw_trials(config, base)[0], device, dataset)
     base = base.with_options(batch_size=first.fit.batch_size)

@@ -1,5 +1,6 @@
 """config.yaml is one flat list of options, whatever parts they stand in: the same keys in the same order."""
 
+from functools import reduce
 from pathlib import Path
 
 import yaml
@@ -82,9 +83,14 @@ baseline_chips: 20000
 """
 """Written by version 0.1.0, before options were in parts, and before there was --device, or
 --precision in place of --bf16."""
-NOW = WRITTEN.replace("deterministic: true\n", "deterministic: true\ndevice: auto\n").replace(
-    "bf16: false\n", "precision: float32\n"
+LATER = (
+    ("deterministic: true\n", "deterministic: true\ndevice: auto\n"),
+    ("bf16: false\n", "precision: float32\n"),
+    ("learning_rate: 0.003\n", "optimiser: adamw\nlearning_rate: 0.003\nmuon_rate: 0.02\n"),
+    ("stop_patience: 0\n", "minutes: 0.0\nsteps: null\nstop_patience: 0\n"),
 )
+"""Lines, and what stands in their place since."""
+NOW = reduce(lambda written, change: written.replace(*change), LATER, WRITTEN)
 CONFIG = TrainConfig.of(
     "scenes",
     "run-tiny",
