@@ -21,6 +21,7 @@ from shards.roles import (
     Imports,
     In,
     MayChange,
+    Nothing,
     OnlyWith,
     Place,
     Some,
@@ -236,8 +237,15 @@ class FitOptions:
     average: Annotated[float, In.OPTIMISER.late(4)] = 0.0
     """Decay of the average of the weights, and of batch norm's running statistics, that is scored and saved,
     for example 0.999; 0: no average."""
-    epochs: Annotated[int, Usual()] = 30
+    epochs: Annotated[int, OnlyWith(minutes=Nothing()), Usual()] = 30
     """Largest number of passes through the training chips."""
+    minutes: Annotated[float, Before(0.0), In.OPTIMISER.late(1)] = 0.0
+    """Minutes that training takes, instead of --epochs: its speed is measured in the first steps, and the
+    number of steps that fill the time is written to the run's config.yaml; 0: --epochs holds."""
+    steps: Annotated[
+        int | None, OnlyWith(minutes=Nothing()), Before(None), Decided(), In.OPTIMISER.late(4)
+    ] = None
+    """Steps after which training ends, also within an epoch; default: --epochs or --minutes decides."""
     stop_patience: Annotated[int, In.OPTIMISER.late(1)] = 0
     """Number of epochs without improvement after which training stops; 0 disables."""
     batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided(), Usual()] = None
@@ -272,6 +280,8 @@ class FitOptions:
             self,
             {
                 "gradient_norm": (self.gradient_norm > 0, "above 0"),
+                "minutes": (0 <= self.minutes < inf, "0 or more"),
+                "steps": (self.steps is None or self.steps >= 1, "1 or more"),
                 "stop_patience": (self.stop_patience >= 0, "0 or more"),
             },
         )

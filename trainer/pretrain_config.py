@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from shards.roles import Another, Before, Decided, In, MayChange, OnlyWith, Place, Some, Usual
+from shards.roles import Another, Before, Decided, In, MayChange, Nothing, OnlyWith, Place, Some, Usual
 from trainer.devices.choice import Wanted
 from trainer.options import (
     FitOptions,
@@ -293,7 +293,7 @@ class ProbeOptions:
 class PretrainFitOptions(FitOptions):
     """The training loop."""
 
-    epochs: Annotated[int, Usual()] = 100
+    epochs: Annotated[int, OnlyWith(minutes=Nothing()), Usual()] = 100
     """Number of passes through the tiles."""
     batch_size: Annotated[int | None, OnlyWith(batch_per_worker=0), Decided(), Usual()] = None
     """Tiles per step, over all workers; default: 64 on a CPU, more on GPUs (docs/gpu.md), and written to the

@@ -8,6 +8,7 @@ pretrain           treeline pretrain: what one rank does
 export             treeline export
 begun              a run that is already there
 last_lines         what came out, whether it is good, and the next command
+length_by_time     how many steps fill the minutes that a training is to take
 batch_of_device    how many chips a batch has where nobody says
 too_little_memory  what to set where a device's memory is too small
 train_on_ray       training and pre-training on Ray workers

@@ -152,8 +152,10 @@ def check_matrix(
     """
     check_choices(config)
     if base.fit.precision == "auto":
+        raise InputError(f"{config.train_config}: precision auto: all trainings need one; give --precision")
+    if base.fit.minutes:
         raise InputError(
-            f"{config.train_config}: precision auto: all trainings of a matrix need one; give --precision"
+            f"{config.train_config}: minutes: trainings to compare need one length; give --epochs"
         )
     refuse_set_here(named, config.train_config)
     # The same on every device: cells are compared with one another, also with those of earlier versions.

@@ -16,6 +16,7 @@ from shards.said import say
 from shards.storage.objects import check_writable, exists, join
 from shards.version import made_by_code
 from trainer.commands.begun import check_resumes
+from trainer.commands.length_by_time import is_open, open_ended, run_by_time, with_measured_length
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.devices.cards import computes
 from trainer.devices.choice import Kind
@@ -146,22 +147,31 @@ def bands_of(options: EncoderOptions, dataset: Dataset) -> tuple[str, ...]:
 
 def pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Pre-train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
+    decided: PretrainConfig | None = with_measured_length(config)
+    while decided:
+        decided = _pretrain(decided, ranks, notice)
+
+
+def _pretrain(config: PretrainConfig, ranks: Ranks, notice: Notice) -> PretrainConfig | None:
+    """Pre-train to the end; or with --minutes until the length is known, and return the options with it."""
     with saying_what_to_set(config, ranks), naming_last_state(config.out), ExitStack() as stack:
-        fit = resumed_fit(config, ranks)
+        fit = resumed_fit(open_ended(config), ranks)
         dataset, tiles = fit.learning.dataset, fit.learning.train_chips
         states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
         callback = StateCallback(notice, states, config.keep.checkpoint_steps)
         if ranks.is_first:
-            say(f"{_chosen(config, tiles.size)}")
-            total = config.fit.epochs * tiles.size
+            if not is_open(config):
+                say(f"{_chosen(config, tiles.size)}")
+            total = min(config.fit.epochs * tiles.size, fit.total_steps * fit.global_batch)
             advance = stack.enter_context(
                 progress("pretrain", total, fit.objective.learns_from, fit.position.chips)
             )
             callback = RunWriter(_run_options(config, dataset, ranks.device), advance, notice, states)
         stack.enter_context(callback)
-        fit.run(callback)
+        decided = run_by_time(config, fit, callback)
     for trouble in dataset.troubles():
         say(f"rank {ranks.rank}: {trouble}")
+    return decided
 
 
 def _chosen(config: PretrainConfig, tiles: int) -> str:

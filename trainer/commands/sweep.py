@@ -129,6 +129,7 @@ def _sweep(
     """Search in a folder that only this process writes."""
     dataset = check_sweep(config, base, None if config.workers else device)
     computes.say()
+    base = base.decided_by(computes)
     # As for its first trial: all have equally many chips, and each its own device.
     first = with_batch_of_device(draw_trials(config, base)[0], device, dataset)
     base = base.with_options(batch_size=first.fit.batch_size)
@@ -166,6 +167,10 @@ def check_sweep(config: SweepConfig, base: TrainConfig, device: Kind | None) -> 
     Raises:
         InputError: an option out of its range, no chips to learn from or to score on, or --out is in use.
     """
+    if base.fit.minutes:
+        raise InputError(
+            f"{config.train_config}: minutes: trainings to compare need one length; give --epochs"
+        )
     for name, least in (("trials", 1), ("epochs", 1), ("workers", 0), ("seed", 0)):
         if getattr(config, name) < least:
             raise InputError(f"--{name} {getattr(config, name)}: give {least} or more")

@@ -13,6 +13,7 @@ from shards.roles import as_begun, renewed
 from shards.said import say
 from shards.storage.objects import exists, join
 from shards.write.leakage import leakage
+from trainer.commands.length_by_time import is_open, open_ended, run_by_time, with_measured_length
 from trainer.commands.too_little_memory import saying_what_to_set
 from trainer.commands.train_classes import new_class_fit
 from trainer.commands.train_tiles import new_tile_fit
@@ -81,30 +82,40 @@ def with_bands_of_backbone(config: TrainConfig, given: Set[str] | None = None) -
 
 def train(config: TrainConfig, ranks: Ranks, notice: Notice = no_notice) -> None:
     """Train as one of `ranks`, from the run's last state if there is one; the first rank writes."""
+    decided: TrainConfig | None = with_measured_length(config)
+    while decided:
+        decided = _train(decided, ranks, notice)
+
+
+def _train(config: TrainConfig, ranks: Ranks, notice: Notice) -> TrainConfig | None:
+    """Train to the end; or with --minutes until the length is known, and return the options with it."""
     with saying_what_to_set(config, ranks), naming_last_state(config.out):
         with ExitStack() as stack:
-            fit = restored_fit(config, ranks)
+            fit = restored_fit(open_ended(config), ranks)
             dataset, train_chips = fit.learning.dataset, fit.learning.train_chips
             states = StateWriter(config.out, Meeting(ranks)) if is_sharded(fit.model) else None
             callback = StateCallback(notice, states, config.keep.checkpoint_steps)
             kind = fit.objective.learns_from
-            if ranks.is_first:
+            if ranks.is_first and not is_open(config):
                 say(f"{_chosen(config, fit.learning, kind)}")
                 if fit.learning.val_chips.size:
                     said = leakage(dataset.url, dataset.manifest)
                     say(said)
             read_first(fit)
             if ranks.is_first:
-                total = config.fit.epochs * train_chips.size
+                total = min(config.fit.epochs * train_chips.size, fit.total_steps * fit.global_batch)
                 advance = stack.enter_context(progress("train", total, kind, fit.position.chips))
                 callback = RunWriter(run_options(config, dataset, ranks.device), advance, notice, states)
             stack.enter_context(callback)
-            fit.run(callback)
+            decided = run_by_time(config, fit, callback)
+            if decided:
+                return decided
             callback.finish(fit)
         if ranks.is_first:
             write_verdict(fit, config.out)
     for trouble in dataset.troubles():
         say(f"rank {ranks.rank}: {trouble}")
+    return None
 
 
 def _chosen(config: TrainConfig, learning: Learning, kind: str) -> str:

@@ -1,6 +1,7 @@
 """Training: loop, objectives, optimiser.
 
 loop              the training loop
+callback          what a training tells as it goes
 position          how far a training is
 failures          errors that end a training
 taken             a step that was taken, and its outcome

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from trainer.devices.ranks import PendingSum
 from trainer.devices.repeatable import check_compiler, repeatable
 from trainer.devices.sharding import is_sharded, whole
 from trainer.devices.transfer import FromDevice
+from trainer.fit.callback import Callback
 from trainer.fit.failures import no_step, not_a_number, nothing_measured
 from trainer.fit.learning import Learning
 from trainer.fit.loss_scale import LEAST, LossScale
@@ -44,22 +45,6 @@ IN_STEP = "in epoch "
 """Beginning of the note that says where a training failed."""
 TELLING = (FloatingPointError, DatasetError, InputError)
 """Errors whose message already says where."""
-
-
-class Callback(Protocol):
-    """Callback of the training loop, invoked on every rank."""
-
-    def after_step(self, fit: "Fit", chips: int, loss: float) -> None:
-        """React to a step over `chips` chips (of all ranks) with this loss, once that is known."""
-
-    def may_save(self, step: int) -> bool:
-        """Tell whether `after_step` may save the state or meet other ranks when `step` steps are done."""
-
-    def after_epoch(self, fit: "Fit", record: dict[str, Any], is_best: bool) -> None:
-        """React to an epoch that is done and scored, while the model still has the scored weights."""
-
-    def save(self, fit: "Fit") -> None:
-        """Save the state; the loop calls this at the end of an epoch."""
 
 
 class Fit:
@@ -106,7 +91,7 @@ class Fit:
         groups = objective.groups(optimiser)
         self.optimiser = new_optimiser(groups, optimiser, ranks.device, options.computed_in)
         self._learning = list(by_place(self.optimiser).values())
-        self.schedule = Schedule(self.optimiser, optimiser, options.epochs * self.steps_per_epoch)
+        self.schedule = Schedule(self.optimiser, optimiser, self.total_steps)
         self.average = Average(model, options.average) if options.average else None
         # A sharded model settles at once: its moments are DTensors, and `found_inf` is not.
         self.late = ranks.device.type == "cuda" and not objective.settles_at_once and not is_sharded(model)
@@ -144,6 +129,12 @@ class Fit:
         return -(-self.learning.train_chips.size // self.global_batch)
 
     @property
+    def total_steps(self) -> int:
+        """Number of steps of the whole training."""
+        in_epochs = self.options.epochs * self.steps_per_epoch
+        return in_epochs if self.options.steps is None else min(in_epochs, self.options.steps)
+
+    @property
     def epoch_loss(self) -> float:
         """Loss over the chips of the epoch seen so far."""
         return (
@@ -158,7 +149,7 @@ class Fit:
     @property
     def share_done(self) -> float:
         """Share (0..1) of all steps that are done."""
-        return min(1.0, self.position.step / max(1, self.options.epochs * self.steps_per_epoch))
+        return min(1.0, self.position.step / max(1, self.total_steps))
 
     def run(self, callback: Callback) -> None:
         """Train to the end: all epochs, or until there was no improvement for `stop_patience` epochs.
@@ -172,7 +163,7 @@ class Fit:
         options, position, self._callback = self.options, self.position, callback
         try:
             with repeatable(options.deterministic), computing(options.computed_in):
-                while position.epoch < options.epochs:
+                while position.epoch < options.epochs and not (position.seen == 0 and self._is_over()):
                     if options.stop_patience and position.epochs_since_best >= options.stop_patience:
                         return
                     self._train_epoch(callback)
@@ -198,6 +189,8 @@ class Fit:
         clock.start(WAITING)
         with closing(feed(batches, schema, device, row_reader, buffers)) as all_fed:
             for fed in all_fed:
+                if self._is_over():
+                    break
                 clock.stop(WAITING)
                 clock.start(STEPPING)
                 self._step(fed)
@@ -209,6 +202,14 @@ class Fit:
                 clock.start(WAITING)
             self._tell(self._settle())
         self.spent = clock.spent(position.chips - chips_before)
+
+    def _is_over(self) -> bool:
+        """Tell whether all steps are done that --steps allows; the last one may not have been one."""
+        if self.options.steps is None:
+            return False
+        if self.position.step + (self._taken is not None) >= self.options.steps:
+            self._tell(self._settle())
+        return self.position.step >= self.options.steps
 
     def _settles_now(self, callback: Callback) -> bool:
         """Tell whether the host must know the outcome of the last step before it queues anything else."""

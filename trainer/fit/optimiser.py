@@ -30,6 +30,8 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Devices for which torch has AdamW in one kernel (torch 2.13, torch/utils/_foreach_utils.py)."""
 LEAST_IMPROVEMENT = 1e-4
 """Share by which a loss must be below the best one to count as better, as in torch's ReduceLROnPlateau."""
+LEAST_RISE = 1e-3
+"""Share of the time that the first step counts for while nobody knows how long it takes."""
 NO_DECAY = "no weight decay"
 """End of the name of a group without weight decay."""
 BY_MUON = "matrices"
@@ -214,6 +216,7 @@ class Schedule:
         self._optimiser, self._options, self._total_steps = optimiser, options, total_steps
         self._highest = [float(group["highest_rate"]) for group in optimiser.param_groups]
         self._step, self._best, self._stalled, self._halvings = 0, inf, 0, 0
+        self._share: float | None = None
         self._set_rates()
 
     @property
@@ -230,12 +233,23 @@ class Schedule:
         if options.schedule == "plateau":
             return max(0.5**self._halvings, options.lowest_learning_rate / options.learning_rate)
         total_steps = self._total_steps
+        if self._share is not None:  # all within the warm-up, or soon after it
+            return min(1.0, max(LEAST_RISE, self._share) / max(LEAST_RISE, options.warm_up))
         warm_up = max(1, round(total_steps * options.warm_up))
         if step < warm_up:
             return (step + 1) / warm_up
         if options.schedule == "constant":
             return 1.0
         return 0.5 * (1 + cos(pi * min(1.0, (step - warm_up) / max(1, total_steps - warm_up))))
+
+    def follow_clock(self, share: float) -> None:
+        """Set the rates of the next step while the number of steps is not known.
+
+        Args:
+            share: share (0..1) of the training's time that is over after that step.
+        """
+        self._share = share
+        self._set_rates()
 
     def after_step(self) -> None:
         """Set the rates of the next step, after a step of the optimiser."""

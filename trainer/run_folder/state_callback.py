@@ -85,6 +85,10 @@ class StateCallback:
     def finish(self, fit: Fit) -> None:
         """Do what is left when the training has ended."""
 
+    def wait(self) -> None:
+        """Wait until this rank has written what it saves."""
+        self._background.wait()
+
     def save(self, fit: Fit) -> None:
         """Save the state in the background, unless that was done at this step already.
 

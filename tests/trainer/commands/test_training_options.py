@@ -24,8 +24,9 @@ from trainer.commands.train_on_ray import launch
 from trainer.config import TrainConfig
 from trainer.decoders.features import DecoderConfig, memory_format
 from trainer.devices.ranks import Ranks
+from trainer.fit.callback import Callback
 from trainer.fit.learning import Learning
-from trainer.fit.loop import Callback, Fit
+from trainer.fit.loop import Fit
 from trainer.model.height_checkpoint import load_checkpoint
 from trainer.model.make import new_regressor
 from trainer.run_folder.state_callback import StateCallback

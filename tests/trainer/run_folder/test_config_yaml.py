@@ -87,6 +87,7 @@ SINCE = {
     "bf16: false\n": "precision: float32\n",
     "band_dropout: 0.0\n": "band_dropout: 0.0\njitter: 0.0\ncrop: 0\n",
     "learning_rate: 0.003\n": "optimiser: adamw\nlearning_rate: 0.003\nmuon_rate: 0.02\n",
+    "stop_patience: 0\n": "minutes: 0.0\nsteps: null\nstop_patience: 0\n",
 }
 """Lines that are written otherwise now."""
 NOW = reduce(lambda text, lines: text.replace(*lines), SINCE.items(), WRITTEN)

@@ -38,8 +38,9 @@ from trainer.config import TrainConfig
 from trainer.data.feed import Fed
 from trainer.devices.clock import COMMUNICATION, STEPPING, WAITING, Clock, TimeSpent
 from trainer.devices.ranks import Ranks
+from trainer.fit.callback import Callback
 from trainer.fit.flops import peak_flops, published_peak, training_flops
-from trainer.fit.loop import Callback, Fit
+from trainer.fit.loop import Fit
 from trainer.model.make import new_regressor
 from trainer.run_folder.epoch_rate import EpochRate, epoch_rate, slow_end
 from trainer.run_folder.mlflow_log import EXPERIMENT, RUN, MlflowLog, check_mlflow
